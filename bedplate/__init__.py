@@ -1,0 +1,1 @@
+"""Bedplate: an ML foundation platform."""

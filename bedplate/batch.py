@@ -1,0 +1,195 @@
+"""Request-grouped batches: the one structure that loader, model and server share.
+
+A batch holds R requests and N candidate rows. What belongs to the request is held once per request, in columns of
+length R; what belongs to a candidate in columns of length N. `offsets` says which candidates belong to which request.
+All arrays are NumPy arrays; nothing here copies them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias, final
+
+import numpy as np
+
+from bedplate.errors import DataError
+from bedplate.types import Array, Bools, Float32s, Int64s
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TextLookup: TypeAlias = "Mapping[int, str]"
+"""The text behind each 64-bit string id of a column (see `canonical.string_ids`)."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """Numbers: `values` [n] of float64, int64, float32 or bool; `present` [n] says which are there (None: all)."""
+
+    values: Array
+    present: Bools | None = None
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.values)
+
+    def take(self, rows: Int64s) -> Dense:
+        """The rows at these positions, copied."""
+        return Dense(self.values[rows], None if self.present is None else self.present[rows])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ids:
+    """Identities: `values` [n] int64, an integer itself or the id of a string; `texts` gives the strings back."""
+
+    values: Int64s
+    present: Bools | None = None
+    texts: TextLookup | None = None
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.values)
+
+    def take(self, rows: Int64s) -> Ids:
+        """The rows at these positions, copied."""
+        return Ids(self.values[rows], None if self.present is None else self.present[rows], self.texts)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """Lists: row i is `values[offsets[i]:offsets[i + 1]]`; `offsets` [n + 1] int64 begins at 0. Empty: no value."""
+
+    values: Dense | Ids
+    offsets: Int64s
+
+    def __len__(self) -> int:
+        """The number of rows (lists)."""
+        return len(self.offsets) - 1
+
+    def take(self, rows: Int64s) -> Ragged:
+        """The lists at these positions, copied.
+
+        >>> r = Ragged(Dense(np.array([1., 2., 3.])), np.array([0, 1, 1, 3]))
+        >>> r.take(np.array([2, 0])).values.values.tolist()
+        [2.0, 3.0, 1.0]
+        """
+        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        flat: Int64s = np.arange(int(offsets[-1]), dtype=np.int64) + np.repeat(starts - offsets[:-1], lengths)
+        return Ragged(self.values.take(flat), offsets)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Vectors: `values` [n, d] float32; `present` [n] says which rows have one (None: all)."""
+
+    values: Float32s
+    present: Bools | None = None
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.values)
+
+    def take(self, rows: Int64s) -> Embedding:
+        """The rows at these positions, copied."""
+        return Embedding(self.values[rows], None if self.present is None else self.present[rows])
+
+
+Column: TypeAlias = Dense | Ids | Ragged | Embedding
+
+
+def column_to_series(column: Column, name: str = "") -> pl.Series:
+    """A Polars series of a column, nulls where a value is not present and strings where the column knows its texts.
+
+    >>> column_to_series(Dense(np.array([1.0, 2.0]), np.array([True, False]))).to_list()
+    [1.0, None]
+    """
+    import polars as pl
+
+    if isinstance(column, Ragged):
+        inner = column_to_series(column.values)
+        lists = [inner[int(a) : int(b)] for a, b in zip(column.offsets[:-1], column.offsets[1:], strict=True)]
+        return pl.Series(name, lists, dtype=pl.List(inner.dtype))
+    if isinstance(column, Ids) and column.texts is not None:
+        texts = column.texts
+        shown = column.present if column.present is not None else np.ones(len(column), np.bool_)
+        return pl.Series(
+            name,
+            [texts[v] if p else None for v, p in zip(column.values.tolist(), shown.tolist(), strict=True)],
+            dtype=pl.String,
+        )
+    series = pl.Series(name, column.values)
+    if column.present is None:
+        return series
+    return pl.select(pl.when(pl.Series(column.present)).then(series)).to_series().alias(name)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """R requests with N candidates in all.
+
+    Attributes:
+        request: columns of length R, by feature name (`view.feature`).
+        item: columns of length N, by feature name.
+        offsets: [R + 1] int64; the candidates of request i are rows `offsets[i]` to `offsets[i + 1]`.
+        times: [R] int64, the time of each request in microseconds; features are as of this time.
+        request_ids: [R] int64.
+        candidates: [N] int64, the key of each candidate (an integer or the id of a string).
+        labels: [N] float32 each, by label name.
+        weights: [N] float32, or None for all ones.
+    """
+
+    request: Mapping[str, Column]
+    item: Mapping[str, Column]
+    offsets: Int64s
+    times: Int64s
+    request_ids: Int64s
+    candidates: Int64s
+    labels: Mapping[str, Float32s] = field(default_factory=dict[str, Float32s])
+    weights: Float32s | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that every column has the length that `offsets` says.
+
+        Raises:
+            DataError: a column is longer or shorter, or the offsets do not begin at 0.
+        """
+        requests, items = len(self.offsets) - 1, int(self.offsets[-1])
+        if int(self.offsets[0]) != 0:
+            raise DataError(f"offsets begin at {self.offsets[0]}, expected 0", where="batch")
+        sized: list[tuple[str, Sequence[object] | Array | Column, int]] = [
+            ("times", self.times, requests),
+            ("request_ids", self.request_ids, requests),
+            ("candidates", self.candidates, items),
+            *((f"request column '{k}'", c, requests) for k, c in self.request.items()),
+            *((f"item column '{k}'", c, items) for k, c in self.item.items()),
+            *((f"label '{k}'", c, items) for k, c in self.labels.items()),
+        ]
+        for name, column, expected in sized:
+            if len(column) != expected:
+                raise DataError(f"{name} has {len(column)} rows, expected {expected}", where="batch")
+
+    @property
+    def requests(self) -> int:
+        """R, the number of requests."""
+        return len(self.offsets) - 1
+
+    @property
+    def items(self) -> int:
+        """N, the number of candidate rows."""
+        return int(self.offsets[-1])
+
+    def request_of_item(self) -> Int64s:
+        """[N] int64: the request of each candidate row; indexing a request array with it expands it to N rows.
+
+        >>> Batch({}, {}, np.array([0, 2, 3]), np.zeros(2, np.int64), np.arange(2), np.arange(3)).request_of_item()
+        array([0, 0, 1])
+        """
+        return np.repeat(np.arange(self.requests), np.diff(self.offsets))

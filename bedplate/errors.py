@@ -1,0 +1,117 @@
+"""Every error Bedplate raises on purpose.
+
+A message says what was got and what was expected; `where` says the place (file, definition, column, row); `hint` says
+what to do. The command line prints these three and exits with `exit_code`; the server answers with `http_status`.
+
+>>> print(DefinitionError("unknown column 'pric'", where="features.py: view 'sales'", hint="did you mean 'price'?"))
+features.py: view 'sales': unknown column 'pric'
+  did you mean 'price'?
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BedplateError(Exception):
+    """The root of Bedplate's errors.
+
+    Args:
+        message: what was got and what was expected.
+        where: the file, definition, column or row.
+        hint: what to do about it.
+    """
+
+    exit_code = 1
+    http_status = 500
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """The place, the message, and on a line of its own what to do."""
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}\n  {self.hint}" if self.hint else text
+
+
+class ConfigError(BedplateError):
+    """`bedplate.toml`, a job's config or a command's option is wrong."""
+
+    exit_code = 2
+
+
+class DefinitionError(BedplateError):
+    """A definition (entity, source, view, label, dataset, service) is wrong; found before anything runs."""
+
+    exit_code = 2
+
+
+class DataError(BedplateError):
+    """A table does not hold what its definition says: schema, null keys, times out of range."""
+
+    exit_code = 3
+
+
+class NotFoundError(BedplateError):
+    """A named thing (view, model, run, file, key) is not there."""
+
+    exit_code = 4
+    http_status = 404
+
+
+class StoreError(BedplateError):
+    """A store (offline, online, registry) can't be read or written, or holds something of another version."""
+
+    exit_code = 5
+    http_status = 503
+
+
+class ArtifactError(BedplateError):
+    """A model's folder is incomplete, changed, or does not reproduce its golden scores."""
+
+    exit_code = 6
+    http_status = 503
+
+
+class ProofError(BedplateError):
+    """A proof that must hold (parity, golden scores) does not."""
+
+    exit_code = 7
+
+
+class RequestError(BedplateError):
+    """A request to the service is wrong; the client must change it."""
+
+    http_status = 400
+
+
+class MissingExtraError(BedplateError):
+    """A library that an optional part needs is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(
+            f"the library '{library}' is not installed",
+            hint=f"install it with: pip install 'bedplate[{extra}]'",
+        )
+
+
+def suggest(name: str, options: Iterable[str], label: str = "known") -> str:
+    """A hint for a misspelt name: the nearest option, or the list of them.
+
+    >>> suggest("pric", ["price", "quantity"])
+    "did you mean 'price'?"
+    >>> suggest("zzz", ["price", "quantity"], "columns")
+    'columns: price, quantity'
+    """
+    names = sorted(set(options))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    return f"{label}: {shown or 'none'}"

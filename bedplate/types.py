@@ -1,0 +1,153 @@
+"""Types of values, and time: int64 microseconds since the epoch, UTC, everywhere inside."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from bedplate.errors import ConfigError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Int64s: TypeAlias = npt.NDArray[np.int64]
+Float64s: TypeAlias = npt.NDArray[np.float64]
+Float32s: TypeAlias = npt.NDArray[np.float32]
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Array: TypeAlias = npt.NDArray[Any]
+
+MICROSECOND = 1
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+EARLIEST_TIME = 0
+"""The first time accepted in data: 1970-01-01."""
+LATEST_TIME = 7_258_118_400 * SECOND
+"""The first time no longer accepted in data: 2200-01-01. Nanoseconds read as microseconds lie beyond it."""
+
+_UNITS = {"us": MICROSECOND, "ms": 1000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
+_DURATION = re.compile(r"^(\d+)(us|ms|s|m|h|d|w)$")
+
+
+class Type(StrEnum):
+    """What a feature's value is. Strings and times are held as int64: a 64-bit hash, microseconds."""
+
+    INT = "int64"
+    FLOAT = "float64"
+    BOOL = "bool"
+    STRING = "string"
+    TIME = "timestamp"
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy dtype of the stored values.
+
+        >>> Type.STRING.dtype
+        dtype('int64')
+        """
+        return np.dtype({"float64": np.float64, "bool": np.bool_}.get(self.value, np.int64))
+
+
+def type_of(dtype: pl.DataType) -> Type | None:
+    """The `Type` of a Polars data type, or None where Bedplate has none for it.
+
+    >>> import polars as pl
+    >>> type_of(pl.Int32()), type_of(pl.Categorical()), type_of(pl.Binary())
+    (<Type.INT: 'int64'>, <Type.STRING: 'string'>, None)
+    """
+    import polars as pl
+
+    if dtype in (pl.UInt64, pl.Int128):
+        return None
+    if dtype.is_integer():
+        return Type.INT
+    if dtype.is_float() or dtype.is_decimal():
+        return Type.FLOAT
+    if dtype == pl.Boolean:
+        return Type.BOOL
+    if dtype in (pl.String, pl.Categorical, pl.Enum):
+        return Type.STRING
+    if dtype in (pl.Datetime, pl.Date):
+        return Type.TIME
+    return None
+
+
+def parse_duration(text: str | int, *, where: str = "duration") -> int:
+    """Microseconds of a duration such as `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`.
+
+    >>> parse_duration("5m")
+    300000000
+
+    Raises:
+        ConfigError: the text is not a whole number and a unit, or is not above zero.
+    """
+    if isinstance(text, int):
+        micros = text
+    else:
+        match = _DURATION.match(text.strip())
+        if match is None:
+            raise ConfigError(
+                f"got '{text}', expected a whole number and a unit",
+                where=where,
+                hint="for example 90s, 5m, 12h, 7d, 2w",
+            )
+        micros = int(match[1]) * _UNITS[match[2]]
+    if micros <= 0:
+        raise ConfigError(f"got '{text}', expected more than zero", where=where)
+    return micros
+
+
+def format_duration(micros: int) -> str:
+    """The shortest exact text of a duration; the inverse of `parse_duration`.
+
+    >>> format_duration(604800000000), format_duration(90_000_000)
+    ('7d', '90s')
+    """
+    for unit, size in (("d", DAY), ("h", HOUR), ("m", MINUTE), ("s", SECOND), ("ms", 1000)):
+        if micros % size == 0:
+            return f"{micros // size}{unit}"
+    return f"{micros}us"
+
+
+def to_micros(value: datetime | date | str | int) -> int:
+    """Microseconds since the epoch of a time; a time without a zone is UTC; an integer is microseconds already.
+
+    >>> to_micros("2011-12-09"), to_micros("2011-12-09T01:00:00+01:00")
+    (1323388800000000, 1323388800000000)
+
+    Raises:
+        ConfigError: the text is not an ISO 8601 date or time.
+    """
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ConfigError(
+                f"got '{value}', expected an ISO 8601 date or time", hint="for example 2011-12-09T10:30:00"
+            ) from None
+    if not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    since = value - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86400 + since.seconds) * SECOND + since.microseconds
+
+
+def format_time(micros: int) -> str:
+    """ISO 8601 text of a time, UTC; the inverse of `to_micros`.
+
+    >>> format_time(1323388800000000)
+    '2011-12-09T00:00:00Z'
+    """
+    whole, rest = divmod(int(micros), SECOND)
+    text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{rest:06d}Z" if rest else f"{text}Z"
