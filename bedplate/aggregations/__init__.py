@@ -1,0 +1,1 @@
+"""Aggregations: the algebra that history and the online store share."""

@@ -1,0 +1,1 @@
+"""Datasets: spine, labels, negatives, sampling and splits, streamed as request-grouped batches."""

@@ -1,0 +1,1 @@
+"""Definitions as pure data: entities, feature views, derived features, signatures."""

@@ -1,0 +1,1 @@
+"""Health: the proofs that data, models and services are sound."""

@@ -1,0 +1,1 @@
+"""Models: typed configuration and the zoo."""

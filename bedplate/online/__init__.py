@@ -1,0 +1,1 @@
+"""Online: the values of now, in a store that a stream keeps current."""

@@ -1,0 +1,1 @@
+"""The registry: runs, model versions, aliases and lineage."""

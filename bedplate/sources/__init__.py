@@ -1,0 +1,1 @@
+"""Sources: event and entity tables where they already are."""
