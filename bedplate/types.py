@@ -64,17 +64,18 @@ def type_of(dtype: pl.DataType) -> Type | None:
     """
     import polars as pl
 
-    if dtype in (pl.UInt64, pl.Int128):
+    base = dtype.base_type()
+    if base in {pl.UInt64, pl.Int128}:
         return None
     if dtype.is_integer():
         return Type.INT
     if dtype.is_float() or dtype.is_decimal():
         return Type.FLOAT
-    if dtype == pl.Boolean:
+    if base is pl.Boolean:
         return Type.BOOL
-    if dtype in (pl.String, pl.Categorical, pl.Enum):
+    if base in {pl.String, pl.Categorical, pl.Enum}:
         return Type.STRING
-    if dtype in (pl.Datetime, pl.Date):
+    if base in {pl.Datetime, pl.Date}:
         return Type.TIME
     return None
 

@@ -1,1 +1,1 @@
-"""Aggregations: the algebra that history and the online store share."""
+"""Aggregations: from events to a feature's value, the same in history and online."""

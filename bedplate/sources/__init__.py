@@ -1,1 +1,1 @@
-"""Sources: event and entity tables where they already are."""
+"""Sources: event tables where they already are."""

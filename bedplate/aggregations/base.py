@@ -1,0 +1,201 @@
+"""The algebra that history and the online store share.
+
+A feature is computed in four steps, each with one definition:
+
+- **prepare**: row expressions (Polars) turn an event into the values that its `Selection` names.
+- **update** and **merge**: a `Reduction` says how the values of a set of events reduce to a partial result. It is a
+  commutative monoid over disjoint sets of events (ordered by time and, at equal times, by arrival). History gets
+  partials from prefix sums and sorted columns, the online store from tiles and rings; both get the same partials.
+- **finalize**: an `Aggregation` turns partials into the feature's value, vectorised over keys.
+
+Which events count for a reduction over a window: the events of the key in the window for which the selection's `where`
+is true and every input is there (not null, not NaN).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from bedplate.aggregations.window import Window, WindowLike, windows_of
+from bedplate.batch import Column, TextLookup
+from bedplate.canonical import expression_form
+from bedplate.errors import DefinitionError
+from bedplate.types import Array, Bools, Int64s, Type
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ExpressionLike: TypeAlias = "str | pl.Expr"
+"""A row expression: the name of a column, or a Polars expression that works row by row."""
+
+
+def to_expression(expression: ExpressionLike) -> pl.Expr:
+    """The Polars expression of a column's name or of an expression."""
+    import polars as pl
+
+    return pl.col(expression) if isinstance(expression, str) else expression
+
+
+@final
+class Selection:
+    """Row values of the events that count: inputs, and an optional condition.
+
+    Two selections are equal when their canonical forms are; they are then stored once, however many features use them.
+    """
+
+    __slots__ = ("form", "inputs", "where")
+
+    def __init__(self, inputs: Sequence[ExpressionLike], where: ExpressionLike | None, place: str) -> None:
+        self.inputs = tuple(to_expression(e) for e in inputs)
+        self.where = None if where is None else to_expression(where)
+        self.form: dict[str, Any] = {
+            "inputs": [expression_form(e, place) for e in self.inputs],
+            "where": None if self.where is None else expression_form(self.where, place),
+        }
+
+    @property
+    def expressions(self) -> tuple[pl.Expr, ...]:
+        """The inputs and then the condition."""
+        return self.inputs if self.where is None else (*self.inputs, self.where)
+
+
+class Reduce(StrEnum):
+    """How the values of the events that count become one partial result.
+
+    - COUNT: their number; int64.
+    - SUM: the sum of the one input; int64 for integers and booleans, float64 for floats.
+    - MIN, MAX: of the one input.
+    - LATEST: the last `depth` events in order (time, arrival): their times and inputs.
+    - DISTINCT: the number of different values of the one input; int64.
+    """
+
+    COUNT = "count"
+    SUM = "sum"
+    MIN = "min"
+    MAX = "max"
+    LATEST = "latest"
+    DISTINCT = "distinct"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """A reduction of a selection; `depth` is the number of events a LATEST keeps (0 for the others)."""
+
+    reduce: Reduce
+    selection: Selection
+    depth: int = 0
+
+    def form(self) -> dict[str, Any]:
+        """The canonical form."""
+        return {"reduce": self.reduce.value, "selection": self.selection.form, "depth": self.depth}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A partial with one value a key: `values` [n] (count, sum, min, max, distinct); `present` [n], None: all."""
+
+    values: Array
+    present: Bools | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """A LATEST partial: for key i, events `offsets[i]` to `offsets[i + 1]`, oldest first.
+
+    Attributes:
+        offsets: [n + 1] int64.
+        times: [m] int64, event times.
+        columns: one array [m] an input.
+        texts: for each input the texts behind its string ids, or None.
+    """
+
+    offsets: Int64s
+    times: Int64s
+    columns: tuple[Array, ...]
+    texts: tuple[TextLookup | None, ...]
+
+
+Partial: TypeAlias = Scalar | Latest
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One value that an aggregation gives: `suffix` follows the feature's name (empty for most)."""
+
+    suffix: str
+    type: Type
+    is_list: bool = False
+
+
+class Aggregation(ABC):
+    """A named way from events to a value, over one or more windows (none: all history).
+
+    Args:
+        inputs: row expressions.
+        windows: lengths such as `"7d"` or `Window` objects; None for all history.
+        where: a boolean row expression; events for which it is not true do not count.
+    """
+
+    __slots__ = ("inputs", "selection", "where", "windows")
+
+    def __init__(
+        self,
+        inputs: Sequence[ExpressionLike],
+        windows: WindowLike | Sequence[WindowLike] | None = None,
+        where: ExpressionLike | None = None,
+    ) -> None:
+        self.windows: tuple[Window | None, ...] = windows_of(windows)
+        self.selection = Selection(inputs, where, type(self).__name__)
+
+    @property
+    @abstractmethod
+    def reductions(self) -> tuple[Reduction, ...]:
+        """The partials that `finalize` wants, in its order."""
+
+    @abstractmethod
+    def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
+        """The outputs, given the types of the inputs.
+
+        Raises:
+            DefinitionError: an input's type does not fit the aggregation.
+        """
+
+    @abstractmethod
+    def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
+        """The values for n keys at n times: one column an output, in the order of `outputs`.
+
+        Args:
+            partials: one for each of `reductions`.
+            times: [n] int64, the times asked for (microseconds).
+        """
+
+    def options(self) -> Mapping[str, Any]:
+        """What else makes this aggregation what it is, for the canonical form."""
+        return {}
+
+    @final
+    def form(self) -> dict[str, Any]:
+        """The canonical form: equal for equal definitions."""
+        return {
+            "aggregation": type(self).__name__,
+            **self.selection.form,
+            "windows": [None if w is None else w.form() for w in self.windows],
+            "options": dict(self.options()),
+        }
+
+    @final
+    def require(self, accepted: Sequence[Type], got: Type) -> None:
+        """Raises `DefinitionError` unless the type is one of those accepted."""
+        if got not in accepted:
+            names = ", ".join(accepted)
+            raise DefinitionError(
+                f"{type(self).__name__} takes {names}; got {got} from {self.selection.form['inputs'][0]}"
+            )

@@ -1,0 +1,156 @@
+"""Aggregations that depend on the order of events: the last value, the last N, the time since the last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from bedplate.aggregations.base import Aggregation, ExpressionLike, Latest, Output, Partial, Reduce, Reduction
+from bedplate.aggregations.window import WindowLike
+from bedplate.batch import Column, Dense, Ids, Ragged, TextLookup
+from bedplate.errors import DefinitionError
+from bedplate.types import SECOND, Array, Bools, Int64s, Type
+
+
+def latest(partial: Partial) -> Latest:
+    """The partial as a LATEST one."""
+    if not isinstance(partial, Latest):
+        raise DefinitionError(f"got a {type(partial).__name__} partial, expected a latest one")
+    return partial
+
+
+def _last_rows(partial: Latest) -> tuple[Int64s, Bools]:
+    """For each key the position of its last event, and whether it has one."""
+    present = partial.offsets[1:] > partial.offsets[:-1]
+    return np.where(present, partial.offsets[1:] - 1, 0), present
+
+
+def _gather(values: Array, rows: Int64s) -> Array:
+    return values[rows] if len(values) else np.zeros(len(rows), values.dtype)
+
+
+def _column(values: Array, present: Bools | None, texts: TextLookup | None) -> Dense | Ids:
+    return Dense(values, present) if texts is None else Ids(values, present, texts)
+
+
+@final
+class Last(Aggregation):
+    """The value of the last event in which the expression is not null. No event: null."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        expression: ExpressionLike,
+        windows: WindowLike | Sequence[WindowLike] | None = None,
+        where: ExpressionLike | None = None,
+    ) -> None:
+        super().__init__([expression], windows, where)
+
+    @property
+    def reductions(self) -> tuple[Reduction, ...]:
+        """The latest event."""
+        return (Reduction(Reduce.LATEST, self.selection, 1),)
+
+    def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
+        """The type of the input."""
+        return (Output("", types[0]),)
+
+    def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
+        """The last value where there was an event."""
+        partial = latest(partials[0])
+        rows, present = _last_rows(partial)
+        return (_column(_gather(partial.columns[0], rows), present, partial.texts[0]),)
+
+
+@final
+class LastN(Aggregation):
+    """The last `n` events, oldest first, one list a column; events with a null in any of the columns are left out.
+
+    Args:
+        columns: names of columns, or a mapping from a field's name to a row expression.
+        n: at most so many events.
+        age: the name of one more field, the seconds from each event to the time asked for (float64); None for none.
+        windows: only events in the window; None for all history.
+        where: a boolean row expression; other events do not count.
+
+    >>> LastN(["product_id", "price"], 50, age="age").fields
+    ('product_id', 'price', 'age')
+    """
+
+    __slots__ = ("age", "fields", "n")
+
+    def __init__(
+        self,
+        columns: str | Sequence[str] | Mapping[str, ExpressionLike],
+        n: int,
+        age: str | None = None,
+        windows: WindowLike | Sequence[WindowLike] | None = None,
+        where: ExpressionLike | None = None,
+    ) -> None:
+        names = [columns] if isinstance(columns, str) else list(columns)
+        inputs = list(columns.values()) if isinstance(columns, Mapping) else names
+        super().__init__(inputs, windows, where)
+        self.n, self.age = n, age
+        self.fields = (*names, age) if age else tuple(names)
+        if n < 1 or not names or len(set(self.fields)) != len(self.fields):
+            raise DefinitionError(
+                f"got n={n} and fields {list(self.fields)}, expected n above zero and different names", where="LastN"
+            )
+
+    @property
+    def reductions(self) -> tuple[Reduction, ...]:
+        """The latest n events."""
+        return (Reduction(Reduce.LATEST, self.selection, self.n),)
+
+    def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
+        """One list a field; a field's suffix is its name when there are several."""
+        kinds = [*types, Type.FLOAT] if self.age else list(types)
+        if len(self.fields) == 1:
+            return (Output("", kinds[0], is_list=True),)
+        return tuple(Output(name, kind, is_list=True) for name, kind in zip(self.fields, kinds, strict=True))
+
+    def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
+        """The lists, and the ages at the times asked for."""
+        partial = latest(partials[0])
+        columns: list[Column] = [
+            Ragged(_column(values, None, texts), partial.offsets)
+            for values, texts in zip(partial.columns, partial.texts, strict=True)
+        ]
+        if self.age:
+            asked = np.repeat(times, np.diff(partial.offsets))
+            columns.append(Ragged(Dense((asked - partial.times) / SECOND), partial.offsets))
+        return tuple(columns)
+
+    def options(self) -> Mapping[str, Any]:
+        """The number of events and the names of the fields."""
+        return {"n": self.n, "fields": list(self.fields), "age": self.age}
+
+
+@final
+class TimeSince(Aggregation):
+    """Seconds since the last event (float64), or since the last one for which `where` is true. No event: null."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, windows: WindowLike | Sequence[WindowLike] | None = None, where: ExpressionLike | None = None
+    ) -> None:
+        super().__init__([], windows, where)
+
+    @property
+    def reductions(self) -> tuple[Reduction, ...]:
+        """The latest event, without inputs."""
+        return (Reduction(Reduce.LATEST, self.selection, 1),)
+
+    def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
+        """One float."""
+        return (Output("", Type.FLOAT),)
+
+    def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
+        """The seconds from the last event's time to the time asked for."""
+        partial = latest(partials[0])
+        rows, present = _last_rows(partial)
+        return (Dense(np.where(present, (times - _gather(partial.times, rows)) / SECOND, 0.0), present),)

@@ -1,0 +1,111 @@
+"""Windows: how far back an aggregation looks, and the boundary that its far end snaps to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+from bedplate.errors import DefinitionError
+from bedplate.types import DAY, HOUR, MINUTE, format_duration, parse_duration
+
+
+def default_hop(length: int) -> int:
+    """The hop of a window that sets none: 5 minutes below 12 hours, 1 hour below 12 days, else 1 day.
+
+    >>> [format_duration(default_hop(parse_duration(w))) for w in ("1h", "12h", "12d")]
+    ['5m', '1h', '1d']
+    """
+    if length < 12 * HOUR:
+        return 5 * MINUTE
+    return HOUR if length < 12 * DAY else DAY
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window of `length` at time `t` covers events with `floor(t - length, hop) <= time < t`.
+
+    The near end is exact, the far end is snapped down to a multiple of the hop since the epoch. `hop="exact"` does not
+    snap; it needs `bound`, the number of a key's latest events that are kept for it online, and then covers at most the
+    last `bound` events of the view, in history and online alike.
+
+    Attributes:
+        length: microseconds.
+        hop: microseconds; 0 for exact.
+        bound: events; None unless exact.
+
+    >>> Window.of("7d")
+    Window(length=604800000000, hop=3600000000, bound=None)
+    >>> Window.of("7d").label, Window.of("1h", hop="exact", bound=100).text
+    ('7d', '1h (exact, last 100 events)')
+    """
+
+    length: int
+    hop: int
+    bound: int | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that an exact window, and only that, has a bound."""
+        if self.length <= 0 or self.hop < 0:
+            raise DefinitionError(
+                f"got length {self.length} and hop {self.hop}, expected a length above zero", where="window"
+            )
+        if (self.hop == 0) != (self.bound is not None) or (self.bound is not None and self.bound <= 0):
+            raise DefinitionError(
+                "an exact window, and only an exact one, declares how many events it may hold",
+                where=f"window {format_duration(self.length)}",
+                hint='for example Window.of("1h", hop="exact", bound=200)',
+            )
+
+    @staticmethod
+    def of(length: str | int, hop: str | int | None = None, bound: int | None = None) -> Window:
+        """A window from texts such as `"7d"`; `hop` is a duration, `"exact"`, or None for `default_hop`."""
+        micros = parse_duration(length, where="window")
+        if hop is None:
+            return Window(micros, default_hop(micros), bound)
+        return Window(micros, 0 if hop == "exact" else parse_duration(hop, where="hop"), bound)
+
+    @property
+    def label(self) -> str:
+        """The suffix of a feature's name, such as `7d`."""
+        return format_duration(self.length)
+
+    @property
+    def text(self) -> str:
+        """The window and its hop for a person to read."""
+        if self.bound is not None:
+            return f"{self.label} (exact, last {self.bound} events)"
+        return f"{self.label} (hop {format_duration(self.hop)})"
+
+    def start(self, time: int) -> int:
+        """The first event time that the window at `time` covers.
+
+        >>> Window(length=10, hop=4).start(15)
+        4
+        """
+        start = time - self.length
+        return start - start % self.hop if self.hop else start
+
+    def form(self) -> dict[str, int | None]:
+        """The canonical form."""
+        return {"length": self.length, "hop": self.hop, "bound": self.bound}
+
+
+WindowLike: TypeAlias = "str | Window"
+
+
+def windows_of(windows: WindowLike | Sequence[WindowLike] | None) -> tuple[Window | None, ...]:
+    """The windows of an aggregation; None means one window over all history.
+
+    Raises:
+        DefinitionError: two windows have the same length.
+    """
+    if windows is None:
+        return (None,)
+    listed = [windows] if isinstance(windows, str | Window) else list(windows)
+    result = tuple(w if isinstance(w, Window) else Window.of(w) for w in listed)
+    labels = [w.label for w in result]
+    if not result or len(set(labels)) != len(labels):
+        raise DefinitionError(f"got windows {labels}, expected one or more of different lengths", where="windows")
+    return result
