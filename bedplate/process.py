@@ -1,0 +1,77 @@
+"""Which process something belongs to, and whether that is still there: so what a killed one left behind is known.
+
+A process is named by machine, boot, process namespace, pid and start: a pid alone is used again, and containers on one
+machine count their pids on their own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+_GONE = ("Z", "X", "x")
+
+
+def process_token() -> str:
+    """The name of this process, `machine-boot-namespace-pid-start`: letters, digits and hyphens, about 45 of them.
+
+    >>> process_alive(process_token())
+    True
+    """
+    return f"{_place()}-{os.getpid()}-{_start_of(os.getpid()) or '0'}"
+
+
+def process_alive(token: str) -> bool:
+    """Whether the process of a token may still be running.
+
+    A process of another machine or another container can't be seen from here and counts as running.
+
+    >>> machine, boot, space, pid, _ = process_token().split("-")
+    >>> process_alive(f"{machine}-{boot}-{space}-{pid}-1")  # the pid was used again
+    False
+    """
+    machine, boot, space, pid, start = (*token.split("-"), *[""] * 5)[:5]
+    here_machine, here_boot, here_space = _place().split("-")
+    if machine != here_machine:
+        return True
+    if boot != here_boot:
+        return False
+    if space != here_space or not pid.isdigit():
+        return True
+    found = _start_of(int(pid))
+    return found is not None and found in (start, "0")
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process started (clock ticks since boot; "0" where the system doesn't say), or None: it is not there."""
+    try:
+        # The command in parentheses may hold spaces and parentheses, the fields after it don't.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None if Path("/proc/self/stat").exists() else _signalled(pid)
+    return None if fields[0] in _GONE else fields[19]
+
+
+def _signalled(pid: int) -> str | None:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return "0"
+    return "0"
+
+
+@functools.cache
+def _place() -> str:
+    """Machine, boot and process namespace, 8 hexadecimal digits each."""
+    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    parts = [
+        socket.gethostname(),
+        boot.read_text() if boot.exists() else "",
+        str(space.readlink()) if space.is_symlink() else "",
+    ]
+    return "-".join(hashlib.blake2b(part.encode(), digest_size=4).hexdigest() for part in parts)
