@@ -1,1 +1,1 @@
-"""Definitions as pure data: entities, feature views, derived features, signatures."""
+"""Features: definitions as pure data, compiled against the schema of their sources."""

@@ -128,7 +128,7 @@ class Source:
             )
         if type_of(schema[self.time]) not in (Type.TIME, Type.INT):
             raise DefinitionError(
-                f"the time column '{self.time}' is {schema[self.time]}, expected a datetime, a date or integer microseconds",
+                f"the time column '{self.time}' is {schema[self.time]}, expected a datetime or integer microseconds",
                 where=self._place,
             )
         return dict(schema)
@@ -140,7 +140,7 @@ class Source:
     def events(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         """The prepared rows of a part of the table (all of it, or a micro-batch), event times in the column `TIME`."""
         time = pl.col(self.time)
-        as_integer = time if self._time_is_integer(raw) else time.cast(pl.Datetime("us")).cast(pl.Int64)
+        as_integer = time if self._time_is_integer(raw) else time.dt.epoch("us")
         return self._prepared(raw).with_columns(as_integer.cast(pl.Int64).alias(TIME))
 
     def _time_is_integer(self, raw: pl.LazyFrame) -> bool:

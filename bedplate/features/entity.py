@@ -1,0 +1,102 @@
+"""Entities: what features describe, and the 64-bit form of their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import polars as pl
+
+from bedplate.canonical import string_ids
+from bedplate.errors import DataError
+from bedplate.types import Array, Int64s, Type, type_of
+
+KeysLike: TypeAlias = "Sequence[int] | Sequence[str] | Array | pl.Series"
+"""Keys as a person gives them: integers or strings."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Something that features describe: a user, an item, a query.
+
+    Attributes:
+        name: unique in the project.
+        key: the column that holds its key in every source that mentions it; integers or strings.
+
+    >>> Entity("customer", key="customer_id")
+    Entity(name='customer', key='customer_id')
+    """
+
+    name: str
+    key: str
+
+    def form(self) -> dict[str, Any]:
+        """The canonical form."""
+        return {"name": self.name, "key": self.key}
+
+
+def encode(series: pl.Series, texts: dict[int, str] | None = None) -> Int64s:
+    """The int64 form of a series without nulls: integers, booleans and times as they are, strings as 64-bit ids.
+
+    Args:
+        series: integers, booleans, dates, datetimes or strings.
+        texts: where to add the text behind each id of a string.
+
+    Returns:
+        [n] int64.
+
+    Raises:
+        DataError: two different strings have the same id, or the type has no int64 form.
+
+    >>> encode(pl.Series([3, 5])).tolist()
+    [3, 5]
+    """
+    kind = type_of(series.dtype)
+    if kind is Type.STRING:
+        strings = series.cast(pl.String)
+        unique = strings.unique()
+        names = unique.to_list()
+        ids = string_ids(names)
+        if len(set(ids)) != len(ids):
+            raise DataError(f"two different strings of column '{series.name}' have the same 64-bit id")
+        if texts is not None:
+            texts.update(zip(ids, names, strict=True))
+        if len(names) == len(strings):
+            return np.array(string_ids(strings.to_list()), np.int64)
+        return strings.replace_strict(unique, pl.Series(ids, dtype=pl.Int64), return_dtype=pl.Int64).to_numpy()
+    if kind is Type.TIME:
+        return series.dt.epoch("us").to_numpy()
+    if kind not in (Type.INT, Type.BOOL):
+        raise DataError(f"got {series.dtype}, expected integers or strings", where=f"column '{series.name}'")
+    return np.ascontiguousarray(series.cast(pl.Int64).to_numpy())
+
+
+def encode_keys(keys: KeysLike, kind: Type, place: str) -> Int64s:
+    """The int64 form of keys that a person gave.
+
+    Args:
+        keys: n integers or n strings.
+        kind: the type of the entity's key.
+        place: what a message says the keys are for.
+
+    Raises:
+        DataError: a key is null or not of the entity's type.
+
+    >>> encode_keys([7, 9], Type.INT, "customer").tolist()
+    [7, 9]
+    """
+    try:
+        series = keys if isinstance(keys, pl.Series) else pl.Series(place, keys, strict=True)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"got keys of mixed types: {error}", where=place, hint=f"the key is {kind}") from error
+    if len(series) == 0:
+        return np.zeros(0, np.int64)
+    if series.null_count():
+        raise DataError(f"got {series.null_count()} null keys", where=place)
+    got = type_of(series.dtype)
+    if got is not kind or kind not in (Type.INT, Type.STRING):
+        raise DataError(f"got keys of type {series.dtype}, expected {kind}", where=place)
+    return encode(series)

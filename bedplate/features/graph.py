@@ -1,0 +1,198 @@
+"""The feature graph: the views and derived features of a project, and what must be read for a list of features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypeVar, final
+
+import polars as pl
+
+from bedplate.canonical import digest
+from bedplate.errors import DefinitionError, suggest
+from bedplate.features.derived import REQUEST_TIME, DerivedFeature
+from bedplate.features.entity import Entity
+from bedplate.features.view import CompiledView, Feature, FeatureView
+from bedplate.types import Type, type_of
+
+FeatureLike: TypeAlias = "str | FeatureView | DerivedFeature"
+"""A feature by its full name, all features of a view (the view, or `"view.*"`), or a derived feature."""
+
+_Named = TypeVar("_Named", CompiledView, DerivedFeature)
+
+_DTYPES: dict[Type, pl.DataType] = {
+    Type.INT: pl.Int64(),
+    Type.FLOAT: pl.Float64(),
+    Type.BOOL: pl.Boolean(),
+    Type.STRING: pl.String(),
+    Type.TIME: pl.Int64(),
+}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """A list of features and what it takes to compute them.
+
+    Attributes:
+        features: those asked for, in order.
+        views: each view to read, with the full names of the features to read from it.
+        derived: derived features in an order in which each comes after its inputs.
+    """
+
+    features: tuple[Feature, ...]
+    views: tuple[tuple[CompiledView, tuple[str, ...]], ...]
+    derived: tuple[DerivedFeature, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the features asked for."""
+        return tuple(f.name for f in self.features)
+
+    @property
+    def entities(self) -> tuple[Entity, ...]:
+        """Every entity that a view to read is about."""
+        return tuple(dict.fromkeys(e for view, _ in self.views for e in view.view.entities))
+
+
+@final
+class FeatureGraph:
+    """Views and derived features, checked together.
+
+    Args:
+        views: the feature views.
+        derived: the derived features.
+        root: the project's folder, where relative paths of sources start.
+
+    Raises:
+        DefinitionError: duplicate names, an unknown feature, a cycle, an entity with keys of two types.
+    """
+
+    __slots__ = ("derived", "features", "views")
+
+    def __init__(
+        self, views: Iterable[FeatureView], derived: Iterable[DerivedFeature] = (), root: Path | None = None
+    ) -> None:
+        self.views = _by_name("view", [v.compile(root) for v in views])
+        self.derived = _by_name("derived feature", list(derived))
+        self.features: dict[str, Feature] = {}
+        for view in self.views.values():
+            self.features.update(view.features)
+        for feature in self._ordered(self.derived):
+            self.features[feature.name] = self._derived_feature(feature)
+        self.key_types()
+
+    def key_types(self) -> Mapping[str, Type]:
+        """The type of each entity's key.
+
+        Raises:
+            DefinitionError: two sources disagree.
+        """
+        kinds: dict[str, tuple[Type, str]] = {}
+        for view in self.views.values():
+            for entity, kind in zip(view.view.entities, view.key_types, strict=True):
+                known, first = kinds.setdefault(entity.name, (kind, view.name))
+                if known is not kind:
+                    raise DefinitionError(
+                        f"entity '{entity.name}' has {kind} keys here and {known} keys in view '{first}'",
+                        where=view.place,
+                        hint="cast the key column in a source's prepare step",
+                    )
+        return {name: kind for name, (kind, _) in kinds.items()}
+
+    def select(self, features: Sequence[FeatureLike], place: str = "features") -> Selected:
+        """What must be read and derived for these features.
+
+        Raises:
+            DefinitionError: a feature is unknown.
+        """
+        names = list(dict.fromkeys(n for f in features for n in self._names(f, place)))
+        needed: dict[str, None] = {}
+        derived: dict[str, None] = {}
+        self._collect(names, needed, derived)
+        views = [
+            (view, tuple(n for n in view.features if n in needed))
+            for view in self.views.values()
+            if any(n in needed for n in view.features)
+        ]
+        order = [self.derived[n] for n in derived]
+        return Selected(tuple(self.features[n] for n in names), tuple(views), tuple(order))
+
+    def _names(self, feature: FeatureLike, place: str) -> list[str]:
+        if not isinstance(feature, str | FeatureView | DerivedFeature):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"got a {type(feature).__name__}, expected a feature, a view or a name",
+                where=place,
+                hint="a Label looks forward in time and can't be a feature",
+            )
+        name = f"{feature.name}.*" if isinstance(feature, FeatureView) else feature
+        name = name if isinstance(name, str) else name.name
+        if name.endswith(".*"):
+            view = self.views.get(name[:-2])
+            if view is None:
+                raise DefinitionError(f"unknown view '{name[:-2]}'", where=place, hint=suggest(name[:-2], self.views))
+            return list(view.features)
+        if name not in self.features:
+            raise DefinitionError(f"unknown feature '{name}'", where=place, hint=suggest(name, self.features))
+        return [name]
+
+    def _collect(self, names: Iterable[str], needed: dict[str, None], derived: dict[str, None]) -> None:
+        for name in names:
+            if name in self.derived and name not in derived:
+                self._collect(self.derived[name].inputs, needed, derived)
+                derived[name] = None
+            elif name != REQUEST_TIME and name not in self.derived:
+                needed[name] = None
+
+    def _ordered(self, derived: Mapping[str, DerivedFeature]) -> list[DerivedFeature]:
+        order: dict[str, DerivedFeature] = {}
+
+        def visit(feature: DerivedFeature, path: tuple[str, ...]) -> None:
+            place = f"derived feature '{feature.name}'"
+            if feature.name in path:
+                cycle = " -> ".join((*path[path.index(feature.name) :], feature.name))
+                raise DefinitionError(f"the definitions form a cycle: {cycle}", where=place)
+            if feature.name in self.features:
+                raise DefinitionError("a view has a feature of this name", where=place)
+            for name in feature.inputs:
+                if name in derived:
+                    visit(derived[name], (*path, feature.name))
+                elif name not in self.features and name != REQUEST_TIME:
+                    known = [*self.features, *derived, REQUEST_TIME]
+                    raise DefinitionError(f"unknown feature '{name}'", where=place, hint=suggest(name, known))
+            order[feature.name] = feature
+
+        for feature in derived.values():
+            if feature.name not in order:
+                visit(feature, ())
+        return list(order.values())
+
+    def _derived_feature(self, derived: DerivedFeature) -> Feature:
+        schema = {name: self._dtype(name) for name in derived.inputs}
+        place = f"derived feature '{derived.name}'"
+        try:
+            dtype = pl.LazyFrame(schema=schema).select(derived.expression.alias("value")).collect_schema()["value"]
+        except pl.exceptions.PolarsError as error:
+            raise DefinitionError(f"the expression {derived.expression} fails: {error}", where=place) from error
+        is_list = isinstance(dtype, pl.List)
+        kind = type_of(dtype.inner if isinstance(dtype, pl.List) else dtype)  # pyright: ignore[reportArgumentType]
+        if kind is None:
+            raise DefinitionError(f"{derived.expression} is {dtype}, expected numbers, strings or lists", where=place)
+        inputs = [self.features[n].id for n in derived.inputs if n != REQUEST_TIME]
+        return Feature(derived.name, kind, is_list, digest([derived.form(), inputs]), str(derived.expression))
+
+    def _dtype(self, name: str) -> pl.DataType:
+        if name == REQUEST_TIME:
+            return pl.Datetime("us", "UTC")
+        feature = self.features[name]
+        return pl.List(_DTYPES[feature.type]) if feature.is_list else _DTYPES[feature.type]
+
+
+def _by_name(kind: str, items: Sequence[_Named]) -> dict[str, _Named]:
+    result: dict[str, _Named] = {}
+    for item in items:
+        if item.name in result:
+            raise DefinitionError(f"two definitions have the name '{item.name}'", where=kind)
+        result[item.name] = item
+    return result

@@ -1,0 +1,257 @@
+"""Feature views: features of one entity (or several together) aggregated from one source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import polars as pl
+
+from bedplate.aggregations.base import Aggregation, ExpressionLike, Reduce, Reduction, Selection, to_expression
+from bedplate.aggregations.window import Window
+from bedplate.canonical import digest, expression_form
+from bedplate.errors import DefinitionError, suggest
+from bedplate.features.entity import Entity
+from bedplate.sources.base import Source
+from bedplate.types import Type, format_duration, parse_duration, type_of
+
+
+@final
+class FeatureView:
+    """Features of an entity, or of a pair of entities, from the events of one source.
+
+    Args:
+        name: unique in the project; a feature is called `view.feature`.
+        entities: whose features these are; their key columns are in the source.
+        source: the events.
+        features: aggregations by name. A windowed one gives a feature a window: `spend` over 7d is `spend_7d`.
+        where: a boolean row expression; other events are not part of the view.
+        ttl: how old an event may be for `Last`, `LastN` and `TimeSince` to still see it; older values are null.
+            Windows bound themselves, and a count or sum without a window is over all history.
+
+    >>> from bedplate.aggregations.arithmetic import Count
+    >>> frame = pl.DataFrame({"user": [1], "time": [1_700_000_000_000_000]})
+    >>> source = Source("visits", frame, time="time")
+    >>> view = FeatureView("visits", Entity("user", key="user"), source, {"n": Count(windows="1d")})
+    >>> [f.name for f in view.compile().features.values()]
+    ['visits.n_1d']
+    """
+
+    __slots__ = ("entities", "features", "name", "source", "ttl", "where")
+
+    def __init__(
+        self,
+        name: str,
+        entities: Entity | Sequence[Entity],
+        source: Source,
+        features: Mapping[str, Aggregation],
+        *,
+        where: ExpressionLike | None = None,
+        ttl: str | int | None = None,
+    ) -> None:
+        self.name = name
+        self.entities = (entities,) if isinstance(entities, Entity) else tuple(entities)
+        self.source = source
+        self.features = dict(features)
+        self.where = None if where is None else to_expression(where)
+        self.ttl = None if ttl is None else parse_duration(ttl, where=f"view '{name}': ttl")
+        place = f"view '{name}'"
+        for feature, aggregation in self.features.items():
+            if not isinstance(aggregation, Aggregation):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DefinitionError(
+                    f"feature '{feature}' is a {type(aggregation).__name__}, expected an aggregation",
+                    where=place,
+                    hint="a Label looks forward in time and can't be a feature",
+                )
+        if not self.features or not self.entities:
+            raise DefinitionError("no features" if self.entities else "no entity", where=place)
+        if len({e.name for e in self.entities}) != len(self.entities):
+            raise DefinitionError("an entity is named twice", where=place)
+
+    def compile(self, root: Path | None = None) -> CompiledView:
+        """The view checked against the columns of its source, with the type of every feature.
+
+        Raises:
+            DefinitionError: an unknown column, a wrong type, two features of one name.
+        """
+        return CompiledView(self, root)
+
+    def form(self) -> dict[str, Any]:
+        """The canonical form."""
+        place = f"view '{self.name}'"
+        return {
+            "entities": [e.form() for e in self.entities],
+            "features": {name: a.form() for name, a in self.features.items()},
+            "source": self.source.form(),
+            "ttl": None if self.ttl is None else format_duration(self.ttl),
+            "where": None if self.where is None else expression_form(self.where, place),
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One value a key and time.
+
+    Attributes:
+        name: `view.feature`, or the name of a derived feature.
+        type: of the value, or of the elements of a list.
+        is_list: whether the value is a list.
+        id: the hash of all that defines it; equal ids mean equal values on equal data.
+        text: the definition for a person to read, the window with its hop included.
+    """
+
+    name: str
+    type: Type
+    is_list: bool
+    id: str
+    text: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of `Aggregation.finalize`: an aggregation over one window, and the names of what it gives."""
+
+    aggregation: Aggregation
+    window: Window | None
+    names: tuple[str, ...]
+
+
+@final
+class CompiledView:
+    """A view checked against its source's schema: what `offline` and `online` build and read.
+
+    Attributes:
+        view: the definition.
+        key_types: the type of each entity's key.
+        selections: every different selection, in order of first use.
+        types: the input types of each selection.
+        calls: every aggregation over every window.
+        features: by full name, in order.
+        id: the hash of the view's definition, of its cleaning step and of its types.
+    """
+
+    __slots__ = ("calls", "features", "id", "key_types", "prepare_id", "root", "selections", "types", "view")
+
+    def __init__(self, view: FeatureView, root: Path | None) -> None:
+        self.view, self.root = view, root
+        schema = view.source.schema(root)
+        frame = pl.LazyFrame(schema=schema)
+        self.key_types = tuple(self._key_type(e, schema) for e in view.entities)
+        self._check_condition(frame, view.where, "where")
+        self.prepare_id = view.source.prepare_id(root)
+        self.selections = self._distinct_selections()
+        self.types = tuple(self._input_types(frame, s) for s in self.selections)
+        self.calls, self.features = self._calls()
+        self.id = digest([self._base(), view.form(), [list(t) for t in self.types]])
+
+    @property
+    def name(self) -> str:
+        """The view's name."""
+        return self.view.name
+
+    @property
+    def place(self) -> str:
+        """What a message calls the view."""
+        return f"view '{self.view.name}'"
+
+    def reduction_index(self, reduction: Reduction) -> int:
+        """The position in `selections` of a reduction's selection."""
+        return next(i for i, s in enumerate(self.selections) if s.form == reduction.selection.form)
+
+    def output_type(self, reduction: Reduction) -> Type:
+        """The type of a scalar reduction's partial."""
+        if reduction.reduce in (Reduce.COUNT, Reduce.DISTINCT):
+            return Type.INT
+        kind = self.types[self.reduction_index(reduction)][0]
+        return Type.INT if kind is Type.BOOL else kind
+
+    def short(self, feature: str) -> str:
+        """A feature's name within the view."""
+        return feature.removeprefix(f"{self.name}.")
+
+    def _base(self) -> dict[str, Any]:
+        form = self.view.form()
+        return {k: form[k] for k in ("entities", "source", "ttl", "where")} | {"prepare": self.prepare_id}
+
+    def _key_type(self, entity: Entity, schema: Mapping[str, pl.DataType]) -> Type:
+        if entity.key not in schema:
+            raise DefinitionError(
+                f"the key column '{entity.key}' of entity '{entity.name}' is not in source '{self.view.source.name}'",
+                where=self.place,
+                hint=suggest(entity.key, schema, "columns"),
+            )
+        kind = type_of(schema[entity.key])
+        if kind is not Type.INT and kind is not Type.STRING:
+            raise DefinitionError(
+                f"the key column '{entity.key}' is {schema[entity.key]}, expected integers or strings", where=self.place
+            )
+        return kind
+
+    def _check_condition(self, frame: pl.LazyFrame, condition: pl.Expr | None, place: str) -> None:
+        if condition is not None:
+            dtype = self._evaluate(frame, condition, place)
+            if dtype != pl.Boolean:
+                raise DefinitionError(f"{place} {condition} is {dtype}, expected a boolean", where=self.place)
+
+    def _evaluate(self, frame: pl.LazyFrame, expression: pl.Expr, place: str) -> pl.DataType:
+        known = frame.collect_schema().names()
+        for column in expression.meta.root_names():
+            if column not in known:
+                raise DefinitionError(
+                    f"unknown column '{column}' in {place}", where=self.place, hint=suggest(column, known, "columns")
+                )
+        try:
+            return frame.select(expression.alias("value")).collect_schema()["value"]
+        except pl.exceptions.PolarsError as error:
+            raise DefinitionError(f"the expression {expression} in {place} fails: {error}", where=self.place) from error
+
+    def _distinct_selections(self) -> tuple[Selection, ...]:
+        found: list[Selection] = []
+        for aggregation in self.view.features.values():
+            for reduction in aggregation.reductions:
+                if all(s.form != reduction.selection.form for s in found):
+                    found.append(reduction.selection)
+        return tuple(found)
+
+    def _input_types(self, frame: pl.LazyFrame, selection: Selection) -> tuple[Type, ...]:
+        self._check_condition(frame, selection.where, "where")
+        kinds: list[Type] = []
+        for expression in selection.inputs:
+            dtype = self._evaluate(frame, expression, "an aggregation")
+            kind = type_of(dtype)
+            if kind is None:
+                raise DefinitionError(
+                    f"the expression {expression} is {dtype}, expected a number, boolean, string or time",
+                    where=self.place,
+                )
+            kinds.append(kind)
+        return tuple(kinds)
+
+    def _calls(self) -> tuple[tuple[Call, ...], dict[str, Feature]]:
+        calls: list[Call] = []
+        features: dict[str, Feature] = {}
+        for name, aggregation in self.view.features.items():
+            index = self.reduction_index(aggregation.reductions[0])
+            try:
+                outputs = aggregation.outputs(self.types[index])
+            except DefinitionError as error:
+                raise DefinitionError(error.message, where=f"{self.place}, feature '{name}'", hint=error.hint) from None
+            for window in aggregation.windows:
+                stem = name if window is None else f"{name}_{window.label}"
+                names = tuple(f"{stem}_{o.suffix}" if o.suffix else stem for o in outputs)
+                calls.append(Call(aggregation, window, names))
+                form = {"base": self._base(), "call": aggregation.form() | {"windows": window and window.form()}}
+                over = "all history" if window is None else window.text
+                for short, output in zip(names, outputs, strict=True):
+                    full = f"{self.name}.{short}"
+                    if full in features:
+                        raise DefinitionError(f"two features are named '{short}'", where=self.place)
+                    described = f"{type(aggregation).__name__}({', '.join(map(str, aggregation.selection.inputs))})"
+                    features[full] = Feature(
+                        full, output.type, output.is_list, digest([form, output.suffix]), f"{described} over {over}"
+                    )
+        return tuple(calls), features
