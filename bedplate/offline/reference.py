@@ -1,0 +1,207 @@
+"""The oracle: what every feature's value is, stated as slow and obvious code.
+
+Nothing here is shared with the paths it checks but the definitions themselves: rows are evaluated one column at a time
+into Python lists, every key and time is answered by a scan over all events, and each aggregation is written out again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, final
+
+import numpy as np
+import polars as pl
+
+from bedplate.aggregations.base import Aggregation, Selection
+from bedplate.aggregations.window import Window
+from bedplate.batch import Column, Dense, Ids, Ragged
+from bedplate.canonical import string_ids
+from bedplate.features.derived import series_to_column
+from bedplate.features.view import CompiledView
+from bedplate.sources.base import TIME
+from bedplate.types import Int64s, Type
+
+Value: TypeAlias = Any
+"""None, a number, a string, or a list of numbers or strings."""
+
+Event: TypeAlias = "tuple[int, list[Value] | None]"
+"""The time of an event, and its inputs; None in place of the inputs where it does not count."""
+
+
+def window_start(window: Window, time: int) -> int:
+    """The first event time that a window at `time` covers: `floor(time - length, hop)`.
+
+    >>> window_start(Window.of("1h"), 3_600_000_000 + 301_000_000)
+    300000000
+    """
+    start = time - window.length
+    return start if window.hop == 0 else (start // window.hop) * window.hop
+
+
+def visible(times: Sequence[int], view: CompiledView, window: Window | None, time: int) -> list[int]:
+    """The positions of a key's events (in order of time and arrival) that count at `time`."""
+    delay = view.view.source.delay
+    seen = [i for i, event in enumerate(times) if event + delay < time]
+    if window is None:
+        return seen
+    if window.bound is not None:
+        seen = seen[-window.bound :]
+    return [i for i in seen if times[i] >= window_start(window, time)]
+
+
+def _known(value: Value) -> bool:
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
+
+
+def _sum(values: Sequence[Value]) -> Value:
+    return math.fsum(values) if any(isinstance(v, float) for v in values) else sum(values)
+
+
+def _count(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [len(events)]
+
+
+def _total(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [_sum([inputs[0] for _, inputs in events if inputs is not None])]
+
+
+def _mean(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    values = [float(inputs[0]) for _, inputs in events if inputs is not None]
+    return [math.fsum(values) / len(values) if values else None]
+
+
+def _min(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [min((inputs[0] for _, inputs in events if inputs is not None), default=None)]
+
+
+def _max(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [max((inputs[0] for _, inputs in events if inputs is not None), default=None)]
+
+
+def _distinct(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [len({inputs[0] for _, inputs in events if inputs is not None})]
+
+
+def _last(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [inputs[0] for _, inputs in events[-1:] if inputs is not None] or [None]
+
+
+def _last_n(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    options = aggregation.options()
+    kept = events[-options["n"] :]
+    width = len(options["fields"]) - (1 if options["age"] else 0)
+    lists: list[Value] = [[inputs[c] for _, inputs in kept if inputs is not None] for c in range(width)]
+    return [*lists, [(time - event) / 1_000_000 for event, _ in kept]] if options["age"] else lists
+
+
+def _time_since(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [(time - events[-1][0]) / 1_000_000 if events else None]
+
+
+_WRITTEN_OUT: Mapping[str, Callable[[Sequence[Event], Aggregation, int], list[Value]]] = {
+    "Count": _count,
+    "Sum": _total,
+    "Mean": _mean,
+    "Min": _min,
+    "Max": _max,
+    "CountDistinct": _distinct,
+    "Last": _last,
+    "LastN": _last_n,
+    "TimeSince": _time_since,
+}
+_CARRIED_FORWARD = ("Last", "LastN", "TimeSince")
+
+
+@final
+class Reference:
+    """The values of a view's features by definition. Satisfies `Reader`.
+
+    Args:
+        view: the view.
+        raw: rows as the table holds them; None for the view's whole source.
+    """
+
+    __slots__ = ("_events", "_kinds", "view")
+
+    def __init__(self, view: CompiledView, raw: pl.LazyFrame | None = None) -> None:
+        self.view = view
+        source, definition = view.view.source, view.view
+        events = source.scan(view.root) if raw is None else source.events(raw)
+        frame = events.collect()
+        if definition.where is not None:
+            frame = frame.filter(definition.where)
+        frame = frame.with_row_index("arrival").sort(TIME, "arrival")
+        keys = [_key_column(frame[e.key]) for e in definition.entities]
+        selected = {id(a): _inputs(frame, a.selection) for a in definition.features.values()}
+        self._kinds = {n: f.type for n, f in view.features.items()}
+        times: list[int] = frame[TIME].to_list()
+        self._events: dict[tuple[int, ...], tuple[list[int], dict[int, list[list[Value] | None]]]] = {}
+        for row, key in enumerate(zip(*keys, strict=True)):
+            of_key, rows = self._events.setdefault(key, ([], {a: [] for a in selected}))
+            of_key.append(times[row])
+            for a, values in selected.items():
+                rows[a].append(values[row])
+
+    def values(self, key: tuple[int, ...], time: int) -> dict[str, Value]:
+        """Every feature of one key at one time."""
+        return self._over(key, lambda times, window: visible(times, self.view, window, time), time)
+
+    def ahead(self, key: tuple[int, ...], time: int, within: int) -> dict[str, Value]:
+        """Every feature of the view (which must have no windows) over `time <= event < time + within`."""
+        return self._over(
+            key, lambda times, _: [i for i, event in enumerate(times) if time <= event < time + within], time
+        )
+
+    def _over(
+        self, key: tuple[int, ...], chosen: Callable[[Sequence[int], Window | None], list[int]], time: int
+    ) -> dict[str, Value]:
+        times, rows = self._events.get(key, ([], {}))
+        result: dict[str, Value] = {}
+        for call in self.view.calls:
+            kind = type(call.aggregation).__name__
+            events = [(times[i], rows[id(call.aggregation)][i]) for i in chosen(times, call.window)]
+            counted = [event for event in events if event[1] is not None]
+            if kind in _CARRIED_FORWARD and self.view.view.ttl is not None:
+                counted = [event for event in counted if event[0] >= time - self.view.view.ttl]
+            values = _WRITTEN_OUT[kind](counted, call.aggregation, time)
+            result |= {f"{self.view.name}.{n}": v for n, v in zip(call.names, values, strict=True)}
+        return result
+
+    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
+        """The values as columns; see `Reader`."""
+        rows = [self.values(tuple(k), t) for k, t in zip(keys.tolist(), times.tolist(), strict=True)]
+        return {n: self._column(view, n, [row[n] for row in rows]) for n in names}
+
+    def _column(self, view: CompiledView, name: str, values: Sequence[Value]) -> Column:
+        feature = view.features[name]
+        inner = {Type.FLOAT: pl.Float64, Type.STRING: pl.String, Type.BOOL: pl.Boolean}.get(feature.type, pl.Int64)
+        plain = [[int(v) for v in x] if feature.is_list and inner is pl.Int64 else x for x in values]
+        column = series_to_column(pl.Series(name, plain, dtype=pl.List(inner) if feature.is_list else inner))
+        if isinstance(column, Ragged) and len(column.values) == 0:
+            empty = np.zeros(0, feature.type.dtype)
+            column = Ragged(Ids(empty) if feature.type is Type.STRING else Dense(empty), column.offsets)
+        return column
+
+
+def _key_column(series: pl.Series) -> list[int]:
+    values = series.to_list()
+    return string_ids([str(v) for v in values]) if series.dtype.base_type() in {pl.String, pl.Categorical} else values
+
+
+def _inputs(frame: pl.DataFrame, selection: Selection) -> list[list[Value] | None]:
+    """For each row the inputs, or None where the row does not count."""
+    columns = [_plain(frame.select(e.alias("value"))["value"]) for e in selection.inputs]
+    condition = [True] * frame.height
+    if selection.where is not None:
+        condition = frame.select(selection.where.alias("value"))["value"].to_list()
+    rows = [[column[row] for column in columns] for row in range(frame.height)]
+    return [v if condition[i] is True and all(map(_known, v)) else None for i, v in enumerate(rows)]
+
+
+def _plain(series: pl.Series) -> list[Value]:
+    if series.dtype.base_type() in {pl.Date, pl.Datetime}:
+        return series.dt.epoch("us").to_list()
+    if series.dtype == pl.Float32:
+        return series.cast(pl.Float64).to_list()
+    return series.to_list()
