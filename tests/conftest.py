@@ -1,0 +1,21 @@
+"""Settings that hold for every test: reproducible examples, a cache for compiled kernels, two threads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parents[1]
+
+# Read when numba and torch are first imported, and inherited by the processes that tests start.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".numba_cache"))
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# `--hypothesis-profile=random` looks for new examples; the default tries the same ones everywhere.
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("random", deadline=None, max_examples=600, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fixed")
