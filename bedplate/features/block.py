@@ -1,0 +1,151 @@
+"""From columns of equal length to one matrix of numbers and one of ids: the inner loop of the encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import numpy as np
+
+from bedplate.batch import Column, Dense, Embedding, Ids, Ragged
+from bedplate.errors import DataError
+from bedplate.features.encoding import Field, Number
+from bedplate.features.vocabulary import Vocabulary
+from bedplate.types import Array, Bools, Float32s, Int64s
+
+
+@final
+class Block:
+    """Features whose values (or list elements) become the columns of one dense and one ids matrix.
+
+    Attributes:
+        numbers: the features that are numbers, those with a logarithm first: each step is one operation on all.
+        ids: the features that are categories, in the order given, each with its vocabulary and first embedding row.
+        names: both.
+        dense_columns: the feature behind each column of the dense matrix; a presence column ends in `?`.
+    """
+
+    def __init__(
+        self, fields: Sequence[Field], vocabularies: Mapping[str, Vocabulary], offsets: Mapping[str, int]
+    ) -> None:
+        numbers = [(f.feature, f.element) for f in fields]
+        scaled = [(name, e) for name, e in numbers if isinstance(e, Number)]
+        scaled.sort(key=lambda pair: not pair[1].log)
+        self.numbers = tuple(name for name, _ in scaled)
+        self._logs = sum(e.log for _, e in scaled)
+        self._means = [e.mean for _, e in scaled]
+        self._log_means = np.array([[e.mean] for _, e in scaled[: self._logs]], np.float32)
+        self._factors = np.array([[1.0 / e.scale] for _, e in scaled], np.float32)
+        self._nullable: Int64s = np.array([i for i, (_, e) in enumerate(scaled) if e.presence], np.int64)
+        self.dense_columns = (*self.numbers, *(f"{self.numbers[i]}?" for i in self._nullable))
+        self.ids = {
+            f.feature: (vocabularies[f.vocabulary], offsets[f.vocabulary]) for f in fields if f.vocabulary is not None
+        }
+        self.names = (*self.numbers, *self.ids)
+
+    def dense(self, columns: Mapping[str, Column], n: int) -> Float32s:
+        """[n, numbers + presence columns] float32, C-contiguous."""
+        count = len(self.numbers)
+        wide = np.empty((len(self.dense_columns), n), np.float32)  # a feature is a row until the end: contiguous
+        present: Bools | None = None
+        for i, name in enumerate(self.numbers):
+            column = columns[name]
+            if type(column) is not Dense:
+                raise wrong_form(name, column, "numbers")
+            if i < self._logs:
+                wide[i] = column.values
+            else:  # subtracted in float64: a large value with a small spread keeps its digits
+                np.subtract(column.values, self._means[i], out=wide[i], casting="unsafe")
+            if column.present is not None:
+                if present is None:
+                    present = np.ones((count, n), np.bool_)
+                present[i] = column.present
+        if self._logs:
+            _signed_log(wide[: self._logs])
+            wide[: self._logs] -= self._log_means
+        wide[:count] *= self._factors
+        if present is None:
+            wide[count:] = 1.0
+        else:
+            np.copyto(wide[:count], 0.0, where=~present)
+            wide[count:] = present[self._nullable]
+        return np.ascontiguousarray(wide.T)
+
+    def rows(self, columns: Mapping[str, Column], n: int) -> Int64s:
+        """[n, categories] int64 rows of the embedding table, C-contiguous."""
+        out = np.empty((n, len(self.ids)), np.int64)
+        for i, (name, (vocabulary, offset)) in enumerate(self.ids.items()):
+            np.add(vocabulary.rows_of(*id_values(columns[name], name)), offset, out=out[:, i])
+        return out
+
+
+def _signed_log(x: Float32s) -> None:
+    """`sign(x) log(1 + |x|)` in place; in float32 `log` is vectorised where `log1p` is not, and takes a fifth of it."""
+    size = np.abs(x)
+    size += 1.0
+    np.log(size, out=size)
+    np.copysign(size, x, out=x)
+
+
+def wrong_form(name: str, column: Column, expected: str) -> DataError:
+    """The error for a column of another form than its encoding takes."""
+    forms = {Dense: "numbers", Ids: "ids", Ragged: "lists", Embedding: "vectors"}
+    return DataError(f"feature '{name}' holds {forms[type(column)]}, expected {expected}", where="encoding")
+
+
+def id_values(column: Column, name: str) -> tuple[Int64s, Bools | None]:
+    """The ids of a column and which are present; whole numbers and booleans count as ids.
+
+    Raises:
+        DataError: the column holds something else.
+    """
+    if type(column) is Ids:
+        return column.values, column.present
+    if type(column) is Dense and column.values.dtype.kind in "ib":
+        return column.values.astype(np.int64), column.present
+    raise wrong_form(name, column, "ids or whole numbers")
+
+
+def list_column(column: Column, name: str) -> Ragged:
+    """The column as lists.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    if type(column) is not Ragged:
+        raise wrong_form(name, column, "lists")
+    return column
+
+
+def window_of_lists(offsets: Int64s, length: int, *, last: bool) -> tuple[Int64s | None, Bools]:
+    """Which elements of the lists are kept, and where in the padded array they go.
+
+    Args:
+        offsets: [n + 1] of the lists.
+        length: keep at most so many of each.
+        last: the last ones, not the first.
+
+    Returns:
+        the positions of the kept elements (None: all) and the mask [n, longest] that is True at their places.
+
+    >>> window_of_lists(np.array([0, 3, 4]), 2, last=True)
+    (array([1, 2, 3]), array([[ True,  True],
+           [ True, False]]))
+    """
+    lengths = np.diff(offsets)
+    longest = int(lengths.max(initial=1))
+    if longest <= length:
+        return None, np.arange(longest) < lengths[:, None]
+    positions = np.arange(int(offsets[-1]))
+    if last:
+        kept = positions >= np.repeat(offsets[1:] - length, lengths)
+    else:
+        kept = positions < np.repeat(offsets[:-1] + length, lengths)
+    return np.flatnonzero(kept), np.arange(length) < lengths[:, None]
+
+
+def pad(flat: Array, mask: Bools) -> Array:
+    """Elements [total, ...] in the order of their lists, placed where the mask [n, length] is True; 0 elsewhere."""
+    out = np.zeros((*mask.shape, *flat.shape[1:]), flat.dtype)
+    out[mask] = flat
+    return out

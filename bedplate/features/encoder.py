@@ -1,0 +1,202 @@
+"""The encoder: fitted encodings and vocabularies, which turn a batch's columns into tensors (see `encoding`)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import final
+
+import msgspec
+import numpy as np
+
+from bedplate import canonical
+from bedplate.batch import Batch, Column, Ids
+from bedplate.errors import ArtifactError, DataError, suggest
+from bedplate.features import encoding as enc
+from bedplate.features.block import Block, id_values, list_column, pad, window_of_lists
+from bedplate.features.vocabulary import Vocabulary
+from bedplate.types import Array
+
+FORMAT = 1
+"""The version of the saved form."""
+
+
+class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `encoder.json` holds; `vocabularies` names each one's file, in the order of their embedding rows."""
+
+    format: int
+    fields: tuple[enc.Field, ...]
+    vocabularies: dict[str, str]
+
+
+@final
+class Encoder:
+    """Fitted encodings of named features.
+
+    Attributes:
+        fields: the features, their levels and fitted encodings, in the order given.
+        vocabularies: by name.
+        first_rows: the first embedding row of each vocabulary.
+        layout: the widths of the tensors.
+    """
+
+    def __init__(self, fields: Sequence[enc.Field], vocabularies: Mapping[str, Vocabulary]) -> None:
+        self.fields = tuple(fields)
+        self.vocabularies = dict(vocabularies)
+        self.first_rows: dict[str, int] = {}
+        rows = 1  # row 0 is padding
+        for name, vocabulary in self.vocabularies.items():
+            self.first_rows[name] = rows
+            rows += len(vocabulary)
+        plain = [f for f in self.fields if not isinstance(f.encoding, enc.Sequence | enc.Bag)]
+        self._request = self._block([f for f in plain if f.level == "request"])
+        self._item = self._block([f for f in plain if f.level == "item"])
+        self._sequences = {
+            name: (self._block(members), length) for name, (members, length) in _groups(self.fields).items()
+        }
+        self._bags = [(f, f.encoding) for f in self.fields if isinstance(f.encoding, enc.Bag)]
+        self.layout = enc.Layout(
+            rows,
+            request_dense=len(self._request.dense_columns),
+            item_dense=len(self._item.dense_columns),
+            request_ids=len(self._request.ids),
+            item_ids=len(self._item.ids),
+            sequences=tuple(
+                enc.SequenceLayout(n, len(b.ids), len(b.dense_columns)) for n, (b, _) in self._sequences.items()
+            ),
+            bags=tuple(enc.BagLayout(f.feature, f.level) for f, _ in self._bags),
+        )
+
+    def _block(self, fields: Sequence[enc.Field]) -> Block:
+        return Block(fields, self.vocabularies, self.first_rows)
+
+    def columns_of(self, tensor: str) -> tuple[str, ...]:
+        """The feature behind each column (last axis) of a dense, ids or sequence tensor; a presence column ends in `?`.
+
+        Raises:
+            DataError: the encoder makes no such tensor.
+        """
+        found: dict[str, tuple[str, ...]] = {}
+        for level, block in (("request", self._request), ("item", self._item)):
+            found |= {f"{level}_dense": block.dense_columns, f"{level}_ids": tuple(block.ids)}
+        for name, (block, _) in self._sequences.items():
+            found |= {f"sequence_ids.{name}": tuple(block.ids), f"sequence_numbers.{name}": block.dense_columns}
+        if tensor not in found:
+            raise DataError(f"got '{tensor}', which is no tensor with named columns", hint=suggest(tensor, found))
+        return found[tensor]
+
+    def encode(self, batch: Batch) -> dict[str, Array]:
+        """The tensors of a batch, as the table in `encoding` lists them, C-contiguous.
+
+        Raises:
+            DataError: the batch has no column of a feature, or one of another form.
+        """
+        out: dict[str, Array] = {}
+        self._encode_block("request", self._request, batch.request, batch.requests, out)
+        item = batch.item
+        if enc.CANDIDATE in self._item.ids:
+            item = {**item, enc.CANDIDATE: Ids(batch.candidates)}
+        self._encode_block("item", self._item, item, batch.items, out)
+        for name in self._sequences:
+            self._encode_sequence(name, batch, out)
+        for field, bag in self._bags:
+            source = batch.request if field.level == "request" else batch.item
+            column = list_column(_checked(source, (field.feature,), field.level)[field.feature], field.feature)
+            rows, mask = window_of_lists(column.offsets, bag.length, last=False)
+            kept = column.values if rows is None else column.values.take(rows)
+            name = field.vocabulary or ""
+            ids = self.vocabularies[name].rows_of(*id_values(kept, field.feature))
+            ids += self.first_rows[name]
+            out[f"bag_ids.{field.feature}"] = pad(ids, mask)
+        out["request_of_item"] = batch.request_of_item()
+        return out
+
+    def _encode_block(
+        self, level: enc.Level, block: Block, source: Mapping[str, Column], n: int, out: dict[str, Array]
+    ) -> None:
+        columns = _checked(source, block.names, level)
+        if block.numbers:
+            out[f"{level}_dense"] = block.dense(columns, n)
+        if block.ids:
+            out[f"{level}_ids"] = block.rows(columns, n)
+
+    def _encode_sequence(self, name: str, batch: Batch, out: dict[str, Array]) -> None:
+        block, length = self._sequences[name]
+        source = _checked(batch.request, block.names, "request")
+        lists = {n: list_column(source[n], n) for n in block.names}
+        offsets = lists[block.names[0]].offsets
+        for feature, column in lists.items():
+            if column.offsets is not offsets and not np.array_equal(column.offsets, offsets):
+                raise DataError(
+                    f"the lists of '{feature}' and '{block.names[0]}' differ in length; those of one group are aligned",
+                    where=f"sequence '{name}'",
+                    hint="take them from one LastN of several columns, or give each a group of its own",
+                )
+        rows, mask = window_of_lists(offsets, length, last=True)
+        total = int(offsets[-1]) if rows is None else len(rows)
+        columns: dict[str, Column] = {n: c.values if rows is None else c.values.take(rows) for n, c in lists.items()}
+        out[f"sequence_ids.{name}"] = pad(block.rows(columns, total), mask)
+        if block.numbers:
+            out[f"sequence_numbers.{name}"] = pad(block.dense(columns, total), mask)
+
+    def save(self, folder: Path) -> None:
+        """Writes `encoder.json` and a `.npy` file for each vocabulary into a folder, which is made if missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        files: dict[str, str] = {}
+        for i, (name, vocabulary) in enumerate(self.vocabularies.items()):
+            files[name] = f"vocabulary-{i}.npy"
+            np.save(folder / files[name], vocabulary.keys, allow_pickle=False)
+        saved = msgspec.json.encode(_Saved(FORMAT, self.fields, files))
+        (folder / "encoder.json").write_bytes(msgspec.json.format(saved))
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoder:
+        """Reads what `save` wrote.
+
+        Raises:
+            ArtifactError: a file is missing, changed or of another version.
+        """
+        try:
+            saved = msgspec.json.decode((folder / "encoder.json").read_bytes(), type=_Saved)
+            if saved.format != FORMAT:
+                raise DataError(f"got format {saved.format}, expected {FORMAT}")
+            vocabularies = {
+                n: Vocabulary(np.load(folder / f, allow_pickle=False)) for n, f in saved.vocabularies.items()
+            }
+            return cls(saved.fields, vocabularies)
+        except (OSError, ValueError, KeyError, EOFError, msgspec.MsgspecError, DataError) as error:
+            raise ArtifactError(
+                f"the encoder can't be read: {error}",
+                where=str(folder),
+                hint="expected encoder.json and the vocabulary files that it names, as Encoder.save wrote them",
+            ) from error
+
+    def digest(self) -> str:
+        """The id of the fitted encodings and vocabularies: 40 hexadecimal digits."""
+        parts = [canonical.to_json(self.fields)]
+        for name, vocabulary in self.vocabularies.items():
+            parts += [name.encode(), np.ascontiguousarray(vocabulary.keys, "<i8").tobytes()]
+        return canonical.digest_bytes(parts)
+
+
+def _groups(fields: Sequence[enc.Field]) -> dict[str, tuple[list[enc.Field], int]]:
+    """The members of each group of sequences and their length."""
+    groups: defaultdict[str, list[enc.Field]] = defaultdict(list)
+    lengths: dict[str, int] = {}
+    for field in fields:
+        if isinstance(field.encoding, enc.Sequence):
+            groups[field.encoding.group].append(field)
+            lengths[field.encoding.group] = field.encoding.length
+    return {name: (members, lengths[name]) for name, members in groups.items()}
+
+
+def _checked(source: Mapping[str, Column], names: Sequence[str], level: enc.Level) -> Mapping[str, Column]:
+    if not all(n in source for n in names):
+        missing = [n for n in names if n not in source]
+        raise DataError(
+            f"the batch has no {level} column " + ", ".join(f"'{n}'" for n in missing),
+            where="encoding",
+            hint=suggest(missing[0], source, f"{level} columns"),
+        )
+    return source
