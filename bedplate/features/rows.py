@@ -6,12 +6,14 @@ aggregated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 import polars as pl
 
+from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.entity import encode
 from bedplate.features.view import CompiledView
@@ -32,7 +34,7 @@ class SelectedValues:
 
     valid: Bools | None
     inputs: tuple[Array, ...]
-    texts: tuple[dict[int, str] | None, ...]
+    texts: tuple[TextLookup | None, ...]
 
 
 @final
@@ -50,7 +52,7 @@ class Rows:
     times: Int64s
     keys: Int64s
     selections: tuple[SelectedValues, ...]
-    key_texts: tuple[dict[int, str] | None, ...] = field(default=())
+    key_texts: tuple[TextLookup | None, ...] = ()
 
     def __len__(self) -> int:
         """The number of events."""
@@ -67,20 +69,23 @@ class GroupedRows:
         offsets: [k + 1] int64; the events of key i are `offsets[i]` to `offsets[i + 1]`.
         times: [n] int64 microseconds, ascending within a key.
         selections: one for each of the view's selections, of n rows.
+        key_texts: for each entity with string keys, the text behind each id.
     """
 
     keys: Int64s
     offsets: Int64s
     times: Int64s
     selections: tuple[SelectedValues, ...]
+    key_texts: tuple[TextLookup | None, ...] = ()
 
 
-def prepare_rows(view: CompiledView, raw: pl.LazyFrame) -> Rows:
+def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None) -> Rows:
     """The rows of a part of a view's source: all of it, or a micro-batch.
 
     Args:
         view: the compiled view.
         raw: rows as the table holds them, before the source's cleaning step.
+        only: the positions of the selections wanted, in the order in which they are given back; None: all.
 
     Raises:
         DataError: a null or impossible time, a null key, an infinite number, an integer beyond int64.
@@ -90,10 +95,11 @@ def prepare_rows(view: CompiledView, raw: pl.LazyFrame) -> Rows:
     if definition.where is not None:
         events = events.filter(definition.where)
     keys = [pl.col(e.key).alias(f"key {i}") for i, e in enumerate(definition.entities)]
+    wanted = range(len(view.selections)) if only is None else only
     inputs = [
         expression.alias(f"selection {s} {i}")
-        for s, selection in enumerate(view.selections)
-        for i, expression in enumerate(selection.expressions)
+        for s in wanted
+        for i, expression in enumerate(view.selections[s].expressions)
     ]
     frame = events.select(pl.col(TIME), *keys, *inputs).collect()
     check_times(frame, source)
@@ -103,7 +109,7 @@ def prepare_rows(view: CompiledView, raw: pl.LazyFrame) -> Rows:
     return Rows(
         times=np.ascontiguousarray(frame[TIME].to_numpy()),
         keys=np.stack(columns, axis=1) if len(columns) > 1 else columns[0].reshape(-1, 1),
-        selections=tuple(_selected(view, frame, s) for s in range(len(view.selections))),
+        selections=tuple(_selected(view, frame, s) for s in wanted),
         key_texts=key_texts,
     )
 
@@ -114,7 +120,7 @@ def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedVa
     if selection.where is not None:
         valid = frame[f"selection {index} {len(kinds)}"].fill_null(value=False)
     arrays: list[Array] = []
-    texts: list[dict[int, str] | None] = []
+    texts: list[TextLookup | None] = []
     for i, kind in enumerate(kinds):
         series = frame[f"selection {index} {i}"]
         if series.null_count() or kind is Type.FLOAT:
