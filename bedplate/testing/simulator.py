@@ -1,0 +1,239 @@
+"""An event simulator: small histories that hold every case in which feature stores go wrong.
+
+Ties, duplicates, late events, nulls and NaN, keys with one event and keys with none, events at the edges of windows and
+hops, events ahead of the last question. Equal seeds give equal histories, and a shorter history is the beginning of a
+longer one with the same seed, so that a failing example shrinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import polars as pl
+
+from bedplate.aggregations.arithmetic import Count, Mean, Sum
+from bedplate.aggregations.base import Aggregation
+from bedplate.aggregations.distinct import CountDistinct
+from bedplate.aggregations.extremes import Max, Min
+from bedplate.aggregations.ordered import Last, LastN, TimeSince
+from bedplate.aggregations.window import Window
+from bedplate.canonical import string_ids
+from bedplate.features.entity import Entity
+from bedplate.features.view import CompiledView, FeatureView
+from bedplate.sources.base import Source
+from bedplate.types import DAY, HOUR, MINUTE, Array, Int64s, to_micros
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+START = to_micros("2024-03-01")
+"""The time around which simulated histories begin; a multiple of every hop."""
+
+SPAN = 3 * DAY
+"""How long a simulated history is."""
+
+USER = Entity("user", key="user")
+ITEM = Entity("item", key="item")
+
+_STEPS = np.array([MINUTE, 5 * MINUTE, HOUR, DAY], np.int64)
+_KINDS = np.array(["view", "click", "buy", ""])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """A history and questions about it.
+
+    Attributes:
+        events: rows in their order of arrival: `user` (integers), `item` (strings), `time` (integer microseconds), and
+            the values `quantity`, `price` (with null and NaN), `kind`, `flag` and `seen`, each null at times.
+        users: [q] int64, the users asked for; some have no event.
+        items: [q] int64, the ids of the items asked for; some have no event.
+        times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
+    """
+
+    events: pl.DataFrame
+    users: Int64s
+    items: Int64s
+    times: Int64s
+
+    def keys(self, entities: Sequence[Entity]) -> Int64s:
+        """[q, entities] int64: the keys asked for, for a view of `USER`, `ITEM` or both."""
+        columns = {USER.name: self.users, ITEM.name: self.items}
+        return np.stack([columns[e.name] for e in entities], axis=1)
+
+    def since(self, time: int) -> Simulation:
+        """The same history with only the questions at or after a time."""
+        kept = self.times >= time
+        return Simulation(self.events, self.users[kept], self.items[kept], self.times[kept])
+
+
+def simulate(seed: int, events: int = 200, questions: int = 60, users: int = 4, items: int = 3) -> Simulation:
+    """A simulated history.
+
+    Args:
+        seed: equal seeds give equal histories.
+        events: how many rows; the first ones are the same for any number.
+        questions: how many rows to ask for.
+        users: how many users have events, at most; one more is asked for.
+        items: how many items have events, at most; one more is asked for.
+
+    >>> simulate(7, events=50).events.head(20).equals(simulate(7, events=20).events)
+    True
+    """
+    frame = _events(seed, events, users, items)
+    draw = np.random.default_rng([seed, 100])
+    names = [f"item {i}" for i in range(items + 1)]
+    return Simulation(
+        events=frame,
+        users=draw.integers(0, users + 1, questions),
+        items=np.array(string_ids(names), np.int64)[draw.integers(0, items + 1, questions)],
+        times=_questions(draw, frame["time"].to_numpy(), questions),
+    )
+
+
+def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
+    streams = iter(np.random.default_rng([seed, i]) for i in range(30))
+    times = _times(streams, count)
+    prices = np.round(next(streams).random(count) * 100, 2)
+    nan = next(streams).random(count) < 0.05
+    frame = pl.DataFrame(
+        {
+            "user": np.minimum(_whole(next(streams), 0, users, count), _whole(next(streams), 0, users, count)),
+            "item": [f"item {i}" for i in _whole(next(streams), 0, items, count)],
+            "time": times,
+            "quantity": _nullable(_whole(next(streams), -3, 20, count), next(streams)),
+            "price": _nullable(np.where(nan, np.nan, prices), next(streams)),
+            "kind": _nullable(_KINDS[_whole(next(streams), 0, len(_KINDS), count)], next(streams)),
+            "flag": _nullable(next(streams).random(count) < 0.5, next(streams)),
+            "seen": _nullable(times - _whole(next(streams), 0, DAY, count), next(streams)),
+        },
+        schema_overrides={"user": pl.Int64, "item": pl.String, "kind": pl.String},
+    )
+    repeated = next(streams).random(count) < 0.05
+    rows = np.where(repeated, np.maximum(np.arange(count) - 1, 0), np.arange(count))
+    return frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
+
+
+def _times(streams: Iterator[np.random.Generator], count: int) -> Int64s:
+    """Times that mostly grow with arrival: on edges, beside them, tied with the one before, or late."""
+    base = START + _whole(next(streams), 0, SPAN // 200, count).cumsum() % SPAN
+    kind = next(streams).random(count)
+    step = _STEPS[_whole(next(streams), 0, len(_STEPS), count)]
+    beside = base - base % step + _whole(next(streams), -1, 2, count)
+    times = np.where(kind < 0.4, beside, base)
+    times = np.where(kind > 0.85, np.concatenate((times[:1], times[:-1])), times)
+    late = next(streams).random(count) < 0.1
+    return np.where(late, times - _whole(next(streams), 0, 2 * DAY, count), times)
+
+
+def _whole(draw: np.random.Generator, low: int, high: int, count: int) -> Int64s:
+    """Integers in [low, high) of which the first ones do not depend on `count`, unlike `Generator.integers`."""
+    return low + (draw.random(count) * (high - low)).astype(np.int64)
+
+
+def _nullable(values: Array, draw: np.random.Generator) -> pl.Series:
+    series = pl.Series(values)
+    return pl.select(pl.when(pl.Series(draw.random(len(series)) > 0.1)).then(series)).to_series()
+
+
+def _questions(draw: np.random.Generator, times: Int64s, count: int) -> Int64s:
+    anchors = times if len(times) else np.array([START], np.int64)
+    shifts = np.array([0, 0, 0, 5 * MINUTE, HOUR, 3 * HOUR, DAY, 2 * DAY], np.int64)
+    near = anchors[draw.integers(0, len(anchors), count)] + shifts[draw.integers(0, len(shifts), count)]
+    near += draw.integers(-1, 2, count)
+    snapped = near - near % _STEPS[draw.integers(0, len(_STEPS), count)]
+    return np.where(draw.random(count) < 0.3, snapped, near)
+
+
+def every_aggregation() -> dict[str, Aggregation]:
+    """Features that use every aggregation, on every input type, with and without windows and conditions."""
+    exact = [Window.of("1h", hop="exact", bound=3), Window.of("2d", hop="exact", bound=6)]
+    windows = ["15m", "1h", "13h", Window.of("1d", hop="5m"), Window.of("2d", hop="1d")]
+    bought = pl.col("kind") == "buy"
+    return {
+        "events": Count(),
+        "events_in": Count(windows=windows),
+        "buys": Count(windows=["1h", "1d"], where=bought),
+        "kinds": Count("kind"),
+        "near": Count(windows=exact),
+        "quantity": Sum("quantity"),
+        "quantity_in": Sum("quantity", windows=windows),
+        "spend": Sum(pl.col("price") * pl.col("quantity"), windows=["1h", "1d"]),
+        "flags": Sum("flag", windows="1d"),
+        "near_spend": Sum("price", windows=exact),
+        "price": Mean("price", windows=windows),
+        "price_bought": Mean("price", where=bought),
+        "lowest": Min("quantity", windows=windows),
+        "cheapest": Min("price"),
+        "dearest": Max("price", windows=["1h", "1d", "2d"]),
+        "near_dearest": Max("price", windows=exact),
+        "newest": Max("seen", where=bought),
+        "last_price": Last("price"),
+        "last_price_in": Last("price", windows=["1h", "1d"]),
+        "last_kind": Last("kind"),
+        "last_flag": Last("flag"),
+        "last_seen": Last("seen"),
+        "last_item": Last("item", where=bought),
+        "near_kind": Last("kind", windows=exact),
+        "recent": LastN(["item", "price"], 4, age="age"),
+        "recent_in": LastN("quantity", 3, windows=["1h", "1d"]),
+        "near_recent": LastN({"worth": pl.col("price") * 2, "what": "kind"}, 5, windows=exact),
+        "flags_recent": LastN(["flag", "seen"], 2),
+        "since": TimeSince(),
+        "since_buy": TimeSince(where=bought),
+        "since_in": TimeSince(windows=["15m", *exact]),
+        "different": CountDistinct("item"),
+        "different_in": CountDistinct("item", windows=["1h", "1d", "2d"]),
+        "different_kinds": CountDistinct("kind", windows=windows, where=pl.col("flag")),
+        "near_different": CountDistinct("quantity", windows=exact),
+    }
+
+
+def simulated_view(
+    simulation: Simulation,
+    entities: Sequence[Entity] = (USER,),
+    *,
+    delay: int | None = None,
+    ttl: int | None = None,
+    features: dict[str, Aggregation] | None = None,
+) -> CompiledView:
+    """A compiled view named `simulated` over a simulated history, with `every_aggregation` unless features are given.
+
+    >>> view = simulated_view(simulate(1))
+    >>> len(view.features) > 70
+    True
+    """
+    source = Source("events", simulation.events, time="time", delay=delay)
+    return FeatureView("simulated", list(entities), source, features or every_aggregation(), ttl=ttl).compile()
+
+
+def simulations(events: int = 120, questions: int = 40) -> SearchStrategy[Simulation]:
+    """A Hypothesis strategy of simulated histories with at most so many events; needs `hypothesis`."""
+    from hypothesis import strategies as st
+
+    return st.builds(
+        simulate,
+        seed=st.integers(0, 2**32 - 1),
+        events=st.integers(0, events),
+        questions=st.just(questions),
+        users=st.integers(1, 5),
+        items=st.integers(1, 4),
+    )
+
+
+def delays() -> SearchStrategy[int | None]:
+    """A Hypothesis strategy of delays of a source, None included; needs `hypothesis`."""
+    from hypothesis import strategies as st
+
+    return st.sampled_from([None, 1, 5 * MINUTE, HOUR, DAY])
+
+
+def ttls() -> SearchStrategy[int | None]:
+    """A Hypothesis strategy of times to live of a view, None included; needs `hypothesis`."""
+    from hypothesis import strategies as st
+
+    return st.sampled_from([None, 10 * MINUTE, HOUR, DAY])
