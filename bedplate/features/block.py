@@ -33,7 +33,7 @@ class Block:
         scaled.sort(key=lambda pair: not pair[1].log)
         self.numbers = tuple(name for name, _ in scaled)
         self._logs = sum(e.log for _, e in scaled)
-        self._means = [e.mean for _, e in scaled]
+        self._means = np.array([[e.mean] for _, e in scaled[self._logs :]], np.float64)
         self._log_means = np.array([[e.mean] for _, e in scaled[: self._logs]], np.float32)
         self._factors = np.array([[1.0 / e.scale] for _, e in scaled], np.float32)
         self._nullable: Int64s = np.array([i for i, (_, e) in enumerate(scaled) if e.presence], np.int64)
@@ -45,30 +45,33 @@ class Block:
 
     def dense(self, columns: Mapping[str, Column], n: int) -> Float32s:
         """[n, numbers + presence columns] float32, C-contiguous."""
-        count = len(self.numbers)
-        wide = np.empty((len(self.dense_columns), n), np.float32)  # a feature is a row until the end: contiguous
-        present: Bools | None = None
-        for i, name in enumerate(self.numbers):
+        count, logs = len(self.numbers), self._logs
+        values: list[Array] = []
+        presences: list[Bools | None] = []
+        for name in self.numbers:
             column = columns[name]
             if type(column) is not Dense:
                 raise wrong_form(name, column, "numbers")
-            if i < self._logs:
-                wide[i] = column.values
-            else:  # subtracted in float64: a large value with a small spread keeps its digits
-                np.subtract(column.values, self._means[i], out=wide[i], casting="unsafe")
-            if column.present is not None:
-                if present is None:
-                    present = np.ones((count, n), np.bool_)
-                present[i] = column.present
-        if self._logs:
-            _signed_log(wide[: self._logs])
-            wide[: self._logs] -= self._log_means
+            values.append(column.values)
+            presences.append(column.present)
+        # A feature is a row until the end, so that each step is one operation on contiguous memory.
+        wide = np.empty((len(self.dense_columns), n), np.float32)
+        if logs:
+            np.concatenate(values[:logs], out=wide[:logs].reshape(-1), casting="unsafe")
+            _signed_log(wide[:logs])
+            wide[:logs] -= self._log_means
+        if logs < count:  # subtracted in float64: a large value with a small spread keeps its digits
+            raw = np.empty((count - logs, n), np.float64)
+            np.concatenate(values[logs:], out=raw.reshape(-1), casting="unsafe")
+            np.subtract(raw, self._means, out=wide[logs:count], casting="unsafe")
         wide[:count] *= self._factors
-        if present is None:
-            wide[count:] = 1.0
-        else:
+        if any(p is not None for p in presences):
+            every = np.ones(n, np.bool_)
+            present = np.concatenate([every if p is None else p for p in presences]).reshape(count, n)
             np.copyto(wide[:count], 0.0, where=~present)
             wide[count:] = present[self._nullable]
+        else:
+            wide[count:] = 1.0
         return np.ascontiguousarray(wide.T)
 
     def rows(self, columns: Mapping[str, Column], n: int) -> Int64s:
@@ -132,7 +135,7 @@ def window_of_lists(offsets: Int64s, length: int, *, last: bool) -> tuple[Int64s
     (array([1, 2, 3]), array([[ True,  True],
            [ True, False]]))
     """
-    lengths = np.diff(offsets)
+    lengths = offsets[1:] - offsets[:-1]
     longest = int(lengths.max(initial=1))
     if longest <= length:
         return None, np.arange(longest) < lengths[:, None]
@@ -146,6 +149,8 @@ def window_of_lists(offsets: Int64s, length: int, *, last: bool) -> tuple[Int64s
 
 def pad(flat: Array, mask: Bools) -> Array:
     """Elements [total, ...] in the order of their lists, placed where the mask [n, length] is True; 0 elsewhere."""
+    if len(flat) == mask.size:
+        return flat.reshape(*mask.shape, *flat.shape[1:])
     out = np.zeros((*mask.shape, *flat.shape[1:]), flat.dtype)
     out[mask] = flat
     return out

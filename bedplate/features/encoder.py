@@ -192,8 +192,8 @@ def _groups(fields: Sequence[enc.Field]) -> dict[str, tuple[list[enc.Field], int
 
 
 def _checked(source: Mapping[str, Column], names: Sequence[str], level: enc.Level) -> Mapping[str, Column]:
-    if not all(n in source for n in names):
-        missing = [n for n in names if n not in source]
+    missing = [n for n in names if n not in source]
+    if missing:
         raise DataError(
             f"the batch has no {level} column " + ", ".join(f"'{n}'" for n in missing),
             where="encoding",

@@ -56,7 +56,7 @@ class Vocabulary:
         if len(self.keys) == 0:
             rows = np.full(values.shape, UNKNOWN_ROW, np.int64)
         elif values.size <= _FEW:
-            rows = np.searchsorted(self.keys, values)
+            rows = self.keys.searchsorted(values)
             unknown = self._guarded[rows] != values
             rows += FIRST_KNOWN_ROW
             rows[unknown] = UNKNOWN_ROW
