@@ -1,0 +1,236 @@
+"""The as-of index on disk: plain column files, memory-mapped, in folders named by what they were built from.
+
+    offline/<timeline id>/                      the order of a source's events by key and time
+        timeline.json                           what it is, for people and for checks
+        keys.npy [K, entities]  offsets.npy [K + 1]  times.npy [N]  order.npy [N] (each row's place of arrival)
+        key 0/ ids.npy texts.json               the strings behind string keys
+        columns/<selection id>/                 the values of one selection, in the timeline's order
+            input 0.npy [M] ...                 one file an input, for the M rows that count
+            rank.npy [N + 1]  rows.npy [M]      only where some rows do not count
+            input 0/ ids.npy texts.json         the strings behind a string input
+        reductions/<selection id>-<reduce>/     what makes one reduction fast: prefix sums, extremes of blocks, ...
+
+A timeline's id is the hash of the source's definition and snapshot, the entities and the view's condition; a
+selection's id is the hash of its expressions. A new feature adds at most a column and a reduction; a new window, delay
+or ttl adds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import msgspec
+import numpy as np
+
+from bedplate.aggregations.base import Reduce, Selection
+from bedplate.batch import TextLookup
+from bedplate.canonical import digest, to_json
+from bedplate.errors import StoreError
+from bedplate.features.view import CompiledView
+from bedplate.sources.base import Snapshot
+from bedplate.types import Array, Int64s, Type
+
+FORMAT = 1
+"""The version of the layout; part of every timeline's id, so that an old layout is never read by new code."""
+
+
+@final
+class TimelineManifest(msgspec.Struct, frozen=True):
+    """What a timeline is.
+
+    Attributes:
+        format: `FORMAT`.
+        source: the source's name.
+        snapshot: the source's snapshot id.
+        entities: the entities' names.
+        rows: N.
+        keys: K.
+        end: the greatest event time, microseconds; -1 without events.
+        seconds: how long the build took.
+    """
+
+    format: int
+    source: str
+    snapshot: str
+    entities: list[str]
+    rows: int
+    keys: int
+    end: int
+    seconds: float
+
+
+def timeline_id(view: CompiledView, snapshot: Snapshot) -> str:
+    """The id of the timeline that a view reads."""
+    form = view.view.form()
+    source = {k: v for k, v in form["source"].items() if k != "delay"}
+    kinds = [k.value for k in view.key_types]
+    return digest([FORMAT, source, view.prepare_id, snapshot.id, form["entities"], kinds, form["where"]])
+
+
+def selection_id(selection: Selection, types: tuple[Type, ...]) -> str:
+    """The id of a selection's column."""
+    return digest([selection.form, [t.value for t in types]])[:24]
+
+
+@final
+class Texts(Mapping[int, str]):
+    """The strings behind 64-bit ids, read when first asked for."""
+
+    __slots__ = ("_folder", "_known")
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[int, str] | None = None
+
+    def _load(self) -> dict[int, str]:
+        if self._known is None:
+            ids = np.load(self._folder / "ids.npy").tolist()
+            names = msgspec.json.decode((self._folder / "texts.json").read_bytes(), type=list[str])
+            self._known = dict(zip(ids, names, strict=True))
+        return self._known
+
+    def __getitem__(self, key: int) -> str:
+        """The string of an id."""
+        return self._load()[key]
+
+    def __iter__(self) -> Iterator[int]:
+        """The ids."""
+        return iter(self._load())
+
+    def __len__(self) -> int:
+        """How many strings there are."""
+        return len(self._load())
+
+    @staticmethod
+    def write(folder: Path, texts: Mapping[int, str]) -> None:
+        """Writes strings into a new folder."""
+        folder.mkdir()
+        np.save(folder / "ids.npy", np.fromiter(texts.keys(), np.int64, len(texts)))
+        (folder / "texts.json").write_bytes(to_json(list(texts.values())))
+
+
+def open_array(path: Path) -> Array:
+    """An array file, memory-mapped and read-only."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError:  # an empty file can't be mapped
+        array = np.load(path, allow_pickle=False)
+        array.flags.writeable = False
+    except OSError as error:
+        raise StoreError(
+            f"can't read a column file: {error}",
+            where=str(path),
+            hint="delete the folder of the timeline that it is in, and run: bedplate apply",
+        ) from error
+    return np.asarray(array)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ColumnFiles:
+    """The values of one selection.
+
+    Attributes:
+        rank: [N + 1] or None when every row counts.
+        rows: [M] the timeline's row of each value, or None when every row counts.
+        inputs: one array [M] an input.
+        texts: for each input the strings behind its ids, or None.
+    """
+
+    rank: Int64s | None
+    rows: Int64s | None
+    inputs: tuple[Array, ...]
+    texts: tuple[TextLookup | None, ...]
+
+
+@final
+class Timeline:
+    """An open timeline: memory-mapped arrays, columns and reductions opened when first used."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._columns: dict[str, ColumnFiles] = {}
+        self._reductions: dict[str, dict[str, Array]] = {}
+        self._starts: dict[str, Int64s] = {}
+
+    @cached_property
+    def manifest(self) -> TimelineManifest:
+        """What the timeline is."""
+        path = self.folder / "timeline.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=TimelineManifest)
+        except (OSError, msgspec.DecodeError) as error:
+            raise StoreError(
+                f"can't read the manifest: {error}", where=str(path), hint="delete its folder and run: bedplate apply"
+            ) from error
+
+    @cached_property
+    def keys(self) -> Int64s:
+        """[K, entities], ascending."""
+        return open_array(self.folder / "keys.npy")
+
+    @cached_property
+    def offsets(self) -> Int64s:
+        """[K + 1]: where each key's rows begin."""
+        return open_array(self.folder / "offsets.npy")
+
+    @cached_property
+    def times(self) -> Int64s:
+        """[N] microseconds, ascending within a key."""
+        return open_array(self.folder / "times.npy")
+
+    @cached_property
+    def order(self) -> Array:
+        """[N]: each row's place of arrival."""
+        return open_array(self.folder / "order.npy")
+
+    def column_folder(self, column: str) -> Path:
+        """Where a selection's values are."""
+        return self.folder / "columns" / column
+
+    def reduction_folder(self, column: str, reduce: Reduce) -> Path:
+        """Where a reduction's files are."""
+        return self.folder / "reductions" / f"{column}-{reduce.value}"
+
+    def column(self, column: str, types: tuple[Type, ...]) -> ColumnFiles:
+        """The values of a selection."""
+        if column not in self._columns:
+            folder = self.column_folder(column)
+            ranked = (folder / "rank.npy").exists()
+            self._columns[column] = ColumnFiles(
+                rank=open_array(folder / "rank.npy") if ranked else None,
+                rows=open_array(folder / "rows.npy") if ranked else None,
+                inputs=tuple(open_array(folder / f"input {i}.npy") for i in range(len(types))),
+                texts=tuple(Texts(folder / f"input {i}") if t is Type.STRING else None for i, t in enumerate(types)),
+            )
+        return self._columns[column]
+
+    def reduction(self, column: str, reduce: Reduce) -> dict[str, Array]:
+        """The arrays of a reduction by name."""
+        name = f"{column}-{reduce.value}"
+        if name not in self._reductions:
+            folder = self.reduction_folder(column, reduce)
+            self._reductions[name] = {p.stem: open_array(p) for p in sorted(folder.glob("*.npy"))}
+        return self._reductions[name]
+
+    def key_starts(self, column: str, files: ColumnFiles) -> Int64s:
+        """[K + 1]: where each key's values begin among those of a selection."""
+        if files.rank is None:
+            return self.offsets
+        if column not in self._starts:
+            self._starts[column] = files.rank[self.offsets]
+        return self._starts[column]
+
+    def key_texts(self, entity: int) -> TextLookup | None:
+        """The strings behind an entity's keys, or None where they are integers."""
+        folder = self.folder / f"key {entity}"
+        return Texts(folder) if folder.exists() else None
+
+    def facts(self) -> dict[str, Any]:
+        """The manifest and the size on disk, for listings."""
+        size = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
+        return msgspec.to_builtins(self.manifest) | {"id": self.folder.name, "bytes": size}
