@@ -1,0 +1,172 @@
+"""A project's configuration: `bedplate.toml`, which says where things are."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from bedplate.errors import ConfigError, suggest
+
+CONFIG_FILE = "bedplate.toml"
+ONLINE_SCHEMES = ("lmdb", "memory")
+ENGINES = ("local",)
+
+_KEYS = {
+    "project": {"name": str, "definitions": list},
+    "offline": {"path": str},
+    "online": {"url": str},
+    "registry": {"path": str},
+    "engine": {"url": str},
+}
+_DEFINITIONS = ("features.py", "datasets.py", "service.py", "train.py")
+_TYPE_NAMES = {"str": "a string", "list": "a list", "dict": "a table", "bool": "a boolean", "int": "an integer"}
+_LINE = re.compile(r"at line (\d+)")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Where the parts of a project are; every path is absolute.
+
+    Attributes:
+        root: the project's folder.
+        name: the project's name; by default the folder's.
+        definitions: the Python files that hold the definitions, in the order they are loaded.
+        offline_path: the folder of as-of indexes.
+        online_url: the online store: `lmdb:PATH` (the path absolute) or `memory:`.
+        registry_path: the folder of runs and model versions.
+        engine_url: where work runs: `local`.
+    """
+
+    root: Path
+    name: str
+    definitions: tuple[Path, ...]
+    offline_path: Path
+    online_url: str
+    registry_path: Path
+    engine_url: str
+
+
+def load_config(directory: Path) -> Config:
+    r"""Reads and checks the `bedplate.toml` of a project's folder. Every key may be left out.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "bedplate.toml").write_text('[project]\nname = "shop"')
+    >>> config = load_config(folder)
+    >>> config.name, config.offline_path.relative_to(config.root).as_posix(), config.engine_url
+    ('shop', '.bedplate/offline', 'local')
+
+    Raises:
+        ConfigError: the file is missing or not TOML, a key is unknown or of a wrong type, a file of definitions is
+            missing, or a URL names an unknown scheme.
+    """
+    root = directory.expanduser().absolute()
+    file = root / CONFIG_FILE
+    tables = _read(file)
+    _check_keys(tables, file)
+    project = tables.get("project", {})
+    name = project.get("name", root.resolve().name)
+    if not name.strip():
+        raise ConfigError("got an empty name", where=f"{file}: project.name")
+    return Config(
+        root=root,
+        name=name,
+        definitions=_definitions(project.get("definitions"), root, file),
+        offline_path=_path(tables, "offline", ".bedplate/offline", root, file),
+        online_url=_online_url(tables.get("online", {}).get("url", "lmdb:.bedplate/online"), root, file),
+        registry_path=_path(tables, "registry", ".bedplate/registry", root, file),
+        engine_url=_engine_url(tables.get("engine", {}).get("url", "local"), file),
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_bytes().decode())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no {CONFIG_FILE} in this folder",
+            where=str(file.parent),
+            hint="go to a project's folder; 'bedplate init DIR' makes a new one",
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"can't read the file: {error.strerror or error}", where=str(file)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"byte {error.start} is not UTF-8", where=str(file), hint="save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        line = _LINE.search(str(error))
+        where = f"{file}:{line[1]}" if line else str(file)
+        raise ConfigError(f"not valid TOML: {error}", where=where) from error
+
+
+def _check_keys(tables: Mapping[str, Any], file: Path) -> None:
+    for table, content in tables.items():
+        if table not in _KEYS:
+            kind = "table" if isinstance(content, dict) else "key"
+            raise ConfigError(f"unknown {kind} '{table}'", where=str(file), hint=suggest(table, _KEYS, "tables"))
+        _check_type(content, dict, f"{file}: {table}")
+        known: Mapping[str, type] = _KEYS[table]
+        for key, value in content.items():
+            where = f"{file}: {table}.{key}"
+            if key not in known:
+                raise ConfigError("unknown key", where=where, hint=suggest(key, known, f"keys of [{table}]"))
+            _check_type(value, known[key], where)
+
+
+def _check_type(value: Any, expected: type, where: str) -> None:
+    if not isinstance(value, expected):
+        got = _TYPE_NAMES.get(type(value).__name__, f"a {type(value).__name__}")
+        raise ConfigError(f"got {got}, expected {_TYPE_NAMES[expected.__name__]}", where=where)
+
+
+def _definitions(names: list[Any] | None, root: Path, file: Path) -> tuple[Path, ...]:
+    if names is None:
+        return tuple(root / name for name in _DEFINITIONS if (root / name).is_file())
+    where = f"{file}: project.definitions"
+    for name in names:
+        _check_type(name, str, f"{where}: an entry")
+        if not (root / name).is_file():
+            present = [p.name for p in root.glob("*.py")]
+            raise ConfigError(
+                f"there is no file '{name}'", where=where, hint=suggest(name, present, "Python files here")
+            )
+        if names.count(name) > 1:
+            raise ConfigError(f"'{name}' is listed twice", where=where)
+    return tuple(root / name for name in names)
+
+
+def _path(tables: Mapping[str, Any], table: str, default: str, root: Path, file: Path) -> Path:
+    text: str = tables.get(table, {}).get("path", default)
+    return _resolve(text, root, f"{file}: {table}.path")
+
+
+def _resolve(text: str, root: Path, where: str) -> Path:
+    if not text.strip() or "\0" in text:
+        raise ConfigError(f"got {text!r}, expected a path", where=where)
+    return root / Path(text).expanduser()
+
+
+def _online_url(url: str, root: Path, file: Path) -> str:
+    where = f"{file}: online.url"
+    scheme, colon, rest = url.partition(":")
+    if not colon or scheme not in ONLINE_SCHEMES:
+        raise ConfigError(
+            f"got '{url}', expected lmdb:PATH or memory:", where=where, hint=suggest(scheme, ONLINE_SCHEMES, "schemes")
+        )
+    if scheme == "memory":
+        if rest:
+            raise ConfigError(f"got '{url}', expected nothing after 'memory:'", where=where)
+        return url
+    return f"lmdb:{_resolve(rest, root, where)}"
+
+
+def _engine_url(url: str, file: Path) -> str:
+    if url not in ENGINES:
+        raise ConfigError(
+            f"got '{url}', expected local", where=f"{file}: engine.url", hint=suggest(url, ENGINES, "engines")
+        )
+    return url
