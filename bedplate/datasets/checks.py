@@ -1,0 +1,106 @@
+"""Checks that the definitions of a dataset share: every mistake becomes a `DefinitionError` that names its place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import polars as pl
+
+from bedplate.errors import ConfigError, DefinitionError, suggest
+from bedplate.features.entity import Entity
+from bedplate.sources.base import Source
+from bedplate.types import Type, parse_duration, to_micros, type_of
+
+
+def check_kind(value: object, expected: type[Any], place: str, hint: str | None = None) -> None:
+    """Raises `DefinitionError` unless the value is of the class.
+
+    >>> check_kind(3, int, "dataset 'd'")
+    """
+    if not isinstance(value, expected):
+        raise DefinitionError(f"got a {type(value).__name__}, expected {expected.__name__}", where=place, hint=hint)
+
+
+def check_name(name: object, kind: str) -> None:
+    """Raises `DefinitionError` unless the name is a text that is not empty."""
+    if not isinstance(name, str) or not name:
+        raise DefinitionError(f"got the name {name!r}, expected a text", where=kind)
+
+
+def entities_of(entities: Entity | Sequence[Entity], place: str) -> tuple[Entity, ...]:
+    """The entities as a tuple.
+
+    Raises:
+        DefinitionError: none, one twice, or something else than an entity.
+    """
+    result = (entities,) if isinstance(entities, Entity) else tuple(entities)
+    for entity in result:
+        check_kind(entity, Entity, f"{place}: entities")
+    if not result or len({e.name for e in result}) != len(result):
+        raise DefinitionError("an entity is named twice" if result else "no entity", where=f"{place}: entities")
+    return result
+
+
+def duration_of(text: str | int, place: str) -> int:
+    """Microseconds of a duration in a definition.
+
+    Raises:
+        DefinitionError: not a duration above zero.
+
+    >>> duration_of("7d", "label 'bought': within")
+    604800000000
+    """
+    try:
+        return parse_duration(text, where=place)
+    except ConfigError as error:
+        raise DefinitionError(error.message, where=place, hint=error.hint) from None
+
+
+def time_of(value: datetime | date | str | int, place: str) -> int:
+    """Microseconds of a time in a definition.
+
+    Raises:
+        DefinitionError: not an ISO 8601 date or time.
+    """
+    try:
+        return to_micros(value)
+    except ConfigError as error:
+        raise DefinitionError(error.message, where=place, hint=error.hint) from None
+
+
+def check_condition(condition: pl.Expr | None, schema: Mapping[str, pl.DataType], place: str) -> None:
+    """Raises `DefinitionError` unless the row expression is a boolean over columns that are there."""
+    if condition is None:
+        return
+    for column in condition.meta.root_names():
+        if column not in schema:
+            raise DefinitionError(
+                f"unknown column '{column}' in where", where=place, hint=suggest(column, schema, "columns")
+            )
+    try:
+        dtype = pl.LazyFrame(schema=schema).select(condition.alias("where")).collect_schema()["where"]
+    except pl.exceptions.PolarsError as error:
+        raise DefinitionError(f"the expression {condition} in where fails: {error}", where=place) from error
+    if dtype != pl.Boolean:
+        raise DefinitionError(f"where {condition} is {dtype}, expected a boolean", where=place)
+
+
+def id_type(column: str, schema: Mapping[str, pl.DataType], source: Source, place: str) -> Type:
+    """The type of a column of ids.
+
+    Raises:
+        DefinitionError: the column is not there, or holds neither integers nor strings.
+    """
+    if column not in schema:
+        raise DefinitionError(
+            f"unknown column '{column}' in source '{source.name}'", where=place, hint=suggest(column, schema, "columns")
+        )
+    kind = type_of(schema[column])
+    if kind is not Type.INT and kind is not Type.STRING:
+        raise DefinitionError(
+            f"the column '{column}' of source '{source.name}' is {schema[column]}, expected integers or strings",
+            where=place,
+        )
+    return kind

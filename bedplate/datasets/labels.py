@@ -1,0 +1,199 @@
+"""Labels: windows that look forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from bedplate.aggregations.arithmetic import Count, Sum
+from bedplate.aggregations.base import Aggregation
+from bedplate.aggregations.distinct import CountDistinct
+from bedplate.aggregations.ordered import TimeSince
+from bedplate.batch import Dense
+from bedplate.canonical import digest
+from bedplate.datasets.checks import check_kind, check_name, duration_of, entities_of
+from bedplate.errors import DataError, DefinitionError
+from bedplate.features.assemble import Candidates
+from bedplate.features.entity import Entity
+from bedplate.features.view import CompiledView, FeatureView
+from bedplate.offline.base import History
+from bedplate.sources.base import Source
+from bedplate.types import Float32s, Int64s, Type, format_duration
+
+_NEVER_NULL = (Count, Sum, CountDistinct)
+
+
+@final
+class Label:
+    """What a model is to predict: at a request's time `t` the value of an aggregation over `t <= time < t + within`.
+
+    A request whose horizon runs past the end of the label's source (`t + within > end`) is censored: what happened is
+    not known yet, so it is left out and counted. The delay of the source does not matter to a label.
+
+    Args:
+        name: the label's name in a batch.
+        entities: whose events count; all of them must be known to the dataset's spine.
+        source: the events.
+        aggregation: one number, without windows of its own.
+        within: the horizon, such as `"7d"`.
+        at_least: makes the label binary: 1.0 where the value is at least this, else 0.0.
+        empty: the value where no event counts, for an aggregation that gives none then (a mean, a maximum).
+
+    Raises:
+        DefinitionError: an argument does not fit.
+
+    >>> import polars as pl
+    >>> orders = Source("orders", pl.DataFrame({"user": [1], "time": [0]}), time="time")
+    >>> Label("buys", Entity("user", key="user"), orders, Count(), within="7d", at_least=1).horizon
+    604800000000
+    """
+
+    __slots__ = ("aggregation", "at_least", "empty", "entities", "horizon", "name", "source")
+
+    def __init__(
+        self,
+        name: str,
+        entities: Entity | Sequence[Entity],
+        source: Source,
+        aggregation: Aggregation,
+        *,
+        within: str | int = "7d",
+        at_least: float | None = None,
+        empty: float | None = None,
+    ) -> None:
+        check_name(name, "label")
+        self.name = name
+        self.entities = entities_of(entities, self.place)
+        check_kind(source, Source, self.place)
+        self.source = source
+        check_kind(aggregation, Aggregation, self.place, hint="for example Count() or Sum('quantity')")
+        self.aggregation = aggregation
+        self.horizon = duration_of(within, f"{self.place}: within")
+        self.at_least, self.empty = at_least, empty
+        self._check_aggregation()
+
+    def _check_aggregation(self) -> None:
+        kind = type(self.aggregation).__name__
+        if self.aggregation.windows != (None,):
+            raise DefinitionError(
+                f"{kind} has windows {[w.label for w in self.aggregation.windows if w]}, expected none",
+                where=self.place,
+                hint=f"the label's window is within={format_duration(self.horizon)}",
+            )
+        if isinstance(self.aggregation, TimeSince):
+            raise DefinitionError(f"{kind} looks back, a label looks forward", where=self.place)
+        if not isinstance(self.aggregation, _NEVER_NULL) and self.empty is None and self.at_least is None:
+            raise DefinitionError(
+                f"{kind} has no value where no event counts, and a label must have one",
+                where=self.place,
+                hint="say what the label is then, for example empty=0.0",
+            )
+
+    @property
+    def place(self) -> str:
+        """What a message calls the label."""
+        return f"label '{self.name}'"
+
+    def compile(self, root: Path | None = None) -> CompiledLabel:
+        """The label checked against the columns of its source.
+
+        Raises:
+            DefinitionError: an unknown column, or a value that is not one number.
+        """
+        return CompiledLabel(self, root)
+
+    def form(self) -> dict[str, Any]:
+        """The canonical form."""
+        return {
+            "name": self.name,
+            "entities": [e.form() for e in self.entities],
+            "source": self.source.form(),
+            "aggregation": self.aggregation.form(),
+            "within": format_duration(self.horizon),
+            "at_least": self.at_least,
+            "empty": self.empty,
+        }
+
+
+@final
+class CompiledLabel:
+    """A label checked against its source.
+
+    Attributes:
+        label: the definition.
+        view: the view that history is asked for; its one feature is the label's value.
+        id: the hash of the definition, of the cleaning step and of the types.
+    """
+
+    __slots__ = ("id", "label", "view")
+
+    def __init__(self, label: Label, root: Path | None) -> None:
+        self.label = label
+        definition = FeatureView(f"label.{label.name}", label.entities, label.source, {"value": label.aggregation})
+        try:
+            self.view: CompiledView = definition.compile(root)
+        except DefinitionError as error:
+            raise DefinitionError(error.message, where=label.place, hint=error.hint) from None
+        features = list(self.view.features.values())
+        one_number = len(features) == 1 and not features[0].is_list
+        if not one_number or features[0].type not in (Type.INT, Type.FLOAT, Type.BOOL):
+            shown = ", ".join(f"list of {f.type}" if f.is_list else f.type for f in features)
+            raise DefinitionError(
+                f"{type(label.aggregation).__name__} gives {shown}, expected one number", where=label.place
+            )
+        self.id = digest([label.form(), self.view.id])
+
+    @property
+    def feature(self) -> str:
+        """The full name of the label's value in its view."""
+        return next(iter(self.view.features))
+
+    def key_types(self) -> Mapping[str, Type]:
+        """The type of each entity's key in the label's source."""
+        return {e.name: kind for e, kind in zip(self.label.entities, self.view.key_types, strict=True)}
+
+    def last_time(self, history: History) -> int:
+        """The last time at which a request is not censored, microseconds."""
+        return history.end(self.view) - self.label.horizon
+
+    def read(self, history: History, rows: Candidates) -> Float32s:
+        """The label of every candidate.
+
+        A label about the request alone is read once per request.
+
+        Returns:
+            [N] float32.
+
+        Raises:
+            DataError: a value is too large for float32.
+        """
+        names = [e.name for e in self.label.entities]
+        of_item: Int64s = np.repeat(np.arange(len(rows.times)), np.diff(rows.offsets))
+        if rows.item not in names:
+            keys = np.stack([rows.request_keys[n] for n in names], axis=1)
+            return self._values(history, keys, rows.times)[of_item]
+        columns = [rows.candidates if n == rows.item else rows.request_keys[n][of_item] for n in names]
+        return self._values(history, np.stack(columns, axis=1), rows.times[of_item])
+
+    def _values(self, history: History, keys: Int64s, times: Int64s) -> Float32s:
+        column = history.ahead(self.view, [self.feature], keys, times, self.label.horizon)[self.feature]
+        if not isinstance(column, Dense):
+            raise DataError(f"history gave a {type(column).__name__} column, expected numbers", where=self.label.place)
+        values, present = column.values, column.present
+        if self.label.at_least is not None:
+            reached = values >= self.label.at_least
+            return (reached if present is None else reached & present).astype(np.float32)
+        if present is not None:
+            values = np.where(present, values, 0.0 if self.label.empty is None else self.label.empty)
+        with np.errstate(over="ignore"):
+            result = values.astype(np.float32)
+        if not np.isfinite(result).all():
+            raise DataError(
+                f"the value {values[~np.isfinite(result)][0]} is too large for float32",
+                where=self.label.place,
+                hint="scale it in the aggregation's row expression",
+            )
+        return result

@@ -1,0 +1,159 @@
+"""A dataset over its data: requests as arrays, and the join of features and labels to any candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import final
+
+import numpy as np
+
+from bedplate.batch import Batch, Column, Dense, Ids, Ragged, TextLookup
+from bedplate.datasets.dataset import CompiledDataset
+from bedplate.datasets.negatives import LOG_Q, SAMPLED
+from bedplate.datasets.sampling import PopularitySampler
+from bedplate.datasets.split import SPLITS
+from bedplate.datasets.summary import DatasetSummary, SplitSummary
+from bedplate.errors import NotFoundError, suggest
+from bedplate.features.assemble import Candidates, assemble
+from bedplate.offline.base import History
+from bedplate.types import LATEST_TIME, Int64s
+
+_AT_ONCE = 65_536
+"""Requests whose negatives are drawn at once for a summary; bounds its memory."""
+
+
+def select_requests(rows: Candidates, chosen: Int64s) -> Candidates:
+    """The requests at these positions, with their candidates, copied."""
+    lists = Ragged(Ids(rows.candidates), rows.offsets).take(chosen)
+    return Candidates(
+        request_keys={n: k[chosen] for n, k in rows.request_keys.items()},
+        item=rows.item,
+        candidates=lists.values.values,
+        offsets=lists.offsets,
+        times=rows.times[chosen],
+        request_ids=rows.request_ids[chosen],
+    )
+
+
+def with_candidates(rows: Candidates, candidates: Int64s, offsets: Int64s) -> Candidates:
+    """The same requests with other candidates.
+
+    Args:
+        rows: R requests.
+        candidates: [N] int64 keys.
+        offsets: [R + 1] int64.
+    """
+    return replace(rows, candidates=candidates, offsets=offsets)
+
+
+@final
+class LoadedDataset:
+    """A compiled dataset with its requests in memory and its features in history.
+
+    The requests take about 50 bytes each and 16 bytes a positive; no features are held.
+
+    Args:
+        compiled: the dataset.
+        history: where features and labels are read; it must hold `compiled.views`.
+
+    Raises:
+        DataError: a source does not hold what the definition says.
+    """
+
+    __slots__ = ("_ranges", "_sampler", "_uncensored", "compiled", "history", "spine")
+
+    def __init__(self, compiled: CompiledDataset, history: History) -> None:
+        self.compiled, self.history = compiled, history
+        self.spine = compiled.spine.read()
+        rows = self.spine.rows
+        self._sampler: PopularitySampler | None = None
+        if compiled.negatives is not None:
+            definition = compiled.negatives.negatives
+            wanted = definition.wanted(np.diff(rows.offsets))
+            self._sampler = PopularitySampler(rows, *compiled.negatives.read(), definition.window, wanted)
+        self._ranges = compiled.dataset.split.ranges(rows.times)
+        last = min((label.last_time(history) for label in compiled.labels), default=LATEST_TIME)
+        self._uncensored = int(np.searchsorted(rows.times, last, side="right"))
+
+    @property
+    def item_texts(self) -> TextLookup | None:
+        """The text behind each candidate of the spine, where items are strings."""
+        return self.spine.item_texts
+
+    def positions(self, split: str) -> tuple[int, int]:
+        """The requests `[first, last)` of a split, without the censored ones; positions in order of time.
+
+        Raises:
+            NotFoundError: there is no such split.
+        """
+        if split not in self._ranges:
+            raise NotFoundError(
+                f"no split '{split}'", where=self.compiled.dataset.place, hint=suggest(split, SPLITS, "splits")
+            )
+        first, last = self._ranges[split]
+        return first, max(first, min(last, self._uncensored))
+
+    def requests(self, split: str) -> Candidates:
+        """The requests of a split in order of time, with the items that were truly chosen: each once, in order."""
+        return select_requests(self.spine.rows, np.arange(*self.positions(split)))
+
+    def sizes(self) -> Int64s:
+        """[R] how many candidates each request of the spine has, negatives included (before any is given up)."""
+        positives = np.diff(self.spine.rows.offsets)
+        return positives if self._sampler is None else positives + self._sampler.wanted
+
+    def assemble(self, rows: Candidates, *, labels: bool = True) -> Batch:
+        """A batch of any requests and candidates, such as a retrieved set or a whole catalogue.
+
+        Args:
+            rows: the requests and candidates.
+            labels: whether to read labels too; no censoring is applied here.
+        """
+        values = {c.label.name: c.read(self.history, rows) for c in self.compiled.labels} if labels else {}
+        return assemble(self.compiled.selected, self.history, rows, values)
+
+    def sample(self, chosen: Int64s, seed: int, epoch: int) -> Batch:
+        """A batch of requests with positives, negatives (of this seed and epoch), features and labels.
+
+        Args:
+            chosen: [r] int64, positions of requests in order of time.
+            seed: of the run.
+            epoch: of the run.
+        """
+        if self._sampler is None:
+            return self.assemble(select_requests(self.spine.rows, chosen))
+        drawn = self._sampler.draw(chosen, seed, epoch)
+        batch = self.assemble(drawn.rows)
+        added: Mapping[str, Column] = {LOG_Q: drawn.log_q, SAMPLED: Dense(drawn.sampled)}
+        return replace(batch, item={**batch.item, **added})
+
+    def summary(self, seed: int = 0, epoch: int = 0) -> DatasetSummary:
+        """What each split holds; the negatives are those of this seed and epoch."""
+        used = sum(last - first for first, last in self._ranges.values())
+        splits = tuple(self._split_summary(name, seed, epoch) for name in SPLITS)
+        return DatasetSummary(self.compiled.dataset.name, splits, len(self.spine.rows.times) - used)
+
+    def _split_summary(self, name: str, seed: int, epoch: int) -> SplitSummary:
+        first, last = self.positions(name)
+        offsets = self.spine.rows.offsets
+        positives = int(offsets[last] - offsets[first])
+        negatives = repeated = missing = without = 0
+        if self._sampler is not None:
+            without = int(np.count_nonzero(self._sampler.wanted[first:last] == 0))
+            for start in range(first, last, _AT_ONCE):
+                drawn = self._sampler.draw(np.arange(start, min(last, start + _AT_ONCE)), seed, epoch)
+                negatives += int(np.count_nonzero(drawn.sampled))
+                repeated, missing = repeated + drawn.repeated, missing + drawn.missing
+        return SplitSummary(
+            name=name,
+            requests=last - first,
+            rows=positives + negatives,
+            positives=positives,
+            negatives=negatives,
+            censored=self._ranges[name][1] - last,
+            without_negatives=without,
+            missing_negatives=missing,
+            repeated_draws=repeated,
+            duplicates=int(self.spine.duplicates[first:last].sum()),
+        )

@@ -1,0 +1,205 @@
+"""The spine: the requests of a dataset, when they were made, and what was chosen in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import polars as pl
+
+from bedplate.aggregations.base import ExpressionLike, to_expression
+from bedplate.batch import Ids, Ragged, TextLookup
+from bedplate.canonical import digest, expression_form
+from bedplate.datasets.checks import check_condition, check_kind, entities_of, id_type
+from bedplate.errors import DataError, DefinitionError
+from bedplate.features.assemble import Candidates
+from bedplate.features.entity import Entity, encode
+from bedplate.sources.base import TIME, Source, check_keys, check_times
+from bedplate.types import Array, Bools, Int64s, Type
+
+
+@final
+class Spine:
+    """The rows of a source grouped into requests.
+
+    Rows with the same value in the column `request` are one request: an order with its lines, a page with its
+    impressions. Its time is the earliest time of its rows, also where they have several, so that no feature of it sees
+    any of them. Each row is a positive candidate; the same one twice in a request counts once, the first row's place.
+
+    Args:
+        source: the rows.
+        request: the column that identifies a request; integers or strings.
+        entities: whose request it is, one key each for the whole request.
+        item: the entity of the candidates.
+        where: a boolean row expression; other rows are not part of the spine.
+
+    Raises:
+        DefinitionError: an argument does not fit, or the item is one of the request's entities.
+    """
+
+    __slots__ = ("entities", "item", "request", "source", "where")
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        request: str,
+        entities: Entity | Sequence[Entity],
+        item: Entity,
+        where: ExpressionLike | None = None,
+    ) -> None:
+        check_kind(source, Source, "spine")
+        self.source = source
+        check_kind(request, str, f"{self.place}: request")
+        self.request = request
+        self.entities = entities_of(entities, self.place)
+        check_kind(item, Entity, f"{self.place}: item")
+        self.item = item
+        self.where = None if where is None else to_expression(where)
+        if item.name in {e.name for e in self.entities}:
+            raise DefinitionError(f"the item '{item.name}' is also an entity of the request", where=self.place)
+
+    @property
+    def place(self) -> str:
+        """What a message calls the spine."""
+        return f"spine of source '{self.source.name}'"
+
+    def compile(self, root: Path | None = None) -> CompiledSpine:
+        """The spine checked against the columns of its source.
+
+        Raises:
+            DefinitionError: an unknown column or one of a wrong type.
+        """
+        return CompiledSpine(self, root)
+
+    def form(self) -> dict[str, Any]:
+        """The canonical form."""
+        return {
+            "source": self.source.form(),
+            "request": self.request,
+            "entities": [e.form() for e in self.entities],
+            "item": self.item.form(),
+            "where": None if self.where is None else expression_form(self.where, self.place),
+        }
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """All requests of a spine in order of time (and, at equal times, of their first rows).
+
+    Attributes:
+        rows: R requests with their P positive candidates, in the order of the source's rows.
+        duplicates: [R] int64, how many candidates were left out because they came twice.
+        item_texts: the text behind each candidate, where items are strings.
+    """
+
+    rows: Candidates
+    duplicates: Int64s
+    item_texts: TextLookup | None
+
+
+@final
+class CompiledSpine:
+    """A spine checked against its source.
+
+    Attributes:
+        spine: the definition.
+        id: the hash of the definition, of the cleaning step and of the types.
+    """
+
+    __slots__ = ("_kinds", "_root", "id", "spine")
+
+    def __init__(self, spine: Spine, root: Path | None) -> None:
+        self.spine, self._root = spine, root
+        schema = spine.source.schema(root)
+        check_condition(spine.where, schema, spine.place)
+        request = id_type(spine.request, schema, spine.source, f"{spine.place}: request")
+        entities = (*spine.entities, spine.item)
+        self._kinds = {e.name: id_type(e.key, schema, spine.source, spine.place) for e in entities}
+        kinds = [request, *self._kinds.values()]
+        self.id = digest([spine.form(), spine.source.prepare_id(root), [k.value for k in kinds]])
+
+    def key_types(self) -> Mapping[str, Type]:
+        """The type of each entity's key, the item's included."""
+        return self._kinds
+
+    def read(self) -> Requests:
+        """The requests of the whole source.
+
+        Raises:
+            DataError: a row without time, request or key; a request with two different keys of an entity.
+        """
+        spine = self.spine
+        events = spine.source.scan(self._root)
+        if spine.where is not None:
+            events = events.filter(spine.where)
+        columns = {"request": spine.request, "item": spine.item.key} | {f"key {e.name}": e.key for e in spine.entities}
+        frame = events.select(pl.col(TIME), *[pl.col(c).alias(a) for a, c in columns.items()]).collect()
+        check_times(frame, spine.source)
+        check_keys(frame, list(columns), spine.source, spine.place)
+        return self._grouped(frame)
+
+    def _grouped(self, frame: pl.DataFrame) -> Requests:
+        spine = self.spine
+        texts: dict[int, str] | None = {} if self._kinds[spine.item.name] is Type.STRING else None
+        items, times = encode(frame["item"], texts), np.ascontiguousarray(frame[TIME].to_numpy())
+        ids, codes = np.unique(encode(frame["request"]), return_inverse=True)
+        by_request = np.argsort(codes, kind="stable")
+        starts: Int64s = np.searchsorted(codes[by_request], np.arange(len(ids)))
+        keys = {e.name: self._one_key(frame, e, by_request, starts) for e in spine.entities}
+        request_times = reduce_groups(np.minimum, times[by_request], starts)
+        order = np.lexsort((by_request[starts], request_times))
+        kept = first_of_each(codes[by_request], items[by_request])
+        counts = reduce_groups(np.add, kept.astype(np.int64), starts)
+        lengths = np.diff(np.append(starts, len(items)))
+        lists = Ragged(Ids(items[by_request][kept]), np.concatenate(([0], np.cumsum(counts)))).take(order)
+        rows = Candidates(
+            request_keys={n: k[order] for n, k in keys.items()},
+            item=spine.item.name,
+            candidates=lists.values.values,
+            offsets=lists.offsets,
+            times=request_times[order],
+            request_ids=ids[order],
+        )
+        return Requests(rows, (lengths - counts)[order], texts)
+
+    def _one_key(self, frame: pl.DataFrame, entity: Entity, by_request: Int64s, starts: Int64s) -> Int64s:
+        """[R]: the key of each request, which must have only one."""
+        values = encode(frame[f"key {entity.name}"])[by_request]
+        low, high = reduce_groups(np.minimum, values, starts), reduce_groups(np.maximum, values, starts)
+        if (low != high).any():
+            first = frame["request"][int(by_request[starts[np.argmax(low != high)]])]
+            raise DataError(
+                f"{np.count_nonzero(low != high):,} requests have rows of more than one {entity.name}, "
+                f"the first is {self.spine.request} {first!r}",
+                where=f"{self.spine.place}, column '{entity.key}'",
+                hint="choose a request column that tells them apart, or filter such rows in the prepare step",
+            )
+        return low
+
+
+def reduce_groups(function: np.ufunc, values: Array, starts: Int64s) -> Array:
+    """The values of each group reduced; group i begins at `starts[i]` and none is empty.
+
+    >>> reduce_groups(np.add, np.array([1, 2, 3]), np.array([0, 2])).tolist()
+    [3, 3]
+    """
+    return function.reduceat(values, starts) if len(starts) else values[:0]
+
+
+def first_of_each(groups: Int64s, values: Int64s) -> Bools:
+    """[n]: whether a row is the first one of its (group, value).
+
+    >>> first_of_each(np.array([0, 0, 0, 1]), np.array([5, 6, 5, 5])).tolist()
+    [True, True, False, True]
+    """
+    order = np.lexsort((values, groups))
+    new = np.ones(len(values), np.bool_)
+    new[1:] = (np.diff(groups[order]) != 0) | (np.diff(values[order]) != 0)
+    result = np.zeros(len(values), np.bool_)
+    result[order] = new
+    return result

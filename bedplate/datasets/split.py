@@ -1,0 +1,86 @@
+"""Splits by time: what a model learns from lies before what it is judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import Any, final
+
+import numpy as np
+
+from bedplate.datasets.checks import duration_of, time_of
+from bedplate.errors import DefinitionError
+from bedplate.types import EARLIEST_TIME, LATEST_TIME, Int64s, format_duration, format_time
+
+SPLITS = ("train", "validation", "test")
+"""The names of the splits, in order of time."""
+
+
+@final
+class TimeSplit:
+    """Three splits by the time of the request, in microseconds.
+
+    Training has the requests before `validation - gap`, validation those in `[validation, test - gap)`, test those from
+    `test` on. A request within a gap belongs to no split, so that no label of one split looks into the next.
+
+    Args:
+        validation: the first time of validation.
+        test: the first time of test.
+        gap: what is left out before each of the two; at least the longest horizon of the dataset's labels.
+
+    Raises:
+        DefinitionError: a time or duration that can't be read, or no time left for validation.
+
+    >>> TimeSplit("2011-10-01", "2011-11-10", gap="7d").form()
+    {'validation': '2011-10-01T00:00:00Z', 'test': '2011-11-10T00:00:00Z', 'gap': '7d'}
+    """
+
+    __slots__ = ("gap", "test", "validation")
+
+    def __init__(
+        self, validation: datetime | date | str | int, test: datetime | date | str | int, gap: str | int = "1d"
+    ) -> None:
+        self.validation = time_of(validation, "split: validation")
+        self.test = time_of(test, "split: test")
+        self.gap = duration_of(gap, "split: gap")
+        if self.validation >= self.test - self.gap:
+            raise DefinitionError(
+                f"validation begins at {format_time(self.validation)} and must end {format_duration(self.gap)} before "
+                f"{format_time(self.test)}: no time is left for it",
+                where="split",
+                hint="move test later, or validation earlier",
+            )
+
+    def bounds(self) -> Mapping[str, tuple[int, int]]:
+        """For each split its first time and the first time after it.
+
+        >>> TimeSplit(100, 200, gap=10).bounds()["validation"]
+        (100, 190)
+        """
+        return {
+            "train": (EARLIEST_TIME, self.validation - self.gap),
+            "validation": (self.validation, self.test - self.gap),
+            "test": (self.test, LATEST_TIME),
+        }
+
+    def ranges(self, times: Int64s) -> Mapping[str, tuple[int, int]]:
+        """For each split the positions `[first, last)` of its requests.
+
+        Args:
+            times: [R] int64, ascending.
+
+        >>> TimeSplit(100, 200, gap=10).ranges(np.array([5, 95, 100, 189, 190, 200]))
+        {'train': (0, 1), 'validation': (2, 4), 'test': (5, 6)}
+        """
+        return {
+            name: (int(np.searchsorted(times, first)), int(np.searchsorted(times, last)))
+            for name, (first, last) in self.bounds().items()
+        }
+
+    def form(self) -> dict[str, Any]:
+        """The canonical form."""
+        return {
+            "validation": format_time(self.validation),
+            "test": format_time(self.test),
+            "gap": format_duration(self.gap),
+        }

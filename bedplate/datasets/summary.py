@@ -1,0 +1,75 @@
+"""What a dataset holds, in numbers: everything that was left out is counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SplitSummary:
+    """One split.
+
+    Attributes:
+        name: train, validation or test.
+        requests: those used.
+        rows: candidates of these, positives and negatives.
+        positives: candidates that the spine has, each once a request.
+        negatives: candidates that were drawn.
+        censored: requests left out because a label's horizon runs past the end of the data.
+        without_negatives: requests with no event in the window that negatives are drawn from.
+        missing_negatives: negatives given up after too many draws of what the request had already.
+        repeated_draws: draws of what the request had already.
+        duplicates: positives left out because their request has them already.
+    """
+
+    name: str
+    requests: int
+    rows: int
+    positives: int
+    negatives: int
+    censored: int
+    without_negatives: int
+    missing_negatives: int
+    repeated_draws: int
+    duplicates: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class DatasetSummary:
+    """All splits, and the requests in the gaps between them, which belong to none.
+
+    >>> split = SplitSummary("train", 2, 6, 3, 3, 0, 0, 0, 1, 0)
+    >>> print(DatasetSummary("baskets", (split,), gap=4))
+    dataset 'baskets': 2 requests, 4 more in the gaps between splits
+                              train
+      requests                    2
+      rows                        6
+      positives                   3
+      negatives                   3
+      censored                    0
+      without negatives           0
+      missing negatives           0
+      repeated draws              1
+      duplicates                  0
+    """
+
+    name: str
+    splits: tuple[SplitSummary, ...]
+    gap: int
+
+    def form(self) -> dict[str, Any]:
+        """The numbers for programs."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """A table for a person to read."""
+        total = sum(s.requests for s in self.splits)
+        lines = [f"dataset '{self.name}': {total:,} requests, {self.gap:,} more in the gaps between splits"]
+        lines.append(f"  {'':17}" + "".join(f"{s.name:>12}" for s in self.splits))
+        for field in list(asdict(self.splits[0]))[1:]:
+            numbers = "".join(f"{getattr(s, field):>12,}" for s in self.splits)
+            lines.append(f"  {field.replace('_', ' '):17}{numbers}")
+        return "\n".join(lines)
