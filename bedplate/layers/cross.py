@@ -1,0 +1,37 @@
+"""The cross network of DCN-V2 (Wang et al. 2021, arXiv 2008.13535, equations 1 and 2)."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from bedplate.layers.linear import SplitLinear
+
+
+@final
+class CrossNetwork(nn.Module):
+    """Explicit feature crosses: `x[l+1] = x[0] * (U[l] V[l] x[l] + b[l]) + x[l]`, x[0] being [request | item].
+
+    The matrices have rank `rank` (U is [width, rank], V is [rank, width]); with rank 0 there is one full matrix. The
+    first layer's projection `V x[0]` is computed once per request for the request's columns.
+    """
+
+    def __init__(self, request_width: int, item_width: int, layers: int, rank: int) -> None:
+        """At least one layer."""
+        super().__init__()
+        width = request_width + item_width
+        self.width = width
+        inner = rank or width
+        self.first = SplitLinear(request_width, item_width, inner)
+        self.down = nn.ModuleList(nn.Linear(width, inner, bias=False) for _ in range(layers - 1))
+        self.up = nn.ModuleList(nn.Linear(rank, width) if rank else nn.Identity() for _ in range(layers))
+
+    def forward(self, request: Tensor, item: Tensor, request_of_item: Tensor) -> Tensor:
+        """[N, request_width + item_width]."""
+        start = torch.cat((request.index_select(0, request_of_item), item), dim=1)
+        x = torch.addcmul(start, start, self.up[0](self.first(request, item, request_of_item)))
+        for down, up in zip(self.down, self.up[1:], strict=True):
+            x = torch.addcmul(x, start, up(down(x)))
+        return x

@@ -1,0 +1,88 @@
+"""How sure a mean over requests is, and whether one model is better than another on the same requests."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import final
+
+import msgspec
+import numpy as np
+
+from bedplate.errors import DataError
+from bedplate.types import Array, Float64s
+
+
+@final
+class Estimate(msgspec.Struct, frozen=True):
+    """A mean with its standard error and confidence interval, over `count` requests."""
+
+    mean: float
+    error: float
+    low: float
+    high: float
+    count: int
+
+    def __str__(self) -> str:
+        """The mean and the interval."""
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def mean_interval(values: Array, confidence: float = 0.95) -> Estimate:
+    """The mean of independent values, with `error = sd / sqrt(n)` (sd with n - 1) and the normal interval.
+
+    Raises:
+        DataError: fewer than two values, or one that is not finite.
+
+    >>> mean_interval(np.array([0.0, 1.0, 1.0, 0.0])).error.__round__(4)
+    0.2887
+    """
+    x = _checked(values)
+    mean, error = float(x.mean()), float(x.std(ddof=1)) / len(x) ** 0.5
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * error
+    return Estimate(mean, error, mean - reach, mean + reach, len(x))
+
+
+def paired_difference(
+    first: Array, second: Array, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Estimate:
+    """The mean of `first - second` over the same requests, with the percentile bootstrap over requests.
+
+    Efron and Tibshirani 1993, chapter 13. An interval without 0 says that the two differ. `error` is the standard
+    deviation of the resampled means.
+
+    Args:
+        first: [n], one value a request.
+        second: [n], of the same requests in the same order.
+        confidence: the share of resampled means within the interval.
+        resamples: how often the requests are drawn again.
+        seed: of the draws.
+
+    Raises:
+        DataError: different lengths, fewer than two values, or one that is not finite.
+
+    >>> d = paired_difference(np.array([1.0, 0.8, 0.9]), np.array([0.5, 0.5, 0.5]))
+    >>> round(d.mean, 3), d.low > 0
+    (0.4, True)
+    """
+    if len(first) != len(second):
+        raise DataError(f"got {len(first)} and {len(second)} values, expected pairs", where="metrics")
+    x = _checked(np.asarray(first, np.float64) - np.asarray(second, np.float64))
+    rng = np.random.default_rng(seed)
+    means = np.concatenate(
+        [x[rng.integers(0, len(x), (size, len(x)))].mean(axis=1) for size in _chunks(resamples, len(x))]
+    )
+    low, high = np.quantile(means, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Estimate(float(x.mean()), float(means.std(ddof=1)), float(low), float(high), len(x))
+
+
+def _chunks(resamples: int, width: int) -> list[int]:
+    """Resamples in parts of at most about 32 MB of draws."""
+    size = max(1, 4_000_000 // width)
+    return [min(size, resamples - start) for start in range(0, resamples, size)]
+
+
+def _checked(values: Array) -> Float64s:
+    x = np.asarray(values, np.float64)
+    if x.ndim != 1 or len(x) < 2 or not np.isfinite(x).all():
+        raise DataError(f"got values of shape {x.shape}, expected at least two finite numbers", where="metrics")
+    return x

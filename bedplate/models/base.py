@@ -1,0 +1,126 @@
+"""The contract of a model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar, final
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from bedplate.errors import DataError, DefinitionError, suggest
+from bedplate.features.encoding import Layout
+from bedplate.types import Float32s, Float64s, Int64s
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What a batch's scores are compared with.
+
+    Attributes:
+        labels: [N] float32 each, by label name.
+        weights: [N] float32.
+        candidates: [N] int64, the keys of the candidates.
+    """
+
+    labels: Mapping[str, Tensor]
+    weights: Tensor
+    candidates: Tensor
+
+    def label(self, name: str) -> Tensor:
+        """A label's values.
+
+        Raises:
+            DataError: the batch has no such label.
+        """
+        if name not in self.labels:
+            raise DataError(f"the batch has no label '{name}'", where="model", hint=suggest(name, self.labels))
+        return self.labels[name]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A model's scores over a whole source, with what they are compared with.
+
+    Attributes:
+        scores: [N] float64.
+        labels: [N] float32 each, by name.
+        weights: [N] float32.
+        requests: [N] int64, equal for the candidates of one request; counted from 0 in the order of the source.
+        request_ids: [R] int64.
+        candidates: [N] int64.
+        loss: the mean loss over batches, weighted by their candidates.
+    """
+
+    scores: Float64s
+    labels: Mapping[str, Float32s]
+    weights: Float32s
+    requests: Int64s
+    request_ids: Int64s
+    candidates: Int64s
+    loss: float = field(default=float("nan"))
+
+
+class Model(nn.Module, ABC):
+    """A model on an encoder's tensors.
+
+    Its constructor takes a frozen config (a `msgspec.Struct` with a `seed`) and the encoder's `Layout`, and draws the
+    same weights for the same two.
+
+    Attributes:
+        config: all choices.
+        layout: the tensors that it takes.
+        exported: the outputs of `forward` that the exported graph gives, with their shapes.
+    """
+
+    exported: ClassVar[Mapping[str, tuple[str | int, ...]]]
+
+    def __init__(self, config: msgspec.Struct, layout: Layout) -> None:
+        super().__init__()
+        self.config = config
+        self.layout = layout
+
+    @abstractmethod
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs by name; `score` [N] orders the candidates of a request.
+
+        Args:
+            inputs: the encoder's tensors of R requests and N candidates.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+
+    @abstractmethod
+    def metrics(self, prediction: Prediction) -> dict[str, float]:
+        """What a validation reports, by name."""
+
+
+@contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """Draws from a generator of its own seed inside, and leaves torch's generator as it was."""
+    with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
+        yield
+
+
+def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    """`sum(w x) / sum(w)`; 0 where all weights are 0."""
+    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+def require(condition: bool, message: str, model: str, hint: str | None = None) -> None:
+    """Checks a config.
+
+    Raises:
+        DefinitionError: the condition does not hold.
+    """
+    if not condition:
+        raise DefinitionError(message, where=model, hint=hint)

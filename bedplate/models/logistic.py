@@ -1,0 +1,71 @@
+"""Logistic regression on the encoded features: the baseline that every ranking model must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, final
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from bedplate.features.encoding import Layout
+from bedplate.layers.embedding import masked_mean
+from bedplate.layers.inputs import InputVectors
+from bedplate.metrics.report import binary_report
+from bedplate.models.base import Model, Prediction, Targets, require, seeded, weighted_mean
+
+
+class LogisticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Choices of a `Logistic`.
+
+    Attributes:
+        label: the binary label that it predicts.
+        seed: of the first weights.
+    """
+
+    label: str
+    seed: int = 0
+
+
+@final
+class Logistic(Model):
+    """A weight for each number and each key of a category; for bags and sequences the mean of their keys' weights.
+
+    A key's weight is an embedding of width 1, times one weight of the feature.
+    """
+
+    exported: ClassVar[Mapping[str, tuple[str | int, ...]]] = {"score": ("items",)}
+
+    def __init__(self, config: LogisticConfig, layout: Layout) -> None:
+        super().__init__(config, layout)
+        with seeded(config.seed):
+            self.sequence = nn.Linear(max(len(layout.sequences), 1), 1, bias=False)
+            self.vectors = InputVectors(layout, 1)
+            require(self.vectors.item_width > 0, "the encoder gives nothing about the candidate", "Logistic")
+            self.item = nn.Linear(self.vectors.item_width, 1)
+            self.request = nn.Linear(max(self.vectors.request_width, 1), 1, bias=False)
+        self.label = config.label
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`logit` [N], and `score` [N], the probability of the label."""
+        logit = self.item(self.vectors.item(inputs)).squeeze(1)
+        if self.vectors.request_width:
+            shared = self.request(self.vectors.request(inputs)).squeeze(1)
+            logit = logit + shared.index_select(0, inputs["request_of_item"])
+        if self.layout.sequences:
+            ids = [inputs[f"sequence_ids.{g.name}"][:, :, 0] for g in self.layout.sequences]
+            means = torch.cat([masked_mean(self.vectors.embedding(i), i) for i in ids], dim=1)
+            logit = logit + self.sequence(means).squeeze(1).index_select(0, inputs["request_of_item"])
+        return {"logit": logit, "score": torch.sigmoid(logit)}
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+        """The weighted mean log loss."""
+        losses = nn.functional.binary_cross_entropy_with_logits(
+            outputs["logit"], targets.label(self.label), reduction="none"
+        )
+        return weighted_mean(losses, targets.weights)
+
+    def metrics(self, prediction: Prediction) -> dict[str, float]:
+        """Those of `binary_report`."""
+        return binary_report(prediction.scores, prediction.labels[self.label], prediction.weights, prediction.requests)

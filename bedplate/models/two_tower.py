@@ -1,0 +1,155 @@
+"""Two towers: requests and candidates as vectors of one space, for retrieval over the whole catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, final
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from bedplate.features.encoding import Layout
+from bedplate.layers.attention import SequencePooling
+from bedplate.layers.inputs import InputVectors
+from bedplate.layers.linear import MLP
+from bedplate.metrics.classification import request_auc
+from bedplate.models.base import Model, Prediction, Targets, require, seeded, weighted_mean
+
+_NOTHING = -1e9  # the logit of what is no negative: far below any other, and finite, so that gradients stay numbers
+_MULTIPLIER = -7046029254386353131  # 2^64 / golden ratio as a signed integer: Fibonacci hashing
+
+
+class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Choices of a `TwoTower`.
+
+    Attributes:
+        label: candidates where it is above 0 are the request's positives.
+        embedding: the width of a category's vector.
+        layers: hidden widths of each tower.
+        width: of the vectors.
+        temperature: divides the cosine of two vectors.
+        frequency_slots: a power of two; the size of the table that estimates how often a candidate is in a batch.
+        frequency_rate: the weight of the newest gap in that estimate.
+        dropout: after each hidden layer.
+        seed: of the first weights.
+    """
+
+    label: str
+    embedding: int = 16
+    layers: tuple[int, ...] = (128,)
+    width: int = 64
+    temperature: float = 0.1
+    frequency_slots: int = 65_536
+    frequency_rate: float = 0.05
+    dropout: float = 0.0
+    seed: int = 0
+
+
+@final
+class TwoTower(Model):
+    """The score of a request and a candidate is the cosine of their vectors over the temperature.
+
+    The loss is a softmax of each positive against all candidates of the batch that are not positives of its request,
+    each candidate once, with the logQ correction (Yi et al. 2019, "Sampling-bias-corrected neural modeling for large
+    corpus item recommendations", section 4): the logit of a candidate is lowered by the logarithm of the probability
+    that it is in a batch, estimated from the gaps between the batches that held it (algorithm 2 there).
+    """
+
+    exported: ClassVar[Mapping[str, tuple[str | int, ...]]] = {"query": ("requests", "width")}
+
+    def __init__(self, config: TwoTowerConfig, layout: Layout) -> None:
+        """Draws the weights.
+
+        Raises:
+            DefinitionError: one side is empty, or `frequency_slots` is no power of two.
+        """
+        super().__init__(config, layout)
+        slots = config.frequency_slots
+        require(
+            slots > 0 and slots & (slots - 1) == 0, f"frequency_slots is {slots}, expected a power of 2", "TwoTower"
+        )
+        with seeded(config.seed):
+            self.vectors = InputVectors(layout, config.embedding)
+            self.sequences = nn.ModuleList(
+                SequencePooling(width, config.embedding) for width in self.vectors.element_widths.values()
+            )
+            request = self.vectors.request_width + len(self.sequences) * (config.embedding + 1)
+            require(request > 0, "the encoder gives nothing about the request", "TwoTower")
+            require(self.vectors.item_width > 0, "the encoder gives nothing about the candidate", "TwoTower")
+            self.query_tower = self._tower(request, config)
+            self.item_tower = self._tower(self.vectors.item_width, config)
+        self.label = config.label
+        self.temperature = config.temperature
+        self.rate = config.frequency_rate
+        self.last_seen: Tensor
+        self.gap: Tensor
+        self.step: Tensor
+        self.register_buffer("last_seen", torch.zeros(slots, dtype=torch.int64))
+        self.register_buffer("gap", torch.ones(slots))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    @staticmethod
+    def _tower(width: int, config: TwoTowerConfig) -> nn.Module:
+        hidden = MLP(width, config.layers, config.dropout)
+        return nn.Sequential(hidden, nn.Linear(hidden.width, config.width))
+
+    def query(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """[R, width] unit vectors of the requests; reads nothing of the candidates."""
+        parts = [self.vectors.request(inputs)] if self.vectors.request_width else []
+        for group, pooling in zip(self.layout.sequences, self.sequences, strict=True):
+            parts.append(pooling(*self.vectors.elements(group.name, inputs)))
+        return nn.functional.normalize(self.query_tower(torch.cat(parts, dim=1)), dim=1)
+
+    def item(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """[N, width] unit vectors of the candidates; reads nothing of the requests."""
+        return nn.functional.normalize(self.item_tower(self.vectors.item(inputs)), dim=1)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`query` [R, width], `item` [N, width], `score` [N], and `request_of_item` as it came in."""
+        query, item = self.query(inputs), self.item(inputs)
+        request_of_item = inputs["request_of_item"]
+        score = (query.index_select(0, request_of_item) * item).sum(dim=1) / self.temperature
+        return {"query": query, "item": item, "score": score, "request_of_item": request_of_item}
+
+    def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+        """The weighted mean over positives of the corrected softmax loss; a training step updates the frequencies."""
+        positive = targets.label(self.label) > 0
+        request_of_item = outputs["request_of_item"]
+        unique, inverse = _unique(targets.candidates)
+        rows = torch.arange(len(inverse))
+        first = torch.full((len(unique),), len(inverse)).scatter_reduce(0, inverse, rows, "amin")
+        correction = self._log_probability(unique)
+        logits = outputs["query"] @ outputs["item"].index_select(0, first).T / self.temperature - correction
+        bought = torch.zeros(logits.shape, dtype=torch.bool)
+        bought[request_of_item[positive], inverse[positive]] = True
+        others = torch.logsumexp(logits.masked_fill(bought, _NOTHING), dim=1)
+        own = outputs["score"][positive] - correction[inverse[positive]]
+        losses = nn.functional.softplus(others[request_of_item[positive]] - own)
+        return weighted_mean(losses, targets.weights[positive])
+
+    def metrics(self, prediction: Prediction) -> dict[str, float]:
+        """`request_auc`: how often a positive scores above another candidate of its request."""
+        auc = request_auc(prediction.scores, prediction.labels[self.label] > 0, prediction.requests)
+        return {"request_auc": auc}
+
+    @torch.no_grad()
+    def _log_probability(self, candidates: Tensor) -> Tensor:
+        """[n]: the logarithm of the estimated probability that a batch holds each of n different candidates."""
+        slots = ((candidates * _MULTIPLIER) >> 32) & (len(self.gap) - 1)
+        if self.training:
+            self.step += 1
+            last, gap = self.last_seen[slots], self.gap[slots]
+            newest = (self.step - last).to(gap.dtype)
+            # The first gap, counted from the start, is taken whole: an average that began elsewhere would be biased.
+            self.gap[slots] = torch.where(last == 0, newest, (1.0 - self.rate) * gap + self.rate * newest)
+            self.last_seen[slots] = self.step
+        unseen = self.last_seen[slots] == 0
+        gaps = torch.where(unseen, (self.step + 1).to(self.gap.dtype), self.gap[slots])
+        return -torch.log(gaps.clamp(min=1.0))
+
+
+def _unique(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The different values in ascending order, and the position of each value among them."""
+    found: tuple[Tensor, Tensor] = torch.unique(values, return_inverse=True)  # pyright: ignore[reportUnknownMemberType]
+    return found
