@@ -1,1 +1,1 @@
-"""The registry: runs, model versions, aliases and lineage."""
+"""Runs, model versions, aliases and lineage: plain folders with a SQLite index beside them."""

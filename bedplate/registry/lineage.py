@@ -1,0 +1,94 @@
+"""Where a model version comes from: its run, definitions, source snapshots, and the models it depends on."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bedplate.registry.manifest import Git
+from bedplate.types import format_time
+
+
+class RunFacts(msgspec.Struct, frozen=True):
+    """The run that made a model version; the status is None where the run's folder is no longer there."""
+
+    id: str
+    name: str | None = None
+    status: str | None = None
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """What a model version was made from, down to the sources.
+
+    Attributes:
+        model: the model's name.
+        version: the version.
+        created: microseconds since the epoch.
+        run: the run that made it, or None where it was registered without one.
+        git: the state of the code.
+        definitions: the hash of each feature view's definition.
+        sources: the snapshot of each source.
+        parents: the lineage of each model version it depends on.
+    """
+
+    model: str
+    version: int
+    created: int
+    run: RunFacts | None
+    git: Git
+    definitions: dict[str, str]
+    sources: dict[str, str]
+    parents: tuple[Lineage, ...] = ()
+
+    def all_sources(self) -> dict[str, set[str]]:
+        """Every source behind this version and its parents, with the snapshots that were read."""
+        found = {name: {snapshot} for name, snapshot in self.sources.items()}
+        for parent in self.parents:
+            for name, snapshots in parent.all_sources().items():
+                found.setdefault(name, set()).update(snapshots)
+        return found
+
+    def tree(self) -> str:
+        """The lineage as indented text.
+
+        >>> print(Lineage("ranker", 2, 0, None, Git("ab12cd", False), {"sales": "9f"}, {"events": "77"}).tree())
+        ranker:2  registered 1970-01-01T00:00:00Z
+        ├─ run: none
+        ├─ code: ab12cd
+        ├─ view sales: 9f
+        └─ source events: snapshot 77
+        """
+        return "\n".join(self._lines())
+
+    def _lines(self) -> list[str]:
+        leaves = [f"run: {_run_text(self.run)}", f"code: {code_text(self.git)}"]
+        leaves += [f"view {name}: {value}" for name, value in sorted(self.definitions.items())]
+        leaves += [f"source {name}: snapshot {value}" for name, value in sorted(self.sources.items())]
+        branches = [[leaf] for leaf in leaves] + [_prefixed_parent(p) for p in self.parents]
+        lines = [f"{self.model}:{self.version}  registered {format_time(self.created)}"]
+        for i, branch in enumerate(branches):
+            last = i == len(branches) - 1
+            lines.append(("└─ " if last else "├─ ") + branch[0])
+            lines += [("   " if last else "│  ") + line for line in branch[1:]]
+        return lines
+
+
+def code_text(git: Git) -> str:
+    """The commit, with a note where files differed from it, or why it isn't known.
+
+    >>> code_text(Git("ab12cd", True)), code_text(Git(reason="git is not installed"))
+    ('ab12cd with changes not committed', 'unknown (git is not installed)')
+    """
+    if git.commit is None:
+        return f"unknown ({git.reason})"
+    return f"{git.commit} with changes not committed" if git.dirty else git.commit
+
+
+def _run_text(run: RunFacts | None) -> str:
+    if run is None:
+        return "none"
+    return f"{run.id} ({run.name}, {run.status})" if run.status else f"{run.id} (no longer there)"
+
+
+def _prefixed_parent(parent: Lineage) -> list[str]:
+    lines = parent._lines()  # pyright: ignore[reportPrivateUsage]
+    return [f"model {lines[0]}", *lines[1:]]

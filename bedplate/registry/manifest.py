@@ -1,0 +1,251 @@
+"""The manifest of a model version: which data, definitions, code, config and seeds made it, and every file it holds."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bedplate.canonical import digest, to_json
+from bedplate.errors import ArtifactError, DataError
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_FORMAT = 1
+_CHUNK = 1 << 20
+_GIT_SECONDS = 20
+
+
+class Git(msgspec.Struct, frozen=True):
+    """The state of the code.
+
+    Attributes:
+        commit: the full hash of the commit, or None where it isn't known.
+        dirty: whether tracked files differed from the commit or files were not tracked; None where it isn't known.
+        reason: why the commit isn't known.
+    """
+
+    commit: str | None = None
+    dirty: bool | None = None
+    reason: str | None = None
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """Where it ran: the versions of Python and of every installed library, and the platform."""
+
+    python: str
+    platform: str
+    libraries: dict[str, str]
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """One file of an artifact: BLAKE2b of its content (20 bytes in hexadecimal) and its size in bytes."""
+
+    blake2b: str
+    bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about a model version. `gather` fills the facts of the process; the registry fills the rest.
+
+    Attributes:
+        format: the version of this layout.
+        model: the model's name; filled by the registry.
+        version: from 1, without gaps; filled by the registry.
+        created: when it was registered, microseconds since the epoch; filled by the registry.
+        run: the id of the run that made it, or None; filled by the registry.
+        git: the state of the code.
+        definitions: the hash of each feature view's definition, by the view's name.
+        sources: the snapshot of each source that was read, by the source's name.
+        config: the job's config, any JSON.
+        seeds: each seed, by its use.
+        environment: Python, platform and libraries.
+        metrics: final metrics; null is not a number.
+        files: every file of the artifact but the manifest, by its path in the folder; filled by the registry.
+        parents: the model versions this one depends on, as `name:version` (for example the retrieval tower).
+    """
+
+    format: int = MANIFEST_FORMAT
+    model: str = ""
+    version: int = 0
+    created: int = 0
+    run: str | None = None
+    git: Git
+    definitions: dict[str, str]
+    sources: dict[str, str]
+    config: dict[str, Any]
+    seeds: dict[str, int]
+    environment: Environment
+    metrics: dict[str, float | None]
+    files: dict[str, FileRecord] = {}
+    parents: tuple[str, ...] = ()
+
+    def content_id(self) -> str:
+        """The id of what makes the model what it is: files, definitions, sources, config, seeds and parents.
+
+        Two versions with equal ids are the same model; when, where and in which run it was made doesn't count.
+        """
+        parts = (self.files, self.definitions, self.sources, self.config, self.seeds, self.parents)
+        return digest(msgspec.to_builtins(parts))
+
+
+def gather(
+    root: Path,
+    *,
+    definitions: Mapping[str, str],
+    sources: Mapping[str, str],
+    config: Any,
+    seeds: Mapping[str, int],
+    metrics: Mapping[str, float],
+    parents: Iterable[str] = (),
+) -> Manifest:
+    """A manifest with the facts of this process: the environment, and the git state of the folder `root`.
+
+    Args:
+        root: the project's folder.
+        definitions: the hash of each feature view that the model reads.
+        sources: the snapshot id of each source that was read.
+        config: the job's config: a `msgspec.Struct`, a dataclass or a mapping that JSON can hold.
+        seeds: each seed, by its use.
+        metrics: final metrics.
+        parents: model versions this one depends on, as `name:version`.
+
+    Raises:
+        DataError: the config can't be written as a JSON object.
+    """
+    return Manifest(
+        git=git_state(root),
+        definitions=dict(definitions),
+        sources=dict(sources),
+        config=plain_config(config, "manifest"),
+        seeds=dict(seeds),
+        environment=environment(),
+        metrics={k: float(v) for k, v in metrics.items()},
+        parents=tuple(parents),
+    )
+
+
+def plain_config(config: Any, where: str) -> dict[str, Any]:
+    """A job's config as plain JSON values.
+
+    >>> plain_config({"layers": (64, 32)}, "")
+    {'layers': [64, 32]}
+
+    Raises:
+        DataError: it can't be written as a JSON object.
+    """
+    try:
+        return msgspec.json.decode(to_json(config), type=dict[str, Any])
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"the config, a {type(config).__name__}, can't be written as a JSON object: {error}", where=where
+        ) from error
+
+
+def git_state(root: Path) -> Git:
+    """The commit of the repository that holds `root`, and whether the work tree differs from it.
+
+    Where there is no git, no repository or no commit, the commit is None and `reason` says why.
+
+    >>> git_state(Path("/")).commit is None
+    True
+    """
+    git = shutil.which("git")
+    if git is None:
+        return Git(reason="git is not installed")
+    try:
+        head = _run_git(git, root, "rev-parse", "--verify", "HEAD")
+        if head.returncode != 0:
+            inside = _run_git(git, root, "rev-parse", "--git-dir").returncode == 0
+            return Git(reason="the repository has no commit" if inside else "not in a git repository")
+        status = _run_git(git, root, "status", "--porcelain")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Git(reason=f"git did not answer: {error}")
+    dirty = bool(status.stdout.strip()) if status.returncode == 0 else None
+    return Git(commit=head.stdout.strip(), dirty=dirty)
+
+
+def _run_git(git: str, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [git, "--no-optional-locks", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=False)
+
+
+@functools.cache
+def environment() -> Environment:
+    """Python, platform and every installed library with its version.
+
+    >>> environment().libraries["msgspec"] == msgspec.__version__
+    True
+    """
+    found = ((str(d.name), d.version) for d in importlib.metadata.distributions())
+    return Environment(platform.python_version(), platform.platform(), dict(sorted(found)))
+
+
+def file_record(path: Path) -> FileRecord:
+    """The hash and the size of a file.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    hasher, size = hashlib.blake2b(digest_size=20), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+            size += len(chunk)
+    return FileRecord(hasher.hexdigest(), size)
+
+
+def copy_hashed(source: Path, target: Path) -> FileRecord:
+    """Copies a file, flushes the copy to the disk, and returns the hash and the size of what was copied.
+
+    Raises:
+        OSError: the source can't be read, the copy is there already, or it can't be written.
+    """
+    hasher, size = hashlib.blake2b(digest_size=20), 0
+    with source.open("rb") as read, target.open("xb") as write:
+        while chunk := read.read(_CHUNK):
+            hasher.update(chunk)
+            write.write(chunk)
+            size += len(chunk)
+        write.flush()
+        os.fsync(write.fileno())
+    return FileRecord(hasher.hexdigest(), size)
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The text of `manifest.json`: sorted keys, indented, so that people and `diff` can read it."""
+    return msgspec.json.format(to_json(manifest), indent=2) + b"\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact's folder.
+
+    Raises:
+        ArtifactError: it is not there, can't be read, or was written by a newer version of Bedplate.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        raise ArtifactError("there is no manifest", where=str(path), hint="a model's folder holds one") from None
+    except OSError as error:
+        raise ArtifactError(f"the manifest can't be read: {error.strerror}", where=str(path)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"the manifest is damaged: {error}", where=str(path), hint="register the model again from its run"
+        ) from error
+    if manifest.format > MANIFEST_FORMAT:
+        raise ArtifactError(
+            f"the manifest has format {manifest.format}, this version reads up to {MANIFEST_FORMAT}",
+            where=str(path),
+            hint="install a newer version of bedplate",
+        )
+    return manifest
