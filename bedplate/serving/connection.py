@@ -1,0 +1,220 @@
+"""One client's HTTP/1.1 connection over asyncio: keep-alive, pipelining in order, deadlines.
+
+Handlers are plain functions that run on the event loop's thread: a model of a few milliseconds is done sooner than it
+could be handed to another thread and back (measured: `benchmarks/serving_overhead.py`), and answers leave in the order
+of their requests without any bookkeeping.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import cast, final
+
+from bedplate.serving.http import Handler, Limits, Request, Response, encode_response, error_response
+from bedplate.serving.parser import RefusedError, RequestParser
+
+log = logging.getLogger("bedplate.serving")
+
+_LINGER_SECONDS = 2.0
+
+
+@final
+class Connection(asyncio.Protocol):
+    """The server's end of one connection.
+
+    Attributes:
+        deadline: when it ends if nothing happens, on the loop's clock; the server looks every second.
+    """
+
+    __slots__ = (
+        "_eof", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled", "_stalled",
+        "_transport", "deadline",
+    )  # fmt: skip
+
+    def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
+        self._hub, self._loop = hub, loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = RequestParser(hub.limits)
+        self._refusal: Response | None = None  # the last answer, after those to complete requests
+        self._lingering = False  # the last answer is written; what still comes is dropped
+        self._scheduled = False  # the next answer is due on the loop
+        self._stalled = False  # the client doesn't read
+        self._reading = True
+        self._eof = False
+        self.deadline = loop.time() + hub.limits.idle_seconds
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Registers the connection, or refuses it where there are too many."""
+        self._transport = cast("asyncio.Transport", transport)
+        full = len(self._hub.connections) >= self._hub.limits.connections
+        self._hub.connections.add(self)
+        if full:
+            self._refuse(error_response(503, "too many connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forgets the connection and what was not answered."""
+        self._hub.connections.discard(self)
+        self._parser.complete.clear()
+        self._transport = None
+
+    def eof_received(self) -> bool:
+        """The client sends no more: what is complete is answered, then the connection closes."""
+        self._eof = True
+        return self._pending
+
+    def pause_writing(self) -> None:
+        """The client doesn't read its answers: no more of them, and no more requests."""
+        self._stalled = True
+        self.deadline = self._loop.time() + self._hub.limits.write_seconds
+        self._balance_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read: go on."""
+        self._stalled = False
+        self._renew()
+        self._schedule()
+        self._balance_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Parses, and answers the first complete request at once."""
+        parser = self._parser
+        if parser.last or self._refusal is not None or self._lingering:
+            return
+        begun = parser.begun
+        try:
+            parser.feed(data)
+        except RefusedError as refused:
+            self._refuse(refused.response)
+        if parser.begun != begun:
+            self._renew()
+        if parser.complete and not self._scheduled:
+            self._serve()
+        elif parser.waiting:
+            self._invite()
+        if len(parser.complete) >= self._hub.limits.pending:
+            self._balance_reading()
+
+    def expire(self) -> None:
+        """The deadline has passed: 408 for half a request, else the connection closes."""
+        if self._transport is None:
+            return
+        if self._stalled:
+            self._transport.abort()
+        elif self._parser.in_message and not self._lingering and self._refusal is None:
+            self._refuse(error_response(408, f"no whole request in {self._hub.limits.request_seconds:g} s"))
+        elif not self._pending:
+            self._transport.close()
+
+    def close_idle(self) -> None:
+        """Closes the connection unless a request is under way."""
+        if self._transport is not None and not (self._pending or self._parser.in_message or self._lingering):
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Cuts the connection off."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def _pending(self) -> bool:
+        return bool(self._parser.complete) or self._refusal is not None
+
+    def _renew(self) -> None:
+        limits = self._hub.limits
+        seconds = limits.request_seconds if self._parser.in_message else limits.idle_seconds
+        self.deadline = self._loop.time() + seconds
+
+    def _refuse(self, response: Response) -> None:
+        """Makes this the last answer; what the client still sends is dropped, so that the answer reaches it."""
+        self._refusal = response
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self._pending and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Answers the next request; one at a time, so that a client that pipelines many doesn't hold up the others."""
+        self._scheduled = False
+        if self._transport is None or self._stalled or not self._pending:
+            return
+        if self._parser.complete:
+            request, keep, old = self._parser.complete.popleft()
+            keep = keep and (self._pending or not (self._hub.draining or self._eof))
+            self._write(self._answer(request), keep=keep, old=old, with_body=request.method != "HEAD")
+            if not keep:
+                self._transport.close()
+                return
+        elif self._refusal is not None:
+            self._write(self._refusal, keep=False, old=False, with_body=True)
+            self._refusal = None
+            self._linger(self._transport)
+            return
+        if self._pending:
+            self._schedule()
+        elif not self._stalled:
+            self._renew()
+            self._invite()
+        self._balance_reading()
+
+    def _write(self, response: Response, *, keep: bool, old: bool, with_body: bool) -> None:
+        if self._transport is not None:
+            date = self._hub.date
+            for part in encode_response(response, date=date, keep_alive=keep, old=old, with_body=with_body):
+                self._transport.write(part)
+
+    def _answer(self, request: Request) -> Response:
+        try:
+            return self._hub.handler(request)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return error_response(500, "internal error; the server's log says more")
+
+    def _linger(self, transport: asyncio.Transport) -> None:
+        self._lingering = True
+        if not self._eof and transport.can_write_eof():
+            transport.write_eof()
+            self.deadline = self._loop.time() + _LINGER_SECONDS
+        else:
+            transport.close()
+
+    def _invite(self) -> None:
+        """Tells a client that waits for it to send the body, once earlier requests are answered."""
+        if self._parser.waiting and not self._pending and self._transport is not None:
+            self._parser.waiting = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _balance_reading(self) -> None:
+        """Stops reading a client that has too much unanswered or unread, and goes on when it hasn't."""
+        transport = self._transport
+        wanted = not self._stalled and len(self._parser.complete) < self._hub.limits.pending
+        if transport is None or transport.is_closing() or wanted == self._reading:
+            return
+        self._reading = wanted
+        if wanted:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+
+
+@final
+@dataclass(slots=True)
+class Hub:
+    """What the connections of one server share.
+
+    Attributes:
+        handler: answers requests.
+        limits: of each connection.
+        connections: those open.
+        date: the value of the Date header; the server renews it every second.
+        draining: the server stops: an answer closes its connection.
+    """
+
+    handler: Handler
+    limits: Limits = field(default_factory=Limits)
+    connections: set[Connection] = field(default_factory=set[Connection])
+    date: bytes = b""
+    draining: bool = False

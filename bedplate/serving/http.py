@@ -1,0 +1,118 @@
+"""Requests and responses of HTTP/1.1, and the bytes of a response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeAlias, final
+from urllib.parse import unquote
+
+import msgspec
+
+JSON = b"application/json"
+OCTETS = b"application/octet-stream"
+TEXT = b"text/plain; charset=utf-8"
+
+_STATUS_LINE = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_SMALL = 65536  # a body up to this size is joined with its head: one system call
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may ask of a connection.
+
+    Attributes:
+        head_bytes: request line and headers together; 431 beyond.
+        body_bytes: 413 beyond.
+        pending: requests of one connection that were read and not yet answered; reading stops there.
+        connections: at once; the next ones get 503.
+        idle_seconds: without a request; closed.
+        request_seconds: from the first byte of a request to its last; 408 beyond.
+        write_seconds: of a client that doesn't read its answers; cut off.
+    """
+
+    head_bytes: int = 32 * 1024
+    body_bytes: int = 16 * 1024 * 1024
+    pending: int = 64
+    connections: int = 4096
+    idle_seconds: float = 75.0
+    request_seconds: float = 30.0
+    write_seconds: float = 30.0
+
+
+@final
+@dataclass(slots=True)
+class Request:
+    """A request: the method, the decoded path without the query, headers by name in lower case, and the body."""
+
+    method: str
+    path: str
+    headers: dict[bytes, bytes]
+    body: bytes
+
+
+@final
+@dataclass(slots=True)
+class Response:
+    """An answer."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+Handler: TypeAlias = Callable[[Request], Response]
+
+
+def error_response(status: int, message: str, **more: object) -> Response:
+    """An answer `{"error": message, ...}`; None values are left out.
+
+    >>> error_response(404, "no such path").body
+    b'{"error":"no such path"}'
+    """
+    shown = {"error": message, **{k: v for k, v in more.items() if v is not None}}
+    return Response(status, msgspec.json.encode(shown))
+
+
+def encode_response(response: Response, *, date: bytes, keep_alive: bool, old: bool, with_body: bool) -> list[bytes]:
+    """The parts of an answer on the wire.
+
+    Args:
+        response: the answer.
+        date: the value of the Date header.
+        keep_alive: whether the connection stays open.
+        old: the client speaks HTTP/1.0, which closes unless told otherwise.
+        with_body: False for the method HEAD.
+    """
+    body = response.body
+    head = b"%bContent-Type: %b\r\nContent-Length: %d\r\nDate: %b\r\n" % (
+        _STATUS_LINE[response.status],
+        response.content_type,
+        len(body),
+        date,
+    )
+    for name, value in response.headers:
+        head += b"%b: %b\r\n" % (name, value)
+    if not keep_alive:
+        head += b"Connection: close\r\n\r\n"
+    else:
+        head += b"Connection: keep-alive\r\n\r\n" if old else b"\r\n"
+    if not with_body:
+        return [head]
+    return [head + body] if len(body) <= _SMALL else [head, body]
+
+
+def path_of(target: bytes) -> str:
+    """The decoded path of a request's target, without scheme, host and query.
+
+    >>> path_of(b"/v2/models/a%20b?x=1"), path_of(b"http://host:80/v2"), path_of(b"http://host")
+    ('/v2/models/a b', '/v2', '/')
+    """
+    path = target.partition(b"?")[0]
+    if not path.startswith(b"/"):
+        path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+    text = path.decode("latin-1")
+    return unquote(text, errors="replace") if "%" in text else text

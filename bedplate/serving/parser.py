@@ -1,0 +1,149 @@
+"""From the bytes of a connection to requests, within limits. httptools parses, and refuses ambiguous framing."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, final
+
+import httptools
+
+from bedplate.serving.http import Limits, Request, Response, error_response, path_of
+
+
+class RefusedError(Exception):
+    """The bytes are not a request that is answered; after `response` the connection closes."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+@final
+class RequestParser:
+    r"""Requests of one connection.
+
+    Attributes:
+        complete: requests that are read: each with whether the connection stays open after it, and whether the client
+            speaks HTTP/1.0.
+        begun: how many requests have begun.
+        in_message: a request has begun and is not complete.
+        waiting: the client waits for `100 Continue` before it sends the body.
+        last: no request follows the complete ones.
+
+    >>> parser = RequestParser(Limits())
+    >>> parser.feed(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\nGET ")
+    >>> parser.complete[0][0].path, parser.in_message
+    ('/v2', True)
+    """
+
+    __slots__ = (
+        "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser", "_parts", "_refusal", "_url",
+        "begun", "complete", "in_message", "last", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._refusal: Response | None = None
+        self.complete: deque[tuple[Request, bool, bool]] = deque()
+        self.begun = 0
+        self.in_message = self.waiting = self.last = self._in_head = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._parts: list[bytes] = []
+        self._head_size = self._fed = self._body_size = 0
+
+    def feed(self, data: bytes) -> None:
+        """Reads bytes; complete requests are appended to `complete`.
+
+        Raises:
+            RefusedError: they are malformed or beyond a limit. Requests before them are in `complete`.
+        """
+        begun = self.begun if self._in_head else 0
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.last = True  # no other protocol is spoken here; the request itself is answered
+        except httptools.HttpParserError as error:
+            if self.last and self._refusal is None:
+                return  # bytes after a request that said it is the last
+            refusal = self._refusal or error_response(400, f"malformed HTTP request: {error}")
+            raise RefusedError(refusal) from error
+        if self._in_head and self.begun == begun:  # bounds what httptools holds of a header that has no end yet
+            self._fed += len(data)
+            if self._fed > self._limits.head_bytes:
+                raise RefusedError(self._head_too_large())
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        self.in_message = self._in_head = True
+        self.begun += 1
+
+    def on_url(self, url: bytes) -> None:
+        """The request's target."""
+        self._url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, or a trailer of a chunked body, which is dropped."""
+        self._count_head(len(name) + len(value) + 4)
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"host" and name in self._headers:
+            self._refuse(error_response(400, "got two Host headers, expected one"))
+        self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Checks what the headers announce before the body comes."""
+        headers, limit = self._headers, self._limits.body_bytes
+        self._in_head = False
+        if b"host" not in headers and self._parser.get_http_version() == "1.1":
+            self._refuse(error_response(400, "got no Host header, expected one"))
+        length = headers.get(b"content-length")
+        if length is not None and int(length) > limit:
+            self._refuse(_body_too_large(limit))
+        expectation = headers.get(b"expect")
+        if expectation is not None:
+            if expectation.lower() != b"100-continue":
+                self._refuse(error_response(417, "got an Expect header that is not 100-continue"))
+            self.waiting = True
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self.waiting = False
+        self._body_size += len(body)
+        if self._body_size > self._limits.body_bytes:
+            self._refuse(_body_too_large(self._limits.body_bytes))
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """A request is complete."""
+        parser, parts = self._parser, self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        keep = parser.should_keep_alive() and not parser.should_upgrade()
+        request = Request(parser.get_method().decode("latin-1"), path_of(self._url), self._headers, body)
+        self.complete.append((request, keep, parser.get_http_version() == "1.0"))
+        self.in_message = self.waiting = False
+        self.last = not keep
+        self._reset()
+
+    def _count_head(self, size: int) -> None:
+        self._head_size += size
+        if self._head_size > self._limits.head_bytes:
+            self._refuse(self._head_too_large())
+
+    def _head_too_large(self) -> Response:
+        return error_response(431, f"the request's head is larger than {self._limits.head_bytes} bytes")
+
+    def _refuse(self, response: Response) -> None:
+        """Stops httptools, which passes an error of a callback on as its own."""
+        self._refusal = response
+        raise RefusedError(response)
+
+
+def _body_too_large(limit: int) -> Response:
+    return error_response(413, f"the request's body is larger than {limit} bytes")

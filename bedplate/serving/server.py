@@ -1,0 +1,133 @@
+"""The HTTP server's life: bind, serve, sweep, drain.
+
+The port is bound before a model is loaded, so a port in use is known at once and probes are answered while it loads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import errno
+import os
+import socket
+from typing import final
+
+from bedplate.errors import ConfigError
+from bedplate.serving.connection import Connection, Hub
+from bedplate.serving.http import Handler, Limits
+
+_LAST_CALL_SECONDS = 0.1  # at the end, for requests that the kernel holds already
+
+
+@final
+class Server:
+    """One listening socket and its connections.
+
+    Args:
+        handler: answers requests, on the event loop's thread.
+        host: a name or an address.
+        port: 0 for a free one.
+        limits: of each connection.
+        grace_seconds: how long `drain` waits for requests under way.
+
+    Raises:
+        ConfigError: the port is in use or not allowed, or the host is not this machine's.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        limits: Limits | None = None,
+        grace_seconds: float = 10.0,
+    ) -> None:
+        self._hub = Hub(handler, limits or Limits())
+        self._grace = grace_seconds
+        self._host = host
+        self._socket = _bind(host, port)
+        self._server: asyncio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Where to reach the server from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    async def start(self) -> None:
+        """Accepts connections."""
+        loop = asyncio.get_running_loop()
+        self._tick()
+        self._server = await loop.create_server(lambda: Connection(self._hub, loop), sock=self._socket, backlog=1024)
+        self._sweeper = loop.create_task(self._sweep(loop))
+
+    async def drain(self) -> None:
+        """Answers what is under way, closes every connection and stops; at most `grace_seconds` long."""
+        hub = self._hub
+        hub.draining = True
+        await asyncio.sleep(_LAST_CALL_SECONDS)
+        self.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._grace
+        while hub.connections and loop.time() < end:
+            for connection in list(hub.connections):
+                connection.close_idle()
+            await asyncio.sleep(0.01)
+        for connection in list(hub.connections):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await asyncio.sleep(0)
+
+    def close(self) -> None:
+        """Accepts no more connections; also before `start`."""
+        if self._server is not None:
+            self._server.close()
+        self._socket.close()
+
+    async def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One timer for the deadlines of all connections costs a request nothing."""
+        while True:
+            await asyncio.sleep(1.0)
+            self._tick()
+            now = loop.time()
+            for connection in list(self._hub.connections):
+                if connection.deadline < now:
+                    connection.expire()
+
+    def _tick(self) -> None:
+        self._hub.date = email.utils.formatdate(usegmt=True).encode()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    place = f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, OverflowError, UnicodeError) as error:
+        raise ConfigError(f"the host or port is not known: {error}", where=place) from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(1024)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        code = getattr(error, "errno", None)
+        if code == errno.EADDRINUSE:
+            hint = "stop the other program, give another --port, or --port 0 for a free one"
+            raise ConfigError("the port is in use", where=place, hint=hint) from error
+        if code == errno.EACCES:
+            raise ConfigError("the port is not allowed", where=place, hint="use one above 1023") from error
+        raise ConfigError(f"can't listen here: {error}", where=place) from error
+    bound.setblocking(False)
+    return bound
