@@ -1,0 +1,181 @@
+"""The online store: a table from keys to values with atomic steps. Five methods, one file a kind of store.
+
+A store keeps packed rows (`codec`), the texts behind string ids, and the state of each view: how far it is loaded and
+what it has taken in of its stream. Rows, texts and stream position change together, in one step, or not at all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from bedplate.errors import ConfigError
+from bedplate.online import keys
+from bedplate.types import Int64s
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values read at one moment, one after the other.
+
+    Attributes:
+        data: the values of n keys.
+        lengths: [n], in bytes; 0 for a key that is not there.
+    """
+
+    data: bytes
+    lengths: Sequence[int]
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The values; empty for a key that is not there."""
+        at = 0
+        for length in self.lengths:
+            yield self.data[at : at + length]
+            at += length
+
+    def rows(self, count: int) -> tuple[Int64s, Int64s]:
+        """The first `count` values as packed rows: their words, and offsets [count + 1] into them."""
+        offsets = np.zeros(count + 1, np.int64)
+        np.cumsum(self.lengths[:count], out=offsets[1:])
+        offsets >>= 3
+        return np.frombuffer(self.data, np.int64, int(offsets[-1])), offsets
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one step changes: first the keys with a prefix are deleted, then values are put; none of them is empty."""
+
+    puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    deletes: list[bytes] = field(default_factory=list[bytes])
+
+
+class OnlineStore(ABC):
+    """Where online rows are. Prove an implementation with `bedplate.testing.online_store`."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """What opens the store, and what a message calls it."""
+
+    @abstractmethod
+    def read_many(self, wanted: Sequence[bytes]) -> Values:
+        """The values of keys, all as one step left them. Readers never wait for a writer.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+
+    @abstractmethod
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """The keys with a prefix, ascending, with their values, as one step left them.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+
+    @abstractmethod
+    def writing(self, names: Sequence[str]) -> AbstractContextManager[None]:
+        """Claims names for writing as long as the context lasts, which a killed process gives up too.
+
+        Raises:
+            StoreError: another writer has claimed one of them.
+        """
+
+    @abstractmethod
+    def commit(self, changes: Changes) -> None:
+        """Applies all changes, or (an error, a killed process) none; when it returns they are on the disk.
+
+        Raises:
+            StoreError: the changes can't be written; nothing has changed.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives up what the store holds open; it can't be used after that."""
+
+    @final
+    def __enter__(self) -> OnlineStore:
+        """The store, closed when the context ends."""
+        return self
+
+    @final
+    def __exit__(self, *details: object) -> None:
+        """Closes the store."""
+        self.close()
+
+
+@final
+class StoredTexts(Mapping[int, str]):
+    """The texts behind string ids: those of keys and of values. Read from the store when first asked for."""
+
+    __slots__ = ("_known", "_store")
+
+    def __init__(self, store: OnlineStore) -> None:
+        self._store = store
+        self._known: dict[int, str] = {}
+
+    def __getitem__(self, key: int) -> str:
+        """The text behind an id.
+
+        Raises:
+            KeyError: the store has never seen it.
+        """
+        if key not in self._known:
+            self.load([key])
+        return self._known[key]
+
+    def __iter__(self) -> Iterator[int]:
+        """Every id in the store."""
+        for key, _ in self._store.scan(keys.TEXTS):
+            yield int.from_bytes(key[len(keys.TEXTS) :], "big", signed=True)
+
+    def __len__(self) -> int:
+        """How many texts the store has."""
+        return len(self._store.scan(keys.TEXTS))
+
+    def load(self, ids: Sequence[int]) -> None:
+        """Reads many texts at once, so that asking for them is a look-up in memory."""
+        missing = [i for i in dict.fromkeys(ids) if i not in self._known]
+        values = self._store.read_many(keys.text_keys(np.array(missing, np.int64)))
+        self._known.update((i, v[1:].decode()) for i, v in zip(missing, values, strict=True) if v)
+
+
+def text_puts(texts: Mapping[int, str]) -> list[tuple[bytes, bytes]]:
+    """What to put so that texts are found behind their ids."""
+    ids = np.fromiter(texts.keys(), np.int64, len(texts))
+    # A letter before the text: values are never empty, and "" is a text.
+    return list(zip(keys.text_keys(ids), (b"=" + t.encode() for t in texts.values()), strict=True))
+
+
+def open_store(url: str, root: Path | None = None) -> OnlineStore:
+    """Opens the store of a URL: `lmdb:PATH` (a folder, made if missing) or `memory:`.
+
+    Args:
+        url: the URL.
+        root: where a relative path starts, the project's folder.
+
+    Raises:
+        ConfigError: the URL names no known kind of store.
+        StoreError: the store can't be opened.
+
+    >>> open_store("memory:").url
+    'memory:'
+    """
+    kind, _, rest = url.partition(":")
+    if kind == "memory" and not rest:
+        from bedplate.online.memory import MemoryStore
+
+        return MemoryStore()
+    if kind == "lmdb" and rest:
+        from bedplate.online.lmdb import LmdbStore
+
+        return LmdbStore((root or Path()) / rest)
+    raise ConfigError(f"got the online store '{url}', expected lmdb:PATH or memory:", where="online")

@@ -1,0 +1,261 @@
+"""The packed row: what the store keeps of a view's events for one key, as 64-bit words (little-endian).
+
+    fixed part   fingerprint | when the last folded event could be seen | number of pending events | number of entries
+                 of each section | a slot for each LATEST of depth 1: time, inputs | totals over all history
+    pending      events that may not count yet, in order (time, arrival): time, valid bits, inputs
+    sections     one after the other, in the order of `Layout.sections`:
+      LATEST     the last events of a selection, in order: time, inputs; at most `depth`
+                 (selection -1: the last events of the view as they are, for exact windows)
+      DISTINCT   by value, ascending: value, time last seen
+      TILES      by start, ascending: start of the tile, one partial result a reduction; one section a hop
+
+An event is *folded* into slots, totals and sections when it could be seen (`time + delay`) before the line that the
+writer gives. A read at any time after that of the last folded event is exact: everything folded counts, and of the
+pending events those that can be seen by then. Floats are bit-cast; a slot without an event has the time `MISSING`.
+
+The layout follows from the view alone. A row begins with the fingerprint of format and view, and its key with the
+view's id, so that no row is ever read with the layout of another definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from bedplate.aggregations.base import Reduce, Reduction
+from bedplate.aggregations.window import Window
+from bedplate.canonical import to_json
+from bedplate.features.rows import SelectedValues
+from bedplate.features.view import CompiledView
+from bedplate.types import Array, Int64s, Type
+
+FORMAT = 1
+"""The version of the row's form."""
+
+MISSING = np.iinfo(np.int64).min
+"""The time of an event that is not there; before every time."""
+
+FINGERPRINT, LAST_FOLDED, PENDING, COUNTS = range(4)
+"""The words that a row begins with; from `COUNTS` on the number of entries of each section."""
+
+LATEST, DISTINCT, TILES = range(3)
+"""The kinds of sections."""
+
+KIND, WIDTH, SELECTION, DEPTH, KEEP, HOP, FIRST, NUMBER = range(8)
+"""The columns of `Layout.sections`. FIRST and NUMBER choose rows of `columns` (LATEST) or of `partials` (TILES); FIRST
+is the word of the value in an event (DISTINCT). KEEP is how long entries are kept, -1: for ever."""
+
+REDUCE, OF_SELECTION, WORD, IS_FLOAT, COUNT_AT = range(5)
+"""The columns of `Layout.partials`. COUNT_AT is where in the tile the number of events behind an extreme is."""
+
+CODES: dict[Reduce, int] = {Reduce.MIN: 0, Reduce.MAX: 1, Reduce.SUM: 2, Reduce.COUNT: 3, Reduce.DISTINCT: 4}
+"""The codes of scalar reductions. Extremes come first in a tile, so that they see the count before it is raised."""
+
+VALID_BITS = 63
+"""How many selections one word of valid bits holds."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Partial results that are kept side by side: those of a tile, or the totals over all history."""
+
+    partials: tuple[tuple[Reduce, int], ...]
+
+    @staticmethod
+    def of(needs: Iterable[tuple[Reduce, int]]) -> Group:
+        """The group for these reductions of selections; an extreme brings along the count of its selection."""
+        wanted = set(needs)
+        wanted |= {(Reduce.COUNT, s) for reduce, s in wanted if reduce in (Reduce.MIN, Reduce.MAX)}
+        return Group(tuple(sorted(wanted, key=lambda p: (CODES[p[0]], p[1]))))
+
+    def at(self, reduce: Reduce, selection: int) -> int:
+        """Where the partial result is in the group."""
+        return self.partials.index((reduce, selection))
+
+    def count_at(self, reduce: Reduce, selection: int) -> int:
+        """Where the number of events behind it is, or for a sum the sum itself."""
+        return self.at(reduce if reduce is Reduce.SUM else Reduce.COUNT, selection)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A reduction that a feature asks for: of which selection, over which window."""
+
+    reduction: Reduction
+    selection: int
+    window: Window | None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is read from the ring of the view's last events."""
+        return self.window is not None and self.window.hop == 0
+
+
+def needs_of(view: CompiledView) -> list[Need]:
+    """Every reduction over every window that a view's features ask for, call by call."""
+    return [Need(r, view.reduction_index(r), call.window) for call in view.calls for r in call.aggregation.reductions]
+
+
+@final
+class Layout:
+    """Where everything is in the packed row of a view.
+
+    Attributes:
+        view: the compiled view.
+        delay: of the source, microseconds.
+        fingerprint: the first word of each row.
+        width: words of an event: time, valid bits, and every different input once.
+        words: for each selection the words of an event that hold its inputs.
+        ring: the section of the view's last events; -1: none.
+        latest: the section of the last events of a selection, or its slot as a negative number (see `slot_at`).
+        distinct: the section of each selection's different values.
+        tiles: for each hop its section and group.
+        totals: the group over all history, and the word in the row at which it begins.
+        fixed: words of the fixed part.
+        shape: [4] int64: fingerprint, width, fixed, first word of the totals.
+        slots: [slots, 4] int64: selection, first word in the row, FIRST, NUMBER (rows of `columns`).
+        sections: [s, 8] int64, see `KIND`; partials: [p, 5] int64, see `REDUCE`; total_partials: the same for totals.
+        columns: words of an event.
+    """
+
+    def __init__(self, view: CompiledView) -> None:
+        self.view = view
+        self.delay = view.view.source.delay
+        self.fingerprint = int.from_bytes(bytes.fromhex(view.id)[8:15] + bytes([FORMAT]), "little", signed=True)
+        self._valid_words = -(-len(view.selections) // VALID_BITS)
+        self.words = self._input_words()
+        self.width = 1 + self._valid_words + len({w for words in self.words for w in words})
+        needs = needs_of(view)
+        self._sections: list[tuple[int, ...]] = []
+        self._partials: list[tuple[int, ...]] = []
+        self._columns: list[int] = []
+        self.ring = self._ring(needs)
+        depths = _depths(needs)
+        self.latest = {s: self._latest(s, depth, self.words[s]) for s, depth in depths.items() if depth > 1}
+        self.distinct = self._distinct(needs)
+        self.tiles = self._tiles(needs)
+        at = COUNTS + len(self._sections)
+        self.slot_at: dict[int, int] = {}
+        slots: list[tuple[int, ...]] = []
+        for selection in (s for s, depth in depths.items() if depth == 1):
+            self.slot_at[selection] = at
+            slots.append((selection, at, *self._choose(self.words[selection])))
+            at += 1 + len(self.words[selection])
+        totals = (n for n in needs if n.window is None and n.reduction.reduce not in (Reduce.LATEST, Reduce.DISTINCT))
+        self.totals = Group.of((n.reduction.reduce, n.selection) for n in totals)
+        self.totals_at = at
+        self.fixed = at + len(self.totals.partials)
+        self.shape: Int64s = np.array([self.fingerprint, self.width, self.fixed, at], np.int64)
+        self.slots = _matrix(slots, 4)
+        self.total_partials = _matrix(self._partial_rows(self.totals), 5)
+        self.sections, self.partials = _matrix(self._sections, 8), _matrix(self._partials, 5)
+        self.columns: Int64s = np.array(self._columns, np.int64)
+
+    def pack(self, times: Int64s, selections: Sequence[SelectedValues]) -> Int64s:
+        """[n, width] int64: n events as words.
+
+        Args:
+            times: [n] int64 microseconds.
+            selections: one for each of the view's selections, of n rows.
+        """
+        events = np.zeros((len(times), self.width), np.int64)
+        events[:, 0] = times
+        for s, selected in enumerate(selections):
+            word, bit = 1 + s // VALID_BITS, np.int64(1 << s % VALID_BITS)
+            events[:, word] |= bit if selected.valid is None else selected.valid * bit
+            for target, values in zip(self.words[s], selected.inputs, strict=True):
+                if selected.valid is None:
+                    events[:, target] = to_words(values)
+                else:  # another selection may count more of the events
+                    np.copyto(events[:, target], to_words(values), where=selected.valid)
+        return events
+
+    def _input_words(self) -> tuple[tuple[int, ...], ...]:
+        """Equal inputs of different selections share a word: what is not null is the same value."""
+        known: dict[bytes, int] = {}
+        first = 1 + self._valid_words
+        return tuple(
+            tuple(first + known.setdefault(to_json(form), len(known)) for form in selection.form["inputs"])
+            for selection in self.view.selections
+        )
+
+    def _choose(self, words: Sequence[int]) -> tuple[int, int]:
+        self._columns.extend(words)
+        return len(self._columns) - len(words), len(words)
+
+    def _latest(self, selection: int, depth: int, words: Sequence[int]) -> int:
+        first, number = self._choose(words)
+        self._sections.append((LATEST, 1 + number, selection, depth, -1, 0, first, number))
+        return len(self._sections) - 1
+
+    def _ring(self, needs: Sequence[Need]) -> int:
+        bounds = [n.window.bound for n in needs if n.window is not None and n.window.bound is not None]
+        return self._latest(-1, max(bounds), range(1, self.width)) if bounds else -1
+
+    def _distinct(self, needs: Sequence[Need]) -> dict[int, int]:
+        found: dict[int, int] = {}
+        wanted = [n for n in needs if n.reduction.reduce is Reduce.DISTINCT and not n.is_exact]
+        for selection in dict.fromkeys(n.selection for n in wanted):
+            windows = [n.window for n in wanted if n.selection == selection]
+            keep = -1 if None in windows else max(w.length + w.hop for w in windows if w is not None)
+            found[selection] = len(self._sections)
+            self._sections.append((DISTINCT, 2, selection, 0, keep, 0, self.words[selection][0], 1))
+        return found
+
+    def _tiles(self, needs: Sequence[Need]) -> dict[int, tuple[int, Group]]:
+        found: dict[int, tuple[int, Group]] = {}
+        scalars = [
+            (n.window, n.reduction.reduce, n.selection)
+            for n in needs
+            if n.window is not None and not n.is_exact and n.reduction.reduce not in (Reduce.LATEST, Reduce.DISTINCT)
+        ]
+        for hop in dict.fromkeys(window.hop for window, _, _ in scalars):
+            group = Group.of((reduce, s) for window, reduce, s in scalars if window.hop == hop)
+            keep = max(window.length for window, _, _ in scalars if window.hop == hop)
+            rows = self._partial_rows(group)
+            found[hop] = len(self._sections), group
+            self._sections.append((TILES, 1 + len(rows), 0, 0, keep, hop, len(self._partials), len(rows)))
+            self._partials.extend(rows)
+        return found
+
+    def _partial_rows(self, group: Group) -> list[tuple[int, ...]]:
+        rows: list[tuple[int, ...]] = []
+        for reduce, s in group.partials:
+            word = 0 if reduce is Reduce.COUNT else self.words[s][0]
+            is_float = reduce is not Reduce.COUNT and self.view.types[s][0] is Type.FLOAT
+            rows.append((CODES[reduce], s, word, int(is_float), group.count_at(reduce, s)))
+        return rows
+
+
+def _depths(needs: Sequence[Need]) -> dict[int, int]:
+    """How many of the last events of each selection are kept."""
+    depths: dict[int, int] = {}
+    for need in needs:
+        if need.reduction.reduce is Reduce.LATEST and not need.is_exact:
+            depths[need.selection] = max(depths.get(need.selection, 0), need.reduction.depth)
+    return depths
+
+
+def _matrix(rows: Sequence[Sequence[int]], width: int) -> Int64s:
+    return np.array(rows, np.int64).reshape(-1, width)
+
+
+def to_words(values: Array) -> Int64s:
+    """[n] int64: floats bit-cast, integers and booleans as they are."""
+    return values.view(np.int64) if values.dtype == np.float64 else values.astype(np.int64, copy=False)
+
+
+def from_words(words: Int64s, kind: Type) -> Array:
+    """The inverse of `to_words`.
+
+    >>> from_words(to_words(np.array([0.5, -1.0])), Type.FLOAT).tolist()
+    [0.5, -1.0]
+    """
+    if kind is Type.FLOAT:
+        return words.view(np.float64)
+    return words.astype(np.bool_) if kind is Type.BOOL else words

@@ -1,0 +1,334 @@
+"""Folding: the compiled pass that merges events into packed rows (see `codec`), many keys at a time.
+
+Every section is merged with the new events in one linear pass, so a batch costs the size of the rows that it touches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from bedplate.aggregations.base import Reduce
+from bedplate.online.codec import (
+    CODES,
+    COUNT_AT,
+    COUNTS,
+    DEPTH,
+    DISTINCT,
+    FINGERPRINT,
+    FIRST,
+    HOP,
+    IS_FLOAT,
+    KEEP,
+    KIND,
+    LAST_FOLDED,
+    LATEST,
+    MISSING,
+    NUMBER,
+    OF_SELECTION,
+    PENDING,
+    REDUCE,
+    SELECTION,
+    VALID_BITS,
+    WIDTH,
+    WORD,
+    Layout,
+)
+from bedplate.types import Int64s
+
+_MIN, _SUM, _COUNT = CODES[Reduce.MIN], CODES[Reduce.SUM], CODES[Reduce.COUNT]
+
+jit: Any = numba.njit(nogil=True, cache=True)
+
+
+@jit
+def is_valid(words: Any, at: int, selection: int) -> bool:
+    """Whether the event at a word counts for a selection; every event counts for selection -1."""
+    if selection < 0:
+        return True
+    return (words[at + 1 + selection // VALID_BITS] >> (selection % VALID_BITS)) & 1 == 1
+
+
+@jit
+def _merge_events(words: Any, at: int, count: int, events: Any, first: int, last: int, width: int, out: Any) -> int:
+    """Pending and new events in order (time, arrival); the pending ones arrived earlier. How many there are."""
+    i, j, n = 0, first, 0
+    while i < count or j < last:
+        if j >= last or (i < count and words[at + i * width] <= events[j * width]):
+            out[n * width : (n + 1) * width] = words[at + i * width : at + (i + 1) * width]
+            i += 1
+        else:
+            out[n * width : (n + 1) * width] = events[j * width : (j + 1) * width]
+            j += 1
+        n += 1
+    return n
+
+
+@jit
+def _accumulate(out: Any, floats: Any, at: int, partials: Any, events: Any, event_floats: Any, event: int) -> bool:
+    """Adds an event to the partial results at a word; whether it counts for any of them."""
+    counted = False
+    for p in range(len(partials)):
+        if not is_valid(events, event, partials[p, OF_SELECTION]):
+            continue
+        counted = True
+        reduce, here, word = partials[p, REDUCE], at + p, event + partials[p, WORD]
+        if reduce == _COUNT:
+            out[here] += 1
+        elif reduce == _SUM:
+            if partials[p, IS_FLOAT]:
+                floats[here] += event_floats[word]
+            else:
+                out[here] += events[word]
+        elif out[at + partials[p, COUNT_AT]] == 0:
+            out[here] = events[word]
+        elif partials[p, IS_FLOAT]:
+            if (event_floats[word] < floats[here]) == (reduce == _MIN):
+                out[here] = events[word]
+        elif (events[word] < out[here]) == (reduce == _MIN):
+            out[here] = events[word]
+    return counted
+
+
+@jit
+def _fold_latest(
+    words: Any, at: int, old: int, events: Any, folded: int, size: int, spec: Any, columns: Any, out: Any, to: int
+) -> int:
+    """The last `depth` of the entries and the events that count; an event comes after entries of its time."""
+    valid = 0
+    for j in range(folded):
+        valid += is_valid(events, j * size, spec[SELECTION])
+    taken = min(spec[DEPTH], old + valid)
+    width, first = spec[WIDTH], spec[FIRST]
+    i, j = old - 1, folded - 1
+    for k in range(taken - 1, -1, -1):
+        here = to + k * width
+        while j >= 0 and not is_valid(events, j * size, spec[SELECTION]):
+            j -= 1
+        if j >= 0 and (i < 0 or events[j * size] >= words[at + i * width]):
+            out[here] = events[j * size]
+            for c in range(spec[NUMBER]):
+                out[here + 1 + c] = events[j * size + columns[first + c]]
+            j -= 1
+        else:
+            out[here : here + width] = words[at + i * width : at + (i + 1) * width]
+            i -= 1
+    return taken
+
+
+@jit
+def _fold_distinct(
+    words: Any, at: int, old: int, events: Any, folded: int, size: int, spec: Any, since: int, out: Any, to: int
+) -> int:
+    """Each value once with the time it was last seen, those last seen before `since` left out."""
+    values, times = np.empty(folded, np.int64), np.empty(folded, np.int64)
+    new = 0
+    for j in range(folded):
+        if is_valid(events, j * size, spec[SELECTION]):
+            values[new], times[new] = events[j * size + spec[FIRST]], events[j * size]
+            new += 1
+    order = np.argsort(values[:new])
+    count, i, j = 0, 0, 0
+    while i < old or j < new:
+        from_old = i < old and (j >= new or words[at + 2 * i] <= values[order[j]])
+        value = words[at + 2 * i] if from_old else values[order[j]]
+        seen = MISSING
+        if from_old:
+            seen = words[at + 2 * i + 1]
+            i += 1
+        while j < new and values[order[j]] == value:
+            seen = max(seen, times[order[j]])
+            j += 1
+        if seen >= since:
+            out[to + 2 * count], out[to + 2 * count + 1] = value, seen
+            count += 1
+    return count
+
+
+@jit
+def _fold_tiles(
+    words: Any,
+    at: int,
+    old: int,
+    events: Any,
+    folded: int,
+    size: int,
+    spec: Any,
+    partials: Any,
+    since: int,
+    out: Any,
+    to: int,
+) -> int:
+    """The tiles from `since` on (a multiple of the hop), with the events added to theirs."""
+    hop, width = spec[HOP], spec[WIDTH]
+    chosen = partials[spec[FIRST] : spec[FIRST] + spec[NUMBER]]
+    floats, event_floats = out.view(np.float64), events.view(np.float64)
+    count, i, j = 0, 0, 0
+    while i < old or j < folded:
+        here = to + count * width
+        start = events[j * size] // hop * hop if j < folded else words[at + i * width]
+        is_old = i < old and words[at + i * width] <= start
+        if is_old:
+            start = words[at + i * width]
+            out[here : here + width] = words[at + i * width : at + (i + 1) * width]
+            i += 1
+        else:
+            out[here] = start
+            out[here + 1 : here + width] = 0
+        counted = is_old
+        while j < folded and events[j * size] // hop * hop == start:
+            counted |= _accumulate(out, floats, here + 1, chosen, events, event_floats, j * size)
+            j += 1
+        if counted and start >= since:
+            count += 1
+    return count
+
+
+@jit
+def _fold_slots(out: Any, row: int, events: Any, folded: int, size: int, slots: Any, columns: Any) -> None:
+    for s in range(len(slots)):
+        at = row + slots[s, 1]
+        for j in range(folded - 1, -1, -1):
+            if is_valid(events, j * size, slots[s, 0]):
+                if events[j * size] >= out[at]:
+                    out[at] = events[j * size]
+                    for c in range(slots[s, 3]):
+                        out[at + 1 + c] = events[j * size + columns[slots[s, 2] + c]]
+                break
+
+
+@jit
+def _fold_section(
+    words: Any,
+    at: int,
+    old: int,
+    events: Any,
+    folded: int,
+    size: int,
+    spec: Any,
+    columns: Any,
+    partials: Any,
+    last: int,
+    out: Any,
+    to: int,
+) -> int:
+    kind = spec[KIND]
+    if kind == LATEST:
+        return _fold_latest(words, at, old, events, folded, size, spec, columns, out, to)
+    since = MISSING
+    if spec[KEEP] >= 0 and last != MISSING:
+        since = last - spec[KEEP]
+    if kind == DISTINCT:
+        return _fold_distinct(words, at, old, events, folded, size, spec, since, out, to)
+    if since != MISSING:
+        since = since // spec[HOP] * spec[HOP]
+    return _fold_tiles(words, at, old, events, folded, size, spec, partials, since, out, to)
+
+
+@jit
+def _begin(words: Any, begin: int, end: int, shape: Any, slots: Any, out: Any, row: int) -> None:
+    """The fixed part as it was, or of a row without events."""
+    fixed = shape[2]
+    if end > begin:
+        out[row : row + fixed] = words[begin : begin + fixed]
+        return
+    out[row : row + fixed] = 0
+    out[row + FINGERPRINT], out[row + LAST_FOLDED] = shape[0], MISSING
+    for s in range(len(slots)):
+        out[row + slots[s, 1]] = MISSING
+
+
+@jit
+def room(words: Any, offsets: Any, event_offsets: Any, shape: Any, sections: Any) -> tuple[int, int]:
+    """The most words that `fold` can write, and the most events that it merges for one key."""
+    total, longest = 0, 0
+    for k in range(len(offsets) - 1):
+        events = event_offsets[k + 1] - event_offsets[k]
+        if offsets[k + 1] > offsets[k]:
+            events += words[offsets[k] + PENDING]
+        total += max(offsets[k + 1] - offsets[k], shape[2]) + events * shape[1]
+        for s in range(len(sections)):
+            more = min(events, sections[s, DEPTH]) if sections[s, KIND] == LATEST else events
+            total += more * sections[s, WIDTH]
+        longest = max(longest, events)
+    return total, longest
+
+
+@jit
+def fold(
+    words: Any,
+    offsets: Any,
+    events: Any,
+    event_offsets: Any,
+    line: int,
+    delay: int,
+    shape: Any,
+    slots: Any,
+    total_partials: Any,
+    sections: Any,
+    partials: Any,
+    columns: Any,
+    merged: Any,
+    out: Any,
+    out_offsets: Any,
+) -> None:
+    """Merges events into rows; see `codec` for the arrays and `merge_into_rows` for their meaning."""
+    size, fixed = shape[1], shape[2]
+    floats, merged_floats = out.view(np.float64), merged.view(np.float64)
+    row = 0
+    for k in range(len(offsets) - 1):
+        begin, end = offsets[k], offsets[k + 1]
+        _begin(words, begin, end, shape, slots, out, row)
+        old_pending = words[begin + PENDING] if end > begin else 0
+        n = _merge_events(
+            words, begin + fixed, old_pending, events, event_offsets[k], event_offsets[k + 1], size, merged
+        )
+        folded = 0
+        while folded < n and merged[folded * size] + delay < line:
+            folded += 1
+        if folded:
+            out[row + LAST_FOLDED] = max(out[row + LAST_FOLDED], merged[(folded - 1) * size] + delay)
+        _fold_slots(out, row, merged, folded, size, slots, columns)
+        for j in range(folded):
+            _accumulate(out, floats, row + shape[3], total_partials, merged, merged_floats, j * size)
+        at, to = begin + fixed + old_pending * size, row + fixed
+        out[row + PENDING] = n - folded
+        out[to : to + (n - folded) * size] = merged[folded * size : n * size]
+        to += (n - folded) * size
+        for s in range(len(sections)):
+            spec = sections[s]
+            old = words[begin + COUNTS + s] if end > begin else 0
+            count = _fold_section(
+                words, at, old, merged, folded, size, spec, columns, partials, out[row + LAST_FOLDED] - delay, out, to
+            )
+            out[row + COUNTS + s] = count
+            at, to = at + old * spec[WIDTH], to + count * spec[WIDTH]
+        row = to
+        out_offsets[k + 1] = row
+
+
+def merge_into_rows(
+    layout: Layout, words: Int64s, offsets: Int64s, events: Int64s, event_offsets: Int64s, line: int
+) -> tuple[Int64s, Int64s]:
+    """The rows of k keys after more events.
+
+    Args:
+        layout: of the view.
+        words: [total] int64, the k rows as they are, one after the other; a key without a row has none of the words.
+        offsets: [k + 1] int64, where each begins.
+        events: [n, width] int64, packed events sorted by (key, time, arrival).
+        event_offsets: [k + 1] int64, the events of each key.
+        line: events with `time + delay` before it are folded, the others stay pending.
+
+    Returns:
+        the rows in the same form.
+    """
+    total, longest = room(words, offsets, event_offsets, layout.shape, layout.sections)
+    out = np.empty(int(total), np.int64)
+    merged = np.empty(int(longest) * layout.width, np.int64)
+    out_offsets: Int64s = np.zeros(len(offsets), np.int64)
+    tables = (layout.shape, layout.slots, layout.total_partials, layout.sections, layout.partials, layout.columns)
+    fold(words, offsets, events.reshape(-1), event_offsets, line, layout.delay, *tables, merged, out, out_offsets)
+    return out[: out_offsets[-1]], out_offsets

@@ -1,0 +1,61 @@
+"""Keys of the store's one table: a letter for what is kept, then what it belongs to.
+
+Rows are in the order of their view and entity keys (big-endian, sign flipped), so that a bulk load appends.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bedplate.features.view import CompiledView
+from bedplate.types import Int64s
+
+FORMAT_KEY = b"m:format"
+"""The version of the store's form."""
+
+STATES = b"v"
+"""What is known about each view: `state.ViewState`."""
+
+TEXTS = b"t"
+"""The text behind each string id."""
+
+_SIGN = np.uint64(1 << 63)
+
+
+def _view_bytes(view: CompiledView) -> bytes:
+    return bytes.fromhex(view.id)[:8]
+
+
+def rows_of(view: CompiledView) -> bytes:
+    """What the keys of a view's rows begin with."""
+    return b"r" + _view_bytes(view)
+
+
+def state_of(view: CompiledView) -> bytes:
+    """The key of a view's state."""
+    return STATES + _view_bytes(view)
+
+
+def files_of(view: CompiledView) -> bytes:
+    """What the keys of the names of the files that a view has taken in begin with."""
+    return b"f" + _view_bytes(view)
+
+
+def row_keys(view: CompiledView, keys: Int64s) -> list[bytes]:
+    """The keys of rows.
+
+    Args:
+        view: the compiled view.
+        keys: [n, entities] int64.
+    """
+    prefix = np.frombuffer(rows_of(view), np.uint8)
+    out = np.empty((len(keys), len(prefix) + 8 * keys.shape[1]), np.uint8)
+    out[:, : len(prefix)] = prefix
+    ordered = np.ascontiguousarray(keys).view(np.uint64) ^ _SIGN
+    out[:, len(prefix) :] = ordered.astype(">u8").view(np.uint8)
+    return out.view(f"V{out.shape[1]}").ravel().tolist()
+
+
+def text_keys(ids: Int64s) -> list[bytes]:
+    """The keys of the texts behind ids [n] int64."""
+    return [TEXTS + i for i in ids.astype(">i8").view("V8").tolist()]

@@ -1,0 +1,106 @@
+"""Bulk load: from a view's history to its rows in an online store, so that a stream can go on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+
+from bedplate.features.rows import GroupedRows, SelectedValues
+from bedplate.features.view import CompiledView
+from bedplate.online import keys
+from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.codec import Layout
+from bedplate.online.state import REWIND, Events, ViewState, merged_rows, texts_of
+from bedplate.types import Bools
+
+Progress: TypeAlias = Callable[[int], None]
+"""Called with the number of events taken in so far."""
+
+BATCH = 50_000
+"""How many events are written in one step, by default."""
+
+
+def bulk_load(
+    store: OnlineStore,
+    view: CompiledView,
+    blocks: Iterable[GroupedRows],
+    until: int,
+    *,
+    rewind: int = REWIND,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> ViewState:
+    """Fills the store with a view's events before a time, in place of whatever it holds of this version of the view.
+
+    It is written in steps of which the last one completes it: a view whose load is at work or was interrupted can't be
+    read, and is loaded from the start when this is called again. After it the store's reads are exact at `until` and
+    later, and its stream begins with the first file. Events before `until` that the stream holds are then late events:
+    they count, so they must not have been in the blocks.
+
+    Args:
+        store: the store.
+        view: the compiled view.
+        blocks: its events by key, no key in two blocks, as the as-of index gives them.
+        until: only events before this time are taken; microseconds.
+        rewind: reads may ask for a time so much before the watermark; microseconds.
+        batch: about how many events are written in one step.
+        progress: called after each step.
+
+    Returns:
+        the state of the view.
+
+    Raises:
+        StoreError: the store can't be written, or another writer is at work on the view.
+    """
+    layout, known = Layout(view), set[int]()
+    events, newest = 0, -1
+    state = ViewState(view.name, view.id, complete=False, until=until, watermark=until)
+    with store.writing([view.id]):
+        store.commit(Changes([state.put(view)], [keys.rows_of(view), keys.files_of(view)]))
+        for block in blocks:
+            for part in _parts(_before(block, until), batch):
+                packed = Events(part.keys, part.offsets, layout.pack(part.times, part.selections))
+                puts = merged_rows(store, layout, packed, until - rewind, into_empty=True)
+                store.commit(Changes(puts + texts_of(part, known)))
+                events += len(part.times)
+                newest = max(newest, int(part.times.max(initial=-1)))
+                if progress is not None:
+                    progress(events)
+        state = ViewState(view.name, view.id, True, until, until, newest=newest, events=events)
+        store.commit(Changes([state.put(view)]))
+    return state
+
+
+def _before(block: GroupedRows, until: int) -> GroupedRows:
+    """The events before a time, and the keys that have some."""
+    kept = block.times < until
+    if kept.all():
+        return block
+    sums = np.zeros(len(kept) + 1, np.int64)
+    np.cumsum(kept, out=sums[1:])
+    counts = np.diff(sums[block.offsets])
+    there = counts > 0
+    offsets = np.append(0, counts[there].cumsum())
+    selections = tuple(_chosen(s, kept) for s in block.selections)
+    return GroupedRows(block.keys[there], offsets, block.times[kept], selections, block.key_texts)
+
+
+def _chosen(selected: SelectedValues, rows: Bools | slice) -> SelectedValues:
+    valid = None if selected.valid is None else selected.valid[rows]
+    return SelectedValues(valid, tuple(v[rows] for v in selected.inputs), selected.texts)
+
+
+def _parts(block: GroupedRows, batch: int) -> Iterator[GroupedRows]:
+    """The block in parts of whole keys with at most `batch` events, or of one key."""
+    begin = 0
+    while begin < len(block.keys):
+        end = int(np.searchsorted(block.offsets, block.offsets[begin] + batch, side="right")) - 1
+        end = min(max(end, begin + 1), len(block.keys))
+        a, b = int(block.offsets[begin]), int(block.offsets[end])
+        selections = tuple(_chosen(s, slice(a, b)) for s in block.selections)
+        yield GroupedRows(
+            block.keys[begin:end], block.offsets[begin : end + 1] - a, block.times[a:b], selections, block.key_texts
+        )
+        begin = end

@@ -1,0 +1,72 @@
+"""An online store in memory, for tests and notebooks; gone with its process."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Generator, Sequence
+from typing import final
+
+from bedplate.errors import StoreError
+from bedplate.online.base import Changes, OnlineStore, Values
+
+
+@final
+class MemoryStore(OnlineStore):
+    """A dictionary that changes under a lock.
+
+    >>> store = MemoryStore()
+    >>> store.commit(Changes(puts=[(b"a", b"1")]))
+    >>> list(store.read_many([b"a", b"b"]))
+    [b'1', b'']
+    """
+
+    __slots__ = ("_claimed", "_lock", "_table")
+
+    def __init__(self) -> None:
+        self._table: dict[bytes, bytes] = {}
+        self._claimed: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """Always `memory:`."""
+        return "memory:"
+
+    def read_many(self, wanted: Sequence[bytes]) -> Values:
+        """The values of keys, all as one step left them."""
+        with self._lock:
+            found = [self._table.get(k, b"") for k in wanted]
+        return Values(b"".join(found), [len(v) for v in found])
+
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """The keys with a prefix and their values."""
+        with self._lock:
+            return sorted((k, v) for k, v in self._table.items() if k.startswith(prefix))
+
+    @contextlib.contextmanager
+    def writing(self, names: Sequence[str]) -> Generator[None]:
+        """Claims names for writing."""
+        with self._lock:
+            taken = self._claimed.intersection(names)
+            if taken:
+                raise StoreError(f"another writer is at work on {sorted(taken)}", where=self.url, hint="stop it first")
+            self._claimed.update(names)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._claimed.difference_update(names)
+
+    def commit(self, changes: Changes) -> None:
+        """Applies all changes."""
+        with self._lock:
+            for prefix in changes.deletes:
+                for key in [k for k in self._table if k.startswith(prefix)]:
+                    del self._table[key]
+            self._table.update(changes.puts)
+
+    def close(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            self._table.clear()

@@ -1,0 +1,260 @@
+"""The plan of a read: which words of a view's packed rows become which partial results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from bedplate.aggregations.base import Latest, Partial, Reduce, Scalar
+from bedplate.batch import TextLookup
+from bedplate.canonical import to_json
+from bedplate.features.view import Call, CompiledView
+from bedplate.online import kernels
+from bedplate.online.codec import CODES, Layout, Need, from_words
+from bedplate.types import Array, Int64s, Type
+
+_SCALAR, _SLOT, _LATEST = range(3)
+_WIDTHS = (11, 12, 12)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Calls with equal aggregations, of inputs of equal types and kept alike: they differ only in what they read."""
+
+    calls: tuple[Call, ...]
+    types: tuple[Type, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A reduction of all calls of a group: rows `first` to `last` of a kernel's requests, and what they give.
+
+    Attributes:
+        kernel: `_SCALAR`, `_SLOT` or `_LATEST`.
+        first: the first request.
+        last: the request after the last one.
+        kinds: the type of a scalar, or of each input.
+        out: the first output column of slots.
+    """
+
+    kernel: int
+    first: int
+    last: int
+    kinds: tuple[Type, ...]
+    out: int
+
+
+@final
+class ReadPlan:
+    """How features of a view are read.
+
+    Args:
+        view: the compiled view.
+        names: full names of its features.
+
+    Attributes:
+        layout: of the view's rows.
+        names: as asked for.
+        groups: the calls to finalise, those that are alike together.
+    """
+
+    __slots__ = (
+        "_columns",
+        "_deepest",
+        "_most_inputs",
+        "_parts",
+        "_requests",
+        "_slot_columns",
+        "groups",
+        "layout",
+        "names",
+    )
+
+    def __init__(self, view: CompiledView, names: Sequence[str]) -> None:
+        self.layout, self.names = Layout(view), tuple(names)
+        wanted = {view.short(n) for n in names}
+        self.groups = self._alike([c for c in view.calls if wanted.intersection(c.names)])
+        self._slot_columns = 0
+        columns: list[int] = []
+        requests: tuple[list[tuple[int, ...]], ...] = ([], [], [])
+        self._parts = [
+            [self._part(g, i, requests, columns) for i in range(len(g.calls[0].aggregation.reductions))]
+            for g in self.groups
+        ]
+        self._requests = [np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests, _WIDTHS, strict=True)]
+        self._columns: Int64s = np.array(columns, np.int64)
+        latest = self._requests[_LATEST]
+        self._deepest = int(latest[:, kernels.L_DEPTH].max(initial=0))
+        self._most_inputs = int(latest[:, kernels.L_NUMBER].max(initial=0))
+
+    def read(self, words: Int64s, offsets: Int64s, times: Int64s, texts: TextLookup) -> list[list[Partial]]:
+        """The partial results of each group, those of its calls one after the other, as of one key after the other.
+
+        Args:
+            words: packed rows of n keys.
+            offsets: [n + 1] int64 into them.
+            times: [n] int64 microseconds.
+            texts: the texts behind string ids.
+        """
+        scalars = self._scalars(words, offsets, times)
+        slots = self._slots(words, offsets, times)
+        latest = self._latest_events(words, offsets, times)
+        result: list[list[Partial]] = []
+        for parts in self._parts:
+            partials: list[Partial] = []
+            for part in parts:
+                lookups = tuple(texts if k is Type.STRING else None for k in part.kinds)
+                if part.kernel == _SCALAR:
+                    partials.append(_scalar_partial(part, *scalars))
+                elif part.kernel == _SLOT:
+                    partials.append(_slot_partial(part, *slots, lookups))
+                else:
+                    partials.append(_latest_partial(part, *latest, lookups, len(times)))
+            result.append(partials)
+        return result
+
+    def _scalars(self, words: Int64s, offsets: Int64s, times: Int64s) -> tuple[Array, Array]:
+        requests, layout = self._requests[_SCALAR], self.layout
+        values, present = (
+            np.empty((len(requests), len(times)), np.int64),
+            np.empty((len(requests), len(times)), np.bool_),
+        )
+        if len(requests):
+            kernels.read_scalars(
+                words, offsets, times, layout.delay, layout.shape, layout.sections, requests, values, present
+            )
+        return values, present
+
+    def _slots(self, words: Int64s, offsets: Int64s, times: Int64s) -> tuple[Array, Array, Array]:
+        requests, layout, n = self._requests[_SLOT], self.layout, len(times)
+        found, present = np.zeros((len(requests), n), np.int64), np.zeros((len(requests), n), np.bool_)
+        values = np.zeros((self._slot_columns, n), np.int64)
+        if len(requests):
+            kernels.read_slots(
+                words, offsets, times, layout.delay, layout.shape, requests, self._columns, found, present, values
+            )
+        return found, present, values
+
+    def _latest_events(self, words: Int64s, offsets: Int64s, times: Int64s) -> tuple[Array, Array, Array]:
+        requests, layout, n = self._requests[_LATEST], self.layout, len(times)
+        ends = np.zeros(len(requests) * n + 1, np.int64)
+        if not len(requests):
+            return ends, ends, ends
+        counts = np.zeros((len(requests), n), np.int64)
+        tables = (layout.delay, layout.shape, layout.sections, requests)
+        kernels.count_latest(words, offsets, times, *tables, self._deepest, counts)
+        np.cumsum(counts, out=ends[1:])
+        found, values = np.empty(ends[-1], np.int64), np.empty((self._most_inputs, ends[-1]), np.int64)
+        of_request = ends[1:].reshape(len(requests), n)
+        kernels.fill_latest(words, offsets, times, *tables, self._columns, self._deepest, of_request, found, values)
+        return ends, found, values
+
+    def _alike(self, calls: Sequence[Call]) -> tuple[Alike, ...]:
+        groups: dict[tuple[object, ...], list[Call]] = {}
+        for call in calls:
+            aggregation = call.aggregation
+            kept = tuple(self._kernel(n) for n in self._needs(call))
+            key = (type(aggregation), to_json(dict(aggregation.options())), self._types(call), kept)
+            groups.setdefault(key, []).append(call)
+        return tuple(Alike(tuple(g), self._types(g[0])) for g in groups.values())
+
+    def _types(self, call: Call) -> tuple[Type, ...]:
+        view = self.layout.view
+        return view.types[view.reduction_index(call.aggregation.reductions[0])]
+
+    def _needs(self, call: Call) -> list[Need]:
+        view = self.layout.view
+        return [Need(r, view.reduction_index(r), call.window) for r in call.aggregation.reductions]
+
+    def _kernel(self, need: Need) -> int:
+        if need.reduction.reduce is not Reduce.LATEST:
+            return _SCALAR
+        return _SLOT if not need.is_exact and need.selection in self.layout.slot_at else _LATEST
+
+    def _part(self, group: Alike, index: int, requests: tuple[list[tuple[int, ...]], ...], columns: list[int]) -> _Part:
+        needs = [self._needs(call)[index] for call in group.calls]
+        kernel, out = self._kernel(needs[0]), self._slot_columns
+        first = len(requests[kernel])
+        for i, need in enumerate(needs):
+            if kernel == _SCALAR:
+                requests[kernel].append(self._scalar(need))
+            else:
+                inputs = self.layout.words[need.selection]
+                place = (len(columns), len(inputs), out + i, len(needs))
+                requests[kernel].append((*self._latest(need), *place))
+                columns.extend(inputs)
+        if kernel == _SLOT:
+            self._slot_columns += len(needs) * len(group.types)
+        kinds = (self.layout.view.output_type(needs[0].reduction),) if kernel == _SCALAR else group.types
+        return _Part(kernel, first, len(requests[kernel]), kinds, out)
+
+    def _scalar(self, need: Need) -> tuple[int, ...]:
+        layout, reduce, selection = self.layout, need.reduction.reduce, need.selection
+        word = 0 if reduce is Reduce.COUNT else layout.words[selection][0]
+        is_float = reduce is not Reduce.COUNT and layout.view.types[selection][0] is Type.FLOAT
+        source, at, partial, number = kernels.RING, layout.ring, 0, 0
+        if need.is_exact:
+            pass
+        elif reduce is Reduce.DISTINCT:
+            source, at = kernels.VALUES, layout.distinct[selection]
+        elif need.window is None:
+            source, at = kernels.TOTAL, layout.totals_at
+            partial, number = layout.totals.at(reduce, selection), layout.totals.count_at(reduce, selection)
+        else:
+            source, (at, group) = kernels.TILE, layout.tiles[need.window.hop]
+            partial, number = 1 + group.at(reduce, selection), 1 + group.count_at(reduce, selection)
+        return (CODES[reduce], source, at, partial, number, selection, word, int(is_float), *_window(need))
+
+    def _latest(self, need: Need) -> tuple[int, ...]:
+        layout, selection = self.layout, need.selection
+        if need.is_exact:
+            at = layout.ring
+        else:
+            at = layout.slot_at[selection] if selection in layout.slot_at else layout.latest[selection]
+        ttl = layout.view.view.ttl
+        age = -1 if ttl is None else ttl
+        return (at, int(need.is_exact), selection, need.reduction.depth, *_window(need), age)
+
+
+def _window(need: Need) -> tuple[int, int, int]:
+    """Length, hop and bound; -1 where there is none."""
+    window = need.window
+    if window is None:
+        return -1, 0, -1
+    return window.length, window.hop, -1 if window.bound is None else window.bound
+
+
+def _scalar_partial(part: _Part, values: Array, present: Array) -> Scalar:
+    chosen = from_words(values[part.first : part.last].reshape(-1), part.kinds[0])
+    return Scalar(chosen, present[part.first : part.last].reshape(-1))
+
+
+def _slot_partial(
+    part: _Part, times: Array, present: Array, values: Array, texts: tuple[TextLookup | None, ...]
+) -> Latest:
+    there = present[part.first : part.last].reshape(-1)
+    of_times = times[part.first : part.last].reshape(-1)
+    number = part.last - part.first
+    columns = [values[part.out + c * number : part.out + (c + 1) * number].reshape(-1) for c in range(len(part.kinds))]
+    if there.all():
+        offsets = np.arange(len(there) + 1)
+    else:
+        offsets = np.zeros(len(there) + 1, np.int64)
+        np.cumsum(there, out=offsets[1:])
+        of_times, columns = of_times[there], [c[there] for c in columns]
+    typed = tuple(from_words(c, kind) for c, kind in zip(columns, part.kinds, strict=True))
+    return Latest(offsets, of_times, typed, texts)
+
+
+def _latest_partial(
+    part: _Part, ends: Array, times: Array, values: Array, texts: tuple[TextLookup | None, ...], n: int
+) -> Latest:
+    offsets = ends[part.first * n : part.last * n + 1]
+    a, b = int(offsets[0]), int(offsets[-1])
+    columns = tuple(from_words(values[c, a:b], kind) for c, kind in enumerate(part.kinds))
+    return Latest(offsets - a, times[a:b], columns, texts)

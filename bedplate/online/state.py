@@ -1,0 +1,170 @@
+"""The state of a view in an online store, and the step from new events to changed rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import msgspec
+import numpy as np
+
+from bedplate.errors import StoreError
+from bedplate.features.rows import GroupedRows, Rows
+from bedplate.features.view import CompiledView
+from bedplate.online import keys
+from bedplate.online.base import OnlineStore, text_puts
+from bedplate.online.codec import Layout
+from bedplate.online.folding import merge_into_rows
+from bedplate.types import MINUTE, Int64s
+
+REWIND = MINUTE
+"""How far before the watermark a read may ask, by default: events that recent stay pending, so that a request that is
+answered a little after its time still gets the values of its time."""
+
+
+@final
+class ViewState(msgspec.Struct, frozen=True):
+    """What a store holds of a view.
+
+    Attributes:
+        name: the view's.
+        id: the view's.
+        complete: whether the bulk load came to its end.
+        until: every event before this time was in the bulk load; microseconds.
+        watermark: reads at this time or later are exact; microseconds.
+        newest: the time of the newest event taken in, microseconds; -1: none.
+        events: how many events were taken in.
+        file: the file of the stream that was taken in last; empty: none yet.
+        row: how many of its rows.
+    """
+
+    name: str
+    id: str
+    complete: bool
+    until: int
+    watermark: int
+    newest: int = -1
+    events: int = 0
+    file: str = ""
+    row: int = 0
+
+    def put(self, view: CompiledView) -> tuple[bytes, bytes]:
+        """What to put so that this is the view's state."""
+        return keys.state_of(view), msgspec.json.encode(self)
+
+
+def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewState:
+    """The state from its bytes; empty: there is none.
+
+    Raises:
+        StoreError: the view was never loaded, or not completely.
+    """
+    if not value:
+        raise StoreError(
+            f"the online store '{store.url}' does not hold this version of the view",
+            where=view.place,
+            hint="load it: the definition is new, or has changed since it was loaded",
+        )
+    state = msgspec.json.decode(value, type=ViewState)
+    if not state.complete or state.id != view.id:
+        raise StoreError(
+            f"the online store '{store.url}' holds the view only in part",
+            where=view.place,
+            hint="its load is at work or was interrupted; load it again",
+        )
+    return state
+
+
+def read_state(store: OnlineStore, view: CompiledView) -> ViewState:
+    """The state of a view that is completely loaded.
+
+    Raises:
+        StoreError: the view was never loaded, or not completely.
+    """
+    return decode_state(store.read_many([keys.state_of(view)]).data, view, store)
+
+
+def states(store: OnlineStore) -> list[ViewState]:
+    """The states of all views in a store, by name, those in part included."""
+    found = [msgspec.json.decode(value, type=ViewState) for _, value in store.scan(keys.STATES)]
+    return sorted(found, key=lambda s: (s.name, s.id))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Packed events of k keys, sorted by (key, time, arrival).
+
+    Attributes:
+        keys: [k, entities] int64.
+        offsets: [k + 1] int64, the events of each key.
+        words: [n, width] int64, see `Layout.pack`.
+    """
+
+    keys: Int64s
+    offsets: Int64s
+    words: Int64s
+
+
+def group(layout: Layout, rows: Rows) -> Events:
+    """Events in order of arrival, packed and sorted by (key, time, arrival)."""
+    order = np.lexsort((rows.times, *rows.keys.T[::-1]))
+    sorted_keys = rows.keys[order]
+    begins = np.ones(len(order), np.bool_)
+    np.any(sorted_keys[1:] != sorted_keys[:-1], axis=1, out=begins[1:])
+    first = np.flatnonzero(begins)
+    words = layout.pack(rows.times, rows.selections)[order]
+    return Events(sorted_keys[first], np.append(first, len(order)), words)
+
+
+def merged_rows(
+    store: OnlineStore, layout: Layout, events: Events, line: int, *, into_empty: bool = False
+) -> list[tuple[bytes, bytes]]:
+    """What to put so that events are in their rows.
+
+    Args:
+        store: where the rows are now.
+        layout: of the view.
+        events: the events.
+        line: those that could be seen before this time are folded.
+        into_empty: the keys have no rows yet, which are then not looked for.
+    """
+    names = keys.row_keys(layout.view, events.keys)
+    if into_empty:
+        words, offsets = np.frombuffer(b"", np.int64), np.zeros(len(names) + 1, np.int64)
+    else:
+        words, offsets = store.read_many(names).rows(len(names))
+    check_rows(store, layout, words, offsets)
+    out, ends = merge_into_rows(layout, words, offsets, events.words, events.offsets, line)
+    data, at = out.tobytes(), (ends * 8).tolist()
+    return [(name, data[a:b]) for name, a, b in zip(names, at[:-1], at[1:], strict=True)]
+
+
+def check_rows(store: OnlineStore, layout: Layout, words: Int64s, offsets: Int64s) -> Int64s:
+    """The first words of the rows that are there.
+
+    Raises:
+        StoreError: a row is not of this layout.
+    """
+    begins = offsets[:-1][offsets[1:] > offsets[:-1]]
+    if len(begins) and (words[begins] != layout.fingerprint).any():
+        raise StoreError(
+            f"the online store '{store.url}' holds rows of another version",
+            where=layout.view.place,
+            hint="load the view again",
+        )
+    return begins
+
+
+def texts_of(rows: Rows | GroupedRows, known: set[int]) -> list[tuple[bytes, bytes]]:
+    """What to put so that the texts of keys and values are found; those in `known` are left out, and added to it."""
+    found: dict[int, str] = {}
+    columns = [(rows.keys[:, i], texts) for i, texts in enumerate(rows.key_texts)]
+    for selected in rows.selections:
+        for values, texts in zip(selected.inputs, selected.texts, strict=True):
+            columns.append((values if selected.valid is None else values[selected.valid], texts))
+    for ids, texts in columns:
+        if texts is not None:
+            found.update((i, texts[i]) for i in np.unique(ids).tolist() if i not in known)
+    known.update(found)
+    return text_puts(found)
