@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import msgspec
 import torch
@@ -116,7 +116,9 @@ class TwoTower(Model):
         """The weighted mean over positives of the corrected softmax loss; a training step updates the frequencies."""
         positive = targets.label(self.label) > 0
         request_of_item = outputs["request_of_item"]
-        unique, inverse = _unique(targets.candidates)
+        found: Any = torch.unique(targets.candidates, return_inverse=True)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        unique: Tensor = found[0]
+        inverse: Tensor = found[1]
         rows = torch.arange(len(inverse))
         first = torch.full((len(unique),), len(inverse)).scatter_reduce(0, inverse, rows, "amin")
         correction = self._log_probability(unique)
@@ -147,9 +149,3 @@ class TwoTower(Model):
         unseen = self.last_seen[slots] == 0
         gaps = torch.where(unseen, (self.step + 1).to(self.gap.dtype), self.gap[slots])
         return -torch.log(gaps.clamp(min=1.0))
-
-
-def _unique(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The different values in ascending order, and the position of each value among them."""
-    found: tuple[Tensor, Tensor] = torch.unique(values, return_inverse=True)  # pyright: ignore[reportUnknownMemberType]
-    return found

@@ -1,0 +1,81 @@
+"""Checkpoints: all that a resumed run needs to end with the same weights as one that was never interrupted."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any, final
+
+import msgspec
+import torch
+
+from bedplate.errors import StoreError
+from bedplate.files import aside, fsync_dir, fsync_file
+
+CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
+FORMAT = 1
+
+
+@final
+class Progress(msgspec.Struct, forbid_unknown_fields=True):
+    """Where a run stands.
+
+    Attributes:
+        epoch: the current one, from 0.
+        batch: how many batches of it are done.
+        step: how many batches of all epochs are done.
+        loss_sum: of the current epoch, weighted by rows.
+        rows: of the current epoch.
+        best: the best value of the judged metric; None before the first validation.
+        best_epoch: its epoch.
+        history: the metrics of each finished epoch.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    rows: int = 0
+    best: float | None = None
+    best_epoch: int = -1
+    history: list[dict[str, float]] = msgspec.field(default_factory=list[dict[str, float]])
+
+    def copy(self) -> Progress:
+        """A copy that further steps leave as it is."""
+        return msgspec.convert(msgspec.to_builtins(self), Progress)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Writes a state of tensors, numbers and texts, wholly or not at all.
+
+    Raises:
+        StoreError: the folder can't be written.
+    """
+    temporary = aside(path)
+    try:
+        torch.save({"format": FORMAT, **state}, temporary)  # pyright: ignore[reportUnknownMemberType]
+        fsync_file(temporary)
+        temporary.replace(path)
+        fsync_dir(path.parent)
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"the checkpoint can't be written: {error}", where=str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Reads what `save_state` wrote; runs no code that the file may hold.
+
+    Raises:
+        StoreError: the file is damaged, or of another version.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # pyright: ignore[reportUnknownMemberType]
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise StoreError(
+            f"the checkpoint can't be read: {error}", where=str(path), hint="delete it to start from the beginning"
+        ) from error
+    if state.get("format") != FORMAT:
+        raise StoreError(f"got format {state.get('format')}, expected {FORMAT}", where=str(path))
+    return state

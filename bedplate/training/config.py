@@ -1,0 +1,107 @@
+"""The trainer's config, and overriding configs from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from bedplate.errors import ConfigError, suggest
+
+_Config = TypeVar("_Config", bound=msgspec.Struct)
+
+
+class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a model is trained. The size of a batch is the loader's choice.
+
+    Attributes:
+        epochs: at most so many passes over the training data.
+        learning_rate: of AdamW, for all weights but embeddings.
+        embedding_learning_rate: of row-wise Adagrad, for embeddings.
+        weight_decay: of AdamW.
+        clip_norm: the largest norm of a gradient (embeddings aside); None for any.
+        metric: what a validation is judged by, for early stopping and for the epoch that is kept.
+        patience: stops after so many epochs in a row without a better metric.
+        checkpoint_every: steps between two checkpoints; there is one after each epoch too.
+        prefetch: how many encoded batches wait for the trainer at most.
+        seed: of dropout and of the order of batches.
+    """
+
+    epochs: int = 5
+    learning_rate: float = 1e-3
+    embedding_learning_rate: float = 0.05
+    weight_decay: float = 1e-5
+    clip_norm: float | None = 10.0
+    metric: str = "loss"
+    patience: int = 2
+    checkpoint_every: int = 1000
+    prefetch: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the ranges.
+
+        Raises:
+            ConfigError: a number is out of its range.
+        """
+        for name in ("epochs", "patience", "checkpoint_every", "prefetch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1", where="trainer")
+        for name in ("learning_rate", "embedding_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0", where="trainer")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"clip_norm is {self.clip_norm}, expected more than 0 or null", where="trainer")
+
+
+def override(config: _Config, settings: Sequence[str]) -> _Config:
+    """A config with fields set by path, as in `trainer.learning_rate=0.01`.
+
+    Values are JSON (`3`, `0.1`, `true`, `null`, `[64, 32]`); what is no JSON is a text. Types are checked.
+
+    Args:
+        config: a struct, whose fields may be structs.
+        settings: `path=value` each; a later one wins.
+
+    Raises:
+        ConfigError: an unknown field (with the nearest known one), or a value of another type.
+
+    >>> override(TrainerConfig(), ["epochs=2", "metric=auc"]).metric
+    'auc'
+    >>> override(TrainerConfig(), ["epoch=2"])
+    Traceback (most recent call last):
+    bedplate.errors.ConfigError: epoch=2: TrainerConfig has no field 'epoch'
+      did you mean 'epochs'?
+    """
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError("expected path=value", where=setting, hint="for example trainer.learning_rate=0.01")
+        config = _replaced(config, path.strip().split("."), _value(text.strip()), setting)
+    return config
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _replaced(config: _Config, path: Sequence[str], value: Any, setting: str) -> _Config:
+    kind = type(config)
+    fields = {f.name: f for f in msgspec.structs.fields(kind)}
+    name = path[0]
+    if name not in fields:
+        raise ConfigError(f"{kind.__name__} has no field '{name}'", where=setting, hint=suggest(name, fields, "fields"))
+    current = getattr(config, name)
+    if len(path) > 1:
+        if not isinstance(current, msgspec.Struct):
+            raise ConfigError(f"'{name}' of {kind.__name__} has no fields", where=setting)
+        return msgspec.structs.replace(config, **{name: _replaced(current, path[1:], value, setting)})
+    try:
+        converted = msgspec.convert(value, fields[name].type)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"'{name}' of {kind.__name__}: {error}", where=setting) from None
+    return msgspec.structs.replace(config, **{name: converted})

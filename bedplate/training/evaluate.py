@@ -1,0 +1,61 @@
+"""Scores of a model over a whole source."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bedplate.errors import DataError
+from bedplate.features.encoder import Encoder
+from bedplate.models.base import Model, Prediction
+from bedplate.training.source import Batches, Waiting, prefetched
+from bedplate.types import Array
+
+
+def predict(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, prefetch: int = 4) -> Prediction:
+    """The scores, labels and mean loss over the first epoch of a source, in its order.
+
+    Raises:
+        DataError: the source has no candidates.
+    """
+    model.eval()
+    scores: list[Array] = []
+    labels: dict[str, list[Array]] = {}
+    weights: list[Array] = []
+    requests: list[Array] = []
+    request_ids: list[Array] = []
+    candidates: list[Array] = []
+    loss = 0.0
+    first_request = 0
+    with torch.no_grad(), prefetched(source.epoch(seed, 0), encoder, prefetch, Waiting()) as ready:
+        for batch in ready:
+            if not batch.rows:
+                continue
+            outputs = model(batch.inputs)
+            loss += model.loss(outputs, batch.targets).item() * batch.rows
+            scores.append(outputs["score"].numpy().astype(np.float64))
+            for name, values in batch.targets.labels.items():
+                labels.setdefault(name, []).append(values.numpy())
+            weights.append(batch.targets.weights.numpy())
+            requests.append(batch.inputs["request_of_item"].numpy() + first_request)
+            request_ids.append(batch.request_ids)
+            candidates.append(batch.targets.candidates.numpy())
+            first_request += len(batch.request_ids)
+    if not scores:
+        raise DataError("the source has no candidates to score", where="validation")
+    rows = sum(len(s) for s in scores)
+    return Prediction(
+        scores=np.concatenate(scores),
+        labels={name: np.concatenate(parts) for name, parts in labels.items()},
+        weights=np.concatenate(weights),
+        requests=np.concatenate(requests),
+        request_ids=np.concatenate(request_ids),
+        candidates=np.concatenate(candidates),
+        loss=loss / rows,
+    )
+
+
+def evaluate(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, prefetch: int = 4) -> dict[str, float]:
+    """The model's metrics on a source, and `loss`."""
+    prediction = predict(model, encoder, source, seed=seed, prefetch=prefetch)
+    return {"loss": prediction.loss, **model.metrics(prediction)}

@@ -1,0 +1,110 @@
+"""Row-wise Adagrad for embedding tables, and the optimiser of a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from bedplate.layers.embedding import FusedEmbedding
+
+
+@final
+class RowWiseAdagrad:
+    """Adagrad with one accumulator a row: `s[r] += mean(g[r]^2)`, `w[r] -= rate g[r] / (sqrt(s[r]) + eps)`.
+
+    Adagrad is Duchi et al. 2011; one accumulator a row is Gupta et al. 2014 ("Training highly multiclass classifiers",
+    section 4), as recommenders with large tables use it. A row without gradient is untouched, so a sparse and a dense
+    gradient give the same weights; the state is 1 / width of the table.
+
+    Args:
+        parameters: tables [rows, width].
+        rate: the learning rate.
+        eps: keeps a first tiny gradient from a large step.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float, eps: float = 1e-8) -> None:
+        self.parameters = list(parameters)
+        self.rate, self.eps = rate, eps
+        self.sums = [torch.zeros(len(p)) for p in self.parameters]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates every table that has a gradient."""
+        for table, sums in zip(self.parameters, self.sums, strict=True):
+            gradient = table.grad
+            if gradient is None:
+                continue
+            if gradient.is_sparse:
+                merged = gradient.coalesce()
+                rows, values = merged.indices()[0], merged.values()
+                updated = sums.index_select(0, rows) + values.square().mean(dim=1)
+                sums.index_copy_(0, rows, updated)
+                values = values * (-self.rate / (updated.sqrt() + self.eps)).unsqueeze(1)
+                table.index_add_(0, rows, values)
+            else:
+                sums.add_(gradient.square().mean(dim=1))
+                table.addcmul_(gradient, (1.0 / (sums.sqrt() + self.eps)).unsqueeze(1), value=-self.rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The accumulators."""
+        return {"sums": self.sums}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over accumulators."""
+        for own, saved in zip(self.sums, state["sums"], strict=True):
+            own.copy_(saved)
+
+
+@final
+class Optimizer:
+    """Row-wise Adagrad for embedding tables; AdamW (Loshchilov and Hutter 2019) for all other weights.
+
+    Args:
+        model: whose weights are trained.
+        rate: AdamW's learning rate.
+        embedding_rate: Adagrad's.
+        weight_decay: AdamW's; biases and embeddings are not decayed.
+        clip_norm: the largest norm of the gradient of the weights that are no embeddings; None for any.
+    """
+
+    def __init__(
+        self, model: nn.Module, rate: float, embedding_rate: float, weight_decay: float, clip_norm: float | None
+    ) -> None:
+        tables = [m.weight for m in model.modules() if isinstance(m, FusedEmbedding)]
+        known = {id(t) for t in tables}
+        self.dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+        groups = [
+            {"params": [p for p in self.dense if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in self.dense if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, fused=True)
+        self.adagrad = RowWiseAdagrad(tables, embedding_rate)
+        self.clip_norm = clip_norm
+
+    def clear(self) -> None:
+        """Forgets the gradients."""
+        self.adam.zero_grad(set_to_none=True)
+        for table in self.adagrad.parameters:
+            table.grad = None
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of the gradient of the weights that are no embeddings, before it is clipped to `clip_norm`."""
+        largest = self.clip_norm if self.clip_norm is not None else float("inf")
+        return nn.utils.clip_grad_norm_(self.dense, largest)
+
+    def step(self) -> None:
+        """Updates all weights."""
+        self.adam.step()  # pyright: ignore[reportUnknownMemberType]
+        self.adagrad.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both."""
+        return {"adam": self.adam.state_dict(), "adagrad": self.adagrad.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over the state of both."""
+        self.adam.load_state_dict(state["adam"])
+        self.adagrad.load_state_dict(state["adagrad"])

@@ -1,0 +1,142 @@
+"""Where batches come from, and a thread that reads and encodes the next ones while the model trains."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bedplate.batch import Batch
+from bedplate.features.encoder import Encoder
+from bedplate.models.base import Targets
+from bedplate.types import Array
+
+
+class Batches(Protocol):
+    """A source of batches whose every epoch is the same when read again."""
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch.
+
+        Args:
+            seed: of the order and of what is drawn (negatives, samples).
+            epoch: from 0; each has its own order.
+            start: leaves out this many batches, cheaply; what follows is as if they had been read.
+        """
+        ...
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A batch as tensors.
+
+    Attributes:
+        inputs: the encoder's tensors.
+        targets: labels, weights and candidates.
+        request_ids: [R] int64.
+        rows: N.
+    """
+
+    inputs: dict[str, Tensor]
+    targets: Targets
+    request_ids: Array
+    rows: int
+
+
+def to_ready(batch: Batch, encoder: Encoder) -> Ready:
+    """Encodes a batch; the tensors share the arrays' memory.
+
+    Writable copies are made of arrays that are read-only (memory-mapped), which torch would warn of.
+    """
+    weights = np.ones(batch.items, np.float32) if batch.weights is None else batch.weights
+    return Ready(
+        inputs=_tensors(encoder.encode(batch)),
+        targets=Targets(
+            _tensors({n: np.asarray(v, np.float32) for n, v in batch.labels.items()}),
+            _tensor(weights),
+            _tensor(batch.candidates),
+        ),
+        request_ids=batch.request_ids,
+        rows=batch.items,
+    )
+
+
+def _tensors(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+    return {name: _tensor(array) for name, array in arrays.items()}
+
+
+def _tensor(array: Array) -> Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())  # pyright: ignore[reportUnknownMemberType]
+
+
+@final
+class Waiting:
+    """Seconds that the trainer waited for data."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
+_Queued: TypeAlias = "Ready | BaseException | None"
+
+
+@contextmanager
+def prefetched(batches: Iterator[Batch], encoder: Encoder, depth: int, waiting: Waiting) -> Generator[Iterator[Ready]]:
+    """Reads and encodes batches in a thread, at most `depth` ahead, in order; what it raises is raised here.
+
+    Leaving the context ends the thread. Nothing is drawn at random in the thread, so the order of threads can't matter.
+    """
+    buffer: queue.Queue[_Queued] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: _Queued) -> bool:
+        while not stop.is_set():
+            try:
+                buffer.put(item, timeout=0.05)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put(to_ready(batch, encoder)):
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - raised again by the consumer
+            put(error)
+
+    def consume() -> Iterator[Ready]:
+        while True:
+            began = time.perf_counter()
+            item = buffer.get()
+            waiting.seconds += time.perf_counter() - began
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=work, name="bedplate-prefetch", daemon=True)
+    thread.start()
+    try:
+        yield consume()
+    finally:
+        stop.set()
+        thread.join()
