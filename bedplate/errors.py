@@ -70,6 +70,12 @@ class StoreError(BedplateError):
     http_status = 503
 
 
+class AheadError(StoreError):
+    """An online store holds events later than the time that was asked for, and can't look back."""
+
+    http_status = 409
+
+
 class ArtifactError(BedplateError):
     """A model's folder is incomplete, changed, or does not reproduce its golden scores."""
 

@@ -60,22 +60,35 @@ class Candidates:
 
 
 def assemble(
-    selected: Selected, reader: Reader, rows: Candidates, labels: Mapping[str, Float32s] | None = None
+    selected: Selected,
+    reader: Reader,
+    rows: Candidates,
+    labels: Mapping[str, Float32s] | None = None,
+    known: Mapping[str, Column] | None = None,
 ) -> Batch:
     """A batch with the selected features.
 
     A view whose entities all belong to the request is read on R rows, any other on N rows; a derived feature is
     computed on R rows when all its inputs are. Each view is read once.
 
+    Args:
+        selected: the features.
+        reader: history or the online store.
+        rows: the requests and their candidates.
+        labels: [N] float32 each, by name.
+        known: request columns that were made before, by feature; they are not made again.
+
     Raises:
         RequestError: a view is about an entity that the rows don't have.
     """
     of_item = np.repeat(np.arange(len(rows.times)), np.diff(rows.offsets))
     item_times = rows.times[of_item]
-    request: dict[str, Column] = {}
+    request: dict[str, Column] = dict(known or {})
     item: dict[str, Column] = {}
     for view, names in selected.views:
         entities = [e.name for e in view.view.entities]
+        if all(n in request for n in names):
+            continue
         _check_entities(view, entities, rows)
         if rows.item in entities:
             keys = [rows.candidates if e == rows.item else rows.request_keys[e][of_item] for e in entities]
@@ -84,6 +97,8 @@ def assemble(
             keys = [rows.request_keys[e] for e in entities]
             request.update(reader.read(view, names, np.stack(keys, axis=1), rows.times))
     for derived in selected.derived:
+        if derived.name in request:
+            continue
         inputs = [n for n in derived.inputs if n != REQUEST_TIME]
         if all(n in request for n in inputs):
             request[derived.name] = derived.evaluate(request, rows.times)

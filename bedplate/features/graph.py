@@ -169,7 +169,7 @@ class FeatureGraph:
         return list(order.values())
 
     def _derived_feature(self, derived: DerivedFeature) -> Feature:
-        schema = {name: self._dtype(name) for name in derived.inputs}
+        schema = {name: self.dtype(name) for name in derived.inputs}
         place = f"derived feature '{derived.name}'"
         try:
             dtype = pl.LazyFrame(schema=schema).select(derived.expression.alias("value")).collect_schema()["value"]
@@ -182,7 +182,8 @@ class FeatureGraph:
         inputs = [self.features[n].id for n in derived.inputs if n != REQUEST_TIME]
         return Feature(derived.name, kind, is_list, digest([derived.form(), inputs]), str(derived.expression))
 
-    def _dtype(self, name: str) -> pl.DataType:
+    def dtype(self, name: str) -> pl.DataType:
+        """The Polars type of a feature, or of `request.time`, as an expression over features sees it."""
         if name == REQUEST_TIME:
             return pl.Datetime("us", "UTC")
         feature = self.features[name]

@@ -13,7 +13,7 @@ import numpy as np
 
 from bedplate.aggregations.base import Partial
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged
-from bedplate.errors import StoreError
+from bedplate.errors import AheadError
 from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts
@@ -52,7 +52,8 @@ class OnlineReader:
                 `state.REWIND`).
 
         Raises:
-            StoreError: the store can't be read, does not hold the view, or is ahead of a time asked for.
+            StoreError: the store can't be read or does not hold the view.
+            AheadError: it is ahead of a time asked for.
         """
         wanted = store_keys.row_keys(view, keys)
         wanted.append(store_keys.state_of(view))
@@ -66,7 +67,7 @@ class OnlineReader:
         ahead = words[begins + LAST_FOLDED] >= asked
         if ahead.any():
             first = int(ahead.argmax())
-            raise StoreError(
+            raise AheadError(
                 f"the store is ahead of the time asked for, {format_time(int(asked[first]))}: it holds events up to "
                 f"{format_time(int(words[begins[first] + LAST_FOLDED]))} that could not be seen then",
                 where=view.place,
