@@ -17,9 +17,8 @@ from bedplate.types import Array
 # The library has no type stubs.
 _ort: Any = importlib.import_module("onnxruntime")
 _ort_errors: Any = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-_ERRORS: tuple[type[Exception], ...] = tuple(
-    e for e in vars(_ort_errors).values() if isinstance(e, type) and issubclass(e, Exception)
-)
+_members: list[Any] = [getattr(_ort_errors, name) for name in dir(_ort_errors)]
+_ERRORS: tuple[type[Exception], ...] = tuple(e for e in _members if isinstance(e, type) and issubclass(e, Exception))
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",

@@ -1,0 +1,151 @@
+"""Hydration: the features of a request and of its candidates, each view read once, by the join that training uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import final
+
+import numpy as np
+
+from bedplate.batch import Batch, Column, Dense, Ids, Ragged
+from bedplate.errors import DefinitionError
+from bedplate.features.assemble import Candidates, Reader, assemble, request_level
+from bedplate.features.graph import FeatureGraph, Selected
+from bedplate.types import Bools, Int64s, Type
+
+_ONE = np.zeros(1, np.int64)
+_NOTHING = np.zeros(0, np.int64)
+_NO_CANDIDATES = np.zeros(2, np.int64)
+
+
+@final
+class Hydrator:
+    """Reads a service's features: all that its models, filters and exclusions need, and no others.
+
+    Args:
+        graph: the project's features.
+        names: the features to read.
+        item: the entity of the candidates.
+        reader: the online store.
+        place: what a message calls the service.
+
+    Attributes:
+        entities: the type of the key of each entity of the request.
+        item_type: the type of the candidates' keys.
+        levels: whether a feature is one of the request, by name.
+
+    Raises:
+        DefinitionError: no feature has this name, or no view is about the candidates' entity.
+    """
+
+    __slots__ = ("_about", "_item", "_reader", "_request", "_selected", "entities", "item_type", "levels")
+
+    def __init__(self, graph: FeatureGraph, names: Sequence[str], item: str, reader: Reader, place: str) -> None:
+        self._selected = graph.select(names, place)
+        self._item, self._reader = item, reader
+        kinds = graph.key_types()
+        if item not in kinds:
+            known = ", ".join(kinds)
+            raise DefinitionError(f"no view is about the item '{item}'", where=place, hint=f"entities: {known}")
+        self.item_type = kinds[item]
+        self.entities: dict[str, Type] = {e.name: kinds[e.name] for e in self._selected.entities if e.name != item}
+        self.levels = request_level(self._selected, item)
+        self._request = self._of_request(graph)
+        self._about: dict[str, list[str]] = {}
+        for view, read in self._selected.views:
+            if len(view.view.entities) == 1:
+                self._about.setdefault(view.view.entities[0].name, []).extend(read)
+
+    def _of_request(self, graph: FeatureGraph) -> Selected:
+        views = tuple((view, names) for view, names in self._selected.views if self.levels[names[0]])
+        derived = tuple(d for d in self._selected.derived if self.levels[d.name])
+        names = [*(n for _, read in views for n in read), *(d.name for d in derived)]
+        return Selected(tuple(graph.features[n] for n in names), views, derived)
+
+    def request(self, keys: Mapping[str, Int64s], time: int) -> Mapping[str, Column]:
+        """The features of the request: columns of one row.
+
+        Args:
+            keys: [1] int64 for each of `entities`.
+            time: microseconds.
+
+        Raises:
+            StoreError: the store can't be read, or is ahead of the time.
+        """
+        rows = Candidates(keys, self._item, _NOTHING, _NO_CANDIDATES, np.array([time]), _ONE)
+        return assemble(self._request, self._reader, rows).request
+
+    def candidates(
+        self, keys: Mapping[str, Int64s], time: int, candidates: Int64s, known: Mapping[str, Column]
+    ) -> Batch:
+        """The batch of one request and n candidates.
+
+        Args:
+            keys: as for `request`.
+            time: as for `request`.
+            candidates: [n] int64.
+            known: the features of the request.
+
+        Raises:
+            StoreError: the store can't be read, or is ahead of the time.
+        """
+        offsets = np.array([0, len(candidates)], np.int64)
+        rows = Candidates(keys, self._item, candidates, offsets, np.array([time]), _ONE)
+        return assemble(self._selected, self._reader, rows, known=known)
+
+    def unknown_entities(self, request: Mapping[str, Column]) -> list[str]:
+        """The entities of the request of whose key nothing is known."""
+        return [e for e in self.entities if e in self._about and _unknown(self._columns(e, request), 1).all()]
+
+    def unknown_items(self, batch: Batch) -> Bools | None:
+        """[n]: the candidates of which nothing is known, or None: something is known of each."""
+        if self._item not in self._about or not batch.items:
+            return None
+        unknown = _unknown(self._columns(self._item, batch.item), batch.items)
+        return unknown if unknown.any() else None
+
+    def _columns(self, entity: str, columns: Mapping[str, Column]) -> Iterable[Column]:
+        return (columns[n] for n in self._about[entity] if n in columns)
+
+
+def _unknown(columns: Iterable[Column], n: int) -> Bools:
+    """[n]: rows where no column has a value other than zero; looks at no more columns than it must."""
+    unknown = np.ones(n, np.bool_)
+    for column in columns:
+        unknown &= ~_has_value(column)
+        if not unknown.any():
+            break
+    return unknown
+
+
+def _has_value(column: Column) -> Bools:
+    if isinstance(column, Ragged):
+        return column.offsets[1:] > column.offsets[:-1]
+    if isinstance(column, Dense):
+        there: Bools = column.values != 0
+        return there if column.present is None else there & column.present
+    return np.ones(len(column), np.bool_) if column.present is None else column.present
+
+
+def take_candidates(batch: Batch, rows: Int64s) -> Batch:
+    """The batch of one request with only these candidates."""
+    return Batch(
+        request=batch.request,
+        item={name: column.take(rows) for name, column in batch.item.items()},
+        offsets=np.array([0, len(rows)], np.int64),
+        times=batch.times,
+        request_ids=batch.request_ids,
+        candidates=batch.candidates[rows],
+    )
+
+
+def keys_in(column: Column, place: str) -> Int64s:
+    """The keys in a feature of the request: one, or a list of them.
+
+    Raises:
+        DefinitionError: the feature holds no keys.
+    """
+    values = column.values if isinstance(column, Ragged) else column
+    if isinstance(values, Ids) or (isinstance(values, Dense) and values.values.dtype == np.int64):
+        return values.values if values.present is None else values.values[values.present]
+    raise DefinitionError("the feature holds no keys", where=place)

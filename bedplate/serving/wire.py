@@ -1,0 +1,182 @@
+"""What a client and a service say to each other: typed JSON, built from the service's entities and checked on reading.
+
+    recommend  {"customer": 17850, "count": 20, "time": "2011-12-01T09:00:00", "exclude": ["POST"], "trace": true}
+    rank       {"customer": 17850, "candidates": ["85123A", "22423"]}
+
+Only the keys of the request's entities (and `candidates`) are required. Keys are integers or strings, as the entity's.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeAlias, final
+
+import msgspec
+import numpy as np
+
+from bedplate.canonical import string_ids
+from bedplate.clock import Clock
+from bedplate.errors import ConfigError, DefinitionError, RequestError
+from bedplate.serving.service import Service
+from bedplate.types import EARLIEST_TIME, LATEST_TIME, Int64s, Type, to_micros
+
+Key: TypeAlias = int | str
+
+_RESERVED = ("candidates", "count", "exclude", "time", "trace")
+_KEY_TYPES: dict[Type, Any] = {
+    Type.INT: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
+    Type.STRING: Annotated[str, msgspec.Meta(max_length=1024)],
+}
+
+
+class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The answer to `recommend` and `rank`.
+
+    Attributes:
+        ids: of the items: best first, or in the order of the candidates.
+        scores: the ranking model's, one for each id. JSON has no NaN: a score that is none is null.
+        models: the version of each model that took part, by its part.
+        time: the time that the features are of, microseconds.
+        unknown: keys of which the store knows nothing, by entity: no feature of theirs has a value other than zero.
+        trace: the milliseconds of each step, where the request asks.
+    """
+
+    ids: Sequence[Key]
+    scores: list[float]
+    models: Mapping[str, str]
+    time: int
+    unknown: dict[str, list[Key]] = {}
+    trace: dict[str, float] | None = None
+
+
+class Asked(msgspec.Struct):
+    """A decoded request.
+
+    Attributes:
+        given: the key of each entity of the request, as the client wrote it.
+        keys: the same as [1] int64 each.
+        time: microseconds.
+        items: the candidates of `rank`, or what `recommend` leaves out, as the client wrote them.
+        item_keys: the same as [n] int64.
+        count: how many items `recommend` gives.
+        trace: whether the answer says how long each step took.
+    """
+
+    given: dict[str, Key]
+    keys: dict[str, Int64s]
+    time: int
+    items: list[Key]
+    item_keys: Int64s
+    count: int
+    trace: bool
+
+
+@final
+class Wire:
+    """Reads the requests of a service.
+
+    Args:
+        service: the definition.
+        entities: the entities of the request and the type of their keys.
+        item: the type of the candidates' keys.
+        clock: gives the time of a request that says none.
+
+    Raises:
+        DefinitionError: an entity has the name of another field of a request.
+    """
+
+    __slots__ = ("_clock", "_entities", "_item", "_rank", "_recommend", "_service")
+
+    def __init__(self, service: Service, entities: Mapping[str, Type], item: Type, clock: Clock) -> None:
+        self._service, self._entities, self._item, self._clock = service, dict(entities), item, clock
+        for name in entities:
+            if name in _RESERVED:
+                raise DefinitionError(
+                    f"entity '{name}' has the name of a field of a request", where=service.place, hint="rename it"
+                )
+        keys: list[tuple[str, Any]] = [(name, _KEY_TYPES[kind]) for name, kind in entities.items()]
+        common: list[Any] = [("time", int | str | None, None), ("trace", bool, False)]
+        most = service.retrieval.count if service.retrieval is not None else 1
+        item_keys: Any = list[_KEY_TYPES[item]]
+        count: Any = Annotated[int, msgspec.Meta(ge=1, le=most)]
+        recommend: list[Any] = [*keys, ("count", count, service.top), ("exclude", item_keys, []), *common]
+        self._recommend = _decoder("recommend", recommend)
+        limited: Any = Annotated[item_keys, msgspec.Meta(max_length=service.most_candidates)]
+        self._rank = _decoder("rank", [*keys, ("candidates", limited), *common])
+
+    def recommend(self, body: bytes) -> Asked:
+        """Reads a `recommend` request.
+
+        Raises:
+            RequestError: it is not JSON of the form above; says where.
+        """
+        asked = _decode(self._recommend, body)
+        return self._asked(asked, asked.exclude, asked.count)
+
+    def rank(self, body: bytes) -> Asked:
+        """Reads a `rank` request.
+
+        Raises:
+            RequestError: it is not JSON of the form above; says where.
+        """
+        asked = _decode(self._rank, body)
+        return self._asked(asked, asked.candidates, len(asked.candidates))
+
+    def now(self) -> int:
+        """The time now, microseconds."""
+        return self._clock()
+
+    def describe(self) -> dict[str, Any]:
+        """The requests as JSON Schema, by name."""
+        shown = {"rank": self._rank} | ({"recommend": self._recommend} if self._service.retrieval else {})
+        return {name: msgspec.json.schema(decoder.type) for name, decoder in shown.items()}
+
+    def _asked(self, asked: Any, items: list[Key], count: int) -> Asked:
+        given: dict[str, Key] = {name: getattr(asked, name) for name in self._entities}
+        keys = {name: encode_keys([key], self._entities[name]) for name, key in given.items()}
+        time = self._clock() if asked.time is None else _time(asked.time)
+        return Asked(given, keys, time, items, encode_keys(items, self._item), count, asked.trace)
+
+
+def encode_keys(keys: Sequence[Any], kind: Type) -> Int64s:
+    """The int64 form [n] of n checked keys.
+
+    >>> encode_keys([7, 9], Type.INT).tolist()
+    [7, 9]
+    """
+    if kind is Type.STRING:
+        return np.fromiter(map(_string_id, keys), np.int64, len(keys))
+    return np.array(keys, np.int64)
+
+
+# A hash takes a microsecond, and the same items come with every request.
+@functools.lru_cache(maxsize=1 << 18)
+def _string_id(text: str) -> int:
+    return string_ids([text])[0]
+
+
+def _decoder(name: str, fields: list[Any]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True))
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at ")
+        raise RequestError(message, where=path.strip("`") or "$") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"not JSON: {error}", hint='for example {"customer": 17850}') from error
+
+
+def _time(value: int | str) -> int:
+    try:
+        time = to_micros(value)
+    except ConfigError as error:
+        raise RequestError(error.message, where="$.time", hint=error.hint) from error
+    if not EARLIEST_TIME <= time < LATEST_TIME:
+        raise RequestError(
+            f"got {time}, expected microseconds since the epoch, 1970 to 2199", where="$.time", hint="not seconds"
+        )
+    return time
