@@ -1,0 +1,155 @@
+"""The entry point `bedplate`: finds the command, loads only that one, and turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import select
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn, final
+
+import click
+
+from bedplate.errors import BedplateError, suggest
+
+UNEXPECTED_EXIT = 70
+INTERRUPTED_EXIT = 130
+CLOSED_EXIT = 141
+
+COMMANDS = {
+    "init": ("bedplate.cli.init:init", "Make a new project, empty or from an example."),
+}
+"""Each command: the attribute that holds it, and its line in the list of commands."""
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    failed, for a reason not listed here
+  2    wrong command line, configuration or definition
+  3    data that does not hold what its definition says
+  4    not found: a view, model, run, file or key
+  5    a store can't be read or written
+  6    a model's folder is incomplete, changed or not reproducible
+  7    a proof that must hold does not
+  70   an unexpected error inside Bedplate
+  130  interrupted
+  141  the reader of the output has gone"""
+
+
+@final
+@dataclass(slots=True)
+class Options:
+    """What the command line says before the command.
+
+    Attributes:
+        debug: whether errors are shown with their traceback.
+    """
+
+    debug: bool = False
+
+
+@final
+class LazyGroup(click.Group):
+    """A group that knows the names and lines of its commands, and imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands, in the order of the journey."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports a command, or None where there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}:{attribute} is a {type(command).__name__}, expected a click command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command; a misspelt one gets a suggestion."""
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            raise click.UsageError(f"no command '{name}'; {suggest(name, COMMANDS, 'commands')}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="bedplate", message="bedplate %(version)s")
+@click.pass_obj
+def cli(options: Options, debug: bool) -> None:
+    """Bedplate: features, datasets, training, registry and serving, from one definition.
+
+    Commands work on the project in the current folder. 'bedplate COMMAND --help' shows a command's options and
+    examples.
+    """
+    options.debug = debug
+
+
+def run(args: Sequence[str]) -> int:
+    """Runs a command line, its errors written to stderr.
+
+    Args:
+        args: the words after `bedplate`.
+
+    Returns:
+        The exit code.
+    """
+    options = Options()
+    try:
+        with cli.make_context("bedplate", list(args), obj=options) as context:
+            cli.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as request:
+        return request.exit_code
+    except BedplateError as error:
+        return _report(f"error: {error}", error.exit_code, options)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _report("\ninterrupted", INTERRUPTED_EXIT, options)
+    except BrokenPipeError as error:
+        return CLOSED_EXIT if _discard_closed_output() else _report_unexpected(error, options)
+    except Exception as error:  # noqa: BLE001  (the last resort: a message instead of a traceback)
+        return _report_unexpected(error, options)
+    return 0
+
+
+def _report(message: str, code: int, options: Options) -> int:
+    if options.debug:
+        traceback.print_exc()
+    click.echo(message, err=True)
+    return code
+
+
+def _report_unexpected(error: Exception, options: Options) -> int:
+    hint = "" if options.debug else "\n  'bedplate --debug COMMAND ...' shows the traceback"
+    return _report(f"unexpected error: {type(error).__name__}: {error}{hint}", UNEXPECTED_EXIT, options)
+
+
+def _discard_closed_output() -> bool:
+    """Whether the reader of stdout has gone (a broken pipe may be another one); what is left for it is discarded."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    # The interpreter flushes stdout when it ends, which would fail again and print a warning.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+def main() -> NoReturn:
+    """The console script `bedplate`."""
+    sys.exit(run(sys.argv[1:]))
