@@ -204,8 +204,9 @@ class CompiledDataset:
 
     @property
     def views(self) -> tuple[CompiledView, ...]:
-        """Every view that history must hold: those of the features, then those of the labels."""
-        return (*(view for view, _ in self.selected.views), *(label.view for label in self.labels))
+        """Every view that history must hold: those of the features, then those of the labels, each once."""
+        labels = {label.view.id: label.view for label in self.labels}
+        return (*(view for view, _ in self.selected.views), *labels.values())
 
     @property
     def sources(self) -> tuple[Source, ...]:

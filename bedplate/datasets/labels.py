@@ -132,7 +132,9 @@ class CompiledLabel:
 
     def __init__(self, label: Label, root: Path | None) -> None:
         self.label = label
-        definition = FeatureView(f"label.{label.name}", label.entities, label.source, {"value": label.aggregation})
+        # Named by the source, not the label: labels that differ in horizon or threshold alone share one view.
+        name = f"label.{label.source.name}"
+        definition = FeatureView(name, label.entities, label.source, {"value": label.aggregation})
         try:
             self.view: CompiledView = definition.compile(root)
         except DefinitionError as error:
