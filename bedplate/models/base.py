@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.errors import DataError, DefinitionError, suggest
-from bedplate.features.encoding import Layout
+from bedplate.features.encoding import Layout, Level
 from bedplate.types import Float32s, Float64s, Int64s
 
 
@@ -76,10 +76,10 @@ class Model(nn.Module, ABC):
     Attributes:
         config: all choices.
         layout: the tensors that it takes.
-        exported: the outputs of `forward` that the exported graph gives, with their shapes.
+        served_levels: what the exported graph reads: of the request, of the candidates, or both.
     """
 
-    exported: ClassVar[Mapping[str, tuple[str | int, ...]]]
+    served_levels: ClassVar[tuple[Level, ...]] = ("request", "item")
 
     def __init__(self, config: msgspec.Struct, layout: Layout) -> None:
         super().__init__()
@@ -92,6 +92,14 @@ class Model(nn.Module, ABC):
 
         Args:
             inputs: the encoder's tensors of R requests and N candidates.
+        """
+
+    @abstractmethod
+    def served(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs of the exported graph; the first size of each is R or N.
+
+        Args:
+            inputs: the encoder's tensors of `served_levels`.
         """
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import final
 
 import msgspec
 import torch
@@ -49,8 +49,6 @@ class DCN(Model):
     The request's columns enter the first cross, the first deep layer and the attention's keys and values on R rows.
     """
 
-    exported: ClassVar[Mapping[str, tuple[str | int, ...]]] = {"score": ("items",)}
-
     def __init__(self, config: DCNConfig, layout: Layout) -> None:
         """Draws the weights.
 
@@ -86,6 +84,10 @@ class DCN(Model):
         crossed = self.crossed(self.cross(request, item, request_of_item))
         logit = (crossed + self.deepened(self.deep(request, item, request_of_item))).squeeze(1)
         return {"logit": logit, "score": torch.sigmoid(logit)}
+
+    def served(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`score` [N], the probability of the label."""
+        return {"score": self(inputs)["score"]}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
         """The weighted mean log loss."""

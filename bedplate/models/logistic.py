@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, final
+from typing import final
 
 import msgspec
 import torch
@@ -35,8 +35,6 @@ class Logistic(Model):
     A key's weight is an embedding of width 1, times one weight of the feature.
     """
 
-    exported: ClassVar[Mapping[str, tuple[str | int, ...]]] = {"score": ("items",)}
-
     def __init__(self, config: LogisticConfig, layout: Layout) -> None:
         super().__init__(config, layout)
         with seeded(config.seed):
@@ -58,6 +56,10 @@ class Logistic(Model):
             means = torch.cat([masked_mean(self.vectors.embedding(i), i) for i in ids], dim=1)
             logit = logit + self.sequence(means).squeeze(1).index_select(0, inputs["request_of_item"])
         return {"logit": logit, "score": torch.sigmoid(logit)}
+
+    def served(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`score` [N], the probability of the label."""
+        return {"score": self(inputs)["score"]}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
         """The weighted mean log loss."""

@@ -9,7 +9,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from bedplate.features.encoding import Layout
+from bedplate.features.encoding import Layout, Level
 from bedplate.layers.attention import SequencePooling
 from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import MLP
@@ -56,7 +56,7 @@ class TwoTower(Model):
     that it is in a batch, estimated from the gaps between the batches that held it (algorithm 2 there).
     """
 
-    exported: ClassVar[Mapping[str, tuple[str | int, ...]]] = {"query": ("requests", "width")}
+    served_levels: ClassVar[tuple[Level, ...]] = ("request",)
 
     def __init__(self, config: TwoTowerConfig, layout: Layout) -> None:
         """Draws the weights.
@@ -112,13 +112,15 @@ class TwoTower(Model):
         score = (query.index_select(0, request_of_item) * item).sum(dim=1) / self.temperature
         return {"query": query, "item": item, "score": score, "request_of_item": request_of_item}
 
+    def served(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`query` [R, width]; the candidates' vectors are computed ahead, for the catalogue."""
+        return {"query": self.query(inputs)}
+
     def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
         """The weighted mean over positives of the corrected softmax loss; a training step updates the frequencies."""
         positive = targets.label(self.label) > 0
         request_of_item = outputs["request_of_item"]
-        found: Any = torch.unique(targets.candidates, return_inverse=True)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        unique: Tensor = found[0]
-        inverse: Tensor = found[1]
+        unique, inverse = _unique(targets.candidates)
         rows = torch.arange(len(inverse))
         first = torch.full((len(unique),), len(inverse)).scatter_reduce(0, inverse, rows, "amin")
         correction = self._log_probability(unique)
@@ -149,3 +151,9 @@ class TwoTower(Model):
         unseen = self.last_seen[slots] == 0
         gaps = torch.where(unseen, (self.step + 1).to(self.gap.dtype), self.gap[slots])
         return -torch.log(gaps.clamp(min=1.0))
+
+
+def _unique(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The different values in ascending order, and the position of each value among them."""
+    untyped: Any = torch
+    return untyped.unique(values, return_inverse=True)

@@ -1,0 +1,120 @@
+"""The artifact: a model's folder, which the export writes and the server reads without training code.
+
+    signature.json             what the model reads and gives (`signature.Signature`)
+    model.onnx                 the graph; takes the signature's tensors, gives its outputs
+    encoder/                   `Encoder.save`: from feature columns to the tensors (and `request_of_item`)
+    golden/requests.json       golden requests as ids: a list of `GoldenRequest`
+    golden/<i>.npz             for each of them the encoded tensors as `input.<tensor>` and outputs as `output.<name>`
+    retrieval/keys.npy         [M] int64: the catalogue, where the graph gives a vector to search it with
+    retrieval/vectors.npy      [M, d] float32: the candidate's vectors; the score is the inner product
+    retrieval/texts.json       the text behind each key, in the order of the keys; only where keys are strings
+
+Golden outputs are those of the trained model itself. A loader must reproduce them from the golden tensors within
+`GOLDEN_TOLERANCE`, before it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import final
+
+import msgspec
+import numpy as np
+
+from bedplate.errors import ArtifactError
+from bedplate.types import Array
+
+GRAPH = "model.onnx"
+ENCODER = "encoder"
+GOLDEN = "golden"
+GOLDEN_INDEX = "golden/requests.json"
+RETRIEVAL = "retrieval"
+KEYS = "retrieval/keys.npy"
+VECTORS = "retrieval/vectors.npy"
+TEXTS = "retrieval/texts.json"
+
+GOLDEN_TOLERANCE = 1e-5
+"""The largest absolute difference of an output that counts as reproduced: float32 sums in another order."""
+
+
+@final
+class GoldenRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One golden batch as ids.
+
+    Attributes:
+        file: its tensors, in the folder `golden`.
+        request_ids: [R].
+        times: [R] microseconds.
+        request_keys: [R] each, by the name of the request's entity; empty where the export did not know them.
+        offsets: [R + 1].
+        candidates: [N] keys.
+    """
+
+    file: str
+    request_ids: list[int]
+    times: list[int]
+    request_keys: dict[str, list[int]]
+    offsets: list[int]
+    candidates: list[int]
+
+
+@final
+class Golden(msgspec.Struct, frozen=True):
+    """A golden request with its tensors and outputs."""
+
+    request: GoldenRequest
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+def write_golden(folder: Path, number: int, golden: Golden) -> None:
+    """Writes the tensors of one golden request into an artifact's folder."""
+    arrays = {f"input.{n}": a for n, a in golden.inputs.items()} | {f"output.{n}": a for n, a in golden.outputs.items()}
+    (folder / GOLDEN).mkdir(exist_ok=True)
+    with (folder / GOLDEN / f"{number}.npz").open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_golden(folder: Path) -> list[Golden]:
+    """The golden requests of an artifact.
+
+    Raises:
+        ArtifactError: a file is missing or damaged.
+    """
+    try:
+        requests = msgspec.json.decode((folder / GOLDEN_INDEX).read_bytes(), type=list[GoldenRequest])
+        found: list[Golden] = []
+        for request in requests:
+            with np.load(folder / GOLDEN / request.file, allow_pickle=False) as arrays:
+                inputs = {n.removeprefix("input."): arrays[n] for n in arrays if n.startswith("input.")}
+                outputs = {n.removeprefix("output."): arrays[n] for n in arrays if n.startswith("output.")}
+            found.append(Golden(request, inputs, outputs))
+    except (OSError, ValueError, EOFError, KeyError, msgspec.MsgspecError) as error:
+        raise ArtifactError(f"the golden requests can't be read: {error}", where=str(folder / GOLDEN)) from error
+    return found
+
+
+def compare(expected: Mapping[str, Array], got: Mapping[str, Array], place: str) -> float:
+    """The largest absolute difference between outputs.
+
+    Raises:
+        ArtifactError: an output is missing, of another shape, or differs by more than `GOLDEN_TOLERANCE`.
+
+    >>> compare({"score": np.array([0.5])}, {"score": np.array([0.500001])}, "golden") < 1e-5
+    True
+    """
+    largest = 0.0
+    for name, values in expected.items():
+        if name not in got or got[name].shape != values.shape:
+            shape = got[name].shape if name in got else None
+            raise ArtifactError(f"output '{name}' has shape {shape}, expected {values.shape}", where=place)
+        difference = float(np.abs(values.astype(np.float64) - got[name]).max(initial=0.0))
+        if not difference <= GOLDEN_TOLERANCE:
+            raise ArtifactError(
+                f"output '{name}' differs by {difference:.3g}, expected at most {GOLDEN_TOLERANCE}",
+                where=place,
+                hint="the graph, the runtime or the machine computes something else than the trained model",
+            )
+        largest = max(largest, difference)
+    return largest

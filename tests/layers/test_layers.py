@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from bedplate.layers import embedding as embedding_module
+from bedplate.layers.attention import CandidateAttention, SequencePooling
+from bedplate.layers.cross import CrossNetwork
+from bedplate.layers.embedding import FusedEmbedding, masked_mean
+from bedplate.layers.linear import SplitLinear, SplitMLP
+
+OF_ITEM = torch.tensor([0, 0, 1, 2, 2, 2, 2])
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        yield
+
+
+def test_split_linear_equals_linear_on_expanded_rows():
+    layer = SplitLinear(4, 3, 8)
+    request, item = torch.randn(3, 4), torch.randn(7, 3)
+    joint = torch.cat((request[OF_ITEM], item), dim=1)
+    expected = joint @ torch.cat((layer.request, layer.item), dim=1).T + layer.bias
+    torch.testing.assert_close(layer(request, item, OF_ITEM), expected)
+
+
+def test_split_mlp_drops_out_in_training_only():
+    layer = SplitMLP(4, 3, (16, 5), dropout=0.5)
+    request, item = torch.randn(3, 4), torch.randn(7, 3)
+    assert not torch.equal(layer(request, item, OF_ITEM), layer(request, item, OF_ITEM))
+    layer.eval()
+    assert torch.equal(layer(request, item, OF_ITEM), layer(request, item, OF_ITEM))
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_cross_network_is_the_papers_formula(rank):
+    net = CrossNetwork(4, 3, layers=3, rank=rank)
+    request, item = torch.randn(3, 4), torch.randn(7, 3)
+    start = torch.cat((request[OF_ITEM], item), dim=1)
+    x = start
+    for i in range(3):
+        if i == 0:
+            inner = start @ torch.cat((net.first.request, net.first.item), dim=1).T + net.first.bias
+        else:
+            inner = x @ net.down[i - 1].weight.T
+        projected = inner @ net.up[i].weight.T + net.up[i].bias if rank else inner
+        x = start * projected + x
+    torch.testing.assert_close(net(request, item, OF_ITEM), x)
+
+
+def loop_attention(layer: CandidateAttention, item, elements, mask):
+    rows = []
+    for n, r in enumerate(OF_ITEM.tolist()):
+        query = layer.query(item[n]) / math.sqrt(layer.inner)
+        total, pooled = 0.0, torch.zeros(layer.inner)
+        for position in range(elements.shape[1]):
+            if mask[r, position]:
+                key, value, bias = layer.element(elements[r, position]).split((layer.inner, layer.inner, 1))
+                weight = torch.sigmoid(query @ key + bias[0])
+                total, pooled = total + weight, pooled + weight * value
+        rows.append(torch.cat((pooled / (1 + total), torch.log1p(torch.as_tensor(total)).reshape(1))))
+    return torch.stack(rows)
+
+
+def test_attention_equals_a_loop_over_candidates_and_elements():
+    layer = CandidateAttention(3, 5, 4)
+    item, elements = torch.randn(7, 3), torch.randn(3, 6, 5)
+    mask = torch.tensor([[1.0] * 6, [0.0] * 6, [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
+    got = layer(item, elements, mask, OF_ITEM)
+    torch.testing.assert_close(got, loop_attention(layer, item, elements, mask))
+    assert (got[2] == 0).all(), "an empty sequence gives zeros"
+
+
+def test_padding_changes_nothing():
+    candidate, alone = CandidateAttention(3, 5, 4), SequencePooling(5, 4)
+    item, elements, mask = torch.randn(7, 3), torch.randn(3, 6, 5), torch.ones(3, 6)
+    longer = torch.cat((elements, torch.randn(3, 2, 5)), dim=1)
+    padded = torch.cat((mask, torch.zeros(3, 2)), dim=1)
+    torch.testing.assert_close(candidate(item, longer, padded, OF_ITEM), candidate(item, elements, mask, OF_ITEM))
+    torch.testing.assert_close(alone(longer, padded), alone(elements, mask))
+
+
+def test_masked_mean_counts_only_what_is_there():
+    ids = torch.tensor([[3, 4, 0], [0, 0, 0]])
+    vectors = torch.tensor([[[1.0], [3.0], [0.0]], [[0.0], [0.0], [0.0]]])
+    assert masked_mean(vectors, ids).tolist() == [[2.0], [0.0]]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_padding_row_is_never_trained(sparse, monkeypatch):
+    monkeypatch.setattr(embedding_module, "SPARSE_ROWS", 0 if sparse else 1000)
+    table = FusedEmbedding(10, 4)
+    table(torch.tensor([0, 3, 3])).sum().backward()
+    gradient = table.weight.grad
+    assert gradient.is_sparse == sparse
+    gradient = gradient.to_dense()
+    assert gradient[3].tolist() == [2.0] * 4
+    assert gradient[torch.arange(10) != 3].abs().sum() == 0
