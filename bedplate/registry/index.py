@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
@@ -107,18 +108,20 @@ class FileIndex(Index):
                 self._replace()
 
     def _replace(self) -> None:
-        # The whole file is made aside and renamed: switching a shared file to WAL would race with others. A log that is
-        # left of another file would be replayed into this one, so it goes first.
+        # The whole file is made aside, in a folder with its journals, and renamed: switching a shared file to WAL would
+        # race with others. A log that is left of another file would be replayed into this one, so it goes first.
         temporary = aside(self._path)
+        temporary.mkdir()
+        file = temporary / INDEX_NAME
         try:
-            with _explained(self._path), contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as db:
+            with _explained(self._path), contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
                 db.execute("PRAGMA journal_mode=WAL")
                 _create_tables(db)
             for suffix in ("", "-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            temporary.rename(self._path)
+            file.rename(self._path)
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def check(self) -> None:
         """Reads the file's layout and checks its structure.
