@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
+import msgspec
+import numpy as np
+
 from bedplate.batch import Batch
-from bedplate.errors import ArtifactError, suggest
+from bedplate.errors import ArtifactError, RequestError, suggest
+from bedplate.features import artifact as files
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Signature
+from bedplate.registry.version import ModelVersion
 from bedplate.serving.model import Model
 from bedplate.serving.retrieval import Catalogue
+from bedplate.types import Array
 
 
 @final
@@ -48,7 +57,101 @@ class Artifact:
                 hint=suggest(output, self.model.outputs, "outputs"),
             )
 
-    def of_request(self) -> Artifact:
-        """The same model fed with features of the request only."""
-        fields = [f for f in self.encoder.fields if f.level == "request"]
-        return Artifact(self.model, self.signature, Encoder(fields, self.encoder.vocabularies), self.catalogue)
+
+def load_artifact(version: ModelVersion, threads: int = 1) -> Artifact:
+    """Loads a registered model: its files are unchanged, and its golden scores are reproduced.
+
+    Args:
+        version: from the registry.
+        threads: of the graph's session.
+
+    Raises:
+        ArtifactError: a file is missing or changed, the graph takes other tensors than the signature says, or the worst
+            difference to a golden score is larger than `features.artifact.GOLDEN_TOLERANCE`.
+    """
+    version.verify()
+    return open_artifact(version.path, version.name, str(version.version), threads)
+
+
+def open_artifact(folder: Path, name: str, version: str, threads: int = 1) -> Artifact:
+    """Loads the artifact in a folder and reproduces its golden scores.
+
+    Args:
+        folder: as `features.artifact` describes it.
+        name: of the model.
+        version: of the model.
+        threads: of the graph's session.
+
+    Raises:
+        ArtifactError: as `load_artifact`.
+    """
+    signature, encoder = Signature.load(folder), Encoder.load(folder / files.ENCODER)
+    try:
+        graph = (folder / files.GRAPH).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"the graph can't be read: {error.strerror}", where=str(folder / files.GRAPH)) from error
+    model = Model(graph, name, version, threads)
+    _check_tensors(model, signature)
+    _reproduce(model, folder)
+    return Artifact(model, signature, encoder, _catalogue(folder, model))
+
+
+def _check_tensors(model: Model, signature: Signature) -> None:
+    for kind, said, found in (
+        ("input", signature.tensors, model.inputs),
+        ("output", signature.outputs, model.outputs),
+    ):
+        expected = {t.name: _form(t) for t in said}
+        got = {t.name: _form(t) for t in found.values()}
+        wrong = [n for n in sorted(expected.keys() | got.keys()) if expected.get(n) != got.get(n)]
+        if wrong:
+            raise ArtifactError(
+                f"the graph's {kind} '{wrong[0]}' is {got.get(wrong[0], 'missing')}, "
+                f"the signature says {expected.get(wrong[0], 'nothing')}",
+                where=model.place,
+            )
+
+
+def _form(tensor: TensorSpec) -> str:
+    # The graph's own names of free sizes may differ.
+    return f"{tensor.dtype} [{', '.join('?' if isinstance(d, str) else str(d) for d in tensor.shape)}]"
+
+
+def _reproduce(model: Model, folder: Path) -> None:
+    for i, golden in enumerate(files.read_golden(folder)):
+        place = f"{model.place}, golden request {i}"
+        names = list(golden.outputs)
+        if golden.inputs.keys() != model.inputs.keys() or not golden.outputs.keys() <= model.outputs.keys():
+            raise ArtifactError(f"it holds {[*golden.inputs, *names]}, which are not the graph's tensors", where=place)
+        try:
+            got = model.run(golden.inputs, names)
+        except RequestError as error:
+            raise ArtifactError(error.message, where=place) from error
+        files.compare(golden.outputs, dict(zip(names, got, strict=True)), place)
+
+
+def _catalogue(folder: Path, model: Model) -> Catalogue | None:
+    if not (folder / files.RETRIEVAL).is_dir():
+        return None
+    keys, vectors = _array(folder / files.KEYS, "int64", 1), _array(folder / files.VECTORS, "float32", 2)
+    place = f"{model.place}, retrieval index"
+    texts: Sequence[str] | None = None
+    if (folder / files.TEXTS).exists():
+        try:
+            texts = msgspec.json.decode((folder / files.TEXTS).read_bytes(), type=list[str])
+        except (OSError, msgspec.MsgspecError) as error:
+            raise ArtifactError(f"the texts can't be read: {error}", where=place) from error
+    widths = {t.shape[-1] for t in model.outputs.values()}
+    if vectors.shape[1] not in widths:
+        raise ArtifactError(f"the vectors have {vectors.shape[1]} numbers, the graph gives {widths}", where=place)
+    return Catalogue(keys, vectors, texts, place)
+
+
+def _array(path: Path, dtype: str, ndim: int) -> Array:
+    try:
+        array: Array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"the array can't be read: {error}", where=str(path)) from error
+    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
+        raise ArtifactError(f"got {array.dtype} {array.shape}, expected {ndim} axes of {dtype}", where=str(path))
+    return array

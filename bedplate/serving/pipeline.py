@@ -10,7 +10,7 @@ import numpy as np
 
 from bedplate.batch import Batch, Column
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import DefinitionError, RequestError
+from bedplate.errors import ArtifactError, DefinitionError, RequestError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
 from bedplate.serving.artifact import Artifact
@@ -19,7 +19,7 @@ from bedplate.serving.hydrate import Hydrator, keys_in, take_candidates
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.service import Service
 from bedplate.serving.wire import Answer, Asked, Key, Wire
-from bedplate.types import Float32s, Int64s
+from bedplate.types import Float32s, Int64s, Type
 
 SCORE = "score"
 """The output of a ranking model: [candidates], larger is better."""
@@ -79,11 +79,13 @@ class Pipeline:
         names += service.exclude
         retrieval = self.models.get("retrieval")
         if retrieval is not None:
-            names += retrieval.signature.features("request")
+            names += retrieval.signature.features()
         self._hydrator = Hydrator(graph, names, service.item, reader, service.place)
         _check_levels(self._hydrator.levels, self.models, service)
         self._ranker.require(SCORE)
         self._candidates = None if retrieval is None else _Candidates(retrieval, service)
+        if self._candidates is not None:
+            self._candidates.check_keys(self._hydrator.item_type)
         self.wire = Wire(service, self._hydrator.entities, self._hydrator.item_type, clock)
         self._versions = {part: f"{a.model.name}:{a.model.version}" for part, a in self.models.items()}
 
@@ -169,8 +171,8 @@ class Pipeline:
 
     def warm_up(self) -> None:
         """Answers one request of keys that nobody has, so that the first real one finds everything prepared."""
-        text = {name: "" if kind == "string" else 0 for name, kind in self._hydrator.entities.items()}
-        item: Key = "" if self._hydrator.item_type == "string" else 0
+        text = {name: "" if kind is Type.STRING else 0 for name, kind in self._hydrator.entities.items()}
+        item: Key = "" if self._hydrator.item_type is Type.STRING else 0
         keys = {name: np.zeros(1, np.int64) for name in text}
         now = self.wire.now()
         size = min(self.service.most_candidates, 200)
@@ -199,10 +201,21 @@ class _Candidates:
                 f"{artifact.model.place} has no retrieval index", where=service.place, hint="name a retrieval model"
             )
         artifact.require(QUERY)
+        if artifact.signature.features("item"):
+            raise DefinitionError(f"{artifact.model.place} reads features of candidates", where=service.place)
         self.catalogue = artifact.catalogue
-        self._tower = artifact.of_request()
+        self._tower = artifact
         self._count = service.retrieval.count
         self._exclude = tuple((name, f"{service.place}, exclude '{name}'") for name in service.exclude)
+
+    def check_keys(self, kind: Type) -> None:
+        """Checks that the catalogue knows its items as clients do.
+
+        Raises:
+            ArtifactError: the keys are strings and the catalogue has no texts, or the other way round.
+        """
+        if self.catalogue.has_texts != (kind is Type.STRING):
+            raise ArtifactError(f"the retrieval index has no {kind} keys, as the item's views have")
 
     def find(self, request: Mapping[str, Column], asked: Asked) -> Int64s:
         """Positions in the catalogue, nearest first."""
@@ -233,7 +246,7 @@ class _Watch:
 
 def _check_exclusions(service: Service, graph: FeatureGraph) -> None:
     for feature in graph.select(service.exclude, f"{service.place}, exclude").features:
-        if feature.type not in ("int64", "string"):
+        if feature.type not in (Type.INT, Type.STRING):
             raise DefinitionError(
                 f"'{feature.name}' holds values of type {feature.type}, expected keys",
                 where=f"{service.place}, exclude",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -19,7 +18,14 @@ class Catalogue:
     Args:
         keys: [M] int64, all different.
         vectors: [M, d] float32.
-        texts: the texts behind string keys.
+        texts: [M], the texts behind keys that are strings.
+        place: what a message calls the catalogue.
+
+    Attributes:
+        keys: as given.
+        vectors: as given.
+        wire: [M], the keys as a client knows them.
+        has_texts: whether those are strings.
 
     Raises:
         ArtifactError: the lengths differ, a key is there twice, or a vector is not finite.
@@ -29,21 +35,24 @@ class Catalogue:
     [7, 9]
     """
 
-    __slots__ = ("_order", "_sorted", "keys", "vectors", "wire")
+    __slots__ = ("_order", "_sorted", "has_texts", "keys", "vectors", "wire")
 
-    def __init__(self, keys: Int64s, vectors: Float32s, texts: Mapping[int, str] | None = None) -> None:
-        if vectors.ndim != 2 or keys.shape != vectors.shape[:1]:
-            raise ArtifactError(f"got {keys.shape} keys and {vectors.shape} vectors", where="retrieval index")
+    def __init__(
+        self, keys: Int64s, vectors: Float32s, texts: Sequence[str] | None = None, place: str = "catalogue"
+    ) -> None:
+        if vectors.ndim != 2 or len(keys) != len(vectors) or (texts is not None and len(texts) != len(keys)):
+            shown = "no texts" if texts is None else f"{len(texts)} texts"
+            raise ArtifactError(f"got {len(keys)} keys, vectors of shape {vectors.shape} and {shown}", where=place)
         self.keys = np.ascontiguousarray(keys, np.int64)
         self.vectors = np.ascontiguousarray(vectors, np.float32)
         self._order = np.argsort(self.keys)
         self._sorted = self.keys[self._order]
-        if len(keys) and (bool((self._sorted[1:] == self._sorted[:-1]).any()) or not bool(np.isfinite(vectors).all())):
-            raise ArtifactError("a key is there twice or a vector is not finite", where="retrieval index")
-        names: Sequence[int] | Sequence[str] = self.keys.tolist()
-        if texts is not None:
-            names = [texts[k] for k in self.keys.tolist()]
-        self.wire = names
+        if (self._sorted[1:] == self._sorted[:-1]).any():
+            raise ArtifactError("a key is there twice", where=place)
+        if not np.isfinite(self.vectors).all():
+            raise ArtifactError("a vector holds NaN or infinity", where=place)
+        self.has_texts = texts is not None
+        self.wire: Sequence[int | str] = self.keys.tolist() if texts is None else texts
 
     def __len__(self) -> int:
         """M, the number of items."""
@@ -79,18 +88,3 @@ class Catalogue:
             return np.zeros(0, np.int64)
         at = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
         return np.unique(self._order[at[self._sorted[at] == keys]])
-
-
-def load_array(path: Path, dtype: str, ndim: int) -> np.ndarray:
-    """Reads a `.npy` file of an artifact.
-
-    Raises:
-        ArtifactError: it is missing, damaged, or of another type or shape.
-    """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(f"the array can't be read: {error}", where=str(path)) from error
-    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
-        raise ArtifactError(f"got {array.dtype} {array.shape}, expected {ndim} axes of {dtype}", where=str(path))
-    return array

@@ -6,15 +6,24 @@ The port is bound before a model is loaded, so a port in use is known at once an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import errno
+import gc
+import importlib.util
 import os
+import signal
 import socket
+import threading
+import time
+from collections.abc import Callable
 from typing import final
 
 from bedplate.errors import ConfigError
 from bedplate.serving.connection import Connection, Hub
 from bedplate.serving.http import Handler, Limits
+from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.routes import App
 
 _LAST_CALL_SECONDS = 0.1  # at the end, for requests that the kernel holds already
 
@@ -131,3 +140,93 @@ def _bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"can't listen here: {error}", where=place) from error
     bound.setblocking(False)
     return bound
+
+
+def run_service(
+    load: Callable[[], Pipeline],
+    *,
+    host: str,
+    port: int,
+    on_ready: Callable[[str, float], None],
+    limits: Limits | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then drains. Call it on the main thread.
+
+    Args:
+        load: gives the pipeline; runs on a thread of its own while the server answers that it is not ready.
+        host: a name or an address.
+        port: 0 for a free one.
+        on_ready: called once with the server's URL and the seconds since the call.
+        limits: of each connection.
+
+    Raises:
+        ConfigError: the port can't be bound.
+        BedplateError: what `load` raises; the server was not ready before it.
+    """
+    begin = time.perf_counter()
+    app = App()
+    server = Server(app.handle, host=host, port=port, limits=limits)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(_serve(server, app, load, lambda: on_ready(server.url, time.perf_counter() - begin)))
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if importlib.util.find_spec("uvloop") is None:
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+async def _serve(server: Server, app: App, load: Callable[[], Pipeline], announce: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stopped.set)
+    await server.start()
+    stopping = loop.create_task(stopped.wait())
+    loading = _in_thread(load)
+    try:
+        await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.is_set():
+            app.open(await loading)
+            # What is loaded stays: the collector need not look at it, and its pauses are short from here on.
+            gc.collect()
+            gc.freeze()
+            announce()
+            await stopping
+    finally:
+        stopping.cancel()
+        loading.cancel()
+        for number in signals:
+            loop.remove_signal_handler(number)  # a second signal ends the process at once
+        app.close()
+        await server.drain()
+
+
+def _in_thread(load: Callable[[], Pipeline]) -> asyncio.Future[Pipeline]:
+    """The result of `load`, run on a thread that doesn't keep the process alive."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Pipeline] = loop.create_future()
+
+    def settle(result: Pipeline | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if result is None:
+            future.set_exception(error or RuntimeError("nothing was loaded"))
+        else:
+            future.set_result(result)
+
+    def work() -> None:
+        result: Pipeline | None = None
+        failure: BaseException | None = None
+        try:
+            result = load()
+        except BaseException as error:  # noqa: BLE001  (raised again where the result is awaited)
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the server was stopped meanwhile, and its loop is closed
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=work, name="load", daemon=True).start()
+    return future

@@ -43,7 +43,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
     """
 
     ids: Sequence[Key]
-    scores: list[float]
+    scores: Sequence[float | None]
     models: Mapping[str, str]
     time: int
     unknown: dict[str, list[Key]] = {}

@@ -1,0 +1,49 @@
+"""`bedplate serve`: the inference service over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--project", "directory", metavar="DIR", default=".", type=click.Path(path_type=Path), help="The project's folder."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a call of a model.")
+@click.argument("service", required=False)
+def serve(service: str | None, directory: Path, host: str, port: int, threads: int) -> None:
+    """Serve SERVICE, a Service of the project's service.py, over HTTP.
+
+    Without SERVICE, the only one that the project defines. Prints 'ready on URL' once the models have reproduced their
+    golden scores. SIGTERM and Ctrl-C answer what is under way and end.
+
+    \b
+    Examples:
+      bedplate serve shop
+      bedplate serve --project retail --port 0 shop
+      curl -d '{"customer": 17850}' localhost:8000/recommend
+    """
+    from bedplate.online.base import open_store
+    from bedplate.online.fetch import OnlineReader
+    from bedplate.project import Project
+    from bedplate.registry.registry import Registry
+    from bedplate.serving.load import load_pipeline
+    from bedplate.serving.pipeline import Pipeline
+    from bedplate.serving.server import run_service
+    from bedplate.serving.service import Service
+
+    def load() -> Pipeline:
+        project = Project(directory)
+        definition = project.find(Service, service)
+        store = open_store(project.config.online_url, project.root)
+        registry = Registry(project.config.registry_path)
+        return load_pipeline(definition, project.graph, OnlineReader(store), registry, threads=threads)
+
+    def announce(url: str, seconds: float) -> None:
+        click.echo(f"ready on {url} in {seconds:.1f} s")
+
+    run_service(load, host=host, port=port, on_ready=announce)

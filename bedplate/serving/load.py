@@ -1,0 +1,56 @@
+"""From a definition to a pipeline that has proven itself: models from the registry, features from the online store."""
+
+from __future__ import annotations
+
+from bedplate.clock import Clock, system_clock
+from bedplate.errors import BedplateError, NotFoundError
+from bedplate.features.assemble import Reader
+from bedplate.features.graph import FeatureGraph
+from bedplate.registry.registry import Registry
+from bedplate.serving.artifact import Artifact, load_artifact
+from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.service import Service
+
+
+def load_pipeline(
+    service: Service,
+    graph: FeatureGraph,
+    reader: Reader,
+    registry: Registry,
+    *,
+    clock: Clock = system_clock,
+    threads: int = 1,
+) -> Pipeline:
+    """Loads a service: checks it, verifies the models, reproduces their golden scores, and answers a first request.
+
+    Args:
+        service: the definition.
+        graph: the project's features.
+        reader: the online store.
+        registry: where the models are.
+        clock: gives the time of a request that says none.
+        threads: of each model's session.
+
+    Raises:
+        DefinitionError: the service names an unknown feature, or a model reads one that has changed.
+        NotFoundError: a model is not there.
+        ArtifactError: a model's folder was changed, or doesn't reproduce its golden scores.
+        StoreError: the store can't be read or does not hold a view.
+    """
+
+    def load(reference: str) -> Artifact:
+        try:
+            version = registry.get(reference)
+        except NotFoundError as error:
+            raise NotFoundError(
+                error.message, where=f"{service.place}, model '{reference}'", hint=error.hint
+            ) from error
+        return load_artifact(version, threads)
+
+    pipeline = Pipeline(service, graph, reader, load, clock)
+    try:
+        pipeline.warm_up()
+    except BedplateError as error:
+        error.where = f"{service.place}, first request: {error.where}" if error.where else service.place
+        raise
+    return pipeline
