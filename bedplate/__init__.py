@@ -1,1 +1,119 @@
-"""Bedplate: an ML foundation platform."""
+"""Bedplate: an ML foundation platform.
+
+The public names are here; each is loaded when it is first asked for, so that `import bedplate` imports no engine.
+
+>>> import bedplate
+>>> bedplate.Entity("customer", key="customer_id").key
+'customer_id'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bedplate.aggregations.arithmetic import Count, Mean, Sum
+    from bedplate.aggregations.distinct import CountDistinct
+    from bedplate.aggregations.extremes import Max, Min
+    from bedplate.aggregations.ordered import Last, LastN, TimeSince
+    from bedplate.aggregations.window import Window
+    from bedplate.batch import Batch
+    from bedplate.datasets.dataset import Dataset
+    from bedplate.datasets.labels import Label
+    from bedplate.datasets.negatives import Negatives
+    from bedplate.datasets.spine import Spine
+    from bedplate.datasets.split import TimeSplit
+    from bedplate.errors import BedplateError
+    from bedplate.features.derived import DerivedFeature
+    from bedplate.features.entity import Entity
+    from bedplate.features.signature import Signature
+    from bedplate.features.view import FeatureView
+    from bedplate.project import Project
+    from bedplate.registry.registry import Registry
+    from bedplate.serving.service import Retrieval, Service
+    from bedplate.sources.base import Source
+    from bedplate.training.trainer import Trainer
+
+__all__ = [
+    "Batch",
+    "BedplateError",
+    "Count",
+    "CountDistinct",
+    "Dataset",
+    "DerivedFeature",
+    "Entity",
+    "FeatureView",
+    "Label",
+    "Last",
+    "LastN",
+    "Max",
+    "Mean",
+    "Min",
+    "Negatives",
+    "Project",
+    "Registry",
+    "Retrieval",
+    "Service",
+    "Signature",
+    "Source",
+    "Spine",
+    "Sum",
+    "TimeSince",
+    "TimeSplit",
+    "Trainer",
+    "Window",
+]
+
+_EXPORTS = {
+    "Batch": "bedplate.batch",
+    "BedplateError": "bedplate.errors",
+    "Count": "bedplate.aggregations.arithmetic",
+    "CountDistinct": "bedplate.aggregations.distinct",
+    "Dataset": "bedplate.datasets.dataset",
+    "DerivedFeature": "bedplate.features.derived",
+    "Entity": "bedplate.features.entity",
+    "FeatureView": "bedplate.features.view",
+    "Label": "bedplate.datasets.labels",
+    "Last": "bedplate.aggregations.ordered",
+    "LastN": "bedplate.aggregations.ordered",
+    "Max": "bedplate.aggregations.extremes",
+    "Mean": "bedplate.aggregations.arithmetic",
+    "Min": "bedplate.aggregations.extremes",
+    "Negatives": "bedplate.datasets.negatives",
+    "Project": "bedplate.project",
+    "Registry": "bedplate.registry.registry",
+    "Retrieval": "bedplate.serving.service",
+    "Service": "bedplate.serving.service",
+    "Signature": "bedplate.features.signature",
+    "Source": "bedplate.sources.base",
+    "Spine": "bedplate.datasets.spine",
+    "Sum": "bedplate.aggregations.arithmetic",
+    "TimeSince": "bedplate.aggregations.ordered",
+    "TimeSplit": "bedplate.datasets.split",
+    "Trainer": "bedplate.training.trainer",
+    "Window": "bedplate.aggregations.window",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _EXPORTS.get(name)
+    if module is None:
+        from bedplate.errors import suggest
+
+        raise AttributeError(f"module 'bedplate' has no attribute '{name}'; {suggest(name, _EXPORTS, 'names')}")
+    try:
+        value = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        from bedplate.errors import missing_extra
+
+        extra = missing_extra(error)
+        if extra is None:
+            raise
+        raise extra from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

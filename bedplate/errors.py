@@ -107,6 +107,26 @@ class MissingExtraError(BedplateError):
         )
 
 
+_EXTRAS = {
+    "httptools": "serve",
+    "onnx": "train",
+    "onnxruntime": "serve",
+    "onnxscript": "train",
+    "torch": "train",
+    "uvloop": "serve",
+}
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """The error that says which extra to install, where a failed import is of a library that an extra installs.
+
+    >>> missing_extra(ModuleNotFoundError(name="torch")).hint
+    "install it with: pip install 'bedplate[train]'"
+    """
+    library = (error.name or "").partition(".")[0]
+    return MissingExtraError(library, _EXTRAS[library]) if library in _EXTRAS else None
+
+
 def suggest(name: str, options: Iterable[str], label: str = "known") -> str:
     """A hint for a misspelt name: the nearest option, or the list of them.
 

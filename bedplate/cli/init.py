@@ -98,7 +98,10 @@ def init(directory: Path, example: str | None) -> None:
         if example is None:
             _write_minimal(folder, target.resolve().name)
         else:
-            shutil.copytree(_example(example), folder, ignore=_LEFT_OUT, dirs_exist_ok=True, copy_function=shutil.copyfile)
+            shutil.copytree(
+                _example(example), folder, ignore=_LEFT_OUT, dirs_exist_ok=True, copy_function=shutil.copyfile
+            )
+        (folder / ".gitignore").write_text(".bedplate/\n__pycache__/\n")
     files = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
     click.echo(f"made {directory}: {', '.join(files)}")
     click.echo(f"next: cd {shlex.quote(str(directory))} && bedplate plan")
@@ -107,7 +110,6 @@ def init(directory: Path, example: str | None) -> None:
 def _write_minimal(folder: Path, name: str) -> None:
     (folder / CONFIG_FILE).write_text(_CONFIG.format(name=json.dumps(name)))
     (folder / "features.py").write_text(_FEATURES)
-    (folder / ".gitignore").write_text(".bedplate/\n__pycache__/\n")
 
 
 def _example(name: str) -> Path:

@@ -13,7 +13,7 @@ from typing import NoReturn, final
 
 import click
 
-from bedplate.errors import BedplateError, suggest
+from bedplate.errors import BedplateError, missing_extra, suggest
 
 UNEXPECTED_EXIT = 70
 INTERRUPTED_EXIT = 130
@@ -123,6 +123,9 @@ def run(args: Sequence[str]) -> int:
         return _report("\ninterrupted", INTERRUPTED_EXIT, options)
     except BrokenPipeError as error:
         return CLOSED_EXIT if _discard_closed_output() else _report_unexpected(error, options)
+    except ModuleNotFoundError as error:
+        extra = missing_extra(error)
+        return _report(f"error: {extra}", extra.exit_code, options) if extra else _report_unexpected(error, options)
     except Exception as error:  # noqa: BLE001  (the last resort: a message instead of a traceback)
         return _report_unexpected(error, options)
     return 0
