@@ -14,9 +14,10 @@ from bedplate.canonical import to_json
 from bedplate.errors import DataError, StoreError
 from bedplate.features.rows import Rows, SelectedValues, prepare_rows
 from bedplate.features.view import CompiledView
-from bedplate.files import new_folder, remove_leftovers
+from bedplate.files import remove_leftovers
 from bedplate.offline import kernels
 from bedplate.offline.index import FORMAT, Texts, Timeline, TimelineManifest, selection_id, timeline_id
+from bedplate.offline.seal import Sealer
 from bedplate.sources.base import Snapshot
 from bedplate.types import Array, Int64s
 
@@ -81,8 +82,7 @@ class Build:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for folder in (self.path, self.timeline.folder / "columns", self.timeline.folder / "reductions"):
-                remove_leftovers(folder)
+            remove_leftovers(self.path)
             self._run(progress)
         except OSError as error:
             raise StoreError(
@@ -93,37 +93,44 @@ class Build:
         return self.timeline
 
     def _run(self, progress: Progress) -> None:
-        columns, name = self.missing_columns(), self.view.name
-        if self.needs_timeline or columns:
-            progress(f"{name}: read {self.snapshot.rows:,} rows")
-            rows = prepare_rows(self.view, self.view.view.source.table(self.view.root).scan(), columns)
-            if self.needs_timeline:
-                progress(f"{name}: sort {len(rows):,} events by key and time")
-                self._build_timeline(rows)
-            if len(rows) != self.timeline.manifest.rows:
-                raise DataError(
-                    f"the source has {len(rows):,} events, its index {self.timeline.manifest.rows:,}",
-                    where=self.view.place,
-                    hint="the prepare step must give the same rows each time; then delete the index and apply again",
-                )
-            for position, values in zip(columns, rows.selections, strict=True):
-                described = ", ".join(map(str, self.view.selections[position].inputs)) or "events"
-                progress(f"{name}: column {described}")
-                self._build_column(position, values)
-            del rows
-        for position, reduce in self.missing_reductions():
-            progress(f"{name}: {reduce.value} of {self.view.selections[position].inputs[0]}")
-            self._build_reduction(position, reduce)
+        columns, reductions, name = self.missing_columns(), self.missing_reductions(), self.view.name
+        with Sealer(self.path) as sealer:
+            if self.needs_timeline or columns:
+                progress(f"{name}: read {self.snapshot.rows:,} rows")
+                rows = prepare_rows(self.view, self.view.view.source.table(self.view.root).scan(), columns)
+                selected = list(zip(columns, rows.selections, strict=True))
+                if self.needs_timeline:
+                    progress(f"{name}: sort {len(rows):,} events by key and time")
+                    self._build_timeline(rows, sealer)
+                self._check_rows(len(rows))
+                del rows
+                while selected:
+                    position, values = selected.pop()
+                    described = ", ".join(map(str, self.view.selections[position].inputs)) or "events"
+                    progress(f"{name}: column {described}")
+                    self._build_column(position, values, sealer)
+            for position, reduce in reductions:
+                progress(f"{name}: {reduce.value} of {self.view.selections[position].inputs[0]}")
+                self._build_reduction(position, reduce, sealer)
 
-    def _build_timeline(self, rows: Rows) -> None:
+    def _check_rows(self, rows: int) -> None:
+        if rows != len(self.timeline.order):
+            raise DataError(
+                f"the source has {rows:,} events, its index {len(self.timeline.order):,}",
+                where=self.view.place,
+                hint="the prepare step must give the same rows each time; then delete the index and apply again",
+            )
+
+    def _build_timeline(self, rows: Rows, sealer: Sealer) -> None:
         began = time.perf_counter()
         keys, codes = _number_keys(rows.keys)
         offsets = np.zeros(len(keys) + 1, np.int64)
-        order = np.empty(len(rows), np.uint32 if len(rows) < 2**32 else np.int64)
+        order = np.empty(len(rows), _row_type(len(rows)))
         kernels.counting_sort(codes, offsets, order)
         del codes
-        kernels.sort_slices(rows.times, offsets, order)
-        with new_folder(self.timeline.folder) as folder:
+        if not kernels.is_ascending(rows.times):
+            kernels.sort_slices(rows.times, offsets, order)
+        with sealer.folder(self.timeline.folder) as folder:
             np.save(folder / "keys.npy", keys)
             np.save(folder / "offsets.npy", offsets)
             np.save(folder / "order.npy", order)
@@ -144,11 +151,11 @@ class Build:
                 seconds=round(time.perf_counter() - began, 3),
             )
             (folder / "timeline.json").write_bytes(to_json(manifest))
+            self.timeline.adopt(offsets, order)
 
-    def _build_column(self, position: int, values: SelectedValues) -> None:
-        order: Array = self.timeline.order
-        target = self.timeline.column_folder(self._columns[position])
-        with new_folder(target) as folder:
+    def _build_column(self, position: int, values: SelectedValues, sealer: Sealer) -> None:
+        order, column = self.timeline.order, self._columns[position]
+        with sealer.folder(self.timeline.column_folder(column)) as folder:
             if values.valid is not None:
                 rank, found = np.empty(len(order) + 1, np.int64), np.empty(len(order), np.int64)
                 found = found[: kernels.valid_rows(values.valid, order, rank, found)]
@@ -159,34 +166,38 @@ class Build:
                 _write_gathered(folder / f"input {i}.npy", array, order)
                 if texts is not None:
                     Texts.write(folder / f"input {i}", texts)
+            self.timeline.open_column(column, folder, self.view.types[position])
 
-    def _build_reduction(self, position: int, reduce: Reduce) -> None:
+    def _build_reduction(self, position: int, reduce: Reduce, sealer: Sealer) -> None:
         column = self._columns[position]
         files = self.timeline.column(column, self.view.types[position])
         starts = self.timeline.key_starts(column, files)
         arrays = _reduction_arrays(reduce, files.inputs[0], starts)
-        with new_folder(self.timeline.reduction_folder(column, reduce)) as folder:
+        with sealer.folder(self.timeline.reduction_folder(column, reduce)) as folder:
             for name, array in arrays.items():
                 np.save(folder / f"{name}.npy", array)
+
+
+def _row_type(rows: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
+    return np.uint32 if rows < 2**32 else np.int64
 
 
 def _number_keys(keys: Int64s) -> tuple[Int64s, Array]:
     """The different keys in ascending order, and each row's position among them (int32)."""
     rows = len(keys)
-    codes, firsts = np.empty(rows, np.int32), np.empty(rows, np.int64)
-    table = np.full(max(2, 1 << (2 * rows - 1).bit_length()) if rows else 2, -1, np.int64)
-    count = kernels.first_codes(keys, codes, firsts, table)
-    del table
-    different = keys[firsts[:count]]
+    codes, known = np.empty(rows, np.int32), np.empty(keys.shape, np.int64)
+    count = int(kernels.number_keys(keys, codes, known))
+    different = known[:count]
     order = np.lexsort(different.T[::-1])
     place = np.empty(count, np.int32)
     place[order] = np.arange(count, dtype=np.int32)
-    np.take(place, codes, out=codes)
+    np.take(place, codes, out=codes, mode="clip")
     return np.ascontiguousarray(different[order]), codes
 
 
 def _write_gathered(path: Path, values: Array, order: Array) -> None:
     """Writes values[order] in pieces, so that no second copy of the column is ever in memory."""
+    piece = np.empty(min(len(order), _CHUNK), values.dtype)
     with path.open("wb") as file:
         header: dict[str, Any] = {
             "descr": np.lib.format.dtype_to_descr(values.dtype),
@@ -195,7 +206,9 @@ def _write_gathered(path: Path, values: Array, order: Array) -> None:
         }
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(order), _CHUNK):
-            file.write(values[order[start : start + _CHUNK]].data)
+            rows = order[start : start + _CHUNK]
+            kernels.gather(values, rows, piece)
+            file.write(piece[: len(rows)].data)
 
 
 def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str, Array]:

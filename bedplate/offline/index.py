@@ -196,18 +196,26 @@ class Timeline:
         """Where a reduction's files are."""
         return self.folder / "reductions" / f"{column}-{reduce.value}"
 
+    def adopt(self, offsets: Int64s, order: Array) -> None:
+        """Takes arrays that a build has just made."""
+        self.__dict__["offsets"], self.__dict__["order"] = offsets, order
+
     def column(self, column: str, types: tuple[Type, ...]) -> ColumnFiles:
         """The values of a selection."""
         if column not in self._columns:
-            folder = self.column_folder(column)
-            ranked = (folder / "rank.npy").exists()
-            self._columns[column] = ColumnFiles(
-                rank=open_array(folder / "rank.npy") if ranked else None,
-                rows=open_array(folder / "rows.npy") if ranked else None,
-                inputs=tuple(open_array(folder / f"input {i}.npy") for i in range(len(types))),
-                texts=tuple(Texts(folder / f"input {i}") if t is Type.STRING else None for i, t in enumerate(types)),
-            )
+            self.open_column(column, self.column_folder(column), types)
         return self._columns[column]
+
+    def open_column(self, column: str, folder: Path, types: tuple[Type, ...]) -> None:
+        """Maps the values of a selection from a folder, which may be renamed afterwards."""
+        ranked = (folder / "rank.npy").exists()
+        texts = self.column_folder(column)
+        self._columns[column] = ColumnFiles(
+            rank=open_array(folder / "rank.npy") if ranked else None,
+            rows=open_array(folder / "rows.npy") if ranked else None,
+            inputs=tuple(open_array(folder / f"input {i}.npy") for i in range(len(types))),
+            texts=tuple(Texts(texts / f"input {i}") if t is Type.STRING else None for i, t in enumerate(types)),
+        )
 
     def reduction(self, column: str, reduce: Reduce) -> dict[str, Array]:
         """The arrays of a reduction by name."""

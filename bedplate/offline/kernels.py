@@ -51,44 +51,77 @@ def hash_word(word: Any) -> Any:
 
 
 @compiled
-def first_codes(keys: Int64s, codes: Array, firsts: Int64s, table: Int64s) -> int:
-    """Numbers the different keys in order of first appearance.
+def same_key(one: Int64s, i: Any, other: Int64s, j: Any) -> Any:
+    """Whether row i of the first keys equals row j of the others."""
+    same = True
+    for c in range(one.shape[1]):
+        same &= one[i, c] == other[j, c]
+    return same
+
+
+@compiled
+def hash_key(keys: Int64s, i: Any) -> Any:
+    """The hash of row i."""
+    mixed = np.int64(0)
+    for c in range(keys.shape[1]):
+        mixed = hash_word(mixed ^ keys[i, c])
+    return mixed
+
+
+@compiled
+def hash_table(known: Int64s, count: Any, size: Any) -> Array:
+    """An open-addressing table [size, a power of two] of the first `count` known keys; -1 is free."""
+    table = np.full(size, -1, np.int32)
+    for code in range(count):
+        slot = hash_key(known, code) & (size - 1)
+        while table[slot] >= 0:
+            slot = (slot + 1) & (size - 1)
+        table[slot] = code
+    return table
+
+
+@compiled
+def number_keys(keys: Int64s, codes: Array, known: Int64s) -> Any:
+    """Numbers the different keys in order of first appearance; the table grows with them and stays small for few.
 
     Args:
         keys: [n, c].
         codes: [n] int32, filled with each row's number.
-        firsts: [n], filled with the first row of each number.
-        table: [a power of two of at least 2n], filled with -1.
+        known: [n, c], filled with the different keys.
 
     Returns:
         how many different keys there are.
     """
-    mask = len(table) - 1
-    width = keys.shape[1]
+    size = 1 << 12
+    table = hash_table(known, 0, size)
     count = 0
     for row in range(len(keys)):
-        mixed = np.int64(0)
-        for c in range(width):
-            mixed = hash_word(mixed ^ keys[row, c])
-        slot = mixed & mask
-        while True:
-            code = table[slot]
-            if code < 0:
-                table[slot] = count
-                firsts[count] = row
-                codes[row] = count
-                count += 1
-                break
-            same = True
-            for c in range(width):
-                if keys[firsts[code], c] != keys[row, c]:
-                    same = False
-                    break
-            if same:
-                codes[row] = code
-                break
-            slot = (slot + 1) & mask
+        slot = hash_key(keys, row) & (size - 1)
+        while table[slot] >= 0 and not same_key(known, table[slot], keys, row):
+            slot = (slot + 1) & (size - 1)
+        if table[slot] < 0:
+            table[slot] = count
+            for c in range(keys.shape[1]):
+                known[count, c] = keys[row, c]
+            codes[row] = count
+            count += 1
+            if 2 * count > size:
+                size *= 4
+                table = hash_table(known, count, size)
+        else:
+            codes[row] = table[slot]
     return count
+
+
+@compiled
+def find_hashed(known: Int64s, table: Array, asked: Int64s, codes: Int64s) -> None:
+    """The position of each asked key [n, c] among the known ones, by their hash table; -1 where it is not there."""
+    mask = len(table) - 1
+    for i in range(len(asked)):
+        slot = hash_key(asked, i) & mask
+        while table[slot] >= 0 and not same_key(known, table[slot], asked, i):
+            slot = (slot + 1) & mask
+        codes[i] = table[slot]
 
 
 @compiled
@@ -109,6 +142,15 @@ def counting_sort(codes: Array, offsets: Int64s, order: Array) -> None:
         code = codes[row]
         order[cursor[code]] = row
         cursor[code] += 1
+
+
+@compiled
+def is_ascending(values: Int64s) -> Any:
+    """Whether no value is smaller than the one before it."""
+    ascending = True
+    for i in range(1, len(values)):
+        ascending &= values[i] >= values[i - 1]
+    return ascending
 
 
 @compiled
@@ -156,24 +198,47 @@ def find_keys(known: Int64s, asked: Int64s, codes: Int64s) -> None:
 
 @compiled
 def find_rows(
-    times: Int64s, offsets: Int64s, codes: Int64s, starts: Int64s, stops: Int64s, bound: int, a: Int64s, b: Int64s
+    times: Int64s, offsets: Int64s, codes: Int64s, asked: Int64s, shift: Any, ranges: Int64s, a: Int64s, b: Int64s
 ) -> None:
-    """For each code the rows [a, b) with starts <= time < stops; with bound >= 0 at most the last `bound` of them."""
+    """For n keys and times the rows of w ranges, which all end before `asked + shift`.
+
+    Args:
+        times: the timeline's.
+        offsets: the timeline's.
+        codes: [n] positions of keys, -1 for none.
+        asked: [n] times.
+        shift: microseconds: minus the delay, or how far ahead to look.
+        ranges: [w, 4]: length (-1: all history), hop (0: exact), bound (-1: none) and ttl (-1: none); the searches are
+            short when longer ones come first.
+        a: [w, n], filled with the first row of each range.
+        b: [n], filled with the row after the last.
+    """
     for i in range(len(codes)):
         code = codes[i]
         if code < 0:
-            a[i] = 0
             b[i] = 0
+            a[:, i] = 0
             continue
-        first, end = offsets[code], offsets[code + 1]
-        stop = lower_bound(times, first, end, stops[i])
-        start = first
-        if starts[i] > times[first]:
-            start = lower_bound(times, first, stop, starts[i])
-        if bound >= 0 and stop - start > bound:
-            start = stop - bound
-        a[i] = start
+        first = offsets[code]
+        stop = lower_bound(times, first, offsets[code + 1], asked[i] + shift)
         b[i] = stop
+        before, row = np.int64(-(2**62)), first
+        for w in range(len(ranges)):
+            start = np.int64(-(2**62))
+            if ranges[w, 0] >= 0:
+                start = asked[i] - ranges[w, 0]
+                if ranges[w, 1] > 0:
+                    start -= start % ranges[w, 1]
+            if ranges[w, 3] >= 0:
+                start = max(start, asked[i] - ranges[w, 3])
+            if start < before:
+                row = first
+            before = start
+            if row < stop and times[row] < start:
+                row = lower_bound(times, row, stop, start)
+            a[w, i] = row
+            if ranges[w, 2] >= 0:
+                a[w, i] = max(row, stop - ranges[w, 2])
 
 
 @compiled
@@ -301,13 +366,6 @@ def range_distinct(previous: Int64s, blocks: Int64s, a: Int64s, b: Int64s, out: 
 
 
 @compiled
-def last_counts(a: Int64s, b: Int64s, depth: int, counts: Int64s) -> None:
-    """How many of values [a, b) are among the last `depth`."""
-    for i in range(len(a)):
-        counts[i] = min(depth, b[i] - a[i])
-
-
-@compiled
 def last_positions(b: Int64s, offsets: Int64s, out: Int64s) -> None:
     """The positions of the last offsets[i + 1] - offsets[i] values before b[i], ascending."""
     for i in range(len(b)):
@@ -317,10 +375,17 @@ def last_positions(b: Int64s, offsets: Int64s, out: Int64s) -> None:
 
 
 @compiled
-def gather(values: Array, positions: Int64s, out: Array) -> None:
+def gather(values: Array, positions: Array, out: Array) -> None:
     """Fills `out` with values[positions]."""
     for i in range(len(positions)):
         out[i] = values[positions[i]]
+
+
+@compiled
+def scatter(values: Array, order: Int64s, out: Array) -> None:
+    """Puts value i at out[order[i]]."""
+    for i in range(len(order)):
+        out[order[i]] = values[i]
 
 
 @compiled

@@ -7,9 +7,9 @@ aggregation. Blocks of rows are independent: large lookups run on several thread
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, final
 
@@ -22,36 +22,36 @@ from bedplate.errors import DefinitionError, StoreError
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import Call, CompiledView
 from bedplate.offline import kernels
+from bedplate.offline.answer import Answer
 from bedplate.offline.build import Build
 from bedplate.offline.index import ColumnFiles, Timeline, selection_id
-from bedplate.types import EARLIEST_TIME, Array, Bools, Int64s
+from bedplate.types import Array, Int64s
 
-_BLOCK = 1 << 16
+_BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
-
-Bounds: TypeAlias = "tuple[Int64s, Int64s, int]"
-"""For n rows the first time and the time after the last, and the greatest number of events (-1: no limit)."""
 
 Range: TypeAlias = "tuple[Window | None, int | None]"
 """A window and, for values carried forward, a ttl."""
 
 
 @final
-@dataclass(slots=True)
-class Asked:
-    """n rows in the order of their keys.
+@dataclass(frozen=True, slots=True)
+class Block:
+    """n of the asked rows.
 
     Attributes:
         order: [n] the place of each row in the answer.
-        codes: [n] the position of each row's key, ascending; -1 where the index has none.
-        bounds: the bounds of a range.
-        found: the rows [a, b) of each range that was looked up.
+        codes: [n] the position of each row's key; -1 where the index has none.
+        times: [n] the times asked for.
+        first: [ranges, n] the first row of the timeline in each range.
+        stop: [n] the row after the last, the same for every range.
     """
 
     order: Int64s
     codes: Int64s
-    bounds: Callable[[Range], Bounds]
-    found: dict[Range, tuple[Int64s, Int64s]] = field(default_factory=dict[Range, tuple[Int64s, Int64s]])
+    times: Int64s
+    first: Int64s
+    stop: Int64s
 
 
 @final
@@ -64,144 +64,117 @@ class IndexReader:
         threads: how many threads a large lookup may use.
     """
 
-    __slots__ = ("_columns", "_files", "_starts", "_threads", "timeline", "view")
+    __slots__ = ("_columns", "_files", "_starts", "_table", "_threads", "timeline", "view")
 
     def __init__(self, view: CompiledView, timeline: Timeline, threads: int) -> None:
         self.view, self.timeline, self._threads = view, timeline, threads
         self._columns = [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
         self._files = [timeline.column(c, t) for c, t in zip(self._columns, view.types, strict=True)]
         self._starts = [timeline.key_starts(c, f) for c, f in zip(self._columns, self._files, strict=True)]
+        self._table: Array | None = None
 
     def read(self, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
         """The values before each time; see `Reader`."""
-        view = self.view.view
-
-        def past(asked: Int64s) -> Callable[[Range], Bounds]:
-            def bounds(over: Range) -> Bounds:
-                window, ttl = over
-                starts = (
-                    np.full(len(asked), EARLIEST_TIME, np.int64) if window is None else window_starts(window, asked)
-                )
-                if ttl is not None:
-                    starts = np.maximum(starts, asked - ttl)
-                return starts, asked - view.source.delay, -1 if window is None or window.bound is None else window.bound
-
-            return bounds
-
-        return self._lookup(names, keys, times, past, view.ttl)
+        return self._lookup(names, keys, times, -self.view.view.source.delay, self.view.view.ttl)
 
     def ahead(self, names: Sequence[str], keys: Int64s, times: Int64s, within: int) -> Mapping[str, Column]:
         """The values over `time <= event < time + within`; see `History`."""
-
-        def future(asked: Int64s) -> Callable[[Range], Bounds]:
-            return lambda _: (asked, asked + within, -1)
-
-        return self._lookup(names, keys, times, future, None)
+        return self._lookup(names, keys, times, within, None, ahead=True)
 
     def _lookup(
-        self,
-        names: Sequence[str],
-        keys: Int64s,
-        times: Int64s,
-        bounds: Callable[[Int64s], Callable[[Range], Bounds]],
-        ttl: int | None,
+        self, names: Sequence[str], keys: Int64s, times: Int64s, shift: int, ttl: int | None, *, ahead: bool = False
     ) -> Mapping[str, Column]:
-        codes = np.empty(len(keys), np.int64)
-        kernels.find_keys(self.timeline.keys, np.ascontiguousarray(keys), codes)
-        order = np.argsort(codes, kind="stable")
-        blocks = [
-            Asked(rows, codes[rows], bounds(times[rows]))
-            for rows in (order[i : i + _BLOCK] for i in range(0, max(1, len(order)), _BLOCK))
-        ]
-        result: dict[str, Column] = {}
-        partials: dict[tuple[str, Range], Partial] = {}
-        for call in self._calls(names):
-            values: list[Partial] = []
-            for reduction in call.aggregation.reductions:
-                over = (call.window, ttl if reduction.reduce is Reduce.LATEST else None)
-                key = (f"{self.view.reduction_index(reduction)} {reduction.reduce} {reduction.depth}", over)
-                if key not in partials:
-                    partials[key] = self._partial(reduction, over, blocks, len(keys))
-                values.append(partials[key])
-            columns = call.aggregation.finalize(values, times)
-            result |= {f"{self.view.name}.{n}": c for n, c in zip(call.names, columns, strict=True)}
-        return {name: result[name] for name in names}
-
-    def _calls(self, names: Sequence[str]) -> Iterable[Call]:
         wanted = {self.view.short(n) for n in names}
-        return (c for c in self.view.calls if wanted.intersection(c.names))
+        calls = [c for c in self.view.calls if wanted.intersection(c.names)]
+        ranges = _ranges(calls, ttl)
+        limits = np.array([(0, 0, -1, -1) if ahead else _limits(r) for r in ranges], np.int64).reshape(-1, 4)
+        codes, order = self._find(keys)
+        answer = Answer(len(keys))
 
-    def _partial(self, reduction: Reduction, over: Range, blocks: Sequence[Asked], size: int) -> Partial:
-        index = self.view.reduction_index(reduction)
-        if reduction.reduce is Reduce.LATEST:
-            return self._latest(index, reduction.depth, over, blocks, size)
-        values = np.empty(size, self.view.output_type(reduction).dtype)
-        present = np.empty(size, np.bool_) if reduction.reduce in (Reduce.MIN, Reduce.MAX) else None
-
-        def work(asked: Asked) -> None:
-            a, b = self._positions(asked, over, self._files[index])
-            out, there = np.empty(len(a), values.dtype), np.empty(len(a), np.bool_)
-            self._reduce(index, reduction.reduce, asked.codes, a, b, out, there)
-            values[asked.order] = out
-            if present is not None:
-                present[asked.order] = there
-
-        self._each(work, blocks)
-        return Scalar(values, present)
-
-    def _reduce(
-        self, index: int, reduce: Reduce, codes: Int64s, a: Int64s, b: Int64s, out: Array, present: Bools
-    ) -> None:
-        if reduce is Reduce.COUNT:
-            np.subtract(b, a, out=out)
-            return
-        arrays = self.timeline.reduction(self._columns[index], reduce)
-        if reduce is Reduce.SUM:
-            kernels.range_sums(arrays["prefix"], self._starts[index], codes, a, b, out)
-        elif reduce is Reduce.DISTINCT:
-            kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
-        else:
-            largest = reduce is Reduce.MAX
-            values = self._files[index].inputs[0]
-            kernels.range_extremes(values, arrays["first"], arrays["second"], largest, a, b, out, present)
-
-    def _latest(self, index: int, depth: int, over: Range, blocks: Sequence[Asked], size: int) -> Latest:
-        files = self._files[index]
-        counts, ends = np.empty(size, np.int64), np.empty(size, np.int64)
-
-        def work(asked: Asked) -> None:
-            a, b = self._positions(asked, over, files)
-            counts[asked.order] = np.minimum(b - a, depth)
-            ends[asked.order] = b
-
-        self._each(work, blocks)
-        offsets = np.zeros(size + 1, np.int64)
-        np.cumsum(counts, out=offsets[1:])
-        positions = np.empty(int(offsets[-1]), np.int64)
-        kernels.last_positions(ends, offsets, positions)
-        rows = positions if files.rows is None else files.rows[positions]
-        columns = tuple(values[positions] for values in files.inputs)
-        return Latest(offsets, self.timeline.times[rows], columns, files.texts)
-
-    def _positions(self, asked: Asked, over: Range, files: ColumnFiles) -> tuple[Int64s, Int64s]:
-        """For each row the values [a, b) of a selection that lie in a range."""
-        if over not in asked.found:
-            a, b = np.empty(len(asked.codes), np.int64), np.empty(len(asked.codes), np.int64)
-            starts, stops, bound = asked.bounds(over)
+        def work(rows: Int64s) -> None:
+            whole = len(keys) <= _BLOCK
+            own, asked = (codes, times) if whole else (codes[rows], times[rows])
+            first, stop = np.empty((len(ranges), len(own)), np.int64), np.empty(len(own), np.int64)
             timeline = self.timeline
-            kernels.find_rows(timeline.times, timeline.offsets, asked.codes, starts, stops, bound, a, b)
-            asked.found[over] = (a, b)
-        a, b = asked.found[over]
-        return (a, b) if files.rank is None else (files.rank[a], files.rank[b])
+            kernels.find_rows(timeline.times, timeline.offsets, own, asked, shift, limits, first, stop)
+            block = Block(rows, own, asked, first, stop)
+            for name, column in self._columns_of(calls, ranges, ttl, block):
+                answer.add(name, rows, column)
 
-    def _each(self, work: Callable[[Asked], None], blocks: Sequence[Asked]) -> None:
+        blocks = [order[i : i + _BLOCK] for i in range(0, max(1, len(order)), _BLOCK)]
+        answer.start(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges))), len(blocks))
         if len(blocks) == 1 or self._threads == 1:
-            for block in blocks:
-                work(block)
+            for rows in blocks:
+                work(rows)
         else:
             with ThreadPoolExecutor(self._threads) as pool:
-                for _ in pool.map(work, blocks):
-                    continue
+                list(pool.map(work, blocks))
+        columns = answer.columns()
+        return {name: columns[name] for name in names}
+
+    def _find(self, keys: Int64s) -> tuple[Int64s, Int64s]:
+        """Each asked key's position, and an order in which equal positions stand together."""
+        known, asked = self.timeline.keys, np.ascontiguousarray(keys)
+        codes = np.empty(len(asked), np.int64)
+        if 8 * len(asked) < len(known) and self._table is None:
+            kernels.find_keys(known, asked, codes)
+        else:
+            if self._table is None:
+                size = max(2, 1 << (2 * len(known)).bit_length())
+                self._table = kernels.hash_table(known, len(known), size)
+            kernels.find_hashed(known, self._table, asked, codes)
+        if len(codes) <= _BLOCK:
+            return codes, np.arange(len(codes))
+        order, offsets = np.empty(len(codes), np.int64), np.zeros(len(known) + 2, np.int64)
+        kernels.counting_sort(codes + 1, offsets, order)
+        return codes, order
+
+    def _columns_of(
+        self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block
+    ) -> Iterator[tuple[str, Column]]:
+        """The values of a block of rows, each by its full name."""
+        partials: dict[tuple[int, Reduce, int, int], Partial] = {}
+        for call in calls:
+            values: list[Partial] = []
+            for reduction in call.aggregation.reductions:
+                over = ranges[_range(call, reduction, ttl)]
+                index = self.view.reduction_index(reduction)
+                key = (index, reduction.reduce, reduction.depth, over)
+                if key not in partials:
+                    partials[key] = self._partial(reduction, index, over, block)
+                values.append(partials[key])
+            for name, column in zip(call.names, call.aggregation.finalize(values, block.times), strict=True):
+                yield f"{self.view.name}.{name}", column
+
+    def _partial(self, reduction: Reduction, index: int, over: int, block: Block) -> Partial:
+        files, reduce = self._files[index], reduction.reduce
+        a, b = block.first[over], block.stop
+        if files.rank is not None:
+            a, b = files.rank[a], files.rank[b]
+        if reduce is Reduce.LATEST:
+            return self._latest(files, reduction.depth, a, b)
+        if reduce is Reduce.COUNT:
+            return Scalar(b - a)
+        arrays = self.timeline.reduction(self._columns[index], reduce)
+        out = np.empty(len(a), self.view.output_type(reduction).dtype)
+        if reduce is Reduce.SUM:
+            kernels.range_sums(arrays["prefix"], self._starts[index], block.codes, a, b, out)
+            return Scalar(out)
+        if reduce is Reduce.DISTINCT:
+            kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
+            return Scalar(out)
+        present = np.empty(len(a), np.bool_)
+        largest = reduce is Reduce.MAX
+        kernels.range_extremes(files.inputs[0], arrays["first"], arrays["second"], largest, a, b, out, present)
+        return Scalar(out, present)
+
+    def _latest(self, files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Latest:
+        offsets = np.zeros(len(a) + 1, np.int64)
+        np.cumsum(np.minimum(b - a, depth), out=offsets[1:])
+        positions = np.empty(int(offsets[-1]), np.int64)
+        kernels.last_positions(b, offsets, positions)
+        rows = positions if files.rows is None else files.rows[positions]
+        return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
@@ -219,14 +192,29 @@ class IndexReader:
             )
 
 
-def window_starts(window: Window, times: Int64s) -> Int64s:
-    """The first event time of a window at each of n times; see `Window.start`.
+def _range(call: Call, reduction: Reduction, ttl: int | None) -> Range:
+    return call.window, ttl if reduction.reduce is Reduce.LATEST else None
 
-    >>> window_starts(Window(length=10, hop=4), np.array([15, 16])).tolist()
-    [4, 4]
-    """
-    starts = times - window.length
-    return starts - starts % window.hop if window.hop else starts
+
+def _ranges(calls: Sequence[Call], ttl: int | None) -> dict[Range, int]:
+    """Every different range with its number; longer ones first, which keeps the searches short."""
+    found = {_range(c, r, ttl) for c in calls for r in c.aggregation.reductions}
+    longest = sorted(found, key=lambda r: (r[0] is not None, -(r[0].length if r[0] else 0), r[1] or 0, str(r)))
+    return {over: number for number, over in enumerate(longest)}
+
+
+def _limits(over: Range) -> tuple[int, int, int, int]:
+    """A range as `find_rows` takes it."""
+    window, ttl = over
+    last = -1 if ttl is None else ttl
+    if window is None:
+        return -1, 0, -1, last
+    return window.length, window.hop, -1 if window.bound is None else window.bound, last
+
+
+def _no_rows(ranges: int) -> Block:
+    none = np.zeros(0, np.int64)
+    return Block(none, none, none, np.zeros((ranges, 0), np.int64), none)
 
 
 def _expand(files: ColumnFiles, start: int, stop: int) -> SelectedValues:

@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.extremes import Max, Min
 from bedplate.aggregations.ordered import Last, LastN
-from bedplate.batch import column_to_series
+from bedplate.batch import Ragged, column_to_series
 from bedplate.errors import DefinitionError, StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
@@ -36,6 +36,7 @@ def assert_same(got: list, expected: list, name: str) -> None:
             assert g == e, f"{name}, row {row}"
 
 
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     events=st.integers(0, 220),
@@ -58,6 +59,7 @@ def test_index_equals_the_oracle(seed, events, entities, delay, ttl):
             assert_same(column_to_series(got[name]).to_list(), [row[name] for row in expected], name)
 
 
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     within=st.sampled_from([1, MINUTE, HOUR, 2 * DAY]),
@@ -90,12 +92,13 @@ def test_forward_windows_equal_the_oracle(seed, within, where):
             assert_same(column_to_series(got[name]).to_list(), expected, name)
 
 
-@given(seed=st.integers(0, 1000), threads=st.sampled_from([1, 2]), rows=st.sampled_from([70_000, 140_001]))
+@settings(max_examples=4)
+@given(seed=st.integers(0, 1000), threads=st.sampled_from([1, 2]), rows=st.sampled_from([20_000, 40_001]))
 def test_large_lookups_equal_small_ones(seed, threads, rows):
     simulation = simulate(seed, events=300, questions=40)
     view = simulated_view(simulation)
     draw = np.random.default_rng(seed).integers(0, 40, rows)
-    names = [n for n in view.features if "recent" not in n]
+    names = list(view.features)
     with TemporaryDirectory() as folder:
         history = IndexedHistory(Path(folder), threads)
         history.build(view).run()
@@ -103,8 +106,18 @@ def test_large_lookups_equal_small_ones(seed, threads, rows):
         small = history.read(view, names, keys, simulation.times)
         large = history.read(view, names, keys[draw], simulation.times[draw])
         for name in names:
-            taken = column_to_series(small[name].take(draw))
-            assert taken.equals(column_to_series(large[name])), name
+            assert_equal_columns(small[name].take(draw), large[name])
+
+
+def assert_equal_columns(one, other):
+    if isinstance(one, Ragged):
+        np.testing.assert_array_equal(one.offsets, other.offsets)
+        assert_equal_columns(one.values, other.values)
+    elif one.present is None:
+        np.testing.assert_array_equal(one.values, other.values)
+    else:
+        np.testing.assert_array_equal(one.present, other.present)
+        np.testing.assert_array_equal(one.values[one.present], other.values[other.present])
 
 
 def long_key(rows: int, seed: int) -> pl.DataFrame:
