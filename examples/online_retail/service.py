@@ -1,0 +1,17 @@
+"""What the shop serves: recommendations for a customer, and scores of given products."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from bedplate import Retrieval, Service
+
+shop = Service(
+    "shop",
+    retrieval=Retrieval("retail_retrieval@champion", count=200),
+    ranking="retail_ranker@champion",
+    item="product",
+    filters=[pl.col("product_lines.price").is_not_null(), pl.col("product_lines.lines_28d") > 0],
+    top=10,
+)
+"""Products that were sold in the last 28 days."""
