@@ -21,6 +21,8 @@ CLOSED_EXIT = 141
 
 COMMANDS = {
     "init": ("bedplate.cli.init:init", "Make a new project, empty or from an example."),
+    "runs": ("bedplate.cli.runs:runs", "List and show runs."),
+    "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
     "serve": ("bedplate.cli.serve:serve", "Serve recommendations and scores over HTTP."),
 }
 """Each command: the attribute that holds it, and its line in the list of commands."""
