@@ -161,21 +161,26 @@ def git_state(root: Path) -> Git:
     git = shutil.which("git")
     if git is None:
         return Git(reason="git is not installed")
+    command = [git, "--no-optional-locks", "-C", str(root), "status", "--porcelain=v2", "--branch"]
     try:
-        head = _run_git(git, root, "rev-parse", "--verify", "HEAD")
-        if head.returncode != 0:
-            inside = _run_git(git, root, "rev-parse", "--git-dir").returncode == 0
-            return Git(reason="the repository has no commit" if inside else "not in a git repository")
-        status = _run_git(git, root, "status", "--porcelain")
+        answer = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Git(reason=f"git did not answer: {error}")
-    dirty = bool(status.stdout.strip()) if status.returncode == 0 else None
-    return Git(commit=head.stdout.strip(), dirty=dirty)
-
-
-def _run_git(git: str, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [git, "--no-optional-locks", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=False)
+    if answer.returncode != 0:
+        missing = "not a git repository" in answer.stderr
+        return Git(reason="not in a git repository" if missing else f"git failed: {answer.stderr.strip()}")
+    lines = answer.stdout.splitlines()
+    commit = next((line.split()[2] for line in lines if line.startswith("# branch.oid ")), "(initial)")
+    if commit == "(initial)":
+        return Git(reason="the repository has no commit")
+    return Git(commit=commit, dirty=any(not line.startswith("#") for line in lines))
 
 
 @functools.cache

@@ -43,9 +43,11 @@ from bedplate.registry.manifest import (
 from bedplate.registry.recovery import MODELS, RUNS
 from bedplate.registry.run import (
     ARTIFACT_NAME,
+    RUN_NAME,
     Run,
     RunRecord,
     StoredRun,
+    encode_record,
     read_record,
     stored_run,
     this_process,
@@ -136,7 +138,7 @@ class Registry:
             _require_writable(self._index, self.root)
             with new_folder(folder) as temporary:
                 (temporary / ARTIFACT_NAME).mkdir()
-                write_record(temporary, record)
+                (temporary / RUN_NAME).write_bytes(encode_record(record))
             self._put_run(record)
         return Run(folder, record, self._clock, self._put_run)
 

@@ -97,7 +97,12 @@ def write_record(folder: Path, record: RunRecord) -> None:
     Raises:
         OSError: it can't be written; the old one is untouched.
     """
-    write_atomic(folder / RUN_NAME, msgspec.json.format(to_json(record), indent=2) + b"\n")
+    write_atomic(folder / RUN_NAME, encode_record(record))
+
+
+def encode_record(record: RunRecord) -> bytes:
+    """The text of `run.json`: sorted keys, indented."""
+    return msgspec.json.format(to_json(record), indent=2) + b"\n"
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -1,0 +1,38 @@
+"""Options that several commands have, and output for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+if TYPE_CHECKING:
+    from bedplate.registry.registry import Registry
+
+project_option = click.option(
+    "--project", "directory", metavar="DIR", default=".", type=click.Path(path_type=Path), help="The project's folder."
+)
+"""`--project DIR`: passed as `directory`."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON for programs; times in microseconds.")
+"""`--json`: passed as `as_json`."""
+
+
+def echo_json(value: Any) -> None:
+    """Writes a value as indented JSON to stdout; numbers that aren't numbers are null."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def open_registry(directory: Path) -> Registry:
+    """The registry that the project in a folder names.
+
+    Raises:
+        ConfigError: there is no project, or its configuration is wrong.
+        StoreError: the registry can't be opened.
+    """
+    from bedplate.config import load_config
+    from bedplate.registry.registry import Registry
+
+    return Registry(load_config(directory).registry_path)

@@ -1,0 +1,127 @@
+"""`bedplate runs`: what jobs did, with their config and metrics."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from bedplate.cli.options import echo_json, json_option, open_registry, project_option
+from bedplate.cli.tables import elapsed, facts, moment, number, sparkline, table
+
+if TYPE_CHECKING:
+    from bedplate.registry.run import Point, StoredRun
+
+
+@click.group()
+def runs() -> None:
+    """List and show runs.
+
+    \b
+    Examples:
+      bedplate runs list
+      bedplate runs show 20260105-093000-1f2e3d
+    """
+
+
+@runs.command("list")
+@click.option("--name", help="Only the runs of this name.")
+@click.option(
+    "--status",
+    type=click.Choice(["running", "finished", "failed", "interrupted", "damaged"]),
+    help="Only the runs of this status.",
+)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="At most this many.")
+@project_option
+@json_option
+def list_runs(name: str | None, status: str | None, limit: int, directory: Path, as_json: bool) -> None:
+    """List the runs, newest first.
+
+    \b
+    Examples:
+      bedplate runs list
+      bedplate runs list --status failed --limit 5
+      bedplate runs list --json
+    """
+    found = open_registry(directory).runs(name, status=status)
+    shown = found[:limit]
+    if as_json:
+        echo_json([_plain(run) for run in shown])
+        return
+    if not shown:
+        click.echo("no such runs" if name or status else "no runs yet: a training job makes one")
+        return
+    rows = [
+        [
+            run.id,
+            run.record.name or "-",
+            run.status,
+            moment(run.record.started),
+            _duration(run),
+            ", ".join(f"{k} {number(v)}" for k, v in list(run.record.metrics.items())[:3]) or "-",
+        ]
+        for run in shown
+    ]
+    click.echo(table(["run", "name", "status", "started", "took", "metrics"], rows, [4]))
+    if len(found) > limit:
+        click.echo(f"... {len(found) - limit} older ones; --limit {len(found)} shows all")
+
+
+@runs.command()
+@click.argument("run")
+@project_option
+@json_option
+def show(run: str, directory: Path, as_json: bool) -> None:
+    """Show RUN, an id or the beginning of one: status, config and metrics.
+
+    \b
+    Examples:
+      bedplate runs show 20260105-093000-1f2e3d
+      bedplate runs show 20260105-0930 --json
+    """
+    from bedplate.registry.lineage import code_text
+
+    found = open_registry(directory).run(run)
+    metrics = found.metrics()
+    if as_json:
+        echo_json({**_plain(found), "folder": str(found.folder), "points": metrics})
+        return
+    record = found.record
+    rows = [
+        ("run", found.id),
+        ("name", record.name or "-"),
+        ("status", f"{found.status} (its process went away)" if found.died else found.status),
+        ("started", moment(record.started)),
+        ("took", _duration(found)),
+        ("process", f"{record.pid} on {record.host}"),
+        ("code", code_text(record.git)),
+        ("folder", str(found.folder)),
+        *([("error", record.error)] if record.error else []),
+    ]
+    click.echo(facts(rows))
+    if record.config:
+        lines = facts([(key, msgspec.json.encode(value).decode()) for key, value in record.config.items()])
+        click.echo("\nconfig\n" + "\n".join(f"  {line}" for line in lines.splitlines()))
+    if metrics:
+        click.echo("\n" + _metrics_table(metrics))
+
+
+def _metrics_table(metrics: dict[str, list[Point]]) -> str:
+    rows: list[list[str]] = []
+    for name, points in metrics.items():
+        known = [point for point in points if point.value == point.value] or points
+        low, high = min(known, key=lambda p: p.value), max(known, key=lambda p: p.value)
+        best = [f"{number(point.value)} at {point.step}" for point in (low, high)]
+        chart = sparkline([point.value for point in points])
+        rows.append([name, number(points[-1].value), *best, str(len(points)), chart])
+    return table(["metric", "last", "lowest", "highest", "values", "by step"], rows, [1, 2, 3, 4])
+
+
+def _plain(run: StoredRun) -> dict[str, Any]:
+    return {**msgspec.to_builtins(run.record), "status": run.status, "died": run.died}
+
+
+def _duration(run: StoredRun) -> str:
+    return "-" if run.record.ended is None else elapsed(run.record.ended - run.record.started)
