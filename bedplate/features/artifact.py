@@ -15,6 +15,8 @@ Golden outputs are those of the trained model itself. A loader must reproduce th
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import final
@@ -86,11 +88,12 @@ def read_golden(folder: Path) -> list[Golden]:
         requests = msgspec.json.decode((folder / GOLDEN_INDEX).read_bytes(), type=list[GoldenRequest])
         found: list[Golden] = []
         for request in requests:
-            with np.load(folder / GOLDEN / request.file, allow_pickle=False) as arrays:
+            content = io.BytesIO((folder / GOLDEN / request.file).read_bytes())
+            with np.load(content, allow_pickle=False) as arrays:
                 inputs = {n.removeprefix("input."): arrays[n] for n in arrays if n.startswith("input.")}
                 outputs = {n.removeprefix("output."): arrays[n] for n in arrays if n.startswith("output.")}
             found.append(Golden(request, inputs, outputs))
-    except (OSError, ValueError, EOFError, KeyError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
         raise ArtifactError(f"the golden requests can't be read: {error}", where=str(folder / GOLDEN)) from error
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -71,9 +71,9 @@ class Encoder:
     def _block(self, fields: Sequence[enc.Field]) -> Block:
         return Block(fields, self.vocabularies, self.first_rows)
 
-    def restricted(self, levels: Sequence[enc.Level]) -> Encoder:
-        """The encoder of the features of these levels only; ids keep their rows of the embedding table."""
-        return Encoder([f for f in self.fields if f.level in levels], self.vocabularies)
+    def making(self, tensors: Collection[str]) -> Encoder:
+        """The encoder of the features that go into these tensors; ids keep their rows of the embedding table."""
+        return Encoder([f for f in self.fields if f.tensor in tensors], self.vocabularies)
 
     def columns_of(self, tensor: str) -> tuple[str, ...]:
         """The feature behind each column (last axis) of a dense, ids or sequence tensor; a presence column ends in `?`.

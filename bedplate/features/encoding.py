@@ -111,6 +111,16 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         element = self.element
         return (element.vocabulary or self.feature) if isinstance(element, Category | Bag) else None
 
+    @property
+    def tensor(self) -> str:
+        """The name of the tensor that the feature goes into."""
+        numeric = isinstance(self.element, Number)
+        if isinstance(self.encoding, Sequence):
+            return f"sequence_{'numbers' if numeric else 'ids'}.{self.encoding.group}"
+        if isinstance(self.encoding, Bag):
+            return f"bag_ids.{self.feature}"
+        return f"{self.level}_{'dense' if numeric else 'ids'}"
+
 
 class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A tensor's name, NumPy dtype and shape; a text in the shape is a size that differs from call to call."""

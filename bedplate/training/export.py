@@ -16,6 +16,7 @@ from bedplate.errors import ArtifactError, DataError
 from bedplate.features import artifact
 from bedplate.features import signature as signatures
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Described, Signature
 from bedplate.files import new_folder
 from bedplate.models.base import Model
@@ -70,7 +71,7 @@ def catalogue_vectors(
     Raises:
         DataError: a candidate is there twice, or none is there.
     """
-    items = encoder.restricted(("item",))
+    items = encoder.making({f.tensor for f in encoder.fields if f.level == "item"})
     keys: list[Array] = []
     vectors: list[Array] = []
     model.eval()
@@ -115,11 +116,8 @@ def export(
         raise ArtifactError("this is there already", where=str(folder), hint="give each artifact a folder of its own")
     if not golden:
         raise ArtifactError("got no golden request, expected at least one", where="export")
-    kept = encoder.restricted(model.served_levels)
-    tensors = kept.layout.tensors()
-    if "item" not in model.served_levels:
-        tensors = tuple(t for t in tensors if t.name != "request_of_item")
-    graph, outputs = to_onnx(model, tensors)
+    graph, tensors, outputs = to_onnx(model, _served_tensors(model, encoder))
+    kept = encoder.making({t.name for t in tensors})
     signature = Signature.of(kept, features, tensors, outputs)
     session = Session(graph)
     with new_folder(folder) as partial:
@@ -138,6 +136,13 @@ def export(
         if catalogue is not None:
             _write_catalogue(partial, catalogue)
     return signature
+
+
+def _served_tensors(model: Model, encoder: Encoder) -> list[TensorSpec]:
+    names = {f.tensor for f in encoder.fields if f.level in model.served_levels}
+    if "item" in model.served_levels:
+        names.add("request_of_item")
+    return [t for t in encoder.layout.tensors() if t.name in names]
 
 
 def _request(number: int, golden: GoldenBatch) -> artifact.GoldenRequest:

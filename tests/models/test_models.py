@@ -179,14 +179,14 @@ def test_frequency_estimate_finds_how_often_a_candidate_is_in_a_batch():
     shares = {3: 1.0, 5: 0.5, 8: 0.1}
     rng = np.random.default_rng(0)
     found = {c: [] for c in shares}
-    for _ in range(3000):
+    for _ in range(1000):
         present = [c for c, share in shares.items() if rng.random() < share]
         if not present:
             continue
         for c, value in zip(present, model._log_probability(torch.tensor(present)).tolist(), strict=True):
             found[c].append(math.exp(-value))
     for candidate, share in shares.items():
-        assert np.mean(found[candidate][20:]) == pytest.approx(1 / share, rel=0.15)
+        assert np.mean(found[candidate][20:]) == pytest.approx(1 / share, rel=0.2)
 
 
 def test_frequency_is_left_alone_in_validation():
