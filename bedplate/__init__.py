@@ -26,34 +26,47 @@ if TYPE_CHECKING:
     from bedplate.datasets.split import TimeSplit
     from bedplate.errors import BedplateError
     from bedplate.features.derived import DerivedFeature
+    from bedplate.features.encoding import Bag, Category, Number, Sequence
     from bedplate.features.entity import Entity
     from bedplate.features.signature import Signature
     from bedplate.features.view import FeatureView
+    from bedplate.models.dcn import DCNConfig
+    from bedplate.models.logistic import LogisticConfig
+    from bedplate.models.two_tower import TwoTowerConfig
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.serving.service import Retrieval, Service
     from bedplate.sources.base import Source
+    from bedplate.training.config import TrainerConfig
+    from bedplate.training.job import Job
     from bedplate.training.trainer import Trainer
 
 __all__ = [
+    "Bag",
     "Batch",
     "BedplateError",
+    "Category",
     "Count",
     "CountDistinct",
+    "DCNConfig",
     "Dataset",
     "DerivedFeature",
     "Entity",
     "FeatureView",
+    "Job",
     "Label",
     "Last",
     "LastN",
+    "LogisticConfig",
     "Max",
     "Mean",
     "Min",
     "Negatives",
+    "Number",
     "Project",
     "Registry",
     "Retrieval",
+    "Sequence",
     "Service",
     "Signature",
     "Source",
@@ -62,28 +75,37 @@ __all__ = [
     "TimeSince",
     "TimeSplit",
     "Trainer",
+    "TrainerConfig",
+    "TwoTowerConfig",
     "Window",
 ]
 
 _EXPORTS = {
+    "Bag": "bedplate.features.encoding",
     "Batch": "bedplate.batch",
     "BedplateError": "bedplate.errors",
+    "Category": "bedplate.features.encoding",
     "Count": "bedplate.aggregations.arithmetic",
     "CountDistinct": "bedplate.aggregations.distinct",
+    "DCNConfig": "bedplate.models.dcn",
     "Dataset": "bedplate.datasets.dataset",
     "DerivedFeature": "bedplate.features.derived",
     "Entity": "bedplate.features.entity",
     "FeatureView": "bedplate.features.view",
+    "Job": "bedplate.training.job",
     "Label": "bedplate.datasets.labels",
     "Last": "bedplate.aggregations.ordered",
     "LastN": "bedplate.aggregations.ordered",
+    "LogisticConfig": "bedplate.models.logistic",
     "Max": "bedplate.aggregations.extremes",
     "Mean": "bedplate.aggregations.arithmetic",
     "Min": "bedplate.aggregations.extremes",
     "Negatives": "bedplate.datasets.negatives",
+    "Number": "bedplate.features.encoding",
     "Project": "bedplate.project",
     "Registry": "bedplate.registry.registry",
     "Retrieval": "bedplate.serving.service",
+    "Sequence": "bedplate.features.encoding",
     "Service": "bedplate.serving.service",
     "Signature": "bedplate.features.signature",
     "Source": "bedplate.sources.base",
@@ -92,6 +114,8 @@ _EXPORTS = {
     "TimeSince": "bedplate.aggregations.ordered",
     "TimeSplit": "bedplate.datasets.split",
     "Trainer": "bedplate.training.trainer",
+    "TrainerConfig": "bedplate.training.config",
+    "TwoTowerConfig": "bedplate.models.two_tower",
     "Window": "bedplate.aggregations.window",
 }
 

@@ -21,6 +21,7 @@ CLOSED_EXIT = 141
 
 COMMANDS = {
     "init": ("bedplate.cli.init:init", "Make a new project, empty or from an example."),
+    "train": ("bedplate.cli.train:train", "Train a job's model and register the version."),
     "runs": ("bedplate.cli.runs:runs", "List and show runs."),
     "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
     "serve": ("bedplate.cli.serve:serve", "Serve recommendations and scores over HTTP."),

@@ -1,0 +1,68 @@
+"""`bedplate train`: run a training job of the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bedplate.cli.options import echo_json, json_option, project_option
+
+
+@click.command()
+@project_option
+@json_option
+@click.option("--resume", metavar="RUN", help="Go on with an interrupted run; its id or the beginning of it.")
+@click.option("--promote", is_flag=True, help="Give the new version the alias 'champion'.")
+@click.argument("job")
+@click.argument("settings", nargs=-1)
+def train(
+    job: str, settings: tuple[str, ...], resume: str | None, promote: bool, directory: Path, as_json: bool
+) -> None:
+    """Train the model of JOB, a Job of the project's train.py, and register the version.
+
+    SETTINGS replace the job's own: model.NAME=VALUE or trainer.NAME=VALUE. Ctrl-C leaves a checkpoint; '--resume RUN'
+    goes on from it and ends with the same weights as if nothing had happened.
+
+    \b
+    Examples:
+      bedplate train retail_ranker --promote
+      bedplate train retail_ranker trainer.epochs=1 model.rank=64
+      bedplate train retail_ranker --resume 20261122-1015
+    """
+    from bedplate.project import Project
+    from bedplate.registry.registry import Registry
+    from bedplate.training.interrupt import TrainingInterruptedError
+    from bedplate.training.job import Job
+    from bedplate.training.report import on_stderr
+    from bedplate.training.run import train as run_job
+
+    project = Project(directory)
+    definition = project.find(Job, job).with_settings(settings)
+    registry = Registry(project.config.registry_path)
+    try:
+        trained = run_job(
+            definition,
+            project.load(definition.dataset),
+            project.graph.features,
+            registry,
+            project.root,
+            resume=resume and registry.run(resume).id,
+            show=on_stderr(),
+            progress=lambda step: click.echo(step, err=True),
+        )
+    except TrainingInterruptedError as error:
+        newest = registry.runs(definition.name)[0].id
+        error.hint = f"go on with: bedplate train {job} --resume {newest}"
+        raise
+    version = trained.version
+    if promote:
+        registry.promote(version.name, version.version, reason="bedplate train --promote")
+    if as_json:
+        echo_json(
+            {"model": version.name, "version": version.version, "run": trained.run_id, "metrics": trained.metrics}
+        )
+        return
+    click.echo(f"registered {version.name}:{version.version}{' as champion' if promote else ''}, run {trained.run_id}")
+    for name, value in trained.metrics.items():
+        click.echo(f"  {name:32} {value:.5f}")

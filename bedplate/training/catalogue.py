@@ -1,0 +1,105 @@
+"""Evaluation over the whole catalogue: retrieve, rank, and compare with what was truly chosen.
+
+Sampled metrics are several times larger than full ones and order models differently (Krichene, Rendle 2020, "On sampled
+metrics for item recommendation"), so nothing here is sampled but, if asked, the requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias, final
+
+import numpy as np
+import torch
+
+from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
+from bedplate.features.assemble import Candidates
+from bedplate.features.encoder import Encoder
+from bedplate.metrics.intervals import Estimate, mean_interval
+from bedplate.metrics.retrieval import ndcg_at_k, recall_at_k, top_k
+from bedplate.models.base import Model
+from bedplate.models.two_tower import TwoTower
+from bedplate.training.export import CatalogueVectors
+from bedplate.training.run import chunks, without_candidates
+from bedplate.training.source import to_ready
+from bedplate.types import Array, Float32s, Int64s
+
+Score: TypeAlias = Callable[[Candidates], Array]
+"""The scores [N] of requests with candidates."""
+
+_AT_ONCE = 64
+
+
+@final
+class Catalogue:
+    """Requests to judge by, and all candidates that could have been recommended.
+
+    Args:
+        dataset: the dataset over its data.
+        requests: requests with the items that were truly chosen.
+        items: [M] int64, ascending: every candidate.
+    """
+
+    __slots__ = ("dataset", "items", "requests")
+
+    def __init__(self, dataset: LoadedDataset, requests: Candidates, items: Int64s) -> None:
+        self.dataset, self.requests, self.items = dataset, requests, items
+
+    def retrieve(self, model: TwoTower, encoder: Encoder, vectors: CatalogueVectors, count: int) -> Int64s:
+        """[R, count] the nearest candidates to each request's vector, nearest first."""
+        queries = encoder.making({f.tensor for f in encoder.fields if f.level == "request"})
+        found: list[Int64s] = []
+        for at in chunks(len(self.requests.times), _AT_ONCE):
+            rows = without_candidates(select_requests(self.requests, at))
+            batch = self.dataset.assemble(rows, labels=False)
+            with torch.no_grad():
+                query = model.query(to_ready(batch, queries).inputs).numpy()
+            found.append(vectors.keys[top_k(query @ vectors.vectors.T, count)])
+        return np.concatenate(found)
+
+    def rank(self, retrieved: Int64s, score: Score) -> Int64s:
+        """The retrieved candidates [R, count] in the order of their scores, best first."""
+        count = retrieved.shape[1]
+        ranked: list[Int64s] = []
+        for at in chunks(len(retrieved), _AT_ONCE):
+            offsets = np.arange(len(at) + 1, dtype=np.int64) * count
+            rows = with_candidates(select_requests(self.requests, at), retrieved[at].ravel(), offsets)
+            order = np.argsort(-score(rows).reshape(len(at), count), axis=1, kind="stable")
+            ranked.append(np.take_along_axis(retrieved[at], order, axis=1))
+        return np.concatenate(ranked)
+
+    def best_of_all(self, score: Score, count: int) -> Int64s:
+        """[R, count] the best of the whole catalogue by a score, best first."""
+        found: list[Int64s] = []
+        for at in chunks(len(self.requests.times), 16):
+            every = np.tile(self.items, len(at))
+            offsets = np.arange(len(at) + 1, dtype=np.int64) * len(self.items)
+            scores = score(with_candidates(select_requests(self.requests, at), every, offsets))
+            found.append(self.items[top_k(scores.reshape(len(at), -1), count)])
+        return np.concatenate(found)
+
+    def judge(self, ranked: Int64s) -> Mapping[str, Estimate]:
+        """Recall@100 and NDCG@10 of ranked candidates [R, at least 100], with 95 % intervals over requests.
+
+        Chosen items that are not in the catalogue count as missed.
+        """
+        chosen, offsets = self.requests.candidates, self.requests.offsets
+        return {
+            "recall@100": mean_interval(recall_at_k(ranked, chosen, offsets, 100)),
+            "ndcg@10": mean_interval(ndcg_at_k(ranked, chosen, offsets, 10)),
+        }
+
+    def ndcg(self, ranked: Int64s, k: int = 10) -> Array:
+        """[R] the NDCG@k of each request, for paired comparisons."""
+        return ndcg_at_k(ranked, self.requests.candidates, self.requests.offsets, k)
+
+
+def model_score(dataset: LoadedDataset, model: Model, encoder: Encoder) -> Score:
+    """Scores by a model on the dataset's features as of each request's time."""
+
+    def score(rows: Candidates) -> Float32s:
+        batch = dataset.assemble(rows, labels=False)
+        with torch.no_grad():
+            return model(to_ready(batch, encoder).inputs)["score"].numpy()
+
+    return score

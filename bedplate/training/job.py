@@ -1,0 +1,133 @@
+"""A training job: what is learnt, from which dataset, with which inputs, and how; pure data in `train.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeAlias, final
+
+import msgspec
+
+from bedplate.datasets.dataset import Dataset
+from bedplate.errors import ConfigError, DefinitionError, suggest
+from bedplate.features.encoding import CANDIDATE, Encoding
+from bedplate.models.base import Model
+from bedplate.models.dcn import DCN, DCNConfig
+from bedplate.models.logistic import Logistic, LogisticConfig
+from bedplate.models.two_tower import TwoTower, TwoTowerConfig
+from bedplate.training.config import TrainerConfig, override
+
+ModelConfig: TypeAlias = DCNConfig | TwoTowerConfig | LogisticConfig
+"""The config of a model; its class says which model."""
+
+_MODELS: Mapping[type[msgspec.Struct], type[Model]] = {
+    DCNConfig: DCN,
+    TwoTowerConfig: TwoTower,
+    LogisticConfig: Logistic,
+}
+
+
+@final
+class Job:
+    """What `bedplate train` runs.
+
+    Args:
+        name: of the model in the registry, and of its runs.
+        dataset: the dataset, or its name.
+        model: the model's config.
+        inputs: an encoding for each feature that the model reads, by the feature's full name; `candidate` is the
+            candidate's own key.
+        trainer: how it is trained.
+        fit_batches: how many training batches the encodings are fitted on.
+        golden: how many test requests are kept with their scores as evidence.
+
+    Raises:
+        DefinitionError: no inputs, or a config of no known model.
+    """
+
+    __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "trainer")
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        dataset: str | Dataset,
+        model: ModelConfig,
+        inputs: Mapping[str, Encoding],
+        trainer: TrainerConfig | None = None,
+        fit_batches: int = 64,
+        golden: int = 4,
+    ) -> None:
+        self.name = name
+        self.dataset = dataset if isinstance(dataset, str) else dataset.name
+        self.model, self.inputs = model, dict(inputs)
+        self.trainer = trainer or TrainerConfig()
+        self.fit_batches, self.golden = fit_batches, golden
+        if type(model) not in _MODELS:
+            known = ", ".join(c.__name__ for c in _MODELS)
+            raise DefinitionError(f"got the config {type(model).__name__}, expected one of {known}", where=self.place)
+        if not self.inputs or fit_batches < 1 or golden < 1:
+            raise DefinitionError(
+                f"got {len(self.inputs)} inputs, fit_batches={fit_batches}, golden={golden}; expected at least 1 each",
+                where=self.place,
+            )
+
+    @property
+    def place(self) -> str:
+        """What a message calls the job."""
+        return f"job '{self.name}'"
+
+    @property
+    def model_class(self) -> type[Model]:
+        """The model that the config is of."""
+        return _MODELS[type(self.model)]
+
+    def check_inputs(self, offered: Sequence[str]) -> None:
+        """Checks that the dataset offers every input.
+
+        Raises:
+            DefinitionError: one is missing.
+        """
+        for name in self.inputs:
+            if name != CANDIDATE and name not in offered:
+                raise DefinitionError(
+                    f"the input '{name}' is not a feature of dataset '{self.dataset}'",
+                    where=self.place,
+                    hint=suggest(name, [*offered, CANDIDATE], "its features"),
+                )
+
+    def with_settings(self, settings: Sequence[str]) -> Self:
+        """The job with settings such as `model.rank=64` or `trainer.epochs=2` in place of its own.
+
+        Raises:
+            ConfigError: a setting is not of the form, or names nothing.
+        """
+        parts: dict[str, list[str]] = {"model": [], "trainer": []}
+        for setting in settings:
+            head, dot, rest = setting.partition(".")
+            if not dot or head not in parts:
+                raise ConfigError(
+                    f"got '{setting}', expected model.NAME=VALUE or trainer.NAME=VALUE",
+                    where="settings",
+                    hint=suggest(head, parts),
+                )
+            parts[head].append(rest)
+        return type(self)(
+            self.name,
+            dataset=self.dataset,
+            model=override(self.model, parts["model"]),
+            inputs=self.inputs,
+            trainer=override(self.trainer, parts["trainer"]),
+            fit_batches=self.fit_batches,
+            golden=self.golden,
+        )
+
+    def form(self) -> dict[str, Any]:
+        """The whole job as plain JSON values, for the manifest."""
+        return {
+            "dataset": self.dataset,
+            "model": {"class": self.model_class.__name__} | msgspec.to_builtins(self.model),
+            "inputs": msgspec.to_builtins(self.inputs),
+            "trainer": msgspec.to_builtins(self.trainer),
+            "fit_batches": self.fit_batches,
+            "golden": self.golden,
+        }

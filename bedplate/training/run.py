@@ -1,0 +1,195 @@
+"""Running a job: from a dataset to a registered model version, resumable at any point."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias, final
+
+import numpy as np
+
+from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
+from bedplate.datasets.loader import Loader
+from bedplate.errors import NotFoundError
+from bedplate.features.assemble import Candidates
+from bedplate.features.encoder import Encoder
+from bedplate.features.fitting import fit
+from bedplate.features.view import Feature
+from bedplate.models.base import Model
+from bedplate.models.two_tower import TwoTower
+from bedplate.registry.manifest import gather
+from bedplate.registry.registry import Registry
+from bedplate.registry.run import Run
+from bedplate.registry.version import ModelVersion
+from bedplate.training.evaluate import predict
+from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
+from bedplate.training.job import Job
+from bedplate.training.report import Show
+from bedplate.training.trainer import Trainer, TrainResult
+from bedplate.types import Int64s
+
+Progress: TypeAlias = Callable[[str], None]
+"""Told each step that begins."""
+
+CHECKPOINTS = "checkpoints"
+ENCODER = "encoder"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a job made.
+
+    Attributes:
+        version: the registered model version.
+        run_id: the run that made it.
+        result: what the trainer gave; its model has the best epoch's weights.
+        encoder: fitted on training data.
+        metrics: of validation, and of test with the prefix `test_`.
+        catalogue: the candidates' vectors of a retrieval model, else None.
+    """
+
+    version: ModelVersion
+    run_id: str
+    result: TrainResult
+    encoder: Encoder
+    metrics: Mapping[str, float]
+    catalogue: CatalogueVectors | None
+
+
+def train(
+    job: Job,
+    dataset: LoadedDataset,
+    features: Mapping[str, Feature],
+    registry: Registry,
+    root: Path,
+    *,
+    resume: str | None = None,
+    show: Show | None = None,
+    progress: Progress = lambda _: None,
+) -> Trained:
+    """Trains a job's model, evaluates it on the test split, exports it and registers the version.
+
+    Args:
+        job: the job.
+        dataset: its dataset over its data.
+        features: definitions by full name.
+        registry: where the run and the version go.
+        root: the project's folder, whose git state is recorded.
+        resume: the id of an interrupted run of this job to go on with; None starts a new one.
+        show: takes the trainer's status after each step.
+        progress: told each step that begins.
+
+    Raises:
+        DefinitionError: an input is not a feature of the dataset.
+        TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
+        NotFoundError: the run to resume is not there.
+    """
+    job.check_inputs(dataset.compiled.selected.names)
+    training, validation = Loader(dataset, "train"), Loader(dataset, "validation")
+    run = registry.start_run(job.name, job.form(), project=root) if resume is None else registry.resume_run(resume)
+    with run:
+        encoder = _encoder(job, training, run.folder, progress)
+        model = job.model_class(job.model, encoder.layout)
+        trainer = Trainer(job.trainer, log=run.log_metrics, show=show)
+        progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
+        result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
+        progress("evaluate on the test split")
+        test = predict(result.model, encoder, Loader(dataset, "test"), prefetch=job.trainer.prefetch)
+        metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
+        run.log_metrics(result.steps, metrics)
+        progress("export, and reproduce the golden requests")
+        return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
+
+
+def _encoder(job: Job, training: Loader, folder: Path, progress: Progress) -> Encoder:
+    """The run's encoder: fitted once, then the same one for every resumption."""
+    if (folder / ENCODER).exists():
+        return Encoder.load(folder / ENCODER)
+    progress(f"fit encodings of {len(job.inputs)} inputs on {min(job.fit_batches, len(training))} batches")
+    encoder = fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches))
+    encoder.save(folder / ENCODER)
+    return encoder
+
+
+def _register(
+    job: Job,
+    dataset: LoadedDataset,
+    features: Mapping[str, Feature],
+    registry: Registry,
+    root: Path,
+    run: Run,
+    result: TrainResult,
+    encoder: Encoder,
+    metrics: Mapping[str, float],
+) -> Trained:
+    compiled = dataset.compiled
+    catalogue = _catalogue(dataset, result.model, encoder)
+    artifact = run.artifact / job.name
+    shutil.rmtree(artifact, ignore_errors=True)  # of an attempt that was interrupted before it was registered
+    export(
+        result.model,
+        encoder,
+        artifact,
+        features={f.name: f for f in compiled.selected.features} | dict(features),
+        golden=_golden(dataset, job.golden),
+        catalogue=catalogue,
+    )
+    manifest = gather(
+        root,
+        definitions={view.name: view.id for view, _ in compiled.selected.views},
+        sources={s.name: s.table(root).snapshot().id for s in compiled.sources},
+        config=job.form(),
+        seeds={"trainer": job.trainer.seed, "model": job.model.seed},
+        metrics=metrics,
+    )
+    version = registry.register(job.name, artifact, manifest=manifest, run_id=run.id)
+    return Trained(version, run.id, result, encoder, metrics, catalogue)
+
+
+def _golden(dataset: LoadedDataset, count: int) -> list[GoldenBatch]:
+    """The first requests of the test split with their positives and negatives, one batch each."""
+    first, last = dataset.positions("test")
+    rows = dataset.spine.rows
+    return [
+        GoldenBatch(
+            dataset.sample(np.array([at]), 0, 0), {n: keys[at : at + 1] for n, keys in rows.request_keys.items()}
+        )
+        for at in range(first, min(last, first + count))
+    ]
+
+
+def catalogue_candidates(dataset: LoadedDataset) -> Int64s:
+    """Every candidate of a request before the test split, ascending: what can be known when serving starts there."""
+    rows = dataset.spine.rows
+    return np.unique(rows.candidates[: rows.offsets[dataset.positions("test")[0]]])
+
+
+def _catalogue(dataset: LoadedDataset, model: Model, encoder: Encoder) -> CatalogueVectors | None:
+    """The candidates' vectors as of the test split's first request; None for a model that is not for retrieval."""
+    if not isinstance(model, TwoTower):
+        return None
+    first, last = dataset.positions("test")
+    if first == last:
+        raise NotFoundError("the test split has no requests", where=dataset.compiled.dataset.place)
+    known = catalogue_candidates(dataset)
+    one = select_requests(dataset.spine.rows, np.array([first]))
+    batch = dataset.assemble(with_candidates(one, known, np.array([0, len(known)])), labels=False)
+    return catalogue_vectors(model, encoder, [batch], dataset.item_texts)
+
+
+def without_candidates(rows: Candidates) -> Candidates:
+    """The same requests with no candidates, for what is computed of a request alone."""
+    return with_candidates(rows, np.zeros(0, np.int64), np.zeros(len(rows.times) + 1, np.int64))
+
+
+def chunks(count: int, size: int) -> Sequence[Int64s]:
+    """The positions 0 to count in runs of `size`.
+
+    >>> [c.tolist() for c in chunks(3, 2)]
+    [[0, 1], [2]]
+    """
+    return [np.arange(i, min(count, i + size)) for i in range(0, count, size)]
