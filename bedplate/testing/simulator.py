@@ -119,15 +119,17 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
 
 
 def _times(streams: Iterator[np.random.Generator], count: int) -> Int64s:
-    """Times that mostly grow with arrival: on edges, beside them, tied with the one before, or late."""
+    """Times that mostly grow with arrival: on edges, beside them, tied with an earlier one, or late."""
     base = START + _whole(next(streams), 0, SPAN // 200, count).cumsum() % SPAN
     kind = next(streams).random(count)
     step = _STEPS[_whole(next(streams), 0, len(_STEPS), count)]
     beside = base - base % step + _whole(next(streams), -1, 2, count)
     times = np.where(kind < 0.4, beside, base)
     times = np.where(kind > 0.85, np.concatenate((times[:1], times[:-1])), times)
-    late = next(streams).random(count) < 0.1
-    return np.where(late, times - _whole(next(streams), 0, 2 * DAY, count), times)
+    late = next(streams).random(count)
+    times = np.where(late < 0.06, times - _whole(next(streams), 0, 2 * DAY, count), times)
+    earlier = (np.arange(count) * next(streams).random(count)).astype(np.int64)
+    return np.where(late > 0.9, times[earlier], times)  # late, and at the time of an event that was in time
 
 
 def _whole(draw: np.random.Generator, low: int, high: int, count: int) -> Int64s:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate.features.view import CompiledView
-from bedplate.features.rows import GroupedRows, prepare_rows
+from bedplate.aggregations.ordered import Last, LastN
+from bedplate.aggregations.window import Window
+from bedplate.features.rows import prepare_rows
+from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.reference import Reference
 from bedplate.online.base import Changes
 from bedplate.online.codec import Layout
@@ -17,13 +18,14 @@ from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.online.state import group, merged_rows, texts_of
-from bedplate.testing.columns import mismatches
+from bedplate.sources.base import Source
+from bedplate.testing.columns import mismatches, plain
 from bedplate.testing.online_store import grouped
-from bedplate.testing.simulator import ITEM, USER, Simulation, delays, simulated_view, simulations, ttls
+from bedplate.testing.simulator import ITEM, USER, delays, simulated_view, simulations, ttls
 
 
 def fill(view: CompiledView, events: pl.DataFrame, cuts: list[int], rewind: int) -> tuple[MemoryStore, int]:
-    """A store with rows up to the first cut loaded in bulk and each further part folded in; and when reads are exact."""
+    """A store with the rows up to the first cut loaded in bulk, each further part folded in; when reads are exact."""
     store, layout = MemoryStore(), Layout(view)
     bulk = events[: cuts[0]]
     watermark = int(bulk["time"].max() or 0) + 1
@@ -37,19 +39,37 @@ def fill(view: CompiledView, events: pl.DataFrame, cuts: list[int], rewind: int)
 
 
 @given(
-    simulation=simulations(),
+    simulation=simulations(events=150),
     delay=delays(),
     ttl=ttls(),
-    cuts=st.lists(st.floats(0, 1), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(0, 100), min_size=1, max_size=8),
     rewind=st.sampled_from([0, 60_000_000, 86_400_000_000]),
     entities=st.sampled_from([(USER,), (ITEM,), (USER, ITEM)]),
 )
 def test_equals_the_oracle(simulation, delay, ttl, cuts, rewind, entities):
     view = simulated_view(simulation, entities, delay=delay, ttl=ttl)
-    rows = sorted(int(c * len(simulation.events)) for c in cuts)
+    rows = sorted(c * len(simulation.events) // 100 for c in cuts)
     store, watermark = fill(view, simulation.events, rows, rewind)
     asked = simulation.since(watermark)
     keys = asked.keys(entities)
     got = OnlineReader(store).read(view, list(view.features), keys, asked.times)
     expected = Reference(view).read(view, list(view.features), keys, asked.times)
     assert mismatches(got, expected) == []
+
+
+def test_a_late_event_comes_after_those_of_its_time():
+    frame = pl.DataFrame(
+        {"user": [1, 1, 2, 1], "time": [10, 5, 20, 10], "kind": ["early", "first", "later", "late"]},
+    )
+    source = Source("events", frame, time="time")
+    windows = Window.of("1h", hop="exact", bound=2)
+    upper = pl.col("kind").str.to_uppercase()  # a selection of its own: kept in a slot, not in a list
+    features = {"last": Last(upper), "two": LastN("kind", 2), "three": LastN("kind", 3, windows=windows)}
+    view = FeatureView("v", USER, source, features).compile()
+    store, _ = fill(view, frame, [3], rewind=0)
+    got = OnlineReader(store).read(view, list(view.features), np.array([[1]]), np.array([21]))
+    assert {n: plain(c) for n, c in got.items()} == {
+        "v.last": ["LATE"],
+        "v.two": [["early", "late"]],
+        "v.three_1h": [["early", "late"]],
+    }

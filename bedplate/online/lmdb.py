@@ -1,0 +1,207 @@
+"""The embedded online store: LMDB. Any number of processes read it, and never wait, while others write.
+
+One step is one transaction, on the disk when `commit` returns. The map begins small and doubles when it is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import lmdb
+
+from bedplate.errors import StoreError
+from bedplate.online import keys
+from bedplate.online.base import Changes, OnlineStore, Values
+
+FORMAT = b"1"
+"""The version of the store's form: kept in the store, and checked when it is opened."""
+
+MAP_SIZE = 1 << 30
+"""The size of a new map in bytes; the file only takes the space that is used."""
+
+_READERS = 1022
+
+
+@final
+class _Gate:
+    """Lets transactions of this process run side by side, and a change of the map's size only alone."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside = 0
+
+    @contextlib.contextmanager
+    def shared(self) -> Generator[None]:
+        with self._condition:
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._inside -= 1
+                self._condition.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: self._inside == 0)
+            yield
+
+
+@final
+class LmdbStore(OnlineStore):
+    """A folder with an LMDB environment, made if missing.
+
+    Args:
+        path: the folder.
+        map_size: of a new store, bytes.
+
+    Raises:
+        StoreError: the folder can't be written, or holds a store of another version.
+    """
+
+    def __init__(self, path: Path, map_size: int = MAP_SIZE) -> None:
+        self.path = path
+        self._gate, self._process = _Gate(), os.getpid()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
+            self._environment: Any = lmdb.open(str(path), map_size=map_size, max_readers=_READERS)
+            self._environment.reader_check()  # frees what killed readers held
+        except (OSError, lmdb.Error) as error:
+            raise self._failure("open", error) from error
+        self._check_format()
+
+    @property
+    def url(self) -> str:
+        """`lmdb:` and the folder."""
+        return f"lmdb:{self.path}"
+
+    def read_many(self, wanted: Sequence[bytes]) -> Values:
+        """The values of keys, all as one step left them."""
+        self._check_process()
+        while True:
+            try:
+                with self._gate.shared(), self._environment.begin(buffers=True) as transaction:
+                    get = transaction.get
+                    found = [get(k, b"") for k in wanted]
+                    return Values(b"".join(found), list(map(len, found)))
+            except lmdb.MapResizedError:
+                self._resize(0)
+            except lmdb.Error as error:
+                raise self._failure("read", error) from error
+
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """The keys with a prefix and their values."""
+        self._check_process()
+        while True:
+            try:
+                with self._gate.shared(), self._environment.begin() as transaction:
+                    found: list[tuple[bytes, bytes]] = []
+                    cursor = transaction.cursor()
+                    there = cursor.set_range(prefix)
+                    while there and cursor.key().startswith(prefix):
+                        found.append(cursor.item())
+                        there = cursor.next()
+                    return found
+            except lmdb.MapResizedError:
+                self._resize(0)
+            except lmdb.Error as error:
+                raise self._failure("read", error) from error
+
+    @contextlib.contextmanager
+    def writing(self, names: Sequence[str]) -> Generator[None]:
+        """Claims names for writing with a locked file each, which the system unlocks when the process ends."""
+        with contextlib.ExitStack() as claimed:
+            for name in sorted(set(names)):
+                digest = hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
+                try:
+                    descriptor = os.open(self.path / f"writer-{digest}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+                except OSError as error:
+                    raise self._failure("write", error) from error
+                claimed.callback(os.close, descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise StoreError(
+                        f"another writer is at work on '{name}'",
+                        where=self.url,
+                        hint="a load or an ingest is running; stop it first, or wait until it is done",
+                    ) from None
+            yield
+
+    def commit(self, changes: Changes) -> None:
+        """Applies all changes in one transaction; the map is doubled as often as they need it."""
+        self._check_process()
+        while True:
+            try:
+                with self._gate.shared(), self._environment.begin(write=True) as transaction:
+                    for prefix in changes.deletes:
+                        _delete(transaction, prefix)
+                    cursor = transaction.cursor()
+                    cursor.putmulti(changes.puts)
+                return
+            except lmdb.MapFullError:
+                self._resize(2 * self._environment.info()["map_size"])
+            except lmdb.MapResizedError:
+                self._resize(0)
+            except (OSError, lmdb.Error) as error:
+                raise self._failure("write", error) from error
+
+    def close(self) -> None:
+        """Closes the environment."""
+        with self._gate.alone():
+            self._environment.close()
+
+    def _resize(self, size: int) -> None:
+        """Sets the size of the map, 0 for the one that another process gave it; waits for this process's readers."""
+        try:
+            with self._gate.alone():
+                self._environment.set_mapsize(size)
+        except (OSError, lmdb.Error) as error:
+            raise self._failure("grow", error) from error
+
+    def _check_format(self) -> None:
+        found = self.read_many([keys.FORMAT_KEY]).data
+        if not found:
+            self.commit(Changes([(keys.FORMAT_KEY, FORMAT)]))
+        elif found != FORMAT:
+            self.close()
+            raise StoreError(
+                f"the store has format {found.decode(errors='replace')}, expected {FORMAT.decode()}",
+                where=self.url,
+                hint="load it anew into another folder with this version of Bedplate",
+            )
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._process:
+            raise StoreError(
+                "the store was opened before the process forked", where=self.url, hint="open it in each process"
+            )
+
+    def _failure(self, what: str, error: Exception) -> StoreError:
+        number = error.errno if isinstance(error, OSError) else None
+        text = str(error).lower()
+        hint = "check that the folder holds a store of Bedplate"
+        if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "permission" in text or "read-only" in text:
+            hint = "the folder must be writable: make it so, or name another one in the store's URL"
+        elif number == errno.ENOSPC or "no space" in text:
+            hint = "the disk is full; nothing of this step was written: make room and run it again"
+        elif isinstance(error, lmdb.ReadersFullError):
+            hint = f"more than {_READERS} readers are at work"
+        return StoreError(f"can't {what} the online store: {error}", where=self.url, hint=hint)
+
+
+def _delete(transaction: Any, prefix: bytes) -> None:
+    cursor = transaction.cursor()
+    there = cursor.set_range(prefix)
+    while there and cursor.key().startswith(prefix):
+        there = cursor.delete()
