@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.batch import Batch, column_to_series
-from bedplate.errors import DefinitionError, suggest
+from bedplate.errors import DataError, DefinitionError, suggest
 from bedplate.features.derived import REQUEST_TIME
 from bedplate.features.graph import FeatureGraph
 from bedplate.types import Int64s
@@ -31,9 +31,10 @@ class Filters:
         DefinitionError: a filter reads an unknown feature, none at all, or is not boolean.
     """
 
-    __slots__ = ("_all", "_columns", "features")
+    __slots__ = ("_all", "_columns", "_place", "features")
 
     def __init__(self, expressions: Sequence[pl.Expr], graph: FeatureGraph, place: str) -> None:
+        self._place = place
         columns: dict[str, None] = {}
         for i, expression in enumerate(expressions):
             read = list(dict.fromkeys(expression.meta.root_names()))
@@ -48,11 +49,17 @@ class Filters:
 
         Args:
             batch: one request with its candidates.
+
+        Raises:
+            DataError: a filter fails on these values.
         """
         if self._all is None:
             return None
         frame = pl.DataFrame([self._series(name, batch) for name in self._columns])
-        kept = frame.select(self._all.alias("kept")).to_series().to_numpy()
+        try:
+            kept = frame.select(self._all.alias("kept")).to_series().to_numpy()
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"a filter fails: {error}", where=self._place) from error
         return None if kept.all() else np.flatnonzero(kept)
 
     def _series(self, name: str, batch: Batch) -> pl.Series:
@@ -68,9 +75,9 @@ def _check(expression: pl.Expr, read: Sequence[str], graph: FeatureGraph, place:
     for name in read:
         if name != REQUEST_TIME and name not in graph.features:
             raise DefinitionError(f"unknown feature '{name}'", where=place, hint=suggest(name, graph.features))
-    frame = pl.LazyFrame(schema={name: graph.dtype(name) for name in read})
-    try:
-        dtype = frame.select(expression.alias("kept")).collect_schema()["kept"]
+    frame = pl.DataFrame(schema={name: graph.dtype(name) for name in read})
+    try:  # on no rows: it finds more than asking for the schema
+        dtype = frame.select(expression.alias("kept"))["kept"].dtype
     except pl.exceptions.PolarsError as error:
         raise DefinitionError(f"{expression} fails: {error}", where=place) from error
     if dtype != pl.Boolean:

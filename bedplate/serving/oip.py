@@ -218,7 +218,8 @@ def _from_json(given: _Input, spec: TensorSpec, place: str) -> Array:
     nested = len(given.shape) > 1 and raw[1:].lstrip()[:1] == b"["
     try:
         values = _data_decoder(spec.dtype, len(given.shape) if nested else 1).decode(raw)
-        array = np.array(values, np.dtype(spec.dtype))
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            array = np.array(values, np.dtype(spec.dtype))
     except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, ValueError) as error:
         raise RequestError(f"the data is not {given.datatype} of shape {given.shape}: {error}", where=place) from error
     if nested:
@@ -266,24 +267,23 @@ def _from_binary(content: memoryview, given: _Input, spec: TensorSpec, place: st
 
 
 def _strings(content: memoryview, count: int, place: str) -> Array:
-    found = np.empty(count, object) if count * _LENGTH.size <= len(content) else None
+    found: list[str] = []
     position = 0
-    for i in range(count):
-        end = position + _LENGTH.size
-        if (
-            found is None
-            or end > len(content)
-            or (length := _LENGTH.unpack_from(content, position)[0]) > len(content) - end
-        ):
-            raise RequestError(f"the content ends within element {i} of {count}", where=place)
+    while position < len(content) and len(found) < count:
+        begin = position + _LENGTH.size
+        length = _LENGTH.unpack_from(content, position)[0] if begin <= len(content) else 0
+        position = begin + length
+        if position > len(content):
+            raise RequestError(f"the content ends within element {len(found)} of {count} elements", where=place)
         try:
-            found[i] = str(content[end : end + length], "utf-8")
+            found.append(str(content[begin:position], "utf-8"))
         except UnicodeDecodeError as error:
-            raise RequestError(f"element {i} is not UTF-8: {error}", where=place) from error
-        position = end + length
-    if found is None or position != len(content):
-        raise RequestError(f"got {len(content)} bytes, expected {position} for {count} elements", where=place)
-    return found
+            raise RequestError(f"element {len(found)} is not UTF-8: {error}", where=place) from error
+    if len(found) != count or position != len(content):
+        raise RequestError(
+            f"got {len(found)} elements in {position} of {len(content)} bytes, expected {count} elements", where=place
+        )
+    return np.array(found, object)
 
 
 def _wanted(asked: _Infer, outputs: Sequence[str]) -> tuple[tuple[str, bool], ...]:

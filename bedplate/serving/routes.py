@@ -76,7 +76,8 @@ class App:
         begin = time.perf_counter()
         name, method, function = self._find(request.path)
         try:
-            if request.method != method and not (request.method == "HEAD" and method == "GET"):
+            asked = "GET" if request.method == "HEAD" else request.method
+            if method not in (asked, "*"):
                 response = _wrong_method(request, method)
             elif request.headers.get(b"content-encoding", b"identity") != b"identity":
                 response = error_response(415, "got a compressed body, expected it as it is")
