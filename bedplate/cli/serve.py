@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from bedplate.cli.options import project_option
+
 
 @click.command()
-@click.option(
-    "--project", "directory", metavar="DIR", default=".", type=click.Path(path_type=Path), help="The project's folder."
-)
+@project_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a call of a model.")

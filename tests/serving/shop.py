@@ -31,6 +31,7 @@ from bedplate.registry.registry import Registry
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service import Retrieval, Service
+from bedplate.sources.base import Source
 from bedplate.types import DAY, HOUR, to_micros
 
 START = to_micros("2026-01-01")
@@ -57,20 +58,18 @@ def events() -> pl.DataFrame:
     ).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))
 
 
-def graph() -> FeatureGraph:
-    from bedplate.sources.base import Source
+source = Source("orders", events(), time="time")
+customers = FeatureView(
+    "customers", customer, source, {"orders": Count(windows="7d"), "bought": LastN("product_id", 3), "all": Count()}
+)
+products = FeatureView("products", product, source, {"price": Last("price"), "sold": Sum("quantity")})
+pairs = FeatureView("pairs", [customer, product], source, {"times": Count()})
+hour = DerivedFeature("hour", pl.col("request.time").dt.hour())
+ratio = DerivedFeature("ratio", pl.col("products.sold") / (pl.col("customers.all") + 1))
 
-    source = Source("orders", events(), time="time")
-    customers = FeatureView(
-        "customers", customer, source, {"orders": Count(windows="7d"), "bought": LastN("product_id", 3), "all": Count()}
-    )
-    products = FeatureView("products", product, source, {"price": Last("price"), "sold": Sum("quantity")})
-    pairs = FeatureView("pairs", [customer, product], source, {"times": Count()})
-    derived = [
-        DerivedFeature("hour", pl.col("request.time").dt.hour()),
-        DerivedFeature("ratio", pl.col("products.sold") / (pl.col("customers.all") + 1)),
-    ]
-    return FeatureGraph([customers, products, pairs], derived)
+
+def graph() -> FeatureGraph:
+    return FeatureGraph([customers, products, pairs], [hour, ratio])
 
 
 class Oracle:

@@ -199,7 +199,7 @@ def test_binary_sizes_must_fit_exactly() -> None:
     "content", [b"\1\0\0", b"\5\0\0\0abc", b"\1\0\0\0\xff", b"\1\0\0\0ab", b"\xff\xff\xff\xffa", b""]
 )
 def test_broken_strings_are_refused(content: bytes) -> None:
-    with pytest.raises(RequestError, match="element|elements"):
+    with pytest.raises(RequestError, match="element"):
         decode_infer(*binary([1], "BYTES", content), spec("object", "n"), ["y"])
 
 

@@ -169,7 +169,7 @@ def test_a_trace_names_every_step(pipeline: Pipeline) -> None:
 
 def test_a_filter_that_fails_on_a_value_says_so(registry: Registry, features: FeatureGraph) -> None:
     fails = [pl.col("products.price").cast(pl.String).cast(pl.Int64) > 0]
-    with pytest.raises(DataError, match="(?s)service 'shop'.*a filter fails"):
+    with pytest.raises(DataError, match=r"(?s)service 'shop'.*a filter fails"):
         shop.pipeline(registry, features, filters=fails)
 
 
@@ -227,7 +227,7 @@ def test_a_service_without_retrieval_ranks_only(registry: Registry, features: Fe
 def test_a_wrong_service_is_found_before_it_serves(
     registry: Registry, features: FeatureGraph, changes: Any, kind: type[Exception], message: str
 ) -> None:
-    with pytest.raises(kind, match="(?s).*" + message):
+    with pytest.raises(kind, match=r"(?s).*" + message):
         shop.pipeline(registry, features, **changes)
 
 
@@ -236,7 +236,7 @@ def test_a_definition_that_changed_since_training_is_refused(registry: Registry,
         [v.view for v in features.views.values()],
         [DerivedFeature("hour", pl.col("request.time").dt.minute()), features.derived["ratio"]],
     )
-    with pytest.raises(DefinitionError, match="(?s)'hour'.*train again"):
+    with pytest.raises(DefinitionError, match=r"(?s)'hour'.*train again"):
         shop.pipeline(registry, changed)
 
 

@@ -1,0 +1,168 @@
+"""`bedplate serve` as a process: a project's folder, the ready line, signals, exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import shop
+
+from bedplate.features.graph import FeatureGraph
+from bedplate.online.base import open_store
+from bedplate.online.load import bulk_load
+from bedplate.serving.client import Client
+from bedplate.serving.pipeline import Pipeline
+from bedplate.testing.online_store import grouped
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+FEATURES = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+from shop import customers, hour, pairs, products, ratio
+"""
+SERVICE = """
+import polars as pl
+from bedplate.serving.service import Retrieval, Service
+
+shop = Service(
+    "shop",
+    ranking="ranker@champion",
+    item="product",
+    retrieval=Retrieval("towers@champion", count=20),
+    filters=[pl.col("products.price").is_not_null()],
+    exclude=["customers.bought"],
+    top=5,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, features: FeatureGraph) -> Path:
+    root = tmp_path_factory.mktemp("project")
+    (root / "bedplate.toml").write_text('[online]\nurl = "lmdb:online"\n[registry]\npath = "registry"\n')
+    (root / "features.py").write_text(FEATURES)
+    (root / "service.py").write_text(SERVICE)
+    shop.register(root, features)
+    with open_store("lmdb:online", root) as store:
+        for view in features.views.values():
+            bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
+    return root
+
+
+def start(project: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from bedplate.cli.main import main; main()", "serve"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*command, "--project", str(project), *options],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@contextmanager
+def serving(project: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    process = start(project, "--port", "0", "shop")
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    try:
+        match = re.fullmatch(r"ready on (http://127\.0\.0\.1:\d+) in \d+\.\d s\n", line)
+        assert match is not None, line + (process.communicate(timeout=30)[1] if process.poll() is not None else "")
+        yield process, match[1]
+    finally:
+        process.kill()
+        process.wait(30)
+        process.stdout.close()
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def test_it_serves_what_the_definitions_say_and_drains_on_sigterm(project: Path, pipeline: Pipeline) -> None:
+    with serving(project) as (process, url):
+        with Client(url) as client:
+            answer = client.recommend(customer=3, time=shop.NOW)
+            expected = pipeline.recommend(pipeline.wire.recommend(b'{"customer": 3}'))
+            assert answer == expected
+        host, port = url.removeprefix("http://").split(":")
+        body = b'{"customer": 3, "candidates": ["P01"]}'
+        head = f"POST /rank HTTP/1.1\r\nHost: t\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        with socket.create_connection((host, int(port)), timeout=10) as half:
+            half.sendall(head + body[:10])
+            half.sendall(body[10:20])
+            with Client(url) as client:  # the server has read the half request: answers come in the order of arrival
+                assert client.ready()
+            process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            half.sendall(body[20:])
+            answered = b""
+            while data := half.recv(65536):
+                answered += data
+        assert answered.startswith(b"HTTP/1.1 200 OK")
+        assert b"Connection: close" in answered
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_ctrl_c_ends_it(project: Path) -> None:
+    with serving(project) as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def ended(project: Path, *options: str) -> tuple[int, str]:
+    process = start(project, *options)
+    out, err = process.communicate(timeout=60)
+    assert "ready" not in out
+    assert "Traceback" not in err
+    return process.returncode, err
+
+
+def test_a_service_that_is_not_there_ends_it_with_4(project: Path) -> None:
+    code, err = ended(project, "--port", "0", "shpo")
+    assert code == 4
+    assert "shpo" in err
+    assert "did you mean 'shop'?" in err
+
+
+def test_a_port_in_use_ends_it_with_2(project: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, err = ended(project, "--port", str(port), "shop")
+    assert code == 2
+    assert f"127.0.0.1:{port}: the port is in use" in err
+
+
+def test_a_model_that_changed_ends_it_with_6(project: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(project, other)
+    graph = other / "registry/models/ranker/1/model.onnx"
+    graph.chmod(0o644)
+    graph.write_bytes(graph.read_bytes()[:-1])
+    code, err = ended(other, "--port", "0", "shop")
+    assert code == 6
+    assert "model.onnx" in err
+
+
+def test_an_empty_store_ends_it_with_5(project: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(project, other, ignore=shutil.ignore_patterns("online"))
+    code, err = ended(other, "--port", "0", "shop")
+    assert code == 5
+    assert "service 'shop', first request" in err
