@@ -268,3 +268,13 @@ def test_requests_that_share_key_and_time_each_give_their_rows():
         for r, a, b in zip(batch.request_ids, batch.offsets[:-1], batch.offsets[1:], strict=True)
     }
     assert rows == {1: ([3.0, 2.0], [0, 0]), 2: ([3.0, 2.0], [0, 0]), 3: ([1.0], [2])}
+
+
+@pytest.mark.parametrize(("end", "censored"), [(HOUR - 1, 1), (HOUR, 0)])
+def test_a_horizon_that_ends_with_the_data_is_known(end, censored):
+    frame = pl.DataFrame({"user": [1, 2], "item": ["a", "b"], "request": [1, 2], "time": [START, START + end]})
+    source = Source("events", frame, time="time")
+    labels = Label("n", USER, source, Count(), within="1h")
+    split = TimeSplit(START - 2 * HOUR, START + DAY, gap="1h")
+    summary = loaded(shop_dataset(source, labels=labels, features=["hour"], split=split), shop_source(1)).summary()
+    assert summary.splits[1].censored == censored + 1  # the last request is always censored
