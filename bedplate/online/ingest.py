@@ -1,9 +1,9 @@
 """Ingest: from a directory of appended Parquet files to the rows of an online store, each event once.
 
 A stream is a directory. Files hold rows as the source's table does, and are taken in by the order of their names, in
-micro-batches; what a micro-batch changes in rows and texts and the new position are one step of the store, so that a kill
-at any moment loses nothing and counts nothing twice. A writer of files writes aside (a name that begins with "." or ends
-with ".tmp") and renames, and gives each file a name after those before it.
+micro-batches. What a micro-batch changes in rows and texts, and the new position, are one step of the store, so that a
+kill at any moment loses nothing and counts nothing twice. A writer of files writes aside (a name that begins with "."
+or ends with ".tmp") and renames, and gives each file a name after those before it.
 """
 
 from __future__ import annotations
@@ -266,9 +266,9 @@ def _signals() -> Generator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def handle(number: int, frame: object) -> None:
+    def handle(number: int, _: object) -> None:
         stop.set()
         signal.signal(number, before[signal.Signals(number)])
 

@@ -13,7 +13,7 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.state import REWIND, Events, ViewState, merged_rows, texts_of
-from bedplate.types import Bools
+from bedplate.types import Bools, Int64s
 
 Progress: TypeAlias = Callable[[int], None]
 """Called with the number of events taken in so far."""
@@ -80,9 +80,10 @@ def _before(block: GroupedRows, until: int) -> GroupedRows:
         return block
     sums = np.zeros(len(kept) + 1, np.int64)
     np.cumsum(kept, out=sums[1:])
-    counts = np.diff(sums[block.offsets])
+    counts: Int64s = np.diff(sums[block.offsets])
     there = counts > 0
-    offsets = np.append(0, counts[there].cumsum())
+    offsets = np.zeros(int(there.sum()) + 1, np.int64)
+    np.cumsum(counts[there], out=offsets[1:])
     selections = tuple(_chosen(s, kept) for s in block.selections)
     return GroupedRows(block.keys[there], offsets, block.times[kept], selections, block.key_texts)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,8 +52,9 @@ def mismatches(got: Mapping[str, Column], expected: Mapping[str, Column]) -> lis
 
 
 def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Sequence) and isinstance(b, Sequence) and not isinstance(a, str):
-        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, list) and isinstance(b, list):
+        ours, theirs = cast("list[Any]", a), cast("list[Any]", b)
+        return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
     if isinstance(a, float) and isinstance(b, float | int):
         return math.isclose(a, b, rel_tol=float(np.finfo(np.float32).eps), abs_tol=1e-9)
     return bool(a == b)

@@ -1,12 +1,32 @@
-"""The contract suite of online stores."""
+"""The contract suite of online stores: what an implementation of `OnlineStore` must do, as a test class to inherit.
+
+class TestMyStore(OnlineStoreContract):
+    def open(self, folder: Path) -> OnlineStore:
+        return MyStore(folder)
+"""
 
 from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from bedplate.batch import Column
+from bedplate.errors import StoreError
+from bedplate.features.entity import Entity
 from bedplate.features.rows import GroupedRows, SelectedValues, prepare_rows
 from bedplate.features.view import CompiledView
+from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.fetch import OnlineReader
+from bedplate.online.ingest import Ingest
+from bedplate.online.load import bulk_load
+from bedplate.online.state import states
+from bedplate.testing.columns import mismatches
+from bedplate.testing.simulator import ITEM, USER, Simulation, simulate, simulated_view
+from bedplate.types import HOUR, Int64s
 
 
 def grouped(view: CompiledView, raw: pl.DataFrame) -> GroupedRows:
@@ -18,5 +38,147 @@ def grouped(view: CompiledView, raw: pl.DataFrame) -> GroupedRows:
         SelectedValues(None if s.valid is None else s.valid[order], tuple(v[order] for v in s.inputs), s.texts)
         for s in rows.selections
     )
-    offsets = np.append(0, counts.cumsum())
-    return GroupedRows(keys, offsets, rows.times[order], selections, rows.key_texts)
+    return GroupedRows(keys, np.append(0, counts.cumsum()), rows.times[order], selections, rows.key_texts)
+
+
+def write_files(events: pl.DataFrame, folder: Path, cuts: Sequence[int]) -> list[Path]:
+    """The rows from the first cut on as the files of a stream, one from each cut to the next; empty ones left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths: list[Path] = []
+    for begin, end in zip(cuts, [*cuts[1:], len(events)], strict=True):
+        if end > begin:
+            aside = folder / f"{begin:06}.parquet.tmp"
+            events[begin:end].write_parquet(aside)
+            paths.append(aside.rename(folder / f"{begin:06}.parquet"))
+    return paths
+
+
+def raises_store_error(call: Callable[[], object]) -> bool:
+    """Whether a call raises `StoreError`."""
+    try:
+        call()
+    except StoreError:
+        return True
+    return False
+
+
+class OnlineStoreContract:
+    """Inherit, say how a store is opened, and run with pytest."""
+
+    def open(self, folder: Path) -> OnlineStore:
+        """A store that is empty the first time that it is opened for a folder."""
+        raise StoreError("a contract suite says how its store is opened", where=type(self).__name__)
+
+    def test_values_are_read_as_written(self, tmp_path: Path) -> None:
+        """Values come back in the order asked for, empty for what is not there; a later one replaces an earlier one."""
+        with self.open(tmp_path) as store:
+            store.commit(Changes([(b"a", b"1"), (b"b", b"22")]))
+            store.commit(Changes([(b"b", b"3" * 5000)]))
+            assert list(store.read_many([b"b", b"x", b"a", b"b"])) == [b"3" * 5000, b"", b"1", b"3" * 5000]
+            assert list(store.read_many([])) == []
+
+    def test_a_scan_gives_a_prefix(self, tmp_path: Path) -> None:
+        """A scan is ascending and stays within the prefix; a delete too, and it comes before the puts of its step."""
+        with self.open(tmp_path) as store:
+            store.commit(Changes([(k, k) for k in (b"p2", b"p1", b"q", b"o", b"p\xff")]))
+            assert [k for k, _ in store.scan(b"p")] == [b"p1", b"p2", b"p\xff"]
+            store.commit(Changes([(b"p3", b"3")], [b"p"]))
+            assert [k for k, _ in store.scan(b"p")] == [b"p3"]
+            assert list(store.read_many([b"q", b"o"])) == [b"q", b"o"]
+
+    def test_one_writer_a_name(self, tmp_path: Path) -> None:
+        """A name can be claimed once at a time, and again after an error."""
+        with self.open(tmp_path) as store:
+            with store.writing(["a", "b"]):
+                assert raises_store_error(lambda: store.writing(["b", "c"]).__enter__())
+                with store.writing(["c"]):
+                    assert raises_store_error(lambda: store.writing(["a"]).__enter__())
+            with store.writing(["a"]):
+                store.commit(Changes([(b"k", b"v")]))
+
+    def test_readers_see_whole_steps(self, tmp_path: Path) -> None:
+        """While steps are written, every read sees one of them whole."""
+        names = [b"%04d" % i for i in range(200)]
+        torn: list[set[bytes]] = []
+        with self.open(tmp_path) as store:
+            store.commit(Changes([(n, b"0") for n in names]))
+            is_over = threading.Event()
+
+            def read() -> None:
+                while not is_over.is_set():
+                    seen = set(store.read_many(names))
+                    if len(seen) != 1:
+                        torn.append(seen)
+
+            readers = [threading.Thread(target=read) for _ in range(2)]
+            for reader in readers:
+                reader.start()
+            for step in range(40):
+                store.commit(Changes([(n, b"%d" % step) for n in names]))
+            is_over.set()
+            for reader in readers:
+                reader.join()
+        assert torn == []
+
+    def test_a_view_is_readable_once_loaded(self, tmp_path: Path) -> None:
+        """Before its load is complete a view can't be read; an interrupted load is started again from nothing."""
+        simulation, view = _simulated()
+        with self.open(tmp_path) as store:
+            assert raises_store_error(lambda: _read(store, view, simulation))
+            blocks = [grouped(view, simulation.events)]
+
+            def broken() -> Iterator[GroupedRows]:
+                yield from blocks
+                raise KeyboardInterrupt
+
+            try:
+                bulk_load(store, view, broken(), _end(simulation))
+            except KeyboardInterrupt:
+                assert [s.complete for s in states(store)] == [False]
+            assert raises_store_error(lambda: _read(store, view, simulation))
+            bulk_load(store, view, blocks, _end(simulation))
+            assert len(_read(store, view, simulation)) == len(view.features)
+
+    def test_a_changed_view_is_another(self, tmp_path: Path) -> None:
+        """Rows of one definition are not read as rows of another."""
+        simulation, view = _simulated()
+        changed = simulated_view(simulation, (USER,), ttl=HOUR)
+        with self.open(tmp_path) as store:
+            bulk_load(store, view, [grouped(view, simulation.events)], _end(simulation))
+            assert raises_store_error(lambda: _read(store, changed, simulation))
+
+    def test_load_and_stream_give_the_same(self, tmp_path: Path) -> None:
+        """A stream taken in after a load gives what a load of everything gives, texts included."""
+        simulation, _ = _simulated()
+        for entities in ((USER,), (ITEM, USER)):
+            view = simulated_view(simulation, entities)
+            folder = tmp_path / f"{len(entities)}"
+            with self.open(folder / "whole") as whole, self.open(folder / "streamed") as streamed:
+                bulk_load(whole, view, [grouped(view, simulation.events)], _end(simulation))
+                bulk_load(streamed, view, [grouped(view, simulation.events[:50])], _end(simulation))
+                write_files(simulation.events, folder / "files", [50, 90, 120])
+                done = Ingest(streamed, [view], folder / "files", batch=20).run()
+                assert (done.events, done.files) == (len(simulation.events) - 50, 3)
+                again = Ingest(streamed, [view], folder / "files").run()
+                assert (again.events, again.files) == (0, 0)
+                got, expected = _read(streamed, view, simulation), _read(whole, view, simulation)
+            assert mismatches(got, expected) == []
+
+
+def _simulated() -> tuple[Simulation, CompiledView]:
+    simulation = simulate(11, events=160)
+    return simulation, simulated_view(simulation, (USER,))
+
+
+def _end(simulation: Simulation) -> int:
+    times: Int64s = simulation.events["time"].to_numpy()
+    return int(times.max()) + 1
+
+
+def _read(store: OnlineStore, view: CompiledView, simulation: Simulation) -> dict[str, Column]:
+    """The values of every feature after the end, read through to plain columns while the store is open."""
+    reader, entities = OnlineReader(store), list[Entity](view.view.entities)
+    keys = simulation.keys(entities)
+    columns = reader.read(view, list(view.features), keys, np.maximum(simulation.times, _end(simulation)))
+    reader.texts.load(list(reader.texts))
+    return dict(columns)
