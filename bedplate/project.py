@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import importlib.util
 import re
 import sys
+import time
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, final
 
 import numpy as np
 import polars as pl
 
 from bedplate.batch import column_to_series
+from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset, Dataset
 from bedplate.datasets.loaded import LoadedDataset
-from bedplate.errors import BedplateError, DataError, DefinitionError, NotFoundError, suggest
+from bedplate.errors import BedplateError, DataError, DefinitionError, NotFoundError, StoreError, suggest
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike
 from bedplate.features.view import CompiledView, FeatureView
+from bedplate.files import remove_leftovers
 from bedplate.offline.build import Build, Progress
 from bedplate.offline.lookup import IndexedHistory
-from bedplate.types import Int64s, to_micros
+from bedplate.sources.base import Source
+from bedplate.types import Int64s, format_time, to_micros
+
+if TYPE_CHECKING:
+    from bedplate.online.base import OnlineStore
+    from bedplate.online.state import ViewState
 
 _Definition = TypeVar("_Definition")
 
@@ -48,20 +57,56 @@ class Definitions:
         derived: the derived features.
         datasets: the datasets.
         others: what else the files name, with the variable: services, training jobs.
-        files: the file that names a definition, by the definition's name.
+        places: where a definition is made, such as "features.py:12", by the definition's name.
     """
 
     views: list[FeatureView] = field(default_factory=list[FeatureView])
     derived: list[DerivedFeature] = field(default_factory=list[DerivedFeature])
     datasets: list[Dataset] = field(default_factory=list[Dataset])
     others: list[tuple[str, object]] = field(default_factory=list[tuple[str, object]])
-    files: dict[str, str] = field(default_factory=dict[str, str])
+    places: dict[str, str] = field(default_factory=dict[str, str])
+
+    def add(self, variable: str, value: object, place: str) -> None:
+        """Takes in what a variable of a file holds."""
+        if isinstance(value, FeatureView):
+            self.views.append(value)
+        elif isinstance(value, DerivedFeature):
+            self.derived.append(value)
+        elif isinstance(value, Dataset):
+            self.datasets.append(value)
+        elif not isinstance(value, ModuleType | type) and not callable(value):
+            self.others.append((variable, value))
+        name = getattr(value, "name", None)
+        if isinstance(name, str):
+            self.places.setdefault(name, place)
 
     def place(self, where: str | None) -> str | None:
         """The place of an error with the file in front, where the definition it names is known."""
         named = re.findall(r"'([^']+)'", where or "")
-        file = next((self.files[n] for n in named if n in self.files), None)
-        return f"{file}: {where}" if file else where
+        place = next((self.places[n] for n in named if n in self.places), None)
+        return f"{place}: {where}" if place else where
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Materialized:
+    """What `Project.materialize` did for a view.
+
+    Attributes:
+        view: the view's name.
+        until: the events before this time are in the store; microseconds.
+        events: how many events the store has taken in.
+        later: how many events of history are at `until` or later: they are the stream's.
+        seconds: how long it took.
+        kept: whether the view was left as it is, because its stream goes on from this time.
+    """
+
+    view: str
+    until: int
+    events: int
+    later: int
+    seconds: float
+    kept: bool
 
 
 @final
@@ -106,10 +151,91 @@ class Project:
 
     def apply(self, progress: Progress = lambda _: None) -> list[Build]:
         """Builds what is missing in the offline store; the builds that had something to do."""
+        remove_leftovers(self.config.offline_path)
         todo = [b for b in self.builds() if not b.is_complete]
         for build in todo:
             build.run(progress)
         return todo
+
+    def view(self, name: str) -> CompiledView:
+        """A feature view by name.
+
+        Raises:
+            NotFoundError: there is none of this name.
+        """
+        return _named("view", self.views, name)
+
+    def materialize(
+        self,
+        store: OnlineStore,
+        views: Sequence[str] = (),
+        until: str | int | date | None = None,
+        *,
+        replace: bool = False,
+        progress: Progress = lambda _: None,
+    ) -> list[Materialized]:
+        """Fills an online store from history, so that it answers as of `until` and a stream can go on from there.
+
+        A view whose stream is at work is kept: its events since are in the store only.
+
+        Args:
+            store: the online store.
+            views: names of views; all of the project when empty.
+            until: only events before this time are loaded. By default just after a view's last event (never later than
+                now), or where the stream of the view's source began.
+            replace: loads views anew whose stream is at work. The stream is then taken in from its first file again,
+                which must not hold events before `until`.
+            progress: told what is under way.
+
+        Raises:
+            NotFoundError: a view is not there.
+            StoreError: the offline store lacks a view (run `apply` first), the store can't be written, or `until` is
+                not where the stream of a view began.
+        """
+        from bedplate.online.load import bulk_load
+        from bedplate.online.state import states
+
+        chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
+        rows = [self.history.reader(view).timeline.manifest.rows for view in chosen]
+        asked = None if until is None else to_micros(until)
+        known = {s.id: s for s in states(store) if s.complete}
+        untils = [self._until(view, asked, {} if replace else known) for view in chosen]
+        done: list[Materialized] = []
+        for view, count, micros in zip(chosen, rows, untils, strict=True):
+            began, state = time.perf_counter(), known.get(view.id)
+            kept = state is not None and bool(state.file) and not replace
+            if state is None or not kept:
+                blocks = self.history.grouped(view)
+                state = bulk_load(
+                    store,
+                    view,
+                    blocks,
+                    micros,
+                    progress=lambda n, view=view, count=count: progress(f"{view.name}: {n:,} of {count:,} events"),
+                )
+            later = 0 if kept else count - state.events
+            done.append(Materialized(view.name, micros, state.events, later, time.perf_counter() - began, kept))
+        return done
+
+    def _until(self, view: CompiledView, asked: int | None, known: Mapping[str, ViewState]) -> int:
+        """Up to which time to load a view."""
+        own = known.get(view.id)
+        if own is not None and own.file:
+            if asked not in (None, own.until):
+                raise StoreError(
+                    f"the stream of the view began at {format_time(own.until)} and is at work, got until "
+                    f"{format_time(asked or 0)}",
+                    where=view.place,
+                    hint="leave the time out to keep it; or load it anew (--replace), and let the stream's directory "
+                    "hold only files with events from the new time on",
+                )
+            return own.until
+        if asked is not None:
+            return asked
+        source = view.view.source.name
+        of_source = [known[v.id] for v in self.views.values() if v.view.source.name == source and v.id in known]
+        began = [s.until for s in of_source if s.file]
+        return max(began) if began else min(system_clock(), self.history.end(view) + 1)
 
     def dataset(self, name: str) -> CompiledDataset:
         """A dataset by name.
@@ -150,18 +276,23 @@ class Project:
             n rows: a column for each entity, `time`, and a column for each feature.
 
         Raises:
-            DataError: keys and times differ in number, or an entity's keys are missing.
+            DataError: keys and times differ in number, an entity's keys are missing, or keys are of an unknown entity.
+            DefinitionError: a feature is unknown.
         """
         asked = [features] if isinstance(features, str | FeatureView | DerivedFeature) else list(features)
         selected = self.graph.select(asked)
         entities = [e.name for e in selected.entities]
         by_entity: Mapping[str, KeysLike] = keys if isinstance(keys, Mapping) else dict.fromkeys(entities[:1], keys)
+        kinds = self.graph.key_types()
+        unknown = [e for e in by_entity if e not in kinds]
+        if unknown:
+            raise DataError(f"unknown entity '{unknown[0]}'", where="lookup", hint=suggest(unknown[0], kinds))
         missing = [e for e in entities if e not in by_entity]
         if missing:
-            raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"give keys for each of {entities}")
-        kinds = self.graph.key_types()
+            needed = ", ".join(entities)
+            raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
         encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
-        micros = _times(times, len(next(iter(encoded.values()))))
+        micros = _times(times, max(map(len, encoded.values()), default=1))
         if any(len(k) != len(micros) for k in encoded.values()):
             raise DataError(
                 f"got { ({e: len(k) for e, k in encoded.items()}) } keys and {len(micros)} times", where="lookup"
@@ -215,45 +346,73 @@ def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definitio
 
 
 def _times(times: TimesLike, count: int) -> Int64s:
-    if isinstance(times, np.ndarray):
-        return times
-    if isinstance(times, pl.Series):
-        return times.to_numpy() if times.dtype.is_integer() else times.dt.epoch("us").to_numpy()
     if isinstance(times, str | int | date):
         return np.full(count, to_micros(times), np.int64)
+    if isinstance(times, np.ndarray):
+        return times.astype(np.int64, copy=False)
+    if isinstance(times, pl.Series) and times.dtype.is_temporal():
+        return times.dt.epoch("us").to_numpy()
     return np.array([to_micros(t) for t in times], np.int64)
 
 
 def load_definitions(config: Config) -> Definitions:
-    """Runs a project's definition files and collects what they define.
+    """Runs a project's definition files and collects what they define, in variables or in lists.
 
     The files may import each other by name. Modules of a project loaded before are forgotten, so that two projects may
     both have a `features.py`.
 
     Raises:
-        DefinitionError: a file fails; the message names the file and the line.
+        DefinitionError: a file fails, or two definitions have one name; the message names the file and the line.
     """
     found = Definitions()
-    seen: set[int] = set()
     with _importable(config):
-        for path in config.definitions:
-            module = _run(path)
-            for variable, value in vars(module).items():
-                if variable.startswith("_") or id(value) in seen:
-                    continue
-                seen.add(id(value))
-                name = getattr(value, "name", None)
-                if isinstance(name, str):
-                    found.files.setdefault(name, path.name)
-                if isinstance(value, FeatureView):
-                    found.views.append(value)
-                elif isinstance(value, DerivedFeature):
-                    found.derived.append(value)
-                elif isinstance(value, Dataset):
-                    found.datasets.append(value)
-                elif not isinstance(value, ModuleType | type) and not callable(value):
-                    found.others.append((variable, value))
+        modules = [_run(path) for path in config.definitions]
+        places = _places(config.root)
+    seen: set[int] = set()
+    for module in modules:
+        for variable, value in vars(module).items():
+            for member in [] if variable.startswith("_") else _members(value):
+                if id(member) not in seen:
+                    seen.add(id(member))
+                    found.add(variable, member, places.get(id(member), f"{module.__name__}.py"))
+    sources = [value for _, value in found.others if isinstance(value, Source)]
+    for kind, made in (
+        ("sources", sources),
+        ("views", found.views),
+        ("derived features", found.derived),
+        ("datasets", found.datasets),
+    ):
+        _check_names(kind, made, places)
     return found
+
+
+def _members(value: object) -> list[object]:
+    return list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else [value]
+
+
+def _check_names(kind: str, made: Sequence[Any], places: Mapping[int, str]) -> None:
+    known: dict[str, object] = {}
+    for definition in made:
+        first = known.setdefault(definition.name, definition)
+        if first is not definition:
+            raise DefinitionError(
+                f"two {kind} are named '{definition.name}'",
+                where=places.get(id(definition)),
+                hint=f"the other is in {places.get(id(first), 'another file')}; rename one of them",
+            )
+
+
+def _places(root: Path) -> dict[int, str]:
+    """The file and line of every assignment at the top of a project's loaded files, by the id of the assigned value."""
+    places: dict[int, str] = {}
+    loaded = [(m, Path(getattr(m, "__file__", None) or "/")) for m in list(sys.modules.values())]
+    for module, path in [(m, path) for m, path in loaded if path.parent == root and path.suffix == ".py"]:
+        for statement in ast.parse(path.read_bytes()).body:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            for name in [t.id for t in targets if isinstance(t, ast.Name)]:
+                for member in _members(vars(module).get(name)):
+                    places.setdefault(id(member), f"{path.name}:{statement.lineno}")
+    return places
 
 
 @contextlib.contextmanager
@@ -291,12 +450,15 @@ def _run(path: Path) -> ModuleType:
         place = _line_of(error, path)
         error.where = f"{place}: {error.where}" if error.where else place
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.modules.pop(path.stem, None)
-        raise DefinitionError(f"{type(error).__name__}: {error}", where=_line_of(error, path)) from error
+        text = (error.msg if isinstance(error, SyntaxError) else "") or str(error)
+        raise DefinitionError(f"{type(error).__name__}: {text}", where=_line_of(error, path)) from error
     return module
 
 
 def _line_of(error: BaseException, path: Path) -> str:
+    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).parent == path.parent:
+        return f"{Path(error.filename).name}:{error.lineno}"
     lines = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == path.parent]
     return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}" if lines else path.name
