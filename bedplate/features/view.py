@@ -131,7 +131,7 @@ class CompiledView:
         types: the input types of each selection.
         calls: every aggregation over every window.
         features: by full name, in order.
-        id: the hash of the view's definition, of its cleaning step and of its types.
+        id: the hash of the view's name, of its definition, of its cleaning step and of its types.
     """
 
     __slots__ = ("calls", "features", "id", "key_types", "prepare_id", "root", "selections", "types", "view")
@@ -146,7 +146,7 @@ class CompiledView:
         self.selections = self._distinct_selections()
         self.types = tuple(self._input_types(frame, s) for s in self.selections)
         self.calls, self.features = self._calls()
-        self.id = digest([self._base(), view.form(), [list(t) for t in self.types]])
+        self.id = digest([view.name, self._base(), view.form(), [list(t) for t in self.types]])
 
     @property
     def name(self) -> str:
