@@ -7,7 +7,7 @@ All arrays are NumPy arrays; nothing here copies them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, final
 
@@ -162,9 +162,16 @@ class Batch:
             DataError: a column is longer or shorter, or the offsets do not begin at 0.
         """
         requests, items = len(self.offsets) - 1, int(self.offsets[-1])
+        of_request = (self.times, self.request_ids, *self.request.values())
+        of_item = (self.candidates, *self.item.values(), *self.labels.values())
+        # A server makes a batch for every request: names are put together only for the message.
+        if int(self.offsets[0]) != 0 or {*map(len, of_request)} != {requests} or {*map(len, of_item)} != {items}:
+            self._refuse(requests, items)
+
+    def _refuse(self, requests: int, items: int) -> None:
         if int(self.offsets[0]) != 0:
             raise DataError(f"offsets begin at {self.offsets[0]}, expected 0", where="batch")
-        sized: list[tuple[str, Sequence[object] | Array | Column, int]] = [
+        sized: list[tuple[str, Array | Column, int]] = [
             ("times", self.times, requests),
             ("request_ids", self.request_ids, requests),
             ("candidates", self.candidates, items),
@@ -172,9 +179,8 @@ class Batch:
             *((f"item column '{k}'", c, items) for k, c in self.item.items()),
             *((f"label '{k}'", c, items) for k, c in self.labels.items()),
         ]
-        for name, column, expected in sized:
-            if len(column) != expected:
-                raise DataError(f"{name} has {len(column)} rows, expected {expected}", where="batch")
+        name, column, expected = next(s for s in sized if len(s[1]) != s[2])
+        raise DataError(f"{name} has {len(column)} rows, expected {expected}", where="batch")
 
     @property
     def requests(self) -> int:
