@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 _Definition = TypeVar("_Definition")
 
+_BLOCK_EVENTS = 200_000
+"""About how many events of history are in memory at once while an online store is filled."""
+
 TimesLike: TypeAlias = "str | int | date | Sequence[str | int | date] | pl.Series | Int64s"
 """One time or several: datetimes, dates, ISO 8601 texts or integer microseconds."""
 
@@ -196,16 +199,16 @@ class Project:
         from bedplate.online.state import states
 
         chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
-        rows = [self.history.reader(view).timeline.manifest.rows for view in chosen]
+        timelines = [self.history.reader(view).timeline.manifest for view in chosen]
         asked = None if until is None else to_micros(until)
         known = {s.id: s for s in states(store) if s.complete}
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
         done: list[Materialized] = []
-        for view, count, micros in zip(chosen, rows, untils, strict=True):
-            began, state = time.perf_counter(), known.get(view.id)
+        for view, timeline, micros in zip(chosen, timelines, untils, strict=True):
+            began, state, count = time.perf_counter(), known.get(view.id), timeline.rows
             kept = state is not None and bool(state.file) and not replace
             if state is None or not kept:
-                blocks = self.history.grouped(view)
+                blocks = self.history.grouped(view, max(1, _BLOCK_EVENTS * timeline.keys // max(1, count)))
                 state = bulk_load(
                     store,
                     view,
@@ -294,9 +297,8 @@ class Project:
         encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
         micros = _times(times, max(map(len, encoded.values()), default=1))
         if any(len(k) != len(micros) for k in encoded.values()):
-            raise DataError(
-                f"got { ({e: len(k) for e, k in encoded.items()}) } keys and {len(micros)} times", where="lookup"
-            )
+            counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
+            raise DataError(f"got keys: {counts}; and {len(micros)} times; expected as many of each", where="lookup")
         columns: dict[str, Any] = {}
         for view, names in selected.views:
             own = np.stack([encoded[e.name] for e in view.view.entities], axis=1)

@@ -21,9 +21,14 @@ CLOSED_EXIT = 141
 
 COMMANDS = {
     "init": ("bedplate.cli.init:init", "Make a new project, empty or from an example."),
+    "plan": ("bedplate.cli.plan:plan", "Check the definitions and show what will be built."),
+    "apply": ("bedplate.cli.apply:apply", "Build what is missing in the offline store."),
+    "lookup": ("bedplate.cli.lookup:lookup", "Show feature values of keys at a time."),
     "train": ("bedplate.cli.train:train", "Train a job's model and register the version."),
     "runs": ("bedplate.cli.runs:runs", "List and show runs."),
     "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
+    "materialize": ("bedplate.cli.materialize:materialize", "Fill the online store from history."),
+    "ingest": ("bedplate.cli.ingest:ingest", "Keep the online store current from a stream of files."),
     "serve": ("bedplate.cli.serve:serve", "Serve recommendations and scores over HTTP."),
 }
 """Each command: the attribute that holds it, and its line in the list of commands."""

@@ -93,3 +93,17 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
     """
     width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name.ljust(width)}  {text}".rstrip() for name, text in rows)
+
+
+def size(count: int) -> str:
+    """Bytes for a person, in decimal units.
+
+    >>> size(512), size(2_816_095), size(1_500_000_000)
+    ('512 B', '2.8 MB', '1.5 GB')
+    """
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"

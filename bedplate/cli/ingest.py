@@ -1,0 +1,166 @@
+"""`bedplate ingest`: keep the online store current from a directory of appended files."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import click
+
+from bedplate.cli.main import INTERRUPTED_EXIT
+from bedplate.cli.options import echo_json, json_option, open_online, project_option
+from bedplate.cli.progress import ProgressLine
+from bedplate.cli.tables import table
+from bedplate.errors import ConfigError, NotFoundError, suggest
+from bedplate.types import format_time, to_micros
+
+if TYPE_CHECKING:
+    from bedplate.features.view import CompiledView
+    from bedplate.online.ingest import Ingest
+    from bedplate.project import Project
+
+
+@final
+@dataclass(slots=True)
+class Progressed:
+    """What was taken in for one source.
+
+    Attributes:
+        source: its name.
+        views: the views that it keeps current.
+        files: how many files were taken in to their end.
+        rows: how many rows of files.
+        watermark: reads from this time on are exact; microseconds.
+    """
+
+    source: str
+    views: list[str]
+    files: int = 0
+    rows: int = 0
+    watermark: int = 0
+
+
+@click.command()
+@click.option("--source", "sources", metavar="SOURCE", multiple=True, help="What the files hold; may be repeated.")
+@click.option("--until", metavar="TIME", help="Stop before the first file with an event at this time or later.")
+@click.option("--follow", is_flag=True, help="Wait for more files, until Ctrl-C or SIGTERM.")
+@project_option
+@json_option
+@click.argument("stream", metavar="DIR", type=click.Path(path_type=Path))
+def ingest(
+    stream: Path, sources: tuple[str, ...], until: str | None, follow: bool, directory: Path, as_json: bool
+) -> None:
+    """Take the Parquet files that are appended to DIR into the online store, each event once.
+
+    Files hold rows as the SOURCE's table does and are taken in by the order of their names. Several sources may be
+    made from the same rows; without --source these are all sources of the project, which must then be made from one
+    table. Rows, texts and the position in the stream change in one step: after Ctrl-C or a crash the same command goes
+    on. Write a file under another name and rename it when it is whole.
+
+    \b
+    Examples:
+      bedplate ingest stream
+      bedplate ingest --source lines --source returns stream --follow
+      bedplate ingest --until 2011-11-25 stream --json
+    """
+    from bedplate.online.ingest import POLL, Ingest
+    from bedplate.project import Project
+
+    if follow and until is not None:
+        raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
+    project = Project(directory)
+    chosen = _chosen(project, sources)
+    begin, limit = time.perf_counter(), None if until is None else to_micros(until)
+    progressed = [Progressed(name, [v.name for v in views]) for name, views in chosen.items()]
+    with open_online(project.config) as store, ProgressLine(every=5.0) as progress, _stop_signals() as stop:
+        workers = [Ingest(store, views, stream) for views in chosen.values()]
+        if follow:
+            progress(f"following {stream}; Ctrl-C ends it")
+        _run(workers, progressed, limit, stop, progress, wait=POLL if follow else None)
+    seconds = time.perf_counter() - begin
+    if as_json:
+        found = [asdict(p) for p in progressed]
+        echo_json({"sources": found, "seconds": seconds, "interrupted": stop.is_set()})
+    else:
+        rows = [[p.source, ", ".join(p.views), f"{p.files:,}", f"{p.rows:,}", _moment(p)] for p in progressed]
+        click.echo(table(["source", "views", "files", "rows", "exact from"], rows, [2, 3]))
+        click.echo(f"{'interrupted' if stop.is_set() else 'done'} after {seconds:.1f} s")
+    if stop.is_set() and not follow:
+        click.get_current_context().exit(INTERRUPTED_EXIT)
+
+
+def _moment(progressed: Progressed) -> str:
+    return format_time(progressed.watermark) if progressed.watermark else "-"
+
+
+def _chosen(project: Project, names: Sequence[str]) -> Mapping[str, list[CompiledView]]:
+    """The views of each source that the stream feeds."""
+    by_source: dict[str, list[CompiledView]] = {}
+    for view in project.views.values():
+        by_source.setdefault(view.view.source.name, []).append(view)
+    for name in names:
+        if name not in by_source:
+            raise NotFoundError(
+                f"no view has a source named '{name}'", where="--source", hint=suggest(name, by_source, "sources")
+            )
+    tables = {name: views[0].view.source.table(project.root).name for name, views in by_source.items()}
+    if not names and len(set(tables.values())) != 1:
+        raise ConfigError(
+            f"the project has sources from {len(set(tables.values()))} tables, expected --source",
+            where="ingest",
+            hint="name what the files hold: " + ", ".join(f"{name} (from {table})" for name, table in tables.items()),
+        )
+    return {name: by_source[name] for name in dict.fromkeys(names or by_source)}
+
+
+def _run(
+    workers: Sequence[Ingest],
+    progressed: Sequence[Progressed],
+    until: int | None,
+    stop: threading.Event,
+    progress: ProgressLine,
+    *,
+    wait: float | None,
+) -> None:
+    """Lets the workers take in what is there, one after the other, and again after each wait."""
+    while not stop.is_set():
+        for worker, done in zip(workers, progressed, strict=True):
+
+            def show(path: Path, row: int, source: str = done.source) -> None:
+                progress(f"{source}: {path.name}, {row:,} rows")
+
+            result = worker.run(until, progress=show)
+            done.files, done.rows = done.files + result.files, done.rows + result.events
+            done.watermark = result.watermark
+            if result.interrupted:
+                stop.set()
+            if stop.is_set():
+                return
+        if wait is None:
+            return
+        stop.wait(wait)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Generator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set the first time, also between two runs of the workers."""
+    stop = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, _: object) -> None:
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,215 @@
+"""`bedplate plan`: what a project defines, what exists in the offline store, and what would be built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import click
+
+from bedplate.cli.options import echo_json, json_option, project_option
+from bedplate.cli.tables import table
+
+if TYPE_CHECKING:
+    from bedplate.features.view import Feature
+    from bedplate.offline.build import Build
+    from bedplate.project import Project
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What `apply` will do for one view or label.
+
+    Attributes:
+        build: the build.
+        is_label: whether it is a dataset's label.
+        timeline: whether the events must be sorted.
+        columns: the columns to write, as text.
+        reductions: the reductions to write, as text.
+        share: the share of what this view misses that no view before it builds; 0 where nothing is missing.
+    """
+
+    build: Build
+    is_label: bool
+    timeline: bool
+    columns: tuple[str, ...]
+    reductions: tuple[str, ...]
+    share: float
+
+    @property
+    def parts(self) -> int:
+        """How many parts are to be built."""
+        return self.timeline + len(self.columns) + len(self.reductions)
+
+    @property
+    def steps(self) -> int:
+        """How many steps the build will tell of: its parts, and the reading of the rows."""
+        return self.parts + (self.timeline or bool(self.columns))
+
+    @property
+    def seconds(self) -> float:
+        """A rough estimate."""
+        return self.build.seconds() * self.share
+
+    @property
+    def text(self) -> str:
+        """What is to be built, for a person."""
+        counts = [(int(self.timeline), "timeline"), (len(self.columns), "column"), (len(self.reductions), "reduction")]
+        return counted(counts) or "-"
+
+
+def counted(counts: Sequence[tuple[int, str]]) -> str:
+    """Numbers of things, those that are there.
+
+    >>> counted([(1, "timeline"), (0, "column"), (12000, "reduction")])
+    '1 timeline, 12,000 reductions'
+    """
+    return ", ".join(f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in counts if n)
+
+
+def planned(project: Project) -> list[Planned]:
+    """What each view and label misses, a part that several of them miss counted for the first."""
+    from bedplate.offline.index import selection_id
+
+    seen: set[Path] = set()
+
+    def is_new(folder: Path) -> bool:
+        before = len(seen)
+        seen.add(folder)
+        return len(seen) > before
+
+    plans: list[Planned] = []
+    for build in project.builds():
+        view, timeline = build.view, build.timeline
+        columns, reductions = build.missing_columns(), build.missing_reductions()
+        ids = [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
+        inputs = [", ".join(map(str, s.inputs)) or "events" for s in view.selections]
+        missing = len(columns) + len(reductions) + build.needs_timeline
+        sort = build.needs_timeline and is_new(timeline.folder)
+        wanted = tuple(inputs[i] for i in columns if is_new(timeline.column_folder(ids[i])))
+        reduced = tuple(
+            f"{r.value} of {inputs[i]}" for i, r in reductions if is_new(timeline.reduction_folder(ids[i], r))
+        )
+        share = (sort + len(wanted) + len(reduced)) / missing if missing else 0.0
+        is_label = project.views.get(view.name) is None
+        plans.append(Planned(build, is_label, sort, wanted, reduced, share))
+    return plans
+
+
+@click.command()
+@click.option("--features", "with_features", is_flag=True, help="List each feature: type, window, hop, definition.")
+@project_option
+@json_option
+def plan(directory: Path, with_features: bool, as_json: bool) -> None:
+    """Check all definitions and show what exists and what 'bedplate apply' will build.
+
+    Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is counted
+    for the first. The seconds are a rough estimate.
+
+    \b
+    Examples:
+      bedplate plan
+      bedplate plan --features
+      bedplate plan --project retail --json
+    """
+    from bedplate.project import Project
+
+    project = Project(directory)
+    plans = planned(project)
+    if as_json:
+        echo_json(_document(project, plans))
+        return
+    click.echo(f"project {project.config.name} in {project.root}")
+    if plans:
+        click.echo(f"\n{_views_table(plans)}")
+    if with_features and project.graph.features:
+        click.echo(f"\n{_features_table(list(project.graph.features.values()))}")
+    click.echo(f"\n{_totals(project)}")
+    click.echo(to_build(plans))
+
+
+def to_build(plans: Sequence[Planned]) -> str:
+    """One line: what there is to build, in how many seconds, and how."""
+    counts = counted(
+        [
+            (sum(p.timeline for p in plans), "timeline"),
+            (sum(len(p.columns) for p in plans), "column"),
+            (sum(len(p.reductions) for p in plans), "reduction"),
+        ]
+    )
+    seconds = sum(p.seconds for p in plans)
+    return f"to build: {counts}, about {_rounded(seconds)} s; run: bedplate apply" if counts else "nothing to build"
+
+
+def _rounded(seconds: float) -> str:
+    return f"{max(seconds, 0.1):.1f}" if seconds < 10 else f"{seconds:,.0f}"
+
+
+def _views_table(plans: Sequence[Planned]) -> str:
+    rows = [
+        [
+            p.build.view.name,
+            p.build.view.view.source.name,
+            p.build.snapshot.text,
+            ", ".join(e.name for e in p.build.view.view.entities),
+            "label" if p.is_label else str(len(p.build.view.features)),
+            p.text,
+            _rounded(p.seconds) if p.parts else "-",
+        ]
+        for p in plans
+    ]
+    return table(["view", "source", "snapshot", "entities", "features", "to build", "seconds"], rows, [4, 6])
+
+
+def _features_table(features: Sequence[Feature]) -> str:
+    rows = [[f.name, f"list of {f.type}" if f.is_list else f.type.value, f.text] for f in features]
+    return table(["feature", "type", "definition"], rows)
+
+
+def _totals(project: Project) -> str:
+    derived = len(project.graph.derived)
+    counts = [
+        (len(project.views), "view"),
+        (len(project.graph.features) - derived, "feature"),
+        (derived, "derived feature"),
+        (len(project.datasets), "dataset"),
+    ]
+    return counted(counts) or "the project defines nothing: see its features.py"
+
+
+def _document(project: Project, plans: Sequence[Planned]) -> dict[str, Any]:
+    return {
+        "project": project.config.name,
+        "directory": str(project.root),
+        "views": [
+            {
+                "name": p.build.view.name,
+                "kind": "label" if p.is_label else "view",
+                "id": p.build.view.id,
+                "source": p.build.view.view.source.name,
+                "snapshot": {"id": p.build.snapshot.id, "rows": p.build.snapshot.rows, "text": p.build.snapshot.text},
+                "entities": [e.name for e in p.build.view.view.entities],
+                "features": [] if p.is_label else [_feature(f) for f in p.build.view.features.values()],
+                "build": {"timeline": p.timeline, "columns": p.columns, "reductions": p.reductions},
+                "seconds": p.seconds,
+            }
+            for p in plans
+        ],
+        "derived": [_feature(project.graph.features[name]) for name in project.graph.derived],
+        "datasets": list(project.datasets),
+        "parts": sum(p.parts for p in plans),
+        "seconds": sum(p.seconds for p in plans),
+    }
+
+
+def _feature(feature: Feature) -> dict[str, Any]:
+    return {
+        "name": feature.name,
+        "type": feature.type,
+        "list": feature.is_list,
+        "id": feature.id,
+        "definition": feature.text,
+    }
