@@ -63,14 +63,14 @@ def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewSt
         raise StoreError(
             f"the online store '{store.url}' does not hold this version of the view",
             where=view.place,
-            hint="load it: the definition is new, or has changed since it was loaded",
+            hint="the definition is new, or has changed since it was loaded; run: bedplate materialize",
         )
     state = msgspec.json.decode(value, type=ViewState)
     if not state.complete or state.id != view.id:
         raise StoreError(
             f"the online store '{store.url}' holds the view only in part",
             where=view.place,
-            hint="its load is at work or was interrupted; load it again",
+            hint="its load is at work or was interrupted; run again: bedplate materialize",
         )
     return state
 
