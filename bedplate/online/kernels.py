@@ -80,6 +80,35 @@ def _add(total: Any, floats: Any, request: Any, words: Any, word_floats: Any, at
 
 
 @jit
+def _add_tiles(
+    total: Any, total_floats: Any, request: Any, words: Any, floats: Any, begin: int, width: int, count: int
+) -> None:
+    """`_add` for each of the tiles, in loops without a call: they are most of the work of reading windows."""
+    code, partial, end = request[CODE], begin + request[PARTIAL], begin + count * width
+    if code == _COUNT or (code == _SUM and request[IS_FLOAT] == 0):
+        whole = 0
+        for at in range(partial, end, width):
+            whole += words[at]
+        total[0] += whole
+    elif code == _SUM:
+        real = 0.0
+        for at in range(partial, end, width):
+            real += floats[at]
+        total_floats[0] += real
+    else:
+        best, number, distance = -1, 0, request[NUMBER_AT] - request[PARTIAL]
+        for at in range(partial, end, width):
+            if words[at + distance] == 0:
+                continue
+            number += words[at + distance]
+            smaller = floats[at] < floats[best] if request[IS_FLOAT] else words[at] < words[best]
+            if best < 0 or smaller == (code == _MIN):
+                best = at
+        if number > 0:
+            _add(total, total_floats, request, words, floats, best, number)
+
+
+@jit
 def _count_values(
     words: Any,
     row: int,
@@ -144,9 +173,9 @@ def _scalar(
         _add(total, total_floats, request, words, floats, row + at + request[PARTIAL], number)
     elif source == TILE:
         width, begin, count = sections[at, WIDTH], found[at + 1], words[row + COUNTS + at]
-        for k in range(_first_at(words, begin, count, width, since), count):
-            tile = begin + k * width
-            _add(total, total_floats, request, words, floats, tile + request[PARTIAL], words[tile + request[NUMBER_AT]])
+        first_tile = _first_at(words, begin, count, width, since)
+        begin, count = begin + first_tile * width, count - first_tile
+        _add_tiles(total, total_floats, request, words, floats, begin, width, count)
     for k in range(first, ring + visible):
         event = ring_at + k * size if k < ring else found[0] + (k - ring) * size
         if words[event] >= since and is_valid(words, event, request[SELECTION]):

@@ -32,28 +32,40 @@ _READERS = 1022
 
 @final
 class _Gate:
-    """Lets transactions of this process run side by side, and a change of the map's size only alone."""
+    """Lets transactions of this process run side by side, and a change of the map's size only alone.
+
+    Whoever wants to be alone goes first: readers that come later wait for the moment that it takes.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._inside = 0
+        self._inside = self._wanted = 0
 
     @contextlib.contextmanager
     def shared(self) -> Generator[None]:
         with self._condition:
+            while self._wanted:
+                self._condition.wait()
             self._inside += 1
         try:
             yield
         finally:
             with self._condition:
                 self._inside -= 1
-                self._condition.notify_all()
+                if self._wanted:
+                    self._condition.notify_all()
 
     @contextlib.contextmanager
     def alone(self) -> Generator[None]:
         with self._condition:
-            self._condition.wait_for(lambda: self._inside == 0)
-            yield
+            self._wanted += 1
+            while self._inside:
+                self._condition.wait()
+            try:
+                yield
+            finally:
+                self._wanted -= 1
+                self._condition.notify_all()
 
 
 @final

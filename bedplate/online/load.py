@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
@@ -95,11 +96,11 @@ def _chosen(selected: SelectedValues, rows: Bools | slice) -> SelectedValues:
 
 def _parts(block: GroupedRows, batch: int) -> Iterator[GroupedRows]:
     """The block in parts of whole keys with at most `batch` events, or of one key."""
-    begin = 0
+    begin, offsets = 0, block.offsets.tolist()
     while begin < len(block.keys):
-        end = int(np.searchsorted(block.offsets, block.offsets[begin] + batch, side="right")) - 1
+        end = bisect_right(offsets, offsets[begin] + batch) - 1
         end = min(max(end, begin + 1), len(block.keys))
-        a, b = int(block.offsets[begin]), int(block.offsets[end])
+        a, b = offsets[begin], offsets[end]
         selections = tuple(_chosen(s, slice(a, b)) for s in block.selections)
         yield GroupedRows(
             block.keys[begin:end], block.offsets[begin : end + 1] - a, block.times[a:b], selections, block.key_texts

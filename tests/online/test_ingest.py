@@ -170,7 +170,7 @@ def test_poison_files_stop_it_and_do_not_move_the_position(tmp_path):
     wrong = {
         "column 'kind'": frame.drop("kind"),
         "column 'time'": frame.with_columns(pl.col("time").cast(pl.Float64)),
-        "column 'user'": frame.with_columns(pl.lit(None, pl.Int64).alias("user")),
+        "source 'events'": frame.with_columns(pl.lit(None, pl.Int64).alias("user")),
     }
     for place, rows in wrong.items():
         rows.write_parquet(bad)

@@ -1,0 +1,167 @@
+"""Reading features of 500 keys from LMDB into a float32 matrix, beside the floor: raw gets and numpy.frombuffer.
+
+    python benchmarks/online_read.py [--json FILE] [--rounds 300]
+
+The floor has an LMDB of its own with as many bytes a key, the wanted float64 values in front: it gets each row, views
+it with numpy.frombuffer and puts the values into the same float32 matrix. It knows no nulls, no time and no windows.
+Both are given integer keys, use their own copies of the data, and take turns; values are compared first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import polars as pl
+from record import machine, save
+
+from bedplate.aggregations.arithmetic import Count, Mean, Sum
+from bedplate.aggregations.base import Aggregation
+from bedplate.aggregations.ordered import Last
+from bedplate.features.entity import Entity
+from bedplate.features.view import CompiledView, FeatureView
+from bedplate.online.fetch import OnlineReader
+from bedplate.online.lmdb import LmdbStore
+from bedplate.online.load import bulk_load
+from bedplate.sources.base import Source
+from bedplate.testing.online_store import grouped
+from bedplate.types import DAY, HOUR, SECOND, to_micros
+
+KEYS, READ, FEATURES = 20_000, 500, 50
+NOW = to_micros("2026-01-01")
+TARGET = 2.0
+
+
+def last_view() -> tuple[CompiledView, pl.DataFrame]:
+    """50 `Last` features of one event a key."""
+    draw = np.random.default_rng(1)
+    columns = {f"c{i}": draw.random(KEYS) for i in range(FEATURES)}
+    frame = pl.DataFrame({"user": np.arange(KEYS), "time": NOW - draw.integers(HOUR, 30 * DAY, KEYS), **columns})
+    features: dict[str, Aggregation] = {f"c{i}": Last(f"c{i}") for i in range(FEATURES)}
+    return view_of(frame, features), frame
+
+
+def window_view() -> tuple[CompiledView, pl.DataFrame]:
+    """12 aggregates: count, sum and mean over 1h, 1d, 7d and 30d of 50 events a key in 30 days."""
+    draw = np.random.default_rng(2)
+    count = KEYS * 50
+    times = NOW - (draw.random(count) ** 2 * 30 * DAY).astype(np.int64) - SECOND
+    frame = pl.DataFrame({"user": draw.integers(0, KEYS, count), "time": times, "price": draw.random(count)})
+    windows = ["1h", "1d", "7d", "30d"]
+    features: dict[str, Aggregation] = {
+        "n": Count(windows=windows),
+        "sum": Sum("price", windows=windows),
+        "mean": Mean("price", windows=windows),
+    }
+    return view_of(frame, features), frame
+
+
+def view_of(frame: pl.DataFrame, features: dict[str, Aggregation]) -> CompiledView:
+    """The compiled view of a user's features."""
+    return FeatureView("v", Entity("user", key="user"), Source("events", frame, time="time"), features).compile()
+
+
+def matrix(reader: OnlineReader, view: CompiledView, users: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """[n, features] float32, null as 0."""
+    names = list(view.features)
+    columns = reader.read(view, names, users.reshape(-1, 1), np.full(len(users), NOW))
+    wide = np.empty((len(names), len(users)), np.float32)
+    for i, name in enumerate(names):
+        column: Any = columns[name]
+        wide[i] = column.values
+        if column.present is not None:
+            wide[i] *= column.present
+    return np.ascontiguousarray(wide.T)
+
+
+class Floor:
+    """Raw LMDB."""
+
+    def __init__(self, path: Path, store: LmdbStore, values: np.ndarray[Any, Any]) -> None:
+        self.width = values.shape[1]
+        self.environment: Any = lmdb.open(str(path), map_size=1 << 32, sync=False)
+        rows = store.scan(b"r")
+        self.bytes = statistics.mean(len(row) for _, row in rows)
+        with self.environment.begin(write=True) as transaction:
+            for user, ((_, row), packed) in enumerate(zip(rows, values, strict=True)):
+                transaction.put(user.to_bytes(8, "big"), packed.tobytes().ljust(len(row), b"\0"))
+
+    def matrix(self, users: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """[n, features] float32."""
+        out = np.empty((len(users), self.width), np.float32)
+        with self.environment.begin() as transaction:
+            for i, user in enumerate(users.tolist()):
+                out[i] = np.frombuffer(transaction.get(user.to_bytes(8, "big")), np.float64, self.width)
+        return out
+
+
+def medians(calls: list[Callable[[int], object]], rounds: int) -> list[float]:
+    """The median milliseconds of each call, taking turns."""
+    times: list[list[float]] = [[] for _ in calls]
+    for i in range(rounds):
+        for call, of_call in zip(calls, times, strict=True):
+            begin = time.perf_counter()
+            call(i)
+            of_call.append((time.perf_counter() - begin) * 1e3)
+    return [statistics.median(t) for t in times]
+
+
+def measure(name: str, view: CompiledView, frame: pl.DataFrame, folder: Path, rounds: int) -> dict[str, Any]:
+    """One case: loads, compares, measures."""
+    store = LmdbStore(folder / name / "store")
+    begin = time.perf_counter()
+    bulk_load(store, view, [grouped(view, frame)], NOW)
+    loading = time.perf_counter() - begin
+    reader = OnlineReader(store)
+    everything = reader.read(view, list(view.features), np.arange(KEYS).reshape(-1, 1), np.full(KEYS, NOW))
+    values = np.stack([np.asarray(everything[n].values, np.float64) for n in view.features], axis=1)  # type: ignore[union-attr]
+    floor = Floor(folder / name / "floor", store, values)
+    draw = np.random.default_rng(3)
+    users = [draw.choice(KEYS, READ, replace=False) for _ in range(rounds)]
+    wrong = int((matrix(reader, view, users[0]) != floor.matrix(users[0])).sum())
+    if wrong:
+        raise SystemExit(f"{name}: {wrong} of {READ * len(view.features)} values differ from the floor's")
+    gc.freeze()
+    ours, raw = medians([lambda i: matrix(reader, view, users[i]), lambda i: floor.matrix(users[i])], rounds)
+    what = f"{name:8} {len(view.features):3} features x {READ} keys of {floor.bytes:,.0f} bytes"
+    print(f"{what}: {ours:.3f} ms, floor {raw:.3f} ms: {ours / raw:.2f}x")
+    store.close()
+    floor.environment.close()
+    return {
+        "features": len(view.features),
+        "keys": READ,
+        "row_bytes": round(floor.bytes),
+        "milliseconds": ours,
+        "floor_milliseconds": raw,
+        "ratio": ours / raw,
+        "load_events_per_second": len(frame) / loading,
+    }
+
+
+def main() -> None:
+    """Measures both views; the first one has a target."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=300, help="reads of each")
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = {
+            name: measure(name, *made, Path(folder), options.rounds)
+            for name, made in (("last", last_view()), ("windows", window_view()))
+        }
+    ratio = result["last"]["ratio"]
+    print(f"target {TARGET:.1f}x: {'reached' if ratio <= TARGET else 'missed'}")
+    if options.json:
+        save("online_read", result | {"machine": machine()}, options.json)
+
+
+if __name__ == "__main__":
+    main()
