@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # Read when numba and torch are first imported, and inherited by the processes that tests start.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(ROOT / ".numba_cache"))
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # `--hypothesis-profile=random` looks for new examples; the default tries the same ones everywhere.
 settings.register_profile(

@@ -6,11 +6,15 @@ python demo.py [--json FILE] [--work DIR]
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+# Read when torch is first imported: threads that wait must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import msgspec
 import numpy as np

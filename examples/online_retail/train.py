@@ -72,7 +72,7 @@ retrieval = Job(
     dataset=baskets,
     model=TwoTowerConfig(label="bought"),
     inputs=of_customer | history | of_product,
-    trainer=TrainerConfig(epochs=3, metric="loss"),
+    trainer=TrainerConfig(epochs=2, metric="loss"),
 )
 
 ranker = Job(
@@ -80,7 +80,7 @@ ranker = Job(
     dataset=baskets,
     model=DCNConfig(label="bought"),
     inputs=of_customer | history | of_product | of_pair,
-    trainer=TrainerConfig(epochs=3, metric="log_loss"),
+    trainer=TrainerConfig(epochs=2, embedding_learning_rate=0.02, metric="log_loss"),
 )
 
 logistic = Job(
