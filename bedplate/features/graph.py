@@ -172,7 +172,8 @@ class FeatureGraph:
         schema = {name: self.dtype(name) for name in derived.inputs}
         place = f"derived feature '{derived.name}'"
         try:
-            dtype = pl.LazyFrame(schema=schema).select(derived.expression.alias("value")).collect_schema()["value"]
+            # Run on no rows: the types alone don't find a string function that is called on a number.
+            dtype = pl.DataFrame(schema=schema).select(derived.expression.alias("value")).schema["value"]
         except pl.exceptions.PolarsError as error:
             raise DefinitionError(f"the expression {derived.expression} fails: {error}", where=place) from error
         is_list = isinstance(dtype, pl.List)

@@ -205,7 +205,8 @@ class CompiledView:
                     f"unknown column '{column}' in {place}", where=self.place, hint=suggest(column, known, "columns")
                 )
         try:
-            return frame.select(expression.alias("value")).collect_schema()["value"]
+            # Run on no rows: the types alone don't find a string function that is called on a number.
+            return frame.select(expression.alias("value")).collect().schema["value"]
         except pl.exceptions.PolarsError as error:
             raise DefinitionError(f"the expression {expression} in {place} fails: {error}", where=self.place) from error
 
