@@ -164,6 +164,6 @@ def _discard_closed_output() -> bool:
 
 def main() -> NoReturn:
     """The console script `bedplate`."""
-    # Read when torch is first imported: threads that wait must not spin, which on a busy machine costs most of the time.
+    # Read when torch is first imported: threads that wait must not spin, which on a busy machine is most of the cost.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(run(sys.argv[1:]))
