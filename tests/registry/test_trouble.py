@@ -139,8 +139,9 @@ root = Path(sys.argv[1])
 facts = gather(root, definitions={}, sources={}, config={}, seeds={}, metrics={})
 os.chmod(root / "registry", 0o555)
 if os.getuid() == 0:
-    for parent in (root, root.parent, root.parent.parent):
-        os.chmod(parent, 0o755)
+    for folder in (root, *root.parents):
+        if not folder.stat().st_mode & 0o001:
+            os.chmod(folder, 0o755)
     os.setuid(65534)
 registry = Registry(root / "registry")
 print(registry.get("ranker").version, len(registry.history("ranker")), len(registry.runs()))
