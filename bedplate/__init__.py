@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     from bedplate.features.entity import Entity
     from bedplate.features.signature import Signature
     from bedplate.features.view import FeatureView
-    from bedplate.models.dcn import DCNConfig
-    from bedplate.models.logistic import LogisticConfig
-    from bedplate.models.two_tower import TwoTowerConfig
+    from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.serving.service import Retrieval, Service
@@ -87,7 +85,7 @@ _EXPORTS = {
     "Category": "bedplate.features.encoding",
     "Count": "bedplate.aggregations.arithmetic",
     "CountDistinct": "bedplate.aggregations.distinct",
-    "DCNConfig": "bedplate.models.dcn",
+    "DCNConfig": "bedplate.models.config",
     "Dataset": "bedplate.datasets.dataset",
     "DerivedFeature": "bedplate.features.derived",
     "Entity": "bedplate.features.entity",
@@ -96,7 +94,7 @@ _EXPORTS = {
     "Label": "bedplate.datasets.labels",
     "Last": "bedplate.aggregations.ordered",
     "LastN": "bedplate.aggregations.ordered",
-    "LogisticConfig": "bedplate.models.logistic",
+    "LogisticConfig": "bedplate.models.config",
     "Max": "bedplate.aggregations.extremes",
     "Mean": "bedplate.aggregations.arithmetic",
     "Min": "bedplate.aggregations.extremes",
@@ -115,7 +113,7 @@ _EXPORTS = {
     "TimeSplit": "bedplate.datasets.split",
     "Trainer": "bedplate.training.trainer",
     "TrainerConfig": "bedplate.training.config",
-    "TwoTowerConfig": "bedplate.models.two_tower",
+    "TwoTowerConfig": "bedplate.models.config",
     "Window": "bedplate.aggregations.window",
 }
 

@@ -3,15 +3,13 @@
     python benchmarks/offline_windows.py [--events N] [--labels N] [--json FILE]
 
 One run, the same Parquet files, results compared row by row. DuckDB is given three ways to do it and its best counts:
-a range join, window functions over the union of events and labels, and running totals read back by ASOF joins. The limit
-named beside them is the same searches and subtractions as bare kernels on ready arrays.
+a range join, window functions over the union of events and labels, and running totals read back by ASOF joins.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -88,9 +86,7 @@ def bedplate(folder: Path) -> tuple[float, float, dict[str, np.ndarray]]:
 
 def tails(time_column: str) -> dict[str, str]:
     windows = {w: Window.of(w) for w in WINDOWS}
-    return {
-        w: f"(({time_column} - {x.length}) - ({time_column} - {x.length}) % {x.hop})" for w, x in windows.items()
-    }
+    return {w: f"(({time_column} - {x.length}) - ({time_column} - {x.length}) % {x.hop})" for w, x in windows.items()}
 
 
 def range_join(folder: Path) -> str:
@@ -110,12 +106,13 @@ def running_totals(folder: Path) -> str:
     )
     columns = ", ".join(
         f"coalesce(b.n, 0) - coalesce(a{i}.n, 0) AS n_{w}, coalesce(b.s, 0) - coalesce(a{i}.s, 0) AS total_{w}, "
-        f"CASE WHEN coalesce(b.n, 0) > coalesce(a{i}.n, 0) THEN (b.s - coalesce(a{i}.s, 0)) / (b.n - coalesce(a{i}.n, 0)) "
-        f"END AS mean_{w}"
+        f"CASE WHEN coalesce(b.n, 0) > coalesce(a{i}.n, 0) "
+        f"THEN (b.s - coalesce(a{i}.s, 0)) / (b.n - coalesce(a{i}.n, 0)) END AS mean_{w}"
         for i, w in enumerate(WINDOWS)
     )
     return f"""WITH sums AS (SELECT user, time, count(*) AS n, sum(value) AS s FROM '{folder}/events.parquet'
-        GROUP BY user, time), totals AS MATERIALIZED (SELECT user, time, sum(n) OVER w AS n, sum(s) OVER w AS s FROM sums
+        GROUP BY user, time),
+        totals AS MATERIALIZED (SELECT user, time, sum(n) OVER w AS n, sum(s) OVER w AS s FROM sums
         WINDOW w AS (PARTITION BY user ORDER BY time ROWS UNBOUNDED PRECEDING))
         SELECT l.row, {columns} FROM '{folder}/labels.parquet' l
         ASOF LEFT JOIN totals b ON b.user = l.user AND b.time < l.time {joins} ORDER BY l.row"""
@@ -128,7 +125,9 @@ def window_functions(folder: Path) -> str:
             f"w_{w} AS (PARTITION BY user ORDER BY time RANGE BETWEEN "
             f"({text.length} + (time - {text.length}) % {text.hop}) PRECEDING AND 1 PRECEDING)"
         )
-        columns.append(f"count(value) OVER w_{w} AS n_{w}, sum(value) OVER w_{w} AS total_{w}, avg(value) OVER w_{w} AS mean_{w}")
+        columns.append(
+            f"count(value) OVER w_{w} AS n_{w}, sum(value) OVER w_{w} AS total_{w}, avg(value) OVER w_{w} AS mean_{w}"
+        )
     return f"""SELECT * FROM (SELECT row, {", ".join(columns)} FROM (
         SELECT user, time, value, NULL AS row FROM '{folder}/events.parquet' UNION ALL
         SELECT user, time, NULL, row FROM '{folder}/labels.parquet') WINDOW {", ".join(frames)})
@@ -174,7 +173,9 @@ def peak_memory(folder: Path) -> tuple[int, int]:
 
 def child(folder: str) -> None:
     bedplate(Path(folder))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
 
 
 def main() -> None:

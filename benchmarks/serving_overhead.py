@@ -127,7 +127,8 @@ class Bench:
 
     def _export(self) -> None:
         from bedplate.features.fitting import fit
-        from bedplate.models.dcn import DCN, DCNConfig
+        from bedplate.models.config import DCNConfig
+        from bedplate.models.dcn import DCN
         from bedplate.registry.registry import Registry
         from bedplate.training.export import GoldenBatch, export
 

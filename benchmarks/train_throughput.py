@@ -30,9 +30,10 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import Bag, Category, Encoding, Number, Sequence
 from bedplate.features.fitting import fit
 from bedplate.models.base import Model
-from bedplate.models.dcn import DCN, DCNConfig
-from bedplate.models.logistic import Logistic, LogisticConfig
-from bedplate.models.two_tower import TwoTower, TwoTowerConfig
+from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
+from bedplate.models.dcn import DCN
+from bedplate.models.logistic import Logistic
+from bedplate.models.two_tower import TwoTower
 from bedplate.training.config import TrainerConfig
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.source import to_ready

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -16,30 +15,7 @@ from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import SplitMLP
 from bedplate.metrics.report import binary_report
 from bedplate.models.base import Model, Prediction, Targets, require, seeded, weighted_mean
-
-
-class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Choices of a `DCN`.
-
-    Attributes:
-        label: the binary label that it predicts.
-        embedding: the width of a category's vector.
-        cross_layers: how many crosses; the degree of the highest is one more.
-        rank: of the cross matrices; 0 for full ones.
-        attention: the width of queries, keys and values.
-        layers: widths of the deep part, which runs beside the crosses.
-        dropout: after each layer of the deep part.
-        seed: of the first weights.
-    """
-
-    label: str
-    embedding: int = 16
-    cross_layers: int = 2
-    rank: int = 32
-    attention: int = 16
-    layers: tuple[int, ...] = (128, 64)
-    dropout: float = 0.0
-    seed: int = 0
+from bedplate.models.config import DCNConfig
 
 
 @final

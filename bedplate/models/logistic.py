@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import final
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -14,18 +13,7 @@ from bedplate.layers.embedding import masked_mean
 from bedplate.layers.inputs import InputVectors
 from bedplate.metrics.report import binary_report
 from bedplate.models.base import Model, Prediction, Targets, require, seeded, weighted_mean
-
-
-class LogisticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Choices of a `Logistic`.
-
-    Attributes:
-        label: the binary label that it predicts.
-        seed: of the first weights.
-    """
-
-    label: str
-    seed: int = 0
+from bedplate.models.config import LogisticConfig
 
 
 @final

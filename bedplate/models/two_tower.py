@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, final
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -15,35 +14,10 @@ from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import MLP
 from bedplate.metrics.classification import request_auc
 from bedplate.models.base import Model, Prediction, Targets, require, seeded, weighted_mean
+from bedplate.models.config import TwoTowerConfig
 
 _NOTHING = -1e9  # the logit of what is no negative: far below any other, and finite, so that gradients stay numbers
 _MULTIPLIER = -7046029254386353131  # 2^64 / golden ratio as a signed integer: Fibonacci hashing
-
-
-class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Choices of a `TwoTower`.
-
-    Attributes:
-        label: candidates where it is above 0 are the request's positives.
-        embedding: the width of a category's vector.
-        layers: hidden widths of each tower.
-        width: of the vectors.
-        temperature: divides the cosine of two vectors.
-        frequency_slots: a power of two; the size of the table that estimates how often a candidate is in a batch.
-        frequency_rate: the weight of the newest gap in that estimate.
-        dropout: after each hidden layer.
-        seed: of the first weights.
-    """
-
-    label: str
-    embedding: int = 16
-    layers: tuple[int, ...] = (128,)
-    width: int = 64
-    temperature: float = 0.1
-    frequency_slots: int = 65_536
-    frequency_rate: float = 0.05
-    dropout: float = 0.0
-    seed: int = 0
 
 
 @final

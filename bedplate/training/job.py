@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, final
 
 import msgspec
 
 from bedplate.datasets.dataset import Dataset
 from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.encoding import CANDIDATE, Encoding
-from bedplate.models.base import Model
-from bedplate.models.dcn import DCN, DCNConfig
-from bedplate.models.logistic import Logistic, LogisticConfig
-from bedplate.models.two_tower import TwoTower, TwoTowerConfig
+from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.training.config import TrainerConfig, override
+
+if TYPE_CHECKING:
+    from bedplate.models.base import Model
 
 ModelConfig: TypeAlias = DCNConfig | TwoTowerConfig | LogisticConfig
 """The config of a model; its class says which model."""
 
-_MODELS: Mapping[type[msgspec.Struct], type[Model]] = {
-    DCNConfig: DCN,
-    TwoTowerConfig: TwoTower,
-    LogisticConfig: Logistic,
+_MODELS: Mapping[type[msgspec.Struct], str] = {
+    DCNConfig: "bedplate.models.dcn:DCN",
+    TwoTowerConfig: "bedplate.models.two_tower:TwoTower",
+    LogisticConfig: "bedplate.models.logistic:Logistic",
 }
 
 
@@ -78,8 +79,9 @@ class Job:
 
     @property
     def model_class(self) -> type[Model]:
-        """The model that the config is of."""
-        return _MODELS[type(self.model)]
+        """The model that the config is of; imports torch."""
+        module, _, name = _MODELS[type(self.model)].partition(":")
+        return getattr(importlib.import_module(module), name)
 
     def check_inputs(self, offered: Sequence[str]) -> None:
         """Checks that the dataset offers every input.
@@ -125,7 +127,7 @@ class Job:
         """The whole job as plain JSON values, for the manifest."""
         return {
             "dataset": self.dataset,
-            "model": {"class": self.model_class.__name__} | msgspec.to_builtins(self.model),
+            "model": {"class": type(self.model).__name__} | msgspec.to_builtins(self.model),
             "inputs": msgspec.to_builtins(self.inputs),
             "trainer": msgspec.to_builtins(self.trainer),
             "fit_batches": self.fit_batches,

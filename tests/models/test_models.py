@@ -9,9 +9,10 @@ import torch
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.encoding import BagLayout, Layout, SequenceLayout
 from bedplate.models.base import Model, Targets
-from bedplate.models.dcn import DCN, DCNConfig
-from bedplate.models.logistic import Logistic, LogisticConfig
-from bedplate.models.two_tower import TwoTower, TwoTowerConfig
+from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
+from bedplate.models.dcn import DCN
+from bedplate.models.logistic import Logistic
+from bedplate.models.two_tower import TwoTower
 from bedplate.training.graph import random_inputs
 
 LAYOUT = Layout(

@@ -9,7 +9,8 @@ import torch
 from synthetic import Source, make_encoder
 
 from bedplate.errors import BedplateError
-from bedplate.models.dcn import DCN, DCNConfig
+from bedplate.models.config import DCNConfig
+from bedplate.models.dcn import DCN
 from bedplate.training.config import TrainerConfig
 from bedplate.training.report import on_stderr
 from bedplate.training.trainer import Trainer

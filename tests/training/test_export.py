@@ -17,9 +17,10 @@ from bedplate.errors import ArtifactError, DataError, DefinitionError
 from bedplate.features.artifact import GOLDEN_TOLERANCE, compare, read_golden
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Signature
-from bedplate.models.dcn import DCN, DCNConfig
-from bedplate.models.logistic import Logistic, LogisticConfig
-from bedplate.models.two_tower import TwoTower, TwoTowerConfig
+from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
+from bedplate.models.dcn import DCN
+from bedplate.models.logistic import Logistic
+from bedplate.models.two_tower import TwoTower
 from bedplate.training import graph
 from bedplate.training.config import TrainerConfig
 from bedplate.training.export import GoldenBatch, catalogue_vectors, export

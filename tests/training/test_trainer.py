@@ -17,9 +17,10 @@ from synthetic import Source, make_batch, make_encoder
 
 from bedplate.batch import Dense
 from bedplate.errors import ConfigError, DataError, StoreError
-from bedplate.models.dcn import DCN, DCNConfig
-from bedplate.models.logistic import Logistic, LogisticConfig
-from bedplate.models.two_tower import TwoTower, TwoTowerConfig
+from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
+from bedplate.models.dcn import DCN
+from bedplate.models.logistic import Logistic
+from bedplate.models.two_tower import TwoTower
 from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig
 from bedplate.training.evaluate import evaluate, predict

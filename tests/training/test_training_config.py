@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from bedplate.errors import ConfigError
-from bedplate.models.dcn import DCNConfig
+from bedplate.models.config import DCNConfig
 from bedplate.training.config import TrainerConfig, override
 
 
