@@ -40,7 +40,8 @@ from bedplate.types import Int64s
 
 _MIN, _SUM, _COUNT = CODES[Reduce.MIN], CODES[Reduce.SUM], CODES[Reduce.COUNT]
 
-jit: Any = numba.njit(nogil=True, cache=True)
+jit: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
+"""Loops copy word by word, and integers that are not literals begin them: slices and literals cost compile time."""
 
 
 @jit
@@ -52,29 +53,37 @@ def is_valid(words: Any, at: int, selection: int) -> bool:
 
 
 @jit
+def _copy(source: Any, begin: int, count: int, out: Any, to: int) -> None:
+    for k in range(count):
+        out[to + k] = source[begin + k]
+
+
+@jit
 def _merge_events(words: Any, at: int, count: int, events: Any, first: int, last: int, width: int, out: Any) -> int:
     """Pending and new events in order (time, arrival); the pending ones arrived earlier. How many there are."""
     i, j, n = 0, first, 0
     while i < count or j < last:
         if j >= last or (i < count and words[at + i * width] <= events[j * width]):
-            out[n * width : (n + 1) * width] = words[at + i * width : at + (i + 1) * width]
+            _copy(words, at + i * width, width, out, n * width)
             i += 1
         else:
-            out[n * width : (n + 1) * width] = events[j * width : (j + 1) * width]
+            _copy(events, j * width, width, out, n * width)
             j += 1
         n += 1
     return n
 
 
 @jit
-def _accumulate(out: Any, floats: Any, at: int, partials: Any, events: Any, event_floats: Any, event: int) -> bool:
+def _accumulate(
+    out: Any, floats: Any, at: int, partials: Any, first: int, number: int, events: Any, event_floats: Any, event: int
+) -> bool:
     """Adds an event to the partial results at a word; whether it counts for any of them."""
     counted = False
-    for p in range(len(partials)):
+    for p in range(first, first + number):
         if not is_valid(events, event, partials[p, OF_SELECTION]):
             continue
         counted = True
-        reduce, here, word = partials[p, REDUCE], at + p, event + partials[p, WORD]
+        reduce, here, word = partials[p, REDUCE], at + p - first, event + partials[p, WORD]
         if reduce == _COUNT:
             out[here] += 1
         elif reduce == _SUM:
@@ -113,7 +122,7 @@ def _fold_latest(
                 out[here + 1 + c] = events[j * size + columns[first + c]]
             j -= 1
         else:
-            out[here : here + width] = words[at + i * width : at + (i + 1) * width]
+            _copy(words, at + i * width, width, out, here)
             i -= 1
     return taken
 
@@ -158,13 +167,13 @@ def _fold_tiles(
     spec: Any,
     partials: Any,
     since: int,
+    event_floats: Any,
+    floats: Any,
     out: Any,
     to: int,
 ) -> int:
     """The tiles from `since` on (a multiple of the hop), with the events added to theirs."""
     hop, width = spec[HOP], spec[WIDTH]
-    chosen = partials[spec[FIRST] : spec[FIRST] + spec[NUMBER]]
-    floats, event_floats = out.view(np.float64), events.view(np.float64)
     count, i, j = 0, 0, 0
     while i < old or j < folded:
         here = to + count * width
@@ -172,14 +181,17 @@ def _fold_tiles(
         is_old = i < old and words[at + i * width] <= start
         if is_old:
             start = words[at + i * width]
-            out[here : here + width] = words[at + i * width : at + (i + 1) * width]
+            _copy(words, at + i * width, width, out, here)
             i += 1
         else:
             out[here] = start
-            out[here + 1 : here + width] = 0
+            for k in range(1, width):
+                out[here + k] = 0
         counted = is_old
         while j < folded and events[j * size] // hop * hop == start:
-            counted |= _accumulate(out, floats, here + 1, chosen, events, event_floats, j * size)
+            counted |= _accumulate(
+                out, floats, here + 1, partials, spec[FIRST], spec[NUMBER], events, event_floats, j * size
+            )
             j += 1
         if counted and start >= since:
             count += 1
@@ -211,6 +223,8 @@ def _fold_section(
     columns: Any,
     partials: Any,
     last: int,
+    event_floats: Any,
+    floats: Any,
     out: Any,
     to: int,
 ) -> int:
@@ -224,7 +238,7 @@ def _fold_section(
         return _fold_distinct(words, at, old, events, folded, size, spec, since, out, to)
     if since != MISSING:
         since = since // spec[HOP] * spec[HOP]
-    return _fold_tiles(words, at, old, events, folded, size, spec, partials, since, out, to)
+    return _fold_tiles(words, at, old, events, folded, size, spec, partials, since, event_floats, floats, out, to)
 
 
 @jit
@@ -232,9 +246,10 @@ def _begin(words: Any, begin: int, end: int, shape: Any, slots: Any, out: Any, r
     """The fixed part as it was, or of a row without events."""
     fixed = shape[2]
     if end > begin:
-        out[row : row + fixed] = words[begin : begin + fixed]
+        _copy(words, begin, fixed, out, row)
         return
-    out[row : row + fixed] = 0
+    for k in range(fixed):
+        out[row + k] = 0
     out[row + FINGERPRINT], out[row + LAST_FOLDED] = shape[0], MISSING
     for s in range(len(slots)):
         out[row + slots[s, 1]] = MISSING
@@ -271,37 +286,41 @@ def fold(
     partials: Any,
     columns: Any,
     merged: Any,
+    merged_floats: Any,
     out: Any,
+    floats: Any,
     out_offsets: Any,
 ) -> None:
     """Merges events into rows; see `codec` for the arrays and `merge_into_rows` for their meaning."""
     size, fixed = shape[1], shape[2]
-    floats, merged_floats = out.view(np.float64), merged.view(np.float64)
-    row = 0
+    none = row = out_offsets[0]
     for k in range(len(offsets) - 1):
         begin, end = offsets[k], offsets[k + 1]
         _begin(words, begin, end, shape, slots, out, row)
-        old_pending = words[begin + PENDING] if end > begin else 0
+        old_pending = words[begin + PENDING] if end > begin else none
         n = _merge_events(
             words, begin + fixed, old_pending, events, event_offsets[k], event_offsets[k + 1], size, merged
         )
-        folded = 0
+        folded = none
         while folded < n and merged[folded * size] + delay < line:
             folded += 1
         if folded:
             out[row + LAST_FOLDED] = max(out[row + LAST_FOLDED], merged[(folded - 1) * size] + delay)
         _fold_slots(out, row, merged, folded, size, slots, columns)
         for j in range(folded):
-            _accumulate(out, floats, row + shape[3], total_partials, merged, merged_floats, j * size)
+            _accumulate(
+                out, floats, row + shape[3], total_partials, none, len(total_partials), merged, merged_floats, j * size
+            )
+        last = out[row + LAST_FOLDED] - delay
         at, to = begin + fixed + old_pending * size, row + fixed
         out[row + PENDING] = n - folded
-        out[to : to + (n - folded) * size] = merged[folded * size : n * size]
+        _copy(merged, folded * size, (n - folded) * size, out, to)
         to += (n - folded) * size
         for s in range(len(sections)):
             spec = sections[s]
-            old = words[begin + COUNTS + s] if end > begin else 0
+            old = words[begin + COUNTS + s] if end > begin else none
             count = _fold_section(
-                words, at, old, merged, folded, size, spec, columns, partials, out[row + LAST_FOLDED] - delay, out, to
+                words, at, old, merged, folded, size, spec, columns, partials, last, merged_floats, floats, out, to
             )
             out[row + COUNTS + s] = count
             at, to = at + old * spec[WIDTH], to + count * spec[WIDTH]
@@ -330,5 +349,6 @@ def merge_into_rows(
     merged = np.empty(int(longest) * layout.width, np.int64)
     out_offsets: Int64s = np.zeros(len(offsets), np.int64)
     tables = (layout.shape, layout.slots, layout.total_partials, layout.sections, layout.partials, layout.columns)
-    fold(words, offsets, events.reshape(-1), event_offsets, line, layout.delay, *tables, merged, out, out_offsets)
+    outputs = (merged, merged.view(np.float64), out, out.view(np.float64), out_offsets)
+    fold(words, offsets, events.reshape(-1), event_offsets, line, layout.delay, *tables, *outputs)
     return out[: out_offsets[-1]], out_offsets

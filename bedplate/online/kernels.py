@@ -135,7 +135,7 @@ def _count_values(
         if words[event] < since or not is_valid(words, event, request[SELECTION]):
             continue
         value = words[event + request[WORD]]
-        entry = _first_at(words, at, count, 2, value)
+        entry = _first_at(words, at, count, np.int64(2), value)
         if entry == count or words[at + 2 * entry] != value or words[at + 2 * entry + 1] < since:
             values[new] = value
             new += 1
@@ -179,7 +179,7 @@ def _scalar(
     for k in range(first, ring + visible):
         event = ring_at + k * size if k < ring else found[0] + (k - ring) * size
         if words[event] >= since and is_valid(words, event, request[SELECTION]):
-            _add(total, total_floats, request, words, floats, event + request[WORD], 1)
+            _add(total, total_floats, request, words, floats, event + request[WORD], np.int64(1))
 
 
 @jit
