@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -28,3 +30,12 @@ def make_project(folder: Path, rows: pl.DataFrame | None = None) -> Path:
     (folder / "bedplate.toml").write_text('[project]\nname = "small"\n')
     (small_rows() if rows is None else rows).write_parquet(folder / DATA)
     return folder
+
+
+def is_same(got: Any, expected: Any) -> bool:
+    """Whether two values of a feature are equal, floats nearly."""
+    if isinstance(expected, list):
+        return len(got) == len(expected) and all(map(is_same, got, expected))
+    if isinstance(expected, float) and got is not None:
+        return math.isclose(got, expected, rel_tol=1e-7, abs_tol=1e-9)
+    return got == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
-from small_retail import make_project
+from small_retail import is_same, make_project
 
 from bedplate import Count, Project, Service
 from bedplate.canonical import string_ids
@@ -237,14 +236,6 @@ def asked(retail: Project, name: str, count: int) -> tuple[dict[str, list[Any]],
     for entity, of_entity in keys.items():
         of_entity[0] = -5 if isinstance(of_entity[0], int) else f"never a {entity}"
     return keys, times
-
-
-def is_same(got: Any, expected: Any) -> bool:
-    if isinstance(expected, list):
-        return len(got) == len(expected) and all(map(is_same, got, expected))
-    if isinstance(expected, float) and got is not None:
-        return math.isclose(got, expected, rel_tol=1e-7, abs_tol=1e-9)
-    return got == expected
 
 
 VIEWS = ["customer_lines", "product_lines", "customer_product", "product_returns", "customer_returns"]

@@ -88,7 +88,8 @@ def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | No
         only: the positions of the selections wanted, in the order in which they are given back; None: all.
 
     Raises:
-        DataError: a null or impossible time, a null key, an infinite number, an integer beyond int64.
+        DataError: rows that can't be read, a null or impossible time, a null key, an infinite number, an integer beyond
+            int64.
     """
     source, definition = view.view.source, view.view
     events = source.events(raw)
@@ -101,7 +102,14 @@ def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | No
         for s in wanted
         for i, expression in enumerate(view.selections[s].expressions)
     ]
-    frame = events.select(pl.col(TIME), *keys, *inputs).collect()
+    try:
+        frame = events.select(pl.col(TIME), *keys, *inputs).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"can't read the rows: {error}",
+            where=f"{view.place}, source '{source.name}'",
+            hint="every file of the table must be whole and have the same columns, and every value fit the expressions",
+        ) from error
     check_times(frame, source)
     check_keys(frame, [f"key {i}" for i in range(len(keys))], source, view.place)
     key_texts = tuple(dict[int, str]() if kind is Type.STRING else None for kind in view.key_types)
