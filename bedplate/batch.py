@@ -124,10 +124,11 @@ def column_to_series(column: Column, name: str = "") -> pl.Series:
             [texts[v] if p else None for v, p in zip(column.values.tolist(), shown.tolist(), strict=True)],
             dtype=pl.String,
         )
-    series = pl.Series(name, column.values)
     if column.present is None:
-        return series
-    return pl.select(pl.when(pl.Series(column.present)).then(series)).to_series().alias(name)
+        return pl.Series(name, column.values)
+    if isinstance(column, Dense) and column.values.dtype.kind == "f":
+        return pl.Series(name, np.where(column.present, column.values, np.nan), nan_to_null=True)
+    return pl.Series(name, column.values).scatter(np.flatnonzero(~column.present), None)
 
 
 @final

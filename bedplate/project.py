@@ -27,7 +27,7 @@ from bedplate.datasets.dataset import CompiledDataset, Dataset
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import BedplateError, DataError, DefinitionError, NotFoundError, StoreError, suggest
 from bedplate.features.assemble import Reader
-from bedplate.features.derived import DerivedFeature
+from bedplate.features.derived import DerivedFeature, evaluate
 from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike
 from bedplate.features.view import CompiledView, FeatureView
@@ -304,7 +304,7 @@ class Project:
             own = np.stack([encoded[e.name] for e in view.view.entities], axis=1)
             columns |= dict((reader or self.history).read(view, names, own, micros))
         for derived in selected.derived:
-            columns[derived.name] = derived.evaluate(columns, micros)
+            columns |= evaluate([derived], columns, micros)
         shown = [pl.Series(e, by_entity[e]) for e in entities]
         time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
         return pl.DataFrame([*shown, time, *(column_to_series(columns[n], n) for n in selected.names)])

@@ -13,7 +13,7 @@ import numpy as np
 
 from bedplate.batch import Batch, Column
 from bedplate.errors import RequestError
-from bedplate.features.derived import REQUEST_TIME
+from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
 from bedplate.features.graph import Selected
 from bedplate.features.view import CompiledView
 from bedplate.types import Float32s, Int64s
@@ -96,15 +96,17 @@ def assemble(
         else:
             keys = [rows.request_keys[e] for e in entities]
             request.update(reader.read(view, names, np.stack(keys, axis=1), rows.times))
-    for derived in selected.derived:
-        if derived.name in request:
-            continue
-        inputs = [n for n in derived.inputs if n != REQUEST_TIME]
-        if all(n in request for n in inputs):
-            request[derived.name] = derived.evaluate(request, rows.times)
-        else:
-            columns = {n: item[n] if n in item else request[n].take(of_item) for n in inputs}
-            item[derived.name] = derived.evaluate(columns, item_times)
+    left = [d for d in selected.derived if d.name not in request]
+    while left:
+        of_request = [d for d in left if _inputs(d) <= request.keys()]
+        of_items = [d for d in left if d not in of_request and _inputs(d) <= request.keys() | item.keys()]
+        if of_request:
+            request.update(evaluate(of_request, request, rows.times))
+        elif of_items:
+            names = {n for d in of_items for n in _inputs(d)}
+            columns = {n: item[n] if n in item else request[n].take(of_item) for n in names}
+            item.update(evaluate(of_items, columns, item_times))
+        left = [d for d in left if d.name not in request and d.name not in item]
     wanted = set(selected.names)
     return Batch(
         request={n: request[n] for n in selected.names if n in request},
@@ -123,6 +125,10 @@ def request_level(selected: Selected, item: str) -> Mapping[str, bool]:
     for derived in selected.derived:
         level[derived.name] = all(level.get(n, True) for n in derived.inputs)
     return level
+
+
+def _inputs(derived: DerivedFeature) -> set[str]:
+    return {n for n in derived.inputs if n != REQUEST_TIME}
 
 
 def _check_entities(view: CompiledView, entities: Sequence[str], rows: Candidates) -> None:

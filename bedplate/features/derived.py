@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 import polars as pl
 
 from bedplate.aggregations.base import to_expression
-from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, column_to_series
+from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup, column_to_series
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import encode
-from bedplate.types import Int64s, type_of
+from bedplate.types import Int64s, Type, type_of
 
 REQUEST_TIME = "request.time"
 """The input that holds the time asked for, a UTC datetime."""
+
+
+MOST_REMEMBERED = 1_000_000
+"""The values of so many different strings are remembered by a derived feature of one string; then it begins afresh."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """Values computed before: for each string's id, ascending, the text and the value."""
+
+    ids: Int64s
+    texts: Mapping[int, str]
+    column: Column
 
 
 @final
@@ -32,10 +47,11 @@ class DerivedFeature:
     ('request.time',)
     """
 
-    __slots__ = ("expression", "inputs", "name")
+    __slots__ = ("expression", "inputs", "memo", "name")
 
     def __init__(self, name: str, expression: pl.Expr) -> None:
         self.name = name
+        self.memo: Memo | None = None
         self.expression = to_expression(expression)
         self.inputs: tuple[str, ...] = tuple(dict.fromkeys(self.expression.meta.root_names()))
         if not self.inputs:
@@ -45,43 +61,70 @@ class DerivedFeature:
         """The canonical form."""
         return {"expression": expression_form(self.expression, f"derived feature '{self.name}'")}
 
-    def evaluate(self, columns: Mapping[str, Column], times: Int64s) -> Column:
-        """The values of n rows.
-
-        Args:
-            columns: the inputs by name, each of length n.
-            times: [n] int64, the times asked for.
-        """
-        texts = self._single_text(columns)
-        if texts is not None:
-            unique, inverse = np.unique(texts.values, return_inverse=True)
-            shown = Ids(unique, None, texts.texts)
-            column = self._evaluate({self.inputs[0]: shown}, unique)
-            taken = column.take(inverse.astype(np.int64))
-            return taken if texts.present is None else _blank(taken, texts.present)
-        return self._evaluate(columns, times)
-
-    def _single_text(self, columns: Mapping[str, Column]) -> Ids | None:
-        """The input when it is one string feature: its few different values are then computed once."""
+    def text_input(self, columns: Mapping[str, Column]) -> Ids | None:
+        """The input when it is one string feature without nulls: its few different values are then computed once."""
         only = columns.get(self.inputs[0]) if len(self.inputs) == 1 else None
         if not isinstance(only, Ids) or only.texts is None:
             return None
         return only if only.present is None or bool(only.present.all()) else None
 
-    def _evaluate(self, columns: Mapping[str, Column], times: Int64s) -> Column:
-        series = [
-            pl.Series(name, times).cast(pl.Datetime("us", "UTC"))
-            if name == REQUEST_TIME
-            else column_to_series(columns[name], name)
-            for name in self.inputs
-        ]
-        return series_to_column(pl.DataFrame(series).select(self.expression.alias(self.name)).to_series())
+
+def evaluate(derived: Sequence[DerivedFeature], columns: Mapping[str, Column], times: Int64s) -> dict[str, Column]:
+    """The values of n rows of several derived features, none of which is an input of another.
+
+    Args:
+        derived: the features.
+        columns: their inputs by name, each of length n.
+        times: [n] int64 microseconds, the times asked for.
+
+    Returns:
+        a column of length n for each, by name.
+
+    >>> half = DerivedFeature("half", pl.col("price") / 2)
+    >>> evaluate([half], {"price": Dense(np.array([3.0]))}, np.array([0]))["half"].values.tolist()
+    [1.5]
+    """
+    result: dict[str, Column] = {}
+    together: list[DerivedFeature] = []
+    for feature in derived:
+        texts = feature.text_input(columns)
+        if texts is None:
+            together.append(feature)
+        else:
+            result[feature.name] = _of_texts(feature, texts)
+    if together:
+        names = dict.fromkeys(n for f in together for n in f.inputs)
+        series = [_input(n, columns, times) for n in names]
+        frame = pl.DataFrame(series).select_seq([f.expression.alias(f.name) for f in together])
+        result |= {f.name: series_to_column(frame[f.name]) for f in together}
+    return result
 
 
-def _blank(column: Column, present: np.ndarray[Any, np.dtype[np.bool_]]) -> Column:
-    if isinstance(column, Dense):
-        return Dense(column.values, present if column.present is None else column.present & present)
-    return column
+def _input(name: str, columns: Mapping[str, Column], times: Int64s) -> pl.Series:
+    if name == REQUEST_TIME:
+        return pl.Series(name, times).cast(pl.Datetime("us", "UTC"))
+    return column_to_series(columns[name], name)
+
+
+def _of_texts(feature: DerivedFeature, texts: Ids) -> Column:
+    """The values for strings; each different string is computed once and then remembered."""
+    unique, inverse = np.unique(texts.values, return_inverse=True)
+    memo = feature.memo
+    if memo is None or not np.isin(unique, memo.ids, assume_unique=True).all():
+        memo = _remember(feature, unique, texts.texts or {})
+    return memo.column.take(np.searchsorted(memo.ids, unique)[inverse].astype(np.int64))
+
+
+def _remember(feature: DerivedFeature, unique: Int64s, texts: TextLookup) -> Memo:
+    old = feature.memo
+    known: dict[int, str] = {} if old is None or len(old.ids) > MOST_REMEMBERED else dict(old.texts)
+    known.update((i, texts[i]) for i in unique.tolist() if i not in known)
+    ids = np.array(sorted(known), np.int64)
+    series = column_to_series(Ids(ids, None, known), feature.inputs[0])
+    column = series_to_column(pl.DataFrame([series]).select_seq(feature.expression.alias(feature.name)).to_series())
+    memo = Memo(ids, known, column)
+    feature.memo = memo
+    return memo
 
 
 def series_to_column(series: pl.Series) -> Column:
@@ -106,16 +149,15 @@ def series_to_column(series: pl.Series) -> Column:
     kind = type_of(series.dtype)
     if kind is None:
         raise DefinitionError(f"'{series.name}' is {series.dtype}, expected numbers, strings, times or lists of them")
-    there = series.is_not_null()
-    if series.dtype.is_float():
-        there = there & series.is_not_nan().fill_null(value=False) & series.is_finite().fill_null(value=False)
-    present = None if there.all() else there.to_numpy()
-    if kind == "string":
+    if kind is Type.FLOAT:
+        values = series.cast(pl.Float64).to_numpy()
+        finite = np.isfinite(values)
+        return Dense(values, None) if finite.all() else Dense(np.where(finite, values, 0.0), finite)
+    present = None if not series.null_count() else series.is_not_null().to_numpy()
+    if kind is Type.STRING:
         texts: dict[int, str] = {}
-        values = encode(series.cast(pl.String).fill_null(""), texts)
-        return Ids(values, present, texts)
-    if series.dtype.is_float() or series.dtype.is_decimal():
-        return Dense(np.where(there.to_numpy(), series.cast(pl.Float64).fill_null(0.0).to_numpy(), 0.0), present)
-    if series.dtype == pl.Boolean:
-        return Dense(series.fill_null(value=False).to_numpy(), present)
-    return Dense(encode(series.fill_null(strategy="zero") if series.null_count() else series), present)
+        return Ids(encode(series.cast(pl.String).fill_null(""), texts), present, texts)
+    filled = series if present is None else series.to_physical().fill_null(strategy="zero")
+    if kind is Type.BOOL:
+        return Dense((series if present is None else series.fill_null(value=False)).to_numpy(), present)
+    return Dense(encode(series) if present is None else filled.cast(pl.Int64).to_numpy(), present)
