@@ -86,8 +86,9 @@ def test_a_second_file_of_another_schema(folder: Path, capsys: pytest.CaptureFix
 
 
 def test_a_damaged_second_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = (folder / "data" / "0.parquet").read_bytes()
-    (folder / "data" / "1.parquet").write_bytes(whole[:8] + bytes(len(whole) // 2) + whole[8 + len(whole) // 2 :])
+    pl.concat([ROWS] * 1000).write_parquet(folder / "data" / "1.parquet", compression="uncompressed")
+    whole = (folder / "data" / "1.parquet").read_bytes()
+    (folder / "data" / "1.parquet").write_bytes(whole[:8] + bytes(1000) + whole[1008:])
     code, message = failing(folder, capsys, "apply")
     assert code == 3
     assert "source 'orders': can't read the rows: " in message
