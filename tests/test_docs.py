@@ -1,35 +1,106 @@
-"""What the documentation shows is run: the Python blocks of every page, and the examples in every docstring.
+"""What the documentation shows is run: the blocks of every page, and the examples in every docstring.
 
-The blocks of a page run in order and share their names, in an empty folder. `console` blocks are shown only.
+The blocks of a page run in order, in an empty folder:
+
+- `python`: executed; the blocks of a page share their names. One whose first line is `# NAME.py` is that file instead.
+- `console`: of a block that begins with `$ `, the commands `bedplate`, `cd` and `curl` are executed. What the page shows
+  below a command must be what it prints, where `...` stands for anything. A service runs until the end of the page, on
+  a free port in place of 8000. Other console blocks are shown only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
+import io
+import os
 import re
+import shlex
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bedplate.cli.main import run
+
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
 MODULES = sorted(
     path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
     for path in (ROOT / "bedplate").rglob("*.py")
 )
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\w+\.py)\n")
+COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"")
+SHOWN = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
-def program(page: Path) -> str:
-    """The blocks of a page as one program whose line numbers are those of the page."""
-    text = page.read_text()
-    lines = [""] * (text.count("\n") + 1)
-    for block in BLOCK.finditer(text):
-        first = text.count("\n", 0, block.start(1))
-        for number, line in enumerate(block[1].splitlines()):
-            lines[first + number] = line
-    return "\n".join(lines)
+class Reader:
+    """Follows a page as a person would: writes its files, runs its programs and commands."""
+
+    def __init__(self, page: Path) -> None:
+        self.text = page.read_text()
+        self.page = page
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.service: subprocess.Popen[str] | None = None
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = str(free.getsockname()[1])
+
+    def follow(self) -> None:
+        for block in BLOCK.finditer(self.text):
+            content, line = block[2].replace(":8000", f":{self.port}"), self.text.count("\n", 0, block.start(2))
+            named = FILE.match(content)
+            if block[1] == "console":
+                for command in COMMAND.finditer(content) if content.startswith("$ ") else ():
+                    self.check(command[1], command[2], line + content.count("\n", 0, command.start()) + 1)
+            elif named:
+                Path(named[1]).write_text(content)
+            else:
+                exec(compile("\n" * line + content, str(self.page), "exec"), self.names)
+
+    def check(self, command: str, shown: str, line: int) -> None:
+        printed = self.execute(shlex.split(command, comments=True))
+        same = not shown.strip() or doctest.OutputChecker().check_output(shown, printed, SHOWN)
+        assert same, f"{self.page}:{line}: {command}\n--- shown\n{shown}--- printed\n{printed}"
+
+    def execute(self, words: list[str]) -> str:
+        if words[0] == "cd":
+            os.chdir(words[1])
+            return ""
+        if words[0] == "curl":
+            return curl(words[1:])
+        assert words[0] == "bedplate", f"{self.page}: '{words[0]}' is not a command that the tests execute"
+        if words[1] == "serve":
+            return self.serve(words[2:])
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as problems:
+            code = run(words[1:])
+        assert code == 0, f"{self.page}: {words} ended with {code}: {problems.getvalue()}"
+        return out.getvalue()
+
+    def serve(self, words: list[str]) -> str:
+        command = [sys.executable, "-m", "bedplate", "serve", *words, "--port", self.port]
+        self.service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.service.stdout is not None
+        return self.service.stdout.readline()
+
+    def stop(self) -> None:
+        if self.service is not None:
+            self.service.terminate()
+            self.service.communicate(timeout=30)
+
+
+def curl(words: list[str]) -> str:
+    """What `curl [-d BODY] URL` prints."""
+    body = words[words.index("-d") + 1].encode() if "-d" in words else None
+    with urllib.request.urlopen(f"http://{words[-1]}", body, timeout=30) as answer:
+        return answer.read().decode()
 
 
 @pytest.fixture(autouse=True)
@@ -37,17 +108,29 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_the_python_of_a_page_runs(page: Path) -> None:
-    code = compile(program(page), str(page), "exec")
-    exec(code, {"__name__": "__main__"})
+@pytest.fixture
+def reader(request: pytest.FixtureRequest) -> Generator[Reader]:
+    reader = Reader(request.param)
+    yield reader
+    reader.stop()
 
 
-def test_every_python_block_is_found() -> None:
+@pytest.mark.parametrize("reader", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix(), indirect=True)
+def test_a_page_can_be_followed(reader: Reader) -> None:
+    reader.follow()
+
+
+def test_every_block_is_found() -> None:
     """An indented or misspelt fence would not be run."""
     for page in PAGES:
-        fences = re.findall(r"^\s*(?:```|~~~)\s*(?:py|python)", page.read_text(), re.MULTILINE | re.IGNORECASE)
+        fences = re.findall(r"^\s*(?:```|~~~)\s*(?:py|python|console|shell|sh)\b", page.read_text(), re.MULTILINE)
         assert len(fences) == len(BLOCK.findall(page.read_text())), page
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for link in (a or b for a, b in LINK.findall(page.read_text())):
+            assert "://" in link or (page.parent / link).exists(), f"{page}: {link}"
 
 
 @pytest.mark.parametrize("name", MODULES)
