@@ -113,9 +113,9 @@ def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | No
     check_times(frame, source)
     check_keys(frame, [f"key {i}" for i in range(len(keys))], source, view.place)
     key_texts = tuple(dict[int, str]() if kind is Type.STRING else None for kind in view.key_types)
-    columns = [encode(frame[f"key {i}"], texts) for i, texts in enumerate(key_texts)]
+    columns = [encode(frame.drop_in_place(f"key {i}"), texts) for i, texts in enumerate(key_texts)]
     return Rows(
-        times=np.ascontiguousarray(frame[TIME].to_numpy()),
+        times=np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy()),
         keys=np.stack(columns, axis=1) if len(columns) > 1 else columns[0].reshape(-1, 1),
         selections=tuple(_selected(view, frame, s) for s in wanted),
         key_texts=key_texts,
@@ -123,51 +123,54 @@ def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | No
 
 
 def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedValues:
+    """The values of one selection; its columns are taken out of the frame, so that no column is held twice."""
     selection, kinds = view.selections[index], view.types[index]
-    valid: pl.Series | None = None
+    valid: Bools | None = None
     if selection.where is not None:
-        valid = frame[f"selection {index} {len(kinds)}"].fill_null(value=False)
+        condition = frame.drop_in_place(f"selection {index} {len(kinds)}")
+        valid = (condition.fill_null(value=False) if condition.null_count() else condition).to_numpy()
     arrays: list[Array] = []
     texts: list[TextLookup | None] = []
     for i, kind in enumerate(kinds):
-        series = frame[f"selection {index} {i}"]
-        if series.null_count() or kind is Type.FLOAT:
-            there = series.is_not_null()
-            if kind is Type.FLOAT:
-                series = series.cast(pl.Float64)
-                there = there & series.is_not_nan().fill_null(value=False)
-                _check_finite(view, series, str(selection.inputs[i]))
-            if not there.all():
-                valid = there if valid is None else valid & there
         known: dict[int, str] | None = {} if kind is Type.STRING else None
-        arrays.append(_array(series, kind, known))
+        place = f"{view.place}, source '{view.view.source.name}', {selection.inputs[i]}"
+        array, there = _array(frame.drop_in_place(f"selection {index} {i}"), kind, known, place)
+        if there is not None:
+            valid = there if valid is None else valid & there
+        arrays.append(array)
         texts.append(known)
-    mask = None if valid is None or valid.all() else valid.to_numpy()
-    return SelectedValues(mask, tuple(arrays), tuple(texts))
+    return SelectedValues(None if valid is None or valid.all() else valid, tuple(arrays), tuple(texts))
 
 
-def _array(series: pl.Series, kind: Type, texts: dict[int, str] | None) -> Array:
+def _array(series: pl.Series, kind: Type, texts: dict[int, str] | None, place: str) -> tuple[Array, Bools | None]:
+    """A column as an array, and which values are there (None: all); the others are 0."""
     if kind is Type.FLOAT:
-        return np.ascontiguousarray(series.fill_null(0.0).to_numpy())
+        return _floats(series.cast(pl.Float64).to_numpy(), place)
+    there: Bools | None = series.is_not_null().to_numpy() if series.null_count() else None
     if kind is Type.BOOL:
-        return np.ascontiguousarray(series.fill_null(value=False).to_numpy())
-    if kind is Type.STRING:
-        filled = series.cast(pl.String)
-        if not filled.null_count():
-            return encode(filled, texts)
-        result = np.zeros(len(filled), np.int64)
-        result[filled.is_not_null().to_numpy()] = encode(filled.drop_nulls(), texts)
-        return result
-    if kind is Type.TIME:
-        return np.ascontiguousarray(series.dt.epoch("us").fill_null(0).to_numpy())
-    return np.ascontiguousarray(series.cast(pl.Int64).fill_null(0).to_numpy())
+        whole = series if there is None else series.fill_null(value=False)
+        return np.ascontiguousarray(whole.to_numpy()), there
+    if there is None:
+        return encode(series, texts), None
+    result = np.zeros(len(series), np.int64)
+    result[there] = encode(series.drop_nulls(), texts)
+    return result, there
 
 
-def _check_finite(view: CompiledView, series: pl.Series, expression: str) -> None:
-    infinite = series.is_infinite().fill_null(value=False)
+def _floats(values: Array, place: str) -> tuple[Array, Bools | None]:
+    """Floats in which NaN, which nulls have become too, is not there.
+
+    Raises:
+        DataError: one is infinite.
+    """
+    there: Bools = np.isfinite(values)
+    if there.all():
+        return np.ascontiguousarray(values), None
+    infinite: Bools = np.isinf(values)
     if infinite.any():
         raise DataError(
-            f"{infinite.sum():,} infinite values in {expression}, the first in row {infinite.arg_max():,}",
-            where=f"{view.place}, source '{view.view.source.name}'",
+            f"{np.count_nonzero(infinite):,} infinite values, the first in row {int(infinite.argmax()):,}",
+            where=place,
             hint="an infinite number can't be summed; make it null in the row expression",
         )
+    return np.where(there, values, 0.0), there

@@ -23,6 +23,8 @@ def compiled(function: _Function) -> _Function:
     return cast("_Function", njit(cache=True, nogil=True)(function))
 
 
+SMALL = 24
+"""Rows of a key that are sorted by insertion."""
 BLOCK = 64
 """Values under one entry of the first level of extremes; the second level is over BLOCK entries of the first."""
 DISTINCT_BLOCK = 256
@@ -38,6 +40,18 @@ def lower_bound(values: Int64s, start: Any, stop: Any, bound: Any) -> Any:
             start = middle + 1
         else:
             stop = middle
+    return start
+
+
+@compiled
+def gallop(values: Int64s, start: Any, stop: Any, bound: Any) -> Any:
+    """As `lower_bound`, fast when the position is near `start`."""
+    step = 1
+    while start < stop and values[start] < bound:
+        if start + step >= stop or values[start + step] >= bound:
+            return lower_bound(values, start + 1, min(stop, start + step), bound)
+        start += step
+        step *= 2
     return start
 
 
@@ -154,20 +168,46 @@ def is_ascending(values: Int64s) -> Any:
 
 
 @compiled
+def sort_slice(times: Int64s, order: Array, start: Any, stop: Any) -> None:
+    """Puts order[start:stop] in order of time, equal times as they stand."""
+    if stop - start <= SMALL:
+        for i in range(start + 1, stop):
+            row = order[i]
+            time = times[row]
+            j = i
+            while j > start and times[order[j - 1]] > time:
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = row
+        return
+    ascending = True
+    for i in range(start + 1, stop):
+        ascending &= times[order[i]] >= times[order[i - 1]]
+    if not ascending:
+        rows = order[start:stop].copy()
+        keys = np.empty(stop - start, np.int64)
+        for j in range(stop - start):
+            keys[j] = times[rows[j]]
+        ranks = np.argsort(keys, kind="mergesort")
+        for j in range(stop - start):
+            order[start + j] = rows[ranks[j]]
+
+
+@compiled
 def sort_slices(times: Int64s, offsets: Int64s, order: Array) -> None:
     """Puts each key's rows in order of time, rows of equal time in order of arrival; `order` is changed in place."""
     for k in range(len(offsets) - 1):
-        start, stop = offsets[k], offsets[k + 1]
-        for i in range(start + 1, stop):
-            if times[order[i]] < times[order[i - 1]]:
-                rows = order[start:stop].copy()
-                keys = np.empty(stop - start, np.int64)
-                for j in range(stop - start):
-                    keys[j] = times[rows[j]]
-                ranks = np.argsort(keys, kind="mergesort")
-                for j in range(stop - start):
-                    order[start + j] = rows[ranks[j]]
-                break
+        sort_slice(times, order, offsets[k], offsets[k + 1])
+
+
+@compiled
+def sort_runs(codes: Int64s, times: Int64s, order: Int64s) -> None:
+    """Puts each run of rows of one code in order of time; `order` is changed in place."""
+    start = 0
+    for i in range(1, len(order) + 1):
+        if i == len(order) or codes[order[i]] != codes[order[start]]:
+            sort_slice(times, order, start, i)
+            start = i
 
 
 @compiled
@@ -202,43 +242,47 @@ def find_rows(
 ) -> None:
     """For n keys and times the rows of w ranges, which all end before `asked + shift`.
 
+    Rows that follow each other with the same key and a later time are found from where the one before was.
+
     Args:
         times: the timeline's.
         offsets: the timeline's.
         codes: [n] positions of keys, -1 for none.
         asked: [n] times.
         shift: microseconds: minus the delay, or how far ahead to look.
-        ranges: [w, 4]: length (-1: all history), hop (0: exact), bound (-1: none) and ttl (-1: none); the searches are
-            short when longer ones come first.
+        ranges: [w, 4]: length (-1: all history), hop (0: exact), bound (-1: none) and ttl (-1: none).
         a: [w, n], filled with the first row of each range.
         b: [n], filled with the row after the last.
     """
+    count = len(ranges)
+    at = np.zeros(count + 1, np.int64)
+    before_code, before_time = np.int64(-2), np.int64(0)
     for i in range(len(codes)):
-        code = codes[i]
+        code, time = codes[i], asked[i]
         if code < 0:
             b[i] = 0
             a[:, i] = 0
             continue
-        first = offsets[code]
-        stop = lower_bound(times, first, offsets[code + 1], asked[i] + shift)
+        if code != before_code or time < before_time:
+            at[:] = offsets[code]
+        before_code, before_time = code, time
+        stop = gallop(times, at[count], offsets[code + 1], time + shift)
+        at[count] = stop
         b[i] = stop
-        before, row = np.int64(-(2**62)), first
-        for w in range(len(ranges)):
-            start = np.int64(-(2**62))
-            if ranges[w, 0] >= 0:
-                start = asked[i] - ranges[w, 0]
-                if ranges[w, 1] > 0:
-                    start -= start % ranges[w, 1]
-            if ranges[w, 3] >= 0:
-                start = max(start, asked[i] - ranges[w, 3])
-            if start < before:
-                row = first
-            before = start
-            if row < stop and times[row] < start:
-                row = lower_bound(times, row, stop, start)
-            a[w, i] = row
-            if ranges[w, 2] >= 0:
-                a[w, i] = max(row, stop - ranges[w, 2])
+        for w in range(count):
+            row = at[w]
+            length, ttl = ranges[w, 0], ranges[w, 3]
+            if length >= 0 or ttl >= 0:
+                start = np.int64(-(2**62))
+                if length >= 0:
+                    start = time - length
+                    if ranges[w, 1] > 0:
+                        start -= start % ranges[w, 1]
+                if ttl >= 0:
+                    start = max(start, time - ttl)
+                row = gallop(times, row, stop, start)
+                at[w] = row
+            a[w, i] = row if ranges[w, 2] < 0 else max(row, stop - ranges[w, 2])
 
 
 @compiled

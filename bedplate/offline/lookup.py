@@ -93,6 +93,8 @@ class IndexReader:
 
         def work(rows: Int64s) -> None:
             whole = len(keys) <= _BLOCK
+            if not whole:
+                kernels.sort_runs(codes, times, rows)
             own, asked = (codes, times) if whole else (codes[rows], times[rows])
             first, stop = np.empty((len(ranges), len(own)), np.int64), np.empty(len(own), np.int64)
             timeline = self.timeline
@@ -113,7 +115,7 @@ class IndexReader:
         return {name: columns[name] for name in names}
 
     def _find(self, keys: Int64s) -> tuple[Int64s, Int64s]:
-        """Each asked key's position, and an order in which equal positions stand together."""
+        """Each asked key's position, and an order by position (for few rows as they are)."""
         known, asked = self.timeline.keys, np.ascontiguousarray(keys)
         codes = np.empty(len(asked), np.int64)
         if 8 * len(asked) < len(known) and self._table is None:
@@ -197,10 +199,9 @@ def _range(call: Call, reduction: Reduction, ttl: int | None) -> Range:
 
 
 def _ranges(calls: Sequence[Call], ttl: int | None) -> dict[Range, int]:
-    """Every different range with its number; longer ones first, which keeps the searches short."""
-    found = {_range(c, r, ttl) for c in calls for r in c.aggregation.reductions}
-    longest = sorted(found, key=lambda r: (r[0] is not None, -(r[0].length if r[0] else 0), r[1] or 0, str(r)))
-    return {over: number for number, over in enumerate(longest)}
+    """Every different range with its number."""
+    found = dict.fromkeys(_range(c, r, ttl) for c in calls for r in c.aggregation.reductions)
+    return {over: number for number, over in enumerate(found)}
 
 
 def _limits(over: Range) -> tuple[int, int, int, int]:

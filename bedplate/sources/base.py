@@ -196,22 +196,16 @@ def check_times(frame: pl.DataFrame, source: Source) -> None:
     """
     times = frame[TIME]
     place = f"source '{source.name}', column '{source.time}'"
-    bad = frame.select(
-        pl.col(TIME).is_null().arg_max().alias("null"),
-        ((pl.col(TIME) < EARLIEST_TIME) | (pl.col(TIME) >= LATEST_TIME))
-        .fill_null(value=False)
-        .arg_max()
-        .alias("range"),
-    )
-    if times.null_count():
+    nulls = times.null_count()
+    if nulls:
         raise DataError(
-            f"{times.null_count():,} of {len(times):,} rows have no time, the first is row {bad['null'][0]:,}",
+            f"{nulls:,} of {len(times):,} rows have no time, the first is row {times.is_null().arg_max():,}",
             where=place,
             hint="drop them in the source's prepare step",
         )
     low, high = times.min(), times.max()
     if isinstance(low, int) and isinstance(high, int) and not (low >= EARLIEST_TIME and high < LATEST_TIME):
-        row = int(bad["range"][0])
+        row = int(((times < EARLIEST_TIME) | (times >= LATEST_TIME)).arg_max() or 0)
         raise DataError(
             f"row {row:,} has time {times[row]}, expected microseconds between "
             f"{format_time(EARLIEST_TIME)} and {format_time(LATEST_TIME)}",
