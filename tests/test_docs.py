@@ -3,7 +3,7 @@
 The blocks of a page run in order, in an empty folder:
 
 - `python`: executed; the blocks of a page share their names. One whose first line is `# NAME.py` is that file instead.
-- `console`: of a block that begins with `$ `, the commands `bedplate`, `cd` and `curl` are executed. What the page shows
+- `console`: in a block that begins with `$ `, the commands `bedplate`, `cd` and `curl` are executed. What the page has
   below a command must be what it prints, where `...` stands for anything. A service runs until the end of the page, on
   a free port in place of 8000. Other console blocks are shown only.
 """
