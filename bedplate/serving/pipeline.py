@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -75,8 +75,10 @@ class Pipeline:
         for artifact in self.models.values():
             artifact.signature.check_features(graph.features, artifact.model.place)
         names += self._ranker.signature.features()
-        _check_exclusions(service, graph)
-        names += service.exclude
+        of_keys = {"exclude": service.exclude, "always": service.retrieval.always if service.retrieval else ()}
+        for part, features in of_keys.items():
+            _check_keys(features, graph, f"{service.place}, {part}")
+            names += features
         retrieval = self.models.get("retrieval")
         if retrieval is not None:
             names += retrieval.signature.features()
@@ -207,6 +209,7 @@ class _Candidates:
         self._tower = artifact
         self._count = service.retrieval.count
         self._exclude = tuple((name, f"{service.place}, exclude '{name}'") for name in service.exclude)
+        self._always = tuple((name, f"{service.place}, always '{name}'") for name in service.retrieval.always)
 
     def check_keys(self, kind: Type) -> None:
         """Checks that the catalogue knows its items as clients do.
@@ -223,7 +226,8 @@ class _Candidates:
         batch = Batch(request, {}, _NO_CANDIDATES, times, _NO_CANDIDATES[:1], _NOTHING)
         query: Float32s = self._tower.run(batch, QUERY)[0]
         without = [asked.item_keys, *(keys_in(request[name], place) for name, place in self._exclude)]
-        return self.catalogue.search(query, self._count, np.concatenate(without))
+        always = [_NOTHING, *(keys_in(request[name], place) for name, place in self._always)]
+        return self.catalogue.search(query, self._count, np.concatenate(without), np.concatenate(always))
 
 
 @final
@@ -244,13 +248,10 @@ class _Watch:
             self._last = now
 
 
-def _check_exclusions(service: Service, graph: FeatureGraph) -> None:
-    for feature in graph.select(service.exclude, f"{service.place}, exclude").features:
+def _check_keys(features: Sequence[str], graph: FeatureGraph, place: str) -> None:
+    for feature in graph.select(features, place).features:
         if feature.type not in (Type.INT, Type.STRING):
-            raise DefinitionError(
-                f"'{feature.name}' holds values of type {feature.type}, expected keys",
-                where=f"{service.place}, exclude",
-            )
+            raise DefinitionError(f"'{feature.name}' holds values of type {feature.type}, expected keys", where=place)
 
 
 def _check_levels(levels: Mapping[str, bool], models: Mapping[str, Artifact], service: Service) -> None:
@@ -263,6 +264,8 @@ def _check_levels(levels: Mapping[str, bool], models: Mapping[str, Artifact], se
                     where=service.place,
                     hint="is `item` the entity of the candidates that the model was trained with?",
                 )
-    wrong = [name for name in service.exclude if not levels[name]]
+    always = service.retrieval.always if service.retrieval else ()
+    wrong = [name for name in (*service.exclude, *always) if not levels[name]]
     if wrong:
-        raise DefinitionError(f"'{wrong[0]}' is no feature of the request", where=f"{service.place}, exclude")
+        part = "exclude" if wrong[0] in service.exclude else "always"
+        raise DefinitionError(f"'{wrong[0]}' is no feature of the request", where=f"{service.place}, {part}")

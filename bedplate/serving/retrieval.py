@@ -10,6 +10,9 @@ import numpy as np
 from bedplate.errors import ArtifactError
 from bedplate.types import Float32s, Int64s
 
+_FIRST = np.float32(1e3)
+"""Added to the score of an item that comes first: far above the inner product of two unit vectors."""
+
 
 @final
 class Catalogue:
@@ -58,15 +61,20 @@ class Catalogue:
         """M, the number of items."""
         return len(self.keys)
 
-    def search(self, query: Float32s, count: int, without: Int64s | None = None) -> Int64s:
+    def search(
+        self, query: Float32s, count: int, without: Int64s | None = None, always: Int64s | None = None
+    ) -> Int64s:
         """The positions of the items with the largest inner products, best first.
 
         Args:
             query: [d] float32.
             count: at most so many.
             without: keys [n] that are left out; those not in the catalogue are ignored.
+            always: keys [n] that come before all others, unless left out; those not in the catalogue are ignored.
         """
         scores = self.vectors @ query
+        if always is not None and len(always):
+            scores[self.positions(always)] += _FIRST
         allowed = len(scores)
         if without is not None and len(without):
             excluded = self.positions(without)

@@ -23,14 +23,24 @@ class Retrieval:
     Attributes:
         model: a registered model with a retrieval index: `name`, `name:3` or `name@champion`.
         count: how many candidates are hydrated and scored.
+        always: features of the request (a key or a list of keys) whose items are candidates wherever their vectors lie,
+            such as those bought before. They come first and count towards `count`.
     """
 
     model: str
     count: int = 200
+    always: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Checks the count."""
-        _check_size(self.count, "count", f"retrieval '{self.model}'")
+        """Checks the count, and that `always` is a list.
+
+        Raises:
+            DefinitionError: the count is out of range, or `always` is one text.
+        """
+        place = f"retrieval '{self.model}'"
+        _check_size(self.count, "count", place)
+        if isinstance(self.always, str):
+            raise DefinitionError("always is a list", where=place, hint=f"write always=['{self.always}']")
 
 
 @final
@@ -97,7 +107,11 @@ class Service:
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""
-        retrieval = self.retrieval and {"model": self.retrieval.model, "count": self.retrieval.count}
+        retrieval = self.retrieval and {
+            "model": self.retrieval.model,
+            "count": self.retrieval.count,
+            "always": list(self.retrieval.always),
+        }
         return {
             "name": self.name,
             "ranking": self.ranking,

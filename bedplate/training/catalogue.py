@@ -6,13 +6,15 @@ metrics for item recommendation"), so nothing here is sampled but, if asked, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias, final
 
 import numpy as np
 import torch
 
+from bedplate.batch import Column, Ragged
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
+from bedplate.errors import DataError
 from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
 from bedplate.metrics.intervals import Estimate, mean_interval
@@ -45,8 +47,18 @@ class Catalogue:
     def __init__(self, dataset: LoadedDataset, requests: Candidates, items: Int64s) -> None:
         self.dataset, self.requests, self.items = dataset, requests, items
 
-    def retrieve(self, model: TwoTower, encoder: Encoder, vectors: CatalogueVectors, count: int) -> Int64s:
-        """[R, count] the nearest candidates to each request's vector, nearest first."""
+    def retrieve(
+        self, model: TwoTower, encoder: Encoder, vectors: CatalogueVectors, count: int, always: Sequence[str] = ()
+    ) -> Int64s:
+        """[R, count] the nearest candidates to each request's vector, nearest first.
+
+        Args:
+            model: the trained towers.
+            encoder: the one they were trained with.
+            vectors: of the catalogue.
+            count: how many.
+            always: list features of the request, of candidates that come first, as in a service's `Retrieval`.
+        """
         queries = encoder.making({f.tensor for f in encoder.fields if f.level == "request"})
         found: list[Int64s] = []
         for at in chunks(len(self.requests.times), _AT_ONCE):
@@ -54,7 +66,10 @@ class Catalogue:
             batch = self.dataset.assemble(rows, labels=False)
             with torch.no_grad():
                 query = model.query(to_ready(batch, queries).inputs).numpy()
-            found.append(vectors.keys[top_k(query @ vectors.vectors.T, count)])
+            scores = query @ vectors.vectors.T
+            for name in always:
+                _put_first(scores, vectors.keys, batch.request[name])
+            found.append(vectors.keys[top_k(scores, count)])
         return np.concatenate(found)
 
     def rank(self, retrieved: Int64s, score: Score) -> Int64s:
@@ -92,6 +107,19 @@ class Catalogue:
     def ndcg(self, ranked: Int64s, k: int = 10) -> Array:
         """[R] the NDCG@k of each request, for paired comparisons."""
         return ndcg_at_k(ranked, self.requests.candidates, self.requests.offsets, k)
+
+
+def _put_first(scores: Array, keys: Int64s, lists: Column) -> None:
+    """Raises the scores [R, M] of the keys in each request's list above all others."""
+    if not isinstance(lists, Ragged):
+        raise DataError("expected a list feature", where="catalogue")
+    listed = lists.values.values
+    at = np.minimum(np.searchsorted(keys, listed), len(keys) - 1)
+    known = keys[at] == listed
+    rows = np.repeat(np.arange(len(scores)), np.diff(lists.offsets))
+    first = np.zeros(scores.shape, np.bool_)
+    first[rows[known], at[known]] = True
+    scores[first] += 1e3
 
 
 def model_score(dataset: LoadedDataset, model: Model, encoder: Encoder) -> Score:

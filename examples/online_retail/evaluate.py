@@ -29,9 +29,12 @@ def judge(project: Project, dataset: LoadedDataset, trained: Mapping[str, Traine
     vectors = towers.catalogue
     if vectors is None:
         raise ValueError("the retrieval model has no catalogue")
-    retrieved = catalogue.retrieve(towers.result.model, towers.encoder, vectors, RETRIEVED)
+    alone = catalogue.retrieve(towers.result.model, towers.encoder, vectors, RETRIEVED)
+    retrieved = catalogue.retrieve(
+        towers.result.model, towers.encoder, vectors, RETRIEVED, always=["customer_lines.bought"]
+    )
     lists = {
-        "retrieval alone": retrieved,
+        "two towers alone": alone,
         "retrieval + DCN ranking": catalogue.rank(retrieved, model_score(dataset, ranker.result.model, ranker.encoder)),
         "retrieval + logistic regression": catalogue.rank(
             retrieved, model_score(dataset, logistic.result.model, logistic.encoder)

@@ -40,6 +40,7 @@ customer_lines = FeatureView(
         "since": TimeSince(),
         "country": Last("country"),
         "recent": LastN(["product_id", "price"], 50, age="age"),
+        "bought": LastN("product_id", 200),
     },
 )
 

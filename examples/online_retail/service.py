@@ -8,10 +8,10 @@ from bedplate import Retrieval, Service
 
 shop = Service(
     "shop",
-    retrieval=Retrieval("retail_retrieval@champion", count=200),
+    retrieval=Retrieval("retail_retrieval@champion", count=200, always=["customer_lines.bought"]),
     ranking="retail_ranker@champion",
     item="product",
     filters=[pl.col("product_lines.price").is_not_null(), pl.col("product_lines.lines_28d") > 0],
     top=10,
 )
-"""Products that were sold in the last 28 days."""
+"""What the customer bought before and the nearest to the customer's vector, of products sold in the last 28 days."""
