@@ -317,27 +317,30 @@ def measure(root: Path, count: int) -> dict[str, Any]:
             steps = np.diff(clock)
             for name, step in zip(taken, steps[[1, 0, 2, 3, 5, 6]], strict=True):
                 taken[name].append(float(step) * 1e3)
-    some = requests[:100]
-    result = {
-        "machine": machine(),
-        "candidates": CANDIDATES,
+    result = {"machine": machine(), "candidates": CANDIDATES, "requests": count, "worst score difference": worst}
+    result |= {
         "inputs": {n: list(t.shape) for n, t in artifact.model.inputs.items()},
-        "requests": count,
-        "worst score difference": worst,
         "ms": {n: quantiles(v) for n, v in taken.items()},
         "added by serving ms": quantiles(list(np.array(taken["rank"]) - np.array(taken["model"]))),
+        "hop ms": measure_hop(3000),
+        **cost(services, requests[:100], count),
+    }
+    for service in services.values():
+        service.stop()
+    return result
+
+
+def cost(services: dict[str, Service], some: list[tuple[bytes, bytes]], count: int) -> dict[str, Any]:
+    """What a request costs the server in CPU time, and what the server takes."""
+    return {
         "cpu ms": {
             "rank null": cpu_of(services["null"], [r for r, _ in some], 4 * count),
             "infer null": cpu_of(services["null"], [r for _, r in some], 4 * count),
             "metadata": cpu_of(services["null"], [b"GET /v2 HTTP/1.1\r\nHost: b\r\n\r\n"], 8 * count),
         },
-        "hop ms": measure_hop(3000),
         "ready after s": services["full"].started,
         "resident MB": services["full"].resident(),
     }
-    for service in services.values():
-        service.stop()
-    return result
 
 
 def main() -> None:

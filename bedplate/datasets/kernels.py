@@ -28,6 +28,31 @@ def _enter(table: Int64s, stamps: Int64s, stamp: Any, code: Any) -> bool:
 
 
 @compiled
+def _new_code(
+    stream: Any,
+    counter: Any,
+    attempts: Any,
+    low: Any,
+    events: Any,
+    event_codes: Array,
+    table: Int64s,
+    stamps: Int64s,
+    stamp: Any,
+) -> tuple[int, int]:
+    """The item of an event drawn from [low, low + events) that the request does not have yet, which enters its set.
+
+    Returns:
+        the item's code, -1 when every attempt met one that it has, and how many attempts did.
+    """
+    for attempt in range(attempts):
+        number = _mix(stream + np.uint64(counter + attempt) * GAMMA)
+        code = np.int64(event_codes[low + np.int64(number % events)])
+        if _enter(table, stamps, stamp, code):
+            return code, attempt
+    return np.int64(-1), attempts
+
+
+@compiled
 def draw(
     chosen: Int64s,
     offsets: Int64s,
@@ -81,18 +106,13 @@ def draw(
                 _enter(table, stamps, i, codes[p])
         events = np.uint64(highs[r] - lows[r])
         for n in range(wanted[r]):
-            found = False
-            for a in range(attempts):
-                number = _mix(streams[i] + np.uint64(n * attempts + a) * GAMMA)
-                code = np.int64(event_codes[lows[r] + np.int64(number % events)])
-                if _enter(table, stamps, i, code):
-                    out_items[cursor], out_codes[cursor], out_sampled[cursor] = catalogue[code], code, True
-                    cursor += 1
-                    found = True
-                    break
-                repeated += 1
-            if not found:
+            code, again = _new_code(streams[i], n * attempts, attempts, lows[r], events, event_codes, table, stamps, i)
+            repeated += again
+            if code < 0:
                 missing += 1
+            else:
+                out_items[cursor], out_codes[cursor], out_sampled[cursor] = catalogue[code], code, True
+                cursor += 1
         out_offsets[i + 1] = cursor
     return repeated, missing
 

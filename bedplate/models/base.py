@@ -26,11 +26,13 @@ class Targets:
         labels: [N] float32 each, by label name.
         weights: [N] float32.
         candidates: [N] int64, the keys of the candidates.
+        log_q: [N] float32, the log of the probability with which each was drawn, or would have been; None: not known.
     """
 
     labels: Mapping[str, Tensor]
     weights: Tensor
     candidates: Tensor
+    log_q: Tensor | None = None
 
     def label(self, name: str) -> Tensor:
         """A label's values.
@@ -105,6 +107,10 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
         """The mean loss of a batch, a scalar."""
+
+    def judged(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+        """[N]: the scores that `metrics` gets; the outputs' own unless a model says otherwise."""
+        return outputs["score"]
 
     @abstractmethod
     def metrics(self, prediction: Prediction) -> dict[str, float]:

@@ -16,6 +16,7 @@ class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attention: the width of queries, keys and values.
         layers: widths of the deep part, which runs beside the crosses.
         dropout: after each layer of the deep part.
+        correct_sampling: learn the log-odds of the label without the sampling of negatives; see `models.binary`.
         seed: of the first weights.
     """
 
@@ -26,6 +27,7 @@ class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     attention: int = 16
     layers: tuple[int, ...] = (128, 64)
     dropout: float = 0.0
+    correct_sampling: bool = False
     seed: int = 0
 
 
@@ -34,10 +36,12 @@ class LogisticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         label: the binary label that it predicts.
+        correct_sampling: learn the log-odds of the label without the sampling of negatives; see `models.binary`.
         seed: of the first weights.
     """
 
     label: str
+    correct_sampling: bool = False
     seed: int = 0
 
 

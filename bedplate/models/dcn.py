@@ -14,7 +14,8 @@ from bedplate.layers.cross import CrossNetwork
 from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import SplitMLP
 from bedplate.metrics.report import binary_report
-from bedplate.models.base import Model, Prediction, Targets, require, seeded, weighted_mean
+from bedplate.models.base import Model, Prediction, Targets, require, seeded
+from bedplate.models.binary import binary_loss, probability, sampled_logit
 from bedplate.models.config import DCNConfig
 
 
@@ -46,7 +47,7 @@ class DCN(Model):
             self.deep = SplitMLP(request, item, config.layers, config.dropout)
             self.crossed = nn.Linear(request + item, 1)
             self.deepened = nn.Linear(self.deep.width, 1, bias=False)
-        self.label = config.label
+        self.label, self.correct_sampling = config.label, config.correct_sampling
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`logit` [N], and `score` [N], the probability of the label."""
@@ -66,11 +67,13 @@ class DCN(Model):
         return {"score": self(inputs)["score"]}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
-        """The weighted mean log loss."""
-        losses = nn.functional.binary_cross_entropy_with_logits(
-            outputs["logit"], targets.label(self.label), reduction="none"
-        )
-        return weighted_mean(losses, targets.weights)
+        """The weighted mean log loss, corrected for drawn negatives if the config says so."""
+        logit = sampled_logit(outputs, targets, self.correct_sampling)
+        return binary_loss(logit, targets.label(self.label), targets.weights)
+
+    def judged(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+        """[N]: the probability of the label among the batch's candidates."""
+        return probability(sampled_logit(outputs, targets, self.correct_sampling))
 
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """Those of `binary_report`."""

@@ -33,7 +33,7 @@ def predict(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, p
                 continue
             outputs = model(batch.inputs)
             loss += model.loss(outputs, batch.targets).item() * batch.rows
-            scores.append(outputs["score"].numpy().astype(np.float64))
+            scores.append(model.judged(outputs, batch.targets).numpy().astype(np.float64))
             for name, values in batch.targets.labels.items():
                 labels.setdefault(name, []).append(values.numpy())
             weights.append(batch.targets.weights.numpy())

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bedplate.batch import Batch
+from bedplate.batch import Batch, Dense
+from bedplate.datasets.negatives import LOG_Q
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Targets
 from bedplate.types import Array
@@ -62,12 +63,14 @@ def to_ready(batch: Batch, encoder: Encoder) -> Ready:
     Writable copies are made of arrays that are read-only (memory-mapped), which torch would warn of.
     """
     weights = np.ones(batch.items, np.float32) if batch.weights is None else batch.weights
+    drawn = batch.item.get(LOG_Q)
     return Ready(
         inputs=_tensors(encoder.encode(batch)),
         targets=Targets(
             _tensors({n: np.asarray(v, np.float32) for n, v in batch.labels.items()}),
             _tensor(weights),
             _tensor(batch.candidates),
+            _tensor(np.asarray(drawn.values, np.float32)) if isinstance(drawn, Dense) else None,
         ),
         request_ids=batch.request_ids,
         rows=batch.items,

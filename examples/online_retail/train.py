@@ -78,7 +78,7 @@ retrieval = Job(
 ranker = Job(
     "retail_ranker",
     dataset=baskets,
-    model=DCNConfig(label="bought"),
+    model=DCNConfig(label="bought", correct_sampling=True),
     inputs=of_customer | history | of_product | of_pair,
     trainer=TrainerConfig(epochs=2, embedding_learning_rate=0.02, metric="log_loss"),
 )
@@ -86,7 +86,7 @@ ranker = Job(
 logistic = Job(
     "retail_logistic",
     dataset=baskets,
-    model=LogisticConfig(label="bought"),
+    model=LogisticConfig(label="bought", correct_sampling=True),
     inputs=of_customer | of_product | of_pair,
     trainer=TrainerConfig(epochs=3, metric="log_loss"),
 )

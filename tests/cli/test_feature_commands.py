@@ -78,7 +78,7 @@ def test_plan_and_apply_from_nothing_to_nothing_to_build(tmp_path: Path, call: C
     assert [line.split()[0] for line in lines[3:9]] == [*VIEWS, "label.lines"]
     assert lines[3].split("  ")[-1].strip() != "-"
     assert "1 timeline, 8 columns, 6 reductions" in lines[3]
-    assert lines[-2] == "5 views, 42 features, 6 derived features, 1 dataset"
+    assert lines[-2] == "5 views, 43 features, 6 derived features, 1 dataset"
     assert lines[-1].startswith("to build: 5 timelines, 21 columns, 15 reductions, about 0.")
     assert lines[-1].endswith(" s; run: bedplate apply")
     assert not (folder / ".bedplate").exists()
@@ -133,7 +133,7 @@ def test_lookup_prints_a_line_a_feature(built: Path, call: Call) -> None:
     lines = out.splitlines()
     assert code == 0
     assert lines[0].split() == ["FEATURE", str(customer), "2011-11-01T00:00:00Z"]
-    assert len(lines) == 19
+    assert len(lines) == 20
     assert lines[-3].startswith("customer_lines.recent_product_id  [")
     (row,) = document(call(*words, "2011-11-01", "--json"))
     assert row["keys"] == {"customer": customer}
