@@ -124,6 +124,11 @@ def column_to_series(column: Column, name: str = "") -> pl.Series:
             [texts[v] if p else None for v, p in zip(column.values.tolist(), shown.tolist(), strict=True)],
             dtype=pl.String,
         )
+    if isinstance(column, Embedding):
+        vectors = pl.Series(name, column.values, dtype=pl.Array(pl.Float32, column.values.shape[1]))
+        if column.present is None:
+            return vectors
+        return pl.select(pl.when(pl.Series(column.present)).then(vectors).alias(name)).to_series()
     if column.present is None:
         return pl.Series(name, column.values)
     if isinstance(column, Dense) and column.values.dtype.kind == "f":
@@ -160,18 +165,22 @@ class Batch:
         """Checks that every column has the length that `offsets` says.
 
         Raises:
-            DataError: a column is longer or shorter, or the offsets do not begin at 0.
+            DataError: a column is longer or shorter, or the offsets do not begin at 0 or do not ascend.
         """
-        requests, items = len(self.offsets) - 1, int(self.offsets[-1])
+        offsets = self.offsets
+        if not offsets.size or int(offsets[0]) != 0 or bool((offsets[1:] < offsets[:-1]).any()):
+            shown = np.array2string(offsets, threshold=8)
+            raise DataError(f"got offsets {shown}, expected them to begin at 0 and to ascend", where="batch")
+        requests, items = len(offsets) - 1, int(offsets[-1])
         of_request = (self.times, self.request_ids, *self.request.values())
         of_item = (self.candidates, *self.item.values(), *self.labels.values())
+        if self.weights is not None:
+            of_item = (*of_item, self.weights)
         # A server makes a batch for every request: names are put together only for the message.
-        if int(self.offsets[0]) != 0 or {*map(len, of_request)} != {requests} or {*map(len, of_item)} != {items}:
+        if {*map(len, of_request)} != {requests} or {*map(len, of_item)} != {items}:
             self._refuse(requests, items)
 
     def _refuse(self, requests: int, items: int) -> None:
-        if int(self.offsets[0]) != 0:
-            raise DataError(f"offsets begin at {self.offsets[0]}, expected 0", where="batch")
         sized: list[tuple[str, Array | Column, int]] = [
             ("times", self.times, requests),
             ("request_ids", self.request_ids, requests),
@@ -179,6 +188,7 @@ class Batch:
             *((f"request column '{k}'", c, requests) for k, c in self.request.items()),
             *((f"item column '{k}'", c, items) for k, c in self.item.items()),
             *((f"label '{k}'", c, items) for k, c in self.labels.items()),
+            *([] if self.weights is None else [("weights", self.weights, items)]),
         ]
         name, column, expected = next(s for s in sized if len(s[1]) != s[2])
         raise DataError(f"{name} has {len(column)} rows, expected {expected}", where="batch")

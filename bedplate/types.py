@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from bedplate.errors import ConfigError
+from bedplate.errors import ConfigError, DefinitionError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,7 +33,7 @@ LATEST_TIME = 7_258_118_400 * SECOND
 """The first time no longer accepted in data: 2200-01-01. Nanoseconds read as microseconds lie beyond it."""
 
 _UNITS = {"us": MICROSECOND, "ms": 1000, "s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
-_DURATION = re.compile(r"^(\d+)(us|ms|s|m|h|d|w)$")
+_DURATION = re.compile(r"^([0-9]+)(us|ms|s|m|h|d|w)$")
 
 
 class Type(StrEnum):
@@ -56,7 +56,7 @@ class Type(StrEnum):
 
 
 def type_of(dtype: pl.DataType) -> Type | None:
-    """The `Type` of a Polars data type, or None where Bedplate has none for it.
+    """The `Type` of a Polars data type, or None where Bedplate has none for it (integers wider than int64 included).
 
     >>> import polars as pl
     >>> type_of(pl.Int32()), type_of(pl.Categorical()), type_of(pl.Binary())
@@ -65,9 +65,7 @@ def type_of(dtype: pl.DataType) -> Type | None:
     import polars as pl
 
     base = dtype.base_type()
-    if base in {pl.UInt64, pl.Int128}:
-        return None
-    if dtype.is_integer():
+    if base in {pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.UInt8, pl.UInt16, pl.UInt32}:
         return Type.INT
     if dtype.is_float() or dtype.is_decimal():
         return Type.FLOAT
@@ -80,28 +78,32 @@ def type_of(dtype: pl.DataType) -> Type | None:
     return None
 
 
-def parse_duration(text: str | int, *, where: str = "duration") -> int:
-    """Microseconds of a duration such as `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`.
+def parse_duration(
+    text: str | int, *, where: str = "duration", error: type[ConfigError] | type[DefinitionError] = ConfigError
+) -> int:
+    """Microseconds of a duration such as `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`; an integer is microseconds already.
+
+    Args:
+        text: the duration.
+        where: what a message says the duration is of.
+        error: the class of the error: `DefinitionError` for a duration in a definition.
 
     >>> parse_duration("5m")
     300000000
 
     Raises:
-        ConfigError: the text is not a whole number and a unit, or is not above zero.
+        ConfigError: the text is not a whole number and a unit, is not above zero, or is longer than 230 years.
     """
-    if isinstance(text, int):
+    hint = "for example 90s, 5m, 12h, 7d, 2w"
+    if isinstance(text, int) and not isinstance(text, bool):
         micros = text
     else:
-        match = _DURATION.match(text.strip())
+        match = _DURATION.match(text.strip()) if isinstance(text, str) else None
         if match is None:
-            raise ConfigError(
-                f"got '{text}', expected a whole number and a unit",
-                where=where,
-                hint="for example 90s, 5m, 12h, 7d, 2w",
-            )
+            raise error(f"got {text!r}, expected a whole number and a unit", where=where, hint=hint)
         micros = int(match[1]) * _UNITS[match[2]]
-    if micros <= 0:
-        raise ConfigError(f"got '{text}', expected more than zero", where=where)
+    if not 0 < micros < LATEST_TIME:
+        raise error(f"got {text!r}, expected more than zero and less than 230 years", where=where, hint=hint)
     return micros
 
 
@@ -126,8 +128,8 @@ def to_micros(value: datetime | date | str | int) -> int:
     Raises:
         ConfigError: the text is not an ISO 8601 date or time.
     """
-    if isinstance(value, int):
-        return value
+    if isinstance(value, int | np.integer):
+        return int(value)
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -150,5 +152,5 @@ def format_time(micros: int) -> str:
     '2011-12-09T00:00:00Z'
     """
     whole, rest = divmod(int(micros), SECOND)
-    text = datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    text = (datetime(1970, 1, 1) + timedelta(seconds=whole)).isoformat()
     return f"{text}.{rest:06d}Z" if rest else f"{text}Z"

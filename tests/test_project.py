@@ -125,7 +125,7 @@ def test_a_syntax_error_in_an_imported_file_names_that_file(tmp_path: Path) -> N
 WRONG = [
     (
         'bad = FeatureView("bad", user, orders, {"p": Sum("pric")})',
-        "features.py:9: view 'bad'",
+        "features.py:9: view 'bad', feature 'p'",
         "unknown column 'pric' in an aggregation\n  did you mean 'price'?",
     ),
     (
@@ -168,7 +168,7 @@ WRONG = [
     ),
     (
         'bad = FeatureView("bad", user, orders, {"p": Last(pl.col("price").str.to_lowercase())})',
-        "features.py:9: view 'bad'",
+        "features.py:9: view 'bad', feature 'p'",
         "fails",
     ),
     (

@@ -30,14 +30,26 @@ if TYPE_CHECKING:
     import polars as pl
 
 ExpressionLike: TypeAlias = "str | pl.Expr"
-"""A row expression: the name of a column, or a Polars expression that works row by row."""
+"""A row expression: the name of a column, or a Polars expression that works row by row. Give `is_in` a list: a set has
+another order in another process, and the expression then another id."""
 
 
 def to_expression(expression: ExpressionLike) -> pl.Expr:
-    """The Polars expression of a column's name or of an expression."""
+    """The Polars expression of a column's name or of an expression.
+
+    Raises:
+        DefinitionError: it is neither.
+    """
     import polars as pl
 
-    return pl.col(expression) if isinstance(expression, str) else expression
+    if isinstance(expression, str):
+        return pl.col(expression)
+    if not isinstance(expression, pl.Expr):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(
+            f"got {expression!r}, expected the name of a column or a Polars expression",
+            hint='for example "price" or pl.col("price") * 2',
+        )
+    return expression
 
 
 @final
@@ -190,6 +202,14 @@ class Aggregation(ABC):
             "windows": [None if w is None else w.form() for w in self.windows],
             "options": dict(self.options()),
         }
+
+    @property
+    @final
+    def text(self) -> str:
+        """The aggregation for a person to read, without its condition and windows."""
+        options = ", ".join(f"{k}={v}" for k, v in self.options().items() if v is not None)
+        inputs = ", ".join(map(str, self.selection.inputs))
+        return f"{type(self).__name__}({'; '.join(filter(None, [inputs, options]))})"
 
     @final
     def require(self, accepted: Sequence[Type], got: Type) -> None:

@@ -95,9 +95,12 @@ class LastN(Aggregation):
         super().__init__(inputs, windows, where)
         self.n, self.age = n, age
         self.fields = (*names, age) if age else tuple(names)
-        if n < 1 or not names or len(set(self.fields)) != len(self.fields):
+        # Whoever writes definitions may run no type checker.
+        is_count = isinstance(n, int) and not isinstance(n, bool) and n > 0  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_count or not names or len(set(self.fields)) != len(self.fields):
             raise DefinitionError(
-                f"got n={n} and fields {list(self.fields)}, expected n above zero and different names", where="LastN"
+                f"got n={n!r} and fields {list(self.fields)}, expected a whole n above zero and different names",
+                where="LastN",
             )
 
     @property

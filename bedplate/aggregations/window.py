@@ -60,11 +60,16 @@ class Window:
 
     @staticmethod
     def of(length: str | int, hop: str | int | None = None, bound: int | None = None) -> Window:
-        """A window from texts such as `"7d"`; `hop` is a duration, `"exact"`, or None for `default_hop`."""
-        micros = parse_duration(length, where="window")
+        """A window from texts such as `"7d"`; `hop` is a duration, `"exact"`, or None for `default_hop`.
+
+        Raises:
+            DefinitionError: a text is not a duration, or the bound does not go with the hop.
+        """
+        micros = parse_duration(length, where="window", error=DefinitionError)
         if hop is None:
             return Window(micros, default_hop(micros), bound)
-        return Window(micros, 0 if hop == "exact" else parse_duration(hop, where="hop"), bound)
+        exact = hop == "exact"
+        return Window(micros, 0 if exact else parse_duration(hop, where="hop", error=DefinitionError), bound)
 
     @property
     def label(self) -> str:

@@ -70,23 +70,6 @@ def time_of(value: datetime | date | str | int, place: str) -> int:
         raise DefinitionError(error.message, where=place, hint=error.hint) from None
 
 
-def check_condition(condition: pl.Expr | None, schema: Mapping[str, pl.DataType], place: str) -> None:
-    """Raises `DefinitionError` unless the row expression is a boolean over columns that are there."""
-    if condition is None:
-        return
-    for column in condition.meta.root_names():
-        if column not in schema:
-            raise DefinitionError(
-                f"unknown column '{column}' in where", where=place, hint=suggest(column, schema, "columns")
-            )
-    try:
-        dtype = pl.LazyFrame(schema=schema).select(condition.alias("where")).collect_schema()["where"]
-    except pl.exceptions.PolarsError as error:
-        raise DefinitionError(f"the expression {condition} in where fails: {error}", where=place) from error
-    if dtype != pl.Boolean:
-        raise DefinitionError(f"where {condition} is {dtype}, expected a boolean", where=place)
-
-
 def id_type(column: str, schema: Mapping[str, pl.DataType], source: Source, place: str) -> Type:
     """The type of a column of ids.
 

@@ -10,9 +10,10 @@ import polars as pl
 
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.canonical import digest, expression_form
-from bedplate.datasets.checks import check_condition, check_kind, duration_of, id_type
+from bedplate.datasets.checks import check_kind, duration_of, id_type
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity, encode
+from bedplate.features.expression import check_condition
 from bedplate.sources.base import TIME, Source, check_keys, check_times
 from bedplate.types import Int64s, Type, format_duration
 
@@ -138,7 +139,7 @@ class CompiledNegatives:
             events = events.filter(negatives.where)
         frame = events.select(pl.col(TIME), pl.col(negatives.item.key).alias("item")).collect()
         check_times(frame, negatives.source)
-        check_keys(frame, ["item"], negatives.source, negatives.place)
+        check_keys(frame, {"item": negatives.item.key}, negatives.source, negatives.place)
         times = np.ascontiguousarray(frame[TIME].to_numpy())
         order = np.argsort(times, kind="stable")
         return times[order], encode(frame["item"])[order]

@@ -13,10 +13,11 @@ import polars as pl
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.batch import Ids, Ragged, TextLookup
 from bedplate.canonical import digest, expression_form
-from bedplate.datasets.checks import check_condition, check_kind, entities_of, id_type
+from bedplate.datasets.checks import check_kind, entities_of, id_type
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import Entity, encode
+from bedplate.features.expression import check_condition
 from bedplate.sources.base import TIME, Source, check_keys, check_times
 from bedplate.types import Array, Bools, Int64s, Type
 
@@ -140,7 +141,7 @@ class CompiledSpine:
         columns = {"request": spine.request, "item": spine.item.key} | {f"key {e.name}": e.key for e in spine.entities}
         frame = events.select(pl.col(TIME), *[pl.col(c).alias(a) for a, c in columns.items()]).collect()
         check_times(frame, spine.source)
-        check_keys(frame, list(columns), spine.source, spine.place)
+        check_keys(frame, columns, spine.source, spine.place)
         return self._grouped(frame)
 
     def _grouped(self, frame: pl.DataFrame) -> Requests:

@@ -14,7 +14,7 @@ from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup, co
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import encode
-from bedplate.types import Int64s, Type, type_of
+from bedplate.types import Bools, Int64s, Type, type_of
 
 REQUEST_TIME = "request.time"
 """The input that holds the time asked for, a UTC datetime."""
@@ -50,12 +50,15 @@ class DerivedFeature:
     __slots__ = ("expression", "inputs", "memo", "name")
 
     def __init__(self, name: str, expression: pl.Expr) -> None:
+        place = f"derived feature '{name}'"
+        if not isinstance(name, str) or not name or name == REQUEST_TIME:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"got the name {name!r}, expected a text other than {REQUEST_TIME}", where=place)
         self.name = name
         self.memo: Memo | None = None
         self.expression = to_expression(expression)
         self.inputs: tuple[str, ...] = tuple(dict.fromkeys(self.expression.meta.root_names()))
         if not self.inputs:
-            raise DefinitionError("uses no feature", where=f"derived feature '{name}'")
+            raise DefinitionError("uses no feature", where=place, hint='for example pl.col("view.feature") / 2')
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""
@@ -128,16 +131,13 @@ def _remember(feature: DerivedFeature, unique: Int64s, texts: TextLookup) -> Mem
 
 
 def series_to_column(series: pl.Series) -> Column:
-    """The column of a series: strings become ids, lists become ragged, nulls and NaN are not present.
+    """The column of a series: strings become ids, lists ragged, arrays embeddings; nulls, NaN, infinities not present.
 
     >>> series_to_column(pl.Series([1.5, None])).present.tolist()
     [True, False]
     """
     if isinstance(series.dtype, pl.Array):
-        present = None if not series.null_count() else series.is_not_null().to_numpy()
-        width = series.dtype.shape[0]
-        filled = series.fill_null(pl.lit([0.0] * width, series.dtype)) if present is not None else series
-        return Embedding(np.ascontiguousarray(filled.to_numpy(), np.float32), present)
+        return _embedding(series, series.dtype)
     if isinstance(series.dtype, pl.List):
         lengths = series.list.len().fill_null(0).to_numpy()
         offsets = np.zeros(len(series) + 1, np.int64)
@@ -157,7 +157,18 @@ def series_to_column(series: pl.Series) -> Column:
     if kind is Type.STRING:
         texts: dict[int, str] = {}
         return Ids(encode(series.cast(pl.String).fill_null(""), texts), present, texts)
-    filled = series if present is None else series.to_physical().fill_null(strategy="zero")
     if kind is Type.BOOL:
-        return Dense((series if present is None else series.fill_null(value=False)).to_numpy(), present)
-    return Dense(encode(series) if present is None else filled.cast(pl.Int64).to_numpy(), present)
+        return Dense(series.fill_null(value=False).to_numpy(), present)
+    whole = series.dt.epoch("us") if kind is Type.TIME else series.cast(pl.Int64)
+    return Dense(whole.fill_null(0).to_numpy(), present)
+
+
+def _embedding(series: pl.Series, dtype: pl.Array) -> Embedding:
+    """Vectors; one with a null, NaN or infinity in it is not present."""
+    if len(dtype.shape) != 1 or not dtype.inner.is_numeric():
+        raise DefinitionError(f"'{series.name}' is {dtype}, expected vectors of numbers")
+    flat = series.cast(pl.Array(pl.Float32, dtype.shape)).to_list()
+    empty = [None] * dtype.shape[0]
+    values = np.array([v or empty for v in flat], np.float32).reshape(len(series), dtype.shape[0])
+    there: Bools = np.logical_and.reduce(np.isfinite(values), axis=1)
+    return Embedding(values) if there.all() else Embedding(np.where(there[:, None], values, np.float32(0)), there)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.canonical import string_ids
-from bedplate.errors import DataError
+from bedplate.errors import DataError, DefinitionError
 from bedplate.types import Array, Int64s, Type, type_of
 
 KeysLike: TypeAlias = "Sequence[int] | Sequence[str] | Array | pl.Series"
@@ -32,6 +32,16 @@ class Entity:
 
     name: str
     key: str
+
+    def __post_init__(self) -> None:
+        """Checks that both are texts.
+
+        Raises:
+            DefinitionError: the name or the key is not a text, or empty.
+        """
+        for part, value in (("name", self.name), ("key", self.key)):
+            if not isinstance(value, str) or not value:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DefinitionError(f"got the {part} {value!r}, expected a text", where=f"entity '{self.name}'")
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""

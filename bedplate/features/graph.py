@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, final
 
 import polars as pl
 
@@ -13,6 +13,7 @@ from bedplate.canonical import digest
 from bedplate.errors import DefinitionError, suggest
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature
 from bedplate.features.entity import Entity
+from bedplate.features.expression import expression_type
 from bedplate.features.view import CompiledView, Feature, FeatureView
 from bedplate.types import Type, type_of
 
@@ -78,7 +79,11 @@ class FeatureGraph:
         self.derived = _by_name("derived feature", list(derived))
         self.features: dict[str, Feature] = {}
         for view in self.views.values():
-            self.features.update(view.features)
+            for name, feature in view.features.items():
+                if name in self.features:
+                    raise DefinitionError(f"another view has a feature '{name}'", where=view.place)
+                self.features[name] = feature
+        self._check_sources()
         for feature in self._ordered(self.derived):
             self.features[feature.name] = self._derived_feature(feature)
         self.key_types()
@@ -87,12 +92,20 @@ class FeatureGraph:
         """The type of each entity's key.
 
         Raises:
-            DefinitionError: two sources disagree.
+            DefinitionError: two views disagree on the key's type or column.
         """
         kinds: dict[str, tuple[Type, str]] = {}
+        columns: dict[str, str] = {}
         for view in self.views.values():
             for entity, kind in zip(view.view.entities, view.key_types, strict=True):
                 known, first = kinds.setdefault(entity.name, (kind, view.name))
+                column = columns.setdefault(entity.name, entity.key)
+                if column != entity.key:
+                    raise DefinitionError(
+                        f"entity '{entity.name}' has the key '{entity.key}' here and '{column}' in view '{first}'",
+                        where=view.place,
+                        hint="define the entity once, and rename the column in a source's prepare step",
+                    )
                 if known is not kind:
                     raise DefinitionError(
                         f"entity '{entity.name}' has {kind} keys here and {known} keys in view '{first}'",
@@ -121,11 +134,14 @@ class FeatureGraph:
 
     def _names(self, feature: FeatureLike, place: str) -> list[str]:
         if not isinstance(feature, str | FeatureView | DerivedFeature):  # pyright: ignore[reportUnnecessaryIsInstance]
+            is_label = type(feature).__name__ == "Label"
             raise DefinitionError(
                 f"got a {type(feature).__name__}, expected a feature, a view or a name",
                 where=place,
-                hint="a Label looks forward in time and can't be a feature",
+                hint="a Label looks forward in time and can't be a feature" if is_label else None,
             )
+        if not isinstance(feature, str):
+            self._check_same(feature, place)
         name = f"{feature.name}.*" if isinstance(feature, FeatureView) else feature
         name = name if isinstance(name, str) else name.name
         if name.endswith(".*"):
@@ -136,6 +152,27 @@ class FeatureGraph:
         if name not in self.features:
             raise DefinitionError(f"unknown feature '{name}'", where=place, hint=suggest(name, self.features))
         return [name]
+
+    def _check_same(self, feature: FeatureView | DerivedFeature, place: str) -> None:
+        """Raises `DefinitionError` where the graph has something else under the name of a definition."""
+        known = self.derived.get(feature.name)
+        if isinstance(feature, FeatureView):
+            known = self.views[feature.name].view if feature.name in self.views else None
+        if known is not None and known is not feature and known.form() != feature.form():
+            raise DefinitionError(f"'{feature.name}' is not the one of this name that the project defines", where=place)
+
+    def _check_sources(self) -> None:
+        sources: dict[str, tuple[dict[str, Any], str]] = {}
+        for view in self.views.values():
+            source = view.view.source
+            form = source.form() | {"prepare": view.prepare_id}
+            known, first = sources.setdefault(source.name, (form, view.name))
+            if known != form:
+                raise DefinitionError(
+                    f"the source '{source.name}' is not the source of this name that view '{first}' reads",
+                    where=view.place,
+                    hint="give sources of different time, delay or prepare step different names",
+                )
 
     def _collect(self, names: Iterable[str], needed: dict[str, None], derived: dict[str, None]) -> None:
         for name in names:
@@ -152,7 +189,8 @@ class FeatureGraph:
             place = f"derived feature '{feature.name}'"
             if feature.name in path:
                 cycle = " -> ".join((*path[path.index(feature.name) :], feature.name))
-                raise DefinitionError(f"the definitions form a cycle: {cycle}", where=place)
+                hint = "compute one of them from features of views"
+                raise DefinitionError(f"the definitions form a cycle: {cycle}", where=place, hint=hint)
             if feature.name in self.features:
                 raise DefinitionError("a view has a feature of this name", where=place)
             for name in feature.inputs:
@@ -171,11 +209,7 @@ class FeatureGraph:
     def _derived_feature(self, derived: DerivedFeature) -> Feature:
         schema = {name: self.dtype(name) for name in derived.inputs}
         place = f"derived feature '{derived.name}'"
-        try:
-            # Run on no rows: the types alone don't find a string function that is called on a number.
-            dtype = pl.DataFrame(schema=schema).select(derived.expression.alias("value")).schema["value"]
-        except pl.exceptions.PolarsError as error:
-            raise DefinitionError(f"the expression {derived.expression} fails: {error}", where=place) from error
+        dtype = expression_type(derived.expression, schema, "the feature", place, "features")
         is_list = isinstance(dtype, pl.List)
         kind = type_of(dtype.inner if isinstance(dtype, pl.List) else dtype)  # pyright: ignore[reportArgumentType]
         if kind is None:
@@ -195,6 +229,8 @@ def _by_name(kind: str, items: Sequence[_Named]) -> dict[str, _Named]:
     result: dict[str, _Named] = {}
     for item in items:
         if item.name in result:
-            raise DefinitionError(f"two definitions have the name '{item.name}'", where=kind)
+            raise DefinitionError(
+                "two definitions have this name", where=f"{kind} '{item.name}'", hint="give one of them another name"
+            )
         result[item.name] = item
     return result

@@ -111,7 +111,7 @@ def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | No
             hint="every file of the table must be whole and have the same columns, and every value fit the expressions",
         ) from error
     check_times(frame, source)
-    check_keys(frame, [f"key {i}" for i in range(len(keys))], source, view.place)
+    check_keys(frame, {f"key {i}": e.key for i, e in enumerate(definition.entities)}, source, view.place)
     key_texts = tuple(dict[int, str]() if kind is Type.STRING else None for kind in view.key_types)
     columns = [encode(frame.drop_in_place(f"key {i}"), texts) for i, texts in enumerate(key_texts)]
     return Rows(

@@ -14,6 +14,7 @@ from bedplate.aggregations.window import Window
 from bedplate.canonical import digest, expression_form
 from bedplate.errors import DefinitionError, suggest
 from bedplate.features.entity import Entity
+from bedplate.features.expression import check_condition, expression_type
 from bedplate.sources.base import Source
 from bedplate.types import Type, format_duration, parse_duration, type_of
 
@@ -51,24 +52,17 @@ class FeatureView:
         where: ExpressionLike | None = None,
         ttl: str | int | None = None,
     ) -> None:
+        place = f"view '{name}'"
         self.name = name
         self.entities = (entities,) if isinstance(entities, Entity) else tuple(entities)
         self.source = source
         self.features = dict(features)
-        self.where = None if where is None else to_expression(where)
-        self.ttl = None if ttl is None else parse_duration(ttl, where=f"view '{name}': ttl")
-        place = f"view '{name}'"
-        for feature, aggregation in self.features.items():
-            if not isinstance(aggregation, Aggregation):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise DefinitionError(
-                    f"feature '{feature}' is a {type(aggregation).__name__}, expected an aggregation",
-                    where=place,
-                    hint="a Label looks forward in time and can't be a feature",
-                )
-        if not self.features or not self.entities:
-            raise DefinitionError("no features" if self.entities else "no entity", where=place)
-        if len({e.name for e in self.entities}) != len(self.entities):
-            raise DefinitionError("an entity is named twice", where=place)
+        self.ttl = None if ttl is None else parse_duration(ttl, where=f"{place}: ttl", error=DefinitionError)
+        _check_parts(self, place)
+        try:
+            self.where = None if where is None else to_expression(where)
+        except DefinitionError as error:
+            raise DefinitionError(error.message, where=f"{place}: where", hint=error.hint) from None
 
     def compile(self, root: Path | None = None) -> CompiledView:
         """The view checked against the columns of its source, with the type of every feature.
@@ -79,7 +73,11 @@ class FeatureView:
         return CompiledView(self, root)
 
     def form(self) -> dict[str, Any]:
-        """The canonical form."""
+        """The canonical form.
+
+        Raises:
+            DefinitionError: the condition calls a Python function.
+        """
         place = f"view '{self.name}'"
         return {
             "entities": [e.form() for e in self.entities],
@@ -88,6 +86,37 @@ class FeatureView:
             "ttl": None if self.ttl is None else format_duration(self.ttl),
             "where": None if self.where is None else expression_form(self.where, place),
         }
+
+
+def _check_parts(view: FeatureView, place: str) -> None:
+    """Raises `DefinitionError` unless the parts are what they should be: whoever defines may run no type checker."""
+    parts: list[tuple[object, type]] = [(view.name, str), (view.source, Source), *((e, Entity) for e in view.entities)]
+    for part, expected in parts:
+        if not isinstance(part, expected) or not part:
+            raise DefinitionError(f"got {part!r}, expected {_article(expected.__name__)}", where=place)
+    for feature, aggregation in view.features.items():
+        if not feature or "." in feature:
+            raise DefinitionError(
+                f"got the feature name '{feature}', expected a name without dots",
+                where=place,
+                hint="a feature's full name is the view's name, a dot and this name",
+            )
+        if not isinstance(aggregation, Aggregation):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"feature '{feature}' is {_article(type(aggregation).__name__)}, expected an aggregation",
+                where=place,
+                hint="a Label looks forward in time and can't be a feature"
+                if type(aggregation).__name__ == "Label"
+                else 'for example Count() or Sum("price", windows="7d")',
+            )
+    if not view.features or not view.entities:
+        raise DefinitionError("no features" if view.entities else "no entity", where=place)
+    if len({e.name for e in view.entities}) != len(view.entities):
+        raise DefinitionError("an entity is named twice", where=place)
+
+
+def _article(name: str) -> str:
+    return f"an {name}" if name[:1] in "AEIOUaeiou" else f"a {name}"
 
 
 @final
@@ -139,12 +168,11 @@ class CompiledView:
     def __init__(self, view: FeatureView, root: Path | None) -> None:
         self.view, self.root = view, root
         schema = view.source.schema(root)
-        frame = pl.LazyFrame(schema=schema)
         self.key_types = tuple(self._key_type(e, schema) for e in view.entities)
-        self._check_condition(frame, view.where, "where")
+        check_condition(view.where, schema, self.place)
         self.prepare_id = view.source.prepare_id(root)
         self.selections = self._distinct_selections()
-        self.types = tuple(self._input_types(frame, s) for s in self.selections)
+        self.types = tuple(self._input_types(schema, s) for s in self.selections)
         self.calls, self.features = self._calls()
         self.id = digest([view.name, self._base(), view.form(), [list(t) for t in self.types]])
 
@@ -175,7 +203,12 @@ class CompiledView:
 
     def _base(self) -> dict[str, Any]:
         form = self.view.form()
-        return {k: form[k] for k in ("entities", "source", "ttl", "where")} | {"prepare": self.prepare_id}
+        return {k: form[k] for k in ("entities", "source", "where")} | {"prepare": self.prepare_id}
+
+    def _ttl(self, aggregation: Aggregation, window: Window | None) -> int | None:
+        """The view's ttl where it applies: to values that are carried forward without end."""
+        carried = any(r.reduce is Reduce.LATEST for r in aggregation.reductions)
+        return self.view.ttl if carried and window is None else None
 
     def _key_type(self, entity: Entity, schema: Mapping[str, pl.DataType]) -> Type:
         if entity.key not in schema:
@@ -187,28 +220,11 @@ class CompiledView:
         kind = type_of(schema[entity.key])
         if kind is not Type.INT and kind is not Type.STRING:
             raise DefinitionError(
-                f"the key column '{entity.key}' is {schema[entity.key]}, expected integers or strings", where=self.place
+                f"the key column '{entity.key}' is {schema[entity.key]}, expected integers or strings",
+                where=self.place,
+                hint="cast it in the source's prepare step",
             )
         return kind
-
-    def _check_condition(self, frame: pl.LazyFrame, condition: pl.Expr | None, place: str) -> None:
-        if condition is not None:
-            dtype = self._evaluate(frame, condition, place)
-            if dtype != pl.Boolean:
-                raise DefinitionError(f"{place} {condition} is {dtype}, expected a boolean", where=self.place)
-
-    def _evaluate(self, frame: pl.LazyFrame, expression: pl.Expr, place: str) -> pl.DataType:
-        known = frame.collect_schema().names()
-        for column in expression.meta.root_names():
-            if column not in known:
-                raise DefinitionError(
-                    f"unknown column '{column}' in {place}", where=self.place, hint=suggest(column, known, "columns")
-                )
-        try:
-            # Run on no rows: the types alone don't find a string function that is called on a number.
-            return frame.select(expression.alias("value")).collect().schema["value"]
-        except pl.exceptions.PolarsError as error:
-            raise DefinitionError(f"the expression {expression} in {place} fails: {error}", where=self.place) from error
 
     def _distinct_selections(self) -> tuple[Selection, ...]:
         found: list[Selection] = []
@@ -218,23 +234,30 @@ class CompiledView:
                     found.append(reduction.selection)
         return tuple(found)
 
-    def _input_types(self, frame: pl.LazyFrame, selection: Selection) -> tuple[Type, ...]:
-        self._check_condition(frame, selection.where, "where")
+    def _input_types(self, schema: Mapping[str, pl.DataType], selection: Selection) -> tuple[Type, ...]:
+        place = f"{self.place}, feature '{self._first_use(selection)}'"
+        check_condition(selection.where, schema, place)
         kinds: list[Type] = []
         for expression in selection.inputs:
-            dtype = self._evaluate(frame, expression, "an aggregation")
+            dtype = expression_type(expression, schema, "an aggregation", place)
             kind = type_of(dtype)
             if kind is None:
                 raise DefinitionError(
                     f"the expression {expression} is {dtype}, expected a number, boolean, string or time",
-                    where=self.place,
+                    where=place,
+                    hint="cast it to pl.Int64" if dtype.is_integer() else None,
                 )
             kinds.append(kind)
         return tuple(kinds)
 
+    def _first_use(self, selection: Selection) -> str:
+        named = self.view.features.items()
+        return next(n for n, a in named if any(r.selection.form == selection.form for r in a.reductions))
+
     def _calls(self) -> tuple[tuple[Call, ...], dict[str, Feature]]:
         calls: list[Call] = []
         features: dict[str, Feature] = {}
+        base = self._base()
         for name, aggregation in self.view.features.items():
             index = self.reduction_index(aggregation.reductions[0])
             try:
@@ -245,14 +268,28 @@ class CompiledView:
                 stem = name if window is None else f"{name}_{window.label}"
                 names = tuple(f"{stem}_{o.suffix}" if o.suffix else stem for o in outputs)
                 calls.append(Call(aggregation, window, names))
-                form = {"base": self._base(), "call": aggregation.form() | {"windows": window and window.form()}}
-                over = "all history" if window is None else window.text
+                ttl = self._ttl(aggregation, window)
+                call = aggregation.form() | {"windows": window and window.form()}
+                form = {"base": base | {"ttl": ttl and format_duration(ttl)}, "call": call}
                 for short, output in zip(names, outputs, strict=True):
                     full = f"{self.name}.{short}"
                     if full in features:
-                        raise DefinitionError(f"two features are named '{short}'", where=self.place)
-                    described = f"{type(aggregation).__name__}({', '.join(map(str, aggregation.selection.inputs))})"
-                    features[full] = Feature(
-                        full, output.type, output.is_list, digest([form, output.suffix]), f"{described} over {over}"
-                    )
+                        raise DefinitionError(
+                            f"two features are named '{short}'",
+                            where=self.place,
+                            hint="a feature over a window is called by its name and the window, such as spend_7d",
+                        )
+                    text = self._text(aggregation, window)
+                    features[full] = Feature(full, output.type, output.is_list, digest([form, output.suffix]), text)
         return tuple(calls), features
+
+    def _text(self, aggregation: Aggregation, window: Window | None) -> str:
+        conditions = [str(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
+        ttl, delay = self._ttl(aggregation, window), self.view.source.delay
+        parts = [
+            f"{aggregation.text} over {'all history' if window is None else window.text}",
+            f" where {' and '.join(conditions)}" if conditions else "",
+            f", ttl {format_duration(ttl)}" if ttl else "",
+            f", delay {format_duration(delay)}" if delay else "",
+        ]
+        return "".join(parts)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -20,6 +21,16 @@ history prepares the whole table, the stream worker one micro-batch at a time.""
 
 TIME = "__time__"
 """The column of a prepared frame that holds event times, int64 microseconds."""
+
+
+_PYTHON = re.compile(r"python|map_groups|rolling_map|\.fold\(|\.reduce\(|\.name\.map\(", re.IGNORECASE)
+"""What the text of a query shows where it calls a Python function."""
+
+_NO_FILE = "the rows of a table that nobody reads"
+"""A file that is not there: a step that reads rows from it fails."""
+
+_FAILURES = (pl.exceptions.PolarsError, ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError)
+"""What a cleaning step that is wrong may raise."""
 
 
 @final
@@ -67,6 +78,9 @@ class Table(ABC):
         """The rows, in their order, lazily: what a query does not use is not read."""
 
 
+_TABLES = (str, pl.DataFrame, Table)
+
+
 @final
 class Source:
     """A table of events.
@@ -97,9 +111,15 @@ class Source:
         prepare: Prepare | None = None,
     ) -> None:
         self.name = name
+        place = self._place
+        parts: list[tuple[str, object, Any]] = [("name", name, str), ("time", time, str), ("table", table, _TABLES)]
+        for part, value, expected in parts:
+            if not isinstance(value, expected) or (isinstance(value, str) and not value):
+                wanted = "a path, a Polars frame or a Table" if part == "table" else "a text"
+                raise DefinitionError(f"got the {part} {value!r}, expected {wanted}", where=place)
         self._table = table
         self.time = time
-        self.delay = 0 if delay is None else parse_duration(delay, where=f"source '{name}': delay")
+        self.delay = 0 if delay is None else parse_duration(delay, where=f"{place}: delay", error=DefinitionError)
         self.prepare = prepare
 
     def table(self, root: Path | None = None) -> Table:
@@ -130,6 +150,7 @@ class Source:
             raise DefinitionError(
                 f"the time column '{self.time}' is {schema[self.time]}, expected a datetime or integer microseconds",
                 where=self._place,
+                hint="convert it in the prepare step",
             )
         return dict(schema)
 
@@ -151,10 +172,16 @@ class Source:
             return raw
         try:
             prepared = self.prepare(raw)
-            prepared.collect_schema()
-        except (pl.exceptions.PolarsError, TypeError, AttributeError) as error:
-            raise DefinitionError(f"the step prepare fails: {error}", where=self._place) from error
-        return prepared
+            if isinstance(prepared, pl.LazyFrame):  # pyright: ignore[reportUnnecessaryIsInstance]
+                prepared.collect_schema()
+                return prepared
+        except _FAILURES as error:
+            raise DefinitionError(
+                f"the step prepare fails: {type(error).__name__}: {error}", where=self._place
+            ) from error
+        raise DefinitionError(
+            f"the step prepare gives a {type(prepared).__name__}, expected a LazyFrame", where=self._place
+        )
 
     @property
     def _place(self) -> str:
@@ -173,17 +200,32 @@ class Source:
         """The id of the cleaning step as the query it builds, so that a change in any function it calls changes it.
 
         Raises:
-            DefinitionError: the step calls a Python function on values, which has no canonical form.
+            DefinitionError: the step calls a Python function on values, which has no canonical form; or it reads rows
+                while it builds the query, which then depends on them; or it fails on no rows.
         """
         if self.prepare is None:
             return ""
-        plan = self._prepared(pl.LazyFrame(schema=self.table(root).schema()))
-        if "python" in plan.explain(optimized=False).lower():
+        schema = self.table(root).schema()
+        plan = self._prepared(pl.LazyFrame(schema=schema))
+        # What stands between quotes is a name or a text of the user's.
+        if _PYTHON.search(re.sub(r'"[^"\n]*"', "", plan.explain(optimized=False))):
             raise DefinitionError(
                 "the step prepare calls a Python function on values, which has no canonical form",
                 where=self._place,
                 hint="write it with Polars expressions",
             )
+        try:
+            plan.collect()
+        except pl.exceptions.PolarsError as error:
+            raise DefinitionError(f"the step prepare fails on no rows: {error}", where=self._place) from error
+        try:
+            self._prepared(pl.scan_parquet(_NO_FILE, schema=schema))
+        except FileNotFoundError:
+            raise DefinitionError(
+                "the step prepare reads rows while it builds the query (it calls collect)",
+                where=self._place,
+                hint="keep the frame lazy; what the step does must not depend on the rows that are there",
+            ) from None
         return digest_bytes([plan.serialize()])
 
 
@@ -214,15 +256,22 @@ def check_times(frame: pl.DataFrame, source: Source) -> None:
         )
 
 
-def check_keys(frame: pl.DataFrame, columns: Sequence[str], source: Source, place: str) -> None:
-    """Raises `DataError` for a null key, naming column, count and row."""
-    for column in columns:
+def check_keys(frame: pl.DataFrame, columns: Mapping[str, str], source: Source, place: str) -> None:
+    """Raises `DataError` for a null key, naming column, count and row.
+
+    Args:
+        frame: prepared rows.
+        columns: columns of the frame that hold keys, with the names that the source gives them.
+        source: where the rows are from, for the message.
+        place: what the keys are for, for the message.
+    """
+    for column, shown in columns.items():
         nulls = frame[column].null_count()
         if nulls:
             row = frame[column].is_null().arg_max()
             raise DataError(
                 f"{nulls:,} of {len(frame):,} rows have no key, the first is row {row:,}",
-                where=f"{place}, source '{source.name}', column '{column}'",
+                where=f"{place}, source '{source.name}', column '{shown}'",
                 hint="drop them in the source's prepare step",
             )
 

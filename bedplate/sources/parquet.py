@@ -44,9 +44,9 @@ class ParquetTable(Table):
         if path.is_dir():
             found = sorted(p for p in path.rglob("*.parquet") if p.is_file())
         elif Path(self._pattern).is_absolute():
-            found = sorted(Path("/").glob(self._pattern.lstrip("/")))
+            found = sorted(p for p in Path("/").glob(self._pattern.lstrip("/")) if p.is_file())
         else:
-            found = sorted(self._root.glob(self._pattern))
+            found = sorted(p for p in self._root.glob(self._pattern) if p.is_file())
         if not found:
             raise DataError(
                 "no Parquet file found",
@@ -57,18 +57,39 @@ class ParquetTable(Table):
 
     def schema(self) -> Mapping[str, pl.DataType]:
         """The columns of the first file."""
-        first = self.files()[0]
+        return self._columns(self.files()[0])
+
+    def _columns(self, file: Path) -> Mapping[str, pl.DataType]:
         try:
-            return dict(pl.read_parquet_schema(first))
+            return dict(pl.read_parquet_schema(file))
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise unreadable(str(first), error) from error
+            raise unreadable(str(file), error) from error
+
+    def _check_columns(self, files: list[Path]) -> None:
+        """Raises `DataError` where a file has other columns than the first."""
+        expected = self._columns(files[0])
+        for file in files[1:]:
+            got = self._columns(file)
+            for column in {**expected, **got}:
+                if got.get(column) != expected.get(column):
+                    raise DataError(
+                        f"the column '{column}' is {got.get(column) or 'not there'}, in {files[0].name} it is "
+                        f"{expected.get(column) or 'not there'}",
+                        where=str(file),
+                        hint="write all files of a table with the same columns",
+                    )
 
     def snapshot(self) -> Snapshot:
-        """The files' names, sizes and modification times; row counts come from the footers."""
+        """The files' names, sizes and modification times; columns and row counts come from the footers.
+
+        Raises:
+            DataError: there is no file, one can't be read, or one has other columns than the first.
+        """
         files = self.files()
+        self._check_columns(files)
         states = [(str(f.relative_to(self._root) if f.is_relative_to(self._root) else f), f.stat()) for f in files]
         try:
-            rows = int(pl.scan_parquet(files).select(pl.len()).collect().item())
+            rows = int(self._scan(files).select(pl.len()).collect().item())
         except (OSError, pl.exceptions.PolarsError) as error:
             raise unreadable(self._pattern, error) from error
         plural = "" if len(files) == 1 else "s"
@@ -80,4 +101,9 @@ class ParquetTable(Table):
 
     def scan(self) -> pl.LazyFrame:
         """The rows of all files, in the order of their paths."""
-        return pl.scan_parquet(self.files())
+        return self._scan(self.files())
+
+    @staticmethod
+    def _scan(files: list[Path]) -> pl.LazyFrame:
+        # The files are found already: a name with a bracket in it is no pattern.
+        return pl.scan_parquet(files, glob=False)
