@@ -38,7 +38,7 @@ def _new_code(
     table: Int64s,
     stamps: Int64s,
     stamp: Any,
-) -> tuple[int, int]:
+) -> Any:
     """The item of an event drawn from [low, low + events) that the request does not have yet, which enters its set.
 
     Returns:

@@ -86,7 +86,7 @@ def test_plan_and_apply_from_nothing_to_nothing_to_build(tmp_path: Path, call: C
     plan = document(call("plan", "--project", folder, "--json"))
     assert plan["parts"] == 5 + 21 + 15
     assert plan["datasets"] == ["baskets"]
-    assert [len(v["features"]) for v in plan["views"]] == [18, 15, 4, 3, 2, 0]
+    assert [len(v["features"]) for v in plan["views"]] == [19, 15, 4, 3, 2, 0]
     assert plan["views"][5]["kind"] == "label"
     assert plan["views"][5]["build"] == {"timeline": False, "columns": [], "reductions": []}
     assert plan["views"][3]["build"]["columns"] == ["events", 'col("quantity")']
@@ -134,11 +134,11 @@ def test_lookup_prints_a_line_a_feature(built: Path, call: Call) -> None:
     assert code == 0
     assert lines[0].split() == ["FEATURE", str(customer), "2011-11-01T00:00:00Z"]
     assert len(lines) == 20
-    assert lines[-3].startswith("customer_lines.recent_product_id  [")
+    assert lines[-4].startswith("customer_lines.recent_product_id  [")
     (row,) = document(call(*words, "2011-11-01", "--json"))
     assert row["keys"] == {"customer": customer}
     assert row["time"] == 1320105600000000
-    assert len(row["values"]) == 18
+    assert len(row["values"]) == 19
     assert all(isinstance(code, str) for code in row["values"]["customer_lines.recent_product_id"])
     (before,) = document(call(*words, "2009-01-01", "--json"))
     assert before["values"]["customer_lines.spend_28d"] == 0
