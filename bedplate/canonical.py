@@ -7,6 +7,7 @@ Keys are sorted and nothing depends on the process, the machine or the order of 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -63,13 +64,26 @@ def expression_form(expression: pl.Expr, where: str) -> dict[str, str] | str:
     if expression.meta.is_column():
         return expression.meta.root_names()[0]
     text = str(expression)
-    if "python_udf" in text or "map_elements" in text or "map_batches" in text:
+    if calls_python(text):
         raise DefinitionError(
             f"the row expression {text} calls a Python function, which has no canonical form",
             where=where,
             hint="write it with Polars expressions; they run in training and in serving alike",
         )
     return {"expression": text, "id": digest_bytes([expression.meta.serialize()])}
+
+
+_PYTHON = re.compile(r"python|map_groups|rolling_map|\.fold\(|\.reduce\(|\.name\.map\(", re.IGNORECASE)
+
+
+def calls_python(text: str) -> bool:
+    """Whether the text of a Polars expression or query shows that it calls a Python function.
+
+    >>> calls_python('col("x").python_udf()'), calls_python('[(col("language")) == ("python")]')
+    (True, False)
+    """
+    # What stands between quotes is a name or a value of the user's.
+    return _PYTHON.search(re.sub(r'"[^"\n]*"', "", text)) is not None
 
 
 def string_ids(texts: list[str]) -> list[int]:

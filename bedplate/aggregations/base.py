@@ -34,8 +34,8 @@ ExpressionLike: TypeAlias = "str | pl.Expr"
 another order in another process, and the expression then another id."""
 
 
-def to_expression(expression: ExpressionLike) -> pl.Expr:
-    """The Polars expression of a column's name or of an expression.
+def to_expression(expression: ExpressionLike, place: str | None = None) -> pl.Expr:
+    """The Polars expression of a column's name or of an expression; `place` is what a message calls the definition.
 
     Raises:
         DefinitionError: it is neither.
@@ -47,6 +47,7 @@ def to_expression(expression: ExpressionLike) -> pl.Expr:
     if not isinstance(expression, pl.Expr):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise DefinitionError(
             f"got {expression!r}, expected the name of a column or a Polars expression",
+            where=place,
             hint='for example "price" or pl.col("price") * 2',
         )
     return expression
@@ -62,8 +63,8 @@ class Selection:
     __slots__ = ("form", "inputs", "where")
 
     def __init__(self, inputs: Sequence[ExpressionLike], where: ExpressionLike | None, place: str) -> None:
-        self.inputs = tuple(to_expression(e) for e in inputs)
-        self.where = None if where is None else to_expression(where)
+        self.inputs = tuple(to_expression(e, place) for e in inputs)
+        self.where = None if where is None else to_expression(where, place)
         self.form: dict[str, Any] = {
             "inputs": [expression_form(e, place) for e in self.inputs],
             "where": None if self.where is None else expression_form(self.where, place),
@@ -207,7 +208,7 @@ class Aggregation(ABC):
     @final
     def text(self) -> str:
         """The aggregation for a person to read, without its condition and windows."""
-        options = ", ".join(f"{k}={v}" for k, v in self.options().items() if v is not None)
+        options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int))
         inputs = ", ".join(map(str, self.selection.inputs))
         return f"{type(self).__name__}({'; '.join(filter(None, [inputs, options]))})"
 

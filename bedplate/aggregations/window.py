@@ -104,11 +104,11 @@ def windows_of(windows: WindowLike | Sequence[WindowLike] | None) -> tuple[Windo
     """The windows of an aggregation; None means one window over all history.
 
     Raises:
-        DefinitionError: two windows have the same length.
+        DefinitionError: none, two of the same length, or something else than a window.
     """
     if windows is None:
         return (None,)
-    listed = [windows] if isinstance(windows, str | Window) else list(windows)
+    listed = list(windows) if isinstance(windows, Sequence) and not isinstance(windows, str) else [windows]
     result = tuple(w if isinstance(w, Window) else Window.of(w) for w in listed)
     labels = [w.label for w in result]
     if not result or len(set(labels)) != len(labels):

@@ -55,7 +55,7 @@ class DerivedFeature:
             raise DefinitionError(f"got the name {name!r}, expected a text other than {REQUEST_TIME}", where=place)
         self.name = name
         self.memo: Memo | None = None
-        self.expression = to_expression(expression)
+        self.expression = to_expression(expression, place)
         self.inputs: tuple[str, ...] = tuple(dict.fromkeys(self.expression.meta.root_names()))
         if not self.inputs:
             raise DefinitionError("uses no feature", where=place, hint='for example pl.col("view.feature") / 2')

@@ -59,10 +59,7 @@ class FeatureView:
         self.features = dict(features)
         self.ttl = None if ttl is None else parse_duration(ttl, where=f"{place}: ttl", error=DefinitionError)
         _check_parts(self, place)
-        try:
-            self.where = None if where is None else to_expression(where)
-        except DefinitionError as error:
-            raise DefinitionError(error.message, where=f"{place}: where", hint=error.hint) from None
+        self.where = None if where is None else to_expression(where, f"{place}: where")
 
     def compile(self, root: Path | None = None) -> CompiledView:
         """The view checked against the columns of its source, with the type of every feature.

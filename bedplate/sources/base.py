@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, TypeAlias, final
 
 import polars as pl
 
-from bedplate.canonical import digest_bytes
+from bedplate.canonical import calls_python, digest_bytes
 from bedplate.errors import BedplateError, DataError, DefinitionError, suggest
 from bedplate.types import EARLIEST_TIME, LATEST_TIME, Type, format_duration, format_time, parse_duration, type_of
 
@@ -22,9 +21,6 @@ history prepares the whole table, the stream worker one micro-batch at a time.""
 TIME = "__time__"
 """The column of a prepared frame that holds event times, int64 microseconds."""
 
-
-_PYTHON = re.compile(r"python|map_groups|rolling_map|\.fold\(|\.reduce\(|\.name\.map\(", re.IGNORECASE)
-"""What the text of a query shows where it calls a Python function."""
 
 _NO_FILE = "the rows of a table that nobody reads"
 """A file that is not there: a step that reads rows from it fails."""
@@ -176,8 +172,11 @@ class Source:
                 prepared.collect_schema()
                 return prepared
         except _FAILURES as error:
+            said = str(error).split("\n\n")
             raise DefinitionError(
-                f"the step prepare fails: {type(error).__name__}: {error}", where=self._place
+                f"the step prepare fails: {type(error).__name__}: {said[0]}",
+                where=self._place,
+                hint=next((s for s in said if s.startswith("Did you mean")), None),
             ) from error
         raise DefinitionError(
             f"the step prepare gives a {type(prepared).__name__}, expected a LazyFrame", where=self._place
@@ -207,8 +206,7 @@ class Source:
             return ""
         schema = self.table(root).schema()
         plan = self._prepared(pl.LazyFrame(schema=schema))
-        # What stands between quotes is a name or a text of the user's.
-        if _PYTHON.search(re.sub(r'"[^"\n]*"', "", plan.explain(optimized=False))):
+        if calls_python(plan.explain(optimized=False)):
             raise DefinitionError(
                 "the step prepare calls a Python function on values, which has no canonical form",
                 where=self._place,

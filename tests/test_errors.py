@@ -1,0 +1,78 @@
+"""The text of errors, their exit codes, and the suggestions in them."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from bedplate import errors
+from bedplate.errors import BedplateError, DataError, DefinitionError, MissingExtraError, missing_extra, suggest
+
+CODES = {
+    "BedplateError": (1, 500),
+    "ConfigError": (2, 500),
+    "DefinitionError": (2, 500),
+    "MissingExtraError": (2, 500),
+    "DataError": (3, 500),
+    "NotFoundError": (4, 404),
+    "StoreError": (5, 503),
+    "AheadError": (5, 409),
+    "ArtifactError": (6, 503),
+    "ProofError": (7, 500),
+    "RequestError": (1, 400),
+}
+
+
+def test_every_error_has_its_exit_code_and_status():
+    kinds = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
+    assert {c.__name__: (c.exit_code, c.http_status) for c in kinds} == CODES
+    assert all(issubclass(c, BedplateError) for c in kinds)
+
+
+@pytest.mark.parametrize(
+    ("where", "hint", "text"),
+    [
+        (None, None, "wrong"),
+        ("view 'v'", None, "view 'v': wrong"),
+        (None, "do this", "wrong\n  do this"),
+        ("view 'v'", "do this", "view 'v': wrong\n  do this"),
+    ],
+)
+def test_an_error_reads_place_message_and_what_to_do(where, hint, text):
+    error = DataError("wrong", where=where, hint=hint)
+    assert str(error) == text
+    assert (error.message, error.where, error.hint) == ("wrong", where, hint)
+
+
+def test_a_place_that_becomes_known_later_is_shown():
+    error = DefinitionError("wrong", where="view 'v'")
+    error.where = f"features.py:3: {error.where}"
+    assert str(error) == "features.py:3: view 'v': wrong"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "hint"),
+    [
+        ("pric", ["quantity", "price"], "did you mean 'price'?"),
+        ("Price", ["price"], "did you mean 'price'?"),
+        ("zzz", ["b", "a", "b"], "columns: a, b"),
+        ("zzz", [], "columns: none"),
+        (
+            "zzz",
+            [f"c{i:02}" for i in range(15)],
+            f"columns: {', '.join(f'c{i:02}' for i in range(12))}, ... (15 in all)",
+        ),
+    ],
+)
+def test_suggestions(name, options, hint):
+    assert suggest(name, options, "columns") == hint
+    assert suggest(name, (o for o in options), "columns") == hint
+
+
+def test_a_library_that_is_missing_names_its_extra():
+    error = missing_extra(ModuleNotFoundError(name="onnxruntime.capi"))
+    assert isinstance(error, MissingExtraError)
+    assert "pip install 'bedplate[serve]'" in str(error)
+    assert missing_extra(ModuleNotFoundError(name="left_pad")) is None
+    assert missing_extra(ModuleNotFoundError()) is None
