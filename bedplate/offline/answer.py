@@ -2,68 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import final
 
 import numpy as np
 
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged
 from bedplate.offline import kernels
-from bedplate.types import Int64s
+from bedplate.types import Array, Int64s
 
 
 @final
 class Answer:
     """The columns of n rows, filled block by block, by several threads at once.
 
-    A single block is handed through. Of several, values of fixed width are put in place as they come; lists are joined
-    at the end.
+    A single block is handed through. Of several, values of fixed width go into one matrix for each dtype, so that a row
+    is put in place with one access to memory, and a column is a strided view; lists are joined at the end.
     """
 
-    __slots__ = ("_blocks", "_fixed", "_lists", "_rows", "_whole")
+    __slots__ = ("_blocks", "_like", "_lists", "_matrices", "_rows", "_whole")
 
     def __init__(self, rows: int) -> None:
         self._rows, self._blocks = rows, 1
         self._whole: dict[str, Column] = {}
-        self._fixed: dict[str, Dense | Ids | Embedding] = {}
+        self._like: dict[str, Dense | Ids | Embedding] = {}
+        self._matrices: dict[str, Array] = {}
         self._lists: dict[str, list[tuple[Int64s, Ragged]]] = {}
 
-    def start(self, like: Iterable[tuple[str, Column]], blocks: int) -> None:
+    def start(self, like: Mapping[str, Column], blocks: int) -> None:
         """Makes room for columns like these (of no rows)."""
         self._blocks = blocks
         if blocks == 1:
             return
-        for name, column in like:
-            if isinstance(column, Ragged):
-                self._lists[name] = []
-            else:
-                self._fixed[name] = _room(column, self._rows)
+        self._lists = {name: [] for name, column in like.items() if isinstance(column, Ragged)}
+        self._like = {name: column for name, column in like.items() if not isinstance(column, Ragged)}
+        for kind, parts in _by_dtype(self._like).items():
+            width = sum(_width(p) for p in parts)
+            self._matrices[kind] = np.empty((self._rows, width), parts[0].dtype)
 
-    def add(self, name: str, rows: Int64s, column: Column) -> None:
-        """Takes a column's values for a block of rows."""
+    def add(self, rows: Int64s, columns: Mapping[str, Column]) -> None:
+        """Takes the values of a block of rows."""
         if self._blocks == 1:
-            self._whole[name] = column
-        elif isinstance(column, Ragged):
-            self._lists[name].append((rows, column))
-        else:
-            room = self._fixed[name]
-            kernels.scatter(column.values, rows, room.values)
-            if column.present is not None and room.present is not None:
-                kernels.scatter(column.present, rows, room.present)
+            self._whole = dict(columns)
+            return
+        fixed = {name: columns[name] for name in self._like}
+        for kind, parts in _by_dtype(fixed).items():
+            block = np.empty((len(rows), self._matrices[kind].shape[1]), parts[0].dtype)
+            at = 0
+            for part in parts:
+                block[:, at : at + _width(part)] = part.reshape(len(rows), -1)
+                at += _width(part)
+            kernels.scatter(block, rows, self._matrices[kind])
+        for name, blocks in self._lists.items():
+            column = columns[name]
+            if isinstance(column, Ragged):
+                blocks.append((rows, column))
 
     def columns(self) -> dict[str, Column]:
         """All columns, in the order asked for."""
-        joined: dict[str, Column] = {name: _join(blocks) for name, blocks in self._lists.items()}
-        return self._whole | dict(self._fixed) | joined
+        at = dict.fromkeys(self._matrices, 0)
+
+        def take(like: Array) -> Array:
+            kind, width = like.dtype.str, _width(like)
+            found = self._matrices[kind][:, at[kind] : at[kind] + width]
+            at[kind] += width
+            return found if like.ndim > 1 else found[:, 0]
+
+        result: dict[str, Column] = dict(self._whole)
+        for name, column in self._like.items():
+            values = take(column.values)
+            present = None if column.present is None else take(column.present)
+            if isinstance(column, Ids):
+                result[name] = Ids(values, present, column.texts)
+            else:
+                result[name] = Dense(values, present) if isinstance(column, Dense) else Embedding(values, present)
+        return result | {name: _join(blocks) for name, blocks in self._lists.items()}
 
 
-def _room(column: Dense | Ids | Embedding, rows: int) -> Dense | Ids | Embedding:
-    present = None if column.present is None else np.empty(rows, np.bool_)
-    if isinstance(column, Embedding):
-        return Embedding(np.empty((rows, column.values.shape[1]), np.float32), present)
-    if isinstance(column, Ids):
-        return Ids(np.empty(rows, np.int64), present, column.texts)
-    return Dense(np.empty(rows, column.values.dtype), present)
+def _by_dtype(columns: Mapping[str, Column]) -> dict[str, list[Array]]:
+    """The arrays of columns (values, then which are present) by their dtype, in order."""
+    found: dict[str, list[Array]] = {}
+    for column in columns.values():
+        if not isinstance(column, Ragged):
+            for array in (column.values,) if column.present is None else (column.values, column.present):
+                found.setdefault(array.dtype.str, []).append(array)
+    return found
+
+
+def _width(array: Array) -> int:
+    return array.shape[1] if array.ndim > 1 else 1
 
 
 def _join(blocks: list[tuple[Int64s, Ragged]]) -> Ragged:

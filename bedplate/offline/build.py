@@ -126,7 +126,7 @@ class Build:
         keys, codes = _number_keys(rows.keys)
         offsets = np.zeros(len(keys) + 1, np.int64)
         order = np.empty(len(rows), _row_type(len(rows)))
-        kernels.counting_sort(codes, offsets, order)
+        kernels.counting_sort(codes, order[:0], offsets, order)
         del codes
         if not kernels.is_ascending(rows.times):
             kernels.sort_slices(rows.times, offsets, order)
@@ -186,6 +186,12 @@ def _number_keys(keys: Int64s) -> tuple[Int64s, Array]:
     """The different keys in ascending order, and each row's position among them (int32)."""
     rows = len(keys)
     codes, known = np.empty(rows, np.int32), np.empty(keys.shape, np.int64)
+    if rows and keys.shape[1] == 1:
+        low, high = int(keys.min()), int(keys.max())
+        if high - low < rows:
+            table = np.zeros(high - low + 1, np.int32)
+            count = int(kernels.number_range(keys, low, table, codes, known))
+            return known[:count].copy(), codes
     count = int(kernels.number_keys(keys, codes, known))
     different = known[:count]
     order = np.lexsort(different.T[::-1])

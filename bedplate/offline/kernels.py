@@ -23,8 +23,8 @@ def compiled(function: _Function) -> _Function:
     return cast("_Function", njit(cache=True, nogil=True)(function))
 
 
-SMALL = 24
-"""Rows of a key that are sorted by insertion."""
+SMALL = 12
+"""Places that a row may be moved on average before insertion gives way to a merge sort."""
 BLOCK = 64
 """Values under one entry of the first level of extremes; the second level is over BLOCK entries of the first."""
 DISTINCT_BLOCK = 256
@@ -128,6 +128,30 @@ def number_keys(keys: Int64s, codes: Array, known: Int64s) -> Any:
 
 
 @compiled
+def number_range(keys: Int64s, low: Any, table: Array, codes: Array, known: Int64s) -> Any:
+    """As `number_keys` for single keys of a small range, which come out in ascending order.
+
+    Args:
+        keys: [n, 1].
+        low: the smallest key.
+        table: [the largest key - low + 1] int32 zeros.
+        codes: [n] int32, filled with each row's number.
+        known: [n, 1], filled with the different keys, ascending.
+    """
+    for row in range(len(keys)):
+        table[keys[row, 0] - low] = 1
+    count = 0
+    for place in range(len(table)):
+        if table[place]:
+            table[place] = count
+            known[count, 0] = low + place
+            count += 1
+    for row in range(len(keys)):
+        codes[row] = table[keys[row, 0] - low]
+    return count
+
+
+@compiled
 def find_hashed(known: Int64s, table: Array, asked: Int64s, codes: Int64s) -> None:
     """The position of each asked key [n, c] among the known ones, by their hash table; -1 where it is not there."""
     mask = len(table) - 1
@@ -139,11 +163,12 @@ def find_hashed(known: Int64s, table: Array, asked: Int64s, codes: Int64s) -> No
 
 
 @compiled
-def counting_sort(codes: Array, offsets: Int64s, order: Array) -> None:
-    """A stable order of rows by code.
+def counting_sort(codes: Array, before: Array, offsets: Int64s, order: Array) -> None:
+    """An order of rows by code, stable with regard to an order before.
 
     Args:
         codes: [n] numbers below k.
+        before: [n] row numbers, or empty for the rows as they stand.
         offsets: [k + 1] zeros, filled with where each code's rows begin.
         order: [n], filled with row numbers.
     """
@@ -152,7 +177,8 @@ def counting_sort(codes: Array, offsets: Int64s, order: Array) -> None:
     for k in range(1, len(offsets)):
         offsets[k] += offsets[k - 1]
     cursor = offsets[:-1].copy()
-    for row in range(len(codes)):
+    for i in range(len(codes)):
+        row = before[i] if len(before) else i
         code = codes[row]
         order[cursor[code]] = row
         cursor[code] += 1
@@ -169,21 +195,20 @@ def is_ascending(values: Int64s) -> Any:
 
 @compiled
 def sort_slice(times: Int64s, order: Array, start: Any, stop: Any) -> None:
-    """Puts order[start:stop] in order of time, equal times as they stand."""
-    if stop - start <= SMALL:
-        for i in range(start + 1, stop):
-            row = order[i]
-            time = times[row]
-            j = i
-            while j > start and times[order[j - 1]] > time:
-                order[j] = order[j - 1]
-                j -= 1
-            order[j] = row
-        return
-    ascending = True
-    for i in range(start + 1, stop):
-        ascending &= times[order[i]] >= times[order[i - 1]]
-    if not ascending:
+    """Puts order[start:stop] in order of time, equal times as they stand; fast when they nearly are."""
+    moves, most = 0, SMALL * (stop - start)
+    i = start + 1
+    while i < stop and moves <= most:
+        row = order[i]
+        time = times[row]
+        j = i
+        while j > start and times[order[j - 1]] > time:
+            order[j] = order[j - 1]
+            j -= 1
+        order[j] = row
+        moves += i - j
+        i += 1
+    if i < stop:
         rows = order[start:stop].copy()
         keys = np.empty(stop - start, np.int64)
         for j in range(stop - start):
@@ -201,13 +226,25 @@ def sort_slices(times: Int64s, offsets: Int64s, order: Array) -> None:
 
 
 @compiled
-def sort_runs(codes: Int64s, times: Int64s, order: Int64s) -> None:
-    """Puts each run of rows of one code in order of time; `order` is changed in place."""
-    start = 0
-    for i in range(1, len(order) + 1):
-        if i == len(order) or codes[order[i]] != codes[order[start]]:
-            sort_slice(times, order, start, i)
-            start = i
+def gather_sorted(codes: Int64s, times: Int64s, rows: Int64s, own: Int64s, asked: Int64s) -> None:
+    """The codes and times of rows, those of one code in order of time where that takes moves by a few places only.
+
+    Args:
+        codes: [N] of all rows.
+        times: [N] of all rows.
+        rows: [n] row numbers, equal codes together; reordered.
+        own: [n], filled with codes.
+        asked: [n], filled with times.
+    """
+    for i in range(len(rows)):
+        row = rows[i]
+        code, time = codes[row], times[row]
+        own[i] = code
+        j = i
+        while j > 0 and own[j - 1] == code and asked[j - 1] > time and i - j < SMALL:
+            asked[j], rows[j] = asked[j - 1], rows[j - 1]
+            j -= 1
+        asked[j], rows[j] = time, row
 
 
 @compiled
@@ -427,9 +464,18 @@ def gather(values: Array, positions: Array, out: Array) -> None:
 
 @compiled
 def scatter(values: Array, order: Int64s, out: Array) -> None:
-    """Puts value i at out[order[i]]."""
+    """Puts row i of values [n, c] at out[order[i]]."""
     for i in range(len(order)):
-        out[order[i]] = values[i]
+        row = order[i]
+        for c in range(values.shape[1]):
+            out[row, c] = values[i, c]
+
+
+@compiled
+def time_buckets(times: Int64s, shift: Any, first: Any, out: Array) -> None:
+    """(time - first) >> shift for each time."""
+    for i in range(len(times)):
+        out[i] = (times[i] - first) >> shift
 
 
 @compiled

@@ -88,23 +88,22 @@ class IndexReader:
         calls = [c for c in self.view.calls if wanted.intersection(c.names)]
         ranges = _ranges(calls, ttl)
         limits = np.array([(0, 0, -1, -1) if ahead else _limits(r) for r in ranges], np.int64).reshape(-1, 4)
-        codes, order = self._find(keys)
+        codes, order = self._find(keys, times)
         answer = Answer(len(keys))
 
         def work(rows: Int64s) -> None:
-            whole = len(keys) <= _BLOCK
-            if not whole:
-                kernels.sort_runs(codes, times, rows)
-            own, asked = (codes, times) if whole else (codes[rows], times[rows])
+            own, asked = codes, times
+            if len(keys) > _BLOCK:
+                own, asked = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
+                kernels.gather_sorted(codes, times, rows, own, asked)
             first, stop = np.empty((len(ranges), len(own)), np.int64), np.empty(len(own), np.int64)
             timeline = self.timeline
             kernels.find_rows(timeline.times, timeline.offsets, own, asked, shift, limits, first, stop)
             block = Block(rows, own, asked, first, stop)
-            for name, column in self._columns_of(calls, ranges, ttl, block):
-                answer.add(name, rows, column)
+            answer.add(rows, dict(self._columns_of(calls, ranges, ttl, block)))
 
         blocks = [order[i : i + _BLOCK] for i in range(0, max(1, len(order)), _BLOCK)]
-        answer.start(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges))), len(blocks))
+        answer.start(dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))), len(blocks))
         if len(blocks) == 1 or self._threads == 1:
             for rows in blocks:
                 work(rows)
@@ -114,8 +113,8 @@ class IndexReader:
         columns = answer.columns()
         return {name: columns[name] for name in names}
 
-    def _find(self, keys: Int64s) -> tuple[Int64s, Int64s]:
-        """Each asked key's position, and an order by position (for few rows as they are)."""
+    def _find(self, keys: Int64s, times: Int64s) -> tuple[Int64s, Int64s]:
+        """Each asked key's position, and an order by position and nearly by time (for few rows as they are)."""
         known, asked = self.timeline.keys, np.ascontiguousarray(keys)
         codes = np.empty(len(asked), np.int64)
         if 8 * len(asked) < len(known) and self._table is None:
@@ -128,7 +127,7 @@ class IndexReader:
         if len(codes) <= _BLOCK:
             return codes, np.arange(len(codes))
         order, offsets = np.empty(len(codes), np.int64), np.zeros(len(known) + 2, np.int64)
-        kernels.counting_sort(codes + 1, offsets, order)
+        kernels.counting_sort(codes + 1, _by_time(times), offsets, order)
         return codes, order
 
     def _columns_of(
@@ -192,6 +191,18 @@ class IndexReader:
                 selections=tuple(_expand(files, start, stop) for files in self._files),
                 key_texts=key_texts,
             )
+
+
+def _by_time(times: Int64s) -> Int64s:
+    """The rows nearly in order of time, by one of 65,536 spans of equal length; empty where they stand in order."""
+    if kernels.is_ascending(times):
+        return times[:0]
+    first = int(times.min())
+    shift = max(0, (int(times.max()) - first).bit_length() - 16)
+    buckets, order = np.empty(len(times), np.int32), np.empty(len(times), np.int64)
+    kernels.time_buckets(times, shift, first, buckets)
+    kernels.counting_sort(buckets, order[:0], np.zeros((1 << 16) + 1, np.int64), order)
+    return order
 
 
 def _range(call: Call, reduction: Reduction, ttl: int | None) -> Range:
