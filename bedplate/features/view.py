@@ -112,6 +112,11 @@ def _check_parts(view: FeatureView, place: str) -> None:
         raise DefinitionError("an entity is named twice", where=place)
 
 
+def _by_name(view: FeatureView) -> list[tuple[str, Aggregation]]:
+    """The aggregations by name, whatever the order of definition: equal views are laid out alike in a store."""
+    return sorted(view.features.items())
+
+
 def _article(name: str) -> str:
     return f"an {name}" if name[:1] in "AEIOUaeiou" else f"a {name}"
 
@@ -153,10 +158,10 @@ class CompiledView:
     Attributes:
         view: the definition.
         key_types: the type of each entity's key.
-        selections: every different selection, in order of first use.
+        selections: every different selection, in order of first use by the aggregations sorted by name.
         types: the input types of each selection.
-        calls: every aggregation over every window.
-        features: by full name, in order.
+        calls: every aggregation over every window, the aggregations sorted by name.
+        features: by full name, in the order of definition.
         id: the hash of the view's name, of its definition, of its cleaning step and of its types.
     """
 
@@ -225,7 +230,7 @@ class CompiledView:
 
     def _distinct_selections(self) -> tuple[Selection, ...]:
         found: list[Selection] = []
-        for aggregation in self.view.features.values():
+        for _, aggregation in _by_name(self.view):
             for reduction in aggregation.reductions:
                 if all(s.form != reduction.selection.form for s in found):
                     found.append(reduction.selection)
@@ -248,36 +253,39 @@ class CompiledView:
         return tuple(kinds)
 
     def _first_use(self, selection: Selection) -> str:
-        named = self.view.features.items()
-        return next(n for n, a in named if any(r.selection.form == selection.form for r in a.reductions))
+        return next(n for n, a in _by_name(self.view) if any(r.selection.form == selection.form for r in a.reductions))
 
     def _calls(self) -> tuple[tuple[Call, ...], dict[str, Feature]]:
         calls: list[Call] = []
-        features: dict[str, Feature] = {}
+        made: dict[str, list[Feature]] = {}
         base = self._base()
-        for name, aggregation in self.view.features.items():
+        for name, aggregation in _by_name(self.view):
             index = self.reduction_index(aggregation.reductions[0])
             try:
                 outputs = aggregation.outputs(self.types[index])
             except DefinitionError as error:
                 raise DefinitionError(error.message, where=f"{self.place}, feature '{name}'", hint=error.hint) from None
+            made[name] = []
             for window in aggregation.windows:
                 stem = name if window is None else f"{name}_{window.label}"
                 names = tuple(f"{stem}_{o.suffix}" if o.suffix else stem for o in outputs)
                 calls.append(Call(aggregation, window, names))
-                ttl = self._ttl(aggregation, window)
+                ttl, text = self._ttl(aggregation, window), self._text(aggregation, window)
                 call = aggregation.form() | {"windows": window and window.form()}
                 form = {"base": base | {"ttl": ttl and format_duration(ttl)}, "call": call}
-                for short, output in zip(names, outputs, strict=True):
-                    full = f"{self.name}.{short}"
-                    if full in features:
-                        raise DefinitionError(
-                            f"two features are named '{short}'",
-                            where=self.place,
-                            hint="a feature over a window is called by its name and the window, such as spend_7d",
-                        )
-                    text = self._text(aggregation, window)
-                    features[full] = Feature(full, output.type, output.is_list, digest([form, output.suffix]), text)
+                made[name] += [
+                    Feature(f"{self.name}.{short}", output.type, output.is_list, digest([form, output.suffix]), text)
+                    for short, output in zip(names, outputs, strict=True)
+                ]
+        features: dict[str, Feature] = {}
+        for feature in (f for name in self.view.features for f in made[name]):
+            if feature.name in features:
+                raise DefinitionError(
+                    f"two features are named '{self.short(feature.name)}'",
+                    where=self.place,
+                    hint="a feature over a window is called by its name and the window, such as spend_7d",
+                )
+            features[feature.name] = feature
         return tuple(calls), features
 
     def _text(self, aggregation: Aggregation, window: Window | None) -> str:
