@@ -27,7 +27,25 @@ def test_a_text_is_its_duration(count, unit):
     assert parse_duration(format_duration(micros)) == micros
 
 
-WRONG = ["", "5", "m", "5 m", "-5m", "5.5m", "5M", "٥m", "1d12h", "0s", 0, -1, True, 1.5, None, "9999999999w", 10**18]
+WRONG = [
+    "",
+    "5",
+    "m",
+    "5 m",
+    "-5m",
+    "5.5m",
+    "5M",
+    "\u0665m",
+    "1d12h",
+    "0s",
+    0,
+    -1,
+    True,
+    1.5,
+    None,
+    "9999999999w",
+    10**18,
+]
 
 
 @pytest.mark.parametrize("text", WRONG)

@@ -62,7 +62,7 @@ class TableContract:
         assert table.scan().collect().height == 0
 
     def test_a_snapshot_is_the_state(self, tmp_path: Path) -> None:
-        """Equal ids for an unchanged table, other ids for other values, more rows or other columns; rows are counted."""
+        """Rows are counted; ids are equal for an unchanged table, and others for other values, rows or columns."""
         table = self.make(tmp_path, FRAME)
         first = table.snapshot()
         table.scan().collect()
