@@ -62,7 +62,7 @@ def test_a_new_snapshot_is_a_new_index(tmp_path):
 
 
 def test_an_interrupted_build_leaves_nothing_and_goes_on(tmp_path, monkeypatch):
-    history, compiled = IndexedHistory(tmp_path), view({"s": Sum("x"), "m": Max("x")})
+    history, compiled = IndexedHistory(tmp_path), view({"a": Sum("x"), "b": Max("x")})
 
     def stop(step: str) -> None:
         if step.startswith("v: max"):
