@@ -1,0 +1,163 @@
+"""A job end to end on a part of the example's data: trained, registered, resumed, judged over the whole catalogue."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_retail import EXAMPLE, make_project
+
+from bedplate import DCNConfig, Job, Number, Project, Registry, TrainerConfig
+from bedplate.batch import Dense
+from bedplate.cli.main import run as command
+from bedplate.datasets.loaded import select_requests
+from bedplate.datasets.negatives import LOG_Q
+from bedplate.errors import ConfigError, DataError, DefinitionError
+from bedplate.features.artifact import read_golden
+from bedplate.features.signature import Signature
+from bedplate.models.base import Targets
+from bedplate.models.binary import sampled_logit
+from bedplate.training.catalogue import Catalogue, model_score
+from bedplate.training.report import Status
+from bedplate.training.run import catalogue_candidates, train
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = make_project(tmp_path_factory.mktemp("job") / "small")
+    shutil.copy(EXAMPLE / "train.py", folder)
+    project = Project(folder)
+    project.apply()
+    return project
+
+
+def small(job: Job, **trainer: object) -> Job:
+    config = TrainerConfig(epochs=1, metric=job.trainer.metric, **trainer)
+    return Job(job.name, dataset=job.dataset, model=job.model, inputs=job.inputs, trainer=config, golden=2)
+
+
+def test_a_job_becomes_a_version_with_its_evidence(project: Project, tmp_path: Path) -> None:
+    job, registry = small(project.find(Job, "retail_ranker")), Registry(tmp_path / "registry")
+    steps: list[str] = []
+    dataset = project.load(job.dataset)
+    trained = train(job, dataset, project.graph.features, registry, project.root, progress=steps.append)
+    version = registry.get("retail_ranker:1")
+    version.verify()
+    manifest = version.manifest
+    assert str(version) == str(trained.version)
+    assert set(manifest.definitions) == set(project.views)
+    assert set(manifest.sources) == {"lines", "returns"}
+    assert manifest.seeds == {"trainer": 0, "model": 0}
+    assert manifest.config["model"]["class"] == "DCNConfig"
+    assert {"log_loss", "test_auc", "test_calibration"} <= set(manifest.metrics)
+    assert set(Signature.load(version.path).features()) <= set(project.graph.features)
+    assert len(read_golden(version.path)) == 2
+    assert registry.run(trained.run_id).status == "finished"
+    assert trained.catalogue is None
+    assert any("fit encodings" in s for s in steps)
+
+
+def test_an_interrupted_job_is_resumed_to_the_same_model(project: Project, tmp_path: Path) -> None:
+    job, registry = small(project.find(Job, "retail_logistic"), checkpoint_every=1), Registry(tmp_path / "registry")
+    dataset = project.load(job.dataset)
+    whole = train(job, dataset, project.graph.features, registry, project.root)
+
+    def stop(status: Status) -> None:
+        if status.batch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(job, dataset, project.graph.features, registry, project.root, show=stop)
+    (broken,) = (r for r in registry.runs() if r.id != whole.run_id)
+    assert broken.status == "interrupted"
+    resumed = train(job, dataset, project.graph.features, registry, project.root, resume=broken.id)
+    assert resumed.run_id == broken.id
+    for name, weights in whole.result.model.state_dict().items():
+        assert torch.equal(weights, resumed.result.model.state_dict()[name]), name
+    # The same files, definitions, data, config and seeds: the version that is there already.
+    assert str(resumed.version) == str(whole.version)
+
+
+def test_the_whole_catalogue_is_ranked_as_by_hand(project: Project, tmp_path: Path) -> None:
+    job, registry = small(project.find(Job, "retail_retrieval")), Registry(tmp_path / "registry")
+    dataset = project.load(job.dataset)
+    trained = train(job, dataset, project.graph.features, registry, project.root)
+    vectors = trained.catalogue
+    assert vectors is not None
+    items = catalogue_candidates(dataset)
+    np.testing.assert_array_equal(vectors.keys, items)
+    first, _ = dataset.positions("test")
+    requests = select_requests(dataset.spine.rows, np.arange(first, first + 5))
+    catalogue = Catalogue(dataset, requests, items)
+    found = catalogue.retrieve(trained.result.model, trained.encoder, vectors, 100)
+    score = model_score(dataset, trained.result.model, trained.encoder)
+    everything = catalogue.best_of_all(score, 100)
+    assert found.shape == everything.shape == (5, 100)
+    # Vectors of the catalogue are as of the first test request, which therefore sees the same scores either way.
+    assert len(np.intersect1d(found[0], everything[0])) >= 95
+    again = catalogue.rank(everything, score)
+    np.testing.assert_array_equal(np.sort(again, axis=1), np.sort(everything, axis=1))
+    judged = catalogue.judge(everything)
+    assert 0 <= judged["recall@100"].mean <= 1
+    listed = catalogue.retrieve(trained.result.model, trained.encoder, vectors, 100, always=["customer_lines.bought"])
+    bought = project.lookup("customer_lines.bought", requests.request_keys["customer"].tolist(), requests.times)[
+        "customer_lines.bought"
+    ].to_list()
+    texts = dataset.item_texts or {}
+    for row, before in enumerate(bought):
+        names = {texts[int(k)] for k in listed[row]}
+        known = {texts[int(k)] for k in items}
+        assert set(before or []) & known <= names or len(set(before or []) & known) > 100
+
+
+def test_mistakes_of_a_job_are_named(project: Project, tmp_path: Path) -> None:
+    job = project.find(Job, "retail_ranker")
+    with pytest.raises(DefinitionError, match="expected one of DCNConfig"):
+        Job("j", dataset="baskets", model=TrainerConfig(), inputs=job.inputs)
+    with pytest.raises(DefinitionError, match="expected at least 1"):
+        Job("j", dataset="baskets", model=job.model, inputs={})
+    wrong = Job("j", dataset="baskets", model=job.model, inputs={"customer_lines.spent_7d": Number()})
+    with pytest.raises(DefinitionError, match=r"did you mean 'customer_lines\.spend_7d'"):
+        train(wrong, project.load("baskets"), project.graph.features, Registry(tmp_path / "r"), project.root)
+    assert Registry(tmp_path / "r").runs() == []
+
+
+def test_settings_replace_a_jobs_own() -> None:
+    job = Job("j", dataset="d", model=DCNConfig("bought"), inputs={"candidate": Number()})
+    changed = job.with_settings(["model.rank=8", "trainer.epochs=7"])
+    assert (changed.model.rank, changed.trainer.epochs) == (8, 7)
+    assert (job.model.rank, job.trainer.epochs) == (32, 5)
+    for setting in ("rank=8", "modle.rank=8", "model.rnak=8"):
+        with pytest.raises(ConfigError):
+            job.with_settings([setting])
+
+
+def test_the_command_trains_and_promotes(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "retail_logistic", "trainer.epochs=1", "--promote", "--json", "--project", str(project.root)]
+    assert command(words) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["model"] == "retail_logistic"
+    registry = Registry(project.config.registry_path)
+    assert registry.get("retail_logistic@champion").version == shown["version"]
+    assert command(["train", "retail_logistik", "--project", str(project.root)]) == 4
+    assert "retail_logistic" in capsys.readouterr().err
+
+
+def test_the_correction_takes_the_sampling_out(project: Project) -> None:
+    dataset = project.load("baskets")
+    first, last = dataset.positions("train")
+    batch = dataset.sample(np.arange(first, min(last, first + 20)), 0, 0)
+    drawn = batch.item[LOG_Q]
+    assert isinstance(drawn, Dense)
+    log_q = torch.from_numpy(np.asarray(drawn.values, np.float32).copy())
+    outputs = {"logit": torch.zeros(batch.items)}
+    ones = torch.ones(batch.items)
+    targets = Targets({}, ones, torch.from_numpy(batch.candidates.copy()), log_q)
+    assert torch.equal(sampled_logit(outputs, targets, correct_sampling=True), -log_q)
+    assert torch.equal(sampled_logit(outputs, targets, correct_sampling=False), outputs["logit"])
+    with pytest.raises(DataError, match="correct_sampling"):
+        sampled_logit(outputs, Targets({}, ones, targets.candidates), correct_sampling=True)
