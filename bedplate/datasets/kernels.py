@@ -75,21 +75,19 @@ def draw(
 
     Args:
         chosen: [r] positions of requests.
-        offsets: [R + 1], items [P], codes [P]: the positives of all requests; a code is a place in the catalogue or -1.
-        items: see `offsets`.
-        codes: see `offsets`.
+        offsets: [R + 1], as `items` [P] and `codes` [P] of the positives of all requests.
+        items: their keys.
+        codes: their places in the catalogue, or -1.
         streams: [r] the first counter of each chosen request.
-        lows: [R], highs [R]: the events that each request draws from.
-        highs: see `lows`.
+        lows: [R] the first event that each request draws from.
+        highs: [R] the one after the last.
         wanted: [R] how many negatives.
         event_codes: [E] the item of each event, in order of time.
         catalogue: [K] the key of each code.
         attempts: draws for one negative before it is given up.
         table: [a power of two, at least twice the most candidates of a request].
         out_offsets: [r + 1] filled.
-        out_items: filled up to `out_offsets[r]`, as are `out_codes` and `out_sampled`.
-        out_codes: see `out_items`.
-        out_sampled: see `out_items`.
+        out_items, out_codes, out_sampled: filled up to `out_offsets[r]`.
 
     Returns:
         how many draws met an item that the request had, and how many negatives were given up.

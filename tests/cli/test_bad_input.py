@@ -71,7 +71,7 @@ def test_a_missing_column(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     ROWS.rename({"price": "prices"}).write_parquet(folder / "data" / "0.parquet")
     code, message = failing(folder, capsys, "apply")
     assert code == 2
-    expected = "features.py:5: view 'spending': unknown column 'price' in an aggregation\n  did you mean 'prices'?"
+    expected = "features.py:5: view 'spending', feature 'sum': unknown column 'price' in an aggregation\n  did you mean 'prices'?"
     assert message == f"error: {expected}\n"
     assert built(folder) == []
 
@@ -80,8 +80,8 @@ def test_a_second_file_of_another_schema(folder: Path, capsys: pytest.CaptureFix
     ROWS.with_columns(pl.col("price").cast(pl.String)).write_parquet(folder / "data" / "1.parquet")
     code, message = failing(folder, capsys, "apply")
     assert code == 3
-    assert "error: view 'spending', source 'orders': can't read the rows: " in message
-    assert "column price" in message
+    assert f"error: {folder / 'data' / '1.parquet'}: " in message
+    assert "column 'price'" in message
     assert built(folder) == []
 
 

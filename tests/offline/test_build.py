@@ -71,7 +71,9 @@ def test_an_interrupted_build_leaves_nothing_and_goes_on(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         history.build(compiled).run(stop)
     assert not history.build(compiled).is_complete
-    assert built(history, compiled) == ['v: max of col("x")']
+    steps = built(history, compiled)
+    assert steps[0] == 'v: max of col("x")'
+    assert not any("read" in step or "column" in step for step in steps)
 
 
 def test_an_index_whose_files_are_gone_says_so(tmp_path):
