@@ -15,7 +15,10 @@ _mix: Any = compiled(mix)
 
 @compiled
 def _enter(table: Int64s, stamps: Int64s, stamp: Any, code: Any) -> bool:
-    """Adds a code to the open-addressed set that belongs to a stamp; False where it is there already."""
+    """Adds a code to the open-addressed set that belongs to a stamp; False where it is there already.
+
+    The code -1, of what is not in the catalogue, is a member like any other; none of it is ever drawn.
+    """
     mask = len(table) - 1
     slot = np.int64(_mix(np.uint64(code)) & np.uint64(mask))
     while stamps[slot] == stamp:
@@ -87,21 +90,21 @@ def draw(
         attempts: draws for one negative before it is given up.
         table: [a power of two, at least twice the most candidates of a request].
         out_offsets: [r + 1] filled.
-        out_items, out_codes, out_sampled: filled up to `out_offsets[r]`.
+        out_items: filled up to `out_offsets[r]`.
+        out_codes: likewise.
+        out_sampled: likewise.
 
     Returns:
         how many draws met an item that the request had, and how many negatives were given up.
     """
     stamps = np.full(len(table), -1, np.int64)
-    cursor, repeated, missing = 0, 0, 0
-    out_offsets[0] = 0
+    cursor = repeated = missing = out_offsets[0] = 0
     for i in range(len(chosen)):
         r = chosen[i]
         for p in range(offsets[r], offsets[r + 1]):
             out_items[cursor], out_codes[cursor], out_sampled[cursor] = items[p], codes[p], False
             cursor += 1
-            if codes[p] >= 0:
-                _enter(table, stamps, i, codes[p])
+            _enter(table, stamps, i, codes[p])
         events = np.uint64(highs[r] - lows[r])
         for n in range(wanted[r]):
             code, again = _new_code(streams[i], n * attempts, attempts, lows[r], events, event_codes, table, stamps, i)

@@ -71,8 +71,8 @@ def test_a_missing_column(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     ROWS.rename({"price": "prices"}).write_parquet(folder / "data" / "0.parquet")
     code, message = failing(folder, capsys, "apply")
     assert code == 2
-    expected = "features.py:5: view 'spending', feature 'sum': unknown column 'price' in an aggregation\n  did you mean 'prices'?"
-    assert message == f"error: {expected}\n"
+    expected = "features.py:5: view 'spending', feature 'sum': unknown column 'price' in an aggregation"
+    assert message == f"error: {expected}\n  did you mean 'prices'?\n"
     assert built(folder) == []
 
 
