@@ -70,9 +70,9 @@ of_pair = {
 retrieval = Job(
     "retail_retrieval",
     dataset=baskets,
-    model=TwoTowerConfig(label="bought"),
+    model=TwoTowerConfig(label="bought", temperature=0.2),
     inputs=of_customer | history | of_product,
-    trainer=TrainerConfig(epochs=2, metric="loss"),
+    trainer=TrainerConfig(epochs=2, embedding_learning_rate=0.5, metric="loss"),
 )
 
 ranker = Job(
