@@ -7,15 +7,7 @@ from typing import final
 
 import numpy as np
 
-from bedplate.aggregations.base import (
-    Aggregation,
-    ExpressionLike,
-    Output,
-    Partial,
-    Reduce,
-    Reduction,
-    Scalar,
-)
+from bedplate.aggregations.base import Aggregation, ExpressionLike, OneInput, Output, Partial, Reduce, Reduction, Scalar
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense
 from bedplate.errors import DefinitionError
@@ -64,7 +56,7 @@ class Count(Aggregation):
 
 
 @final
-class Sum(Aggregation):
+class Sum(OneInput):
     """The sum of a numeric expression: exact for integers, float64 for floats. No event: 0.
 
     >>> Sum("quantity", windows=["1d", "7d"]).outputs([Type.INT])
@@ -72,14 +64,6 @@ class Sum(Aggregation):
     """
 
     __slots__ = ()
-
-    def __init__(
-        self,
-        expression: ExpressionLike,
-        windows: WindowLike | Sequence[WindowLike] | None = None,
-        where: ExpressionLike | None = None,
-    ) -> None:
-        super().__init__([expression], windows, where)
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:
@@ -97,18 +81,10 @@ class Sum(Aggregation):
 
 
 @final
-class Mean(Aggregation):
+class Mean(OneInput):
     """The mean of a numeric expression over the events in which it is not null. No such event: null."""
 
     __slots__ = ()
-
-    def __init__(
-        self,
-        expression: ExpressionLike,
-        windows: WindowLike | Sequence[WindowLike] | None = None,
-        where: ExpressionLike | None = None,
-    ) -> None:
-        super().__init__([expression], windows, where)
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

@@ -157,7 +157,7 @@ class Aggregation(ABC):
         where: a boolean row expression; events for which it is not true do not count.
     """
 
-    __slots__ = ("inputs", "selection", "where", "windows")
+    __slots__ = ("selection", "windows")
 
     def __init__(
         self,
@@ -220,3 +220,23 @@ class Aggregation(ABC):
             raise DefinitionError(
                 f"{type(self).__name__} takes {names}; got {got} from {self.selection.form['inputs'][0]}"
             )
+
+
+class OneInput(Aggregation):
+    """An aggregation of one row expression.
+
+    Args:
+        expression: the row expression.
+        windows: as for `Aggregation`.
+        where: as for `Aggregation`.
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        expression: ExpressionLike,
+        windows: WindowLike | Sequence[WindowLike] | None = None,
+        where: ExpressionLike | None = None,
+    ) -> None:
+        super().__init__([expression], windows, where)

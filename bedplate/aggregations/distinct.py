@@ -6,28 +6,19 @@ from collections.abc import Sequence
 from typing import final
 
 from bedplate.aggregations.arithmetic import scalar
-from bedplate.aggregations.base import Aggregation, ExpressionLike, Output, Partial, Reduce, Reduction
-from bedplate.aggregations.window import WindowLike
+from bedplate.aggregations.base import OneInput, Output, Partial, Reduce, Reduction
 from bedplate.batch import Column, Dense
 from bedplate.types import Int64s, Type
 
 
 @final
-class CountDistinct(Aggregation):
+class CountDistinct(OneInput):
     """The number of different values of an expression, exact. No event: 0.
 
     Online a key keeps each value once, with the time it was last seen: 16 bytes a value seen in the longest window.
     """
 
     __slots__ = ()
-
-    def __init__(
-        self,
-        expression: ExpressionLike,
-        windows: WindowLike | Sequence[WindowLike] | None = None,
-        where: ExpressionLike | None = None,
-    ) -> None:
-        super().__init__([expression], windows, where)
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

@@ -6,28 +6,19 @@ from collections.abc import Sequence
 from typing import final
 
 from bedplate.aggregations.arithmetic import scalar
-from bedplate.aggregations.base import Aggregation, ExpressionLike, Output, Partial, Reduce, Reduction
-from bedplate.aggregations.window import WindowLike
+from bedplate.aggregations.base import OneInput, Output, Partial, Reduce, Reduction
 from bedplate.batch import Column, Dense
 from bedplate.types import Int64s, Type
 
 _ORDERED = (Type.INT, Type.FLOAT, Type.TIME)
 
 
-class _Extreme(Aggregation):
+class _Extreme(OneInput):
     """What `Min` and `Max` share: one reduction of one ordered input, null without an event."""
 
     __slots__ = ()
 
     reduce: Reduce
-
-    def __init__(
-        self,
-        expression: ExpressionLike,
-        windows: WindowLike | Sequence[WindowLike] | None = None,
-        where: ExpressionLike | None = None,
-    ) -> None:
-        super().__init__([expression], windows, where)
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

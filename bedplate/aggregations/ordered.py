@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Aggregation, ExpressionLike, Latest, Output, Partial, Reduce, Reduction
+from bedplate.aggregations.base import Aggregation, ExpressionLike, Latest, OneInput, Output, Partial, Reduce, Reduction
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense, Ids, Ragged, TextLookup
 from bedplate.errors import DefinitionError
@@ -36,18 +36,10 @@ def _column(values: Array, present: Bools | None, texts: TextLookup | None) -> D
 
 
 @final
-class Last(Aggregation):
+class Last(OneInput):
     """The value of the last event in which the expression is not null. No event: null."""
 
     __slots__ = ()
-
-    def __init__(
-        self,
-        expression: ExpressionLike,
-        windows: WindowLike | Sequence[WindowLike] | None = None,
-        where: ExpressionLike | None = None,
-    ) -> None:
-        super().__init__([expression], windows, where)
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

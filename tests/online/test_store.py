@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -95,12 +94,24 @@ class TestLmdbStore(OnlineStoreContract):
         with pytest.raises(StoreError, match="can't open"):
             self.open(tmp_path)
 
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
     def test_a_read_only_folder(self, tmp_path):
-        tmp_path.chmod(0o500)
-        with pytest.raises(StoreError, match="can't open") as caught:
-            self.open(tmp_path)
-        assert "must be writable" in caught.value.hint
+        # Root may write everywhere, so the process becomes a user who may not.
+        code = (
+            "import os, sys; from pathlib import Path\n"
+            "from bedplate.errors import StoreError; from bedplate.online.lmdb import LmdbStore\n"
+            "folder = Path(sys.argv[1]); folder.chmod(0o555)\n"
+            "if os.getuid() == 0:\n"
+            "    for parent in folder.parents:\n"
+            "        if not parent.stat().st_mode & 0o001: parent.chmod(0o755)\n"
+            "    os.setuid(65534)\n"
+            "try: LmdbStore(folder / 'store')\n"
+            "except StoreError as error: print(error)\n"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+        ).stdout
+        assert "can't open" in said
+        assert "must be writable" in said
 
     def test_a_full_disk_changes_nothing(self, tmp_path):
         # A limit on the size of files fails a write at the same place as a full disk does.
