@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, final
 
+import msgspec
 import numpy as np
 
 from bedplate.errors import DataError
@@ -24,8 +25,7 @@ TextLookup: TypeAlias = "Mapping[int, str]"
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Numbers: `values` [n] of float64, int64, float32 or bool; `present` [n] says which are there (None: all)."""
 
     values: Array
@@ -41,8 +41,7 @@ class Dense:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Identities: `values` [n] int64, an integer itself or the id of a string; `texts` gives the strings back."""
 
     values: Int64s
@@ -59,8 +58,7 @@ class Ids:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Ragged:
+class Ragged(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Lists: row i is `values[offsets[i]:offsets[i + 1]]`; `offsets` [n + 1] int64 begins at 0. Empty: no value."""
 
     values: Dense | Ids
@@ -85,8 +83,7 @@ class Ragged:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Embedding:
+class Embedding(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Vectors: `values` [n, d] float32; `present` [n] says which rows have one (None: all)."""
 
     values: Float32s

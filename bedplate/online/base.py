@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import final
 
@@ -21,30 +22,40 @@ from bedplate.types import Int64s
 
 
 @final
-@dataclass(frozen=True, slots=True)
 class Values:
     """Values read at one moment, one after the other.
 
+    Args:
+        found: the values of n keys, bytes or views of bytes; empty for a key that is not there.
+
     Attributes:
-        data: the values of n keys.
-        lengths: [n], in bytes; 0 for a key that is not there.
+        data: the values, joined.
+        ends: [n + 1] int64: value i is `data[ends[i]:ends[i + 1]]`.
+
+    >>> Values([b"ab", b"", b"c"]).ends.tolist()
+    [0, 2, 2, 3]
     """
 
-    data: bytes
-    lengths: Sequence[int]
+    __slots__ = ("data", "ends")
+
+    def __init__(self, found: Sequence[bytes]) -> None:
+        self.data = b"".join(found)
+        self.ends = np.zeros(len(found) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, found), np.int64, len(found)), out=self.ends[1:])
 
     def __iter__(self) -> Iterator[bytes]:
         """The values; empty for a key that is not there."""
-        at = 0
-        for length in self.lengths:
-            yield self.data[at : at + length]
-            at += length
+        ends: list[int] = self.ends.tolist()
+        for begin, end in pairwise(ends):
+            yield self.data[begin:end]
+
+    def last(self) -> bytes:
+        """The last value."""
+        return self.data[int(self.ends[-2]) :]
 
     def rows(self, count: int) -> tuple[Int64s, Int64s]:
         """The first `count` values as packed rows: their words, and offsets [count + 1] into them."""
-        offsets = np.zeros(count + 1, np.int64)
-        np.cumsum(self.lengths[:count], out=offsets[1:])
-        offsets >>= 3
+        offsets = self.ends[: count + 1] >> 3
         return np.frombuffer(self.data, np.int64, int(offsets[-1])), offsets
 
 

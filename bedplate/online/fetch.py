@@ -11,14 +11,13 @@ from typing import final
 
 import numpy as np
 
-from bedplate.aggregations.base import Partial
-from bedplate.batch import Column, Dense, Embedding, Ids, Ragged
+from bedplate.batch import Column
 from bedplate.errors import AheadError
 from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts
 from bedplate.online.codec import LAST_FOLDED
-from bedplate.online.plan import ReadPlan
+from bedplate.online.plan import ReadPlan, UnreadableRowError
 from bedplate.online.state import check_rows, decode_state
 from bedplate.types import Int64s, format_time
 
@@ -58,22 +57,16 @@ class OnlineReader:
         wanted = store_keys.row_keys(view, keys)
         wanted.append(store_keys.state_of(view))
         values = self._store.read_many(wanted)
-        decode_state(values.data[len(values.data) - values.lengths[-1] :], view, self._store)
+        decode_state(values.last(), view, self._store)
         words, offsets = values.rows(len(keys))
         plan = self._plan(view, tuple(names))
         times = np.ascontiguousarray(times, np.int64)
-        begins = check_rows(self._store, plan.layout, words, offsets)
-        asked = times if len(begins) == len(times) else times[offsets[1:] > offsets[:-1]]
-        ahead = words[begins + LAST_FOLDED] >= asked
-        if ahead.any():
-            first = int(ahead.argmax())
-            raise AheadError(
-                f"the store is ahead of the time asked for, {format_time(int(asked[first]))}: it holds events up to "
-                f"{format_time(int(words[begins[first] + LAST_FOLDED]))} that could not be seen then",
-                where=view.place,
-                hint="ask for the present, or read the past from history",
-            )
-        return self._finalized(plan, words, offsets, times)
+        try:
+            partials = plan.read(words, offsets, times, self.texts)
+        except UnreadableRowError as error:
+            check_rows(self._store, plan.layout, words, offsets)
+            raise _ahead(view, int(times[error.row]), int(words[offsets[error.row] + LAST_FOLDED])) from None
+        return plan.columns(partials, times)
 
     def _plan(self, view: CompiledView, names: tuple[str, ...]) -> ReadPlan:
         key = (view.id, names)
@@ -82,36 +75,11 @@ class OnlineReader:
             plan = self._plans[key] = ReadPlan(view, names)
         return plan
 
-    def _finalized(self, plan: ReadPlan, words: Int64s, offsets: Int64s, times: Int64s) -> dict[str, Column]:
-        n = len(times)
-        partials = plan.read(words, offsets, times, self.texts)
-        found: dict[str, Column] = {}
-        for index, alike in enumerate(plan.groups):
-            of_group: list[Partial] = partials[index]
-            repeated = times if len(alike.calls) == 1 else np.tile(times, len(alike.calls))
-            columns = alike.calls[0].aggregation.finalize(of_group, repeated)
-            for output, column in enumerate(columns):
-                for part, call in zip(split(column, len(alike.calls), n), alike.calls, strict=True):
-                    found[f"{plan.layout.view.name}.{call.names[output]}"] = part
-        return {name: found[name] for name in plan.names}
 
-
-def split(column: Column, parts: int, n: int) -> list[Column]:
-    """A column of `parts` times n rows as columns of n rows, without copying.
-
-    >>> [c.values.tolist() for c in split(Dense(np.arange(4)), 2, 2)]
-    [[0, 1], [2, 3]]
-    """
-    if parts == 1:
-        return [column]
-    if isinstance(column, Ragged):
-        ends = [column.offsets[i * n : (i + 1) * n + 1] for i in range(parts)]
-        return [Ragged(_slice(column.values, int(e[0]), int(e[-1])), e - e[0]) for e in ends]
-    return [_slice(column, i * n, (i + 1) * n) for i in range(parts)]
-
-
-def _slice(column: Dense | Ids | Embedding, begin: int, end: int) -> Dense | Ids:
-    present = None if column.present is None else column.present[begin:end]
-    if isinstance(column, Ids):
-        return Ids(column.values[begin:end], present, column.texts)
-    return Dense(column.values[begin:end], present)
+def _ahead(view: CompiledView, asked: int, folded: int) -> AheadError:
+    return AheadError(
+        f"the store is ahead of the time asked for, {format_time(asked)}: it holds events up to "
+        f"{format_time(folded)} that could not be seen then",
+        where=view.place,
+        hint="ask for the present, or read the past from history",
+    )

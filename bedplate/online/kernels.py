@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bedplate.aggregations.base import Reduce
-from bedplate.online.codec import CODES, COUNTS, MISSING, PENDING, WIDTH
+from bedplate.online.codec import CODES, COUNTS, LAST_FOLDED, MISSING, PENDING, WIDTH
 from bedplate.online.folding import is_valid, jit
 
 _MIN, _SUM, _COUNT, _DISTINCT = (CODES[r] for r in (Reduce.MIN, Reduce.SUM, Reduce.COUNT, Reduce.DISTINCT))
@@ -28,15 +28,6 @@ the words of events in `columns`; L_OUT is the first output column, L_STRIDE the
 
 
 @jit
-def _find_sections(words: Any, row: int, shape: Any, sections: Any, found: Any) -> None:
-    """Fills the first word of the pending events, and of each section after it."""
-    found[0] = row + shape[2]
-    found[1] = found[0] + words[row + PENDING] * shape[1]
-    for s in range(len(sections)):
-        found[s + 2] = found[s + 1] + words[row + COUNTS + s] * sections[s, WIDTH]
-
-
-@jit
 def _first_at(words: Any, at: int, count: int, width: int, time: int) -> int:
     """The first of the entries, sorted by their first word, that is at or after `time`."""
     low, high = 0, count
@@ -50,6 +41,46 @@ def _first_at(words: Any, at: int, count: int, width: int, time: int) -> int:
 
 
 @jit
+def locate_rows(
+    words: Any, offsets: Any, times: Any, delay: int, shape: Any, sections: Any, found: Any, visible: Any
+) -> int:
+    """Where everything is in the rows of n keys.
+
+    Args:
+        words: the rows.
+        offsets: [n + 1] into them; an empty row: the store has none.
+        times: [n] the times asked for.
+        delay: of the source.
+        shape: `Layout.shape`.
+        sections: `Layout.sections`.
+        found: [n, 2 + sections], filled with the first word of the pending events and of each section after them,
+            and the end; -1 in the first column: there is no row.
+        visible: [n], filled with the number of pending events that count.
+
+    Returns:
+        the first row that has another fingerprint or is ahead of its time; -1: none.
+    """
+    for i in range(len(times)):
+        row = offsets[i]
+        visible[i] = 0
+        if offsets[i + 1] == row:
+            found[i, 0] = -1
+            continue
+        if words[row] != shape[0] or words[row + LAST_FOLDED] >= times[i]:
+            return i
+        at = row + shape[2]
+        found[i, 0] = at
+        at += words[row + PENDING] * shape[1]
+        found[i, 1] = at
+        for s in range(len(sections)):
+            at += words[row + COUNTS + s] * sections[s, WIDTH]
+            found[i, s + 2] = at
+        if words[row + PENDING] > 0:
+            visible[i] = _first_at(words, found[i, 0], words[row + PENDING], shape[1], times[i] - delay)
+    return -1
+
+
+@jit
 def _start(time: int, length: int, hop: int) -> int:
     """The first event time that a window covers; see `Window.start`."""
     if length < 0:
@@ -59,53 +90,140 @@ def _start(time: int, length: int, hop: int) -> int:
 
 
 @jit
-def _add(total: Any, floats: Any, request: Any, words: Any, word_floats: Any, at: int, number: int) -> None:
-    """Merges the partial result at a word, of so many events, into `total`: the result and the number of events."""
-    if request[CODE] == _COUNT:
-        total[0] += number
-    elif request[CODE] == _SUM:
-        if request[IS_FLOAT]:
-            floats[0] += word_floats[at]
+def _take(
+    code: int, is_float: int, words: Any, floats: Any, at: int, values: Any, value_floats: Any, present: Any, i: int
+) -> None:
+    """Merges the value at a word into value i; a count counts it."""
+    if code == _COUNT:
+        values[i] += 1
+    elif code == _SUM:
+        if is_float:
+            value_floats[i] += floats[at]
         else:
-            total[0] += words[at]
-    elif number > 0:
-        if total[1] == 0:
-            total[0] = words[at]
-        elif request[IS_FLOAT]:
-            if (word_floats[at] < floats[0]) == (request[CODE] == _MIN):
-                total[0] = words[at]
-        elif (words[at] < total[0]) == (request[CODE] == _MIN):
-            total[0] = words[at]
-        total[1] += number
+            values[i] += words[at]
+    else:
+        smaller = floats[at] < value_floats[i] if is_float else words[at] < values[i]
+        if not present[i] or smaller == (code == _MIN):
+            values[i] = words[at]
+    present[i] = True
 
 
 @jit
-def _add_tiles(
-    total: Any, total_floats: Any, request: Any, words: Any, floats: Any, begin: int, width: int, count: int
+def _read_totals(
+    words: Any, floats: Any, offsets: Any, located: Any, request: Any, values: Any, value_floats: Any, present: Any
 ) -> None:
-    """`_add` for each of the tiles, in loops without a call: they are most of the work of reading windows."""
-    code, partial, end = request[CODE], begin + request[PARTIAL], begin + count * width
-    if code == _COUNT or (code == _SUM and request[IS_FLOAT] == 0):
-        whole = 0
-        for at in range(partial, end, width):
-            whole += words[at]
-        total[0] += whole
-    elif code == _SUM:
-        real = 0.0
-        for at in range(partial, end, width):
-            real += floats[at]
-        total_floats[0] += real
-    else:
-        best, number, distance = -1, 0, request[NUMBER_AT] - request[PARTIAL]
-        for at in range(partial, end, width):
-            if words[at + distance] == 0:
-                continue
-            number += words[at + distance]
-            smaller = floats[at] < floats[best] if request[IS_FLOAT] else words[at] < words[best]
-            if best < 0 or smaller == (code == _MIN):
-                best = at
-        if number > 0:
-            _add(total, total_floats, request, words, floats, best, number)
+    code, is_float, at = request[CODE], request[IS_FLOAT], request[AT]
+    partial, number = at + request[PARTIAL], at + request[NUMBER_AT]
+    for i in range(len(values)):
+        row = offsets[i]
+        if located[i, 0] < 0:
+            continue
+        if code == _COUNT:
+            values[i] = words[row + partial]
+        elif code == _SUM or words[row + number] > 0:
+            _take(code, is_float, words, floats, row + partial, values, value_floats, present, i)
+
+
+@jit
+def _read_tiles(
+    words: Any,
+    floats: Any,
+    times: Any,
+    width: int,
+    located: Any,
+    request: Any,
+    values: Any,
+    value_floats: Any,
+    present: Any,
+) -> None:
+    """Reading windows is most of the work: no call and no array is made in the loops over rows and tiles."""
+    code, is_float, at, partial = request[CODE], request[IS_FLOAT], request[AT], request[PARTIAL]
+    length, hop, distance = request[LENGTH], request[HOP], request[NUMBER_AT] - partial
+    time, since = MISSING, MISSING
+    for i in range(len(times)):
+        if located[i, 0] < 0:
+            continue
+        if times[i] != time:  # most often all rows are asked for as of one time
+            time = times[i]
+            since = _start(time, length, hop)
+        begin, end = located[i, at + 1], located[i, at + 2]
+        low, high = np.int64(0), (end - begin) // width
+        while low < high:
+            middle = (low + high) // 2
+            if words[begin + middle * width] < since:
+                low = middle + 1
+            else:
+                high = middle
+        k = begin + low * width + partial
+        if code == _COUNT or (code == _SUM and not is_float):
+            whole = np.int64(0)
+            while k < end:
+                whole += words[k]
+                k += width
+            values[i] = whole
+        elif code == _SUM:
+            real = 0.0
+            while k < end:
+                real += floats[k]
+                k += width
+            value_floats[i] = real
+        else:
+            while k < end:
+                if words[k + distance] > 0:
+                    _take(code, is_float, words, floats, k, values, value_floats, present, i)
+                k += width
+
+
+@jit
+def _add_events(
+    words: Any,
+    floats: Any,
+    offsets: Any,
+    times: Any,
+    size: int,
+    located: Any,
+    visible: Any,
+    request: Any,
+    values: Any,
+    value_floats: Any,
+    present: Any,
+) -> None:
+    """Adds the events that are kept as they are: those of an exact window's ring, and the pending ones."""
+    code, is_float, selection, word = request[CODE], request[IS_FLOAT], request[SELECTION], request[WORD]
+    is_ring, at = request[SOURCE] == RING, request[AT]
+    for i in range(len(times)):
+        if located[i, 0] < 0 or (visible[i] == 0 and not is_ring):
+            continue
+        since = _start(times[i], request[LENGTH], request[HOP])
+        kept = words[offsets[i] + COUNTS + at] if is_ring else 0
+        first = max(0, kept + visible[i] - request[BOUND]) if is_ring else 0
+        for k in range(first, kept + visible[i]):
+            event = located[i, at + 1] + k * size if k < kept else located[i, 0] + (k - kept) * size
+            if words[event] >= since and is_valid(words, event, selection):
+                _take(code, is_float, words, floats, event + word, values, value_floats, present, i)
+
+
+@jit
+def _read_distinct(
+    words: Any,
+    offsets: Any,
+    times: Any,
+    size: int,
+    located: Any,
+    visible: Any,
+    request: Any,
+    values: Any,
+) -> None:
+    for i in range(len(times)):
+        found = located[i]
+        if found[0] < 0:
+            continue
+        ring, ring_at, first = 0, 0, 0
+        if request[SOURCE] == RING:
+            ring, ring_at = words[offsets[i] + COUNTS + request[AT]], found[request[AT] + 1]
+            first = max(0, ring + visible[i] - request[BOUND])
+        since = _start(times[i], request[LENGTH], request[HOP])
+        values[i] = _count_values(words, offsets[i], ring, ring_at, found, visible[i], first, since, request, size)
 
 
 @jit
@@ -146,71 +264,37 @@ def _count_values(
 
 
 @jit
-def _scalar(
-    words: Any,
-    floats: Any,
-    row: int,
-    shape: Any,
-    sections: Any,
-    found: Any,
-    visible: int,
-    time: int,
-    request: Any,
-    total: Any,
-    total_floats: Any,
-) -> None:
-    size, since = shape[1], _start(time, request[LENGTH], request[HOP])
-    ring, ring_at, first = 0, 0, 0
-    source, at = request[SOURCE], request[AT]
-    if source == RING:
-        ring, ring_at = words[row + COUNTS + at], found[at + 1]
-        first = max(0, ring + visible - request[BOUND])
-    if request[CODE] == _DISTINCT:
-        total[0] = _count_values(words, row, ring, ring_at, found, visible, first, since, request, size)
-        return
-    if source == TOTAL:
-        number = words[row + at + request[NUMBER_AT]]
-        _add(total, total_floats, request, words, floats, row + at + request[PARTIAL], number)
-    elif source == TILE:
-        width, begin, count = sections[at, WIDTH], found[at + 1], words[row + COUNTS + at]
-        first_tile = _first_at(words, begin, count, width, since)
-        begin, count = begin + first_tile * width, count - first_tile
-        _add_tiles(total, total_floats, request, words, floats, begin, width, count)
-    for k in range(first, ring + visible):
-        event = ring_at + k * size if k < ring else found[0] + (k - ring) * size
-        if words[event] >= since and is_valid(words, event, request[SELECTION]):
-            _add(total, total_floats, request, words, floats, event + request[WORD], np.int64(1))
-
-
-@jit
 def read_scalars(
     words: Any,
     offsets: Any,
     times: Any,
-    delay: int,
     shape: Any,
     sections: Any,
+    located: Any,
+    visible: Any,
     requests: Any,
     values: Any,
     present: Any,
 ) -> None:
-    """Fills `values` [requests, n] int64 (floats bit-cast) and `present` [requests, n] with scalar partial results."""
-    floats, total = words.view(np.float64), np.zeros(2, np.int64)
-    total_floats = total.view(np.float64)
-    found = np.empty(len(sections) + 2, np.int64)
-    for i in range(len(times)):
-        row = offsets[i]
-        is_there = offsets[i + 1] > row
-        visible = 0
-        if is_there:
-            _find_sections(words, row, shape, sections, found)
-            visible = _first_at(words, found[0], words[row + PENDING], shape[1], times[i] - delay)
-        for r in range(len(requests)):
-            total[:] = 0
-            if is_there:
-                _scalar(words, floats, row, shape, sections, found, visible, times[i], requests[r], total, total_floats)
-            values[r, i] = total[0]
-            present[r, i] = total[1] > 0
+    """Fills `values` [requests, n] int64 (floats bit-cast) with scalar partial results, 0 where there is none.
+
+    `present` [requests, n] is filled where the reduction is an extreme.
+    """
+    floats, size = words.view(np.float64), shape[1]
+    values[:] = 0
+    present[:] = False
+    for r in range(len(requests)):
+        request, out, there = requests[r], values[r], present[r]
+        out_floats = out.view(np.float64)
+        if request[CODE] == _DISTINCT:
+            _read_distinct(words, offsets, times, size, located, visible, request, out)
+            continue
+        if request[SOURCE] == TOTAL:
+            _read_totals(words, floats, offsets, located, request, out, out_floats, there)
+        elif request[SOURCE] == TILE:
+            width = sections[request[AT], WIDTH]
+            _read_tiles(words, floats, times, width, located, request, out, out_floats, there)
+        _add_events(words, floats, offsets, times, size, located, visible, request, out, out_floats, there)
 
 
 @jit
@@ -218,38 +302,48 @@ def read_slots(
     words: Any,
     offsets: Any,
     times: Any,
-    delay: int,
     shape: Any,
+    located: Any,
+    visible: Any,
     requests: Any,
     columns: Any,
     found_times: Any,
     present: Any,
     values: Any,
 ) -> None:
-    """Fills the last event of each request: `found_times` and `present` [requests, n], `values` [columns, n]."""
+    """Fills the last event of each request: `found_times` and `present` [requests, n], `values` [columns, n].
+
+    What is not present is 0.
+    """
     size = shape[1]
-    for i in range(len(times)):
-        row = offsets[i]
-        if offsets[i + 1] == row:
-            continue
-        pending = row + shape[2]
-        visible = _first_at(words, pending, words[row + PENDING], size, times[i] - delay)
-        for r in range(len(requests)):
-            request = requests[r]
-            event, is_slot = row + request[L_AT], True
-            for k in range(visible - 1, -1, -1):
-                if is_valid(words, pending + k * size, request[L_SELECTION]):
-                    event, is_slot = pending + k * size, False
-                    break
-            since = _start(times[i], request[L_LENGTH], request[L_HOP])
-            if request[L_TTL] >= 0:
-                since = max(since, times[i] - request[L_TTL])
-            if words[event] == MISSING or words[event] < since:
-                continue
-            found_times[r, i], present[r, i] = words[event], True
-            for c in range(request[L_NUMBER]):
-                word = 1 + c if is_slot else columns[request[L_FIRST] + c]
-                values[request[L_OUT] + c * request[L_STRIDE], i] = words[event + word]
+    for r in range(len(requests)):
+        request = requests[r]
+        at, selection, ttl, first, number = (
+            request[L_AT], request[L_SELECTION], request[L_TTL], request[L_FIRST], request[L_NUMBER],
+        )  # fmt: skip
+        length, hop, out, stride = request[L_LENGTH], request[L_HOP], request[L_OUT], request[L_STRIDE]
+        time, since = MISSING, MISSING
+        for i in range(len(times)):
+            event, is_slot = np.int64(-1), True
+            pending = located[i, 0]
+            if pending >= 0:
+                if times[i] != time:
+                    time = times[i]
+                    since = _start(time, length, hop)
+                    if ttl >= 0:
+                        since = max(since, time - ttl)
+                event = offsets[i] + at
+                for k in range(visible[i] - 1, -1, -1):
+                    if is_valid(words, pending + k * size, selection):
+                        event, is_slot = pending + k * size, False
+                        break
+                if words[event] == MISSING or words[event] < since:
+                    event = np.int64(-1)
+            present[r, i] = event >= 0
+            found_times[r, i] = words[event] if event >= 0 else 0
+            for c in range(number):
+                word = 1 + c if is_slot else columns[first + c]
+                values[out + c * stride, i] = words[event + word] if event >= 0 else 0
 
 
 @jit
@@ -283,23 +377,23 @@ def count_latest(
     words: Any,
     offsets: Any,
     times: Any,
-    delay: int,
     shape: Any,
     sections: Any,
+    located: Any,
+    visible: Any,
     requests: Any,
     deepest: int,
     counts: Any,
 ) -> None:
     """Fills `counts` [requests, n]: how many events each request gives for each key."""
-    found, events = np.empty(len(sections) + 2, np.int64), np.empty(deepest, np.int64)
+    events = np.empty(deepest, np.int64)
     for i in range(len(times)):
-        row = offsets[i]
-        if offsets[i + 1] == row:
-            continue
-        _find_sections(words, row, shape, sections, found)
-        visible = _first_at(words, found[0], words[row + PENDING], shape[1], times[i] - delay)
         for r in range(len(requests)):
-            counts[r, i] = _latest_events(words, row, shape, sections, found, visible, times[i], requests[r], events)
+            counts[r, i] = 0
+            if located[i, 0] >= 0:
+                counts[r, i] = _latest_events(
+                    words, offsets[i], shape, sections, located[i], visible[i], times[i], requests[r], events
+                )
 
 
 @jit
@@ -307,9 +401,10 @@ def fill_latest(
     words: Any,
     offsets: Any,
     times: Any,
-    delay: int,
     shape: Any,
     sections: Any,
+    located: Any,
+    visible: Any,
     requests: Any,
     columns: Any,
     deepest: int,
@@ -318,15 +413,14 @@ def fill_latest(
     values: Any,
 ) -> None:
     """Fills `found_times` [m] and `values` [most inputs, m]; the events of request r and key i end at `ends[r, i]`."""
-    found, events = np.empty(len(sections) + 2, np.int64), np.empty(deepest, np.int64)
+    events = np.empty(deepest, np.int64)
     for i in range(len(times)):
-        row = offsets[i]
-        if offsets[i + 1] == row:
+        if located[i, 0] < 0:
             continue
-        _find_sections(words, row, shape, sections, found)
-        visible = _first_at(words, found[0], words[row + PENDING], shape[1], times[i] - delay)
         for r in range(len(requests)):
-            number = _latest_events(words, row, shape, sections, found, visible, times[i], requests[r], events)
+            number = _latest_events(
+                words, offsets[i], shape, sections, located[i], visible[i], times[i], requests[r], events
+            )
             for k in range(number):
                 to, event = ends[r, i] - 1 - k, abs(events[k])
                 found_times[to] = words[event]

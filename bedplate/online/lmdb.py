@@ -105,7 +105,7 @@ class LmdbStore(OnlineStore):
                 with self._gate.shared(), self._environment.begin(buffers=True) as transaction:
                     get = transaction.get
                     found = [get(k, b"") for k in wanted]
-                    return Values(b"".join(found), list(map(len, found)))
+                    return Values(found)
             except lmdb.MapResizedError:
                 self._resize(0)
             except lmdb.Error as error:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from itertools import repeat
+from typing import NamedTuple, final
 
 import numpy as np
 
 from bedplate.aggregations.base import Latest, Partial, Reduce, Scalar
-from bedplate.batch import TextLookup
+from bedplate.batch import Column, Dense, Ids, Ragged, TextLookup
 from bedplate.canonical import to_json
 from bedplate.features.view import Call, CompiledView
 from bedplate.online import kernels
@@ -23,10 +24,17 @@ _WIDTHS = (11, 12, 12)
 @final
 @dataclass(frozen=True, slots=True)
 class Alike:
-    """Calls with equal aggregations, of inputs of equal types and kept alike: they differ only in what they read."""
+    """Calls with equal aggregations, of inputs of equal types and kept alike: they differ only in what they read.
+
+    Attributes:
+        calls: the calls.
+        types: of their inputs.
+        names: for each output the full name of the feature of each call.
+    """
 
     calls: tuple[Call, ...]
     types: tuple[Type, ...]
+    names: tuple[tuple[str, ...], ...]
 
 
 @final
@@ -47,6 +55,29 @@ class _Part:
     last: int
     kinds: tuple[Type, ...]
     out: int
+
+
+class UnreadableRowError(Exception):
+    """A row has another fingerprint than the plan's layout, or is ahead of the time asked for.
+
+    Attributes:
+        row: its position among those read.
+    """
+
+    def __init__(self, row: int) -> None:
+        super().__init__(row)
+        self.row = row
+
+
+@final
+class _Rows(NamedTuple):
+    """Packed rows of n keys, and where everything is in them; see `kernels.locate_rows`."""
+
+    words: Int64s
+    offsets: Int64s
+    times: Int64s
+    found: Int64s
+    visible: Int64s
 
 
 @final
@@ -100,10 +131,12 @@ class ReadPlan:
             offsets: [n + 1] int64 into them.
             times: [n] int64 microseconds.
             texts: the texts behind string ids.
+
+        Raises:
+            UnreadableRowError: a row is not of this layout, or ahead of its time.
         """
-        scalars = self._scalars(words, offsets, times)
-        slots = self._slots(words, offsets, times)
-        latest = self._latest_events(words, offsets, times)
+        rows = self._locate(words, offsets, times)
+        scalars, slots, latest = self._scalars(rows), self._slots(rows), self._latest_events(rows)
         result: list[list[Partial]] = []
         for parts in self._parts:
             partials: list[Partial] = []
@@ -118,40 +151,68 @@ class ReadPlan:
             result.append(partials)
         return result
 
-    def _scalars(self, words: Int64s, offsets: Int64s, times: Int64s) -> tuple[Array, Array]:
-        requests, layout = self._requests[_SCALAR], self.layout
-        values, present = (
-            np.empty((len(requests), len(times)), np.int64),
-            np.empty((len(requests), len(times)), np.bool_),
+    def columns(self, partials: Sequence[Sequence[Partial]], times: Int64s) -> dict[str, Column]:
+        """The values of the features, by full name, in the order asked for.
+
+        Args:
+            partials: of each group, as `read` gives them.
+            times: [n] int64 microseconds.
+        """
+        n, found = len(times), dict[str, Column]()
+        for alike, of_group in zip(self.groups, partials, strict=True):
+            calls = len(alike.calls)
+            repeated = times if calls == 1 else np.broadcast_to(times, (calls, n)).reshape(-1)
+            columns = alike.calls[0].aggregation.finalize(of_group, repeated)
+            for names, column in zip(alike.names, columns, strict=True):
+                found.update(zip(names, split(column, calls, n), strict=True))
+        return {name: found[name] for name in self.names}
+
+    def _locate(self, words: Int64s, offsets: Int64s, times: Int64s) -> _Rows:
+        layout, n = self.layout, len(times)
+        found, visible = np.empty((n, len(layout.sections) + 2), np.int64), np.empty(n, np.int64)
+        wrong: int = kernels.locate_rows(
+            words, offsets, times, layout.delay, layout.shape, layout.sections, found, visible
         )
+        if wrong >= 0:
+            raise UnreadableRowError(wrong)
+        return _Rows(words, offsets, times, found, visible)
+
+    def _scalars(self, rows: _Rows) -> tuple[Array, Array]:
+        requests, layout = self._requests[_SCALAR], self.layout
+        shape = (len(requests), len(rows.times))
+        values, present = np.empty(shape, np.int64), np.empty(shape, np.bool_)
         if len(requests):
             kernels.read_scalars(
-                words, offsets, times, layout.delay, layout.shape, layout.sections, requests, values, present
-            )
+                rows.words, rows.offsets, rows.times, layout.shape, layout.sections, rows.found, rows.visible,
+                requests, values, present,
+            )  # fmt: skip
         return values, present
 
-    def _slots(self, words: Int64s, offsets: Int64s, times: Int64s) -> tuple[Array, Array, Array]:
-        requests, layout, n = self._requests[_SLOT], self.layout, len(times)
-        found, present = np.zeros((len(requests), n), np.int64), np.zeros((len(requests), n), np.bool_)
-        values = np.zeros((self._slot_columns, n), np.int64)
+    def _slots(self, rows: _Rows) -> tuple[Array, Array, Array]:
+        requests, n = self._requests[_SLOT], len(rows.times)
+        found, present = np.empty((len(requests), n), np.int64), np.empty((len(requests), n), np.bool_)
+        values = np.empty((self._slot_columns, n), np.int64)
         if len(requests):
             kernels.read_slots(
-                words, offsets, times, layout.delay, layout.shape, requests, self._columns, found, present, values
-            )
+                rows.words, rows.offsets, rows.times, self.layout.shape, rows.found, rows.visible,
+                requests, self._columns, found, present, values,
+            )  # fmt: skip
         return found, present, values
 
-    def _latest_events(self, words: Int64s, offsets: Int64s, times: Int64s) -> tuple[Array, Array, Array]:
-        requests, layout, n = self._requests[_LATEST], self.layout, len(times)
+    def _latest_events(self, rows: _Rows) -> tuple[Array, Array, Array]:
+        requests, layout, n = self._requests[_LATEST], self.layout, len(rows.times)
         ends = np.zeros(len(requests) * n + 1, np.int64)
         if not len(requests):
             return ends, ends, ends
-        counts = np.zeros((len(requests), n), np.int64)
-        tables = (layout.delay, layout.shape, layout.sections, requests)
-        kernels.count_latest(words, offsets, times, *tables, self._deepest, counts)
+        counts = np.empty((len(requests), n), np.int64)
+        common = (
+            rows.words, rows.offsets, rows.times, layout.shape, layout.sections, rows.found, rows.visible, requests,
+        )  # fmt: skip
+        kernels.count_latest(*common, self._deepest, counts)
         np.cumsum(counts, out=ends[1:])
         found, values = np.empty(ends[-1], np.int64), np.empty((self._most_inputs, ends[-1]), np.int64)
         of_request = ends[1:].reshape(len(requests), n)
-        kernels.fill_latest(words, offsets, times, *tables, self._columns, self._deepest, of_request, found, values)
+        kernels.fill_latest(*common, self._columns, self._deepest, of_request, found, values)
         return ends, found, values
 
     def _alike(self, calls: Sequence[Call]) -> tuple[Alike, ...]:
@@ -161,7 +222,11 @@ class ReadPlan:
             kept = tuple(self._kernel(n) for n in self._needs(call))
             key = (type(aggregation), to_json(dict(aggregation.options())), self._types(call), kept)
             groups.setdefault(key, []).append(call)
-        return tuple(Alike(tuple(g), self._types(g[0])) for g in groups.values())
+        view = self.layout.view.name
+        return tuple(
+            Alike(tuple(g), self._types(g[0]), tuple(zip(*([f"{view}.{n}" for n in c.names] for c in g), strict=True)))
+            for g in groups.values()
+        )
 
     def _types(self, call: Call) -> tuple[Type, ...]:
         view = self.layout.view
@@ -258,3 +323,29 @@ def _latest_partial(
     a, b = int(offsets[0]), int(offsets[-1])
     columns = tuple(from_words(values[c, a:b], kind) for c, kind in enumerate(part.kinds))
     return Latest(offsets - a, times[a:b], columns, texts)
+
+
+def split(column: Column, parts: int, n: int) -> Sequence[Column]:
+    """A column of `parts` times n rows as columns of n rows, without copying.
+
+    >>> [c.values.tolist() for c in split(Dense(np.arange(4)), 2, 2)]
+    [[0, 1], [2, 3]]
+    """
+    if parts == 1:
+        return (column,)
+    if isinstance(column, Ragged):
+        ends = [column.offsets[i * n : (i + 1) * n + 1] for i in range(parts)]
+        return [Ragged(_slice(column.values, int(e[0]), int(e[-1])), e - e[0]) for e in ends]
+    values = column.values.reshape(parts, n, *column.values.shape[1:])
+    present = repeat(None, parts) if column.present is None else column.present.reshape(parts, n)
+    if isinstance(column, Ids):
+        return [Ids(v, p, column.texts) for v, p in zip(values, present, strict=True)]
+    kind = type(column)
+    return [kind(v, p) for v, p in zip(values, present, strict=True)]
+
+
+def _slice(column: Dense | Ids, begin: int, end: int) -> Dense | Ids:
+    present = None if column.present is None else column.present[begin:end]
+    if isinstance(column, Ids):
+        return Ids(column.values[begin:end], present, column.texts)
+    return Dense(column.values[begin:end], present)
