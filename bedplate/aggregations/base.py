@@ -82,7 +82,8 @@ class Reduce(StrEnum):
     - COUNT: their number; int64.
     - SUM: the sum of the one input; int64 for integers and booleans, float64 for floats.
     - MIN, MAX: of the one input.
-    - LATEST: the last `depth` events in order (time, arrival): their times and inputs.
+    - LATEST: the last `depth` events in order (time, arrival): their times and inputs. The partial is a `Newest` where
+      the depth is 1, else a `Latest`.
     - DISTINCT: the number of different values of the one input; int64.
     """
 
@@ -120,7 +121,7 @@ class Scalar:
 @final
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """A LATEST partial: for key i, events `offsets[i]` to `offsets[i + 1]`, oldest first.
+    """A LATEST partial of a depth above 1: for key i, events `offsets[i]` to `offsets[i + 1]`, oldest first.
 
     Attributes:
         offsets: [n + 1] int64.
@@ -135,7 +136,25 @@ class Latest:
     texts: tuple[TextLookup | None, ...]
 
 
-Partial: TypeAlias = Scalar | Latest
+@final
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """A LATEST partial of depth 1: the last event of each of n keys.
+
+    Attributes:
+        present: [n], whether the key has one; what the other arrays hold elsewhere means nothing.
+        times: [n] int64, event times.
+        columns: one array [n] an input.
+        texts: for each input the texts behind its string ids, or None.
+    """
+
+    present: Bools
+    times: Int64s
+    columns: tuple[Array, ...]
+    texts: tuple[TextLookup | None, ...]
+
+
+Partial: TypeAlias = Scalar | Newest | Latest
 
 
 @final

@@ -7,28 +7,46 @@ from typing import Any, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Aggregation, ExpressionLike, Latest, OneInput, Output, Partial, Reduce, Reduction
+from bedplate.aggregations.base import (
+    Aggregation,
+    ExpressionLike,
+    Latest,
+    Newest,
+    OneInput,
+    Output,
+    Partial,
+    Reduce,
+    Reduction,
+    Scalar,
+)
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense, Ids, Ragged, TextLookup
 from bedplate.errors import DefinitionError
 from bedplate.types import SECOND, Array, Bools, Int64s, Type
 
 
-def latest(partial: Partial) -> Latest:
-    """The partial as a LATEST one."""
-    if not isinstance(partial, Latest):
-        raise DefinitionError(f"got a {type(partial).__name__} partial, expected a latest one")
+def newest(partial: Partial) -> Newest:
+    """The partial as one of the last event, which a LATEST of depth 1 has."""
+    if not isinstance(partial, Newest):
+        raise DefinitionError(f"got a {type(partial).__name__} partial, expected a newest one")
     return partial
 
 
-def _last_rows(partial: Latest) -> tuple[Int64s, Bools]:
-    """For each key the position of its last event, and whether it has one."""
-    present = partial.offsets[1:] > partial.offsets[:-1]
-    return np.where(present, partial.offsets[1:] - 1, 0), present
+def latest(partial: Partial) -> Latest:
+    """The partial as lists of the last events.
 
-
-def _gather(values: Array, rows: Int64s) -> Array:
-    return values[rows] if len(values) else np.zeros(len(rows), values.dtype)
+    >>> one = Newest(np.array([True, False]), np.array([5, 0]), (np.array([1.5, 0.0]),), (None,))
+    >>> latest(one).offsets.tolist(), latest(one).columns[0].tolist()
+    ([0, 1, 1], [1.5])
+    """
+    if isinstance(partial, Scalar):
+        raise DefinitionError("got a Scalar partial, expected a latest one")
+    if isinstance(partial, Latest):
+        return partial
+    present = partial.present
+    offsets = np.zeros(len(present) + 1, np.int64)
+    np.cumsum(present, out=offsets[1:])
+    return Latest(offsets, partial.times[present], tuple(c[present] for c in partial.columns), partial.texts)
 
 
 def _column(values: Array, present: Bools | None, texts: TextLookup | None) -> Dense | Ids:
@@ -52,9 +70,8 @@ class Last(OneInput):
 
     def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
         """The last value where there was an event."""
-        partial = latest(partials[0])
-        rows, present = _last_rows(partial)
-        return (_column(_gather(partial.columns[0], rows), present, partial.texts[0]),)
+        partial = newest(partials[0])
+        return (_column(partial.columns[0], partial.present, partial.texts[0]),)
 
 
 @final
@@ -146,6 +163,5 @@ class TimeSince(Aggregation):
 
     def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
         """The seconds from the last event's time to the time asked for."""
-        partial = latest(partials[0])
-        rows, present = _last_rows(partial)
-        return (Dense(np.where(present, (times - _gather(partial.times, rows)) / SECOND, 0.0), present),)
+        partial = newest(partials[0])
+        return (Dense(np.where(partial.present, (times - partial.times) / SECOND, 0.0), partial.present),)

@@ -15,7 +15,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Latest, Partial, Reduce, Reduction, Scalar
+from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Reduction, Scalar
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column
 from bedplate.errors import DefinitionError, StoreError
@@ -169,7 +169,13 @@ class IndexReader:
         kernels.range_extremes(files.inputs[0], arrays["first"], arrays["second"], largest, a, b, out, present)
         return Scalar(out, present)
 
-    def _latest(self, files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Latest:
+    def _latest(self, files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Latest | Newest:
+        if depth == 1:
+            present = b > a
+            positions = np.where(present, b - 1, 0)
+            rows = positions if files.rows is None else _gather(files.rows, positions)
+            columns = tuple(_gather(v, positions) for v in files.inputs)
+            return Newest(present, _gather(self.timeline.times, rows), columns, files.texts)
         offsets = np.zeros(len(a) + 1, np.int64)
         np.cumsum(np.minimum(b - a, depth), out=offsets[1:])
         positions = np.empty(int(offsets[-1]), np.int64)
@@ -191,6 +197,10 @@ class IndexReader:
                 selections=tuple(_expand(files, start, stop) for files in self._files),
                 key_texts=key_texts,
             )
+
+
+def _gather(values: Array, rows: Int64s) -> Array:
+    return values[rows] if len(values) else np.zeros(len(rows), values.dtype)
 
 
 def _by_time(times: Int64s) -> Int64s:

@@ -9,7 +9,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Latest, Partial, Reduce, Scalar
+from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Scalar
 from bedplate.batch import Column, Dense, Ids, Ragged, TextLookup
 from bedplate.canonical import to_json
 from bedplate.features.view import Call, CompiledView
@@ -48,6 +48,7 @@ class _Part:
         last: the request after the last one.
         kinds: the type of a scalar, or of each input.
         out: the first output column of slots.
+        depth: of a LATEST.
     """
 
     kernel: int
@@ -55,6 +56,7 @@ class _Part:
     last: int
     kinds: tuple[Type, ...]
     out: int
+    depth: int
 
 
 class UnreadableRowError(Exception):
@@ -256,7 +258,7 @@ class ReadPlan:
         if kernel == _SLOT:
             self._slot_columns += len(needs) * len(group.types)
         kinds = (self.layout.view.output_type(needs[0].reduction),) if kernel == _SCALAR else group.types
-        return _Part(kernel, first, len(requests[kernel]), kinds, out)
+        return _Part(kernel, first, len(requests[kernel]), kinds, out, needs[0].reduction.depth)
 
     def _scalar(self, need: Need) -> tuple[int, ...]:
         layout, reduce, selection = self.layout, need.reduction.reduce, need.selection
@@ -301,28 +303,33 @@ def _scalar_partial(part: _Part, values: Array, present: Array) -> Scalar:
 
 def _slot_partial(
     part: _Part, times: Array, present: Array, values: Array, texts: tuple[TextLookup | None, ...]
-) -> Latest:
-    there = present[part.first : part.last].reshape(-1)
-    of_times = times[part.first : part.last].reshape(-1)
+) -> Newest:
     number = part.last - part.first
     columns = [values[part.out + c * number : part.out + (c + 1) * number].reshape(-1) for c in range(len(part.kinds))]
-    if there.all():
-        offsets = np.arange(len(there) + 1)
-    else:
-        offsets = np.zeros(len(there) + 1, np.int64)
-        np.cumsum(there, out=offsets[1:])
-        of_times, columns = of_times[there], [c[there] for c in columns]
-    typed = tuple(from_words(c, kind) for c, kind in zip(columns, part.kinds, strict=True))
-    return Latest(offsets, of_times, typed, texts)
+    return Newest(
+        present[part.first : part.last].reshape(-1),
+        times[part.first : part.last].reshape(-1),
+        tuple(from_words(c, kind) for c, kind in zip(columns, part.kinds, strict=True)),
+        texts,
+    )
 
 
 def _latest_partial(
     part: _Part, ends: Array, times: Array, values: Array, texts: tuple[TextLookup | None, ...], n: int
-) -> Latest:
+) -> Latest | Newest:
     offsets = ends[part.first * n : part.last * n + 1]
     a, b = int(offsets[0]), int(offsets[-1])
     columns = tuple(from_words(values[c, a:b], kind) for c, kind in enumerate(part.kinds))
-    return Latest(offsets - a, times[a:b], columns, texts)
+    if part.depth > 1:
+        return Latest(offsets - a, times[a:b], columns, texts)
+    present = offsets[1:] > offsets[:-1]
+
+    def spread(found: Array) -> Array:
+        every = np.zeros(len(present), found.dtype)
+        every[present] = found
+        return every
+
+    return Newest(present, spread(times[a:b]), tuple(map(spread, columns)), texts)
 
 
 def split(column: Column, parts: int, n: int) -> Sequence[Column]:
