@@ -10,7 +10,7 @@ import numpy as np
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged
 from bedplate.errors import DataError
 from bedplate.features.encoding import Field, Number
-from bedplate.features.vocabulary import Vocabulary
+from bedplate.features.vocabulary import Vocabularies
 from bedplate.types import Array, Bools, Float32s, Int64s
 
 
@@ -20,14 +20,12 @@ class Block:
 
     Attributes:
         numbers: the features that are numbers, those with a logarithm first: each step is one operation on all.
-        ids: the features that are categories, in the order given, each with its vocabulary and first embedding row.
+        ids: the features that are categories, in the order given.
         names: both.
         dense_columns: the feature behind each column of the dense matrix; a presence column ends in `?`.
     """
 
-    def __init__(
-        self, fields: Sequence[Field], vocabularies: Mapping[str, Vocabulary], offsets: Mapping[str, int]
-    ) -> None:
+    def __init__(self, fields: Sequence[Field], vocabularies: Vocabularies) -> None:
         numbers = [(f.feature, f.element) for f in fields]
         scaled = [(name, e) for name, e in numbers if isinstance(e, Number)]
         scaled.sort(key=lambda pair: not pair[1].log)
@@ -38,9 +36,9 @@ class Block:
         self._factors = np.array([[1.0 / e.scale] for _, e in scaled], np.float32)
         self._nullable: Int64s = np.array([i for i, (_, e) in enumerate(scaled) if e.presence], np.int64)
         self.dense_columns = (*self.numbers, *(f"{self.numbers[i]}?" for i in self._nullable))
-        self.ids = {
-            f.feature: (vocabularies[f.vocabulary], offsets[f.vocabulary]) for f in fields if f.vocabulary is not None
-        }
+        named = {f.feature: f.vocabulary for f in fields if f.vocabulary is not None}
+        self.ids = tuple(named)
+        self._vocabularies, self._choice = vocabularies, vocabularies.choose(list(named.values()))
         self.names = (*self.numbers, *self.ids)
 
     def dense(self, columns: Mapping[str, Column], n: int) -> Float32s:
@@ -65,21 +63,29 @@ class Block:
             np.concatenate(values[logs:], out=raw.reshape(-1), casting="unsafe")
             np.subtract(raw, self._means, out=wide[logs:count], casting="unsafe")
         wide[:count] *= self._factors
-        if any(p is not None for p in presences):
-            every = np.ones(n, np.bool_)
-            present = np.concatenate([every if p is None else p for p in presences]).reshape(count, n)
+        present = _joined(presences, n)
+        if present is None:
+            wide[count:] = 1.0
+        else:
             np.copyto(wide[:count], 0.0, where=~present)
             wide[count:] = present[self._nullable]
-        else:
-            wide[count:] = 1.0
         return np.ascontiguousarray(wide.T)
 
     def rows(self, columns: Mapping[str, Column], n: int) -> Int64s:
         """[n, categories] int64 rows of the embedding table, C-contiguous."""
-        out = np.empty((n, len(self.ids)), np.int64)
-        for i, (name, (vocabulary, offset)) in enumerate(self.ids.items()):
-            np.add(vocabulary.rows_of(*id_values(columns[name], name)), offset, out=out[:, i])
-        return out
+        found = [id_values(columns[name], name) for name in self.ids]
+        values = np.empty((len(found), n), np.int64)
+        np.concatenate([v for v, _ in found], out=values.reshape(-1))
+        rows = self._vocabularies.rows_of(self._choice, values, _joined([p for _, p in found], n))
+        return np.ascontiguousarray(rows.T)
+
+
+def _joined(presences: Sequence[Bools | None], n: int) -> Bools | None:
+    """[columns, n], or None: all of them are present."""
+    if not any(p is not None for p in presences):
+        return None
+    every = np.ones(n, np.bool_)
+    return np.concatenate([every if p is None else p for p in presences]).reshape(len(presences), n)
 
 
 def _signed_log(x: Float32s) -> None:

@@ -15,7 +15,7 @@ from bedplate.batch import Batch, Column, Ids
 from bedplate.errors import ArtifactError, DataError, suggest
 from bedplate.features import encoding as enc
 from bedplate.features.block import Block, id_values, list_column, pad, window_of_lists
-from bedplate.features.vocabulary import Vocabulary
+from bedplate.features.vocabulary import Vocabularies, Vocabulary
 from bedplate.types import Array
 
 FORMAT = 1
@@ -36,28 +36,26 @@ class Encoder:
 
     Attributes:
         fields: the features, their levels and fitted encodings, in the order given.
-        vocabularies: by name.
-        first_rows: the first embedding row of each vocabulary.
+        vocabularies: by name, and their rows of the embedding table.
         layout: the widths of the tensors.
     """
 
     def __init__(self, fields: Sequence[enc.Field], vocabularies: Mapping[str, Vocabulary]) -> None:
         self.fields = tuple(fields)
-        self.vocabularies = dict(vocabularies)
-        self.first_rows: dict[str, int] = {}
-        rows = 1  # row 0 is padding
-        for name, vocabulary in self.vocabularies.items():
-            self.first_rows[name] = rows
-            rows += len(vocabulary)
+        self.vocabularies = vocabularies if isinstance(vocabularies, Vocabularies) else Vocabularies(vocabularies)
         plain = [f for f in self.fields if not isinstance(f.encoding, enc.Sequence | enc.Bag)]
         self._request = self._block([f for f in plain if f.level == "request"])
         self._item = self._block([f for f in plain if f.level == "item"])
         self._sequences = {
             name: (self._block(members), length) for name, (members, length) in _groups(self.fields).items()
         }
-        self._bags = [(f, f.encoding) for f in self.fields if isinstance(f.encoding, enc.Bag)]
+        self._bags = [
+            (f, f.encoding, self.vocabularies.choose([f.vocabulary or ""]))
+            for f in self.fields
+            if isinstance(f.encoding, enc.Bag)
+        ]
         self.layout = enc.Layout(
-            rows,
+            self.vocabularies.rows,
             request_dense=len(self._request.dense_columns),
             item_dense=len(self._item.dense_columns),
             request_ids=len(self._request.ids),
@@ -65,11 +63,11 @@ class Encoder:
             sequences=tuple(
                 enc.SequenceLayout(n, len(b.ids), len(b.dense_columns)) for n, (b, _) in self._sequences.items()
             ),
-            bags=tuple(enc.BagLayout(f.feature, f.level) for f, _ in self._bags),
+            bags=tuple(enc.BagLayout(f.feature, f.level) for f, _, _ in self._bags),
         )
 
     def _block(self, fields: Sequence[enc.Field]) -> Block:
-        return Block(fields, self.vocabularies, self.first_rows)
+        return Block(fields, self.vocabularies)
 
     def making(self, tensors: Collection[str]) -> Encoder:
         """The encoder of the features that go into these tensors; ids keep their rows of the embedding table."""
@@ -83,9 +81,9 @@ class Encoder:
         """
         found: dict[str, tuple[str, ...]] = {}
         for level, block in (("request", self._request), ("item", self._item)):
-            found |= {f"{level}_dense": block.dense_columns, f"{level}_ids": tuple(block.ids)}
+            found |= {f"{level}_dense": block.dense_columns, f"{level}_ids": block.ids}
         for name, (block, _) in self._sequences.items():
-            found |= {f"sequence_ids.{name}": tuple(block.ids), f"sequence_numbers.{name}": block.dense_columns}
+            found |= {f"sequence_ids.{name}": block.ids, f"sequence_numbers.{name}": block.dense_columns}
         if tensor not in found:
             raise DataError(f"got '{tensor}', which is no tensor with named columns", hint=suggest(tensor, found))
         return found[tensor]
@@ -104,15 +102,15 @@ class Encoder:
         self._encode_block("item", self._item, item, batch.items, out)
         for name in self._sequences:
             self._encode_sequence(name, batch, out)
-        for field, bag in self._bags:
+        for field, bag, choice in self._bags:
             source = batch.request if field.level == "request" else batch.item
             column = list_column(_checked(source, (field.feature,), field.level)[field.feature], field.feature)
             rows, mask = window_of_lists(column.offsets, bag.length, last=False)
             kept = column.values if rows is None else column.values.take(rows)
-            name = field.vocabulary or ""
-            ids = self.vocabularies[name].rows_of(*id_values(kept, field.feature))
-            ids += self.first_rows[name]
-            out[f"bag_ids.{field.feature}"] = pad(ids, mask)
+            values, present = id_values(kept, field.feature)
+            there = None if present is None else present[None]
+            ids = self.vocabularies.rows_of(choice, np.ascontiguousarray(values)[None], there)
+            out[f"bag_ids.{field.feature}"] = pad(ids[0], mask)
         out["request_of_item"] = batch.request_of_item()
         return out
 

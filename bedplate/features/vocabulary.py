@@ -1,8 +1,13 @@
-"""Vocabularies: from 64-bit ids to rows 0 (null), 1 (out of vocabulary), 2 and up (known keys in ascending order)."""
+"""Vocabularies: from 64-bit ids to rows 0 (null), 1 (out of vocabulary), 2 and up (known keys in ascending order).
+
+All vocabularies of an encoder share one embedding table, in which each has a block of rows. They share one hash table
+as well, so that the ids of any number of features are looked up at once.
+"""
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -14,19 +19,17 @@ UNKNOWN_ROW = 1
 FIRST_KNOWN_ROW = 2
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Fibonacci hashing, Knuth, TAOCP vol. 3, 6.4
-_FEW = 1024  # below this many lookups a binary search beats the fixed cost of the hash table's passes
 
 
 @final
 class Vocabulary:
     """The known keys of a categorical feature.
 
-    >>> v = Vocabulary(np.array([10, 20, 30]))
-    >>> v.rows_of(np.array([20, 7, 30]), np.array([True, True, False])).tolist()
-    [3, 1, 0]
+    >>> len(Vocabulary(np.array([10, 20, 30])))
+    5
     """
 
-    __slots__ = ("_bits", "_guarded", "_slot_keys", "_slot_rows", "keys")
+    __slots__ = ("keys",)
 
     def __init__(self, keys: Int64s) -> None:
         """Holds `keys` [V] int64.
@@ -37,69 +40,139 @@ class Vocabulary:
         if keys.ndim != 1 or keys.dtype != np.int64 or bool(np.any(keys[1:] <= keys[:-1])):
             raise DataError("got keys that are not one strictly ascending int64 column", where="vocabulary")
         self.keys = keys
-        # A value above every key lands one past the end; there it meets the smallest key, which it can't equal.
-        self._guarded = np.append(keys, keys[:1])
-        self._bits = max(4, (max(len(keys), 1) * 4 - 1).bit_length())
-        self._slot_keys, self._slot_rows = _hash_table(keys, self._bits)
 
     def __len__(self) -> int:
         """The number of rows: those of the known keys and the two reserved ones."""
         return len(self.keys) + FIRST_KNOWN_ROW
 
-    def rows_of(self, values: Int64s, present: Bools | None = None) -> Int64s:
-        """The row of each value; any shape.
+
+class _Table(NamedTuple):
+    """Where a vocabulary is in the shared hash table, and its first two rows of the embedding table."""
+
+    base: int
+    shift: int
+    null: int
+    unknown: int
+
+
+@final
+class Choice:
+    """The vocabularies of c features, in the order of the features; made by `Vocabularies.choose`."""
+
+    __slots__ = ("bases", "nulls", "shifts", "unknowns")
+
+    def __init__(self, tables: Sequence[_Table]) -> None:
+        def column(values: Sequence[int]) -> Int64s:
+            return np.array(values, np.int64).reshape(-1, 1)
+
+        self.bases, self.nulls = column([t.base for t in tables]), column([t.null for t in tables])
+        self.unknowns = column([t.unknown for t in tables])
+        self.shifts = column([t.shift for t in tables]).view(np.uint64)
+
+
+@final
+class Vocabularies(Mapping[str, Vocabulary]):
+    """Vocabularies by name, with their rows of the embedding table, whose row 0 is padding.
+
+    Attributes:
+        first_rows: the first row of each vocabulary.
+        rows: of the embedding table.
+
+    >>> v = Vocabularies({"item": Vocabulary(np.array([10, 20, 30])), "shop": Vocabulary(np.array([7]))})
+    >>> v.first_rows, v.rows
+    ({'item': 1, 'shop': 6}, 9)
+    >>> v.rows_of(v.choose(["item", "shop"]), np.array([[20, 5], [7, 7]])).tolist()
+    [[4, 2], [8, 8]]
+    """
+
+    __slots__ = ("_named", "_slot_keys", "_slot_rows", "_tables", "first_rows", "rows")
+
+    def __init__(self, named: Mapping[str, Vocabulary]) -> None:
+        self._named = dict(named)
+        self.first_rows: dict[str, int] = {}
+        self._tables: dict[str, _Table] = {}
+        keys, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        self.rows, base = 1, 0
+        for name, vocabulary in self._named.items():
+            self.first_rows[name] = self.rows
+            bits = max(4, (max(len(vocabulary.keys), 1) * 4 - 1).bit_length())
+            unknown = self.rows + UNKNOWN_ROW
+            self._tables[name] = _Table(base, 64 - bits, self.rows + NULL_ROW, unknown)
+            slot_keys, slot_rows = _hash_table(vocabulary.keys, bits, unknown)
+            keys.append(slot_keys)
+            rows.append(slot_rows)
+            base += len(slot_keys)
+            self.rows += len(vocabulary)
+        self._slot_keys, self._slot_rows = np.concatenate(keys), np.concatenate(rows)
+
+    def __getitem__(self, name: str) -> Vocabulary:
+        """The vocabulary of a name."""
+        return self._named[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        """How many vocabularies there are."""
+        return len(self._named)
+
+    def choose(self, names: Sequence[str]) -> Choice:
+        """The vocabularies that c features have, for `rows_of`; one may be there several times."""
+        return Choice([self._tables[name] for name in names])
+
+    def rows_of(self, choice: Choice, values: Int64s, present: Bools | None = None) -> Int64s:
+        """The row of the embedding table of each id.
 
         Args:
-            values: int64 ids.
-            present: same shape; where False the row is 0. None: all are present.
+            choice: the vocabularies of c features.
+            values: [c, n] int64 ids, C-contiguous.
+            present: [c, n]; where False the row is the vocabulary's null row. None: all are present.
+
+        Returns:
+            [c, n] int64.
         """
-        if len(self.keys) == 0:
-            rows = np.full(values.shape, UNKNOWN_ROW, np.int64)
-        elif values.size <= _FEW:
-            rows = self.keys.searchsorted(values)
-            unknown = self._guarded[rows] != values
-            rows += FIRST_KNOWN_ROW
-            rows[unknown] = UNKNOWN_ROW
-        else:
-            rows = self._probe(values)
+        slots = (values.view(np.uint64) * _MULTIPLIER >> choice.shifts).view(np.int64)
+        slots += choice.bases
+        rows = self._slot_rows.take(slots)
+        wrong = self._slot_keys.take(slots) != values
+        wrong &= rows != choice.unknowns  # an empty slot holds the unknown row: there the search ends
+        if wrong.any():
+            self._probe(np.flatnonzero(wrong), slots, values, choice, rows)
         if present is not None:
-            rows[~present] = NULL_ROW
+            np.copyto(rows, choice.nulls, where=~present)
         return rows
 
-    def _probe(self, values: Int64s) -> Int64s:
-        """Rows by hash table: all values in a pass, then those whose slot held another key in the next slot."""
-        slots = _slots(values, self._bits)
-        rows = self._slot_rows[slots]
-        unknown = self._slot_keys[slots] != values
-        unsettled = np.flatnonzero(unknown & (rows != 0))
-        rows[unknown | (rows == 0)] = UNKNOWN_ROW
-        slots = slots[unsettled]
-        last = (1 << self._bits) - 1
-        while len(unsettled):
-            slots = (slots + 1) & last
-            found = self._slot_rows[slots]
-            same = (self._slot_keys[slots] == values[unsettled]) & (found != 0)
-            rows[unsettled[same]] = found[same]
-            going = ~same & (found != 0)
-            unsettled, slots = unsettled[going], slots[going]
-        return rows
+    def _probe(self, left: Int64s, slots: Int64s, values: Int64s, choice: Choice, rows: Int64s) -> None:
+        """Goes on to the next slots for those ids whose slot held another key."""
+        out = rows.reshape(-1)
+        at, ids = slots.reshape(-1)[left], values.reshape(-1)[left]
+        unknown = choice.unknowns.reshape(-1)[left // values.shape[1]]
+        while len(left):
+            at += 1
+            found = self._slot_rows.take(at)
+            settled = self._slot_keys.take(at) == ids
+            settled |= found == unknown
+            out[left[settled]] = found[settled]
+            going = ~settled
+            left, at, ids, unknown = left[going], at[going], ids[going], unknown[going]
 
 
-def _slots(values: Int64s, bits: int) -> Int64s:
-    product = np.ascontiguousarray(values).view(np.uint64) * _MULTIPLIER
-    product >>= np.uint64(64 - bits)
-    return product.view(np.int64)
+def _hash_table(keys: Int64s, bits: int, unknown: int) -> tuple[Int64s, Int64s]:
+    """Open addressing with linear probing: the key of each slot and its row; empty slots hold the row `unknown`.
 
-
-def _hash_table(keys: Int64s, bits: int) -> tuple[Int64s, Int64s]:
-    """Open addressing with linear probing: the key of each slot and its row, 0 where the slot is empty."""
-    slot_keys, slot_rows = np.zeros(1 << bits, np.int64), np.zeros(1 << bits, np.int64)
+    It is longer than 2^bits, so that a search never has to begin again at its first slot, and the last slot is empty.
+    """
+    size = (1 << bits) + len(keys) + 1
+    slot_keys, slot_rows = np.zeros(size, np.int64), np.full(size, unknown, np.int64)
     waiting: Int64s = np.arange(len(keys), dtype=np.int64)
-    slots = _slots(keys, bits)
+    slots = (np.ascontiguousarray(keys).view(np.uint64) * _MULTIPLIER >> np.uint64(64 - bits)).view(np.int64)
+    first, end = unknown - UNKNOWN_ROW + FIRST_KNOWN_ROW, 1 << bits
     while len(waiting):
-        free = slot_rows[slots] == 0
-        slot_rows[slots[free]] = waiting[free] + FIRST_KNOWN_ROW  # of several for one slot the last one gets it
-        lost = slot_rows[slots] != waiting + FIRST_KNOWN_ROW
+        free = slot_rows[slots] == unknown
+        slot_rows[slots[free]] = waiting[free] + first  # of several for one slot the last one gets it
+        lost = slot_rows[slots] != waiting + first
         slot_keys[slots[~lost]] = keys[waiting[~lost]]
-        waiting, slots = waiting[lost], (slots[lost] + 1) & ((1 << bits) - 1)
-    return slot_keys, slot_rows
+        end = max(end, int(slots.max()) + 1)
+        waiting, slots = waiting[lost], slots[lost] + 1
+    return slot_keys[: end + 1].copy(), slot_rows[: end + 1].copy()

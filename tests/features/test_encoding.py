@@ -8,7 +8,7 @@ from bedplate.errors import ArtifactError, DataError, DefinitionError
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import Bag, Category, Number, Sequence
 from bedplate.features.fitting import fit
-from bedplate.features.vocabulary import Vocabulary
+from bedplate.features.vocabulary import Vocabularies, Vocabulary
 
 RNG_SEED = 3
 
@@ -104,7 +104,14 @@ def test_vocabulary_equals_a_dictionary(n, keys):
     present = rng.random(n) < 0.8
     table = {int(k): i + 2 for i, k in enumerate(known)}
     expected = [table.get(int(v), 1) if p else 0 for v, p in zip(values, present, strict=True)]
-    np.testing.assert_array_equal(Vocabulary(known).rows_of(values, present), expected)
+    table_rows = Vocabularies({"other": Vocabulary(np.arange(7)), "own": Vocabulary(known)})
+    rows = table_rows.rows_of(
+        table_rows.choose(["own", "other"]), np.stack((values, values)), np.stack((present, present))
+    )
+    np.testing.assert_array_equal(rows[0] - table_rows.first_rows["own"], expected)
+    small = {i: i + 2 for i in range(7)}
+    others = [small.get(int(v), 1) if p else 0 for v, p in zip(values, present, strict=True)]
+    np.testing.assert_array_equal(rows[1] - table_rows.first_rows["other"], others)
 
 
 def test_vocabulary_refuses_unsorted_keys():
