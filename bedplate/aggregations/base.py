@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
+import msgspec
+
 from bedplate.aggregations.window import Window, WindowLike, windows_of
 from bedplate.batch import Column, TextLookup
 from bedplate.canonical import expression_form
@@ -110,8 +112,7 @@ class Reduction:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Scalar:
+class Scalar(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A partial with one value a key: `values` [n] (count, sum, min, max, distinct); `present` [n], None: all."""
 
     values: Array
@@ -119,8 +120,7 @@ class Scalar:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Latest:
+class Latest(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A LATEST partial of a depth above 1: for key i, events `offsets[i]` to `offsets[i + 1]`, oldest first.
 
     Attributes:
@@ -137,8 +137,7 @@ class Latest:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Newest:
+class Newest(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A LATEST partial of depth 1: the last event of each of n keys.
 
     Attributes:

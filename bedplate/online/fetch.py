@@ -62,11 +62,10 @@ class OnlineReader:
         plan = self._plan(view, tuple(names))
         times = np.ascontiguousarray(times, np.int64)
         try:
-            partials = plan.read(words, offsets, times, self.texts)
+            return plan.read(words, offsets, times, self.texts)
         except UnreadableRowError as error:
             check_rows(self._store, plan.layout, words, offsets)
             raise _ahead(view, int(times[error.row]), int(words[offsets[error.row] + LAST_FOLDED])) from None
-        return plan.columns(partials, times)
 
     def _plan(self, view: CompiledView, names: tuple[str, ...]) -> ReadPlan:
         key = (view.id, names)

@@ -276,15 +276,15 @@ def read_scalars(
     values: Any,
     present: Any,
 ) -> None:
-    """Fills `values` [requests, n] int64 (floats bit-cast) with scalar partial results, 0 where there is none.
+    """Fills `values` [requests * n] int64 (floats bit-cast) with scalar partial results, 0 where there is none.
 
-    `present` [requests, n] is filled where the reduction is an extreme.
+    `present` [requests * n] is filled where the reduction is an extreme.
     """
-    floats, size = words.view(np.float64), shape[1]
+    floats, size, n = words.view(np.float64), shape[1], len(times)
     values[:] = 0
     present[:] = False
     for r in range(len(requests)):
-        request, out, there = requests[r], values[r], present[r]
+        request, out, there = requests[r], values[r * n : (r + 1) * n], present[r * n : (r + 1) * n]
         out_floats = out.view(np.float64)
         if request[CODE] == _DISTINCT:
             _read_distinct(words, offsets, times, size, located, visible, request, out)
@@ -311,11 +311,11 @@ def read_slots(
     present: Any,
     values: Any,
 ) -> None:
-    """Fills the last event of each request: `found_times` and `present` [requests, n], `values` [columns, n].
+    """Fills the last event of each request: `found_times` and `present` [requests * n], `values` [columns * n].
 
     What is not present is 0.
     """
-    size = shape[1]
+    size, n = shape[1], len(times)
     for r in range(len(requests)):
         request = requests[r]
         at, selection, ttl, first, number = (
@@ -339,11 +339,11 @@ def read_slots(
                         break
                 if words[event] == MISSING or words[event] < since:
                     event = np.int64(-1)
-            present[r, i] = event >= 0
-            found_times[r, i] = words[event] if event >= 0 else 0
+            present[r * n + i] = event >= 0
+            found_times[r * n + i] = words[event] if event >= 0 else 0
             for c in range(number):
                 word = 1 + c if is_slot else columns[first + c]
-                values[out + c * stride, i] = words[event + word] if event >= 0 else 0
+                values[(out + c * stride) * n + i] = words[event + word] if event >= 0 else 0
 
 
 @jit
@@ -385,13 +385,13 @@ def count_latest(
     deepest: int,
     counts: Any,
 ) -> None:
-    """Fills `counts` [requests, n]: how many events each request gives for each key."""
+    """Fills `counts` [requests * n]: how many events each request gives for each key."""
     events = np.empty(deepest, np.int64)
     for i in range(len(times)):
         for r in range(len(requests)):
-            counts[r, i] = 0
+            counts[r * len(times) + i] = 0
             if located[i, 0] >= 0:
-                counts[r, i] = _latest_events(
+                counts[r * len(times) + i] = _latest_events(
                     words, offsets[i], shape, sections, located[i], visible[i], times[i], requests[r], events
                 )
 
@@ -412,7 +412,7 @@ def fill_latest(
     found_times: Any,
     values: Any,
 ) -> None:
-    """Fills `found_times` [m] and `values` [most inputs, m]; the events of request r and key i end at `ends[r, i]`."""
+    """Fills `found_times` [m] and `values` [most inputs, m]; the events of request r and key i end at ends[r * n + i]."""
     events = np.empty(deepest, np.int64)
     for i in range(len(times)):
         if located[i, 0] < 0:
@@ -422,7 +422,7 @@ def fill_latest(
                 words, offsets[i], shape, sections, located[i], visible[i], times[i], requests[r], events
             )
             for k in range(number):
-                to, event = ends[r, i] - 1 - k, abs(events[k])
+                to, event = ends[r * len(times) + i] - 1 - k, abs(events[k])
                 found_times[to] = words[event]
                 for c in range(requests[r, L_NUMBER]):
                     word = 1 + c if events[k] < 0 else columns[requests[r, L_FIRST] + c]

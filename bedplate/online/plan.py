@@ -15,7 +15,7 @@ from bedplate.canonical import to_json
 from bedplate.features.view import Call, CompiledView
 from bedplate.online import kernels
 from bedplate.online.codec import CODES, Layout, Need, from_words
-from bedplate.types import Array, Int64s, Type
+from bedplate.types import Array, Bools, Int64s, Type
 
 _SCALAR, _SLOT, _LATEST = range(3)
 _WIDTHS = (11, 12, 12)
@@ -23,23 +23,7 @@ _WIDTHS = (11, 12, 12)
 
 @final
 @dataclass(frozen=True, slots=True)
-class Alike:
-    """Calls with equal aggregations, of inputs of equal types and kept alike: they differ only in what they read.
-
-    Attributes:
-        calls: the calls.
-        types: of their inputs.
-        names: for each output the full name of the feature of each call.
-    """
-
-    calls: tuple[Call, ...]
-    types: tuple[Type, ...]
-    names: tuple[tuple[str, ...], ...]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Part:
+class Part:
     """A reduction of all calls of a group: rows `first` to `last` of a kernel's requests, and what they give.
 
     Attributes:
@@ -57,6 +41,22 @@ class _Part:
     kinds: tuple[Type, ...]
     out: int
     depth: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Calls with equal aggregations, of inputs of equal types and kept alike: they differ only in what they read.
+
+    Attributes:
+        calls: the calls.
+        names: for each output the full name of the feature of each call.
+        parts: what the aggregation's reductions give, in its order.
+    """
+
+    calls: tuple[Call, ...]
+    names: tuple[tuple[str, ...], ...]
+    parts: tuple[Part, ...]
 
 
 class UnreadableRowError(Exception):
@@ -100,7 +100,6 @@ class ReadPlan:
         "_columns",
         "_deepest",
         "_most_inputs",
-        "_parts",
         "_requests",
         "_slot_columns",
         "groups",
@@ -111,22 +110,19 @@ class ReadPlan:
     def __init__(self, view: CompiledView, names: Sequence[str]) -> None:
         self.layout, self.names = Layout(view), tuple(names)
         wanted = {view.short(n) for n in names}
-        self.groups = self._alike([c for c in view.calls if wanted.intersection(c.names)])
         self._slot_columns = 0
         columns: list[int] = []
         requests: tuple[list[tuple[int, ...]], ...] = ([], [], [])
-        self._parts = [
-            [self._part(g, i, requests, columns) for i in range(len(g.calls[0].aggregation.reductions))]
-            for g in self.groups
-        ]
+        alike = self._alike([c for c in view.calls if wanted.intersection(c.names)])
+        self.groups = tuple(self._group(calls, requests, columns) for calls in alike)
         self._requests = [np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests, _WIDTHS, strict=True)]
         self._columns: Int64s = np.array(columns, np.int64)
         latest = self._requests[_LATEST]
         self._deepest = int(latest[:, kernels.L_DEPTH].max(initial=0))
         self._most_inputs = int(latest[:, kernels.L_NUMBER].max(initial=0))
 
-    def read(self, words: Int64s, offsets: Int64s, times: Int64s, texts: TextLookup) -> list[list[Partial]]:
-        """The partial results of each group, those of its calls one after the other, as of one key after the other.
+    def read(self, words: Int64s, offsets: Int64s, times: Int64s, texts: TextLookup) -> dict[str, Column]:
+        """The values of the features for n keys, by full name, in the order asked for.
 
         Args:
             words: packed rows of n keys.
@@ -138,36 +134,17 @@ class ReadPlan:
             UnreadableRowError: a row is not of this layout, or ahead of its time.
         """
         rows = self._locate(words, offsets, times)
-        scalars, slots, latest = self._scalars(rows), self._slots(rows), self._latest_events(rows)
-        result: list[list[Partial]] = []
-        for parts in self._parts:
-            partials: list[Partial] = []
-            for part in parts:
-                lookups = tuple(texts if k is Type.STRING else None for k in part.kinds)
-                if part.kernel == _SCALAR:
-                    partials.append(_scalar_partial(part, *scalars))
-                elif part.kernel == _SLOT:
-                    partials.append(_slot_partial(part, *slots, lookups))
-                else:
-                    partials.append(_latest_partial(part, *latest, lookups, len(times)))
-            result.append(partials)
-        return result
-
-    def columns(self, partials: Sequence[Sequence[Partial]], times: Int64s) -> dict[str, Column]:
-        """The values of the features, by full name, in the order asked for.
-
-        Args:
-            partials: of each group, as `read` gives them.
-            times: [n] int64 microseconds.
-        """
-        n, found = len(times), dict[str, Column]()
-        for alike, of_group in zip(self.groups, partials, strict=True):
-            calls = len(alike.calls)
-            repeated = times if calls == 1 else np.broadcast_to(times, (calls, n)).reshape(-1)
-            columns = alike.calls[0].aggregation.finalize(of_group, repeated)
-            for names, column in zip(alike.names, columns, strict=True):
-                found.update(zip(names, split(column, calls, n), strict=True))
-        return {name: found[name] for name in self.names}
+        found = _Found(self._scalars(rows), self._slots(rows), self._latest_events(rows), texts, len(times))
+        columns: dict[str, Column] = {}
+        for group in self.groups:
+            calls = len(group.calls)
+            # The calls of a group are finalised as if their keys were of one call.
+            partials = [found.partial(part) for part in group.parts]
+            repeated = times if calls == 1 else np.concatenate([times] * calls)
+            finalized = group.calls[0].aggregation.finalize(partials, repeated)
+            for names, column in zip(group.names, finalized, strict=True):
+                columns.update(zip(names, split(column, calls), strict=True))
+        return {name: columns[name] for name in self.names}
 
     def _locate(self, words: Int64s, offsets: Int64s, times: Int64s) -> _Rows:
         layout, n = self.layout, len(times)
@@ -180,9 +157,8 @@ class ReadPlan:
         return _Rows(words, offsets, times, found, visible)
 
     def _scalars(self, rows: _Rows) -> tuple[Array, Array]:
-        requests, layout = self._requests[_SCALAR], self.layout
-        shape = (len(requests), len(rows.times))
-        values, present = np.empty(shape, np.int64), np.empty(shape, np.bool_)
+        requests, layout, n = self._requests[_SCALAR], self.layout, len(rows.times)
+        values, present = np.empty(len(requests) * n, np.int64), np.empty(len(requests) * n, np.bool_)
         if len(requests):
             kernels.read_scalars(
                 rows.words, rows.offsets, rows.times, layout.shape, layout.sections, rows.found, rows.visible,
@@ -192,8 +168,8 @@ class ReadPlan:
 
     def _slots(self, rows: _Rows) -> tuple[Array, Array, Array]:
         requests, n = self._requests[_SLOT], len(rows.times)
-        found, present = np.empty((len(requests), n), np.int64), np.empty((len(requests), n), np.bool_)
-        values = np.empty((self._slot_columns, n), np.int64)
+        found, present = np.empty(len(requests) * n, np.int64), np.empty(len(requests) * n, np.bool_)
+        values = np.empty(self._slot_columns * n, np.int64)
         if len(requests):
             kernels.read_slots(
                 rows.words, rows.offsets, rows.times, self.layout.shape, rows.found, rows.visible,
@@ -206,29 +182,31 @@ class ReadPlan:
         ends = np.zeros(len(requests) * n + 1, np.int64)
         if not len(requests):
             return ends, ends, ends
-        counts = np.empty((len(requests), n), np.int64)
         common = (
             rows.words, rows.offsets, rows.times, layout.shape, layout.sections, rows.found, rows.visible, requests,
         )  # fmt: skip
+        counts = np.empty(len(requests) * n, np.int64)
         kernels.count_latest(*common, self._deepest, counts)
         np.cumsum(counts, out=ends[1:])
         found, values = np.empty(ends[-1], np.int64), np.empty((self._most_inputs, ends[-1]), np.int64)
-        of_request = ends[1:].reshape(len(requests), n)
-        kernels.fill_latest(*common, self._columns, self._deepest, of_request, found, values)
+        kernels.fill_latest(*common, self._columns, self._deepest, ends[1:], found, values)
         return ends, found, values
 
-    def _alike(self, calls: Sequence[Call]) -> tuple[Alike, ...]:
+    def _alike(self, calls: Sequence[Call]) -> list[tuple[Call, ...]]:
+        """The calls that differ only in what they read."""
         groups: dict[tuple[object, ...], list[Call]] = {}
         for call in calls:
             aggregation = call.aggregation
             kept = tuple(self._kernel(n) for n in self._needs(call))
             key = (type(aggregation), to_json(dict(aggregation.options())), self._types(call), kept)
             groups.setdefault(key, []).append(call)
-        view = self.layout.view.name
-        return tuple(
-            Alike(tuple(g), self._types(g[0]), tuple(zip(*([f"{view}.{n}" for n in c.names] for c in g), strict=True)))
-            for g in groups.values()
-        )
+        return [tuple(group) for group in groups.values()]
+
+    def _group(self, calls: tuple[Call, ...], requests: tuple[list[tuple[int, ...]], ...], columns: list[int]) -> Group:
+        view, types = self.layout.view.name, self._types(calls[0])
+        names = tuple(zip(*([f"{view}.{n}" for n in c.names] for c in calls), strict=True))
+        reductions = range(len(calls[0].aggregation.reductions))
+        return Group(calls, names, tuple(self._part(calls, types, i, requests, columns) for i in reductions))
 
     def _types(self, call: Call) -> tuple[Type, ...]:
         view = self.layout.view
@@ -243,8 +221,15 @@ class ReadPlan:
             return _SCALAR
         return _SLOT if not need.is_exact and need.selection in self.layout.slot_at else _LATEST
 
-    def _part(self, group: Alike, index: int, requests: tuple[list[tuple[int, ...]], ...], columns: list[int]) -> _Part:
-        needs = [self._needs(call)[index] for call in group.calls]
+    def _part(
+        self,
+        calls: tuple[Call, ...],
+        types: tuple[Type, ...],
+        index: int,
+        requests: tuple[list[tuple[int, ...]], ...],
+        columns: list[int],
+    ) -> Part:
+        needs = [self._needs(call)[index] for call in calls]
         kernel, out = self._kernel(needs[0]), self._slot_columns
         first = len(requests[kernel])
         for i, need in enumerate(needs):
@@ -256,9 +241,9 @@ class ReadPlan:
                 requests[kernel].append((*self._latest(need), *place))
                 columns.extend(inputs)
         if kernel == _SLOT:
-            self._slot_columns += len(needs) * len(group.types)
-        kinds = (self.layout.view.output_type(needs[0].reduction),) if kernel == _SCALAR else group.types
-        return _Part(kernel, first, len(requests[kernel]), kinds, out, needs[0].reduction.depth)
+            self._slot_columns += len(needs) * len(types)
+        kinds = (self.layout.view.output_type(needs[0].reduction),) if kernel == _SCALAR else types
+        return Part(kernel, first, len(requests[kernel]), kinds, out, needs[0].reduction.depth)
 
     def _scalar(self, need: Need) -> tuple[int, ...]:
         layout, reduce, selection = self.layout, need.reduction.reduce, need.selection
@@ -296,50 +281,59 @@ def _window(need: Need) -> tuple[int, int, int]:
     return window.length, window.hop, -1 if window.bound is None else window.bound
 
 
-def _scalar_partial(part: _Part, values: Array, present: Array) -> Scalar:
-    chosen = from_words(values[part.first : part.last].reshape(-1), part.kinds[0])
-    return Scalar(chosen, present[part.first : part.last].reshape(-1))
+@final
+class _Found(NamedTuple):
+    """What the kernels found for n keys, request by request: arrays of requests times n."""
+
+    scalars: tuple[Array, Array]
+    slots: tuple[Array, Array, Array]
+    latest: tuple[Array, Array, Array]
+    texts: TextLookup
+    n: int
+
+    def partial(self, part: Part) -> Partial:
+        if part.kernel == _SCALAR:
+            values, present = self.scalars
+            span = slice(part.first * self.n, part.last * self.n)
+            return Scalar(from_words(values[span], part.kinds[0]), present[span])
+        texts = tuple([self.texts if kind is Type.STRING else None for kind in part.kinds])
+        return self._slots(part, texts) if part.kernel == _SLOT else self._latest(part, texts)
+
+    def _slots(self, part: Part, texts: tuple[TextLookup | None, ...]) -> Newest:
+        times, present, values = self.slots
+        a, b = part.first * self.n, part.last * self.n
+        at, columns = part.out * self.n, list[Array]()
+        for kind in part.kinds:
+            columns.append(from_words(values[at : at + b - a], kind))
+            at += b - a
+        return Newest(present[a:b], times[a:b], tuple(columns), texts)
+
+    def _latest(self, part: Part, texts: tuple[TextLookup | None, ...]) -> Latest | Newest:
+        ends, times, values = self.latest
+        offsets = ends[part.first * self.n : part.last * self.n + 1]
+        a, b = int(offsets[0]), int(offsets[-1])
+        columns = tuple(from_words(values[c, a:b], kind) for c, kind in enumerate(part.kinds))
+        if part.depth > 1:
+            return Latest(offsets - a, times[a:b], columns, texts)
+        present = offsets[1:] > offsets[:-1]
+        return Newest(present, _spread(times[a:b], present), tuple(_spread(c, present) for c in columns), texts)
 
 
-def _slot_partial(
-    part: _Part, times: Array, present: Array, values: Array, texts: tuple[TextLookup | None, ...]
-) -> Newest:
-    number = part.last - part.first
-    columns = [values[part.out + c * number : part.out + (c + 1) * number].reshape(-1) for c in range(len(part.kinds))]
-    return Newest(
-        present[part.first : part.last].reshape(-1),
-        times[part.first : part.last].reshape(-1),
-        tuple(from_words(c, kind) for c, kind in zip(columns, part.kinds, strict=True)),
-        texts,
-    )
+def _spread(found: Array, present: Bools) -> Array:
+    every = np.zeros(len(present), found.dtype)
+    every[present] = found
+    return every
 
 
-def _latest_partial(
-    part: _Part, ends: Array, times: Array, values: Array, texts: tuple[TextLookup | None, ...], n: int
-) -> Latest | Newest:
-    offsets = ends[part.first * n : part.last * n + 1]
-    a, b = int(offsets[0]), int(offsets[-1])
-    columns = tuple(from_words(values[c, a:b], kind) for c, kind in enumerate(part.kinds))
-    if part.depth > 1:
-        return Latest(offsets - a, times[a:b], columns, texts)
-    present = offsets[1:] > offsets[:-1]
-
-    def spread(found: Array) -> Array:
-        every = np.zeros(len(present), found.dtype)
-        every[present] = found
-        return every
-
-    return Newest(present, spread(times[a:b]), tuple(map(spread, columns)), texts)
-
-
-def split(column: Column, parts: int, n: int) -> Sequence[Column]:
+def split(column: Column, parts: int) -> Sequence[Column]:
     """A column of `parts` times n rows as columns of n rows, without copying.
 
-    >>> [c.values.tolist() for c in split(Dense(np.arange(4)), 2, 2)]
+    >>> [c.values.tolist() for c in split(Dense(np.arange(4)), 2)]
     [[0, 1], [2, 3]]
     """
     if parts == 1:
         return (column,)
+    n = len(column) // parts
     if isinstance(column, Ragged):
         ends = [column.offsets[i * n : (i + 1) * n + 1] for i in range(parts)]
         return [Ragged(_slice(column.values, int(e[0]), int(e[-1])), e - e[0]) for e in ends]
