@@ -7,7 +7,7 @@ All arrays are NumPy arrays; nothing here copies them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, final
 
@@ -101,6 +101,87 @@ class Embedding(msgspec.Struct, frozen=True, eq=False, gc=False):
 Column: TypeAlias = Dense | Ids | Ragged | Embedding
 
 
+@final
+class Stack(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """k columns of n numbers or identities, side by side as the rows of a matrix.
+
+    Attributes:
+        values: [k, n]; int64 where they are identities.
+        present: [k, n], or None: all are present.
+        is_ids: whether they are identities (`Ids`), not numbers (`Dense`).
+        texts: of identities, as in `Ids`.
+    """
+
+    values: Array
+    present: Bools | None = None
+    is_ids: bool = False
+    texts: TextLookup | None = None
+
+    def __len__(self) -> int:
+        """n, the number of rows of each column."""
+        return self.values.shape[1]
+
+    def column(self, position: int) -> Dense | Ids:
+        """One of the columns, as a view.
+
+        >>> Stack(np.array([[1, 2], [3, 4]])).column(1).values.tolist()
+        [3, 4]
+        """
+        present = None if self.present is None else self.present[position]
+        return Ids(self.values[position], present, self.texts) if self.is_ids else Dense(self.values[position], present)
+
+
+Places: TypeAlias = "Mapping[str, tuple[int, int]]"
+"""Where the column of each name is: its part, and in a stack its position, else -1."""
+
+
+@final
+class Columns(Mapping[str, Column]):
+    """Columns of equal length by name. Columns of one form may lie in stacks; a column is made when it is asked for.
+
+    A step with many columns takes whole stacks. What it needs to know of their places it works out once: what is read
+    in the same way again and again has the same `places`, the very same object.
+
+    Attributes:
+        parts: the stacks and columns.
+        places: where the column of each name is.
+
+    >>> c = Columns([Stack(np.array([[1, 2], [3, 4]]))], {"a": (0, 1), "b": (0, 0)})
+    >>> list(c), c["b"].values.tolist()
+    (['a', 'b'], [1, 2])
+    """
+
+    __slots__ = ("parts", "places")
+
+    def __init__(self, parts: Sequence[Stack | Column], places: Places) -> None:
+        self.parts, self.places = parts, places
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Column]) -> Columns:
+        """The same columns; those that are in stacks stay there."""
+        if isinstance(columns, Columns):
+            return columns
+        return cls(list(columns.values()), {name: (i, -1) for i, name in enumerate(columns)})
+
+    def __getitem__(self, name: str) -> Column:
+        """The column of a name."""
+        at, position = self.places[name]
+        part = self.parts[at]
+        return part.column(position) if isinstance(part, Stack) else part
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a column of this name."""
+        return name in self.places
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        """How many columns there are."""
+        return len(self.places)
+
+
 def column_to_series(column: Column, name: str = "") -> pl.Series:
     """A Polars series of a column, nulls where a value is not present and strings where the column knows its texts.
 
@@ -169,8 +250,8 @@ class Batch:
             shown = np.array2string(offsets, threshold=8)
             raise DataError(f"got offsets {shown}, expected them to begin at 0 and to ascend", where="batch")
         requests, items = len(offsets) - 1, int(offsets[-1])
-        of_request = (self.times, self.request_ids, *self.request.values())
-        of_item = (self.candidates, *self.item.values(), *self.labels.values())
+        of_request = (self.times, self.request_ids, *_parts(self.request))
+        of_item = (self.candidates, *_parts(self.item), *self.labels.values())
         if self.weights is not None:
             of_item = (*of_item, self.weights)
         # A server makes a batch for every request: names are put together only for the message.
@@ -207,3 +288,7 @@ class Batch:
         array([0, 0, 1])
         """
         return np.repeat(np.arange(self.requests), np.diff(self.offsets))
+
+
+def _parts(columns: Mapping[str, Column]) -> Iterable[Stack | Column]:
+    return columns.parts if isinstance(columns, Columns) else columns.values()

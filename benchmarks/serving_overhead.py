@@ -121,9 +121,9 @@ class Bench:
         return Candidates({"user": np.array([user])}, "item", items, offsets, np.array([NOW + DAY]), zero)
 
     def batch(self, user: int, items: Any) -> Any:
-        from bedplate.features.assemble import assemble
+        from bedplate.features.assemble import Join
 
-        return assemble(self.project.graph.select(self.features), self.reader, self.rows(user, items))
+        return Join(self.project.graph.select(self.features), "item").batch(self.reader, self.rows(user, items))
 
     def _export(self) -> None:
         from bedplate.features.fitting import fit

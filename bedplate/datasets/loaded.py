@@ -15,7 +15,7 @@ from bedplate.datasets.sampling import PopularitySampler
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.summary import DatasetSummary, SplitSummary
 from bedplate.errors import NotFoundError, suggest
-from bedplate.features.assemble import Candidates, assemble
+from bedplate.features.assemble import Candidates, Join
 from bedplate.offline.base import History
 from bedplate.types import LATEST_TIME, Int64s
 
@@ -61,12 +61,13 @@ class LoadedDataset:
         DataError: a source does not hold what the definition says.
     """
 
-    __slots__ = ("_ranges", "_sampler", "_uncensored", "compiled", "history", "spine")
+    __slots__ = ("_join", "_ranges", "_sampler", "_uncensored", "compiled", "history", "spine")
 
     def __init__(self, compiled: CompiledDataset, history: History) -> None:
         self.compiled, self.history = compiled, history
         self.spine = compiled.spine.read()
         rows = self.spine.rows
+        self._join = Join(compiled.selected, rows.item)
         self._sampler: PopularitySampler | None = None
         if compiled.negatives is not None:
             definition = compiled.negatives.negatives
@@ -111,7 +112,7 @@ class LoadedDataset:
             labels: whether to read labels too; no censoring is applied here.
         """
         values = {c.label.name: c.read(self.history, rows) for c in self.compiled.labels} if labels else {}
-        return assemble(self.compiled.selected, self.history, rows, values)
+        return self._join.batch(self.history, rows, values)
 
     def sample(self, chosen: Int64s, seed: int, epoch: int) -> Batch:
         """A batch of requests with positives, negatives (of this seed and epoch), features and labels.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import NamedTuple, Protocol, final
 
 import numpy as np
 
-from bedplate.batch import Batch, Column
+from bedplate.batch import Batch, Column, Columns, Places
 from bedplate.errors import RequestError
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
 from bedplate.features.graph import Selected
@@ -19,22 +19,32 @@ from bedplate.features.view import CompiledView
 from bedplate.types import Float32s, Int64s
 
 
+class Read(NamedTuple):
+    """Features of a view to read for n rows.
+
+    Attributes:
+        view: the compiled view.
+        names: full names of features of the view.
+        keys: [n, entities] int64.
+        times: [n] int64 microseconds; only events with `time + delay < t` count.
+    """
+
+    view: CompiledView
+    names: Sequence[str]
+    keys: Int64s
+    times: Int64s
+
+
 class Reader(Protocol):
     """Reads the features of a view for keys at times: history or the online store."""
 
     def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
-        """The values of n rows.
-
-        Args:
-            view: the compiled view.
-            names: full names of features of the view.
-            keys: [n, entities] int64.
-            times: [n] int64 microseconds; only events with `time + delay < t` count.
-
-        Returns:
-            a column of length n for each name.
-        """
+        """The values of n rows, a column for each name; see `Read`."""
         ...
+
+    def read_all(self, reads: Sequence[Read]) -> Sequence[Mapping[str, Column]]:
+        """Several reads, of one state of what is read."""
+        return [self.read(*read) for read in reads]
 
 
 @final
@@ -59,80 +69,164 @@ class Candidates:
     request_ids: Int64s
 
 
-def assemble(
-    selected: Selected,
-    reader: Reader,
-    rows: Candidates,
-    labels: Mapping[str, Float32s] | None = None,
-    known: Mapping[str, Column] | None = None,
-) -> Batch:
-    """A batch with the selected features.
+@final
+class Join:
+    """The join of features to requests and candidates, planned once.
 
     A view whose entities all belong to the request is read on R rows, any other on N rows; a derived feature is
-    computed on R rows when all its inputs are. Each view is read once.
+    computed on R rows when all its inputs are. Each view is read once, all of them together.
 
     Args:
         selected: the features.
-        reader: history or the online store.
-        rows: the requests and their candidates.
-        labels: [N] float32 each, by name.
-        known: request columns that were made before, by feature; they are not made again.
+        item: the name of the candidates' entity.
 
-    Raises:
-        RequestError: a view is about an entity that the rows don't have.
+    Attributes:
+        selected: as given.
+        levels: for each selected feature, and each input of a derived one, whether it is computed once per request.
     """
-    of_item = np.repeat(np.arange(len(rows.times)), np.diff(rows.offsets))
-    item_times = rows.times[of_item]
-    request: dict[str, Column] = dict(known or {})
-    item: dict[str, Column] = {}
-    for view, names in selected.views:
-        entities = [e.name for e in view.view.entities]
-        if all(n in request for n in names):
-            continue
-        _check_entities(view, entities, rows)
-        if rows.item in entities:
-            keys = [rows.candidates if e == rows.item else rows.request_keys[e][of_item] for e in entities]
-            item.update(reader.read(view, names, np.stack(keys, axis=1), item_times))
+
+    __slots__ = (
+        "_entities", "_every", "_item", "_of_item", "_of_request", "_request", "_steps", "levels", "selected",
+    )  # fmt: skip
+
+    def __init__(self, selected: Selected, item: str) -> None:
+        self.selected = selected
+        self.levels = {n: all(e.name != item for e in v.view.entities) for v, names in selected.views for n in names}
+        for derived in selected.derived:
+            self.levels[derived.name] = all(self.levels.get(n, True) for n in derived.inputs)
+        views = [(view, names, tuple(e.name for e in view.view.entities)) for view, names in selected.views]
+        self._of_request = [v for v in views if item not in v[2]]
+        self._of_item = [v for v in views if item in v[2]]
+        self._entities = {e: view for view, _, entities in views for e in entities if e != item}
+        self._steps = {level: self._derived_steps(level) for level in (True, False)}
+        self._request = _Order(tuple(n for n in selected.names if self.levels[n]))
+        self._item = _Order(tuple(n for n in selected.names if not self.levels[n]))
+        self._every = _Order(tuple(n for n, level in self.levels.items() if level))
+
+    def _derived_steps(self, level: bool) -> list[list[DerivedFeature]]:
+        """The derived features of a level, in order, those together that can be evaluated at once."""
+        steps: list[list[DerivedFeature]] = []
+        left = [d for d in self.selected.derived if self.levels[d.name] == level]
+        while left:
+            waiting = {d.name for d in left}
+            steps.append([d for d in left if waiting.isdisjoint(d.inputs)])
+            left = [d for d in left if d not in steps[-1]]
+        return steps
+
+    def request(self, reader: Reader, rows: Candidates) -> Columns:
+        """All that is computed once per request, to be given to `batch` as `known`; the candidates are not looked at.
+
+        Raises:
+            RequestError: a view is about an entity that the rows don't have.
+        """
+        self._check_entities(rows)
+        groups = list(reader.read_all(self._reads_of_request(rows)))
+        self._derive_of_request(groups, rows)
+        return self._every.joined(groups)
+
+    def batch(
+        self,
+        reader: Reader,
+        rows: Candidates,
+        labels: Mapping[str, Float32s] | None = None,
+        known: Columns | None = None,
+    ) -> Batch:
+        """A batch with the features.
+
+        Args:
+            reader: history or the online store.
+            rows: the requests and their candidates.
+            labels: [N] float32 each, by name.
+            known: what `request` gave for these requests; it is not made again.
+
+        Raises:
+            RequestError: a view is about an entity that the rows don't have.
+        """
+        self._check_entities(rows)
+        of_item = np.repeat(np.arange(len(rows.times)), np.diff(rows.offsets))
+        item_times = rows.times[of_item]
+        reads = self._reads_of_request(rows) if known is None else []
+        requests = len(reads)
+        for view, names, entities in self._of_item:
+            reads.append(Read(view, names, _keys(entities, rows, of_item), item_times))
+        found = reader.read_all(reads)
+        item, request = list(found[requests:]), list(found[:requests])
+        if known is None:
+            self._derive_of_request(request, rows)
         else:
-            keys = [rows.request_keys[e] for e in entities]
-            request.update(reader.read(view, names, np.stack(keys, axis=1), rows.times))
-    left = [d for d in selected.derived if d.name not in request]
-    while left:
-        of_request = [d for d in left if _inputs(d) <= request.keys()]
-        of_items = [d for d in left if d not in of_request and _inputs(d) <= request.keys() | item.keys()]
-        if of_request:
-            request.update(evaluate(of_request, request, rows.times))
-        elif of_items:
-            names = {n for d in of_items for n in _inputs(d)}
-            columns = {n: item[n] if n in item else request[n].take(of_item) for n in names}
-            item.update(evaluate(of_items, columns, item_times))
-        left = [d for d in left if d.name not in request and d.name not in item]
-    wanted = set(selected.names)
-    return Batch(
-        request={n: request[n] for n in selected.names if n in request},
-        item={n: item[n] for n in item if n in wanted},
-        offsets=rows.offsets,
-        times=rows.times,
-        request_ids=rows.request_ids,
-        candidates=rows.candidates,
-        labels=labels or {},
-    )
+            request.append(known)
+        for derived in self._steps[False]:
+            names = {n for d in derived for n in d.inputs if n != REQUEST_TIME}
+            columns = {n: _find(request, n).take(of_item) if self.levels[n] else _find(item, n) for n in names}
+            item.append(evaluate(derived, columns, item_times))
+        return Batch(
+            request=self._request.joined(request),
+            item=self._item.joined(item),
+            offsets=rows.offsets,
+            times=rows.times,
+            request_ids=rows.request_ids,
+            candidates=rows.candidates,
+            labels=labels or {},
+        )
+
+    def _reads_of_request(self, rows: Candidates) -> list[Read]:
+        return [
+            Read(view, names, _keys(entities, rows, None), rows.times) for view, names, entities in self._of_request
+        ]
+
+    def _derive_of_request(self, groups: list[Mapping[str, Column]], rows: Candidates) -> None:
+        for derived in self._steps[True]:
+            names = {n for d in derived for n in d.inputs if n != REQUEST_TIME}
+            groups.append(evaluate(derived, {n: _find(groups, n) for n in names}, rows.times))
+
+    def _check_entities(self, rows: Candidates) -> None:
+        missing = self._entities.keys() - rows.request_keys.keys()
+        if missing:
+            entity = next(e for e in self._entities if e in missing)
+            known = [*rows.request_keys, rows.item]
+            raise RequestError(f"needs the entity '{entity}', got {known}", where=self._entities[entity].place)
 
 
-def request_level(selected: Selected, item: str) -> Mapping[str, bool]:
-    """For each selected feature (and each input of a derived one) whether it is computed once per request."""
-    level = {n: all(e.name != item for e in view.view.entities) for view, names in selected.views for n in names}
-    for derived in selected.derived:
-        level[derived.name] = all(level.get(n, True) for n in derived.inputs)
-    return level
+def _keys(entities: tuple[str, ...], rows: Candidates, of_item: Int64s | None) -> Int64s:
+    """[R or N, entities] int64."""
+    count = len(rows.times) if of_item is None else len(of_item)
+    keys = np.empty((count, len(entities)), np.int64)
+    for i, entity in enumerate(entities):
+        if entity == rows.item:
+            keys[:, i] = rows.candidates
+        else:
+            keys[:, i] = rows.request_keys[entity] if of_item is None else rows.request_keys[entity][of_item]
+    return keys
 
 
-def _inputs(derived: DerivedFeature) -> set[str]:
-    return {n for n in derived.inputs if n != REQUEST_TIME}
+def _find(groups: Sequence[Mapping[str, Column]], name: str) -> Column:
+    for columns in groups:
+        if name in columns:
+            return columns[name]
+    raise KeyError(name)
 
 
-def _check_entities(view: CompiledView, entities: Sequence[str], rows: Candidates) -> None:
-    missing = [e for e in entities if e != rows.item and e not in rows.request_keys]
-    if missing:
-        known = [*rows.request_keys, rows.item]
-        raise RequestError(f"needs the entity '{missing[0]}', got {known}", where=view.place)
+@final
+class _Order:
+    """Puts the columns of several reads together under given names, and remembers where each was the last time."""
+
+    __slots__ = ("_last", "_names")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._last: tuple[list[Places], Places] | None = None
+
+    def joined(self, groups: Sequence[Mapping[str, Column]]) -> Columns:
+        """The columns of the names in order; stacks stay as they are."""
+        every = [Columns.of(group) for group in groups]
+        parts = [part for columns in every for part in columns.parts]
+        last = self._last
+        if last is None or [id(p) for p in last[0]] != [id(c.places) for c in every]:
+            where: dict[str, tuple[int, int]] = {}
+            first = 0
+            for columns in every:
+                where.update({n: (first + part, at) for n, (part, at) in columns.places.items()})
+                first += len(columns.parts)
+            # One assignment: other threads join by the same plan.
+            last = self._last = [c.places for c in every], {n: where[n] for n in self._names}
+        return Columns(parts, last[1])

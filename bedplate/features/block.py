@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 
-from bedplate.batch import Column, Dense, Embedding, Ids, Ragged
+from bedplate.batch import Column, Columns, Dense, Embedding, Ids, Places, Ragged, Stack
 from bedplate.errors import DataError
-from bedplate.features.encoding import Field, Number
+from bedplate.features.encoding import CANDIDATE, Field, Number
 from bedplate.features.vocabulary import Vocabularies
 from bedplate.types import Array, Bools, Float32s, Int64s
+
+_Values: TypeAlias = "tuple[Array, Bools | None]"
+"""The values [k, n] of k features, and which are present."""
 
 
 @final
@@ -39,31 +42,24 @@ class Block:
         named = {f.feature: f.vocabulary for f in fields if f.vocabulary is not None}
         self.ids = tuple(named)
         self._vocabularies, self._choice = vocabularies, vocabularies.choose(list(named.values()))
+        self._candidate = self.ids.index(CANDIDATE) if CANDIDATE in self.ids else None
+        self._take_numbers, self._take_ids = _Takes(self.numbers, _numbers), _Takes(self.ids, _identities)
         self.names = (*self.numbers, *self.ids)
 
-    def dense(self, columns: Mapping[str, Column], n: int) -> Float32s:
+    def dense(self, columns: Columns, n: int) -> Float32s:
         """[n, numbers + presence columns] float32, C-contiguous."""
         count, logs = len(self.numbers), self._logs
-        values: list[Array] = []
-        presences: list[Bools | None] = []
-        for name in self.numbers:
-            column = columns[name]
-            if type(column) is not Dense:
-                raise wrong_form(name, column, "numbers")
-            values.append(column.values)
-            presences.append(column.present)
+        raw = np.empty((count, n), np.float64)
+        present = self._take_numbers.fill(columns, raw)
         # A feature is a row until the end, so that each step is one operation on contiguous memory.
         wide = np.empty((len(self.dense_columns), n), np.float32)
         if logs:
-            np.concatenate(values[:logs], out=wide[:logs].reshape(-1), casting="unsafe")
+            wide[:logs] = raw[:logs]
             _signed_log(wide[:logs])
             wide[:logs] -= self._log_means
         if logs < count:  # subtracted in float64: a large value with a small spread keeps its digits
-            raw = np.empty((count - logs, n), np.float64)
-            np.concatenate(values[logs:], out=raw.reshape(-1), casting="unsafe")
-            np.subtract(raw, self._means, out=wide[logs:count], casting="unsafe")
+            np.subtract(raw[logs:], self._means, out=wide[logs:count], casting="unsafe")
         wide[:count] *= self._factors
-        present = _joined(presences, n)
         if present is None:
             wide[count:] = 1.0
         else:
@@ -71,21 +67,85 @@ class Block:
             wide[count:] = present[self._nullable]
         return np.ascontiguousarray(wide.T)
 
-    def rows(self, columns: Mapping[str, Column], n: int) -> Int64s:
-        """[n, categories] int64 rows of the embedding table, C-contiguous."""
-        found = [id_values(columns[name], name) for name in self.ids]
-        values = np.empty((len(found), n), np.int64)
-        np.concatenate([v for v, _ in found], out=values.reshape(-1))
-        rows = self._vocabularies.rows_of(self._choice, values, _joined([p for _, p in found], n))
-        return np.ascontiguousarray(rows.T)
+    def rows(self, columns: Columns, n: int, candidates: Int64s | None = None) -> Int64s:
+        """[n, categories] int64 rows of the embedding table, C-contiguous; `candidates` [n]: the candidates' keys."""
+        values = np.empty((len(self.ids), n), np.int64)
+        if self._candidate is not None and candidates is not None:
+            values[self._candidate] = candidates
+        present = self._take_ids.fill(columns, values)
+        return np.ascontiguousarray(self._vocabularies.rows_of(self._choice, values, present).T)
 
 
-def _joined(presences: Sequence[Bools | None], n: int) -> Bools | None:
-    """[columns, n], or None: all of them are present."""
-    if not any(p is not None for p in presences):
-        return None
-    every = np.ones(n, np.bool_)
-    return np.concatenate([every if p is None else p for p in presences]).reshape(len(presences), n)
+class _Take(NamedTuple):
+    """Rows of a part of `Columns`, and where they go."""
+
+    part: int
+    source: slice | Int64s
+    target: slice | Int64s
+    name: str
+
+
+@final
+class _Takes:
+    """Puts the columns of given names into the rows of a matrix; remembers how for the places that it saw last."""
+
+    __slots__ = ("_last", "_names", "_values")
+
+    def __init__(self, names: tuple[str, ...], values: Callable[[Stack | Column, str], _Values]) -> None:
+        self._names, self._values = names, values
+        self._last: tuple[Places, list[_Take]] | None = None
+
+    def fill(self, columns: Columns, out: Array) -> Bools | None:
+        """Fills `out` [names, n]; which values are present [names, n], or None: all of them."""
+        last = self._last
+        if last is None or last[0] is not columns.places:
+            # One assignment: other threads use the same block.
+            last = self._last = columns.places, self._plan(columns.places)
+        present: Bools | None = None
+        for take in last[1]:
+            values, there = self._values(columns.parts[take.part], take.name)
+            out[take.target] = values[take.source]
+            if there is not None:
+                if present is None:
+                    present = np.ones(out.shape, np.bool_)
+                present[take.target] = there[take.source]
+        return present
+
+    def _plan(self, places: Places) -> list[_Take]:
+        by_part: dict[int, list[tuple[int, int]]] = {}
+        for target, name in enumerate(self._names):
+            if name != CANDIDATE:
+                part, position = places[name]
+                by_part.setdefault(part, []).append((max(position, 0), target))
+        return [
+            _Take(part, _span([p for p, _ in taken]), _span([t for _, t in taken]), self._names[taken[0][1]])
+            for part, taken in by_part.items()
+        ]
+
+
+def _span(positions: list[int]) -> slice | Int64s:
+    """Positions as an index: a slice where they follow each other, which is read without a copy."""
+    first, last = positions[0], positions[-1]
+    if positions == list(range(first, last + 1)):
+        return slice(first, last + 1)
+    return np.array(positions, np.int64)
+
+
+def _numbers(part: Stack | Column, name: str) -> _Values:
+    if type(part) is Stack and not part.is_ids:
+        return part.values, part.present
+    if type(part) is Dense:
+        return part.values[None], None if part.present is None else part.present[None]
+    raise wrong_form(name, part, "numbers")
+
+
+def _identities(part: Stack | Column, name: str) -> _Values:
+    if type(part) is Stack:
+        if part.is_ids or part.values.dtype.kind in "ib":
+            return part.values, part.present
+        raise wrong_form(name, part, "ids or whole numbers")
+    values, present = id_values(part, name)
+    return values[None], None if present is None else present[None]
 
 
 def _signed_log(x: Float32s) -> None:
@@ -96,13 +156,14 @@ def _signed_log(x: Float32s) -> None:
     np.copysign(size, x, out=x)
 
 
-def wrong_form(name: str, column: Column, expected: str) -> DataError:
+def wrong_form(name: str, column: Stack | Column, expected: str) -> DataError:
     """The error for a column of another form than its encoding takes."""
     forms = {Dense: "numbers", Ids: "ids", Ragged: "lists", Embedding: "vectors"}
-    return DataError(f"feature '{name}' holds {forms[type(column)]}, expected {expected}", where="encoding")
+    form = ("ids" if column.is_ids else "numbers") if isinstance(column, Stack) else forms[type(column)]
+    return DataError(f"feature '{name}' holds {form}, expected {expected}", where="encoding")
 
 
-def id_values(column: Column, name: str) -> tuple[Int64s, Bools | None]:
+def id_values(column: Stack | Column, name: str) -> tuple[Int64s, Bools | None]:
     """The ids of a column and which are present; whole numbers and booleans count as ids.
 
     Raises:

@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 
 from bedplate import canonical
-from bedplate.batch import Batch, Column, Ids
+from bedplate.batch import Batch, Column, Columns
 from bedplate.errors import ArtifactError, DataError, suggest
 from bedplate.features import encoding as enc
 from bedplate.features.block import Block, id_values, list_column, pad, window_of_lists
 from bedplate.features.vocabulary import Vocabularies, Vocabulary
-from bedplate.types import Array
+from bedplate.types import Array, Int64s
 
 FORMAT = 1
 """The version of the saved form."""
@@ -96,10 +96,7 @@ class Encoder:
         """
         out: dict[str, Array] = {}
         self._encode_block("request", self._request, batch.request, batch.requests, out)
-        item = batch.item
-        if enc.CANDIDATE in self._item.ids:
-            item = {**item, enc.CANDIDATE: Ids(batch.candidates)}
-        self._encode_block("item", self._item, item, batch.items, out)
+        self._encode_block("item", self._item, batch.item, batch.items, out, batch.candidates)
         for name in self._sequences:
             self._encode_sequence(name, batch, out)
         for field, bag, choice in self._bags:
@@ -115,13 +112,23 @@ class Encoder:
         return out
 
     def _encode_block(
-        self, level: enc.Level, block: Block, source: Mapping[str, Column], n: int, out: dict[str, Array]
+        self,
+        level: enc.Level,
+        block: Block,
+        source: Mapping[str, Column],
+        n: int,
+        out: dict[str, Array],
+        candidates: Int64s | None = None,
     ) -> None:
-        columns = _checked(source, block.names, level)
-        if block.numbers:
-            out[f"{level}_dense"] = block.dense(columns, n)
-        if block.ids:
-            out[f"{level}_ids"] = block.rows(columns, n)
+        columns = Columns.of(source)
+        try:
+            if block.numbers:
+                out[f"{level}_dense"] = block.dense(columns, n)
+            if block.ids:
+                out[f"{level}_ids"] = block.rows(columns, n, candidates)
+        except KeyError:
+            _checked(source, [n for n in block.names if candidates is None or n != enc.CANDIDATE], level)
+            raise
 
     def _encode_sequence(self, name: str, batch: Batch, out: dict[str, Array]) -> None:
         block, length = self._sequences[name]
@@ -137,7 +144,7 @@ class Encoder:
                 )
         rows, mask = window_of_lists(offsets, length, last=True)
         total = int(offsets[-1]) if rows is None else len(rows)
-        columns: dict[str, Column] = {n: c.values if rows is None else c.values.take(rows) for n, c in lists.items()}
+        columns = Columns.of({n: c.values if rows is None else c.values.take(rows) for n, c in lists.items()})
         out[f"sequence_ids.{name}"] = pad(block.rows(columns, total), mask)
         if block.numbers:
             out[f"sequence_numbers.{name}"] = pad(block.dense(columns, total), mask)

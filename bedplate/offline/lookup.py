@@ -23,6 +23,7 @@ from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import Call, CompiledView
 from bedplate.offline import kernels
 from bedplate.offline.answer import Answer
+from bedplate.offline.base import History
 from bedplate.offline.build import Build
 from bedplate.offline.index import ColumnFiles, Timeline, selection_id
 from bedplate.types import Array, Int64s
@@ -256,7 +257,7 @@ def _expand(files: ColumnFiles, start: int, stop: int) -> SelectedValues:
 
 
 @final
-class IndexedHistory:
+class IndexedHistory(History):
     """The offline store: as-of indexes of many views. Satisfies `History`.
 
     Args:

@@ -6,13 +6,14 @@ together, as if their keys were of one call.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import final
 
 import numpy as np
 
-from bedplate.batch import Column
+from bedplate.batch import Columns
 from bedplate.errors import AheadError
+from bedplate.features.assemble import Read, Reader
 from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts
@@ -23,8 +24,8 @@ from bedplate.types import Int64s, format_time
 
 
 @final
-class OnlineReader:
-    """Reads features as of now from an online store. Satisfies `Reader`; any number of threads may use it.
+class OnlineReader(Reader):
+    """Reads features as of now from an online store. Any number of threads may use it.
 
     Args:
         store: the store; its views must be completely loaded.
@@ -33,14 +34,15 @@ class OnlineReader:
         texts: the texts behind string ids of keys and values.
     """
 
-    __slots__ = ("_plans", "_store", "texts")
+    __slots__ = ("_plans", "_states", "_store", "texts")
 
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._plans: dict[tuple[str, tuple[str, ...]], ReadPlan] = {}
+        self._states: dict[str, bytes] = {}  # of each view the state that was last found right
         self.texts = StoredTexts(store)
 
-    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
+    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
         """The values of n rows; a key that the store does not know has no events.
 
         Args:
@@ -54,18 +56,35 @@ class OnlineReader:
             StoreError: the store can't be read or does not hold the view.
             AheadError: it is ahead of a time asked for.
         """
-        wanted = store_keys.row_keys(view, keys)
-        wanted.append(store_keys.state_of(view))
+        return self.read_all([Read(view, names, keys, times)])[0]
+
+    def read_all(self, reads: Sequence[Read]) -> list[Columns]:
+        """Several reads with one multi-get, of the store as one step left it; see `read`."""
+        wanted: list[bytes] = []
+        for read in reads:
+            wanted += store_keys.row_keys(read.view, read.keys)
+        wanted += [store_keys.state_of(read.view) for read in reads]
         values = self._store.read_many(wanted)
-        decode_state(values.last(), view, self._store)
-        words, offsets = values.rows(len(keys))
-        plan = self._plan(view, tuple(names))
-        times = np.ascontiguousarray(times, np.int64)
+        found, first = list[Columns](), 0
+        for read, state in zip(reads, values.last(len(reads)), strict=True):
+            self._check_state(read.view, state)
+            found.append(self._columns(read, *values.rows(first, first + len(read.keys))))
+            first += len(read.keys)
+        return found
+
+    def _check_state(self, view: CompiledView, state: bytes) -> None:
+        if self._states.get(view.id) != state:
+            decode_state(state, view, self._store)
+            self._states[view.id] = state
+
+    def _columns(self, read: Read, words: Int64s, offsets: Int64s) -> Columns:
+        plan, times = self._plan(read.view, tuple(read.names)), np.ascontiguousarray(read.times, np.int64)
         try:
             return plan.read(words, offsets, times, self.texts)
         except UnreadableRowError as error:
             check_rows(self._store, plan.layout, words, offsets)
-            raise _ahead(view, int(times[error.row]), int(words[offsets[error.row] + LAST_FOLDED])) from None
+            folded = int(words[offsets[error.row] + LAST_FOLDED])
+            raise _ahead(read.view, int(times[error.row]), folded) from None
 
     def _plan(self, view: CompiledView, names: tuple[str, ...]) -> ReadPlan:
         key = (view.id, names)

@@ -412,7 +412,7 @@ def fill_latest(
     found_times: Any,
     values: Any,
 ) -> None:
-    """Fills `found_times` [m] and `values` [most inputs, m]; the events of request r and key i end at ends[r * n + i]."""
+    """Fills `found_times` [m] and `values` [most inputs, m]; those of request r and key i end at `ends[r * n + i]`."""
     events = np.empty(deepest, np.int64)
     for i in range(len(times)):
         if located[i, 0] < 0:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import NamedTuple, final
 
 import numpy as np
 
 from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Scalar
-from bedplate.batch import Column, Dense, Ids, Ragged, TextLookup
+from bedplate.batch import Column, Columns, Dense, Embedding, Ids, Places, Ragged, Stack, TextLookup
 from bedplate.canonical import to_json
+from bedplate.errors import DefinitionError
 from bedplate.features.view import Call, CompiledView
 from bedplate.online import kernels
 from bedplate.online.codec import CODES, Layout, Need, from_words
@@ -52,11 +52,13 @@ class Group:
         calls: the calls.
         names: for each output the full name of the feature of each call.
         parts: what the aggregation's reductions give, in its order.
+        types: of the inputs.
     """
 
     calls: tuple[Call, ...]
     names: tuple[tuple[str, ...], ...]
     parts: tuple[Part, ...]
+    types: tuple[Type, ...]
 
 
 class UnreadableRowError(Exception):
@@ -100,6 +102,7 @@ class ReadPlan:
         "_columns",
         "_deepest",
         "_most_inputs",
+        "_places",
         "_requests",
         "_slot_columns",
         "groups",
@@ -115,14 +118,15 @@ class ReadPlan:
         requests: tuple[list[tuple[int, ...]], ...] = ([], [], [])
         alike = self._alike([c for c in view.calls if wanted.intersection(c.names)])
         self.groups = tuple(self._group(calls, requests, columns) for calls in alike)
+        self._places = self._all_places()
         self._requests = [np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests, _WIDTHS, strict=True)]
         self._columns: Int64s = np.array(columns, np.int64)
         latest = self._requests[_LATEST]
         self._deepest = int(latest[:, kernels.L_DEPTH].max(initial=0))
         self._most_inputs = int(latest[:, kernels.L_NUMBER].max(initial=0))
 
-    def read(self, words: Int64s, offsets: Int64s, times: Int64s, texts: TextLookup) -> dict[str, Column]:
-        """The values of the features for n keys, by full name, in the order asked for.
+    def read(self, words: Int64s, offsets: Int64s, times: Int64s, texts: TextLookup) -> Columns:
+        """The values of the features for n keys, by full name; those of a group in one stack.
 
         Args:
             words: packed rows of n keys.
@@ -135,16 +139,27 @@ class ReadPlan:
         """
         rows = self._locate(words, offsets, times)
         found = _Found(self._scalars(rows), self._slots(rows), self._latest_events(rows), texts, len(times))
-        columns: dict[str, Column] = {}
+        parts: list[Stack | Column] = []
         for group in self.groups:
             calls = len(group.calls)
             # The calls of a group are finalised as if their keys were of one call.
             partials = [found.partial(part) for part in group.parts]
             repeated = times if calls == 1 else np.concatenate([times] * calls)
-            finalized = group.calls[0].aggregation.finalize(partials, repeated)
-            for names, column in zip(group.names, finalized, strict=True):
-                columns.update(zip(names, split(column, calls), strict=True))
-        return {name: columns[name] for name in self.names}
+            for column in group.calls[0].aggregation.finalize(partials, repeated):
+                parts.extend(split(column, calls))
+        return Columns(parts, self._places)
+
+    def _all_places(self) -> Places:
+        """Where `read` puts each feature."""
+        places: dict[str, tuple[int, int]] = {}
+        part = 0
+        for group in self.groups:
+            outputs = group.calls[0].aggregation.outputs(group.types)
+            for names, output in zip(group.names, outputs, strict=True):
+                for call, name in enumerate(names):
+                    places[name] = (part + call, -1) if output.is_list else (part, call)
+                part += len(names) if output.is_list else 1
+        return {name: places[name] for name in self.names}
 
     def _locate(self, words: Int64s, offsets: Int64s, times: Int64s) -> _Rows:
         layout, n = self.layout, len(times)
@@ -206,7 +221,8 @@ class ReadPlan:
         view, types = self.layout.view.name, self._types(calls[0])
         names = tuple(zip(*([f"{view}.{n}" for n in c.names] for c in calls), strict=True))
         reductions = range(len(calls[0].aggregation.reductions))
-        return Group(calls, names, tuple(self._part(calls, types, i, requests, columns) for i in reductions))
+        parts = tuple(self._part(calls, types, i, requests, columns) for i in reductions)
+        return Group(calls, names, parts, types)
 
     def _types(self, call: Call) -> tuple[Type, ...]:
         view = self.layout.view
@@ -325,24 +341,22 @@ def _spread(found: Array, present: Bools) -> Array:
     return every
 
 
-def split(column: Column, parts: int) -> Sequence[Column]:
-    """A column of `parts` times n rows as columns of n rows, without copying.
+def split(column: Column, parts: int) -> Sequence[Stack | Column]:
+    """A column of `parts` times n rows as that many columns of n rows, without copying; only lists are not stacked.
 
-    >>> [c.values.tolist() for c in split(Dense(np.arange(4)), 2)]
-    [[0, 1], [2, 3]]
+    >>> [stack] = split(Dense(np.arange(4)), 2)
+    >>> stack.column(1).values.tolist()
+    [2, 3]
     """
-    if parts == 1:
-        return (column,)
     n = len(column) // parts
     if isinstance(column, Ragged):
         ends = [column.offsets[i * n : (i + 1) * n + 1] for i in range(parts)]
         return [Ragged(_slice(column.values, int(e[0]), int(e[-1])), e - e[0]) for e in ends]
-    values = column.values.reshape(parts, n, *column.values.shape[1:])
-    present = repeat(None, parts) if column.present is None else column.present.reshape(parts, n)
-    if isinstance(column, Ids):
-        return [Ids(v, p, column.texts) for v, p in zip(values, present, strict=True)]
-    kind = type(column)
-    return [kind(v, p) for v, p in zip(values, present, strict=True)]
+    if isinstance(column, Embedding):
+        raise DefinitionError("got vectors from an aggregation, expected numbers, identities or lists of them")
+    values = column.values.reshape(parts, n)
+    present = None if column.present is None else column.present.reshape(parts, n)
+    return [Stack(values, present, True, column.texts) if isinstance(column, Ids) else Stack(values, present)]
 
 
 def _slice(column: Dense | Ids, begin: int, end: int) -> Dense | Ids:

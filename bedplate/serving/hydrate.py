@@ -7,10 +7,10 @@ from typing import final
 
 import numpy as np
 
-from bedplate.batch import Batch, Column, Dense, Ids, Ragged
+from bedplate.batch import Batch, Column, Columns, Dense, Ids, Ragged
 from bedplate.errors import DefinitionError
-from bedplate.features.assemble import Candidates, Reader, assemble, request_level
-from bedplate.features.graph import FeatureGraph, Selected
+from bedplate.features.assemble import Candidates, Join, Reader
+from bedplate.features.graph import FeatureGraph
 from bedplate.types import Bools, Int64s, Type
 
 _ONE = np.zeros(1, np.int64)
@@ -38,31 +38,25 @@ class Hydrator:
         DefinitionError: no feature has this name, or no view is about the candidates' entity.
     """
 
-    __slots__ = ("_about", "_item", "_reader", "_request", "_selected", "entities", "item_type", "levels")
+    __slots__ = ("_about", "_item", "_join", "_reader", "entities", "item_type", "levels")
 
     def __init__(self, graph: FeatureGraph, names: Sequence[str], item: str, reader: Reader, place: str) -> None:
-        self._selected = graph.select(names, place)
         self._item, self._reader = item, reader
         kinds = graph.key_types()
         if item not in kinds:
             known = ", ".join(kinds)
             raise DefinitionError(f"no view is about the item '{item}'", where=place, hint=f"entities: {known}")
         self.item_type = kinds[item]
-        self.entities: dict[str, Type] = {e.name: kinds[e.name] for e in self._selected.entities if e.name != item}
-        self.levels = request_level(self._selected, item)
-        self._request = self._of_request(graph)
+        selected = graph.select(names, place)
+        self._join = Join(selected, item)
+        self.entities: dict[str, Type] = {e.name: kinds[e.name] for e in selected.entities if e.name != item}
+        self.levels: Mapping[str, bool] = self._join.levels
         self._about: dict[str, list[str]] = {}
-        for view, read in self._selected.views:
+        for view, read in selected.views:
             if len(view.view.entities) == 1:
                 self._about.setdefault(view.view.entities[0].name, []).extend(read)
 
-    def _of_request(self, graph: FeatureGraph) -> Selected:
-        views = tuple((view, names) for view, names in self._selected.views if self.levels[names[0]])
-        derived = tuple(d for d in self._selected.derived if self.levels[d.name])
-        names = [*(n for _, read in views for n in read), *(d.name for d in derived)]
-        return Selected(tuple(graph.features[n] for n in names), views, derived)
-
-    def request(self, keys: Mapping[str, Int64s], time: int) -> Mapping[str, Column]:
+    def request(self, keys: Mapping[str, Int64s], time: int) -> Columns:
         """The features of the request: columns of one row.
 
         Args:
@@ -73,10 +67,10 @@ class Hydrator:
             StoreError: the store can't be read, or is ahead of the time.
         """
         rows = Candidates(keys, self._item, _NOTHING, _NO_CANDIDATES, np.array([time]), _ONE)
-        return assemble(self._request, self._reader, rows).request
+        return self._join.request(self._reader, rows)
 
     def candidates(
-        self, keys: Mapping[str, Int64s], time: int, candidates: Int64s, known: Mapping[str, Column]
+        self, keys: Mapping[str, Int64s], time: int, candidates: Int64s, known: Columns | None = None
     ) -> Batch:
         """The batch of one request and n candidates.
 
@@ -84,14 +78,14 @@ class Hydrator:
             keys: as for `request`.
             time: as for `request`.
             candidates: [n] int64.
-            known: the features of the request.
+            known: the features of the request, where they were read before.
 
         Raises:
             StoreError: the store can't be read, or is ahead of the time.
         """
         offsets = np.array([0, len(candidates)], np.int64)
         rows = Candidates(keys, self._item, candidates, offsets, np.array([time]), _ONE)
-        return assemble(self._selected, self._reader, rows, known=known)
+        return self._join.batch(self._reader, rows, known=known)
 
     def unknown_entities(self, request: Mapping[str, Column]) -> list[str]:
         """The entities of the request of whose key nothing is known."""

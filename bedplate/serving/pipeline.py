@@ -140,13 +140,11 @@ class Pipeline:
             StoreError: the store can't be read, or is ahead of the time asked for.
         """
         watch = _Watch(asked.trace)
-        request = self._hydrator.request(asked.keys, asked.time)
-        watch.mark("request_features")
-        batch = self._hydrator.candidates(asked.keys, asked.time, asked.item_keys, request)
+        batch = self._hydrator.candidates(asked.keys, asked.time, asked.item_keys)
         watch.mark("hydrate")
         scores = self._score(batch)
         watch.mark("score")
-        unknown = self._unknown(asked, request)
+        unknown = self._unknown(asked, batch.request)
         rows = self._hydrator.unknown_items(batch)
         if rows is not None:
             named = dict.fromkeys(asked.items[i] for i in np.flatnonzero(rows).tolist())

@@ -214,7 +214,9 @@ def _in_thread(load: Callable[[], Pipeline]) -> asyncio.Future[Pipeline]:
         if future.done():
             return
         if result is None:
-            future.set_exception(error or RuntimeError("nothing was loaded"))
+            # A future takes no StopIteration, and would wait for ever.
+            raised = RuntimeError(f"loading ended in {error!r}") if isinstance(error, StopIteration) else error
+            future.set_exception(raised or RuntimeError("nothing was loaded"))
         else:
             future.set_result(result)
 

@@ -28,7 +28,7 @@ from bedplate.testing.simulator import ITEM, START, USER, simulate
 from bedplate.types import HOUR, Int64s
 
 
-class OracleHistory:
+class OracleHistory(History):
     """`History` over the oracle."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.canonical import string_ids
 from bedplate.features import artifact as files
-from bedplate.features.assemble import Candidates, assemble
+from bedplate.features.assemble import Candidates, Join, Reader
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.encoding import CANDIDATE, Category, Number, TensorSpec
 from bedplate.features.entity import Entity
@@ -72,7 +72,7 @@ def graph() -> FeatureGraph:
     return FeatureGraph([customers, products, pairs], [hour, ratio])
 
 
-class Oracle:
+class Oracle(Reader):
     """Reads features by their definition: slow and right."""
 
     def __init__(self, features: FeatureGraph) -> None:
@@ -104,7 +104,7 @@ def sample_batch(features: FeatureGraph, requests: int = 4) -> Any:
         NOW - np.arange(requests) * 29 * HOUR,
         np.arange(requests),
     )
-    return assemble(features.select(names), Oracle(features), rows)
+    return Join(features.select(names), "product").batch(Oracle(features), rows)
 
 
 def _onnx(nodes: list[Any], inputs: list[TensorSpec], outputs: list[TensorSpec], weights: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from bedplate.errors import (
     RequestError,
     StoreError,
 )
-from bedplate.features.assemble import Candidates, assemble
+from bedplate.features.assemble import Candidates, Join, Reader
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
@@ -52,7 +52,7 @@ def definition(features: FeatureGraph, customer: int, products: list[str], time:
         np.array([time]),
         np.zeros(1, np.int64),
     )
-    batch = assemble(features.select(["products.price", "customers.bought"]), shop.Oracle(features), rows)
+    batch = Join(features.select(["products.price", "customers.bought"]), "product").batch(shop.Oracle(features), rows)
     price = batch.item["products.price"]
     bought = batch.request["customers.bought"].values  # type: ignore[union-attr]
     shown = price.present if price.present is not None else np.ones(len(products), np.bool_)  # type: ignore[union-attr]
@@ -72,7 +72,7 @@ def expected_scores(pipeline: Pipeline, features: FeatureGraph, customer: int, p
         np.array([shop.NOW]),
         np.zeros(1, np.int64),
     )
-    batch = assemble(features.select(names), shop.Oracle(features), rows)
+    batch = Join(features.select(names), "product").batch(shop.Oracle(features), rows)
     return artifact.run(batch, "score")
 
 
@@ -98,7 +98,7 @@ def test_recommend_gives_the_best_of_the_nearest_that_may_be_shown(
         {"customer": np.array([customer])}, "product", np.zeros(0, np.int64), np.zeros(2, np.int64),
         np.array([shop.NOW]), np.zeros(1, np.int64),
     )  # fmt: skip
-    batch = assemble(features.select(tower.signature.features()), shop.Oracle(features), rows)
+    batch = Join(features.select(tower.signature.features()), "product").batch(shop.Oracle(features), rows)
     near = catalogue.vectors @ tower.run(batch, "query")[0]
     order = [catalogue.wire[i] for i in np.argsort(-near)]
     bought = set(shown.filter("bought")["product"])
@@ -240,7 +240,7 @@ def test_a_definition_that_changed_since_training_is_refused(registry: Registry,
         shop.pipeline(registry, changed)
 
 
-class Broken:
+class Broken(Reader):
     def __init__(self, error: Exception) -> None:
         self.error = error
 
