@@ -83,8 +83,13 @@ class OnlineStore(ABC):
         """What opens the store, and what a message calls it."""
 
     @abstractmethod
-    def read_many(self, wanted: Sequence[bytes]) -> Values:
+    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = ()) -> Values:
         """The values of keys, all as one step left them. Readers never wait for a writer.
+
+        Args:
+            wanted: the keys.
+            runs: a hint: the keys in each of these slices differ in their last eight bytes only, so that a store that
+                keeps its keys in order has them side by side.
 
         Raises:
             StoreError: the store can't be read.

@@ -61,10 +61,15 @@ class OnlineReader(Reader):
     def read_all(self, reads: Sequence[Read]) -> list[Columns]:
         """Several reads with one multi-get, of the store as one step left it; see `read`."""
         wanted: list[bytes] = []
+        runs: list[slice] = []
         for read in reads:
+            first = len(wanted)
             wanted += store_keys.row_keys(read.view, read.keys)
+            # The candidates of one request, in a view of request and candidate, differ in the last entity only.
+            if len(read.keys) > 1 < read.keys.shape[1] and (read.keys[:, :-1] == read.keys[0, :-1]).all():
+                runs.append(slice(first, len(wanted)))
         wanted += [store_keys.state_of(read.view) for read in reads]
-        values = self._store.read_many(wanted)
+        values = self._store.read_many(wanted, runs)
         found, first = list[Columns](), 0
         for read, state in zip(reads, values.last(len(reads)), strict=True):
             self._check_state(read.view, state)

@@ -5,6 +5,8 @@ Rows are in the order of their view and entity keys (big-endian, sign flipped), 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from bedplate.features.view import CompiledView
@@ -48,12 +50,16 @@ def row_keys(view: CompiledView, keys: Int64s) -> list[bytes]:
         view: the compiled view.
         keys: [n, entities] int64.
     """
-    prefix = np.frombuffer(rows_of(view), np.uint8)
-    out = np.empty((len(keys), len(prefix) + 8 * keys.shape[1]), np.uint8)
-    out[:, : len(prefix)] = prefix
-    ordered = np.ascontiguousarray(keys).view(np.uint64) ^ _SIGN
-    out[:, len(prefix) :] = ordered.astype(">u8").view(np.uint8)
-    return out.view(f"V{out.shape[1]}").ravel().tolist()
+    form = _row_form(keys.shape[1])
+    out = np.empty(len(keys), form)
+    out["view"] = rows_of(view)
+    np.bitwise_xor(np.ascontiguousarray(keys).view(np.uint64), _SIGN, out=out["keys"])
+    return out.view(f"V{form.itemsize}").tolist()
+
+
+@functools.lru_cache
+def _row_form(entities: int) -> np.dtype[np.void]:
+    return np.dtype([("view", "S9"), ("keys", ">u8", (entities,))])
 
 
 def text_keys(ids: Int64s) -> list[bytes]:

@@ -33,7 +33,7 @@ class MemoryStore(OnlineStore):
         """Always `memory:`."""
         return "memory:"
 
-    def read_many(self, wanted: Sequence[bytes]) -> Values:
+    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = ()) -> Values:
         """The values of keys, all as one step left them."""
         with self._lock:
             found = [self._table.get(k, b"") for k in wanted]

@@ -101,6 +101,7 @@ class ReadPlan:
     __slots__ = (
         "_columns",
         "_deepest",
+        "_most_calls",
         "_most_inputs",
         "_places",
         "_requests",
@@ -118,6 +119,7 @@ class ReadPlan:
         requests: tuple[list[tuple[int, ...]], ...] = ([], [], [])
         alike = self._alike([c for c in view.calls if wanted.intersection(c.names)])
         self.groups = tuple(self._group(calls, requests, columns) for calls in alike)
+        self._most_calls = max((len(g.calls) for g in self.groups), default=1)
         self._places = self._all_places()
         self._requests = [np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests, _WIDTHS, strict=True)]
         self._columns: Int64s = np.array(columns, np.int64)
@@ -140,12 +142,12 @@ class ReadPlan:
         rows = self._locate(words, offsets, times)
         found = _Found(self._scalars(rows), self._slots(rows), self._latest_events(rows), texts, len(times))
         parts: list[Stack | Column] = []
+        repeated = times if self._most_calls == 1 else np.concatenate([times] * self._most_calls)
         for group in self.groups:
             calls = len(group.calls)
             # The calls of a group are finalised as if their keys were of one call.
             partials = [found.partial(part) for part in group.parts]
-            repeated = times if calls == 1 else np.concatenate([times] * calls)
-            for column in group.calls[0].aggregation.finalize(partials, repeated):
+            for column in group.calls[0].aggregation.finalize(partials, repeated[: calls * len(times)]):
                 parts.extend(split(column, calls))
         return Columns(parts, self._places)
 

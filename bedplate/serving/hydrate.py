@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import numpy as np
 
-from bedplate.batch import Batch, Column, Columns, Dense, Ids, Ragged
+from bedplate.batch import Batch, Column, Columns, Dense, Ids, Ragged, Stack
 from bedplate.errors import DefinitionError
 from bedplate.features.assemble import Candidates, Join, Reader
 from bedplate.features.graph import FeatureGraph
@@ -89,36 +89,37 @@ class Hydrator:
 
     def unknown_entities(self, request: Mapping[str, Column]) -> list[str]:
         """The entities of the request of whose key nothing is known."""
-        return [e for e in self.entities if e in self._about and _unknown(self._columns(e, request), 1).all()]
+        return [e for e in self.entities if e in self._about and _unknown(request, self._about[e], 1).all()]
 
     def unknown_items(self, batch: Batch) -> Bools | None:
         """[n]: the candidates of which nothing is known, or None: something is known of each."""
         if self._item not in self._about or not batch.items:
             return None
-        unknown = _unknown(self._columns(self._item, batch.item), batch.items)
+        unknown = _unknown(batch.item, self._about[self._item], batch.items)
         return unknown if unknown.any() else None
 
-    def _columns(self, entity: str, columns: Mapping[str, Column]) -> Iterable[Column]:
-        return (columns[n] for n in self._about[entity] if n in columns)
 
-
-def _unknown(columns: Iterable[Column], n: int) -> Bools:
-    """[n]: rows where no column has a value other than zero; looks at no more columns than it must."""
-    unknown = np.ones(n, np.bool_)
-    for column in columns:
-        unknown &= ~_has_value(column)
+def _unknown(columns: Mapping[str, Column], names: Sequence[str], n: int) -> Bools:
+    """[n]: rows where none of the columns has a value other than zero; looks at no more of them than it must."""
+    every, unknown = Columns.of(columns), np.ones(n, np.bool_)
+    # A stack holds columns of one view, and so of one entity.
+    for part in dict.fromkeys(every.places[name][0] for name in names if name in every.places):
+        unknown &= ~_has_value(every.parts[part])
         if not unknown.any():
             break
     return unknown
 
 
-def _has_value(column: Column) -> Bools:
-    if isinstance(column, Ragged):
-        return column.offsets[1:] > column.offsets[:-1]
-    if isinstance(column, Dense):
-        there: Bools = column.values != 0
-        return there if column.present is None else there & column.present
-    return np.ones(len(column), np.bool_) if column.present is None else column.present
+def _has_value(part: Stack | Column) -> Bools:
+    """[n]: the rows with a value other than zero; an identity is a value, whichever it is."""
+    if isinstance(part, Stack):
+        there: Bools = np.ones(part.values.shape, np.bool_) if part.is_ids else part.values != 0
+        return np.logical_or.reduce(there if part.present is None else there & part.present, axis=0)
+    if isinstance(part, Ragged):
+        return part.offsets[1:] > part.offsets[:-1]
+    if isinstance(part, Dense):
+        return part.values != 0 if part.present is None else (part.values != 0) & part.present
+    return np.ones(len(part), np.bool_) if part.present is None else part.present
 
 
 def take_candidates(batch: Batch, rows: Int64s) -> Batch:

@@ -77,6 +77,29 @@ class OnlineStoreContract:
             assert list(store.read_many([b"b", b"x", b"a", b"b"])) == [b"3" * 5000, b"", b"1", b"3" * 5000]
             assert list(store.read_many([])) == []
 
+    def test_runs_are_a_hint(self, tmp_path: Path) -> None:
+        """Values are the same with and without runs: short and long ones, with strangers among their keys, and none."""
+        keys = [b"run" + i.to_bytes(8, "big") for i in range(60)]
+        others = [b"run" + i.to_bytes(8, "big") for i in range(1000, 1100)]
+        with self.open(tmp_path) as store:
+            store.commit(Changes([(k, k[-2:]) for k in (*keys[::2], b"a", b"s")]))
+            wanted = [b"s", *reversed(keys), b"a", b"x", *keys[:3]]
+            runs = [slice(1, 61), slice(63, 66), slice(66, 66)]
+            expected = [k[-2:] if k in (*keys[::2], b"a", b"s") else b"" for k in wanted]
+            for _ in range(3):
+                assert list(store.read_many(wanted, runs)) == list(store.read_many(wanted)) == expected
+            store.commit(Changes([(k, k[-2:]) for k in others]))
+            assert list(store.read_many(wanted, runs)) == expected
+
+    def test_a_step_is_seen_by_the_next_read(self, tmp_path: Path) -> None:
+        """However often a value was read before, a read after a step gives the step's."""
+        with self.open(tmp_path) as store:
+            for step in (b"1", b"22", b"", b"4"):
+                store.commit(Changes([(b"other", step + b"-")], [b"k"]))
+                store.commit(Changes([(b"k", step)] if step else []))
+                for _ in range(3):
+                    assert list(store.read_many([b"k", b"none"])) == [step, b""]
+
     def test_a_scan_gives_a_prefix(self, tmp_path: Path) -> None:
         """A scan is ascending and stays within the prefix; a delete too, and it comes before the puts of its step."""
         with self.open(tmp_path) as store:
