@@ -99,7 +99,4 @@ class Mean(OneInput):
     def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
         """Sum over count where the count is above zero."""
         total, count = scalar(partials[0]).values, scalar(partials[1]).values
-        present = count > 0
-        values = np.zeros(len(count), np.float64)
-        np.divide(total, count, out=values, where=present)
-        return (Dense(values, present),)
+        return (Dense(total / np.maximum(count, 1), count > 0),)

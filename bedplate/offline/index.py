@@ -76,6 +76,11 @@ def selection_id(selection: Selection, types: tuple[Type, ...]) -> str:
     return digest([selection.form, [t.value for t in types]])[:24]
 
 
+def row_type(rows: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
+    """The type of the numbers of so many rows."""
+    return np.uint32 if rows < 2**32 else np.int64
+
+
 @final
 class Texts(Mapping[int, str]):
     """The strings behind 64-bit ids, read when first asked for."""
