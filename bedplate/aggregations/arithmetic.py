@@ -7,7 +7,17 @@ from typing import final
 
 import numpy as np
 
-from bedplate.aggregations.base import Aggregation, ExpressionLike, OneInput, Output, Partial, Reduce, Reduction, Scalar
+from bedplate.aggregations.base import (
+    Aggregation,
+    ExpressionLike,
+    Finish,
+    OneInput,
+    Output,
+    Partial,
+    Reduce,
+    Reduction,
+    Scalar,
+)
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense
 from bedplate.errors import DefinitionError
@@ -32,6 +42,8 @@ class Count(Aggregation):
     """
 
     __slots__ = ()
+
+    finish = Finish.NUMBER
 
     def __init__(
         self,
@@ -65,6 +77,8 @@ class Sum(OneInput):
 
     __slots__ = ()
 
+    finish = Finish.NUMBER
+
     @property
     def reductions(self) -> tuple[Reduction, ...]:
         """One sum."""
@@ -85,6 +99,8 @@ class Mean(OneInput):
     """The mean of a numeric expression over the events in which it is not null. No such event: null."""
 
     __slots__ = ()
+
+    finish = Finish.RATIO
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

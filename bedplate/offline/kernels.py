@@ -219,15 +219,68 @@ def prefix_sums(values: Array, key_starts: Int64s, out: Array) -> None:
 
 
 @compiled
+def sum_between(prefix: Array, start: Any, a: Any, b: Any) -> Any:
+    """The sum of values [a, b) of a key whose values begin at `start`, by one subtraction; `prefix` is not empty."""
+    nothing = prefix.dtype.type(0)
+    before = choose(a > start, prefix[max(a, 1) - 1], nothing)
+    return choose(b > a, prefix[max(b, 1) - 1] - before, nothing)
+
+
+@compiled
 def range_sums(prefix: Array, key_starts: Int64s, codes: Array, a: Int64s, b: Int64s, out: Array) -> None:
-    """The sum of values [a, b) of each code, by one subtraction; nothing where b is not beyond a."""
-    nothing = out[:1].dtype.type(0)
-    if len(prefix) == 0:
-        out[:] = nothing
-        return
+    """The sum of values [a, b) of each code."""
     for i in range(len(codes)):
-        before = choose(a[i] > key_starts[max(codes[i], 0)], prefix[max(a[i], 1) - 1], nothing)
-        out[i] = choose(b[i] > a[i], prefix[max(b[i], 1) - 1] - before, nothing)
+        out[i] = sum_between(prefix, key_starts[max(codes[i], 0)], a[i], b[i]) if len(prefix) else 0
+
+
+@compiled
+def fill_totals(
+    prefix: Array,
+    key_starts: Int64s,
+    rank: Int64s,
+    codes: Array,
+    first: Int64s,
+    stop: Int64s,
+    lines: Int64s,
+    counts: Int64s,
+    sums: Array,
+    means: Array,
+    present: Array,
+) -> None:
+    """Counts, sums and means of one selection, for n rows, into matrices of many columns.
+
+    Args:
+        prefix: [m] sums of the selection's values; one 0 where only counts are asked for, or there are no values.
+        key_starts: [k + 1] where each key's values begin.
+        rank: as in the conventions above, or empty where every row counts.
+        codes: [n] positions of keys; -1 for none, whose ranges are empty.
+        first: [ranges, n] the first row of each range.
+        stop: [n] the row after the last.
+        lines: [lines, 5]: a range, the columns of its count, its sum, its mean and the mean's presence, each -1 for
+            none.
+        counts: [n, columns] int64, filled in the columns of counts; the next three may be the same memory.
+        sums: [n, columns] of the type of `prefix`, filled in the columns of sums.
+        means: [n, columns] float64, filled in the columns of means; 0 where nothing counts.
+        present: [n, columns] bytes, filled in the columns of presence.
+    """
+    for i in range(len(codes)):
+        start = key_starts[max(codes[i], 0)]
+        last = rank[stop[i]] if len(rank) else stop[i]
+        for line in range(len(lines)):
+            a = first[lines[line, 0], i]
+            if len(rank):
+                a = rank[a]
+            count = last - a
+            if lines[line, 1] >= 0:
+                counts[i, lines[line, 1]] = count
+            if lines[line, 2] < 0 and lines[line, 3] < 0:
+                continue
+            total = sum_between(prefix, start, a, last)
+            if lines[line, 2] >= 0:
+                sums[i, lines[line, 2]] = total
+            if lines[line, 3] >= 0:
+                means[i, lines[line, 3]] = total / max(count, 1)
+                present[i, lines[line, 4]] = count > 0
 
 
 @compiled
@@ -350,11 +403,11 @@ def gather(values: Array, positions: Array, out: Array) -> None:
 
 @compiled
 def scatter(values: Array, rows: Array, out: Array) -> None:
-    """Puts column i of values [c, n] at out[rows[i]]."""
+    """Puts row i of values [n, c] at out[rows[i]]."""
     for i in range(len(rows)):
         row = np.uint64(rows[i])
-        for c in range(len(values)):
-            out[row, c] = values[c, i]
+        for c in range(values.shape[1]):
+            out[row, c] = values[i, c]
 
 
 @compiled

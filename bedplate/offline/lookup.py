@@ -7,7 +7,7 @@ aggregation. Blocks of rows are independent: large lookups run on several thread
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -26,6 +26,7 @@ from bedplate.offline import kernels, seek
 from bedplate.offline.answer import Answer
 from bedplate.offline.build import Build
 from bedplate.offline.index import ColumnFiles, Timeline, row_type, selection_id
+from bedplate.offline.totals import Totals, in_place, line_of
 from bedplate.types import Array, Int64s
 
 _BLOCK = 1 << 14
@@ -147,23 +148,69 @@ class IndexReader:
         calls = [c for c in self.view.calls if wanted.intersection(c.names)]
         ranges = _ranges(calls, ttl)
         limits = np.array([(0, 0, -1, -1) if ahead else _limits(r) for r in ranges], np.int64).reshape(-1, 4)
-        answer = Answer(len(keys))
 
-        def work(asked: Asked) -> None:
+        def find(asked: Asked) -> Block:
             first, stop = np.empty((len(ranges), len(asked)), np.int64), np.empty(len(asked), np.int64)
             timeline = self.timeline
             seek.find_rows(timeline.times, timeline.offsets, asked.codes, asked.times, shift, limits, first, stop)
-            answer.add(asked.rows, dict(self._columns_of(calls, ranges, ttl, Block(asked, first, stop))))
+            return Block(asked, first, stop)
 
-        answer.start(dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))), -(-len(keys) // _BLOCK))
         if len(keys) <= _BLOCK:
-            work(Asked(np.arange(len(keys)), self._positions(keys), times))
+            asked = Asked(np.arange(len(keys)), self._positions(keys), times)
+            columns = dict(self._columns_of(calls, ranges, ttl, find(asked)))
         else:
-            with ThreadPoolExecutor(self._threads) as pool:
-                asked = self._arrange(keys, times, pool)
-                list(pool.map(lambda i: work(asked.block(i, i + _BLOCK)), range(0, len(keys), _BLOCK)))
-        columns = answer.columns()
+            columns = self._in_blocks(calls, ranges, ttl, keys, times, find)
         return {name: columns[name] for name in names}
+
+    def _in_blocks(
+        self,
+        calls: Sequence[Call],
+        ranges: Mapping[Range, int],
+        ttl: int | None,
+        keys: Int64s,
+        times: Int64s,
+        find: Callable[[Asked], Block],
+    ) -> Mapping[str, Column]:
+        """The values of many rows, block by block in order of key, by several threads."""
+        answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))))
+        totals = self._totals([c for c in calls if in_place(c)], ranges, ttl, answer)
+        others = [c for c in calls if not in_place(c)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            asked = self._arrange(keys, times, pool)
+
+            def work(start: int) -> None:
+                block = find(asked.block(start, start + _BLOCK))
+                part = answer.part(block.asked.rows)
+                for group in totals:
+                    group.fill(block.asked.codes, block.first, block.stop, part)
+                for name, column in self._columns_of(others, ranges, ttl, block):
+                    answer.put(part, name, column)
+                answer.add(part)
+
+            list(pool.map(work, range(0, len(keys), _BLOCK)))
+        return answer.columns()
+
+    def _totals(
+        self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, answer: Answer
+    ) -> list[Totals]:
+        """The counts, sums and means of some calls, by selection."""
+        lines: dict[int, list[tuple[int, int, int, int, int]]] = {}
+        summed: set[int] = set()
+        for call in calls:
+            reduction = call.aggregation.reductions[0]
+            index, place = self.view.reduction_index(reduction), answer.places[f"{self.view.name}.{call.names[0]}"]
+            lines.setdefault(index, []).append(line_of(call, ranges[_range(call, reduction, ttl)], place))
+            if reduction.reduce is Reduce.SUM:
+                summed.add(index)
+        return [
+            Totals(
+                self.timeline.reduction(self._columns[i], Reduce.SUM)["prefix"] if i in summed else None,
+                self._starts[i],
+                self._files[i].rank,
+                of_selection,
+            )
+            for i, of_selection in lines.items()
+        ]
 
     def _positions(self, keys: Int64s) -> Array:
         """Each asked key's position among those of the index, int32; -1 where it is not there."""
