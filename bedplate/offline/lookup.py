@@ -26,7 +26,7 @@ from bedplate.offline import kernels, seek
 from bedplate.offline.answer import Answer
 from bedplate.offline.build import Build
 from bedplate.offline.index import ColumnFiles, Timeline, row_type, selection_id
-from bedplate.offline.totals import Totals, in_place, line_of
+from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
 _BLOCK = 1 << 14
@@ -194,22 +194,24 @@ class IndexReader:
         self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, answer: Answer
     ) -> list[Totals]:
         """The counts, sums and means of some calls, by selection."""
-        lines: dict[int, list[tuple[int, int, int, int, int]]] = {}
-        summed: set[int] = set()
-        for call in calls:
-            reduction = call.aggregation.reductions[0]
-            index, place = self.view.reduction_index(reduction), answer.places[f"{self.view.name}.{call.names[0]}"]
-            lines.setdefault(index, []).append(line_of(call, ranges[_range(call, reduction, ttl)], place))
-            if reduction.reduce is Reduce.SUM:
-                summed.add(index)
+        indexes = [self.view.reduction_index(c.aggregation.reductions[0]) for c in calls]
+        summed = [i for c, i in zip(calls, indexes, strict=True) if c.aggregation.reductions[0].reduce is Reduce.SUM]
+        # Where every row counts, all selections have the same counts: they are taken together with sums.
+        whole = next((i for i in summed if self._files[i].rank is None), None)
+        wanted: dict[int, list[tuple[int, tuple[int, int, int, int]]]] = {}
+        for call, own in zip(calls, indexes, strict=True):
+            index = own if whole is None or own in summed or self._files[own].rank is not None else whole
+            over = ranges[_range(call, call.aggregation.reductions[0], ttl)]
+            place = answer.places[f"{self.view.name}.{call.names[0]}"]
+            wanted.setdefault(index, []).append((over, columns_of(call, place)))
         return [
             Totals(
                 self.timeline.reduction(self._columns[i], Reduce.SUM)["prefix"] if i in summed else None,
                 self._starts[i],
                 self._files[i].rank,
-                of_selection,
+                lines_of(of_selection),
             )
-            for i, of_selection in lines.items()
+            for i, of_selection in wanted.items()
         ]
 
     def _positions(self, keys: Int64s) -> Array:

@@ -15,7 +15,7 @@ from bedplate.offline.instructions import AHEAD, count_smaller
 from bedplate.offline.kernels import compiled, hash_key, same_key
 from bedplate.types import Array, Int64s
 
-PLACES = 1 << 12
+PLACES = 1 << 11
 """Groups into which a block is split by time, and by key."""
 SMALL = 12
 """Places that an asked row may be moved; what is further from its place stays, and is found by a longer search."""
@@ -114,7 +114,7 @@ def group(values: Array, before: Array, out: Array) -> None:
     shift = np.uint64(0)
     while (np.uint64(high) - np.uint64(low)) >> shift >= np.uint64(PLACES):
         shift += _ONE
-    cursors = np.zeros(PLACES + 1, np.int64)
+    cursors = np.zeros(PLACES + 1, np.int32)
     for i in range(len(values)):
         cursors[np.int64((np.uint64(values[i]) - np.uint64(low)) >> shift) + 1] += 1
     for p in range(PLACES):

@@ -25,19 +25,25 @@ def in_place(call: Call) -> bool:
     return call.aggregation.finish is Finish.RATIO and reductions == [Reduce.SUM, Reduce.COUNT]
 
 
-def line_of(call: Call, over: int, place: Place) -> tuple[int, int, int, int, int]:
-    """A call as `kernels.fill_totals` takes it.
-
-    Args:
-        call: one that is `in_place`.
-        over: the number of its range.
-        place: where its value goes.
-    """
+def columns_of(call: Call, place: Place) -> tuple[int, int, int, int]:
+    """The columns of a call's count, its sum, its mean and the mean's presence, -1 for none; it must be `in_place`."""
     if call.aggregation.finish is Finish.RATIO:
-        return over, -1, -1, place.values, place.present
+        return -1, -1, place.values, place.present
     if call.aggregation.reductions[0].reduce is Reduce.COUNT:
-        return over, place.values, -1, -1, -1
-    return over, -1, place.values, -1, -1
+        return place.values, -1, -1, -1
+    return -1, place.values, -1, -1
+
+
+def lines_of(wanted: Sequence[tuple[int, tuple[int, int, int, int]]]) -> Int64s:
+    """Ranges and columns as `kernels.fill_totals` takes them, as few lines as there can be."""
+    lines: list[list[int]] = []
+    for over, columns in wanted:
+        free = [x for x in lines if x[0] == over and all(a < 0 or b < 0 for a, b in zip(x[1:], columns, strict=True))]
+        if free:
+            free[0][1:] = [max(a, b) for a, b in zip(free[0][1:], columns, strict=True)]
+        else:
+            lines.append([over, *columns])
+    return np.array(lines, np.int64)
 
 
 @final
@@ -49,13 +55,13 @@ class Totals:
         prefix: the selection's prefix sums; None where only counts are asked for.
         starts: [k + 1] where each key's values begin.
         rank: [N + 1] how many values come before each row; None where every row counts.
-        lines: see `line_of`.
+        lines: see `lines_of`.
     """
 
     prefix: Array | None
     starts: Int64s
     rank: Int64s | None
-    lines: Sequence[tuple[int, int, int, int, int]]
+    lines: Int64s
 
     def fill(self, codes: Array, first: Int64s, stop: Int64s, part: Part) -> None:
         """Fills the values of n rows.
@@ -74,7 +80,7 @@ class Totals:
             codes,
             first,
             stop,
-            np.array(self.lines, np.int64),
+            self.lines,
             part.matrices[8].view(np.int64),
             part.matrices[8].view(prefix.dtype),
             part.matrices[8].view(np.float64),
