@@ -12,7 +12,7 @@ import numpy as np
 from bedplate.aggregations.base import Reduce
 from bedplate.canonical import to_json
 from bedplate.errors import DataError, StoreError
-from bedplate.features.rows import Rows, SelectedValues, prepare_rows
+from bedplate.features.rows import Rows, SelectedValues, prepare_table
 from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
 from bedplate.offline import kernels
@@ -97,7 +97,8 @@ class Build:
         with Sealer(self.path) as sealer:
             if self.needs_timeline or columns:
                 progress(f"{name}: read {self.snapshot.rows:,} rows")
-                rows = prepare_rows(self.view, self.view.view.source.table(self.view.root).scan(), columns)
+                raw = self.view.view.source.table(self.view.root).scan()
+                rows = prepare_table(self.view, raw, self.snapshot.rows, columns)
                 selected = list(zip(columns, rows.selections, strict=True))
                 if self.needs_timeline:
                     progress(f"{name}: sort {len(rows):,} events by key and time")

@@ -25,12 +25,14 @@ from bedplate.features.view import Call, CompiledView
 from bedplate.offline import kernels, seek
 from bedplate.offline.answer import Answer
 from bedplate.offline.build import Build
-from bedplate.offline.index import ColumnFiles, Timeline, row_type, selection_id
+from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
 _BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
+_KEPT = 16
+"""Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
 _BUCKET_BITS = 9
@@ -175,6 +177,7 @@ class IndexReader:
         answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))))
         totals = self._totals([c for c in calls if in_place(c)], ranges, ttl, answer)
         others = [c for c in calls if not in_place(c)]
+        timeline = self.timeline
         with ThreadPoolExecutor(self._threads) as pool:
             asked = self._arrange(keys, times, pool)
 
@@ -186,6 +189,8 @@ class IndexReader:
                 for name, column in self._columns_of(others, ranges, ttl, block):
                     answer.put(part, name, column)
                 answer.add(part)
+                if start // _BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
+                    release([timeline.times, *(t.prefix for t in totals if t.prefix is not None)])
 
             list(pool.map(work, range(0, len(keys), _BLOCK)))
         return answer.columns()
