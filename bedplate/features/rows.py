@@ -20,7 +20,6 @@ from bedplate.features.view import CompiledView
 from bedplate.sources.base import TIME, check_keys, check_times
 from bedplate.types import Array, Bools, Int64s, Type
 
-
 _PIECE = 1 << 17
 """Rows of a table that are read at once."""
 
@@ -124,7 +123,9 @@ def prepare_table(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequen
             for frame in _query(view, raw, only).collect_batches(chunk_size=_PIECE):
                 joined.add(_rows(view, frame, only))
         except (DataError, OSError, pl.exceptions.PolarsError):
-            del joined  # below, the whole table is looked at, which says how many rows are wrong, and which is the first
+            del (
+                joined
+            )  # below, the whole table is looked at, which says how many rows are wrong, and which is the first
         else:
             return joined.rows()
     return prepare_rows(view, raw, only)

@@ -34,11 +34,13 @@ class Part:
 
     Attributes:
         rows: [n] their places in the answer.
-        matrices: by the bytes of a value, [n, columns] unsigned integers that hold any value of that size.
+        places: [n] their places in the matrices.
+        matrices: by the bytes of a value, [.., columns] unsigned integers that hold any value of that size.
         lists: columns that are lists, by name.
     """
 
     rows: Array
+    places: Array
     matrices: dict[int, Array]
     lists: dict[str, Ragged]
 
@@ -77,7 +79,11 @@ class Answer:
     def part(self, rows: Array) -> Part:
         """Uninitialised room for these rows."""
         matrices = {size: np.empty((len(rows), m.shape[1]), m.dtype) for size, m in self._matrices.items()}
-        return Part(rows, matrices, {})
+        return Part(rows, np.arange(len(rows), dtype=rows.dtype), matrices, {})
+
+    def direct(self, rows: Array) -> Part:
+        """The room of these rows in the answer itself, where one loop fills all columns; it is not to be added."""
+        return Part(rows, rows, self._matrices, {})
 
     def put(self, part: Part, name: str, column: Column) -> None:
         """Puts a column into a part."""

@@ -44,7 +44,6 @@ def lower_bound(values: Int64s, start: Any, stop: Any, bound: Any) -> Any:
     return start
 
 
-
 @compiled
 def hash_word(word: Any) -> Any:
     """The finaliser of splitmix64 (Steele, Lea, Flood 2014), for open addressing."""
@@ -141,7 +140,6 @@ def number_range(keys: Int64s, low: Any, table: Array, codes: Array, known: Int6
     return count
 
 
-
 @compiled
 def counting_sort(codes: Array, before: Array, offsets: Int64s, order: Array) -> None:
     """An order of rows by code, stable with regard to an order before.
@@ -205,9 +203,6 @@ def sort_slices(times: Int64s, offsets: Int64s, order: Array) -> None:
         sort_slice(times, order, offsets[k], offsets[k + 1])
 
 
-
-
-
 @compiled
 def prefix_sums(values: Array, key_starts: Int64s, out: Array) -> None:
     """Inclusive sums that begin afresh at each key's first value, so that rounding never crosses keys."""
@@ -242,6 +237,7 @@ def fill_totals(
     first: Int64s,
     stop: Int64s,
     lines: Int64s,
+    places: Array,
     counts: Int64s,
     sums: Array,
     means: Array,
@@ -258,29 +254,31 @@ def fill_totals(
         stop: [n] the row after the last.
         lines: [lines, 5]: a range, the columns of its count, its sum, its mean and the mean's presence, each -1 for
             none.
-        counts: [n, columns] int64, filled in the columns of counts; the next three may be the same memory.
-        sums: [n, columns] of the type of `prefix`, filled in the columns of sums.
-        means: [n, columns] float64, filled in the columns of means; 0 where nothing counts.
-        present: [n, columns] bytes, filled in the columns of presence.
+        places: [n] the rows of the matrices that are filled.
+        counts: [.., columns] int64, filled in the columns of counts; the next two may be the same memory.
+        sums: [.., columns] of the type of `prefix`, filled in the columns of sums.
+        means: [.., columns] float64, filled in the columns of means; 0 where nothing counts.
+        present: [.., columns] bytes, filled in the columns of presence.
     """
     for i in range(len(codes)):
         start = key_starts[max(codes[i], 0)]
         last = rank[stop[i]] if len(rank) else stop[i]
+        place = np.uint64(places[i])
         for line in range(len(lines)):
             a = first[lines[line, 0], i]
             if len(rank):
                 a = rank[a]
             count = last - a
             if lines[line, 1] >= 0:
-                counts[i, lines[line, 1]] = count
+                counts[place, lines[line, 1]] = count
             if lines[line, 2] < 0 and lines[line, 3] < 0:
                 continue
             total = sum_between(prefix, start, a, last)
             if lines[line, 2] >= 0:
-                sums[i, lines[line, 2]] = total
+                sums[place, lines[line, 2]] = total
             if lines[line, 3] >= 0:
-                means[i, lines[line, 3]] = total / max(count, 1)
-                present[i, lines[line, 4]] = count > 0
+                means[place, lines[line, 3]] = total / max(count, 1)
+                present[place, lines[line, 4]] = count > 0
 
 
 @compiled

@@ -177,18 +177,19 @@ class IndexReader:
         answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))))
         totals = self._totals([c for c in calls if in_place(c)], ranges, ttl, answer)
         others = [c for c in calls if not in_place(c)]
-        timeline = self.timeline
+        timeline, direct = self.timeline, len(totals) == 1 and not others
         with ThreadPoolExecutor(self._threads) as pool:
             asked = self._arrange(keys, times, pool)
 
             def work(start: int) -> None:
                 block = find(asked.block(start, start + _BLOCK))
-                part = answer.part(block.asked.rows)
+                part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
                 for group in totals:
                     group.fill(block.asked.codes, block.first, block.stop, part)
                 for name, column in self._columns_of(others, ranges, ttl, block):
                     answer.put(part, name, column)
-                answer.add(part)
+                if not direct:
+                    answer.add(part)
                 if start // _BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
                     release([timeline.times, *(t.prefix for t in totals if t.prefix is not None)])
 
@@ -237,7 +238,7 @@ class IndexReader:
     def _arrange(self, keys: Int64s, times: Int64s, pool: ThreadPoolExecutor) -> Asked:
         """The asked rows in buckets of neighbouring keys: what one thread reads is then near in memory."""
         runs = [slice(i, i + _RUN) for i in range(0, len(keys), _RUN)]
-        codes = list(pool.map(lambda run: self._positions(keys[run]), runs))
+        codes = list(pool.map(self._positions, [keys[run] for run in runs]))
         shift = max(0, (len(self.timeline.keys) + 1).bit_length() - _BUCKET_BITS)
         counts = np.zeros((len(runs), (len(self.timeline.keys) >> shift) + 1), np.int64)
         list(pool.map(seek.count_buckets, codes, repeat(shift), counts))

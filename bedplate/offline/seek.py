@@ -1,5 +1,4 @@
-"""Compiled loops of a lookup: the positions of the asked keys, an order in which memory is read in sequence, and the
-rows of every window.
+"""Compiled loops of a lookup: the asked keys' positions, an order that reads memory in sequence, the windows' rows.
 
 As in `kernels`, plain arrays come in and plain arrays are filled, without the interpreter's lock. The asked rows are
 put into buckets of neighbouring keys first, by several threads; then each block of them is put in order by itself.

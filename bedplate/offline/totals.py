@@ -81,6 +81,7 @@ class Totals:
             first,
             stop,
             self.lines,
+            part.places,
             part.matrices[8].view(np.int64),
             part.matrices[8].view(prefix.dtype),
             part.matrices[8].view(np.float64),
