@@ -157,6 +157,8 @@ class IndexReader:
             seek.find_rows(timeline.times, timeline.offsets, asked.codes, asked.times, shift, limits, first, stop)
             return Block(asked, first, stop)
 
+        if self._table is None and 8 * len(keys) >= len(self.timeline.keys):
+            self._table = _KeyTable.of(self.timeline.keys)
         if len(keys) <= _BLOCK:
             asked = Asked(np.arange(len(keys)), self._positions(keys), times)
             columns = dict(self._columns_of(calls, ranges, ttl, find(asked)))
@@ -224,12 +226,9 @@ class IndexReader:
         """Each asked key's position among those of the index, int32; -1 where it is not there."""
         known, asked = self.timeline.keys, np.ascontiguousarray(keys)
         codes = np.empty(len(asked), np.int32)
-        if self._table is None and 8 * len(asked) < len(known):
-            seek.find_keys(known, asked, codes)
-            return codes
         if self._table is None:
-            self._table = _KeyTable.of(known)
-        if self._table.direct:
+            seek.find_keys(known, asked, codes)
+        elif self._table.direct:
             seek.find_direct(known[0, 0], self._table.slots, asked, codes)
         else:
             seek.find_hashed(known, self._table.slots, asked, codes)
