@@ -13,7 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
-AHEAD = 16
+AHEAD = 32
 """Values that `count_smaller` compares at once."""
 
 _llvm, _arrays = cast("Any", llvm), cast("Any", arrayobj)

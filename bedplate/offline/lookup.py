@@ -35,7 +35,7 @@ _KEPT = 16
 """Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
-_BUCKET_BITS = 9
+_BUCKET_BITS = 10
 """The logarithm of the most buckets that rows are put into: so many places are written to in turn."""
 
 Range: TypeAlias = "tuple[Window | None, int | None]"

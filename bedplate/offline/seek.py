@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bedplate.offline.instructions import AHEAD, count_smaller
-from bedplate.offline.kernels import compiled, hash_key, same_key
+from bedplate.offline.kernels import compiled, hash_key, is_ascending, same_key
 from bedplate.types import Array, Int64s
 
 PLACES = 1 << 11
@@ -138,8 +138,11 @@ def arrange(codes: Array, times: Int64s, rows: Array, own: Array, asked: Int64s,
         numbers: [n], filled with row numbers.
     """
     by_time, order = np.empty(len(codes), np.int32), np.empty(len(codes), np.int32)
-    group(times, by_time[:0], by_time)
-    group(codes, by_time, order)
+    if is_ascending(times):
+        group(codes, by_time[:0], order)
+    else:
+        group(times, by_time[:0], by_time)
+        group(codes, by_time, order)
     for i in range(len(codes)):
         code, time, row = codes[order[i]], times[order[i]], rows[order[i]]
         own[i] = code
