@@ -1,8 +1,8 @@
 """Point-in-time lookups in as-of indexes.
 
-A lookup orders the asked rows by key, so that memory is read in sequence; finds each window's rows by two binary
-searches in the key's slice; reduces them by one subtraction, a few blocks or a copy; and hands the partials to the
-aggregation. Blocks of rows are independent: large lookups run on several threads.
+A lookup orders the asked rows by key, so that memory is read in sequence; finds each window's rows by two searches in
+the key's slice; reduces them by one subtraction, a few blocks or a copy; and hands the partials to the aggregation.
+Blocks of rows are independent: large lookups run on several threads, and fill counts, sums and means in place.
 """
 
 from __future__ import annotations

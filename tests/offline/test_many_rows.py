@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -138,3 +139,18 @@ def test_two_readers_of_a_file_map_it_once(tmp_path):
     first, second = IndexedHistory(tmp_path), IndexedHistory(tmp_path)
     first.build(view).run()
     assert first.reader(view).timeline.times is second.reader(view).timeline.times
+
+
+@pytest.mark.parametrize("places", sorted(PLACES))
+def test_many_rows_looked_up_ahead_equal_few(tmp_path, places):
+    frame = events(3, 500, PLACES[places])
+    features = {"n": Count(), "total": Sum("price"), "mean": Mean("pieces"), "list": LastN("pieces", 2)}
+    view = FeatureView("v", USER, Source("e", frame, time="time", delay="1h"), features).compile()
+    history = IndexedHistory(tmp_path)
+    history.build(view).run()
+    keys, times = questions(3, frame, PLACES[places], 60)
+    drawn = np.random.default_rng(3).integers(0, 60, 20_000)
+    few = history.ahead(view, list(view.features), keys[:, :1], times, 2 * DAY)
+    many = history.ahead(view, list(view.features), keys[drawn, :1], times[drawn], 2 * DAY)
+    for name in view.features:
+        assert column_to_series(many[name]).equals(column_to_series(few[name].take(drawn))), name
