@@ -14,8 +14,8 @@ request with another user and other candidates:
     infer null    POST /v2/models/zeros/infer there, with the same tensors in binary
     hop           handing an empty function to a thread pool and back, on an event loop: what it would add
 
-The target is `rank - model` below 1 ms at the median: of each block the medians are subtracted. Scores of `rank` must equal those of `model`. CPU seconds of the
-servers are read from the operating system.
+The target is `rank - model` below 1 ms at the median: of each block the medians are subtracted. Scores of `rank` must
+equal those of `model`. CPU seconds of the servers are read from the operating system.
 """
 
 from __future__ import annotations

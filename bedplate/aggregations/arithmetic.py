@@ -7,7 +7,17 @@ from typing import final
 
 import numpy as np
 
-from bedplate.aggregations.base import Aggregation, ExpressionLike, OneInput, Output, Partial, Reduce, Reduction, Scalar
+from bedplate.aggregations.base import (
+    Aggregation,
+    ExpressionLike,
+    Finish,
+    OneInput,
+    Output,
+    Partial,
+    Reduce,
+    Reduction,
+    Scalar,
+)
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense
 from bedplate.errors import DefinitionError
@@ -32,6 +42,8 @@ class Count(Aggregation):
     """
 
     __slots__ = ()
+
+    finish = Finish.NUMBER
 
     def __init__(
         self,
@@ -65,6 +77,8 @@ class Sum(OneInput):
 
     __slots__ = ()
 
+    finish = Finish.NUMBER
+
     @property
     def reductions(self) -> tuple[Reduction, ...]:
         """One sum."""
@@ -86,6 +100,8 @@ class Mean(OneInput):
 
     __slots__ = ()
 
+    finish = Finish.RATIO
+
     @property
     def reductions(self) -> tuple[Reduction, ...]:
         """A sum and a count."""
@@ -99,7 +115,4 @@ class Mean(OneInput):
     def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
         """Sum over count where the count is above zero."""
         total, count = scalar(partials[0]).values, scalar(partials[1]).values
-        present = count > 0
-        values = np.zeros(len(count), np.float64)
-        np.divide(total, count, out=values, where=present)
-        return (Dense(values, present),)
+        return (Dense(total / np.maximum(count, 1), count > 0),)

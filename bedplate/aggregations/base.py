@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
 
 import msgspec
 
@@ -166,6 +166,17 @@ class Output:
     is_list: bool = False
 
 
+class Finish(StrEnum):
+    """Ways in which partials become a value that are so simple that a compiled loop may take them in place.
+
+    - NUMBER: the one partial, a count or a sum, as it is.
+    - RATIO: the first partial, a sum, over the second, the count of the same events; null where that is 0.
+    """
+
+    NUMBER = "number"
+    RATIO = "ratio"
+
+
 class Aggregation(ABC):
     """A named way from events to a value, over one or more windows (none: all history).
 
@@ -176,6 +187,9 @@ class Aggregation(ABC):
     """
 
     __slots__ = ("selection", "windows")
+
+    finish: ClassVar[Finish | None] = None
+    """What `finalize` does, where there is a word for it."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import polars as pl
@@ -19,6 +19,9 @@ from bedplate.features.entity import encode
 from bedplate.features.view import CompiledView
 from bedplate.sources.base import TIME, check_keys, check_times
 from bedplate.types import Array, Bools, Int64s, Type
+
+_PIECE = 1 << 17
+"""Rows of a table that are read at once."""
 
 
 @final
@@ -91,35 +94,149 @@ def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | No
         DataError: rows that can't be read, a null or impossible time, a null key, an infinite number, an integer beyond
             int64.
     """
+    try:
+        frame = _query(view, raw, only).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"can't read the rows: {error}",
+            where=f"{view.place}, source '{view.view.source.name}'",
+            hint="every file of the table must be whole and have the same columns, and every value fit the expressions",
+        ) from error
+    return _rows(view, frame, only)
+
+
+def prepare_table(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequence[int] | None = None) -> Rows:
+    """As `prepare_rows`, for a whole table: a large one is read in pieces, so that no part of it is held twice.
+
+    Args:
+        view: the compiled view.
+        raw: rows as the table holds them.
+        rows: about how many there are.
+        only: as for `prepare_rows`.
+
+    Raises:
+        DataError: as `prepare_rows`.
+    """
+    if rows > _PIECE:
+        joined = _Joined(view, rows, only)
+        try:
+            for frame in _query(view, raw, only).collect_batches(chunk_size=_PIECE):
+                joined.add(_rows(view, frame, only))
+        except (DataError, OSError, pl.exceptions.PolarsError):
+            del (
+                joined
+            )  # below, the whole table is looked at, which says how many rows are wrong, and which is the first
+        else:
+            return joined.rows()
+    return prepare_rows(view, raw, only)
+
+
+def _query(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None) -> pl.LazyFrame:
+    """Times, keys and selections as columns."""
     source, definition = view.view.source, view.view
     events = source.events(raw)
     if definition.where is not None:
         events = events.filter(definition.where)
     keys = [pl.col(e.key).alias(f"key {i}") for i, e in enumerate(definition.entities)]
-    wanted = range(len(view.selections)) if only is None else only
     inputs = [
         expression.alias(f"selection {s} {i}")
-        for s in wanted
+        for s in _wanted(view, only)
         for i, expression in enumerate(view.selections[s].expressions)
     ]
-    try:
-        frame = events.select(pl.col(TIME), *keys, *inputs).collect()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"can't read the rows: {error}",
-            where=f"{view.place}, source '{source.name}'",
-            hint="every file of the table must be whole and have the same columns, and every value fit the expressions",
-        ) from error
+    return events.select(pl.col(TIME), *keys, *inputs)
+
+
+def _wanted(view: CompiledView, only: Sequence[int] | None) -> Sequence[int]:
+    return range(len(view.selections)) if only is None else only
+
+
+def _rows(view: CompiledView, frame: pl.DataFrame, only: Sequence[int] | None) -> Rows:
+    """The frame of `_query` as arrays; its columns are taken out of it."""
+    source = view.view.source
     check_times(frame, source)
-    check_keys(frame, {f"key {i}": e.key for i, e in enumerate(definition.entities)}, source, view.place)
+    check_keys(frame, {f"key {i}": e.key for i, e in enumerate(view.view.entities)}, source, view.place)
     key_texts = tuple(dict[int, str]() if kind is Type.STRING else None for kind in view.key_types)
     columns = [encode(frame.drop_in_place(f"key {i}"), texts) for i, texts in enumerate(key_texts)]
     return Rows(
         times=np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy()),
         keys=np.stack(columns, axis=1) if len(columns) > 1 else columns[0].reshape(-1, 1),
-        selections=tuple(_selected(view, frame, s) for s in wanted),
+        selections=tuple(_selected(view, frame, s) for s in _wanted(view, only)),
         key_texts=key_texts,
     )
+
+
+@final
+class _Column:
+    """An array that grows by pieces; room that is never filled takes no memory."""
+
+    __slots__ = ("_array", "_used")
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
+        self._array, self._used = np.empty(shape, dtype), 0
+
+    def add(self, piece: Array) -> None:
+        """Appends rows."""
+        stop = self._used + len(piece)
+        if stop > len(self._array):
+            wider = np.empty((2 * stop, *self._array.shape[1:]), self._array.dtype)
+            wider[: self._used] = self._array[: self._used]
+            self._array = wider
+        self._array[self._used : stop] = piece
+        self._used = stop
+
+    def array(self) -> Array:
+        """The rows."""
+        return self._array[: self._used]
+
+
+@final
+class _Joined:
+    """The rows of many pieces."""
+
+    def __init__(self, view: CompiledView, rows: int, only: Sequence[int] | None) -> None:
+        wanted = _wanted(view, only)
+        self._times = _Column((rows,), np.int64)
+        self._keys = _Column((rows, len(view.key_types)), np.int64)
+        self._inputs = [[_Column((rows,), kind.dtype) for kind in view.types[s]] for s in wanted]
+        self._valid = [_Column((rows,), np.bool_) for _ in wanted]
+        self._key_texts = [dict[int, str]() if kind is Type.STRING else None for kind in view.key_types]
+        self._texts = [[dict[int, str]() if k is Type.STRING else None for k in view.types[s]] for s in wanted]
+
+    def add(self, piece: Rows) -> None:
+        """Copies the rows of a piece.
+
+        Raises:
+            DataError: two different strings have the same id.
+        """
+        self._times.add(piece.times)
+        self._keys.add(piece.keys)
+        _add_texts(self._key_texts, piece.key_texts)
+        for s, selected in enumerate(piece.selections):
+            self._valid[s].add(np.ones(len(piece), np.bool_) if selected.valid is None else selected.valid)
+            _add_texts(self._texts[s], selected.texts)
+            for column, values in zip(self._inputs[s], selected.inputs, strict=True):
+                column.add(values)
+
+    def rows(self) -> Rows:
+        """All rows."""
+        valid = [v.array() for v in self._valid]
+        return Rows(
+            times=self._times.array(),
+            keys=self._keys.array(),
+            selections=tuple(
+                SelectedValues(None if v.all() else v, tuple(i.array() for i in inputs), tuple(texts))
+                for v, inputs, texts in zip(valid, self._inputs, self._texts, strict=True)
+            ),
+            key_texts=tuple(self._key_texts),
+        )
+
+
+def _add_texts(known: Sequence[dict[int, str] | None], found: Sequence[TextLookup | None]) -> None:
+    for old, new in zip(known, found, strict=True):
+        if old is not None and new is not None:
+            if any(old[i] != new[i] for i in old.keys() & new.keys()):
+                raise DataError("two different strings have the same 64-bit id")
+            old.update(new)
 
 
 def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedValues:

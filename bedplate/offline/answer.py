@@ -1,105 +1,142 @@
-"""Putting together the columns of blocks that were looked up in another order than they were asked for."""
+"""Putting together the columns of rows that were looked up in another order than they were asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from dataclasses import dataclass
+from typing import Any, final
 
 import numpy as np
 
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged
 from bedplate.offline import kernels
-from bedplate.types import Array, Int64s
+from bedplate.types import Array
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a column of fixed width is in the matrices of an answer.
+
+    Attributes:
+        values: the first column of its values in the matrix of their size.
+        present: the column, in the matrix of bytes, that says which are there; -1: all.
+    """
+
+    values: int
+    present: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some rows of an answer while they are put together.
+
+    Attributes:
+        rows: [n] their places in the answer.
+        places: [n] their places in the matrices.
+        matrices: by the bytes of a value, [.., columns] unsigned integers that hold any value of that size.
+        lists: columns that are lists, by name.
+    """
+
+    rows: Array
+    places: Array
+    matrices: dict[int, Array]
+    lists: dict[str, Ragged]
 
 
 @final
 class Answer:
-    """The columns of n rows, filled block by block, by several threads at once.
+    """The columns of n rows, filled part by part, by several threads at once.
 
-    A single block is handed through. Of several, values of fixed width go into one matrix for each dtype, so that a row
-    is put in place with one access to memory, and a column is a strided view; lists are joined at the end.
+    Values of fixed width go into one matrix for each size of value, so that a row is put in place with one access to
+    memory, and a column is a strided view; lists are joined at the end.
+
+    Args:
+        rows: n.
+        like: the columns, of no rows.
     """
 
-    __slots__ = ("_blocks", "_like", "_lists", "_matrices", "_rows", "_whole")
+    __slots__ = ("_like", "_lists", "_matrices", "places")
 
-    def __init__(self, rows: int) -> None:
-        self._rows, self._blocks = rows, 1
-        self._whole: dict[str, Column] = {}
-        self._like: dict[str, Dense | Ids | Embedding] = {}
-        self._matrices: dict[str, Array] = {}
-        self._lists: dict[str, list[tuple[Int64s, Ragged]]] = {}
-
-    def start(self, like: Mapping[str, Column], blocks: int) -> None:
-        """Makes room for columns like these (of no rows)."""
-        self._blocks = blocks
-        if blocks == 1:
-            return
-        self._lists = {name: [] for name, column in like.items() if isinstance(column, Ragged)}
+    def __init__(self, rows: int, like: Mapping[str, Column]) -> None:
         self._like = {name: column for name, column in like.items() if not isinstance(column, Ragged)}
-        for kind, parts in _by_dtype(self._like).items():
-            width = sum(_width(p) for p in parts)
-            self._matrices[kind] = np.empty((self._rows, width), parts[0].dtype)
+        self._lists: dict[str, list[tuple[Array, Ragged]]] = {n: [] for n in like if n not in self._like}
+        self.places: dict[str, Place] = {}
+        widths: dict[int, int] = {}
 
-    def add(self, rows: Int64s, columns: Mapping[str, Column]) -> None:
-        """Takes the values of a block of rows."""
-        if self._blocks == 1:
-            self._whole = dict(columns)
+        def claim(array: Array) -> int:
+            size = array.dtype.itemsize
+            at = widths.get(size, 0)
+            widths[size] = at + (array.shape[1] if array.ndim > 1 else 1)
+            return at
+
+        for name, column in self._like.items():
+            values = claim(column.values)
+            self.places[name] = Place(values, -1 if column.present is None else claim(column.present))
+        self._matrices = {size: _aligned(rows, width, np.dtype(f"u{size}")) for size, width in widths.items()}
+
+    def part(self, rows: Array) -> Part:
+        """Uninitialised room for these rows."""
+        matrices = {size: np.empty((len(rows), m.shape[1]), m.dtype) for size, m in self._matrices.items()}
+        return Part(rows, np.arange(len(rows), dtype=rows.dtype), matrices, {})
+
+    def direct(self, rows: Array) -> Part:
+        """The room of these rows in the answer itself, where one loop fills all columns; it is not to be added."""
+        return Part(rows, rows, self._matrices, {})
+
+    def put(self, part: Part, name: str, column: Column) -> None:
+        """Puts a column into a part."""
+        if isinstance(column, Ragged):
+            part.lists[name] = column
             return
-        fixed = {name: columns[name] for name in self._like}
-        for kind, parts in _by_dtype(fixed).items():
-            block = np.empty((len(rows), self._matrices[kind].shape[1]), parts[0].dtype)
-            at = 0
-            for part in parts:
-                block[:, at : at + _width(part)] = part.reshape(len(rows), -1)
-                at += _width(part)
-            kernels.scatter(block, rows, self._matrices[kind])
-        for name, blocks in self._lists.items():
-            column = columns[name]
-            if isinstance(column, Ragged):
-                blocks.append((rows, column))
+        place = self.places[name]
+        _columns(part.matrices, place.values, column.values)[...] = column.values
+        if column.present is not None:
+            _columns(part.matrices, place.present, column.present)[...] = column.present
+
+    def add(self, part: Part) -> None:
+        """Takes a part that is complete."""
+        for size, matrix in part.matrices.items():
+            kernels.scatter(matrix, part.rows, self._matrices[size])
+        for name, column in part.lists.items():
+            self._lists[name].append((part.rows, column))
 
     def columns(self) -> dict[str, Column]:
-        """All columns, in the order asked for."""
-        at = dict.fromkeys(self._matrices, 0)
-
-        def take(like: Array) -> Array:
-            kind, width = like.dtype.str, _width(like)
-            found = self._matrices[kind][:, at[kind] : at[kind] + width]
-            at[kind] += width
-            return found if like.ndim > 1 else found[:, 0]
-
-        result: dict[str, Column] = dict(self._whole)
+        """All columns."""
+        result: dict[str, Column] = {}
         for name, column in self._like.items():
-            values = take(column.values)
-            present = None if column.present is None else take(column.present)
+            place = self.places[name]
+            values = _columns(self._matrices, place.values, column.values)
+            present = None if column.present is None else _columns(self._matrices, place.present, column.present)
             if isinstance(column, Ids):
                 result[name] = Ids(values, present, column.texts)
             else:
                 result[name] = Dense(values, present) if isinstance(column, Dense) else Embedding(values, present)
-        return result | {name: _join(blocks) for name, blocks in self._lists.items()}
+        return result | {name: _join(parts) for name, parts in self._lists.items()}
 
 
-def _by_dtype(columns: Mapping[str, Column]) -> dict[str, list[Array]]:
-    """The arrays of columns (values, then which are present) by their dtype, in order."""
-    found: dict[str, list[Array]] = {}
-    for column in columns.values():
-        if not isinstance(column, Ragged):
-            for array in (column.values,) if column.present is None else (column.values, column.present):
-                found.setdefault(array.dtype.str, []).append(array)
-    return found
+def _columns(matrices: Mapping[int, Array], at: int, like: Array) -> Array:
+    """The columns of a matrix from `at` on that hold an array like this one, as such an array."""
+    matrix = matrices[like.dtype.itemsize].view(like.dtype)
+    return matrix[:, at : at + like.shape[1]] if like.ndim > 1 else matrix[:, at]
 
 
-def _width(array: Array) -> int:
-    return array.shape[1] if array.ndim > 1 else 1
+def _aligned(rows: int, width: int, dtype: np.dtype[Any]) -> Array:
+    """An uninitialised matrix that begins with a cache line, so that a row touches as few of them as it can."""
+    line = 64 // dtype.itemsize
+    words = np.empty(rows * width + line, dtype)
+    start = -words.ctypes.data // dtype.itemsize % line
+    return words[start : start + rows * width].reshape(rows, width)
 
 
-def _join(blocks: list[tuple[Int64s, Ragged]]) -> Ragged:
-    order = np.concatenate([rows for rows, _ in blocks])
-    lengths = np.concatenate([np.diff(column.offsets) for _, column in blocks])
+def _join(parts: list[tuple[Array, Ragged]]) -> Ragged:
+    order = np.concatenate([rows for rows, _ in parts])
+    lengths = np.concatenate([np.diff(column.offsets) for _, column in parts])
     offsets = np.zeros(len(order) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    values = np.concatenate([column.values.values for _, column in blocks])
-    first = blocks[0][1].values
+    values = np.concatenate([column.values.values for _, column in parts])
+    first = parts[0][1].values
     flat = Ids(values, None, first.texts) if isinstance(first, Ids) else Dense(values)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))

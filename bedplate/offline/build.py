@@ -12,11 +12,11 @@ import numpy as np
 from bedplate.aggregations.base import Reduce
 from bedplate.canonical import to_json
 from bedplate.errors import DataError, StoreError
-from bedplate.features.rows import Rows, SelectedValues, prepare_rows
+from bedplate.features.rows import Rows, SelectedValues, prepare_table
 from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
 from bedplate.offline import kernels
-from bedplate.offline.index import FORMAT, Texts, Timeline, TimelineManifest, selection_id, timeline_id
+from bedplate.offline.index import FORMAT, Texts, Timeline, TimelineManifest, row_type, selection_id, timeline_id
 from bedplate.offline.seal import Sealer
 from bedplate.sources.base import Snapshot
 from bedplate.types import Array, Int64s
@@ -97,7 +97,8 @@ class Build:
         with Sealer(self.path) as sealer:
             if self.needs_timeline or columns:
                 progress(f"{name}: read {self.snapshot.rows:,} rows")
-                rows = prepare_rows(self.view, self.view.view.source.table(self.view.root).scan(), columns)
+                raw = self.view.view.source.table(self.view.root).scan()
+                rows = prepare_table(self.view, raw, self.snapshot.rows, columns)
                 selected = list(zip(columns, rows.selections, strict=True))
                 if self.needs_timeline:
                     progress(f"{name}: sort {len(rows):,} events by key and time")
@@ -125,7 +126,7 @@ class Build:
         began = time.perf_counter()
         keys, codes = _number_keys(rows.keys)
         offsets = np.zeros(len(keys) + 1, np.int64)
-        order = np.empty(len(rows), _row_type(len(rows)))
+        order = np.empty(len(rows), row_type(len(rows)))
         kernels.counting_sort(codes, order[:0], offsets, order)
         del codes
         if not kernels.is_ascending(rows.times):
@@ -176,10 +177,6 @@ class Build:
         with sealer.folder(self.timeline.reduction_folder(column, reduce)) as folder:
             for name, array in arrays.items():
                 np.save(folder / f"{name}.npy", array)
-
-
-def _row_type(rows: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
-    return np.uint32 if rows < 2**32 else np.int64
 
 
 def _number_keys(keys: Int64s) -> tuple[Int64s, Array]:

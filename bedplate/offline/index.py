@@ -17,11 +17,13 @@ or ttl adds nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any, final
+from weakref import WeakValueDictionary
 
 import msgspec
 import numpy as np
@@ -76,6 +78,11 @@ def selection_id(selection: Selection, types: tuple[Type, ...]) -> str:
     return digest([selection.form, [t.value for t in types]])[:24]
 
 
+def row_type(rows: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
+    """The type of the numbers of so many rows."""
+    return np.uint32 if rows < 2**32 else np.int64
+
+
 @final
 class Texts(Mapping[int, str]):
     """The strings behind 64-bit ids, read when first asked for."""
@@ -113,10 +120,19 @@ class Texts(Mapping[int, str]):
         (folder / "texts.json").write_bytes(to_json(list(texts.values())))
 
 
+_open: WeakValueDictionary[tuple[int, int], Array] = WeakValueDictionary()
+"""The arrays that are open, by device and inode: their files never change."""
+
+
 def open_array(path: Path) -> Array:
-    """An array file, memory-mapped and read-only."""
+    """An array file, memory-mapped and read-only; a file that is open already is not mapped again."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        state = path.stat()
+        identity = state.st_dev, state.st_ino
+        array = _open.get(identity)
+        if array is None:
+            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            _open[identity] = array
     except ValueError:  # an empty file can't be mapped
         array = np.load(path, allow_pickle=False)
         array.flags.writeable = False
@@ -126,7 +142,17 @@ def open_array(path: Path) -> Array:
             where=str(path),
             hint="delete the folder of the timeline that it is in, and run: bedplate apply",
         ) from error
-    return np.asarray(array)
+    return array
+
+
+def release(arrays: Iterable[Array]) -> None:
+    """Lets go of the pages of mapped arrays: they stay in the system's cache, and come back when they are read."""
+    for array in arrays:
+        base: Any = array
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, mmap):
+            base.madvise(MADV_DONTNEED)
 
 
 @final

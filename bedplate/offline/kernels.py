@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba import njit
 
+from bedplate.offline.instructions import choose
 from bedplate.types import Array, Bools, Int64s
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -40,18 +41,6 @@ def lower_bound(values: Int64s, start: Any, stop: Any, bound: Any) -> Any:
             start = middle + 1
         else:
             stop = middle
-    return start
-
-
-@compiled
-def gallop(values: Int64s, start: Any, stop: Any, bound: Any) -> Any:
-    """As `lower_bound`, fast when the position is near `start`."""
-    step = 1
-    while start < stop and values[start] < bound:
-        if start + step >= stop or values[start + step] >= bound:
-            return lower_bound(values, start + 1, min(stop, start + step), bound)
-        start += step
-        step *= 2
     return start
 
 
@@ -152,17 +141,6 @@ def number_range(keys: Int64s, low: Any, table: Array, codes: Array, known: Int6
 
 
 @compiled
-def find_hashed(known: Int64s, table: Array, asked: Int64s, codes: Int64s) -> None:
-    """The position of each asked key [n, c] among the known ones, by their hash table; -1 where it is not there."""
-    mask = len(table) - 1
-    for i in range(len(asked)):
-        slot = hash_key(asked, i) & mask
-        while table[slot] >= 0 and not same_key(known, table[slot], asked, i):
-            slot = (slot + 1) & mask
-        codes[i] = table[slot]
-
-
-@compiled
 def counting_sort(codes: Array, before: Array, offsets: Int64s, order: Array) -> None:
     """An order of rows by code, stable with regard to an order before.
 
@@ -226,103 +204,6 @@ def sort_slices(times: Int64s, offsets: Int64s, order: Array) -> None:
 
 
 @compiled
-def gather_sorted(codes: Int64s, times: Int64s, rows: Int64s, own: Int64s, asked: Int64s) -> None:
-    """The codes and times of rows, those of one code in order of time where that takes moves by a few places only.
-
-    Args:
-        codes: [N] of all rows.
-        times: [N] of all rows.
-        rows: [n] row numbers, equal codes together; reordered.
-        own: [n], filled with codes.
-        asked: [n], filled with times.
-    """
-    for i in range(len(rows)):
-        row = rows[i]
-        code, time = codes[row], times[row]
-        own[i] = code
-        j = i
-        while j > 0 and own[j - 1] == code and asked[j - 1] > time and i - j < SMALL:
-            asked[j], rows[j] = asked[j - 1], rows[j - 1]
-            j -= 1
-        asked[j], rows[j] = time, row
-
-
-@compiled
-def find_keys(known: Int64s, asked: Int64s, codes: Int64s) -> None:
-    """The position of each asked key [n, c] among the known ones [k, c], ascending; -1 where it is not there."""
-    width = known.shape[1]
-    for i in range(len(asked)):
-        start, stop = 0, len(known)
-        while start < stop:
-            middle = (start + stop) >> 1
-            less = False
-            for c in range(width):
-                if known[middle, c] != asked[i, c]:
-                    less = known[middle, c] < asked[i, c]
-                    break
-            if less:
-                start = middle + 1
-            else:
-                stop = middle
-        found = start < len(known)
-        if found:
-            for c in range(width):
-                if known[start, c] != asked[i, c]:
-                    found = False
-                    break
-        codes[i] = start if found else -1
-
-
-@compiled
-def find_rows(
-    times: Int64s, offsets: Int64s, codes: Int64s, asked: Int64s, shift: Any, ranges: Int64s, a: Int64s, b: Int64s
-) -> None:
-    """For n keys and times the rows of w ranges, which all end before `asked + shift`.
-
-    Rows that follow each other with the same key and a later time are found from where the one before was.
-
-    Args:
-        times: the timeline's.
-        offsets: the timeline's.
-        codes: [n] positions of keys, -1 for none.
-        asked: [n] times.
-        shift: microseconds: minus the delay, or how far ahead to look.
-        ranges: [w, 4]: length (-1: all history), hop (0: exact), bound (-1: none) and ttl (-1: none).
-        a: [w, n], filled with the first row of each range.
-        b: [n], filled with the row after the last.
-    """
-    count = len(ranges)
-    at = np.zeros(count + 1, np.int64)
-    before_code, before_time = np.int64(-2), np.int64(0)
-    for i in range(len(codes)):
-        code, time = codes[i], asked[i]
-        if code < 0:
-            b[i] = 0
-            a[:, i] = 0
-            continue
-        if code != before_code or time < before_time:
-            at[:] = offsets[code]
-        before_code, before_time = code, time
-        stop = gallop(times, at[count], offsets[code + 1], time + shift)
-        at[count] = stop
-        b[i] = stop
-        for w in range(count):
-            row = at[w]
-            length, ttl = ranges[w, 0], ranges[w, 3]
-            if length >= 0 or ttl >= 0:
-                start = np.int64(-(2**62))
-                if length >= 0:
-                    start = time - length
-                    if ranges[w, 1] > 0:
-                        start -= start % ranges[w, 1]
-                if ttl >= 0:
-                    start = max(start, time - ttl)
-                row = gallop(times, row, stop, start)
-                at[w] = row
-            a[w, i] = row if ranges[w, 2] < 0 else max(row, stop - ranges[w, 2])
-
-
-@compiled
 def prefix_sums(values: Array, key_starts: Int64s, out: Array) -> None:
     """Inclusive sums that begin afresh at each key's first value, so that rounding never crosses keys."""
     for k in range(len(key_starts) - 1):
@@ -333,15 +214,71 @@ def prefix_sums(values: Array, key_starts: Int64s, out: Array) -> None:
 
 
 @compiled
-def range_sums(prefix: Array, key_starts: Int64s, codes: Int64s, a: Int64s, b: Int64s, out: Array) -> None:
-    """The sum of values [a, b) of each code, by one subtraction."""
+def sum_between(prefix: Array, start: Any, a: Any, b: Any) -> Any:
+    """The sum of values [a, b) of a key whose values begin at `start`, by one subtraction; `prefix` is not empty."""
+    nothing = prefix.dtype.type(0)
+    before = choose(a > start, prefix[max(a, 1) - 1], nothing)
+    return choose(b > a, prefix[max(b, 1) - 1] - before, nothing)
+
+
+@compiled
+def range_sums(prefix: Array, key_starts: Int64s, codes: Array, a: Int64s, b: Int64s, out: Array) -> None:
+    """The sum of values [a, b) of each code."""
     for i in range(len(codes)):
-        if b[i] <= a[i]:
-            out[i] = 0
-        elif a[i] > key_starts[codes[i]]:
-            out[i] = prefix[b[i] - 1] - prefix[a[i] - 1]
-        else:
-            out[i] = prefix[b[i] - 1]
+        out[i] = sum_between(prefix, key_starts[max(codes[i], 0)], a[i], b[i]) if len(prefix) else 0
+
+
+@compiled
+def fill_totals(
+    prefix: Array,
+    key_starts: Int64s,
+    rank: Int64s,
+    codes: Array,
+    first: Int64s,
+    stop: Int64s,
+    lines: Int64s,
+    places: Array,
+    counts: Int64s,
+    sums: Array,
+    means: Array,
+    present: Array,
+) -> None:
+    """Counts, sums and means of one selection, for n rows, into matrices of many columns.
+
+    Args:
+        prefix: [m] sums of the selection's values; one 0 where only counts are asked for, or there are no values.
+        key_starts: [k + 1] where each key's values begin.
+        rank: as in the conventions above, or empty where every row counts.
+        codes: [n] positions of keys; -1 for none, whose ranges are empty.
+        first: [ranges, n] the first row of each range.
+        stop: [n] the row after the last.
+        lines: [lines, 5]: a range, the columns of its count, its sum, its mean and the mean's presence, each -1 for
+            none.
+        places: [n] the rows of the matrices that are filled.
+        counts: [.., columns] int64, filled in the columns of counts; the next two may be the same memory.
+        sums: [.., columns] of the type of `prefix`, filled in the columns of sums.
+        means: [.., columns] float64, filled in the columns of means; 0 where nothing counts.
+        present: [.., columns] bytes, filled in the columns of presence.
+    """
+    for i in range(len(codes)):
+        start = key_starts[max(codes[i], 0)]
+        last = rank[stop[i]] if len(rank) else stop[i]
+        place = np.uint64(places[i])
+        for line in range(len(lines)):
+            a = first[lines[line, 0], i]
+            if len(rank):
+                a = rank[a]
+            count = last - a
+            if lines[line, 1] >= 0:
+                counts[place, lines[line, 1]] = count
+            if lines[line, 2] < 0 and lines[line, 3] < 0:
+                continue
+            total = sum_between(prefix, start, a, last)
+            if lines[line, 2] >= 0:
+                sums[place, lines[line, 2]] = total
+            if lines[line, 3] >= 0:
+                means[place, lines[line, 3]] = total / max(count, 1)
+                present[place, lines[line, 4]] = count > 0
 
 
 @compiled
@@ -463,19 +400,12 @@ def gather(values: Array, positions: Array, out: Array) -> None:
 
 
 @compiled
-def scatter(values: Array, order: Int64s, out: Array) -> None:
-    """Puts row i of values [n, c] at out[order[i]]."""
-    for i in range(len(order)):
-        row = order[i]
+def scatter(values: Array, rows: Array, out: Array) -> None:
+    """Puts row i of values [n, c] at out[rows[i]]."""
+    for i in range(len(rows)):
+        row = np.uint64(rows[i])
         for c in range(values.shape[1]):
             out[row, c] = values[i, c]
-
-
-@compiled
-def time_buckets(times: Int64s, shift: Any, first: Any, out: Array) -> None:
-    """(time - first) >> shift for each time."""
-    for i in range(len(times)):
-        out[i] = (times[i] - first) >> shift
 
 
 @compiled

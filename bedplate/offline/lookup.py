@@ -1,15 +1,16 @@
 """Point-in-time lookups in as-of indexes.
 
-A lookup orders the asked rows by key, so that memory is read in sequence; finds each window's rows by two binary
-searches in the key's slice; reduces them by one subtraction, a few blocks or a copy; and hands the partials to the
-aggregation. Blocks of rows are independent: large lookups run on several threads.
+A lookup orders the asked rows by key, so that memory is read in sequence; finds each window's rows by two searches in
+the key's slice; reduces them by one subtraction, a few blocks or a copy; and hands the partials to the aggregation.
+Blocks of rows are independent: large lookups run on several threads, and fill counts, sums and means in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TypeAlias, final
 
@@ -21,15 +22,22 @@ from bedplate.batch import Column
 from bedplate.errors import DefinitionError, StoreError
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import Call, CompiledView
-from bedplate.offline import kernels
+from bedplate.offline import kernels, seek
 from bedplate.offline.answer import Answer
 from bedplate.offline.base import History
 from bedplate.offline.build import Build
-from bedplate.offline.index import ColumnFiles, Timeline, selection_id
+from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
+from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
 _BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
+_KEPT = 16
+"""Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
+_RUN = 1 << 18
+"""Rows put into buckets at once by one thread."""
+_BUCKET_BITS = 10
+"""The logarithm of the most buckets that rows are put into: so many places are written to in turn."""
 
 Range: TypeAlias = "tuple[Window | None, int | None]"
 """A window and, for values carried forward, a ttl."""
@@ -37,22 +45,76 @@ Range: TypeAlias = "tuple[Window | None, int | None]"
 
 @final
 @dataclass(frozen=True, slots=True)
-class Block:
+class Asked:
     """n of the asked rows.
 
     Attributes:
-        order: [n] the place of each row in the answer.
-        codes: [n] the position of each row's key; -1 where the index has none.
+        rows: [n] the place of each row in the answer.
+        codes: [n] int32, the position of each row's key; -1 where the index has none.
         times: [n] the times asked for.
+    """
+
+    rows: Array
+    codes: Array
+    times: Int64s
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    @staticmethod
+    def room(rows: int) -> Asked:
+        """Uninitialised arrays for so many rows."""
+        return Asked(np.empty(rows, row_type(rows)), np.empty(rows, np.int32), np.empty(rows, np.int64))
+
+    def block(self, start: int, stop: int) -> Asked:
+        """Some of the rows, in order of key and time."""
+        part = Asked(self.rows[start:stop], self.codes[start:stop], self.times[start:stop])
+        result = Asked.room(len(part))
+        seek.arrange(part.codes, part.times, part.rows, result.codes, result.times, result.rows)
+        return result
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Block:
+    """n of the asked rows, and what their windows cover.
+
+    Attributes:
+        asked: the rows.
         first: [ranges, n] the first row of the timeline in each range.
         stop: [n] the row after the last, the same for every range.
     """
 
-    order: Int64s
-    codes: Int64s
-    times: Int64s
+    asked: Asked
     first: Int64s
     stop: Int64s
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _KeyTable:
+    """Where each known key is.
+
+    Attributes:
+        slots: int32 positions of keys, -1 for none: by key, from the smallest on, or by the hash.
+        direct: whether by key; so it is for single keys that lie near each other.
+    """
+
+    slots: Array
+    direct: bool
+
+    @staticmethod
+    def of(known: Int64s) -> _KeyTable:
+        """The table of ascending keys [k, c]."""
+        if len(known) and known.shape[1] == 1:
+            span = int(known[-1, 0]) - int(known[0, 0]) + 1
+            if span <= 4 * len(known):
+                slots = np.full(span, -1, np.int32)
+                slots[known[:, 0] - known[0, 0]] = np.arange(len(known), dtype=np.int32)
+                return _KeyTable(slots, direct=True)
+        size = max(2, 1 << (2 * len(known)).bit_length())
+        return _KeyTable(kernels.hash_table(known, len(known), size), direct=False)
 
 
 @final
@@ -72,7 +134,7 @@ class IndexReader:
         self._columns = [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
         self._files = [timeline.column(c, t) for c, t in zip(self._columns, view.types, strict=True)]
         self._starts = [timeline.key_starts(c, f) for c, f in zip(self._columns, self._files, strict=True)]
-        self._table: Array | None = None
+        self._table: _KeyTable | None = None
 
     def read(self, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
         """The values before each time; see `Reader`."""
@@ -89,47 +151,109 @@ class IndexReader:
         calls = [c for c in self.view.calls if wanted.intersection(c.names)]
         ranges = _ranges(calls, ttl)
         limits = np.array([(0, 0, -1, -1) if ahead else _limits(r) for r in ranges], np.int64).reshape(-1, 4)
-        codes, order = self._find(keys, times)
-        answer = Answer(len(keys))
 
-        def work(rows: Int64s) -> None:
-            own, asked = codes, times
-            if len(keys) > _BLOCK:
-                own, asked = np.empty(len(rows), np.int64), np.empty(len(rows), np.int64)
-                kernels.gather_sorted(codes, times, rows, own, asked)
-            first, stop = np.empty((len(ranges), len(own)), np.int64), np.empty(len(own), np.int64)
+        def find(asked: Asked) -> Block:
+            first, stop = np.empty((len(ranges), len(asked)), np.int64), np.empty(len(asked), np.int64)
             timeline = self.timeline
-            kernels.find_rows(timeline.times, timeline.offsets, own, asked, shift, limits, first, stop)
-            block = Block(rows, own, asked, first, stop)
-            answer.add(rows, dict(self._columns_of(calls, ranges, ttl, block)))
+            seek.find_rows(timeline.times, timeline.offsets, asked.codes, asked.times, shift, limits, first, stop)
+            return Block(asked, first, stop)
 
-        blocks = [order[i : i + _BLOCK] for i in range(0, max(1, len(order)), _BLOCK)]
-        answer.start(dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))), len(blocks))
-        if len(blocks) == 1 or self._threads == 1:
-            for rows in blocks:
-                work(rows)
+        if self._table is None and 8 * len(keys) >= len(self.timeline.keys):
+            self._table = _KeyTable.of(self.timeline.keys)
+        if len(keys) <= _BLOCK:
+            asked = Asked(np.arange(len(keys)), self._positions(keys), times)
+            columns = dict(self._columns_of(calls, ranges, ttl, find(asked)))
         else:
-            with ThreadPoolExecutor(self._threads) as pool:
-                list(pool.map(work, blocks))
-        columns = answer.columns()
+            columns = self._in_blocks(calls, ranges, ttl, keys, times, find)
         return {name: columns[name] for name in names}
 
-    def _find(self, keys: Int64s, times: Int64s) -> tuple[Int64s, Int64s]:
-        """Each asked key's position, and an order by position and nearly by time (for few rows as they are)."""
+    def _in_blocks(
+        self,
+        calls: Sequence[Call],
+        ranges: Mapping[Range, int],
+        ttl: int | None,
+        keys: Int64s,
+        times: Int64s,
+        find: Callable[[Asked], Block],
+    ) -> Mapping[str, Column]:
+        """The values of many rows, block by block in order of key, by several threads."""
+        answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))))
+        totals = self._totals([c for c in calls if in_place(c)], ranges, ttl, answer)
+        others = [c for c in calls if not in_place(c)]
+        timeline, direct = self.timeline, len(totals) == 1 and not others
+        with ThreadPoolExecutor(self._threads) as pool:
+            asked = self._arrange(keys, times, pool)
+
+            def work(start: int) -> None:
+                block = find(asked.block(start, start + _BLOCK))
+                part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
+                for group in totals:
+                    group.fill(block.asked.codes, block.first, block.stop, part)
+                for name, column in self._columns_of(others, ranges, ttl, block):
+                    answer.put(part, name, column)
+                if not direct:
+                    answer.add(part)
+                if start // _BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
+                    release([timeline.times, *(t.prefix for t in totals if t.prefix is not None)])
+
+            list(pool.map(work, range(0, len(keys), _BLOCK)))
+        return answer.columns()
+
+    def _totals(
+        self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, answer: Answer
+    ) -> list[Totals]:
+        """The counts, sums and means of some calls, by selection."""
+        indexes = [self.view.reduction_index(c.aggregation.reductions[0]) for c in calls]
+        summed = [i for c, i in zip(calls, indexes, strict=True) if c.aggregation.reductions[0].reduce is Reduce.SUM]
+        # Where every row counts, all selections have the same counts: they are taken together with sums.
+        whole = next((i for i in summed if self._files[i].rank is None), None)
+        wanted: dict[int, list[tuple[int, tuple[int, int, int, int]]]] = {}
+        for call, own in zip(calls, indexes, strict=True):
+            index = own if whole is None or own in summed or self._files[own].rank is not None else whole
+            over = ranges[_range(call, call.aggregation.reductions[0], ttl)]
+            place = answer.places[f"{self.view.name}.{call.names[0]}"]
+            wanted.setdefault(index, []).append((over, columns_of(call, place)))
+        return [
+            Totals(
+                self.timeline.reduction(self._columns[i], Reduce.SUM)["prefix"] if i in summed else None,
+                self._starts[i],
+                self._files[i].rank,
+                lines_of(of_selection),
+            )
+            for i, of_selection in wanted.items()
+        ]
+
+    def _positions(self, keys: Int64s) -> Array:
+        """Each asked key's position among those of the index, int32; -1 where it is not there."""
         known, asked = self.timeline.keys, np.ascontiguousarray(keys)
-        codes = np.empty(len(asked), np.int64)
-        if 8 * len(asked) < len(known) and self._table is None:
-            kernels.find_keys(known, asked, codes)
+        codes = np.empty(len(asked), np.int32)
+        if self._table is None:
+            seek.find_keys(known, asked, codes)
+        elif self._table.direct:
+            seek.find_direct(known[0, 0], self._table.slots, asked, codes)
         else:
-            if self._table is None:
-                size = max(2, 1 << (2 * len(known)).bit_length())
-                self._table = kernels.hash_table(known, len(known), size)
-            kernels.find_hashed(known, self._table, asked, codes)
-        if len(codes) <= _BLOCK:
-            return codes, np.arange(len(codes))
-        order, offsets = np.empty(len(codes), np.int64), np.zeros(len(known) + 2, np.int64)
-        kernels.counting_sort(codes + 1, _by_time(times), offsets, order)
-        return codes, order
+            seek.find_hashed(known, self._table.slots, asked, codes)
+        return codes
+
+    def _arrange(self, keys: Int64s, times: Int64s, pool: ThreadPoolExecutor) -> Asked:
+        """The asked rows in buckets of neighbouring keys: what one thread reads is then near in memory."""
+        runs = [slice(i, i + _RUN) for i in range(0, len(keys), _RUN)]
+        codes = list(pool.map(self._positions, [keys[run] for run in runs]))
+        shift = max(0, (len(self.timeline.keys) + 1).bit_length() - _BUCKET_BITS)
+        counts = np.zeros((len(runs), (len(self.timeline.keys) >> shift) + 1), np.int64)
+        list(pool.map(seek.count_buckets, codes, repeat(shift), counts))
+        ends = counts.T.cumsum().reshape(counts.T.shape).T
+        cursors = np.ascontiguousarray(ends - counts)
+        asked = Asked.room(len(keys))
+
+        def fill(run: int) -> None:
+            first = runs[run].start
+            seek.fill_buckets(
+                codes[run], times[runs[run]], first, shift, cursors[run], asked.rows, asked.codes, asked.times
+            )
+
+        list(pool.map(fill, range(len(runs))))
+        return asked
 
     def _columns_of(
         self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block
@@ -145,7 +269,7 @@ class IndexReader:
                 if key not in partials:
                     partials[key] = self._partial(reduction, index, over, block)
                 values.append(partials[key])
-            for name, column in zip(call.names, call.aggregation.finalize(values, block.times), strict=True):
+            for name, column in zip(call.names, call.aggregation.finalize(values, block.asked.times), strict=True):
                 yield f"{self.view.name}.{name}", column
 
     def _partial(self, reduction: Reduction, index: int, over: int, block: Block) -> Partial:
@@ -160,7 +284,7 @@ class IndexReader:
         arrays = self.timeline.reduction(self._columns[index], reduce)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
-            kernels.range_sums(arrays["prefix"], self._starts[index], block.codes, a, b, out)
+            kernels.range_sums(arrays["prefix"], self._starts[index], block.asked.codes, a, b, out)
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
@@ -204,18 +328,6 @@ def _gather(values: Array, rows: Int64s) -> Array:
     return values[rows] if len(values) else np.zeros(len(rows), values.dtype)
 
 
-def _by_time(times: Int64s) -> Int64s:
-    """The rows nearly in order of time, by one of 65,536 spans of equal length; empty where they stand in order."""
-    if kernels.is_ascending(times):
-        return times[:0]
-    first = int(times.min())
-    shift = max(0, (int(times.max()) - first).bit_length() - 16)
-    buckets, order = np.empty(len(times), np.int32), np.empty(len(times), np.int64)
-    kernels.time_buckets(times, shift, first, buckets)
-    kernels.counting_sort(buckets, order[:0], np.zeros((1 << 16) + 1, np.int64), order)
-    return order
-
-
 def _range(call: Call, reduction: Reduction, ttl: int | None) -> Range:
     return call.window, ttl if reduction.reduce is Reduce.LATEST else None
 
@@ -236,8 +348,7 @@ def _limits(over: Range) -> tuple[int, int, int, int]:
 
 
 def _no_rows(ranges: int) -> Block:
-    none = np.zeros(0, np.int64)
-    return Block(none, none, none, np.zeros((ranges, 0), np.int64), none)
+    return Block(Asked.room(0), np.zeros((ranges, 0), np.int64), np.zeros(0, np.int64))
 
 
 def _expand(files: ColumnFiles, start: int, stop: int) -> SelectedValues:

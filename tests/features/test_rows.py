@@ -15,7 +15,7 @@ from bedplate.aggregations.ordered import Last, LastN
 from bedplate.canonical import string_ids
 from bedplate.errors import DataError
 from bedplate.features.entity import Entity, encode_keys
-from bedplate.features.rows import Rows, prepare_rows
+from bedplate.features.rows import Rows, prepare_rows, prepare_table
 from bedplate.features.view import FeatureView
 from bedplate.sources.base import Source
 from bedplate.types import EARLIEST_TIME, LATEST_TIME, Type, to_micros
@@ -210,3 +210,57 @@ def test_keys_that_a_person_gives(keys, kind, expected):
 def test_keys_of_another_type_are_refused(keys, kind):
     with pytest.raises(DataError, match=r"^customer: got "):
         encode_keys(keys, kind, "customer")
+
+
+def large_view(frame: pl.DataFrame):
+    features = {"last": Last("note"), "sum": Sum("x", where=pl.col("x") > 3), "n": Count()}
+    entities = (USER, Entity("shop", key="shop"))
+    return FeatureView("v", entities, Source("e", frame, time="time"), features, where=pl.col("x") < 90).compile()
+
+
+def large_frame(rows: int) -> pl.DataFrame:
+    draw = np.random.default_rng(rows)
+    return pl.DataFrame(
+        {
+            "user": draw.integers(0, 99, rows),
+            "shop": draw.choice(["north", "south", "é"], rows),
+            "time": draw.integers(0, 10**12, rows),
+            "x": np.round(draw.random(rows) * 100, 1),
+            "note": np.where(np.arange(rows) < rows - 5, "same", "late"),
+        }
+    )
+
+
+@pytest.mark.parametrize("told", [200_000, 300_000, 900_000])
+def test_a_table_in_pieces_is_the_table_at_once(told):
+    frame = large_frame(300_000).with_columns(note=pl.when(pl.col("time") % 7 > 0).then("note"))
+    view = large_view(frame)
+    one, other = prepare_rows(view, frame.lazy()), prepare_table(view, frame.lazy(), told)
+    np.testing.assert_array_equal(one.times, other.times)
+    np.testing.assert_array_equal(one.keys, other.keys)
+    assert one.key_texts == other.key_texts
+    for selected, joined in zip(one.selections, other.selections, strict=True):
+        assert selected.texts == joined.texts
+        assert (selected.valid is None) == (joined.valid is None)
+        valid = slice(None) if selected.valid is None or joined.valid is None else selected.valid
+        if joined.valid is not None:
+            np.testing.assert_array_equal(selected.valid, joined.valid)
+        for values, others in zip(selected.inputs, joined.inputs, strict=True):
+            np.testing.assert_array_equal(values[valid], others[valid])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("time", None, "1 of 300,000 rows have no time, the first is row 290,000"),
+        ("time", -3, "row 290,000 has time -3"),
+        ("user", None, "1 of 300,000 rows have no key, the first is row 290,000"),
+        ("x", math.inf, "1 infinite values, the first in row 290,000"),
+    ],
+)
+def test_a_wrong_row_of_a_large_table_is_named_by_its_place_in_the_table(column, value, message):
+    frame = large_frame(300_000)
+    frame[290_000, column] = value
+    view = FeatureView("v", USER, Source("e", frame, time="time"), {"sum": Sum("x")}).compile()
+    with pytest.raises(DataError, match=message):
+        prepare_table(view, frame.lazy(), 300_000)

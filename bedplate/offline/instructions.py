@@ -1,0 +1,59 @@
+"""Two instructions that Numba has no words for, for compiled loops.
+
+They are written for LLVM, which has them, or its own replacement, on every processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from llvmlite import ir as llvm  # pyright: ignore[reportMissingTypeStubs]
+from numba.core import types
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+AHEAD = 32
+"""Values that `count_smaller` compares at once."""
+
+_llvm, _arrays = cast("Any", llvm), cast("Any", arrayobj)
+
+
+def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function for compiled code that writes its instructions itself."""
+    return cast("Callable[..., Any]", intrinsic(function))
+
+
+@_inline
+def choose(_: Any, condition: Any, one: Any, other: Any) -> Any:
+    """One of two values without a branch: for conditions that no processor can predict."""
+
+    def write(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        chosen = builder.select(*arguments)
+        chosen.set_metadata("unpredictable", builder.module.add_metadata([]))
+        return chosen
+
+    return one(condition, one, other), write
+
+
+@_inline
+def count_smaller(_: Any, values: Any, _position: Any, _bound: Any) -> Any:
+    """How many of the `AHEAD` int64 values from a position on come before the first that is not below a bound.
+
+    They are compared in vector registers; the array must reach that far.
+    """
+    word, index = _llvm.IntType(64), _llvm.IntType(32)
+    many, lanes = _llvm.VectorType(word, AHEAD), _llvm.VectorType(index, AHEAD)
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = _arrays.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        loaded = builder.load(builder.bitcast(place, many.as_pointer()))
+        loaded.align = 8
+        nothing = _llvm.Constant(many, _llvm.Undefined)
+        one = builder.insert_element(nothing, arguments[2], _llvm.Constant(index, 0))
+        bounds = builder.shuffle_vector(one, nothing, _llvm.Constant(lanes, [0] * AHEAD))
+        reached = builder.bitcast(builder.icmp_signed(">=", loaded, bounds), _llvm.IntType(AHEAD))
+        return builder.zext(builder.cttz(reached, _llvm.Constant(_llvm.IntType(1), 0)), word)
+
+    return types.uint64(values, types.uint64, types.int64), write
