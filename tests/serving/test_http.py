@@ -15,10 +15,11 @@ import shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bedplate.errors import ConfigError
+from bedplate.errors import ConfigError, DataError
 from bedplate.serving.http import Limits, Request, Response
 from bedplate.serving.parser import RefusedError, RequestParser
-from bedplate.serving.server import Server
+from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.server import Server, run_service
 
 
 def echo(request: Request) -> Response:
@@ -407,3 +408,21 @@ def test_uvloop_serves_too() -> None:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
     assert answers == [200, 200, 200, 400]
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (DataError("the store is empty"), DataError, "the store is empty"),
+        (StopIteration(), RuntimeError, r"loading ended in StopIteration\(\)"),  # a future takes none
+    ],
+)
+def test_a_service_that_can_not_load_ends(raised: Exception, expected: type[Exception], message: str) -> None:
+    def load() -> Pipeline:
+        raise raised
+
+    def ready(url: str, seconds: float) -> None:
+        pytest.fail(f"ready on {url}")
+
+    with pytest.raises(expected, match=message):
+        run_service(load, host="127.0.0.1", port=0, on_ready=ready)
