@@ -254,11 +254,11 @@ class Project:
         Raises:
             NotFoundError: there is none of this name.
             StoreError: the offline store lacks a view: run `apply` first.
+            DataError: a table does not hold what the definition says, or changed since its indexes were opened.
         """
         compiled = self.dataset(name)
-        for view in compiled.views:
-            self.history.reader(view)
-        return LoadedDataset(compiled, self.history)
+        indexed = {view.id: self.history.reader(view).timeline.manifest.snapshot for view in compiled.views}
+        return LoadedDataset(compiled, self.history, indexed)
 
     def lookup(
         self,
