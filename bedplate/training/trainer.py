@@ -14,6 +14,7 @@ import torch
 from bedplate.canonical import digest
 from bedplate.errors import ConfigError, DataError, StoreError, suggest
 from bedplate.features.encoder import Encoder
+from bedplate.files import remove_leftovers
 from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.base import Model, seeded
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
@@ -90,6 +91,7 @@ class Trainer:
         if len(train) == 0:
             raise DataError("the training source has no batches", where="trainer")
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         with seeded(self.config.seed), noticed_interrupt() as interrupt:
             return _Run(self, model, encoder, train, validation, folder, interrupt).run()
 
