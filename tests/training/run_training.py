@@ -1,14 +1,13 @@
-"""A training run in a process of its own, to be killed: `run_training.py FOLDER SECONDS_PER_BATCH [CHECKPOINT_EVERY]`."""
+"""A training run in a process of its own, to be killed: `run_training.py FOLDER SECONDS_A_BATCH [CHECKPOINT_EVERY]`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import msgspec
 import torch
 from synthetic import Source, make_encoder
-
-import msgspec
 
 from bedplate.errors import BedplateError
 from bedplate.models.config import DCNConfig

@@ -216,30 +216,50 @@ def test_kill_9_and_ctrl_c_and_a_resume_end_in_the_same_weights(tmp_path, uninte
     assert_same(final_state(folder), final_state(tmp_path))
 
 
+def kill_at_random(folder: Path, rng: random.Random) -> bool:
+    """Goes on with a training run, and kills it a random time after it began or after its first checkpoint.
+
+    Returns:
+        whether it was killed; it came to its end else.
+    """
+    before = checkpoint_number(folder)
+    with start(folder, 0.01, "1") as process:
+        assert process.stdout.readline() == "started\n"
+        if rng.random() < 0.7:
+            while checkpoint_number(folder) == before and process.poll() is None:
+                time.sleep(0.002)
+        time.sleep(rng.random() * 0.2)
+        process.kill()
+        errors = process.stderr.read()
+    assert process.returncode in (0, -signal.SIGKILL), errors
+    return process.returncode != 0
+
+
+def checkpoint_number(folder: Path) -> int:
+    try:
+        return (folder / "checkpoint.pt").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
 def test_killed_at_random_moments_training_ends_in_the_same_weights(tmp_path, uninterrupted):
     folder, _, _ = uninterrupted
-    # At least 0.42 s of waiting for batches: no kill within 0.4 s of the beginning comes after the end.
-    slow, longest, rng = 0.01, 0.4, random.Random(20260303)
-    killed, ended, number = 0, 0, 0
+    rng, killed, number, steps = random.Random(20260303), 0, 0, []
     while killed < KILLS:
         work = tmp_path / str(number)
         work.mkdir(exist_ok=True)
-        with start(work, slow, "1") as process:
-            assert process.stdout.readline() == "started\n"
-            time.sleep(rng.random() * longest)
-            process.kill()
-            errors = process.stderr.read()
-        if process.returncode == -signal.SIGKILL:
+        if kill_at_random(work, rng):
             killed += 1
-            continue
-        assert process.returncode == 0, errors
-        ended, number = ended + 1, number + 1
-        assert_same(final_state(folder), final_state(work))
+            there = (work / "checkpoint.pt").exists()
+            steps.append(load_state(work / "checkpoint.pt")["progress"]["step"] if there else 0)
+        else:  # it came to its end before the kill
+            number += 1
+            assert_same(final_state(folder), final_state(work))
     with start(tmp_path / str(number), 0, "1") as last:
         _, errors = last.communicate(timeout=60)
     assert last.returncode == 0, errors
-    assert ended < KILLS
     assert_same(final_state(folder), final_state(tmp_path / str(number)))
+    assert any(0 < step < 3 * BATCHES for step in steps), steps
     for work in tmp_path.iterdir():
         assert sorted(p.name for p in work.iterdir()) == ["best.pt", "checkpoint.pt"], "nothing is left over"
 
