@@ -27,9 +27,10 @@ from bedplate.datasets.dataset import CompiledDataset, Dataset
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import BedplateError, DataError, DefinitionError, NotFoundError, StoreError, suggest
 from bedplate.features.assemble import Reader
-from bedplate.features.derived import DerivedFeature, evaluate
+from bedplate.features.derived import DerivedFeature
 from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike
+from bedplate.features.lookup import lookup
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.files import remove_leftovers
 from bedplate.offline.build import Build, Progress
@@ -254,11 +255,11 @@ class Project:
         Raises:
             NotFoundError: there is none of this name.
             StoreError: the offline store lacks a view: run `apply` first.
+            DataError: a table does not hold what the definition says, or changed since its indexes were opened.
         """
         compiled = self.dataset(name)
-        for view in compiled.views:
-            self.history.reader(view)
-        return LoadedDataset(compiled, self.history)
+        indexed = {view.id: self.history.reader(view).timeline.manifest.snapshot for view in compiled.views}
+        return LoadedDataset(compiled, self.history, indexed)
 
     def lookup(
         self,
@@ -299,15 +300,10 @@ class Project:
         if any(len(k) != len(micros) for k in encoded.values()):
             counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
             raise DataError(f"got keys: {counts}; and {len(micros)} times; expected as many of each", where="lookup")
-        columns: dict[str, Any] = {}
-        for view, names in selected.views:
-            own = np.stack([encoded[e.name] for e in view.view.entities], axis=1)
-            columns |= dict((reader or self.history).read(view, names, own, micros))
-        for derived in selected.derived:
-            columns |= evaluate([derived], columns, micros)
+        columns = lookup(selected, reader or self.history, encoded, micros)
         shown = [pl.Series(e, by_entity[e]) for e in entities]
         time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
-        return pl.DataFrame([*shown, time, *(column_to_series(columns[n], n) for n in selected.names)])
+        return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
 
     def find(self, kind: type[_Definition], name: str | None = None) -> _Definition:
         """A definition of another kind (a service, a training job) by its variable's name or its own.

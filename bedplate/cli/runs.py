@@ -81,7 +81,7 @@ def show(run: str, directory: Path, as_json: bool) -> None:
       bedplate runs show 20260105-093000-1f2e3d
       bedplate runs show 20260105-0930 --json
     """
-    from bedplate.registry.lineage import code_text
+    from bedplate.registry.lineage import branched, code_text, made_of
 
     found = open_registry(directory).run(run)
     metrics = found.metrics()
@@ -104,6 +104,9 @@ def show(run: str, directory: Path, as_json: bool) -> None:
     if record.config:
         lines = facts([(key, msgspec.json.encode(value).decode()) for key, value in record.config.items()])
         click.echo("\nconfig\n" + "\n".join(f"  {line}" for line in lines.splitlines()))
+    branches = made_of(record.definitions, record.sources)
+    if branches:
+        click.echo("\nmade of\n" + "\n".join(f"  {line}" for line in branched(branches)))
     if metrics:
         click.echo("\n" + _metrics_table(metrics))
 

@@ -202,6 +202,14 @@ class CompiledDataset:
                     f"the name of the feature '{name}' is that of a column of the negatives", where=self.dataset.place
                 )
 
+    def definitions(self) -> dict[str, str]:
+        """The id of each definition that decides the rows: of the whole, spine, labels, negatives and split."""
+        found = {f"dataset {self.dataset.name}": self.id, "spine": self.spine.id}
+        found |= {f"label {c.label.name}": c.id for c in self.labels}
+        found["negatives"] = "none" if self.negatives is None else self.negatives.id
+        found["split"] = digest(self.dataset.split.form())
+        return found
+
     @property
     def views(self) -> tuple[CompiledView, ...]:
         """Every view that history must hold: those of the features, then those of the labels, each once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -14,7 +14,7 @@ from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.sampling import PopularitySampler
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.summary import DatasetSummary, SplitSummary
-from bedplate.errors import NotFoundError, suggest
+from bedplate.errors import DataError, NotFoundError, suggest
 from bedplate.features.assemble import Candidates, Join
 from bedplate.offline.base import History
 from bedplate.types import LATEST_TIME, Int64s
@@ -47,6 +47,20 @@ def with_candidates(rows: Candidates, candidates: Int64s, offsets: Int64s) -> Ca
     return replace(rows, candidates=candidates, offsets=offsets)
 
 
+def _one_each(read: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    """The snapshot of each source; `read` has a source's name, a snapshot and what read it."""
+    found: dict[str, tuple[str, str]] = {}
+    for source, snapshot, place in read:
+        first, reader = found.setdefault(source, (snapshot, place))
+        if first != snapshot:
+            raise DataError(
+                f"the source '{source}' was read in two states: {reader} is of snapshot {first}, {place} of {snapshot}",
+                where="dataset",
+                hint="run: bedplate apply; then open the project anew",
+            )
+    return {source: snapshot for source, (snapshot, _) in found.items()}
+
+
 @final
 class LoadedDataset:
     """A compiled dataset with its requests in memory and its features in history.
@@ -56,23 +70,35 @@ class LoadedDataset:
     Args:
         compiled: the dataset.
         history: where features and labels are read; it must hold `compiled.views`.
+        indexed: the id of the source's snapshot behind each view in history, by the view's id; views that are not here
+            are taken to be of the snapshot that the rest is of.
+
+    Attributes:
+        snapshots: the snapshot that was read of each source, by the source's name: by the spine, by the negatives and
+            by the indexes of the features and labels.
 
     Raises:
-        DataError: a source does not hold what the definition says.
+        DataError: a source does not hold what the definition says, or was read in two states.
     """
 
-    __slots__ = ("_join", "_ranges", "_sampler", "_uncensored", "compiled", "history", "spine")
+    __slots__ = ("_join", "_ranges", "_sampler", "_uncensored", "compiled", "history", "snapshots", "spine")
 
-    def __init__(self, compiled: CompiledDataset, history: History) -> None:
+    def __init__(self, compiled: CompiledDataset, history: History, indexed: Mapping[str, str] | None = None) -> None:
         self.compiled, self.history = compiled, history
         self.spine = compiled.spine.read()
         rows = self.spine.rows
         self._join = Join(compiled.selected, rows.item)
+        read = [(compiled.dataset.spine.source.name, self.spine.snapshot, compiled.dataset.spine.place)]
         self._sampler: PopularitySampler | None = None
         if compiled.negatives is not None:
             definition = compiled.negatives.negatives
             wanted = definition.wanted(np.diff(rows.offsets))
-            self._sampler = PopularitySampler(rows, *compiled.negatives.read(), definition.window, wanted)
+            events = compiled.negatives.read()
+            self._sampler = PopularitySampler(rows, events.times, events.items, definition.window, wanted)
+            read.append((definition.source.name, events.snapshot, definition.place))
+        known = indexed or {}
+        read += [(v.view.source.name, known[v.id], f"index of {v.place}") for v in compiled.views if v.id in known]
+        self.snapshots: Mapping[str, str] = _one_each(read)
         self._ranges = compiled.dataset.split.ranges(rows.times)
         last = min((label.last_time(history) for label in compiled.labels), default=LATEST_TIME)
         self._uncensored = int(np.searchsorted(rows.times, last, side="right"))

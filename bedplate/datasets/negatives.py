@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -11,6 +12,7 @@ import polars as pl
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.canonical import digest, expression_form
 from bedplate.datasets.checks import check_kind, duration_of, id_type
+from bedplate.datasets.reading import read_rows
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity, encode
 from bedplate.features.expression import check_condition
@@ -108,6 +110,22 @@ class Negatives:
 
 
 @final
+@dataclass(frozen=True, slots=True)
+class DrawnFrom:
+    """Events that negatives are drawn from, in order of time and arrival.
+
+    Attributes:
+        times: [n] int64 microseconds, ascending.
+        items: [n] int64 keys.
+        snapshot: the id of the source's snapshot that was read.
+    """
+
+    times: Int64s
+    items: Int64s
+    snapshot: str
+
+
+@final
 class CompiledNegatives:
     """Negatives checked against their source.
 
@@ -127,19 +145,17 @@ class CompiledNegatives:
         self.key_type: Type = id_type(negatives.item.key, schema, source, negatives.place)
         self.id = digest([negatives.form(), source.prepare_id(root), self.key_type.value])
 
-    def read(self) -> tuple[Int64s, Int64s]:
-        """The times and items of the events, [n] int64 each, in order of time and arrival.
+    def read(self) -> DrawnFrom:
+        """The events that negatives are drawn from.
 
         Raises:
-            DataError: a row without time or item.
+            DataError: a row without time or item; the table was changed while it was read.
         """
         negatives = self.negatives
-        events = negatives.source.scan(self._root)
-        if negatives.where is not None:
-            events = events.filter(negatives.where)
-        frame = events.select(pl.col(TIME), pl.col(negatives.item.key).alias("item")).collect()
+        columns = [pl.col(TIME), pl.col(negatives.item.key).alias("item")]
+        frame, snapshot = read_rows(negatives.source, self._root, negatives.where, columns, negatives.place)
         check_times(frame, negatives.source)
         check_keys(frame, {"item": negatives.item.key}, negatives.source, negatives.place)
         times = np.ascontiguousarray(frame[TIME].to_numpy())
         order = np.argsort(times, kind="stable")
-        return times[order], encode(frame["item"])[order]
+        return DrawnFrom(times[order], encode(frame["item"])[order], snapshot)

@@ -14,6 +14,7 @@ from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.batch import Ids, Ragged, TextLookup
 from bedplate.canonical import digest, expression_form
 from bedplate.datasets.checks import check_kind, entities_of, id_type
+from bedplate.datasets.reading import read_rows
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import Entity, encode
@@ -96,11 +97,13 @@ class Requests:
         rows: R requests with their P positive candidates, in the order of the source's rows.
         duplicates: [R] int64, how many candidates were left out because they came twice.
         item_texts: the text behind each candidate, where items are strings.
+        snapshot: the id of the source's snapshot that was read.
     """
 
     rows: Candidates
     duplicates: Int64s
     item_texts: TextLookup | None
+    snapshot: str
 
 
 @final
@@ -132,19 +135,18 @@ class CompiledSpine:
         """The requests of the whole source.
 
         Raises:
-            DataError: a row without time, request or key; a request with two different keys of an entity.
+            DataError: a row without time, request or key; a request with two different keys of an entity; the table was
+                changed while it was read.
         """
         spine = self.spine
-        events = spine.source.scan(self._root)
-        if spine.where is not None:
-            events = events.filter(spine.where)
         columns = {"request": spine.request, "item": spine.item.key} | {f"key {e.name}": e.key for e in spine.entities}
-        frame = events.select(pl.col(TIME), *[pl.col(c).alias(a) for a, c in columns.items()]).collect()
+        read = [pl.col(TIME), *[pl.col(c).alias(a) for a, c in columns.items()]]
+        frame, snapshot = read_rows(spine.source, self._root, spine.where, read, spine.place)
         check_times(frame, spine.source)
         check_keys(frame, columns, spine.source, spine.place)
-        return self._grouped(frame)
+        return self._grouped(frame, snapshot)
 
-    def _grouped(self, frame: pl.DataFrame) -> Requests:
+    def _grouped(self, frame: pl.DataFrame, snapshot: str) -> Requests:
         spine = self.spine
         texts: dict[int, str] | None = {} if self._kinds[spine.item.name] is Type.STRING else None
         items, times = encode(frame["item"], texts), np.ascontiguousarray(frame[TIME].to_numpy())
@@ -166,7 +168,7 @@ class CompiledSpine:
             times=request_times[order],
             request_ids=ids[order],
         )
-        return Requests(rows, (lengths - counts)[order], texts)
+        return Requests(rows, (lengths - counts)[order], texts, snapshot)
 
     def _one_key(self, frame: pl.DataFrame, entity: Entity, by_request: Int64s, starts: Int64s) -> Int64s:
         """[R]: the key of each request, which must have only one."""

@@ -1,4 +1,4 @@
-"""Parity: what the online store answers is what history says, feature by feature, row by row.
+"""Parity: what the online store answers is what history says, feature by feature, row by row, derived features too.
 
 Integers, counts, ids, times and lists of them must be equal. Floats are compared at float32 precision: they are equal
 when they differ by no more than a millionth of the larger one, or by no more than 1e-9 of the feature's largest value
@@ -7,6 +7,7 @@ among the compared rows (sums in another order round differently where amounts c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -15,6 +16,8 @@ import numpy as np
 from bedplate.batch import Column, Embedding, Ragged, column_to_series
 from bedplate.errors import ProofError
 from bedplate.features.assemble import Reader
+from bedplate.features.graph import Selected
+from bedplate.features.lookup import lookup
 from bedplate.features.view import CompiledView
 from bedplate.types import Array, Bools, Int64s, format_time
 
@@ -25,13 +28,21 @@ ABSOLUTE = 1e-9
 @final
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """One row in which a feature differs."""
+    """One row in which a feature differs.
+
+    Attributes:
+        feature: its full name.
+        keys: the row's key of each entity.
+        time: the time asked for, microseconds.
+        got: what was to be proven.
+        expected: what is true.
+    """
 
     feature: str
     keys: tuple[int, ...]
     time: int
-    online: object
-    history: object
+    got: object
+    expected: object
 
 
 @final
@@ -43,11 +54,15 @@ class ParityReport:
         rows: rows compared, by feature.
         mismatches: rows that differ, by feature; every compared feature is there.
         examples: the first few mismatches.
+        proven: what a message calls the side that is to be proven.
+        truth: what it calls the other.
     """
 
     rows: dict[str, int] = field(default_factory=dict[str, int])
     mismatches: dict[str, int] = field(default_factory=dict[str, int])
     examples: list[Mismatch] = field(default_factory=list[Mismatch])
+    proven: str = "online"
+    truth: str = "history"
 
     @property
     def total_mismatches(self) -> int:
@@ -71,9 +86,44 @@ class ParityReport:
         """
         names = list(view.features)
         got, expected = online.read(view, names, keys, times), history.read(view, names, keys, times)
-        for name in names:
+        self.add(got, expected, keys, times)
+
+    def compare_features(
+        self, selected: Selected, keys: Mapping[str, Int64s], times: Int64s, online: Reader, history: Reader
+    ) -> None:
+        """Compares features of any views and derived features, each side computed from its own values.
+
+        Args:
+            selected: the features, for example `project.graph.select(list(project.graph.features))`.
+            keys: [n] int64 for each entity, by the entity's name.
+            times: [n] int64 microseconds.
+            online: what is to be proven.
+            history: what is true.
+        """
+        shown = np.stack([keys[e.name] for e in selected.entities], axis=1) if selected.entities else times[:, None]
+        self.add(lookup(selected, online, keys, times), lookup(selected, history, keys, times), shown, times)
+
+    def add(self, got: Mapping[str, Column], expected: Mapping[str, Column], keys: Int64s, times: Int64s) -> None:
+        """Compares columns of n rows, and adds what it finds.
+
+        Args:
+            got: what is to be proven, by feature.
+            expected: what is true; the same features.
+            keys: [n, entities] int64, for the message.
+            times: [n] int64 microseconds, for the message.
+
+        Raises:
+            ProofError: the two have different features, or columns of other lengths than n.
+        """
+        if got.keys() != expected.keys():
+            only = sorted(got.keys() ^ expected.keys())
+            raise ProofError(f"only one side has the features {only}", where="parity")
+        for name in got:
+            lengths = {len(got[name]), len(expected[name]), len(times)}
+            if len(lengths) > 1:
+                raise ProofError(f"got columns of {sorted(lengths)} rows, expected {len(times)}", where=name)
             wrong = np.flatnonzero(~equal_rows(got[name], expected[name]))
-            self.rows[name] = self.rows.get(name, 0) + len(keys)
+            self.rows[name] = self.rows.get(name, 0) + len(times)
             self.mismatches[name] = self.mismatches.get(name, 0) + len(wrong)
             for row in wrong[: max(0, 10 - len(self.examples))]:
                 at = np.array([row])
@@ -91,11 +141,12 @@ class ParityReport:
         """Raises `ProofError` if anything differs, naming features, keys and both values."""
         if self.total_mismatches:
             lines = [
-                f"{m.feature} of key {m.keys} at {format_time(m.time)}: online {m.online}, history {m.history}"
+                f"{m.feature} of key {m.keys} at {format_time(m.time)}: "
+                f"{self.proven} {m.got}, {self.truth} {m.expected}"
                 for m in self.examples
             ]
             raise ProofError(
-                f"{self.total_mismatches} of {self.values} values differ between the online store and history:\n  "
+                f"{self.total_mismatches} of {self.values} values differ between {self.proven} and {self.truth}:\n  "
                 + "\n  ".join(lines),
                 where="parity",
             )

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.features.encoding import Layout
-from bedplate.layers.embedding import masked_mean
 from bedplate.layers.inputs import InputVectors
 from bedplate.metrics.report import binary_report
 from bedplate.models.base import Model, Prediction, Targets, require, seeded
@@ -19,16 +18,17 @@ from bedplate.models.config import LogisticConfig
 
 @final
 class Logistic(Model):
-    """A weight for each number and each key of a category; for bags and sequences the mean of their keys' weights.
+    """A weight for each number and each key of a category; a bag or a sequence enters as the mean of its elements.
 
-    A key's weight is an embedding of width 1, times one weight of the feature.
+    A key's weight is an embedding of width 1, times one weight of the feature. What is the same for all candidates of a
+    request moves all their scores alike: no product of a request's and a candidate's features is in it.
     """
 
     def __init__(self, config: LogisticConfig, layout: Layout) -> None:
         super().__init__(config, layout)
         with seeded(config.seed):
-            self.sequence = nn.Linear(max(len(layout.sequences), 1), 1, bias=False)
             self.vectors = InputVectors(layout, 1)
+            self.sequence = nn.Linear(max(sum(self.vectors.element_widths.values()), 1), 1, bias=False)
             require(self.vectors.item_width > 0, "the encoder gives nothing about the candidate", "Logistic")
             self.item = nn.Linear(self.vectors.item_width, 1)
             self.request = nn.Linear(max(self.vectors.request_width, 1), 1, bias=False)
@@ -41,8 +41,9 @@ class Logistic(Model):
             shared = self.request(self.vectors.request(inputs)).squeeze(1)
             logit = logit + shared.index_select(0, inputs["request_of_item"])
         if self.layout.sequences:
-            ids = [inputs[f"sequence_ids.{g.name}"][:, :, 0] for g in self.layout.sequences]
-            means = torch.cat([masked_mean(self.vectors.embedding(i), i) for i in ids], dim=1)
+            means = torch.cat(
+                [mean_element(*self.vectors.elements(g.name, inputs)) for g in self.layout.sequences], dim=1
+            )
             logit = logit + self.sequence(means).squeeze(1).index_select(0, inputs["request_of_item"])
         return {"logit": logit, "score": torch.sigmoid(logit)}
 
@@ -62,3 +63,13 @@ class Logistic(Model):
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """Those of `binary_report`."""
         return binary_report(prediction.scores, prediction.labels[self.label], prediction.weights, prediction.requests)
+
+
+def mean_element(vectors: Tensor, mask: Tensor) -> Tensor:
+    """[R, width]: the mean of a sequence's vectors [R, length, width] where the mask [R, length] is 1; zeros if none.
+
+    >>> mean_element(torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[1.0, 1.0, 0.0]])).tolist()
+    [[3.0]]
+    """
+    total = (vectors * mask.unsqueeze(2)).sum(dim=1)
+    return total / mask.sum(dim=1, keepdim=True).clamp(min=1.0)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
 from bedplate.registry.manifest import Git
 from bedplate.types import format_time
+
+_FEATURE = "feature "
 
 
 class RunFacts(msgspec.Struct, frozen=True):
@@ -25,7 +29,7 @@ class Lineage(msgspec.Struct, frozen=True):
         created: microseconds since the epoch.
         run: the run that made it, or None where it was registered without one.
         git: the state of the code.
-        definitions: the hash of each feature view's definition.
+        definitions: the id of each definition, by kind and name.
         sources: the snapshot of each source.
         parents: the lineage of each model version it depends on.
     """
@@ -50,26 +54,52 @@ class Lineage(msgspec.Struct, frozen=True):
     def tree(self) -> str:
         """The lineage as indented text.
 
-        >>> print(Lineage("ranker", 2, 0, None, Git("ab12cd", False), {"sales": "9f"}, {"events": "77"}).tree())
+        >>> definitions = {"dataset orders": "c4", "view sales": "9f", "feature sales.spend_7d": "5e"}
+        >>> print(Lineage("ranker", 2, 0, None, Git("ab12cd", False), definitions, {"events": "77"}).tree())
         ranker:2  registered 1970-01-01T00:00:00Z
         ├─ run: none
         ├─ code: ab12cd
+        ├─ dataset orders: c4
         ├─ view sales: 9f
+        ├─ features: 1
+        │  └─ sales.spend_7d: 5e
         └─ source events: snapshot 77
         """
         return "\n".join(self._lines())
 
     def _lines(self) -> list[str]:
-        leaves = [f"run: {_run_text(self.run)}", f"code: {code_text(self.git)}"]
-        leaves += [f"view {name}: {value}" for name, value in sorted(self.definitions.items())]
-        leaves += [f"source {name}: snapshot {value}" for name, value in sorted(self.sources.items())]
-        branches = [[leaf] for leaf in leaves] + [_prefixed_parent(p) for p in self.parents]
-        lines = [f"{self.model}:{self.version}  registered {format_time(self.created)}"]
-        for i, branch in enumerate(branches):
-            last = i == len(branches) - 1
-            lines.append(("└─ " if last else "├─ ") + branch[0])
-            lines += [("   " if last else "│  ") + line for line in branch[1:]]
-        return lines
+        branches = [[f"run: {_run_text(self.run)}"], [f"code: {code_text(self.git)}"]]
+        branches += made_of(self.definitions, self.sources)
+        branches += [_prefixed_parent(p) for p in self.parents]
+        return [f"{self.model}:{self.version}  registered {format_time(self.created)}", *branched(branches)]
+
+
+def branched(branches: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a tree's branches, each a line with the lines below it.
+
+    >>> branched([["a", "below a"], ["b"]])
+    ['├─ a', '│  below a', '└─ b']
+    """
+    lines: list[str] = []
+    for i, branch in enumerate(branches):
+        last = i == len(branches) - 1
+        lines.append(("└─ " if last else "├─ ") + branch[0])
+        lines += [("   " if last else "│  ") + line for line in branch[1:]]
+    return lines
+
+
+def made_of(definitions: Mapping[str, str], sources: Mapping[str, str]) -> list[list[str]]:
+    """The branches for definitions, in their order and the features together, and for source snapshots.
+
+    >>> made_of({"spine": "4e"}, {"events": "77"})
+    [['spine: 4e'], ['source events: snapshot 77']]
+    """
+    features = [n for n in definitions if n.startswith(_FEATURE)]
+    branches = [[f"{name}: {value}"] for name, value in definitions.items() if name not in features]
+    if features:
+        below = [[f"{name.removeprefix(_FEATURE)}: {definitions[name]}"] for name in features]
+        branches.append([f"features: {len(features)}", *branched(below)])
+    return branches + [[f"source {name}: snapshot {value}"] for name, value in sorted(sources.items())]
 
 
 def code_text(git: Git) -> str:

@@ -63,7 +63,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         created: when it was registered, microseconds since the epoch; filled by the registry.
         run: the id of the run that made it, or None; filled by the registry.
         git: the state of the code.
-        definitions: the hash of each feature view's definition, by the view's name.
+        definitions: the id of each definition behind it, by kind and name: `dataset baskets`, `spine`, `label bought`,
+            `negatives`, `split`, `view sales`, and `feature sales.spend_7d` for each feature that it was trained on.
         sources: the snapshot of each source that was read, by the source's name.
         config: the job's config, any JSON.
         seeds: each seed, by its use.
@@ -111,7 +112,7 @@ def gather(
 
     Args:
         root: the project's folder.
-        definitions: the hash of each feature view that the model reads.
+        definitions: the id of each definition behind the model, by kind and name.
         sources: the snapshot id of each source that was read.
         config: the job's config: a `msgspec.Struct`, a dataclass or a mapping that JSON can hold.
         seeds: each seed, by its use.

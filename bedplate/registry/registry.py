@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -109,13 +109,23 @@ class Registry:
                 recovery.cut_incomplete(root.absolute(), db)
         return cls(root, clock=clock)
 
-    def start_run(self, name: str, config: Any, *, project: Path | None = None) -> Run:
+    def start_run(
+        self,
+        name: str,
+        config: Any,
+        *,
+        project: Path | None = None,
+        definitions: Mapping[str, str] | None = None,
+        sources: Mapping[str, str] | None = None,
+    ) -> Run:
         """Starts a run in a new folder.
 
         Args:
             name: what the job is called.
             config: the job's config: a `msgspec.Struct`, a dataclass or a mapping that JSON can hold.
             project: the folder whose git state is recorded; the registry's own where none is given.
+            definitions: the id of each definition that the job uses, by kind and name.
+            sources: the snapshot id of each source that the job reads.
 
         Raises:
             DataError: the config can't be written as a JSON object.
@@ -129,6 +139,8 @@ class Registry:
             name=name,
             status="running",
             config=plain_config(config, f"run '{name}'"),
+            definitions=dict(definitions or {}),
+            sources=dict(sources or {}),
             git=git_state(project or self.root),
             started=started,
             **this_process(),

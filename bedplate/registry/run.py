@@ -42,6 +42,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         name: what the job is called; many runs share one.
         status: as last written; `StoredRun.status` knows whether a running one is still there.
         config: the job's config, any JSON.
+        definitions: the id of each definition that it uses, by kind and name (`Manifest.definitions`).
+        sources: the snapshot of each source that it reads, by the source's name.
         git: the state of the code.
         started: microseconds since the epoch.
         ended: microseconds since the epoch, or None while it runs.
@@ -56,6 +58,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     status: Status
     config: dict[str, Any]
+    definitions: dict[str, str] = {}
+    sources: dict[str, str] = {}
     git: Git
     started: int
     ended: int | None = None

@@ -66,8 +66,8 @@ def load_artifact(version: ModelVersion, threads: int = 1) -> Artifact:
         threads: of the graph's session.
 
     Raises:
-        ArtifactError: a file is missing or changed, the graph takes other tensors than the signature says, or the worst
-            difference to a golden score is larger than `features.artifact.GOLDEN_TOLERANCE`.
+        ArtifactError: a file is missing or changed, the graph takes other tensors than the signature says, or a
+            golden score is not reproduced (`features.artifact`).
     """
     version.verify()
     return open_artifact(version.path, version.name, str(version.version), threads)

@@ -104,6 +104,10 @@ class Catalogue:
             "ndcg@10": mean_interval(ndcg_at_k(ranked, chosen, offsets, 10)),
         }
 
+    def recall(self, ranked: Int64s, k: int = 100) -> Array:
+        """[R] the Recall@k of each request, for paired comparisons."""
+        return recall_at_k(ranked, self.requests.candidates, self.requests.offsets, k)
+
     def ndcg(self, ranked: Int64s, k: int = 10) -> Array:
         """[R] the NDCG@k of each request, for paired comparisons."""
         return ndcg_at_k(ranked, self.requests.candidates, self.requests.offsets, k)

@@ -12,6 +12,10 @@ from bedplate.errors import ConfigError, suggest
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 
 
+MAY_CHANGE = frozenset({"epochs", "patience", "checkpoint_every", "prefetch"})
+"""The choices of a `TrainerConfig` that a resumed run may make anew: how long it goes on and at what pace."""
+
+
 class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a model is trained. The size of a batch is the loader's choice.
 

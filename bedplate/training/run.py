@@ -25,6 +25,7 @@ from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.evaluate import predict
+from bedplate.training.evidence import definitions_of, require_same
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.job import Job
 from bedplate.training.report import Show
@@ -87,10 +88,16 @@ def train(
         DefinitionError: an input is not a feature of the dataset.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
+        StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
     job.check_inputs(dataset.compiled.selected.names)
     training, validation = Loader(dataset, "train"), Loader(dataset, "validation")
-    run = registry.start_run(job.name, job.form(), project=root) if resume is None else registry.resume_run(resume)
+    definitions = definitions_of(job, dataset, features)
+    if resume is None:
+        run = registry.start_run(job.name, job.form(), project=root, definitions=definitions, sources=dataset.snapshots)
+    else:
+        require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
+        run = registry.resume_run(resume)
     with run:
         encoder = _encoder(job, training, run.folder, progress)
         model = job.model_class(job.model, encoder.layout)
@@ -126,7 +133,6 @@ def _register(
     encoder: Encoder,
     metrics: Mapping[str, float],
 ) -> Trained:
-    compiled = dataset.compiled
     catalogue = _catalogue(dataset, result.model, encoder)
     artifact = run.artifact / job.name
     shutil.rmtree(artifact, ignore_errors=True)  # of an attempt that was interrupted before it was registered
@@ -134,14 +140,14 @@ def _register(
         result.model,
         encoder,
         artifact,
-        features={f.name: f for f in compiled.selected.features} | dict(features),
+        features={f.name: f for f in dataset.compiled.selected.features} | dict(features),
         golden=_golden(dataset, job.golden),
         catalogue=catalogue,
     )
     manifest = gather(
         root,
-        definitions={view.name: view.id for view, _ in compiled.selected.views},
-        sources={s.name: s.table(root).snapshot().id for s in compiled.sources},
+        definitions=run.record.definitions,
+        sources=run.record.sources,
         config=job.form(),
         seeds={"trainer": job.trainer.seed, "model": job.model.seed},
         metrics=metrics,

@@ -14,10 +14,11 @@ import torch
 from bedplate.canonical import digest
 from bedplate.errors import ConfigError, DataError, StoreError, suggest
 from bedplate.features.encoder import Encoder
+from bedplate.files import remove_leftovers
 from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.base import Model, seeded
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
-from bedplate.training.config import TrainerConfig
+from bedplate.training.config import MAY_CHANGE, TrainerConfig
 from bedplate.training.evaluate import evaluate
 from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
 from bedplate.training.optimizer import Optimizer
@@ -90,6 +91,7 @@ class Trainer:
         if len(train) == 0:
             raise DataError("the training source has no batches", where="trainer")
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         with seeded(self.config.seed), noticed_interrupt() as interrupt:
             return _Run(self, model, encoder, train, validation, folder, interrupt).run()
 
@@ -294,8 +296,7 @@ class _Run:
 
 def _identity(config: TrainerConfig, model: Model, encoder: Encoder, batches: int) -> dict[str, str]:
     """What must be the same to go on from a checkpoint; a run may be prolonged and checkpointed at another pace."""
-    free = {"epochs", "patience", "checkpoint_every", "prefetch"}
-    fixed = {k: v for k, v in msgspec.to_builtins(config).items() if k not in free}
+    fixed = {k: v for k, v in msgspec.to_builtins(config).items() if k not in MAY_CHANGE}
     return {
         "trainer config": digest(fixed),
         "model": digest([type(model).__name__, msgspec.to_builtins(model.config)]),

@@ -9,9 +9,11 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 # Read when torch is first imported: threads that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -19,17 +21,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import msgspec
 import numpy as np
 from evaluate import judge
+from proof import prove_features
 from report import print_report
 from serving import check_metadata, latencies, prove_golden, service
 from stream import replay
+from winners import winners
 
 from bedplate import BedplateError, Job, Project, Registry
 from bedplate.batch import column_to_series
+from bedplate.datasets.loaded import LoadedDataset
+from bedplate.errors import StoreError
 from bedplate.files import write_atomic
 from bedplate.online.base import open_store
 from bedplate.training.report import on_stderr
-from bedplate.training.run import catalogue_candidates, train
+from bedplate.training.run import Trained, catalogue_candidates, train
 from bedplate.types import format_time
+
+_Result = TypeVar("_Result")
 
 HERE = Path(__file__).resolve().parent
 
@@ -45,7 +53,7 @@ class Steps:
         sys.stderr.write(f"[{time.perf_counter() - self.began:6.1f} s]   {text}\n")
         sys.stderr.flush()
 
-    def run(self, name: str, step: Any) -> Any:
+    def run(self, name: str, step: Callable[[], _Result]) -> _Result:
         sys.stderr.write(f"[{time.perf_counter() - self.began:6.1f} s] {name}\n")
         began = time.perf_counter()
         result = step()
@@ -53,28 +61,27 @@ class Steps:
         return result
 
 
-def prepare(work: Path) -> Project:
+def prepare(work: Path, example: Path) -> Project:
     """A fresh copy of the project in the folder it works in; indexes built earlier are kept, as apply would."""
-    work.mkdir(parents=True, exist_ok=True)
-    for source in HERE.iterdir():
+    for source in example.iterdir():
         if source.suffix in (".py", ".toml"):
             shutil.copy2(source, work / source.name)
-    shutil.copytree(HERE / "data", work / "data", dirs_exist_ok=True)
+    shutil.copytree(example / "data", work / "data", dirs_exist_ok=True)
     for name in ("online", "registry"):
         shutil.rmtree(work / ".bedplate" / name, ignore_errors=True)
     return Project(work)
 
 
-def train_all(project: Project, steps: Steps, registry: Registry) -> dict[str, Any]:
-    """Every job of `train.py`, each registered, the two that are served promoted."""
-    trained = {}
-    dataset = project.load("baskets")
+def train_all(project: Project, dataset: LoadedDataset, steps: Steps, registry: Registry) -> dict[str, Trained]:
+    """Every job of `train.py`, each registered and promoted."""
+    trained: dict[str, Trained] = {}
+    features = project.graph.features
     for name in ("retail_logistic", "retail_retrieval", "retail_ranker"):
         job = project.find(Job, name)
         trained[name] = steps.run(
             f"train {name}",
             lambda job=job: train(
-                job, dataset, project.graph.features, registry, project.root, show=on_stderr(), progress=steps.show
+                job, dataset, features, registry, project.root, show=on_stderr(), progress=steps.show
             ),
         )
         version = trained[name].version
@@ -129,16 +136,18 @@ def names(project: Project, products: list[Any], now: int) -> list[str]:
     return column_to_series(column["product_lines.description"]).to_list()
 
 
-def run(work: Path, steps: Steps) -> dict[str, Any]:
-    """The whole job; what it found."""
-    project = steps.run("load and check the definitions", lambda: prepare(work))
+def run(work: Path, steps: Steps, example: Path = HERE) -> dict[str, Any]:
+    """The whole job on a copy of the example's folder; what it found."""
+    project = steps.run("load and check the definitions", lambda: prepare(work, example))
     todo = [b for b in project.builds() if not b.is_complete]
     for build in todo:
         steps.show(f"to build: {build.view.name}, {build.snapshot.text}, about {build.seconds():.1f} s")
     steps.run("apply: build the as-of indexes that are missing", project.apply)
     dataset = steps.run("read the dataset's requests", lambda: project.load("baskets"))
+    oracle = steps.run("compare features of test orders with the oracle", lambda: prove_features(project, dataset))
+    steps.show(f"{oracle['values']:,} values of {oracle['orders']} orders are as of before each order")
     registry = Registry(project.config.registry_path)
-    trained = train_all(project, steps, registry)
+    trained = train_all(project, dataset, steps, registry)
     ranking = steps.run("rank the whole catalogue for test orders", lambda: judge(project, dataset, trained))
     start = dataset.compiled.dataset.split.test
     end = max(project.history.end(v) for v in project.views.values())
@@ -151,14 +160,18 @@ def run(work: Path, steps: Steps) -> dict[str, Any]:
         store.close()
     report.require()
     served = steps.run("serve", lambda: serve(project, registry, end, steps))
+    models = {n: {"version": str(t.version), "metrics": t.metrics} for n, t in trained.items()}
+    catalogue = msgspec.to_builtins(ranking)
     return {
         "features": len(project.graph.features),
         "views": len(project.views),
         "built": [b.view.name for b in todo],
         "dataset": dataset.summary().form(),
-        "models": {n: {"version": str(t.version), "metrics": t.metrics} for n, t in trained.items()},
+        "models": models,
         "rows_per_second": {n: round(t.result.rows_per_second) for n, t in trained.items()},
-        "catalogue": msgspec.to_builtins(ranking),
+        "catalogue": catalogue,
+        "winners": winners(models, catalogue),
+        "oracle": oracle,
         "parity": {"rows": rows, "values": report.values, "mismatches": report.mismatches, "events": events},
         "cut_off": format_time(start),
         "served": served,
@@ -166,19 +179,51 @@ def run(work: Path, steps: Steps) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def check_places(work: Path, report: Path | None) -> None:
+    """Checks before anything runs that the folder to work in and the report can be written.
+
+    Raises:
+        StoreError: one can't.
+    """
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"the folder can't be written: {error.strerror}", where=str(work), hint="name another: --work DIR"
+        ) from error
+    if report is None:
+        return
+    hint = "name a file in a folder that is there and may be written: --json FILE"
+    if report.is_dir():
+        raise StoreError("this is a folder, expected a file", where=str(report), hint=hint)
+    try:
+        with tempfile.TemporaryFile(dir=report.parent):
+            pass
+    except OSError as error:
+        raise StoreError(f"the report can't be written: {error.strerror}", where=str(report), hint=hint) from error
+
+
+def main(arguments: Sequence[str] | None = None, example: Path = HERE) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was found as JSON")
     parser.add_argument("--work", type=Path, default=Path(".demo"), metavar="DIR", help="where it works (.demo)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    work, report = options.work.absolute(), options.json and options.json.absolute()
     try:
-        found = run(options.work.resolve(), Steps())
+        check_places(work, report)
+        found = run(work.resolve(), Steps(), example)
         print_report(found)
-        if options.json:
-            write_atomic(options.json.absolute(), msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        if report is not None:
+            write_atomic(report, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     except BedplateError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {place}{error.strerror or error}\n")
+        return StoreError.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted; run it again: indexes that were built are kept\n")
         return 130

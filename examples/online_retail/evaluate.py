@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from bedplate.datasets.loaded import LoadedDataset, select_requests
+from bedplate.errors import ProofError
 from bedplate.features.assemble import Candidates
-from bedplate.metrics.intervals import paired_difference
+from bedplate.metrics.intervals import Estimate, paired_difference
+from bedplate.models.two_tower import TwoTower
 from bedplate.project import Project
 from bedplate.training.catalogue import Catalogue, model_score
 from bedplate.training.run import Trained, catalogue_candidates
+from bedplate.types import Array
 
 REQUESTS = 400
 """How many test orders the whole catalogue is ranked for, evenly spread over the weeks."""
@@ -20,19 +23,17 @@ RETRIEVED = 200
 
 
 def judge(project: Project, dataset: LoadedDataset, trained: Mapping[str, Trained]) -> dict[str, Any]:
-    """Recall@100 and NDCG@10 of models and baselines, with intervals, and which one wins."""
+    """Recall@100 and NDCG@10 of models and baselines, with intervals, and the lead of the best over the second."""
     first, last = dataset.positions("test")
     chosen = np.unique(np.linspace(first, last - 1, min(REQUESTS, last - first)).astype(np.int64))
     items = catalogue_candidates(dataset)
     catalogue = Catalogue(dataset, select_requests(dataset.spine.rows, chosen), items)
     towers, ranker, logistic = (trained[n] for n in ("retail_retrieval", "retail_ranker", "retail_logistic"))
-    vectors = towers.catalogue
-    if vectors is None:
-        raise ValueError("the retrieval model has no catalogue")
-    alone = catalogue.retrieve(towers.result.model, towers.encoder, vectors, RETRIEVED)
-    retrieved = catalogue.retrieve(
-        towers.result.model, towers.encoder, vectors, RETRIEVED, always=["customer_lines.bought"]
-    )
+    model, vectors = towers.result.model, towers.catalogue
+    if not isinstance(model, TwoTower) or vectors is None:
+        raise ProofError(f"got a {type(model).__name__}, expected towers with a catalogue", where="retail_retrieval")
+    alone = catalogue.retrieve(model, towers.encoder, vectors, RETRIEVED)
+    retrieved = catalogue.retrieve(model, towers.encoder, vectors, RETRIEVED, always=["customer_lines.bought"])
     lists = {
         "two towers alone": alone,
         "retrieval + DCN ranking": catalogue.rank(retrieved, model_score(dataset, ranker.result.model, ranker.encoder)),
@@ -43,16 +44,21 @@ def judge(project: Project, dataset: LoadedDataset, trained: Mapping[str, Traine
         "the customer's own history": catalogue.best_of_all(lambda rows: own_history(project, rows), 100),
     }
     table = {name: dict(catalogue.judge(ranked)) for name, ranked in lists.items()}
-    order = sorted(lists, key=lambda name: -table[name]["ndcg@10"].mean)
-    lead = paired_difference(catalogue.ndcg(lists[order[0]]), catalogue.ndcg(lists[order[1]]))
     return {
         "requests": len(chosen),
         "catalogue": len(items),
         "table": table,
-        "winner": order[0],
-        "second": order[1],
-        "lead": lead,
+        "leads": {
+            "ndcg@10": lead({name: catalogue.ndcg(ranked) for name, ranked in lists.items()}),
+            "recall@100": lead({name: catalogue.recall(ranked) for name, ranked in lists.items()}),
+        },
     }
+
+
+def lead(values: Mapping[str, Array]) -> Estimate:
+    """By how much the best list is ahead of the second on the same orders; [R] values for each list."""
+    first, second = sorted(values.values(), key=lambda v: -v.mean())[:2]
+    return paired_difference(first, second)
 
 
 def popularity(project: Project, rows: Candidates) -> np.ndarray:

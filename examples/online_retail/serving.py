@@ -27,23 +27,22 @@ def service(root: Path) -> Generator[tuple[Client, float]]:
     """`bedplate serve` in a process of its own on a free port; the client, and the seconds until it was ready."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "bedplate", "serve", "--project", str(root), "--port", "0", "shop"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        if found is None:
-            raise RuntimeError(f"the service did not start: {line or 'see the message above'}")
-        with Client(found[0]) as client:
-            yield client, time.perf_counter() - began
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://\S+", line)
+            if found is None:
+                raise ProofError(f"the service did not start: {line or 'see the message above'}")
+            with Client(found[0]) as client:
+                yield client, time.perf_counter() - began
+        finally:
+            process.terminate()
 
 
 def timed(calls: list[Any]) -> dict[str, float]:
     """The p50 and p99 of calls in milliseconds, after ten to warm up."""
-    seconds = []
+    seconds: list[float] = []
     for number, call in enumerate(calls):
         began = time.perf_counter()
         call()

@@ -9,18 +9,24 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from bedplate.canonical import string_ids
+from bedplate.features.view import CompiledView
 from bedplate.health.parity import ParityReport
 from bedplate.online.base import OnlineStore
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
+from bedplate.online.state import REWIND, read_state
 from bedplate.project import Project
-from bedplate.types import format_time
+from bedplate.sources.base import TIME, Source
+from bedplate.types import Int64s, format_time
 
 CUTS = 100
 """How many files the stream is cut into, at random times."""
-PAIRS = 24
-"""How many (customer, product) pairs are compared after each file."""
+PAIRS = 18
+"""How many (customer, product, time) rows are compared after each file, beside those of its last order lines."""
+NEWEST = 9
+"""How many of a file's last order lines are among the rows that are compared."""
 
 
 def cut_times(start: int, end: int, seed: int) -> np.ndarray:
@@ -29,13 +35,15 @@ def cut_times(start: int, end: int, seed: int) -> np.ndarray:
     return np.append(np.unique(inner), end + 1)
 
 
-def append_file(raw: pl.LazyFrame, folder: Path, start: int, end: int) -> None:
-    """Writes the raw rows with start <= time < end as the next file of the stream: aside, then renamed."""
+def append_file(raw: pl.LazyFrame, folder: Path, start: int, end: int) -> pl.DataFrame:
+    """Writes the raw rows with start <= time < end as the next file of the stream: aside, then renamed; the rows."""
     time = pl.col("InvoiceDate").dt.epoch("us")
     name = format_time(start).replace(":", "")
     aside = folder / f".{name}.tmp"
-    raw.filter(time >= start, time < end).collect().write_parquet(aside)
+    rows = raw.filter(time >= start, time < end).collect()
+    rows.write_parquet(aside)
     aside.rename(folder / f"{name}.parquet")
+    return rows
 
 
 def replay(
@@ -52,29 +60,48 @@ def replay(
     folder = project.root / ".bedplate" / "stream"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    raw = project.views["customer_lines"].view.source.table(project.root).scan().collect().lazy()
-    by_source: dict[str, list] = {}
+    lines = project.views["customer_lines"].view.source
+    raw = lines.table(project.root).scan().collect().lazy()
+    by_source: dict[str, list[CompiledView]] = {}
     for view in project.views.values():
         by_source.setdefault(view.view.source.name, []).append(view)
+    every = project.graph.select(list(project.graph.features))
     reader, report, rows, events = OnlineReader(store), ParityReport(), 0, 0
     draw = np.random.default_rng(7)
     timeline = project.history.reader(project.views["customer_product"]).timeline
     known = np.array(timeline.keys)
     cuts = cut_times(start, end, seed=1)
     for number, cut in enumerate(cuts):
-        append_file(raw, folder, start if number == 0 else int(cuts[number - 1]), int(cut))
+        file = append_file(raw, folder, start if number == 0 else int(cuts[number - 1]), int(cut))
         taken = [Ingest(store, views, folder).run() for views in by_source.values()]
         events += max(t.events for t in taken)
-        pairs = sample_pairs(known, draw)
-        times = np.full(len(pairs), cut, np.int64)
-        for view in project.views.values():
-            names = [e.name for e in view.view.entities]
-            columns = [pairs[:, 0] if n == "customer" else pairs[:, 1] for n in names]
-            report.compare(view, np.stack(columns, axis=1), times, reader, project.history)
+        pairs = np.concatenate([newest_pairs(lines, file), sample_pairs(known, draw)])
+        watermark = max(read_state(store, view).watermark for view in project.views.values())
+        times = sample_times(watermark, int(cut), len(pairs), draw)
+        keys = {"customer": pairs[:, 0].copy(), "product": pairs[:, 1].copy()}
+        report.compare_features(every, keys, times, reader, project.history)
         rows += len(pairs)
         if (number + 1) % 20 == 0:
             show(f"streamed {number + 1} of {len(cuts)} files to {format_time(int(cut))}, {rows:,} rows compared")
     return report, rows, events
+
+
+def sample_times(watermark: int, end: int, count: int, draw: np.random.Generator) -> Int64s:
+    """[count] times to ask for after a file: its end, times inside it and times in the minute before its last event.
+
+    Of the minute before, the store must leave out what it has taken in already.
+    """
+    before = draw.integers(watermark - REWIND, watermark, count, endpoint=True)
+    after = draw.integers(watermark, max(end, watermark), count, endpoint=True)
+    kind = np.arange(count) % 3
+    return np.where(kind == 0, end, np.where(kind == 1, before, after))
+
+
+def newest_pairs(lines: Source, file: pl.DataFrame) -> Int64s:
+    """[at most NEWEST, 2] customer and product of a file's last order lines."""
+    rows = lines.events(file.lazy()).sort(TIME).tail(NEWEST).collect()
+    products = string_ids(rows["product_id"].to_list())
+    return np.array([rows["customer_id"].to_list(), products], np.int64).T.reshape(-1, 2)
 
 
 def sample_pairs(known: np.ndarray, draw: np.random.Generator) -> np.ndarray:

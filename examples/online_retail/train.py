@@ -87,6 +87,8 @@ logistic = Job(
     "retail_logistic",
     dataset=baskets,
     model=LogisticConfig(label="bought", correct_sampling=True),
-    inputs=of_customer | of_product | of_pair,
-    trainer=TrainerConfig(epochs=3, metric="log_loss"),
+    inputs=ranker.inputs,
+    trainer=TrainerConfig(epochs=15, learning_rate=0.01, metric="log_loss", patience=2),
 )
+"""The baseline, on the inputs of the ranking model and trained until its validation loss rises. It is linear: the
+history is the mean of its elements, and nothing of it is compared with the candidate."""

@@ -39,7 +39,7 @@ def project(tmp_path: Path) -> Path:
             (run.artifact / "model").write_bytes(b"%d" % version)
             facts = Manifest(
                 git=Git("0123abcd", dirty=True),
-                definitions={"sales": "aa11"},
+                definitions={"view sales": "aa11", "feature sales.spend_7d": "bb22"},
                 sources={"orders": "s-1"},
                 config={"rate": 0.1},
                 seeds={"weights": 7},
@@ -92,6 +92,7 @@ def test_models_show(call: Call, project: Path) -> None:
         "auc  0.71",
         "source orders: snapshot s-1",
         "view sales: aa11",
+        "sales.spend_7d: bb22",
         "0123abcd with changes not committed",
         "promote",
         "first",

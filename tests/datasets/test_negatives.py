@@ -169,5 +169,5 @@ def test_an_event_without_item_is_refused_unless_left_out():
     source = Source("clicks", frame, time="time")
     with pytest.raises(DataError, match="1 of 2 rows have no key"):
         Negatives(source, ITEM, per_request=1).compile().read()
-    times, items = Negatives(source, ITEM, per_request=1, where=pl.col("item").is_not_null()).compile().read()
-    assert (times.tolist(), items.tolist()) == ([1], string_ids(["a"]))
+    drawn = Negatives(source, ITEM, per_request=1, where=pl.col("item").is_not_null()).compile().read()
+    assert (drawn.times.tolist(), drawn.items.tolist()) == ([1], string_ids(["a"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 import pytest
 from dataset_world import shop_events
@@ -9,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bedplate.canonical import string_ids
+from bedplate.datasets.negatives import Negatives
 from bedplate.datasets.spine import Spine
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.entity import Entity
-from bedplate.sources.base import Source
+from bedplate.sources.base import Snapshot, Source, Table
 from bedplate.testing.simulator import ITEM, USER
 
 
@@ -104,3 +107,35 @@ def test_the_id_depends_on_what_the_rows_are():
     same = spine_of(source).compile().id
     assert same == spine_of(orders(user=[1, 2])).compile().id
     assert same != spine_of(source, where=pl.col("user") > 0).compile().id
+
+
+class Growing(Table):
+    """A table that is written to between two looks at it."""
+
+    name = "growing"
+
+    def __init__(self, grows: bool) -> None:
+        self.grows, self.rows = grows, 2
+
+    def _frame(self) -> pl.DataFrame:
+        return pl.DataFrame({"user": [7] * self.rows, "item": ["a"] * self.rows, "request": 1, "time": 1})
+
+    def schema(self) -> Mapping[str, pl.DataType]:
+        return dict(self._frame().schema)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(f"rows {self.rows}", self.rows, f"{self.rows} rows")
+
+    def scan(self) -> pl.LazyFrame:
+        frame = self._frame()
+        self.rows += self.grows
+        return frame.lazy()
+
+
+def test_a_table_that_is_written_while_it_is_read_is_refused():
+    assert spine_of(Source("events", Growing(False), time="time")).compile().read().snapshot == "rows 2"
+    with pytest.raises(DataError, match="growing was changed while it was read: 2 rows, now 3 rows"):
+        spine_of(Source("events", Growing(True), time="time")).compile().read()
+    source = Source("events", Growing(True), time="time")
+    with pytest.raises(DataError, match="growing was changed while it was read"):
+        Negatives(source, Entity("item", key="item"), per_request=1).compile().read()

@@ -10,7 +10,9 @@ from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.ordered import LastN
 from bedplate.batch import Dense, Embedding, Ids, Ragged
 from bedplate.errors import ProofError
+from bedplate.features.derived import DerivedFeature
 from bedplate.features.entity import Entity
+from bedplate.features.graph import FeatureGraph, Selected
 from bedplate.features.view import FeatureView
 from bedplate.health.parity import ParityReport, equal_rows
 from bedplate.offline.reference import Reference
@@ -80,3 +82,37 @@ def test_equal_answers_prove_parity():
     report.compare(view, np.array([[1], [2]]), np.full(2, START + 5), history, history)
     report.require()
     assert (report.values, report.total_mismatches) == (6, 0)
+
+
+def selected(x: list[float], expression: pl.Expr) -> tuple[Selected, Reference]:
+    view, reader = reference(x)
+    graph = FeatureGraph([view.view], [DerivedFeature("ratio", expression)])
+    return graph.select(list(graph.features)), reader
+
+
+def test_derived_features_are_compared_each_side_from_its_own_values():
+    chosen, history = selected([1.0, 2.0, 3.0], pl.col("v.x") / pl.col("v.n"))
+    _, online = selected([1.0, 2.0, 4.0], pl.col("v.x") / pl.col("v.n"))
+    keys, times = {"user": np.array([1, 2])}, np.full(2, START + 5)
+    report = ParityReport()
+    report.compare_features(chosen, keys, times, online, history)
+    assert report.mismatches == {"v.n": 0, "v.x": 1, "v.last": 1, "ratio": 1}
+    assert report.rows == dict.fromkeys(report.mismatches, 2)
+    with pytest.raises(ProofError, match=r"ratio of key \(2,\) at \S+: online 4.0, history 3.0"):
+        report.require()
+    equal = ParityReport()
+    equal.compare_features(chosen, keys, times, history, history)
+    equal.require()
+    assert equal.values == 8
+
+
+def test_sides_that_do_not_match_are_no_proof():
+    one, two = Dense(np.array([1.0])), Dense(np.array([1.0, 2.0]))
+    report = ParityReport(proven="the batch", truth="the oracle")
+    with pytest.raises(ProofError, match=r"only one side has the features \['b'\]"):
+        report.add({"a": one, "b": one}, {"a": one}, np.array([[1]]), np.array([1]))
+    with pytest.raises(ProofError, match=r"got columns of \[1, 2\] rows, expected 1"):
+        report.add({"a": one}, {"a": two}, np.array([[1]]), np.array([1]))
+    report.add({"a": two}, {"a": Dense(np.array([1.0, 3.0]))}, np.array([[1], [2]]), np.array([1, 1]))
+    with pytest.raises(ProofError, match="1 of 2 values differ between the batch and the oracle"):
+        report.require()

@@ -207,3 +207,29 @@ def test_towers_read_one_side_each():
     assert torch.equal(model.served(request)["query"], outputs["query"])
     assert torch.equal(model.item(item), outputs["item"])
     torch.testing.assert_close(outputs["query"].norm(dim=1), torch.ones(3))
+
+
+def test_logistic_regression_is_linear_in_the_mean_of_a_sequences_elements():
+    model = Logistic(LogisticConfig("label"), LAYOUT)
+    inputs = make_inputs()
+
+    def logit(**changed: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return model({**inputs, **changed})["logit"]
+
+    there = inputs["sequence_ids.h"][:, :, 0] != 0
+    numbers = inputs["sequence_numbers.h"]
+    weights = model.sequence.weight[0, 1:3].detach()
+    moved = logit(**{"sequence_numbers.h": numbers + 2.0 * there.unsqueeze(2)}) - logit()
+    filled = there.any(dim=1)[inputs["request_of_item"]]
+    torch.testing.assert_close(moved, 2.0 * weights.sum() * filled, rtol=1e-4, atol=1e-5)
+    padded = logit(**{"sequence_numbers.h": numbers + 7.0 * ~there.unsqueeze(2)})
+    torch.testing.assert_close(padded, logit(), msg="what pads does not count")
+    # Of a request's side, every candidate's logit is moved by the same.
+    other = make_inputs(seed=9)
+    moved = (
+        logit(**{n: other[n] for n in inputs if n.startswith(("request_dense", "request_ids", "sequence"))}) - logit()
+    )
+    for request in range(3):
+        own = moved[inputs["request_of_item"] == request]
+        torch.testing.assert_close(own, own[:1].expand(len(own)), rtol=1e-4, atol=1e-5)

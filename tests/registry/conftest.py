@@ -37,7 +37,7 @@ def registry(tmp_path: Path) -> Registry:
 def manifest() -> Manifest:
     return Manifest(
         git=Git("0123abcd", dirty=False),
-        definitions={"sales": "aa11"},
+        definitions={"view sales": "aa11", "feature sales.spend_7d": "bb22"},
         sources={"orders": "s-1"},
         config={"layers": [64, 32], "rate": 0.1},
         seeds={"weights": 7},

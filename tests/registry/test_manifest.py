@@ -86,7 +86,7 @@ def test_content_id_is_what_makes_the_model(tmp_path: Path) -> None:
         assert msgspec.structs.replace(manifest, **change).content_id() == manifest.content_id()
     unlike = [
         {"files": {"model": FileRecord("aa", 1)}},
-        {"definitions": {"sales": "aa"}},
+        {"definitions": {"view sales": "aa"}},
         {"sources": {"orders": "s-1"}},
         {"config": {"rate": 2}},
         {"seeds": {"weights": 1}},

@@ -1,10 +1,11 @@
-"""A training run in a process of its own, to be killed: `run_training.py FOLDER SECONDS_PER_BATCH`."""
+"""A training run in a process of its own, to be killed: `run_training.py FOLDER SECONDS_A_BATCH [CHECKPOINT_EVERY]`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import msgspec
 import torch
 from synthetic import Source, make_encoder
 
@@ -20,11 +21,12 @@ MODEL = DCNConfig("label", layers=(16,), rank=4, dropout=0.3)
 BATCHES = 14
 
 
-def main(folder: Path, slow: float) -> int:
+def main(folder: Path, slow: float, checkpoint_every: int) -> int:
     torch.set_num_threads(1)
     encoder = make_encoder()
     model = DCN(MODEL, encoder.layout)
-    trainer = Trainer(CONFIG, show=on_stderr())
+    config = msgspec.structs.replace(CONFIG, checkpoint_every=checkpoint_every)
+    trainer = Trainer(config, show=on_stderr())
     sys.stdout.write("started\n")
     sys.stdout.flush()
     try:
@@ -36,4 +38,5 @@ def main(folder: Path, slow: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2])))
+    every = int(sys.argv[3]) if len(sys.argv) > 3 else CONFIG.checkpoint_every
+    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]), every))

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -14,9 +15,10 @@ from synthetic import ENCODINGS, PRODUCTS, Source, make_batch, make_encoder
 
 from bedplate.batch import Batch
 from bedplate.errors import ArtifactError, DataError, DefinitionError
-from bedplate.features.artifact import GOLDEN_TOLERANCE, compare, read_golden
+from bedplate.features.artifact import GOLDEN_ABSOLUTE, GOLDEN_RELATIVE, compare, read_golden
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Signature
+from bedplate.models.base import Model
 from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.models.dcn import DCN
 from bedplate.models.logistic import Logistic
@@ -95,7 +97,7 @@ def test_the_folder_serves_batches_as_the_model_scores_them(encoder, ranker):
         with torch.no_grad():
             expected = model({n: torch.from_numpy(a) for n, a in encoder.encode(batch).items()})["score"].numpy()
         (got,) = graph.run(["score"], tensors)
-        np.testing.assert_allclose(got, expected, atol=1e-5)
+        np.testing.assert_allclose(got, expected, rtol=GOLDEN_RELATIVE, atol=GOLDEN_ABSOLUTE)
         assert got.std() > 0 or len(got) == 1
 
 
@@ -107,7 +109,7 @@ def test_golden_requests_are_kept_with_their_ids(ranker):
     assert found[1].request.offsets == [0, 5, 10]
     graph = session(folder)
     for one in found:
-        assert compare(one.outputs, {"score": graph.run(None, one.inputs)[0]}, "golden") <= GOLDEN_TOLERANCE
+        assert compare(one.outputs, {"score": graph.run(None, one.inputs)[0]}, "golden") < 1e-6
         with torch.no_grad():
             exact = model({n: torch.from_numpy(a) for n, a in one.inputs.items()})["score"].numpy()
         np.testing.assert_array_equal(one.outputs["score"], exact)
@@ -122,6 +124,23 @@ def test_a_changed_output_is_noticed(ranker):
         compare(one.outputs, {"score": one.outputs["score"][:-1]}, "golden")
     with pytest.raises(ArtifactError, match="differs by nan"):
         compare(one.outputs, {"score": one.outputs["score"] * np.nan}, "golden")
+
+
+@pytest.mark.parametrize("size", [5.5e-5, 1e-3, 0.5, 1.0, 40.0])
+def test_a_value_is_reproduced_to_within_its_own_size(size):
+    exact = np.array([size, 0.9], np.float64)
+    allowed = GOLDEN_RELATIVE * size + GOLDEN_ABSOLUTE
+    for sign in (-1.0, 1.0):
+        compare({"score": exact}, {"score": exact + np.array([sign * allowed * 0.99, 0.0])}, "golden")
+        with pytest.raises(ArtifactError, match=r"output 'score' differs by .*, value 0 is .*, expected"):
+            compare({"score": exact}, {"score": exact + np.array([sign * allowed * 1.01, 0.0])}, "golden")
+
+
+@pytest.mark.parametrize("share", [0.02, 0.18, 1.0])
+def test_a_small_score_that_is_off_by_a_share_is_noticed(share):
+    small = np.array([5.5e-5, 0.02], np.float32)
+    with pytest.raises(ArtifactError, match="differs by"):
+        compare({"score": small}, {"score": small * np.array([1 + share, 1], np.float32)}, "golden")
 
 
 def test_damaged_golden_requests_are_an_artifact_error(ranker, tmp_path):
@@ -194,8 +213,29 @@ def test_a_catalogue_with_a_candidate_twice_or_none_is_refused(encoder, towers):
         catalogue_vectors(model, encoder, [])
 
 
+class WithoutNumbersOfSequences(Model):
+    """Logistic regression that does not look at the ages of what was bought."""
+
+    def __init__(self, config, layout):
+        super().__init__(config, layout)
+        sequences = tuple(msgspec.structs.replace(s, numbers=0) for s in layout.sequences)
+        self.inner = Logistic(config, msgspec.structs.replace(layout, sequences=sequences))
+
+    def forward(self, inputs):
+        return self.inner({n: t for n, t in inputs.items() if not n.startswith("sequence_numbers")})
+
+    def served(self, inputs):
+        return {"score": self(inputs)["score"]}
+
+    def loss(self, outputs, targets):
+        return self.inner.loss(outputs, targets)
+
+    def metrics(self, prediction):
+        return self.inner.metrics(prediction)
+
+
 def test_what_the_model_does_not_read_is_not_in_the_signature(encoder, tmp_path):
-    model = Logistic(LogisticConfig("label"), encoder.layout)
+    model = WithoutNumbersOfSequences(LogisticConfig("label"), encoder.layout)
     signature = export(model, encoder, tmp_path / "artifact", features=FEATURES, golden=golden())
     assert set(FEATURES) - set(signature.features()) == {"user.ages"}
     loaded = Encoder.load(tmp_path / "artifact" / "encoder")

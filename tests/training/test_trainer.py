@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from bedplate.training.report import Status
 from bedplate.training.trainer import Trainer
 
 HERE = Path(__file__).parent
+KILLS = int(os.environ.get("BEDPLATE_KILLS", "3"))
+"""How many times training is killed at a random moment; a few by default, many for a campaign."""
 SEEDED = {"patience": 9, "seed": 5}
 
 
@@ -163,10 +166,10 @@ def test_a_run_can_be_prolonged(encoder, tmp_path, uninterrupted):
     assert_same(final_state(folder), final_state(tmp_path))
 
 
-def start(folder: Path, slow: float) -> subprocess.Popen:
+def start(folder: Path, slow: float, *options: str) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
     return subprocess.Popen(
-        [sys.executable, str(HERE / "run_training.py"), str(folder), str(slow)],
+        [sys.executable, str(HERE / "run_training.py"), str(folder), str(slow), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -211,6 +214,65 @@ def test_kill_9_and_ctrl_c_and_a_resume_end_in_the_same_weights(tmp_path, uninte
     assert last.returncode == 0, errors
     assert errors.count("epoch 3/3") == 1
     assert_same(final_state(folder), final_state(tmp_path))
+
+
+def kill_at_random(folder: Path, rng: random.Random) -> bool:
+    """Goes on with a training run, and kills it a random time after it began or after its first checkpoint.
+
+    Returns:
+        whether it was killed; it came to its end else.
+    """
+    before = checkpoint_number(folder)
+    with start(folder, 0.01, "1") as process:
+        assert process.stdout.readline() == "started\n"
+        if rng.random() < 0.7:
+            while checkpoint_number(folder) == before and process.poll() is None:
+                time.sleep(0.002)
+        time.sleep(rng.random() * 0.2)
+        process.kill()
+        errors = process.stderr.read()
+    assert process.returncode in (0, -signal.SIGKILL), errors
+    return process.returncode != 0
+
+
+def checkpoint_number(folder: Path) -> int:
+    try:
+        return (folder / "checkpoint.pt").stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def test_killed_at_random_moments_training_ends_in_the_same_weights(tmp_path, uninterrupted):
+    folder, _, _ = uninterrupted
+    rng, killed, number, steps = random.Random(20260303), 0, 0, []
+    while killed < KILLS:
+        work = tmp_path / str(number)
+        work.mkdir(exist_ok=True)
+        if kill_at_random(work, rng):
+            killed += 1
+            there = (work / "checkpoint.pt").exists()
+            steps.append(load_state(work / "checkpoint.pt")["progress"]["step"] if there else 0)
+        else:  # it came to its end before the kill
+            number += 1
+            assert_same(final_state(folder), final_state(work))
+    with start(tmp_path / str(number), 0, "1") as last:
+        _, errors = last.communicate(timeout=60)
+    assert last.returncode == 0, errors
+    assert_same(final_state(folder), final_state(tmp_path / str(number)))
+    assert any(0 < step < 3 * BATCHES for step in steps), steps
+    for work in tmp_path.iterdir():
+        assert sorted(p.name for p in work.iterdir()) == ["best.pt", "checkpoint.pt"], "nothing is left over"
+
+
+def test_a_checkpoint_that_a_killed_process_left_in_part_is_deleted(encoder, tmp_path):
+    program = (
+        "import sys, pathlib; from bedplate.files import aside; aside(pathlib.Path(sys.argv[1])).write_bytes(b'x')"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "checkpoint.pt")], check=True, cwd=HERE.parents[1])
+    assert len(list(tmp_path.iterdir())) == 1
+    config = msgspec.structs.replace(CONFIG, epochs=1)
+    Trainer(config).fit(DCN(MODEL, encoder.layout), encoder, Source(2), Source(1), tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "checkpoint.pt"]
 
 
 def test_interrupt_in_this_process_saves_and_gives_the_signal_back(encoder, tmp_path):

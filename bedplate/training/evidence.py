@@ -1,0 +1,80 @@
+"""What made a model: the definitions that it was trained by, and what a resumed run must share with its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bedplate.datasets.loaded import LoadedDataset
+from bedplate.errors import StoreError
+from bedplate.features.encoding import CANDIDATE
+from bedplate.features.view import Feature
+from bedplate.registry.manifest import plain_config
+from bedplate.registry.run import RunRecord
+from bedplate.training.config import MAY_CHANGE
+from bedplate.training.job import Job
+
+_SHOWN = 8
+"""How many differences a message names."""
+
+
+def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feature]) -> dict[str, str]:
+    """The id of every definition that made a job's model, by kind and name.
+
+    The dataset as a whole, its spine, labels, negatives and split; each view that it reads; and each feature that the
+    model is trained on, derived ones with all that they are derived from.
+
+    Args:
+        job: the job.
+        dataset: its dataset over its data.
+        features: definitions by full name.
+    """
+    compiled = dataset.compiled
+    known = {f.name: f for f in compiled.selected.features} | dict(features)
+    found = compiled.definitions()
+    found |= {f"view {view.name}": view.id for view, _ in compiled.selected.views}
+    return found | {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
+
+
+def require_same(record: RunRecord, job: Job, definitions: Mapping[str, str], sources: Mapping[str, str]) -> None:
+    """Checks that a run began with the same definitions, source snapshots and config as it would go on with.
+
+    Of the config, what only says how long and how fast a run goes on may differ: `MAY_CHANGE`, and how many golden
+    requests are kept.
+
+    Raises:
+        StoreError: something differs; the message says what.
+    """
+    different = [
+        *(f"the name: was {was}, is {now}" for _, was, now in _changes({"": record.name}, {"": job.name})),
+        *(name for name, _, _ in _changes(record.definitions, definitions)),
+        *(f"the snapshot of source {name}" for name, _, _ in _changes(record.sources, sources)),
+        *(
+            f"{path}: was {was}, is {now}"
+            for path, was, now in _changes(_fixed(record.config), _fixed(plain_config(job.form(), job.place)))
+        ),
+    ]
+    if different:
+        more = f", and {len(different) - _SHOWN} more" if len(different) > _SHOWN else ""
+        raise StoreError(
+            f"the run began with something else than it would go on with: {', '.join(different[:_SHOWN])}{more}",
+            where=f"run '{record.id}'",
+            hint="start a new run, or bring back what the run began with",
+        )
+
+
+def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = dict.fromkeys((*was, *now))
+    return [(n, was.get(n), now.get(n)) for n in names if was.get(n) != now.get(n)]
+
+
+def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config's values by path, such as `trainer.seed`, without those that may change."""
+    found: dict[str, Any] = {}
+    for part, value in config.items():
+        if part in ("model", "inputs", "trainer") and isinstance(value, Mapping):
+            found |= {f"{part}.{name}": one for name, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        else:
+            found[part] = value
+    free = {"golden", *(f"trainer.{name}" for name in MAY_CHANGE)}
+    return {path: value for path, value in found.items() if path not in free}

@@ -1,0 +1,53 @@
+"""The scripts' environment says what the machine lacks before it installs anything."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def check_machine(folder: Path, free_gb: int) -> subprocess.CompletedProcess[str]:
+    """Runs the check with so much free disk, as a `df` in front of the PATH says it."""
+    df = folder / "df"
+    df.write_text(f"#!/bin/sh\necho Filesystem blocks used available\necho disk 1 1 {free_gb * 1024 * 1024}\n")
+    df.chmod(0o755)
+    return subprocess.run(
+        ["bash", "-c", f". '{ROOT}/scripts/environment'; check_machine"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+    )
+
+
+@pytest.mark.parametrize("free", [12, 500])
+def test_a_machine_with_room_is_accepted_in_silence(tmp_path: Path, free: int) -> None:
+    done = check_machine(tmp_path, free)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("free", [4, 11])
+def test_a_disk_too_small_for_cuda_is_noted(tmp_path: Path, free: int) -> None:
+    done = check_machine(tmp_path, free)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"note: {free} GB are free" in done.stdout
+    assert "12 GB" in done.stdout
+
+
+def test_a_disk_too_small_for_anything_is_an_error(tmp_path: Path) -> None:
+    done = check_machine(tmp_path, 3)
+    assert done.returncode == 1
+    assert "3 GB are free" in done.stderr
+    assert "expected at least 4 GB" in done.stderr
+
+
+def test_a_python_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON", "python-that-is-not-there")
+    done = check_machine(tmp_path, 500)
+    assert done.returncode == 1
+    assert "no python-that-is-not-there on the PATH" in done.stderr
