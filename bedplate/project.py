@@ -25,7 +25,7 @@ from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset, Dataset
 from bedplate.datasets.loaded import LoadedDataset
-from bedplate.errors import BedplateError, DataError, DefinitionError, NotFoundError, StoreError, suggest
+from bedplate.errors import BedplateError, ConfigError, DataError, DefinitionError, NotFoundError, StoreError, suggest
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import DerivedFeature, evaluate
 from bedplate.features.entity import KeysLike, encode_keys
@@ -35,7 +35,7 @@ from bedplate.files import remove_leftovers
 from bedplate.offline.build import Build, Progress
 from bedplate.offline.lookup import IndexedHistory
 from bedplate.sources.base import Source
-from bedplate.types import Int64s, format_time, to_micros
+from bedplate.types import Int64s, format_time, parse_time, to_micros
 
 if TYPE_CHECKING:
     from bedplate.online.base import OnlineStore
@@ -184,13 +184,15 @@ class Project:
         Args:
             store: the online store.
             views: names of views; all of the project when empty.
-            until: only events before this time are loaded. By default just after a view's last event (never later than
-                now), or where the stream of the view's source began.
+            until: only events before this time are loaded, and the stream's are those from then on. At most now: the
+                store answers exactly from this time on, and of later times nothing can be known yet. By default just
+                after a view's last event (never later than now), or where the stream of the view's source began.
             replace: loads views anew whose stream is at work. The stream is then taken in from its first file again,
-                which must not hold events before `until`.
+                which must not hold events before `until`: `Ingest` refuses them.
             progress: told what is under way.
 
         Raises:
+            ConfigError: `until` is no time, or later than now.
             NotFoundError: a view is not there.
             StoreError: the offline store lacks a view (run `apply` first), the store can't be written, or `until` is
                 not where the stream of a view began.
@@ -200,7 +202,7 @@ class Project:
 
         chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
         timelines = [self.history.reader(view).timeline.manifest for view in chosen]
-        asked = None if until is None else to_micros(until)
+        asked = None if until is None else _until_now(until)
         known = {s.id: s for s in states(store) if s.complete}
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
         done: list[Materialized] = []
@@ -345,6 +347,18 @@ def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definitio
     if name not in known:
         raise NotFoundError(f"no {kind} is named '{name}'", hint=suggest(name, known))
     return known[name]
+
+
+def _until_now(until: str | int | date) -> int:
+    micros, now = parse_time(until, "until"), system_clock()
+    if micros > now:
+        raise ConfigError(
+            f"got {format_time(micros)}, which is later than now, {format_time(now)}",
+            where="until",
+            hint="the store's answers are exact from this time on, and what happens until then is not known yet; "
+            "leave it out to load all there is",
+        )
+    return micros
 
 
 def _times(times: TimesLike, count: int) -> Int64s:

@@ -14,7 +14,8 @@ from bedplate.datasets.checks import check_kind, duration_of, id_type
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity, encode
 from bedplate.features.expression import check_condition
-from bedplate.sources.base import TIME, Source, check_keys, check_times
+from bedplate.sources.base import TIME, Source
+from bedplate.sources.events import read_events
 from bedplate.types import Int64s, Type, format_duration
 
 ATTEMPTS = 16
@@ -131,15 +132,19 @@ class CompiledNegatives:
         """The times and items of the events, [n] int64 each, in order of time and arrival.
 
         Raises:
-            DataError: a row without time or item.
+            DataError: rows that can't be read, a row without time or item.
         """
         negatives = self.negatives
-        events = negatives.source.scan(self._root)
-        if negatives.where is not None:
-            events = events.filter(negatives.where)
-        frame = events.select(pl.col(TIME), pl.col(negatives.item.key).alias("item")).collect()
-        check_times(frame, negatives.source)
-        check_keys(frame, {"item": negatives.item.key}, negatives.source, negatives.place)
+        table = negatives.source.table(self._root)
+        frame = read_events(
+            negatives.source,
+            table.scan(),
+            [pl.col(negatives.item.key).alias("item")],
+            keys={"item": negatives.item.key},
+            place=negatives.place,
+            name=table.row_name,
+            where=negatives.where,
+        )
         times = np.ascontiguousarray(frame[TIME].to_numpy())
         order = np.argsort(times, kind="stable")
         return times[order], encode(frame["item"])[order]

@@ -18,7 +18,8 @@ from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import Entity, encode
 from bedplate.features.expression import check_condition
-from bedplate.sources.base import TIME, Source, check_keys, check_times
+from bedplate.sources.base import TIME, Source
+from bedplate.sources.events import read_events
 from bedplate.types import Array, Bools, Int64s, Type
 
 
@@ -132,16 +133,21 @@ class CompiledSpine:
         """The requests of the whole source.
 
         Raises:
-            DataError: a row without time, request or key; a request with two different keys of an entity.
+            DataError: rows that can't be read, a row without time, request or key, a request with two different keys of
+                an entity.
         """
         spine = self.spine
-        events = spine.source.scan(self._root)
-        if spine.where is not None:
-            events = events.filter(spine.where)
+        table = spine.source.table(self._root)
         columns = {"request": spine.request, "item": spine.item.key} | {f"key {e.name}": e.key for e in spine.entities}
-        frame = events.select(pl.col(TIME), *[pl.col(c).alias(a) for a, c in columns.items()]).collect()
-        check_times(frame, spine.source)
-        check_keys(frame, columns, spine.source, spine.place)
+        frame = read_events(
+            spine.source,
+            table.scan(),
+            [pl.col(c).alias(a) for a, c in columns.items()],
+            keys=columns,
+            place=spine.place,
+            name=table.row_name,
+            where=spine.where,
+        )
         return self._grouped(frame)
 
     def _grouped(self, frame: pl.DataFrame) -> Requests:

@@ -17,7 +17,8 @@ from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.entity import encode
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import TIME, check_keys, check_times
+from bedplate.sources.base import TIME
+from bedplate.sources.events import RowName, read_events, row_text
 from bedplate.types import Array, Bools, Int64s, Type
 
 
@@ -79,50 +80,55 @@ class GroupedRows:
     key_texts: tuple[TextLookup | None, ...] = ()
 
 
-def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None) -> Rows:
+def prepare_rows(
+    view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None, name: RowName | None = None
+) -> Rows:
     """The rows of a part of a view's source: all of it, or a micro-batch.
 
     Args:
         view: the compiled view.
         raw: rows as the table holds them, before the source's cleaning step.
         only: the positions of the selections wanted, in the order in which they are given back; None: all.
+        name: what a message calls a row of `raw`; None: it is the source's whole table.
 
     Raises:
         DataError: rows that can't be read, a null or impossible time, a null key, an infinite number, an integer beyond
             int64.
     """
     source, definition = view.view.source, view.view
-    events = source.events(raw)
-    if definition.where is not None:
-        events = events.filter(definition.where)
-    keys = [pl.col(e.key).alias(f"key {i}") for i, e in enumerate(definition.entities)]
+    keys = {f"key {i}": e.key for i, e in enumerate(definition.entities)}
     wanted = range(len(view.selections)) if only is None else only
     inputs = [
         expression.alias(f"selection {s} {i}")
         for s in wanted
         for i, expression in enumerate(view.selections[s].expressions)
     ]
-    try:
-        frame = events.select(pl.col(TIME), *keys, *inputs).collect()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"can't read the rows: {error}",
-            where=f"{view.place}, source '{source.name}'",
-            hint="every file of the table must be whole and have the same columns, and every value fit the expressions",
-        ) from error
-    check_times(frame, source)
-    check_keys(frame, {f"key {i}": e.key for i, e in enumerate(definition.entities)}, source, view.place)
+    name = name or source.table(view.root).row_name
+    frame = read_events(
+        source,
+        raw,
+        [*(pl.col(column).alias(alias) for alias, column in keys.items()), *inputs],
+        keys=keys,
+        place=view.place,
+        name=name,
+        where=definition.where,
+    )
     key_texts = tuple(dict[int, str]() if kind is Type.STRING else None for kind in view.key_types)
     columns = [encode(frame.drop_in_place(f"key {i}"), texts) for i, texts in enumerate(key_texts)]
+    times = np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy())
+
+    def row(position: int) -> str:
+        return row_text(source, raw, pl.Series(times), position, name=name, where=definition.where)
+
     return Rows(
-        times=np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy()),
+        times=times,
         keys=np.stack(columns, axis=1) if len(columns) > 1 else columns[0].reshape(-1, 1),
-        selections=tuple(_selected(view, frame, s) for s in wanted),
+        selections=tuple(_selected(view, frame, s, row) for s in wanted),
         key_texts=key_texts,
     )
 
 
-def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedValues:
+def _selected(view: CompiledView, frame: pl.DataFrame, index: int, row: RowName) -> SelectedValues:
     """The values of one selection; its columns are taken out of the frame, so that no column is held twice."""
     selection, kinds = view.selections[index], view.types[index]
     valid: Bools | None = None
@@ -134,7 +140,7 @@ def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedVa
     for i, kind in enumerate(kinds):
         known: dict[int, str] | None = {} if kind is Type.STRING else None
         place = f"{view.place}, source '{view.view.source.name}', {selection.inputs[i]}"
-        array, there = _array(frame.drop_in_place(f"selection {index} {i}"), kind, known, place)
+        array, there = _array(frame.drop_in_place(f"selection {index} {i}"), kind, known, place, row)
         if there is not None:
             valid = there if valid is None else valid & there
         arrays.append(array)
@@ -142,10 +148,12 @@ def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedVa
     return SelectedValues(None if valid is None or valid.all() else valid, tuple(arrays), tuple(texts))
 
 
-def _array(series: pl.Series, kind: Type, texts: dict[int, str] | None, place: str) -> tuple[Array, Bools | None]:
+def _array(
+    series: pl.Series, kind: Type, texts: dict[int, str] | None, place: str, row: RowName
+) -> tuple[Array, Bools | None]:
     """A column as an array, and which values are there (None: all); the others are 0."""
     if kind is Type.FLOAT:
-        return _floats(series.cast(pl.Float64).to_numpy(), place)
+        return _floats(series.cast(pl.Float64).to_numpy(), place, row)
     there: Bools | None = series.is_not_null().to_numpy() if series.null_count() else None
     if kind is Type.BOOL:
         whole = series if there is None else series.fill_null(value=False)
@@ -157,7 +165,7 @@ def _array(series: pl.Series, kind: Type, texts: dict[int, str] | None, place: s
     return result, there
 
 
-def _floats(values: Array, place: str) -> tuple[Array, Bools | None]:
+def _floats(values: Array, place: str, row: RowName) -> tuple[Array, Bools | None]:
     """Floats in which NaN, which nulls have become too, is not there.
 
     Raises:
@@ -169,7 +177,7 @@ def _floats(values: Array, place: str) -> tuple[Array, Bools | None]:
     infinite: Bools = np.isinf(values)
     if infinite.any():
         raise DataError(
-            f"{np.count_nonzero(infinite):,} infinite values, the first in row {int(infinite.argmax()):,}",
+            f"{np.count_nonzero(infinite):,} infinite values, the first in {row(int(infinite.argmax()))}",
             where=place,
             hint="an infinite number can't be summed; make it null in the row expression",
         )

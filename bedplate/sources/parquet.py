@@ -87,7 +87,7 @@ class ParquetTable(Table):
         """
         files = self.files()
         self._check_columns(files)
-        states = [(str(f.relative_to(self._root) if f.is_relative_to(self._root) else f), f.stat()) for f in files]
+        states = [(self._shown(f), f.stat()) for f in files]
         try:
             rows = int(self._scan(files).select(pl.len()).collect().item())
         except (OSError, pl.exceptions.PolarsError) as error:
@@ -102,6 +102,19 @@ class ParquetTable(Table):
     def scan(self) -> pl.LazyFrame:
         """The rows of all files, in the order of their paths."""
         return self._scan(self.files())
+
+    def row_name(self, row: int) -> str:
+        """The row by its position in its file, and the file."""
+        files, before = self.files(), 0
+        for file in files:
+            rows = int(self._scan([file]).select(pl.len()).collect().item())
+            if row < before + rows:
+                return f"row {row - before:,} of {file.name if len(files) == 1 else self._shown(file)}"
+            before += rows
+        return f"row {row:,}"
+
+    def _shown(self, file: Path) -> str:
+        return str(file.relative_to(self._root) if file.is_relative_to(self._root) else file)
 
     @staticmethod
     def _scan(files: list[Path]) -> pl.LazyFrame:

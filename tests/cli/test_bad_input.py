@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -96,11 +97,17 @@ def test_a_damaged_second_file(folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 BAD_ROWS = [
-    (ROWS.with_columns(user=pl.Series([1, None, 2])), "1 of 3 rows have no key, the first is row 1"),
-    (ROWS.with_columns(time=pl.Series([START, START, None])), "1 of 3 rows have no time, the first is row 2"),
-    (ROWS.with_columns(time=pl.Series([START, START.replace(year=1969), START])), "row 1 has time -"),
-    (ROWS.with_columns(time=pl.Series([START, START, START.replace(year=2300)])), "row 2 has time"),
-    (ROWS.with_columns(price=pl.Series([1.0, float("inf"), 2.0])), "1 infinite values"),
+    (ROWS.with_columns(user=pl.Series([1, None, 2])), "1 of 3 rows have no key, the first is row 1 of 0.parquet"),
+    (
+        ROWS.with_columns(time=pl.Series([START, START, None])),
+        "1 of 3 rows have no time, the first is row 2 of 0.parquet",
+    ),
+    (ROWS.with_columns(time=pl.Series([START, START.replace(year=1969), START])), "row 1 of 0.parquet has time -"),
+    (ROWS.with_columns(time=pl.Series([START, START, START.replace(year=2300)])), "row 2 of 0.parquet has time"),
+    (
+        ROWS.with_columns(price=pl.Series([1.0, float("inf"), 2.0])),
+        "1 infinite values, the first in row 1 of 0.parquet",
+    ),
 ]
 
 
@@ -225,3 +232,42 @@ def test_sources_of_two_tables_must_be_named(folder: Path, capsys: pytest.Captur
     assert code == 2
     assert "sources from 2 tables, expected --source" in message
     assert "orders (from data), visits (from visits.parquet)" in message
+
+
+def totals(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[float]:
+    capsys.readouterr()
+    words = ["lookup", "spending.sum", "--key", "user=1", "--key", "user=2", "--online", "--json"]
+    assert run([*words, "--project", str(folder)]) == 0
+    return [row["values"]["spending.sum"] for row in json.loads(capsys.readouterr().out)]
+
+
+def test_rows_that_history_held_are_not_counted_twice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["apply"], ["materialize"]):
+        assert run([*words, "--project", str(folder)]) == 0
+    stream = folder / "stream"
+    stream.mkdir()
+    ROWS.write_parquet(stream / "1.parquet")
+    code, message = failing(folder, capsys, "ingest", stream)
+    assert code == 3
+    assert message.startswith(
+        f"error: {stream}/1.parquet: view 'spending', source 'orders', column 'time': row 0 is of "
+        "2026-01-01T00:00:00Z, and events before 2026-01-01T02:00:00.000001Z were loaded from history: it would count twice (3 of 3 events)\n"
+    )
+    assert totals(folder, capsys) == [5.0, 2.0]
+    ROWS[1:2].with_columns(price=pl.lit(10.0)).write_parquet(stream / "1.parquet")
+    assert run(["ingest", str(stream), "--project", str(folder), "--late"]) == 0
+    assert totals(folder, capsys) == [5.0, 12.0]
+
+
+def test_a_store_is_not_loaded_for_a_time_to_come(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["apply", "--project", str(folder)]) == 0
+    code, message = failing(folder, capsys, "materialize", "--until", "2199-12-31")
+    assert code == 2
+    assert re.match(r"error: until: got 2199-12-31T00:00:00Z, which is later than now, 20\d\d-", message), message
+    for until in ("2300-01-01", "1969-12-31"):
+        code, message = failing(folder, capsys, "materialize", "--until", until)
+        assert (code, message) == (2, f"error: until: got '{until}', expected a time from 1970 to 2199\n")
+    code, message = failing(folder, capsys, "ingest", "--until", "2300-01-01", "data")
+    assert (code, message) == (2, "error: --until: got '2300-01-01', expected a time from 1970 to 2199\n")
+    with LmdbStore(folder / ".bedplate" / "online") as store:
+        assert states(store) == []
