@@ -40,11 +40,30 @@ from bedplate.types import Int64s, format_time, parse_time, to_micros
 if TYPE_CHECKING:
     from bedplate.online.base import OnlineStore
     from bedplate.online.state import ViewState
+    from bedplate.serving.service import Service
+    from bedplate.training.job import Job
 
 _Definition = TypeVar("_Definition")
 
 _BLOCK_EVENTS = 200_000
 """About how many events of history are in memory at once while an online store is filled."""
+
+_CALLED = {
+    "Dataset": "dataset",
+    "DerivedFeature": "derived feature",
+    "Entity": "entity",
+    "FeatureView": "view",
+    "Job": "job",
+    "Label": "label",
+    "Service": "service",
+    "Source": "source",
+}
+"""What messages call a definition of each class."""
+
+_FILES = {"job": "train.py", "service": "service.py"}
+"""Where a project usually defines what commands ask for by name."""
+
+_NAMED = re.compile(rf"\b(?:{'|'.join(_CALLED.values())}) '[^']*'")
 
 TimesLike: TypeAlias = "str | int | date | Sequence[str | int | date] | pl.Series | Int64s"
 """One time or several: datetimes, dates, ISO 8601 texts or integer microseconds."""
@@ -59,8 +78,8 @@ class Definitions:
         views: the feature views.
         derived: the derived features.
         datasets: the datasets.
-        others: what else the files name, with the variable: services, training jobs.
-        places: where a definition is made, such as "features.py:12", by the definition's name.
+        others: what else the files name, with the variable: services, training jobs, sources, entities.
+        places: where a definition is made, such as "features.py:12", by what a message calls it: "view 'sales'".
     """
 
     views: list[FeatureView] = field(default_factory=list[FeatureView])
@@ -69,7 +88,11 @@ class Definitions:
     others: list[tuple[str, object]] = field(default_factory=list[tuple[str, object]])
     places: dict[str, str] = field(default_factory=dict[str, str])
 
-    def add(self, variable: str, value: object, place: str) -> None:
+    def of(self, kind: type[_Definition]) -> list[_Definition]:
+        """The definitions among the others that are of a class."""
+        return [value for _, value in self.others if isinstance(value, kind)]
+
+    def add(self, variable: str, value: object) -> None:
         """Takes in what a variable of a file holds."""
         if isinstance(value, FeatureView):
             self.views.append(value)
@@ -79,14 +102,24 @@ class Definitions:
             self.datasets.append(value)
         elif not isinstance(value, ModuleType | type) and not callable(value):
             self.others.append((variable, value))
-        name = getattr(value, "name", None)
-        if isinstance(name, str):
-            self.places.setdefault(name, place)
+
+    def locate(self, places: Mapping[int, str]) -> None:
+        """Takes in where definitions are made, by the id of each: of those that were added, and of their parts."""
+        parts: list[object] = [value for _, value in self.others]
+        for view in self.views:
+            parts += [view, view.source, *view.entities]
+        for dataset in self.datasets:
+            sources = [dataset.spine.source, *(label.source for label in dataset.labels)]
+            parts += [dataset, *dataset.labels, *sources, *([dataset.negatives.source] if dataset.negatives else [])]
+        for part in [*parts, *self.derived]:
+            called = f"{_CALLED.get(type(part).__name__, '')} '{getattr(part, 'name', '')}'"
+            if id(part) in places:
+                self.places.setdefault(called, places[id(part)])
 
     def place(self, where: str | None) -> str | None:
-        """The place of an error with the file in front, where the definition it names is known."""
-        named = re.findall(r"'([^']+)'", where or "")
-        place = next((self.places[n] for n in named if n in self.places), None)
+        """The place of an error with the file in front, where the first definition that it names is known."""
+        places = (self.places.get(found[0]) for found in _NAMED.finditer(where or ""))
+        place = next((p for p in places if p is not None), None)
         return f"{place}: {where}" if place else where
 
 
@@ -130,6 +163,7 @@ class Project:
         try:
             self.graph = FeatureGraph(self.definitions.views, self.definitions.derived, self.config.root)
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
+            self._check_jobs_and_services()
         except BedplateError as error:
             error.where = self.definitions.place(error.where)
             raise
@@ -144,6 +178,20 @@ class Project:
     def views(self) -> Mapping[str, CompiledView]:
         """The feature views by name."""
         return self.graph.views
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The training jobs."""
+        from bedplate.training.job import Job
+
+        return self.definitions.of(Job)
+
+    @property
+    def services(self) -> list[Service]:
+        """The services."""
+        from bedplate.serving.service import Service
+
+        return self.definitions.of(Service)
 
     def builds(self) -> list[Build]:
         """What the offline store needs for every view and label of the project."""
@@ -327,19 +375,36 @@ class Project:
                 found[str(getattr(value, "name", variable))] = value
         if name is None and len(found) == 1:
             return next(iter(found.values()))
-        if name is None:
+        word = kind.__name__.lower()
+        if name is None and not found:
             raise NotFoundError(
-                f"the project defines {len(found)} of {kind.__name__}",
-                hint=f"name one of: {', '.join(found) or 'none'}",
+                f"the project defines no {word}",
+                hint=f"define a {kind.__name__} in {_FILES.get(word, 'features.py')}; 'bedplate plan' checks it",
             )
-        return _named(kind.__name__.lower(), found, name)
+        if name is None:
+            raise NotFoundError(f"the project defines {len(found)} {word}s", hint=f"name one of: {', '.join(found)}")
+        return _named(word, found, name)
+
+    def _check_jobs_and_services(self) -> None:
+        from bedplate.serving.checks import check_service
+        from bedplate.training.checks import check_job
+
+        for job in self.jobs:
+            check_job(job, self.datasets)
+        for service in self.services:
+            check_service(service, self.graph)
 
     def _compiled_datasets(self) -> dict[str, CompiledDataset]:
         compiled: dict[str, CompiledDataset] = {}
         for dataset in self.definitions.datasets:
             if dataset.name in compiled:
                 raise DefinitionError(f"two datasets are named '{dataset.name}'")
-            compiled[dataset.name] = dataset.compile(self.graph, self.root)
+            try:
+                compiled[dataset.name] = dataset.compile(self.graph, self.root)
+            except BedplateError as error:
+                where = error.where or ""
+                error.where = where if where.startswith(dataset.place) else f"{dataset.place}: {where}"
+                raise
         return compiled
 
 
@@ -390,13 +455,18 @@ def load_definitions(config: Config) -> Definitions:
             for member in [] if variable.startswith("_") else _members(value):
                 if id(member) not in seen:
                     seen.add(id(member))
-                    found.add(variable, member, places.get(id(member), f"{module.__name__}.py"))
-    sources = [value for _, value in found.others if isinstance(value, Source)]
+                    found.add(variable, member)
+    found.locate(places)
+    from bedplate.serving.service import Service
+    from bedplate.training.job import Job
+
     for kind, made in (
-        ("sources", sources),
+        ("sources", found.of(Source)),
         ("views", found.views),
         ("derived features", found.derived),
         ("datasets", found.datasets),
+        ("jobs", found.of(Job)),
+        ("services", found.of(Service)),
     ):
         _check_names(kind, made, places)
     return found

@@ -80,7 +80,7 @@ def test_files_share_definitions_in_any_order(tmp_path: Path) -> None:
     (folder / "bedplate.toml").write_text('[project]\ndefinitions = ["service.py", "features.py"]')
     loaded = Project(folder)
     assert list(loaded.views) == ["spending"]
-    assert loaded.definitions.places["spending"] == "features.py:11"
+    assert loaded.definitions.places["view 'spending'"] == "features.py:11"
 
 
 def test_definitions_in_lists_count(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_definitions_in_lists_count(tmp_path: Path) -> None:
 def test_an_empty_project_is_one(tmp_path: Path) -> None:
     loaded = Project(project(tmp_path))
     assert loaded.apply() == []
-    with pytest.raises(NotFoundError, match="defines 0 of Service"):
+    with pytest.raises(NotFoundError, match=r"the project defines no service\n  define a Service in service.py"):
         loaded.find(Service)
 
 
@@ -102,7 +102,7 @@ def test_definitions_of_other_kinds_are_found_by_name(tmp_path: Path) -> None:
     project(folder, service=service.format("a", "shop") + service.format("b", "feed"))
     loaded = Project(folder)
     assert loaded.find(Service, "feed").name == "feed"
-    with pytest.raises(NotFoundError, match=r"defines 2 of Service\n.*shop, feed"):
+    with pytest.raises(NotFoundError, match=r"defines 2 services\n  name one of: shop, feed"):
         loaded.find(Service)
     with pytest.raises(NotFoundError, match=r"no service is named 'fed'\n.*did you mean 'feed'"):
         loaded.find(Service, "fed")

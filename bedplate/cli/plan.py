@@ -106,7 +106,8 @@ def planned(project: Project) -> list[Planned]:
 def plan(directory: Path, with_features: bool, as_json: bool) -> None:
     """Check all definitions and show what exists and what 'bedplate apply' will build.
 
-    Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is counted
+    Features, datasets, training jobs and services are checked against each other and against the columns of the
+    sources. Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is counted
     for the first. The seconds are a rough estimate.
 
     \b
@@ -176,6 +177,8 @@ def _totals(project: Project) -> str:
         (len(project.graph.features) - derived, "feature"),
         (derived, "derived feature"),
         (len(project.datasets), "dataset"),
+        (len(project.jobs), "job"),
+        (len(project.services), "service"),
     ]
     return counted(counts) or "the project defines nothing: see its features.py"
 
@@ -200,6 +203,8 @@ def _document(project: Project, plans: Sequence[Planned]) -> dict[str, Any]:
         ],
         "derived": [_feature(project.graph.features[name]) for name in project.graph.derived],
         "datasets": list(project.datasets),
+        "jobs": [job.name for job in project.jobs],
+        "services": [service.name for service in project.services],
         "parts": sum(p.parts for p in plans),
         "seconds": sum(p.seconds for p in plans),
     }

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Any
+from types import UnionType
+from typing import Any, cast, get_args
 
 import polars as pl
 
@@ -14,13 +15,15 @@ from bedplate.sources.base import Source
 from bedplate.types import Type, parse_duration, to_micros, type_of
 
 
-def check_kind(value: object, expected: type[Any], place: str, hint: str | None = None) -> None:
-    """Raises `DefinitionError` unless the value is of the class.
+def check_kind(value: object, expected: type[Any] | UnionType, place: str, hint: str | None = None) -> None:
+    """Raises `DefinitionError` unless the value is of the class or of one of several.
 
     >>> check_kind(3, int, "dataset 'd'")
     """
     if not isinstance(value, expected):
-        raise DefinitionError(f"got a {type(value).__name__}, expected {expected.__name__}", where=place, hint=hint)
+        classes: tuple[type[Any], ...] = get_args(expected) or (cast("type[Any]", expected),)
+        wanted = " or ".join(c.__name__ for c in classes)
+        raise DefinitionError(f"got a {type(value).__name__}, expected {wanted}", where=place, hint=hint)
 
 
 def check_name(name: object, kind: str) -> None:

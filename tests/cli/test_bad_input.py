@@ -251,7 +251,8 @@ def test_rows_that_history_held_are_not_counted_twice(folder: Path, capsys: pyte
     assert code == 3
     assert message.startswith(
         f"error: {stream}/1.parquet: view 'spending', source 'orders', column 'time': row 0 is of "
-        "2026-01-01T00:00:00Z, and events before 2026-01-01T02:00:00.000001Z were loaded from history: it would count twice (3 of 3 events)\n"
+        "2026-01-01T00:00:00Z, and events before 2026-01-01T02:00:00.000001Z were loaded from history: it would count "
+        "twice (3 of 3 events)\n"
     )
     assert totals(folder, capsys) == [5.0, 2.0]
     ROWS[1:2].with_columns(price=pl.lit(10.0)).write_parquet(stream / "1.parquet")
