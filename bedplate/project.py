@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 import numpy as np
 import polars as pl
@@ -29,13 +29,14 @@ from bedplate.errors import BedplateError, ConfigError, DataError, DefinitionErr
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import DerivedFeature, evaluate
 from bedplate.features.entity import KeysLike, encode_keys
-from bedplate.features.graph import FeatureGraph, FeatureLike
+from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
+from bedplate.features.times import TimesLike, encode_times
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.files import remove_leftovers
 from bedplate.offline.build import Build, Progress
 from bedplate.offline.lookup import IndexedHistory
 from bedplate.sources.base import Source
-from bedplate.types import Int64s, format_time, parse_time, to_micros
+from bedplate.types import format_time, parse_time
 
 if TYPE_CHECKING:
     from bedplate.online.base import OnlineStore
@@ -64,9 +65,6 @@ _FILES = {"job": "train.py", "service": "service.py"}
 """Where a project usually defines what commands ask for by name."""
 
 _NAMED = re.compile(rf"\b(?:{'|'.join(_CALLED.values())}) '[^']*'")
-
-TimesLike: TypeAlias = "str | int | date | Sequence[str | int | date] | pl.Series | Int64s"
-"""One time or several: datetimes, dates, ISO 8601 texts or integer microseconds."""
 
 
 @final
@@ -322,18 +320,20 @@ class Project:
         Args:
             features: features, views or their names.
             keys: n keys, or n keys for each entity by its name.
-            times: n times, or one for all: datetimes, ISO 8601 texts or microseconds.
+            times: n times, or one for all: datetimes, dates, ISO 8601 texts or integer microseconds, between 1970 and
+                2200; NumPy datetimes of any unit.
             reader: where to read; the project's history unless given.
 
         Returns:
             n rows: a column for each entity, `time`, and a column for each feature.
 
         Raises:
-            DataError: keys and times differ in number, an entity's keys are missing, or keys are of an unknown entity.
-            DefinitionError: a feature is unknown.
+            DataError: keys and times differ in number, an entity's keys are missing, keys are of an unknown entity, or
+                a key or a time is null or none; says which.
+            DefinitionError: something else than features is asked for, or nothing.
+            NotFoundError: no feature or view has this name.
         """
-        asked = [features] if isinstance(features, str | FeatureView | DerivedFeature) else list(features)
-        selected = self.graph.select(asked)
+        selected = self._selected(features)
         entities = [e.name for e in selected.entities]
         by_entity: Mapping[str, KeysLike] = keys if isinstance(keys, Mapping) else dict.fromkeys(entities[:1], keys)
         kinds = self.graph.key_types()
@@ -345,7 +345,7 @@ class Project:
             needed = ", ".join(entities)
             raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
         encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
-        micros = _times(times, max(map(len, encoded.values()), default=1))
+        micros = encode_times(times, max(map(len, encoded.values()), default=1), "lookup: times")
         if any(len(k) != len(micros) for k in encoded.values()):
             counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
             raise DataError(f"got keys: {counts}; and {len(micros)} times; expected as many of each", where="lookup")
@@ -358,6 +358,22 @@ class Project:
         shown = [pl.Series(e, by_entity[e]) for e in entities]
         time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
         return pl.DataFrame([*shown, time, *(column_to_series(columns[n], n) for n in selected.names)])
+
+    def _selected(self, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
+        single = isinstance(features, str | FeatureView | DerivedFeature)
+        if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
+            raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")
+        asked = [features] if single else list(cast("Sequence[FeatureLike]", features))
+        if not asked:
+            raise DefinitionError("got no features, expected at least one", where="lookup")
+        for name in (f for f in asked if isinstance(f, str)):
+            view = name.removesuffix(".*")
+            if view != name and view not in self.views:
+                raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, self.views, "views"))
+            if view == name and name not in self.graph.features:
+                hint = suggest(name, self.graph.features, "features")
+                raise NotFoundError(f"unknown feature '{name}'", where="lookup", hint=hint)
+        return self.graph.select(asked, "lookup")
 
     def find(self, kind: type[_Definition], name: str | None = None) -> _Definition:
         """A definition of another kind (a service, a training job) by its variable's name or its own.
@@ -424,16 +440,6 @@ def _until_now(until: str | int | date) -> int:
             "leave it out to load all there is",
         )
     return micros
-
-
-def _times(times: TimesLike, count: int) -> Int64s:
-    if isinstance(times, str | int | date):
-        return np.full(count, to_micros(times), np.int64)
-    if isinstance(times, np.ndarray):
-        return times.astype(np.int64, copy=False)
-    if isinstance(times, pl.Series) and times.dtype.is_temporal():
-        return times.dt.epoch("us").to_numpy()
-    return np.array([to_micros(t) for t in times], np.int64)
 
 
 def load_definitions(config: Config) -> Definitions:

@@ -305,7 +305,7 @@ def test_keys_that_do_not_fit_are_refused(retail: Project) -> None:
         retail.lookup("customer_product.*", {"customer": [17850], "product": ["a", "b"]}, "2011-06-01")
     with pytest.raises(DataError, match="2 of 'customer'; and 3 times"):
         retail.lookup("customer_lines.*", [1, 2], [1, 2, 3])
-    with pytest.raises(DefinitionError, match=r"unknown feature 'customer_lines.sinse'\n.*since"):
+    with pytest.raises(NotFoundError, match=r"unknown feature 'customer_lines.sinse'\n.*since"):
         retail.lookup("customer_lines.sinse", [1], 0)
 
 
@@ -370,3 +370,50 @@ def test_a_store_is_loaded_for_a_time_up_to_now(tmp_path: Path, monkeypatch: pyt
         loaded.materialize(store, until=now + 1)
     assert [(m.until, m.events, m.later) for m in loaded.materialize(store, until=now)] == [(now, 2, 1)]
     assert [(m.until, m.events, m.later) for m in loaded.materialize(store)] == [(now, 2, 1)]
+
+
+ASKED = [
+    (lambda p: p.lookup(5, [1], 0), DefinitionError, "lookup: got 5, expected features, views or their names"),
+    (lambda p: p.lookup(None, [1], 0), DefinitionError, "lookup: got None, expected features"),
+    (lambda p: p.lookup([], [1], 0), DefinitionError, "lookup: got no features"),
+    (lambda p: p.lookup([5], [1], 0), DefinitionError, "lookup: got a int, expected a feature, a view or a name"),
+    (
+        lambda p: p.lookup("spendin.*", [1], 0),
+        NotFoundError,
+        "lookup: unknown view 'spendin'\n  did you mean 'spending'",
+    ),
+    (lambda p: p.lookup("spending", [1], 0), NotFoundError, "lookup: unknown feature 'spending'"),
+    (lambda p: p.lookup("spending.sum", 1, 0), DataError, r"keys of 'user': got 1, expected a list of keys\n.*\[1\]"),
+    (lambda p: p.lookup("spending.sum", "a", 0), DataError, "keys of 'user': got 'a', expected a list of keys"),
+    (lambda p: p.lookup("spending.sum", None, 0), DataError, "keys of 'user': got None, expected a list of keys"),
+    (lambda p: p.lookup("spending.sum", [1, None], 0), DataError, "got 1 null keys, the first at position 1"),
+    (
+        lambda p: p.lookup("spending.sum", np.array([1], np.uint64), 0),
+        DataError,
+        "type UInt64, .*\n  cast them to int64",
+    ),
+    (lambda p: p.lookup("spending.sum", [1, 2], [0, None]), DataError, "lookup: times, position 1: got None"),
+    (lambda p: p.lookup("spending.sum", [1], [1.5e15]), DataError, r"lookup: times, position 0: got 15.*\.0"),
+    (lambda p: p.lookup("spending.sum", [1], pl.Series([None])), DataError, r"position 0: got no time \(null\)"),
+    (
+        lambda p: p.lookup("spending.sum", [1], "1960-01-01"),
+        DataError,
+        "lookup: times: got '1960-01-01', expected a time",
+    ),
+]
+
+
+@pytest.mark.parametrize(("ask", "kind", "message"), ASKED, ids=[str(n) for n in range(len(ASKED))])
+def test_what_can_not_be_looked_up(tmp_path: Path, ask: Any, kind: type[BedplateError], message: str) -> None:
+    with pytest.raises(kind, match=f"^{message}" if message.startswith(("lookup", "keys")) else message):
+        ask(Project(project(tmp_path, features=SHOP)))
+
+
+@pytest.mark.parametrize("unit", ["D", "h", "s", "ms", "us", "ns"])
+def test_numpy_datetimes_are_looked_up_at_their_time(tmp_path: Path, unit: str) -> None:
+    loaded = Project(project(tmp_path, features=SHOP))
+    loaded.apply()
+    times = np.array(["2026-01-01", "2026-01-02"], f"datetime64[{unit}]")
+    found = loaded.lookup("spending.sum", [1, 1], times)
+    assert found["time"].to_list() == [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)]
+    assert found["spending.sum"].to_list() == [0.0, 5.0]

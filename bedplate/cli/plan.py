@@ -107,8 +107,8 @@ def plan(directory: Path, with_features: bool, as_json: bool) -> None:
     """Check all definitions and show what exists and what 'bedplate apply' will build.
 
     Features, datasets, training jobs and services are checked against each other and against the columns of the
-    sources. Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is counted
-    for the first. The seconds are a rough estimate.
+    sources. Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is
+    counted for the first. The seconds are a rough estimate.
 
     \b
     Examples:

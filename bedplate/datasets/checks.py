@@ -12,7 +12,7 @@ import polars as pl
 from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.entity import Entity
 from bedplate.sources.base import Source
-from bedplate.types import Type, parse_duration, to_micros, type_of
+from bedplate.types import Type, parse_duration, parse_time, type_of
 
 
 def check_kind(value: object, expected: type[Any] | UnionType, place: str, hint: str | None = None) -> None:
@@ -65,10 +65,10 @@ def time_of(value: datetime | date | str | int, place: str) -> int:
     """Microseconds of a time in a definition.
 
     Raises:
-        DefinitionError: not an ISO 8601 date or time.
+        DefinitionError: not an ISO 8601 date or time, or not between 1970 and 2200.
     """
     try:
-        return to_micros(value)
+        return parse_time(value, place)
     except ConfigError as error:
         raise DefinitionError(error.message, where=place, hint=error.hint) from None
 

@@ -98,6 +98,8 @@ def encode_keys(keys: KeysLike, kind: Type, place: str) -> Int64s:
     >>> encode_keys([7, 9], Type.INT, "customer").tolist()
     [7, 9]
     """
+    if isinstance(keys, str | bytes | int | float | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DataError(f"got {keys!r}, expected a list of keys", where=place, hint=f"for example [{keys!r}]")
     try:
         series = keys if isinstance(keys, pl.Series) else pl.Series(place, keys, strict=True)
     except (TypeError, pl.exceptions.PolarsError) as error:
@@ -105,8 +107,11 @@ def encode_keys(keys: KeysLike, kind: Type, place: str) -> Int64s:
     if len(series) == 0:
         return np.zeros(0, np.int64)
     if series.null_count():
-        raise DataError(f"got {series.null_count()} null keys", where=place)
+        raise DataError(
+            f"got {series.null_count():,} null keys, the first at position {series.is_null().arg_max():,}", where=place
+        )
     got = type_of(series.dtype)
     if got is not kind or kind not in (Type.INT, Type.STRING):
-        raise DataError(f"got keys of type {series.dtype}, expected {kind}", where=place)
+        hint = "cast them to int64" if kind is Type.INT and series.dtype.is_integer() else None
+        raise DataError(f"got keys of type {series.dtype}, expected {kind}", where=place, hint=hint)
     return encode(series)

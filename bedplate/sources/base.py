@@ -12,7 +12,7 @@ import polars as pl
 
 from bedplate.canonical import calls_python, digest_bytes
 from bedplate.errors import BedplateError, DataError, DefinitionError, suggest
-from bedplate.types import Type, format_duration, parse_duration, type_of
+from bedplate.types import DAY, Type, format_duration, parse_duration, type_of
 
 Prepare: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 """A cleaning step. It must give the same rows however the table is split by time, rows of equal time staying together:
@@ -160,9 +160,8 @@ class Source:
 
     def events(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         """The prepared rows of a part of the table (all of it, or a micro-batch), event times in the column `TIME`."""
-        time = pl.col(self.time)
-        as_integer = time if self.has_integer_times(raw) else time.dt.epoch("us")
-        return self._prepared(raw).with_columns(as_integer.cast(pl.Int64).alias(TIME))
+        dtype = self._prepared(raw.clear()).collect_schema()[self.time]
+        return self._prepared(raw).with_columns(epoch_micros(pl.col(self.time), dtype).alias(TIME))
 
     def has_integer_times(self, raw: pl.LazyFrame) -> bool:
         """Whether the time column of these rows, cleaned, holds integers and not datetimes or dates."""
@@ -230,6 +229,22 @@ class Source:
                 hint="keep the frame lazy; what the step does must not depend on the rows that are there",
             ) from None
         return digest_bytes([plan.serialize()])
+
+
+def epoch_micros(time: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Microseconds since the epoch of a column of datetimes, dates or integers, as int64.
+
+    What is finer than a microsecond is cut off. Times too far from 1970 for 64 bits of microseconds are moved nearer,
+    but stay outside what is accepted; Polars' own conversion wraps round.
+    """
+    if isinstance(dtype, pl.Date):
+        return time.to_physical().cast(pl.Int64).clip(-(10**8), 10**8) * DAY
+    if isinstance(dtype, pl.Datetime):
+        ticks = time.to_physical()
+        if dtype.time_unit == "ms":
+            return ticks.clip(-(9 * 10**15), 9 * 10**15) * 1000
+        return ticks // 1000 if dtype.time_unit == "ns" else ticks
+    return time.cast(pl.Int64)
 
 
 def unreadable(name: str, error: Exception) -> BedplateError:

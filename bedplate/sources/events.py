@@ -46,8 +46,8 @@ def read_events(
         DataError: rows that can't be read, a null time or one outside 1970 to 2200, a column of integer times that
             can't be microseconds, a null key.
     """
-    events = source.events(raw) if where is None else source.events(raw).filter(where)
     try:
+        events = source.events(raw) if where is None else source.events(raw).filter(where)
         frame = events.select(pl.col(TIME), *columns).collect()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(

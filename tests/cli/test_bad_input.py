@@ -163,15 +163,25 @@ def test_commands_before_their_turn(folder: Path, capsys: pytest.CaptureFixture[
 WORDS = [
     (
         ["lookup", "spending.smu", "--key", "user=1"],
-        2,
+        4,
         "unknown feature 'spending.smu'\n  did you mean 'spending.sum'?",
     ),
-    (["lookup", "spendin.*", "--key", "user=1"], 2, "unknown view 'spendin'\n  did you mean 'spending'?"),
+    (["lookup", "spendin.*", "--key", "user=1"], 4, "unknown view 'spendin'\n  did you mean 'spending'?"),
     (["lookup", "spending.sum", "--key", "usr=1"], 2, "--key usr=1: unknown entity 'usr'\n  did you mean 'user'?"),
     (["lookup", "spending.sum", "--key", "1"], 2, "--key 1: got '1', expected ENTITY=KEY"),
     (["lookup", "spending.sum", "--key", "user=one"], 2, "--key user=one: got 'one', expected a 64-bit integer"),
     (["lookup", "spending.sum", "--key", f"user={1 << 63}"], 2, "expected a 64-bit integer"),
     (["lookup", "spending.sum", "--key", "user=1", "--time", "noon"], 2, "got 'noon', expected an ISO 8601"),
+    (
+        ["lookup", "spending.sum", "--key", "user=1", "--time", "1960-01-01"],
+        2,
+        "--time: got '1960-01-01', expected a time from 1970 to 2199",
+    ),
+    (
+        ["lookup", "spending.sum", "--key", "user=1", "--time", "2300-01-01"],
+        2,
+        "--time: got '2300-01-01', expected a time from 1970 to 2199",
+    ),
     (["lookup", "spending.sum"], 2, "Missing option '--key'"),
     (
         ["lookup", "spending.sum", "--key", "user=1", "--key", "user=2", *(["--time", "2026-01-01"] * 3)],
@@ -272,3 +282,15 @@ def test_a_store_is_not_loaded_for_a_time_to_come(folder: Path, capsys: pytest.C
     assert (code, message) == (2, "error: --until: got '2300-01-01', expected a time from 1970 to 2199\n")
     with LmdbStore(folder / ".bedplate" / "online") as store:
         assert states(store) == []
+
+
+def test_seconds_and_milliseconds_are_not_taken_for_microseconds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for factor, unit in ((1_000_000, "s"), (1000, "ms")):
+        ROWS.with_columns(pl.col("time").cast(pl.Int64) // factor).write_parquet(folder / "data" / "0.parquet")
+        code, message = failing(folder, capsys, "apply")
+        assert code == 3
+        assert "source 'orders', column 'time': the greatest time is " in message
+        assert message.endswith(f"pl.from_epoch('time', time_unit='{unit}')\n")
+        assert built(folder) == []
