@@ -21,13 +21,16 @@ import numpy as np
 import polars as pl
 
 from bedplate.batch import column_to_series
+from bedplate.canonical import digest
 from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset, Dataset
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import BedplateError, ConfigError, DataError, DefinitionError, NotFoundError, StoreError, suggest
+from bedplate.features.applied import read_applied, write_applied
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import DerivedFeature, evaluate
+from bedplate.features.diff import GraphDiff, diff
 from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.times import TimesLike, encode_times
@@ -204,7 +207,30 @@ class Project:
         todo = [b for b in self.builds() if not b.is_complete]
         for build in todo:
             build.run(progress)
+        self.record_applied()
         return todo
+
+    def record_applied(self) -> None:
+        """Puts the features on record as those that are built, for `changes`; `apply` does.
+
+        Raises:
+            StoreError: the record can't be written.
+        """
+        write_applied(self._applied_path, self.graph.features)
+
+    def changes(self) -> GraphDiff | None:
+        """How the features differ from those that were applied last; None where nothing was applied yet.
+
+        Raises:
+            StoreError: the record of the last time can't be read.
+        """
+        applied = read_applied(self._applied_path)
+        return None if applied is None else diff(applied, self.graph.features)
+
+    @property
+    def _applied_path(self) -> Path:
+        # Beside the indexes, which apply can write; several projects may share them.
+        return self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
     def view(self, name: str) -> CompiledView:
         """A feature view by name.
