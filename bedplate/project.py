@@ -161,13 +161,10 @@ class Project:
     def __init__(self, directory: Path | str = ".") -> None:
         self.config: Config = load_config(Path(directory))
         self.definitions = load_definitions(self.config)
-        try:
+        with self.located():
             self.graph = FeatureGraph(self.definitions.views, self.definitions.derived, self.config.root)
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
-        except BedplateError as error:
-            error.where = self.definitions.place(error.where)
-            raise
         self.history = IndexedHistory(self.config.offline_path)
 
     @property
@@ -194,19 +191,34 @@ class Project:
 
         return self.definitions.of(Service)
 
+    @contextlib.contextmanager
+    def located(self) -> Generator[None]:
+        """Puts the file and line of the definition that an error names in front of the error's place."""
+        try:
+            yield
+        except BedplateError as error:
+            error.where = self.definitions.place(error.where)
+            raise
+
     def builds(self) -> list[Build]:
-        """What the offline store needs for every view and label of the project."""
+        """What the offline store needs for every view and label of the project.
+
+        Raises:
+            DataError: the table of a source is missing or can't be read.
+        """
         views: dict[str, CompiledView] = {v.id: v for v in self.views.values()}
         for dataset in self.datasets.values():
             views |= {v.id: v for v in dataset.views}
-        return [self.history.build(v) for v in views.values()]
+        with self.located():
+            return [self.history.build(v) for v in views.values()]
 
     def apply(self, progress: Progress = lambda _: None) -> list[Build]:
         """Builds what is missing in the offline store; the builds that had something to do."""
         remove_leftovers(self.config.offline_path)
         todo = [b for b in self.builds() if not b.is_complete]
-        for build in todo:
-            build.run(progress)
+        with self.located():
+            for build in todo:
+                build.run(progress)
         self.record_applied()
         return todo
 
@@ -273,7 +285,8 @@ class Project:
         from bedplate.online.state import states
 
         chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
-        timelines = [self.history.reader(view).timeline.manifest for view in chosen]
+        with self.located():
+            timelines = [self.history.reader(view).timeline.manifest for view in chosen]
         asked = None if until is None else _until_now(until)
         known = {s.id: s for s in states(store) if s.complete}
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
@@ -330,9 +343,10 @@ class Project:
             StoreError: the offline store lacks a view: run `apply` first.
         """
         compiled = self.dataset(name)
-        for view in compiled.views:
-            self.history.reader(view)
-        return LoadedDataset(compiled, self.history)
+        with self.located():
+            for view in compiled.views:
+                self.history.reader(view)
+            return LoadedDataset(compiled, self.history)
 
     def lookup(
         self,
@@ -378,7 +392,8 @@ class Project:
         columns: dict[str, Any] = {}
         for view, names in selected.views:
             own = np.stack([encoded[e.name] for e in view.view.entities], axis=1)
-            columns |= dict((reader or self.history).read(view, names, own, micros))
+            with self.located():
+                columns |= dict((reader or self.history).read(view, names, own, micros))
         for derived in selected.derived:
             columns |= evaluate([derived], columns, micros)
         shown = [pl.Series(e, by_entity[e]) for e in entities]

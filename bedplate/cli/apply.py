@@ -71,7 +71,8 @@ def _build(project: Project, plans: Sequence[Planned], progress: ProgressLine) -
     remove_leftovers(project.config.offline_path)
     for plan in plans:
         began, before = time.perf_counter(), _bytes(plan.build.timeline.folder)
-        plan.build.run(show)
+        with project.located():
+            plan.build.run(show)
         seconds, written = time.perf_counter() - began, _bytes(plan.build.timeline.folder) - before
         built.append({"view": plan.build.view.name, "parts": plan.parts, "seconds": seconds, "bytes": written})
     return built

@@ -132,7 +132,7 @@ class Source:
             return MemoryTable(self._table)
         from bedplate.sources.parquet import ParquetTable
 
-        return ParquetTable(self._table, root or Path())
+        return ParquetTable(self._table, root or Path(), self._place)
 
     def schema(self, root: Path | None = None) -> Mapping[str, pl.DataType]:
         """The columns after `prepare`.

@@ -58,7 +58,7 @@ def test_a_missing_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     for command in ("plan", "apply"):
         code, message = failing(folder, capsys, command)
         assert code == 3
-        assert message.startswith(f"error: {folder}/data: no Parquet file found\n")
+        assert message.startswith(f"error: features.py:3: source 'orders': {folder}/data: no Parquet file found\n")
 
 
 def test_a_table_that_is_no_parquet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +81,7 @@ def test_a_second_file_of_another_schema(folder: Path, capsys: pytest.CaptureFix
     ROWS.with_columns(pl.col("price").cast(pl.String)).write_parquet(folder / "data" / "1.parquet")
     code, message = failing(folder, capsys, "apply")
     assert code == 3
-    assert f"error: {folder / 'data' / '1.parquet'}: " in message
+    assert message.startswith(f"error: features.py:3: source 'orders': {folder / 'data' / '1.parquet'}: ")
     assert "column 'price'" in message
     assert built(folder) == []
 
@@ -117,7 +117,8 @@ def test_bad_rows(folder: Path, capsys: pytest.CaptureFixture[str], rows: pl.Dat
     code, message = failing(folder, capsys, "apply")
     assert code == 3
     assert text in message
-    assert "source 'orders'" in message
+    place = "features.py:5: view 'spending', " if "key" in text or "infinite" in text else "features.py:3: "
+    assert message.startswith(f"error: {place}source 'orders', ")
     assert built(folder) == []
     ROWS.write_parquet(folder / "data" / "0.parquet")
     assert run(["apply", "--project", str(folder)]) == 0
@@ -294,3 +295,48 @@ def test_seconds_and_milliseconds_are_not_taken_for_microseconds(
         assert "source 'orders', column 'time': the greatest time is " in message
         assert message.endswith(f"pl.from_epoch('time', time_unit='{unit}')\n")
         assert built(folder) == []
+
+
+SOURCES = """\
+from bedplate import Source
+import polars as pl
+orders = Source("orders", "data", time="time")
+"""
+
+
+def test_a_source_of_another_file_is_named_with_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "sources.py").write_text(SOURCES)
+    text = FEATURES.replace('orders = Source("orders", "data", time="time")', "import sources")
+    (folder / "features.py").write_text(text.replace("user, orders,", "user, sources.orders,"))
+    bad = ROWS.with_columns(time=pl.Series([START, None, START]))
+    bad.write_parquet(folder / "data" / "1.parquet")
+    code, message = failing(folder, capsys, "apply")
+    assert code == 3
+    expected = (
+        "sources.py:3: source 'orders', column 'time': 1 of 6 rows have no time, the first is row 1 of data/1.parquet"
+    )
+    assert message.startswith(f"error: {expected}\n")
+    ROWS.with_columns(user=pl.Series([1, None, 2])).write_parquet(folder / "data" / "1.parquet")
+    code, message = failing(folder, capsys, "apply")
+    assert code == 3
+    assert message.startswith(
+        "error: features.py:5: view 'spending', source 'orders', column 'user': 1 of 6 rows have no key"
+    )
+    assert "the first is row 1 of data/1.parquet\n" in message
+    for path in (folder / "data").iterdir():
+        path.unlink()
+    code, message = failing(folder, capsys, "lookup", "spending.sum", "--key", "user=1")
+    assert code == 3
+    assert message.startswith(f"error: sources.py:3: source 'orders': {folder}/data: no Parquet file found\n")
+
+
+def test_the_table_of_a_spine_is_named_with_the_dataset(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "datasets.py").write_text(
+        "from features import *\n"
+        "item = Entity('item', key='itm')\n\n"
+        "d = Dataset('orders', spine=Spine(orders, request='time', entities=user, item=item), features=[spending],\n"
+        "    split=TimeSplit('2026-02-01', '2026-03-01'))\n"
+    )
+    code, message = failing(folder, capsys, "plan")
+    assert code == 2
+    assert message.startswith("error: datasets.py:4: dataset 'orders': spine of source 'orders': ")
