@@ -79,9 +79,9 @@ def type_of(dtype: pl.DataType) -> Type | None:
 
 
 def parse_duration(
-    text: str | int, *, where: str = "duration", error: type[ConfigError] | type[DefinitionError] = ConfigError
+    text: str, *, where: str = "duration", error: type[ConfigError] | type[DefinitionError] = ConfigError
 ) -> int:
-    """Microseconds of a duration such as `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`; an integer is microseconds already.
+    """Microseconds of a duration such as `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`.
 
     Args:
         text: the duration.
@@ -95,13 +95,12 @@ def parse_duration(
         ConfigError: the text is not a whole number and a unit, is not above zero, or is longer than 230 years.
     """
     hint = "for example 90s, 5m, 12h, 7d, 2w"
-    if isinstance(text, int) and not isinstance(text, bool):
-        micros = text
-    else:
-        match = _DURATION.match(text.strip()) if isinstance(text, str) else None
-        if match is None:
-            raise error(f"got {text!r}, expected a whole number and a unit", where=where, hint=hint)
-        micros = int(match[1]) * _UNITS[match[2]]
+    if isinstance(text, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise error(f"got {text!r}, which has no unit", where=where, hint=f"write a text with a unit, {hint}")
+    match = _DURATION.match(text.strip()) if isinstance(text, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    if match is None:
+        raise error(f"got {text!r}, expected a whole number and a unit", where=where, hint=hint)
+    micros = int(match[1]) * _UNITS[match[2]]
     if not 0 < micros < LATEST_TIME:
         raise error(f"got {text!r}, expected more than zero and less than 230 years", where=where, hint=hint)
     return micros

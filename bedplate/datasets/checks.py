@@ -46,7 +46,7 @@ def entities_of(entities: Entity | Sequence[Entity], place: str) -> tuple[Entity
     return result
 
 
-def duration_of(text: str | int, place: str) -> int:
+def duration_of(text: str, place: str) -> int:
     """Microseconds of a duration in a definition.
 
     Raises:

@@ -55,7 +55,7 @@ class Negatives:
         source: Source,
         item: Entity,
         *,
-        window: str | int = "28d",
+        window: str = "28d",
         per_request: int | None = None,
         per_positive: float | None = None,
         where: ExpressionLike | None = None,

@@ -50,7 +50,7 @@ class FeatureView:
         features: Mapping[str, Aggregation],
         *,
         where: ExpressionLike | None = None,
-        ttl: str | int | None = None,
+        ttl: str | None = None,
     ) -> None:
         place = f"view '{name}'"
         self.name = name

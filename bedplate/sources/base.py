@@ -107,7 +107,7 @@ class Source:
         table: str | pl.DataFrame | Table,
         *,
         time: str,
-        delay: str | int | None = None,
+        delay: str | None = None,
         prepare: Prepare | None = None,
     ) -> None:
         self.name = name

@@ -194,6 +194,7 @@ CONSTRUCTED = [
     (lambda: view(name=""), "got '', expected a str", ""),
     (lambda: view(ttl="a week"), "got 'a week', expected a whole number and a unit", "7d"),
     (lambda: view(ttl="0d"), "got '0d', expected more than zero", "7d"),
+    (lambda: view(ttl=7), "got 7, which has no unit", "7d"),
     (lambda: view(where=True), "got True, expected the name of a column", "pl.col"),
     (lambda: Entity("", key="user"), "got the name '', expected a text", ""),
     (lambda: Entity("user", key=None), "got the key None, expected a text", ""),
