@@ -166,6 +166,8 @@ class Project:
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
         self.history = IndexedHistory(self.config.offline_path)
+        # Beside the indexes, which apply can write; several projects may share them.
+        self._applied_path = self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
     @property
     def root(self) -> Path:
@@ -238,11 +240,6 @@ class Project:
         """
         applied = read_applied(self._applied_path)
         return None if applied is None else diff(applied, self.graph.features)
-
-    @property
-    def _applied_path(self) -> Path:
-        # Beside the indexes, which apply can write; several projects may share them.
-        return self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
     def view(self, name: str) -> CompiledView:
         """A feature view by name.
@@ -373,7 +370,7 @@ class Project:
             DefinitionError: something else than features is asked for, or nothing.
             NotFoundError: no feature or view has this name.
         """
-        selected = self._selected(features)
+        selected = _asked(self.graph, features)
         entities = [e.name for e in selected.entities]
         by_entity: Mapping[str, KeysLike] = keys if isinstance(keys, Mapping) else dict.fromkeys(entities[:1], keys)
         kinds = self.graph.key_types()
@@ -399,22 +396,6 @@ class Project:
         shown = [pl.Series(e, by_entity[e]) for e in entities]
         time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
         return pl.DataFrame([*shown, time, *(column_to_series(columns[n], n) for n in selected.names)])
-
-    def _selected(self, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
-        single = isinstance(features, str | FeatureView | DerivedFeature)
-        if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
-            raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")
-        asked = [features] if single else list(cast("Sequence[FeatureLike]", features))
-        if not asked:
-            raise DefinitionError("got no features, expected at least one", where="lookup")
-        for name in (f for f in asked if isinstance(f, str)):
-            view = name.removesuffix(".*")
-            if view != name and view not in self.views:
-                raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, self.views, "views"))
-            if view == name and name not in self.graph.features:
-                hint = suggest(name, self.graph.features, "features")
-                raise NotFoundError(f"unknown feature '{name}'", where="lookup", hint=hint)
-        return self.graph.select(asked, "lookup")
 
     def find(self, kind: type[_Definition], name: str | None = None) -> _Definition:
         """A definition of another kind (a service, a training job) by its variable's name or its own.
@@ -469,6 +450,24 @@ def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definitio
     if name not in known:
         raise NotFoundError(f"no {kind} is named '{name}'", hint=suggest(name, known))
     return known[name]
+
+
+def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
+    """What must be read for features that a person asks for."""
+    single = isinstance(features, str | FeatureView | DerivedFeature)
+    if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
+        raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")
+    asked = [features] if single else list(cast("Sequence[FeatureLike]", features))
+    if not asked:
+        raise DefinitionError("got no features, expected at least one", where="lookup")
+    for name in (f for f in asked if isinstance(f, str)):
+        view = name.removesuffix(".*")
+        if view != name and view not in graph.views:
+            raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.views, "views"))
+        if view == name and name not in graph.features:
+            hint = suggest(name, graph.features, "features")
+            raise NotFoundError(f"unknown feature '{name}'", where="lookup", hint=hint)
+    return graph.select(asked, "lookup")
 
 
 def _until_now(until: str | int | date) -> int:

@@ -10,7 +10,7 @@ from typing import Any, cast, get_args
 import polars as pl
 
 from bedplate.errors import ConfigError, DefinitionError, suggest
-from bedplate.features.entity import Entity
+from bedplate.features.entity import Entity, key_cast
 from bedplate.sources.base import Source
 from bedplate.types import Type, parse_duration, parse_time, type_of
 
@@ -88,5 +88,6 @@ def id_type(column: str, schema: Mapping[str, pl.DataType], source: Source, plac
         raise DefinitionError(
             f"the column '{column}' of source '{source.name}' is {schema[column]}, expected integers or strings",
             where=place,
+            hint=f"cast it in the source's prepare step: {key_cast(column, schema[column])}",
         )
     return kind

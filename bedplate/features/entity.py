@@ -48,6 +48,16 @@ class Entity:
         return {"name": self.name, "key": self.key}
 
 
+def key_cast(column: str, dtype: pl.DataType) -> str:
+    """The expression that makes a column of another type one of keys.
+
+    >>> key_cast("user", pl.UInt64()), key_cast("user", pl.Binary())
+    ('pl.col("user").cast(pl.Int64)', 'pl.col("user").cast(pl.String)')
+    """
+    to = "pl.Int64" if dtype.is_numeric() or dtype == pl.Boolean else "pl.String"
+    return f'pl.col("{column}").cast({to})'
+
+
 def encode(series: pl.Series, texts: dict[int, str] | None = None) -> Int64s:
     """The int64 form of a series without nulls: integers, booleans and times as they are, strings as 64-bit ids.
 

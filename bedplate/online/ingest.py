@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import DataError, DefinitionError
+from bedplate.errors import DataError, DefinitionError, reason
 from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
@@ -286,7 +286,7 @@ def _naming(path: Path) -> Generator[None]:
         raise DataError(error.message, where=where, hint=error.hint) from error
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(
-            f"can't read the file: {error}",
+            f"can't read the file: {reason(error)}",
             where=str(path),
             hint="repair it or move it away, then run again; files are written aside and renamed when they are whole",
         ) from error

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, final
 import polars as pl
 
 from bedplate.canonical import calls_python, digest_bytes
-from bedplate.errors import BedplateError, DataError, DefinitionError, suggest
+from bedplate.errors import BedplateError, DataError, DefinitionError, reason, suggest
 from bedplate.types import DAY, Type, format_duration, parse_duration, type_of
 
 Prepare: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -219,7 +219,7 @@ class Source:
         try:
             plan.collect()
         except pl.exceptions.PolarsError as error:
-            raise DefinitionError(f"the step prepare fails on no rows: {error}", where=self._place) from error
+            raise DefinitionError(f"the step prepare fails on no rows: {reason(error)}", where=self._place) from error
         try:
             self._prepared(pl.scan_parquet(_NO_FILE, schema=schema))
         except FileNotFoundError:
@@ -249,4 +249,6 @@ def epoch_micros(time: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 def unreadable(name: str, error: Exception) -> BedplateError:
     """The error for a table that can't be read."""
-    return DataError(f"can't read the table: {error}", where=name, hint="check that the path exists and is readable")
+    return DataError(
+        f"can't read the table: {reason(error)}", where=name, hint="check that the path exists and is readable"
+    )

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import polars as pl
 
-from bedplate.errors import BedplateError, DataError
+from bedplate.errors import BedplateError, DataError, reason
 from bedplate.sources.base import TIME, Source
 from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, format_time
 
@@ -51,7 +51,7 @@ def read_events(
         frame = events.select(pl.col(TIME), *columns).collect()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(
-            f"can't read the rows: {error}",
+            f"can't read the rows: {reason(error)}",
             where=f"{place}, source '{source.name}'",
             hint="every file of the table must be whole and have the same columns, and every value fit the expressions",
         ) from error

@@ -220,7 +220,12 @@ COMPILED = [
     ({"features": {"a": Count(where=X + 1)}}, FEATURE, "is Int64, expected a boolean", "compare"),
     ({"entities": Entity("u", key="usr")}, "view 'v'", "the key column 'usr' of entity 'u'", "did you mean 'user'?"),
     ({"entities": Entity("u", key="y")}, "view 'v'", "'y' is Float64, expected integers or strings", "prepare"),
-    ({"entities": Entity("u", key="big")}, "view 'v'", "'big' is UInt64, expected integers or strings", "prepare"),
+    (
+        {"entities": Entity("u", key="big")},
+        "view 'v'",
+        "'big' is UInt64, expected integers or strings",
+        'cast it in the source\'s prepare step: pl.col("big").cast(pl.Int64)',
+    ),
     ({"entities": Entity("u", key="b")}, "view 'v'", "'b' is Boolean, expected integers or strings", "prepare"),
     ({"features": {"a": Sum("s")}}, FEATURE, "Sum takes int64, float64, bool; got string from s", ""),
     ({"features": {"a": Mean("d")}}, FEATURE, "Mean takes int64, float64, bool; got timestamp from d", ""),
