@@ -127,6 +127,15 @@ def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
     return MissingExtraError(library, _EXTRAS[library]) if library in _EXTRAS else None
 
 
+def reason(error: BaseException) -> str:
+    r"""What another library's error says, without the paragraphs on the library's insides that follow.
+
+    >>> reason(ValueError("expected a list\n\nResolved plan until failure:\n\nDF"))
+    'expected a list'
+    """
+    return str(error).split("\n\n", 1)[0].strip() or type(error).__name__
+
+
 def suggest(name: str, options: Iterable[str], label: str = "known") -> str:
     """A hint for a misspelt name: the nearest option, or the list of them.
 

@@ -15,40 +15,60 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 import numpy as np
 import polars as pl
 
 from bedplate.batch import column_to_series
+from bedplate.canonical import digest
 from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset, Dataset
 from bedplate.datasets.loaded import LoadedDataset
-from bedplate.errors import BedplateError, DataError, DefinitionError, NotFoundError, StoreError, suggest
+from bedplate.errors import BedplateError, ConfigError, DataError, DefinitionError, NotFoundError, StoreError, suggest
+from bedplate.features.applied import read_applied, write_applied
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import DerivedFeature
+from bedplate.features.diff import GraphDiff, diff
 from bedplate.features.entity import KeysLike, encode_keys
-from bedplate.features.graph import FeatureGraph, FeatureLike
+from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.lookup import lookup
+from bedplate.features.times import TimesLike, encode_times
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.files import remove_leftovers
 from bedplate.offline.build import Build, Progress
 from bedplate.offline.lookup import IndexedHistory
 from bedplate.sources.base import Source
-from bedplate.types import Int64s, format_time, to_micros
+from bedplate.types import format_time, parse_time
 
 if TYPE_CHECKING:
     from bedplate.online.base import OnlineStore
     from bedplate.online.state import ViewState
+    from bedplate.serving.service import Service
+    from bedplate.training.job import Job
 
 _Definition = TypeVar("_Definition")
 
 _BLOCK_EVENTS = 200_000
 """About how many events of history are in memory at once while an online store is filled."""
 
-TimesLike: TypeAlias = "str | int | date | Sequence[str | int | date] | pl.Series | Int64s"
-"""One time or several: datetimes, dates, ISO 8601 texts or integer microseconds."""
+_CALLED = {
+    "Dataset": "dataset",
+    "DerivedFeature": "derived feature",
+    "Entity": "entity",
+    "FeatureView": "view",
+    "Job": "job",
+    "Label": "label",
+    "Service": "service",
+    "Source": "source",
+}
+"""What messages call a definition of each class."""
+
+_FILES = {"job": "train.py", "service": "service.py"}
+"""Where a project usually defines what commands ask for by name."""
+
+_NAMED = re.compile(rf"\b(?:{'|'.join(_CALLED.values())}) '[^']*'")
 
 
 @final
@@ -60,8 +80,8 @@ class Definitions:
         views: the feature views.
         derived: the derived features.
         datasets: the datasets.
-        others: what else the files name, with the variable: services, training jobs.
-        places: where a definition is made, such as "features.py:12", by the definition's name.
+        others: what else the files name, with the variable: services, training jobs, sources, entities.
+        places: where a definition is made, such as "features.py:12", by what a message calls it: "view 'sales'".
     """
 
     views: list[FeatureView] = field(default_factory=list[FeatureView])
@@ -70,7 +90,11 @@ class Definitions:
     others: list[tuple[str, object]] = field(default_factory=list[tuple[str, object]])
     places: dict[str, str] = field(default_factory=dict[str, str])
 
-    def add(self, variable: str, value: object, place: str) -> None:
+    def of(self, kind: type[_Definition]) -> list[_Definition]:
+        """The definitions among the others that are of a class."""
+        return [value for _, value in self.others if isinstance(value, kind)]
+
+    def add(self, variable: str, value: object) -> None:
         """Takes in what a variable of a file holds."""
         if isinstance(value, FeatureView):
             self.views.append(value)
@@ -80,14 +104,24 @@ class Definitions:
             self.datasets.append(value)
         elif not isinstance(value, ModuleType | type) and not callable(value):
             self.others.append((variable, value))
-        name = getattr(value, "name", None)
-        if isinstance(name, str):
-            self.places.setdefault(name, place)
+
+    def locate(self, places: Mapping[int, str]) -> None:
+        """Takes in where definitions are made, by the id of each: of those that were added, and of their parts."""
+        parts: list[object] = [value for _, value in self.others]
+        for view in self.views:
+            parts += [view, view.source, *view.entities]
+        for dataset in self.datasets:
+            sources = [dataset.spine.source, *(label.source for label in dataset.labels)]
+            parts += [dataset, *dataset.labels, *sources, *([dataset.negatives.source] if dataset.negatives else [])]
+        for part in [*parts, *self.derived]:
+            called = f"{_CALLED.get(type(part).__name__, '')} '{getattr(part, 'name', '')}'"
+            if id(part) in places:
+                self.places.setdefault(called, places[id(part)])
 
     def place(self, where: str | None) -> str | None:
-        """The place of an error with the file in front, where the definition it names is known."""
-        named = re.findall(r"'([^']+)'", where or "")
-        place = next((self.places[n] for n in named if n in self.places), None)
+        """The place of an error with the file in front, where the first definition that it names is known."""
+        places = (self.places.get(found[0]) for found in _NAMED.finditer(where or ""))
+        place = next((p for p in places if p is not None), None)
         return f"{place}: {where}" if place else where
 
 
@@ -128,13 +162,13 @@ class Project:
     def __init__(self, directory: Path | str = ".") -> None:
         self.config: Config = load_config(Path(directory))
         self.definitions = load_definitions(self.config)
-        try:
+        with self.located():
             self.graph = FeatureGraph(self.definitions.views, self.definitions.derived, self.config.root)
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
-        except BedplateError as error:
-            error.where = self.definitions.place(error.where)
-            raise
+            self._check_jobs_and_services()
         self.history = IndexedHistory(self.config.offline_path)
+        # Beside the indexes, which apply can write; several projects may share them.
+        self._applied_path = self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
     @property
     def root(self) -> Path:
@@ -146,20 +180,67 @@ class Project:
         """The feature views by name."""
         return self.graph.views
 
+    @property
+    def jobs(self) -> list[Job]:
+        """The training jobs."""
+        from bedplate.training.job import Job
+
+        return self.definitions.of(Job)
+
+    @property
+    def services(self) -> list[Service]:
+        """The services."""
+        from bedplate.serving.service import Service
+
+        return self.definitions.of(Service)
+
+    @contextlib.contextmanager
+    def located(self) -> Generator[None]:
+        """Puts the file and line of the definition that an error names in front of the error's place."""
+        try:
+            yield
+        except BedplateError as error:
+            error.where = self.definitions.place(error.where)
+            raise
+
     def builds(self) -> list[Build]:
-        """What the offline store needs for every view and label of the project."""
+        """What the offline store needs for every view and label of the project.
+
+        Raises:
+            DataError: the table of a source is missing or can't be read.
+        """
         views: dict[str, CompiledView] = {v.id: v for v in self.views.values()}
         for dataset in self.datasets.values():
             views |= {v.id: v for v in dataset.views}
-        return [self.history.build(v) for v in views.values()]
+        with self.located():
+            return [self.history.build(v) for v in views.values()]
 
     def apply(self, progress: Progress = lambda _: None) -> list[Build]:
         """Builds what is missing in the offline store; the builds that had something to do."""
         remove_leftovers(self.config.offline_path)
         todo = [b for b in self.builds() if not b.is_complete]
-        for build in todo:
-            build.run(progress)
+        with self.located():
+            for build in todo:
+                build.run(progress)
+        self.record_applied()
         return todo
+
+    def record_applied(self) -> None:
+        """Puts the features on record as those that are built, for `changes`; `apply` does.
+
+        Raises:
+            StoreError: the record can't be written.
+        """
+        write_applied(self._applied_path, self.graph.features)
+
+    def changes(self) -> GraphDiff | None:
+        """How the features differ from those that were applied last; None where nothing was applied yet.
+
+        Raises:
+            StoreError: the record of the last time can't be read.
+        """
+        applied = read_applied(self._applied_path)
+        return None if applied is None else diff(applied, self.graph.features)
 
     def view(self, name: str) -> CompiledView:
         """A feature view by name.
@@ -185,13 +266,15 @@ class Project:
         Args:
             store: the online store.
             views: names of views; all of the project when empty.
-            until: only events before this time are loaded. By default just after a view's last event (never later than
-                now), or where the stream of the view's source began.
+            until: only events before this time are loaded, and the stream's are those from then on. At most now: the
+                store answers exactly from this time on, and of later times nothing can be known yet. By default just
+                after a view's last event (never later than now), or where the stream of the view's source began.
             replace: loads views anew whose stream is at work. The stream is then taken in from its first file again,
-                which must not hold events before `until`.
+                which must not hold events before `until`: `Ingest` refuses them.
             progress: told what is under way.
 
         Raises:
+            ConfigError: `until` is no time, or later than now.
             NotFoundError: a view is not there.
             StoreError: the offline store lacks a view (run `apply` first), the store can't be written, or `until` is
                 not where the stream of a view began.
@@ -200,8 +283,9 @@ class Project:
         from bedplate.online.state import states
 
         chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
-        timelines = [self.history.reader(view).timeline.manifest for view in chosen]
-        asked = None if until is None else to_micros(until)
+        with self.located():
+            timelines = [self.history.reader(view).timeline.manifest for view in chosen]
+        asked = None if until is None else _until_now(until)
         known = {s.id: s for s in states(store) if s.complete}
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
         done: list[Materialized] = []
@@ -258,8 +342,9 @@ class Project:
             DataError: a table does not hold what the definition says, or changed since its indexes were opened.
         """
         compiled = self.dataset(name)
-        indexed = {view.id: self.history.reader(view).timeline.manifest.snapshot for view in compiled.views}
-        return LoadedDataset(compiled, self.history, indexed)
+        with self.located():
+            indexed = {view.id: self.history.reader(view).timeline.manifest.snapshot for view in compiled.views}
+            return LoadedDataset(compiled, self.history, indexed)
 
     def lookup(
         self,
@@ -273,18 +358,20 @@ class Project:
         Args:
             features: features, views or their names.
             keys: n keys, or n keys for each entity by its name.
-            times: n times, or one for all: datetimes, ISO 8601 texts or microseconds.
+            times: n times, or one for all: datetimes, dates, ISO 8601 texts or integer microseconds, between 1970 and
+                2200; NumPy datetimes of any unit.
             reader: where to read; the project's history unless given.
 
         Returns:
             n rows: a column for each entity, `time`, and a column for each feature.
 
         Raises:
-            DataError: keys and times differ in number, an entity's keys are missing, or keys are of an unknown entity.
-            DefinitionError: a feature is unknown.
+            DataError: keys and times differ in number, an entity's keys are missing, keys are of an unknown entity, or
+                a key or a time is null or none; says which.
+            DefinitionError: something else than features is asked for, or nothing.
+            NotFoundError: no feature or view has this name.
         """
-        asked = [features] if isinstance(features, str | FeatureView | DerivedFeature) else list(features)
-        selected = self.graph.select(asked)
+        selected = _asked(self.graph, features)
         entities = [e.name for e in selected.entities]
         by_entity: Mapping[str, KeysLike] = keys if isinstance(keys, Mapping) else dict.fromkeys(entities[:1], keys)
         kinds = self.graph.key_types()
@@ -296,11 +383,12 @@ class Project:
             needed = ", ".join(entities)
             raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
         encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
-        micros = _times(times, max(map(len, encoded.values()), default=1))
+        micros = encode_times(times, max(map(len, encoded.values()), default=1), "lookup: times")
         if any(len(k) != len(micros) for k in encoded.values()):
             counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
             raise DataError(f"got keys: {counts}; and {len(micros)} times; expected as many of each", where="lookup")
-        columns = lookup(selected, reader or self.history, encoded, micros)
+        with self.located():
+            columns = lookup(selected, reader or self.history, encoded, micros)
         shown = [pl.Series(e, by_entity[e]) for e in entities]
         time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
         return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
@@ -321,19 +409,36 @@ class Project:
                 found[str(getattr(value, "name", variable))] = value
         if name is None and len(found) == 1:
             return next(iter(found.values()))
-        if name is None:
+        word = kind.__name__.lower()
+        if name is None and not found:
             raise NotFoundError(
-                f"the project defines {len(found)} of {kind.__name__}",
-                hint=f"name one of: {', '.join(found) or 'none'}",
+                f"the project defines no {word}",
+                hint=f"define a {kind.__name__} in {_FILES.get(word, 'features.py')}; 'bedplate plan' checks it",
             )
-        return _named(kind.__name__.lower(), found, name)
+        if name is None:
+            raise NotFoundError(f"the project defines {len(found)} {word}s", hint=f"name one of: {', '.join(found)}")
+        return _named(word, found, name)
+
+    def _check_jobs_and_services(self) -> None:
+        from bedplate.serving.checks import check_service
+        from bedplate.training.checks import check_job
+
+        for job in self.jobs:
+            check_job(job, self.datasets)
+        for service in self.services:
+            check_service(service, self.graph)
 
     def _compiled_datasets(self) -> dict[str, CompiledDataset]:
         compiled: dict[str, CompiledDataset] = {}
         for dataset in self.definitions.datasets:
             if dataset.name in compiled:
                 raise DefinitionError(f"two datasets are named '{dataset.name}'")
-            compiled[dataset.name] = dataset.compile(self.graph, self.root)
+            try:
+                compiled[dataset.name] = dataset.compile(self.graph, self.root)
+            except BedplateError as error:
+                where = error.where or ""
+                error.where = where if where.startswith(dataset.place) else f"{dataset.place}: {where}"
+                raise
         return compiled
 
 
@@ -343,14 +448,34 @@ def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definitio
     return known[name]
 
 
-def _times(times: TimesLike, count: int) -> Int64s:
-    if isinstance(times, str | int | date):
-        return np.full(count, to_micros(times), np.int64)
-    if isinstance(times, np.ndarray):
-        return times.astype(np.int64, copy=False)
-    if isinstance(times, pl.Series) and times.dtype.is_temporal():
-        return times.dt.epoch("us").to_numpy()
-    return np.array([to_micros(t) for t in times], np.int64)
+def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
+    """What must be read for features that a person asks for."""
+    single = isinstance(features, str | FeatureView | DerivedFeature)
+    if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
+        raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")
+    asked = [features] if single else list(cast("Sequence[FeatureLike]", features))
+    if not asked:
+        raise DefinitionError("got no features, expected at least one", where="lookup")
+    for name in (f for f in asked if isinstance(f, str)):
+        view = name.removesuffix(".*")
+        if view != name and view not in graph.views:
+            raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.views, "views"))
+        if view == name and name not in graph.features:
+            hint = suggest(name, graph.features, "features")
+            raise NotFoundError(f"unknown feature '{name}'", where="lookup", hint=hint)
+    return graph.select(asked, "lookup")
+
+
+def _until_now(until: str | int | date) -> int:
+    micros, now = parse_time(until, "until"), system_clock()
+    if micros > now:
+        raise ConfigError(
+            f"got {format_time(micros)}, which is later than now, {format_time(now)}",
+            where="until",
+            hint="the store's answers are exact from this time on, and what happens until then is not known yet; "
+            "leave it out to load all there is",
+        )
+    return micros
 
 
 def load_definitions(config: Config) -> Definitions:
@@ -372,13 +497,18 @@ def load_definitions(config: Config) -> Definitions:
             for member in [] if variable.startswith("_") else _members(value):
                 if id(member) not in seen:
                     seen.add(id(member))
-                    found.add(variable, member, places.get(id(member), f"{module.__name__}.py"))
-    sources = [value for _, value in found.others if isinstance(value, Source)]
+                    found.add(variable, member)
+    found.locate(places)
+    from bedplate.serving.service import Service
+    from bedplate.training.job import Job
+
     for kind, made in (
-        ("sources", sources),
+        ("sources", found.of(Source)),
         ("views", found.views),
         ("derived features", found.derived),
         ("datasets", found.datasets),
+        ("jobs", found.of(Job)),
+        ("services", found.of(Service)),
     ):
         _check_names(kind, made, places)
     return found

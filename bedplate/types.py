@@ -79,9 +79,9 @@ def type_of(dtype: pl.DataType) -> Type | None:
 
 
 def parse_duration(
-    text: str | int, *, where: str = "duration", error: type[ConfigError] | type[DefinitionError] = ConfigError
+    text: str, *, where: str = "duration", error: type[ConfigError] | type[DefinitionError] = ConfigError
 ) -> int:
-    """Microseconds of a duration such as `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`; an integer is microseconds already.
+    """Microseconds of a duration such as `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`.
 
     Args:
         text: the duration.
@@ -95,13 +95,12 @@ def parse_duration(
         ConfigError: the text is not a whole number and a unit, is not above zero, or is longer than 230 years.
     """
     hint = "for example 90s, 5m, 12h, 7d, 2w"
-    if isinstance(text, int) and not isinstance(text, bool):
-        micros = text
-    else:
-        match = _DURATION.match(text.strip()) if isinstance(text, str) else None
-        if match is None:
-            raise error(f"got {text!r}, expected a whole number and a unit", where=where, hint=hint)
-        micros = int(match[1]) * _UNITS[match[2]]
+    if isinstance(text, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise error(f"got {text!r}, which has no unit", where=where, hint=f"write a text with a unit, {hint}")
+    match = _DURATION.match(text.strip()) if isinstance(text, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    if match is None:
+        raise error(f"got {text!r}, expected a whole number and a unit", where=where, hint=hint)
+    micros = int(match[1]) * _UNITS[match[2]]
     if not 0 < micros < LATEST_TIME:
         raise error(f"got {text!r}, expected more than zero and less than 230 years", where=where, hint=hint)
     return micros
@@ -126,23 +125,66 @@ def to_micros(value: datetime | date | str | int) -> int:
     (1323388800000000, 1323388800000000)
 
     Raises:
-        ConfigError: the text is not an ISO 8601 date or time.
+        ConfigError: the text is not an ISO 8601 date or time, or the value is no time.
     """
-    if isinstance(value, int | np.integer):
+    # Whoever gives a time may run no type checker; a boolean is an integer to Python, and pandas' NaT a datetime.
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
         return int(value)
-    if isinstance(value, str):
+    given: Any = value
+    if isinstance(given, str):
         try:
-            value = datetime.fromisoformat(value)
+            given = datetime.fromisoformat(given)
         except ValueError:
             raise ConfigError(
-                f"got '{value}', expected an ISO 8601 date or time", hint="for example 2011-12-09T10:30:00"
+                f"got '{given}', expected an ISO 8601 date or time", hint="for example 2011-12-09T10:30:00"
             ) from None
-    if not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    if value.tzinfo is None:
-        value = value.replace(tzinfo=UTC)
-    since = value - datetime(1970, 1, 1, tzinfo=UTC)
+    if not isinstance(given, date) or given != given:  # noqa: PLR0124
+        raise ConfigError(
+            f"got {given!r}, expected a datetime, a date, an ISO 8601 text or integer microseconds",
+            hint="for example 2011-12-09T10:30:00",
+        )
+    if not isinstance(given, datetime):
+        given = datetime(given.year, given.month, given.day)
+    if given.tzinfo is None:
+        given = given.replace(tzinfo=UTC)
+    since = given - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86400 + since.seconds) * SECOND + since.microseconds
+
+
+def parse_time(value: datetime | date | str | int, place: str) -> int:
+    """Microseconds of a time that a person gave, checked to be one that data may have.
+
+    Args:
+        value: as for `to_micros`.
+        place: what a message says the time is for.
+
+    >>> parse_time("1970-01-02", "--until")
+    86400000000
+
+    Raises:
+        ConfigError: it is no time, or not between 1970 and 2200.
+    """
+    try:
+        micros = to_micros(value)
+    except ConfigError as error:
+        raise ConfigError(error.message, where=place, hint=error.hint) from None
+    if not is_accepted(micros):
+        is_number = isinstance(value, int | np.integer)
+        raise ConfigError(
+            f"got {value if is_number else str(value)!r}, expected a time from 1970 to 2199",
+            where=place,
+            hint="an integer is microseconds since the epoch" if is_number else None,
+        )
+    return micros
+
+
+def is_accepted(micros: int) -> bool:
+    """Whether a time is one that data may have: from 1970 to the end of 2199.
+
+    >>> is_accepted(0), is_accepted(-1), is_accepted(LATEST_TIME)
+    (True, False, False)
+    """
+    return EARLIEST_TIME <= micros < LATEST_TIME
 
 
 def format_time(micros: int) -> str:

@@ -15,7 +15,15 @@ from small_retail import is_same, make_project
 
 from bedplate import Count, Project, Service
 from bedplate.canonical import string_ids
-from bedplate.errors import AheadError, BedplateError, DataError, DefinitionError, NotFoundError, StoreError
+from bedplate.errors import (
+    AheadError,
+    BedplateError,
+    ConfigError,
+    DataError,
+    DefinitionError,
+    NotFoundError,
+    StoreError,
+)
 from bedplate.features.view import FeatureView
 from bedplate.offline.reference import Reference
 from bedplate.online.fetch import OnlineReader
@@ -26,9 +34,12 @@ from bedplate.types import DAY, to_micros
 SHOP = """\
 import polars as pl
 from bedplate import *
+T = 1767225600000000  # 2026-01-01
 
 orders = Source(
-    "orders", pl.DataFrame({"user": [1, 2, 1], "price": [1.0, 2.0, 4.0], "time": [100, 200, 300]}), time="time"
+    "orders",
+    pl.DataFrame({"user": [1, 2, 1], "price": [1.0, 2.0, 4.0], "time": [T + 100, T + 200, T + 300]}),
+    time="time",
 )
 user = Entity("user", key="user")
 spending = FeatureView("spending", user, orders, {"sum": Sum("price"), "n": Count(windows="1d")})
@@ -69,7 +80,7 @@ def test_files_share_definitions_in_any_order(tmp_path: Path) -> None:
     (folder / "bedplate.toml").write_text('[project]\ndefinitions = ["service.py", "features.py"]')
     loaded = Project(folder)
     assert list(loaded.views) == ["spending"]
-    assert loaded.definitions.places["spending"] == "features.py:8"
+    assert loaded.definitions.places["view 'spending'"] == "features.py:11"
 
 
 def test_definitions_in_lists_count(tmp_path: Path) -> None:
@@ -80,7 +91,7 @@ def test_definitions_in_lists_count(tmp_path: Path) -> None:
 def test_an_empty_project_is_one(tmp_path: Path) -> None:
     loaded = Project(project(tmp_path))
     assert loaded.apply() == []
-    with pytest.raises(NotFoundError, match="defines 0 of Service"):
+    with pytest.raises(NotFoundError, match=r"the project defines no service\n  define a Service in service.py"):
         loaded.find(Service)
 
 
@@ -91,7 +102,7 @@ def test_definitions_of_other_kinds_are_found_by_name(tmp_path: Path) -> None:
     project(folder, service=service.format("a", "shop") + service.format("b", "feed"))
     loaded = Project(folder)
     assert loaded.find(Service, "feed").name == "feed"
-    with pytest.raises(NotFoundError, match=r"defines 2 of Service\n.*shop, feed"):
+    with pytest.raises(NotFoundError, match=r"defines 2 services\n  name one of: shop, feed"):
         loaded.find(Service)
     with pytest.raises(NotFoundError, match=r"no service is named 'fed'\n.*did you mean 'feed'"):
         loaded.find(Service, "fed")
@@ -125,84 +136,84 @@ def test_a_syntax_error_in_an_imported_file_names_that_file(tmp_path: Path) -> N
 WRONG = [
     (
         'bad = FeatureView("bad", user, orders, {"p": Sum("pric")})',
-        "features.py:9: view 'bad', feature 'p'",
+        "features.py:12: view 'bad', feature 'p'",
         "unknown column 'pric' in an aggregation\n  did you mean 'price'?",
     ),
     (
         'bad = FeatureView("bad", Entity("user", key="usr"), orders, {"n": Count()})',
-        "features.py:9: view 'bad'",
+        "features.py:12: view 'bad'",
         "the key column 'usr' of entity 'user' is not in source 'orders'\n  did you mean 'user'?",
     ),
     (
         'names = Source("names", pl.DataFrame({"user": ["a"], "s": ["b"], "time": [1]}), time="time")\n'
         'bad = FeatureView("bad", user, names, {"n": Count()})',
-        "features.py:10: view 'bad'",
+        "features.py:13: view 'bad'",
         "entity 'user' has string keys here and int64 keys in view 'spending'",
     ),
     (
         'texts = Source("texts", pl.DataFrame({"user": [1], "s": ["b"], "time": [1]}), time="time")\n'
         'bad = FeatureView("bad", user, texts, {"s": Sum("s")})',
-        "features.py:10: view 'bad', feature 's'",
+        "features.py:13: view 'bad', feature 's'",
         "string",
     ),
     (
         'late = Source("late", pl.DataFrame({"user": [1], "when": [1]}), time="wen")\n'
         'bad = FeatureView("bad", user, late, {"n": Count()})',
-        "features.py:9: source 'late'",
+        "features.py:12: source 'late'",
         "no time column 'wen'\n  did you mean 'when'?",
     ),
     (
         'bad = FeatureView("bad", user, orders, {"n": Label("n", user, orders, Count())})',
-        "features.py:9: view 'bad'",
+        "features.py:12: view 'bad'",
         "feature 'n' is a Label, expected an aggregation\n  a Label looks forward in time",
     ),
     (
         'bad = DerivedFeature("bad", pl.col("spending.smu") + 1)',
-        "features.py:9: derived feature 'bad'",
+        "features.py:12: derived feature 'bad'",
         "unknown feature 'spending.smu'\n  did you mean 'spending.sum'?",
     ),
     (
         'a = DerivedFeature("a", pl.col("b") + 1)\nb = DerivedFeature("b", pl.col("a") + 1)',
-        "features.py:9: derived feature 'a'",
+        "features.py:12: derived feature 'a'",
         "the definitions form a cycle: a -> b -> a",
     ),
     (
         'bad = FeatureView("bad", user, orders, {"p": Last(pl.col("price").str.to_lowercase())})',
-        "features.py:9: view 'bad', feature 'p'",
+        "features.py:12: view 'bad', feature 'p'",
         "fails",
     ),
     (
         'bad = DerivedFeature("bad", pl.col("spending.sum").str.to_lowercase())',
-        "features.py:9: derived feature 'bad'",
+        "features.py:12: derived feature 'bad'",
         "fails",
     ),
     (
         '\ntwin = FeatureView("spending", user, orders, {"m": Count()})',
-        "features.py:10",
-        "two views are named 'spending'\n  the other is in features.py:8",
+        "features.py:13",
+        "two views are named 'spending'\n  the other is in features.py:11",
     ),
     (
         'twin = Source("orders", pl.DataFrame({"user": [1], "time": [1]}), time="time")',
-        "features.py:9",
-        "two sources are named 'orders'\n  the other is in features.py:4",
+        "features.py:12",
+        "two sources are named 'orders'\n  the other is in features.py:5",
     ),
     (
         'a = DerivedFeature("a", pl.col("spending.sum"))\nb = DerivedFeature("a", pl.col("spending.n_1d"))',
-        "features.py:10",
-        "two derived features are named 'a'\n  the other is in features.py:9",
+        "features.py:13",
+        "two derived features are named 'a'\n  the other is in features.py:12",
     ),
     (
         'at, buys = Entity("at", key="time"), Label("buys", user, orders, Count(), within="1d")\n'
         'd = Dataset("d", spine=Spine(orders, request="time", entities=user, item=at), labels=buys,\n'
         '    features=["spending.sun"], split=TimeSplit("2020-01-01", "2020-02-01", gap="1d"))',
-        "features.py:10: dataset 'd': features",
+        "features.py:13: dataset 'd': features",
         "unknown feature 'spending.sun'\n  did you mean 'spending.sum'?",
     ),
     (
         'at, buys = Entity("at", key="time"), Label("buys", user, orders, Count(), within="1d")\n'
         'd = Dataset("d", spine=Spine(orders, request="time", entities=user, item=at), labels=buys,\n'
         '    features=[buys], split=TimeSplit("2020-01-01", "2020-02-01", gap="1d"))',
-        "features.py:10: dataset 'd': features",
+        "features.py:13: dataset 'd': features",
         "got a Label, expected a feature, a view or a name\n  a Label looks forward in time",
     ),
 ]
@@ -294,7 +305,7 @@ def test_keys_that_do_not_fit_are_refused(retail: Project) -> None:
         retail.lookup("customer_product.*", {"customer": [17850], "product": ["a", "b"]}, "2011-06-01")
     with pytest.raises(DataError, match="2 of 'customer'; and 3 times"):
         retail.lookup("customer_lines.*", [1, 2], [1, 2, 3])
-    with pytest.raises(DefinitionError, match=r"unknown feature 'customer_lines.sinse'\n.*since"):
+    with pytest.raises(NotFoundError, match=r"unknown feature 'customer_lines.sinse'\n.*since"):
         retail.lookup("customer_lines.sinse", [1], 0)
 
 
@@ -342,7 +353,67 @@ def test_all_of_history_is_loaded_unless_a_time_is_given(retail: Project) -> Non
 def test_views_of_memory_tables_are_built_too(tmp_path: Path) -> None:
     loaded = Project(project(tmp_path, features=SHOP))
     assert [b.view.name for b in loaded.apply()] == ["spending"]
-    found = loaded.lookup([loaded.views["spending"].view, "spending.sum"], pl.Series([1, 2, 3]), 301)
+    found = loaded.lookup(
+        [loaded.views["spending"].view, "spending.sum"], pl.Series([1, 2, 3]), to_micros("2026-01-01") + 301
+    )
     assert found.drop("time").rows() == [(1, 5.0, 2), (2, 2.0, 1), (3, 0.0, 0)]
     assert isinstance(loaded.views["spending"].view, FeatureView)
     assert isinstance(loaded.views["spending"].view.features["n"], Count)
+
+
+def test_a_store_is_loaded_for_a_time_up_to_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, store = Project(project(tmp_path, features=SHOP)), MemoryStore()
+    loaded.apply()
+    now = to_micros("2026-01-01") + 250
+    monkeypatch.setattr("bedplate.project.system_clock", lambda: now)
+    with pytest.raises(ConfigError, match=r"later than now, 2026-01-01T00:00:00.000250Z\n.*not known yet"):
+        loaded.materialize(store, until=now + 1)
+    assert [(m.until, m.events, m.later) for m in loaded.materialize(store, until=now)] == [(now, 2, 1)]
+    assert [(m.until, m.events, m.later) for m in loaded.materialize(store)] == [(now, 2, 1)]
+
+
+ASKED = [
+    (lambda p: p.lookup(5, [1], 0), DefinitionError, "lookup: got 5, expected features, views or their names"),
+    (lambda p: p.lookup(None, [1], 0), DefinitionError, "lookup: got None, expected features"),
+    (lambda p: p.lookup([], [1], 0), DefinitionError, "lookup: got no features"),
+    (lambda p: p.lookup([5], [1], 0), DefinitionError, "lookup: got a int, expected a feature, a view or a name"),
+    (
+        lambda p: p.lookup("spendin.*", [1], 0),
+        NotFoundError,
+        "lookup: unknown view 'spendin'\n  did you mean 'spending'",
+    ),
+    (lambda p: p.lookup("spending", [1], 0), NotFoundError, "lookup: unknown feature 'spending'"),
+    (lambda p: p.lookup("spending.sum", 1, 0), DataError, r"keys of 'user': got 1, expected a list of keys\n.*\[1\]"),
+    (lambda p: p.lookup("spending.sum", "a", 0), DataError, "keys of 'user': got 'a', expected a list of keys"),
+    (lambda p: p.lookup("spending.sum", None, 0), DataError, "keys of 'user': got None, expected a list of keys"),
+    (lambda p: p.lookup("spending.sum", [1, None], 0), DataError, "got 1 null keys, the first at position 1"),
+    (
+        lambda p: p.lookup("spending.sum", np.array([1], np.uint64), 0),
+        DataError,
+        "type UInt64, .*\n  cast them to int64",
+    ),
+    (lambda p: p.lookup("spending.sum", [1, 2], [0, None]), DataError, "lookup: times, position 1: got None"),
+    (lambda p: p.lookup("spending.sum", [1], [1.5e15]), DataError, r"lookup: times, position 0: got 15.*\.0"),
+    (lambda p: p.lookup("spending.sum", [1], pl.Series([None])), DataError, r"position 0: got no time \(null\)"),
+    (
+        lambda p: p.lookup("spending.sum", [1], "1960-01-01"),
+        DataError,
+        "lookup: times: got '1960-01-01', expected a time",
+    ),
+]
+
+
+@pytest.mark.parametrize(("ask", "kind", "message"), ASKED, ids=[str(n) for n in range(len(ASKED))])
+def test_what_can_not_be_looked_up(tmp_path: Path, ask: Any, kind: type[BedplateError], message: str) -> None:
+    with pytest.raises(kind, match=f"^{message}" if message.startswith(("lookup", "keys")) else message):
+        ask(Project(project(tmp_path, features=SHOP)))
+
+
+@pytest.mark.parametrize("unit", ["D", "h", "s", "ms", "us", "ns"])
+def test_numpy_datetimes_are_looked_up_at_their_time(tmp_path: Path, unit: str) -> None:
+    loaded = Project(project(tmp_path, features=SHOP))
+    loaded.apply()
+    times = np.array(["2026-01-01", "2026-01-02"], f"datetime64[{unit}]")
+    found = loaded.lookup("spending.sum", [1, 1], times)
+    assert found["time"].to_list() == [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)]
+    assert found["spending.sum"].to_list() == [0.0, 5.0]

@@ -14,18 +14,19 @@ is true and every input is there (not null, not NaN).
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, final
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, final
 
 import msgspec
 
 from bedplate.aggregations.window import Window, WindowLike, windows_of
 from bedplate.batch import Column, TextLookup
 from bedplate.canonical import expression_form
-from bedplate.errors import DefinitionError
+from bedplate.errors import DefinitionError, suggest
 from bedplate.types import Array, Bools, Int64s, Type
 
 if TYPE_CHECKING:
@@ -190,6 +191,26 @@ class Aggregation(ABC):
 
     finish: ClassVar[Finish | None] = None
     """What `finalize` does, where there is a word for it."""
+
+    def __new__(cls, *_: Any, **named: Any) -> Self:
+        """Checks the names of the arguments: whoever defines may run no type checker.
+
+        Raises:
+            DefinitionError: an argument is unknown; `within` belongs to a `Label`.
+        """
+        if "within" in named:
+            raise DefinitionError(
+                "got within, and an aggregation looks back",
+                where=cls.__name__,
+                hint=f'windows="{named["within"]}" looks back; a Label looks forward: '
+                f'Label("name", entity, source, {cls.__name__}(...), within="{named["within"]}")',
+            )
+        known = [n for n in inspect.signature(cls.__init__).parameters if n != "self"] if named else []
+        for name in named:
+            if name not in known:
+                hint = suggest(name, known, "arguments")
+                raise DefinitionError(f"unknown argument '{name}'", where=cls.__name__, hint=hint)
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -46,7 +46,14 @@ class Window:
     bound: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks that an exact window, and only that, has a bound."""
+        """Checks the sizes, and that an exact window, and only that, has a bound."""
+        for part, size in (("length", self.length), ("hop", self.hop), ("bound", self.bound or 0)):
+            if not isinstance(size, int) or isinstance(size, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DefinitionError(
+                    f"got the {part} {size!r}, expected a whole number",
+                    where="window",
+                    hint='Window.of takes texts, for example Window.of("7d", hop="1h")',
+                )
         if self.length <= 0 or self.hop < 0:
             raise DefinitionError(
                 f"got length {self.length} and hop {self.hop}, expected a length above zero", where="window"
@@ -59,17 +66,26 @@ class Window:
             )
 
     @staticmethod
-    def of(length: str | int, hop: str | int | None = None, bound: int | None = None) -> Window:
+    def of(length: str, hop: str | None = None, bound: int | None = None) -> Window:
         """A window from texts such as `"7d"`; `hop` is a duration, `"exact"`, or None for `default_hop`.
 
         Raises:
-            DefinitionError: a text is not a duration, or the bound does not go with the hop.
+            DefinitionError: a text is not a duration, the hop is longer than the window, or the bound does not go with
+                the hop.
         """
-        micros = parse_duration(length, where="window", error=DefinitionError)
+        micros = _duration(length, "window")
         if hop is None:
             return Window(micros, default_hop(micros), bound)
-        exact = hop == "exact"
-        return Window(micros, 0 if exact else parse_duration(hop, where="hop", error=DefinitionError), bound)
+        if hop == "exact":
+            return Window(micros, 0, bound)
+        snapped = _duration(hop, "hop")
+        if snapped > micros:
+            raise DefinitionError(
+                f"the hop {hop} is longer than the window {length}, which would mostly cover what is before it",
+                where="window",
+                hint=f'for example Window.of("{length}", hop="{format_duration(min(micros, default_hop(micros)))}")',
+            )
+        return Window(micros, snapped, bound)
 
     @property
     def label(self) -> str:
@@ -95,6 +111,17 @@ class Window:
     def form(self) -> dict[str, int | None]:
         """The canonical form."""
         return {"length": self.length, "hop": self.hop, "bound": self.bound}
+
+
+def _duration(text: str, where: str) -> int:
+    """Microseconds of a window's length or hop."""
+    if isinstance(text, str) and text.strip().startswith("-"):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(
+            f"got '{text}', expected a length above zero",
+            where=where,
+            hint=f'a window looks back already: write "{text.strip()[1:].strip()}"; a Label looks forward',
+        )
+    return parse_duration(text, where=where, error=DefinitionError)
 
 
 WindowLike: TypeAlias = "str | Window"

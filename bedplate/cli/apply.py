@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def apply(directory: Path, as_json: bool) -> None:
     """Build the indexes that 'bedplate plan' lists as missing, and nothing else.
 
-    Each part is whole or not there. After Ctrl-C or a crash the finished parts are kept, and the same command goes on
+    At the end the features are put on record: the next 'bedplate plan' says what has changed since. Each part is whole
+    or not there. After Ctrl-C or a crash the finished parts are kept, and the same command goes on
     from them.
 
     \b
@@ -42,6 +43,7 @@ def apply(directory: Path, as_json: bool) -> None:
     try:
         with ProgressLine() as progress:
             built = _build(project, [p for p in planned(project) if p.parts], progress)
+        project.record_applied()
     except KeyboardInterrupt:
         click.echo("interrupted: the finished parts are kept; 'bedplate apply' goes on from them", err=True)
         click.get_current_context().exit(INTERRUPTED_EXIT)
@@ -69,7 +71,8 @@ def _build(project: Project, plans: Sequence[Planned], progress: ProgressLine) -
     remove_leftovers(project.config.offline_path)
     for plan in plans:
         began, before = time.perf_counter(), _bytes(plan.build.timeline.folder)
-        plan.build.run(show)
+        with project.located():
+            plan.build.run(show)
         seconds, written = time.perf_counter() - began, _bytes(plan.build.timeline.folder) - before
         built.append({"view": plan.build.view.name, "parts": plan.parts, "seconds": seconds, "bytes": written})
     return built

@@ -18,7 +18,7 @@ from bedplate.cli.options import echo_json, json_option, open_online, project_op
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.tables import table
 from bedplate.errors import ConfigError, NotFoundError, suggest
-from bedplate.types import format_time, to_micros
+from bedplate.types import format_time, parse_time
 
 if TYPE_CHECKING:
     from bedplate.features.view import CompiledView
@@ -50,11 +50,12 @@ class Progressed:
 @click.option("--source", "sources", metavar="SOURCE", multiple=True, help="What the files hold; may be repeated.")
 @click.option("--until", metavar="TIME", help="Stop before the first file with an event at this time or later.")
 @click.option("--follow", is_flag=True, help="Wait for more files, until Ctrl-C or SIGTERM.")
+@click.option("--late", is_flag=True, help="Take in events from before the load too: history did not hold them.")
 @project_option
 @json_option
 @click.argument("stream", metavar="DIR", type=click.Path(path_type=Path))
 def ingest(
-    stream: Path, sources: tuple[str, ...], until: str | None, follow: bool, directory: Path, as_json: bool
+    stream: Path, sources: tuple[str, ...], until: str | None, follow: bool, late: bool, directory: Path, as_json: bool
 ) -> None:
     """Take the Parquet files that are appended to DIR into the online store, each event once.
 
@@ -62,6 +63,10 @@ def ingest(
     made from the same rows; without --source these are all sources of the project, which must then be made from one
     table. Rows, texts and the position in the stream change in one step: after Ctrl-C or a crash the same command goes
     on. Write a file under another name and rename it when it is whole.
+
+    'bedplate materialize' loaded every event of history before its time. An event of the stream from before that time
+    is an error, as it would count twice. Where such events reached the stream only, --late takes them in; they change
+    values from now on.
 
     \b
     Examples:
@@ -76,10 +81,10 @@ def ingest(
         raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
     project = Project(directory)
     chosen = _chosen(project, sources)
-    begin, limit = time.perf_counter(), None if until is None else to_micros(until)
+    begin, limit = time.perf_counter(), None if until is None else parse_time(until, "--until")
     progressed = [Progressed(name, [v.name for v in views]) for name, views in chosen.items()]
     with open_online(project.config) as store, ProgressLine(every=5.0) as progress, _stop_signals() as stop:
-        workers = [Ingest(store, views, stream) for views in chosen.values()]
+        workers = [Ingest(store, views, stream, late=late) for views in chosen.values()]
         if follow:
             progress(f"following {stream}; Ctrl-C ends it")
         _run(workers, progressed, limit, stop, progress, wait=POLL if follow else None)

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 import bedplate
+from bedplate.cli.options import json_option
 from bedplate.config import CONFIG_FILE
 from bedplate.errors import ConfigError, suggest
 from bedplate.files import aside, fsync_dir, fsync_tree, move_folder
@@ -82,8 +83,9 @@ _LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__")
 
 @click.command()
 @click.option("--example", metavar="NAME", help="Copy this example: online_retail.")
+@json_option
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
-def init(directory: Path, example: str | None) -> None:
+def init(directory: Path, example: str | None, as_json: bool) -> None:
     """Make a new project in DIR, a folder that is new or empty.
 
     Without --example it holds bedplate.toml and features.py with a small definition that works.
@@ -92,6 +94,7 @@ def init(directory: Path, example: str | None) -> None:
     Examples:
       bedplate init shop
       bedplate init --example online_retail retail
+      bedplate init shop --json
     """
     target = directory.absolute()
     with _new_project(target) as folder:
@@ -103,6 +106,9 @@ def init(directory: Path, example: str | None) -> None:
             )
         (folder / ".gitignore").write_text(".bedplate/\n__pycache__/\n")
     files = sorted(p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file())
+    if as_json:
+        click.echo(json.dumps({"directory": str(target), "example": example, "files": files}, indent=2))
+        return
     click.echo(f"made {directory}: {', '.join(files)}")
     click.echo(f"next: cd {shlex.quote(str(directory))} && bedplate plan")
 

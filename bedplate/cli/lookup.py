@@ -11,7 +11,7 @@ import click
 from bedplate.cli.options import echo_json, json_option, open_online, project_option
 from bedplate.cli.tables import number, table
 from bedplate.errors import ConfigError, suggest
-from bedplate.types import Type, format_time, to_micros
+from bedplate.types import Type, format_time, parse_time
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,7 +56,7 @@ def lookup(
 
     project = Project(directory)
     given = _keys(keys, project.graph.key_types())
-    micros = [to_micros(t) for t in times] or [system_clock()]
+    micros = [parse_time(t, "--time") for t in times] or [system_clock()]
     count = max(len(micros), *map(len, given.values()))
     by_entity = {entity: of_entity * count if len(of_entity) == 1 else of_entity for entity, of_entity in given.items()}
     asked = micros * count if len(micros) == 1 else micros

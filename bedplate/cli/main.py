@@ -39,7 +39,7 @@ Exit codes:
   1    failed, for a reason not listed here
   2    wrong command line, configuration or definition
   3    data that does not hold what its definition says
-  4    not found: a view, model, run, file or key
+  4    not found: a feature, view, model, run or source
   5    a store can't be read or written
   6    a model's folder is incomplete, changed or not reproducible
   7    a proof that must hold does not

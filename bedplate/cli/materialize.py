@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--until", metavar="TIME", help="Load the events before this time: ISO 8601, UTC.")
+@click.option("--until", metavar="TIME", help="Load the events before this time, at most now: ISO 8601, UTC.")
 @click.option("--replace", is_flag=True, help="Load views anew whose stream is at work.")
 @project_option
 @json_option
@@ -29,6 +29,7 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
     """Fill the online store with VIEWs (all of them by default) as of a time, so that a stream can go on from there.
 
     Reads the indexes that 'bedplate apply' built. Without --until, all events are loaded that are not later than now.
+    The stream must hold the events from then on and no others: 'bedplate ingest' refuses earlier ones.
     A view that 'bedplate ingest' has brought further is kept as it is, and a new view of the same source is loaded up
     to where that stream began. Running it again gives the same store.
 

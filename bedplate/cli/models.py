@@ -164,6 +164,7 @@ def promote(name: str, version: int, alias: str, reason: str | None, directory: 
     Examples:
       bedplate models promote ranker 3
       bedplate models promote ranker 4 --alias candidate --reason "longer history"
+      bedplate models promote ranker 3 --json
     """
     _echo_change(name, open_registry(directory).promote(name, version, alias, reason), as_json)
 
@@ -181,6 +182,7 @@ def rollback(name: str, alias: str, reason: str | None, directory: Path, as_json
     Examples:
       bedplate models rollback ranker
       bedplate models rollback ranker --reason "slow at the peak"
+      bedplate models rollback ranker --json
     """
     _echo_change(name, open_registry(directory).rollback(name, alias, reason), as_json)
 
@@ -202,6 +204,7 @@ def rebuild(directory: Path, as_json: bool) -> None:
     \b
     Examples:
       bedplate models rebuild
+      bedplate models rebuild --json
     """
     from bedplate.config import load_config
     from bedplate.registry.registry import Registry

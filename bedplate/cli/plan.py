@@ -13,6 +13,7 @@ from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.tables import table
 
 if TYPE_CHECKING:
+    from bedplate.features.diff import GraphDiff
     from bedplate.features.view import Feature
     from bedplate.offline.build import Build
     from bedplate.project import Project
@@ -106,8 +107,10 @@ def planned(project: Project) -> list[Planned]:
 def plan(directory: Path, with_features: bool, as_json: bool) -> None:
     """Check all definitions and show what exists and what 'bedplate apply' will build.
 
-    Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is counted
-    for the first. The seconds are a rough estimate.
+    Features, datasets, training jobs and services are checked against each other and against the columns of the
+    sources. Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is
+    counted for the first. The seconds are a rough estimate. Features that were added (+), removed (-) or changed (~)
+    since the last 'bedplate apply' are listed with their definitions; in JSON these are 'changes', null before it.
 
     \b
     Examples:
@@ -118,17 +121,23 @@ def plan(directory: Path, with_features: bool, as_json: bool) -> None:
     from bedplate.project import Project
 
     project = Project(directory)
-    plans = planned(project)
+    plans, changes = planned(project), project.changes()
     if as_json:
-        echo_json(_document(project, plans))
+        echo_json(_document(project, plans, changes))
         return
     click.echo(f"project {project.config.name} in {project.root}")
     if plans:
         click.echo(f"\n{_views_table(plans)}")
     if with_features and project.graph.features:
         click.echo(f"\n{_features_table(list(project.graph.features.values()))}")
+    if changes:
+        click.echo(f"\nchanged since the last apply\n{_indented(changes)}")
     click.echo(f"\n{_totals(project)}")
     click.echo(to_build(plans))
+
+
+def _indented(changes: GraphDiff) -> str:
+    return "\n".join(f"  {line}" for line in changes.lines())
 
 
 def to_build(plans: Sequence[Planned]) -> str:
@@ -176,11 +185,13 @@ def _totals(project: Project) -> str:
         (len(project.graph.features) - derived, "feature"),
         (derived, "derived feature"),
         (len(project.datasets), "dataset"),
+        (len(project.jobs), "job"),
+        (len(project.services), "service"),
     ]
     return counted(counts) or "the project defines nothing: see its features.py"
 
 
-def _document(project: Project, plans: Sequence[Planned]) -> dict[str, Any]:
+def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | None) -> dict[str, Any]:
     return {
         "project": project.config.name,
         "directory": str(project.root),
@@ -200,6 +211,15 @@ def _document(project: Project, plans: Sequence[Planned]) -> dict[str, Any]:
         ],
         "derived": [_feature(project.graph.features[name]) for name in project.graph.derived],
         "datasets": list(project.datasets),
+        "jobs": [job.name for job in project.jobs],
+        "services": [service.name for service in project.services],
+        "changes": None
+        if changes is None
+        else {
+            "added": [_feature(f) for f in changes.added],
+            "removed": [_feature(f) for f in changes.removed],
+            "changed": [{"old": _feature(old), "new": _feature(new)} for old, new in changes.changed],
+        },
         "parts": sum(p.parts for p in plans),
         "seconds": sum(p.seconds for p in plans),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import click
@@ -11,20 +13,23 @@ from bedplate.cli.options import project_option
 
 @click.command()
 @project_option
+@click.option("--json", "as_json", is_flag=True, help="Write the line that says it is ready as JSON, on one line.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port.")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a call of a model.")
 @click.argument("service", required=False)
-def serve(service: str | None, directory: Path, host: str, port: int, threads: int) -> None:
+def serve(service: str | None, directory: Path, as_json: bool, host: str, port: int, threads: int) -> None:
     """Serve SERVICE, a Service of the project's service.py, over HTTP.
 
     Without SERVICE, the only one that the project defines. Prints 'ready on URL' once the models have reproduced their
-    golden scores. SIGTERM and Ctrl-C answer what is under way and end.
+    golden scores; with --json that is one line {"ready": true, "url": ..., "seconds": ..., "pid": ...}. SIGTERM and
+    Ctrl-C answer what is under way and end.
 
     \b
     Examples:
       bedplate serve shop
       bedplate serve --project retail --port 0 shop
+      bedplate serve shop --json
       curl -d '{"customer": 17850}' localhost:8000/recommend
     """
     from bedplate.online.base import open_store
@@ -44,6 +49,9 @@ def serve(service: str | None, directory: Path, host: str, port: int, threads: i
         return load_pipeline(definition, project.graph, OnlineReader(store), registry, threads=threads)
 
     def announce(url: str, seconds: float) -> None:
-        click.echo(f"ready on {url} in {seconds:.1f} s")
+        if as_json:
+            click.echo(json.dumps({"ready": True, "url": url, "seconds": seconds, "pid": os.getpid()}))
+        else:
+            click.echo(f"ready on {url} in {seconds:.1f} s")
 
     run_service(load, host=host, port=port, on_ready=announce)

@@ -29,6 +29,7 @@ def train(
       bedplate train retail_ranker --promote
       bedplate train retail_ranker trainer.epochs=1 model.rank=64
       bedplate train retail_ranker --resume 20261122-1015
+      bedplate train retail_ranker --json
     """
     from bedplate.project import Project
     from bedplate.registry.registry import Registry

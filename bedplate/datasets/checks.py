@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
-from typing import Any
+from types import UnionType
+from typing import Any, cast, get_args
 
 import polars as pl
 
 from bedplate.errors import ConfigError, DefinitionError, suggest
-from bedplate.features.entity import Entity
+from bedplate.features.entity import Entity, key_cast
 from bedplate.sources.base import Source
-from bedplate.types import Type, parse_duration, to_micros, type_of
+from bedplate.types import Type, parse_duration, parse_time, type_of
 
 
-def check_kind(value: object, expected: type[Any], place: str, hint: str | None = None) -> None:
-    """Raises `DefinitionError` unless the value is of the class.
+def check_kind(value: object, expected: type[Any] | UnionType, place: str, hint: str | None = None) -> None:
+    """Raises `DefinitionError` unless the value is of the class or of one of several.
 
     >>> check_kind(3, int, "dataset 'd'")
     """
     if not isinstance(value, expected):
-        raise DefinitionError(f"got a {type(value).__name__}, expected {expected.__name__}", where=place, hint=hint)
+        classes: tuple[type[Any], ...] = get_args(expected) or (cast("type[Any]", expected),)
+        wanted = " or ".join(c.__name__ for c in classes)
+        raise DefinitionError(f"got a {type(value).__name__}, expected {wanted}", where=place, hint=hint)
 
 
 def check_name(name: object, kind: str) -> None:
@@ -43,7 +46,7 @@ def entities_of(entities: Entity | Sequence[Entity], place: str) -> tuple[Entity
     return result
 
 
-def duration_of(text: str | int, place: str) -> int:
+def duration_of(text: str, place: str) -> int:
     """Microseconds of a duration in a definition.
 
     Raises:
@@ -62,10 +65,10 @@ def time_of(value: datetime | date | str | int, place: str) -> int:
     """Microseconds of a time in a definition.
 
     Raises:
-        DefinitionError: not an ISO 8601 date or time.
+        DefinitionError: not an ISO 8601 date or time, or not between 1970 and 2200.
     """
     try:
-        return to_micros(value)
+        return parse_time(value, place)
     except ConfigError as error:
         raise DefinitionError(error.message, where=place, hint=error.hint) from None
 
@@ -85,5 +88,6 @@ def id_type(column: str, schema: Mapping[str, pl.DataType], source: Source, plac
         raise DefinitionError(
             f"the column '{column}' of source '{source.name}' is {schema[column]}, expected integers or strings",
             where=place,
+            hint=f"cast it in the source's prepare step: {key_cast(column, schema[column])}",
         )
     return kind

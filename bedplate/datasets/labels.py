@@ -60,7 +60,7 @@ class Label:
         source: Source,
         aggregation: Aggregation,
         *,
-        within: str | int = "7d",
+        within: str = "7d",
         at_least: float | None = None,
         empty: float | None = None,
     ) -> None:

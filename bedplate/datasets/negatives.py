@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-import polars as pl
 
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.canonical import digest, expression_form
@@ -16,7 +15,7 @@ from bedplate.datasets.reading import read_rows
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity, encode
 from bedplate.features.expression import check_condition
-from bedplate.sources.base import TIME, Source, check_keys, check_times
+from bedplate.sources.base import TIME, Source
 from bedplate.types import Int64s, Type, format_duration
 
 ATTEMPTS = 16
@@ -56,7 +55,7 @@ class Negatives:
         source: Source,
         item: Entity,
         *,
-        window: str | int = "28d",
+        window: str = "28d",
         per_request: int | None = None,
         per_positive: float | None = None,
         where: ExpressionLike | None = None,
@@ -149,13 +148,12 @@ class CompiledNegatives:
         """The events that negatives are drawn from.
 
         Raises:
-            DataError: a row without time or item; the table was changed while it was read.
+            DataError: rows that can't be read, a row without time or item; the table was changed while it was read.
         """
         negatives = self.negatives
-        columns = [pl.col(TIME), pl.col(negatives.item.key).alias("item")]
-        frame, snapshot = read_rows(negatives.source, self._root, negatives.where, columns, negatives.place)
-        check_times(frame, negatives.source)
-        check_keys(frame, {"item": negatives.item.key}, negatives.source, negatives.place)
+        frame, snapshot = read_rows(
+            negatives.source, self._root, negatives.where, {"item": negatives.item.key}, negatives.place
+        )
         times = np.ascontiguousarray(frame[TIME].to_numpy())
         order = np.argsort(times, kind="stable")
         return DrawnFrom(times[order], encode(frame["item"])[order], snapshot)

@@ -19,7 +19,7 @@ from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import Entity, encode
 from bedplate.features.expression import check_condition
-from bedplate.sources.base import TIME, Source, check_keys, check_times
+from bedplate.sources.base import TIME, Source
 from bedplate.types import Array, Bools, Int64s, Type
 
 
@@ -135,16 +135,12 @@ class CompiledSpine:
         """The requests of the whole source.
 
         Raises:
-            DataError: a row without time, request or key; a request with two different keys of an entity; the table was
-                changed while it was read.
+            DataError: rows that can't be read, a row without time, request or key; a request with two different keys of
+                an entity; the table was changed while it was read.
         """
         spine = self.spine
         columns = {"request": spine.request, "item": spine.item.key} | {f"key {e.name}": e.key for e in spine.entities}
-        read = [pl.col(TIME), *[pl.col(c).alias(a) for a, c in columns.items()]]
-        frame, snapshot = read_rows(spine.source, self._root, spine.where, read, spine.place)
-        check_times(frame, spine.source)
-        check_keys(frame, columns, spine.source, spine.place)
-        return self._grouped(frame, snapshot)
+        return self._grouped(*read_rows(spine.source, self._root, spine.where, columns, spine.place))
 
     def _grouped(self, frame: pl.DataFrame, snapshot: str) -> Requests:
         spine = self.spine

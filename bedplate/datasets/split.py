@@ -38,7 +38,7 @@ class TimeSplit:
     __slots__ = ("gap", "test", "validation")
 
     def __init__(
-        self, validation: datetime | date | str | int, test: datetime | date | str | int, gap: str | int = "1d"
+        self, validation: datetime | date | str | int, test: datetime | date | str | int, gap: str = "1d"
     ) -> None:
         self.validation = time_of(validation, "split: validation")
         self.test = time_of(test, "split: test")
@@ -54,7 +54,7 @@ class TimeSplit:
     def bounds(self) -> Mapping[str, tuple[int, int]]:
         """For each split its first time and the first time after it.
 
-        >>> TimeSplit(100, 200, gap=10).bounds()["validation"]
+        >>> TimeSplit(100, 200, gap="10us").bounds()["validation"]
         (100, 190)
         """
         return {
@@ -69,7 +69,7 @@ class TimeSplit:
         Args:
             times: [R] int64, ascending.
 
-        >>> TimeSplit(100, 200, gap=10).ranges(np.array([5, 95, 100, 189, 190, 200]))
+        >>> TimeSplit(100, 200, gap="10us").ranges(np.array([5, 95, 100, 189, 190, 200]))
         {'train': (0, 1), 'validation': (2, 4), 'test': (5, 6)}
         """
         return {

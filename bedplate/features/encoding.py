@@ -25,6 +25,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from bedplate.errors import DefinitionError
+from bedplate.features.checks import check_least, check_types
+
 Level: TypeAlias = Literal["request", "item"]
 
 CANDIDATE = "candidate"
@@ -49,6 +52,14 @@ class Number(msgspec.Struct, frozen=True, tag="number", tag_field="kind", forbid
     scale: float = 1.0
     presence: bool = True
 
+    def __post_init__(self) -> None:
+        """Checks the types.
+
+        Raises:
+            DefinitionError: a value is of another type than its field.
+        """
+        check_types(self, "encoding Number", DefinitionError)
+
 
 class Category(msgspec.Struct, frozen=True, tag="category", tag_field="kind", forbid_unknown_fields=True):
     """An id as a row of the embedding table: null, out of vocabulary, or a key seen in training.
@@ -60,6 +71,15 @@ class Category(msgspec.Struct, frozen=True, tag="category", tag_field="kind", fo
 
     vocabulary: str = ""
     min_count: int = 1
+
+    def __post_init__(self) -> None:
+        """Checks types and ranges.
+
+        Raises:
+            DefinitionError: a value is of another type than its field, or `min_count` is below 1.
+        """
+        check_types(self, "encoding Category", DefinitionError)
+        check_least(self, "min_count", 1, "encoding Category", DefinitionError)
 
 
 class Sequence(msgspec.Struct, frozen=True, tag="sequence", tag_field="kind", forbid_unknown_fields=True):
@@ -75,6 +95,23 @@ class Sequence(msgspec.Struct, frozen=True, tag="sequence", tag_field="kind", fo
     group: str = "history"
     length: int = 50
 
+    def __post_init__(self) -> None:
+        """Checks types and ranges.
+
+        Raises:
+            DefinitionError: an element is neither `Category` nor `Number`, another value is of another type than its
+                field, or `length` is below 1.
+        """
+        place = "encoding Sequence"
+        if not isinstance(self.of, Category | Number):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"got {self.of!r}, expected the encoding of an element",
+                where=place,
+                hint="Sequence(Category()) or Sequence(Number()); the length is Sequence(..., length=50)",
+            )
+        check_types(self, place, DefinitionError)
+        check_least(self, "length", 1, place, DefinitionError)
+
 
 class Bag(msgspec.Struct, frozen=True, tag="bag", tag_field="kind", forbid_unknown_fields=True):
     """The first elements of a list of ids, whose vectors the model pools without regard to order.
@@ -88,6 +125,15 @@ class Bag(msgspec.Struct, frozen=True, tag="bag", tag_field="kind", forbid_unkno
     vocabulary: str = ""
     min_count: int = 1
     length: int = 16
+
+    def __post_init__(self) -> None:
+        """Checks types and ranges.
+
+        Raises:
+            DefinitionError: a value is of another type than its field, or `min_count` or `length` is below 1.
+        """
+        check_types(self, "encoding Bag", DefinitionError)
+        check_least(self, "min_count length", 1, "encoding Bag", DefinitionError)
 
 
 Encoding: TypeAlias = Number | Category | Sequence | Bag

@@ -48,6 +48,16 @@ class Entity:
         return {"name": self.name, "key": self.key}
 
 
+def key_cast(column: str, dtype: pl.DataType) -> str:
+    """The expression that makes a column of another type one of keys.
+
+    >>> key_cast("user", pl.UInt64()), key_cast("user", pl.Binary())
+    ('pl.col("user").cast(pl.Int64)', 'pl.col("user").cast(pl.String)')
+    """
+    to = "pl.Int64" if dtype.is_numeric() or dtype == pl.Boolean else "pl.String"
+    return f'pl.col("{column}").cast({to})'
+
+
 def encode(series: pl.Series, texts: dict[int, str] | None = None) -> Int64s:
     """The int64 form of a series without nulls: integers, booleans and times as they are, strings as 64-bit ids.
 
@@ -98,6 +108,8 @@ def encode_keys(keys: KeysLike, kind: Type, place: str) -> Int64s:
     >>> encode_keys([7, 9], Type.INT, "customer").tolist()
     [7, 9]
     """
+    if isinstance(keys, str | bytes | int | float | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DataError(f"got {keys!r}, expected a list of keys", where=place, hint=f"for example [{keys!r}]")
     try:
         series = keys if isinstance(keys, pl.Series) else pl.Series(place, keys, strict=True)
     except (TypeError, pl.exceptions.PolarsError) as error:
@@ -105,8 +117,11 @@ def encode_keys(keys: KeysLike, kind: Type, place: str) -> Int64s:
     if len(series) == 0:
         return np.zeros(0, np.int64)
     if series.null_count():
-        raise DataError(f"got {series.null_count()} null keys", where=place)
+        raise DataError(
+            f"got {series.null_count():,} null keys, the first at position {series.is_null().arg_max():,}", where=place
+        )
     got = type_of(series.dtype)
     if got is not kind or kind not in (Type.INT, Type.STRING):
-        raise DataError(f"got keys of type {series.dtype}, expected {kind}", where=place)
+        hint = "cast them to int64" if kind is Type.INT and series.dtype.is_integer() else None
+        raise DataError(f"got keys of type {series.dtype}, expected {kind}", where=place, hint=hint)
     return encode(series)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from bedplate.errors import DefinitionError, suggest
+from bedplate.errors import DefinitionError, reason, suggest
 
 
 def expression_type(
@@ -45,7 +45,10 @@ def expression_type(
         dtype = frame.select(expression.alias("value")).collect().schema["value"]
         by_row = _is_by_row(expression, frame)
     except (pl.exceptions.PolarsError, TypeError) as error:
-        raise DefinitionError(f"the expression {expression} in {part} fails: {error}", where=place) from error
+        types = ", ".join(f"{c} is {schema[c]}" for c in dict.fromkeys(expression.meta.root_names()))
+        raise DefinitionError(
+            f"the expression {expression} in {part} fails: {reason(error)}", where=place, hint=types or None
+        ) from error
     if not by_row:
         raise DefinitionError(
             f"the value of {expression} in {part} depends on other rows than its own",

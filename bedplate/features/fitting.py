@@ -39,7 +39,7 @@ def fit(encodings: Mapping[str, Encoding], batches: Iterable[Batch]) -> Encoder:
     >>> encoder.encode(batch)["item_ids"].tolist()
     [[3], [4]]
     """
-    _check(encodings)
+    check_encodings(encodings)
     levels: dict[str, Level] = {}
     moments = {n: _Moments(e) for n, s in encodings.items() if isinstance(e := _element(s), Number)}
     counts: dict[str, _Counts] = {}
@@ -82,7 +82,13 @@ def _fitted(name: str, encoding: Encoding, moments: Mapping[str, _Moments]) -> E
     return msgspec.structs.replace(encoding, of=named) if isinstance(encoding, Sequence) else named
 
 
-def _check(encodings: Mapping[str, Encoding]) -> None:
+def check_encodings(encodings: Mapping[str, Encoding]) -> None:
+    """Checks that the encodings of several features fit each other.
+
+    Raises:
+        DefinitionError: none, one vocabulary with two `min_count`, a group of sequences with two lengths or without a
+            category.
+    """
     if not encodings:
         raise DefinitionError("got no feature, expected at least one", where="encodings")
     limits: dict[str, int] = {}
@@ -100,8 +106,6 @@ def _check(encodings: Mapping[str, Encoding]) -> None:
                     where=place,
                     hint="features that share a vocabulary share its min_count",
                 )
-        if isinstance(encoding, Sequence | Bag) and encoding.length < 1:
-            raise DefinitionError(f"got length {encoding.length}, expected at least 1", where=place)
         if isinstance(encoding, Sequence):
             known = lengths.setdefault(encoding.group, encoding.length)
             if known != encoding.length:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bedplate.batch import Column
 from bedplate.errors import DataError
-from bedplate.features.assemble import Reader
+from bedplate.features.assemble import Read, Reader
 from bedplate.features.derived import evaluate
 from bedplate.features.graph import Selected
 from bedplate.types import Int64s
@@ -29,13 +29,16 @@ def lookup(selected: Selected, reader: Reader, keys: Mapping[str, Int64s], times
     Raises:
         DataError: an entity has no keys.
     """
-    columns: dict[str, Column] = {}
+    reads: list[Read] = []
     for view, names in selected.views:
         entities = [e.name for e in view.view.entities]
         missing = [e for e in entities if e not in keys]
         if missing:
             raise DataError(f"no keys of '{missing[0]}', got those of {list(keys)}", where=view.place)
-        columns |= reader.read(view, names, np.stack([keys[e] for e in entities], axis=1), times)
+        reads.append(Read(view, names, np.stack([keys[e] for e in entities], axis=1), times))
+    columns: dict[str, Column] = {}
+    for found in reader.read_all(reads):
+        columns.update(found)
     for derived in selected.derived:
         columns |= evaluate([derived], columns, times)
     return {name: columns[name] for name in selected.names}

@@ -17,7 +17,8 @@ from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.entity import encode
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import TIME, check_keys, check_times
+from bedplate.sources.base import TIME
+from bedplate.sources.events import RowName, check_events, event_query, read_events, row_text
 from bedplate.types import Array, Bools, Int64s, Type
 
 _PIECE = 1 << 17
@@ -82,27 +83,30 @@ class GroupedRows:
     key_texts: tuple[TextLookup | None, ...] = ()
 
 
-def prepare_rows(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None) -> Rows:
+def prepare_rows(
+    view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None, name: RowName | None = None
+) -> Rows:
     """The rows of a part of a view's source: all of it, or a micro-batch.
 
     Args:
         view: the compiled view.
         raw: rows as the table holds them, before the source's cleaning step.
         only: the positions of the selections wanted, in the order in which they are given back; None: all.
+        name: what a message calls a row of `raw`; None: it is the source's whole table.
 
     Raises:
         DataError: rows that can't be read, a null or impossible time, a null key, an infinite number, an integer beyond
             int64.
     """
-    try:
-        frame = _query(view, raw, only).collect()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(
-            f"can't read the rows: {error}",
-            where=f"{view.place}, source '{view.view.source.name}'",
-            hint="every file of the table must be whole and have the same columns, and every value fit the expressions",
-        ) from error
-    return _rows(view, frame, only)
+    name, where = name or view.view.source.table(view.root).row_name, view.view.where
+    source = view.view.source
+    frame = read_events(source, raw, _columns(view, only), keys=_keys(view), place=view.place, name=name, where=where)
+    times = frame[TIME]
+
+    def row(position: int) -> str:
+        return row_text(source, raw, times, position, name=name, where=where)
+
+    return _rows(view, frame, only, row)
 
 
 def prepare_table(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequence[int] | None = None) -> Rows:
@@ -117,50 +121,50 @@ def prepare_table(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequen
     Raises:
         DataError: as `prepare_rows`.
     """
-    if rows > _PIECE:
-        joined = _Joined(view, rows, only)
-        try:
-            for frame in _query(view, raw, only).collect_batches(chunk_size=_PIECE):
-                joined.add(_rows(view, frame, only))
-        except (DataError, OSError, pl.exceptions.PolarsError):
-            del (
-                joined
-            )  # below, the whole table is looked at, which says how many rows are wrong, and which is the first
-        else:
-            return joined.rows()
-    return prepare_rows(view, raw, only)
+    joined = _pieces(view, raw, rows, only) if rows > _PIECE else None
+    # Of rows that are wrong, a look at the whole table says how many they are, and which is the first.
+    return prepare_rows(view, raw, only) if joined is None else joined.rows()
 
 
-def _query(view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None) -> pl.LazyFrame:
-    """Times, keys and selections as columns."""
-    source, definition = view.view.source, view.view
-    events = source.events(raw)
-    if definition.where is not None:
-        events = events.filter(definition.where)
-    keys = [pl.col(e.key).alias(f"key {i}") for i, e in enumerate(definition.entities)]
+def _pieces(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequence[int] | None) -> _Joined | None:
+    """The rows of the table, or None: some are wrong."""
+    joined, source = _Joined(view, rows, only), view.view.source
+    try:
+        query = event_query(source, raw, _columns(view, only), view.view.where)
+        for frame in query.collect_batches(chunk_size=_PIECE):
+            check_events(frame, source, raw, keys=_keys(view), place=view.place, row=str)
+            joined.add(_rows(view, frame, only, str))
+    except (DataError, OSError, pl.exceptions.PolarsError):
+        return None
+    return joined
+
+
+def _keys(view: CompiledView) -> dict[str, str]:
+    return {f"key {i}": e.key for i, e in enumerate(view.view.entities)}
+
+
+def _columns(view: CompiledView, only: Sequence[int] | None) -> list[pl.Expr]:
+    """Keys and selections."""
     inputs = [
         expression.alias(f"selection {s} {i}")
         for s in _wanted(view, only)
         for i, expression in enumerate(view.selections[s].expressions)
     ]
-    return events.select(pl.col(TIME), *keys, *inputs)
+    return [*(pl.col(column).alias(alias) for alias, column in _keys(view).items()), *inputs]
 
 
 def _wanted(view: CompiledView, only: Sequence[int] | None) -> Sequence[int]:
     return range(len(view.selections)) if only is None else only
 
 
-def _rows(view: CompiledView, frame: pl.DataFrame, only: Sequence[int] | None) -> Rows:
-    """The frame of `_query` as arrays; its columns are taken out of it."""
-    source = view.view.source
-    check_times(frame, source)
-    check_keys(frame, {f"key {i}": e.key for i, e in enumerate(view.view.entities)}, source, view.place)
+def _rows(view: CompiledView, frame: pl.DataFrame, only: Sequence[int] | None, row: RowName) -> Rows:
+    """Checked rows as arrays; columns are taken out of the frame, so that none is held twice."""
     key_texts = tuple(dict[int, str]() if kind is Type.STRING else None for kind in view.key_types)
     columns = [encode(frame.drop_in_place(f"key {i}"), texts) for i, texts in enumerate(key_texts)]
     return Rows(
         times=np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy()),
         keys=np.stack(columns, axis=1) if len(columns) > 1 else columns[0].reshape(-1, 1),
-        selections=tuple(_selected(view, frame, s) for s in _wanted(view, only)),
+        selections=tuple(_selected(view, frame, s, row) for s in _wanted(view, only)),
         key_texts=key_texts,
     )
 
@@ -239,7 +243,7 @@ def _add_texts(known: Sequence[dict[int, str] | None], found: Sequence[TextLooku
             old.update(new)
 
 
-def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedValues:
+def _selected(view: CompiledView, frame: pl.DataFrame, index: int, row: RowName) -> SelectedValues:
     """The values of one selection; its columns are taken out of the frame, so that no column is held twice."""
     selection, kinds = view.selections[index], view.types[index]
     valid: Bools | None = None
@@ -251,7 +255,7 @@ def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedVa
     for i, kind in enumerate(kinds):
         known: dict[int, str] | None = {} if kind is Type.STRING else None
         place = f"{view.place}, source '{view.view.source.name}', {selection.inputs[i]}"
-        array, there = _array(frame.drop_in_place(f"selection {index} {i}"), kind, known, place)
+        array, there = _array(frame.drop_in_place(f"selection {index} {i}"), kind, known, place, row)
         if there is not None:
             valid = there if valid is None else valid & there
         arrays.append(array)
@@ -259,10 +263,12 @@ def _selected(view: CompiledView, frame: pl.DataFrame, index: int) -> SelectedVa
     return SelectedValues(None if valid is None or valid.all() else valid, tuple(arrays), tuple(texts))
 
 
-def _array(series: pl.Series, kind: Type, texts: dict[int, str] | None, place: str) -> tuple[Array, Bools | None]:
+def _array(
+    series: pl.Series, kind: Type, texts: dict[int, str] | None, place: str, row: RowName
+) -> tuple[Array, Bools | None]:
     """A column as an array, and which values are there (None: all); the others are 0."""
     if kind is Type.FLOAT:
-        return _floats(series.cast(pl.Float64).to_numpy(), place)
+        return _floats(series.cast(pl.Float64).to_numpy(), place, row)
     there: Bools | None = series.is_not_null().to_numpy() if series.null_count() else None
     if kind is Type.BOOL:
         whole = series if there is None else series.fill_null(value=False)
@@ -274,7 +280,7 @@ def _array(series: pl.Series, kind: Type, texts: dict[int, str] | None, place: s
     return result, there
 
 
-def _floats(values: Array, place: str) -> tuple[Array, Bools | None]:
+def _floats(values: Array, place: str, row: RowName) -> tuple[Array, Bools | None]:
     """Floats in which NaN, which nulls have become too, is not there.
 
     Raises:
@@ -286,7 +292,7 @@ def _floats(values: Array, place: str) -> tuple[Array, Bools | None]:
     infinite: Bools = np.isinf(values)
     if infinite.any():
         raise DataError(
-            f"{np.count_nonzero(infinite):,} infinite values, the first in row {int(infinite.argmax()):,}",
+            f"{np.count_nonzero(infinite):,} infinite values, the first in {row(int(infinite.argmax()))}",
             where=place,
             hint="an infinite number can't be summed; make it null in the row expression",
         )

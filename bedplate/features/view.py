@@ -13,7 +13,7 @@ from bedplate.aggregations.base import Aggregation, ExpressionLike, Reduce, Redu
 from bedplate.aggregations.window import Window
 from bedplate.canonical import digest, expression_form
 from bedplate.errors import DefinitionError, suggest
-from bedplate.features.entity import Entity
+from bedplate.features.entity import Entity, key_cast
 from bedplate.features.expression import check_condition, expression_type
 from bedplate.sources.base import Source
 from bedplate.types import Type, format_duration, parse_duration, type_of
@@ -50,7 +50,7 @@ class FeatureView:
         features: Mapping[str, Aggregation],
         *,
         where: ExpressionLike | None = None,
-        ttl: str | int | None = None,
+        ttl: str | None = None,
     ) -> None:
         place = f"view '{name}'"
         self.name = name
@@ -224,7 +224,7 @@ class CompiledView:
             raise DefinitionError(
                 f"the key column '{entity.key}' is {schema[entity.key]}, expected integers or strings",
                 where=self.place,
-                hint="cast it in the source's prepare step",
+                hint=f"cast it in the source's prepare step: {key_cast(entity.key, schema[entity.key])}",
             )
         return kind
 

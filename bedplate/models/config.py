@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from bedplate.errors import ConfigError
+from bedplate.features.checks import check_least, check_types
+
 
 class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Choices of a `DCN`.
@@ -30,6 +33,19 @@ class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     correct_sampling: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Checks types and ranges.
+
+        Raises:
+            ConfigError: a value is of another type than its field, or out of its range.
+        """
+        _check(self, "DCNConfig")
+        check_least(self, "embedding cross_layers attention", 1, "DCNConfig")
+        check_least(self, "rank", 0, "DCNConfig")
+        if not self.layers:
+            raise ConfigError("got no layers, expected at least one", where="DCNConfig")
+        _check_layers(self.layers, self.dropout, "DCNConfig")
+
 
 class LogisticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Choices of a `Logistic`.
@@ -43,6 +59,14 @@ class LogisticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label: str
     correct_sampling: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the types.
+
+        Raises:
+            ConfigError: a value is of another type than its field, or the label has no name.
+        """
+        _check(self, "LogisticConfig")
 
 
 class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,3 +93,34 @@ class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frequency_rate: float = 0.05
     dropout: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks types and ranges.
+
+        Raises:
+            ConfigError: a value is of another type than its field, or out of its range.
+        """
+        place, slots = "TwoTowerConfig", self.frequency_slots
+        _check(self, place)
+        check_least(self, "embedding width frequency_slots", 1, place)
+        if slots & (slots - 1):
+            raise ConfigError(f"frequency_slots is {slots}, expected a power of two", where=place)
+        if not self.temperature > 0:
+            raise ConfigError(f"temperature is {self.temperature}, expected more than 0", where=place)
+        if not 0 < self.frequency_rate <= 1:
+            raise ConfigError(f"frequency_rate is {self.frequency_rate}, expected more than 0, at most 1", where=place)
+        _check_layers(self.layers, self.dropout, place)
+
+
+def _check(config: DCNConfig | LogisticConfig | TwoTowerConfig, place: str) -> None:
+    check_types(config, place)
+    check_least(config, "seed", 0, place)
+    if not config.label:
+        raise ConfigError("got no label, expected the name of one", where=place)
+
+
+def _check_layers(layers: tuple[int, ...], dropout: float, place: str) -> None:
+    if any(width < 1 for width in layers):
+        raise ConfigError(f"layers is {layers}, expected widths of at least 1", where=place)
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout is {dropout}, expected at least 0 and below 1", where=place)

@@ -30,10 +30,9 @@ class DCN(Model):
         """Draws the weights.
 
         Raises:
-            DefinitionError: no deep layer, no cross, or a layout without one of the two sides.
+            DefinitionError: a layout without one of the two sides.
         """
         super().__init__(config, layout)
-        require(bool(config.layers) and config.cross_layers > 0, "got no layers, expected at least one", "DCN")
         with seeded(config.seed):
             self.vectors = InputVectors(layout, config.embedding)
             request, item = self.vectors.request_width, self.vectors.item_width

@@ -36,13 +36,10 @@ class TwoTower(Model):
         """Draws the weights.
 
         Raises:
-            DefinitionError: one side is empty, or `frequency_slots` is no power of two.
+            DefinitionError: one side is empty.
         """
         super().__init__(config, layout)
         slots = config.frequency_slots
-        require(
-            slots > 0 and slots & (slots - 1) == 0, f"frequency_slots is {slots}, expected a power of 2", "TwoTower"
-        )
         with seeded(config.seed):
             self.vectors = InputVectors(layout, config.embedding)
             self.sequences = nn.ModuleList(

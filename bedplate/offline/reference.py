@@ -17,6 +17,7 @@ from bedplate.aggregations.base import Aggregation, Selection
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column, Dense, Ids, Ragged
 from bedplate.canonical import string_ids
+from bedplate.features.assemble import Reader
 from bedplate.features.derived import series_to_column
 from bedplate.features.view import CompiledView
 from bedplate.sources.base import TIME
@@ -114,7 +115,7 @@ _CARRIED_FORWARD = ("Last", "LastN", "TimeSince")
 
 
 @final
-class Reference:
+class Reference(Reader):
     """The values of a view's features by definition. Satisfies `Reader`.
 
     Args:

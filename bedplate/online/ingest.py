@@ -17,17 +17,20 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeAlias, final
 
+import numpy as np
 import polars as pl
 
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import DataError, DefinitionError
-from bedplate.features.rows import prepare_rows
+from bedplate.errors import DataError, DefinitionError, reason
+from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.state import REWIND, ViewState, group, merged_rows, read_state, texts_of
 from bedplate.sources.base import TIME
+from bedplate.sources.events import RowName, row_text
+from bedplate.types import format_time
 
 BATCH = 50_000
 """How many rows of a file are one micro-batch, by default."""
@@ -72,6 +75,9 @@ class Ingest:
             several rows.
         rewind: reads may ask for a time so much before the watermark; microseconds.
         clock: an event ahead of this clock does not push the watermark beyond it.
+        late: take in events from before the time that a view was loaded for. The load held every event of history that
+            is so old, so these must be events that history did not hold; they count from now on. Without it they are an
+            error.
 
     Raises:
         DefinitionError: the views are not of one source.
@@ -81,6 +87,7 @@ class Ingest:
         "_batch",
         "_clock",
         "_directory",
+        "_late",
         "_layouts",
         "_rewind",
         "_states",
@@ -99,12 +106,13 @@ class Ingest:
         batch: int = BATCH,
         rewind: int = REWIND,
         clock: Clock = system_clock,
+        late: bool = False,
     ) -> None:
         names = sorted({v.view.source.name for v in views})
         if len(names) != 1:
             raise DefinitionError(f"got views of the sources {names}, expected one source", where="ingest")
         self._store, self._views, self._directory = store, tuple(views), directory
-        self._batch, self._rewind, self._clock = batch, rewind, clock
+        self._batch, self._rewind, self._clock, self._late = batch, rewind, clock, late
         self._layouts = {v.id: Layout(v) for v in views}
         self._states: dict[str, ViewState] = {}
         self._taken: dict[str, set[str]] = {}
@@ -125,8 +133,9 @@ class Ingest:
 
         Raises:
             StoreError: the store can't be written, a view is not loaded, or another writer is at work on it.
-            DataError: a file can't be read or its columns are not those of the source's table, or a file has a name
-                before one that was taken in. What was taken in before stays, and the position is before the file.
+            DataError: a file can't be read or its columns are not those of the source's table, a file has a name before
+                one that was taken in, or an event is from before the time that a view was loaded for (see `late`). What
+                was taken in before stays, and the position is before the micro-batch.
         """
         begin, events, files = monotonic(), 0, 0
         with self._store.writing([v.id for v in self._views]), _signals() as stop:
@@ -208,16 +217,24 @@ class Ingest:
                 size = self._batch if left[0].view.source.prepare is None else total
                 end = min([begin + size, total, *(a for a in at.values() if a > begin)])
                 part = raw.slice(begin, end - begin).collect().lazy()
-                self._take([v for v in left if at[v.id] == begin], part, path.name, end, is_last=end == total)
+                self._take([v for v in left if at[v.id] == begin], part, path.name, begin, end, is_last=end == total)
                 rows += end - begin
                 if progress is not None:
                     progress(path, end)
 
-    def _take(self, views: Sequence[CompiledView], raw: pl.LazyFrame, name: str, end: int, *, is_last: bool) -> None:
-        """One micro-batch: the rows of a file before `end`, in one step of the store."""
+    def _take(
+        self, views: Sequence[CompiledView], raw: pl.LazyFrame, name: str, begin: int, end: int, *, is_last: bool
+    ) -> None:
+        """One micro-batch: the rows of a file from `begin` to `end`, in one step of the store."""
         changes, states = Changes(), dict[str, ViewState]()
+
+        def shown(row: int) -> str:
+            return f"row {begin + row:,}"
+
         for view in views:
-            rows, layout, state = prepare_rows(view, raw), self._layouts[view.id], self._states[view.id]
+            rows, layout, state = prepare_rows(view, raw, name=shown), self._layouts[view.id], self._states[view.id]
+            if not self._late:
+                _check_not_loaded(view, raw, rows, state.until, shown)
             newest = int(rows.times.max(initial=-1))
             watermark = max(state.watermark, min(newest, self._clock()))
             changes.puts.extend(merged_rows(self._store, layout, group(layout, rows), watermark - self._rewind))
@@ -243,6 +260,22 @@ class Ingest:
                 self._taken[view.id].add(name)
 
 
+def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: int, name: RowName) -> None:
+    """Raises `DataError` where an event is from before the time that the view was loaded for."""
+    before = rows.times < until
+    if not before.any():
+        return
+    source, at = view.view.source, int(before.argmax())
+    shown = row_text(source, raw, pl.Series(rows.times), at, name=name, where=view.view.where)
+    raise DataError(
+        f"{shown} is of {format_time(int(rows.times[at]))}, and events before {format_time(until)} were loaded from "
+        f"history: it would count twice ({np.count_nonzero(before):,} of {len(rows):,} events)",
+        where=f"{view.place}, source '{source.name}', column '{source.time}'",
+        hint="load the view again with an earlier --until (bedplate materialize), or move the file away; --late takes "
+        "such events in where history did not hold them",
+    )
+
+
 @contextlib.contextmanager
 def _naming(path: Path) -> Generator[None]:
     """Says in errors about data which file they are about."""
@@ -253,7 +286,7 @@ def _naming(path: Path) -> Generator[None]:
         raise DataError(error.message, where=where, hint=error.hint) from error
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(
-            f"can't read the file: {error}",
+            f"can't read the file: {reason(error)}",
             where=str(path),
             hint="repair it or move it away, then run again; files are written aside and renamed when they are whole",
         ) from error

@@ -37,8 +37,8 @@ def bulk_load(
 
     It is written in steps of which the last one completes it: a view whose load is at work or was interrupted can't be
     read, and is loaded from the start when this is called again. After it the store's reads are exact at `until` and
-    later, and its stream begins with the first file. Events before `until` that the stream holds are then late events:
-    they count, so they must not have been in the blocks.
+    later, and its stream begins with the first file. `Ingest` refuses events before `until` unless told that they are
+    late, as the blocks hold all that history has of them.
 
     Args:
         store: the store.

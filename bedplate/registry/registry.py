@@ -84,8 +84,8 @@ class Registry:
         root: the folder.
     """
 
-    def __init__(self, root: Path, *, clock: Clock = system_clock) -> None:
-        self.root = root.absolute()
+    def __init__(self, root: Path | str, *, clock: Clock = system_clock) -> None:
+        self.root = Path(root).absolute()
         self._clock = clock
         with _storing(self.root):
             self._index = _open_index(self.root)

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.batch import Batch, column_to_series
-from bedplate.errors import DataError, DefinitionError, suggest
+from bedplate.errors import DataError, DefinitionError, reason, suggest
 from bedplate.features.derived import REQUEST_TIME
 from bedplate.features.graph import FeatureGraph
 from bedplate.types import Int64s
@@ -59,7 +59,7 @@ class Filters:
         try:
             kept = frame.select(self._all.alias("kept")).to_series().to_numpy()
         except pl.exceptions.PolarsError as error:
-            raise DataError(f"a filter fails: {error}", where=self._place) from error
+            raise DataError(f"a filter fails: {reason(error)}", where=self._place) from error
         return None if kept.all() else np.flatnonzero(kept)
 
     def _series(self, name: str, batch: Batch) -> pl.Series:
@@ -79,6 +79,6 @@ def _check(expression: pl.Expr, read: Sequence[str], graph: FeatureGraph, place:
     try:  # on no rows: it finds more than asking for the schema
         dtype = frame.select(expression.alias("kept"))["kept"].dtype
     except pl.exceptions.PolarsError as error:
-        raise DefinitionError(f"{expression} fails: {error}", where=place) from error
+        raise DefinitionError(f"{expression} fails: {reason(error)}", where=place) from error
     if dtype != pl.Boolean:
         raise DefinitionError(f"{expression} is {dtype}, expected a boolean", where=place)

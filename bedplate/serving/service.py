@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import polars as pl
 
 from bedplate.canonical import expression_form
-from bedplate.errors import DefinitionError
+from bedplate.errors import ConfigError, DefinitionError
+from bedplate.registry.version import parse_reference
 
 MOST = 10_000
 """The largest `count`, `top` and `most_candidates`."""
@@ -32,15 +33,15 @@ class Retrieval:
     always: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Checks the count, and that `always` is a list.
+        """Checks the model's reference, the count, and that `always` is a list of names.
 
         Raises:
-            DefinitionError: the count is out of range, or `always` is one text.
+            DefinitionError: the reference can't be one, the count is out of range, or `always` is something else.
         """
         place = f"retrieval '{self.model}'"
+        _check_model(self.model, place)
         _check_size(self.count, "count", place)
-        if isinstance(self.always, str):
-            raise DefinitionError("always is a list", where=place, hint=f"write always=['{self.always}']")
+        _check_names(self.always, "always", place)
 
 
 @final
@@ -74,18 +75,28 @@ class Service:
     most_candidates: int = 1000
 
     def __post_init__(self) -> None:
-        """Checks what can be checked without the project's features.
+        """Checks what can be checked without the project's features; `checks.check_service` checks the rest.
 
         Raises:
-            DefinitionError: a size is out of range, or a filter is not an expression.
+            DefinitionError: an argument of another type, a reference that can't be one, a size out of range, a filter
+                that is not an expression, or filters without a retrieval.
         """
         place = self.place
-        if not self.name:
-            raise DefinitionError("got an empty name", where="service")
+        for part, value in (("name", self.name), ("item", self.item)):
+            if not isinstance(value, str) or not value:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DefinitionError(f"got the {part} {value!r}, expected a text", where="service")
+        _check_model(self.ranking, f"{place}: ranking")
+        if not isinstance(self.retrieval, Retrieval | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"got the retrieval {self.retrieval!r}, expected a Retrieval",
+                where=place,
+                hint='for example Retrieval("towers@champion")',
+            )
         _check_size(self.top, "top", place)
         _check_size(self.most_candidates, "most_candidates", place)
-        if isinstance(self.filters, pl.Expr) or isinstance(self.exclude, str):
-            raise DefinitionError("filters and exclude are lists", where=place, hint="write filters=[...]")
+        if not isinstance(self.filters, list | tuple):
+            raise DefinitionError("filters is a list", where=place, hint="write filters=[...]")
+        _check_names(self.exclude, "exclude", place)
         for i, expression in enumerate(self.filters):
             if not isinstance(expression, pl.Expr):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise DefinitionError(
@@ -125,5 +136,22 @@ class Service:
 
 
 def _check_size(size: int, name: str, place: str) -> None:
-    if not 1 <= size <= MOST:
-        raise DefinitionError(f"{name} is {size}, expected 1 to {MOST}", where=place)
+    is_whole = isinstance(size, int) and not isinstance(size, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_whole or not 1 <= size <= MOST:
+        raise DefinitionError(f"{name} is {size!r}, expected 1 to {MOST}", where=place)
+
+
+def _check_names(names: object, part: str, place: str) -> None:
+    if isinstance(names, str):
+        raise DefinitionError(f"{part} is a list", where=place, hint=f"write {part}=['{names}']")
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in cast("Sequence[object]", names)):
+        raise DefinitionError(f"{part} is {names!r}, expected a list of the names of features", where=place)
+
+
+def _check_model(reference: str, place: str) -> None:
+    if not isinstance(reference, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise DefinitionError(f"got {reference!r}, expected the name of a model", where=place)
+    try:
+        parse_reference(reference)
+    except ConfigError as error:
+        raise DefinitionError(error.message, where=place, hint=error.hint) from None

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias, final
 import polars as pl
 
 from bedplate.canonical import calls_python, digest_bytes
-from bedplate.errors import BedplateError, DataError, DefinitionError, suggest
-from bedplate.types import EARLIEST_TIME, LATEST_TIME, Type, format_duration, format_time, parse_duration, type_of
+from bedplate.errors import BedplateError, DataError, DefinitionError, reason, suggest
+from bedplate.types import DAY, Type, format_duration, parse_duration, type_of
 
 Prepare: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 """A cleaning step. It must give the same rows however the table is split by time, rows of equal time staying together:
@@ -46,7 +46,7 @@ class Snapshot:
 
 
 class Table(ABC):
-    """Where rows are: a contract of three methods, one file a kind of table."""
+    """Where rows are: a contract of four methods, one file a kind of table; `row_name` has a default."""
 
     @property
     @abstractmethod
@@ -72,6 +72,10 @@ class Table(ABC):
     @abstractmethod
     def scan(self) -> pl.LazyFrame:
         """The rows, in their order, lazily: what a query does not use is not read."""
+
+    def row_name(self, row: int) -> str:
+        """What a message calls a row by its position in `scan`: its place in a file, where the table has several."""
+        return f"row {row:,}"
 
 
 _TABLES = (str, pl.DataFrame, Table)
@@ -103,7 +107,7 @@ class Source:
         table: str | pl.DataFrame | Table,
         *,
         time: str,
-        delay: str | int | None = None,
+        delay: str | None = None,
         prepare: Prepare | None = None,
     ) -> None:
         self.name = name
@@ -128,7 +132,7 @@ class Source:
             return MemoryTable(self._table)
         from bedplate.sources.parquet import ParquetTable
 
-        return ParquetTable(self._table, root or Path())
+        return ParquetTable(self._table, root or Path(), self._place)
 
     def schema(self, root: Path | None = None) -> Mapping[str, pl.DataType]:
         """The columns after `prepare`.
@@ -156,11 +160,11 @@ class Source:
 
     def events(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         """The prepared rows of a part of the table (all of it, or a micro-batch), event times in the column `TIME`."""
-        time = pl.col(self.time)
-        as_integer = time if self._time_is_integer(raw) else time.dt.epoch("us")
-        return self._prepared(raw).with_columns(as_integer.cast(pl.Int64).alias(TIME))
+        dtype = self._prepared(raw.clear()).collect_schema()[self.time]
+        return self._prepared(raw).with_columns(epoch_micros(pl.col(self.time), dtype).alias(TIME))
 
-    def _time_is_integer(self, raw: pl.LazyFrame) -> bool:
+    def has_integer_times(self, raw: pl.LazyFrame) -> bool:
+        """Whether the time column of these rows, cleaned, holds integers and not datetimes or dates."""
         return self._prepared(raw.clear()).collect_schema()[self.time].is_integer()
 
     def _prepared(self, raw: pl.LazyFrame) -> pl.LazyFrame:
@@ -215,7 +219,7 @@ class Source:
         try:
             plan.collect()
         except pl.exceptions.PolarsError as error:
-            raise DefinitionError(f"the step prepare fails on no rows: {error}", where=self._place) from error
+            raise DefinitionError(f"the step prepare fails on no rows: {reason(error)}", where=self._place) from error
         try:
             self._prepared(pl.scan_parquet(_NO_FILE, schema=schema))
         except FileNotFoundError:
@@ -227,53 +231,24 @@ class Source:
         return digest_bytes([plan.serialize()])
 
 
-def check_times(frame: pl.DataFrame, source: Source) -> None:
-    """Raises `DataError` for a null time or one outside 1970 to 2200, naming the row.
+def epoch_micros(time: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    """Microseconds since the epoch of a column of datetimes, dates or integers, as int64.
 
-    Args:
-        frame: prepared rows with the column `TIME`.
-        source: where they are from, for the message.
+    What is finer than a microsecond is cut off. Times too far from 1970 for 64 bits of microseconds are moved nearer,
+    but stay outside what is accepted; Polars' own conversion wraps round.
     """
-    times = frame[TIME]
-    place = f"source '{source.name}', column '{source.time}'"
-    nulls = times.null_count()
-    if nulls:
-        raise DataError(
-            f"{nulls:,} of {len(times):,} rows have no time, the first is row {times.is_null().arg_max():,}",
-            where=place,
-            hint="drop them in the source's prepare step",
-        )
-    low, high = times.min(), times.max()
-    if isinstance(low, int) and isinstance(high, int) and not (low >= EARLIEST_TIME and high < LATEST_TIME):
-        row = int(((times < EARLIEST_TIME) | (times >= LATEST_TIME)).arg_max() or 0)
-        raise DataError(
-            f"row {row:,} has time {times[row]}, expected microseconds between "
-            f"{format_time(EARLIEST_TIME)} and {format_time(LATEST_TIME)}",
-            where=place,
-            hint="an integer time column holds microseconds since the epoch; convert others in the prepare step",
-        )
-
-
-def check_keys(frame: pl.DataFrame, columns: Mapping[str, str], source: Source, place: str) -> None:
-    """Raises `DataError` for a null key, naming column, count and row.
-
-    Args:
-        frame: prepared rows.
-        columns: columns of the frame that hold keys, with the names that the source gives them.
-        source: where the rows are from, for the message.
-        place: what the keys are for, for the message.
-    """
-    for column, shown in columns.items():
-        nulls = frame[column].null_count()
-        if nulls:
-            row = frame[column].is_null().arg_max()
-            raise DataError(
-                f"{nulls:,} of {len(frame):,} rows have no key, the first is row {row:,}",
-                where=f"{place}, source '{source.name}', column '{shown}'",
-                hint="drop them in the source's prepare step",
-            )
+    if isinstance(dtype, pl.Date):
+        return time.to_physical().cast(pl.Int64).clip(-(10**8), 10**8) * DAY
+    if isinstance(dtype, pl.Datetime):
+        ticks = time.to_physical()
+        if dtype.time_unit == "ms":
+            return ticks.clip(-(9 * 10**15), 9 * 10**15) * 1000
+        return ticks // 1000 if dtype.time_unit == "ns" else ticks
+    return time.cast(pl.Int64)
 
 
 def unreadable(name: str, error: Exception) -> BedplateError:
     """The error for a table that can't be read."""
-    return DataError(f"can't read the table: {error}", where=name, hint="check that the path exists and is readable")
+    return DataError(
+        f"can't read the table: {reason(error)}", where=name, hint="check that the path exists and is readable"
+    )

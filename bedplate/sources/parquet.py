@@ -20,12 +20,13 @@ class ParquetTable(Table):
     Args:
         pattern: a file, a folder (every `*.parquet` below it) or a glob.
         root: where a relative pattern starts.
+        place: what a message says the table is for, in front of the path, such as "source 'orders'".
     """
 
-    __slots__ = ("_pattern", "_root")
+    __slots__ = ("_pattern", "_place", "_root")
 
-    def __init__(self, pattern: str, root: Path) -> None:
-        self._pattern, self._root = pattern, root
+    def __init__(self, pattern: str, root: Path, place: str | None = None) -> None:
+        self._pattern, self._root, self._place = pattern, root, place
 
     @property
     def name(self) -> str:
@@ -50,7 +51,7 @@ class ParquetTable(Table):
         if not found:
             raise DataError(
                 "no Parquet file found",
-                where=str(path),
+                where=self._where(path),
                 hint="the path is relative to the project's folder (bedplate.toml)",
             )
         return found
@@ -63,7 +64,7 @@ class ParquetTable(Table):
         try:
             return dict(pl.read_parquet_schema(file))
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise unreadable(str(file), error) from error
+            raise unreadable(self._where(file), error) from error
 
     def _check_columns(self, files: list[Path]) -> None:
         """Raises `DataError` where a file has other columns than the first."""
@@ -75,7 +76,7 @@ class ParquetTable(Table):
                     raise DataError(
                         f"the column '{column}' is {got.get(column) or 'not there'}, in {files[0].name} it is "
                         f"{expected.get(column) or 'not there'}",
-                        where=str(file),
+                        where=self._where(file),
                         hint="write all files of a table with the same columns",
                     )
 
@@ -87,11 +88,11 @@ class ParquetTable(Table):
         """
         files = self.files()
         self._check_columns(files)
-        states = [(str(f.relative_to(self._root) if f.is_relative_to(self._root) else f), f.stat()) for f in files]
+        states = [(self._shown(f), f.stat()) for f in files]
         try:
             rows = int(self._scan(files).select(pl.len()).collect().item())
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise unreadable(self._pattern, error) from error
+            raise unreadable(self._where(self._root / self._pattern), error) from error
         plural = "" if len(files) == 1 else "s"
         return Snapshot(
             digest([[name, state.st_size, state.st_mtime_ns] for name, state in states]),
@@ -102,6 +103,22 @@ class ParquetTable(Table):
     def scan(self) -> pl.LazyFrame:
         """The rows of all files, in the order of their paths."""
         return self._scan(self.files())
+
+    def row_name(self, row: int) -> str:
+        """The row by its position in its file, and the file."""
+        files, before = self.files(), 0
+        for file in files:
+            rows = int(self._scan([file]).select(pl.len()).collect().item())
+            if row < before + rows:
+                return f"row {row - before:,} of {file.name if len(files) == 1 else self._shown(file)}"
+            before += rows
+        return f"row {row:,}"
+
+    def _where(self, path: Path) -> str:
+        return f"{self._place}: {path}" if self._place else str(path)
+
+    def _shown(self, file: Path) -> str:
+        return str(file.relative_to(self._root) if file.is_relative_to(self._root) else file)
 
     @staticmethod
     def _scan(files: list[Path]) -> pl.LazyFrame:

@@ -180,7 +180,7 @@ class OnlineStoreContract:
                 bulk_load(whole, view, [grouped(view, simulation.events)], _end(simulation))
                 bulk_load(streamed, view, [grouped(view, simulation.events[:50])], _end(simulation))
                 write_files(simulation.events, folder / "files", [50, 90, 120])
-                done = Ingest(streamed, [view], folder / "files", batch=20).run()
+                done = Ingest(streamed, [view], folder / "files", batch=20, late=True).run()
                 assert (done.events, done.files) == (len(simulation.events) - 50, 3)
                 again = Ingest(streamed, [view], folder / "files").run()
                 assert (again.events, again.files) == (0, 0)

@@ -24,7 +24,7 @@ from bedplate.canonical import string_ids
 from bedplate.features.entity import Entity
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.sources.base import Source
-from bedplate.types import DAY, HOUR, MINUTE, Array, Int64s, to_micros
+from bedplate.types import DAY, HOUR, MINUTE, Array, Int64s, format_duration, to_micros
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -205,12 +205,15 @@ def simulated_view(
 ) -> CompiledView:
     """A compiled view named `simulated` over a simulated history, with `every_aggregation` unless features are given.
 
+    Delay and ttl are microseconds.
+
     >>> view = simulated_view(simulate(1))
     >>> len(view.features) > 70
     True
     """
-    source = Source("events", simulation.events, time="time", delay=delay)
-    return FeatureView("simulated", list(entities), source, features or every_aggregation(), ttl=ttl).compile()
+    source = Source("events", simulation.events, time="time", delay=None if delay is None else format_duration(delay))
+    lifetime = None if ttl is None else format_duration(ttl)
+    return FeatureView("simulated", list(entities), source, features or every_aggregation(), ttl=lifetime).compile()
 
 
 def simulations(events: int = 120, questions: int = 40) -> SearchStrategy[Simulation]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from bedplate.errors import ConfigError, suggest
+from bedplate.features.checks import check_least, check_types
 
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 
@@ -47,11 +48,11 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Checks the ranges.
 
         Raises:
-            ConfigError: a number is out of its range.
+            ConfigError: a value is of another type than its field, or a number is out of its range.
         """
-        for name in ("epochs", "patience", "checkpoint_every", "prefetch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1", where="trainer")
+        check_types(self, "trainer")
+        check_least(self, "epochs patience checkpoint_every prefetch", 1, "trainer")
+        check_least(self, "weight_decay seed", 0, "trainer")
         for name in ("learning_rate", "embedding_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0", where="trainer")

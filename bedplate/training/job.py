@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, final
 
 import msgspec
 
+from bedplate.datasets.checks import check_kind
 from bedplate.datasets.dataset import Dataset
 from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.encoding import CANDIDATE, Encoding
 from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
+from bedplate.registry.version import NAME_PATTERN
 from bedplate.training.config import TrainerConfig, override
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ class Job:
         golden: how many test requests are kept with their scores as evidence.
 
     Raises:
-        DefinitionError: no inputs, or a config of no known model.
+        DefinitionError: an argument of another type, a name that no folder can have, no inputs, or a config of no known
+            model. `checks.check_job` checks a job against the project.
     """
 
     __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "trainer")
@@ -59,13 +62,28 @@ class Job:
         golden: int = 4,
     ) -> None:
         self.name = name
+        if not isinstance(name, str) or NAME_PATTERN.fullmatch(name) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"got the name {name!r}, expected letters, digits, '_', '-' and '.', a letter or digit first",
+                where="job",
+            )
+        check_kind(dataset, str | Dataset, f"{self.place}: dataset")
         self.dataset = dataset if isinstance(dataset, str) else dataset.name
-        self.model, self.inputs = model, dict(inputs)
-        self.trainer = trainer or TrainerConfig()
-        self.fit_batches, self.golden = fit_batches, golden
         if type(model) not in _MODELS:
             known = ", ".join(c.__name__ for c in _MODELS)
             raise DefinitionError(f"got the config {type(model).__name__}, expected one of {known}", where=self.place)
+        check_kind(inputs, Mapping, f"{self.place}: inputs")
+        for feature, encoding in inputs.items():
+            check_kind(feature, str, f"{self.place}: inputs")
+            check_kind(
+                encoding, Encoding, f"{self.place}: input '{feature}'", hint="for example Number() or Category()"
+            )
+        self.model, self.inputs = model, dict(inputs)
+        self.trainer = TrainerConfig() if trainer is None else trainer
+        check_kind(self.trainer, TrainerConfig, f"{self.place}: trainer")
+        check_kind(fit_batches, int, f"{self.place}: fit_batches")
+        check_kind(golden, int, f"{self.place}: golden")
+        self.fit_batches, self.golden = fit_batches, golden
         if not self.inputs or fit_batches < 1 or golden < 1:
             raise DefinitionError(
                 f"got {len(self.inputs)} inputs, fit_batches={fit_batches}, golden={golden}; expected at least 1 each",

@@ -12,6 +12,7 @@ from bedplate.batch import Column
 from bedplate.canonical import string_ids
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import ProofError
+from bedplate.features.assemble import Reader
 from bedplate.features.lookup import lookup
 from bedplate.features.view import CompiledView
 from bedplate.health.parity import ParityReport
@@ -25,7 +26,7 @@ CANDIDATES = 400
 """About how many candidates of these orders, bought ones and negatives."""
 
 
-class Oracle:
+class Oracle(Reader):
     """The values by definition (`offline/reference.py`), from all raw rows of these customers and products."""
 
     def __init__(self, project: Project, customers: Sequence[int], products: Sequence[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import polars as pl
 import pytest
 from hypothesis import given
@@ -81,7 +83,24 @@ def test_every_change_is_another_form():
 WRONG = [
     (lambda: Count(windows="7 days"), "got '7 days', expected a whole number and a unit"),
     (lambda: Count(windows="0d"), "got '0d', expected more than zero"),
-    (lambda: Count(windows=-5), "got -5, expected more than zero"),
+    (lambda: Count(windows=-5), "got -5, which has no unit"),
+    (lambda: Count(windows=7), "got 7, which has no unit"),
+    (lambda: Count(windows=["1d", 604_800_000_000]), "got 604800000000, which has no unit"),
+    (lambda: Count(windows=True), "got True, which has no unit"),
+    (lambda: Window.of("7d", hop=3600), "got 3600, which has no unit"),
+    (lambda: Count(windows="-7d"), "got '-7d', expected a length above zero"),
+    (lambda: Window.of("7d", hop=" - 1h"), "got ' - 1h', expected a length above zero"),
+    (lambda: Window.of("1h", hop="7d"), "the hop 7d is longer than the window 1h"),
+    (lambda: Window.of("1m", hop="2m"), "the hop 2m is longer than the window 1m"),
+    (lambda: Window("7d", 3), "got the length '7d', expected a whole number"),
+    (lambda: Window(5, 1.0), "got the hop 1.0, expected a whole number"),
+    (lambda: Window(5, 0, "3"), "got the bound '3', expected a whole number"),
+    (lambda: Count(within="7d"), "got within, and an aggregation looks back"),
+    (lambda: Sum("x", within="7d"), "got within, and an aggregation looks back"),
+    (lambda: LastN("x", 3, within="7d"), "got within, and an aggregation looks back"),
+    (lambda: TimeSince(within=7), "got within, and an aggregation looks back"),
+    (lambda: Count(window="7d"), "unknown argument 'window'"),
+    (lambda: Max("x", wheer=X > 1), "unknown argument 'wheer'"),
     (lambda: Count(windows=1.5), "got 1.5, expected a whole number and a unit"),
     (lambda: Count(windows="99999999w"), "less than 230 years"),
     (lambda: Count(windows=["7d", "1w"]), "got windows ['7d', '7d'], expected one or more of different lengths"),
@@ -134,3 +153,30 @@ def test_the_text_of_an_aggregation_says_what_it_is():
     assert Sum(X * 2).text == 'Sum([(col("x")) * (dyn int: 2)])'
     assert LastN({"a": "x", "b": "s"}, 5, age="age").text == 'LastN(col("x"), col("s"); n=5, age=age)'
     assert (Count().text, TimeSince().text) == ("Count()", "TimeSince()")
+
+
+HINTS = [
+    (lambda: Count(windows=7), "write a text with a unit, for example 90s, 5m, 12h, 7d, 2w"),
+    (lambda: Count(windows="-7d"), 'a window looks back already: write "7d"; a Label looks forward'),
+    (lambda: Window.of("1h", hop="7d"), 'for example Window.of("1h", hop="5m")'),
+    (lambda: Window.of("1m", hop="2m"), 'for example Window.of("1m", hop="1m")'),
+    (lambda: Count(window="7d"), "did you mean 'windows'?"),
+    (lambda: Sum("x", within="7d"), 'a Label looks forward: Label("name", entity, source, Sum(...), within="7d")'),
+]
+
+
+@pytest.mark.parametrize(("make", "hint"), HINTS)
+def test_what_to_write_instead(make, hint):
+    with pytest.raises(DefinitionError) as caught:
+        make()
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_hop_may_be_as_long_as_the_window_and_a_default_one_longer():
+    assert Window.of("1h", hop="1h").hop == HOUR
+    assert Window.of("1m").hop == 5 * MINUTE
+
+
+def test_aggregations_are_copied_as_other_objects_are():
+    first = LastN({"a": X * 2}, 3, age="age", windows="1d")
+    assert copy.copy(first).form() == copy.deepcopy(first).form() == first.form()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_a_missing_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     for command in ("plan", "apply"):
         code, message = failing(folder, capsys, command)
         assert code == 3
-        assert message.startswith(f"error: {folder}/data: no Parquet file found\n")
+        assert message.startswith(f"error: features.py:3: source 'orders': {folder}/data: no Parquet file found\n")
 
 
 def test_a_table_that_is_no_parquet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +81,7 @@ def test_a_second_file_of_another_schema(folder: Path, capsys: pytest.CaptureFix
     ROWS.with_columns(pl.col("price").cast(pl.String)).write_parquet(folder / "data" / "1.parquet")
     code, message = failing(folder, capsys, "apply")
     assert code == 3
-    assert f"error: {folder / 'data' / '1.parquet'}: " in message
+    assert message.startswith(f"error: features.py:3: source 'orders': {folder / 'data' / '1.parquet'}: ")
     assert "column 'price'" in message
     assert built(folder) == []
 
@@ -96,11 +97,17 @@ def test_a_damaged_second_file(folder: Path, capsys: pytest.CaptureFixture[str])
 
 
 BAD_ROWS = [
-    (ROWS.with_columns(user=pl.Series([1, None, 2])), "1 of 3 rows have no key, the first is row 1"),
-    (ROWS.with_columns(time=pl.Series([START, START, None])), "1 of 3 rows have no time, the first is row 2"),
-    (ROWS.with_columns(time=pl.Series([START, START.replace(year=1969), START])), "row 1 has time -"),
-    (ROWS.with_columns(time=pl.Series([START, START, START.replace(year=2300)])), "row 2 has time"),
-    (ROWS.with_columns(price=pl.Series([1.0, float("inf"), 2.0])), "1 infinite values"),
+    (ROWS.with_columns(user=pl.Series([1, None, 2])), "1 of 3 rows have no key, the first is row 1 of 0.parquet"),
+    (
+        ROWS.with_columns(time=pl.Series([START, START, None])),
+        "1 of 3 rows have no time, the first is row 2 of 0.parquet",
+    ),
+    (ROWS.with_columns(time=pl.Series([START, START.replace(year=1969), START])), "row 1 of 0.parquet has time -"),
+    (ROWS.with_columns(time=pl.Series([START, START, START.replace(year=2300)])), "row 2 of 0.parquet has time"),
+    (
+        ROWS.with_columns(price=pl.Series([1.0, float("inf"), 2.0])),
+        "1 infinite values, the first in row 1 of 0.parquet",
+    ),
 ]
 
 
@@ -110,7 +117,8 @@ def test_bad_rows(folder: Path, capsys: pytest.CaptureFixture[str], rows: pl.Dat
     code, message = failing(folder, capsys, "apply")
     assert code == 3
     assert text in message
-    assert "source 'orders'" in message
+    place = "features.py:5: view 'spending', " if "key" in text or "infinite" in text else "features.py:3: "
+    assert message.startswith(f"error: {place}source 'orders', ")
     assert built(folder) == []
     ROWS.write_parquet(folder / "data" / "0.parquet")
     assert run(["apply", "--project", str(folder)]) == 0
@@ -156,15 +164,25 @@ def test_commands_before_their_turn(folder: Path, capsys: pytest.CaptureFixture[
 WORDS = [
     (
         ["lookup", "spending.smu", "--key", "user=1"],
-        2,
+        4,
         "unknown feature 'spending.smu'\n  did you mean 'spending.sum'?",
     ),
-    (["lookup", "spendin.*", "--key", "user=1"], 2, "unknown view 'spendin'\n  did you mean 'spending'?"),
+    (["lookup", "spendin.*", "--key", "user=1"], 4, "unknown view 'spendin'\n  did you mean 'spending'?"),
     (["lookup", "spending.sum", "--key", "usr=1"], 2, "--key usr=1: unknown entity 'usr'\n  did you mean 'user'?"),
     (["lookup", "spending.sum", "--key", "1"], 2, "--key 1: got '1', expected ENTITY=KEY"),
     (["lookup", "spending.sum", "--key", "user=one"], 2, "--key user=one: got 'one', expected a 64-bit integer"),
     (["lookup", "spending.sum", "--key", f"user={1 << 63}"], 2, "expected a 64-bit integer"),
     (["lookup", "spending.sum", "--key", "user=1", "--time", "noon"], 2, "got 'noon', expected an ISO 8601"),
+    (
+        ["lookup", "spending.sum", "--key", "user=1", "--time", "1960-01-01"],
+        2,
+        "--time: got '1960-01-01', expected a time from 1970 to 2199",
+    ),
+    (
+        ["lookup", "spending.sum", "--key", "user=1", "--time", "2300-01-01"],
+        2,
+        "--time: got '2300-01-01', expected a time from 1970 to 2199",
+    ),
     (["lookup", "spending.sum"], 2, "Missing option '--key'"),
     (
         ["lookup", "spending.sum", "--key", "user=1", "--key", "user=2", *(["--time", "2026-01-01"] * 3)],
@@ -225,3 +243,100 @@ def test_sources_of_two_tables_must_be_named(folder: Path, capsys: pytest.Captur
     assert code == 2
     assert "sources from 2 tables, expected --source" in message
     assert "orders (from data), visits (from visits.parquet)" in message
+
+
+def totals(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[float]:
+    capsys.readouterr()
+    words = ["lookup", "spending.sum", "--key", "user=1", "--key", "user=2", "--online", "--json"]
+    assert run([*words, "--project", str(folder)]) == 0
+    return [row["values"]["spending.sum"] for row in json.loads(capsys.readouterr().out)]
+
+
+def test_rows_that_history_held_are_not_counted_twice(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["apply"], ["materialize"]):
+        assert run([*words, "--project", str(folder)]) == 0
+    stream = folder / "stream"
+    stream.mkdir()
+    ROWS.write_parquet(stream / "1.parquet")
+    code, message = failing(folder, capsys, "ingest", stream)
+    assert code == 3
+    assert message.startswith(
+        f"error: {stream}/1.parquet: view 'spending', source 'orders', column 'time': row 0 is of "
+        "2026-01-01T00:00:00Z, and events before 2026-01-01T02:00:00.000001Z were loaded from history: it would count "
+        "twice (3 of 3 events)\n"
+    )
+    assert totals(folder, capsys) == [5.0, 2.0]
+    ROWS[1:2].with_columns(price=pl.lit(10.0)).write_parquet(stream / "1.parquet")
+    assert run(["ingest", str(stream), "--project", str(folder), "--late"]) == 0
+    assert totals(folder, capsys) == [5.0, 12.0]
+
+
+def test_a_store_is_not_loaded_for_a_time_to_come(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["apply", "--project", str(folder)]) == 0
+    code, message = failing(folder, capsys, "materialize", "--until", "2199-12-31")
+    assert code == 2
+    assert re.match(r"error: until: got 2199-12-31T00:00:00Z, which is later than now, 20\d\d-", message), message
+    for until in ("2300-01-01", "1969-12-31"):
+        code, message = failing(folder, capsys, "materialize", "--until", until)
+        assert (code, message) == (2, f"error: until: got '{until}', expected a time from 1970 to 2199\n")
+    code, message = failing(folder, capsys, "ingest", "--until", "2300-01-01", "data")
+    assert (code, message) == (2, "error: --until: got '2300-01-01', expected a time from 1970 to 2199\n")
+    with LmdbStore(folder / ".bedplate" / "online") as store:
+        assert states(store) == []
+
+
+def test_seconds_and_milliseconds_are_not_taken_for_microseconds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for factor, unit in ((1_000_000, "s"), (1000, "ms")):
+        ROWS.with_columns(pl.col("time").cast(pl.Int64) // factor).write_parquet(folder / "data" / "0.parquet")
+        code, message = failing(folder, capsys, "apply")
+        assert code == 3
+        assert "source 'orders', column 'time': the greatest time is " in message
+        assert message.endswith(f"pl.from_epoch('time', time_unit='{unit}')\n")
+        assert built(folder) == []
+
+
+SOURCES = """\
+from bedplate import Source
+import polars as pl
+orders = Source("orders", "data", time="time")
+"""
+
+
+def test_a_source_of_another_file_is_named_with_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "sources.py").write_text(SOURCES)
+    text = FEATURES.replace('orders = Source("orders", "data", time="time")', "import sources")
+    (folder / "features.py").write_text(text.replace("user, orders,", "user, sources.orders,"))
+    bad = ROWS.with_columns(time=pl.Series([START, None, START]))
+    bad.write_parquet(folder / "data" / "1.parquet")
+    code, message = failing(folder, capsys, "apply")
+    assert code == 3
+    expected = (
+        "sources.py:3: source 'orders', column 'time': 1 of 6 rows have no time, the first is row 1 of data/1.parquet"
+    )
+    assert message.startswith(f"error: {expected}\n")
+    ROWS.with_columns(user=pl.Series([1, None, 2])).write_parquet(folder / "data" / "1.parquet")
+    code, message = failing(folder, capsys, "apply")
+    assert code == 3
+    assert message.startswith(
+        "error: features.py:5: view 'spending', source 'orders', column 'user': 1 of 6 rows have no key"
+    )
+    assert "the first is row 1 of data/1.parquet\n" in message
+    for path in (folder / "data").iterdir():
+        path.unlink()
+    code, message = failing(folder, capsys, "lookup", "spending.sum", "--key", "user=1")
+    assert code == 3
+    assert message.startswith(f"error: sources.py:3: source 'orders': {folder}/data: no Parquet file found\n")
+
+
+def test_the_table_of_a_spine_is_named_with_the_dataset(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "datasets.py").write_text(
+        "from features import *\n"
+        "item = Entity('item', key='itm')\n\n"
+        "d = Dataset('orders', spine=Spine(orders, request='time', entities=user, item=item), features=[spending],\n"
+        "    split=TimeSplit('2026-02-01', '2026-03-01'))\n"
+    )
+    code, message = failing(folder, capsys, "plan")
+    assert code == 2
+    assert message.startswith("error: datasets.py:4: dataset 'orders': spine of source 'orders': ")

@@ -19,7 +19,7 @@ from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import Entity
 from bedplate.sources.base import Source
-from bedplate.testing.simulator import ITEM
+from bedplate.testing.simulator import ITEM, START
 from bedplate.types import DAY, HOUR, Int64s
 
 
@@ -165,9 +165,9 @@ def test_mistakes_are_found_when_defined(options, says):
 
 
 def test_an_event_without_item_is_refused_unless_left_out():
-    frame = pl.DataFrame({"item": ["a", None], "time": [1, 2]})
+    frame = pl.DataFrame({"item": ["a", None], "time": [START, START + 1]})
     source = Source("clicks", frame, time="time")
     with pytest.raises(DataError, match="1 of 2 rows have no key"):
         Negatives(source, ITEM, per_request=1).compile().read()
     drawn = Negatives(source, ITEM, per_request=1, where=pl.col("item").is_not_null()).compile().read()
-    assert (drawn.times.tolist(), drawn.items.tolist()) == ([1], string_ids(["a"]))
+    assert (drawn.times.tolist(), drawn.items.tolist()) == ([START], string_ids(["a"]))

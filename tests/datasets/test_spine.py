@@ -16,12 +16,14 @@ from bedplate.datasets.spine import Spine
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.entity import Entity
 from bedplate.sources.base import Snapshot, Source, Table
-from bedplate.testing.simulator import ITEM, USER
+from bedplate.testing.simulator import ITEM, START, USER
 
 
 def orders(**columns: list) -> Source:
     count = len(columns["user"])
-    frame = pl.DataFrame({"request": [1] * count, "item": ["a"] * count, "time": list(range(count))} | columns)
+    frame = pl.DataFrame(
+        {"request": [1] * count, "item": ["a"] * count, "time": [START + i for i in range(count)]} | columns
+    )
     return Source("orders", frame, time="time")
 
 
@@ -54,7 +56,7 @@ def test_requests_equal_a_loop_over_the_rows(seed, events):
 
 
 def test_requests_of_one_key_and_time_are_all_kept():
-    source = orders(user=[7, 7, 7], request=[3, 1, 2], item=["a", "a", "a"], time=[50, 50, 50])
+    source = orders(user=[7, 7, 7], request=[3, 1, 2], item=["a", "a", "a"], time=[START] * 3)
     rows = spine_of(source).compile().read().rows
     assert rows.request_ids.tolist() == [3, 1, 2]
     assert rows.offsets.tolist() == [0, 1, 2, 3]
@@ -64,7 +66,7 @@ def test_rows_that_the_condition_leaves_out_are_not_there():
     source = orders(user=[7, 7, 8], request=[1, 1, 2], item=["a", "b", "c"])
     rows = spine_of(source, where=pl.col("item") != "a").compile().read().rows
     assert rows.candidates.tolist() == string_ids(["b", "c"])
-    assert rows.times.tolist() == [1, 2]
+    assert rows.times.tolist() == [START + 1, START + 2]
 
 
 def test_a_request_of_two_customers_is_refused():
@@ -118,7 +120,7 @@ class Growing(Table):
         self.grows, self.rows = grows, 2
 
     def _frame(self) -> pl.DataFrame:
-        return pl.DataFrame({"user": [7] * self.rows, "item": ["a"] * self.rows, "request": 1, "time": 1})
+        return pl.DataFrame({"user": [7] * self.rows, "item": ["a"] * self.rows, "request": 1, "time": START})
 
     def schema(self) -> Mapping[str, pl.DataType]:
         return dict(self._frame().schema)

@@ -20,7 +20,7 @@ from bedplate.errors import DefinitionError
     gap=st.integers(1, 30),
 )
 def test_splits_are_disjoint_and_apart(times, validation, length, gap):
-    split = TimeSplit(validation, validation + length + gap, gap=gap)
+    split = TimeSplit(validation, validation + length + gap, gap=f"{gap}us")
     found = {name: times[a:b] for name, (a, b) in split.ranges(np.array(times, np.int64)).items()}
     assert list(found) == list(SPLITS)
     assert found["train"] == [t for t in times if t < validation - gap]

@@ -15,7 +15,9 @@ from bedplate import Project
 from bedplate.batch import Column
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import ProofError, StoreError
+from bedplate.features.assemble import Reader
 from bedplate.features.view import CompiledView
+from bedplate.offline.base import History
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore, open_store
 from bedplate.online.fetch import OnlineReader
@@ -80,7 +82,7 @@ def project(small_example: Path, tmp_path_factory: pytest.TempPathFactory) -> Pr
     return project
 
 
-class Shifted:
+class Shifted(History):
     """History that answers as of a little later than it is asked for."""
 
     def __init__(self, project: Project, shift: int) -> None:
@@ -111,7 +113,7 @@ def test_an_order_that_is_asked_for_late_is_found(demo: SimpleNamespace, project
         demo.proof.prove_times(project, rows.request_ids[:50], rows.times[:50] + np.eye(50, dtype=np.int64)[7])
 
 
-class Late:
+class Late(Reader):
     """A store's reader that can't look back: it answers as of after the last event that it has taken in."""
 
     def __init__(self, store: OnlineStore) -> None:

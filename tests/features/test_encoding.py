@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -184,7 +186,6 @@ def test_lists_of_a_group_must_be_aligned():
         ({"a": Category("v", 2), "b": Category("v", 3)}, "min_count is 3, but 2"),
         ({"h": Sequence(Number())}, "holds only numbers"),
         ({"h": Sequence(Category(), length=2), "w": Sequence(Category(), length=3)}, "length is 3, but 2"),
-        ({"h": Bag(length=0)}, "got length 0"),
         ({"a": Category()}, "holds numbers, expected ids"),
         ({"h": Number()}, "holds lists, expected numbers"),
         ({"c": Number()}, "holds ids, expected numbers"),
@@ -291,3 +292,25 @@ def test_encoding_is_per_row():
         alone = encoder.encode(batch(item={k: c.take(np.array([row])) for k, c in item.items()}, sizes=(1,)))
         np.testing.assert_array_equal(alone["item_dense"][0], together["item_dense"][row])
         np.testing.assert_array_equal(alone["item_ids"][0], together["item_ids"][row])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Number(log="x"), "encoding Number: log is 'x': expected `bool`, got `str`"),
+        (lambda: Number(mean="0"), "encoding Number: mean is '0': expected `float`, got `str`"),
+        (lambda: Category(3), "encoding Category: vocabulary is 3: expected `str`, got `int`"),
+        (lambda: Category(min_count=-1), "encoding Category: min_count is -1, expected at least 1"),
+        (lambda: Category(min_count=1.5), "encoding Category: min_count is 1.5: expected `int`, got `float`"),
+        (lambda: Bag(length=-3), "encoding Bag: length is -3, expected at least 1"),
+        (lambda: Bag(length=0), "encoding Bag: length is 0, expected at least 1"),
+        (lambda: Bag(min_count=0), "encoding Bag: min_count is 0, expected at least 1"),
+        (lambda: Sequence(3), "encoding Sequence: got 3, expected the encoding of an element"),
+        (lambda: Sequence(Bag()), "encoding Sequence: got Bag"),
+        (lambda: Sequence(Category(), 7), "encoding Sequence: group is 7: expected `str`, got `int`"),
+        (lambda: Sequence(Category(), length=0), "encoding Sequence: length is 0, expected at least 1"),
+    ],
+)
+def test_encodings_out_of_range_are_refused(make, message):
+    with pytest.raises(DefinitionError, match=f"^{re.escape(message)}"):
+        make()

@@ -126,3 +126,21 @@ def test_a_condition_is_a_boolean():
     check_condition(B & (X > 1), SCHEMA, "v")
     with pytest.raises(DefinitionError, match=r"filter .* is Int64, expected a boolean"):
         check_condition(X, SCHEMA, "v", "filter")
+
+
+FAILING = [
+    (pl.col("x").str.to_lowercase(), "expected `String`, got `i64`", "x is Int64"),
+    (pl.col("s") + pl.col("l"), "str != list[i64]", "s is String, l is List(Int64)"),
+    (pl.col("x").list.len(), "expected List data type", "x is Int64"),
+    (pl.col("x").cast(pl.Date) > "y", "cannot compare", "x is Int64"),
+]
+
+
+@pytest.mark.parametrize(("expression", "message", "hint"), FAILING)
+def test_an_operation_that_fails_says_why_without_a_plan(expression, message, hint):
+    schema = {"x": pl.Int64(), "s": pl.String(), "l": pl.List(pl.Int64())}
+    with pytest.raises(DefinitionError) as caught:
+        expression_type(expression, schema, "the feature", "derived feature 'd'")
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+    assert caught.value.hint == hint

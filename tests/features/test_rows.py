@@ -22,11 +22,12 @@ from bedplate.types import EARLIEST_TIME, LATEST_TIME, Type, to_micros
 
 USER = Entity("user", key="user")
 DAY = datetime(2026, 3, 29, tzinfo=UTC)
+NOON = to_micros("2026-03-29T12:00:00")
 
 
 def prepared(frame: pl.DataFrame, features=None, entities=USER, where=None, **options) -> Rows:
     if "time" not in frame.columns:
-        frame = frame.with_columns(time=pl.int_range(pl.len()))
+        frame = frame.with_columns(time=NOON + pl.int_range(pl.len()))
     if "user" not in frame.columns:
         frame = frame.with_columns(user=pl.lit(1))
     view = FeatureView(
@@ -86,8 +87,10 @@ def test_integers_beyond_64_bits_are_refused_by_value():
 
 
 def test_rows_keep_their_order_of_arrival():
-    rows = prepared(pl.DataFrame({"user": [2, 1, 2], "time": [5, 9, 5], "x": [1, 2, 3]}), {"s": Sum("x")})
-    assert rows.times.tolist() == [5, 9, 5]
+    rows = prepared(
+        pl.DataFrame({"user": [2, 1, 2], "time": [NOON + 5, NOON + 9, NOON + 5], "x": [1, 2, 3]}), {"s": Sum("x")}
+    )
+    assert rows.times.tolist() == [NOON + 5, NOON + 9, NOON + 5]
     assert rows.keys.tolist() == [[2], [1], [2]]
     assert rows.selections[0].inputs[0].tolist() == [1, 2, 3]
     assert len(rows) == 3
@@ -173,7 +176,7 @@ def test_a_micro_batch_is_prepared_as_history_is():
 
 
 def test_only_the_selections_asked_for():
-    frame = pl.DataFrame({"user": [1], "time": [1], "x": [5], "y": [7]})
+    frame = pl.DataFrame({"user": [1], "time": [NOON], "x": [5], "y": [7]})
     view = FeatureView("v", USER, Source("e", frame, time="time"), {"a": Sum("x"), "b": Sum("y")}).compile()
     assert [s.inputs[0].tolist() for s in prepare_rows(view, frame.lazy(), [1]).selections] == [[7]]
 
@@ -224,7 +227,7 @@ def large_frame(rows: int) -> pl.DataFrame:
         {
             "user": draw.integers(0, 99, rows),
             "shop": draw.choice(["north", "south", "é"], rows),
-            "time": draw.integers(0, 10**12, rows),
+            "time": 10**15 + draw.integers(0, 10**12, rows),
             "x": np.round(draw.random(rows) * 100, 1),
             "note": np.where(np.arange(rows) < rows - 5, "same", "late"),
         }

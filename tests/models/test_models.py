@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from bedplate.errors import DataError, DefinitionError
+from bedplate.errors import ConfigError, DataError, DefinitionError
 from bedplate.features.encoding import BagLayout, Layout, SequenceLayout
 from bedplate.models.base import Model, Targets
 from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.models.dcn import DCN
 from bedplate.models.logistic import Logistic
 from bedplate.models.two_tower import TwoTower
+from bedplate.training.config import TrainerConfig
 from bedplate.training.graph import random_inputs
 
 LAYOUT = Layout(
@@ -121,11 +122,41 @@ def test_a_side_without_features_is_refused(kind, layout):
         kind(config, layout)
 
 
-def test_configs_out_of_range_are_refused():
-    with pytest.raises(DefinitionError, match="no layers"):
-        DCN(DCNConfig("label", layers=()), LAYOUT)
-    with pytest.raises(DefinitionError, match="power of 2"):
-        TwoTower(TwoTowerConfig("label", frequency_slots=1000), LAYOUT)
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (DCNConfig, {"label": 3}, "DCNConfig: label is 3: expected `str`, got `int`"),
+        (DCNConfig, {"label": ""}, "DCNConfig: got no label"),
+        (DCNConfig, {"layers": ()}, "DCNConfig: got no layers"),
+        (DCNConfig, {"layers": (8, 0)}, r"DCNConfig: layers is \(8, 0\), expected widths of at least 1"),
+        (DCNConfig, {"layers": 8}, "DCNConfig: layers is 8: expected `array`, got `int`"),
+        (DCNConfig, {"layers": ("8",)}, r"DCNConfig: layers is \('8',\): expected `int`, got `str`"),
+        (DCNConfig, {"cross_layers": 0}, "DCNConfig: cross_layers is 0, expected at least 1"),
+        (DCNConfig, {"rank": -1}, "DCNConfig: rank is -1, expected at least 0"),
+        (DCNConfig, {"embedding": 0}, "DCNConfig: embedding is 0, expected at least 1"),
+        (DCNConfig, {"dropout": 1.0}, "DCNConfig: dropout is 1.0, expected at least 0 and below 1"),
+        (DCNConfig, {"dropout": float("nan")}, "DCNConfig: dropout is nan"),
+        (DCNConfig, {"seed": -1}, "DCNConfig: seed is -1, expected at least 0"),
+        (LogisticConfig, {"label": None}, "LogisticConfig: label is None: expected `str`, got `null`"),
+        (LogisticConfig, {"correct_sampling": 1}, "LogisticConfig: correct_sampling is 1: expected `bool`, got `int`"),
+        (TwoTowerConfig, {"frequency_slots": 1000}, "TwoTowerConfig: frequency_slots is 1000, expected a power of two"),
+        (TwoTowerConfig, {"frequency_slots": 0}, "TwoTowerConfig: frequency_slots is 0, expected at least 1"),
+        (TwoTowerConfig, {"temperature": 0.0}, "TwoTowerConfig: temperature is 0.0, expected more than 0"),
+        (TwoTowerConfig, {"frequency_rate": 1.5}, "TwoTowerConfig: frequency_rate is 1.5, expected more than 0"),
+        (TwoTowerConfig, {"width": 0}, "TwoTowerConfig: width is 0, expected at least 1"),
+        (TwoTowerConfig, {"layers": (-1,)}, r"TwoTowerConfig: layers is \(-1,\), expected widths"),
+        (TrainerConfig, {"epochs": "3"}, "trainer: epochs is '3': expected `int`, got `str`"),
+        (TrainerConfig, {"weight_decay": -0.1}, "trainer: weight_decay is -0.1, expected at least 0"),
+    ],
+)
+def test_configs_out_of_range_are_refused(kind, options, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        kind(**(({} if kind is TrainerConfig else {"label": "label"}) | options))
+
+
+def test_a_tower_may_be_one_linear_map():
+    layout = Layout(rows=5, item_ids=1, request_ids=1)
+    assert len(TwoTower(TwoTowerConfig("label", layers=()), layout).state_dict()) > 0
 
 
 def test_logistic_works_on_items_alone():

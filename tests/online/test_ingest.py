@@ -48,7 +48,7 @@ KILLS = int(os.environ.get("BEDPLATE_KILLS", "4"))
 
 def loaded(view: CompiledView, events: pl.DataFrame, store=None):
     store = MemoryStore() if store is None else store
-    bulk_load(store, view, [grouped(view, events)], int(events["time"].max() or START) + 1)
+    bulk_load(store, view, [grouped(view, events)], int(events["time"].max() or START - 1) + 1)
     return store
 
 
@@ -75,7 +75,7 @@ def test_equals_the_oracle(tmp_path_factory, simulation, delay, ttl, cuts, batch
     for view in views:
         loaded(view, simulation.events[: rows[0]], store)
     write_files(simulation.events, folder, rows)
-    done = Ingest(store, views, folder, batch=batch).run()
+    done = Ingest(store, views, folder, batch=batch, late=True).run()
     assert done.events == len(simulation.events) - rows[0]
     for view in views:
         assert_equals_oracle(store, view, simulation, done.watermark)
@@ -238,7 +238,7 @@ from bedplate.online.lmdb import LmdbStore
 from bedplate.testing.simulator import USER, ITEM, simulate, simulated_view
 simulation = simulate(5, events=400)
 views = [simulated_view(simulation, e, delay=3_600_000_000) for e in ((USER,), (ITEM, USER))]
-ingest = Ingest(LmdbStore(Path(sys.argv[1])), views, Path(sys.argv[2]), batch=3)
+ingest = Ingest(LmdbStore(Path(sys.argv[1])), views, Path(sys.argv[2]), batch=3, late=True)
 print("ready", flush=True)
 done = ingest.run(follow="follow" in sys.argv, poll=0.01)
 print(done.events, done.interrupted, flush=True)
@@ -271,7 +271,7 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path):
         process.kill()
         killed += process.wait() == -signal.SIGKILL
         process.stdout.close()
-    done = Ingest(store, views, tmp_path / "files").run()
+    done = Ingest(store, views, tmp_path / "files", late=True).run()
     state = read_state(store, views[0])
     assert state.events == 400
     assert killed
@@ -283,14 +283,14 @@ def test_kills_lose_nothing_and_count_nothing_twice(tmp_path):
 def test_a_signal_ends_a_worker_after_its_micro_batch(tmp_path):
     simulation, views, store = _prepared(tmp_path)
     process = _worker(tmp_path, "follow")
-    while read_state(store, views[1]).events < 60:
+    while read_state(store, views[1]).events < 60 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     out = process.communicate()[0].split()
     assert process.returncode == 0
     assert out[1] == "True"
     assert read_state(store, views[0]).events == 40 + int(out[0])
-    done = Ingest(store, views, tmp_path / "files").run()
+    done = Ingest(store, views, tmp_path / "files", late=True).run()
     assert_equals_oracle(store, views[0], simulation, done.watermark)
     store.close()
 
@@ -324,3 +324,72 @@ def test_following_takes_in_what_comes_and_readers_see_whole_steps(tmp_path):
     worker.join()
     assert errors == []
     store.close()
+
+
+def _early(tmp_path, **options):
+    """A view loaded with the first 60 rows, and the worker over a stream in which the row at 20 comes again."""
+    frame, view = _counted(**options)
+    store = loaded(view, frame[:60])
+    write_files(pl.concat([frame[60:70], frame[20:21], frame[70:]]), tmp_path, [0, 5, 15])
+    return frame, view, store
+
+
+def test_an_event_from_before_the_load_is_not_counted_twice(tmp_path):
+    _, view, store = _early(tmp_path)
+    with pytest.raises(DataError) as caught:
+        Ingest(store, [view], tmp_path).run()
+    error = caught.value
+    assert error.where == f"{tmp_path}/000005.parquet: view 'v', source 'events', column 'time'"
+    assert error.message == (
+        "row 5 is of 2024-03-01T00:20:00Z, and events before 2024-03-01T00:59:00.000001Z were loaded from history: "
+        "it would count twice (1 of 10 events)"
+    )
+    assert "--late" in error.hint
+    assert read_state(store, view).file == "000000.parquet"
+    assert _read(store, view, START + DAY)["n"] == [13] * 5
+
+
+def test_the_row_is_the_files_also_in_a_later_micro_batch_and_after_a_condition(tmp_path):
+    frame, _ = _counted()
+    source = Source("events", frame, time="time")
+    view = FeatureView("v", USER, source, {"n": Count()}, where=pl.col("user") != 0).compile()
+    store = loaded(view, frame[:60])
+    write_files(pl.concat([frame[60:90], frame[21:22]]), tmp_path, [0])
+    with pytest.raises(DataError, match=r"^.*000000.parquet: view 'v'.*: row 30 is of .*\(1 of 1 events\)"):
+        Ingest(store, [view], tmp_path, batch=6).run()
+
+
+def test_no_view_takes_in_a_micro_batch_that_one_refuses(tmp_path):
+    frame, view = _counted()
+    other = FeatureView("w", USER, view.view.source, {"n": Count()}).compile()
+    store = loaded(view, frame[:10])
+    loaded(other, frame[:60], store)
+    write_files(frame, tmp_path, [10])
+    with pytest.raises(DataError, match="view 'w'"):
+        Ingest(store, [view, other], tmp_path).run()
+    assert [read_state(store, v).row for v in (view, other)] == [0, 0]
+    assert _read(store, view, START + DAY)["n"] == [2] * 5
+
+
+@pytest.mark.parametrize("delay", [None, "2h"])
+def test_late_events_change_values_from_when_they_are_taken_in(tmp_path, delay):
+    frame, view, store = _early(tmp_path, delay=delay)
+    now = START + DAY
+    before = _read(store, view, now)
+    done = Ingest(store, [view], tmp_path, late=True).run()
+    assert (done.events, read_state(store, view).events) == (41, 101)
+    assert before["n"] == [12] * 5
+    assert _read(store, view, now)["n"] == [21, 20, 20, 20, 20]
+    whole = Reference(view, pl.concat([frame, frame[20:21]]).lazy())
+    keys, times = np.arange(5).reshape(-1, 1), np.full(5, done.watermark)
+    got = OnlineReader(store).read(view, list(view.features), keys, times)
+    assert mismatches(got, whole.read(view, list(view.features), keys, times)) == []
+
+
+def test_rows_from_the_load_on_are_the_streams(tmp_path):
+    frame, view = _counted()
+    store = MemoryStore()
+    bulk_load(store, view, [grouped(view, frame)], START + 60 * MINUTE)
+    write_files(frame, tmp_path, [60])
+    assert Ingest(store, [view], tmp_path).run().events == 40
+    assert _read(store, view, START + DAY)["n"] == [20] * 5

@@ -21,7 +21,7 @@ from bedplate.online.state import group, merged_rows, texts_of
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches, plain
 from bedplate.testing.online_store import grouped
-from bedplate.testing.simulator import ITEM, USER, delays, simulated_view, simulations, ttls
+from bedplate.testing.simulator import ITEM, START, USER, delays, simulated_view, simulations, ttls
 
 
 def fill(view: CompiledView, events: pl.DataFrame, cuts: list[int], rewind: int) -> tuple[MemoryStore, int]:
@@ -59,7 +59,11 @@ def test_equals_the_oracle(simulation, delay, ttl, cuts, rewind, entities):
 
 def test_a_late_event_comes_after_those_of_its_time():
     frame = pl.DataFrame(
-        {"user": [1, 1, 2, 1], "time": [10, 5, 20, 10], "kind": ["early", "first", "later", "late"]},
+        {
+            "user": [1, 1, 2, 1],
+            "time": [START + 10, START + 5, START + 20, START + 10],
+            "kind": ["early", "first", "later", "late"],
+        },
     )
     source = Source("events", frame, time="time")
     windows = Window.of("1h", hop="exact", bound=2)
@@ -67,7 +71,7 @@ def test_a_late_event_comes_after_those_of_its_time():
     features = {"last": Last(upper), "two": LastN("kind", 2), "three": LastN("kind", 3, windows=windows)}
     view = FeatureView("v", USER, source, features).compile()
     store, _ = fill(view, frame, [3], rewind=0)
-    got = OnlineReader(store).read(view, list(view.features), np.array([[1]]), np.array([21]))
+    got = OnlineReader(store).read(view, list(view.features), np.array([[1]]), np.array([START + 21]))
     assert {n: plain(c) for n, c in got.items()} == {
         "v.last": ["LATE"],
         "v.two": [["early", "late"]],

@@ -238,3 +238,7 @@ def test_a_path_that_is_a_file_is_a_store_error(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StoreError, match=r"give another path in bedplate\.toml"):
             Registry(path)
+
+
+def test_a_registry_is_opened_by_a_path_or_a_text(tmp_path: Path) -> None:
+    assert Registry(str(tmp_path / "r")).root == Registry(tmp_path / "r").root == tmp_path / "r"

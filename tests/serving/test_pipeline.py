@@ -260,13 +260,22 @@ def test_a_store_that_can_not_be_read_is_found_before_it_serves(registry: Regist
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": ""}, "empty name"),
+        ({"name": ""}, "got the name '', expected a text"),
+        ({"name": 3}, "got the name 3, expected a text"),
+        ({"item": None}, "got the item None, expected a text"),
+        ({"ranking": 3}, "got 3, expected the name of a model"),
+        ({"ranking": "a b"}, "got 'a b', expected a model"),
+        ({"retrieval": "towers"}, "got the retrieval 'towers', expected a Retrieval"),
         ({"top": 0}, "top is 0"),
+        ({"top": 2.5}, "top is 2.5, expected 1 to 10000"),
+        ({"top": True}, "top is True"),
         ({"top": 30}, "top is 30"),
         ({"most_candidates": 10**6}, "most_candidates"),
         ({"filters": [3]}, "filter 0 is a int"),
-        ({"filters": pl.col("x")}, "lists"),
-        ({"exclude": "customers.bought"}, "lists"),
+        ({"filters": pl.col("x")}, "filters is a list"),
+        ({"filters": "x"}, "filters is a list"),
+        ({"exclude": "customers.bought"}, "exclude is a list"),
+        ({"exclude": [3]}, r"exclude is \[3\], expected a list of the names"),
         ({"retrieval": None}, "need a retrieval"),
     ],
 )
@@ -275,6 +284,10 @@ def test_a_definition_that_can_not_be_is_refused(changes: Any, message: str) -> 
         shop.service(**changes)
     with pytest.raises(DefinitionError, match="count is 0"):
         Retrieval("m", count=0)
+    with pytest.raises(DefinitionError, match=r"always is a list\n  write always=\['a.b'\]"):
+        Retrieval("m", always="a.b")
+    with pytest.raises(DefinitionError, match="got 'm@', expected a model"):
+        Retrieval("m@")
 
 
 def test_the_form_of_a_service_is_canonical() -> None:

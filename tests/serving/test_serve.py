@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -86,6 +87,18 @@ def serving(project: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.stdout.close()
         if process.stderr is not None:
             process.stderr.close()
+
+
+def test_it_tells_a_program_that_it_is_ready(project: Path) -> None:
+    with start(project, "--port", "0", "--json", "shop") as process:
+        assert process.stdout is not None
+        line = json.loads(process.stdout.readline())
+        assert set(line) == {"ready", "url", "seconds", "pid"}
+        assert (line["ready"], line["pid"]) == (True, process.pid)
+        with Client(line["url"]) as client:
+            assert client.ready()
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == ""
 
 
 def test_it_serves_what_the_definitions_say_and_drains_on_sigterm(project: Path, pipeline: Pipeline) -> None:

@@ -1,0 +1,51 @@
+"""Checks of configs that are structs, whose constructors check nothing by themselves."""
+
+from __future__ import annotations
+
+import msgspec
+
+from bedplate.errors import BedplateError, ConfigError
+
+
+def check_types(config: msgspec.Struct, place: str, error: type[BedplateError] = ConfigError) -> None:
+    """Checks that every field of a struct holds what it is declared to hold.
+
+    Raises:
+        BedplateError: one does not; of the class asked for.
+
+    >>> class Size(msgspec.Struct):
+    ...     width: int
+    >>> check_types(Size("wide"), "size")
+    Traceback (most recent call last):
+    bedplate.errors.ConfigError: size: width is 'wide': expected `int`, got `str`
+    """
+    for field in msgspec.structs.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, msgspec.Struct):
+            continue
+        try:
+            msgspec.convert(value, field.type)
+        except msgspec.ValidationError as invalid:
+            said = str(invalid)
+            raise error(f"{field.name} is {value!r}: {said[:1].lower()}{said[1:]}", where=place) from None
+
+
+def check_least(
+    config: msgspec.Struct, names: str, least: float, place: str, error: type[BedplateError] = ConfigError
+) -> None:
+    """Checks that numbers are not below a bound.
+
+    Args:
+        config: the struct.
+        names: its fields, with spaces between.
+        least: the bound.
+        place: what a message calls the struct.
+        error: the class of the error.
+
+    Raises:
+        BedplateError: one is; of the class asked for.
+    """
+    for name in names.split():
+        value = getattr(config, name)
+        if not value >= least:
+            raise error(f"{name} is {value}, expected at least {least:g}", where=place)

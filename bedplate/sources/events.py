@@ -1,0 +1,166 @@
+"""Reading events of a source: collected and checked, with errors that name the row where the table holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import polars as pl
+
+from bedplate.errors import BedplateError, DataError, reason
+from bedplate.sources.base import TIME, Source
+from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, format_time
+
+RowName: TypeAlias = Callable[[int], str]
+"""What a message calls a row of the table by its position, such as "row 4 of 2026-01.parquet"."""
+
+_POSITION = "__position__"
+_YEAR = 365 * DAY
+
+
+def read_events(
+    source: Source,
+    raw: pl.LazyFrame,
+    columns: Sequence[pl.Expr],
+    *,
+    keys: Mapping[str, str],
+    place: str,
+    name: RowName,
+    where: pl.Expr | None = None,
+) -> pl.DataFrame:
+    """The rows of a part of a source's table (all of it, or a micro-batch) after cleaning step and condition.
+
+    Args:
+        source: the source.
+        raw: rows as the table holds them, before the source's cleaning step.
+        columns: what to read beside the event times; each has a name of its own.
+        keys: which of these must not be null, with the names that the source gives them.
+        place: what the rows are for, for messages.
+        name: what a message calls a row of `raw`.
+        where: a boolean row expression; other rows are left out.
+
+    Returns:
+        the columns, and event times in the column `TIME`.
+
+    Raises:
+        DataError: rows that can't be read, a null time or one outside 1970 to 2200, a column of integer times that
+            can't be microseconds, a null key.
+    """
+    try:
+        frame = event_query(source, raw, columns, where).collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            f"can't read the rows: {reason(error)}",
+            where=f"{place}, source '{source.name}'",
+            hint="every file of the table must be whole and have the same columns, and every value fit the expressions",
+        ) from error
+
+    def row(position: int) -> str:
+        return row_text(source, raw, frame[TIME], position, name=name, where=where)
+
+    check_events(frame, source, raw, keys=keys, place=place, row=row)
+    return frame
+
+
+def event_query(
+    source: Source, raw: pl.LazyFrame, columns: Sequence[pl.Expr], where: pl.Expr | None = None
+) -> pl.LazyFrame:
+    """Event times in the column `TIME`, and columns, of the rows after cleaning step and condition; not collected."""
+    events = source.events(raw) if where is None else source.events(raw).filter(where)
+    return events.select(pl.col(TIME), *columns)
+
+
+def check_events(
+    frame: pl.DataFrame, source: Source, raw: pl.LazyFrame, *, keys: Mapping[str, str], place: str, row: RowName
+) -> None:
+    """Checks the times and keys of rows that were read; see `read_events`.
+
+    Args:
+        frame: rows with their event times in the column `TIME`.
+        source: the source.
+        raw: rows as the table holds them.
+        keys: the columns that must not be null, with the names that the source gives them.
+        place: what the rows are for, for messages.
+        row: what a message calls a row of `frame`.
+
+    Raises:
+        DataError: as `read_events`.
+    """
+    _check_times(frame[TIME], source, raw, row)
+    for column, shown in keys.items():
+        nulls = frame[column].null_count()
+        if nulls:
+            raise DataError(
+                f"{nulls:,} of {len(frame):,} rows have no key, the first is {row(_first(frame[column].is_null()))}",
+                where=f"{place}, source '{source.name}', column '{shown}'",
+                hint="drop them in the source's prepare step",
+            )
+
+
+def row_text(
+    source: Source,
+    raw: pl.LazyFrame,
+    times: pl.Series,
+    position: int,
+    *,
+    name: RowName,
+    where: pl.Expr | None = None,
+) -> str:
+    """What a message calls a row that was read: the row of the table, or where that can't be found the one read.
+
+    Reads the rows once more, with their positions beside them. A cleaning step that drops or groups columns loses the
+    positions.
+
+    Args:
+        source: the source.
+        raw: rows as the table holds them.
+        times: the event times that were read from them.
+        position: of the row among those that were read.
+        name: what a message calls a row of `raw`.
+        where: the condition with which they were read.
+    """
+    try:
+        events = source.events(raw.with_row_index(_POSITION))
+        events = events if where is None else events.filter(where)
+        found = events.select(pl.col(_POSITION), pl.col(TIME)).collect()
+    except (BedplateError, OSError, pl.exceptions.PolarsError):
+        found = None
+    # A step may also give other rows when there is one more column, such as one that drops duplicates.
+    if found is None or not found[TIME].equals(times):
+        return f"row {position:,} after the prepare step"
+    return name(int(found[_POSITION][position]))
+
+
+def _check_times(times: pl.Series, source: Source, raw: pl.LazyFrame, row: RowName) -> None:
+    place = f"source '{source.name}', column '{source.time}'"
+    nulls = times.null_count()
+    if nulls:
+        raise DataError(
+            f"{nulls:,} of {len(times):,} rows have no time, the first is {row(_first(times.is_null()))}",
+            where=place,
+            hint="drop them in the source's prepare step",
+        )
+    low, high = times.min(), times.max()
+    if not isinstance(low, int) or not isinstance(high, int):
+        return
+    if not (low >= EARLIEST_TIME and high < LATEST_TIME):
+        at = _first((times < EARLIEST_TIME) | (times >= LATEST_TIME))
+        raise DataError(
+            f"{row(at)} has time {times[at]}, expected microseconds between "
+            f"{format_time(EARLIEST_TIME)} and {format_time(LATEST_TIME)}",
+            where=place,
+            hint="an integer time column holds microseconds since the epoch; convert others in the prepare step",
+        )
+    if high < _YEAR and source.has_integer_times(raw):
+        # Seconds of any accepted time are below this number; milliseconds of times since April 1970 are above it.
+        unit = "s" if high < LATEST_TIME // 1_000_000 else "ms"
+        raise DataError(
+            f"the greatest time is {high}, as microseconds {format_time(high)}; expected one after 1970",
+            where=place,
+            hint=f"{'seconds' if unit == 's' else 'milliseconds'}? Convert them in the prepare step: "
+            f"pl.from_epoch('{source.time}', time_unit='{unit}')",
+        )
+
+
+def _first(marked: pl.Series) -> int:
+    return int(marked.arg_max() or 0)

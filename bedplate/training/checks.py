@@ -1,0 +1,75 @@
+"""Checking a job against the project's datasets and features, without data and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bedplate.datasets.dataset import CompiledDataset
+from bedplate.errors import DefinitionError, suggest
+from bedplate.features.assemble import Join
+from bedplate.features.encoding import Bag, Category, Encoding, Number, Sequence
+from bedplate.features.fitting import check_encodings
+from bedplate.features.view import Feature
+from bedplate.training.job import Job
+from bedplate.types import Type
+
+
+def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
+    """Checks that a job can be run on what the project defines.
+
+    Args:
+        job: the job.
+        datasets: the project's datasets by name.
+
+    Raises:
+        DefinitionError: no dataset of this name, an input that is not a feature of it or does not suit its encoding, a
+            label that it does not have, or sampling to be corrected where nothing is sampled.
+    """
+    dataset = datasets.get(job.dataset)
+    if dataset is None:
+        raise DefinitionError(
+            f"no dataset is named '{job.dataset}'", where=job.place, hint=suggest(job.dataset, datasets, "datasets")
+        )
+    job.check_inputs(dataset.selected.names)
+    labels = [label.label.name for label in dataset.labels]
+    if job.model.label not in labels:
+        raise DefinitionError(
+            f"dataset '{job.dataset}' has no label '{job.model.label}'",
+            where=f"{job.place}: model",
+            hint=suggest(job.model.label, labels, "its labels"),
+        )
+    if getattr(job.model, "correct_sampling", False) and dataset.negatives is None:
+        raise DefinitionError(
+            f"correct_sampling is set, and dataset '{job.dataset}' samples no negatives",
+            where=f"{job.place}: model",
+            hint="leave it out, or give the dataset negatives",
+        )
+    try:
+        check_encodings(job.inputs)
+    except DefinitionError as error:
+        error.where = f"{job.place}: {error.where}"
+        raise
+    levels = Join(dataset.selected, dataset.dataset.spine.item.name).levels
+    features = {f.name: f for f in dataset.selected.features}
+    for name, encoding in job.inputs.items():
+        wrong = _unsuited(encoding, features.get(name), of_request=levels.get(name, False))
+        if wrong is not None:
+            raise DefinitionError(
+                f"'{name}' is {wrong}, which {type(encoding).__name__} does not take",
+                where=f"{job.place}: inputs",
+                hint="Number takes numbers, Category ids or whole numbers, Bag lists of ids, Sequence lists of the "
+                "request",
+            )
+
+
+def _unsuited(encoding: Encoding, feature: Feature | None, *, of_request: bool) -> str | None:
+    """What a feature is (None: the candidate's own key) where its encoding does not take that."""
+    if feature is None:
+        return None if isinstance(encoding, Category) else "the candidate's key"
+    element = encoding.of if isinstance(encoding, Sequence) else encoding
+    shown = f"a list of {feature.type}" if feature.is_list else f"a {feature.type}"
+    takes_list = isinstance(encoding, Sequence | Bag)
+    takes_type = feature.type is not Type.STRING if isinstance(element, Number) else feature.type is not Type.FLOAT
+    if takes_list is not feature.is_list or not takes_type:
+        return shown
+    return f"{shown} of the candidate" if isinstance(encoding, Sequence) and not of_request else None
