@@ -152,7 +152,7 @@ class Build:
                 seconds=round(time.perf_counter() - began, 3),
             )
             (folder / "timeline.json").write_bytes(to_json(manifest))
-            self.timeline.adopt(offsets, order)
+            self.timeline.adopt(keys, offsets, order)
 
     def _build_column(self, position: int, values: SelectedValues, sealer: Sealer) -> None:
         order, column = self.timeline.order, self._columns[position]
@@ -169,11 +169,23 @@ class Build:
                     Texts.write(folder / f"input {i}", texts)
             self.timeline.open_column(column, folder, self.view.types[position])
 
+    def _overflow(self, position: int, values: Array, starts: Int64s) -> DataError:
+        sizes = np.add.reduceat(np.abs(values.astype(np.float64)), starts[:-1]) * (starts[1:] > starts[:-1])
+        key = self.timeline.keys[int(sizes.argmax())].tolist()
+        return DataError(
+            f"a sum of whole numbers is beyond 64 bits, for the key {key} it reaches about {sizes.max():.1e}",
+            where=f"{self.view.place}, {self.view.selections[position].inputs[0]}",
+            hint="sum it as floats: pl.col(...).cast(pl.Float64)",
+        )
+
     def _build_reduction(self, position: int, reduce: Reduce, sealer: Sealer) -> None:
         column = self._columns[position]
         files = self.timeline.column(column, self.view.types[position])
         starts = self.timeline.key_starts(column, files)
-        arrays = _reduction_arrays(reduce, files.inputs[0], starts)
+        try:
+            arrays = _reduction_arrays(reduce, files.inputs[0], starts)
+        except OverflowError:
+            raise self._overflow(position, files.inputs[0], starts) from None
         with sealer.folder(self.timeline.reduction_folder(column, reduce)) as folder:
             for name, array in arrays.items():
                 np.save(folder / f"{name}.npy", array)
@@ -216,9 +228,13 @@ def _write_gathered(path: Path, values: Array, order: Array) -> None:
 
 def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str, Array]:
     if reduce is Reduce.SUM:
-        prefix = np.empty(len(values), np.float64 if values.dtype.kind == "f" else np.int64)
-        kernels.prefix_sums(values, starts, prefix)
-        return {"prefix": prefix}
+        if values.dtype.kind == "f":
+            floats = np.empty(len(values), np.float64)
+            kernels.prefix_sums(values, starts, floats)
+            return {"prefix": floats}
+        whole = np.empty(len(values), np.int64)
+        kernels.whole_prefix_sums(values, starts, whole)
+        return {"prefix": whole}
     if reduce in (Reduce.MIN, Reduce.MAX):
         first = _blocks(values, reduce is Reduce.MAX)
         return {"first": first, "second": _blocks(first, reduce is Reduce.MAX)}

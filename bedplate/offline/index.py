@@ -222,9 +222,9 @@ class Timeline:
         """Where a reduction's files are."""
         return self.folder / "reductions" / f"{column}-{reduce.value}"
 
-    def adopt(self, offsets: Int64s, order: Array) -> None:
+    def adopt(self, keys: Int64s, offsets: Int64s, order: Array) -> None:
         """Takes arrays that a build has just made."""
-        self.__dict__["offsets"], self.__dict__["order"] = offsets, order
+        self.__dict__.update(keys=keys, offsets=offsets, order=order)
 
     def column(self, column: str, types: tuple[Type, ...]) -> ColumnFiles:
         """The values of a selection."""

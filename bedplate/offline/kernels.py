@@ -16,6 +16,9 @@ from numba import njit
 from bedplate.offline.instructions import choose
 from bedplate.types import Array, Bools, Int64s
 
+LARGEST = 2**63 - 1
+"""The largest whole number of 64 bits."""
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -210,6 +213,24 @@ def prefix_sums(values: Array, key_starts: Int64s, out: Array) -> None:
         total = out[:1].dtype.type(0)
         for i in range(key_starts[k], key_starts[k + 1]):
             total += values[i]
+            out[i] = total
+
+
+@compiled
+def whole_prefix_sums(values: Array, key_starts: Int64s, out: Int64s) -> None:
+    """`prefix_sums` of whole numbers.
+
+    Raises:
+        OverflowError: a sum is beyond 64 bits.
+    """
+    for k in range(len(key_starts) - 1):
+        total = np.int64(0)
+        for i in range(key_starts[k], key_starts[k + 1]):
+            value = np.int64(values[i])
+            # Compared before it is added: compiled code takes for granted that an addition does not overflow.
+            if (value > 0 and total > LARGEST - value) or (value < 0 and total < -LARGEST - 1 - value):
+                raise OverflowError("a sum of whole numbers is beyond 64 bits")
+            total += value
             out[i] = total
 
 

@@ -19,7 +19,7 @@ from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts
 from bedplate.online.codec import LAST_FOLDED
 from bedplate.online.plan import ReadPlan, UnreadableRowError
-from bedplate.online.state import check_rows, decode_state
+from bedplate.online.state import beyond_words, check_rows, decode_state
 from bedplate.types import Int64s, format_time
 
 
@@ -86,6 +86,8 @@ class OnlineReader(Reader):
         plan, times = self._plan(read.view, tuple(read.names)), np.ascontiguousarray(read.times, np.int64)
         try:
             return plan.read(words, offsets, times, self.texts)
+        except OverflowError as error:
+            raise beyond_words(read.view, error) from None
         except UnreadableRowError as error:
             check_rows(self._store, plan.layout, words, offsets)
             folded = int(words[offsets[error.row] + LAST_FOLDED])

@@ -40,6 +40,8 @@ from bedplate.types import Int64s
 
 _MIN, _SUM, _COUNT = CODES[Reduce.MIN], CODES[Reduce.SUM], CODES[Reduce.COUNT]
 
+_LARGEST = 2**63 - 1
+
 jit: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 """Loops copy word by word, and integers that are not literals begin them: slices and literals cost compile time."""
 
@@ -74,6 +76,19 @@ def _merge_events(words: Any, at: int, count: int, events: Any, first: int, last
 
 
 @jit
+def add_whole(a: int, b: int) -> int:
+    """The sum of two whole numbers.
+
+    Raises:
+        OverflowError: it is beyond 64 bits.
+    """
+    # Compared before they are added: compiled code takes for granted that an addition does not overflow.
+    if (b > 0 and a > _LARGEST - b) or (b < 0 and a < -_LARGEST - 1 - b):
+        raise OverflowError("a sum of whole numbers is beyond 64 bits")
+    return a + b
+
+
+@jit
 def _accumulate(
     out: Any, floats: Any, at: int, partials: Any, first: int, number: int, events: Any, event_floats: Any, event: int
 ) -> bool:
@@ -90,7 +105,7 @@ def _accumulate(
             if partials[p, IS_FLOAT]:
                 floats[here] += event_floats[word]
             else:
-                out[here] += events[word]
+                out[here] = add_whole(out[here], events[word])
         elif out[at + partials[p, COUNT_AT]] == 0:
             out[here] = events[word]
         elif partials[p, IS_FLOAT]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from bedplate.aggregations.base import Reduce
 from bedplate.online.codec import CODES, COUNTS, LAST_FOLDED, MISSING, PENDING, WIDTH
-from bedplate.online.folding import is_valid, jit
+from bedplate.online.folding import add_whole, is_valid, jit
 
 _MIN, _SUM, _COUNT, _DISTINCT = (CODES[r] for r in (Reduce.MIN, Reduce.SUM, Reduce.COUNT, Reduce.DISTINCT))
 
@@ -100,7 +100,7 @@ def _take(
         if is_float:
             value_floats[i] += floats[at]
         else:
-            values[i] += words[at]
+            values[i] = add_whole(values[i], words[at])
     else:
         smaller = floats[at] < value_floats[i] if is_float else words[at] < values[i]
         if not present[i] or smaller == (code == _MIN):
@@ -158,7 +158,7 @@ def _read_tiles(
         if code == _COUNT or (code == _SUM and not is_float):
             whole = np.int64(0)
             while k < end:
-                whole += words[k]
+                whole = add_whole(whole, words[k])
                 k += width
             values[i] = whole
         elif code == _SUM:

@@ -8,7 +8,7 @@ from typing import final
 import msgspec
 import numpy as np
 
-from bedplate.errors import StoreError
+from bedplate.errors import DataError, StoreError
 from bedplate.features.rows import GroupedRows, Rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
@@ -135,9 +135,17 @@ def merged_rows(
     else:
         words, offsets = store.read_many(names).rows(0, len(names))
     check_rows(store, layout, words, offsets)
-    out, ends = merge_into_rows(layout, words, offsets, events.words, events.offsets, line)
+    try:
+        out, ends = merge_into_rows(layout, words, offsets, events.words, events.offsets, line)
+    except OverflowError as error:
+        raise beyond_words(layout.view, error) from None
     data, at = out.tobytes(), (ends * 8).tolist()
     return [(name, data[a:b]) for name, a, b in zip(names, at[:-1], at[1:], strict=True)]
+
+
+def beyond_words(view: CompiledView, error: OverflowError) -> DataError:
+    """The error for a sum that no word of a row can hold."""
+    return DataError(str(error), where=view.place, hint="sum it as floats: pl.col(...).cast(pl.Float64)")
 
 
 def check_rows(store: OnlineStore, layout: Layout, words: Int64s, offsets: Int64s) -> Int64s:
