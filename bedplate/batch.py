@@ -287,7 +287,18 @@ class Batch:
         >>> Batch({}, {}, np.array([0, 2, 3]), np.zeros(2, np.int64), np.arange(2), np.arange(3)).request_of_item()
         array([0, 0, 1])
         """
-        return np.repeat(np.arange(self.requests), np.diff(self.offsets))
+        return expand(self.offsets)
+
+
+def expand(offsets: Int64s) -> Int64s:
+    """[N] int64: the request of each candidate row, of requests with these offsets [R + 1].
+
+    >>> expand(np.array([0, 2, 2, 3])).tolist()
+    [0, 0, 2]
+    """
+    if len(offsets) == 2:
+        return np.zeros(int(offsets[1]), np.int64)
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 def _parts(columns: Mapping[str, Column]) -> Iterable[Stack | Column]:

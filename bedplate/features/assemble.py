@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, final
 
 import numpy as np
 
-from bedplate.batch import Batch, Column, Columns, Places
+from bedplate.batch import Batch, Column, Columns, Places, expand
 from bedplate.errors import RequestError
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
 from bedplate.features.graph import Selected
@@ -143,7 +143,7 @@ class Join:
             RequestError: a view is about an entity that the rows don't have.
         """
         self._check_entities(rows)
-        of_item = np.repeat(np.arange(len(rows.times)), np.diff(rows.offsets))
+        of_item = expand(rows.offsets)
         item_times = rows.times[of_item]
         reads = self._reads_of_request(rows) if known is None else []
         requests = len(reads)

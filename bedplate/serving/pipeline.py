@@ -107,6 +107,7 @@ class Pipeline:
             raise RequestError("this service has no retrieval", hint="send the candidates to /rank")
         watch = _Watch(asked.trace)
         request = self._hydrator.request(asked.keys, asked.time)
+        unknown = self._unknown(asked, request)
         watch.mark("request_features")
         found = self._candidates.find(request, asked)
         watch.mark("candidates")
@@ -122,7 +123,6 @@ class Pipeline:
         order = np.argsort(-scores, kind="stable")[: asked.count]
         wire = self._candidates.catalogue.wire
         ids: list[Key] = [wire[i] for i in found[order].tolist()]
-        unknown = self._unknown(asked, request)
         watch.mark("select")
         return Answer(
             ids=ids,
@@ -141,15 +141,15 @@ class Pipeline:
         """
         watch = _Watch(asked.trace)
         batch = self._hydrator.candidates(asked.keys, asked.time, asked.item_keys)
-        watch.mark("hydrate")
-        scores = self._score(batch)
-        watch.mark("score")
+        # Before the model, whose weights take the place of all else in the processor's caches.
         unknown = self._unknown(asked, batch.request)
         rows = self._hydrator.unknown_items(batch)
         if rows is not None:
             named = dict.fromkeys(asked.items[i] for i in np.flatnonzero(rows).tolist())
             unknown[self.service.item] = list(named)
-        watch.mark("select")
+        watch.mark("hydrate")
+        scores = self._score(batch)
+        watch.mark("score")
         return Answer(
             ids=asked.items,
             scores=scores.tolist(),
