@@ -71,9 +71,10 @@ retrieval = Job(
     "retail_retrieval",
     dataset=baskets,
     model=TwoTowerConfig(label="bought", temperature=0.2),
-    inputs=of_customer | history | of_product,
+    inputs=of_customer | history | {name: e for name, e in of_product.items() if name != "candidate"},
     trainer=TrainerConfig(epochs=2, embedding_learning_rate=0.5, metric="loss"),
 )
+"""Products are told apart by what is known of them, not by their id: with it, Recall@100 on validation is lower."""
 
 ranker = Job(
     "retail_ranker",
