@@ -18,7 +18,7 @@ from bedplate.serving.filters import Filters
 from bedplate.serving.hydrate import Hydrator, keys_in, take_candidates
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.service import Service
-from bedplate.serving.wire import Answer, Asked, Key, Wire
+from bedplate.serving.wire import Answer, Asked, Key, Wire, empty_reason
 from bedplate.types import Float32s, Int64s, Type
 
 SCORE = "score"
@@ -131,6 +131,7 @@ class Pipeline:
             time=asked.time,
             unknown=unknown,
             trace=watch.steps,
+            reason=None if ids else empty_reason(len(self._candidates.catalogue), len(keys)),
         )
 
     def rank(self, asked: Asked) -> Answer:

@@ -122,10 +122,16 @@ def test_the_request_may_exclude_items_and_the_default_count_is_top(pipeline: Pi
 
 
 def test_an_empty_list_is_an_answer(registry: Registry, features: FeatureGraph, pipeline: Pipeline) -> None:
-    assert recommend(pipeline, customer=3, exclude=ALL).ids == []
+    excluded = recommend(pipeline, customer=3, exclude=ALL)
+    assert (excluded.ids, excluded.reason) == ([], f"all {len(ALL)} items of the catalogue are excluded")
+    assert recommend(pipeline, customer=3).reason is None
     nothing = shop.pipeline(registry, features, filters=[pl.col("products.price") < -1])
     assert recommend(nothing, customer=3) == Answer(
-        ids=[], scores=[], models={"ranking": "ranker:1", "retrieval": "towers:1"}, time=shop.NOW
+        ids=[],
+        scores=[],
+        models={"ranking": "ranker:1", "retrieval": "towers:1"},
+        time=shop.NOW,
+        reason="the filters let none of 20 candidates through",
     )
     assert rank(pipeline, customer=3, candidates=[]).scores == []
 

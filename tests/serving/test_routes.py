@@ -108,6 +108,8 @@ def test_metadata_and_health(server: Any) -> None:
         ("POST", "/recommend", b'{"customer": 3, "cuont": 2}', 400, "$", "cuont"),
         ("POST", "/recommend", b'{"customer": 3, "time": "noon"}', 400, "$.time", "ISO 8601"),
         ("POST", "/recommend", b'{"customer": 3, "time": -5}', 400, "$.time", "microseconds"),
+        ("POST", "/recommend", b'{"customer": 3, "time": 1768568400}', 400, "$.time", "microseconds"),
+        ("POST", "/recommend", b'{"customer": 3, "time": 1768568400000}', 400, "$.time", "microseconds"),
         ("POST", "/recommend", b'{"customer": 3, "time": 99999999999999999999}', 400, "$.time", ""),
         ("POST", "/recommend", b'{"customer": 3, "trace": 1}', 400, "$.trace", "bool"),
         ("POST", "/rank", b'{"customer": 3}', 400, "$", "candidates"),
@@ -153,13 +155,26 @@ def test_while_it_drains_it_is_not_ready_and_still_answers(pipeline: Pipeline) -
     assert app.handle(Request("POST", "/recommend", {}, b'{"customer": 3}')).status == 200
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "hint"),
+    [("/recommend", b'{"customer": 3, "cuont": 2}', "count"), ("/rank", b'{"customer": 3}', "customer, candidates")],
+)
+def test_a_wrong_field_gets_a_hint(pipeline: Pipeline, path: str, body: bytes, hint: str) -> None:
+    app = App()
+    app.open(pipeline)
+    assert hint in json.loads(app.handle(Request("POST", path, {}, body)).body)["hint"]
+
+
+SOON = 10**15
+
+
 class Trouble(shop.Oracle):
     """Fails when the time asked for is one of these."""
 
     def read(self, view: Any, names: Any, keys: Any, times: Any) -> Any:
-        if times[0] == 7:
+        if times[0] == SOON + 7:
             raise AheadError("the store is ahead of the time asked for", where=view.place)
-        if times[0] == 8:
+        if times[0] == SOON + 8:
             raise StoreError("the disk is gone", where=view.place)
         return super().read(view, names, keys, times)
 
@@ -169,7 +184,7 @@ def test_a_store_that_is_ahead_is_409_and_one_that_is_gone_503(registry: Registr
 
     app = App()
     app.open(load_pipeline(shop.service(), features, Trouble(features), registry, clock=lambda: shop.NOW))
-    for time, status, message in ((7, 409, "ahead of the time"), (8, 503, "disk is gone")):
+    for time, status, message in ((SOON + 7, 409, "ahead of the time"), (SOON + 8, 503, "disk is gone")):
         body = json.dumps({"customer": 3, "time": time}).encode()
         response = app.handle(Request("POST", "/recommend", {}, body))
         assert response.status == status
