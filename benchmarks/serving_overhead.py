@@ -10,6 +10,7 @@ request with another user and other candidates:
     model         the graph alone, in this process, on the tensors of the request
     hydrated      the same, but from ids: LMDB reads, joins, encoding, and the graph
     rank          POST /rank to the server: ids in, scores out, over loopback
+    rank busy     the same while ten steps a second are committed to the store
     rank null     POST /rank to the server with the model of zeros
     infer null    POST /v2/models/zeros/infer there, with the same tensors in binary
     hop           handing an empty function to a thread pool and back, on an event loop: what it would add
@@ -22,13 +23,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,6 +121,23 @@ class Bench:
         self.rng = np.random.default_rng(1)
         self.join = Join(self.project.graph.select(self.features), "item")
         self._export()
+
+    @contextlib.contextmanager
+    def writing(self, steps: int) -> Iterator[None]:
+        """Commits so many steps a second to the store meanwhile: what it remembers of a step is then soon forgotten."""
+        from bedplate.online.base import Changes
+
+        over = threading.Event()
+
+        def write() -> None:
+            while not over.wait(1 / steps):
+                self.store.commit(Changes([(b"step", b"1")]))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        yield
+        over.set()
+        writer.join()
 
     def rows(self, user: int, items: Any) -> Any:
         from bedplate.features.assemble import Candidates
@@ -341,6 +361,8 @@ def measure(root: Path, count: int) -> dict[str, Any]:
             for name, (milliseconds, _) in results.items():
                 taken[name] += milliseconds
             added.append(float(np.median(results["rank"][0]) - np.median(results["model"][0])))
+    with bench.writing(10):
+        taken["rank busy"] = timed(ways["rank"], asked[BLOCK:])[0]
     result = {"machine": machine(), "candidates": CANDIDATES, "requests": count, "worst score difference": worst}
     result |= {
         "inputs": {n: list(t.shape) for n, t in artifact.model.inputs.items()},
