@@ -9,6 +9,7 @@ Only the keys of the request's entities (and `candidates`) are required. Keys ar
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, final
 
@@ -17,11 +18,13 @@ import numpy as np
 
 from bedplate.canonical import string_ids
 from bedplate.clock import Clock
-from bedplate.errors import ConfigError, DefinitionError, RequestError
+from bedplate.errors import ConfigError, DefinitionError, RequestError, suggest
 from bedplate.serving.service import Service
-from bedplate.types import EARLIEST_TIME, LATEST_TIME, Int64s, Type, to_micros
+from bedplate.types import Int64s, Type, parse_time
 
 Key: TypeAlias = int | str
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 
 _RESERVED = ("candidates", "count", "exclude", "time", "trace")
 _KEY_TYPES: dict[Type, Any] = {
@@ -40,6 +43,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
         time: the time that the features are of, microseconds.
         unknown: keys of which the store knows nothing, by entity: no feature of theirs has a value other than zero.
         trace: the milliseconds of each step, where the request asks.
+        reason: why `recommend` gives no item, where it gives none; see `empty_reason`.
     """
 
     ids: Sequence[Key]
@@ -48,6 +52,22 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
     time: int
     unknown: dict[str, list[Key]] = {}
     trace: dict[str, float] | None = None
+    reason: str | None = None
+
+
+def empty_reason(items: int, candidates: int) -> str:
+    """Why an answer of `recommend` holds nothing.
+
+    Args:
+        items: how many the catalogue has.
+        candidates: how many of them were retrieved, those that are excluded left out.
+
+    >>> empty_reason(500, 200), empty_reason(500, 0)
+    ('the filters let none of 200 candidates through', 'all 500 items of the catalogue are excluded')
+    """
+    if candidates:
+        return f"the filters let none of {candidates:,} candidates through"
+    return f"all {items:,} items of the catalogue are excluded" if items else "the catalogue holds no item"
 
 
 class Asked(msgspec.Struct):
@@ -165,18 +185,23 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at ")
-        raise RequestError(message, where=path.strip("`") or "$") from error
+        raise RequestError(message, where=path.strip("`") or "$", hint=_field_hint(message, decoder)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"not JSON: {error}", hint='for example {"customer": 17850}') from error
 
 
+def _field_hint(message: str, decoder: msgspec.json.Decoder[Any]) -> str | None:
+    """What to do about a field that is not known or not there."""
+    fields = {f.name: f.required for f in msgspec.structs.fields(decoder.type)}
+    if unknown := _UNKNOWN.fullmatch(message):
+        return suggest(unknown[1], fields, "fields")
+    if "missing required field" in message:
+        return f"required: {', '.join(name for name, required in fields.items() if required)}"
+    return None
+
+
 def _time(value: int | str) -> int:
     try:
-        time = to_micros(value)
+        return parse_time(value, "$.time")
     except ConfigError as error:
         raise RequestError(error.message, where="$.time", hint=error.hint) from error
-    if not EARLIEST_TIME <= time < LATEST_TIME:
-        raise RequestError(
-            f"got {time}, expected microseconds since the epoch, 1970 to 2199", where="$.time", hint="not seconds"
-        )
-    return time
