@@ -105,7 +105,8 @@ JOBS = [
      "got a int, expected TrainerConfig"),
     ("inputs=inputs", "inputs=inputs, trainer=TrainerConfig(epochs='5')", "train.py:4: trainer",
      "epochs is '5': expected `int`"),
-    ("inputs=inputs", "inputs=inputs, golden='4'", "train.py:4: job 'ranker': golden", "got a str, expected int"),
+    ("inputs=inputs", "inputs=inputs, golden='4'", "train.py:4: job 'ranker': golden",
+     "got '4', expected a whole number"),
     ('Job("ranker"', 'Job("my ranker"', "train.py:4: job", "got the name 'my ranker', expected letters"),
     ('Job("ranker"', "Job(7", "train.py:4: job", "got the name 7, expected letters"),
 ]  # fmt: skip

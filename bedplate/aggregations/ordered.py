@@ -99,12 +99,20 @@ class LastN(Aggregation):
         windows: WindowLike | Sequence[WindowLike] | None = None,
         where: ExpressionLike | None = None,
     ) -> None:
-        names = [columns] if isinstance(columns, str) else list(columns)
+        # Whoever writes definitions may run no type checker.
+        named = columns if isinstance(columns, str | list | tuple | Mapping) else None
+        names = [named] if isinstance(named, str) else list(named or ())
+        given: list[object] = [*names, *([] if age is None else [age])]
+        if named is None or not all(isinstance(n, str) and n for n in given):
+            raise DefinitionError(
+                f"got the columns {columns!r} and age={age!r}, expected names of columns, or expressions by name",
+                where="LastN",
+                hint='for example LastN(["product_id", "price"], 50, age="age")',
+            )
         inputs = list(columns.values()) if isinstance(columns, Mapping) else names
         super().__init__(inputs, windows, where)
         self.n, self.age = n, age
         self.fields = (*names, age) if age else tuple(names)
-        # Whoever writes definitions may run no type checker.
         is_count = isinstance(n, int) and not isinstance(n, bool) and n > 0  # pyright: ignore[reportUnnecessaryIsInstance]
         if not is_count or not names or len(set(self.fields)) != len(self.fields):
             raise DefinitionError(

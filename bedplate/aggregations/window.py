@@ -47,7 +47,11 @@ class Window:
 
     def __post_init__(self) -> None:
         """Checks the sizes, and that an exact window, and only that, has a bound."""
-        for part, size in (("length", self.length), ("hop", self.hop), ("bound", self.bound or 0)):
+        for part, size in (
+            ("length", self.length),
+            ("hop", self.hop),
+            ("bound", 0 if self.bound is None else self.bound),
+        ):
             if not isinstance(size, int) or isinstance(size, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise DefinitionError(
                     f"got the {part} {size!r}, expected a whole number",
@@ -76,7 +80,7 @@ class Window:
         micros = _duration(length, "window")
         if hop is None:
             return Window(micros, default_hop(micros), bound)
-        if hop == "exact":
+        if isinstance(hop, str) and hop == "exact":  # pyright: ignore[reportUnnecessaryIsInstance]
             return Window(micros, 0, bound)
         snapped = _duration(hop, "hop")
         if snapped > micros:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from datetime import date, datetime
 from types import UnionType
 from typing import Any, cast, get_args
@@ -10,7 +11,7 @@ from typing import Any, cast, get_args
 import polars as pl
 
 from bedplate.errors import ConfigError, DefinitionError, suggest
-from bedplate.features.entity import Entity, key_cast
+from bedplate.features.entity import key_cast
 from bedplate.sources.base import Source
 from bedplate.types import Type, parse_duration, parse_time, type_of
 
@@ -32,18 +33,20 @@ def check_name(name: object, kind: str) -> None:
         raise DefinitionError(f"got the name {name!r}, expected a text", where=kind)
 
 
-def entities_of(entities: Entity | Sequence[Entity], place: str) -> tuple[Entity, ...]:
-    """The entities as a tuple.
+def check_number(value: object, place: str, *, whole: bool = False) -> None:
+    """Raises `DefinitionError` unless the value is a number that is finite, or a whole one.
 
-    Raises:
-        DefinitionError: none, one twice, or something else than an entity.
+    >>> check_number(2.5, "label 'l': at_least")
     """
-    result = (entities,) if isinstance(entities, Entity) else tuple(entities)
-    for entity in result:
-        check_kind(entity, Entity, f"{place}: entities")
-    if not result or len({e.name for e in result}) != len(result):
-        raise DefinitionError("an entity is named twice" if result else "no entity", where=f"{place}: entities")
-    return result
+    accepted = int if whole else int | float
+    if isinstance(value, bool) or not isinstance(value, accepted) or not math.isfinite(value):
+        raise DefinitionError(f"got {value!r}, expected a {'whole ' if whole else ''}number", where=place)
+
+
+def check_list(values: object, place: str, hint: str) -> None:
+    """Raises `DefinitionError` unless the value is a list or a tuple."""
+    if not isinstance(values, list | tuple):
+        raise DefinitionError(f"got {values!r}, expected a list", where=place, hint=hint)
 
 
 def duration_of(text: str, place: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, final
 
 from bedplate.canonical import digest
-from bedplate.datasets.checks import check_kind, check_name
+from bedplate.datasets.checks import check_kind, check_list, check_name, check_number
 from bedplate.datasets.labels import CompiledLabel, Label
 from bedplate.datasets.negatives import LOG_Q, SAMPLED, CompiledNegatives, Negatives
 from bedplate.datasets.spine import CompiledSpine, Spine
@@ -62,11 +62,14 @@ class Dataset:
         if negatives is not None:
             check_kind(negatives, Negatives, f"{self.place}: negatives")
         self.spine, self.split, self.negatives = spine, split, negatives
+        if not isinstance(labels, Label):
+            check_list(labels, f"{self.place}: labels", "for example [Label('bought', ...)]")
         self.labels = (labels,) if isinstance(labels, Label) else tuple(labels)
         for label in self.labels:
             check_kind(label, Label, f"{self.place}: labels", hint="for example Label('bought', ...)")
         if isinstance(features, str | FeatureView | DerivedFeature):
             raise DefinitionError("got one feature, expected a list", where=f"{self.place}: features")
+        check_list(features, f"{self.place}: features", 'for example ["view.feature", other_view]')
         self.features = tuple(features)
         self.batch_items = BATCH_ITEMS if batch_items is None and batch_requests is None else batch_items
         self.batch_requests = batch_requests
@@ -80,7 +83,10 @@ class Dataset:
         if twice:
             raise DefinitionError(f"two labels have the name '{twice[0]}'", where=self.place)
         sizes = [n for n in (self.batch_items, self.batch_requests) if n is not None]
-        if len(sizes) != 1 or not isinstance(sizes[0], int) or sizes[0] <= 0:  # pyright: ignore[reportUnnecessaryIsInstance]
+        for part, value in (("batch_items", self.batch_items), ("batch_requests", self.batch_requests)):
+            if value is not None:
+                check_number(value, f"{self.place}: {part}", whole=True)
+        if len(sizes) != 1 or sizes[0] <= 0:
             raise DefinitionError(
                 f"got batch_items={self.batch_items} and batch_requests={self.batch_requests}, "
                 "expected one whole number above zero",

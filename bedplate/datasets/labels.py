@@ -14,10 +14,10 @@ from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.ordered import TimeSince
 from bedplate.batch import Dense
 from bedplate.canonical import digest
-from bedplate.datasets.checks import check_kind, check_name, duration_of, entities_of
+from bedplate.datasets.checks import check_kind, check_name, check_number, duration_of
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
-from bedplate.features.entity import Entity
+from bedplate.features.entity import Entity, entities_of
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.base import History
 from bedplate.sources.base import Source
@@ -66,12 +66,15 @@ class Label:
     ) -> None:
         check_name(name, "label")
         self.name = name
-        self.entities = entities_of(entities, self.place)
+        self.entities = entities_of(entities, f"{self.place}: entities")
         check_kind(source, Source, self.place)
         self.source = source
         check_kind(aggregation, Aggregation, self.place, hint="for example Count() or Sum('quantity')")
         self.aggregation = aggregation
         self.horizon = duration_of(within, f"{self.place}: within")
+        for part, value in (("at_least", at_least), ("empty", empty)):
+            if value is not None:
+                check_number(value, f"{self.place}: {part}")
         self.at_least, self.empty = at_least, empty
         self._check_aggregation()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.canonical import digest, expression_form
-from bedplate.datasets.checks import check_kind, duration_of, id_type
+from bedplate.datasets.checks import check_kind, check_number, duration_of, id_type
 from bedplate.datasets.reading import read_rows
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity, encode
@@ -65,11 +65,13 @@ class Negatives:
         check_kind(item, Entity, f"{self.place}: item")
         self.item = item
         self.window = duration_of(window, f"{self.place}: window")
-        self.where = None if where is None else to_expression(where)
+        self.where = None if where is None else to_expression(where, f"{self.place}: where")
         self.per_request, self.per_positive = per_request, per_positive
         given = [n for n in (per_request, per_positive) if n is not None]
-        whole = per_request is None or isinstance(per_request, int)  # pyright: ignore[reportUnnecessaryIsInstance]
-        if len(given) != 1 or not given[0] > 0 or not whole:
+        for part, value in (("per_request", per_request), ("per_positive", per_positive)):
+            if value is not None:
+                check_number(value, f"{self.place}: {part}", whole=part == "per_request")
+        if len(given) != 1 or not given[0] > 0:
             raise DefinitionError(
                 f"got per_request={per_request} and per_positive={per_positive}, expected one number above zero",
                 where=self.place,

@@ -13,11 +13,11 @@ import polars as pl
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.batch import Ids, Ragged, TextLookup
 from bedplate.canonical import digest, expression_form
-from bedplate.datasets.checks import check_kind, entities_of, id_type
+from bedplate.datasets.checks import check_kind, id_type
 from bedplate.datasets.reading import read_rows
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
-from bedplate.features.entity import Entity, encode
+from bedplate.features.entity import Entity, encode, entities_of
 from bedplate.features.expression import check_condition
 from bedplate.sources.base import TIME, Source
 from bedplate.types import Array, Bools, Int64s, Type
@@ -57,10 +57,10 @@ class Spine:
         self.source = source
         check_kind(request, str, f"{self.place}: request")
         self.request = request
-        self.entities = entities_of(entities, self.place)
+        self.entities = entities_of(entities, f"{self.place}: entities")
         check_kind(item, Entity, f"{self.place}: item")
         self.item = item
-        self.where = None if where is None else to_expression(where)
+        self.where = None if where is None else to_expression(where, f"{self.place}: where")
         if item.name in {e.name for e in self.entities}:
             raise DefinitionError(f"the item '{item.name}' is also an entity of the request", where=self.place)
 

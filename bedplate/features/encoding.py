@@ -111,6 +111,8 @@ class Sequence(msgspec.Struct, frozen=True, tag="sequence", tag_field="kind", fo
             )
         check_types(self, place, DefinitionError)
         check_least(self, "length", 1, place, DefinitionError)
+        if not self.group:
+            raise DefinitionError("got an empty group, expected a name", where=place)
 
 
 class Bag(msgspec.Struct, frozen=True, tag="bag", tag_field="kind", forbid_unknown_fields=True):

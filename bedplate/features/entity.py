@@ -48,6 +48,24 @@ class Entity:
         return {"name": self.name, "key": self.key}
 
 
+def entities_of(entities: Entity | Sequence[Entity], place: str) -> tuple[Entity, ...]:
+    """The entities of a definition as a tuple.
+
+    Raises:
+        DefinitionError: none, one twice, or something else than entities.
+    """
+    result = (entities,) if isinstance(entities, Entity) else entities
+    # Whoever writes definitions may run no type checker.
+    if not isinstance(result, list | tuple):
+        raise DefinitionError(f"got {entities!r}, expected an Entity or a list of them", where=place)
+    for entity in result:
+        if not isinstance(entity, Entity):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"got {entity!r}, expected an Entity", where=place)
+    if not result or len({e.name for e in result}) != len(result):
+        raise DefinitionError("an entity is named twice" if result else "no entity", where=place)
+    return tuple(result)
+
+
 def key_cast(column: str, dtype: pl.DataType) -> str:
     """The expression that makes a column of another type one of keys.
 

@@ -13,7 +13,7 @@ from bedplate.aggregations.base import Aggregation, ExpressionLike, Reduce, Redu
 from bedplate.aggregations.window import Window
 from bedplate.canonical import digest, expression_form
 from bedplate.errors import DefinitionError, suggest
-from bedplate.features.entity import Entity, key_cast
+from bedplate.features.entity import Entity, entities_of, key_cast
 from bedplate.features.expression import check_condition, expression_type
 from bedplate.sources.base import Source
 from bedplate.types import Type, format_duration, parse_duration, type_of
@@ -54,8 +54,14 @@ class FeatureView:
     ) -> None:
         place = f"view '{name}'"
         self.name = name
-        self.entities = (entities,) if isinstance(entities, Entity) else tuple(entities)
+        self.entities = entities_of(entities, place)
         self.source = source
+        if not isinstance(features, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"got the features {features!r}, expected aggregations by name",
+                where=place,
+                hint='for example {"orders": Count()}',
+            )
         self.features = dict(features)
         self.ttl = None if ttl is None else parse_duration(ttl, where=f"{place}: ttl", error=DefinitionError)
         _check_parts(self, place)
@@ -87,14 +93,14 @@ class FeatureView:
 
 def _check_parts(view: FeatureView, place: str) -> None:
     """Raises `DefinitionError` unless the parts are what they should be: whoever defines may run no type checker."""
-    parts: list[tuple[object, type]] = [(view.name, str), (view.source, Source), *((e, Entity) for e in view.entities)]
+    parts: list[tuple[object, type]] = [(view.name, str), (view.source, Source)]
     for part, expected in parts:
         if not isinstance(part, expected) or not part:
             raise DefinitionError(f"got {part!r}, expected {_article(expected.__name__)}", where=place)
     for feature, aggregation in view.features.items():
-        if not feature or "." in feature:
+        if not isinstance(feature, str) or not feature or "." in feature:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(
-                f"got the feature name '{feature}', expected a name without dots",
+                f"got the feature name {feature!r}, expected a name without dots",
                 where=place,
                 hint="a feature's full name is the view's name, a dot and this name",
             )
@@ -106,10 +112,8 @@ def _check_parts(view: FeatureView, place: str) -> None:
                 if type(aggregation).__name__ == "Label"
                 else 'for example Count() or Sum("price", windows="7d")',
             )
-    if not view.features or not view.entities:
-        raise DefinitionError("no features" if view.entities else "no entity", where=place)
-    if len({e.name for e in view.entities}) != len(view.entities):
-        raise DefinitionError("an entity is named twice", where=place)
+    if not view.features:
+        raise DefinitionError("no features", where=place)
 
 
 def _by_name(view: FeatureView) -> list[tuple[str, Aggregation]]:

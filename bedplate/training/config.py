@@ -51,6 +51,8 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ConfigError: a value is of another type than its field, or a number is out of its range.
         """
         check_types(self, "trainer")
+        if not self.metric:
+            raise ConfigError("got no metric, expected the name of one", where="trainer")
         check_least(self, "epochs patience checkpoint_every prefetch", 1, "trainer")
         check_least(self, "weight_decay seed", 0, "trainer")
         for name in ("learning_rate", "embedding_learning_rate"):

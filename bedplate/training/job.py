@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, final
 
 import msgspec
 
-from bedplate.datasets.checks import check_kind
+from bedplate.datasets.checks import check_kind, check_number
 from bedplate.datasets.dataset import Dataset
 from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.encoding import CANDIDATE, Encoding
@@ -68,6 +68,8 @@ class Job:
                 where="job",
             )
         check_kind(dataset, str | Dataset, f"{self.place}: dataset")
+        if not dataset:
+            raise DefinitionError("got an empty text, expected the name of a dataset", where=f"{self.place}: dataset")
         self.dataset = dataset if isinstance(dataset, str) else dataset.name
         if type(model) not in _MODELS:
             known = ", ".join(c.__name__ for c in _MODELS)
@@ -81,8 +83,8 @@ class Job:
         self.model, self.inputs = model, dict(inputs)
         self.trainer = TrainerConfig() if trainer is None else trainer
         check_kind(self.trainer, TrainerConfig, f"{self.place}: trainer")
-        check_kind(fit_batches, int, f"{self.place}: fit_batches")
-        check_kind(golden, int, f"{self.place}: golden")
+        check_number(fit_batches, f"{self.place}: fit_batches", whole=True)
+        check_number(golden, f"{self.place}: golden", whole=True)
         self.fit_batches, self.golden = fit_batches, golden
         if not self.inputs or fit_batches < 1 or golden < 1:
             raise DefinitionError(

@@ -44,7 +44,7 @@ KIND = Entity("kind", key="kind")
         ({"split": "time"}, "got a str, expected TimeSplit"),
         ({"batch_items": 0}, "expected one whole number above zero"),
         ({"batch_requests": 10}, "expected one whole number above zero"),
-        ({"batch_items": 2.5}, "expected one whole number above zero"),
+        ({"batch_items": 2.5}, "got 2.5, expected a whole number"),
     ],
 )
 def test_mistakes_are_found_when_compiled(options, says):

@@ -148,7 +148,7 @@ def test_no_events_at_all_give_no_negatives():
         ({"per_request": None}, "expected one number above zero"),
         ({"per_positive": 1.0}, "expected one number above zero"),
         ({"per_request": 0}, "expected one number above zero"),
-        ({"per_request": 2.5}, "expected one number above zero"),
+        ({"per_request": 2.5}, "got 2.5, expected a whole number"),
         ({"window": "a while"}, "whole number and a unit"),
         ({"item": Entity("item", key="itm")}, "did you mean 'item'"),
         ({"item": Entity("item", key="price")}, "expected integers or strings"),

@@ -92,7 +92,7 @@ def test_a_row_without_request_is_refused():
         ({"entities": Entity("user", key="usr")}, "did you mean 'user'"),
         ({"entities": (USER, ITEM)}, "also an entity of the request"),
         ({"entities": ()}, "no entity"),
-        ({"entities": "user"}, "got a str, expected Entity"),
+        ({"entities": "user"}, "got 'user', expected an Entity or a list of them"),
         ({"where": pl.col("usr") == 1}, "did you mean 'user'"),
         ({"where": pl.col("user") + 1}, "expected a boolean"),
     ],

@@ -1,0 +1,164 @@
+"""What a client may say: every body is read as it is meant or refused with its place, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bedplate.canonical import string_ids
+from bedplate.errors import DefinitionError, RequestError
+from bedplate.serving.service import Retrieval, Service
+from bedplate.serving.wire import Answer, Wire, empty_reason
+from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, Type, to_micros
+
+NOW = to_micros("2026-01-05")
+SERVICE = Service("shop", ranking="r", item="item", retrieval=Retrieval("t", count=50), top=7, most_candidates=4)
+WIRE = Wire(SERVICE, {"user": Type.INT, "query": Type.STRING}, Type.STRING, lambda: NOW)
+KEYS: dict[str, Any] = {"user": 3, "query": "lamp"}
+MICROS = "not seconds or milliseconds; a text such as 2011-12-01T09:00:00 does too"
+FIELDS = "count, exclude, query, time, trace, user"
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3),
+    max_leaves=8,
+)
+
+
+def refused(read: Any, body: Any) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        read(body if isinstance(body, bytes) else json.dumps(body).encode())
+    assert caught.value.http_status == 400
+    return caught.value
+
+
+def test_a_request_is_read_with_its_defaults():
+    asked = WIRE.recommend(json.dumps(KEYS).encode())
+    assert asked.given == KEYS
+    assert {n: k.tolist() for n, k in asked.keys.items()} == {"user": [3], "query": string_ids(["lamp"])}
+    assert (asked.time, asked.count, asked.items, asked.trace) == (NOW, 7, [], False)
+    ranked = WIRE.rank(json.dumps(KEYS | {"candidates": ["a", "b", "a"]}).encode())
+    assert ranked.item_keys.tolist() == string_ids(["a", "b", "a"])
+    assert (ranked.count, ranked.items) == (3, ["a", "b", "a"])
+
+
+@given(
+    user=st.integers(-(2**63), 2**63 - 1),
+    query=st.text(max_size=1024),
+    time=st.integers(365 * DAY, LATEST_TIME - 1),
+    count=st.integers(1, 50),
+    exclude=st.lists(st.text(max_size=9), max_size=5),
+)
+def test_every_right_request_is_read_as_it_was_written(user, query, time, count, exclude):
+    body = {"user": user, "query": query, "time": time, "count": count, "exclude": exclude, "trace": True}
+    asked = WIRE.recommend(json.dumps(body).encode())
+    assert (asked.given, asked.time, asked.count, asked.items) == ({"user": user, "query": query}, time, count, exclude)
+    assert asked.keys["user"].tolist() == [user]
+    assert asked.keys["query"].tolist() == string_ids([query])
+    assert asked.item_keys.tolist() == string_ids(exclude)
+
+
+@given(
+    body=anything, field=st.sampled_from(["user", "query", "time", "count", "exclude", "trace", "candidates", "more"])
+)
+def test_any_json_is_read_or_refused(body, field):
+    for read in (WIRE.recommend, WIRE.rank):
+        for document in (body, KEYS | {field: body}, KEYS | {"candidates": [], field: body}):
+            try:
+                asked, error = read(json.dumps(document).encode()), None
+            except RequestError as refusal:
+                asked, error = None, refusal
+            assert error is None or (str(error.where).startswith("$") and error.message)
+            assert asked is None or EARLIEST_TIME <= asked.time < LATEST_TIME
+            assert asked is None or len(asked.items) == len(asked.item_keys)
+
+
+@pytest.mark.parametrize("text", ['"\\ud800"', '"\\udfff\\ud800"'])
+def test_half_a_character_is_refused(text):
+    error = refused(WIRE.recommend, f'{{"user": 3, "query": {text}}}'.encode())
+    assert error.message.startswith("not JSON: ")
+
+
+@given(body=st.binary(max_size=40))
+def test_any_bytes_are_read_or_refused(body):
+    for read in (WIRE.recommend, WIRE.rank):
+        assert isinstance(refused(read, body), RequestError)
+
+
+@pytest.mark.parametrize(
+    ("body", "where", "message", "hint"),
+    [
+        (KEYS | {"usr": 1}, "$", "Object contains unknown field `usr`", "did you mean 'user'?"),
+        (KEYS | {"counts": 1}, "$", "Object contains unknown field `counts`", "did you mean 'count'?"),
+        (KEYS | {"zzz": 1}, "$", "Object contains unknown field `zzz`", f"fields: {FIELDS}"),
+        (KEYS | {"": 1}, "$", "Object contains unknown field ``", f"fields: {FIELDS}"),
+        ({"user": 3}, "$", "Object missing required field `query`", "required: user, query"),
+        ({}, "$", "Object missing required field `user`", "required: user, query"),
+        (KEYS | {"user": "3"}, "$.user", "Expected `int`, got `str`", None),
+        (KEYS | {"user": True}, "$.user", "Expected `int`, got `bool`", None),
+        (KEYS | {"user": 2**63}, "$.user", "Expected `int` <= 9223372036854775807", None),
+        (KEYS | {"count": 0}, "$.count", "Expected `int` >= 1", None),
+        (KEYS | {"count": 51}, "$.count", "Expected `int` <= 50", None),
+        (KEYS | {"exclude": ["a", 3]}, "$.exclude[1]", "Expected `str`, got `int`", None),
+        (KEYS | {"time": "2300-01-01"}, "$.time", "got '2300-01-01', expected a time from 1970 to 2199", None),
+        (KEYS | {"time": "1969-12-31T23:59"}, "$.time", "got '1969-12-31T23:59', expected a time", None),
+        (KEYS | {"time": "soon"}, "$.time", "got 'soon', expected an ISO 8601", "for example 2011-12-09T10:30:00"),
+        (KEYS | {"time": -1}, "$.time", "got -1, expected microseconds", MICROS),
+        (KEYS | {"time": 1_768_568_400}, "$.time", "got 1768568400, expected microseconds", MICROS),
+        (KEYS | {"time": LATEST_TIME}, "$.time", f"got {LATEST_TIME}, expected", MICROS),
+        (KEYS | {"time": 1.5}, "$.time", "Expected `int | str | null`, got `float`", None),
+        ([], "$", "Expected `object`, got `array`", None),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_what_to_do(body, where, message, hint):
+    error = refused(WIRE.recommend, body)
+    assert error.where == where
+    assert error.message.startswith(message)
+    assert error.hint == hint
+
+
+def test_candidates_are_limited_and_only_of_rank():
+    assert refused(WIRE.rank, KEYS | {"candidates": ["a"] * 5}).where == "$.candidates"
+    assert refused(WIRE.rank, KEYS).hint == "required: user, query, candidates"
+    error = refused(WIRE.recommend, KEYS | {"candidates": ["a"]})
+    assert error.message == "Object contains unknown field `candidates`"
+    assert refused(WIRE.rank, KEYS | {"candidate": []}).hint in (
+        "did you mean 'candidates'?",
+        "required: user, query, candidates",
+    )
+
+
+@pytest.mark.parametrize("name", ["candidates", "count", "exclude", "time", "trace"])
+def test_an_entity_with_the_name_of_a_field_is_refused(name):
+    with pytest.raises(DefinitionError, match=f"entity '{name}' has the name of a field of a request"):
+        Wire(SERVICE, {name: Type.INT}, Type.INT, lambda: NOW)
+
+
+def test_requests_are_described_for_clients():
+    described = WIRE.describe()
+    assert set(described) == {"rank", "recommend"}
+    alone = Wire(Service("s", ranking="r", item="item"), {"user": Type.INT}, Type.INT, lambda: NOW)
+    assert set(alone.describe()) == {"rank"}
+    shown = json.dumps(described["recommend"])
+    assert all(field in shown for field in FIELDS.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("items", "candidates", "reason"),
+    [
+        (5000, 1200, "the filters let none of 1,200 candidates through"),
+        (5000, 0, "all 5,000 items of the catalogue are excluded"),
+        (0, 0, "the catalogue holds no item"),
+    ],
+)
+def test_an_empty_answer_says_why(items, candidates, reason):
+    assert empty_reason(items, candidates) == reason
+    answer = Answer(ids=[], scores=[], models={}, time=NOW, reason=empty_reason(items, candidates))
+    assert json.loads(msgspec.json.encode(answer))["reason"] == reason
+    full = Answer(ids=[1], scores=[0.5], models={}, time=NOW)
+    assert "reason" not in json.loads(msgspec.json.encode(full))
