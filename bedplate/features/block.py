@@ -70,7 +70,11 @@ class Block:
     def rows(self, columns: Columns, n: int, candidates: Int64s | None = None) -> Int64s:
         """[n, categories] int64 rows of the embedding table, C-contiguous; `candidates` [n]: the candidates' keys."""
         values = np.empty((len(self.ids), n), np.int64)
-        if self._candidate is not None and candidates is not None:
+        if self._candidate is not None:
+            if candidates is None:
+                raise DataError(
+                    f"'{CANDIDATE}' is the key of the candidates, no feature of a request", where="encoding"
+                )
             values[self._candidate] = candidates
         present = self._take_ids.fill(columns, values)
         return np.ascontiguousarray(self._vocabularies.rows_of(self._choice, values, present).T)

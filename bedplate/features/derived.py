@@ -113,9 +113,17 @@ def _of_texts(feature: DerivedFeature, texts: Ids) -> Column:
     """The values for strings; each different string is computed once and then remembered."""
     unique, inverse = np.unique(texts.values, return_inverse=True)
     memo = feature.memo
-    if memo is None or not np.isin(unique, memo.ids, assume_unique=True).all():
+    if memo is None or not _holds(memo.ids, unique):
         memo = _remember(feature, unique, texts.texts or {})
     return memo.column.take(np.searchsorted(memo.ids, unique)[inverse].astype(np.int64))
+
+
+def _holds(known: Int64s, wanted: Int64s) -> bool:
+    """Whether all of the wanted ids are among the known ones, which ascend."""
+    if not len(known):
+        return not len(wanted)
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return bool((known[at] == wanted).all())
 
 
 def _remember(feature: DerivedFeature, unique: Int64s, texts: TextLookup) -> Memo:

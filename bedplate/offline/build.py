@@ -99,6 +99,7 @@ class Build:
                 progress(f"{name}: read {self.snapshot.rows:,} rows")
                 raw = self.view.view.source.table(self.view.root).scan()
                 rows = prepare_table(self.view, raw, self.snapshot.rows, columns)
+                self._check_snapshot()
                 selected = list(zip(columns, rows.selections, strict=True))
                 if self.needs_timeline:
                     progress(f"{name}: sort {len(rows):,} events by key and time")
@@ -113,6 +114,16 @@ class Build:
             for position, reduce in reductions:
                 progress(f"{name}: {reduce.value} of {self.view.selections[position].inputs[0]}")
                 self._build_reduction(position, reduce, sealer)
+
+    def _check_snapshot(self) -> None:
+        source = self.view.view.source
+        now = source.table(self.view.root).snapshot()
+        if now.id != self.snapshot.id:
+            raise DataError(
+                f"the table was changed since the build began: {self.snapshot.text}, now {now.text}",
+                where=f"{self.view.place}, source '{source.name}'",
+                hint="run it again; nothing was built under the old name",
+            )
 
     def _check_rows(self, rows: int) -> None:
         if rows != len(self.timeline.order):

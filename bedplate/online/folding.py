@@ -317,7 +317,11 @@ def fold(
             words, begin + fixed, old_pending, events, event_offsets[k], event_offsets[k + 1], size, merged
         )
         folded = none
-        while folded < n and merged[folded * size] + delay < line:
+        # What could be seen no later than an event that is folded is folded too, whatever the line: pending events are
+        # newer than folded ones.
+        while folded < n and (
+            merged[folded * size] + delay < line or merged[folded * size] + delay <= out[row + LAST_FOLDED]
+        ):
             folded += 1
         if folded:
             out[row + LAST_FOLDED] = max(out[row + LAST_FOLDED], merged[(folded - 1) * size] + delay)

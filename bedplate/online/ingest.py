@@ -39,6 +39,10 @@ POLL = 1.0
 """How often the directory is looked at for new files when following, in seconds."""
 
 
+_MOST_TEXTS = 1_000_000
+"""So many ids whose texts are in the store are remembered; then it begins afresh."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Ingested:
@@ -227,6 +231,7 @@ class Ingest:
     ) -> None:
         """One micro-batch: the rows of a file from `begin` to `end`, in one step of the store."""
         changes, states = Changes(), dict[str, ViewState]()
+        texts, self._texts = self._texts, set()  # of a step that fails nothing is known to be stored
 
         def shown(row: int) -> str:
             return f"row {begin + row:,}"
@@ -238,7 +243,7 @@ class Ingest:
             newest = int(rows.times.max(initial=-1))
             watermark = max(state.watermark, min(newest, self._clock()))
             changes.puts.extend(merged_rows(self._store, layout, group(layout, rows), watermark - self._rewind))
-            changes.puts.extend(texts_of(rows, self._texts))
+            changes.puts.extend(texts_of(rows, texts))
             states[view.id] = ViewState(
                 name=view.name,
                 id=view.id,
@@ -255,6 +260,7 @@ class Ingest:
                 changes.puts.append((keys.files_of(view) + name.encode(), b"1"))
         self._store.commit(changes)
         self._states.update(states)
+        self._texts = texts if len(texts) < _MOST_TEXTS else set()
         if is_last:
             for view in views:
                 self._taken[view.id].add(name)

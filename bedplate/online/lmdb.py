@@ -84,6 +84,11 @@ class _Recent:
         self._values: dict[bytes, bytes] = {}
         self._room = RECENT_BYTES
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is remembered; then it begins afresh."""
+        return self._room <= 0
+
     def get(self, transaction: Any, wanted: Sequence[bytes]) -> list[bytes]:
         """The values of keys as a transaction of this step sees them; empty for a key that is not there."""
         values = self._values
@@ -148,9 +153,10 @@ class LmdbStore(OnlineStore):
     def _getter(self, transaction: Any) -> Callable[[Any, Sequence[bytes]], list[bytes]]:
         """How to look keys up. The first read of a step is not remembered: a writer reads about once a step."""
         recent, step = self._recent, transaction.id()
-        if recent.step == step:
+        if recent.step == step and not recent.is_full:
             return recent.get
-        self._recent = _Recent(step)
+        if step >= recent.step:  # an older reader leaves what newer ones remember
+            self._recent = _Recent(step)
         return _get
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:

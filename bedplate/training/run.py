@@ -18,6 +18,7 @@ from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
+from bedplate.files import new_folder
 from bedplate.models.base import Model
 from bedplate.models.two_tower import TwoTower
 from bedplate.registry.manifest import gather
@@ -118,7 +119,8 @@ def _encoder(job: Job, training: Loader, folder: Path, progress: Progress) -> En
         return Encoder.load(folder / ENCODER)
     progress(f"fit encodings of {len(job.inputs)} inputs on {min(job.fit_batches, len(training))} batches")
     encoder = fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches))
-    encoder.save(folder / ENCODER)
+    with new_folder(folder / ENCODER) as aside:
+        encoder.save(aside)
     return encoder
 
 

@@ -22,6 +22,7 @@ from bedplate.aggregations.ordered import Last
 from bedplate.errors import DataError, DefinitionError, StoreError
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.reference import Reference
+from bedplate.online.base import Changes
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.lmdb import LmdbStore
@@ -393,3 +394,35 @@ def test_rows_from_the_load_on_are_the_streams(tmp_path):
     write_files(frame, tmp_path, [60])
     assert Ingest(store, [view], tmp_path).run().events == 40
     assert _read(store, view, START + DAY)["n"] == [20] * 5
+
+
+class Failing(MemoryStore):
+    """A store whose next commit fails."""
+
+    fails = False
+
+    def commit(self, changes: Changes) -> None:
+        if self.fails:
+            self.fails = False
+            raise StoreError("the disk is full", where=self.url)
+        super().commit(changes)
+
+
+def test_a_step_that_failed_is_taken_in_whole_by_the_same_worker(tmp_path: Path) -> None:
+    simulation = simulate(5, events=80)
+    view, end = simulated_view(simulation, (USER,)), int(simulation.times.max()) + DAY
+    whole, store = MemoryStore(), Failing()
+    for each in (whole, store):
+        bulk_load(each, view, [], int(simulation.times.min()))
+    write_files(simulation.events, tmp_path, [0, 80])
+    Ingest(whole, [view], tmp_path).run()
+    worker = Ingest(store, [view], tmp_path)
+    store.fails = True
+    with pytest.raises(StoreError, match="disk is full"):
+        worker.run()
+    worker.run()
+    keys = simulation.keys([USER])
+    times = np.full(len(keys), end)
+    got, expected = (OnlineReader(s).read(view, list(view.features), keys, times) for s in (store, whole))
+    assert mismatches(dict(got), dict(expected)) == []
+    assert dict(OnlineReader(store).texts) == dict(OnlineReader(whole).texts)
