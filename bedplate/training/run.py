@@ -24,6 +24,7 @@ from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
+from bedplate.training.checks import check_towers
 from bedplate.training.evaluate import predict
 from bedplate.training.evidence import definitions_of, require_same
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
@@ -85,12 +86,13 @@ def train(
         progress: told each step that begins.
 
     Raises:
-        DefinitionError: an input is not a feature of the dataset.
+        DefinitionError: an input is not a feature of the dataset, or not one that the model's towers can have.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
     job.check_inputs(dataset.compiled.selected.names)
+    check_towers(job, dataset.compiled)
     training, validation = Loader(dataset, "train"), Loader(dataset, "validation")
     definitions = definitions_of(job, dataset, features)
     if resume is None:
