@@ -270,7 +270,7 @@ class _Run:
             raise StoreError(
                 f"the checkpoint is of another {' and '.join(different)}",
                 where=str(path),
-                hint="give each run a folder of its own, or delete this one to start from the beginning",
+                hint="start a new run (bedplate train without --resume); a Trainer of one's own takes an empty folder",
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
