@@ -97,7 +97,7 @@ class Pipeline:
         return None if self._candidates is None else self._candidates.catalogue
 
     def recommend(self, asked: Asked) -> Answer:
-        """The best items for a request; none where all are excluded or filtered.
+        """The best items for a request; where there is none, the answer's note says why.
 
         Raises:
             RequestError: the service has no retrieval.
@@ -130,6 +130,7 @@ class Pipeline:
             models=self._versions,
             time=asked.time,
             unknown=unknown,
+            note=None if ids else self._candidates.why_none(len(keys)),
             trace=watch.steps,
         )
 
@@ -226,6 +227,14 @@ class _Candidates:
         without = [asked.item_keys, *(keys_in(request[name], place) for name, place in self._exclude)]
         always = [_NOTHING, *(keys_in(request[name], place) for name, place in self._always)]
         return self.catalogue.search(query, self._count, np.concatenate(without), np.concatenate(always))
+
+    def why_none(self, found: int) -> str:
+        """Why nothing is recommended, where retrieval found so many candidates."""
+        if found:
+            return f"the service's filters let none of the {found:,} candidates through"
+        if len(self.catalogue) == 0:
+            return f"nothing was retrieved: the catalogue of {self._tower.model.place} is empty"
+        return f"all {len(self.catalogue):,} items of the catalogue are excluded, by the request or the service"
 
 
 @final

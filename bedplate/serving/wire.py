@@ -8,7 +8,9 @@ Only the keys of the request's entities (and `candidates`) are required. Keys ar
 
 from __future__ import annotations
 
+import difflib
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, final
 
@@ -24,6 +26,7 @@ from bedplate.types import EARLIEST_TIME, LATEST_TIME, Int64s, Type, to_micros
 Key: TypeAlias = int | str
 
 _RESERVED = ("candidates", "count", "exclude", "time", "trace")
+_UNKNOWN = re.compile("unknown field `(.*)`")
 _KEY_TYPES: dict[Type, Any] = {
     Type.INT: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     Type.STRING: Annotated[str, msgspec.Meta(max_length=1024)],
@@ -39,6 +42,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
         models: the version of each model that took part, by its part.
         time: the time that the features are of, microseconds.
         unknown: keys of which the store knows nothing, by entity: no feature of theirs has a value other than zero.
+        note: why `ids` is empty: nothing was retrieved, all is excluded, or the filters let no candidate through.
         trace: the milliseconds of each step, where the request asks.
     """
 
@@ -47,6 +51,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
     models: Mapping[str, str]
     time: int
     unknown: dict[str, list[Key]] = {}
+    note: str | None = None
     trace: dict[str, float] | None = None
 
 
@@ -165,7 +170,13 @@ def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at ")
-        raise RequestError(message, where=path.strip("`") or "$") from error
+        unknown = _UNKNOWN.search(message)
+        hint = None
+        if unknown is not None:
+            fields: tuple[str, ...] = decoder.type.__struct_fields__
+            near = difflib.get_close_matches(unknown[1], fields, n=1)
+            hint = (f"did you mean '{near[0]}'? " if near else "") + f"expected fields: {', '.join(fields)}"
+        raise RequestError(message, where=path.strip("`") or "$", hint=hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"not JSON: {error}", hint='for example {"customer": 17850}') from error
 
