@@ -287,11 +287,11 @@ class _Run:
         )
 
     def _status(self, metrics: dict[str, float] | None) -> Status:
-        p = self.progress
+        p, c = self.progress, self.config
         seconds = max(self.seconds, 1e-9)
         loss = p.loss_sum / max(p.rows, 1)
         speed, waited = self.rows / seconds, self.waiting.seconds / seconds
-        return Status(p.epoch + 1, self.config.epochs, p.batch, self.batches, loss, speed, waited, metrics)
+        return Status(p.epoch + 1, c.epochs, p.batch, self.batches, loss, speed, waited, metrics, c.metric)
 
 
 def _identity(config: TrainerConfig, model: Model, encoder: Encoder, batches: int) -> dict[str, str]:
