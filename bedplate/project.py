@@ -37,6 +37,7 @@ from bedplate.features.lookup import lookup
 from bedplate.features.times import TimesLike, encode_times
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.files import remove_leftovers
+from bedplate.mistakes import hint_for
 from bedplate.offline.build import Build, Progress
 from bedplate.offline.lookup import IndexedHistory
 from bedplate.sources.base import Source
@@ -461,7 +462,8 @@ def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -
         if view != name and view not in graph.views:
             raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.views, "views"))
         if view == name and name not in graph.features:
-            hint = suggest(name, graph.features, "features")
+            hint = f"'{name}' is a view; all its features are '{name}.*'" if name in graph.views else None
+            hint = hint or suggest(name, graph.features, "features")
             raise NotFoundError(f"unknown feature '{name}'", where="lookup", hint=hint)
     return graph.select(asked, "lookup")
 
@@ -581,7 +583,9 @@ def _run(path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         sys.modules.pop(path.stem, None)
         text = (error.msg if isinstance(error, SyntaxError) else "") or str(error)
-        raise DefinitionError(f"{type(error).__name__}: {text}", where=_line_of(error, path)) from error
+        raise DefinitionError(
+            f"{type(error).__name__}: {text}", where=_line_of(error, path), hint=hint_for(error)
+        ) from error
     return module
 
 

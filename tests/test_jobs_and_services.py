@@ -131,6 +131,50 @@ SERVICES = [
      "got 'ranker@', expected a model"),
 ]  # fmt: skip
 
+TOWERS = """\
+from bedplate import Category, Job, Number, TwoTowerConfig
+import datasets
+inputs = {"candidate": Category(), "users.spend": Number(), "items.price": Number(), "age": Number(), "hour": Number()}
+towers = Job("towers", dataset="baskets", model=TwoTowerConfig("bought"), inputs=inputs)
+"""
+PAIRS = """
+from bedplate import DerivedFeature
+pairs = FeatureView("pairs", [user, item], orders, {"n": Count()})
+share = DerivedFeature("share", pl.col("items.price") / pl.col("users.spend"))
+more = DerivedFeature("more", pl.col("share") * 2)
+age = DerivedFeature("age", pl.col("items.price") * pl.col("request.time").dt.hour())
+hour = DerivedFeature("hour", pl.col("request.time").dt.hour() + pl.col("users.spend"))
+"""
+
+
+def with_pairs(folder: Path, train: str) -> Path:
+    written(folder, train)
+    (folder / "features.py").write_text(FEATURES + PAIRS)
+    datasets = DATASETS.replace("[users, items]", '[users, items, "pairs.*", "share", "more", "age", "hour"]')
+    (folder / "datasets.py").write_text(datasets)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "about"),
+    [("pairs.n", "'user' and 'item'"), ("share", "'item' and 'user'"), ("more", "'item' and 'user'")],
+)
+def test_the_item_tower_reads_nothing_of_the_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, about: str
+) -> None:
+    train = TOWERS.replace('"age": Number()', f'"{name}": Number()')
+    message = f"'{name}' is about {about}, expected an input about 'item' alone or about the request alone"
+    check(with_pairs(tmp_path, train), capsys, "train.py:4: job 'towers': inputs", message)
+
+
+def test_towers_of_the_request_the_item_and_the_time_are_right(tmp_path: Path) -> None:
+    assert [job.name for job in Project(with_pairs(tmp_path, TOWERS)).jobs] == ["towers"]
+
+
+def test_a_model_of_request_and_candidate_together_reads_pairs(tmp_path: Path) -> None:
+    train = TOWERS.replace("TwoTowerConfig", "DCNConfig").replace('"age"', '"pairs.n"')
+    assert [job.name for job in Project(with_pairs(tmp_path, train)).jobs] == ["towers"]
+
 
 @pytest.mark.parametrize("case", JOBS, ids=lambda case: case[-1][:40])
 def test_a_wrong_job(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, ...]) -> None:

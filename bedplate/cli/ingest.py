@@ -89,6 +89,8 @@ def ingest(
             progress(f"following {stream}; Ctrl-C ends it")
         _run(workers, progressed, limit, stop, progress, wait=POLL if follow else None)
     seconds = time.perf_counter() - begin
+    if not follow and not any(stream.glob("*.parquet")):
+        click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
     if as_json:
         found = [asdict(p) for p in progressed]
         echo_json({"sources": found, "seconds": seconds, "interrupted": stop.is_set()})

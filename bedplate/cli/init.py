@@ -110,7 +110,8 @@ def init(directory: Path, example: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"directory": str(target), "example": example, "files": files}, indent=2))
         return
     click.echo(f"made {directory}: {', '.join(files)}")
-    click.echo(f"next: cd {shlex.quote(str(directory))} && bedplate plan")
+    enter = "" if target == Path.cwd() else f"cd {shlex.quote(str(directory))} && "
+    click.echo(f"next: {enter}bedplate plan")
 
 
 def _write_minimal(folder: Path, name: str) -> None:

@@ -55,7 +55,8 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
         return
     loaded = [d for d in done if not d.kept]
     click.echo(_table(done))
-    click.echo(f"loaded {len(loaded)} views, {sum(d.events for d in loaded):,} events, in {seconds:.1f} s")
+    counted = "1 view" if len(loaded) == 1 else f"{len(loaded)} views"
+    click.echo(f"loaded {counted}, {sum(d.events for d in loaded):,} events, in {seconds:.1f} s")
 
 
 def _table(done: Sequence[Materialized]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, final
 
 import click
 import msgspec
@@ -150,9 +150,21 @@ def _indented(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
 
 
+@final
+class _Version(click.IntRange):
+    """The number of a version, from 1."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or a usage error that says where numbers are listed."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"got '{value}', expected the number of a version; 'bedplate models list' shows them", param, ctx)
+
+
 @models.command()
 @click.argument("name")
-@click.argument("version", type=click.IntRange(1))
+@click.argument("version", type=_Version(1))
 @click.option("--alias", default="champion", show_default=True, help="The alias to give.")
 @click.option("--reason", help="Why, for the history.")
 @project_option

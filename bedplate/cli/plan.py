@@ -133,6 +133,9 @@ def plan(directory: Path, with_features: bool, as_json: bool) -> None:
     if changes:
         click.echo(f"\nchanged since the last apply\n{_indented(changes)}")
     click.echo(f"\n{_totals(project)}")
+    for line in dict.fromkeys(p.build.changed for p in plans):
+        if line:
+            click.echo(line)
     click.echo(to_build(plans))
 
 

@@ -22,7 +22,8 @@ def train(
     """Train the model of JOB, a Job of the project's train.py, and register the version.
 
     SETTINGS replace the job's own: model.NAME=VALUE or trainer.NAME=VALUE. Ctrl-C leaves a checkpoint; '--resume RUN'
-    goes on from it and ends with the same weights as if nothing had happened.
+    goes on from it with the run's settings and ends with the same weights as if nothing had happened. Settings given
+    with --resume may only say how long and at what pace it goes on.
 
     \b
     Examples:
@@ -33,14 +34,17 @@ def train(
     """
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
+    from bedplate.training.evidence import settings_of
     from bedplate.training.interrupt import TrainingInterruptedError
     from bedplate.training.job import Job
     from bedplate.training.report import on_stderr
     from bedplate.training.run import train as run_job
 
     project = Project(directory)
-    definition = project.find(Job, job).with_settings(settings)
     registry = Registry(project.config.registry_path)
+    run = None if resume is None else registry.run(resume)
+    began_with = [] if run is None else settings_of(run.record)
+    definition = project.find(Job, job).with_settings([*began_with, *settings])
     try:
         trained = run_job(
             definition,
@@ -48,13 +52,12 @@ def train(
             project.graph.features,
             registry,
             project.root,
-            resume=resume and registry.run(resume).id,
+            resume=run and run.id,
             show=on_stderr(),
             progress=lambda step: click.echo(step, err=True),
         )
     except TrainingInterruptedError as error:
-        newest = registry.runs(definition.name)[0].id
-        error.hint = f"go on with: bedplate train {job} --resume {newest}"
+        error.hint = f"go on with: bedplate train {job} --resume {error.run}"
         raise
     version = trained.version
     if promote:

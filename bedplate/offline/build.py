@@ -68,6 +68,22 @@ class Build:
         """Whether nothing is missing."""
         return not (self.needs_timeline or self.missing_columns() or self.missing_reductions())
 
+    @property
+    def changed(self) -> str | None:
+        """What to say where the source has an index of an earlier state and none of its present one, else None."""
+        if not self.needs_timeline:
+            return None
+        name, entities = self.view.view.source.name, [e.name for e in self.view.view.entities]
+        paths = sorted(self.path.glob("*/timeline.json"), key=lambda p: p.stat().st_mtime_ns)
+        built = [m for m in (Timeline(path.parent).manifest for path in paths) if m.source == name]
+        before = [m for m in built if m.entities == entities]
+        if not before or any(m.snapshot == self.snapshot.id for m in built):
+            return None
+        return (
+            f"the source '{name}' changed since its index was built: {before[-1].rows:,} events were indexed, it is "
+            f"{self.snapshot.text} now; another name, size or modification time of a file is a change too"
+        )
+
     def seconds(self) -> float:
         """A rough estimate of the build, from rows and parts; measured at about 4M row-columns a second."""
         parts = 3 * self.needs_timeline + len(self.missing_columns()) + len(self.missing_reductions())

@@ -395,7 +395,8 @@ class IndexedHistory(History):
         if view.id not in self._readers:
             build = self.build(view)
             if not build.is_complete:
-                raise StoreError("the as-of index is not built", where=view.place, hint="run: bedplate apply")
+                what = build.changed or "the as-of index is not built"
+                raise StoreError(what, where=view.place, hint="run: bedplate apply")
             self._readers[view.id] = IndexReader(view, build.timeline, self._threads)
         return self._readers[view.id]
 

@@ -42,9 +42,10 @@ def load_pipeline(
         try:
             version = registry.get(reference)
         except NotFoundError as error:
-            raise NotFoundError(
-                error.message, where=f"{service.place}, model '{reference}'", hint=error.hint
-            ) from error
+            name = reference.partition("@")[0].partition(":")[0]
+            known = {v.name for v in registry.models()}
+            hint = error.hint if name in known else f"{error.hint}; or train it: bedplate train {name} --promote"
+            raise NotFoundError(error.message, where=f"{service.place}, model '{reference}'", hint=hint) from error
         return load_artifact(version, threads)
 
     pipeline = Pipeline(service, graph, reader, load, clock)

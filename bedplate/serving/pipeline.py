@@ -97,7 +97,7 @@ class Pipeline:
         return None if self._candidates is None else self._candidates.catalogue
 
     def recommend(self, asked: Asked) -> Answer:
-        """The best items for a request; none where all are excluded or filtered.
+        """The best items for a request; where there is none, the answer's `reason` says why.
 
         Raises:
             RequestError: the service has no retrieval.

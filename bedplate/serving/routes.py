@@ -61,6 +61,11 @@ class App:
             "/v2/health/ready": ("ready", "GET", self._health_ready),
         }
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that are the same for every service."""
+        return tuple(self._routes)
+
     def open(self, pipeline: Pipeline) -> None:
         """Becomes ready."""
         self._pipeline = pipeline

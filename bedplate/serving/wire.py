@@ -8,6 +8,7 @@ Only the keys of the request's entities (and `candidates`) are required. Keys ar
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 
 from bedplate.canonical import string_ids
 from bedplate.clock import Clock
-from bedplate.errors import ConfigError, DefinitionError, RequestError, suggest
+from bedplate.errors import ConfigError, DefinitionError, RequestError
 from bedplate.serving.service import Service
 from bedplate.types import DAY, LATEST_TIME, Int64s, Type, parse_time
 
@@ -43,8 +44,8 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
         models: the version of each model that took part, by its part.
         time: the time that the features are of, microseconds.
         unknown: keys of which the store knows nothing, by entity: no feature of theirs has a value other than zero.
-        trace: the milliseconds of each step, where the request asks.
         reason: why `recommend` gives no item, where it gives none; see `empty_reason`.
+        trace: the milliseconds of each step, where the request asks.
     """
 
     ids: Sequence[Key]
@@ -52,8 +53,8 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
     models: Mapping[str, str]
     time: int
     unknown: dict[str, list[Key]] = {}
-    trace: dict[str, float] | None = None
     reason: str | None = None
+    trace: dict[str, float] | None = None
 
 
 def empty_reason(items: int, candidates: int) -> str:
@@ -195,7 +196,8 @@ def _field_hint(message: str, decoder: msgspec.json.Decoder[Any]) -> str | None:
     """What to do about a field that is not known or not there."""
     fields = {f.name: f.required for f in msgspec.structs.fields(decoder.type)}
     if unknown := _UNKNOWN.fullmatch(message):
-        return suggest(unknown[1], fields, "fields")
+        near = difflib.get_close_matches(unknown[1], fields, n=1)
+        return (f"did you mean '{near[0]}'? " if near else "") + f"expected fields: {', '.join(fields)}"
     if "missing required field" in message:
         return f"required: {', '.join(name for name, required in fields.items() if required)}"
     return None

@@ -10,6 +10,7 @@ from bedplate.features.assemble import Join
 from bedplate.features.encoding import Bag, Category, Encoding, Number, Sequence
 from bedplate.features.fitting import check_encodings
 from bedplate.features.view import Feature
+from bedplate.models.config import TwoTowerConfig
 from bedplate.training.job import Job
 from bedplate.types import Type
 
@@ -23,7 +24,8 @@ def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
 
     Raises:
         DefinitionError: no dataset of this name, an input that is not a feature of it or does not suit its encoding, a
-            label that it does not have, or sampling to be corrected where nothing is sampled.
+            label that it does not have, sampling to be corrected where nothing is sampled, or an input that a two-tower
+            model can't have.
     """
     dataset = datasets.get(job.dataset)
     if dataset is None:
@@ -59,6 +61,41 @@ def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
                 where=f"{job.place}: inputs",
                 hint="Number takes numbers, Category ids or whole numbers, Bag lists of ids, Sequence lists of the "
                 "request",
+            )
+    check_towers(job, dataset)
+
+
+def check_towers(job: Job, dataset: CompiledDataset) -> None:
+    """Checks that the item tower of a two-tower model reads nothing of the request.
+
+    The vectors of the catalogue are computed ahead, of all candidates as of one time, for whatever request will come:
+    an input of the candidate may depend on the candidate's entity, and on `request.time`, which then is that time (as
+    it is for the windows of the candidate's views).
+
+    Args:
+        job: the job; one of another model is right.
+        dataset: its dataset, which has its inputs.
+
+    Raises:
+        DefinitionError: an input of the candidate depends on another entity too.
+    """
+    if not isinstance(job.model, TwoTowerConfig):
+        return
+    item, selected = dataset.dataset.spine.item.name, dataset.selected
+    about = {n: tuple(e.name for e in view.view.entities) for view, names in selected.views for n in names}
+    for derived in selected.derived:
+        about[derived.name] = tuple(dict.fromkeys(e for n in derived.inputs for e in about.get(n, ())))
+    for name in job.inputs:
+        entities = about.get(name, ())
+        if item in entities and len(entities) > 1:
+            named = " and ".join(f"'{e}'" for e in entities)
+            raise DefinitionError(
+                f"'{name}' is about {named}, expected an input about '{item}' alone "
+                "or about the request alone: a two-tower model's vectors of candidates are computed ahead, for no "
+                "request",
+                where=f"{job.place}: inputs",
+                hint="leave it out here and give it to the ranking model; features of the request go to the model as "
+                "inputs of their own",
             )
 
 

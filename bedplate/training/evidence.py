@@ -14,6 +14,9 @@ from bedplate.registry.run import RunRecord
 from bedplate.training.config import MAY_CHANGE
 from bedplate.training.job import Job
 
+SETTINGS = "settings"
+"""Where a run's config keeps the settings that replaced the job's own, as they were given."""
+
 _SHOWN = 8
 """How many differences a message names."""
 
@@ -36,11 +39,16 @@ def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feat
     return found | {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
 
 
+def settings_of(record: RunRecord) -> list[str]:
+    """The settings that a run began with in place of the job's own; it goes on with them by `Job.with_settings`."""
+    return list(record.config.get(SETTINGS, ()))
+
+
 def require_same(record: RunRecord, job: Job, definitions: Mapping[str, str], sources: Mapping[str, str]) -> None:
     """Checks that a run began with the same definitions, source snapshots and config as it would go on with.
 
     Of the config, what only says how long and how fast a run goes on may differ: `MAY_CHANGE`, and how many golden
-    requests are kept.
+    requests are kept. That settings were given is not compared, only what they make of the config.
 
     Raises:
         StoreError: something differs; the message says what.
@@ -59,7 +67,7 @@ def require_same(record: RunRecord, job: Job, definitions: Mapping[str, str], so
         raise StoreError(
             f"the run began with something else than it would go on with: {', '.join(different[:_SHOWN])}{more}",
             where=f"run '{record.id}'",
-            hint="start a new run, or bring back what the run began with",
+            hint="start a new run, or go on with what the run began with: its settings are kept and need not be given",
         )
 
 
@@ -76,5 +84,5 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{part}.{name}": one for name, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
         else:
             found[part] = value
-    free = {"golden", *(f"trainer.{name}" for name in MAY_CHANGE)}
+    free = {"golden", SETTINGS, *(f"trainer.{name}" for name in MAY_CHANGE)}
     return {path: value for path, value in found.items() if path not in free}

@@ -14,9 +14,14 @@ from bedplate.errors import BedplateError
 
 @final
 class TrainingInterruptedError(BedplateError):
-    """Training was interrupted; a checkpoint holds all that was done."""
+    """Training was interrupted; a checkpoint holds all that was done.
+
+    Attributes:
+        run: the id of the run that can be resumed; None where the trainer was called without a run.
+    """
 
     exit_code = 130
+    run: str | None = None
 
 
 @final

@@ -43,12 +43,15 @@ class Job:
         fit_batches: how many training batches the encodings are fitted on.
         golden: how many test requests are kept with their scores as evidence.
 
+    Attributes:
+        settings: what `with_settings` put in place of the job's own, in order.
+
     Raises:
         DefinitionError: an argument of another type, a name that no folder can have, no inputs, or a config of no known
             model. `checks.check_job` checks a job against the project.
     """
 
-    __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "trainer")
+    __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "settings", "trainer")
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Job:
         golden: int = 4,
     ) -> None:
         self.name = name
+        self.settings: tuple[str, ...] = ()
         if not isinstance(name, str) or NAME_PATTERN.fullmatch(name) is None:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(
                 f"got the name {name!r}, expected letters, digits, '_', '-' and '.', a letter or digit first",
@@ -133,7 +137,7 @@ class Job:
                     hint=suggest(head, parts),
                 )
             parts[head].append(rest)
-        return type(self)(
+        changed = type(self)(
             self.name,
             dataset=self.dataset,
             model=override(self.model, parts["model"]),
@@ -142,6 +146,8 @@ class Job:
             fit_batches=self.fit_batches,
             golden=self.golden,
         )
+        changed.settings = (*self.settings, *settings)
+        return changed
 
     def form(self) -> dict[str, Any]:
         """The whole job as plain JSON values, for the manifest."""

@@ -25,7 +25,8 @@ class Status(msgspec.Struct, frozen=True):
         loss: the mean of the epoch so far.
         rows_per_second: candidates a second of training time since this process began or resumed.
         wait_share: the share of that time spent waiting for data.
-        metrics: of the validation, after an epoch's end.
+        metrics: `train_loss` and those of the validation, after an epoch's end.
+        judged: the name of the metric that epochs are judged by.
     """
 
     epoch: int
@@ -36,6 +37,7 @@ class Status(msgspec.Struct, frozen=True):
     rows_per_second: float
     wait_share: float
     metrics: Mapping[str, float] | None = None
+    judged: str = "loss"
 
 
 Show: TypeAlias = Callable[[Status], None]
@@ -43,18 +45,23 @@ Show: TypeAlias = Callable[[Status], None]
 
 
 def line(status: Status) -> str:
-    """The status for a person.
+    """The status for a person: of a step, or of an epoch with the metric that it is judged by.
 
     >>> line(Status(1, 5, 20, 80, 0.5, 51234.4, 0.02))
     'epoch 1/5  batch 20/80  loss 0.5000  51,234 rows/s  2 % waiting for data'
+    >>> line(Status(1, 5, 80, 80, 0.5, 51234.4, 0.02, {"train_loss": 0.5, "loss": 0.45, "auc": 0.71}, "auc"))
+    'epoch 1/5  train loss 0.5000  validation auc 0.7100  51,234 rows/s  2 % waiting for data'
     """
-    text = (
+    if status.metrics is not None:
+        return (
+            f"epoch {status.epoch}/{status.epochs}  train loss {status.loss:.4f}  "
+            f"validation {status.judged} {status.metrics[status.judged]:.4f}  "
+            f"{status.rows_per_second:,.0f} rows/s  {status.wait_share * 100:.0f} % waiting for data"
+        )
+    return (
         f"epoch {status.epoch}/{status.epochs}  batch {status.batch}/{status.batches}  loss {status.loss:.4f}  "
         f"{status.rows_per_second:,.0f} rows/s  {status.wait_share:.0%} waiting for data"
     ).replace("%", " %")
-    if status.metrics is not None:
-        text += "  " + "  ".join(f"{name} {value:.4f}" for name, value in status.metrics.items())
-    return text
 
 
 def on_stderr(every: float = 0.5) -> Show:

@@ -25,9 +25,11 @@ from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
+from bedplate.training.checks import check_towers
 from bedplate.training.evaluate import predict
-from bedplate.training.evidence import definitions_of, require_same
+from bedplate.training.evidence import SETTINGS, definitions_of, require_same
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.report import Show
 from bedplate.training.trainer import Trainer, TrainResult
@@ -86,16 +88,18 @@ def train(
         progress: told each step that begins.
 
     Raises:
-        DefinitionError: an input is not a feature of the dataset.
+        DefinitionError: an input is not a feature of the dataset, or not one that the model's towers can have.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
     job.check_inputs(dataset.compiled.selected.names)
+    check_towers(job, dataset.compiled)
     training, validation = Loader(dataset, "train"), Loader(dataset, "validation")
     definitions = definitions_of(job, dataset, features)
     if resume is None:
-        run = registry.start_run(job.name, job.form(), project=root, definitions=definitions, sources=dataset.snapshots)
+        config = job.form() | ({SETTINGS: list(job.settings)} if job.settings else {})
+        run = registry.start_run(job.name, config, project=root, definitions=definitions, sources=dataset.snapshots)
     else:
         require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
         run = registry.resume_run(resume)
@@ -104,7 +108,12 @@ def train(
         model = job.model_class(job.model, encoder.layout)
         trainer = Trainer(job.trainer, log=run.log_metrics, show=show)
         progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
-        result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
+        try:
+            result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
+        except TrainingInterruptedError as error:
+            run.finish("interrupted")
+            error.run, error.where = run.id, f"run '{run.id}'"
+            raise
         progress("evaluate on the test split")
         test = predict(result.model, encoder, Loader(dataset, "test"), prefetch=job.trainer.prefetch)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}

@@ -270,7 +270,7 @@ class _Run:
             raise StoreError(
                 f"the checkpoint is of another {' and '.join(different)}",
                 where=str(path),
-                hint="give each run a folder of its own, or delete this one to start from the beginning",
+                hint="start a new run (bedplate train without --resume); a Trainer of one's own takes an empty folder",
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -287,11 +287,11 @@ class _Run:
         )
 
     def _status(self, metrics: dict[str, float] | None) -> Status:
-        p = self.progress
+        p, c = self.progress, self.config
         seconds = max(self.seconds, 1e-9)
         loss = p.loss_sum / max(p.rows, 1)
         speed, waited = self.rows / seconds, self.waiting.seconds / seconds
-        return Status(p.epoch + 1, self.config.epochs, p.batch, self.batches, loss, speed, waited, metrics)
+        return Status(p.epoch + 1, c.epochs, p.batch, self.batches, loss, speed, waited, metrics, c.metric)
 
 
 def _identity(config: TrainerConfig, model: Model, encoder: Encoder, batches: int) -> dict[str, str]:

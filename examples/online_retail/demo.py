@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -17,6 +18,10 @@ from typing import Any, TypeVar
 
 # Read when torch is first imported: threads that wait must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if __name__ == "__main__":
+    # Ctrl-C during the imports, which take seconds, ends the process without a traceback; main takes it back.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import msgspec
 import numpy as np
@@ -33,6 +38,7 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import StoreError
 from bedplate.files import write_atomic
 from bedplate.online.base import open_store
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.report import on_stderr
 from bedplate.training.run import Trained, catalogue_candidates, train
 from bedplate.types import format_time
@@ -142,6 +148,8 @@ def run(work: Path, steps: Steps, example: Path = HERE) -> dict[str, Any]:
     todo = [b for b in project.builds() if not b.is_complete]
     for build in todo:
         steps.show(f"to build: {build.view.name}, {build.snapshot.text}, about {build.seconds():.1f} s")
+    if todo:
+        steps.show("the first build on a machine also compiles its kernels, once; that takes some seconds more")
     steps.run("apply: build the as-of indexes that are missing", project.apply)
     dataset = steps.run("read the dataset's requests", lambda: project.load("baskets"))
     oracle = steps.run("compare features of test orders with the oracle", lambda: prove_features(project, dataset))
@@ -217,6 +225,9 @@ def main(arguments: Sequence[str] | None = None, example: Path = HERE) -> int:
         print_report(found)
         if report is not None:
             write_atomic(report, msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+    except (TrainingInterruptedError, KeyboardInterrupt):
+        sys.stderr.write("\ninterrupted; run it again: indexes that were built are kept, models are trained anew\n")
+        return TrainingInterruptedError.exit_code
     except BedplateError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
@@ -224,11 +235,9 @@ def main(arguments: Sequence[str] | None = None, example: Path = HERE) -> int:
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(f"error: {place}{error.strerror or error}\n")
         return StoreError.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; run it again: indexes that were built are kept\n")
-        return 130
     return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -59,10 +59,11 @@ def print_serving(served: Mapping[str, Any]) -> None:
 
 def print_proofs(found: Mapping[str, Any]) -> None:
     parity, wrong = found["parity"], sum(found["parity"]["mismatches"].values())
-    print(f"\nParity online and history, mismatches per feature ({parity['rows']:,} rows, from {found['cut_off']} on):")
-    names = list(parity["mismatches"])
-    for i in range(0, len(names), 3):
-        print("  " + "".join(f"{n + ' ' + str(parity['mismatches'][n]):44}" for n in names[i : i + 3]).rstrip())
+    print(f"\nParity online and history, {parity['rows']:,} rows, from {found['cut_off']} on:")
+    different = {name: count for name, count in parity["mismatches"].items() if count}
+    print(f"  {len(parity['mismatches'])} features, {len(different)} differ")
+    for name, count in different.items():
+        print(f"  {name}: {count:,} values differ")
     print("\nProven in this run:")
     print(
         f"  - {parity['values']:,} values read online, while {parity['events']:,} rows were streamed, against history:"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -159,6 +160,23 @@ def test_commands_before_their_turn(folder: Path, capsys: pytest.CaptureFixture[
         code, message = failing(folder, capsys, *words)
         assert code == 5
         assert "run: bedplate materialize" in message
+
+
+def test_a_source_that_changed_is_said_to_have(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["apply", "--project", str(folder)]) == 0
+    capsys.readouterr()
+    for path in (folder / "data").rglob("*.parquet"):
+        os.utime(path, ns=(1, 1))
+    said = "the source 'orders' changed since its index was built: "
+    code, message = failing(folder, capsys, "lookup", "spending.sum", "--key", "user=1")
+    assert code == 5
+    assert said in message
+    assert message.endswith("run: bedplate apply\n")
+    assert run(["plan", "--project", str(folder)]) == 0
+    assert capsys.readouterr().out.count(said) == 1
+    assert run(["apply", "--project", str(folder)]) == 0
+    assert run(["plan", "--project", str(folder)]) == 0
+    assert said not in capsys.readouterr().out
 
 
 WORDS = [

@@ -136,6 +136,25 @@ def test_an_empty_list_is_an_answer(registry: Registry, features: FeatureGraph, 
     assert rank(pipeline, customer=3, candidates=[]).scores == []
 
 
+def test_an_unknown_field_gets_a_suggestion_and_the_expected_ones(pipeline: Pipeline) -> None:
+    with pytest.raises(RequestError) as caught:
+        recommend(pipeline, customer=3, exlude=[])
+    expected = "expected fields: customer, count, exclude, time, trace"
+    assert caught.value.hint == f"did you mean 'exclude'? {expected}"
+    with pytest.raises(RequestError) as caught:
+        recommend(pipeline, customer=3, zzzz=1)
+    assert caught.value.hint == expected
+
+
+def test_a_model_that_was_never_trained_says_how(registry: Registry, features: FeatureGraph) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        shop.pipeline(registry, features, ranking="fresh@champion")
+    assert str(caught.value.hint).endswith("; or train it: bedplate train fresh --promote")
+    with pytest.raises(NotFoundError) as caught:
+        shop.pipeline(registry, features, ranking="ranker:9")
+    assert "bedplate train" not in str(caught.value.hint)
+
+
 def test_filters_read_features_of_the_request_and_its_time_and_all_must_hold(
     registry: Registry, features: FeatureGraph
 ) -> None:

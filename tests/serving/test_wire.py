@@ -21,7 +21,7 @@ SERVICE = Service("shop", ranking="r", item="item", retrieval=Retrieval("t", cou
 WIRE = Wire(SERVICE, {"user": Type.INT, "query": Type.STRING}, Type.STRING, lambda: NOW)
 KEYS: dict[str, Any] = {"user": 3, "query": "lamp"}
 MICROS = "not seconds or milliseconds; a text such as 2011-12-01T09:00:00 does too"
-FIELDS = "count, exclude, query, time, trace, user"
+FIELDS = "user, query, count, exclude, time, trace"
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -93,10 +93,10 @@ def test_any_bytes_are_read_or_refused(body):
 @pytest.mark.parametrize(
     ("body", "where", "message", "hint"),
     [
-        (KEYS | {"usr": 1}, "$", "Object contains unknown field `usr`", "did you mean 'user'?"),
-        (KEYS | {"counts": 1}, "$", "Object contains unknown field `counts`", "did you mean 'count'?"),
-        (KEYS | {"zzz": 1}, "$", "Object contains unknown field `zzz`", f"fields: {FIELDS}"),
-        (KEYS | {"": 1}, "$", "Object contains unknown field ``", f"fields: {FIELDS}"),
+        (KEYS | {"usr": 1}, "$", "Object contains unknown field `usr`", f"did you mean 'user'? expected fields: {FIELDS}"),
+        (KEYS | {"counts": 1}, "$", "Object contains unknown field `counts`", f"did you mean 'count'? expected fields: {FIELDS}"),
+        (KEYS | {"zzz": 1}, "$", "Object contains unknown field `zzz`", f"expected fields: {FIELDS}"),
+        (KEYS | {"": 1}, "$", "Object contains unknown field ``", f"expected fields: {FIELDS}"),
         ({"user": 3}, "$", "Object missing required field `query`", "required: user, query"),
         ({}, "$", "Object missing required field `user`", "required: user, query"),
         (KEYS | {"user": "3"}, "$.user", "Expected `int`, got `str`", None),
@@ -128,7 +128,7 @@ def test_candidates_are_limited_and_only_of_rank():
     error = refused(WIRE.recommend, KEYS | {"candidates": ["a"]})
     assert error.message == "Object contains unknown field `candidates`"
     assert refused(WIRE.rank, KEYS | {"candidate": []}).hint in (
-        "did you mean 'candidates'?",
+        "did you mean 'candidates'? expected fields: user, query, candidates, time, trace",
         "required: user, query, candidates",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from bedplate import Job, Project, Registry
 from bedplate.cli.main import run as command
 from bedplate.errors import DataError, StoreError
 from bedplate.registry.manifest import Manifest
+from bedplate.training import report
 from bedplate.training.run import Trained, train
 
 TRAIN = """
@@ -223,3 +225,40 @@ def test_a_run_may_be_prolonged_and_is_shown_with_what_made_it(
         assert command([*words, "--json", "--project", str(project.root)]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found.get("manifest", found)["definitions"] == version.manifest.definitions
+
+
+def interrupted_by_the_command(project: Project, monkeypatch: pytest.MonkeyPatch, *settings: str) -> str:
+    """Ctrl-C in the first step of `bedplate train`; the id of its run."""
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "on_stderr", lambda: lambda _: signal.raise_signal(signal.SIGINT))
+        assert command(["train", "small", *settings, "--project", str(project.root)]) == 130
+    (run,) = Registry(project.config.registry_path).runs()
+    return run.id
+
+
+def test_a_resumed_run_keeps_the_settings_that_it_began_with(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = changed(first, tmp_path / "p", {})
+    run = interrupted_by_the_command(project, monkeypatch, "trainer.epochs=2", "trainer.learning_rate=0.01")
+    printed = capsys.readouterr().err
+    assert f"error: run '{run}': interrupted after step" in printed
+    assert printed.endswith(f"\n  go on with: bedplate train small --resume {run}\n")
+    registry = Registry(project.config.registry_path)
+    assert registry.run(run).status == "interrupted"
+    words = ["train", "small", "--resume", run, "--project", str(project.root)]
+    assert command([*words, "trainer.learning_rate=0.5"]) == 5
+    assert "trainer.learning_rate: was 0.01, is 0.5\n  start a new run, or go on" in capsys.readouterr().err
+    assert command(words) == 0
+    config = registry.get("small:1").manifest.config
+    assert (config["trainer"]["epochs"], config["trainer"]["learning_rate"]) == (2, 0.01)
+
+
+def test_a_resumed_run_may_be_told_to_go_on_for_longer(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = changed(first, tmp_path / "p", {})
+    run = interrupted_by_the_command(project, monkeypatch, "trainer.learning_rate=0.01")
+    assert command(["train", "small", "--resume", run, "trainer.epochs=2", "--project", str(project.root)]) == 0
+    config = Registry(project.config.registry_path).get("small:1").manifest.config
+    assert (config["trainer"]["epochs"], config["trainer"]["learning_rate"]) == (2, 0.01)
