@@ -1,0 +1,76 @@
+"""docs/reference.md names every argument of what a project's files define, and every key of bedplate.toml."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bedplate
+from bedplate import config
+
+PAGE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
+FITTED = {"Number": {"mean", "scale", "presence"}}
+NAMES = [
+    "Count",
+    "Sum",
+    "Mean",
+    "Min",
+    "Max",
+    "CountDistinct",
+    "Last",
+    "LastN",
+    "TimeSince",
+    "Number",
+    "Category",
+    "Sequence",
+    "Bag",
+    "DCNConfig",
+    "LogisticConfig",
+    "TwoTowerConfig",
+    "TrainerConfig",
+    "Job",
+    "Retrieval",
+    "Service",
+]
+
+
+def section(heading: str) -> str:
+    return PAGE.partition(f"### {heading}\n")[2].partition("\n#")[0]
+
+
+def rows(heading: str) -> dict[str, str]:
+    """The second cell of each row (a default) by the first."""
+    return dict(re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", section(heading), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_is_listed_with_its_default(name: str) -> None:
+    parameters = inspect.signature(getattr(bedplate, name)).parameters.values()
+    shown: dict[str, Any] = {
+        p.name: "required" if p.default is p.empty else f"`{p.default!r}`"
+        for p in parameters
+        if p.name not in FITTED.get(name, set())
+    }
+    assert rows(name) == shown
+
+
+def test_every_key_of_the_configuration_is_listed() -> None:
+    keys = {f"{table}.{key}" for table, keys in config._KEYS.items() for key in keys}
+    assert set(rows("bedplate.toml")) == keys
+
+
+def test_every_aggregation_encoding_and_config_is_on_the_page() -> None:
+    from bedplate.aggregations.base import Aggregation
+    from bedplate.training.job import _MODELS
+
+    public = [getattr(bedplate, n) for n in bedplate.__all__ if n != "Trainer"]
+    found = {k.__name__ for k in public if isinstance(k, type) and issubclass(k, Aggregation)}
+    found |= {k.__name__ for k in public if k.__module__ == "bedplate.features.encoding"} | {
+        m.__name__ for m in _MODELS
+    }
+    assert len(found) == 16
+    assert found <= set(NAMES)
