@@ -168,7 +168,7 @@ def test_rebuild(call: Call, project: Path) -> None:
         (("models", "show", "ranker:7"), 4, "versions: 1, 2"),
         (("models", "show", "ranker:x"), 2, "NAME:VERSION"),
         (("models", "promote", "ranker", "7"), 4, "versions: 1, 2"),
-        (("models", "promote", "ranker", "x"), 2, "not a valid integer"),
+        (("models", "promote", "ranker", "x"), 2, "expected the number of a version"),
         (("runs", "show", "nothing"), 4, "there is no run 'nothing'"),
         (("runs", "list", "--status", "x"), 2, "'x' is not one of"),
     ],
