@@ -16,6 +16,7 @@ serves: each value `x` to within `GOLDEN_RELATIVE * |x| + GOLDEN_ABSOLUTE`.
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,20 @@ RETRIEVAL = "retrieval"
 KEYS = "retrieval/keys.npy"
 VECTORS = "retrieval/vectors.npy"
 TEXTS = "retrieval/texts.json"
+
+UNREADABLE = (
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    ValueError,
+    msgspec.MsgspecError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+)
+"""What reading a damaged file of arrays or JSON may raise: NumPy parses a header as Python, and a damaged zip archive
+may seem to be encrypted or of a newer version."""
 
 GOLDEN_RELATIVE = 1e-5
 """The largest relative difference of a value that counts as reproduced: float32 sums in another order."""
@@ -96,7 +111,7 @@ def read_golden(folder: Path) -> list[Golden]:
                 inputs = {n.removeprefix("input."): arrays[n] for n in arrays if n.startswith("input.")}
                 outputs = {n.removeprefix("output."): arrays[n] for n in arrays if n.startswith("output.")}
             found.append(Golden(request, inputs, outputs))
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, msgspec.MsgspecError) as error:
+    except UNREADABLE as error:
         raise ArtifactError(f"the golden requests can't be read: {error}", where=str(folder / GOLDEN)) from error
     return found
 

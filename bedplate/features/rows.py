@@ -17,7 +17,7 @@ from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.entity import encode
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import TIME
+from bedplate.sources.base import TIME, UNREADABLE
 from bedplate.sources.events import RowName, check_events, event_query, read_events, row_text
 from bedplate.types import Array, Bools, Int64s, Type
 
@@ -134,7 +134,7 @@ def _pieces(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequence[int
         for frame in query.collect_batches(chunk_size=_PIECE):
             check_events(frame, source, raw, keys=_keys(view), place=view.place, row=str)
             joined.add(_rows(view, frame, only, str))
-    except (DataError, OSError, pl.exceptions.PolarsError):
+    except (DataError, *UNREADABLE):
         return None
     return joined
 

@@ -7,7 +7,8 @@ from typing import final
 import msgspec
 import numpy as np
 
-from bedplate.metrics.classification import as_columns
+from bedplate.errors import DataError
+from bedplate.metrics.classification import as_predictions
 from bedplate.types import Array
 
 
@@ -30,7 +31,7 @@ def calibration(probabilities: Array, labels: Array, weights: Array | None = Non
     >>> calibration(np.array([0.2, 0.4]), np.array([0, 1])).__round__(3)
     0.6
     """
-    p, y, w = as_columns(probabilities, labels, weights)
+    p, y, w = as_predictions(probabilities, labels, weights)
     observed = float((w * y).sum())
     return float((w * p).sum()) / observed if observed > 0 else float("nan")
 
@@ -43,7 +44,9 @@ def reliability(probabilities: Array, labels: Array, weights: Array | None = Non
     0.1 0.2 2.0 0.0
     0.6 0.8 2.0 1.0
     """
-    p, y, w = as_columns(probabilities, labels, weights)
+    if bins < 1:
+        raise DataError(f"got {bins} bins, expected at least 1", where="metrics")
+    p, y, w = as_predictions(probabilities, labels, weights)
     order = np.argsort(p, kind="stable")
     p, y, w = p[order], y[order], w[order]
     new = np.concatenate(([True], p[1:] != p[:-1]))

@@ -27,6 +27,33 @@ def as_columns(*columns: Array | None) -> list[Float64s]:
     return found
 
 
+def as_predictions(probabilities: Array, labels: Array, weights: Array | None) -> list[Float64s]:
+    """Probabilities, labels and weights as float64.
+
+    Raises:
+        DataError: as for `as_columns`; or a probability or label is not between 0 and 1, a weight is below 0, or all
+            weights are 0.
+    """
+    p, y, w = as_columns(probabilities, labels, weights)
+    wrong = (p < 0) | (p > 1)
+    if wrong.any():
+        raise DataError(
+            f"got the prediction {p[wrong][0]:g}, expected a probability",
+            where="metrics",
+            hint="a score or a logit is not one; auc takes any scale",
+        )
+    _check_rows(y, w)
+    return [p, y, w]
+
+
+def _check_rows(labels: Float64s, weights: Float64s) -> None:
+    wrong = (labels < 0) | (labels > 1)
+    if wrong.any():
+        raise DataError(f"got the label {labels[wrong][0]:g}, expected 0 or 1", where="metrics")
+    if (weights < 0).any() or not weights.sum() > 0:
+        raise DataError("got weights below 0 or only zeros, expected weights above 0", where="metrics")
+
+
 def auc(scores: Array, labels: Array, weights: Array | None = None) -> float:
     """The probability that a positive scores above a negative, a tie counting half (Hanley and McNeil 1982).
 
@@ -41,6 +68,7 @@ def auc(scores: Array, labels: Array, weights: Array | None = None) -> float:
     0.875
     """
     s, y, w = as_columns(scores, labels, weights)
+    _check_rows(y, w)
     order = np.argsort(s, kind="stable")
     s, positive, negative = s[order], (w * y)[order], (w * (1 - y))[order]
     starts = np.flatnonzero(np.concatenate(([True], s[1:] != s[:-1])))
@@ -64,7 +92,10 @@ def request_aucs(scores: Array, labels: Array, requests: Int64s) -> Float64s:
     >>> request_aucs(np.array([1., 2., 2., 3.]), np.array([0, 1, 0, 1]), np.array([5, 5, 9, 9])).tolist()
     [1.0, 1.0]
     """
-    s, y = as_columns(scores, labels)
+    s, y, w = as_columns(scores, labels, None)
+    _check_rows(y, w)
+    if len(requests) != len(s):
+        raise DataError(f"got {len(requests)} requests of {len(s)} rows, expected one a row", where="metrics")
     order = np.lexsort((s, requests))
     s, y, group = s[order], y[order], np.asarray(requests)[order]
     first = np.concatenate(([True], group[1:] != group[:-1]))
@@ -93,7 +124,7 @@ def log_loss(probabilities: Array, labels: Array, weights: Array | None = None) 
     >>> round(log_loss(np.array([0.5, 0.9]), np.array([0, 1])), 4)
     0.3993
     """
-    p, y, w = as_columns(probabilities, labels, weights)
+    p, y, w = as_predictions(probabilities, labels, weights)
     p = np.clip(p, 1e-15, 1 - 1e-15)
     losses = -(y * np.log(p) + (1 - y) * np.log1p(-p))
     return float((w * losses).sum() / w.sum())
@@ -108,7 +139,7 @@ def normalised_entropy(probabilities: Array, labels: Array, weights: Array | Non
     >>> normalised_entropy(np.array([0.5, 0.5]), np.array([0, 1]))
     1.0
     """
-    _, y, w = as_columns(probabilities, labels, weights)
+    _, y, w = as_predictions(probabilities, labels, weights)
     mean = float((w * y).sum() / w.sum())
     if mean in (0.0, 1.0):
         return float("nan")

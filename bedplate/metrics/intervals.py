@@ -37,6 +37,7 @@ def mean_interval(values: Array, confidence: float = 0.95) -> Estimate:
     0.2887
     """
     x = _checked(values)
+    _check_confidence(confidence)
     mean, error = float(x.mean()), float(x.std(ddof=1)) / len(x) ** 0.5
     reach = NormalDist().inv_cdf(0.5 + confidence / 2) * error
     return Estimate(mean, error, mean - reach, mean + reach, len(x))
@@ -67,6 +68,9 @@ def paired_difference(
     if len(first) != len(second):
         raise DataError(f"got {len(first)} and {len(second)} values, expected pairs", where="metrics")
     x = _checked(np.asarray(first, np.float64) - np.asarray(second, np.float64))
+    _check_confidence(confidence)
+    if resamples < 2:
+        raise DataError(f"got {resamples} resamples, expected at least 2", where="metrics")
     rng = np.random.default_rng(seed)
     means = np.concatenate(
         [x[rng.integers(0, len(x), (size, len(x)))].mean(axis=1) for size in _chunks(resamples, len(x))]
@@ -79,6 +83,11 @@ def _chunks(resamples: int, width: int) -> list[int]:
     """Resamples in parts of at most about 32 MB of draws."""
     size = max(1, 4_000_000 // width)
     return [min(size, resamples - start) for start in range(0, resamples, size)]
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise DataError(f"got the confidence {confidence}, expected above 0 and below 1", where="metrics")
 
 
 def _checked(values: Array) -> Float64s:

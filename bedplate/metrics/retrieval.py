@@ -14,6 +14,7 @@ def top_k(scores: Array, k: int) -> Int64s:
     >>> top_k(np.array([[1., 3., 3., 2.]]), 3).tolist()
     [[1, 2, 3]]
     """
+    _check_k(k)
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -56,6 +57,7 @@ def recall_at_k(ranked: Int64s, relevant: Int64s, offsets: Int64s, k: int) -> Fl
     >>> recall_at_k(np.array([[4, 5, 6]]), np.array([5, 9]), np.array([0, 2]), k=2).tolist()
     [0.5]
     """
+    _check_k(k)
     found = hits(ranked, relevant, offsets)[:, :k].sum(axis=1)
     return found / _distinct(relevant, offsets)
 
@@ -69,11 +71,17 @@ def ndcg_at_k(ranked: Int64s, relevant: Int64s, offsets: Int64s, k: int) -> Floa
     >>> ndcg_at_k(np.array([[4, 5, 6]]), np.array([4]), np.array([0, 1]), k=3).tolist()
     [1.0]
     """
+    _check_k(k)
     found = hits(ranked, relevant, offsets)[:, :k]
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
     best = np.concatenate(([0.0], np.cumsum(discounts)))
     ideal = best[np.minimum(_distinct(relevant, offsets), k)]
     return (found * discounts[: found.shape[1]]).sum(axis=1) / ideal
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise DataError(f"got k={k}, expected at least 1", where="metrics")
 
 
 def _distinct(relevant: Int64s, offsets: Int64s) -> Int64s:

@@ -28,7 +28,7 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.state import REWIND, ViewState, group, merged_rows, read_state, texts_of
-from bedplate.sources.base import TIME
+from bedplate.sources.base import TIME, UNREADABLE
 from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
 
@@ -290,7 +290,7 @@ def _naming(path: Path) -> Generator[None]:
     except DataError as error:
         where = f"{path}: {error.where}" if error.where else str(path)
         raise DataError(error.message, where=where, hint=error.hint) from error
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"can't read the file: {reason(error)}",
             where=str(path),

@@ -139,7 +139,7 @@ def _catalogue(folder: Path, model: Model) -> Catalogue | None:
     if (folder / files.TEXTS).exists():
         try:
             texts = msgspec.json.decode((folder / files.TEXTS).read_bytes(), type=list[str])
-        except (OSError, msgspec.MsgspecError) as error:
+        except files.UNREADABLE as error:
             raise ArtifactError(f"the texts can't be read: {error}", where=place) from error
     widths = {t.shape[-1] for t in model.outputs.values()}
     if vectors.shape[1] not in widths:
@@ -150,7 +150,7 @@ def _catalogue(folder: Path, model: Model) -> Catalogue | None:
 def _array(path: Path, dtype: str, ndim: int) -> Array:
     try:
         array: Array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except files.UNREADABLE as error:
         raise ArtifactError(f"the array can't be read: {error}", where=str(path)) from error
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
         raise ArtifactError(f"got {array.dtype} {array.shape}, expected {ndim} axes of {dtype}", where=str(path))

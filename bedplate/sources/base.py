@@ -25,6 +25,9 @@ TIME = "__time__"
 _NO_FILE = "the rows of a table that nobody reads"
 """A file that is not there: a step that reads rows from it fails."""
 
+UNREADABLE = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What reading a table may raise: Polars panics on some damaged files, which is no `Exception`."""
+
 _FAILURES = (pl.exceptions.PolarsError, ArithmeticError, AttributeError, LookupError, NameError, TypeError, ValueError)
 """What a cleaning step that is wrong may raise."""
 
@@ -247,7 +250,7 @@ def epoch_micros(time: pl.Expr, dtype: pl.DataType) -> pl.Expr:
     return time.cast(pl.Int64)
 
 
-def unreadable(name: str, error: Exception) -> BedplateError:
+def unreadable(name: str, error: BaseException) -> BedplateError:
     """The error for a table that can't be read."""
     return DataError(
         f"can't read the table: {reason(error)}", where=name, hint="check that the path exists and is readable"

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import polars as pl
 
 from bedplate.errors import BedplateError, DataError, reason
-from bedplate.sources.base import TIME, Source
+from bedplate.sources.base import TIME, UNREADABLE, Source
 from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, format_time
 
 RowName: TypeAlias = Callable[[int], str]
@@ -48,7 +48,7 @@ def read_events(
     """
     try:
         frame = event_query(source, raw, columns, where).collect()
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"can't read the rows: {reason(error)}",
             where=f"{place}, source '{source.name}'",
@@ -123,7 +123,7 @@ def row_text(
         events = source.events(raw.with_row_index(_POSITION))
         events = events if where is None else events.filter(where)
         found = events.select(pl.col(_POSITION), pl.col(TIME)).collect()
-    except (BedplateError, OSError, pl.exceptions.PolarsError):
+    except (BedplateError, *UNREADABLE):
         found = None
     # A step may also give other rows when there is one more column, such as one that drops duplicates.
     if found is None or not found[TIME].equals(times):

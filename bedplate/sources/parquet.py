@@ -10,7 +10,7 @@ import polars as pl
 
 from bedplate.canonical import digest
 from bedplate.errors import DataError
-from bedplate.sources.base import Snapshot, Table, unreadable
+from bedplate.sources.base import UNREADABLE, Snapshot, Table, unreadable
 
 
 @final
@@ -63,7 +63,7 @@ class ParquetTable(Table):
     def _columns(self, file: Path) -> Mapping[str, pl.DataType]:
         try:
             return dict(pl.read_parquet_schema(file))
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except UNREADABLE as error:
             raise unreadable(self._where(file), error) from error
 
     def _check_columns(self, files: list[Path]) -> None:
@@ -91,7 +91,7 @@ class ParquetTable(Table):
         states = [(self._shown(f), f.stat()) for f in files]
         try:
             rows = int(self._scan(files).select(pl.len()).collect().item())
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except UNREADABLE as error:
             raise unreadable(self._where(self._root / self._pattern), error) from error
         plural = "" if len(files) == 1 else "s"
         return Snapshot(

@@ -147,3 +147,18 @@ def test_rows_that_can_not_be_read_name_the_source_and_the_use(tmp_path):
     source = Source("s", "a.parquet", time="time")
     with pytest.raises(BedplateError, match="view 'v', source 's': can't read the rows"):
         read_events(source, raw, [pl.col("key").alias("k")], keys={}, place="view 'v'", name=table.row_name)
+
+
+def test_a_panic_of_the_reader_is_an_error_like_any_other(tmp_path, monkeypatch):
+    """Polars panics on some damaged files; a panic is no `Exception`, and would pass every handler."""
+    frame(3).write_parquet(tmp_path / "a.parquet")
+
+    def panic(*_: object, **__: object) -> None:
+        raise pl.exceptions.PanicException("left == right")
+
+    source = Source("s", "a.parquet", time="time")
+    monkeypatch.setattr(pl.LazyFrame, "collect", panic)
+    with pytest.raises(DataError, match="view 'v', source 's': can't read the rows: left == right"):
+        read(source, tmp_path)
+    with pytest.raises(DataError, match=r"source 's': .*a.parquet: can't read the table: left == right"):
+        source.table(tmp_path).snapshot()
