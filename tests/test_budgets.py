@@ -25,7 +25,7 @@ FUNCTION_LINES = 60
 CLASS_METHODS = 20
 PACKAGE_DEPTH = 1
 MEDIAN_LINES = 150
-TEST_SHARE = 0.36
+TEST_SHARE = 0.37
 
 ALLOWED: dict[str, str] = {}
 """What may be beyond a budget, each with its reason: a file as `path`, a function or class as `path:name`."""
