@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bedplate.errors import ConfigError, DataError
@@ -16,6 +16,8 @@ from bedplate.sources.base import TIME, Source
 from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, SECOND, parse_time, to_micros
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+WRAPPED = 2**64 + 10**15
+"""Microseconds of which 64 bits are those of a time in 2001."""
 MICROS = {"D": DAY, "h": 3600 * SECOND, "m": 60 * SECOND, "s": SECOND, "ms": 1000, "us": 1}
 instants = st.datetimes(min_value=datetime(1970, 1, 1), max_value=datetime(2199, 12, 31, 23, 59, 59, 999999))
 
@@ -152,7 +154,7 @@ def test_a_time_for_a_command_is_checked(value):
     assert caught.value.message.startswith(f"got {value!r}, expected")
 
 
-@pytest.mark.parametrize("days", [20_260_101, 106_751_992, 2**31 - 1, -(2**31), -1, 84_006])
+@pytest.mark.parametrize("days", [20_260_101, 106_751_992, WRAPPED // DAY, 2**31 - 1, -(2**31), -1, 84_006])
 def test_dates_too_far_away_are_refused_in_a_source(days):
     series = pl.Series([days], dtype=pl.Int32).cast(pl.Date)
     got = Source("s", pl.DataFrame({"time": series}), time="time").scan().collect()[TIME][0]
@@ -161,6 +163,8 @@ def test_dates_too_far_away_are_refused_in_a_source(days):
         encode_times(series, 1, "t")
 
 
+@example(ticks=WRAPPED // 1000, unit="ms")
+@example(ticks=-(2**64 - 10**15) // 1000, unit="ms")
 @given(ticks=st.integers(-(2**63) + 1, 2**63 - 1), unit=st.sampled_from(["ms", "us", "ns"]))
 def test_every_datetime_of_a_source_is_itself_or_out_of_range(ticks, unit):
     series = pl.Series([ticks], dtype=pl.Int64).cast(pl.Datetime(unit))
