@@ -14,6 +14,7 @@ from bedplate import canonical
 from bedplate.batch import Batch, Column, Columns
 from bedplate.errors import ArtifactError, DataError, suggest
 from bedplate.features import encoding as enc
+from bedplate.features.artifact import UNREADABLE
 from bedplate.features.block import Block, id_values, list_column, pad, window_of_lists
 from bedplate.features.vocabulary import Vocabularies, Vocabulary
 from bedplate.types import Array, Int64s
@@ -174,7 +175,7 @@ class Encoder:
                 n: Vocabulary(np.load(folder / f, allow_pickle=False)) for n, f in saved.vocabularies.items()
             }
             return cls(saved.fields, vocabularies)
-        except (OSError, ValueError, KeyError, EOFError, msgspec.MsgspecError, DataError) as error:
+        except (*UNREADABLE, DataError) as error:
             raise ArtifactError(
                 f"the encoder can't be read: {error}",
                 where=str(folder),

@@ -261,7 +261,8 @@ def test_loading_a_damaged_encoder_is_an_artifact_error(tmp_path):
     encoder.save(tmp_path)
     path = tmp_path / "vocabulary-0.npy"
     content = path.read_bytes()
-    for damaged in (b"", content[:-4], b"x" * 200):
+    header = content.replace(b"}", b" ", 1)  # NumPy reads the header as Python, which has no end then
+    for damaged in (b"", content[:-4], b"x" * 200, header):
         path.write_bytes(damaged)
         with pytest.raises(ArtifactError, match="can't be read"):
             Encoder.load(tmp_path)
