@@ -121,6 +121,11 @@ class Stack(msgspec.Struct, frozen=True, eq=False, gc=False):
         """n, the number of rows of each column."""
         return self.values.shape[1]
 
+    def take(self, rows: Int64s) -> Stack:
+        """The rows at these positions of every column, copied."""
+        present = None if self.present is None else self.present[:, rows]
+        return Stack(self.values[:, rows], present, self.is_ids, self.texts)
+
     def column(self, position: int) -> Dense | Ids:
         """One of the columns, as a view.
 
@@ -162,6 +167,14 @@ class Columns(Mapping[str, Column]):
         if isinstance(columns, Columns):
             return columns
         return cls(list(columns.values()), {name: (i, -1) for i, name in enumerate(columns)})
+
+    def take(self, rows: Int64s) -> Columns:
+        """The rows at these positions, copied; in the same places.
+
+        >>> Columns.of({"a": Dense(np.array([1.0, 2.0]))}).take(np.array([1]))["a"].values.tolist()
+        [2.0]
+        """
+        return Columns([part.take(rows) for part in self.parts], self.places)
 
     def __getitem__(self, name: str) -> Column:
         """The column of a name."""

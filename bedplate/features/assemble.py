@@ -103,14 +103,14 @@ class Join:
         self._item = _Order(tuple(n for n in selected.names if not self.levels[n]))
         self._every = _Order(tuple(n for n, level in self.levels.items() if level))
 
-    def _derived_steps(self, level: bool) -> list[list[DerivedFeature]]:
+    def _derived_steps(self, level: bool) -> list[_Step]:
         """The derived features of a level, in order, those together that can be evaluated at once."""
-        steps: list[list[DerivedFeature]] = []
+        steps: list[_Step] = []
         left = [d for d in self.selected.derived if self.levels[d.name] == level]
         while left:
             waiting = {d.name for d in left}
-            steps.append([d for d in left if waiting.isdisjoint(d.inputs)])
-            left = [d for d in left if d not in steps[-1]]
+            steps.append(_Step([d for d in left if waiting.isdisjoint(d.inputs)]))
+            left = [d for d in left if d not in steps[-1].derived]
         return steps
 
     def request(self, reader: Reader, rows: Candidates) -> Columns:
@@ -155,10 +155,9 @@ class Join:
             self._derive_of_request(request, rows)
         else:
             request.append(known)
-        for derived in self._steps[False]:
-            names = {n for d in derived for n in d.inputs if n != REQUEST_TIME}
-            columns = {n: _find(request, n).take(of_item) if self.levels[n] else _find(item, n) for n in names}
-            item.append(evaluate(derived, columns, item_times))
+        for step in self._steps[False]:
+            columns = {n: _find(request, n).take(of_item) if self.levels[n] else _find(item, n) for n in step.inputs}
+            item.append(step.columns(columns, item_times))
         return Batch(
             request=self._request.joined(request),
             item=self._item.joined(item),
@@ -175,9 +174,8 @@ class Join:
         ]
 
     def _derive_of_request(self, groups: list[Mapping[str, Column]], rows: Candidates) -> None:
-        for derived in self._steps[True]:
-            names = {n for d in derived for n in d.inputs if n != REQUEST_TIME}
-            groups.append(evaluate(derived, {n: _find(groups, n) for n in names}, rows.times))
+        for step in self._steps[True]:
+            groups.append(step.columns({n: _find(groups, n) for n in step.inputs}, rows.times))
 
     def _check_entities(self, rows: Candidates) -> None:
         missing = self._entities.keys() - rows.request_keys.keys()
@@ -204,6 +202,23 @@ def _find(groups: Sequence[Mapping[str, Column]], name: str) -> Column:
         if name in columns:
             return columns[name]
     raise KeyError(name)
+
+
+@final
+class _Step:
+    """Derived features that are evaluated together; their columns are always in the same places."""
+
+    __slots__ = ("_places", "derived", "inputs")
+
+    def __init__(self, derived: list[DerivedFeature]) -> None:
+        self.derived = derived
+        self.inputs = {n for d in derived for n in d.inputs if n != REQUEST_TIME}
+        self._places: Places = {d.name: (i, -1) for i, d in enumerate(derived)}
+
+    def columns(self, inputs: Mapping[str, Column], times: Int64s) -> Columns:
+        """The values of n rows, of the inputs by name."""
+        found = evaluate(self.derived, inputs, times)
+        return Columns([found[d.name] for d in self.derived], self._places)
 
 
 @final

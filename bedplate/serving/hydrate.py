@@ -126,7 +126,7 @@ def take_candidates(batch: Batch, rows: Int64s) -> Batch:
     """The batch of one request with only these candidates."""
     return Batch(
         request=batch.request,
-        item={name: column.take(rows) for name, column in batch.item.items()},
+        item=Columns.of(batch.item).take(rows),
         offsets=np.array([0, len(rows)], np.int64),
         times=batch.times,
         request_ids=batch.request_ids,

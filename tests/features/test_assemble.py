@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ import pytest
 
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.ordered import Last
-from bedplate.batch import Column, Dense, Ids, column_to_series
+from bedplate.batch import Column, Columns, Dense, Ids, Places, column_to_series
 from bedplate.canonical import string_ids
 from bedplate.errors import DataError, RequestError
 from bedplate.features.assemble import Candidates, Join, Reader
@@ -116,7 +117,7 @@ def test_derived_features_of_every_level():
 
 def test_each_view_is_read_once_with_what_is_needed():
     _, _, reads = made("u.*", "users", "mixed", "share", "i.s")
-    assert sorted(reads) == [("i", ("i.n", "i.s"), 4), ("u", ("u.n", "u.m"), 3), ("us", ("us.n",), 3)]
+    assert reads == [("u", ("u.n", "u.m"), 3), ("us", ("us.n",), 3), ("i", ("i.n", "i.s"), 4)]
 
 
 def test_inputs_that_were_not_asked_for_are_left_out():
@@ -173,3 +174,22 @@ def test_levels_are_known_without_reading():
     assert {n: levels[n] for n in selected.names} == {n: n in batch.request for n in selected.names}
     assert levels["hour"]
     assert not levels["i.n"]
+
+
+def test_columns_stay_in_their_places_from_batch_to_batch():
+    """What encodes them plans once: with derived features of both levels, and after rows are taken."""
+
+    class Stable(CountingReader):
+        places: ClassVar[dict[str, Places]] = {}
+
+        def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
+            found = Columns.of(super().read(view, names, keys, times))
+            return Columns(found.parts, self.places.setdefault(view.name, found.places))
+
+    join, reader = Join(GRAPH.select(["u.n", "mixed", "users", "upper", "share_less"]), "item"), Stable()
+    first, second = join.batch(reader, ROWS), join.batch(reader, ROWS)
+    for one, other in ((first.request, second.request), (first.item, second.item)):
+        assert isinstance(one, Columns)
+        assert isinstance(other, Columns)
+        assert one.places is other.places
+        assert one.take(np.array([1, 0])).places is one.places
