@@ -203,10 +203,11 @@ def _interleaved_scalars(sets: Sequence[Scalar]) -> Scalar:
 def _interleaved_rows(offsets: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
     """The offsets of the pieces key by key, and where each of their rows is among those of one set after the other."""
     counts = _zipped([np.diff(o) for o in offsets])
-    before = _offsets([o[-1] for o in offsets])[:-1]
+    before = _offsets(np.array([o[-1] for o in offsets]))[:-1]
     starts = _zipped([o[:-1] + b for o, b in zip(offsets, before, strict=True)])
     result = _offsets(counts)
-    return result, np.repeat(starts - result[:-1], counts) + np.arange(result[-1])
+    rows: Int64s = np.repeat(starts - result[:-1], counts) + np.arange(result[-1])
+    return result, rows
 
 
 def _reduced(operation: np.ufunc, values: Array, owners: Int64s, nothing: int | float) -> Array:
@@ -266,7 +267,7 @@ def _latest(pieces: Latest, depth: int, owners: Int64s) -> Latest:
     keys = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((pieces.times[starts[0] : starts[-1]], keys)) + starts[0]
     kept = np.minimum(counts, depth)
-    from_end = np.repeat(starts[1:], counts) - np.arange(starts[0], starts[-1])
+    from_end: Int64s = np.repeat(starts[1:], counts) - np.arange(starts[0], starts[-1])
     order = order[from_end <= depth]
     return Latest(_offsets(kept), pieces.times[order], tuple(c[order] for c in pieces.columns), pieces.texts)
 
