@@ -206,7 +206,7 @@ def _interleaved_rows(offsets: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
     before = _offsets(np.array([o[-1] for o in offsets]))[:-1]
     starts = _zipped([o[:-1] + b for o, b in zip(offsets, before, strict=True)])
     result = _offsets(counts)
-    rows: Int64s = np.repeat(starts - result[:-1], counts) + np.arange(result[-1])
+    rows: Int64s = np.repeat(starts - result[:-1], counts) + np.arange(int(result[-1]))
     return result, rows
 
 
@@ -267,7 +267,7 @@ def _latest(pieces: Latest, depth: int, owners: Int64s) -> Latest:
     keys = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((pieces.times[starts[0] : starts[-1]], keys)) + starts[0]
     kept = np.minimum(counts, depth)
-    from_end: Int64s = np.repeat(starts[1:], counts) - np.arange(starts[0], starts[-1])
+    from_end: Int64s = np.repeat(starts[1:], counts) - np.arange(int(starts[0]), int(starts[-1]))
     order = order[from_end <= depth]
     return Latest(_offsets(kept), pieces.times[order], tuple(c[order] for c in pieces.columns), pieces.texts)
 
