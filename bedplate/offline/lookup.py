@@ -207,9 +207,7 @@ class IndexReader:
             list(pool.map(work, range(0, len(keys), _BLOCK)))
         return answer.columns()
 
-    def _pieces(
-        self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block
-    ) -> list[Block]:
+    def _pieces(self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block) -> list[Block]:
         """The block in pieces whose lists of values fit in memory; most often it is the one piece."""
         rooms: Int64s | None = None
         for call in calls:
