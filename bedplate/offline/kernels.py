@@ -368,7 +368,7 @@ def fill_totals(
 
     Args:
         prefix: [m] sums of the selection's values; one 0 where only counts are asked for, or there are no values.
-        exact_starts: [k] as `prefix_sums` gives them; None where no key needs `exact_sums`: then another loop is compiled.
+        exact_starts: [k] as `prefix_sums` gives them; None: no key needs `exact_sums`, another loop runs.
         exact: `exact_sums`, or None.
         key_starts: [k + 1] where each key's values begin.
         rank: as in the conventions above, or empty where every row counts.
