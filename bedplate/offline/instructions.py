@@ -1,4 +1,4 @@
-"""Two instructions that Numba has no words for, for compiled loops.
+"""Instructions that Numba has no words for, for compiled loops.
 
 They are written for LLVM, which has them, or its own replacement, on every processor.
 """
@@ -57,3 +57,15 @@ def count_smaller(_: Any, values: Any, _position: Any, _bound: Any) -> Any:
         return builder.zext(builder.cttz(reached, _llvm.Constant(_llvm.IntType(1), 0)), word)
 
     return types.uint64(values, types.uint64, types.int64), write
+
+
+@_inline
+def load_word(_: Any, _address: Any, _index: Any) -> Any:
+    """The int64 at a place of the array at an address: for loops over any number of arrays."""
+    word = _llvm.IntType(64)
+
+    def write(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], word.as_pointer())
+        return builder.load(builder.gep(pointer, [arguments[1]]))
+
+    return types.int64(types.uint64, types.int64), write
