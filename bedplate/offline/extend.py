@@ -132,6 +132,26 @@ class Build:
                 found.append(Missing(slot.id, folder / name, "reduction", f"{reduce.value} of {inputs[i]}", rows))
         return found
 
+    def missing_of(self, number: int) -> list[Missing]:
+        """The parts that are to be built of one of the slots."""
+        return self._missing_of(self.slots[number])
+
+    def rows(self, number: int) -> int:
+        """How many events one of the slots has; of one that is to be built, those of the table in its range of times.
+
+        Raises:
+            DataError: the table can't be read.
+        """
+        slot = self.slots[number]
+        if slot.segment is not None:
+            return slot.segment.manifest.rows
+        return slot.rows if slot.span.is_whole else self._table.count(slot)
+
+    def seconds_of(self, number: int) -> float:
+        """A rough estimate of what building a slot takes."""
+        share = self.rows(number) / max(1, self.slots[number].rows)
+        return sum(m.seconds for m in self.missing_of(number)) * share
+
     def ranges(self) -> list[Slot]:
         """The segments of the ranges of times that are built, where the index of all times is not."""
         lacking = {slot.span for slot in self.slots if self._missing_of(slot)}

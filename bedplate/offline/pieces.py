@@ -100,6 +100,21 @@ class TableRows:
         scans = [p.scan() for p in pieces]
         return pieces, scans[0] if len(scans) == 1 else pl.concat(scans), sum(p.rows for p in self.pieces[:start])
 
+    def count(self, slot: Slot) -> int:
+        """How many of the table's rows are in a slot's range of times.
+
+        Raises:
+            DataError: the table can't be read.
+        """
+        _, raw, _ = self._scan(Read([p.id for p in slot.pieces], slot.span))
+        times, begin, until = self._source.events(raw).select(pl.col(TIME)), slot.span.begin, slot.span.until
+        inside = times if begin is None else times.filter(pl.col(TIME) >= begin)
+        inside = inside if until is None else inside.filter(pl.col(TIME) < until)
+        try:
+            return int(inside.select(pl.len()).collect().item())
+        except UNREADABLE as error:
+            raise unreadable(self._table.name, error) from error
+
     def bounds(self, slot: Slot) -> tuple[int, int] | None:
         """The smallest and the greatest time of a slot's rows, as the table has them where it can be told."""
         if slot.segment is not None:
