@@ -452,7 +452,8 @@ class IndexedHistory(History):
 
     def known(self, view: CompiledView) -> int:
         """When the last of the view's events could be known, apart from a delay; microseconds."""
-        return self.reader(view).timeline.manifest.known
+        manifest = self.reader(view).timeline.manifest
+        return manifest.end if view.view.source.available is None else manifest.known
 
     def grouped(self, view: CompiledView, keys_at_once: int = 4096) -> Iterator[GroupedRows]:
         """All events of a view by key, for an online store's bulk load."""

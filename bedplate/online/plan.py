@@ -15,6 +15,7 @@ from bedplate.errors import DefinitionError
 from bedplate.features.view import Call, CompiledView
 from bedplate.online import kernels
 from bedplate.online.codec import CODES, Layout, Need, from_words
+from bedplate.online.folding import settle
 from bedplate.types import Array, Bools, Int64s, Type
 
 _SCALAR, _SLOT, _LATEST = range(3)
@@ -139,6 +140,8 @@ class ReadPlan:
         Raises:
             UnreadableRowError: a row is not of this layout, or ahead of its time.
         """
+        if self.layout.known_at >= 0:
+            words, offsets = settle(self.layout, words, offsets, times)
         rows = self._locate(words, offsets, times)
         found = _Found(self._scalars(rows), self._slots(rows), self._latest_events(rows), texts, len(times))
         parts: list[Stack | Column] = []
