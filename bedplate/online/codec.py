@@ -124,7 +124,7 @@ class Layout:
         tiles: for each hop its section and group.
         totals: the group over all history, and the word in the row at which it begins.
         fixed: words of the fixed part.
-        shape: [6] int64: fingerprint, width, fixed, first word of the totals, ties, known_at.
+        shape: [4] int64: fingerprint, width, fixed, first word of the totals.
         slots: [slots, 4] int64: selection, first word in the row, FIRST, NUMBER (rows of `columns`).
         sections: [s, 8] int64, see `KIND`; partials: [p, 5] int64, see `REDUCE`; total_partials: the same for totals.
         columns: words of an event.
@@ -161,9 +161,7 @@ class Layout:
         self.totals = Group.of((n.reduction.reduce, n.selection) for n in totals)
         self.totals_at = at
         self.fixed = at + len(self.totals.partials)
-        self.shape: Int64s = np.array(
-            [self.fingerprint, self.width, self.fixed, at, self.ties, self.known_at], np.int64
-        )
+        self.shape: Int64s = np.array([self.fingerprint, self.width, self.fixed, at], np.int64)
         self.slots = _matrix(slots, 4)
         self.total_partials = _matrix(self._partial_rows(self.totals), 5)
         self.sections, self.partials = _matrix(self._sections, 8), _matrix(self._partials, 5)

@@ -61,9 +61,7 @@ def _copy(source: Any, begin: int, count: int, out: Any, to: int) -> None:
 
 
 @jit
-def _is_before(
-    words: Any, at: int, width: int, others: Any, other: int, other_width: int, ties: int
-) -> bool:
+def _is_before(words: Any, at: int, width: int, others: Any, other: int, other_width: int, ties: int) -> bool:
     """Whether an entry comes before another one by time and ties, which are the last words of both."""
     if words[at] != others[other]:
         return words[at] < others[other]
@@ -339,6 +337,8 @@ def fold(
     lines: Any,
     keep: bool,
     delay: int,
+    ties: int,
+    known_at: int,
     shape: Any,
     slots: Any,
     total_partials: Any,
@@ -353,7 +353,7 @@ def fold(
     out_offsets: Any,
 ) -> None:
     """Merges events into rows; see `codec` for the arrays and `merge_into_rows` for their meaning."""
-    size, fixed, ties, known_at = shape[1], shape[2], shape[4], shape[5]
+    size, fixed = shape[1], shape[2]
     none = row = out_offsets[0]
     for k in range(len(offsets) - 1):
         begin, end = offsets[k], offsets[k + 1]
@@ -390,7 +390,21 @@ def fold(
             spec = sections[s]
             old = words[begin + COUNTS + s] if end > begin else none
             count = _fold_section(
-                words, at, old, merged, folded, size, ties, spec, columns, partials, last, merged_floats, floats, out, to
+                words,
+                at,
+                old,
+                merged,
+                folded,
+                size,
+                ties,
+                spec,
+                columns,
+                partials,
+                last,
+                merged_floats,
+                floats,
+                out,
+                to,
             )
             out[row + COUNTS + s] = count
             at, to = at + old * spec[WIDTH], to + count * spec[WIDTH]
@@ -430,7 +444,8 @@ def merge_into_rows(
     tables = (layout.shape, layout.slots, layout.total_partials, layout.sections, layout.partials, layout.columns)
     outputs = (merged, merged.view(np.float64), apart, out, out.view(np.float64), out_offsets)
     by_key = np.full(len(offsets) - 1, lines, np.int64)
-    fold(words, offsets, events.reshape(-1), event_offsets, by_key, keep, layout.delay, *tables, *outputs)
+    order = layout.delay, layout.ties, layout.known_at
+    fold(words, offsets, events.reshape(-1), event_offsets, by_key, keep, *order, *tables, *outputs)
     return out[: out_offsets[-1]], out_offsets
 
 
