@@ -128,7 +128,7 @@ def test_a_time_after_the_request_is_told():
 
 
 def test_a_feature_that_is_the_label_is_told():
-    days = [START + i * DAY for i in range(1, DAYS)]
+    days = [START + i * DAY for i in range(DAYS)]
     odd = [d for d in days if pl.Series([d]).cast(pl.Datetime).dt.day()[0] % 2]
     frame = pl.DataFrame([(u, d + 12 * HOUR) for d in odd for u in range(3)], schema=["user", "time"], orient="row")
     dataset = make(Source("orders", frame, time="time"), features=["past.*", "told"])
