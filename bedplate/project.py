@@ -326,7 +326,7 @@ class Project:
         source = view.view.source.name
         of_source = [known[v.id] for v in self.views.values() if v.view.source.name == source and v.id in known]
         began = [s.until for s in of_source if s.file]
-        return max(began) if began else min(system_clock(), self.history.end(view) + 1)
+        return max(began) if began else min(system_clock(), self.history.known(view) + 1)
 
     def dataset(self, name: str) -> CompiledDataset:
         """A dataset by name.

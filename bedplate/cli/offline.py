@@ -57,11 +57,9 @@ def list_(directory: Path, as_json: bool) -> None:
         click.echo("the offline store is empty; run: bedplate apply")
         return
     click.echo(_table(found))
-    segments = sum(len(t.segments) for t in found)
+    segments, taken = sum(len(t.segments) for t in found), size(sum(t.bytes for t in found))
     seconds = sum(t.seconds for t in found)
-    click.echo(
-        f"{len(found):,} timelines, {segments:,} segments, {size(sum(t.bytes for t in found))}, built in {seconds:.1f} s"
-    )
+    click.echo(f"{len(found):,} timelines, {segments:,} segments, {taken}, built in {seconds:.1f} s")
 
 
 def _table(found: Sequence[TimelineFacts]) -> str:

@@ -109,7 +109,8 @@ class IndexedHistory(History):
 
     def known(self, view: CompiledView) -> int:
         """When the last of the view's events could be known, apart from a delay; microseconds."""
-        return self.reader(view).known
+        reader = self.reader(view)
+        return reader.end if view.view.source.available is None else reader.known
 
     def grouped(self, view: CompiledView, keys_at_once: int = 4096) -> Iterator[GroupedRows]:
         """All events of a view by key, for an online store's bulk load."""

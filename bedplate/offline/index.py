@@ -39,7 +39,7 @@ from bedplate.batch import TextLookup
 from bedplate.canonical import digest, to_json
 from bedplate.errors import StoreError
 from bedplate.features.view import CompiledView
-from bedplate.offline.flight import LEVELS, Known
+from bedplate.offline.flight import Known
 from bedplate.types import Array, Int64s, Type
 
 FORMAT = 2
@@ -185,8 +185,9 @@ class Timeline:
         path = self.folder / "known.npy"
         if not path.exists():
             return None
-        levels = [tuple(open_array(self.folder / f"{n} {i}.npy") for i in range(LEVELS)) for n in ("greatest", "least")]
-        return Known(open_array(path), *levels)
+        folder = self.folder
+        greatest, least = ([open_array(folder / f"{n} {i}.npy") for i in range(3)] for n in ("greatest", "least"))
+        return Known(open_array(path), (greatest[0], greatest[1], greatest[2]), (least[0], least[1], least[2]))
 
     @cached_property
     def sequence(self) -> Int64s | None:

@@ -50,8 +50,8 @@ class Simulation:
     Attributes:
         events: rows in their order of arrival: `user` (integers), `item` (strings), `time` (integer microseconds), and
             the values `quantity`, `price` (with null and NaN), `amount` (of either sign, over 20 orders of magnitude),
-            `kind`, `flag` and `seen`, each null at times; when the row could be known, `known` (most often at once, else
-            up to two days late), and `rank` (small integers).
+            `kind`, `flag` and `seen`, each null at times; when the row could be
+            known, `known` (most often at once, else up to two days late), and `rank` (small integers).
         users: [q] int64, the users asked for; some have no event.
         items: [q] int64, the ids of the items asked for; some have no event.
         times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
