@@ -79,6 +79,19 @@ def hash_key(keys: Int64s, i: Any) -> Any:
 
 
 @compiled
+def first_bits(keys: Int64s, shift: Any, out: Array) -> None:
+    """The first bits of each key's hash, which has 63: those above the lowest `shift`.
+
+    Args:
+        keys: [n, c].
+        shift: how many bits to leave out.
+        out: [n] int32, filled.
+    """
+    for i in range(len(keys)):
+        out[i] = hash_key(keys, i) >> shift
+
+
+@compiled
 def hash_table(known: Int64s, count: Any, size: Any) -> Array:
     """An open-addressing table [size, a power of two] of the first `count` known keys; -1 is free."""
     table = np.full(size, -1, np.int32)
@@ -510,6 +523,35 @@ def range_distinct(previous: Int64s, blocks: Int64s, a: Int64s, b: Int64s, out: 
             for j in range(high * size, stop):
                 count += previous[j] < start
         out[i] = count
+
+
+@compiled
+def distinct_values(
+    values: Array, previous: Int64s, blocks: Int64s, a: Int64s, b: Int64s, offsets: Int64s, out: Array
+) -> None:
+    """The different values in [a, b), each once; blocks that have no new one are passed over.
+
+    Args:
+        values: [m].
+        previous: [m] as for `range_distinct`.
+        blocks: [m] as for `range_distinct`.
+        a: [n].
+        b: [n].
+        offsets: [n + 1] where the values of each range go.
+        out: filled.
+    """
+    size = DISTINCT_BLOCK
+    for i in range(len(a)):
+        at, j = offsets[i], a[i]
+        while j < b[i]:
+            # The smallest of a block stands first.
+            if j % size == 0 and j + size <= b[i] and blocks[j] >= a[i]:
+                j += size
+                continue
+            if previous[j] < a[i]:
+                out[at] = values[j]
+                at += 1
+            j += 1
 
 
 @compiled
