@@ -106,11 +106,11 @@ def warm_up() -> None:
 def with_bedplate(folder: Path, features: int) -> dict[str, float]:
     warm_up()
     built, found = timed(lambda: bedplate(folder, features))
+    peak = peak_bytes()
     labels = pl.read_parquet(folder / "labels.parquet")
     there, again = several(lambda: bedplate(folder, features, labels))
     assert found.equals(again)
     columns = {f"f{i}": found[f"rows.f{i}"] for i in range(features)}
-    peak = peak_bytes()
     labels.select("row").with_columns(**columns).write_parquet(folder / "bedplate.parquet")
     return {"seconds": built, "index_there_s": there, "peak_bytes": peak, "rows": len(found)}
 
