@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba import njit
 
-from bedplate.offline.instructions import choose
+from bedplate.offline.instructions import choose, fetch_ahead
 from bedplate.types import Array, Bools, Int64s
 
 LARGEST = 2**63 - 1
@@ -31,6 +31,8 @@ SPREAD = 27
 """The logarithm of how far a key's sum may be above its smallest value before rounded sums lose digits of a window."""
 SMALL = 12
 """Places that a row may be moved on average before insertion gives way to a merge sort."""
+FETCHED = 16
+"""Rows from whose filling on the place of a row is brought near."""
 BLOCK = 64
 """Values under one entry of the first level of extremes; the second level is over BLOCK entries of the first."""
 DISTINCT_BLOCK = 256
@@ -338,6 +340,14 @@ def range_sums(
 
 
 @compiled
+def _fetch_row(values: Array, present: Array, row: Any) -> None:
+    fetch_ahead(values, row, np.int64(0))
+    fetch_ahead(values, row, values.shape[1] - 1)
+    if len(present):
+        fetch_ahead(present, row, np.int64(0))
+
+
+@compiled
 def fill_totals(
     prefix: Array,
     exact_starts: Int64s | None,
@@ -375,6 +385,8 @@ def fill_totals(
         present: [.., columns] bytes, filled in the columns of presence.
     """
     for i in range(len(codes)):
+        if i + FETCHED < len(codes):  # rows follow each other in order of key, so their places are anywhere
+            _fetch_row(counts, present, np.int64(places[i + FETCHED]))
         code = max(codes[i], 0)
         start = key_starts[code]
         last = rank[stop[i]] if len(rank) else stop[i]
