@@ -1,4 +1,4 @@
-"""Windowed features for 1M label rows over 10M events, 4 windows x (count, sum, mean): Bedplate beside DuckDB.
+"""Windowed features for 1M label rows over 5M events, 4 windows x (count, sum, mean): Bedplate beside DuckDB.
 
     python benchmarks/offline_windows.py [--events N] [--labels N] [--users N] [--ways WAYS] [--json FILE]
 
@@ -178,7 +178,7 @@ def child(folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=10_000_000)
+    parser.add_argument("--events", type=int, default=5_000_000)
     parser.add_argument("--labels", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--ways", default=",".join(WAYS), help=f"DuckDB's ways, commas between: {', '.join(WAYS)}")
@@ -218,7 +218,8 @@ def main() -> None:
         "peak_to_input": round((peak - floor) / columns, 2),
     }
     print(json.dumps(result, indent=2))
-    save(f"offline_windows-{options.events // 1_000_000}M", result, options.json)
+    size = "" if options.events == 5_000_000 else f"-{options.events // 1_000_000}M"
+    save(f"offline_windows{size}", result, options.json)
 
 
 if __name__ == "__main__":
