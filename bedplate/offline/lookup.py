@@ -213,15 +213,14 @@ class IndexReader:
             over = ranges[_range(call, call.aggregation.reductions[0], ttl)]
             place = answer.places[f"{self.view.name}.{call.names[0]}"]
             wanted.setdefault(index, []).append((over, columns_of(call, place)))
-        return [
-            Totals(
-                self.timeline.reduction(self._columns[i], Reduce.SUM)["prefix"] if i in summed else None,
-                self._starts[i],
-                self._files[i].rank,
-                lines_of(of_selection),
+        totals: list[Totals] = []
+        for i, of_selection in wanted.items():
+            arrays = self.timeline.reduction(self._columns[i], Reduce.SUM) if i in summed else {}
+            exact_starts, exact, lines = arrays.get("exact starts"), arrays.get("exact"), lines_of(of_selection)
+            totals.append(
+                Totals(arrays.get("prefix"), exact_starts, exact, self._starts[i], self._files[i].rank, lines)
             )
-            for i, of_selection in wanted.items()
-        ]
+        return totals
 
     def _positions(self, keys: Int64s) -> Array:
         """Each asked key's position among those of the index, int32; -1 where it is not there."""
@@ -284,7 +283,9 @@ class IndexReader:
         arrays = self.timeline.reduction(self._columns[index], reduce)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
-            kernels.range_sums(arrays["prefix"], self._starts[index], block.asked.codes, a, b, out)
+            exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
+            codes, starts = block.asked.codes, self._starts[index]
+            kernels.range_sums(arrays["prefix"], exact_starts, exact, starts, codes, a, b, out)
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)

@@ -50,8 +50,8 @@ class Simulation:
 
     Attributes:
         events: rows in their order of arrival: `user` (integers), `item` (strings), `time` (integer microseconds), and
-            the values `quantity`, `price` (with null and NaN), `kind`, `flag`, `seen`, and the vectors `image` (of 3)
-            and `style` (lists of 2), each null at times.
+            the values `quantity`, `price` (with null and NaN), `amount` (of either sign, over 20 orders of magnitude),
+            `kind`, `flag`, `seen`, and the vectors `image` (of 3) and `style` (lists of 2), each null at times.
         users: [q] int64, the users asked for; some have no event.
         items: [q] int64, the ids of the items asked for; some have no event.
         times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
@@ -109,6 +109,7 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
             "time": times,
             "quantity": _nullable(_whole(next(streams), -3, 20, count), next(streams)),
             "price": _nullable(np.where(nan, np.nan, prices), next(streams)),
+            "amount": _nullable(_amounts(seed, count), np.random.default_rng([seed, 201])),
             "kind": _nullable(_KINDS[_whole(next(streams), 0, len(_KINDS), count)], next(streams)),
             "flag": _nullable(next(streams).random(count) < 0.5, next(streams)),
             "seen": _nullable(times - _whole(next(streams), 0, DAY, count), next(streams)),
@@ -139,6 +140,12 @@ def _times(streams: Iterator[np.random.Generator], count: int) -> Int64s:
 def _whole(draw: np.random.Generator, low: int, high: int, count: int) -> Int64s:
     """Integers in [low, high) of which the first ones do not depend on `count`, unlike `Generator.integers`."""
     return low + (draw.random(count) * (high - low)).astype(np.int64)
+
+
+def _amounts(seed: int, count: int) -> Array:
+    """Numbers of either sign from 1 to 1e20: sums of them lose digits wherever one is subtracted from another."""
+    drawn = np.random.default_rng([seed, 200]).random((count, 2))
+    return np.where(drawn[:, 0] < 0.5, -1, 1) * 10 ** (20 * drawn[:, 1])
 
 
 def _nullable(values: Array, draw: np.random.Generator) -> pl.Series:
@@ -179,7 +186,11 @@ def every_aggregation() -> dict[str, Aggregation]:
         "spend": Sum(pl.col("price") * pl.col("quantity"), windows=["1h", "1d"]),
         "flags": Sum("flag", windows="1d"),
         "near_spend": Sum("price", windows=exact),
+        "amounts": Sum("amount"),
+        "amounts_in": Sum("amount", windows=windows),
+        "near_amount": Mean("amount", windows=exact),
         "price": Mean("price", windows=windows),
+        "amount": Mean("amount", windows=windows),
         "price_bought": Mean("price", where=bought),
         "lowest": Min("quantity", windows=windows),
         "cheapest": Min("price"),

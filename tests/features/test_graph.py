@@ -77,7 +77,11 @@ MISTAKES = [
         "calls a Python function",
     ),
     (lambda: graph(derived("a", pl.col("u.n_1d").str.to_lowercase())), "derived feature 'a'", "fails"),
-    (lambda: graph(derived("a", pl.struct("u.n_1d", "i.sum"))), "derived feature 'a'", "expected numbers, strings, vectors or"),
+    (
+        lambda: graph(derived("a", pl.struct("u.n_1d", "i.sum"))),
+        "derived feature 'a'",
+        "expected numbers, strings, vectors or",
+    ),
     (
         lambda: graph(derived("a", pl.concat_list(pl.concat_arr("i.sum", "i.sum")))),
         "derived feature 'a'",
