@@ -18,7 +18,7 @@ from bedplate.aggregations.sketches import ApproxCountDistinct, Quantile
 from bedplate.aggregations.window import Window
 from bedplate.features.view import FeatureView
 from bedplate.health.parity import ParityReport
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.keys import row_keys
 from bedplate.sources.base import Source
@@ -50,7 +50,7 @@ def words_of(store, view):
 
 
 LISTS = {
-    "top": TopK("v", 5, counts=True, windows=["1h", "1d", "7d"]),
+    "top": TopK("v", 5, counts=True, windows=["7d", "1h", "1d"]),
     "by": Histogram("v", [1, 2], share=True, windows="7d"),
     "ranks": Quantile("x", [0, 0.5, 1], windows=["1d", Window.of("2h", hop="exact", bound=40)]),
     "about": ApproxCountDistinct("v", error=0.3, windows=["1h", "1d", "7d"]),
@@ -133,14 +133,14 @@ def test_a_late_event_of_a_value_that_is_no_longer_kept_does_not_come_back():
     """Three values fall out of a list of two; an old event of one of them arrives late."""
     frame = pl.DataFrame(
         {
-            "user": [1] * 6,
-            "time": [START + t for t in (10, 20, 30, 40, 15, 40)],
-            "v": ["a", "b", "c", "d", "a", "a"],
-            "x": [1, 2, 3, 4, 5, 6],
+            "user": [1, 1, 1, 1, 2, 1, 1, 2],
+            "time": [START + t for t in (10, 20, 30, 40, 50, 15, 40, 60)],
+            "v": ["a", "b", "c", "d", "", "a", "a", ""],
+            "x": [1, 2, 3, 4, 0, 5, 6, 0],
         }
     )
     view = view_of(frame, {"last": LastN(["v", "x"], 2, distinct="v")})
-    for rows, expected in ((5, [["c", "d"], [3, 4]]), (6, [["d", "a"], [4, 6]])):
-        store, _ = fill(view, frame[:rows], [2, 3, 4, 5][: rows - 2], 0)
+    for rows, expected in ((6, [["c", "d"], [3, 4]]), (8, [["d", "a"], [4, 6]])):
+        store, _ = fill(view, frame[:rows], list(range(2, rows)), 0)
         got = OnlineReader(store).read(view, list(view.features), np.array([[1]]), np.array([START + DAY]))
         assert [plain(c)[0] for c in got.values()] == expected
