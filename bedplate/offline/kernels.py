@@ -353,6 +353,14 @@ def range_sums(
 
 
 @compiled
+def _fetch_row(values: Array, present: Array, row: Any) -> None:
+    fetch_ahead(values, row, np.int64(0))
+    fetch_ahead(values, row, values.shape[1] - 1)
+    if len(present):
+        fetch_ahead(present, row, np.int64(0))
+
+
+@compiled
 def fill_totals(
     prefix: Array,
     exact_starts: Int64s | None,
@@ -373,8 +381,7 @@ def fill_totals(
 
     Args:
         prefix: [m] sums of the selection's values; one 0 where only counts are asked for, or there are no values.
-        exact_starts: [k] as `prefix_sums` gives them; None where no key needs `exact_sums`, for which a loop of its own
-            is compiled.
+        exact_starts: [k] as `prefix_sums` gives them; None: no key needs `exact_sums`, another loop runs.
         exact: `exact_sums`, or None.
         key_starts: [k + 1] where each key's values begin.
         rank: as in the conventions above, or empty where every row counts.
@@ -389,14 +396,9 @@ def fill_totals(
         means: [.., columns] float64, filled in the columns of means; 0 where nothing counts.
         present: [.., columns] bytes, filled in the columns of presence.
     """
-    width = counts.shape[1] - 1
     for i in range(len(codes)):
         if i + FETCHED < len(codes):  # rows follow each other in order of key, so their places are anywhere
-            soon = np.int64(places[i + FETCHED])
-            fetch_ahead(counts, soon, np.int64(0))
-            fetch_ahead(counts, soon, width)
-            if len(present):
-                fetch_ahead(present, soon, np.int64(0))
+            _fetch_row(counts, present, np.int64(places[i + FETCHED]))
         code = max(codes[i], 0)
         start = key_starts[code]
         last = rank[stop[i]] if len(rank) else stop[i]
