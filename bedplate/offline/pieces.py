@@ -101,7 +101,7 @@ class TableRows:
                     raise unreadable(self._table.name, error) from error
 
     def _queries(self, read: Read, at_once: int) -> Iterator[pl.LazyFrame]:
-        """The rows of a read, in order: a query runs ahead of who takes its batches, so it must not read all there is."""
+        """The rows of a read, in order: a query runs ahead of who takes its batches, so it must not read all."""
         if self._source.prepare is not None:
             yield self._scan(read)[1]
             return

@@ -333,10 +333,11 @@ def test_the_end_of_a_range_is_the_end_of_what_is_known(tmp_path):
     view = account_view(days(10))
     IndexedHistory(tmp_path).build(view, Span(None, START + 5 * DAY)).run()
     assert IndexedHistory(tmp_path).end(view) == START + 5 * DAY - 1
+    plain = account_view(days(10), {"n": Count()})
+    IndexedHistory(tmp_path).build(plain, Span(None, START + 5 * DAY)).run()
+    history = IndexedHistory(tmp_path)
     with pytest.raises(StoreError, match="need events from"):
-        plain = account_view(days(10), {"n": Count()})
-        IndexedHistory(tmp_path).build(plain, Span(None, START + 5 * DAY)).run()
-        IndexedHistory(tmp_path).ahead(plain, ["v.n"], np.array([[1]]), np.array([START + 5 * DAY]), DAY)
+        history.ahead(plain, ["v.n"], np.array([[1]]), np.array([START + 5 * DAY]), DAY)
 
 
 def test_a_range_is_extended_by_new_pieces(tmp_path):
