@@ -16,7 +16,7 @@ from bedplate.canonical import digest, to_json
 from bedplate.errors import DataError, StoreError
 from bedplate.features.rows import Rows
 from bedplate.features.view import CompiledView
-from bedplate.files import new_folder, write_atomic
+from bedplate.files import new_folder, remove_leftovers, write_atomic
 from bedplate.offline.build import PartBuild, Progress, Sorted, column_ids, wanted_reductions
 from bedplate.offline.cover import Slot
 from bedplate.offline.index import Timeline
@@ -148,6 +148,8 @@ def working_folder(timeline: Path, name: str) -> Generator[Path]:
         lock = Lock.alone(folder, wait=True)
         if lock is not None:  # else the process that had it has finished, and deleted it
             break
+    for place in (folder, *(p for p in folder.iterdir() if p.is_dir())):
+        remove_leftovers(place)
     try:
         yield folder
         shutil.rmtree(folder, ignore_errors=True)
