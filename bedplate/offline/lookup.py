@@ -29,7 +29,7 @@ from bedplate.offline.base import History
 from bedplate.offline.build import Build
 from bedplate.offline.flight import Pieces, split
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
-from bedplate.offline.totals import NO_FLOATS, NOTHING, Totals, columns_of, in_place, lines_of
+from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
 _BLOCK = 1 << 14
@@ -229,9 +229,10 @@ class IndexReader:
         totals: list[Totals] = []
         for i, of_selection in wanted.items():
             arrays = self.timeline.reduction(self._columns[i], Reduce.SUM) if i in summed else {}
-            low_starts, low = arrays.get("low starts", NOTHING), arrays.get("low", NO_FLOATS)
-            lines = lines_of(of_selection)
-            totals.append(Totals(arrays.get("prefix"), low_starts, low, self._starts[i], self._files[i].rank, lines))
+            exact_starts, exact, lines = arrays.get("exact starts"), arrays.get("exact"), lines_of(of_selection)
+            totals.append(
+                Totals(arrays.get("prefix"), exact_starts, exact, self._starts[i], self._files[i].rank, lines)
+            )
         return totals
 
     def _positions(self, keys: Int64s) -> Array:
@@ -314,12 +315,8 @@ class IndexReader:
         arrays = self.timeline.reduction(self._columns[index], reduce)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
-            low_starts, low, starts = (
-                arrays.get("low starts", NOTHING),
-                arrays.get("low", NO_FLOATS),
-                self._starts[index],
-            )
-            kernels.range_sums(arrays["prefix"], low_starts, low, starts, codes, a, b, out)
+            exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
+            kernels.range_sums(arrays["prefix"], exact_starts, exact, self._starts[index], codes, a, b, out)
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
