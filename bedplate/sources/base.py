@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -53,8 +53,24 @@ class Snapshot:
     text: str
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a table that stay together, such as those of a file.
+
+    Attributes:
+        id: equal ids mean equal rows, in whatever snapshot.
+        rows: the number of rows.
+        scan: reads the rows, in their order, lazily.
+    """
+
+    id: str
+    rows: int
+    scan: Callable[[], pl.LazyFrame]
+
+
 class Table(ABC):
-    """Where rows are: a contract of four methods, one file a kind of table; `row_name` has a default."""
+    """Where rows are: a contract of four methods, one file a kind of table; `pieces` and `row_name` have defaults."""
 
     @property
     @abstractmethod
@@ -80,6 +96,18 @@ class Table(ABC):
     @abstractmethod
     def scan(self) -> pl.LazyFrame:
         """The rows, in their order, lazily: what a query does not use is not read."""
+
+    def pieces(self) -> Sequence[Piece]:
+        """The table's rows now as pieces, one after the other in the order of `scan`.
+
+        An index is extended by the pieces that are new: a table that grows by files, or by versions, gives one for
+        each, the new ones last. The whole table is one piece by default, and then built anew when it changes.
+
+        Raises:
+            DataError: as `snapshot`.
+        """
+        snapshot = self.snapshot()
+        return [Piece(snapshot.id, snapshot.rows, self.scan)]
 
     def row_name(self, row: int) -> str:
         """What a message calls a row by its position in `scan`: its place in a file, where the table has several."""

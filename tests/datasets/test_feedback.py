@@ -143,7 +143,7 @@ def test_feedback_of_another_state_of_the_source_is_refused(tmp_path):
     label = Label("l", ITEM, Source("clicks", str(path), time="time"), Count(), within="1h", request="on")
     compiled = make(label).compile(GRAPH)
     history = built(tmp_path / "history", compiled.views)
-    snapshot = history.reader(compiled.views[-1]).timeline.manifest.snapshot
+    snapshot = history.reader(compiled.views[-1]).snapshot
     dataset = LoadedDataset(compiled, history, {compiled.views[-1].id: snapshot})
     assert dataset.feedback()[0].used == 1
     clicks(("r1", "a", 65), ("r2", "a", 125)).table().scan().collect().write_parquet(path)

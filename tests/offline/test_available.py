@@ -19,7 +19,7 @@ from bedplate.aggregations.window import Window
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.view import FeatureView
 from bedplate.offline import flight
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
