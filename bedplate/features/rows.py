@@ -17,7 +17,7 @@ from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.entity import encode
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import TIME, UNREADABLE
+from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME, UNREADABLE
 from bedplate.sources.events import RowName, check_events, event_query, read_events, row_text
 from bedplate.types import Array, Bools, Int64s, Type
 
@@ -51,12 +51,31 @@ class Rows:
         keys: [n, entities] int64.
         selections: one for each of the view's selections.
         key_texts: for each entity with string keys, the text behind each id.
+        known: [n] int64 microseconds, when each event could be known, never before its time; None: the source does not
+            say by row.
+        sequence: [n] int64, the order of events of equal time; None: the source declares none.
     """
 
     times: Int64s
     keys: Int64s
     selections: tuple[SelectedValues, ...]
     key_texts: tuple[TextLookup | None, ...] = ()
+    known: Int64s | None = None
+    sequence: Int64s | None = None
+
+    @property
+    def visible(self) -> Int64s:
+        """[n] int64 microseconds: after which time each event counts, apart from a delay."""
+        return self.times if self.known is None else self.known
+
+    @property
+    def ties(self) -> tuple[Int64s, ...]:
+        """What orders events of equal time, the first of it first; then they are in order of arrival."""
+        return tuple(x for x in (self.sequence, self.known) if x is not None)
+
+    def order(self) -> Int64s:
+        """[n] the events in order of key, time, what orders ties, and arrival."""
+        return np.lexsort((*self.ties[::-1], self.times, *self.keys.T[::-1]))
 
     def __len__(self) -> int:
         """The number of events."""
@@ -74,6 +93,8 @@ class GroupedRows:
         times: [n] int64 microseconds, ascending within a key.
         selections: one for each of the view's selections, of n rows.
         key_texts: for each entity with string keys, the text behind each id.
+        known: as for `Rows`.
+        sequence: as for `Rows`.
     """
 
     keys: Int64s
@@ -81,6 +102,18 @@ class GroupedRows:
     times: Int64s
     selections: tuple[SelectedValues, ...]
     key_texts: tuple[TextLookup | None, ...] = ()
+    known: Int64s | None = None
+    sequence: Int64s | None = None
+
+    @property
+    def visible(self) -> Int64s:
+        """As for `Rows`."""
+        return self.times if self.known is None else self.known
+
+    @property
+    def ties(self) -> tuple[Int64s, ...]:
+        """As for `Rows`."""
+        return tuple(x for x in (self.sequence, self.known) if x is not None)
 
 
 def prepare_rows(
@@ -161,8 +194,12 @@ def _rows(view: CompiledView, frame: pl.DataFrame, only: Sequence[int] | None, r
     """Checked rows as arrays; columns are taken out of the frame, so that none is held twice."""
     key_texts = tuple(dict[int, str]() if kind is Type.STRING else None for kind in view.key_types)
     columns = [encode(frame.drop_in_place(f"key {i}"), texts) for i, texts in enumerate(key_texts)]
+    times = np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy())
+    source = view.view.source
     return Rows(
-        times=np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy()),
+        times=times,
+        known=None if source.available is None else np.maximum(times, frame.drop_in_place(AVAILABLE).to_numpy()),
+        sequence=None if source.sequence is None else np.ascontiguousarray(frame.drop_in_place(SEQUENCE).to_numpy()),
         keys=np.stack(columns, axis=1) if len(columns) > 1 else columns[0].reshape(-1, 1),
         selections=tuple(_selected(view, frame, s, row) for s in _wanted(view, only)),
         key_texts=key_texts,
@@ -200,6 +237,9 @@ class _Joined:
     def __init__(self, view: CompiledView, rows: int, only: Sequence[int] | None) -> None:
         wanted = _wanted(view, only)
         self._times = _Column((rows,), np.int64)
+        source = view.view.source
+        self._known = None if source.available is None else _Column((rows,), np.int64)
+        self._sequence = None if source.sequence is None else _Column((rows,), np.int64)
         self._keys = _Column((rows, len(view.key_types)), np.int64)
         self._inputs = [[_Column((rows,), kind.dtype) for kind in view.types[s]] for s in wanted]
         self._valid = [_Column((rows,), np.bool_) for _ in wanted]
@@ -213,6 +253,9 @@ class _Joined:
             DataError: two different strings have the same id.
         """
         self._times.add(piece.times)
+        for column, values in ((self._known, piece.known), (self._sequence, piece.sequence)):
+            if column is not None and values is not None:
+                column.add(values)
         self._keys.add(piece.keys)
         _add_texts(self._key_texts, piece.key_texts)
         for s, selected in enumerate(piece.selections):
@@ -226,6 +269,8 @@ class _Joined:
         valid = [v.array() for v in self._valid]
         return Rows(
             times=self._times.array(),
+            known=None if self._known is None else self._known.array(),
+            sequence=None if self._sequence is None else self._sequence.array(),
             keys=self._keys.array(),
             selections=tuple(
                 SelectedValues(None if v.all() else v, tuple(i.array() for i in inputs), tuple(texts))

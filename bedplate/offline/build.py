@@ -16,6 +16,7 @@ from bedplate.features.rows import Rows, SelectedValues, prepare_table
 from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
 from bedplate.offline import kernels
+from bedplate.offline.flight import Known, following_same
 from bedplate.offline.index import FORMAT, Texts, Timeline, TimelineManifest, row_type, selection_id, timeline_id
 from bedplate.offline.seal import Sealer
 from bedplate.sources.base import Snapshot
@@ -154,15 +155,20 @@ class Build:
         keys, codes = _number_keys(rows.keys)
         offsets = np.zeros(len(keys) + 1, np.int64)
         order = np.empty(len(rows), row_type(len(rows)))
-        kernels.counting_sort(codes, order[:0], offsets, order)
+        before = np.lexsort(rows.ties[::-1]).astype(order.dtype) if rows.ties else order[:0]
+        kernels.counting_sort(codes, before, offsets, order)
         del codes
-        if not kernels.is_ascending(rows.times):
+        if len(before) or not kernels.is_ascending(rows.times):
             kernels.sort_slices(rows.times, offsets, order)
         with sealer.folder(self.timeline.folder) as folder:
             np.save(folder / "keys.npy", keys)
             np.save(folder / "offsets.npy", offsets)
             np.save(folder / "order.npy", order)
             _write_gathered(folder / "times.npy", rows.times, order)
+            if rows.known is not None:
+                Known.of(rows.known[order]).save(folder)
+            if rows.sequence is not None:
+                _write_gathered(folder / "sequence.npy", rows.sequence, order)
             for entity, texts in enumerate(rows.key_texts):
                 if texts is not None:
                     Texts.write(folder / f"key {entity}", texts)
@@ -176,6 +182,7 @@ class Build:
                 rows=len(rows),
                 keys=len(keys),
                 end=int(rows.times.max()) if len(rows) else -1,
+                known=int(rows.visible.max()) if len(rows) else -1,
                 seconds=round(time.perf_counter() - began, 3),
             )
             (folder / "timeline.json").write_bytes(to_json(manifest))
@@ -213,6 +220,8 @@ class Build:
             arrays = _reduction_arrays(reduce, files.inputs[0], starts)
         except OverflowError:
             raise self._overflow(position, files.inputs[0], starts) from None
+        if reduce is Reduce.DISTINCT and self.view.view.source.available is not None:
+            arrays["following"] = following_same(arrays["previous"])
         with sealer.folder(self.timeline.reduction_folder(column, reduce)) as folder:
             for name, array in arrays.items():
                 np.save(folder / f"{name}.npy", array)

@@ -3,6 +3,8 @@
     offline/<timeline id>/                      the order of a source's events by key and time
         timeline.json                           what it is, for people and for checks
         keys.npy [K, entities]  offsets.npy [K + 1]  times.npy [N]  order.npy [N] (each row's place of arrival)
+        known.npy [N] ...                       only where the source says when rows could be known, see `flight`
+        sequence.npy [N]                        only where the source declares a sequence
         key 0/ ids.npy texts.json               the strings behind string keys
         columns/<selection id>/                 the values of one selection, in the timeline's order
             input 0.npy [M] ...                 one file an input, for the M rows that count
@@ -33,6 +35,7 @@ from bedplate.batch import TextLookup
 from bedplate.canonical import digest, to_json
 from bedplate.errors import StoreError
 from bedplate.features.view import CompiledView
+from bedplate.offline.flight import LEVELS, Known
 from bedplate.sources.base import Snapshot
 from bedplate.types import Array, Int64s, Type
 
@@ -53,6 +56,7 @@ class TimelineManifest(msgspec.Struct, frozen=True):
         keys: K.
         end: the greatest event time, microseconds; -1 without events.
         seconds: how long the build took.
+        known: when the last of the events could be known, apart from a delay; -1 without events.
     """
 
     format: int
@@ -63,6 +67,7 @@ class TimelineManifest(msgspec.Struct, frozen=True):
     keys: int
     end: int
     seconds: float
+    known: int = -1
 
 
 def timeline_id(view: CompiledView, snapshot: Snapshot) -> str:
@@ -208,6 +213,21 @@ class Timeline:
     def times(self) -> Int64s:
         """[N] microseconds, ascending within a key."""
         return open_array(self.folder / "times.npy")
+
+    @cached_property
+    def known(self) -> Known | None:
+        """When each row could be known, where the source says it by row."""
+        path = self.folder / "known.npy"
+        if not path.exists():
+            return None
+        levels = [tuple(open_array(self.folder / f"{n} {i}.npy") for i in range(LEVELS)) for n in ("greatest", "least")]
+        return Known(open_array(path), *levels)
+
+    @cached_property
+    def sequence(self) -> Int64s | None:
+        """[N] the order of rows of equal time, where the source declares one."""
+        path = self.folder / "sequence.npy"
+        return open_array(path) if path.exists() else None
 
     @cached_property
     def order(self) -> Array:

@@ -17,6 +17,7 @@ from typing import TypeAlias, final
 import numpy as np
 
 from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Reduction, Scalar
+from bedplate.aggregations.merge import merge
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column
 from bedplate.errors import DefinitionError, StoreError
@@ -26,6 +27,7 @@ from bedplate.offline import kernels, seek
 from bedplate.offline.answer import Answer
 from bedplate.offline.base import History
 from bedplate.offline.build import Build
+from bedplate.offline.flight import Pieces, split
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
@@ -84,11 +86,13 @@ class Block:
         asked: the rows.
         first: [ranges, n] the first row of the timeline in each range.
         stop: [n] the row after the last, the same for every range.
+        pieces: for each range its rows without those in flight; None: all of them count.
     """
 
     asked: Asked
     first: Int64s
     stop: Int64s
+    pieces: tuple[Pieces, ...] | None = None
 
 
 @final
@@ -151,12 +155,19 @@ class IndexReader:
         calls = [c for c in self.view.calls if wanted.intersection(c.names)]
         ranges = _ranges(calls, ttl)
         limits = np.array([(0, 0, -1, -1) if ahead else _limits(r) for r in ranges], np.int64).reshape(-1, 4)
+        known = None if ahead else self.timeline.known
+        bounds = limits[:, 2].tolist()
+        if known is not None:
+            limits[:, 2] = -1  # rows in flight must not count for a bound
 
         def find(asked: Asked) -> Block:
             first, stop = np.empty((len(ranges), len(asked)), np.int64), np.empty(len(asked), np.int64)
             timeline = self.timeline
             seek.find_rows(timeline.times, timeline.offsets, asked.codes, asked.times, shift, limits, first, stop)
-            return Block(asked, first, stop)
+            if known is None:
+                return Block(asked, first, stop)
+            first, pieces = split(known, asked.times, first, stop, bounds)
+            return Block(asked, first, stop, pieces)
 
         if self._table is None and 8 * len(keys) >= len(self.timeline.keys):
             self._table = _KeyTable.of(self.timeline.keys)
@@ -178,8 +189,10 @@ class IndexReader:
     ) -> Mapping[str, Column]:
         """The values of many rows, block by block in order of key, by several threads."""
         answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))))
-        totals = self._totals([c for c in calls if in_place(c)], ranges, ttl, answer)
-        others = [c for c in calls if not in_place(c)]
+        # Rows in flight lie anywhere in a range: prefix sums alone do not give its totals.
+        quick = [c for c in calls if in_place(c) and self.timeline.known is None]
+        totals = self._totals(quick, ranges, ttl, answer)
+        others = [c for c in calls if c not in quick]
         timeline, direct = self.timeline, len(totals) == 1 and not others
         with ThreadPoolExecutor(self._threads) as pool:
             asked = self._arrange(keys, times, pool)
@@ -273,8 +286,27 @@ class IndexReader:
                 yield f"{self.view.name}.{name}", column
 
     def _partial(self, reduction: Reduction, index: int, over: int, block: Block) -> Partial:
+        asked = block.asked
+        if block.pieces is None:
+            return self._partial_of(reduction, index, asked.codes, block.first[over], block.stop)
+        pieces = block.pieces[over]
+        if reduction.reduce is Reduce.DISTINCT:
+            return self._distinct_known(reduction, index, asked, pieces.start, block.stop)
+        codes = pieces.spread(asked.codes)
+        return merge(reduction, self._partial_of(reduction, index, codes, pieces.first, pieces.stop), pieces.owners)
+
+    def _distinct_known(self, reduction: Reduction, index: int, asked: Asked, first: Int64s, stop: Int64s) -> Scalar:
+        """The different values of rows that are not in flight: they do not add up over pieces."""
+        found, files = self._partial_of(reduction, index, asked.codes, first, stop), self._files[index]
+        arrays, known = self.timeline.reduction(self._columns[index], Reduce.DISTINCT), self.timeline.known
+        if known is None or not isinstance(found, Scalar):
+            raise StoreError("the as-of index does not say when rows could be known", where=self.view.place)
+        links = arrays["previous"], arrays["following"]
+        return Scalar(found.values - known.count_late(asked.times, first, stop, files.rank, files.rows, *links))
+
+    def _partial_of(self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s) -> Partial:
+        """The partial over the rows `[a, b)` of keys."""
         files, reduce = self._files[index], reduction.reduce
-        a, b = block.first[over], block.stop
         if files.rank is not None:
             a, b = files.rank[a], files.rank[b]
         if reduce is Reduce.LATEST:
@@ -284,7 +316,7 @@ class IndexReader:
         arrays = self.timeline.reduction(self._columns[index], reduce)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
-            kernels.range_sums(arrays["prefix"], self._starts[index], block.asked.codes, a, b, out)
+            kernels.range_sums(arrays["prefix"], self._starts[index], codes, a, b, out)
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
@@ -321,6 +353,8 @@ class IndexReader:
                 times=timeline.times[start:stop],
                 selections=tuple(_expand(files, start, stop) for files in self._files),
                 key_texts=key_texts,
+                known=None if timeline.known is None else timeline.known.rows[start:stop],
+                sequence=None if timeline.sequence is None else timeline.sequence[start:stop],
             )
 
 
@@ -415,6 +449,10 @@ class IndexedHistory(History):
     def end(self, view: CompiledView) -> int:
         """The greatest event time of the view, microseconds."""
         return self.reader(view).timeline.manifest.end
+
+    def known(self, view: CompiledView) -> int:
+        """When the last of the view's events could be known, apart from a delay; microseconds."""
+        return self.reader(view).timeline.manifest.known
 
     def grouped(self, view: CompiledView, keys_at_once: int = 4096) -> Iterator[GroupedRows]:
         """All events of a view by key, for an online store's bulk load."""

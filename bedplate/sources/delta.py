@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
 from urllib.parse import unquote
@@ -16,7 +16,7 @@ import polars as pl
 from deltalake.exceptions import DeltaError
 
 from bedplate.errors import BedplateError, DataError, reason
-from bedplate.sources.base import UNREADABLE, Snapshot, Table, unreadable
+from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, unreadable
 from bedplate.sources.location import Location, moment, state_id, url_parts, whole
 from bedplate.sources.pruning import Bounds, Term, may_match
 from bedplate.sources.scan import scan_rows
@@ -63,6 +63,11 @@ class _File:
     deleted: pl.Series | None
 
     @property
+    def form(self) -> list[Any]:
+        """What its rows are: a file is never changed."""
+        return [self.shown, self.rows, None if self.deleted is None else self.deleted.to_list()]
+
+    @property
     def kept(self) -> int:
         """How many rows it holds that are not deleted."""
         return self.rows - (0 if self.deleted is None else len(self.deleted))
@@ -71,9 +76,10 @@ class _File:
 @final
 @dataclass(frozen=True, slots=True)
 class _State:
-    """One version of a table: its columns, and its files in the order in which they were written."""
+    """One version of a table, `table`: its columns, and its files in the order in which they were written."""
 
     id: str
+    table: str
     version: int
     schema: Mapping[str, pl.DataType]
     files: Sequence[_File]
@@ -132,15 +138,24 @@ class DeltaTable(Table):
 
     def scan(self) -> pl.LazyFrame:
         """The rows of the version, file by file."""
+        return self._scan(self._state.files)
+
+    def pieces(self) -> Sequence[Piece]:
+        """The files of the version; those that later versions add come last."""
         state = self._state
+        kept = [(f, state_id("delta", state.table, f.form)) for f in state.files]
+        return [Piece(identity, f.kept, partial(self._scan, [f])) for f, identity in kept]
+
+    def _scan(self, files: Sequence[_File]) -> pl.LazyFrame:
+        schema = self._state.schema
 
         def read(columns: list[str], terms: Sequence[Term]) -> Iterator[pl.DataFrame]:
-            files = iter([f for f in state.files if may_match(terms, f.bounds)])
-            while group := list(itertools.islice(files, _AT_ONCE)):
-                frames = [_rows_of(file, state.schema).select(columns) for file in group]
+            wanted = iter([f for f in files if may_match(terms, f.bounds)])
+            while group := list(itertools.islice(wanted, _AT_ONCE)):
+                frames = [_rows_of(file, schema).select(columns) for file in group]
                 yield from pl.concat(frames).collect_batches(maintain_order=True)
 
-        return scan_rows(self._where, state.schema, read, [DeltaError])
+        return scan_rows(self._where, schema, read, [DeltaError])
 
     def row_name(self, row: int) -> str:
         """The row by its position in its file, and the file."""
@@ -221,8 +236,9 @@ def _state_of(table: deltalake.DeltaTable, root: str) -> _State:
     actions: Any = table.get_add_actions(flatten=True)
     files = [_file_of(action, root, schema, partitions, deleted) for action in pl.DataFrame(actions).iter_rows(named=True)]
     files.sort(key=lambda f: (f.modified, f.shown))
-    states = [[f.shown, f.rows, None if f.deleted is None else f.deleted.to_list()] for f in files]
-    return _State(state_id("delta", table.metadata().id, sorted(states)), table.version(), schema, files)
+    identity = str(table.metadata().id)
+    state = state_id("delta", identity, sorted(f.form for f in files))
+    return _State(state, identity, table.version(), schema, files)
 
 
 def _deleted_rows(table: deltalake.DeltaTable) -> Mapping[str, pl.Series]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any, final
 
@@ -30,8 +30,8 @@ from pyiceberg.table import FileScanTask, StaticTable
 from pyiceberg.table import Table as Iceberg
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 
-from bedplate.errors import BedplateError, DataError, reason, suggest
-from bedplate.sources.base import UNREADABLE, Snapshot, Table, unreadable
+from bedplate.errors import BedplateError, DataError, suggest
+from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, unreadable
 from bedplate.sources.location import Location, moment, state_id, url_parts, whole
 from bedplate.sources.pruning import Operator, Term
 from bedplate.sources.scan import scan_rows
@@ -141,11 +141,30 @@ class IcebergTable(Table):
 
     def scan(self) -> pl.LazyFrame:
         """The rows of the snapshot, file by file."""
+        return self._scan()
+
+    def pieces(self) -> Sequence[Piece]:
+        """The files of the snapshot, those that later snapshots add last; one piece where rows were deleted."""
+        tasks = self._state.tasks()
+        if any(t.delete_files for t in tasks):
+            return super().pieces()
+        table, names = str(self._state.table.metadata.table_uuid), _redefined(self._state)
+        return [
+            Piece(
+                state_id("iceberg", table, names, t.file.file_path),
+                t.file.record_count,
+                partial(self._scan, t.file.file_path),
+            )
+            for t in tasks
+        ]
+
+    def _scan(self, only: str | None = None) -> pl.LazyFrame:
+        """The rows of all files, or of one by its path."""
         state = self._state
 
         def read(columns: list[str], terms: Sequence[Term]) -> Iterator[pl.DataFrame]:
             # Rows are left to Polars: the condition only chooses files.
-            tasks = state.tasks(_condition(terms, state))
+            tasks = [t for t in state.tasks(_condition(terms, state)) if only in (None, t.file.file_path)]
             reader = ArrowScan(state.table.metadata, state.table.io, state.iceberg.select(*columns), AlwaysTrue())
             for start in range(0, len(tasks), _AT_ONCE):
                 for batch in reader.to_record_batches(tasks[start : start + _AT_ONCE]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
 
@@ -13,7 +13,7 @@ import lance
 import polars as pl
 
 from bedplate.errors import BedplateError, DataError, reason
-from bedplate.sources.base import UNREADABLE, Snapshot, Table
+from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table
 from bedplate.sources.location import Location, chosen, moment, state_id, url_parts, whole
 from bedplate.sources.pruning import Term
 from bedplate.sources.scan import scan_rows
@@ -78,31 +78,44 @@ class LanceTable(Table):
 
     def snapshot(self) -> Snapshot:
         """The version that is read; from metadata only."""
-        dataset, fragments = self._state.dataset, self._state.fragments
+        fragments = self._state.fragments
         rows, parts = sum(_kept(f) for f in fragments), len(fragments)
         plural = "" if parts == 1 else "s"
-        columns = {f.to_arrow().name: _field_ids(f) for f in dataset.lance_schema.fields()}
-        held = {i for name, ids in columns.items() if name in self._state.schema for i in ids}
-        names = sorted((name, min(ids)) for name, ids in columns.items() if name in self._state.schema)
         return Snapshot(
-            state_id("lance", names, [_files(f.metadata, held) for f in fragments]),
+            self._id(fragments),
             rows,
-            f"version {dataset.version:,}, {parts:,} fragment{plural}, {rows:,} rows",
+            f"version {self._state.dataset.version:,}, {parts:,} fragment{plural}, {rows:,} rows",
         )
 
     def scan(self) -> pl.LazyFrame:
         """The rows of the version, fragment by fragment."""
+        return self._scan()
+
+    def pieces(self) -> Sequence[Piece]:
+        """The fragments of the version; those that later versions add come last."""
+        return [Piece(self._id([f]), _kept(f), partial(self._scan, f)) for f in self._state.fragments]
+
+    def _scan(self, only: Any = None) -> pl.LazyFrame:
+        """The rows of all fragments, or of one."""
         state = self._state
 
         def read(columns: list[str], terms: Sequence[Term]) -> Iterator[pl.DataFrame]:
             conditions = [c for t in terms if (c := _condition(t, state.schema[t.column])) is not None]
-            condition = " AND ".join(conditions) or None
-            scanner = state.dataset.scanner(columns=columns, filter=condition, scan_in_order=True)
+            condition, fragments = " AND ".join(conditions) or None, None if only is None else [only]
+            scanner = state.dataset.scanner(columns, filter=condition, fragments=fragments, scan_in_order=True)
             for batch in scanner.to_batches():
                 frame: Any = pl.from_arrow(batch)
                 yield frame.select(columns)
 
         return scan_rows(self._where, state.schema, read)
+
+    def _id(self, fragments: Sequence[Any]) -> str:
+        """What identifies the rows of fragments, as far as the columns that are read go."""
+        fields = {f.to_arrow().name: _field_ids(f) for f in self._state.dataset.lance_schema.fields()}
+        read = {name: ids for name, ids in fields.items() if name in self._state.schema}
+        held = {i for ids in read.values() for i in ids}
+        names = sorted((name, min(ids)) for name, ids in read.items())
+        return state_id("lance", names, [_files(f.metadata, held) for f in fragments])
 
     def row_name(self, row: int) -> str:
         """The row by its position in its fragment, and the fragment, unless rows were deleted."""
@@ -193,4 +206,4 @@ def _files(fragment: Any, fields: set[int]) -> list[Any]:
     """What identifies the rows of a fragment as far as some fields go: their files, and that of the deleted rows."""
     held = sorted(f"{f.path}" for f in fragment.files if fields & set(f.fields))
     deleted = fragment.deletion_file
-    return [fragment.id, fragment.physical_rows, held, None if deleted is None else str(deleted)]
+    return [fragment.id, fragment.physical_rows, held, None if deleted is None else str(deleted), str(fragment.overlays)]
