@@ -45,7 +45,9 @@ def load(family: str, name: str) -> Any:
         return point.load()
     except (ImportError, AttributeError) as error:
         extra = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
-        raise extra or DefinitionError(f"can't load {point.value}: {error}", where=f"bedplate.{family}: {name}") from error
+        raise extra or DefinitionError(
+            f"can't load {point.value}: {error}", where=f"bedplate.{family}: {name}"
+        ) from error
 
 
 def _points(family: str) -> list[EntryPoint]:

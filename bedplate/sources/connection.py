@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from adbc_driver_manager import Error
-from adbc_driver_postgresql import dbapi
+from adbc_driver_postgresql import dbapi  # pyright: ignore[reportMissingTypeStubs]
 
 from bedplate.errors import BedplateError, DataError, DefinitionError
 
@@ -60,8 +60,8 @@ class Server:
                 "that: env='SHOP_DATABASE'",
             )
 
-    def open(self, where: str) -> dbapi.Connection:
-        """A new connection, in a transaction.
+    def open(self, where: str) -> Any:
+        """A new connection (`adbc_driver_manager.dbapi.Connection`), in a transaction.
 
         Args:
             where: what a message calls the table.
@@ -70,8 +70,9 @@ class Server:
             DataError: the server can't be reached, or does not let the user in.
         """
         uri = self._uri(where)
+        driver: Any = dbapi
         try:
-            return dbapi.connect(uri)
+            return driver.connect(uri)
         except Error as error:
             raise self.said(error, where) from None
 

@@ -35,7 +35,9 @@ _FEATURES = {
 _AT_ONCE = 16
 """How many files are read side by side."""
 
-_CASTS = pl.ScanCastOptions(integer_cast="upcast", float_cast="upcast", datetime_cast=["nanosecond-downcast", "convert-timezone"])
+_CASTS = pl.ScanCastOptions(
+    integer_cast="upcast", float_cast="upcast", datetime_cast=["nanosecond-downcast", "convert-timezone"]
+)
 """What a file's types may differ in from the table's: columns that were widened, times as other writers keep them."""
 
 
@@ -199,7 +201,7 @@ class DeltaTable(Table):
             return DataError(
                 f"can't read the {wanted}: {reason(error)}",
                 where=self._where,
-                hint="name one that is in the table's log (deltalake: DeltaTable(path).history()), or none for the newest",
+                hint="name one that the table's log holds (deltalake: DeltaTable(path).history()), or none: the newest",
             )
         return unreadable(self._where, error)
 
@@ -234,7 +236,9 @@ def _state_of(table: deltalake.DeltaTable, root: str) -> _State:
     partitions = set(table.metadata().partition_columns)
     deleted = _deleted_rows(table)
     actions: Any = table.get_add_actions(flatten=True)
-    files = [_file_of(action, root, schema, partitions, deleted) for action in pl.DataFrame(actions).iter_rows(named=True)]
+    files = [
+        _file_of(action, root, schema, partitions, deleted) for action in pl.DataFrame(actions).iter_rows(named=True)
+    ]
     files.sort(key=lambda f: (f.modified, f.shown))
     identity = str(table.metadata().id)
     state = state_id("delta", identity, sorted(f.form for f in files))
@@ -242,7 +246,7 @@ def _state_of(table: deltalake.DeltaTable, root: str) -> _State:
 
 
 def _deleted_rows(table: deltalake.DeltaTable) -> Mapping[str, pl.Series]:
-    """The positions of deleted rows by the name of the file: tables with deletion vectors keep them beside the files."""
+    """The positions of deleted rows by the file's name: a table with deletion vectors keeps them beside the files."""
     if "deletionVectors" not in (table.protocol().reader_features or ()):
         return {}
     vectors: Any = table.deletion_vectors()
@@ -268,7 +272,9 @@ def _file_of(
     path = shown if "://" in shown or shown.startswith("/") else f"{root}/{shown}"
     if rows is None:  # a writer may leave it out
         rows = int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
-    return _File(path, shown, rows, action["modification_time"], partition, bounds, deleted.get(path.rpartition("/")[2]))
+    return _File(
+        path, shown, rows, action["modification_time"], partition, bounds, deleted.get(path.rpartition("/")[2])
+    )
 
 
 def _rows_of(file: _File, schema: Mapping[str, pl.DataType]) -> pl.LazyFrame:

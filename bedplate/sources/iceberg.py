@@ -23,7 +23,7 @@ from pyiceberg.expressions import (
     LessThan,
     LessThanOrEqual,
 )
-from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.io import pyarrow as files
 from pyiceberg.manifest import ManifestContent
 from pyiceberg.schema import Schema
 from pyiceberg.table import FileScanTask, StaticTable
@@ -165,11 +165,12 @@ class IcebergTable(Table):
         def read(columns: list[str], terms: Sequence[Term]) -> Iterator[pl.DataFrame]:
             # Rows are left to Polars: the condition only chooses files.
             tasks = [t for t in state.tasks(_condition(terms, state)) if only in (None, t.file.file_path)]
-            reader = ArrowScan(state.table.metadata, state.table.io, state.iceberg.select(*columns), AlwaysTrue())
+            reader: Any = files.ArrowScan(
+                state.table.metadata, state.table.io, state.iceberg.select(*columns), AlwaysTrue()
+            )
             for start in range(0, len(tasks), _AT_ONCE):
                 for batch in reader.to_record_batches(tasks[start : start + _AT_ONCE]):
-                    frame: Any = pl.from_arrow(batch)
-                    yield frame.select(columns)
+                    yield pl.DataFrame(batch).select(columns)
 
         return scan_rows(self._where, state.schema, read, _ERRORS)
 
@@ -194,8 +195,9 @@ class IcebergTable(Table):
             snapshot = self._chosen(table)
             is_current = self._snapshot is None and self._moment is None
             schema = table.schema() if is_current or snapshot is None else _schema_of(table, snapshot)
-            arrow: Any = schema_to_pyarrow(schema)
-            return _State(table, snapshot, schema, dict(pl.Schema(arrow)), _sequences(table, snapshot))
+            arrow: Any = files
+            columns = dict(pl.Schema(arrow.schema_to_pyarrow(schema)))
+            return _State(table, snapshot, schema, columns, _sequences(table, snapshot))
         except BedplateError:
             raise
         except _ERRORS as error:
@@ -237,7 +239,9 @@ class IcebergTable(Table):
         if found is None:
             known = [str(s.snapshot_id) for s in table.snapshots()]
             raise DataError(
-                f"no snapshot {self._snapshot}", where=self._where, hint=suggest(str(self._snapshot), known, "snapshots")
+                f"no snapshot {self._snapshot}",
+                where=self._where,
+                hint=suggest(str(self._snapshot), known, "snapshots"),
             )
         return found
 

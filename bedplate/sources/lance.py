@@ -104,8 +104,7 @@ class LanceTable(Table):
             condition, fragments = " AND ".join(conditions) or None, None if only is None else [only]
             scanner = state.dataset.scanner(columns, filter=condition, fragments=fragments, scan_in_order=True)
             for batch in scanner.to_batches():
-                frame: Any = pl.from_arrow(batch)
-                yield frame.select(columns)
+                yield pl.DataFrame(batch).select(columns)
 
         return scan_rows(self._where, state.schema, read)
 
@@ -134,9 +133,10 @@ class LanceTable(Table):
     @cached_property
     def _state(self) -> _State:
         try:
-            dataset: Any = lance.dataset(self._location.full, version=self._version)
+            library: Any = lance
+            dataset = library.dataset(self._location.full, version=self._version)
             if self._moment is not None:
-                dataset = lance.dataset(self._location.full, version=self._version_of(dataset, self._moment))
+                dataset = library.dataset(self._location.full, version=self._version_of(dataset, self._moment))
             arrow: Any = dataset.schema
             schema = dict(pl.Schema(arrow))
             names = chosen(self._columns, schema, self._where)
@@ -206,4 +206,10 @@ def _files(fragment: Any, fields: set[int]) -> list[Any]:
     """What identifies the rows of a fragment as far as some fields go: their files, and that of the deleted rows."""
     held = sorted(f"{f.path}" for f in fragment.files if fields & set(f.fields))
     deleted = fragment.deletion_file
-    return [fragment.id, fragment.physical_rows, held, None if deleted is None else str(deleted), str(fragment.overlays)]
+    return [
+        fragment.id,
+        fragment.physical_rows,
+        held,
+        None if deleted is None else str(deleted),
+        str(fragment.overlays),
+    ]

@@ -155,7 +155,9 @@ def chosen(columns: Sequence[str] | None, schema: Mapping[str, Any], where: str)
     """
     for column in columns or ():
         if column not in schema:
-            raise DefinitionError(f"the table has no column '{column}'", where=where, hint=suggest(column, schema, "columns"))
+            raise DefinitionError(
+                f"the table has no column '{column}'", where=where, hint=suggest(column, schema, "columns")
+            )
     return [c for c in schema if columns is None or c in columns]
 
 

@@ -5,14 +5,14 @@ A server keeps no old states. The first look at a table therefore opens a transa
 on. The transaction ends with the object; while it is open the server can't clean up rows that were deleted since.
 
 The state's id is a hash of the content: the server hashes every row twice with 64 bits and adds up the hashes, which
-depends neither on the rows' order nor on where they lie. That reads the whole table, about a second for a million rows of
-five columns; no cheaper number is right: counts, greatest values and the server's own counters miss updates.
+depends neither on the rows' order nor on where they lie. That reads the whole table, about a second for a million rows
+of five columns; no cheaper number is right: counts, greatest values and the server's own counters miss updates.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -22,9 +22,8 @@ from typing import Any, final
 
 import polars as pl
 from adbc_driver_manager import Error
-from adbc_driver_postgresql import dbapi
 
-from bedplate.errors import BedplateError, DataError, DefinitionError
+from bedplate.errors import BedplateError, DefinitionError
 from bedplate.sources.base import UNREADABLE, Snapshot, Table
 from bedplate.sources.connection import Server, split_url
 from bedplate.sources.location import chosen, state_id
@@ -61,7 +60,8 @@ SELECT a.attname::text, coalesce(base.typname, type.typname)::text,
 FROM pg_attribute a
 JOIN pg_type type ON type.oid = a.atttypid
 LEFT JOIN pg_type base ON base.oid = type.typbasetype
-LEFT JOIN pg_type element ON element.oid = coalesce(base.typelem, type.typelem) AND coalesce(base.typcategory, type.typcategory) = 'A'
+LEFT JOIN pg_type element
+    ON element.oid = coalesce(base.typelem, type.typelem) AND coalesce(base.typcategory, type.typcategory) = 'A'
 LEFT JOIN pg_index i ON i.indrelid = a.attrelid AND i.indisprimary
 WHERE a.attrelid = {table}::regclass AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
@@ -102,13 +102,13 @@ class _State:
 class PostgreSQLTable(Table):
     """A table or view of a PostgreSQL server.
 
-    Its state is looked up once, and read from then on. Rows come in the order of the primary key, or of `order`. A password
-    never stands in a definition: it comes from the environment (`PGPASSWORD`, `~/.pgpass`, or the variable `env`).
+    Its state is looked up once, and read from then on. Rows come in the order of the primary key, or of `order`. A
+    password never stands in a definition: it comes from the environment (`PGPASSWORD`, `~/.pgpass`, or `env`).
 
     Args:
         table: the name as SQL writes it, such as `shop.orders` or `"Orders"`.
-        url: the server, such as `postgresql://reader@db.example:5432/shop`; what it leaves out comes from PostgreSQL's own
-            environment variables (`PGHOST`, `PGUSER`, ...).
+        url: the server, such as `postgresql://reader@db.example:5432/shop`; what it leaves out comes from PostgreSQL's
+            own environment variables (`PGHOST`, `PGUSER`, ...).
         env: the environment variable that holds the URL, in place of `url`.
         columns: only these; what happens to the others then changes nothing. All without.
         order: the columns by which rows are ordered; the primary key without. A view, or a table without a primary key,
@@ -162,8 +162,7 @@ class PostgreSQLTable(Table):
             with self._reader() as cursor:
                 cursor.execute(f"SELECT {wanted} FROM {self._table}{where} ORDER BY {self._ordering}")
                 for batch in cursor.fetch_record_batch():
-                    frame: Any = pl.from_arrow(batch)
-                    yield frame
+                    yield pl.DataFrame(batch)
 
         return scan_rows(self._where, self.schema(), read, _ERRORS)
 
@@ -233,13 +232,13 @@ class PostgreSQLTable(Table):
                 cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
                 hashes = ", ".join(f"coalesce(sum(hash_record_extended({row}, {s})::numeric), 0)::text" for s in (0, 1))
                 cursor.execute(f"SELECT pg_export_snapshot(), count(*), {hashes} FROM {self._table}")
-                exported, rows, *sums = cursor.fetchone() or ()
+                exported, rows, *sums = cursor.fetchone()
         columns = [[c.name, c.kind, str(c.dtype)] for c in self._columns]
         snapshot = Snapshot(state_id("postgresql", columns, ordered, rows, sums), rows, f"{rows:,} rows")
         return _State(str(exported), snapshot)
 
     @contextmanager
-    def _reader(self) -> Iterator[dbapi.Cursor]:
+    def _reader(self) -> Generator[Any]:
         """A cursor that sees the state."""
         exported = self._state.exported
         with self._errors(), self._server.open(self._where) as connection, connection.cursor() as cursor:
@@ -248,7 +247,7 @@ class PostgreSQLTable(Table):
             yield cursor
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> Generator[None]:
         try:
             yield
         except Error as error:

@@ -66,14 +66,33 @@ def running() -> Generator[Server]:
         if not os.getuid():
             for path in (Path(folder), password):
                 shutil.chown(path, "postgres", "postgres")
-        made = [initdb, "-D", str(data), "-U", "owner", "-A", "scram-sha-256", f"--pwfile={password}", "-N", "-E", "UTF8"]
+        made = [
+            initdb,
+            "-D",
+            str(data),
+            "-U",
+            "owner",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={password}",
+            "-N",
+            "-E",
+            "UTF8",
+        ]
         subprocess.run(_command(*made, "--locale=C"), check=True, capture_output=True, cwd=folder)
         free.close()
-        settings = ["listen_addresses=127.0.0.1", "fsync=off", f"unix_socket_directories={folder}", "max_connections=30"]
+        settings = [
+            "listen_addresses=127.0.0.1",
+            "fsync=off",
+            f"unix_socket_directories={folder}",
+            "max_connections=30",
+        ]
         options = [word for setting in settings for word in ("-c", setting)]
-        log = Path(folder, "log").open("wb")
         command = _command(postgres, "-D", str(data), "-p", str(port), *options)
-        with log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as server:
+        with (
+            Path(folder, "log").open("wb") as log,
+            subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as server,
+        ):
             try:
                 _wait(port, server, Path(folder, "log"))
                 yield Server(port)
