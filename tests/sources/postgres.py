@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import adbc_driver_postgresql.dbapi as postgresql
@@ -36,17 +37,24 @@ class Server:
     def uri(self, user: str = "owner", password: str = PASSWORD) -> str:
         return f"postgresql://{user}:{password.replace(' ', '%20')}@127.0.0.1:{self.port}/postgres"
 
+    @cached_property
+    def _connection(self) -> postgresql.Connection:
+        return postgresql.connect(self.uri(), autocommit=True)
+
     def execute(self, *statements: str) -> None:
-        with postgresql.connect(self.uri(), autocommit=True) as connection, connection.cursor() as cursor:
+        with self._connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
 
     def value(self, query: str) -> object:
-        with postgresql.connect(self.uri(), autocommit=True) as connection, connection.cursor() as cursor:
+        with self._connection.cursor() as cursor:
             cursor.execute(query)
             row = cursor.fetchone()
             assert row is not None
             return row[0]
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 def _command(*words: str) -> Sequence[str]:
@@ -95,7 +103,9 @@ def running() -> Generator[Server]:
         ):
             try:
                 _wait(port, server, Path(folder, "log"))
-                yield Server(port)
+                running = Server(port)
+                yield running
+                running.close()
             finally:
                 server.send_signal(2)  # fast shutdown: open connections are ended
                 server.wait(timeout=30)
