@@ -21,13 +21,13 @@ import numpy as np
 import polars as pl
 
 from bedplate.batch import column_to_series
-from bedplate.canonical import digest
 from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset, Dataset
+from bedplate.datasets.drift import explained, table_columns
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import BedplateError, ConfigError, DataError, DefinitionError, NotFoundError, StoreError, suggest
-from bedplate.features.applied import read_applied, write_applied
+from bedplate.features.applied import applied_path, read_applied, write_applied
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.diff import GraphDiff, diff
@@ -162,14 +162,13 @@ class Project:
 
     def __init__(self, directory: Path | str = ".") -> None:
         self.config: Config = load_config(Path(directory))
-        self.definitions = load_definitions(self.config)
-        with self.located():
+        self.definitions = found = load_definitions(self.config)
+        self._applied_path = applied_path(self.config.offline_path, self.root)
+        with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
             self.graph = FeatureGraph(self.definitions.views, self.definitions.derived, self.config.root)
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
         self.history = IndexedHistory(self.config.offline_path)
-        # Beside the indexes, which apply can write; several projects may share them.
-        self._applied_path = self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
     @property
     def root(self) -> Path:
@@ -232,7 +231,8 @@ class Project:
         Raises:
             StoreError: the record can't be written.
         """
-        write_applied(self._applied_path, self.graph.features)
+        columns = table_columns(self.views.values(), self.datasets.values(), self.root)
+        write_applied(self._applied_path, self.graph.features, columns)
 
     def changes(self) -> GraphDiff | None:
         """How the features differ from those that were applied last; None where nothing was applied yet.

@@ -120,6 +120,10 @@ class Table(ABC):
         """What a message calls a row by its position in `scan`: its place in a file, where the table has several."""
         return f"row {row:,}"
 
+    def unreadable_columns(self) -> Mapping[str, str]:
+        """The columns that a query must not use, each with what is wrong: such as files that disagree on its type."""
+        return {}
+
     def rooted(self, root: Path, place: str) -> Table:
         """The same table for one project.
 

@@ -165,14 +165,15 @@ class TableContract:
         for name, condition in _CONDITIONS.items():
             for columns in (FRAME.columns, ["price"], ["tags", "user"]):
                 expected = FRAME.filter(condition).select(columns)
-                assert table.scan().filter(condition).select(columns).collect().equals(expected), (name, columns)
+                found = table.scan().filter(condition).select(columns).collect()
+                assert found.equals(expected), (name, columns)
         assert table.scan().select(pl.len()).collect().item() == 4
         assert table.scan().filter(pl.col("user") == 3).select(pl.len()).collect().item() == 2
         assert table.scan().slice(1, 2).collect().equals(FRAME[1:3])
         assert table.scan().with_row_index("row").select("row").collect()["row"].to_list() == [0, 1, 2, 3]
 
     def test_values_of_every_type_are_exact(self, tmp_path: Path) -> None:
-        """Integers beyond 2^53, decimals, times of every unit and zone: each is the value that it was, null included."""
+        """Integers beyond 2^53, decimals, times of every unit and zone: each value is what it was, and null is null."""
         for name, values in TYPES.items():
             dtype = self.read_as(values.dtype)
             if dtype is None:

@@ -173,21 +173,33 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("second", "message"),
+    ("second", "problem"),
     [
-        (A.drop("y"), "the column 'y' is not there, in a.parquet it is Float64"),
-        (A.with_columns(z=1), "the column 'z' is Int32, in a.parquet it is not there"),
-        (A.cast({"x": pl.Int32}), "the column 'x' is Int32, in a.parquet it is Int64"),
-        (A.rename({"y": "Y"}), "the column 'y' is not there, in a.parquet it is Float64"),
+        (A.drop("y"), "it is not there in b.parquet, in a.parquet it is Float64"),
+        (A.cast({"y": pl.Float32}), "it is Float32 in b.parquet, in a.parquet it is Float64"),
     ],
 )
-def test_files_of_other_columns_are_named(tmp_path, second, message):
-    table = write(tmp_path, a=A, b=second)
-    with pytest.raises(DataError) as caught:
-        table.snapshot()
-    assert caught.value.message == message
-    assert caught.value.where == str(tmp_path / "b.parquet")
-    assert caught.value.hint
+def test_a_column_on_which_files_disagree_can_not_be_used(tmp_path, second, problem):
+    """It is named with both files where it is used, and does no harm where it is not."""
+    table = write(tmp_path, a=A, b=second, c=A)
+    assert table.unreadable_columns() == {"y": problem}
+    assert table.snapshot().rows == 6
+    assert [piece.rows for piece in table.pieces()] == [2, 2, 2]
+    assert table.scan().select("x").collect()["x"].to_list() == [1, 2] * 3
+    for rows in (table.scan(), *(piece.scan() for piece in table.pieces())):
+        for query in (rows.select("y"), rows.filter(pl.col("y") > 1).select("x"), rows.select(pl.col("y").sum())):
+            with pytest.raises(DataError) as caught:
+                query.collect()
+            assert caught.value.message == f"the column 'y' can't be read: {problem}"
+            assert (caught.value.where, bool(caught.value.hint)) == (str(tmp_path), True)
+
+
+def test_a_column_that_later_files_add_is_null_before(tmp_path):
+    table = write(tmp_path, a=A, b=A.with_columns(z=pl.Series([7, 8])))
+    assert dict(table.schema()) == {"x": pl.Int64(), "y": pl.Float64(), "z": pl.Int64()}
+    assert table.unreadable_columns() == {}
+    assert table.scan().collect()["z"].to_list() == [None, None, 7, 8]
+    assert [piece.scan().collect()["z"].to_list() for piece in table.pieces()] == [[None, None], [7, 8]]
 
 
 def test_the_order_of_columns_may_differ(tmp_path):
