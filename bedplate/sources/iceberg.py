@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -30,7 +31,7 @@ from pyiceberg.table import FileScanTask, StaticTable
 from pyiceberg.table import Table as Iceberg
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 
-from bedplate.errors import BedplateError, DataError, suggest
+from bedplate.errors import BedplateError, DataError, reason, suggest
 from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, unreadable
 from bedplate.sources.location import Location, moment, state_id, url_parts, whole
 from bedplate.sources.pruning import Operator, Term
@@ -48,7 +49,10 @@ _CONDITIONS: Mapping[Operator, Any] = {
     ">=": GreaterThanOrEqual,
 }
 _NUMBER = re.compile(r"^v?(\d+)(?:-.*)?\.metadata\.json$")
-_ERRORS = (NoSuchTableError, NoSuchNamespaceError, ValidationError, ValueError, KeyError, TypeError, *UNREADABLE)
+_DAMAGE = (ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, SystemError, TypeError, ValueError)
+"""What the library may raise on metadata that is not whole."""
+
+_ERRORS = (NoSuchTableError, NoSuchNamespaceError, ValidationError, struct.error, *_DAMAGE, *UNREADABLE)
 
 
 @final
@@ -201,7 +205,17 @@ class IcebergTable(Table):
         except BedplateError:
             raise
         except _ERRORS as error:
-            raise unreadable(self._where, error) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: BaseException) -> BedplateError:
+        if self._catalog is None:
+            return unreadable(self._where, error)
+        return DataError(
+            f"can't read the table: {reason(error)}",
+            where=f"{self._where} in the catalog '{self._catalog}'",
+            hint="name a table of the catalog, and describe the catalog in .pyiceberg.yaml or the environment: "
+            f"PYICEBERG_CATALOG__{self._catalog.upper()}__URI",
+        )
 
     def _load(self) -> Iceberg:
         if self._catalog is not None:

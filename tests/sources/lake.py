@@ -7,7 +7,6 @@ from pathlib import Path
 import polars as pl
 import postgres
 from pyiceberg.catalog.sql import SqlCatalog
-from pyiceberg.partitioning import PartitionSpec
 from pyiceberg.table import Table as Iceberg
 
 from bedplate.canonical import digest
@@ -20,7 +19,7 @@ class Warehouse:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.uri = f"sqlite:///{folder}/catalog.db"
-        self._catalog = SqlCatalog("tests", uri=self.uri, warehouse=f"file://{folder}")
+        self._catalog = SqlCatalog("prod", uri=self.uri, warehouse=f"file://{folder}")
         self._catalog.create_namespace_if_not_exists("shop")
 
     def __enter__(self) -> Warehouse:
@@ -32,10 +31,9 @@ class Warehouse:
     def table(self, name: str) -> Iceberg:
         return self._catalog.load_table(f"shop.{name}")
 
-    def create(self, name: str, frame: pl.DataFrame, spec: PartitionSpec | None = None) -> Iceberg:
+    def create(self, name: str, frame: pl.DataFrame) -> Iceberg:
         """A new table with the columns of a frame, and no rows."""
-        parts = {} if spec is None else {"partition_spec": spec}
-        return self._catalog.create_table(f"shop.{name}", schema=frame.to_arrow().schema, **parts)
+        return self._catalog.create_table(f"shop.{name}", schema=frame.to_arrow().schema)
 
     def write(self, name: str, frame: pl.DataFrame) -> None:
         """The table holds the frame from now on."""

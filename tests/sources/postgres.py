@@ -33,6 +33,7 @@ class Server:
     """A running server with one superuser, `owner`."""
 
     port: int
+    log: Path
 
     def uri(self, user: str = "owner", password: str = PASSWORD) -> str:
         return f"postgresql://{user}:{password.replace(' ', '%20')}@127.0.0.1:{self.port}/postgres"
@@ -103,7 +104,7 @@ def running() -> Generator[Server]:
         ):
             try:
                 _wait(port, server, Path(folder, "log"))
-                running = Server(port)
+                running = Server(port, Path(folder, "log"))
                 yield running
                 running.close()
             finally:
