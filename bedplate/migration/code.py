@@ -143,32 +143,24 @@ def _entity(entity: EntityDefinition) -> _Statement:
 
 def _source(source: SourceDefinition) -> list[_Statement]:
     arguments = call("Source", source.name, source.table, time=source.time).arguments
-    step = _prepare(source)
+    if source.sequence is not None:
+        arguments = (*arguments, ("sequence", source.sequence))
     if source.prepare is not None:
         arguments = (*arguments, ("prepare", Symbol(source.prepare)))
     made = layout(f"{source.variable} = ", Call("Source", arguments))
-    return [*step, _Statement((*comment(source.comments), made))]
+    return [*_prepare(source), _Statement((*comment(source.comments), made))]
 
 
 def _prepare(source: SourceDefinition) -> list[_Statement]:
-    """The cleaning step: names first, so that the order is by the column's new name."""
+    """The cleaning step."""
     if source.prepare is None:
         return []
-    said: list[str] = []
-    body: list[str] = []
-    sort = call("rows.sort", source.created or "", maintain_order=Symbol("True"))
-    renamed = call("rows.rename", dict(source.rename))
-    if source.rename:
-        said.append("Gives columns the names that keys and features have.")
-        body.append(layout("rows = " if source.created else "return ", renamed, indent=4))
-    if source.created:
-        said.append("Of rows with one key and time, the one created last counts.")
-        body.append(layout("return ", sort, indent=4))
     head = f"def {source.prepare}(rows: pl.LazyFrame) -> pl.LazyFrame:"
     if len(head) > WIDTH:
         head = f"def {source.prepare}(\n    rows: pl.LazyFrame,\n) -> pl.LazyFrame:"
-    doc = [f'    """{said[0]}"""'] if len(said) == 1 else [f'    """{said[0]}', "", f"    {said[1]}", '    """']
-    return [_Statement((head, *doc, *body), is_function=True)]
+    doc = '    """Gives columns the names that keys and features have."""'
+    renamed = layout("return ", call("rows.rename", dict(source.rename)), indent=4)
+    return [_Statement((head, doc, renamed), is_function=True)]
 
 
 def _view(view: ViewDefinition) -> _Statement:

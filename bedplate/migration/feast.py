@@ -24,6 +24,7 @@ from bedplate.migration.feast_config import FeastConfig, report_settings
 from bedplate.migration.feast_others import leave_argument, leave_other, leave_unread, on_demand, transformed
 from bedplate.migration.feast_sources import (
     STREAMS,
+    Located,
     created_column,
     is_source,
     locate,
@@ -128,7 +129,8 @@ class Translation:
         if time is None or problem is not None:
             self.report.leave("source", name, record.place, *(problem or ("no column of event times", "")))
             return None
-        made = SourceDefinition(variable, name, located.table, time, rename, created_column(record), described(record))
+        sequence = self._sequence(record, schema, located)
+        made = SourceDefinition(variable, name, located.table, time, rename, sequence, described(record))
         self.definitions.sources.append(made)
         if located.problem is None:
             self.report.carry("source", name, record.place, f"`{variable}`, read where it is")
@@ -140,6 +142,23 @@ class Translation:
             self.report.leave("source", name, record.place, located.problem, located.todo)
         self._sources[id(record)] = _Source(made, schema)
         return self._sources[id(record)]
+
+    def _sequence(self, record: Record, schema: Mapping[str, pl.DataType] | None, located: Located) -> str | None:
+        """The column that orders rows of one key and time, unless it can't be one."""
+        column = created_column(record)
+        if column is None or schema is None:
+            return column
+        if column not in schema:
+            reason, todo = "the source has no column of this name", "correct it, and run this again"
+        elif type_of(schema[column]) not in (Type.TIME, Type.INT):
+            reason, todo = f"the column is {schema[column]}", "cast it in the source's prepare step, then name it there"
+        elif located.has_nulls(next((c for c, new in mapping_of(record).items() if new == column), column)):
+            reason, todo = "the column has nulls", "fill them in the source's prepare step, then name it there"
+        else:
+            return column
+        todo += " as sequence: it orders rows of one key and time"
+        self.report.leave("created timestamp", f"{source_name(record)}.{column}", record.place, reason, todo)
+        return None
 
     def _free_name(self, name: str) -> str:
         names = Variables(s.name for s in self.definitions.sources)
@@ -233,7 +252,9 @@ class Translation:
         found = [f for f in fields_of(view.record) if f.name not in keys]
         if found or source.schema is None:
             return found
-        used = keys | {source.definition.time, source.definition.created}
+        record = view.record.record("source")
+        created = None if record is None else created_column(record.record("batch_source") or record)
+        used = keys | {source.definition.time, created}
         return [Field(c, "?", "", view.record) for c in source.schema if c not in used]
 
     def _aggregations(self, view: View) -> dict[str, Call]:

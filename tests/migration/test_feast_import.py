@@ -68,6 +68,26 @@ def test_columns_get_the_names_of_the_field_mapping(world: World) -> None:
     assert found["spending.price"].to_list() == [5.0]
 
 
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (pl.lit("noon"), "the column is String"),
+        (pl.when(pl.col("user_id") == 1).then("made"), "the column has nulls"),
+        (None, "the source has no column of this name"),
+    ],
+)
+def test_a_creation_time_that_cannot_order_rows_is_left(world: World, made: pl.Expr | None, reason: str) -> None:
+    frame = orders().drop("made") if made is None else orders().with_columns(made=made)
+    frame.write_parquet(world.repository / "orders.parquet")
+    world.define(SHOP.replace('"made")', '"written", field_mapping={"made": "written"})'))
+    got, todo = world.left()["created timestamp orders.written"]
+    assert got == reason
+    assert "as sequence" in todo
+    if made is not None:
+        found = world.project().lookup(["spending.price"], [1], at(5, 13))
+        assert found["spending.price"].to_list() == [7.0]  # as the file has them
+
+
 def test_times_may_be_named_by_the_column_s_own_name(world: World) -> None:
     world.define(SHOP.replace('"made")', '"made", field_mapping={"at": "moment", "made": "written"})'))
     assert world.imported()["not_carried"] == []
