@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, cast, final
 
 import numpy as np
 import polars as pl
@@ -24,7 +24,7 @@ from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME
 from bedplate.types import Int64s, Type
 
 Value: TypeAlias = Any
-"""None, a number, a string, or a list of numbers or strings."""
+"""None, a number, a string, or a list of numbers (a vector too) or strings."""
 
 Event: TypeAlias = "tuple[int, list[Value] | None]"
 """The time of an event, and its inputs; None in place of the inputs where it does not count."""
@@ -62,6 +62,8 @@ def visible(
 
 
 def _known(value: Value) -> bool:
+    if isinstance(value, list):  # a vector: there when all of its numbers are
+        return all(map(_known, cast("list[Value]", value)))
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
@@ -197,6 +199,8 @@ class Reference(Reader):
 
     def _column(self, view: CompiledView, name: str, values: Sequence[Value]) -> Column:
         feature = view.features[name]
+        if feature.type.width:
+            return series_to_column(pl.Series(name, values, dtype=pl.Array(pl.Float32, feature.type.width)))
         inner = {Type.FLOAT: pl.Float64, Type.STRING: pl.String, Type.BOOL: pl.Boolean}.get(feature.type, pl.Int64)
         plain = [[int(v) for v in x] if feature.is_list and inner is pl.Int64 else x for x in values]
         column = series_to_column(pl.Series(name, plain, dtype=pl.List(inner) if feature.is_list else inner))
