@@ -11,6 +11,7 @@ from typing import final
 
 from bedplate.migration.definitions import (
     Call,
+    ContextDefinition,
     Definitions,
     EntityDefinition,
     Expression,
@@ -25,7 +26,7 @@ WIDTH = 88
 """The longest line: ruff's own default."""
 
 _BEDPLATE = ("Count", "CountDistinct", "Entity", "FeatureView", "Last", "Max", "Mean", "Min", "Source", "Sum", "Window")
-MODULES: dict[str, str] = dict.fromkeys(_BEDPLATE, "bedplate")
+MODULES: dict[str, str] = dict.fromkeys(_BEDPLATE, "bedplate") | {"Context": "bedplate.features.context"}
 """Where the names that definitions use are imported from."""
 
 
@@ -174,6 +175,11 @@ def _view(view: ViewDefinition) -> _Statement:
     return _Statement((*comment(view.comments), layout(f"{view.variable} = ", made)))
 
 
+def _context(context: ContextDefinition) -> _Statement:
+    made = layout(f"{context.variable} = ", call("Context", context.name, context.type))
+    return _Statement((*comment(context.comments), made))
+
+
 def _list(features: FeatureList) -> _Statement:
     return _Statement((*comment(features.comments), layout(f"{features.variable} = ", list(features.features))))
 
@@ -191,6 +197,7 @@ def _imports(definitions: Definitions) -> list[str]:
         ("Entity", definitions.entities),
         ("Source", definitions.sources),
         ("FeatureView", definitions.views),
+        ("Context", definitions.contexts),
     ):
         used |= {name} if there else set()
     lines = ["import polars as pl"] if any(s.prepare for s in definitions.sources) else []
@@ -213,6 +220,7 @@ def python_file(title: str, definitions: Definitions) -> str:
         *(_entity(e) for e in definitions.entities),
         *(part for s in definitions.sources for part in _source(s)),
         *(_view(v) for v in definitions.views),
+        *(_context(c) for c in definitions.contexts),
         *(_list(f) for f in definitions.lists),
     ]
     head, _, rest = title.partition("\n")

@@ -109,6 +109,24 @@ class ViewDefinition:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ContextDefinition:
+    """A value that each request brings.
+
+    Attributes:
+        variable: its name in the program.
+        name: its name in the project.
+        type: its type, an expression.
+        comments: what is said above it.
+    """
+
+    variable: str
+    name: str
+    type: Expression
+    comments: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class FeatureList:
     """A named list of features, by full name."""
 
@@ -125,4 +143,5 @@ class Definitions:
     entities: list[EntityDefinition] = field(default_factory=list[EntityDefinition])
     sources: list[SourceDefinition] = field(default_factory=list[SourceDefinition])
     views: list[ViewDefinition] = field(default_factory=list[ViewDefinition])
+    contexts: list[ContextDefinition] = field(default_factory=list[ContextDefinition])
     lists: list[FeatureList] = field(default_factory=list[FeatureList])

@@ -13,6 +13,7 @@ from bedplate.features.entity import key_cast
 from bedplate.migration.code import MODULES, Variables
 from bedplate.migration.definitions import (
     Call,
+    ContextDefinition,
     Definitions,
     EntityDefinition,
     FeatureList,
@@ -33,6 +34,7 @@ from bedplate.migration.feast_sources import (
     time_column,
 )
 from bedplate.migration.feast_views import (
+    CONTEXT_TYPES,
     ON_DEMAND,
     Field,
     View,
@@ -87,6 +89,9 @@ class Translation:
             batch = record.record("batch_source") if record.kind in STREAMS else record
             if batch is not None and is_source(batch):
                 self._source(batch)
+        for record in records:
+            if record.kind == "RequestSource":
+                self._context(record)
         views = [v for r in records if (v := view_of(r)) is not None]
         for view in views:
             if view.kind != ON_DEMAND:
@@ -97,7 +102,7 @@ class Translation:
         for record in records:
             if record.kind == "FeatureService":
                 self._service(record)
-            elif record.kind not in STREAMS and view_of(record) is None:
+            elif record.kind not in (*STREAMS, "RequestSource") and view_of(record) is None:
                 leave_other(record, self.report)
 
     def _variable(self, record: Record, wanted: str) -> str:
@@ -237,7 +242,10 @@ class Translation:
         for field in self._fields(view, keys, source):
             problem = "a feature's name has no dots" if "." in field.name else unsupported(field, source.schema)
             if problem is not None:
+                dtype = (source.schema or {}).get(field.name)
                 todo = "compute a number, a text or a time from it in the source's prepare step"
+                if field.type.startswith("Array(Float") or (isinstance(dtype, pl.List) and dtype.inner.is_numeric()):
+                    todo = f'make vectors of it there: pl.col("{field.name}").cast(pl.Array(pl.Float32, LENGTH))'
                 self.report.leave("feature", f"{view.name}.{field.name}", field.record.place, problem, todo)
                 continue
             if field.record.kwargs.get("vector_index") is True:
@@ -280,6 +288,27 @@ class Translation:
             renamed = ", ".join(f"`{old}` is `{new}`" for old, new in names.items())
             self.report.note(f"Windows of `{view.name}` slide, and are exact at their near end; {renamed}.")
         return features
+
+    def _context(self, record: Record) -> None:
+        """The values of a request source as context of requests; the same name and type twice are one."""
+        made: list[str] = []
+        known = {c.name: c.type for c in self.definitions.contexts}
+        for field in fields_of(record):
+            kind = CONTEXT_TYPES.get(field.type)
+            if kind is None or not field.name.isidentifier() or known.get(field.name, kind) != kind:
+                reason = f"context is a text, a number, a time, and this is {field.type}"
+                if kind is not None:
+                    reason = "context has another type of this name" if field.name in known else "it is no Python name"
+                todo = "give it to the request in another form or under another name"
+                self.report.leave("request field", f"{record.text('name')}.{field.name}", record.place, reason, todo)
+                continue
+            made.append(f"`request.{field.name}`")
+            if field.name not in known:
+                said = (field.description,) if field.description else ()
+                variable = self._variables.new(field.name)
+                self.definitions.contexts.append(ContextDefinition(variable, field.name, kind, said))
+        if made:
+            self.report.carry("request source", record.text("name"), record.place, f"context {', '.join(made)}")
 
     def _service(self, record: Record) -> None:
         name = record.text("name")

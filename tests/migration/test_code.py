@@ -14,6 +14,7 @@ from hypothesis.strategies import DrawFn
 from bedplate.migration.code import Variables, layout, python_file, text_literal
 from bedplate.migration.definitions import (
     Call,
+    ContextDefinition,
     Definitions,
     EntityDefinition,
     Expression,
@@ -108,6 +109,9 @@ def definitions(draw: DrawFn) -> Definitions:
         made.views.append(
             ViewDefinition(variables.new(draw(wide)), draw(texts), entities, source, features, ttl, draw(comments))
         )
+    for _ in range(draw(st.integers(0, 1))):
+        kind = draw(st.sampled_from([Symbol("int"), "timestamp"]))
+        made.contexts.append(ContextDefinition(variables.new(draw(wide)), draw(wide), kind, draw(comments)))
     for _ in range(draw(st.integers(0, 2))):
         listed = tuple(draw(st.lists(texts, max_size=4)))
         made.lists.append(FeatureList(variables.new(draw(wide)).upper(), listed, draw(comments)))

@@ -266,13 +266,33 @@ late = OnDemandFeatureView(name="late", sources=[spending], udf=affordable, sche
     )
     report = world.imported()
     left = {f"{n['kind']} {n['name']}": n for n in report["not_carried"]}
-    assert left["request source asked"]["place"] == "features.py:15"
     rest = left["on demand feature view affordable"]
     assert rest["place"] == "features.py:17"
     assert rest["reason"] == "it is computed by the Python function affordable"
     assert "write rest as a DerivedFeature" in rest["todo"]
-    assert "spending.price, spending.city and what the request gives (asked.budget)" in rest["todo"]
+    assert rest["todo"].endswith("a function of arrays, of spending.price, spending.city, request.budget")
     assert left["on demand feature view late"]["place"] == "features.py:21"
+
+
+def test_what_requests_bring_becomes_context(world: World) -> None:
+    world.define(
+        """
+        one = RequestSource(name="one", schema=[
+            Field(name="budget", dtype=Float32, description="In euro."), Field(name="query", dtype=String),
+            Field(name="since", dtype=UnixTimestamp), Field(name="photo", dtype=Bytes), Field(name="a b", dtype=Int64),
+        ])
+        two = RequestSource(name="two", schema=[Field(name="budget", dtype=Float64), Field(name="query", dtype=Int64)])
+        """
+    )
+    report = world.imported()
+    assert {n["name"]: n["reason"] for n in report["not_carried"]} == {
+        "one.photo": "context is a text, a number, a time, and this is Bytes",
+        "one.a b": "it is no Python name",
+        "two.query": "context has another type of this name",
+    }
+    assert report["carried"][3]["became"] == "context `request.budget`, `request.query`, `request.since`"
+    assert '# In euro.\nbudget = Context("budget", float)\n' in world.code()
+    assert list(world.project().graph.contexts) == ["request.budget", "request.query", "request.since"]
 
 
 @pytest.mark.parametrize(
