@@ -119,6 +119,7 @@ _EXTRAS = {
     "pyiceberg": "iceberg",
     "torch": "train",
     "uvloop": "serve",
+    "yaml": "feast",
 }
 
 

@@ -1,9 +1,9 @@
 """Rows in flight: events that had happened by a time but could not be known yet.
 
-Where a source says by row when it could be known (`available`), a lookup at `t` leaves out the rows with `time < t` that
-could be known at `t` or later. Most rows are on time, so the few others are found by descending from the greatest such
-time of large blocks of rows to that of small ones; runs of them by the least. What lies between them are pieces of
-rows, which are reduced like any other rows and then merged.
+Where a source says by row when it could be known (`available`), a lookup at `t` leaves out the rows with `time < t`
+that could be known at `t` or later. Most rows are on time, so the few others are found by descending from the greatest
+such time of large blocks of rows to that of small ones; runs of them by the least. What lies between them are pieces
+of rows, which are reduced like any other rows and then merged.
 
     known.npy [N]                   when each row could be known, never before its time
     greatest 0.npy ... least 2.npy  the extremes of it over blocks of 64, 64 ** 2 and 64 ** 3 rows
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from bedplate.offline.kernels import BLOCK, block_extremes, compiled
 from bedplate.types import Array, Bools, Int64s
 
 _SMALL, _MIDDLE, _LARGE = BLOCK, BLOCK**2, BLOCK**3
-LEVELS = 3
-"""Sizes of blocks whose extremes are kept."""
+Levels: TypeAlias = "tuple[Int64s, Int64s, Int64s]"
+"""The extremes of blocks of three sizes."""
+
 _NONE: Int64s = np.zeros(0, np.int64)
 
 
@@ -51,8 +52,8 @@ class Known:
     """
 
     rows: Int64s
-    greatest: tuple[Int64s, ...]
-    least: tuple[Int64s, ...]
+    greatest: Levels
+    least: Levels
 
     @staticmethod
     def of(rows: Int64s) -> Known:
@@ -167,15 +168,15 @@ def split(
     return first, tuple(known.pieces(times, f, stop, b) for f, b in zip(first, bounds, strict=True))
 
 
-def _blocks(rows: Int64s, *, largest: bool) -> tuple[Int64s, ...]:
-    levels: list[Int64s] = []
-    values = rows
-    for _ in range(LEVELS):
+def _blocks(rows: Int64s, *, largest: bool) -> Levels:
+    def extremes(values: Int64s) -> Int64s:
         out = np.empty(-(-len(values) // BLOCK), np.int64)
         block_extremes(values, BLOCK, largest, out)
-        levels.append(out)
-        values = out
-    return tuple(levels)
+        return out
+
+    small = extremes(rows)
+    middle = extremes(small)
+    return small, middle, extremes(middle)
 
 
 @compiled
@@ -224,7 +225,7 @@ def _count_pieces(
     bound: Any,
     counts: Int64s,
 ) -> None:
-    """Counts the pieces of each range, one at least; with a bound, moves the first rows to the last `bound` that count."""
+    """Counts the pieces of each range, one at least; a bound moves the first rows to the last `bound` that count."""
     for i in range(len(times)):
         end, time = stop[i], times[i]
         total, pieces = np.int64(0), np.int64(0)

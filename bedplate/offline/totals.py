@@ -53,12 +53,16 @@ class Totals:
 
     Attributes:
         prefix: the selection's prefix sums; None where only counts are asked for.
+        exact_starts: [k] where each key's values begin in `exact`, -1 for none; None where no key has any.
+        exact: see `kernels.exact_sums`; None where no key needs them.
         starts: [k + 1] where each key's values begin.
         rank: [N + 1] how many values come before each row; None where every row counts.
         lines: see `lines_of`.
     """
 
     prefix: Array | None
+    exact_starts: Int64s | None
+    exact: Array | None
     starts: Int64s
     rank: Int64s | None
     lines: Int64s
@@ -75,6 +79,8 @@ class Totals:
         prefix = NOTHING if self.prefix is None else self.prefix
         kernels.fill_totals(
             prefix if len(prefix) else np.zeros(1, prefix.dtype),
+            self.exact_starts,
+            self.exact,
             self.starts,
             NOTHING if self.rank is None else self.rank,
             codes,

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from bedplate.batch import Batch, Column, Columns, Dense, Ids, Ragged, Stack
+from bedplate.batch import Batch, Column, Columns, Dense, Ids, Places, Ragged, Stack
 from bedplate.errors import DefinitionError
 from bedplate.features.assemble import Candidates, Join, Reader
 from bedplate.features.graph import FeatureGraph
@@ -16,6 +16,7 @@ from bedplate.types import Bools, Int64s, Type
 _ONE = np.zeros(1, np.int64)
 _NOTHING = np.zeros(0, np.int64)
 _NO_CANDIDATES = np.zeros(2, np.int64)
+_NO_CONTEXT: Mapping[str, Column] = {}
 
 
 @final
@@ -33,12 +34,13 @@ class Hydrator:
         entities: the type of the key of each entity of the request.
         item_type: the type of the candidates' keys.
         levels: whether a feature is one of the request, by name.
+        contexts: the context of the request that the features need.
 
     Raises:
         DefinitionError: no feature has this name, or no view is about the candidates' entity.
     """
 
-    __slots__ = ("_about", "_item", "_join", "_reader", "entities", "item_type", "levels")
+    __slots__ = ("_about", "_item", "_join", "_reader", "contexts", "entities", "item_type", "levels")
 
     def __init__(self, graph: FeatureGraph, names: Sequence[str], item: str, reader: Reader, place: str) -> None:
         self._item, self._reader = item, reader
@@ -48,29 +50,36 @@ class Hydrator:
             raise DefinitionError(f"no view is about the item '{item}'", where=place, hint=f"entities: {known}")
         self.item_type = kinds[item]
         selected = graph.select(names, place)
-        self._join = Join(selected, item)
+        self._join, self.contexts = Join(selected, item), selected.contexts
         self.entities: dict[str, Type] = {e.name: kinds[e.name] for e in selected.entities if e.name != item}
         self.levels: Mapping[str, bool] = self._join.levels
-        self._about: dict[str, list[str]] = {}
+        about: dict[str, list[str]] = {}
         for view, read in selected.views:
             if len(view.view.entities) == 1:
-                self._about.setdefault(view.view.entities[0].name, []).extend(read)
+                about.setdefault(view.view.entities[0].name, []).extend(read)
+        self._about = {entity: _About(tuple(names)) for entity, names in about.items()}
 
-    def request(self, keys: Mapping[str, Int64s], time: int) -> Columns:
+    def request(self, keys: Mapping[str, Int64s], time: int, context: Mapping[str, Column] = _NO_CONTEXT) -> Columns:
         """The features of the request: columns of one row.
 
         Args:
             keys: [1] int64 for each of `entities`.
             time: microseconds.
+            context: columns [1] of the request's context, by full name; what is not here is null.
 
         Raises:
             StoreError: the store can't be read, or is ahead of the time.
         """
-        rows = Candidates(keys, self._item, _NOTHING, _NO_CANDIDATES, np.array([time]), _ONE)
+        rows = Candidates(keys, self._item, _NOTHING, _NO_CANDIDATES, np.array([time]), _ONE, context)
         return self._join.request(self._reader, rows)
 
     def candidates(
-        self, keys: Mapping[str, Int64s], time: int, candidates: Int64s, known: Columns | None = None
+        self,
+        keys: Mapping[str, Int64s],
+        time: int,
+        candidates: Int64s,
+        known: Columns | None = None,
+        context: Mapping[str, Column] = _NO_CONTEXT,
     ) -> Batch:
         """The batch of one request and n candidates.
 
@@ -79,42 +88,70 @@ class Hydrator:
             time: as for `request`.
             candidates: [n] int64.
             known: the features of the request, where they were read before.
+            context: as for `request`.
 
         Raises:
             StoreError: the store can't be read, or is ahead of the time.
         """
         offsets = np.array([0, len(candidates)], np.int64)
-        rows = Candidates(keys, self._item, candidates, offsets, np.array([time]), _ONE)
+        rows = Candidates(keys, self._item, candidates, offsets, np.array([time]), _ONE, context)
         return self._join.batch(self._reader, rows, known=known)
 
     def unknown_entities(self, request: Mapping[str, Column]) -> list[str]:
         """The entities of the request of whose key nothing is known."""
-        return [e for e in self.entities if e in self._about and _unknown(request, self._about[e], 1).all()]
+        about = self._about
+        return [e for e in self.entities if e in about and about[e].unknown(Columns.of(request), 1) is not None]
 
     def unknown_items(self, batch: Batch) -> Bools | None:
         """[n]: the candidates of which nothing is known, or None: something is known of each."""
         if self._item not in self._about or not batch.items:
             return None
-        unknown = _unknown(batch.item, self._about[self._item], batch.items)
-        return unknown if unknown.any() else None
+        return self._about[self._item].unknown(Columns.of(batch.item), batch.items)
 
 
-def _unknown(columns: Mapping[str, Column], names: Sequence[str], n: int) -> Bools:
-    """[n]: rows where none of the columns has a value other than zero; looks at no more of them than it must."""
-    every, unknown = Columns.of(columns), np.ones(n, np.bool_)
-    # A stack holds columns of one view, and so of one entity.
-    for part in dict.fromkeys(every.places[name][0] for name in names if name in every.places):
-        unknown &= ~_has_value(every.parts[part])
-        if not unknown.any():
-            break
-    return unknown
+@final
+class _About:
+    """The features of one entity, which tell whether anything is known of a key."""
+
+    __slots__ = ("_last", "_names")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._last: tuple[Places, tuple[int, ...]] | None = None
+
+    def unknown(self, columns: Columns, n: int) -> Bools | None:
+        """[n]: rows where no feature has a value other than zero, or None; looks at no more features than it must."""
+        unknown: Bools | None = None
+        for part in self._parts(columns):
+            known = _has_value(columns.parts[part])
+            unknown = ~known if unknown is None else unknown & ~known
+            if not unknown.any():
+                return None
+        return np.ones(n, np.bool_) if unknown is None else unknown
+
+    def _parts(self, columns: Columns) -> tuple[int, ...]:
+        """The parts with the features, identities first: a key that is known has them more often than anything else."""
+        last, places = self._last, columns.places
+        if last is None or last[0] is not places:
+            # A stack holds columns of one view, and so of one entity.
+            found = dict.fromkeys(places[name][0] for name in self._names if name in places)
+            ordered = sorted(found, key=lambda part: not _is_identity(columns.parts[part]))
+            last = self._last = places, tuple(ordered)
+        return last[1]
+
+
+def _is_identity(part: Stack | Column) -> bool:
+    return part.is_ids if isinstance(part, Stack) else isinstance(part, Ids)
 
 
 def _has_value(part: Stack | Column) -> Bools:
     """[n]: the rows with a value other than zero; an identity is a value, whichever it is."""
     if isinstance(part, Stack):
-        there: Bools = np.ones(part.values.shape, np.bool_) if part.is_ids else part.values != 0
-        return np.logical_or.reduce(there if part.present is None else there & part.present, axis=0)
+        if part.is_ids:
+            there: Bools = np.ones(part.values.shape, np.bool_) if part.present is None else part.present
+        else:
+            there = part.values != 0 if part.present is None else (part.values != 0) & part.present
+        return np.logical_or.reduce(there, axis=0)
     if isinstance(part, Ragged):
         return part.offsets[1:] > part.offsets[:-1]
     if isinstance(part, Dense):

@@ -22,6 +22,7 @@ from bedplate.aggregations.ordered import Last, LastN, TimeSince
 from bedplate.aggregations.window import Window
 from bedplate.canonical import string_ids
 from bedplate.features.entity import Entity
+from bedplate.features.vectors import vector
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.sources.base import Source
 from bedplate.types import DAY, HOUR, MINUTE, Array, Int64s, format_duration, to_micros
@@ -49,8 +50,9 @@ class Simulation:
 
     Attributes:
         events: rows in their order of arrival: `user` (integers), `item` (strings), `time` (integer microseconds), and
-            the values `quantity`, `price` (with null and NaN), `kind`, `flag` and `seen`, each null at times; when the row
-            could be known, `known` (most often at once, else up to two days late), and `rank` (small integers).
+            the values `quantity`, `price` (with null and NaN), `amount` (of either sign, over 20 orders of magnitude),
+            `kind`, `flag`, `seen`, and the vectors `image` (of 3) and `style` (lists of 2), each null at times; when
+            the row could be known, `known` (most often at once, else up to two days late), and `rank` (small integers).
         users: [q] int64, the users asked for; some have no event.
         items: [q] int64, the ids of the items asked for; some have no event.
         times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
@@ -97,7 +99,7 @@ def simulate(seed: int, events: int = 200, questions: int = 60, users: int = 4, 
 
 
 def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
-    streams = iter(np.random.default_rng([seed, i]) for i in range(30))
+    streams = iter(np.random.default_rng([seed, i]) for i in range(60))
     times = _times(streams, count)
     prices = np.round(next(streams).random(count) * 100, 2)
     nan = next(streams).random(count) < 0.05
@@ -108,6 +110,7 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
             "time": times,
             "quantity": _nullable(_whole(next(streams), -3, 20, count), next(streams)),
             "price": _nullable(np.where(nan, np.nan, prices), next(streams)),
+            "amount": _nullable(_amounts(seed, count), np.random.default_rng([seed, 201])),
             "kind": _nullable(_KINDS[_whole(next(streams), 0, len(_KINDS), count)], next(streams)),
             "flag": _nullable(next(streams).random(count) < 0.5, next(streams)),
             "seen": _nullable(times - _whole(next(streams), 0, DAY, count), next(streams)),
@@ -115,6 +118,8 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
         schema_overrides={"user": pl.Int64, "item": pl.String, "kind": pl.String},
     )
     repeated = next(streams).random(count) < 0.05
+    frame = frame.with_columns(image=_vectors(streams, count, 3), style=_vectors(streams, count, 2))
+    frame = frame.with_columns(pl.col("style").arr.to_list())
     rows = np.where(repeated, np.maximum(np.arange(count) - 1, 0), np.arange(count))
     frame = frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
     return frame.with_columns(known=_known(frame["time"].to_numpy(), streams), rank=_whole(next(streams), 0, 3, count))
@@ -148,9 +153,23 @@ def _whole(draw: np.random.Generator, low: int, high: int, count: int) -> Int64s
     return low + (draw.random(count) * (high - low)).astype(np.int64)
 
 
+def _amounts(seed: int, count: int) -> Array:
+    """Numbers of either sign from 1 to 1e20: sums of them lose digits wherever one is subtracted from another."""
+    drawn = np.random.default_rng([seed, 200]).random((count, 2))
+    return np.where(drawn[:, 0] < 0.5, -1, 1) * 10 ** (20 * drawn[:, 1])
+
+
 def _nullable(values: Array, draw: np.random.Generator) -> pl.Series:
     series = pl.Series(values)
     return pl.select(pl.when(pl.Series(draw.random(len(series)) > 0.1)).then(series)).to_series()
+
+
+def _vectors(streams: Iterator[np.random.Generator], count: int, width: int) -> pl.Series:
+    """Vectors of `width` numbers, null at times, and at times with a null in them."""
+    whole = _nullable(_whole(next(streams), -8, 9, count * width) / 4, next(streams))
+    rows = pl.Series(next(streams).random(count) < 0.1)
+    lists = whole.reshape((count, width)) if count else pl.Series([], dtype=pl.Array(pl.Float64, width))
+    return pl.select(pl.when(~rows).then(lists)).to_series()
 
 
 def _questions(draw: np.random.Generator, times: Int64s, count: int) -> Int64s:
@@ -178,7 +197,11 @@ def every_aggregation() -> dict[str, Aggregation]:
         "spend": Sum(pl.col("price") * pl.col("quantity"), windows=["1h", "1d"]),
         "flags": Sum("flag", windows="1d"),
         "near_spend": Sum("price", windows=exact),
+        "amounts": Sum("amount"),
+        "amounts_in": Sum("amount", windows=windows),
+        "near_amount": Mean("amount", windows=exact),
         "price": Mean("price", windows=windows),
+        "amount": Mean("amount", windows=windows),
         "price_bought": Mean("price", where=bought),
         "lowest": Min("quantity", windows=windows),
         "cheapest": Min("price"),
@@ -191,6 +214,11 @@ def every_aggregation() -> dict[str, Aggregation]:
         "last_flag": Last("flag"),
         "last_seen": Last("seen"),
         "last_item": Last("item", where=bought),
+        "last_image": Last("image"),
+        "last_image_in": Last("image", windows=["1h", "1d"], where=bought),
+        "last_style": Last(vector("style", 2)),
+        "near_image": Last("image", windows=exact),
+        "images": Count("image", windows=["1h", "1d"]),
         "near_kind": Last("kind", windows=exact),
         "recent": LastN(["item", "price"], 4, age="age"),
         "recent_in": LastN("quantity", 3, windows=["1h", "1d"]),
