@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
 import polars as pl
 
-from bedplate.canonical import digest
 from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset, Dataset
+from bedplate.datasets.drift import explained, table_columns
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import BedplateError, ConfigError, DefinitionError, NotFoundError, StoreError, suggest
-from bedplate.features.applied import read_applied, write_applied
+from bedplate.features.applied import applied_path, read_applied, write_applied
 from bedplate.features.assemble import Reader
 from bedplate.features.context import Context
 from bedplate.features.derived import DerivedFeature
@@ -162,15 +162,14 @@ class Project:
 
     def __init__(self, directory: Path | str = ".") -> None:
         self.config: Config = load_config(Path(directory))
-        self.definitions = load_definitions(self.config)
-        with self.located():
-            found = self.definitions
+        self.definitions = found = load_definitions(self.config)
+        # Beside the indexes, which apply can write; several projects may share them.
+        self._applied_path = applied_path(self.config.offline_path, self.root)
+        with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
             self.graph = FeatureGraph(found.views, found.derived, self.root, found.of(Context))
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
         self.history = IndexedHistory(self.config.offline_path, memory=self.config.memory)
-        # Beside the indexes, which apply can write; several projects may share them.
-        self._applied_path = self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
     @property
     def root(self) -> Path:
@@ -235,7 +234,8 @@ class Project:
         Raises:
             StoreError: the record can't be written.
         """
-        write_applied(self._applied_path, self.graph.features)
+        columns = table_columns(self.views.values(), self.datasets.values(), self.root)
+        write_applied(self._applied_path, self.graph.features, columns)
 
     def changes(self) -> GraphDiff | None:
         """How the features differ from those that were applied last; None where nothing was applied yet.

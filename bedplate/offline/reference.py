@@ -217,10 +217,11 @@ def _key_column(series: pl.Series) -> list[int]:
 
 def _inputs(frame: pl.DataFrame, selection: Selection) -> list[list[Value] | None]:
     """For each row the inputs, or None where the row does not count."""
-    columns = [_plain(frame.select(e.alias("value"))["value"]) for e in selection.inputs]
+    # Beside a column, so that a literal has a value for each row.
+    columns = [_plain(frame.select(TIME, e.alias("value"))["value"]) for e in selection.inputs]
     condition = [True] * frame.height
     if selection.where is not None:
-        condition = frame.select(selection.where.alias("value"))["value"].to_list()
+        condition = frame.select(TIME, selection.where.alias("value"))["value"].to_list()
     rows = [[column[row] for column in columns] for row in range(frame.height)]
     return [v if condition[i] is True and all(map(_known, v)) else None for i, v in enumerate(rows)]
 
