@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import polars as pl
 
+from bedplate.aggregations.attribute import Attribute
 from bedplate.aggregations.base import Aggregation, Selection
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column, Dense, Ids, Ragged
@@ -100,6 +101,15 @@ def _time_since(events: Sequence[Event], aggregation: Aggregation, time: int) ->
     return [(time - events[-1][0]) / 1_000_000 if events else None]
 
 
+def _attribute(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    """What the newest row says, as of just before the time asked for."""
+    if not events or events[-1][1] is None:
+        return [None]
+    value, valid_to, deleted = events[-1][1]
+    ended = deleted is True or (valid_to is not None and valid_to <= time - 1)
+    return [value if _known(value) and not ended else None]
+
+
 _WRITTEN_OUT: Mapping[str, Callable[[Sequence[Event], Aggregation, int], list[Value]]] = {
     "Count": _count,
     "Sum": _total,
@@ -107,11 +117,12 @@ _WRITTEN_OUT: Mapping[str, Callable[[Sequence[Event], Aggregation, int], list[Va
     "Min": _min,
     "Max": _max,
     "CountDistinct": _distinct,
+    "Attribute": _attribute,
     "Last": _last,
     "LastN": _last_n,
     "TimeSince": _time_since,
 }
-_CARRIED_FORWARD = ("Last", "LastN", "TimeSince")
+_CARRIED_FORWARD = ("Attribute", "Last", "LastN", "TimeSince")
 
 
 @final
@@ -134,7 +145,10 @@ class Reference(Reader):
             frame = frame.filter(definition.where)
         frame = frame.with_row_index("arrival").sort(TIME, "arrival")
         keys = [_key_column(frame[e.key]) for e in definition.entities]
-        selected = {id(a): _inputs(frame, a.selection) for a in definition.features.values()}
+        selected = {
+            id(a): _states(frame, a) if isinstance(a, Attribute) else _inputs(frame, a.selection)
+            for a in definition.features.values()
+        }
         self._kinds = {n: f.type for n, f in view.features.items()}
         times: list[int] = frame[TIME].to_list()
         self._events: dict[tuple[int, ...], tuple[list[int], dict[int, list[list[Value] | None]]]] = {}
@@ -198,6 +212,14 @@ def _inputs(frame: pl.DataFrame, selection: Selection) -> list[list[Value] | Non
         condition = frame.select(selection.where.alias("value"))["value"].to_list()
     rows = [[column[row] for column in columns] for row in range(frame.height)]
     return [v if condition[i] is True and all(map(_known, v)) else None for i, v in enumerate(rows)]
+
+
+def _states(frame: pl.DataFrame, attribute: Attribute) -> list[list[Value] | None]:
+    """For each row the value, when it ends and whether it says that there is nothing; every row counts."""
+    end = [None] * frame.height if attribute.valid_to is None else _plain(frame[attribute.valid_to])
+    deleted = pl.lit(value=False) if attribute.deleted is None else attribute.deleted
+    parts = frame.select(attribute.expression.alias("value"), deleted.alias("deleted"))
+    return [list(row) for row in zip(_plain(parts["value"]), end, parts["deleted"].to_list(), strict=True)]
 
 
 def _plain(series: pl.Series) -> list[Value]:

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, final
 
 import polars as pl
 
-from bedplate.canonical import calls_python, digest_bytes
+from bedplate.canonical import calls_python, digest_bytes, expression_form
 from bedplate.errors import BedplateError, DataError, DefinitionError, reason, suggest
-from bedplate.types import DAY, Type, format_duration, parse_duration, type_of
+from bedplate.types import DAY, EARLIEST_TIME, Type, format_duration, parse_duration, type_of
 
 Prepare: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 """A cleaning step. It must give the same rows however the table is split by time, rows of equal time staying together:
@@ -21,6 +21,9 @@ history prepares the whole table, the stream worker one micro-batch at a time.""
 TIME = "__time__"
 """The column of a prepared frame that holds event times, int64 microseconds."""
 
+
+ALWAYS = "always"
+"""In place of a time column: the rows hold at all times. See `Source`."""
 
 _NO_FILE = "the rows of a table that nobody reads"
 """A file that is not there: a step that reads rows from it fails."""
@@ -86,23 +89,29 @@ _TABLES = (str, pl.DataFrame, Table)
 
 @final
 class Source:
-    """A table of events.
+    """A table of events, or of the states of entities: an entity table has a row each time that an attribute changes.
 
     Args:
         name: unique in the project.
         table: a path or glob of Parquet files (relative to the project's folder), a Polars frame, or a `Table`.
         time: the column that says when each event happened: a datetime (without a zone: UTC), a date, or integer
-            microseconds since the epoch.
+            microseconds since the epoch. In an entity table it says from when the row holds. `ALWAYS` for a table that
+            only has how things are now: its rows are taken to have held since ever, so that a label of last year sees
+            what was known much later. That is not time-true, and nothing is taken for it that is not said.
         delay: how much later than its time an event can be known. It then counts from `time + delay` on; windows are
             still measured on event time.
         prepare: a cleaning step, see `Prepare`.
+        valid_to: of an entity table, the column that says when a row stops to hold (exclusive), null where it holds
+            until the next one; see `Attribute`. Like windows it is of event time: a delay does not move it.
+        deleted: of an entity table, a boolean row expression or column: a row for which it is true says that from its
+            time on there is no such entity.
 
     >>> frame = pl.DataFrame({"user": [1], "time": ["2026-01-01"]}).with_columns(pl.col("time").str.to_date())
     >>> Source("visits", frame, time="time", delay="5m").form()["delay"]
     '5m'
     """
 
-    __slots__ = ("_table", "delay", "name", "prepare", "time")
+    __slots__ = ("_table", "delay", "deleted", "name", "prepare", "time", "valid_to")
 
     def __init__(
         self,
@@ -112,18 +121,28 @@ class Source:
         time: str,
         delay: str | None = None,
         prepare: Prepare | None = None,
+        valid_to: str | None = None,
+        deleted: str | pl.Expr | None = None,
     ) -> None:
         self.name = name
         place = self._place
         parts: list[tuple[str, object, Any]] = [("name", name, str), ("time", time, str), ("table", table, _TABLES)]
+        parts += [("valid_to", valid_to, str)] if valid_to is not None else []
+        parts += [("deleted", deleted, (str, pl.Expr))] if deleted is not None else []
+        _check_time(time, place, of_time=delay is not None or valid_to is not None)
         for part, value, expected in parts:
             if not isinstance(value, expected) or (isinstance(value, str) and not value):
-                wanted = "a path, a Polars frame or a Table" if part == "table" else "a text"
+                wanted = {
+                    "table": "a path, a Polars frame or a Table",
+                    "deleted": "a column or a Polars expression",
+                }.get(part, "a text")
                 raise DefinitionError(f"got the {part} {value!r}, expected {wanted}", where=place)
         self._table = table
         self.time = time
         self.delay = 0 if delay is None else parse_duration(delay, where=f"{place}: delay", error=DefinitionError)
         self.prepare = prepare
+        self.valid_to = valid_to
+        self.deleted = pl.col(deleted) if isinstance(deleted, str) else deleted
 
     def table(self, root: Path | None = None) -> Table:
         """The table; relative paths start at `root`, the project's folder."""
@@ -145,6 +164,16 @@ class Source:
         """
         raw = self.table(root).schema()
         schema = self._prepared(pl.LazyFrame(schema=raw)).collect_schema()
+        if self.valid_to is not None and type_of(schema.get(self.valid_to, pl.Null())) not in (Type.TIME, Type.INT):
+            got = schema.get(self.valid_to)
+            raise DefinitionError(
+                f"the column valid_to '{self.valid_to}' is {got or 'missing'}, expected a datetime, a date or integer "
+                "microseconds",
+                where=self._place,
+                hint=suggest(self.valid_to, schema, "columns") if got is None else "convert it in the prepare step",
+            )
+        if self.time == ALWAYS:
+            return dict(schema)
         if self.time not in schema:
             raise DefinitionError(
                 f"no time column '{self.time}'", where=self._place, hint=suggest(self.time, schema, "columns")
@@ -163,12 +192,14 @@ class Source:
 
     def events(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         """The prepared rows of a part of the table (all of it, or a micro-batch), event times in the column `TIME`."""
+        if self.time == ALWAYS:
+            return self._prepared(raw).with_columns(pl.lit(EARLIEST_TIME, pl.Int64).alias(TIME))
         dtype = self._prepared(raw.clear()).collect_schema()[self.time]
         return self._prepared(raw).with_columns(epoch_micros(pl.col(self.time), dtype).alias(TIME))
 
     def has_integer_times(self, raw: pl.LazyFrame) -> bool:
         """Whether the time column of these rows, cleaned, holds integers and not datetimes or dates."""
-        return self._prepared(raw.clear()).collect_schema()[self.time].is_integer()
+        return self.time != ALWAYS and self._prepared(raw.clear()).collect_schema()[self.time].is_integer()
 
     def _prepared(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         if self.prepare is None:
@@ -195,12 +226,17 @@ class Source:
 
     def form(self) -> dict[str, Any]:
         """The canonical form: what the rows are, but not where they lie (that is the snapshot's id)."""
-        return {
+        form: dict[str, Any] = {
             "name": self.name,
             "time": self.time,
             "delay": format_duration(self.delay) if self.delay else None,
             "prepare": None if self.prepare is None else self.prepare.__name__,
         }
+        if self.valid_to is not None:
+            form["valid_to"] = self.valid_to
+        if self.deleted is not None:
+            form["deleted"] = expression_form(self.deleted, self._place)
+        return form
 
     def prepare_id(self, root: Path | None = None) -> str:
         """The id of the cleaning step as the query it builds, so that a change in any function it calls changes it.
@@ -232,6 +268,23 @@ class Source:
                 hint="keep the frame lazy; what the step does must not depend on the rows that are there",
             ) from None
         return digest_bytes([plan.serialize()])
+
+
+def _check_time(time: object, place: str, *, of_time: bool) -> None:
+    """Raises `DefinitionError` where no time is given, or what is of time beside `ALWAYS`."""
+    if time is None:
+        raise DefinitionError(
+            "got the time None, expected the column that says when each event happened, or from when each row holds",
+            where=place,
+            hint="a table of how things are now has none: time=ALWAYS (in bedplate.sources.base) says that its rows "
+            "may be used at all times, also those at which they were not known yet",
+        )
+    if time == ALWAYS and of_time:
+        raise DefinitionError(
+            "got time=ALWAYS with a delay or valid_to, which are of time",
+            where=place,
+            hint="leave them out, or name the column that says from when each row holds",
+        )
 
 
 def epoch_micros(time: pl.Expr, dtype: pl.DataType) -> pl.Expr:
