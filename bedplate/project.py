@@ -33,6 +33,7 @@ from bedplate.features.derived import DerivedFeature
 from bedplate.features.diff import GraphDiff, diff
 from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
+from bedplate.features.links import Link
 from bedplate.features.lookup import lookup
 from bedplate.features.times import TimesLike, encode_times
 from bedplate.features.view import CompiledView, FeatureView
@@ -61,6 +62,7 @@ _CALLED = {
     "FeatureView": "view",
     "Job": "job",
     "Label": "label",
+    "Link": "link",
     "Service": "service",
     "Source": "source",
 }
@@ -164,7 +166,9 @@ class Project:
         self.config: Config = load_config(Path(directory))
         self.definitions = load_definitions(self.config)
         with self.located():
-            self.graph = FeatureGraph(self.definitions.views, self.definitions.derived, self.config.root)
+            self.graph = FeatureGraph(
+                self.definitions.views, self.definitions.derived, self.config.root, self.definitions.of(Link)
+            )
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
         self.history = IndexedHistory(self.config.offline_path)
@@ -459,8 +463,8 @@ def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -
         raise DefinitionError("got no features, expected at least one", where="lookup")
     for name in (f for f in asked if isinstance(f, str)):
         view = name.removesuffix(".*")
-        if view != name and view not in graph.views:
-            raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.views, "views"))
+        if view != name and not graph.group(view):
+            raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.groups, "views"))
         if view == name and name not in graph.features:
             hint = f"'{name}' is a view; all its features are '{name}.*'" if name in graph.views else None
             hint = hint or suggest(name, graph.features, "features")
@@ -508,6 +512,7 @@ def load_definitions(config: Config) -> Definitions:
         ("sources", found.of(Source)),
         ("views", found.views),
         ("derived features", found.derived),
+        ("links", found.of(Link)),
         ("datasets", found.datasets),
         ("jobs", found.of(Job)),
         ("services", found.of(Service)),

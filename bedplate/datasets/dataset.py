@@ -171,6 +171,8 @@ class CompiledDataset:
         place, known = self.dataset.place, self.spine.key_types()
         for view, names in self.selected.views:
             self._check_known([e.name for e in view.view.entities], f"feature '{names[0]}'")
+        for chain, names in self.selected.chains:
+            self._check_known([e.name for e in chain.entities], f"feature '{chain.prefix}{names[0]}'")
         for label in self.labels:
             self._check_known([e.name for e in label.label.entities], label.label.place)
         for user, types in [("features", kinds), *((c.label.place, c.key_types()) for c in self.labels)]:
@@ -220,7 +222,7 @@ class CompiledDataset:
     def views(self) -> tuple[CompiledView, ...]:
         """Every view that history must hold: those of the features, then those of the labels, each once."""
         labels = {label.view.id: label.view for label in self.labels}
-        return (*(view for view, _ in self.selected.views), *labels.values())
+        return (*self.selected.every_view, *labels.values())
 
     @property
     def sources(self) -> tuple[Source, ...]:

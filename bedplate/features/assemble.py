@@ -13,6 +13,7 @@ import numpy as np
 
 from bedplate.batch import Batch, Column, Columns, Places, expand
 from bedplate.errors import RequestError
+from bedplate.features.chains import Chains, Level
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
 from bedplate.features.graph import Selected
 from bedplate.features.view import CompiledView
@@ -86,18 +87,18 @@ class Join:
     """
 
     __slots__ = (
-        "_entities", "_every", "_item", "_of_item", "_of_request", "_request", "_steps", "levels", "selected",
+        "_chains", "_entities", "_every", "_item", "_of_item", "_of_request", "_request", "_steps", "levels", "selected",
     )  # fmt: skip
 
     def __init__(self, selected: Selected, item: str) -> None:
         self.selected = selected
-        self.levels = {n: all(e.name != item for e in v.view.entities) for v, names in selected.views for n in names}
-        for derived in selected.derived:
-            self.levels[derived.name] = all(self.levels.get(n, True) for n in derived.inputs)
+        self.levels = {name: item not in entities for name, entities in selected.about.items()}
+        self._chains = Chains(selected.chains, item)
         views = [(view, names, tuple(e.name for e in view.view.entities)) for view, names in selected.views]
         self._of_request = [v for v in views if item not in v[2]]
         self._of_item = [v for v in views if item in v[2]]
-        self._entities = {e: view for view, _, entities in views for e in entities if e != item}
+        self._entities = {e.name: chain.view for chain, _ in selected.chains for e in chain.entities if e.name != item}
+        self._entities |= {e: view for view, _, entities in views for e in entities if e != item}
         self._steps = {level: self._derived_steps(level) for level in (True, False)}
         self._request = _Order(tuple(n for n in selected.names if self.levels[n]))
         self._item = _Order(tuple(n for n in selected.names if not self.levels[n]))
@@ -121,6 +122,8 @@ class Join:
         """
         self._check_entities(rows)
         groups = list(reader.read_all(self._reads_of_request(rows)))
+        if self._chains:
+            self._chains.follow(reader, _of_request(groups, rows), None)
         self._derive_of_request(groups, rows)
         return self._every.joined(groups)
 
@@ -151,10 +154,18 @@ class Join:
             reads.append(Read(view, names, _keys(entities, rows, of_item), item_times))
         found = reader.read_all(reads)
         item, request = list(found[requests:]), list(found[:requests])
+        if known is not None:
+            request.append(known)
+        if self._chains:
+            of_rows = Level(
+                lambda entity: rows.candidates if entity == rows.item else rows.request_keys[entity][of_item],
+                lambda n: _find(request, n).take(of_item) if self.levels[n] else _find(item, n),
+                item_times,
+                item,
+            )
+            self._chains.follow(reader, _of_request(request, rows) if known is None else None, of_rows)
         if known is None:
             self._derive_of_request(request, rows)
-        else:
-            request.append(known)
         for step in self._steps[False]:
             columns = {n: _find(request, n).take(of_item) if self.levels[n] else _find(item, n) for n in step.inputs}
             item.append(step.columns(columns, item_times))
@@ -195,6 +206,10 @@ def _keys(entities: tuple[str, ...], rows: Candidates, of_item: Int64s | None) -
         else:
             keys[:, i] = rows.request_keys[entity] if of_item is None else rows.request_keys[entity][of_item]
     return keys
+
+
+def _of_request(found: list[Mapping[str, Column]], rows: Candidates) -> Level:
+    return Level(rows.request_keys.__getitem__, lambda n: _find(found, n), rows.times, found)
 
 
 def _find(groups: Sequence[Mapping[str, Column]], name: str) -> Column:

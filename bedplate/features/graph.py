@@ -14,6 +14,7 @@ from bedplate.errors import DefinitionError, suggest
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature
 from bedplate.features.entity import Entity
 from bedplate.features.expression import expression_type
+from bedplate.features.links import Chain, Link, chains_of
 from bedplate.features.view import CompiledView, Feature, FeatureView
 from bedplate.types import Type, type_of
 
@@ -40,11 +41,14 @@ class Selected:
         features: those asked for, in order.
         views: each view to read, with the full names of the features to read from it.
         derived: derived features in an order in which each comes after its inputs.
+        chains: each view to read by keys that features hold, with the names of the features to read as the view itself
+            calls them; those that need fewer reads before come first. What holds their keys is among the rest.
     """
 
     features: tuple[Feature, ...]
     views: tuple[tuple[CompiledView, tuple[str, ...]], ...]
     derived: tuple[DerivedFeature, ...]
+    chains: tuple[tuple[Chain, tuple[str, ...]], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,8 +57,25 @@ class Selected:
 
     @property
     def entities(self) -> tuple[Entity, ...]:
-        """Every entity that a view to read is about."""
-        return tuple(dict.fromkeys(e for view, _ in self.views for e in view.view.entities))
+        """Every entity whose key a row must have."""
+        direct = [e for view, _ in self.views for e in view.view.entities]
+        return tuple(dict.fromkeys([*direct, *(e for chain, _ in self.chains for e in chain.entities)]))
+
+    @property
+    def every_view(self) -> tuple[CompiledView, ...]:
+        """Every view that is read, by its own keys or by those that features hold, each once."""
+        found = {view.id: view for view, _ in self.views}
+        return tuple((found | {chain.view.id: chain.view for chain, _ in self.chains}).values())
+
+    @property
+    def about(self) -> dict[str, tuple[str, ...]]:
+        """The names of the entities whose keys each feature needs, for each that is read or derived."""
+        found = {n: tuple(e.name for e in view.view.entities) for view, names in self.views for n in names}
+        for chain, names in self.chains:
+            found |= {chain.prefix + n: tuple(e.name for e in chain.entities) for n in names}
+        for derived in self.derived:
+            found[derived.name] = tuple(dict.fromkeys(e for n in derived.inputs for e in found.get(n, ())))
+        return found
 
 
 @final
@@ -65,15 +86,24 @@ class FeatureGraph:
         views: the feature views.
         derived: the derived features.
         root: the project's folder, where relative paths of sources start.
+        links: where the keys of entities are found in features.
+
+    Attributes:
+        features: every feature by its full name: of views, those that links reach, derived ones.
+        chained: of each feature that links reach, the way to its view, and its own full name.
 
     Raises:
         DefinitionError: duplicate names, an unknown feature, a cycle, an entity with keys of two types.
     """
 
-    __slots__ = ("derived", "features", "views")
+    __slots__ = ("chained", "derived", "features", "views")
 
     def __init__(
-        self, views: Iterable[FeatureView], derived: Iterable[DerivedFeature] = (), root: Path | None = None
+        self,
+        views: Iterable[FeatureView],
+        derived: Iterable[DerivedFeature] = (),
+        root: Path | None = None,
+        links: Sequence[Link] = (),
     ) -> None:
         self.views = _by_name("view", [v.compile(root) for v in views])
         self.derived = _by_name("derived feature", list(derived))
@@ -84,6 +114,11 @@ class FeatureGraph:
                     raise DefinitionError(f"another view has a feature '{name}'", where=view.place)
                 self.features[name] = feature
         self._check_sources()
+        self.chained: dict[str, tuple[Chain, str]] = {}
+        for chain in chains_of(links, self.views, self.key_types()):
+            for name, own in chain.view.features.items():
+                self.chained[chain.prefix + name] = chain, name
+                self.features[chain.prefix + name] = chain.feature(own, self.features)
         for feature in self._ordered(self.derived):
             self.features[feature.name] = self._derived_feature(feature)
         self.key_types()
@@ -124,13 +159,17 @@ class FeatureGraph:
         needed: dict[str, None] = {}
         derived: dict[str, None] = {}
         self._collect(names, needed, derived)
+        chains: dict[Chain, list[str]] = {}
+        for chain, own in (self.chained[n] for n in self.chained if n in needed):
+            chains.setdefault(chain, []).append(own)
         views = [
             (view, tuple(n for n in view.features if n in needed))
             for view in self.views.values()
             if any(n in needed for n in view.features)
         ]
         order = [self.derived[n] for n in derived]
-        return Selected(tuple(self.features[n] for n in names), tuple(views), tuple(order))
+        read = tuple((chain, tuple(own)) for chain, own in chains.items())
+        return Selected(tuple(self.features[n] for n in names), tuple(views), tuple(order), read)
 
     def _names(self, feature: FeatureLike, place: str) -> list[str]:
         if not isinstance(feature, str | FeatureView | DerivedFeature):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -145,13 +184,27 @@ class FeatureGraph:
         name = f"{feature.name}.*" if isinstance(feature, FeatureView) else feature
         name = name if isinstance(name, str) else name.name
         if name.endswith(".*"):
-            view = self.views.get(name[:-2])
-            if view is None:
-                raise DefinitionError(f"unknown view '{name[:-2]}'", where=place, hint=suggest(name[:-2], self.views))
-            return list(view.features)
+            of_group = self.group(name[:-2])
+            if not of_group:
+                groups = self.groups
+                raise DefinitionError(f"unknown view '{name[:-2]}'", where=place, hint=suggest(name[:-2], groups))
+            return of_group
         if name not in self.features:
             raise DefinitionError(f"unknown feature '{name}'", where=place, hint=suggest(name, self.features))
         return [name]
+
+    @property
+    def groups(self) -> list[str]:
+        """What may stand before `.*`: views, links, and views behind links."""
+        prefixes = [(chain.prefix, own) for chain, own in self.chained.values()]
+        behind = [n for prefix, own in prefixes for n in (prefix[:-1], f"{prefix}{own.rpartition('.')[0]}")]
+        return list(dict.fromkeys([*self.views, *behind]))
+
+    def group(self, name: str) -> list[str]:
+        """The features of a view, or all that are behind a link; none where there is no such thing."""
+        if name in self.views:
+            return list(self.views[name].features)
+        return [n for n in self.chained if n.startswith(f"{name}.")]
 
     def _check_same(self, feature: FeatureView | DerivedFeature, place: str) -> None:
         """Raises `DefinitionError` where the graph has something else under the name of a definition."""
@@ -179,8 +232,10 @@ class FeatureGraph:
             if name in self.derived and name not in derived:
                 self._collect(self.derived[name].inputs, needed, derived)
                 derived[name] = None
-            elif name != REQUEST_TIME and name not in self.derived:
+            elif name != REQUEST_TIME and name not in self.derived and name not in needed:
                 needed[name] = None
+                if name in self.chained:
+                    self._collect(filter(None, self.chained[name][0].keys), needed, derived)
 
     def _ordered(self, derived: Mapping[str, DerivedFeature]) -> list[DerivedFeature]:
         order: dict[str, DerivedFeature] = {}

@@ -9,6 +9,7 @@ import numpy as np
 from bedplate.batch import Column
 from bedplate.errors import DataError
 from bedplate.features.assemble import Read, Reader
+from bedplate.features.chains import Chains, Level
 from bedplate.features.derived import evaluate
 from bedplate.features.graph import Selected
 from bedplate.types import Int64s
@@ -29,16 +30,23 @@ def lookup(selected: Selected, reader: Reader, keys: Mapping[str, Int64s], times
     Raises:
         DataError: an entity has no keys.
     """
-    reads: list[Read] = []
-    for view, names in selected.views:
-        entities = [e.name for e in view.view.entities]
-        missing = [e for e in entities if e not in keys]
+    needed = [(view, view.view.entities) for view, _ in selected.views]
+    for view, entities in [*needed, *((chain.view, chain.entities) for chain, _ in selected.chains)]:
+        missing = [e.name for e in entities if e.name not in keys]
         if missing:
             raise DataError(f"no keys of '{missing[0]}', got those of {list(keys)}", where=view.place)
-        reads.append(Read(view, names, np.stack([keys[e] for e in entities], axis=1), times))
+    reads = [
+        Read(view, names, np.stack([keys[e.name] for e in view.view.entities], axis=1), times)
+        for view, names in selected.views
+    ]
     columns: dict[str, Column] = {}
-    for found in reader.read_all(reads):
-        columns.update(found)
+    groups = list(reader.read_all(reads))
+    chains = Chains(selected.chains)
+    if chains:
+        found = Level(keys.__getitem__, lambda n: next(g[n] for g in groups if n in g), times, groups)
+        chains.follow(reader, found, None)
+    for group in groups:
+        columns.update(group)
     for derived in selected.derived:
         columns |= evaluate([derived], columns, times)
     return {name: columns[name] for name in selected.names}

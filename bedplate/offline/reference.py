@@ -20,6 +20,7 @@ from bedplate.batch import Column, Dense, Ids, Ragged
 from bedplate.canonical import string_ids
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import series_to_column
+from bedplate.features.links import Link
 from bedplate.features.view import CompiledView
 from bedplate.sources.base import TIME
 from bedplate.types import Int64s, Type
@@ -197,6 +198,38 @@ class Reference(Reader):
             empty = np.zeros(0, feature.type.dtype)
             column = Ragged(Ids(empty) if feature.type is Type.STRING else Dense(empty), column.offsets)
         return column
+
+
+def linked(
+    name: str,
+    links: Mapping[str, Link],
+    references: Mapping[str, Reference],
+    keys: Mapping[str, int],
+    time: int,
+) -> Value:
+    """A feature that links reach, of one row: each link gives one more key, then the feature's view is asked.
+
+    Args:
+        name: of the feature: the links that are followed, then its own full name.
+        links: the links by name.
+        references: the oracle of each view by the view's name.
+        keys: what the row has, by the entity's name.
+        time: the time asked for, of every step.
+    """
+
+    def value(feature: str) -> Value:
+        reference = references[feature.partition(".")[0]]
+        return reference.values(tuple(known[e.name] for e in reference.view.view.entities), time)[feature]
+
+    known, rest, missing = dict(keys), name, False
+    while rest.partition(".")[0] in links:
+        link, _, rest = rest.partition(".")
+        key = None if missing else value(links[link].feature)
+        missing = key is None
+        if not missing:
+            known[links[link].entity.name] = string_ids([key])[0] if isinstance(key, str) else key
+    is_list = references[rest.partition(".")[0]].view.features[rest].is_list
+    return ([] if is_list else None) if missing else value(rest)
 
 
 def _key_column(series: pl.Series) -> list[int]:

@@ -81,10 +81,7 @@ def check_towers(job: Job, dataset: CompiledDataset) -> None:
     """
     if not isinstance(job.model, TwoTowerConfig):
         return
-    item, selected = dataset.dataset.spine.item.name, dataset.selected
-    about = {n: tuple(e.name for e in view.view.entities) for view, names in selected.views for n in names}
-    for derived in selected.derived:
-        about[derived.name] = tuple(dict.fromkeys(e for n in derived.inputs for e in about.get(n, ())))
+    item, about = dataset.dataset.spine.item.name, dataset.selected.about
     for name in job.inputs:
         entities = about.get(name, ())
         if item in entities and len(entities) > 1:

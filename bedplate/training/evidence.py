@@ -35,7 +35,7 @@ def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feat
     compiled = dataset.compiled
     known = {f.name: f for f in compiled.selected.features} | dict(features)
     found = compiled.definitions()
-    found |= {f"view {view.name}": view.id for view, _ in compiled.selected.views}
+    found |= {f"view {view.name}": view.id for view in compiled.selected.every_view}
     return found | {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
 
 
