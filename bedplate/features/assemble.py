@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, final
+from typing import final
 
 import numpy as np
 
@@ -16,36 +16,8 @@ from bedplate.errors import RequestError
 from bedplate.features.chains import Chains, Level
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
 from bedplate.features.graph import Selected
-from bedplate.features.view import CompiledView
+from bedplate.features.reader import Read, Reader
 from bedplate.types import Float32s, Int64s
-
-
-class Read(NamedTuple):
-    """Features of a view to read for n rows.
-
-    Attributes:
-        view: the compiled view.
-        names: full names of features of the view.
-        keys: [n, entities] int64.
-        times: [n] int64 microseconds; only events with `time + delay < t` count.
-    """
-
-    view: CompiledView
-    names: Sequence[str]
-    keys: Int64s
-    times: Int64s
-
-
-class Reader(Protocol):
-    """Reads the features of a view for keys at times: history or the online store."""
-
-    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
-        """The values of n rows, a column for each name; see `Read`."""
-        ...
-
-    def read_all(self, reads: Sequence[Read]) -> Sequence[Mapping[str, Column]]:
-        """Several reads, of one state of what is read."""
-        return [self.read(*read) for read in reads]
 
 
 @final
@@ -87,7 +59,8 @@ class Join:
     """
 
     __slots__ = (
-        "_chains", "_entities", "_every", "_item", "_of_item", "_of_request", "_request", "_steps", "levels", "selected",
+        "_chains", "_entities", "_every", "_item", "_of_item", "_of_request", "_request", "_steps", "levels",
+        "selected",
     )  # fmt: skip
 
     def __init__(self, selected: Selected, item: str) -> None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import final
 
 import numpy as np
 
 from bedplate.batch import Column, Columns, Dense, Embedding, Ids, Places, Ragged, Stack
 from bedplate.features.links import Chain
+from bedplate.features.reader import Read, Reader
 from bedplate.types import Array, Bools, Int64s
-
-if TYPE_CHECKING:
-    from bedplate.features.assemble import Reader
 
 
 @final
@@ -110,8 +108,6 @@ class Chains:
             request: the requests; None: what is of them was read before.
             item: the candidates; None: what is of them is not wanted.
         """
-        from bedplate.features.assemble import Read
-
         for wave in self._waves:
             asked: list[tuple[ChainRead, Level, Bools | None]] = []
             reads: list[Read] = []

@@ -150,8 +150,8 @@ class _Links:
                     raise DefinitionError(
                         f"the links form a cycle: {way}, by {', '.join(one.name for one in cycle)}",
                         where=cycle[0].place,
-                        hint="an entity of another name with the same key ends it: Entity('parent', key='category_id'), "
-                        "with a view of its own over the same source",
+                        hint="an entity of another name with the same key ends it, such as "
+                        "Entity('parent', key='category_id'), with a view of its own over the same source",
                     )
                 visit(link.entity.name, (*path, link))
 

@@ -36,7 +36,7 @@ from bedplate.features.view import CompiledView
 from bedplate.sources.base import Snapshot
 from bedplate.types import Array, Int64s, Type
 
-FORMAT = 1
+FORMAT = 2
 """The version of the layout; part of every timeline's id, so that an old layout is never read by new code."""
 
 

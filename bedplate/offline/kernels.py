@@ -27,6 +27,8 @@ def compiled(function: _Function) -> _Function:
     return cast("_Function", njit(cache=True, nogil=True)(function))
 
 
+SPREAD = 27
+"""The logarithm of how far a key's sum may be above its smallest value before rounded sums lose digits of a window."""
 SMALL = 12
 """Places that a row may be moved on average before insertion gives way to a merge sort."""
 BLOCK = 64
@@ -207,13 +209,67 @@ def sort_slices(times: Int64s, offsets: Int64s, order: Array) -> None:
 
 
 @compiled
-def prefix_sums(values: Array, key_starts: Int64s, out: Array) -> None:
-    """Inclusive sums that begin afresh at each key's first value, so that rounding never crosses keys."""
+def two_sum(one: Any, other: Any) -> Any:
+    """The rounded sum of two floats and what rounding left off, exactly (Knuth, TAOCP 2, 4.2.2, theorem B)."""
+    total = one + other
+    part = total - one
+    return total, (one - (total - part)) + (other - part)
+
+
+@compiled
+def add_float(high: Any, low: Any, value: Any) -> Any:
+    """The sum, of about 106 bits, of a double-double number and a float (Dekker 1971)."""
+    total, rest = two_sum(high, value)
+    if np.isfinite(rest):
+        high, low = two_sum(total, rest + low)
+        return high, low
+    return total, 0.0  # beyond the range of a float
+
+
+@compiled
+def prefix_sums(values: Array, key_starts: Int64s, out: Array, low_starts: Int64s) -> Any:
+    """Inclusive sums that begin afresh at each key's first value, each the exact sum rounded once.
+
+    Differences of them are right to 2 ** -25 of themselves where all values of the key have one sign and their sum is
+    at most 2 ** `SPREAD` of the smallest one, or where nothing was rounded. The other keys need `low_sums` too.
+
+    Args:
+        values: [m] floats.
+        key_starts: [k + 1].
+        out: [m] float64, filled.
+        low_starts: [k], filled with where the key's values begin in `low_sums`; -1: it needs none.
+
+    Returns:
+        the length of `low_sums`.
+    """
+    used = 0
     for k in range(len(key_starts) - 1):
-        total = out[:1].dtype.type(0)
+        high, low, smallest = 0.0, 0.0, np.inf
+        is_rounded, rises, falls = False, False, False
         for i in range(key_starts[k], key_starts[k + 1]):
-            total += values[i]
-            out[i] = total
+            value = values[i]
+            high, low = add_float(high, low, value)
+            out[i] = high
+            is_rounded |= low != 0.0
+            rises |= value > 0.0
+            falls |= value < 0.0
+            if value != 0.0:
+                smallest = min(smallest, abs(value))
+        low_starts[k] = -1
+        if is_rounded and ((rises and falls) or abs(high) > 2.0**SPREAD * smallest):
+            low_starts[k] = used
+            used += key_starts[k + 1] - key_starts[k]
+    return used
+
+
+@compiled
+def low_sums(values: Array, key_starts: Int64s, low_starts: Int64s, out: Array) -> None:
+    """What `prefix_sums` rounded off, for the keys that need it: the sums of both are right to about 2 ** -104."""
+    for k in range(len(low_starts)):
+        high, low = 0.0, 0.0
+        for i in range(key_starts[k], key_starts[k + 1] if low_starts[k] >= 0 else key_starts[k]):
+            high, low = add_float(high, low, values[i])
+            out[low_starts[k] + i - key_starts[k]] = low
 
 
 @compiled
@@ -243,15 +299,44 @@ def sum_between(prefix: Array, start: Any, a: Any, b: Any) -> Any:
 
 
 @compiled
-def range_sums(prefix: Array, key_starts: Int64s, codes: Array, a: Int64s, b: Int64s, out: Array) -> None:
-    """The sum of values [a, b) of each code."""
+def exact_between(prefix: Array, low: Array, start: Any, low_start: Any, a: Any, b: Any) -> Any:
+    """As `sum_between` for a key with `low_sums`, which begin at `low_start`."""
+    high, rest = 0.0, 0.0
+    if b > a:
+        high, rest = prefix[b - 1], low[low_start + b - 1 - start]
+        if a > start:
+            high, left = two_sum(high, -prefix[a - 1])
+            rest = left + (rest - low[low_start + a - 1 - start])
+    return prefix.dtype.type(high + rest)
+
+
+@compiled
+def range_sums(
+    prefix: Array,
+    low_starts: Int64s,
+    low: Array,
+    key_starts: Int64s,
+    codes: Array,
+    a: Int64s,
+    b: Int64s,
+    out: Array,
+) -> None:
+    """The sum of values [a, b) of each code; `low_starts` is empty where no key has `low_sums`."""
     for i in range(len(codes)):
-        out[i] = sum_between(prefix, key_starts[max(codes[i], 0)], a[i], b[i]) if len(prefix) else 0
+        code = max(codes[i], 0)
+        if not len(prefix):
+            out[i] = 0
+        elif len(low_starts) and low_starts[code] >= 0:
+            out[i] = exact_between(prefix, low, key_starts[code], low_starts[code], a[i], b[i])
+        else:
+            out[i] = sum_between(prefix, key_starts[code], a[i], b[i])
 
 
 @compiled
 def fill_totals(
     prefix: Array,
+    low_starts: Int64s,
+    low: Array,
     key_starts: Int64s,
     rank: Int64s,
     codes: Array,
@@ -268,6 +353,8 @@ def fill_totals(
 
     Args:
         prefix: [m] sums of the selection's values; one 0 where only counts are asked for, or there are no values.
+        low_starts: [k] as `prefix_sums` gives them, or empty where no key has `low_sums`.
+        low: `low_sums`.
         key_starts: [k + 1] where each key's values begin.
         rank: as in the conventions above, or empty where every row counts.
         codes: [n] positions of keys; -1 for none, whose ranges are empty.
@@ -282,7 +369,9 @@ def fill_totals(
         present: [.., columns] bytes, filled in the columns of presence.
     """
     for i in range(len(codes)):
-        start = key_starts[max(codes[i], 0)]
+        code = max(codes[i], 0)
+        start = key_starts[code]
+        low_start = low_starts[code] if len(low_starts) else np.int64(-1)
         last = rank[stop[i]] if len(rank) else stop[i]
         place = np.uint64(places[i])
         for line in range(len(lines)):
@@ -294,7 +383,10 @@ def fill_totals(
                 counts[place, lines[line, 1]] = count
             if lines[line, 2] < 0 and lines[line, 3] < 0:
                 continue
-            total = sum_between(prefix, start, a, last)
+            if low_start < 0:
+                total = sum_between(prefix, start, a, last)
+            else:
+                total = exact_between(prefix, low, start, low_start, a, last)
             if lines[line, 2] >= 0:
                 sums[place, lines[line, 2]] = total
             if lines[line, 3] >= 0:

@@ -27,7 +27,7 @@ from bedplate.offline.answer import Answer
 from bedplate.offline.base import History
 from bedplate.offline.build import Build
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
-from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
+from bedplate.offline.totals import NO_FLOATS, NOTHING, Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
 _BLOCK = 1 << 14
@@ -213,15 +213,13 @@ class IndexReader:
             over = ranges[_range(call, call.aggregation.reductions[0], ttl)]
             place = answer.places[f"{self.view.name}.{call.names[0]}"]
             wanted.setdefault(index, []).append((over, columns_of(call, place)))
-        return [
-            Totals(
-                self.timeline.reduction(self._columns[i], Reduce.SUM)["prefix"] if i in summed else None,
-                self._starts[i],
-                self._files[i].rank,
-                lines_of(of_selection),
-            )
-            for i, of_selection in wanted.items()
-        ]
+        totals: list[Totals] = []
+        for i, of_selection in wanted.items():
+            arrays = self.timeline.reduction(self._columns[i], Reduce.SUM) if i in summed else {}
+            low_starts, low = arrays.get("low starts", NOTHING), arrays.get("low", NO_FLOATS)
+            lines = lines_of(of_selection)
+            totals.append(Totals(arrays.get("prefix"), low_starts, low, self._starts[i], self._files[i].rank, lines))
+        return totals
 
     def _positions(self, keys: Int64s) -> Array:
         """Each asked key's position among those of the index, int32; -1 where it is not there."""
@@ -284,7 +282,9 @@ class IndexReader:
         arrays = self.timeline.reduction(self._columns[index], reduce)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
-            kernels.range_sums(arrays["prefix"], self._starts[index], block.asked.codes, a, b, out)
+            low_starts, low = arrays.get("low starts", NOTHING), arrays.get("low", NO_FLOATS)
+            codes, starts = block.asked.codes, self._starts[index]
+            kernels.range_sums(arrays["prefix"], low_starts, low, starts, codes, a, b, out)
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)

@@ -221,15 +221,17 @@ def linked(
         reference = references[feature.partition(".")[0]]
         return reference.values(tuple(known[e.name] for e in reference.view.view.entities), time)[feature]
 
-    known, rest, missing = dict(keys), name, False
+    known, rest = dict(keys), name
+    nothing: Value = (
+        [] if references[name.split(".")[-2]].view.features[".".join(name.split(".")[-2:])].is_list else None
+    )
     while rest.partition(".")[0] in links:
         link, _, rest = rest.partition(".")
-        key = None if missing else value(links[link].feature)
-        missing = key is None
-        if not missing:
-            known[links[link].entity.name] = string_ids([key])[0] if isinstance(key, str) else key
-    is_list = references[rest.partition(".")[0]].view.features[rest].is_list
-    return ([] if is_list else None) if missing else value(rest)
+        key = value(links[link].feature)
+        if key is None:
+            return nothing
+        known[links[link].entity.name] = string_ids([key])[0] if isinstance(key, str) else key
+    return value(rest)
 
 
 def _key_column(series: pl.Series) -> list[int]:

@@ -52,8 +52,9 @@ class Simulation:
 
     Attributes:
         events: rows in their order of arrival: `user` (integers), `item` (strings), `time` (integer microseconds), and
-            the values `quantity`, `price` (with null and NaN), `kind`, `flag` and `seen`, each null at times; as states
-            of entities rows end at `until`, and say by `gone` that there is none, null at times too.
+            the values `quantity`, `price` (with null and NaN), `amount` (of either sign, over 20 orders of magnitude),
+            `kind`, `flag` and `seen`, each null at times; as states of entities rows end at `until`, and say by `gone`
+            that there is none, null at times too.
         users: [q] int64, the users asked for; some have no event.
         items: [q] int64, the ids of the items asked for; some have no event.
         times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
@@ -111,6 +112,7 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
             "time": times,
             "quantity": _nullable(_whole(next(streams), -3, 20, count), next(streams)),
             "price": _nullable(np.where(nan, np.nan, prices), next(streams)),
+            "amount": _nullable(_amounts(seed, count), np.random.default_rng([seed, 201])),
             "kind": _nullable(_KINDS[_whole(next(streams), 0, len(_KINDS), count)], next(streams)),
             "flag": _nullable(next(streams).random(count) < 0.5, next(streams)),
             "seen": _nullable(times - _whole(next(streams), 0, DAY, count), next(streams)),
@@ -146,6 +148,12 @@ def _whole(draw: np.random.Generator, low: int, high: int, count: int) -> Int64s
     return low + (draw.random(count) * (high - low)).astype(np.int64)
 
 
+def _amounts(seed: int, count: int) -> Array:
+    """Numbers of either sign from 1 to 1e20: sums of them lose digits wherever one is subtracted from another."""
+    drawn = np.random.default_rng([seed, 200]).random((count, 2))
+    return np.where(drawn[:, 0] < 0.5, -1, 1) * 10 ** (20 * drawn[:, 1])
+
+
 def _nullable(values: Array, draw: np.random.Generator) -> pl.Series:
     series = pl.Series(values)
     return pl.select(pl.when(pl.Series(draw.random(len(series)) > 0.1)).then(series)).to_series()
@@ -175,7 +183,11 @@ def every_aggregation() -> dict[str, Aggregation]:
         "spend": Sum(pl.col("price") * pl.col("quantity"), windows=["1h", "1d"]),
         "flags": Sum("flag", windows="1d"),
         "near_spend": Sum("price", windows=exact),
+        "amounts": Sum("amount"),
+        "amounts_in": Sum("amount", windows=windows),
+        "near_amount": Mean("amount", windows=exact),
         "price": Mean("price", windows=windows),
+        "amount": Mean("amount", windows=windows),
         "price_bought": Mean("price", where=bought),
         "lowest": Min("quantity", windows=windows),
         "cheapest": Min("price"),

@@ -1,4 +1,4 @@
-"""Links: keys found in features, at every step as of the same time, in history, online, on requests and on candidates."""
+"""Links: keys found in features, at every step as of the same time, in history and online, on both sides of a batch."""
 
 from __future__ import annotations
 
@@ -197,7 +197,13 @@ def test_requests_and_candidates_get_what_rows_get(known, history):
     join, reader = Join(selected, "item"), Counting(history)
     batch = join.batch(reader, rows, known=join.request(reader, rows) if known else None)
     assert_equal(by_batch(batch, selected.names), by_rows(rows, selected, history))
-    of_request = {"user_shelf.shelves.n_1d", "user_shelf.shelves.flag", "user_shelf.shelves.sum", "doubled", "users.n_1d"}
+    of_request = {
+        "user_shelf.shelves.n_1d",
+        "user_shelf.shelves.flag",
+        "user_shelf.shelves.sum",
+        "doubled",
+        "users.n_1d",
+    }
     assert set(batch.request) == of_request
     assert {n for n, level in join.levels.items() if level} == of_request | {"users.shelf"}
     assert len(reader.reads) == (
@@ -304,7 +310,7 @@ def test_mistakes_are_named(links, message, hint):
 
 
 def test_arguments_are_checked():
-    with pytest.raises(DefinitionError, match="got the name 'a.b', expected a text without dots"):
+    with pytest.raises(DefinitionError, match=r"got the name 'a\.b', expected a text without dots"):
         Link("a.b", "items.kind", KIND)
     with pytest.raises(DefinitionError, match="got the feature None"):
         Link("a", None, KIND)  # pyright: ignore[reportArgumentType]
