@@ -20,6 +20,7 @@ from bedplate.datasets.dataset import Dataset
 from bedplate.errors import BedplateError, DefinitionError
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.links import Link
+from bedplate.features.model import Computed, ModelFeature
 from bedplate.features.view import FeatureView
 from bedplate.mistakes import hint_for
 from bedplate.sources.base import Source
@@ -34,6 +35,7 @@ _CALLED = {
     "Job": "job",
     "Label": "label",
     "Link": "link",
+    "ModelFeature": "model feature",
     "Service": "service",
     "Source": "source",
 }
@@ -49,14 +51,14 @@ class Definitions:
 
     Attributes:
         views: the feature views.
-        derived: the derived features.
+        derived: the derived features, and those that models make.
         datasets: the datasets.
         others: what else the files name, with the variable: services, training jobs, sources, entities.
         places: where a definition is made, such as "features.py:12", by what a message calls it: "view 'sales'".
     """
 
     views: list[FeatureView] = field(default_factory=list[FeatureView])
-    derived: list[DerivedFeature] = field(default_factory=list[DerivedFeature])
+    derived: list[Computed] = field(default_factory=list[Computed])
     datasets: list[Dataset] = field(default_factory=list[Dataset])
     others: list[tuple[str, object]] = field(default_factory=list[tuple[str, object]])
     places: dict[str, str] = field(default_factory=dict[str, str])
@@ -69,7 +71,7 @@ class Definitions:
         """Takes in what a variable of a file holds."""
         if isinstance(value, FeatureView):
             self.views.append(value)
-        elif isinstance(value, DerivedFeature):
+        elif isinstance(value, DerivedFeature | ModelFeature):
             self.derived.append(value)
         elif isinstance(value, Dataset):
             self.datasets.append(value)

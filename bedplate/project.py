@@ -29,6 +29,7 @@ from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.links import Link
 from bedplate.features.lookup import lookup
+from bedplate.features.model import ModelFeature, Scorers
 from bedplate.features.times import TimesLike, encode_times
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.files import remove_leftovers
@@ -272,7 +273,22 @@ class Project:
         compiled = self.dataset(name)
         with self.located():
             indexed = {view.id: self.history.reader(view).timeline.manifest.snapshot for view in compiled.views}
-            return LoadedDataset(compiled, self.history, indexed)
+            return LoadedDataset(compiled, self.history, indexed, self.scorers(compiled.selected))
+
+    def scorers(self, selected: Selected) -> Scorers:
+        """The models behind features, of the versions that are named or that have the alias now.
+
+        Raises:
+            NotFoundError: a model is not there.
+            DefinitionError: it reads other features than the definition says, or ones whose definition has changed.
+            ArtifactError: it is damaged, or gives something else than is wanted of it.
+        """
+        if not selected.models:
+            return {}
+        from bedplate.registry.registry import Registry
+        from bedplate.serving.scorer import load_scorers
+
+        return load_scorers(selected, self.graph, Registry(self.config.registry_path))
 
     def lookup(
         self,
@@ -316,7 +332,7 @@ class Project:
             counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
             raise DataError(f"got keys: {counts}; and {len(micros)} times; expected as many of each", where="lookup")
         with self.located():
-            columns = lookup(selected, reader or self.history, encoded, micros)
+            columns = lookup(selected, reader or self.history, encoded, micros, self.scorers(selected))
         shown = [pl.Series(e, by_entity[e]) for e in entities]
         time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
         return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
@@ -378,7 +394,7 @@ def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definitio
 
 def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
     """What must be read for features that a person asks for."""
-    single = isinstance(features, str | FeatureView | DerivedFeature)
+    single = isinstance(features, str | FeatureView | DerivedFeature | ModelFeature)
     if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
         raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")
     asked = [features] if single else list(cast("Sequence[FeatureLike]", features))

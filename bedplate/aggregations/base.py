@@ -91,6 +91,11 @@ class Selection:
             self.form["keeps_null"] = True
 
     @property
+    def text(self) -> str:
+        """The inputs for a person to read, without how long a nullable value holds; empty where there are none."""
+        return ", ".join(map(str, self.inputs[:1] if self.keeps_null else self.inputs))
+
+    @property
     def expressions(self) -> tuple[pl.Expr, ...]:
         """The inputs and then the condition."""
         return self.inputs if self.where is None else (*self.inputs, self.where)
@@ -281,9 +286,7 @@ class Aggregation(ABC):
     def text(self) -> str:
         """The aggregation for a person to read, without its condition and windows."""
         options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int))
-        shown = self.selection.inputs[: 1 if self.selection.keeps_null else None]
-        inputs = ", ".join(map(str, shown))
-        return f"{type(self).__name__}({'; '.join(filter(None, [inputs, options]))})"
+        return f"{type(self).__name__}({'; '.join(filter(None, [self.selection.text, options]))})"
 
     @final
     def require(self, accepted: Sequence[Type], got: Type) -> None:

@@ -87,7 +87,7 @@ def planned(project: Project) -> list[Planned]:
         view, timeline = build.view, build.timeline
         columns, reductions = build.missing_columns(), build.missing_reductions()
         ids = [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
-        inputs = [", ".join(map(str, s.inputs)) or "events" for s in view.selections]
+        inputs = [s.text or "events" for s in view.selections]
         missing = len(columns) + len(reductions) + build.needs_timeline
         sort = build.needs_timeline and is_new(timeline.folder)
         wanted = tuple(inputs[i] for i in columns if is_new(timeline.column_folder(ids[i])))

@@ -15,6 +15,7 @@ from bedplate.datasets.split import TimeSplit
 from bedplate.errors import DefinitionError, suggest
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
+from bedplate.features.model import ModelFeature
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.sources.base import Source
 from bedplate.types import Type, format_duration
@@ -67,7 +68,7 @@ class Dataset:
         self.labels = (labels,) if isinstance(labels, Label) else tuple(labels)
         for label in self.labels:
             check_kind(label, Label, f"{self.place}: labels", hint="for example Label('bought', ...)")
-        if isinstance(features, str | FeatureView | DerivedFeature):
+        if isinstance(features, str | FeatureView | DerivedFeature | ModelFeature):
             raise DefinitionError("got one feature, expected a list", where=f"{self.place}: features")
         check_list(features, f"{self.place}: features", 'for example ["view.feature", other_view]')
         self.features = tuple(features)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 from bedplate.batch import Batch, Column, Columns, Places, expand
 from bedplate.errors import RequestError
 from bedplate.features.chains import Chains, Level
-from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
+from bedplate.features.derived import REQUEST_TIME
 from bedplate.features.graph import Selected
+from bedplate.features.model import Computed, Scorers, compute
 from bedplate.features.reader import Read, Reader
 from bedplate.types import Float32s, Int64s
 
@@ -52,6 +54,7 @@ class Join:
     Args:
         selected: the features.
         item: the name of the candidates' entity.
+        scorers: the models behind selected features; needed when rows are read.
 
     Attributes:
         selected: as given.
@@ -63,7 +66,7 @@ class Join:
         "selected",
     )  # fmt: skip
 
-    def __init__(self, selected: Selected, item: str) -> None:
+    def __init__(self, selected: Selected, item: str, scorers: Scorers = MappingProxyType({})) -> None:
         self.selected = selected
         self.levels = {name: item not in entities for name, entities in selected.about.items()}
         self._chains = Chains(selected.chains, item)
@@ -72,18 +75,18 @@ class Join:
         self._of_item = [v for v in views if item in v[2]]
         self._entities = {e.name: chain.view for chain, _ in selected.chains for e in chain.entities if e.name != item}
         self._entities |= {e: view for view, _, entities in views for e in entities if e != item}
-        self._steps = {level: self._derived_steps(level) for level in (True, False)}
+        self._steps = {level: self._derived_steps(level, scorers) for level in (True, False)}
         self._request = _Order(tuple(n for n in selected.names if self.levels[n]))
         self._item = _Order(tuple(n for n in selected.names if not self.levels[n]))
         self._every = _Order(tuple(n for n, level in self.levels.items() if level))
 
-    def _derived_steps(self, level: bool) -> list[_Step]:
+    def _derived_steps(self, level: bool, scorers: Scorers) -> list[_Step]:
         """The derived features of a level, in order, those together that can be evaluated at once."""
         steps: list[_Step] = []
         left = [d for d in self.selected.derived if self.levels[d.name] == level]
         while left:
             waiting = {d.name for d in left}
-            steps.append(_Step([d for d in left if waiting.isdisjoint(d.inputs)]))
+            steps.append(_Step([d for d in left if waiting.isdisjoint(d.inputs)], scorers))
             left = [d for d in left if d not in steps[-1].derived]
         return steps
 
@@ -196,16 +199,16 @@ def _find(groups: Sequence[Mapping[str, Column]], name: str) -> Column:
 class _Step:
     """Derived features that are evaluated together; their columns are always in the same places."""
 
-    __slots__ = ("_places", "derived", "inputs")
+    __slots__ = ("_places", "_scorers", "derived", "inputs")
 
-    def __init__(self, derived: list[DerivedFeature]) -> None:
-        self.derived = derived
+    def __init__(self, derived: list[Computed], scorers: Scorers) -> None:
+        self.derived, self._scorers = derived, scorers
         self.inputs = {n for d in derived for n in d.inputs if n != REQUEST_TIME}
         self._places: Places = {d.name: (i, -1) for i, d in enumerate(derived)}
 
     def columns(self, inputs: Mapping[str, Column], times: Int64s) -> Columns:
         """The values of n rows, of the inputs by name."""
-        found = evaluate(self.derived, inputs, times)
+        found = compute(self.derived, inputs, times, self._scorers)
         return Columns([found[d.name] for d in self.derived], self._places)
 
 

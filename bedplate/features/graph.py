@@ -15,13 +15,14 @@ from bedplate.features.derived import REQUEST_TIME, DerivedFeature
 from bedplate.features.entity import Entity
 from bedplate.features.expression import expression_type
 from bedplate.features.links import Chain, Link, chains_of
+from bedplate.features.model import Computed, ModelFeature
 from bedplate.features.view import CompiledView, Feature, FeatureView
 from bedplate.types import Type, type_of
 
-FeatureLike: TypeAlias = "str | FeatureView | DerivedFeature"
-"""A feature by its full name, all features of a view (the view, or `"view.*"`), or a derived feature."""
+FeatureLike: TypeAlias = "str | FeatureView | DerivedFeature | ModelFeature"
+"""A feature by its full name, all features of a view (the view, or `"view.*"`), or a derived or model feature."""
 
-_Named = TypeVar("_Named", CompiledView, DerivedFeature)
+_Named = TypeVar("_Named", CompiledView, Computed)
 
 _DTYPES: dict[Type, pl.DataType] = {
     Type.INT: pl.Int64(),
@@ -47,7 +48,7 @@ class Selected:
 
     features: tuple[Feature, ...]
     views: tuple[tuple[CompiledView, tuple[str, ...]], ...]
-    derived: tuple[DerivedFeature, ...]
+    derived: tuple[Computed, ...]
     chains: tuple[tuple[Chain, tuple[str, ...]], ...] = ()
 
     @property
@@ -77,6 +78,19 @@ class Selected:
             found[derived.name] = tuple(dict.fromkeys(e for n in derived.inputs for e in found.get(n, ())))
         return found
 
+    @property
+    def models(self) -> tuple[ModelFeature, ...]:
+        """The features that models compute."""
+        return tuple(f for f in self.derived if isinstance(f, ModelFeature))
+
+    def models_behind(self, names: Iterable[str]) -> tuple[ModelFeature, ...]:
+        """The features that models compute and that these features are, or are computed from."""
+        needed = set(names)
+        for derived in reversed(self.derived):
+            if derived.name in needed:
+                needed.update(derived.inputs)
+        return tuple(f for f in self.models if f.name in needed)
+
 
 @final
 class FeatureGraph:
@@ -101,7 +115,7 @@ class FeatureGraph:
     def __init__(
         self,
         views: Iterable[FeatureView],
-        derived: Iterable[DerivedFeature] = (),
+        derived: Iterable[Computed] = (),
         root: Path | None = None,
         links: Sequence[Link] = (),
     ) -> None:
@@ -172,7 +186,7 @@ class FeatureGraph:
         return Selected(tuple(self.features[n] for n in names), tuple(views), tuple(order), read)
 
     def _names(self, feature: FeatureLike, place: str) -> list[str]:
-        if not isinstance(feature, str | FeatureView | DerivedFeature):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(feature, str | FeatureView | DerivedFeature | ModelFeature):  # pyright: ignore[reportUnnecessaryIsInstance]
             is_label = type(feature).__name__ == "Label"
             raise DefinitionError(
                 f"got a {type(feature).__name__}, expected a feature, a view or a name",
@@ -206,7 +220,7 @@ class FeatureGraph:
             return list(self.views[name].features)
         return [n for n in self.chained if n.startswith(f"{name}.")]
 
-    def _check_same(self, feature: FeatureView | DerivedFeature, place: str) -> None:
+    def _check_same(self, feature: FeatureView | Computed, place: str) -> None:
         """Raises `DefinitionError` where the graph has something else under the name of a definition."""
         known = self.derived.get(feature.name)
         if isinstance(feature, FeatureView):
@@ -237,11 +251,11 @@ class FeatureGraph:
                 if name in self.chained:
                     self._collect(filter(None, self.chained[name][0].keys), needed, derived)
 
-    def _ordered(self, derived: Mapping[str, DerivedFeature]) -> list[DerivedFeature]:
-        order: dict[str, DerivedFeature] = {}
+    def _ordered(self, derived: Mapping[str, Computed]) -> list[Computed]:
+        order: dict[str, Computed] = {}
 
-        def visit(feature: DerivedFeature, path: tuple[str, ...]) -> None:
-            place = f"derived feature '{feature.name}'"
+        def visit(feature: Computed, path: tuple[str, ...]) -> None:
+            place = _place(feature)
             if feature.name in path:
                 cycle = " -> ".join((*path[path.index(feature.name) :], feature.name))
                 hint = "compute one of them from features of views"
@@ -261,7 +275,12 @@ class FeatureGraph:
                 visit(feature, ())
         return list(order.values())
 
-    def _derived_feature(self, derived: DerivedFeature) -> Feature:
+    def _derived_feature(self, derived: Computed) -> Feature:
+        inputs = [self.features[n].id for n in derived.inputs if n != REQUEST_TIME]
+        if isinstance(derived, ModelFeature):
+            text = f"{derived.output} of {derived.model} for {', '.join(derived.inputs)}"
+            text += ", may know the future (not time-true)" if derived.sees_future else ""
+            return Feature(derived.name, Type.FLOAT, False, digest([derived.form(), inputs]), text)
         schema = {name: self.dtype(name) for name in derived.inputs}
         place = f"derived feature '{derived.name}'"
         dtype = expression_type(derived.expression, schema, "the feature", place, "features")
@@ -269,7 +288,6 @@ class FeatureGraph:
         kind = type_of(dtype.inner if isinstance(dtype, pl.List) else dtype)  # pyright: ignore[reportArgumentType]
         if kind is None:
             raise DefinitionError(f"{derived.expression} is {dtype}, expected numbers, strings or lists", where=place)
-        inputs = [self.features[n].id for n in derived.inputs if n != REQUEST_TIME]
         return Feature(derived.name, kind, is_list, digest([derived.form(), inputs]), str(derived.expression))
 
     def dtype(self, name: str) -> pl.DataType:
@@ -278,6 +296,10 @@ class FeatureGraph:
             return pl.Datetime("us", "UTC")
         feature = self.features[name]
         return pl.List(_DTYPES[feature.type]) if feature.is_list else _DTYPES[feature.type]
+
+
+def _place(feature: Computed) -> str:
+    return feature.place if isinstance(feature, ModelFeature) else f"derived feature '{feature.name}'"
 
 
 def _by_name(kind: str, items: Sequence[_Named]) -> dict[str, _Named]:

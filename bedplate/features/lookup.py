@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,12 +11,18 @@ from bedplate.batch import Column
 from bedplate.errors import DataError
 from bedplate.features.assemble import Read, Reader
 from bedplate.features.chains import Chains, Level
-from bedplate.features.derived import evaluate
 from bedplate.features.graph import Selected
+from bedplate.features.model import Scorers, compute
 from bedplate.types import Int64s
 
 
-def lookup(selected: Selected, reader: Reader, keys: Mapping[str, Int64s], times: Int64s) -> dict[str, Column]:
+def lookup(
+    selected: Selected,
+    reader: Reader,
+    keys: Mapping[str, Int64s],
+    times: Int64s,
+    scorers: Scorers = MappingProxyType({}),
+) -> dict[str, Column]:
     """The values of the selected features, in their order.
 
     Args:
@@ -23,6 +30,7 @@ def lookup(selected: Selected, reader: Reader, keys: Mapping[str, Int64s], times
         reader: history or the online store.
         keys: [n] int64 for each entity that a view to read is about, by the entity's name.
         times: [n] int64 microseconds.
+        scorers: the models behind the features.
 
     Returns:
         a column of length n for each feature, by its full name.
@@ -48,5 +56,5 @@ def lookup(selected: Selected, reader: Reader, keys: Mapping[str, Int64s], times
     for group in groups:
         columns.update(group)
     for derived in selected.derived:
-        columns |= evaluate([derived], columns, times)
+        columns |= compute([derived], columns, times, scorers)
     return {name: columns[name] for name in selected.names}

@@ -64,18 +64,21 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @final
-class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a model reads and gives.
 
     Attributes:
         inputs: the features, in the encoder's order. The candidate's own key is no feature and not listed.
         tensors: what the graph takes; a text in a shape is a size that differs from call to call.
         outputs: what the graph gives.
+        models: the model version behind each feature that a model makes and that inputs are computed from, as
+            `name:version` by the feature's name. Serving computes the feature with this version.
     """
 
     inputs: tuple[Input, ...]
     tensors: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    models: dict[str, str] = {}
 
     @classmethod
     def of(

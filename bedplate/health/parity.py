@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
@@ -18,6 +19,7 @@ from bedplate.errors import ProofError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import Selected
 from bedplate.features.lookup import lookup
+from bedplate.features.model import Scorers
 from bedplate.features.view import CompiledView
 from bedplate.types import Array, Bools, Int64s, format_time
 
@@ -89,7 +91,13 @@ class ParityReport:
         self.add(got, expected, keys, times)
 
     def compare_features(
-        self, selected: Selected, keys: Mapping[str, Int64s], times: Int64s, online: Reader, history: Reader
+        self,
+        selected: Selected,
+        keys: Mapping[str, Int64s],
+        times: Int64s,
+        online: Reader,
+        history: Reader,
+        scorers: Scorers = MappingProxyType({}),
     ) -> None:
         """Compares features of any views and derived features, each side computed from its own values.
 
@@ -99,9 +107,11 @@ class ParityReport:
             times: [n] int64 microseconds.
             online: what is to be proven.
             history: what is true.
+            scorers: the models behind the features.
         """
         shown = np.stack([keys[e.name] for e in selected.entities], axis=1) if selected.entities else times[:, None]
-        self.add(lookup(selected, online, keys, times), lookup(selected, history, keys, times), shown, times)
+        got = lookup(selected, online, keys, times, scorers)
+        self.add(got, lookup(selected, history, keys, times, scorers), shown, times)
 
     def add(self, got: Mapping[str, Column], expected: Mapping[str, Column], keys: Int64s, times: Int64s) -> None:
         """Compares columns of n rows, and adds what it finds.

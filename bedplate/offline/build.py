@@ -124,7 +124,7 @@ class Build:
                 del rows
                 while selected:
                     position, values = selected.pop()
-                    described = ", ".join(map(str, self.view.selections[position].inputs)) or "events"
+                    described = self.view.selections[position].text or "events"
                     progress(f"{name}: column {described}")
                     self._build_column(position, values, sealer)
             for position, reduce in reductions:
