@@ -28,7 +28,7 @@ from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.window import Window
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.sources.base import Source
 from bedplate.types import DAY
 

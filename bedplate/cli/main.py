@@ -23,6 +23,8 @@ COMMANDS = {
     "init": ("bedplate.cli.init:init", "Make a new project, empty or from an example."),
     "plan": ("bedplate.cli.plan:plan", "Check the definitions and show what will be built."),
     "apply": ("bedplate.cli.apply:apply", "Build what is missing in the offline store."),
+    "backfill": ("bedplate.cli.backfill:backfill", "Build a view's index for a range of times."),
+    "offline": ("bedplate.cli.offline:offline", "List, merge and clean up the as-of indexes."),
     "lookup": ("bedplate.cli.lookup:lookup", "Show feature values of keys at a time."),
     "train": ("bedplate.cli.train:train", "Train a job's model and register the version."),
     "runs": ("bedplate.cli.runs:runs", "List and show runs."),

@@ -11,6 +11,7 @@ import numpy as np
 
 from bedplate.batch import Batch, Column, Dense, Ids, Ragged, TextLookup
 from bedplate.datasets.dataset import CompiledDataset
+from bedplate.datasets.feedback import FeedbackSummary, read_feedback
 from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.sampling import PopularitySampler
 from bedplate.datasets.split import SPLITS
@@ -86,7 +87,9 @@ class LoadedDataset:
             feature has seen what is to be predicted.
     """
 
-    __slots__ = ("_join", "_ranges", "_sampler", "_uncensored", "compiled", "history", "scorers", "snapshots", "spine")
+    __slots__ = (
+        "_join", "_known", "_ranges", "_sampler", "_uncensored", "compiled", "history", "scorers", "snapshots", "spine",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -111,8 +114,11 @@ class LoadedDataset:
         read += [(v.view.source.name, known[v.id], f"index of {v.place}") for v in compiled.views if v.id in known]
         self.snapshots: Mapping[str, str] = _one_each(read)
         self._ranges = compiled.dataset.split.ranges(rows.times)
-        last = min((label.last_time(history) for label in compiled.labels), default=LATEST_TIME)
-        self._uncensored = int(np.searchsorted(rows.times, last, side="right"))
+        # The requests whose label is known, by label; a request is left out only where it has none at all.
+        self._known: Mapping[str, int] = {
+            c.label.name: int(np.searchsorted(rows.times, c.last_time(history), side="right")) for c in compiled.labels
+        }
+        self._uncensored = max(self._known.values(), default=len(rows.times))
         used = [int(rows.times[first]) for first, last in self._ranges.values() if first < last]
         check_time_true(compiled.selected.models, scorers, min(used, default=LATEST_TIME), compiled.dataset.place)
 
@@ -133,7 +139,9 @@ class LoadedDataset:
         return self.spine.item_texts
 
     def positions(self, split: str) -> tuple[int, int]:
-        """The requests `[first, last)` of a split, without the censored ones; positions in order of time.
+        """The requests `[first, last)` of a split that have a label; positions in order of time.
+
+        Without those of which every label is censored: of the others some labels may be, which are NaN in a batch.
 
         Raises:
             NotFoundError: there is no such split.
@@ -159,7 +167,7 @@ class LoadedDataset:
 
         Args:
             rows: the requests and candidates.
-            labels: whether to read labels too; no censoring is applied here.
+            labels: whether to read labels too; those that are not known yet are NaN.
         """
         values = {c.label.name: c.read(self.history, rows) for c in self.compiled.labels} if labels else {}
         return self._join.batch(self.history, rows, values)
@@ -183,7 +191,20 @@ class LoadedDataset:
         """What each split holds; the negatives are those of this seed and epoch."""
         used = sum(last - first for first, last in self._ranges.values())
         splits = tuple(self._split_summary(name, seed, epoch) for name in SPLITS)
-        return DatasetSummary(self.compiled.dataset.name, splits, len(self.spine.rows.times) - used)
+        gap = len(self.spine.rows.times) - used
+        return DatasetSummary(self.compiled.dataset.name, splits, gap, self.feedback())
+
+    def feedback(self) -> tuple[FeedbackSummary, ...]:
+        """Of each label that is joined by the request's id, what its rows are; reads its source.
+
+        Raises:
+            DataError: rows that can't be read, or another state of the source than the rest was read in.
+        """
+        return tuple(
+            read_feedback(c, self.spine.rows, self.compiled.root, self.snapshots)
+            for c in self.compiled.labels
+            if c.label.request is not None
+        )
 
     def _split_summary(self, name: str, seed: int, epoch: int) -> SplitSummary:
         first, last = self.positions(name)
@@ -207,4 +228,5 @@ class LoadedDataset:
             missing_negatives=missing,
             repeated_draws=repeated,
             duplicates=int(self.spine.duplicates[first:last].sum()),
+            censored_labels={n: last - max(first, min(last, known)) for n, known in self._known.items()},
         )

@@ -113,18 +113,19 @@ class CompiledSpine:
     Attributes:
         spine: the definition.
         id: the hash of the definition, of the cleaning step and of the types.
+        request_type: the type of the requests' ids.
     """
 
-    __slots__ = ("_kinds", "_root", "id", "spine")
+    __slots__ = ("_kinds", "_root", "id", "request_type", "spine")
 
     def __init__(self, spine: Spine, root: Path | None) -> None:
         self.spine, self._root = spine, root
         schema = spine.source.schema(root)
         check_condition(spine.where, schema, spine.place)
-        request = id_type(spine.request, schema, spine.source, f"{spine.place}: request")
+        self.request_type = id_type(spine.request, schema, spine.source, f"{spine.place}: request")
         entities = (*spine.entities, spine.item)
         self._kinds = {e.name: id_type(e.key, schema, spine.source, spine.place) for e in entities}
-        kinds = [request, *self._kinds.values()]
+        kinds = [self.request_type, *self._kinds.values()]
         self.id = digest([spine.form(), spine.source.prepare_id(root), [k.value for k in kinds]])
 
     def key_types(self) -> Mapping[str, Type]:

@@ -15,6 +15,7 @@ from bedplate.errors import DefinitionError
 from bedplate.features.view import Call, CompiledView
 from bedplate.online import kernels
 from bedplate.online.codec import CODES, Layout, Need, from_words
+from bedplate.online.folding import settle
 from bedplate.types import Array, Bools, Int64s, Type
 
 _SCALAR, _SLOT, _LATEST = range(3)
@@ -149,6 +150,8 @@ class ReadPlan:
         Raises:
             UnreadableRowError: a row is not of this layout, or ahead of its time.
         """
+        if self.layout.known_at >= 0:
+            words, offsets = settle(self.layout, words, offsets, times)
         n = len(times)
         # Uninitialised: the pass fills all of it.
         out = np.empty((self._located + len(self.layout.sections) + 3) * n, np.int64)

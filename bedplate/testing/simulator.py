@@ -53,8 +53,9 @@ class Simulation:
     Attributes:
         events: rows in their order of arrival: `user` (integers), `item` (strings), `time` (integer microseconds), and
             the values `quantity`, `price` (with null and NaN), `amount` (of either sign, over 20 orders of magnitude),
-            `kind`, `flag` and `seen`, each null at times; as states of entities rows end at `until`, and say by `gone`
-            that there is none, null at times too.
+            `kind`, `flag` and `seen`, each null at times; when the row could be known, `known` (most often at once,
+            else up to two days late), and `rank` (small integers). As states of entities rows end at `until`, and say
+            by `gone` that there is none, both null at times.
         users: [q] int64, the users asked for; some have no event.
         items: [q] int64, the ids of the items asked for; some have no event.
         times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
@@ -126,7 +127,17 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
         _nullable(next(streams).random(count) < 0.1, next(streams)).alias("gone"),
     )
     rows = np.where(repeated, np.maximum(np.arange(count) - 1, 0), np.arange(count))
-    return frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
+    frame = frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
+    return frame.with_columns(known=_known(frame["time"].to_numpy(), streams), rank=_whole(next(streams), 0, 3, count))
+
+
+def _known(times: Int64s, streams: Iterator[np.random.Generator]) -> Int64s:
+    """When events could be known: most of them at once, some by their own times late, some together with others."""
+    count, kind = len(times), next(streams).random(len(times))
+    late = times + _whole(next(streams), 0, 2 * DAY, count)
+    together = times - times % HOUR + HOUR * _whole(next(streams), 1, 12, count)
+    result = np.where(kind < 0.25, late, np.where(kind < 0.45, together, times))
+    return np.where(kind > 0.95, times - MINUTE, result)
 
 
 def _times(streams: Iterator[np.random.Generator], count: int) -> Int64s:
@@ -227,16 +238,19 @@ def simulated_view(
     delay: int | None = None,
     ttl: int | None = None,
     features: dict[str, Aggregation] | None = None,
+    available: str | None = None,
+    sequence: str | None = None,
 ) -> CompiledView:
     """A compiled view named `simulated` over a simulated history, with `every_aggregation` unless features are given.
 
-    Delay and ttl are microseconds.
+    Delay and ttl are microseconds; `available` and `sequence` are columns, for which `known` and `rank` are there.
 
     >>> view = simulated_view(simulate(1))
     >>> len(view.features) > 70
     True
     """
-    source = Source("events", simulation.events, time="time", delay=None if delay is None else format_duration(delay))
+    shown = None if delay is None else format_duration(delay)
+    source = Source("events", simulation.events, time="time", delay=shown, available=available, sequence=sequence)
     lifetime = None if ttl is None else format_duration(ttl)
     return FeatureView("simulated", list(entities), source, features or every_aggregation(), ttl=lifetime).compile()
 

@@ -20,7 +20,7 @@ from bedplate.datasets.spine import Spine
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
@@ -170,8 +170,9 @@ def test_a_table_of_how_things_are_now_has_to_be_called_one(tmp_path):
 @pytest.mark.parametrize(
     ("options", "features", "ttl", "message"),
     [
-        ({"delay": "1h"}, ["price"], None, "ALWAYS with a delay"),
-        ({"valid_to": "to"}, ["price"], None, "ALWAYS with a delay or valid_to"),
+        ({"delay": "1h"}, ["price"], None, "ALWAYS with a delay, available or valid_to"),
+        ({"available": "from"}, ["price"], None, "ALWAYS with a delay, available or valid_to"),
+        ({"valid_to": "to"}, ["price"], None, "ALWAYS with a delay, available or valid_to"),
         ({}, {"n": Count()}, None, "'n' needs the time of rows"),
         ({}, {"n": TimeSince()}, None, "'n' needs the time of rows"),
         ({}, ["price"], "1d", "'price' needs the time of rows"),

@@ -24,7 +24,7 @@ from bedplate.features.links import Link
 from bedplate.features.lookup import lookup
 from bedplate.features.view import FeatureView
 from bedplate.health.parity import ParityReport
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference, linked
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
