@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast, final
 from bedplate.config import Config
 from bedplate.datasets.dataset import Dataset
 from bedplate.errors import BedplateError, DefinitionError
+from bedplate.features.context import Context
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.links import Link
 from bedplate.features.model import Computed, ModelFeature
@@ -28,6 +29,7 @@ from bedplate.sources.base import Source
 _Definition = TypeVar("_Definition")
 
 _CALLED = {
+    "Context": "context",
     "Dataset": "dataset",
     "DerivedFeature": "derived feature",
     "Entity": "entity",
@@ -126,6 +128,7 @@ def load_definitions(config: Config) -> Definitions:
         ("sources", found.of(Source)),
         ("views", found.views),
         ("derived features", found.derived),
+        ("contexts", found.of(Context)),
         ("links", found.of(Link)),
         ("datasets", found.datasets),
         ("jobs", found.of(Job)),

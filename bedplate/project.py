@@ -8,30 +8,28 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
-import numpy as np
 import polars as pl
 
-from bedplate.batch import column_to_series
-from bedplate.canonical import digest
 from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset
+from bedplate.datasets.drift import explained, table_columns
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.definitions import load_definitions
-from bedplate.errors import BedplateError, ConfigError, DataError, DefinitionError, NotFoundError, StoreError, suggest
-from bedplate.features.applied import read_applied, write_applied
+from bedplate.errors import BedplateError, ConfigError, DefinitionError, NotFoundError, StoreError, suggest
+from bedplate.features.applied import applied_path, read_applied, write_applied
 from bedplate.features.assemble import Reader
-from bedplate.features.derived import DerivedFeature
+from bedplate.features.context import Context
 from bedplate.features.diff import GraphDiff, diff
-from bedplate.features.entity import KeysLike, encode_keys
+from bedplate.features.entity import KeysLike
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.links import Link
-from bedplate.features.lookup import lookup
-from bedplate.features.model import ModelFeature, Scorers
-from bedplate.features.times import TimesLike, encode_times
-from bedplate.features.view import CompiledView, FeatureView
+from bedplate.features.lookup import lookup_table
+from bedplate.features.model import Scorers
+from bedplate.features.times import TimesLike
+from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
 from bedplate.offline.extend import Build, Progress
 from bedplate.offline.history import IndexedHistory
@@ -88,16 +86,14 @@ class Project:
 
     def __init__(self, directory: Path | str = ".") -> None:
         self.config: Config = load_config(Path(directory))
-        self.definitions = load_definitions(self.config)
-        with self.located():
-            self.graph = FeatureGraph(
-                self.definitions.views, self.definitions.derived, self.config.root, self.definitions.of(Link)
-            )
+        self.definitions = found = load_definitions(self.config)
+        # Beside the indexes, which apply can write; several projects may share them.
+        self._applied_path = applied_path(self.config.offline_path, self.root)
+        with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
+            self.graph = FeatureGraph(found.views, found.derived, self.root, found.of(Context), found.of(Link))
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
         self.history = IndexedHistory(self.config.offline_path, memory=self.config.memory)
-        # Beside the indexes, which apply can write; several projects may share them.
-        self._applied_path = self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
     @property
     def root(self) -> Path:
@@ -162,7 +158,8 @@ class Project:
         Raises:
             StoreError: the record can't be written.
         """
-        write_applied(self._applied_path, self.graph.features)
+        columns = table_columns(self.views.values(), self.datasets.values(), self.root)
+        write_applied(self._applied_path, self.graph.features, columns)
 
     def changes(self) -> GraphDiff | None:
         """How the features differ from those that were applied last; None where nothing was applied yet.
@@ -298,6 +295,7 @@ class Project:
         keys: KeysLike | Mapping[str, KeysLike],
         times: TimesLike,
         reader: Reader | None = None,
+        context: Mapping[str, Sequence[Any]] | None = None,
     ) -> pl.DataFrame:
         """Point-in-time values, one row for each key and time.
 
@@ -307,6 +305,7 @@ class Project:
             times: n times, or one for all: datetimes, dates, ISO 8601 texts or integer microseconds, between 1970 and
                 2200; NumPy datetimes of any unit.
             reader: where to read; the project's history unless given.
+            context: n values for each context of the request that features need, by its name; null unless given.
 
         Returns:
             n rows: a column for each entity, `time`, and a column for each feature.
@@ -317,27 +316,8 @@ class Project:
             DefinitionError: something else than features is asked for, or nothing.
             NotFoundError: no feature or view has this name.
         """
-        selected = _asked(self.graph, features)
-        entities = [e.name for e in selected.entities]
-        by_entity: Mapping[str, KeysLike] = keys if isinstance(keys, Mapping) else dict.fromkeys(entities[:1], keys)
-        kinds = self.graph.key_types()
-        unknown = [e for e in by_entity if e not in kinds]
-        if unknown:
-            raise DataError(f"unknown entity '{unknown[0]}'", where="lookup", hint=suggest(unknown[0], kinds))
-        missing = [e for e in entities if e not in by_entity]
-        if missing:
-            needed = ", ".join(entities)
-            raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
-        encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
-        micros = encode_times(times, max(map(len, encoded.values()), default=1), "lookup: times")
-        if any(len(k) != len(micros) for k in encoded.values()):
-            counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
-            raise DataError(f"got keys: {counts}; and {len(micros)} times; expected as many of each", where="lookup")
         with self.located():
-            columns = lookup(selected, reader or self.history, encoded, micros, self.scorers(selected))
-        shown = [pl.Series(e, by_entity[e]) for e in entities]
-        time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
-        return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
+            return lookup_table(self.graph, reader or self.history, features, keys, times, context, self.scorers)
 
     def find(self, kind: type[_Definition], name: str | None = None) -> _Definition:
         """A definition of another kind (a service, a training job) by its variable's name or its own.
@@ -392,25 +372,6 @@ def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definitio
     if name not in known:
         raise NotFoundError(f"no {kind} is named '{name}'", hint=suggest(name, known))
     return known[name]
-
-
-def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
-    """What must be read for features that a person asks for."""
-    single = isinstance(features, str | FeatureView | DerivedFeature | ModelFeature)
-    if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
-        raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")
-    asked = [features] if single else list(cast("Sequence[FeatureLike]", features))
-    if not asked:
-        raise DefinitionError("got no features, expected at least one", where="lookup")
-    for name in (f for f in asked if isinstance(f, str)):
-        view = name.removesuffix(".*")
-        if view != name and not graph.group(view):
-            raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.groups, "views"))
-        if view == name and name not in graph.features:
-            hint = f"'{name}' is a view; all its features are '{name}.*'" if name in graph.views else None
-            hint = hint or suggest(name, graph.features, "features")
-            raise NotFoundError(f"unknown feature '{name}'", where="lookup", hint=hint)
-    return graph.select(asked, "lookup")
 
 
 def _until_now(until: str | int | date) -> int:

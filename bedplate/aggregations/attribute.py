@@ -24,7 +24,7 @@ from bedplate.aggregations.base import (
     to_expression,
 )
 from bedplate.aggregations.ordered import newest
-from bedplate.batch import Column, Dense, Ids
+from bedplate.batch import Column, Dense, Embedding, Ids
 from bedplate.errors import DefinitionError
 from bedplate.types import LATEST_TIME, Int64s, Type
 
@@ -95,6 +95,8 @@ class Attribute(Aggregation):
         values, until = partial.columns
         present = partial.present & (times <= until)
         texts = partial.texts[0]
+        if values.ndim > 1:
+            return (Embedding(values, present),)
         return (Dense(values, present) if texts is None else Ids(values, present, texts),)
 
 

@@ -14,6 +14,7 @@ from bedplate.datasets.negatives import LOG_Q, SAMPLED, CompiledNegatives, Negat
 from bedplate.datasets.spine import CompiledSpine, Spine
 from bedplate.datasets.split import TimeSplit
 from bedplate.errors import DefinitionError, suggest
+from bedplate.features.context import Context
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.model import ModelFeature
@@ -76,7 +77,7 @@ class Dataset:
         self.labels = (labels,) if isinstance(labels, Label) else tuple(labels)
         for label in self.labels:
             check_kind(label, Label, f"{self.place}: labels", hint="for example Label('bought', ...)")
-        if isinstance(features, str | FeatureView | DerivedFeature | ModelFeature):
+        if isinstance(features, str | FeatureView | DerivedFeature | ModelFeature | Context):
             raise DefinitionError("got one feature, expected a list", where=f"{self.place}: features")
         check_list(features, f"{self.place}: features", 'for example ["view.feature", other_view]')
         self.features = tuple(features)
@@ -135,12 +136,16 @@ class Dataset:
             "name": self.name,
             "spine": self.spine.form(),
             "labels": [label.form() for label in self.labels],
-            "features": [f if isinstance(f, str) else f.name for f in self.features],
+            "features": [f if isinstance(f, str) else _name(f) for f in self.features],
             "negatives": None if self.negatives is None else self.negatives.form(),
             "split": self.split.form(),
             "batch_items": self.batch_items,
             "batch_requests": self.batch_requests,
         } | ({"allow": self.allow} if self.allow else {})
+
+
+def _name(feature: FeatureView | DerivedFeature | ModelFeature | Context) -> str:
+    return feature.feature.name if isinstance(feature, Context) else feature.name
 
 
 @final
@@ -161,10 +166,10 @@ class CompiledDataset:
 
     def __init__(self, dataset: Dataset, graph: FeatureGraph, root: Path | None) -> None:
         self.dataset, self.root = dataset, root
-        self.spine: CompiledSpine = dataset.spine.compile(root)
+        self.selected: Selected = graph.select(dataset.features, f"{dataset.place}: features")
+        self.spine: CompiledSpine = dataset.spine.compile(root, self.selected.contexts)
         self.labels: tuple[CompiledLabel, ...] = tuple(label.compile(root) for label in dataset.labels)
         self.negatives: CompiledNegatives | None = dataset.negatives and dataset.negatives.compile(root)
-        self.selected: Selected = graph.select(dataset.features, f"{dataset.place}: features")
         self._check_entities(graph.key_types())
         self._check_requests()
         self._check_negatives()

@@ -36,6 +36,7 @@ def select_requests(rows: Candidates, chosen: Int64s) -> Candidates:
         offsets=lists.offsets,
         times=rows.times[chosen],
         request_ids=rows.request_ids[chosen],
+        context={n: c.take(chosen) for n, c in rows.context.items()},
     )
 
 

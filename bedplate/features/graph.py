@@ -11,18 +11,23 @@ import polars as pl
 
 from bedplate.canonical import digest
 from bedplate.errors import DefinitionError, suggest
+from bedplate.features.context import PREFIX, Context
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature
 from bedplate.features.entity import Entity
 from bedplate.features.expression import expression_type
 from bedplate.features.links import Chain, Link, chains_of
 from bedplate.features.model import Computed, ModelFeature
+from bedplate.features.vectors import dtype_of
 from bedplate.features.view import CompiledView, Feature, FeatureView
 from bedplate.types import Type, type_of
 
-FeatureLike: TypeAlias = "str | FeatureView | DerivedFeature | ModelFeature"
-"""A feature by its full name, all features of a view (the view, or `"view.*"`), or a derived or model feature."""
+FeatureLike: TypeAlias = "str | FeatureView | DerivedFeature | ModelFeature | Context"
+"""A feature by its full name, all features of a view (the view, or `"view.*"`), one that is computed, or context."""
 
-_Named = TypeVar("_Named", CompiledView, Computed)
+THE_REQUEST = "the request"
+"""What context is about, in place of an entity."""
+
+_Named = TypeVar("_Named", CompiledView, Computed, Context)
 
 _DTYPES: dict[Type, pl.DataType] = {
     Type.INT: pl.Int64(),
@@ -42,6 +47,7 @@ class Selected:
         features: those asked for, in order.
         views: each view to read, with the full names of the features to read from it.
         derived: derived features in an order in which each comes after its inputs.
+        contexts: the context of the request that they need.
         chains: each view to read by keys that features hold, with the names of the features to read as the view itself
             calls them; those that need fewer reads before come first. What holds their keys is among the rest.
     """
@@ -49,6 +55,7 @@ class Selected:
     features: tuple[Feature, ...]
     views: tuple[tuple[CompiledView, tuple[str, ...]], ...]
     derived: tuple[Computed, ...]
+    contexts: tuple[Context, ...] = ()
     chains: tuple[tuple[Chain, tuple[str, ...]], ...] = ()
 
     @property
@@ -70,10 +77,14 @@ class Selected:
 
     @property
     def about(self) -> dict[str, tuple[str, ...]]:
-        """The names of the entities whose keys each feature needs, for each that is read or derived."""
+        """The names of the entities whose keys each feature needs, for each that is read or computed.
+
+        Context stands for `THE_REQUEST`.
+        """
         found = {n: tuple(e.name for e in view.view.entities) for view, names in self.views for n in names}
         for chain, names in self.chains:
             found |= {chain.prefix + n: tuple(e.name for e in chain.entities) for n in names}
+        found |= {c.feature.name: (THE_REQUEST,) for c in self.contexts}
         for derived in self.derived:
             found[derived.name] = tuple(dict.fromkeys(e for n in derived.inputs for e in found.get(n, ())))
         return found
@@ -100,23 +111,25 @@ class FeatureGraph:
         views: the feature views.
         derived: the derived features.
         root: the project's folder, where relative paths of sources start.
+        contexts: the context of requests.
         links: where the keys of entities are found in features.
 
     Attributes:
-        features: every feature by its full name: of views, those that links reach, derived ones.
+        features: every feature by its full name: of views, those that links reach, context, computed ones.
         chained: of each feature that links reach, the way to its view, and its own full name.
 
     Raises:
         DefinitionError: duplicate names, an unknown feature, a cycle, an entity with keys of two types.
     """
 
-    __slots__ = ("chained", "derived", "features", "views")
+    __slots__ = ("chained", "contexts", "derived", "features", "views")
 
     def __init__(
         self,
         views: Iterable[FeatureView],
         derived: Iterable[Computed] = (),
         root: Path | None = None,
+        contexts: Iterable[Context] = (),
         links: Sequence[Link] = (),
     ) -> None:
         self.views = _by_name("view", [v.compile(root) for v in views])
@@ -127,6 +140,11 @@ class FeatureGraph:
                 if name in self.features:
                     raise DefinitionError(f"another view has a feature '{name}'", where=view.place)
                 self.features[name] = feature
+        self.contexts = {f"{PREFIX}{c.name}": c for c in _by_name("context", list(contexts)).values()}
+        for name, context in self.contexts.items():
+            if name in self.features:
+                raise DefinitionError(f"a view has a feature '{name}'", where=context.place, hint="rename the view")
+            self.features[name] = context.feature
         self._check_sources()
         self.chained: dict[str, tuple[Chain, str]] = {}
         for chain in chains_of(links, self.views, self.key_types()):
@@ -176,6 +194,7 @@ class FeatureGraph:
         chains: dict[Chain, list[str]] = {}
         for chain, own in (self.chained[n] for n in self.chained if n in needed):
             chains.setdefault(chain, []).append(own)
+        contexts = tuple(c for name, c in self.contexts.items() if name in needed)
         views = [
             (view, tuple(n for n in view.features if n in needed))
             for view in self.views.values()
@@ -183,9 +202,11 @@ class FeatureGraph:
         ]
         order = [self.derived[n] for n in derived]
         read = tuple((chain, tuple(own)) for chain, own in chains.items())
-        return Selected(tuple(self.features[n] for n in names), tuple(views), tuple(order), read)
+        return Selected(tuple(self.features[n] for n in names), tuple(views), tuple(order), contexts, read)
 
     def _names(self, feature: FeatureLike, place: str) -> list[str]:
+        if isinstance(feature, Context):
+            feature = feature.feature.name
         if not isinstance(feature, str | FeatureView | DerivedFeature | ModelFeature):  # pyright: ignore[reportUnnecessaryIsInstance]
             is_label = type(feature).__name__ == "Label"
             raise DefinitionError(
@@ -276,25 +297,49 @@ class FeatureGraph:
         return list(order.values())
 
     def _derived_feature(self, derived: Computed) -> Feature:
-        inputs = [self.features[n].id for n in derived.inputs if n != REQUEST_TIME]
+        used = [self.features[n] for n in derived.inputs if n != REQUEST_TIME]
+        form = digest([derived.form(), [f.id for f in used]])
+        context = tuple(dict.fromkeys(c for f in used for c in f.context))
         if isinstance(derived, ModelFeature):
-            text = f"{derived.output} of {derived.model} for {', '.join(derived.inputs)}"
-            text += ", may know the future (not time-true)" if derived.sees_future else ""
-            return Feature(derived.name, Type.FLOAT, False, digest([derived.form(), inputs]), text)
+            return Feature(derived.name, Type.FLOAT, False, form, derived.text, context)
         schema = {name: self.dtype(name) for name in derived.inputs}
         place = f"derived feature '{derived.name}'"
-        dtype = expression_type(derived.expression, schema, "the feature", place, "features")
-        is_list = isinstance(dtype, pl.List)
-        kind = type_of(dtype.inner if isinstance(dtype, pl.List) else dtype)  # pyright: ignore[reportArgumentType]
-        if kind is None:
-            raise DefinitionError(f"{derived.expression} is {dtype}, expected numbers, strings or lists", where=place)
-        return Feature(derived.name, kind, is_list, digest([derived.form(), inputs]), str(derived.expression))
+        if derived.expression is None:
+            kind, is_list = self._function_type(derived, place)
+        else:
+            dtype = expression_type(derived.expression, schema, "the feature", place, "features")
+            is_list = isinstance(dtype, pl.List)
+            found = type_of(dtype.inner if isinstance(dtype, pl.List) else dtype)  # pyright: ignore[reportArgumentType]
+            if found is None or (is_list and found.width):
+                expected = "numbers, strings, vectors or lists"
+                raise DefinitionError(f"{derived.expression} is {dtype}, expected {expected}", where=place)
+            kind = found
+        return Feature(derived.name, kind, is_list, form, derived.text, context)
+
+    def _function_type(self, derived: DerivedFeature, place: str) -> tuple[Type, bool]:
+        """The declared type of a function's values, once the function has been tried on made-up rows."""
+        if derived.function is None or derived.output is None:
+            raise DefinitionError("expected an expression or a function", where=place)
+        kinds: list[Type] = []
+        for name in derived.inputs:
+            feature = self.features.get(name)
+            if feature is not None and feature.is_list:
+                raise DefinitionError(
+                    f"the input '{name}' is a list of {feature.type}, which no function takes",
+                    where=place,
+                    hint="a Polars expression does: pl.col(...).list",
+                )
+            kinds.append(Type.TIME if feature is None else feature.type)
+        derived.function.check(kinds)
+        return derived.output
 
     def dtype(self, name: str) -> pl.DataType:
         """The Polars type of a feature, or of `request.time`, as an expression over features sees it."""
         if name == REQUEST_TIME:
             return pl.Datetime("us", "UTC")
         feature = self.features[name]
+        if feature.type.width:
+            return dtype_of(feature.type)
         return pl.List(_DTYPES[feature.type]) if feature.is_list else _DTYPES[feature.type]
 
 

@@ -79,6 +79,12 @@ class ModelFeature:
         """What a message calls the feature."""
         return f"model feature '{self.name}'"
 
+    @property
+    def text(self) -> str:
+        """The definition for a person to read."""
+        said = f"{self.output} of {self.model} for {', '.join(self.inputs)}"
+        return f"{said}, may know the future (not time-true)" if self.sees_future else said
+
     def form(self) -> dict[str, Any]:
         """The canonical form."""
         return {"model": self.model, "output": self.output, "inputs": list(self.inputs)}

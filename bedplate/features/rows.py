@@ -16,6 +16,7 @@ import polars as pl
 from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.entity import encode
+from bedplate.features.vectors import matrix_of, wrong_vectors
 from bedplate.features.view import CompiledView
 from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME, UNREADABLE
 from bedplate.sources.events import RowName, check_events, event_query, read_events, row_text
@@ -35,7 +36,7 @@ class SelectedValues:
 
     Attributes:
         valid: [n] which rows count; None: all.
-        inputs: one array [n] an input, of the input type's dtype; arbitrary where not valid.
+        inputs: one array [n] an input (of vectors [n, width]), of the input type's dtype; arbitrary where not valid.
         texts: for each input that is a string, the text behind each id; None for the others.
     """
 
@@ -289,7 +290,7 @@ class JoinedRows:
         self._known = None if source.available is None else _Column((rows,), np.int64)
         self._sequence = None if source.sequence is None else _Column((rows,), np.int64)
         self._keys = _Column((rows, len(view.key_types)), np.int64)
-        self._inputs = [[_Column((rows,), kind.dtype) for kind in view.types[s]] for s in wanted]
+        self._inputs = [[_Column((rows, *kind.shape), kind.dtype) for kind in view.types[s]] for s in wanted]
         self._valid = [_Column((rows,), np.bool_) for _ in wanted]
         self._key_texts = [dict[int, str]() if kind is Type.STRING else None for kind in view.key_types]
         self._texts = [[dict[int, str]() if k is Type.STRING else None for k in view.types[s]] for s in wanted]
@@ -370,6 +371,8 @@ def _array(
     """A column as an array, and which values are there (None: all); the others are 0."""
     if kind is Type.FLOAT:
         return _floats(series.cast(pl.Float64).to_numpy(), place, row)
+    if kind.width:
+        return _vectors(series, place, row)
     there: Bools | None = series.is_not_null().to_numpy() if series.null_count() else None
     if kind is Type.BOOL:
         whole = series if there is None else series.fill_null(value=False)
@@ -379,6 +382,24 @@ def _array(
     result = np.zeros(len(series), np.int64)
     result[there] = encode(series.drop_nulls(), texts)
     return result, there
+
+
+def _vectors(series: pl.Series, place: str, row: RowName) -> tuple[Array, Bools | None]:
+    """Vectors, and which are there.
+
+    Raises:
+        DataError: one is of another length, or has an infinite number in it.
+    """
+    values, there = matrix_of(series)
+    wrong = wrong_vectors(values)
+    if wrong is not None:
+        raise DataError(
+            f"{np.count_nonzero(wrong[0]):,} rows hold no vector of {values.shape[1]} numbers: {wrong[1]} is in "
+            f"{row(int(wrong[0].argmax()))}",
+            where=place,
+            hint="repair the rows, or make them null in the row expression: a null is no vector",
+        )
+    return values, there
 
 
 def _floats(values: Array, place: str, row: RowName) -> tuple[Array, Bools | None]:

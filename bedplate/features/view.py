@@ -133,6 +133,14 @@ def _article(name: str) -> str:
     return f"an {name}" if name[:1] in "AEIOUaeiou" else f"a {name}"
 
 
+def _cast_hint(dtype: pl.DataType, expression: pl.Expr) -> str | None:
+    """What to do about an expression of a type that is none of a value."""
+    if isinstance(dtype, pl.List) and dtype.inner.is_numeric():  # pyright: ignore[reportAttributeAccessIssue]
+        named = f'"{expression.meta.root_names()[0]}"' if expression.meta.is_column() else str(expression)
+        return f"lists of one length are vectors: vector({named}, LENGTH), from bedplate.features.vectors"
+    return "cast it to pl.Int64" if dtype.is_integer() else None
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -144,6 +152,7 @@ class Feature:
         is_list: whether the value is a list.
         id: the hash of all that defines it; equal ids mean equal values on equal data.
         text: the definition for a person to read, the window with its hop included.
+        context: the name and type of each context of the request that it is computed from.
     """
 
     name: str
@@ -151,6 +160,7 @@ class Feature:
     is_list: bool
     id: str
     text: str
+    context: tuple[tuple[str, Type], ...] = ()
 
 
 @final
@@ -258,9 +268,9 @@ class CompiledView:
             kind = type_of(dtype)
             if kind is None:
                 raise DefinitionError(
-                    f"the expression {expression} is {dtype}, expected a number, boolean, string or time",
+                    f"the expression {expression} is {dtype}, expected a number, boolean, string, time or vector",
                     where=place,
-                    hint="cast it to pl.Int64" if dtype.is_integer() else None,
+                    hint=_cast_hint(dtype, expression),
                 )
             kinds.append(kind)
         return tuple(kinds)

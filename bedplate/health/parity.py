@@ -97,6 +97,7 @@ class ParityReport:
         times: Int64s,
         online: Reader,
         history: Reader,
+        context: Mapping[str, Column] | None = None,
         scorers: Scorers = MappingProxyType({}),
     ) -> None:
         """Compares features of any views and derived features, each side computed from its own values.
@@ -107,11 +108,12 @@ class ParityReport:
             times: [n] int64 microseconds.
             online: what is to be proven.
             history: what is true.
+            context: columns of length n of the request's context, by full name; what is not here is null.
             scorers: the models behind the features.
         """
         shown = np.stack([keys[e.name] for e in selected.entities], axis=1) if selected.entities else times[:, None]
-        got = lookup(selected, online, keys, times, scorers)
-        self.add(got, lookup(selected, history, keys, times, scorers), shown, times)
+        got, expected = (lookup(selected, reader, keys, times, context, scorers) for reader in (online, history))
+        self.add(got, expected, shown, times)
 
     def add(self, got: Mapping[str, Column], expected: Mapping[str, Column], keys: Int64s, times: Int64s) -> None:
         """Compares columns of n rows, and adds what it finds.

@@ -185,17 +185,20 @@ def _number_keys(keys: Int64s) -> tuple[Int64s, Array]:
 
 def _write_gathered(path: Path, values: Array, order: Array) -> None:
     """Writes values[order] in pieces, so that no second copy of the column is ever in memory."""
-    piece = np.empty(min(len(order), _CHUNK), values.dtype)
+    piece = np.empty((min(len(order), _CHUNK), *values.shape[1:]), values.dtype)
     with path.open("wb") as file:
         header: dict[str, Any] = {
             "descr": np.lib.format.dtype_to_descr(values.dtype),
             "fortran_order": False,
-            "shape": (len(order),),
+            "shape": (len(order), *values.shape[1:]),
         }
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, len(order), _CHUNK):
             rows = order[start : start + _CHUNK]
-            kernels.gather(values, rows, piece)
+            if values.ndim > 1:
+                np.take(values, rows, axis=0, out=piece[: len(rows)], mode="clip")
+            else:
+                kernels.gather(values, rows, piece)
             file.write(piece[: len(rows)].data)
 
 

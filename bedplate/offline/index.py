@@ -10,7 +10,7 @@
                 sequence.npy [N]                only where the source declares a sequence
                 key 0/ ids.npy texts.json       the strings behind string keys
                 columns/<selection id>/         the values of one selection, in the bucket's order
-                    input 0.npy [M] ...         one file an input, for the M rows that count
+                    input 0.npy [M] ...         one file an input, for the M rows that count; of vectors [M, width]
                     rank.npy [N + 1]  rows.npy [M]  only where some rows do not count
                     input 0/ ids.npy texts.json the strings behind a string input
                 reductions/<selection id>-<reduce>/  what makes one reduction fast: prefix sums, extremes of blocks, ...

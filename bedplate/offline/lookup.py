@@ -434,7 +434,7 @@ def columns_of_calls(
 
 
 def _gather(values: Array, rows: Int64s) -> Array:
-    return values[rows] if len(values) else np.zeros(len(rows), values.dtype)
+    return values[rows] if len(values) else np.zeros((len(rows), *values.shape[1:]), values.dtype)
 
 
 def range_of(call: Call, reduction: Reduction, ttl: int | None) -> Range:
@@ -477,7 +477,7 @@ def _expand(files: ColumnFiles, start: int, stop: int) -> SelectedValues:
     valid[rows] = True
     inputs: list[Array] = []
     for values in files.inputs:
-        full = np.zeros(stop - start, values.dtype)
+        full = np.zeros((stop - start, *values.shape[1:]), values.dtype)
         full[rows] = values[low:high]
         inputs.append(full)
     return SelectedValues(valid, tuple(inputs), files.texts)

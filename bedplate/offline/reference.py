@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, cast, final
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,7 @@ from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME
 from bedplate.types import Int64s, Type
 
 Value: TypeAlias = Any
-"""None, a number, a string, or a list of numbers or strings."""
+"""None, a number, a string, or a list of numbers (a vector too) or strings."""
 
 Event: TypeAlias = "tuple[int, list[Value] | None]"
 """The time of an event, and its inputs; None in place of the inputs where it does not count."""
@@ -64,6 +64,8 @@ def visible(
 
 
 def _known(value: Value) -> bool:
+    if isinstance(value, list):  # a vector: there when all of its numbers are
+        return all(map(_known, cast("list[Value]", value)))
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
@@ -212,6 +214,8 @@ class Reference(Reader):
 
     def _column(self, view: CompiledView, name: str, values: Sequence[Value]) -> Column:
         feature = view.features[name]
+        if feature.type.width:
+            return series_to_column(pl.Series(name, values, dtype=pl.Array(pl.Float32, feature.type.width)))
         inner = {Type.FLOAT: pl.Float64, Type.STRING: pl.String, Type.BOOL: pl.Boolean}.get(feature.type, pl.Int64)
         plain = [[int(v) for v in x] if feature.is_list and inner is pl.Int64 else x for x in values]
         column = series_to_column(pl.Series(name, plain, dtype=pl.List(inner) if feature.is_list else inner))
@@ -262,10 +266,11 @@ def _key_column(series: pl.Series) -> list[int]:
 
 def _inputs(frame: pl.DataFrame, selection: Selection) -> list[list[Value] | None]:
     """For each row the inputs, or None where the row does not count."""
-    columns = [_plain(frame.select(e.alias("value"))["value"]) for e in selection.inputs]
+    # Beside a column, so that a literal has a value for each row.
+    columns = [_plain(frame.select(TIME, e.alias("value"))["value"]) for e in selection.inputs]
     condition = [True] * frame.height
     if selection.where is not None:
-        condition = frame.select(selection.where.alias("value"))["value"].to_list()
+        condition = frame.select(TIME, selection.where.alias("value"))["value"].to_list()
     rows = [[column[row] for column in columns] for row in range(frame.height)]
     return [v if condition[i] is True and all(map(_known, v)) else None for i, v in enumerate(rows)]
 

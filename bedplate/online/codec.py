@@ -16,7 +16,7 @@ An event is *folded* into slots, totals and sections when it could be seen (`tim
 before the line that the writer gives. A read at any time after that of the last folded event is exact: everything
 folded counts, and of the pending events those that can be seen by then. These are the first ones, unless the source
 says by row when it could be known: then a read folds them into a copy of the row first (`folding.settle`). Floats are
-bit-cast; a slot without an event has the time `MISSING`.
+bit-cast, two of a vector in a word; a slot without an event has the time `MISSING`.
 
 The layout follows from the view alone. A row begins with the fingerprint of format and view, and its key with the
 view's id, so that no row is ever read with the layout of another definition.
@@ -176,21 +176,27 @@ class Layout:
         for s, selected in enumerate(rows.selections):
             word, bit = 1 + s // VALID_BITS, np.int64(1 << s % VALID_BITS)
             events[:, word] |= bit if selected.valid is None else selected.valid * bit
-            for target, values in zip(self.words[s], selected.inputs, strict=True):
+            columns = [column for values in selected.inputs for column in columns_of(values)]
+            for target, words in zip(self.words[s], columns, strict=True):
                 if selected.valid is None:
-                    events[:, target] = to_words(values)
+                    events[:, target] = words
                 else:  # another selection may count more of the events
-                    np.copyto(events[:, target], to_words(values), where=selected.valid)
+                    np.copyto(events[:, target], words, where=selected.valid)
         return events
 
     def _input_words(self) -> tuple[tuple[int, ...], ...]:
         """Equal inputs of different selections share a word: what is not null is the same value."""
-        known: dict[bytes, int] = {}
-        first = 1 + self._valid_words
-        return tuple(
-            tuple(first + known.setdefault(to_json(form), len(known)) for form in selection.form["inputs"])
-            for selection in self.view.selections
-        )
+        known: dict[bytes, range] = {}
+        free = 1 + self._valid_words
+        found: list[tuple[int, ...]] = []
+        for selection, kinds in zip(self.view.selections, self.view.types, strict=True):
+            words: list[int] = []
+            for form, kind in zip(selection.form["inputs"], kinds, strict=True):
+                taken = known.setdefault(to_json(form), range(free, free + words_in(kind)))
+                free = max(free, taken.stop)
+                words.extend(taken)
+            found.append(tuple(words))
+        return tuple(found)
 
     def _kept(self, selection: int) -> tuple[int, ...]:
         """The words of an event that its slot or entry of a selection keeps."""
@@ -255,6 +261,34 @@ def _depths(needs: Sequence[Need]) -> dict[int, int]:
 
 def _matrix(rows: Sequence[Sequence[int]], width: int) -> Int64s:
     return np.array(rows, np.int64).reshape(-1, width)
+
+
+def words_in(kind: Type) -> int:
+    """How many words a value of a type takes: two float32 of a vector share one.
+
+    >>> words_in(Type.INT), words_in(Type.vector(3))
+    (1, 2)
+    """
+    return -(-kind.width // 2) or 1
+
+
+def columns_of(values: Array) -> Sequence[Int64s]:
+    """The words of n values, an array [n] for each of the words that a value takes."""
+    if values.ndim == 1:
+        return [to_words(values)]
+    n, width = values.shape
+    padded = np.zeros((n, width + width % 2), np.float32)
+    padded[:, :width] = values
+    return list(padded.view(np.int64).T)
+
+
+def vectors_from(words: Int64s, width: int) -> Array:
+    """The inverse of `columns_of` for vectors: [n, width] float32 from [words, n].
+
+    >>> vectors_from(np.array(columns_of(np.array([[1.0, 2.0, 3.0]], np.float32))), 3).tolist()
+    [[1.0, 2.0, 3.0]]
+    """
+    return np.ascontiguousarray(words.T).view(np.float32)[:, :width]
 
 
 def to_words(values: Array) -> Int64s:

@@ -73,7 +73,11 @@ class Piece:
 
 
 class Table(ABC):
-    """Where rows are: a contract of four methods, one file a kind of table; `pieces` and `row_name` have defaults."""
+    """Where rows are: a contract of four methods, one file a kind of table; the others have defaults.
+
+    A table whose format keeps its states looks at the newest one once, when it is first asked, and reads that one from
+    then on, whatever is written meanwhile. A table that can't do so has another snapshot id as soon as it was written.
+    """
 
     @property
     @abstractmethod
@@ -90,7 +94,7 @@ class Table(ABC):
 
     @abstractmethod
     def snapshot(self) -> Snapshot:
-        """The table's state now, from metadata only.
+        """The state that `scan` reads.
 
         Raises:
             DataError: the table is missing or can't be read.
@@ -98,7 +102,10 @@ class Table(ABC):
 
     @abstractmethod
     def scan(self) -> pl.LazyFrame:
-        """The rows, in their order, lazily: what a query does not use is not read."""
+        """The rows, lazily, in an order that depends on nothing but the snapshot.
+
+        Columns that a query does not use are not read, nor, where the format tells, files that hold no row it asks for.
+        """
 
     def pieces(self) -> Sequence[Piece]:
         """The table's rows now as pieces, one after the other in the order of `scan`.
@@ -116,6 +123,19 @@ class Table(ABC):
         """What a message calls a row by its position in `scan`: its place in a file, where the table has several."""
         return f"row {row:,}"
 
+    def unreadable_columns(self) -> Mapping[str, str]:
+        """The columns that a query must not use, each with what is wrong: such as files that disagree on its type."""
+        return {}
+
+    def rooted(self, root: Path, place: str) -> Table:
+        """The same table for one project.
+
+        Args:
+            root: the project's folder, where relative paths start.
+            place: what a message says the table is for, such as "source 'orders'".
+        """
+        return self
+
 
 _TABLES = (str, pl.DataFrame, Table)
 
@@ -126,7 +146,8 @@ class Source:
 
     Args:
         name: unique in the project.
-        table: a path or glob of Parquet files (relative to the project's folder), a Polars frame, or a `Table`.
+        table: a path or glob of Parquet files (relative to the project's folder); a URL such as
+            `delta:warehouse/orders?version=12`; a Polars frame; or a `Table`.
         time: the column that says when each event happened: a datetime (without a zone: UTC), a date, or integer
             microseconds since the epoch. In an entity table it says from when the row holds. `ALWAYS` for a table that
             only has how things are now: its rows are taken to have held since ever, so that a label of last year sees
@@ -150,7 +171,7 @@ class Source:
     """
 
     __slots__ = (
-        "_table", "available", "delay", "deleted", "name", "prepare", "sequence", "time", "valid_to",
+        "_opened", "_table", "available", "delay", "deleted", "name", "prepare", "sequence", "time", "valid_to",
     )  # fmt: skip
 
     def __init__(
@@ -181,6 +202,7 @@ class Source:
                 }.get(part, "a text")
                 raise DefinitionError(f"got the {part} {value!r}, expected {wanted}", where=place)
         self._table = table
+        self._opened: dict[Path, Table] = {}
         self.time = time
         self.delay = 0 if delay is None else parse_duration(delay, where=f"{place}: delay", error=DefinitionError)
         if delay is not None and available is not None:
@@ -195,16 +217,30 @@ class Source:
         self.deleted = pl.col(deleted) if isinstance(deleted, str) else deleted
 
     def table(self, root: Path | None = None) -> Table:
-        """The table; relative paths start at `root`, the project's folder."""
+        """The table, the same object each time, so that all that one project builds is built of one state.
+
+        Args:
+            root: the project's folder, where relative paths start.
+
+        Raises:
+            DefinitionError: the text that names it is wrong.
+            MissingExtraError: the library that reads it is not installed.
+        """
+        root = root or Path()
+        if root not in self._opened:
+            self._opened[root] = self._open(root)
+        return self._opened[root]
+
+    def _open(self, root: Path) -> Table:
         if isinstance(self._table, Table):
-            return self._table
+            return self._table.rooted(root, self._place)
         if isinstance(self._table, pl.DataFrame):
             from bedplate.sources.memory import MemoryTable
 
             return MemoryTable(self._table)
-        from bedplate.sources.parquet import ParquetTable
+        from bedplate.sources.location import open_table
 
-        return ParquetTable(self._table, root or Path(), self._place)
+        return open_table(self._table, root, self._place)
 
     def schema(self, root: Path | None = None) -> Mapping[str, pl.DataType]:
         """The columns after `prepare`.

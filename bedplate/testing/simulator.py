@@ -23,6 +23,7 @@ from bedplate.aggregations.ordered import Last, LastN, TimeSince
 from bedplate.aggregations.window import Window
 from bedplate.canonical import string_ids
 from bedplate.features.entity import Entity
+from bedplate.features.vectors import vector
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.sources.base import Source
 from bedplate.types import DAY, HOUR, MINUTE, Array, Int64s, format_duration, to_micros
@@ -53,9 +54,9 @@ class Simulation:
     Attributes:
         events: rows in their order of arrival: `user` (integers), `item` (strings), `time` (integer microseconds), and
             the values `quantity`, `price` (with null and NaN), `amount` (of either sign, over 20 orders of magnitude),
-            `kind`, `flag` and `seen`, each null at times; when the row could be known, `known` (most often at once,
-            else up to two days late), and `rank` (small integers). As states of entities rows end at `until`, and say
-            by `gone` that there is none, both null at times.
+            `kind`, `flag`, `seen`, and the vectors `image` (of 3) and `style` (lists of 2), each null at times; when
+            the row could be known, `known` (most often at once, else up to two days late), and `rank` (small integers).
+            As states of entities rows end at `until`, and say by `gone` that there is none, both null at times.
         users: [q] int64, the users asked for; some have no event.
         items: [q] int64, the ids of the items asked for; some have no event.
         times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
@@ -102,7 +103,7 @@ def simulate(seed: int, events: int = 200, questions: int = 60, users: int = 4, 
 
 
 def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
-    streams = iter(np.random.default_rng([seed, i]) for i in range(30))
+    streams = iter(np.random.default_rng([seed, i]) for i in range(60))
     times = _times(streams, count)
     prices = np.round(next(streams).random(count) * 100, 2)
     nan = next(streams).random(count) < 0.05
@@ -126,6 +127,8 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
         _nullable(until, next(streams)).alias("until"),
         _nullable(next(streams).random(count) < 0.1, next(streams)).alias("gone"),
     )
+    frame = frame.with_columns(image=_vectors(streams, count, 3), style=_vectors(streams, count, 2))
+    frame = frame.with_columns(pl.col("style").arr.to_list())
     rows = np.where(repeated, np.maximum(np.arange(count) - 1, 0), np.arange(count))
     frame = frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
     return frame.with_columns(known=_known(frame["time"].to_numpy(), streams), rank=_whole(next(streams), 0, 3, count))
@@ -170,6 +173,14 @@ def _nullable(values: Array, draw: np.random.Generator) -> pl.Series:
     return pl.select(pl.when(pl.Series(draw.random(len(series)) > 0.1)).then(series)).to_series()
 
 
+def _vectors(streams: Iterator[np.random.Generator], count: int, width: int) -> pl.Series:
+    """Vectors of `width` numbers, null at times, and at times with a null in them."""
+    whole = _nullable(_whole(next(streams), -8, 9, count * width) / 4, next(streams))
+    rows = pl.Series(next(streams).random(count) < 0.1)
+    lists = whole.reshape((count, width)) if count else pl.Series([], dtype=pl.Array(pl.Float64, width))
+    return pl.select(pl.when(~rows).then(lists)).to_series()
+
+
 def _questions(draw: np.random.Generator, times: Int64s, count: int) -> Int64s:
     anchors = times if len(times) else np.array([START], np.int64)
     near = anchors[draw.integers(0, len(anchors), count)] + _SHIFTS[draw.integers(0, len(_SHIFTS), count)]
@@ -211,6 +222,11 @@ def every_aggregation() -> dict[str, Aggregation]:
         "last_flag": Last("flag"),
         "last_seen": Last("seen"),
         "last_item": Last("item", where=bought),
+        "last_image": Last("image"),
+        "last_image_in": Last("image", windows=["1h", "1d"], where=bought),
+        "last_style": Last(vector("style", 2)),
+        "near_image": Last("image", windows=exact),
+        "images": Count("image", windows=["1h", "1d"]),
         "near_kind": Last("kind", windows=exact),
         "recent": LastN(["item", "price"], 4, age="age"),
         "recent_in": LastN("quantity", 3, windows=["1h", "1d"]),
@@ -226,6 +242,8 @@ def every_aggregation() -> dict[str, Aggregation]:
         "said_kind": Attribute("kind", valid_to="until"),
         "said_flag": Attribute("flag", deleted="gone"),
         "said_seen": Attribute("seen", valid_to="until", deleted=pl.col("gone")),
+        "said_image": Attribute("image", valid_to="until"),
+        "said_style": Attribute(vector("style", 2), deleted="gone"),
         "said_worth": Attribute(pl.col("price") * pl.col("quantity"), deleted="gone"),
         "near_different": CountDistinct("quantity", windows=exact),
     }

@@ -191,8 +191,8 @@ def test_requests_are_not_read_from_such_a_table():
 @pytest.mark.parametrize(
     ("options", "features", "message", "hint"),
     [
-        ({"valid_to": "too"}, ["price"], "valid_to 'too' is missing", "'to'"),
-        ({"valid_to": "title"}, ["price"], "valid_to 'title' is String", "prepare"),
+        ({"valid_to": "too"}, ["price"], "no valid_to column 'too'", "'to'"),
+        ({"valid_to": "title"}, ["price"], "the valid_to column 'title' is String", "prepare"),
         ({"deleted": "price"}, ["price"], r"deleted of source 'items' .* is Float64, expected a boolean", "compare"),
         ({"deleted": "goner"}, ["price"], "unknown column 'goner'", "'gone'"),
         ({}, ["prize"], "unknown column 'prize'", "'price'"),

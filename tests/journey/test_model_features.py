@@ -71,7 +71,7 @@ def test_arguments_are_checked(changes, message):
 
 def graph_with(project: Project, *made: ModelFeature | DerivedFeature, views: Any = None) -> FeatureGraph:
     found = project.definitions
-    return FeatureGraph(views or found.views, made, project.root, found.of(Link))
+    return FeatureGraph(views or found.views, made, project.root, links=found.of(Link))
 
 
 def test_what_the_model_reads_must_be_what_the_definition_says(project, registry):
