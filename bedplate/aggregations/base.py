@@ -61,21 +61,38 @@ class Selection:
     """Row values of the events that count: inputs, and an optional condition.
 
     Two selections are equal when their canonical forms are; they are then stored once, however many features use them.
-    `text` is what a person reads as the inputs, where the expressions themselves say too much.
+
+    Attributes:
+        inputs: row expressions.
+        where: a boolean row expression, or None.
+        keeps_null: whether an event also counts where its first input is not there. The second and last one, integers
+            that are never null, is then 0.
+        text: the inputs for a person to read, without how long a nullable value holds.
+        form: the canonical form.
     """
 
-    __slots__ = ("form", "inputs", "text", "where")
+    __slots__ = ("form", "inputs", "keeps_null", "text", "where")
 
     def __init__(
-        self, inputs: Sequence[ExpressionLike], where: ExpressionLike | None, place: str, text: str | None = None
+        self,
+        inputs: Sequence[ExpressionLike],
+        where: ExpressionLike | None,
+        place: str,
+        *,
+        keeps_null: bool = False,
+        text: str | None = None,
     ) -> None:
         self.inputs = tuple(to_expression(e, place) for e in inputs)
         self.where = None if where is None else to_expression(where, place)
-        self.text = ", ".join(map(str, self.inputs)) if text is None else text
+        shown = self.inputs[:1] if keeps_null else self.inputs
+        self.text = ", ".join(map(str, shown)) if text is None else text
         self.form: dict[str, Any] = {
             "inputs": [expression_form(e, place) for e in self.inputs],
             "where": None if self.where is None else expression_form(self.where, place),
         }
+        self.keeps_null = keeps_null
+        if keeps_null:
+            self.form["keeps_null"] = True
 
     @property
     def expressions(self) -> tuple[pl.Expr, ...]:

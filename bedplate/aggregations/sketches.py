@@ -91,7 +91,7 @@ class Quantile(OneInput):
         given = to_expression(expression, "Quantile")
         self.error, bucket = error, _bucket(given, error)
         super().__init__(bucket, windows, where)
-        self.selection = Selection([bucket], where, "Quantile", f"buckets of {given}")
+        self.selection = Selection([bucket], where, "Quantile", text=f"buckets of {given}")
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

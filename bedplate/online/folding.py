@@ -135,20 +135,34 @@ def _accumulate(
 
 
 @jit
-def _separate(merged: Any, count: int, size: int, known_at: int, line: int, last_folded: int, apart: Any) -> int:
-    """Puts the events that are folded before those that stay pending, each in order; how many are folded."""
-    folded, left = 0, 0
+def _separate(
+    merged: Any, count: int, size: int, known_at: int, delay: int, line: int, seen: int, apart: Any
+) -> tuple[int, int]:
+    """Puts the events that are folded before those that stay pending, each in order.
+
+    What could be seen no later than an event that is folded is folded too, whatever the line.
+
+    Returns:
+        how many are folded, and when the last of all that are could be seen; `seen` is that of those before.
+    """
+    folded, latest = 0, seen
+    if known_at < 0:  # then they are in the order in which they could be seen
+        while folded < count and (merged[folded * size] + delay < line or merged[folded * size] + delay <= seen):
+            latest = max(latest, merged[folded * size] + delay)
+            folded += 1
+        return folded, latest
+    left = 0
     for i in range(count):
         known = merged[i * size + known_at]
-        # What could be known no later than an event that is folded is folded too, whatever the line.
-        if known < line or known <= last_folded:
+        if known < line or known <= seen:
             _copy(merged, i * size, size, merged, folded * size)
+            latest = max(latest, known)
             folded += 1
         else:
             _copy(merged, i * size, size, apart, left * size)
             left += 1
     _copy(apart, 0 * size, left * size, merged, folded * size)
-    return folded
+    return folded, latest
 
 
 @jit
@@ -497,18 +511,7 @@ def fold(
         n = _merge_events(
             words, begin + fixed, old_pending, events, event_offsets[k], event_offsets[k + 1], size, ties, merged
         )
-        folded, seen = none, out[row + LAST_FOLDED]
-        if known_at >= 0:
-            folded = _separate(merged, n, size, known_at, lines[k], seen, apart)
-            for j in range(folded):
-                seen = max(seen, merged[j * size + known_at])
-        else:
-            # What could be seen no later than an event that is folded is folded too, whatever the line: pending events
-            # are newer than folded ones.
-            while folded < n and (merged[folded * size] + delay < lines[k] or merged[folded * size] + delay <= seen):
-                folded += 1
-            if folded:
-                seen = max(seen, merged[(folded - 1) * size] + delay)
+        folded, seen = _separate(merged, n, size, known_at, delay, lines[k], out[row + LAST_FOLDED], apart)
         out[row + LAST_FOLDED] = seen
         _fold_slots(out, row, merged, folded, size, ties, slots, columns)
         for j in range(folded):
@@ -525,22 +528,9 @@ def fold(
             spec = sections[s]
             old = words[begin + COUNTS + s] if end > begin else none
             count = _fold_section(
-                words,
-                at,
-                old,
-                merged,
-                folded,
-                size,
-                ties,
-                spec,
-                columns,
-                partials,
-                last,
-                merged_floats,
-                floats,
-                out,
-                to,
-            )
+                words, at, old, merged, folded, size, ties, spec, columns, partials, last, merged_floats, floats,
+                out, to,
+            )  # fmt: skip
             out[row + COUNTS + s] = count
             at, to = at + old * spec[WIDTH], to + count * spec[WIDTH]
         row = to
