@@ -172,10 +172,12 @@ class Finish(StrEnum):
 
     - NUMBER: the one partial, a count or a sum, as it is.
     - RATIO: the first partial, a sum, over the second, the count of the same events; null where that is 0.
+    - NEWEST: the one input of the one partial, a `Newest`; null where there is no event.
     """
 
     NUMBER = "number"
     RATIO = "ratio"
+    NEWEST = "newest"
 
 
 class Aggregation(ABC):

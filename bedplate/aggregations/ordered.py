@@ -10,6 +10,7 @@ import numpy as np
 from bedplate.aggregations.base import (
     Aggregation,
     ExpressionLike,
+    Finish,
     Latest,
     Newest,
     OneInput,
@@ -58,6 +59,8 @@ class Last(OneInput):
     """The value of the last event in which the expression is not null. No event: null."""
 
     __slots__ = ()
+
+    finish = Finish.NEWEST
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

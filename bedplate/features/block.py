@@ -77,7 +77,7 @@ class Block:
                 )
             values[self._candidate] = candidates
         present = self._take_ids.fill(columns, values)
-        return np.ascontiguousarray(self._vocabularies.rows_of(self._choice, values, present).T)
+        return self._vocabularies.rows_of(self._choice, values, present)
 
 
 class _Take(NamedTuple):

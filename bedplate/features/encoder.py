@@ -108,7 +108,7 @@ class Encoder:
             values, present = id_values(kept, field.feature)
             there = None if present is None else present[None]
             ids = self.vocabularies.rows_of(choice, np.ascontiguousarray(values)[None], there)
-            out[f"bag_ids.{field.feature}"] = pad(ids[0], mask)
+            out[f"bag_ids.{field.feature}"] = pad(ids[:, 0], mask)
         out["request_of_item"] = batch.request_of_item()
         return out
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, final
+from typing import TYPE_CHECKING, Protocol, final
 
 import msgspec
 
 from bedplate.batch import Batch, Column, Dense, Ids, Ragged
 from bedplate.errors import ArtifactError, DataError, DefinitionError, suggest
-from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import CANDIDATE, Level, TensorSpec
 from bedplate.types import Array, Type
+
+if TYPE_CHECKING:
+    from bedplate.features.encoder import Encoder  # it brings compiled loops along
 
 FILE = "signature.json"
 """The signature's name in an artifact."""

@@ -12,13 +12,14 @@ from typing import NamedTuple, final
 import numpy as np
 
 from bedplate.errors import DataError
+from bedplate.features import kernels
 from bedplate.types import Bools, Int64s
 
 NULL_ROW = 0
 UNKNOWN_ROW = 1
 FIRST_KNOWN_ROW = 2
 
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Fibonacci hashing, Knuth, TAOCP vol. 3, 6.4
+_ALL_PRESENT = np.zeros((0, 0), np.bool_)
 
 
 @final
@@ -62,12 +63,12 @@ class Choice:
     __slots__ = ("bases", "nulls", "shifts", "unknowns")
 
     def __init__(self, tables: Sequence[_Table]) -> None:
-        def column(values: Sequence[int]) -> Int64s:
-            return np.array(values, np.int64).reshape(-1, 1)
-
-        self.bases, self.nulls = column([t.base for t in tables]), column([t.null for t in tables])
-        self.unknowns = column([t.unknown for t in tables])
-        self.shifts = column([t.shift for t in tables]).view(np.uint64)
+        self.bases, self.nulls = (
+            np.array([t.base for t in tables], np.int64),
+            np.array([t.null for t in tables], np.int64),
+        )
+        self.unknowns = np.array([t.unknown for t in tables], np.int64)
+        self.shifts = np.array([t.shift for t in tables], np.uint64)
 
 
 @final
@@ -82,7 +83,7 @@ class Vocabularies(Mapping[str, Vocabulary]):
     >>> v.first_rows, v.rows
     ({'item': 1, 'shop': 6}, 9)
     >>> v.rows_of(v.choose(["item", "shop"]), np.array([[20, 5], [7, 7]])).tolist()
-    [[4, 2], [8, 8]]
+    [[4, 8], [2, 8]]
     """
 
     __slots__ = ("_named", "_slot_keys", "_slot_rows", "_tables", "first_rows", "rows")
@@ -130,32 +131,14 @@ class Vocabularies(Mapping[str, Vocabulary]):
             present: [c, n]; where False the row is the vocabulary's null row. None: all are present.
 
         Returns:
-            [c, n] int64.
+            [n, c] int64, C-contiguous.
         """
-        slots = (values.view(np.uint64) * _MULTIPLIER >> choice.shifts).view(np.int64)
-        slots += choice.bases
-        rows = self._slot_rows.take(slots)
-        wrong = self._slot_keys.take(slots) != values
-        wrong &= rows != choice.unknowns  # an empty slot holds the unknown row: there the search ends
-        if wrong.any():
-            self._probe(np.flatnonzero(wrong), slots, values, choice, rows)
-        if present is not None:
-            np.copyto(rows, choice.nulls, where=~present)
-        return rows
-
-    def _probe(self, left: Int64s, slots: Int64s, values: Int64s, choice: Choice, rows: Int64s) -> None:
-        """Goes on to the next slots for those ids whose slot held another key."""
-        out = rows.reshape(-1)
-        at, ids = slots.reshape(-1)[left], values.reshape(-1)[left]
-        unknown = choice.unknowns.reshape(-1)[left // values.shape[1]]
-        while len(left):
-            at += 1
-            found = self._slot_rows.take(at)
-            settled = self._slot_keys.take(at) == ids
-            settled |= found == unknown
-            out[left[settled]] = found[settled]
-            going = ~settled
-            left, at, ids, unknown = left[going], at[going], ids[going], unknown[going]
+        out = np.empty(values.shape[::-1], np.int64)
+        kernels.find_rows(
+            values, _ALL_PRESENT if present is None else present,
+            choice.shifts, choice.bases, choice.unknowns, choice.nulls, self._slot_keys, self._slot_rows, out,
+        )  # fmt: skip
+        return out
 
 
 def _hash_table(keys: Int64s, bits: int, unknown: int) -> tuple[Int64s, Int64s]:
@@ -166,7 +149,7 @@ def _hash_table(keys: Int64s, bits: int, unknown: int) -> tuple[Int64s, Int64s]:
     size = (1 << bits) + len(keys) + 1
     slot_keys, slot_rows = np.zeros(size, np.int64), np.full(size, unknown, np.int64)
     waiting: Int64s = np.arange(len(keys), dtype=np.int64)
-    slots = (np.ascontiguousarray(keys).view(np.uint64) * _MULTIPLIER >> np.uint64(64 - bits)).view(np.int64)
+    slots = (np.ascontiguousarray(keys).view(np.uint64) * kernels.MULTIPLIER >> np.uint64(64 - bits)).view(np.int64)
     first, end = unknown - UNKNOWN_ROW + FIRST_KNOWN_ROW, 1 << bits
     while len(waiting):
         free = slot_rows[slots] == unknown

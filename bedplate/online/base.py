@@ -54,15 +54,10 @@ class Values:
         ends: list[int] = self.ends[-count - 1 :].tolist()
         return [self.data[begin:end] for begin, end in pairwise(ends)]
 
-    def rows(self, first: int, last: int) -> tuple[Int64s, Int64s]:
-        """The values [first, last) as packed rows: their words, and offsets [last - first + 1] into them.
-
-        They and all values before them are whole words.
-        """
-        begin = int(self.ends[first])
-        offsets = self.ends[first : last + 1] - begin
-        offsets >>= 3
-        return np.frombuffer(self.data, np.int64, int(offsets[-1]), begin), offsets
+    def rows(self, count: int) -> tuple[Int64s, Int64s]:
+        """The first `count` values as packed rows, which are whole words: the words, and offsets [count + 1]."""
+        offsets = self.ends[: count + 1] >> 3
+        return np.frombuffer(self.data, np.int64, int(offsets[-1])), offsets
 
 
 @final

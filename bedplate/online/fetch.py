@@ -70,10 +70,11 @@ class OnlineReader(Reader):
                 runs.append(slice(first, len(wanted)))
         wanted += [store_keys.state_of(read.view) for read in reads]
         values = self._store.read_many(wanted, runs)
+        words, offsets = values.rows(len(wanted) - len(reads))
         found, first = list[Columns](), 0
         for read, state in zip(reads, values.last(len(reads)), strict=True):
             self._check_state(read.view, state)
-            found.append(self._columns(read, *values.rows(first, first + len(read.keys))))
+            found.append(self._columns(read, words, offsets[first : first + len(read.keys) + 1]))
             first += len(read.keys)
         return found
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from bedplate.aggregations.base import Reduce
-from bedplate.online.codec import CODES, COUNTS, LAST_FOLDED, MISSING, PENDING, WIDTH
+from bedplate.online.codec import CODES, COUNTS, LAST_FOLDED, MISSING, PENDING, WIDTH, Layout
 from bedplate.online.folding import add_whole, is_valid, jit
+from bedplate.types import Int64s
 
 _MIN, _SUM, _COUNT, _DISTINCT = (CODES[r] for r in (Reduce.MIN, Reduce.SUM, Reduce.COUNT, Reduce.DISTINCT))
 
@@ -21,6 +22,9 @@ TOTAL, TILE, RING, VALUES = range(4)
 CODE, SOURCE, AT, PARTIAL, NUMBER_AT, SELECTION, WORD, IS_FLOAT, LENGTH, HOP, BOUND = range(11)
 """The columns of scalar requests. AT is a section, or the first word of the totals; PARTIAL and NUMBER_AT are words
 from there; LENGTH -1: no window."""
+
+SCALAR_WIDTH, LATEST_WIDTH = 11, 12
+"""The numbers of columns of scalar and of LATEST requests."""
 
 L_AT, L_IS_RING, L_SELECTION, L_DEPTH, L_LENGTH, L_HOP, L_BOUND, L_TTL, L_FIRST, L_NUMBER, L_OUT, L_STRIDE = range(12)
 """The columns of LATEST requests. L_AT is a section or the first word of a slot; L_FIRST and L_NUMBER choose
@@ -427,3 +431,61 @@ def fill_latest(
                 for c in range(requests[r, L_NUMBER]):
                     word = 1 + c if events[k] < 0 else columns[requests[r, L_FIRST] + c]
                     values[c, to] = words[event + word]
+
+
+TABLES = 5
+"""So many sizes begin the tables of `read_rows`."""
+
+
+def pack_tables(layout: Layout, scalars: Int64s, slots: Int64s, columns: Int64s) -> Int64s:
+    """What `read_rows` needs to know of a plan in one array: each array that a compiled pass takes costs time."""
+    sizes = (len(layout.sections), len(scalars), len(slots), len(columns), layout.delay)
+    tables = (layout.shape, layout.sections, scalars, slots, columns)
+    return np.concatenate([np.array(sizes, np.int64), *(t.reshape(-1) for t in tables)])
+
+
+@jit
+def read_rows(words: Any, offsets: Any, times: Any, tables: Any, out: Any, present: Any) -> int:
+    """Locates the rows of n keys and reads their scalars and slots: `locate_rows`, `read_scalars` and `read_slots`.
+
+    Args:
+        words: the rows.
+        offsets: [n + 1] into them.
+        times: [n] the times asked for.
+        tables: see `pack_tables`.
+        out: what is found, one array [n] after the other: those of the scalars, the times of the slots, their values,
+            then what `locate_rows` fills, [n, 2 + sections] and [n].
+        present: which of the scalars and of the slots are there, [n] each.
+
+    Returns:
+        as `locate_rows`.
+    """
+    n, sections, scalars, slots = len(times), tables[0], tables[1], tables[2]
+    at = TABLES
+    shape = tables[at : at + 4]
+    at += 4
+    section_rows = tables[at : at + sections * 8].reshape(sections, 8)
+    at += sections * 8
+    scalar_rows = tables[at : at + scalars * SCALAR_WIDTH].reshape(scalars, SCALAR_WIDTH)
+    at += scalars * SCALAR_WIDTH
+    slot_rows = tables[at : at + slots * LATEST_WIDTH].reshape(slots, LATEST_WIDTH)
+    at += slots * LATEST_WIDTH
+    columns = tables[at : at + tables[3]]
+    end = len(out) - n
+    visible = out[end:]
+    located = out[end - n * (sections + 2) : end].reshape(n, sections + 2)
+    wrong = locate_rows(words, offsets, times, tables[4], shape, section_rows, located, visible)
+    if wrong >= 0:
+        return wrong
+    if scalars:
+        read_scalars(
+            words, offsets, times, shape, section_rows, located, visible, scalar_rows,
+            out[: scalars * n], present[: scalars * n],
+        )  # fmt: skip
+    if slots:
+        first = scalars + slots
+        read_slots(
+            words, offsets, times, shape, located, visible, slot_rows, columns,
+            out[scalars * n : first * n], present[scalars * n :], out[first * n : end - n * (sections + 2)],
+        )  # fmt: skip
+    return -1

@@ -39,38 +39,40 @@ _READERS = 1022
 class _Gate:
     """Lets transactions of this process run side by side, and a change of the map's size only alone.
 
-    Whoever wants to be alone goes first: readers that come later wait for the moment that it takes.
+    A transaction runs inside the gate: `with gate`. Whoever wants to be alone goes first: readers that come later wait
+    for the moment that it takes.
     """
 
+    __slots__ = ("_changed", "_inside", "_lock", "_wanted")
+
     def __init__(self) -> None:
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside = self._wanted = 0
 
-    @contextlib.contextmanager
-    def shared(self) -> Generator[None]:
-        with self._condition:
+    def __enter__(self) -> None:
+        with self._lock:
             while self._wanted:
-                self._condition.wait()
+                self._changed.wait()
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._inside -= 1
-                if self._wanted:
-                    self._condition.notify_all()
+
+    def __exit__(self, *details: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._wanted:
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def alone(self) -> Generator[None]:
-        with self._condition:
+        with self._lock:
             self._wanted += 1
             while self._inside:
-                self._condition.wait()
+                self._changed.wait()
             try:
                 yield
             finally:
                 self._wanted -= 1
-                self._condition.notify_all()
+                self._changed.notify_all()
 
 
 @final
@@ -137,7 +139,7 @@ class LmdbStore(OnlineStore):
         self._check_process()
         while True:
             try:
-                with self._gate.shared(), self._environment.begin() as transaction:
+                with self._gate, self._environment.begin() as transaction:
                     get = self._getter(transaction)
                     found: list[bytes] = []
                     for run in runs:
@@ -164,7 +166,7 @@ class LmdbStore(OnlineStore):
         self._check_process()
         while True:
             try:
-                with self._gate.shared(), self._environment.begin() as transaction:
+                with self._gate, self._environment.begin() as transaction:
                     found: list[tuple[bytes, bytes]] = []
                     cursor = transaction.cursor()
                     there = cursor.set_range(prefix)
@@ -203,7 +205,7 @@ class LmdbStore(OnlineStore):
         self._check_process()
         while True:
             try:
-                with self._gate.shared(), self._environment.begin(write=True) as transaction:
+                with self._gate, self._environment.begin(write=True) as transaction:
                     for prefix in changes.deletes:
                         _delete(transaction, prefix)
                     cursor = transaction.cursor()
@@ -279,7 +281,7 @@ def _walk(transaction: Any, run: Sequence[bytes]) -> list[bytes] | None:
             if 2 * number >= len(run):
                 return None
             found[key] = value
-    return [found.get(key, b"") for key in run]
+    return list(map(found.get, run, repeat(b"")))
 
 
 def _delete(transaction: Any, prefix: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Scalar
+from bedplate.aggregations.base import Finish, Latest, Newest, Partial, Reduce, Scalar
 from bedplate.batch import Column, Columns, Dense, Embedding, Ids, Places, Ragged, Stack, TextLookup
 from bedplate.canonical import to_json
 from bedplate.errors import DefinitionError
@@ -18,7 +18,7 @@ from bedplate.online.codec import CODES, Layout, Need, from_words
 from bedplate.types import Array, Bools, Int64s, Type
 
 _SCALAR, _SLOT, _LATEST = range(3)
-_WIDTHS = (11, 12, 12)
+_WIDTHS = (kernels.SCALAR_WIDTH, kernels.LATEST_WIDTH, kernels.LATEST_WIDTH)
 
 
 @final
@@ -75,13 +75,12 @@ class UnreadableRowError(Exception):
 
 @final
 class _Rows(NamedTuple):
-    """Packed rows of n keys, and where everything is in them; see `kernels.locate_rows`."""
+    """Packed rows of n keys, and what `kernels.read_rows` found in them."""
 
     words: Int64s
     offsets: Int64s
     times: Int64s
-    found: Int64s
-    visible: Int64s
+    out: Int64s
 
 
 @final
@@ -101,11 +100,16 @@ class ReadPlan:
     __slots__ = (
         "_columns",
         "_deepest",
+        "_flags",
+        "_latest_requests",
+        "_located",
         "_most_calls",
         "_most_inputs",
         "_places",
-        "_requests",
         "_slot_columns",
+        "_slots_at",
+        "_tables",
+        "_values_at",
         "groups",
         "layout",
         "names",
@@ -121,11 +125,17 @@ class ReadPlan:
         self.groups = tuple(self._group(calls, requests, columns) for calls in alike)
         self._most_calls = max((len(g.calls) for g in self.groups), default=1)
         self._places = self._all_places()
-        self._requests = [np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests, _WIDTHS, strict=True)]
+        scalars, slots, self._latest_requests = (
+            np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests, _WIDTHS, strict=True)
+        )
         self._columns: Int64s = np.array(columns, np.int64)
-        latest = self._requests[_LATEST]
-        self._deepest = int(latest[:, kernels.L_DEPTH].max(initial=0))
-        self._most_inputs = int(latest[:, kernels.L_NUMBER].max(initial=0))
+        self._tables = kernels.pack_tables(self.layout, scalars, slots, self._columns)
+        # Where `read_rows` puts what it finds, in arrays of one value a key.
+        self._slots_at, self._flags = len(scalars), len(scalars) + len(slots)
+        self._values_at = self._flags
+        self._located = self._values_at + self._slot_columns
+        self._deepest = int(self._latest_requests[:, kernels.L_DEPTH].max(initial=0))
+        self._most_inputs = int(self._latest_requests[:, kernels.L_NUMBER].max(initial=0))
 
     def read(self, words: Int64s, offsets: Int64s, times: Int64s, texts: TextLookup) -> Columns:
         """The values of the features for n keys, by full name; those of a group in one stack.
@@ -139,16 +149,28 @@ class ReadPlan:
         Raises:
             UnreadableRowError: a row is not of this layout, or ahead of its time.
         """
-        rows = self._locate(words, offsets, times)
-        found = _Found(self._scalars(rows), self._slots(rows), self._latest_events(rows), texts, len(times))
+        n = len(times)
+        # Uninitialised: the pass fills all of it.
+        out = np.empty((self._located + len(self.layout.sections) + 3) * n, np.int64)
+        present = np.empty(self._flags * n, np.bool_)
+        wrong: int = kernels.read_rows(words, offsets, times, self._tables, out, present)
+        if wrong >= 0:
+            raise UnreadableRowError(wrong)
+        latest = self._latest_events(_Rows(words, offsets, times, out)) if self._deepest else None
+        found = _Found(out, present, self._slots_at * n, self._values_at * n, latest, texts, n)
         parts: list[Stack | Column] = []
         repeated = times if self._most_calls == 1 else np.concatenate([times] * self._most_calls)
         for group in self.groups:
-            calls = len(group.calls)
-            # The calls of a group are finalised as if their keys were of one call.
-            partials = [found.partial(part) for part in group.parts]
-            for column in group.calls[0].aggregation.finalize(partials, repeated[: calls * len(times)]):
-                parts.extend(split(column, calls))
+            aggregation, calls = group.calls[0].aggregation, len(group.calls)
+            if aggregation.finish is Finish.NUMBER:
+                parts.append(found.numbers(group.parts[0]))
+            elif aggregation.finish is Finish.NEWEST and group.parts[0].kernel == _SLOT:
+                parts.append(found.newest(group.parts[0]))
+            else:
+                # The calls of a group are finalised as if their keys were of one call.
+                partials = [found.partial(part) for part in group.parts]
+                for column in aggregation.finalize(partials, repeated[: calls * n]):
+                    parts.extend(split(column, calls))
         return Columns(parts, self._places)
 
     def _all_places(self) -> Places:
@@ -163,46 +185,14 @@ class ReadPlan:
                 part += len(names) if output.is_list else 1
         return {name: places[name] for name in self.names}
 
-    def _locate(self, words: Int64s, offsets: Int64s, times: Int64s) -> _Rows:
-        layout, n = self.layout, len(times)
-        found, visible = np.empty((n, len(layout.sections) + 2), np.int64), np.empty(n, np.int64)
-        wrong: int = kernels.locate_rows(
-            words, offsets, times, layout.delay, layout.shape, layout.sections, found, visible
-        )
-        if wrong >= 0:
-            raise UnreadableRowError(wrong)
-        return _Rows(words, offsets, times, found, visible)
-
-    def _scalars(self, rows: _Rows) -> tuple[Array, Array]:
-        requests, layout, n = self._requests[_SCALAR], self.layout, len(rows.times)
-        values, present = np.empty(len(requests) * n, np.int64), np.empty(len(requests) * n, np.bool_)
-        if len(requests):
-            kernels.read_scalars(
-                rows.words, rows.offsets, rows.times, layout.shape, layout.sections, rows.found, rows.visible,
-                requests, values, present,
-            )  # fmt: skip
-        return values, present
-
-    def _slots(self, rows: _Rows) -> tuple[Array, Array, Array]:
-        requests, n = self._requests[_SLOT], len(rows.times)
-        found, present = np.empty(len(requests) * n, np.int64), np.empty(len(requests) * n, np.bool_)
-        values = np.empty(self._slot_columns * n, np.int64)
-        if len(requests):
-            kernels.read_slots(
-                rows.words, rows.offsets, rows.times, self.layout.shape, rows.found, rows.visible,
-                requests, self._columns, found, present, values,
-            )  # fmt: skip
-        return found, present, values
-
     def _latest_events(self, rows: _Rows) -> tuple[Array, Array, Array]:
-        requests, layout, n = self._requests[_LATEST], self.layout, len(rows.times)
-        ends = np.zeros(len(requests) * n + 1, np.int64)
-        if not len(requests):
-            return ends, ends, ends
+        requests, layout, n = self._latest_requests, self.layout, len(rows.times)
+        end = len(rows.out) - n
+        located = rows.out[self._located * n : end].reshape(n, len(layout.sections) + 2)
         common = (
-            rows.words, rows.offsets, rows.times, layout.shape, layout.sections, rows.found, rows.visible, requests,
+            rows.words, rows.offsets, rows.times, layout.shape, layout.sections, located, rows.out[end:], requests,
         )  # fmt: skip
-        counts = np.empty(len(requests) * n, np.int64)
+        counts, ends = np.empty(len(requests) * n, np.int64), np.zeros(len(requests) * n + 1, np.int64)
         kernels.count_latest(*common, self._deepest, counts)
         np.cumsum(counts, out=ends[1:])
         found, values = np.empty(ends[-1], np.int64), np.empty((self._most_inputs, ends[-1]), np.int64)
@@ -301,33 +291,59 @@ def _window(need: Need) -> tuple[int, int, int]:
 
 @final
 class _Found(NamedTuple):
-    """What the kernels found for n keys, request by request: arrays of requests times n."""
+    """What was found for n keys.
 
-    scalars: tuple[Array, Array]
-    slots: tuple[Array, Array, Array]
-    latest: tuple[Array, Array, Array]
+    Attributes:
+        out: see `kernels.read_rows`.
+        present: the same.
+        slots: where the times of slots begin in `out`, and what says whether they are there in `present`.
+        values: where their values begin in `out`.
+        latest: of deeper lists the ends [requests * n], times and values; None: there is none.
+        texts: behind string ids.
+        n: the number of keys.
+    """
+
+    out: Int64s
+    present: Bools
+    slots: int
+    values: int
+    latest: tuple[Array, Array, Array] | None
     texts: TextLookup
     n: int
 
+    def numbers(self, part: Part) -> Stack:
+        """What `Finish.NUMBER` makes of scalars."""
+        values = from_words(self.out[part.first * self.n : part.last * self.n], part.kinds[0])
+        return Stack(values.reshape(part.last - part.first, self.n))
+
+    def newest(self, part: Part) -> Stack:
+        """What `Finish.NEWEST` makes of slots."""
+        n, calls, kind = self.n, part.last - part.first, part.kinds[0]
+        values = from_words(self.out[self.values + part.out * n :][: calls * n], kind).reshape(calls, n)
+        present = self.present[self.slots + part.first * n : self.slots + part.last * n].reshape(calls, n)
+        return Stack(values, present, True, self.texts) if kind is Type.STRING else Stack(values, present)
+
     def partial(self, part: Part) -> Partial:
         if part.kernel == _SCALAR:
-            values, present = self.scalars
-            span = slice(part.first * self.n, part.last * self.n)
-            return Scalar(from_words(values[span], part.kinds[0]), present[span])
+            a, b = part.first * self.n, part.last * self.n
+            return Scalar(from_words(self.out[a:b], part.kinds[0]), self.present[a:b])
         texts = tuple([self.texts if kind is Type.STRING else None for kind in part.kinds])
-        return self._slots(part, texts) if part.kernel == _SLOT else self._latest(part, texts)
+        if self.latest is None or part.kernel == _SLOT:
+            return self._slots(part, texts)
+        return self._lists(part, texts, self.latest)
 
     def _slots(self, part: Part, texts: tuple[TextLookup | None, ...]) -> Newest:
-        times, present, values = self.slots
-        a, b = part.first * self.n, part.last * self.n
-        at, columns = part.out * self.n, list[Array]()
+        a, b = self.slots + part.first * self.n, self.slots + part.last * self.n
+        at, columns = self.values + part.out * self.n, list[Array]()
         for kind in part.kinds:
-            columns.append(from_words(values[at : at + b - a], kind))
+            columns.append(from_words(self.out[at : at + b - a], kind))
             at += b - a
-        return Newest(present[a:b], times[a:b], tuple(columns), texts)
+        return Newest(self.present[a:b], self.out[a:b], tuple(columns), texts)
 
-    def _latest(self, part: Part, texts: tuple[TextLookup | None, ...]) -> Latest | Newest:
-        ends, times, values = self.latest
+    def _lists(
+        self, part: Part, texts: tuple[TextLookup | None, ...], latest: tuple[Array, Array, Array]
+    ) -> Latest | Newest:
+        ends, times, values = latest
         offsets = ends[part.first * self.n : part.last * self.n + 1]
         a, b = int(offsets[0]), int(offsets[-1])
         columns = tuple(from_words(values[c, a:b], kind) for c, kind in enumerate(part.kinds))

@@ -133,7 +133,7 @@ def merged_rows(
     if into_empty:
         words, offsets = np.frombuffer(b"", np.int64), np.zeros(len(names) + 1, np.int64)
     else:
-        words, offsets = store.read_many(names).rows(0, len(names))
+        words, offsets = store.read_many(names).rows(len(names))
     check_rows(store, layout, words, offsets)
     try:
         out, ends = merge_into_rows(layout, words, offsets, events.words, events.offsets, line)

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from bedplate.batch import Batch, Column, Columns, Dense, Ids, Ragged, Stack
+from bedplate.batch import Batch, Column, Columns, Dense, Ids, Places, Ragged, Stack
 from bedplate.errors import DefinitionError
 from bedplate.features.assemble import Candidates, Join, Reader
 from bedplate.features.graph import FeatureGraph
@@ -51,10 +51,11 @@ class Hydrator:
         self._join = Join(selected, item)
         self.entities: dict[str, Type] = {e.name: kinds[e.name] for e in selected.entities if e.name != item}
         self.levels: Mapping[str, bool] = self._join.levels
-        self._about: dict[str, list[str]] = {}
+        about: dict[str, list[str]] = {}
         for view, read in selected.views:
             if len(view.view.entities) == 1:
-                self._about.setdefault(view.view.entities[0].name, []).extend(read)
+                about.setdefault(view.view.entities[0].name, []).extend(read)
+        self._about = {entity: _About(tuple(names)) for entity, names in about.items()}
 
     def request(self, keys: Mapping[str, Int64s], time: int) -> Columns:
         """The features of the request: columns of one row.
@@ -89,32 +90,59 @@ class Hydrator:
 
     def unknown_entities(self, request: Mapping[str, Column]) -> list[str]:
         """The entities of the request of whose key nothing is known."""
-        return [e for e in self.entities if e in self._about and _unknown(request, self._about[e], 1).all()]
+        about = self._about
+        return [e for e in self.entities if e in about and about[e].unknown(Columns.of(request), 1) is not None]
 
     def unknown_items(self, batch: Batch) -> Bools | None:
         """[n]: the candidates of which nothing is known, or None: something is known of each."""
         if self._item not in self._about or not batch.items:
             return None
-        unknown = _unknown(batch.item, self._about[self._item], batch.items)
-        return unknown if unknown.any() else None
+        return self._about[self._item].unknown(Columns.of(batch.item), batch.items)
 
 
-def _unknown(columns: Mapping[str, Column], names: Sequence[str], n: int) -> Bools:
-    """[n]: rows where none of the columns has a value other than zero; looks at no more of them than it must."""
-    every, unknown = Columns.of(columns), np.ones(n, np.bool_)
-    # A stack holds columns of one view, and so of one entity.
-    for part in dict.fromkeys(every.places[name][0] for name in names if name in every.places):
-        unknown &= ~_has_value(every.parts[part])
-        if not unknown.any():
-            break
-    return unknown
+@final
+class _About:
+    """The features of one entity, which tell whether anything is known of a key."""
+
+    __slots__ = ("_last", "_names")
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._last: tuple[Places, tuple[int, ...]] | None = None
+
+    def unknown(self, columns: Columns, n: int) -> Bools | None:
+        """[n]: rows where no feature has a value other than zero, or None; looks at no more features than it must."""
+        unknown: Bools | None = None
+        for part in self._parts(columns):
+            known = _has_value(columns.parts[part])
+            unknown = ~known if unknown is None else unknown & ~known
+            if not unknown.any():
+                return None
+        return np.ones(n, np.bool_) if unknown is None else unknown
+
+    def _parts(self, columns: Columns) -> tuple[int, ...]:
+        """The parts with the features, identities first: a key that is known has them more often than anything else."""
+        last, places = self._last, columns.places
+        if last is None or last[0] is not places:
+            # A stack holds columns of one view, and so of one entity.
+            found = dict.fromkeys(places[name][0] for name in self._names if name in places)
+            ordered = sorted(found, key=lambda part: not _is_identity(columns.parts[part]))
+            last = self._last = places, tuple(ordered)
+        return last[1]
+
+
+def _is_identity(part: Stack | Column) -> bool:
+    return part.is_ids if isinstance(part, Stack) else isinstance(part, Ids)
 
 
 def _has_value(part: Stack | Column) -> Bools:
     """[n]: the rows with a value other than zero; an identity is a value, whichever it is."""
     if isinstance(part, Stack):
-        there: Bools = np.ones(part.values.shape, np.bool_) if part.is_ids else part.values != 0
-        return np.logical_or.reduce(there if part.present is None else there & part.present, axis=0)
+        if part.is_ids:
+            there: Bools = np.ones(part.values.shape, np.bool_) if part.present is None else part.present
+        else:
+            there = part.values != 0 if part.present is None else (part.values != 0) & part.present
+        return np.logical_or.reduce(there, axis=0)
     if isinstance(part, Ragged):
         return part.offsets[1:] > part.offsets[:-1]
     if isinstance(part, Dense):

@@ -110,10 +110,10 @@ def test_vocabulary_equals_a_dictionary(n, keys):
     rows = table_rows.rows_of(
         table_rows.choose(["own", "other"]), np.stack((values, values)), np.stack((present, present))
     )
-    np.testing.assert_array_equal(rows[0] - table_rows.first_rows["own"], expected)
+    np.testing.assert_array_equal(rows[:, 0] - table_rows.first_rows["own"], expected)
     small = {i: i + 2 for i in range(7)}
     others = [small.get(int(v), 1) if p else 0 for v, p in zip(values, present, strict=True)]
-    np.testing.assert_array_equal(rows[1] - table_rows.first_rows["other"], others)
+    np.testing.assert_array_equal(rows[:, 1] - table_rows.first_rows["other"], others)
 
 
 def test_vocabulary_refuses_unsorted_keys():
