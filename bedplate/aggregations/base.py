@@ -88,6 +88,10 @@ class Reduce(StrEnum):
     - LATEST: the last `depth` events in order (time, arrival): their times and inputs. The partial is a `Newest` where
       the depth is 1, else a `Latest`.
     - DISTINCT: the number of different values of the one input; int64.
+    - COUNTS: the different values of the one input, how often each occurs and when last. The partial is a `Counts`.
+    - SMALLEST: the `depth` smallest of the hashes of the one input's different values. The partial is a `Hashes`.
+    - LATEST_BY: of each value of the last input the last event in order (time, arrival), of these the last `depth`.
+      The partial is a `Latest`.
     """
 
     COUNT = "count"
@@ -96,16 +100,28 @@ class Reduce(StrEnum):
     MAX = "max"
     LATEST = "latest"
     DISTINCT = "distinct"
+    COUNTS = "counts"
+    SMALLEST = "smallest"
+    LATEST_BY = "latest-by"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """A reduction of a selection; `depth` is the number of events a LATEST keeps (0 for the others)."""
+    """A reduction of a selection; `depth` is how many events or hashes a reduction keeps (0 where it keeps no list)."""
 
     reduce: Reduce
     selection: Selection
     depth: int = 0
+
+    @property
+    def stored(self) -> str:
+        """The name of what history keeps for it beside the selection's values; only where a depth is part of that.
+
+        >>> Reduction(Reduce.SMALLEST, Selection(["x"], None, ""), 402).stored
+        'smallest-402'
+        """
+        return f"{self.reduce}-{self.depth}" if self.reduce is Reduce.SMALLEST else self.reduce.value
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""
@@ -154,7 +170,56 @@ class Newest(msgspec.Struct, frozen=True, eq=False, gc=False):
     texts: tuple[TextLookup | None, ...]
 
 
-Partial: TypeAlias = Scalar | Newest | Latest
+@final
+class Values(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """The different values behind a DISTINCT partial, which merge where their numbers do not: see `merge.merge`.
+
+    Attributes:
+        offsets: [n + 1] int64; the values of key i are `offsets[i]` to `offsets[i + 1]`.
+        values: [m], no value twice under one key, in any order.
+    """
+
+    offsets: Int64s
+    values: Array
+
+
+@final
+class Counts(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A COUNTS partial: for key i, values `offsets[i]` to `offsets[i + 1]`, each once, in ascending order.
+
+    Of disjoint sets of events the counts of equal values add up, and the later of their times counts.
+
+    Attributes:
+        offsets: [n + 1] int64.
+        values: [m], of the input's dtype; strings as ids.
+        counts: [m] int64, above 0.
+        times: [m] int64, the time of the last event of the value.
+        texts: the texts behind string ids, or None.
+    """
+
+    offsets: Int64s
+    values: Array
+    counts: Int64s
+    times: Int64s
+    texts: TextLookup | None
+
+
+@final
+class Hashes(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A SMALLEST partial: for key i, hashes `offsets[i]` to `offsets[i + 1]`, each once, in ascending order.
+
+    Of several sets of events, disjoint or not, the smallest `depth` of all their hashes are the partial of the whole.
+
+    Attributes:
+        offsets: [n + 1] int64.
+        values: [m] int64, see `bedplate/hashing.py`.
+    """
+
+    offsets: Int64s
+    values: Int64s
+
+
+Partial: TypeAlias = Scalar | Newest | Latest | Counts | Hashes
 
 
 @final
@@ -260,11 +325,16 @@ class Aggregation(ABC):
         }
 
     @property
+    def shown(self) -> Sequence[pl.Expr]:
+        """What a person reads as its inputs."""
+        return self.selection.inputs
+
+    @property
     @final
     def text(self) -> str:
         """The aggregation for a person to read, without its condition and windows."""
-        options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int))
-        inputs = ", ".join(map(str, self.selection.inputs))
+        options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int | float))
+        inputs = ", ".join(map(str, self.shown))
         return f"{type(self).__name__}({'; '.join(filter(None, [inputs, options]))})"
 
     @final

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Reduce
+from bedplate.aggregations.base import Reduce, Reduction
 from bedplate.canonical import to_json
 from bedplate.errors import DataError, StoreError
 from bedplate.features.rows import Rows, SelectedValues, prepare_table
@@ -17,6 +17,7 @@ from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
 from bedplate.offline import kernels
 from bedplate.offline.index import FORMAT, Texts, Timeline, TimelineManifest, row_type, selection_id, timeline_id
+from bedplate.offline.ragged import RAGGED, build_ragged, previous_table
 from bedplate.offline.seal import Sealer
 from bedplate.sources.base import Snapshot
 from bedplate.types import Array, Int64s
@@ -53,15 +54,16 @@ class Build:
         """The positions of the selections without values in the index."""
         return [i for i, c in enumerate(self._columns) if not self.timeline.column_folder(c).exists()]
 
-    def missing_reductions(self) -> list[tuple[int, Reduce]]:
+    def missing_reductions(self) -> list[tuple[int, Reduction]]:
         """The reductions without files, by selection."""
         wanted = {
-            (self.view.reduction_index(r), r.reduce): None
+            (self.view.reduction_index(r), r.stored): r
             for call in self.view.calls
             for r in call.aggregation.reductions
             if r.reduce not in (Reduce.COUNT, Reduce.LATEST)
         }
-        return [(i, r) for i, r in wanted if not self.timeline.reduction_folder(self._columns[i], r).exists()]
+        there = self.timeline.reduction_folder
+        return [(i, r) for (i, stored), r in wanted.items() if not there(self._columns[i], stored).exists()]
 
     @property
     def is_complete(self) -> bool:
@@ -127,9 +129,9 @@ class Build:
                     described = ", ".join(map(str, self.view.selections[position].inputs)) or "events"
                     progress(f"{name}: column {described}")
                     self._build_column(position, values, sealer)
-            for position, reduce in reductions:
-                progress(f"{name}: {reduce.value} of {self.view.selections[position].inputs[0]}")
-                self._build_reduction(position, reduce, sealer)
+            for position, reduction in reductions:
+                progress(f"{name}: {reduction.stored} of {self.view.selections[position].inputs[0]}")
+                self._build_reduction(position, reduction, sealer)
 
     def _check_snapshot(self) -> None:
         source = self.view.view.source
@@ -205,15 +207,19 @@ class Build:
             hint="sum it as floats: pl.col(...).cast(pl.Float64)",
         )
 
-    def _build_reduction(self, position: int, reduce: Reduce, sealer: Sealer) -> None:
+    def _build_reduction(self, position: int, reduction: Reduction, sealer: Sealer) -> None:
         column = self._columns[position]
         files = self.timeline.column(column, self.view.types[position])
         starts = self.timeline.key_starts(column, files)
         try:
-            arrays = _reduction_arrays(reduce, files.inputs[0], starts)
+            arrays = (
+                build_ragged(reduction, files, starts)
+                if reduction.reduce in RAGGED
+                else _reduction_arrays(reduction.reduce, files.inputs[0], starts)
+            )
         except OverflowError:
             raise self._overflow(position, files.inputs[0], starts) from None
-        with sealer.folder(self.timeline.reduction_folder(column, reduce)) as folder:
+        with sealer.folder(self.timeline.reduction_folder(column, reduction.stored)) as folder:
             for name, array in arrays.items():
                 np.save(folder / f"{name}.npy", array)
 
@@ -268,11 +274,9 @@ def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str
     if reduce in (Reduce.MIN, Reduce.MAX):
         first = _blocks(values, reduce is Reduce.MAX)
         return {"first": first, "second": _blocks(first, reduce is Reduce.MAX)}
-    longest = int(np.diff(starts).max()) if len(starts) > 1 else 0
     previous = np.empty(len(values), np.int64)
     blocks = np.empty(len(values), np.int64)
-    table = np.empty(max(2, 1 << (2 * max(longest, 1)).bit_length()), np.int64)
-    kernels.previous_same(values.astype(np.int64), starts, table, previous)
+    kernels.previous_same(values.astype(np.int64), starts, previous_table(starts), previous)
     kernels.sort_blocks(previous, kernels.DISTINCT_BLOCK, blocks)
     return {"previous": previous, "blocks": blocks}
 

@@ -27,6 +27,7 @@ from bedplate.offline.answer import Answer
 from bedplate.offline.base import History
 from bedplate.offline.build import Build
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
+from bedplate.offline.ragged import MOST, RAGGED, pieces, read_counts, read_latest_by, read_smallest, room
 from bedplate.offline.totals import NO_FLOATS, NOTHING, Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
@@ -89,6 +90,11 @@ class Block:
     asked: Asked
     first: Int64s
     stop: Int64s
+
+    def part(self, rows: slice) -> Block:
+        """Some of the rows."""
+        asked = Asked(self.asked.rows[rows], self.asked.codes[rows], self.asked.times[rows])
+        return Block(asked, np.ascontiguousarray(self.first[:, rows]), self.stop[rows])
 
 
 @final
@@ -160,9 +166,11 @@ class IndexReader:
 
         if self._table is None and 8 * len(keys) >= len(self.timeline.keys):
             self._table = _KeyTable.of(self.timeline.keys)
+        block = None
         if len(keys) <= _BLOCK:
-            asked = Asked(np.arange(len(keys)), self._positions(keys), times)
-            columns = dict(self._columns_of(calls, ranges, ttl, find(asked)))
+            block = find(Asked(np.arange(len(keys)), self._positions(keys), times))
+        if block is not None and len(self._pieces(calls, ranges, ttl, block)) == 1:
+            columns = dict(self._columns_of(calls, ranges, ttl, block))
         else:
             columns = self._in_blocks(calls, ranges, ttl, keys, times, find)
         return {name: columns[name] for name in names}
@@ -185,19 +193,39 @@ class IndexReader:
             asked = self._arrange(keys, times, pool)
 
             def work(start: int) -> None:
-                block = find(asked.block(start, start + _BLOCK))
-                part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
-                for group in totals:
-                    group.fill(block.asked.codes, block.first, block.stop, part)
-                for name, column in self._columns_of(others, ranges, ttl, block):
-                    answer.put(part, name, column)
-                if not direct:
-                    answer.add(part)
+                for block in self._pieces(others, ranges, ttl, find(asked.block(start, start + _BLOCK))):
+                    part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
+                    for group in totals:
+                        group.fill(block.asked.codes, block.first, block.stop, part)
+                    for name, column in self._columns_of(others, ranges, ttl, block):
+                        answer.put(part, name, column)
+                    if not direct:
+                        answer.add(part)
                 if start // _BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
                     release([timeline.times, *(t.prefix for t in totals if t.prefix is not None)])
 
             list(pool.map(work, range(0, len(keys), _BLOCK)))
         return answer.columns()
+
+    def _pieces(self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block) -> list[Block]:
+        """The block in pieces whose lists of values fit in memory; most often it is the one piece."""
+        rooms: Int64s | None = None
+        for call in calls:
+            for reduction in call.aggregation.reductions:
+                if reduction.reduce in RAGGED:
+                    index = self.view.reduction_index(reduction)
+                    arrays = self.timeline.reduction(self._columns[index], reduction.stored)
+                    a, b = self._values(index, ranges[_range(call, reduction, ttl)], block)
+                    more = room(reduction, arrays, block.asked.codes, a, b)
+                    rooms = more if rooms is None else rooms + more
+        if rooms is None or int(rooms.sum()) <= MOST:
+            return [block]
+        return [block.part(piece) for piece in pieces(rooms)]
+
+    def _values(self, index: int, over: int, block: Block) -> tuple[Int64s, Int64s]:
+        """The first value of a selection in each range of a block, and the one after the last."""
+        a, b, rank = block.first[over], block.stop, self._files[index].rank
+        return (a, b) if rank is None else (rank[a], rank[b])
 
     def _totals(
         self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, answer: Answer
@@ -215,7 +243,7 @@ class IndexReader:
             wanted.setdefault(index, []).append((over, columns_of(call, place)))
         totals: list[Totals] = []
         for i, of_selection in wanted.items():
-            arrays = self.timeline.reduction(self._columns[i], Reduce.SUM) if i in summed else {}
+            arrays = self.timeline.reduction(self._columns[i], Reduce.SUM.value) if i in summed else {}
             low_starts, low = arrays.get("low starts", NOTHING), arrays.get("low", NO_FLOATS)
             lines = lines_of(of_selection)
             totals.append(Totals(arrays.get("prefix"), low_starts, low, self._starts[i], self._files[i].rank, lines))
@@ -272,14 +300,14 @@ class IndexReader:
 
     def _partial(self, reduction: Reduction, index: int, over: int, block: Block) -> Partial:
         files, reduce = self._files[index], reduction.reduce
-        a, b = block.first[over], block.stop
-        if files.rank is not None:
-            a, b = files.rank[a], files.rank[b]
+        a, b = self._values(index, over, block)
         if reduce is Reduce.LATEST:
             return self._latest(files, reduction.depth, a, b)
         if reduce is Reduce.COUNT:
             return Scalar(b - a)
-        arrays = self.timeline.reduction(self._columns[index], reduce)
+        arrays = self.timeline.reduction(self._columns[index], reduction.stored)
+        if reduce in RAGGED:
+            return self._ragged(reduction, index, a, b, block.asked.codes)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
             low_starts, low = arrays.get("low starts", NOTHING), arrays.get("low", NO_FLOATS)
@@ -293,6 +321,14 @@ class IndexReader:
         largest = reduce is Reduce.MAX
         kernels.range_extremes(files.inputs[0], arrays["first"], arrays["second"], largest, a, b, out, present)
         return Scalar(out, present)
+
+    def _ragged(self, reduction: Reduction, index: int, a: Int64s, b: Int64s, codes: Array) -> Partial:
+        arrays, files = self.timeline.reduction(self._columns[index], reduction.stored), self._files[index]
+        if reduction.reduce is Reduce.SMALLEST:
+            return read_smallest(arrays, files, reduction.depth, a, b)
+        if reduction.reduce is Reduce.LATEST_BY:
+            return read_latest_by(arrays, files, self.timeline.times, reduction.depth, a, b)
+        return read_counts(arrays, files, self.timeline.times, room(reduction, arrays, codes, a, b), a, b)
 
     def _latest(self, files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Latest | Newest:
         if depth == 1:
@@ -329,7 +365,7 @@ def _gather(values: Array, rows: Int64s) -> Array:
 
 
 def _range(call: Call, reduction: Reduction, ttl: int | None) -> Range:
-    return call.window, ttl if reduction.reduce is Reduce.LATEST else None
+    return call.window, ttl if reduction.reduce in (Reduce.LATEST, Reduce.LATEST_BY) else None
 
 
 def _ranges(calls: Sequence[Call], ttl: int | None) -> dict[Range, int]:
