@@ -61,13 +61,17 @@ class Selection:
     """Row values of the events that count: inputs, and an optional condition.
 
     Two selections are equal when their canonical forms are; they are then stored once, however many features use them.
+    `text` is what a person reads as the inputs, where the expressions themselves say too much.
     """
 
-    __slots__ = ("form", "inputs", "where")
+    __slots__ = ("form", "inputs", "text", "where")
 
-    def __init__(self, inputs: Sequence[ExpressionLike], where: ExpressionLike | None, place: str) -> None:
+    def __init__(
+        self, inputs: Sequence[ExpressionLike], where: ExpressionLike | None, place: str, text: str | None = None
+    ) -> None:
         self.inputs = tuple(to_expression(e, place) for e in inputs)
         self.where = None if where is None else to_expression(where, place)
+        self.text = ", ".join(map(str, self.inputs)) if text is None else text
         self.form: dict[str, Any] = {
             "inputs": [expression_form(e, place) for e in self.inputs],
             "where": None if self.where is None else expression_form(self.where, place),
@@ -325,17 +329,11 @@ class Aggregation(ABC):
         }
 
     @property
-    def shown(self) -> Sequence[pl.Expr]:
-        """What a person reads as its inputs."""
-        return self.selection.inputs
-
-    @property
     @final
     def text(self) -> str:
         """The aggregation for a person to read, without its condition and windows."""
         options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int | float))
-        inputs = ", ".join(map(str, self.shown))
-        return f"{type(self).__name__}({'; '.join(filter(None, [inputs, options]))})"
+        return f"{type(self).__name__}({'; '.join(filter(None, [self.selection.text, options]))})"
 
     @final
     def require(self, accepted: Sequence[Type], got: Type) -> None:

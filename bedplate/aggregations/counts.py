@@ -216,8 +216,7 @@ def _named(categories: Any) -> dict[str, str | int]:
         pairs = list(categories.items())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
     elif isinstance(categories, Sequence) and not isinstance(categories, str | bytes):
         pairs = [(str(c), c) for c in categories]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-    kinds = {type(value) for _, value in pairs}
-    if kinds not in ({str}, {int}):
+    if not pairs or not any(all(type(value) is kind for _, value in pairs) for kind in (str, int)):
         raise DefinitionError(
             f"got the categories {categories!r}, expected strings or integers, in a list or by name",
             where="Histogram",

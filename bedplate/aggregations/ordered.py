@@ -18,7 +18,6 @@ from bedplate.aggregations.base import (
     Partial,
     Reduce,
     Reduction,
-    Scalar,
 )
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense, Ids, Ragged, TextLookup
@@ -40,10 +39,10 @@ def latest(partial: Partial) -> Latest:
     >>> latest(one).offsets.tolist(), latest(one).columns[0].tolist()
     ([0, 1, 1], [1.5])
     """
-    if isinstance(partial, Scalar):
-        raise DefinitionError("got a Scalar partial, expected a latest one")
     if isinstance(partial, Latest):
         return partial
+    if not isinstance(partial, Newest):
+        raise DefinitionError(f"got a {type(partial).__name__} partial, expected a latest one")
     present = partial.present
     offsets = np.zeros(len(present) + 1, np.int64)
     np.cumsum(present, out=offsets[1:])
@@ -81,10 +80,11 @@ class Last(OneInput):
 class LastN(Aggregation):
     """The last `n` events, oldest first, one list a column; events with a null in any of the columns are left out.
 
-    With `distinct` they are of different values of one column: of each value its last event, of these the last n. State,
-    without and with `distinct`: n events online, of 8 bytes for the time and each column. They are enough for every time
-    and window that can be asked for, as an event that is not among the last n is never again: values only get newer
-    events. In history `distinct` takes 8 bytes an event.
+    With `distinct` they are of different values of one column: of each value its last event, of these the last n.
+
+    State, without and with `distinct`: n events online, of 8 bytes for the time and each column. They are enough for
+    every time and window that can be asked for, as an event that is not among the last n is never again: values only
+    get newer events. In history `distinct` takes 4 bytes an event (8 in a table of 2^32 or more).
 
     Args:
         columns: names of columns, or a mapping from a field's name to a row expression.
@@ -176,7 +176,7 @@ class LastN(Aggregation):
 
 
 def _by_last(fields: Mapping[str, ExpressionLike], distinct: ExpressionLike) -> tuple[list[ExpressionLike], list[int]]:
-    """The inputs of a selection of which `distinct`, a field or another expression, is the last; where each field is."""
+    """The inputs, of which `distinct` (a field or another expression) is the last, and where each field is in them."""
     names = list(fields)
     if isinstance(distinct, str) and distinct in fields:
         names.remove(distinct)

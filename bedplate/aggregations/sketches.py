@@ -20,6 +20,7 @@ from bedplate.aggregations.base import (
     Partial,
     Reduce,
     Reduction,
+    Selection,
     to_expression,
 )
 from bedplate.aggregations.counts import counts
@@ -66,7 +67,7 @@ class Quantile(OneInput):
     ['p50', 'p99_9']
     """
 
-    __slots__ = ("_given", "error", "q")
+    __slots__ = ("error", "q")
 
     def __init__(
         self,
@@ -87,18 +88,15 @@ class Quantile(OneInput):
         if not _is_number(error) or not 0.001 <= error <= 0.5:
             raise DefinitionError(f"got error={error!r}, expected a number from 0.001 to 0.5", where="Quantile")
         self.q = q if isinstance(q, int | float) else tuple(q)
-        self.error, self._given = error, to_expression(expression, "Quantile")
-        super().__init__(_bucket(self._given, error), windows, where)
+        given = to_expression(expression, "Quantile")
+        self.error, bucket = error, _bucket(given, error)
+        super().__init__(bucket, windows, where)
+        self.selection = Selection([bucket], where, "Quantile", f"buckets of {given}")
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:
         """How often each bucket occurs."""
         return (Reduction(Reduce.COUNTS, self.selection),)
-
-    @property
-    def shown(self) -> Sequence[pl.Expr]:
-        """The expression whose quantiles these are."""
-        return (self._given,)
 
     def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
         """One float a quantile."""
@@ -156,11 +154,11 @@ def _bucket(expression: pl.Expr, error: float) -> pl.Expr:
 class ApproxCountDistinct(OneInput):
     """About how many different values there are: exact while there are few, else within a stated standard error.
 
-    With `k = ceil(1 / error^2) + 2` the sketch is the k smallest hashes of the values (see `bedplate/hashing.py`). Fewer
-    than k different values are counted exactly. Of more, with `u` the largest of the k as a share of all hashes,
-    `(k - 1) / u` is the estimate: without bias, and with a standard error of at most `1 / sqrt(k - 2)`, `error`, of the
-    true number (Bar-Yossef et al., RANDOM 2002; Beyer et al., SIGMOD 2007). Two thirds of the estimates are within one
-    standard error, 95 % within two. No event: 0.
+    With `k = ceil(1 / error^2) + 2` the sketch is the k smallest hashes of the values (see `bedplate/hashing.py`).
+    Fewer than k different values are counted exactly. Of more, with `u` the largest of the k as a share of all hashes,
+    `(k - 1) / u` is the estimate: without bias, and with a standard error of at most `1 / sqrt(k - 2)`, `error`, of
+    the true number (Bar-Yossef et al., RANDOM 2002; Beyer et al., SIGMOD 2007). Two thirds of the estimates are within
+    one standard error, 95 % within two. No event: 0.
 
     State: an exact `CountDistinct` keeps 16 bytes online for each of n different values, this one 16 bytes for about
     `k (1 + ln(n / k))` of them whatever the windows, and fewer than k are exact anyway: it is worth its error for keys
@@ -169,7 +167,8 @@ class ApproxCountDistinct(OneInput):
 
     Args:
         expression: the row expression: integers, strings, booleans or times.
-        error: the standard error relative to the true number, 0.01 to 0.5: k is 10002 at 0.01, 2502 at 0.02, 402 at 0.05.
+        error: the standard error relative to the true number, 0.01 to 0.5; k is 10002 at 0.01, 2502 at 0.02, 402 at
+            0.05.
         windows: as for `Aggregation`.
         where: as for `Aggregation`.
 

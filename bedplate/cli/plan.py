@@ -87,12 +87,12 @@ def planned(project: Project) -> list[Planned]:
         view, timeline = build.view, build.timeline
         columns, reductions = build.missing_columns(), build.missing_reductions()
         ids = [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
-        inputs = [", ".join(map(str, s.inputs)) or "events" for s in view.selections]
+        inputs = [s.text or "events" for s in view.selections]
         missing = len(columns) + len(reductions) + build.needs_timeline
         sort = build.needs_timeline and is_new(timeline.folder)
         wanted = tuple(inputs[i] for i in columns if is_new(timeline.column_folder(ids[i])))
         reduced = tuple(
-            f"{r.value} of {inputs[i]}" for i, r in reductions if is_new(timeline.reduction_folder(ids[i], r))
+            f"{r.stored} of {inputs[i]}" for i, r in reductions if is_new(timeline.reduction_folder(ids[i], r.stored))
         )
         share = (sort + len(wanted) + len(reduced)) / missing if missing else 0.0
         is_label = project.views.get(view.name) is None

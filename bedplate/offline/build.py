@@ -126,11 +126,11 @@ class Build:
                 del rows
                 while selected:
                     position, values = selected.pop()
-                    described = ", ".join(map(str, self.view.selections[position].inputs)) or "events"
+                    described = self.view.selections[position].text or "events"
                     progress(f"{name}: column {described}")
                     self._build_column(position, values, sealer)
             for position, reduction in reductions:
-                progress(f"{name}: {reduction.stored} of {self.view.selections[position].inputs[0]}")
+                progress(f"{name}: {reduction.stored} of {self.view.selections[position].text}")
                 self._build_reduction(position, reduction, sealer)
 
     def _check_snapshot(self) -> None:

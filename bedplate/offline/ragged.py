@@ -138,8 +138,10 @@ def read_counts(
     """
     offsets, total = np.empty(len(a) + 1, np.int64), int(rooms.sum())
     rows, counts, lasts = (np.empty(total, np.int64) for _ in range(3))
-    tables = (arrays[name] for name in ("order", "place", "before", "first", "second"))
-    values.range_counts(files.inputs[0], *tables, a, b, offsets, rows, counts, lasts)
+    order, place, before, first, second = (arrays[n] for n in ("order", "place", "before", "first", "second"))
+    values.range_counts(
+        files.inputs[0], order, place, before, first, second, a, b, offsets, rows, counts, lasts
+    )  # fmt: skip
     rows, counts, lasts = rows[: offsets[-1]], counts[: offsets[-1]], lasts[: offsets[-1]]
     return Counts(offsets, files.inputs[0][rows], counts, times[_timeline_rows(files, lasts)], files.texts[0])
 

@@ -126,10 +126,10 @@ def _histogram(events: Sequence[Event], aggregation: Aggregation, time: int) -> 
 
 def _quantile(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
     buckets = sorted(inputs[0] for _, inputs in events if inputs is not None)
-    q, error = aggregation.options()["q"], aggregation.options()["error"]
+    error: float = aggregation.options()["error"]
     growth = (1 + error) / (1 - error)
     found: list[Value] = []
-    for each in q if isinstance(q, list) else [q]:
+    for each in np.atleast_1d(aggregation.options()["q"]).tolist():
         bucket = buckets[math.floor(each * (len(buckets) - 1))] if buckets else None
         if not bucket:
             found.append(None if bucket is None else 0.0)
@@ -148,7 +148,8 @@ def _hash(value: int) -> int:
 
 
 def _about_distinct(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
-    k = math.ceil(round(1 / aggregation.options()["error"] ** 2, 6)) + 2
+    error: float = aggregation.options()["error"]
+    k = math.ceil(round(1 / error**2, 6)) + 2
     hashes = sorted({_hash(_number(inputs[0])) for _, inputs in events if inputs is not None})
     return [len(hashes) if len(hashes) < k else round((k - 1) / ((hashes[k - 1] + 1) / 2**64))]
 
