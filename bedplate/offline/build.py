@@ -16,7 +16,17 @@ from bedplate.features.rows import Rows, SelectedValues, prepare_table
 from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
 from bedplate.offline import kernels
-from bedplate.offline.index import FORMAT, Texts, Timeline, TimelineManifest, row_type, selection_id, timeline_id
+from bedplate.offline.blocks import BLOCKED, build_blocks
+from bedplate.offline.index import (
+    FORMAT,
+    Texts,
+    Timeline,
+    TimelineManifest,
+    open_array,
+    row_type,
+    selection_id,
+    timeline_id,
+)
 from bedplate.offline.ragged import RAGGED, build_ragged, previous_table
 from bedplate.offline.seal import Sealer
 from bedplate.sources.base import Snapshot
@@ -60,7 +70,7 @@ class Build:
             (self.view.reduction_index(r), r.stored): r
             for call in self.view.calls
             for r in call.aggregation.reductions
-            if r.reduce not in (Reduce.COUNT, Reduce.LATEST)
+            if r.reduce not in (Reduce.COUNT, Reduce.LATEST, Reduce.EARLIEST)
         }
         there = self.timeline.reduction_folder
         return [(i, r) for (i, stored), r in wanted.items() if not there(self._columns[i], stored).exists()]
@@ -126,12 +136,14 @@ class Build:
                 del rows
                 while selected:
                     position, values = selected.pop()
-                    described = self.view.selections[position].text or "events"
-                    progress(f"{name}: column {described}")
+                    progress(f"{name}: column {self._described(position)}")
                     self._build_column(position, values, sealer)
             for position, reduction in reductions:
-                progress(f"{name}: {reduction.stored} of {self.view.selections[position].text}")
+                progress(f"{name}: {reduction.stored} of {self._described(position)}")
                 self._build_reduction(position, reduction, sealer)
+
+    def _described(self, position: int) -> str:
+        return self.view.selections[position].text or "events"
 
     def _check_snapshot(self) -> None:
         source = self.view.view.source
@@ -165,6 +177,7 @@ class Build:
             np.save(folder / "offsets.npy", offsets)
             np.save(folder / "order.npy", order)
             _write_gathered(folder / "times.npy", rows.times, order)
+            times = open_array(folder / "times.npy")
             for entity, texts in enumerate(rows.key_texts):
                 if texts is not None:
                     Texts.write(folder / f"key {entity}", texts)
@@ -181,7 +194,7 @@ class Build:
                 seconds=round(time.perf_counter() - began, 3),
             )
             (folder / "timeline.json").write_bytes(to_json(manifest))
-            self.timeline.adopt(keys, offsets, order)
+            self.timeline.adopt(keys, offsets, order, times)
 
     def _build_column(self, position: int, values: SelectedValues, sealer: Sealer) -> None:
         order, column = self.timeline.order, self._columns[position]
@@ -212,11 +225,12 @@ class Build:
         files = self.timeline.column(column, self.view.types[position])
         starts = self.timeline.key_starts(column, files)
         try:
-            arrays = (
-                build_ragged(reduction, files, starts)
-                if reduction.reduce in RAGGED
-                else _reduction_arrays(reduction.reduce, files.inputs[0], starts)
-            )
+            if reduction.reduce in RAGGED:
+                arrays = build_ragged(reduction, files, starts)
+            elif reduction.reduce in BLOCKED:
+                arrays = build_blocks(reduction, files, self.timeline.times)
+            else:
+                arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts)
         except OverflowError:
             raise self._overflow(position, files.inputs[0], starts) from None
         with sealer.folder(self.timeline.reduction_folder(column, reduction.stored)) as folder:

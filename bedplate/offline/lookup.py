@@ -16,7 +16,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Reduction, Scalar
+from bedplate.aggregations.base import Latest, Newest, Oldest, Partial, Reduce, Reduction, Scalar
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column
 from bedplate.errors import DefinitionError, StoreError
@@ -25,6 +25,7 @@ from bedplate.features.view import Call, CompiledView
 from bedplate.offline import kernels, seek
 from bedplate.offline.answer import Answer
 from bedplate.offline.base import History
+from bedplate.offline.blocks import BLOCKED, read_blocks
 from bedplate.offline.build import Build
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
 from bedplate.offline.ragged import MOST, RAGGED, pieces, read_counts, read_latest_by, read_smallest, room
@@ -305,9 +306,13 @@ class IndexReader:
             return self._latest(files, reduction.depth, a, b)
         if reduce is Reduce.COUNT:
             return Scalar(b - a)
+        if reduce is Reduce.EARLIEST:
+            return self._earliest(files, a, b)
         arrays = self.timeline.reduction(self._columns[index], reduction.stored)
         if reduce in RAGGED:
             return self._ragged(reduction, index, a, b, block.asked.codes)
+        if reduce in BLOCKED:
+            return read_blocks(reduction, arrays, files, self.timeline.times, a, b)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
             low_starts, low = arrays.get("low starts", NOTHING), arrays.get("low", NO_FLOATS)
@@ -343,6 +348,12 @@ class IndexReader:
         kernels.last_positions(b, offsets, positions)
         rows = positions if files.rows is None else files.rows[positions]
         return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
+
+    def _earliest(self, files: ColumnFiles, a: Int64s, b: Int64s) -> Oldest:
+        present = b > a
+        positions = np.where(present, a, 0)
+        rows = positions if files.rows is None else _gather(files.rows, positions)
+        return Oldest(present, _gather(self.timeline.times, rows), _gather(files.inputs[0], positions), files.texts[0])
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
