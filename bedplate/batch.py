@@ -7,6 +7,7 @@ All arrays are NumPy arrays; nothing here copies them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, final
@@ -22,6 +23,30 @@ if TYPE_CHECKING:
 
 TextLookup: TypeAlias = "Mapping[int, str]"
 """The text behind each 64-bit string id of a column (see `canonical.string_ids`)."""
+
+
+class ManyTexts(Mapping[int, str]):
+    """Texts that lie where each read costs a step, such as in a store: many are read in one."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def load(self, ids: Sequence[int]) -> None:
+        """Reads the texts of these ids at once, so that asking for them is a look-up in memory."""
+
+
+def texts_of(texts: TextLookup, ids: Sequence[int]) -> list[str]:
+    """The texts of many ids.
+
+    >>> texts_of({7: "mug"}, [7, 7])
+    ['mug', 'mug']
+
+    Raises:
+        KeyError: an id has no text.
+    """
+    if isinstance(texts, ManyTexts):
+        texts.load(ids)
+    return [texts[i] for i in ids]
 
 
 @final
@@ -208,13 +233,13 @@ def column_to_series(column: Column, name: str = "") -> pl.Series:
         lists = [inner[int(a) : int(b)] for a, b in zip(column.offsets[:-1], column.offsets[1:], strict=True)]
         return pl.Series(name, lists, dtype=pl.List(inner.dtype))
     if isinstance(column, Ids) and column.texts is not None:
-        texts = column.texts
-        shown = column.present if column.present is not None else np.ones(len(column), np.bool_)
-        return pl.Series(
-            name,
-            [texts[v] if p else None for v, p in zip(column.values.tolist(), shown.tolist(), strict=True)],
-            dtype=pl.String,
-        )
+        if column.present is None:
+            return pl.Series(name, texts_of(column.texts, column.values.tolist()), dtype=pl.String)
+        found: list[str | None] = [None] * len(column)
+        there: list[int] = np.flatnonzero(column.present).tolist()
+        for row, text in zip(there, texts_of(column.texts, column.values[there].tolist()), strict=True):
+            found[row] = text
+        return pl.Series(name, found, dtype=pl.String)
     if isinstance(column, Embedding):
         vectors = pl.Series(name, column.values, dtype=pl.Array(pl.Float32, column.values.shape[1]))
         if column.present is None:

@@ -218,6 +218,12 @@ def window_of_lists(offsets: Int64s, length: int, *, last: bool) -> tuple[Int64s
     return np.flatnonzero(kept), np.arange(length) < lengths[:, None]
 
 
+def elements_of_lists(column: Ragged, length: int, *, last: bool) -> tuple[Dense | Ids, Bools]:
+    """The elements that are kept of each list, in order, and the mask of their places; see `window_of_lists`."""
+    rows, mask = window_of_lists(column.offsets, length, last=last)
+    return column.values if rows is None else column.values.take(rows), mask
+
+
 def pad(flat: Array, mask: Bools) -> Array:
     """Elements [total, ...] in the order of their lists, placed where the mask [n, length] is True; 0 elsewhere."""
     if len(flat) == mask.size:

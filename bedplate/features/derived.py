@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 import polars as pl
 
 from bedplate.aggregations.base import to_expression
-from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup, column_to_series
+from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, column_to_series
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import encode
+from bedplate.features.memo import Memo
 from bedplate.types import Bools, Int64s, Type, type_of
 
 REQUEST_TIME = "request.time"
 """The input that holds the time asked for, a UTC datetime."""
-
-
-MOST_REMEMBERED = 1_000_000
-"""The values of so many different strings are remembered by a derived feature of one string; then it begins afresh."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Memo:
-    """Values computed before: for each string's id, ascending, the text and the value."""
-
-    ids: Int64s
-    texts: Mapping[int, str]
-    column: Column
 
 
 @final
@@ -54,7 +40,7 @@ class DerivedFeature:
         if not isinstance(name, str) or not name or name == REQUEST_TIME:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"got the name {name!r}, expected a text other than {REQUEST_TIME}", where=place)
         self.name = name
-        self.memo: Memo | None = None
+        self.memo = Memo()
         self.expression = to_expression(expression, place)
         self.inputs: tuple[str, ...] = tuple(dict.fromkeys(self.expression.meta.root_names()))
         if not self.inputs:
@@ -111,31 +97,12 @@ def _input(name: str, columns: Mapping[str, Column], times: Int64s) -> pl.Series
 
 def _of_texts(feature: DerivedFeature, texts: Ids) -> Column:
     """The values for strings; each different string is computed once and then remembered."""
-    unique, inverse = np.unique(texts.values, return_inverse=True)
-    memo = feature.memo
-    if memo is None or not _holds(memo.ids, unique):
-        memo = _remember(feature, unique, texts.texts or {})
-    return memo.column.take(np.searchsorted(memo.ids, unique)[inverse].astype(np.int64))
 
+    def compute(ids: Int64s) -> Column:
+        strings = column_to_series(Ids(ids, None, texts.texts), feature.inputs[0])
+        return series_to_column(pl.DataFrame([strings]).select_seq(feature.expression.alias(feature.name)).to_series())
 
-def _holds(known: Int64s, wanted: Int64s) -> bool:
-    """Whether all of the wanted ids are among the known ones, which ascend."""
-    if not len(known):
-        return not len(wanted)
-    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return bool((known[at] == wanted).all())
-
-
-def _remember(feature: DerivedFeature, unique: Int64s, texts: TextLookup) -> Memo:
-    old = feature.memo
-    known: dict[int, str] = {} if old is None or len(old.ids) > MOST_REMEMBERED else dict(old.texts)
-    known.update((i, texts[i]) for i in unique.tolist() if i not in known)
-    ids = np.array(sorted(known), np.int64)
-    series = column_to_series(Ids(ids, None, known), feature.inputs[0])
-    column = series_to_column(pl.DataFrame([series]).select_seq(feature.expression.alias(feature.name)).to_series())
-    memo = Memo(ids, known, column)
-    feature.memo = memo
-    return memo
+    return feature.memo.values(texts.values, compute)
 
 
 def series_to_column(series: pl.Series) -> Column:

@@ -15,7 +15,7 @@ from bedplate.batch import Batch, Column, Columns
 from bedplate.errors import ArtifactError, DataError, suggest
 from bedplate.features import encoding as enc
 from bedplate.features.artifact import UNREADABLE
-from bedplate.features.block import Block, id_values, list_column, pad, window_of_lists
+from bedplate.features.block import Block, elements_of_lists, id_values, list_column, pad, window_of_lists
 from bedplate.features.vocabulary import Vocabularies, Vocabulary
 from bedplate.types import Array, Int64s
 
@@ -103,8 +103,7 @@ class Encoder:
         for field, bag, choice in self._bags:
             source = batch.request if field.level == "request" else batch.item
             column = list_column(_checked(source, (field.feature,), field.level)[field.feature], field.feature)
-            rows, mask = window_of_lists(column.offsets, bag.length, last=False)
-            kept = column.values if rows is None else column.values.take(rows)
+            kept, mask = elements_of_lists(column, bag.length, last=False)
             values, present = id_values(kept, field.feature)
             there = None if present is None else present[None]
             ids = self.vocabularies.rows_of(choice, np.ascontiguousarray(values)[None], there)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bedplate.batch import Batch, Column, Dense, Ids
 from bedplate.errors import DataError, DefinitionError, suggest
-from bedplate.features.block import id_values, list_column, wrong_form
+from bedplate.features.block import elements_of_lists, id_values, list_column, wrong_form
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import CANDIDATE, Bag, Category, Encoding, Field, Level, Number, Sequence
 from bedplate.features.vocabulary import Vocabulary
@@ -134,7 +134,7 @@ def _level(batch: Batch, name: str) -> Level:
 
 
 def _column(batch: Batch, name: str, level: Level, encoding: Encoding) -> Dense | Ids:
-    """The values of a feature, or the elements of its lists, checked against the encoding."""
+    """The values of a feature, or the elements of its lists that are encoded, checked against the encoding."""
     if name == CANDIDATE and name not in batch.item:
         column: Column = Ids(batch.candidates)
     else:
@@ -146,7 +146,8 @@ def _column(batch: Batch, name: str, level: Level, encoding: Encoding) -> Dense 
         if isinstance(encoding, Sequence | Bag):
             if isinstance(encoding, Sequence) and level == "item":
                 raise DataError("got lists of candidates, expected lists of the request for a Sequence")
-            column = list_column(column, name).values
+            lists = list_column(column, name)
+            column, _ = elements_of_lists(lists, encoding.length, last=isinstance(encoding, Sequence))
         if isinstance(_element(encoding), Number):
             if not isinstance(column, Dense):
                 raise wrong_form(name, column, "numbers")

@@ -276,12 +276,12 @@ def _write_gathered(path: Path, values: Array, order: Array) -> None:
 def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str, Array]:
     if reduce is Reduce.SUM:
         if values.dtype.kind == "f":
-            floats, low_starts = np.empty(len(values), np.float64), np.empty(len(starts) - 1, np.int64)
-            low = np.empty(int(kernels.prefix_sums(values, starts, floats, low_starts)), np.float64)
-            if not len(low):
+            floats, exact_starts = np.empty(len(values), np.float64), np.empty(len(starts) - 1, np.int64)
+            exact = np.empty((int(kernels.prefix_sums(values, starts, floats, exact_starts)), 2), np.float64)
+            if not len(exact):
                 return {"prefix": floats}
-            kernels.low_sums(values, starts, low_starts, low)
-            return {"prefix": floats, "low": low, "low starts": low_starts}
+            kernels.exact_sums(values, starts, exact_starts, exact)
+            return {"prefix": floats, "exact": exact, "exact starts": exact_starts}
         whole = np.empty(len(values), np.int64)
         kernels.whole_prefix_sums(values, starts, whole)
         return {"prefix": whole}

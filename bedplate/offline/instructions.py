@@ -1,4 +1,4 @@
-"""Two instructions that Numba has no words for, for compiled loops.
+"""Instructions that Numba has no words for, for compiled loops.
 
 They are written for LLVM, which has them, or its own replacement, on every processor.
 """
@@ -9,14 +9,14 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from llvmlite import ir as llvm  # pyright: ignore[reportMissingTypeStubs]
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numba.np import arrayobj
 
 AHEAD = 32
 """Values that `count_smaller` compares at once."""
 
-_llvm, _arrays = cast("Any", llvm), cast("Any", arrayobj)
+_llvm, _arrays, _cgutils = cast("Any", llvm), cast("Any", arrayobj), cast("Any", cgutils)
 
 
 def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,3 +57,23 @@ def count_smaller(_: Any, values: Any, _position: Any, _bound: Any) -> Any:
         return builder.zext(builder.cttz(reached, _llvm.Constant(_llvm.IntType(1), 0)), word)
 
     return types.uint64(values, types.uint64, types.int64), write
+
+
+@_inline
+def fetch_ahead(_: Any, matrix: Any, _row: Any, _column: Any) -> Any:
+    """Begins to bring the cache line of a matrix's element near, which will be written soon."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = _arrays.make_array(signature.args[0])(context, builder, arguments[0])
+        strides = _cgutils.unpack_tuple(builder, array.strides)
+        offset = builder.add(builder.mul(arguments[1], strides[0]), builder.mul(arguments[2], strides[1]))
+        address = builder.add(builder.ptrtoint(array.data, offset.type), offset)
+        index = _llvm.IntType(32)
+        byte = _llvm.IntType(8).as_pointer()
+        kind = _llvm.FunctionType(_llvm.VoidType(), [byte, index, index, index])
+        instruction = _cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        for_writing, near, data = (_llvm.Constant(index, n) for n in (1, 3, 1))
+        builder.call(instruction, [builder.inttoptr(address, byte), for_writing, near, data])
+        return context.get_dummy_value()
+
+    return types.none(matrix, types.int64, types.int64), write

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba import njit
 
-from bedplate.offline.instructions import choose
+from bedplate.offline.instructions import choose, fetch_ahead
 from bedplate.types import Array, Bools, Int64s
 
 LARGEST = 2**63 - 1
@@ -31,6 +31,8 @@ SPREAD = 27
 """The logarithm of how far a key's sum may be above its smallest value before rounded sums lose digits of a window."""
 SMALL = 12
 """Places that a row may be moved on average before insertion gives way to a merge sort."""
+FETCHED = 16
+"""Rows from whose filling on the place of a row is brought near."""
 BLOCK = 64
 """Values under one entry of the first level of extremes; the second level is over BLOCK entries of the first."""
 DISTINCT_BLOCK = 256
@@ -217,59 +219,63 @@ def two_sum(one: Any, other: Any) -> Any:
 
 
 @compiled
-def add_float(high: Any, low: Any, value: Any) -> Any:
-    """The sum, of about 106 bits, of a double-double number and a float (Dekker 1971)."""
-    total, rest = two_sum(high, value)
-    if np.isfinite(rest):
-        high, low = two_sum(total, rest + low)
-        return high, low
-    return total, 0.0  # beyond the range of a float
+def add_float(total: Any, rest: Any, value: Any) -> Any:
+    """A sum and all that rounding left off it, with one more value; beyond the range of a float nothing is left off.
+
+    The two together are right to about n * 2 ** -106 after n values (Neumaier 1974).
+    """
+    total, left = two_sum(total, value)
+    if left == left:  # noqa: PLR0124  NaN beyond the range of a float
+        rest += left
+    return total, rest
 
 
 @compiled
-def prefix_sums(values: Array, key_starts: Int64s, out: Array, low_starts: Int64s) -> Any:
+def prefix_sums(values: Array, key_starts: Int64s, out: Array, exact_starts: Int64s) -> Any:
     """Inclusive sums that begin afresh at each key's first value, each the exact sum rounded once.
 
     Differences of them are right to 2 ** -25 of themselves where all values of the key have one sign and their sum is
-    at most 2 ** `SPREAD` of the smallest one, or where nothing was rounded. The other keys need `low_sums` too.
+    at most 2 ** `SPREAD` of the smallest one, or where nothing was rounded. The other keys need `exact_sums`.
 
     Args:
         values: [m] floats.
         key_starts: [k + 1].
         out: [m] float64, filled.
-        low_starts: [k], filled with where the key's values begin in `low_sums`; -1: it needs none.
+        exact_starts: [k], filled with where the key's values begin in `exact_sums`; -1: it needs none.
 
     Returns:
-        the length of `low_sums`.
+        the length of `exact_sums`.
     """
     used = 0
     for k in range(len(key_starts) - 1):
-        high, low, smallest = 0.0, 0.0, np.inf
+        total, rest, smallest = 0.0, 0.0, np.inf
         is_rounded, rises, falls = False, False, False
         for i in range(key_starts[k], key_starts[k + 1]):
             value = values[i]
-            high, low = add_float(high, low, value)
-            out[i] = high
-            is_rounded |= low != 0.0
+            total, rest = add_float(total, rest, value)
+            out[i] = total + rest
+            is_rounded |= rest != 0.0
             rises |= value > 0.0
             falls |= value < 0.0
             if value != 0.0:
                 smallest = min(smallest, abs(value))
-        low_starts[k] = -1
-        if is_rounded and ((rises and falls) or abs(high) > 2.0**SPREAD * smallest):
-            low_starts[k] = used
+        exact_starts[k] = -1
+        if is_rounded and ((rises and falls) or abs(total) > 2.0**SPREAD * smallest):
+            exact_starts[k] = used
             used += key_starts[k + 1] - key_starts[k]
     return used
 
 
 @compiled
-def low_sums(values: Array, key_starts: Int64s, low_starts: Int64s, out: Array) -> None:
-    """What `prefix_sums` rounded off, for the keys that need it: the sums of both are right to about 2 ** -104."""
-    for k in range(len(low_starts)):
-        high, low = 0.0, 0.0
-        for i in range(key_starts[k], key_starts[k + 1] if low_starts[k] >= 0 else key_starts[k]):
-            high, low = add_float(high, low, values[i])
-            out[low_starts[k] + i - key_starts[k]] = low
+def exact_sums(values: Array, key_starts: Int64s, exact_starts: Int64s, out: Array) -> None:
+    """The sums of `prefix_sums` for the keys that need more: [m, 2], the rounded sum and what rounding left off."""
+    for k in range(len(exact_starts)):
+        total, rest = 0.0, 0.0
+        for i in range(key_starts[k], key_starts[k + 1] if exact_starts[k] >= 0 else key_starts[k]):
+            total, rest = add_float(total, rest, values[i])
+            at = exact_starts[k] + i - key_starts[k]
+            out[at, 0] = total + rest
+            out[at, 1] = (total - out[at, 0]) + rest if np.isfinite(total) else 0.0
 
 
 @compiled
@@ -299,44 +305,45 @@ def sum_between(prefix: Array, start: Any, a: Any, b: Any) -> Any:
 
 
 @compiled
-def exact_between(prefix: Array, low: Array, start: Any, low_start: Any, a: Any, b: Any) -> Any:
-    """As `sum_between` for a key with `low_sums`, which begin at `low_start`."""
-    high, rest = 0.0, 0.0
+def exact_between(exact: Array, start: Any, a: Any, b: Any) -> Any:
+    """The sum of values [a, b) of a key whose values begin at 0, and at `start` in `exact_sums`."""
+    total, rest = 0.0, 0.0
     if b > a:
-        high, rest = prefix[b - 1], low[low_start + b - 1 - start]
-        if a > start:
-            high, left = two_sum(high, -prefix[a - 1])
-            rest = left + (rest - low[low_start + a - 1 - start])
-    return prefix.dtype.type(high + rest)
+        total, rest = exact[start + b - 1, 0], exact[start + b - 1, 1]
+        if a > 0:
+            total, left = two_sum(total, -exact[start + a - 1, 0])
+            rest = left + (rest - exact[start + a - 1, 1])
+    return total + rest
 
 
 @compiled
 def range_sums(
     prefix: Array,
-    low_starts: Int64s,
-    low: Array,
+    exact_starts: Int64s | None,
+    exact: Array | None,
     key_starts: Int64s,
     codes: Array,
     a: Int64s,
     b: Int64s,
     out: Array,
 ) -> None:
-    """The sum of values [a, b) of each code; `low_starts` is empty where no key has `low_sums`."""
+    """The sum of values [a, b) of each code; see `fill_totals`."""
     for i in range(len(codes)):
         code = max(codes[i], 0)
         if not len(prefix):
             out[i] = 0
-        elif len(low_starts) and low_starts[code] >= 0:
-            out[i] = exact_between(prefix, low, key_starts[code], low_starts[code], a[i], b[i])
-        else:
+        elif exact_starts is None or exact is None or exact_starts[code] < 0:
             out[i] = sum_between(prefix, key_starts[code], a[i], b[i])
+        else:
+            start = key_starts[code]
+            out[i] = exact_between(exact, exact_starts[code], a[i] - start, b[i] - start)
 
 
 @compiled
 def fill_totals(
     prefix: Array,
-    low_starts: Int64s,
-    low: Array,
+    exact_starts: Int64s | None,
+    exact: Array | None,
     key_starts: Int64s,
     rank: Int64s,
     codes: Array,
@@ -353,8 +360,9 @@ def fill_totals(
 
     Args:
         prefix: [m] sums of the selection's values; one 0 where only counts are asked for, or there are no values.
-        low_starts: [k] as `prefix_sums` gives them, or empty where no key has `low_sums`.
-        low: `low_sums`.
+        exact_starts: [k] as `prefix_sums` gives them; None where no key needs `exact_sums`, for which a loop of its own
+            is compiled.
+        exact: `exact_sums`, or None.
         key_starts: [k + 1] where each key's values begin.
         rank: as in the conventions above, or empty where every row counts.
         codes: [n] positions of keys; -1 for none, whose ranges are empty.
@@ -368,10 +376,16 @@ def fill_totals(
         means: [.., columns] float64, filled in the columns of means; 0 where nothing counts.
         present: [.., columns] bytes, filled in the columns of presence.
     """
+    width = counts.shape[1] - 1
     for i in range(len(codes)):
+        if i + FETCHED < len(codes):  # rows follow each other in order of key, so their places are anywhere
+            soon = np.int64(places[i + FETCHED])
+            fetch_ahead(counts, soon, np.int64(0))
+            fetch_ahead(counts, soon, width)
+            if len(present):
+                fetch_ahead(present, soon, np.int64(0))
         code = max(codes[i], 0)
         start = key_starts[code]
-        low_start = low_starts[code] if len(low_starts) else np.int64(-1)
         last = rank[stop[i]] if len(rank) else stop[i]
         place = np.uint64(places[i])
         for line in range(len(lines)):
@@ -383,10 +397,10 @@ def fill_totals(
                 counts[place, lines[line, 1]] = count
             if lines[line, 2] < 0 and lines[line, 3] < 0:
                 continue
-            if low_start < 0:
+            if exact_starts is None or exact is None or exact_starts[code] < 0:
                 total = sum_between(prefix, start, a, last)
             else:
-                total = exact_between(prefix, low, start, low_start, a, last)
+                total = prefix.dtype.type(exact_between(exact, exact_starts[code], a - start, last - start))
             if lines[line, 2] >= 0:
                 sums[place, lines[line, 2]] = total
             if lines[line, 3] >= 0:

@@ -29,7 +29,7 @@ from bedplate.offline.blocks import BLOCKED, read_blocks
 from bedplate.offline.build import Build
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
 from bedplate.offline.ragged import MOST, RAGGED, pieces, read_counts, read_latest_by, read_smallest, room
-from bedplate.offline.totals import NO_FLOATS, NOTHING, Totals, columns_of, in_place, lines_of
+from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
 _BLOCK = 1 << 14
@@ -245,9 +245,10 @@ class IndexReader:
         totals: list[Totals] = []
         for i, of_selection in wanted.items():
             arrays = self.timeline.reduction(self._columns[i], Reduce.SUM.value) if i in summed else {}
-            low_starts, low = arrays.get("low starts", NOTHING), arrays.get("low", NO_FLOATS)
-            lines = lines_of(of_selection)
-            totals.append(Totals(arrays.get("prefix"), low_starts, low, self._starts[i], self._files[i].rank, lines))
+            exact_starts, exact, lines = arrays.get("exact starts"), arrays.get("exact"), lines_of(of_selection)
+            totals.append(
+                Totals(arrays.get("prefix"), exact_starts, exact, self._starts[i], self._files[i].rank, lines)
+            )
         return totals
 
     def _positions(self, keys: Int64s) -> Array:
@@ -315,9 +316,9 @@ class IndexReader:
             return read_blocks(reduction, arrays, files, self.timeline.times, a, b)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
-            low_starts, low = arrays.get("low starts", NOTHING), arrays.get("low", NO_FLOATS)
+            exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
             codes, starts = block.asked.codes, self._starts[index]
-            kernels.range_sums(arrays["prefix"], low_starts, low, starts, codes, a, b, out)
+            kernels.range_sums(arrays["prefix"], exact_starts, exact, starts, codes, a, b, out)
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)

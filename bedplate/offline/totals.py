@@ -15,7 +15,6 @@ from bedplate.offline.answer import Part, Place
 from bedplate.types import Array, Int64s
 
 NOTHING: Int64s = np.zeros(0, np.int64)
-NO_FLOATS: Array = np.zeros(0, np.float64)
 
 
 def in_place(call: Call) -> bool:
@@ -54,16 +53,16 @@ class Totals:
 
     Attributes:
         prefix: the selection's prefix sums; None where only counts are asked for.
-        low_starts: [k] where each key's values begin in `low`, -1 for none; empty where no key has any.
-        low: what rounding left off the prefix sums.
+        exact_starts: [k] where each key's values begin in `exact`, -1 for none; None where no key has any.
+        exact: see `kernels.exact_sums`; None where no key needs them.
         starts: [k + 1] where each key's values begin.
         rank: [N + 1] how many values come before each row; None where every row counts.
         lines: see `lines_of`.
     """
 
     prefix: Array | None
-    low_starts: Int64s
-    low: Array
+    exact_starts: Int64s | None
+    exact: Array | None
     starts: Int64s
     rank: Int64s | None
     lines: Int64s
@@ -80,8 +79,8 @@ class Totals:
         prefix = NOTHING if self.prefix is None else self.prefix
         kernels.fill_totals(
             prefix if len(prefix) else np.zeros(1, prefix.dtype),
-            self.low_starts,
-            self.low,
+            self.exact_starts,
+            self.exact,
             self.starts,
             NOTHING if self.rank is None else self.rank,
             codes,

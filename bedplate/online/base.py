@@ -16,6 +16,7 @@ from typing import final
 
 import numpy as np
 
+from bedplate.batch import ManyTexts
 from bedplate.errors import ConfigError
 from bedplate.online import keys
 from bedplate.types import Int64s
@@ -130,7 +131,7 @@ class OnlineStore(ABC):
 
 
 @final
-class StoredTexts(Mapping[int, str]):
+class StoredTexts(ManyTexts):
     """The texts behind string ids: those of keys and of values. Read from the store when first asked for."""
 
     __slots__ = ("_known", "_store")
@@ -161,6 +162,8 @@ class StoredTexts(Mapping[int, str]):
     def load(self, ids: Sequence[int]) -> None:
         """Reads many texts at once, so that asking for them is a look-up in memory."""
         missing = [i for i in dict.fromkeys(ids) if i not in self._known]
+        if not missing:
+            return
         values = self._store.read_many(keys.text_keys(np.array(missing, np.int64)))
         self._known.update((i, v[1:].decode()) for i, v in zip(missing, values, strict=True) if v)
 

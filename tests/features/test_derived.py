@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, column_to_series
+from bedplate.batch import Column, Dense, Embedding, Ids, ManyTexts, Ragged, column_to_series
 from bedplate.canonical import string_ids
 from bedplate.errors import DefinitionError
 from bedplate.features import derived as module
+from bedplate.features import memo
 from bedplate.features.derived import DerivedFeature, evaluate, series_to_column
 from bedplate.types import to_micros
 
@@ -152,11 +153,61 @@ def test_a_string_is_computed_once_until_there_are_too_many(monkeypatch):
     assert lengths("bb", "a") == [2, 1]
     assert sizes == [2]
     assert lengths("ccc", "a") == [3, 1]
-    assert sizes == [2, 3]
-    monkeypatch.setattr(module, "MOST_REMEMBERED", 2)
+    assert sizes == [2, 1]
+    monkeypatch.setattr(memo, "MOST_REMEMBERED", 2)
     assert lengths("dddd") == [4]
-    assert sizes == [2, 3, 1]
+    assert sizes == [2, 1, 1]
     assert lengths("a", "dddd") == [1, 4]
+    assert sizes == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["number", "part", "words", "text", "vector"])
+def test_a_memo_of_every_form_grows(name):
+    """Strings come one after the other; each keeps the value that it has alone, nulls included."""
+    s = pl.col("s")
+    forms = {
+        "number": s.str.len_chars(),
+        "part": pl.when(s.str.len_chars() > 2).then(s.str.len_chars()),
+        "words": s.str.extract_all("[a-z]"),
+        "text": s.str.to_uppercase(),
+        "vector": pl.concat_arr(s.str.len_chars(), s.str.len_chars()).cast(pl.Array(pl.Float32, 2)),
+    }
+    feature = DerivedFeature(name, forms[name])
+    strings = [f"a{'b' * i}" for i in range(9)]
+    for i in [*range(9), 0]:
+        evaluate([feature], {"s": texts(strings[i])}, np.zeros(1, np.int64))
+    got = evaluate([feature], {"s": texts(*reversed(strings))}, np.zeros(9, np.int64))[name]
+    frame = pl.DataFrame({"s": list(reversed(strings))})
+    assert column_to_series(got).to_list() == frame.select(forms[name].alias(name))[name].to_list()
+
+
+def test_a_new_string_costs_its_own_work(monkeypatch):
+    """However many are known: what is computed and asked of the texts is what is new."""
+    asked: list[list[int]] = []
+
+    class Recording(ManyTexts):
+        def load(self, ids):
+            asked.append(list(ids))
+
+        def __getitem__(self, key):
+            return known[key]
+
+        def __iter__(self):
+            return iter(known)
+
+        def __len__(self):
+            return len(known)
+
+    strings = [str(i) for i in range(2000)]
+    known = dict(zip(string_ids(strings), strings, strict=True))
+    sizes = counted(monkeypatch)
+    feature = DerivedFeature("n", pl.col("s").str.len_chars())
+    ids = np.array(list(known), np.int64)
+    evaluate([feature], {"s": Ids(ids[:-1], None, Recording())}, np.zeros(1999, np.int64))
+    got = evaluate([feature], {"s": Ids(ids[-3:], None, Recording())}, np.zeros(3, np.int64))["n"]
+    assert column_to_series(got).to_list() == [4, 4, 4]
+    assert sizes == [1999, 1]
+    assert [len(a) for a in asked] == [1999, 1]
 
 
 def test_threads_share_a_memo():

@@ -144,7 +144,7 @@ def test_sequence_keeps_the_last_and_shares_the_candidates_vocabulary():
     assert (ids[1] == 0).all()
     np.testing.assert_array_equal(ids[2, :, 0] != 0, [True, False, False])
     numbers = out["sequence_numbers.h"][..., 0]
-    np.testing.assert_allclose(numbers[0], (np.array([2, 3, 4]) - 3) / np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(numbers[0], (np.array([2, 3, 4]) - 3.5) / np.sqrt(1.25), rtol=1e-6)
     np.testing.assert_array_equal(numbers[1], 0)
 
 
@@ -160,6 +160,34 @@ def test_bag_keeps_the_first():
     b = batch(item={"v.words": ragged([[4, 5, 6], [5], []], ids=True)})
     encoder = fit({"v.words": Bag(length=2)}, [b])
     np.testing.assert_array_equal(encoder.encode(b)["bag_ids.v.words"], [[3, 4], [4, 0], [0, 0]])
+
+
+def test_elements_that_are_not_encoded_are_not_fitted():
+    """A model never sees them: they would take rows of the table, and move the mean."""
+    b = batch(
+        {
+            "v.ids": ragged([[9, 8, 1, 2], [1, 2]], ids=True),
+            "v.x": ragged([[1e6, 1e6, 1.0, 3.0], [1.0, 3.0]]),
+            "v.tags": ragged([[4, 5, 6], []], ids=True),
+        },
+        sizes=(1, 1),
+    )
+    encoder = fit(
+        {
+            "v.ids": Sequence(Category(), length=2),
+            "v.x": Sequence(Number(), length=2),
+            "v.tags": Bag(length=2),
+        },
+        [b],
+    )
+    assert encoder.vocabularies["v.ids"].keys.tolist() == [1, 2]
+    assert encoder.vocabularies["v.tags"].keys.tolist() == [4, 5]
+    number = encoder.fields[1].element
+    assert isinstance(number, Number)
+    assert (number.mean, number.scale) == (2.0, 1.0)
+    # Rare keys are counted among the encoded elements too.
+    twice = fit({"v.ids": Sequence(Category(min_count=2), length=3)}, [b])
+    assert twice.vocabularies["v.ids"].keys.tolist() == [1, 2]
 
 
 def test_null_element_of_a_list_has_its_own_row_and_presence():

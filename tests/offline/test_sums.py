@@ -62,8 +62,8 @@ def test_what_was_rounded_off_is_kept_where_it_is_needed(tmp_path):
     for name, values, stored in (
         ("whole numbers", [1e12, 1.0, -5.0, 3.0], ["prefix"]),
         ("of like size", [0.1, 0.7, 41.3, 1000.1] * 100, ["prefix"]),
-        ("of either sign", [0.1, -0.7, 1.3], ["low starts", "low", "prefix"]),
-        ("far apart", [1e12, 0.01], ["low starts", "low", "prefix"]),
+        ("of either sign", [0.1, -0.7, 1.3], ["exact", "exact starts", "prefix"]),
+        ("far apart", [1e12, 0.01], ["exact", "exact starts", "prefix"]),
     ):
         sums(tmp_path / name, values)
         assert sorted(p.stem for p in (tmp_path / name).glob(f"*/{FILES}")) == sorted(stored), name

@@ -7,9 +7,13 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
+import polars as pl
 import pytest
 
+from bedplate.batch import Ids, column_to_series
 from bedplate.errors import ConfigError, StoreError
+from bedplate.features.derived import DerivedFeature, evaluate
 from bedplate.online.base import Changes, OnlineStore, StoredTexts, open_store, text_puts
 from bedplate.online.lmdb import LmdbStore
 from bedplate.online.memory import MemoryStore
@@ -147,6 +151,30 @@ def test_texts_are_read_when_asked_for():
     assert len(found) == 3
     with pytest.raises(KeyError):
         found[2]
+
+
+def test_many_texts_are_one_read(monkeypatch):
+    store = MemoryStore()
+    names = {i: f"text {i}" for i in range(50)}
+    store.commit(Changes(text_puts(names)))
+    reads: list[int] = []
+    real = MemoryStore.read_many
+
+    def counting(self, wanted, runs=()):
+        reads.append(len(wanted))
+        return real(self, wanted, runs)
+
+    monkeypatch.setattr(MemoryStore, "read_many", counting)
+    found = StoredTexts(store)
+    ids = np.array([3, 1, 3, 40], np.int64)
+    shown = column_to_series(Ids(ids, np.array([True, True, True, False]), found))
+    assert shown.to_list() == ["text 3", "text 1", "text 3", None]
+    assert reads == [2]
+    feature = DerivedFeature("length", pl.col("s").str.len_chars())
+    evaluate([feature], {"s": Ids(np.arange(50), None, found)}, np.zeros(50, np.int64))
+    assert reads == [2, 48]
+    evaluate([feature], {"s": Ids(np.arange(50), None, found)}, np.zeros(50, np.int64))
+    assert reads == [2, 48]
 
 
 def test_urls(tmp_path):
