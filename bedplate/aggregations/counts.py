@@ -98,13 +98,9 @@ class TopK(OneInput):
     def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
         """The first k of each key's values, by count and then by time."""
         partial = counts(partials[0])
-        sizes = np.diff(partial.offsets)
-        key = np.repeat(np.arange(len(sizes)), sizes)
-        order = _ranked(partial, key)
-        place = np.arange(len(order)) - np.repeat(partial.offsets[:-1], sizes)
-        chosen = order[place < self.k]
-        offsets = np.zeros(len(sizes) + 1, np.int64)
-        np.cumsum(np.minimum(sizes, self.k), out=offsets[1:])
+        offsets = np.zeros(len(partial.offsets), np.int64)
+        np.cumsum(np.minimum(np.diff(partial.offsets), self.k), out=offsets[1:])
+        chosen = _first(_ranks(partial), partial.offsets, offsets, self.k)
         values = partial.values[chosen]
         column = Dense(values) if partial.texts is None else Ids(values, None, partial.texts)
         lists: tuple[Column, ...] = (Ragged(column, offsets),)
@@ -115,12 +111,41 @@ class TopK(OneInput):
         return {"k": self.k, "counts": self.counts}
 
 
-def _ranked(partial: Counts, key: Int64s) -> Int64s:
-    """The positions of a partial's values by key, descending count and time; equal ones stay in ascending order."""
-    most = int(partial.counts.max(initial=0)) + 1
-    if most * (len(partial.offsets) + 1) < 2**62:  # one sort less
-        return np.lexsort((-partial.times, key * most - partial.counts))
-    return np.lexsort((-partial.times, -partial.counts, key))
+def _ranks(partial: Counts) -> Int64s:
+    """Numbers that are smaller the more frequent a value is and, where that is equal, the later it was last seen."""
+    if not len(partial.counts):
+        return partial.counts
+    newest = int(partial.times.max())
+    span = newest - int(partial.times.min()) + 1
+    if span * (int(partial.counts.max()) + 1) < 2**63:
+        return (newest - partial.times) - partial.counts * span
+    ranks = np.empty(len(partial.counts), np.int64)
+    ranks[np.lexsort((-partial.times, -partial.counts))] = np.arange(len(ranks))
+    return ranks
+
+
+def _first(ranks: Int64s, offsets: Int64s, ends: Int64s, k: int) -> Int64s:
+    """The positions of the k smallest ranks of each key, in order; equal ones stay as they are.
+
+    Lists of about one length are ordered together, as the rows of a matrix: many times faster than one sort of all.
+
+    Args:
+        ranks: [m].
+        offsets: [n + 1] the list of each key.
+        ends: [n + 1] where what is chosen of each begins, as offsets.
+        k: at most so many.
+    """
+    sizes, chosen = np.diff(offsets), np.empty(int(ends[-1]), np.int64)
+    widths = np.frexp(np.maximum(sizes - 1, 0))[1]  # a list fits in so many powers of two
+    for width in np.unique(widths[sizes > 0]).tolist():
+        keys = np.flatnonzero((widths == width) & (sizes > 0))
+        column = np.arange(1 << width)
+        there = column < sizes[keys, None]
+        at = offsets[keys, None] + np.where(there, column, 0)
+        best = np.argsort(np.where(there, ranks[at], np.iinfo(np.int64).max), axis=1, kind="stable")[:, :k]
+        taken = column[:k] < sizes[keys, None]
+        chosen[(ends[keys, None] + column[:k])[taken]] = (offsets[keys, None] + best)[taken]
+    return chosen
 
 
 @final

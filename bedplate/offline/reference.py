@@ -7,6 +7,7 @@ into Python lists, every key and time is answered by a scan over all events, and
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias, final
@@ -101,7 +102,8 @@ def _last_n(events: Sequence[Event], aggregation: Aggregation, time: int) -> lis
 
 def _last_of_each(events: Sequence[Event]) -> list[Event]:
     """Of each value of the last input the last event, in their order."""
-    return [e for i, e in enumerate(events) if e[1] and not any(o[1] and o[1][-1] == e[1][-1] for o in events[i + 1 :])]
+    last = {inputs[-1]: i for i, (_, inputs) in enumerate(events) if inputs is not None}
+    return [events[i] for i in sorted(last.values())]
 
 
 def _number(value: Value) -> int:
@@ -110,11 +112,11 @@ def _number(value: Value) -> int:
 
 
 def _top_k(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
-    values = [inputs[0] for _, inputs in events if inputs is not None]
+    number: dict[Value, int] = Counter(inputs[0] for _, inputs in events if inputs is not None)
     last = {inputs[0]: event for event, inputs in events if inputs is not None}
-    ranked = sorted(set(values), key=lambda v: (-values.count(v), -last[v], _number(v)))
+    ranked = sorted(number, key=lambda v: (-number[v], -last[v], _number(v)))
     top = ranked[: aggregation.options()["k"]]
-    return [top, [values.count(v) for v in top]] if aggregation.options()["counts"] else [top]
+    return [top, [number[v] for v in top]] if aggregation.options()["counts"] else [top]
 
 
 def _histogram(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
