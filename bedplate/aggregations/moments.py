@@ -38,8 +38,8 @@ def merge_moments(
     as its mean and nothing else; an empty one has zeros. Sums that are to be exact are as in Knuth's theorem B (TAOCP
     2, 4.2.2).
 
-    >>> merge_moments(1, 1e9, 0.0, 0.0, 1, 1e9 + 2, 0.0, 0.0)
-    (1000000001.0, 0.0, 2.0)
+    >>> [float(x) for x in merge_moments(1, 1e9, 0.0, 0.0, 1, 1e9 + 2, 0.0, 0.0)]
+    [1000000001.0, 0.0, 2.0]
     """
     # The difference of the means, exact to twice the digits, then rounded.
     gap = other - mean

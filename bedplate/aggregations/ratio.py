@@ -41,7 +41,7 @@ class Ratio(Aggregation):
     >>> import polars as pl
     >>> from bedplate.aggregations.arithmetic import Count
     >>> Ratio(Count(where=pl.col("kind") == "click"), Count(), windows="7d", smoothing=(1, 20)).text
-    "Ratio(Count() where [(col("kind")) == ("click")] / Count(); smoothing=(1, 20))"
+    'Ratio(Count() where [(col("kind")) == ("click")] / Count(); smoothing=(1, 20))'
     """
 
     __slots__ = ("denominator", "numerator", "smoothing")

@@ -180,11 +180,7 @@ def every_aggregation() -> dict[str, Aggregation]:
         "spend": Sum(pl.col("price") * pl.col("quantity"), windows=["1h", "1d"]),
         "flags": Sum("flag", windows="1d"),
         "near_spend": Sum("price", windows=exact),
-        "amounts": Sum("amount"),
-        "amounts_in": Sum("amount", windows=windows),
-        "near_amount": Mean("amount", windows=exact),
         "price": Mean("price", windows=windows),
-        "amount": Mean("amount", windows=windows),
         "price_bought": Mean("price", where=bought),
         "lowest": Min("quantity", windows=windows),
         "cheapest": Min("price"),
@@ -228,9 +224,13 @@ def every_aggregation() -> dict[str, Aggregation]:
 
 
 def _of_numbers(windows: Sequence[Window | str], exact: Sequence[Window]) -> dict[str, Aggregation]:
-    """First values, variances, decayed sums, ratios and rates."""
+    """Sums of amounts, first values, variances, decayed sums, ratios and rates."""
     bought, viewed = pl.col("kind") == "buy", pl.col("kind") == "view"
     return {
+        "amounts": Sum("amount"),
+        "amounts_in": Sum("amount", windows=windows),
+        "amount": Mean("amount", windows=windows),
+        "near_amount": Mean("amount", windows=exact),
         "first_price": First("price"),
         "first_kind": First("kind", where=pl.col("flag")),
         "first_seen_in": First("seen", windows=["15m", "13h", *exact]),
