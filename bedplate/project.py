@@ -17,29 +17,28 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
-import numpy as np
 import polars as pl
 
-from bedplate.batch import column_to_series
 from bedplate.canonical import digest
 from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset, Dataset
 from bedplate.datasets.loaded import LoadedDataset
-from bedplate.errors import BedplateError, ConfigError, DataError, DefinitionError, NotFoundError, StoreError, suggest
+from bedplate.errors import BedplateError, ConfigError, DefinitionError, NotFoundError, StoreError, suggest
 from bedplate.features.applied import read_applied, write_applied
 from bedplate.features.assemble import Reader
+from bedplate.features.context import Context
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.diff import GraphDiff, diff
-from bedplate.features.entity import KeysLike, encode_keys
-from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
-from bedplate.features.lookup import lookup
-from bedplate.features.times import TimesLike, encode_times
+from bedplate.features.entity import KeysLike
+from bedplate.features.graph import FeatureGraph, FeatureLike
+from bedplate.features.lookup import lookup_table
+from bedplate.features.times import TimesLike
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.files import remove_leftovers
 from bedplate.mistakes import hint_for
-from bedplate.offline.build import Build, Progress
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.extend import Build, Progress
+from bedplate.offline.history import IndexedHistory
 from bedplate.sources.base import Source
 from bedplate.types import format_time, parse_time
 
@@ -55,6 +54,7 @@ _BLOCK_EVENTS = 200_000
 """About how many events of history are in memory at once while an online store is filled."""
 
 _CALLED = {
+    "Context": "context",
     "Dataset": "dataset",
     "DerivedFeature": "derived feature",
     "Entity": "entity",
@@ -164,10 +164,11 @@ class Project:
         self.config: Config = load_config(Path(directory))
         self.definitions = load_definitions(self.config)
         with self.located():
-            self.graph = FeatureGraph(self.definitions.views, self.definitions.derived, self.config.root)
+            found = self.definitions
+            self.graph = FeatureGraph(found.views, found.derived, self.root, found.of(Context))
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
-        self.history = IndexedHistory(self.config.offline_path)
+        self.history = IndexedHistory(self.config.offline_path, memory=self.config.memory)
         # Beside the indexes, which apply can write; several projects may share them.
         self._applied_path = self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
@@ -219,10 +220,12 @@ class Project:
     def apply(self, progress: Progress = lambda _: None) -> list[Build]:
         """Builds what is missing in the offline store; the builds that had something to do."""
         remove_leftovers(self.config.offline_path)
-        todo = [b for b in self.builds() if not b.is_complete]
+        builds = self.builds()
+        todo = [b for b in builds if not b.is_complete]
         with self.located():
             for build in todo:
                 build.run(progress)
+        self.history.finish(self.root, builds, progress)
         self.record_applied()
         return todo
 
@@ -285,16 +288,16 @@ class Project:
 
         chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
         with self.located():
-            timelines = [self.history.reader(view).timeline.manifest for view in chosen]
+            readers = [self.history.reader(view) for view in chosen]
         asked = None if until is None else _until_now(until)
         known = {s.id: s for s in states(store) if s.complete}
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
         done: list[Materialized] = []
-        for view, timeline, micros in zip(chosen, timelines, untils, strict=True):
-            began, state, count = time.perf_counter(), known.get(view.id), timeline.rows
+        for view, reader, micros in zip(chosen, readers, untils, strict=True):
+            began, state, count = time.perf_counter(), known.get(view.id), reader.rows
             kept = state is not None and bool(state.file) and not replace
             if state is None or not kept:
-                blocks = self.history.grouped(view, max(1, _BLOCK_EVENTS * timeline.keys // max(1, count)))
+                blocks = self.history.grouped(view, max(1, _BLOCK_EVENTS * reader.keys // max(1, count)))
                 state = bulk_load(
                     store,
                     view,
@@ -324,7 +327,7 @@ class Project:
         source = view.view.source.name
         of_source = [known[v.id] for v in self.views.values() if v.view.source.name == source and v.id in known]
         began = [s.until for s in of_source if s.file]
-        return max(began) if began else min(system_clock(), self.history.end(view) + 1)
+        return max(began) if began else min(system_clock(), self.history.known(view) + 1)
 
     def dataset(self, name: str) -> CompiledDataset:
         """A dataset by name.
@@ -344,7 +347,7 @@ class Project:
         """
         compiled = self.dataset(name)
         with self.located():
-            indexed = {view.id: self.history.reader(view).timeline.manifest.snapshot for view in compiled.views}
+            indexed = {view.id: self.history.reader(view).snapshot for view in compiled.views}
             return LoadedDataset(compiled, self.history, indexed)
 
     def lookup(
@@ -353,6 +356,7 @@ class Project:
         keys: KeysLike | Mapping[str, KeysLike],
         times: TimesLike,
         reader: Reader | None = None,
+        context: Mapping[str, Sequence[Any]] | None = None,
     ) -> pl.DataFrame:
         """Point-in-time values, one row for each key and time.
 
@@ -362,6 +366,7 @@ class Project:
             times: n times, or one for all: datetimes, dates, ISO 8601 texts or integer microseconds, between 1970 and
                 2200; NumPy datetimes of any unit.
             reader: where to read; the project's history unless given.
+            context: n values for each context of the request that features need, by its name; null unless given.
 
         Returns:
             n rows: a column for each entity, `time`, and a column for each feature.
@@ -372,27 +377,8 @@ class Project:
             DefinitionError: something else than features is asked for, or nothing.
             NotFoundError: no feature or view has this name.
         """
-        selected = _asked(self.graph, features)
-        entities = [e.name for e in selected.entities]
-        by_entity: Mapping[str, KeysLike] = keys if isinstance(keys, Mapping) else dict.fromkeys(entities[:1], keys)
-        kinds = self.graph.key_types()
-        unknown = [e for e in by_entity if e not in kinds]
-        if unknown:
-            raise DataError(f"unknown entity '{unknown[0]}'", where="lookup", hint=suggest(unknown[0], kinds))
-        missing = [e for e in entities if e not in by_entity]
-        if missing:
-            needed = ", ".join(entities)
-            raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
-        encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
-        micros = encode_times(times, max(map(len, encoded.values()), default=1), "lookup: times")
-        if any(len(k) != len(micros) for k in encoded.values()):
-            counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
-            raise DataError(f"got keys: {counts}; and {len(micros)} times; expected as many of each", where="lookup")
         with self.located():
-            columns = lookup(selected, reader or self.history, encoded, micros)
-        shown = [pl.Series(e, by_entity[e]) for e in entities]
-        time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
-        return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
+            return lookup_table(self.graph, reader or self.history, features, keys, times, context)
 
     def find(self, kind: type[_Definition], name: str | None = None) -> _Definition:
         """A definition of another kind (a service, a training job) by its variable's name or its own.
@@ -449,25 +435,6 @@ def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definitio
     return known[name]
 
 
-def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
-    """What must be read for features that a person asks for."""
-    single = isinstance(features, str | FeatureView | DerivedFeature)
-    if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
-        raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")
-    asked = [features] if single else list(cast("Sequence[FeatureLike]", features))
-    if not asked:
-        raise DefinitionError("got no features, expected at least one", where="lookup")
-    for name in (f for f in asked if isinstance(f, str)):
-        view = name.removesuffix(".*")
-        if view != name and view not in graph.views:
-            raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.views, "views"))
-        if view == name and name not in graph.features:
-            hint = f"'{name}' is a view; all its features are '{name}.*'" if name in graph.views else None
-            hint = hint or suggest(name, graph.features, "features")
-            raise NotFoundError(f"unknown feature '{name}'", where="lookup", hint=hint)
-    return graph.select(asked, "lookup")
-
-
 def _until_now(until: str | int | date) -> int:
     micros, now = parse_time(until, "until"), system_clock()
     if micros > now:
@@ -508,6 +475,7 @@ def load_definitions(config: Config) -> Definitions:
         ("sources", found.of(Source)),
         ("views", found.views),
         ("derived features", found.derived),
+        ("contexts", found.of(Context)),
         ("datasets", found.datasets),
         ("jobs", found.of(Job)),
         ("services", found.of(Service)),

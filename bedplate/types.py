@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +36,18 @@ _UNITS = {"us": MICROSECOND, "ms": 1000, "s": SECOND, "m": MINUTE, "h": HOUR, "d
 _DURATION = re.compile(r"^([0-9]+)(us|ms|s|m|h|d|w)$")
 
 
+_VECTOR = re.compile(r"vector\[([1-9][0-9]{0,5})\]")
+
+
 class Type(StrEnum):
-    """What a feature's value is. Strings and times are held as int64: a 64-bit hash, microseconds."""
+    """What a feature's value is. Strings and times are held as int64: a 64-bit hash, microseconds.
+
+    Beside the members there is a type for vectors of each number of float32 values, such as `Type("vector[64]")`; the
+    same one each time.
+
+    >>> Type("vector[64]") is Type.vector(64), Type.vector(64).width
+    (True, 64)
+    """
 
     INT = "int64"
     FLOAT = "float64"
@@ -52,11 +62,44 @@ class Type(StrEnum):
         >>> Type.STRING.dtype
         dtype('int64')
         """
+        if self.width:
+            return np.dtype(np.float32)
         return np.dtype({"float64": np.float64, "bool": np.bool_}.get(self.value, np.int64))
+
+    @property
+    def width(self) -> int:
+        """How many values a vector has; 0: it is no vector."""
+        return int(self.value[len("vector[") : -1]) if self.value.startswith("vector[") else 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one stored value: `(width,)` of a vector, else `()`."""
+        return (self.width,) if self.width else ()
+
+    @classmethod
+    def vector(cls, width: int) -> Type:
+        """The type of vectors of so many float32 values.
+
+        Raises:
+            ValueError: the width is not between 1 and 999,999.
+        """
+        return cls(f"vector[{width}]")
+
+    @classmethod
+    def _missing_(cls, value: object) -> Type | None:
+        """Makes the type of vectors of a width when it is first asked for, as `enum.Flag` does for its combinations."""
+        if not isinstance(value, str) or _VECTOR.fullmatch(value) is None:
+            return None
+        made = str.__new__(cls, value)
+        made._name_, made._value_ = value, value
+        # Another thread may have been first.
+        return cast("Type", cls._value2member_map_.setdefault(value, made))
 
 
 def type_of(dtype: pl.DataType) -> Type | None:
     """The `Type` of a Polars data type, or None where Bedplate has none for it (integers wider than int64 included).
+
+    Arrays of numbers are vectors: their values are rounded to float32.
 
     >>> import polars as pl
     >>> type_of(pl.Int32()), type_of(pl.Categorical()), type_of(pl.Binary())
@@ -75,6 +118,8 @@ def type_of(dtype: pl.DataType) -> Type | None:
         return Type.STRING
     if base in {pl.Datetime, pl.Date}:
         return Type.TIME
+    if isinstance(dtype, pl.Array) and len(dtype.shape) == 1 and dtype.inner.is_numeric() and dtype.shape[0]:
+        return Type.vector(dtype.shape[0])
     return None
 
 

@@ -90,7 +90,12 @@ def test_every_difference_is_seen_at_its_row(values, data):
         ),
         ({"a": Dense(np.array([2**53 + 1]))}, {"a": Dense(np.array([2**53]))}, "got 9007199254740993, expected"),
         ({"a": Dense(np.array([True]))}, {"a": Dense(np.array([False]))}, "got True, expected False"),
-        ({"a": dense([1.0])}, {"a": Embedding(np.zeros((1, 2), np.float32))}, "a: vectors are not compared"),
+        ({"a": dense([1.0])}, {"a": Embedding(np.zeros((1, 2), np.float32))}, "got 1.0, expected [0.0, 0.0]"),
+        (
+            {"a": Embedding(np.zeros((2, 2), np.float32))},
+            {"a": Embedding(np.array([[0, 0], [0, 1]], np.float32))},
+            "a: 1 of 2 rows differ, the first is row 1: got [0.0, 0.0], expected [0.0, 1.0]",
+        ),
     ],
 )
 def test_what_differs_is_said(got, expected, line):

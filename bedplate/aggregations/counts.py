@@ -137,13 +137,14 @@ def _first(ranks: Int64s, offsets: Int64s, ends: Int64s, k: int) -> Int64s:
     """
     sizes, chosen = np.diff(offsets), np.empty(int(ends[-1]), np.int64)
     widths = np.frexp(np.maximum(sizes - 1, 0))[1]  # a list fits in so many powers of two
-    for width in np.unique(widths[sizes > 0]).tolist():
-        keys = np.flatnonzero((widths == width) & (sizes > 0))
-        column = np.arange(1 << width)
-        there = column < sizes[keys, None]
+    powers: list[int] = np.unique(widths[sizes > 0]).tolist()
+    for power in powers:
+        keys = np.flatnonzero((widths == power) & (sizes > 0))
+        column: Int64s = np.arange(1 << power)
+        there: Bools = column < sizes[keys, None]
         at = offsets[keys, None] + np.where(there, column, 0)
         best = np.argsort(np.where(there, ranks[at], np.iinfo(np.int64).max), axis=1, kind="stable")[:, :k]
-        taken = column[:k] < sizes[keys, None]
+        taken: Bools = column[:k] < sizes[keys, None]
         chosen[(ends[keys, None] + column[:k])[taken]] = (offsets[keys, None] + best)[taken]
     return chosen
 

@@ -21,7 +21,7 @@ from bedplate.aggregations.base import (
     Reduction,
 )
 from bedplate.aggregations.window import WindowLike
-from bedplate.batch import Column, Dense, Ids, Ragged, TextLookup
+from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup
 from bedplate.errors import DefinitionError
 from bedplate.types import SECOND, Array, Bools, Int64s, Type
 
@@ -50,7 +50,7 @@ def latest(partial: Partial) -> Latest:
     return Latest(offsets, partial.times[present], tuple(c[present] for c in partial.columns), partial.texts)
 
 
-def _column(values: Array, present: Bools | None, texts: TextLookup | None) -> Dense | Ids:
+def _element(values: Array, present: Bools | None, texts: TextLookup | None) -> Dense | Ids:
     return Dense(values, present) if texts is None else Ids(values, present, texts)
 
 
@@ -74,7 +74,10 @@ class Last(OneInput):
     def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
         """The last value where there was an event."""
         partial = newest(partials[0])
-        return (_column(partial.columns[0], partial.present, partial.texts[0]),)
+        values, present = partial.columns[0], partial.present
+        if values.ndim > 1:
+            return (Embedding(values, present),)
+        return (_element(values, present, partial.texts[0]),)
 
 
 @final
@@ -94,6 +97,10 @@ class First(OneInput):
 
     def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
         """The type of the input."""
+        if types[0].width:
+            raise DefinitionError(
+                f"First takes numbers, strings, booleans and times; got {types[0]}", hint="Last takes vectors"
+            )
         return (Output("", types[0]),)
 
     def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
@@ -101,7 +108,7 @@ class First(OneInput):
         partial = partials[0]
         if not isinstance(partial, Oldest):
             raise DefinitionError(f"got a {type(partial).__name__} partial, expected an oldest one")
-        return (_column(partial.values, partial.present, partial.texts),)
+        return (_element(partial.values, partial.present, partial.texts),)
 
 
 @final
@@ -172,6 +179,11 @@ class LastN(Aggregation):
 
     def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
         """One list a field; a field's suffix is its name when there are several."""
+        vectors = [t for t in types if t.width]
+        if vectors:
+            raise DefinitionError(
+                f"LastN takes numbers, strings, booleans and times; got {vectors[0]}", hint="Last takes vectors"
+            )
         if self.is_distinct and types[-1] is Type.FLOAT:
             raise DefinitionError(
                 f"distinct takes int64, string, bool, timestamp; got float64 from {self.selection.form['inputs'][-1]}",
@@ -188,7 +200,7 @@ class LastN(Aggregation):
         """The lists, and the ages at the times asked for."""
         partial = latest(partials[0])
         columns: list[Column] = [
-            Ragged(_column(partial.columns[i], None, partial.texts[i]), partial.offsets) for i in self._inputs
+            Ragged(_element(partial.columns[i], None, partial.texts[i]), partial.offsets) for i in self._inputs
         ]
         if self.age:
             asked = np.repeat(times, np.diff(partial.offsets))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
+import msgspec
 
 from bedplate.cli.options import echo_json, json_option, open_online, project_option
 from bedplate.cli.tables import number, table
@@ -15,6 +16,8 @@ from bedplate.types import Type, format_time, parse_time
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from bedplate.features.graph import FeatureGraph
 
 _SHOWN = 5
 """How many elements of a list a table shows: the newest, which are last."""
@@ -27,6 +30,13 @@ _SHOWN = 5
 @click.option(
     "--time", "times", metavar="TIME", multiple=True, help="ISO 8601, UTC; one for all rows or one each. Default: now."
 )
+@click.option(
+    "--context",
+    "context",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Context of the request, such as query='red mug'; null unless given. A vector is JSON: taste=[1,2].",
+)
 @click.option("--online", is_flag=True, help="Read the online store instead of history.")
 @project_option
 @json_option
@@ -35,6 +45,7 @@ def lookup(
     features: tuple[str, ...],
     keys: tuple[str, ...],
     times: tuple[str, ...],
+    context: tuple[str, ...],
     online: bool,
     directory: Path,
     as_json: bool,
@@ -49,6 +60,7 @@ def lookup(
       bedplate lookup 'customer_lines.*' --key customer=17850 --time 2011-11-01
       bedplate lookup product_lines.price price_ratio --key customer=17850 --key product=22386 --key product=85123A
       bedplate lookup customer_lines.spend_28d --key customer=17850 --online --json
+      bedplate lookup query_overlap --key product=85123A --context query='red mug'
     """
     from bedplate.clock import system_clock
     from bedplate.online.fetch import OnlineReader
@@ -60,11 +72,12 @@ def lookup(
     count = max(len(micros), *map(len, given.values()))
     by_entity = {entity: of_entity * count if len(of_entity) == 1 else of_entity for entity, of_entity in given.items()}
     asked = micros * count if len(micros) == 1 else micros
+    brought = {name: [value] * count for name, value in _context(context, project.graph).items()}
     if online:
         with open_online(project.config) as store:
-            found = project.lookup(features, by_entity, asked, OnlineReader(store))
+            found = project.lookup(features, by_entity, asked, OnlineReader(store), context=brought)
     else:
-        found = project.lookup(features, by_entity, asked)
+        found = project.lookup(features, by_entity, asked, context=brought)
     entities = [name for name in by_entity if name in found.columns]
     names = [name for name in found.columns if name not in (*entities, "time")]
     if as_json:
@@ -85,6 +98,30 @@ def _keys(texts: Sequence[str], kinds: Mapping[str, Type]) -> dict[str, list[int
             raise ConfigError(f"unknown entity '{entity}'", where=where, hint=suggest(entity, kinds, "entities"))
         given.setdefault(entity, []).append(_integer(key, where) if kinds[entity] is Type.INT else key)
     return given
+
+
+def _context(texts: Sequence[str], graph: FeatureGraph) -> dict[str, Any]:
+    """The value of each context: a text as it is, anything else as JSON."""
+    kinds = {c.name: c.type for c in graph.contexts.values()}
+    given: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        where = f"--context {text}"
+        if not equals:
+            raise ConfigError(f"got '{text}', expected NAME=VALUE", where=where, hint="for example query='red mug'")
+        if name not in kinds:
+            raise ConfigError(f"unknown context '{name}'", where=where, hint=suggest(name, kinds, "context"))
+        given[name] = value if kinds[name] in (Type.STRING, Type.TIME) else _json(value, where)
+    return given
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        raise ConfigError(
+            f"got '{text}', expected a number, true or false, or a list of numbers", where=where
+        ) from None
 
 
 def _integer(text: str, where: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -13,7 +13,12 @@ from bedplate.sources.events import read_events
 
 
 def read_rows(
-    source: Source, root: Path | None, where: pl.Expr | None, keys: Mapping[str, str], place: str
+    source: Source,
+    root: Path | None,
+    where: pl.Expr | None,
+    keys: Mapping[str, str],
+    place: str,
+    others: Sequence[pl.Expr] = (),
 ) -> tuple[pl.DataFrame, str]:
     """Event times and key columns of a source's prepared rows, and the id of the snapshot that was read.
 
@@ -23,13 +28,14 @@ def read_rows(
         where: a boolean row expression; other rows are left out.
         keys: the name of each column that is read, which must not be null, and the source's name for it.
         place: what reads them, for the message.
+        others: what else to read, each with a name of its own.
 
     Raises:
         DataError: rows that can't be read, a row without time or key; the table was changed while it was read.
     """
     table = source.table(root)
     before = table.snapshot()
-    columns = [pl.col(column).alias(name) for name, column in keys.items()]
+    columns = [*(pl.col(column).alias(name) for name, column in keys.items()), *others]
     frame = read_events(source, table.scan(), columns, keys=keys, place=place, name=table.row_name, where=where)
     after = table.snapshot()
     if after.id != before.id:

@@ -122,6 +122,7 @@ class PopularitySampler:
             offsets=offsets,
             times=spine.times[chosen],
             request_ids=ids,
+            context={n: c.take(chosen) for n, c in spine.context.items()},
         )
         log_q = self._log_q(codes[:total], np.repeat(chosen, np.diff(offsets)))
         return Drawn(rows, sampled[:total], log_q, repeated, missing)

@@ -14,9 +14,11 @@ from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.batch import Ids, Ragged, TextLookup
 from bedplate.canonical import digest, expression_form
 from bedplate.datasets.checks import check_kind, id_type
+from bedplate.datasets.context import SpineContext
 from bedplate.datasets.reading import read_rows
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
+from bedplate.features.context import Context
 from bedplate.features.entity import Entity, encode, entities_of
 from bedplate.features.expression import check_condition
 from bedplate.sources.base import TIME, Source
@@ -69,13 +71,13 @@ class Spine:
         """What a message calls the spine."""
         return f"spine of source '{self.source.name}'"
 
-    def compile(self, root: Path | None = None) -> CompiledSpine:
-        """The spine checked against the columns of its source.
+    def compile(self, root: Path | None = None, contexts: Sequence[Context] = ()) -> CompiledSpine:
+        """The spine checked against the columns of its source, those of the context that is wanted of it too.
 
         Raises:
             DefinitionError: an unknown column or one of a wrong type.
         """
-        return CompiledSpine(self, root)
+        return CompiledSpine(self, root, contexts)
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""
@@ -112,20 +114,23 @@ class CompiledSpine:
 
     Attributes:
         spine: the definition.
-        id: the hash of the definition, of the cleaning step and of the types.
+        id: the hash of the definition, of the cleaning step, of the types, and of where the context is.
+        request_type: the type of the requests' ids.
     """
 
-    __slots__ = ("_kinds", "_root", "id", "spine")
+    __slots__ = ("_context", "_kinds", "_root", "id", "request_type", "spine")
 
-    def __init__(self, spine: Spine, root: Path | None) -> None:
+    def __init__(self, spine: Spine, root: Path | None, contexts: Sequence[Context] = ()) -> None:
         self.spine, self._root = spine, root
+        self._context = SpineContext(contexts, spine.source, spine.source.schema(root), spine.place)
         schema = spine.source.schema(root)
         check_condition(spine.where, schema, spine.place)
-        request = id_type(spine.request, schema, spine.source, f"{spine.place}: request")
+        self.request_type = id_type(spine.request, schema, spine.source, f"{spine.place}: request")
         entities = (*spine.entities, spine.item)
         self._kinds = {e.name: id_type(e.key, schema, spine.source, spine.place) for e in entities}
-        kinds = [request, *self._kinds.values()]
-        self.id = digest([spine.form(), spine.source.prepare_id(root), [k.value for k in kinds]])
+        kinds = [self.request_type, *self._kinds.values()]
+        form: list[Any] = [spine.form(), spine.source.prepare_id(root), [k.value for k in kinds]]
+        self.id = digest([*form, self._context.form()] if contexts else form)
 
     def key_types(self) -> Mapping[str, Type]:
         """The type of each entity's key, the item's included."""
@@ -136,11 +141,12 @@ class CompiledSpine:
 
         Raises:
             DataError: rows that can't be read, a row without time, request or key; a request with two different keys of
-                an entity; the table was changed while it was read.
+                an entity or values of context; the table was changed while it was read.
         """
         spine = self.spine
         columns = {"request": spine.request, "item": spine.item.key} | {f"key {e.name}": e.key for e in spine.entities}
-        return self._grouped(*read_rows(spine.source, self._root, spine.where, columns, spine.place))
+        others = self._context.expressions
+        return self._grouped(*read_rows(spine.source, self._root, spine.where, columns, spine.place, others))
 
     def _grouped(self, frame: pl.DataFrame, snapshot: str) -> Requests:
         spine = self.spine
@@ -150,6 +156,7 @@ class CompiledSpine:
         by_request = np.argsort(codes, kind="stable")
         starts: Int64s = np.searchsorted(codes[by_request], np.arange(len(ids)))
         keys = {e.name: self._one_key(frame, e, by_request, starts) for e in spine.entities}
+        context = self._context.columns(frame, by_request, starts, spine.request)
         request_times = reduce_groups(np.minimum, times[by_request], starts)
         order = np.lexsort((by_request[starts], request_times))
         kept = first_of_each(codes[by_request], items[by_request])
@@ -163,6 +170,7 @@ class CompiledSpine:
             offsets=lists.offsets,
             times=request_times[order],
             request_ids=ids[order],
+            context={n: c.take(order) for n, c in context.items()},
         )
         return Requests(rows, (lengths - counts)[order], texts, snapshot)
 

@@ -6,13 +6,15 @@ The loader reads history, the server reads the online store; both are a `Reader`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, final
 
 import numpy as np
 
 from bedplate.batch import Batch, Column, Columns, Places, expand
 from bedplate.errors import RequestError
+from bedplate.features.context import PREFIX, Context
+from bedplate.features.declared import null_column
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
 from bedplate.features.graph import Selected
 from bedplate.features.view import CompiledView
@@ -59,6 +61,7 @@ class Candidates:
         offsets: [R + 1] int64.
         times: [R] int64 microseconds.
         request_ids: [R] int64.
+        context: columns of length R of the request's context, by full name; what is not here is null.
     """
 
     request_keys: Mapping[str, Int64s]
@@ -67,6 +70,15 @@ class Candidates:
     offsets: Int64s
     times: Int64s
     request_ids: Int64s
+    context: Mapping[str, Column] = field(default_factory=dict[str, Column])
+
+
+def context_columns(contexts: Sequence[Context], given: Mapping[str, Column], rows: int) -> dict[str, Column]:
+    """The columns of context for n rows, by full name: as given, or all null."""
+    return {
+        name: given[name] if name in given else null_column(context.type, rows)
+        for name, context in ((f"{PREFIX}{c.name}", c) for c in contexts)
+    }
 
 
 @final
@@ -92,6 +104,7 @@ class Join:
     def __init__(self, selected: Selected, item: str) -> None:
         self.selected = selected
         self.levels = {n: all(e.name != item for e in v.view.entities) for v, names in selected.views for n in names}
+        self.levels |= dict.fromkeys(context_columns(selected.contexts, {}, 0), True)
         for derived in selected.derived:
             self.levels[derived.name] = all(self.levels.get(n, True) for n in derived.inputs)
         views = [(view, names, tuple(e.name for e in view.view.entities)) for view, names in selected.views]
@@ -174,6 +187,8 @@ class Join:
         ]
 
     def _derive_of_request(self, groups: list[Mapping[str, Column]], rows: Candidates) -> None:
+        if self.selected.contexts:
+            groups.append(context_columns(self.selected.contexts, rows.context, len(rows.times)))
         for step in self._steps[True]:
             groups.append(step.columns({n: _find(groups, n) for n in step.inputs}, rows.times))
 

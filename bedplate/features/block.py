@@ -9,7 +9,7 @@ import numpy as np
 
 from bedplate.batch import Column, Columns, Dense, Embedding, Ids, Places, Ragged, Stack
 from bedplate.errors import DataError
-from bedplate.features.encoding import CANDIDATE, Field, Number
+from bedplate.features.encoding import CANDIDATE, Field, Number, Vector
 from bedplate.features.vocabulary import Vocabularies
 from bedplate.types import Array, Bools, Float32s, Int64s
 
@@ -23,9 +23,11 @@ class Block:
 
     Attributes:
         numbers: the features that are numbers, those with a logarithm first: each step is one operation on all.
+        vectors: the features that are vectors.
         ids: the features that are categories, in the order given.
-        names: both.
-        dense_columns: the feature behind each column of the dense matrix; a presence column ends in `?`.
+        names: all of them.
+        dense_columns: the feature behind each column of the dense matrix, with its place `[i]` in a vector; a presence
+            column ends in `?`.
     """
 
     def __init__(self, fields: Sequence[Field], vocabularies: Vocabularies) -> None:
@@ -36,15 +38,18 @@ class Block:
         self._logs = sum(e.log for _, e in scaled)
         self._means = np.array([[e.mean] for _, e in scaled[self._logs :]], np.float64)
         self._log_means = np.array([[e.mean] for _, e in scaled[: self._logs]], np.float32)
-        self._factors = np.array([[1.0 / e.scale] for _, e in scaled], np.float32)
+        self._factors = np.array([[1.0 / e.scale] for _, e in scaled], np.float32).reshape(-1, 1)
         self._nullable: Int64s = np.array([i for i, (_, e) in enumerate(scaled) if e.presence], np.int64)
-        self.dense_columns = (*self.numbers, *(f"{self.numbers[i]}?" for i in self._nullable))
+        self.vectors = {f.feature: f.encoding for f in fields if isinstance(f.encoding, Vector)}
+        elements = [f"{name}[{i}]" for name, vector in self.vectors.items() for i in range(vector.width)]
+        nullable = [*(name for name, e in scaled if e.presence), *(n for n, v in self.vectors.items() if v.presence)]
+        self.dense_columns = (*self.numbers, *elements, *(f"{name}?" for name in nullable))
         named = {f.feature: f.vocabulary for f in fields if f.vocabulary is not None}
         self.ids = tuple(named)
         self._vocabularies, self._choice = vocabularies, vocabularies.choose(list(named.values()))
         self._candidate = self.ids.index(CANDIDATE) if CANDIDATE in self.ids else None
         self._take_numbers, self._take_ids = _Takes(self.numbers, _numbers), _Takes(self.ids, _identities)
-        self.names = (*self.numbers, *self.ids)
+        self.names = (*self.numbers, *self.vectors, *self.ids)
 
     def dense(self, columns: Columns, n: int) -> Float32s:
         """[n, numbers + presence columns] float32, C-contiguous."""
@@ -64,8 +69,28 @@ class Block:
             wide[count:] = 1.0
         else:
             np.copyto(wide[:count], 0.0, where=~present)
-            wide[count:] = present[self._nullable]
+            wide[len(wide) - len(self._nullable) :] = present[self._nullable]
+        if self.vectors:
+            self._fill_vectors(columns, wide, present)
         return np.ascontiguousarray(wide.T)
+
+    def _fill_vectors(self, columns: Columns, wide: Float32s, present: Bools | None) -> None:
+        """Fills the rows after the numbers': of the vectors, then of what is present, the numbers' first."""
+        at, flag = len(self.numbers), len(self.dense_columns) - sum(v.presence for v in self.vectors.values())
+        numbers = slice(flag - len(self._nullable), flag)
+        wide[numbers] = 1.0 if present is None else present[self._nullable]
+        for name, vector in self.vectors.items():
+            column = vector_column(columns[name], name, vector.width)
+            values, there = column.values, column.present
+            if vector.unit:
+                values = unit_vectors(values)
+            wide[at : at + vector.width] = values.T
+            if there is not None:
+                wide[at : at + vector.width, ~there] = 0.0
+            at += vector.width
+            if vector.presence:
+                wide[flag] = 1.0 if there is None else there
+                flag += 1
 
     def rows(self, columns: Columns, n: int, candidates: Int64s | None = None) -> Int64s:
         """[n, categories] int64 rows of the embedding table, C-contiguous; `candidates` [n]: the candidates' keys."""
@@ -178,6 +203,31 @@ def id_values(column: Stack | Column, name: str) -> tuple[Int64s, Bools | None]:
     if type(column) is Dense and column.values.dtype.kind in "ib":
         return column.values.astype(np.int64), column.present
     raise wrong_form(name, column, "ids or whole numbers")
+
+
+def vector_column(column: Column, name: str, width: int = 0) -> Embedding:
+    """The column as vectors, of a width where it is not 0.
+
+    Raises:
+        DataError: it holds something else, or vectors of another width.
+    """
+    if type(column) is not Embedding:
+        raise wrong_form(name, column, "vectors")
+    if width and column.values.shape[1] != width:
+        raise DataError(
+            f"feature '{name}' holds vectors of {column.values.shape[1]} numbers, expected {width}", where="encoding"
+        )
+    return column
+
+
+def unit_vectors(values: Float32s) -> Float32s:
+    """Vectors [n, width] divided by their lengths; zeros stay zeros.
+
+    >>> unit_vectors(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
+    return np.divide(values, lengths[:, None], out=np.zeros_like(values), where=lengths[:, None] > 0, casting="unsafe")
 
 
 def list_column(column: Column, name: str) -> Ragged:

@@ -122,7 +122,7 @@ class Encoder:
     ) -> None:
         columns = Columns.of(source)
         try:
-            if block.numbers:
+            if block.numbers or block.vectors:
                 out[f"{level}_dense"] = block.dense(columns, n)
             if block.ids:
                 out[f"{level}_ids"] = block.rows(columns, n, candidates)

@@ -5,7 +5,7 @@ these tensors of a batch of R requests and N candidates (those for which it has 
 
 | tensor | dtype | shape | holds |
 |---|---|---|---|
-| `request_dense` | float32 | [R, numbers] | numbers of the request, then a presence column for each that can be null |
+| `request_dense` | float32 | [R, numbers] | numbers of the request, then vectors, then presence columns |
 | `request_ids` | int64 | [R, categories] | rows of the embedding table |
 | `item_dense` | float32 | [N, numbers] | as above, per candidate |
 | `item_ids` | int64 | [N, categories] | as above, per candidate |
@@ -32,6 +32,13 @@ Level: TypeAlias = Literal["request", "item"]
 
 CANDIDATE = "candidate"
 """The name under which the key of the candidate (`Batch.candidates`) is encoded like a feature of the item."""
+
+
+TAKES = (
+    "Number takes numbers, Category ids or whole numbers, Bag lists of ids, Sequence lists of the request, "
+    "Vector vectors"
+)
+"""What each encoding takes, for messages."""
 
 
 class Number(msgspec.Struct, frozen=True, tag="number", tag_field="kind", forbid_unknown_fields=True):
@@ -138,7 +145,31 @@ class Bag(msgspec.Struct, frozen=True, tag="bag", tag_field="kind", forbid_unkno
         check_least(self, "min_count length", 1, "encoding Bag", DefinitionError)
 
 
-Encoding: TypeAlias = Number | Category | Sequence | Bag
+class Vector(msgspec.Struct, frozen=True, tag="vector", tag_field="kind", forbid_unknown_fields=True):
+    """A vector as so many numbers, as they are or divided by the vector's length.
+
+    A null becomes zeros with a 0 in the presence column, which is there where the training data held a null.
+
+    Attributes:
+        unit: divide each vector by its length (zeros stay zeros).
+        width: how many numbers it has; fitted.
+        presence: has a presence column; fitted.
+    """
+
+    unit: bool = False
+    width: int = 0
+    presence: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the types.
+
+        Raises:
+            DefinitionError: a value is of another type than its field.
+        """
+        check_types(self, "encoding Vector", DefinitionError)
+
+
+Encoding: TypeAlias = Number | Category | Sequence | Bag | Vector
 
 
 class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,7 +180,7 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoding: Encoding
 
     @property
-    def element(self) -> Number | Category | Bag:
+    def element(self) -> Number | Category | Bag | Vector:
         """The encoding of a value, or of a list's element."""
         return self.encoding.of if isinstance(self.encoding, Sequence) else self.encoding
 
@@ -162,7 +193,7 @@ class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def tensor(self) -> str:
         """The name of the tensor that the feature goes into."""
-        numeric = isinstance(self.element, Number)
+        numeric = isinstance(self.element, Number | Vector)
         if isinstance(self.encoding, Sequence):
             return f"sequence_{'numbers' if numeric else 'ids'}.{self.encoding.group}"
         if isinstance(self.encoding, Bag):

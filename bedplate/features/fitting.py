@@ -8,11 +8,11 @@ from typing import final
 import msgspec
 import numpy as np
 
-from bedplate.batch import Batch, Column, Dense, Ids
+from bedplate.batch import Batch, Column, Dense, Embedding, Ids
 from bedplate.errors import DataError, DefinitionError, suggest
-from bedplate.features.block import elements_of_lists, id_values, list_column, wrong_form
+from bedplate.features.block import elements_of_lists, id_values, list_column, vector_column, wrong_form
 from bedplate.features.encoder import Encoder
-from bedplate.features.encoding import CANDIDATE, Bag, Category, Encoding, Field, Level, Number, Sequence
+from bedplate.features.encoding import CANDIDATE, TAKES, Bag, Category, Encoding, Field, Level, Number, Sequence, Vector
 from bedplate.features.vocabulary import Vocabulary
 from bedplate.types import Array, Bools, Int64s
 
@@ -42,35 +42,41 @@ def fit(encodings: Mapping[str, Encoding], batches: Iterable[Batch]) -> Encoder:
     check_encodings(encodings)
     levels: dict[str, Level] = {}
     moments = {n: _Moments(e) for n, s in encodings.items() if isinstance(e := _element(s), Number)}
+    widths = {n: _Widths() for n, e in encodings.items() if isinstance(e, Vector)}
     counts: dict[str, _Counts] = {}
     for batch in batches:
         if not levels:
             levels = {name: _level(batch, name) for name in encodings}
         for name, encoding in encodings.items():
             column = _column(batch, name, levels[name], encoding)
-            if name in moments:
+            if isinstance(column, Embedding):
+                widths[name].add(column, name)
+            elif name in moments:
                 moments[name].add(column, name)
             else:
                 counts.setdefault(_vocabulary(name, encoding), _Counts()).add(column)
     if not levels:
         raise DataError("got no batch to fit on, expected at least one", where="encoding")
-    fields = [Field(n, levels[n], _fitted(n, e, moments)) for n, e in encodings.items()]
+    fields = [
+        Field(n, levels[n], widths[n].fitted(e) if isinstance(e, Vector) else _fitted(n, e, moments))
+        for n, e in encodings.items()
+    ]
     limits = {_vocabulary(n, e): _min_count(e) for n, e in encodings.items() if n not in moments}
     return Encoder(fields, {name: Vocabulary(c.keys(limits[name])) for name, c in counts.items()})
 
 
-def _element(encoding: Encoding) -> Number | Category | Bag:
+def _element(encoding: Encoding) -> Number | Category | Bag | Vector:
     return encoding.of if isinstance(encoding, Sequence) else encoding
 
 
 def _vocabulary(name: str, encoding: Encoding) -> str:
     element = _element(encoding)
-    return name if isinstance(element, Number) else element.vocabulary or name
+    return name if isinstance(element, Number | Vector) else element.vocabulary or name
 
 
 def _min_count(encoding: Encoding) -> int:
     element = _element(encoding)
-    return 1 if isinstance(element, Number) else element.min_count
+    return 1 if isinstance(element, Number | Vector) else element.min_count
 
 
 def _fitted(name: str, encoding: Encoding, moments: Mapping[str, _Moments]) -> Encoding:
@@ -78,6 +84,8 @@ def _fitted(name: str, encoding: Encoding, moments: Mapping[str, _Moments]) -> E
     if isinstance(element, Number):
         fitted = moments[name].fitted(element)
         return msgspec.structs.replace(encoding, of=fitted) if isinstance(encoding, Sequence) else fitted
+    if isinstance(element, Vector):
+        return element
     named = msgspec.structs.replace(element, vocabulary=_vocabulary(name, encoding))
     return msgspec.structs.replace(encoding, of=named) if isinstance(encoding, Sequence) else named
 
@@ -97,7 +105,7 @@ def check_encodings(encodings: Mapping[str, Encoding]) -> None:
     for name, encoding in encodings.items():
         place = f"encoding of '{name}'"
         element = _element(encoding)
-        if not isinstance(element, Number):
+        if not isinstance(element, Number | Vector):
             vocabulary = _vocabulary(name, encoding)
             known = limits.setdefault(vocabulary, element.min_count)
             if known != element.min_count:
@@ -133,7 +141,7 @@ def _level(batch: Batch, name: str) -> Level:
     )
 
 
-def _column(batch: Batch, name: str, level: Level, encoding: Encoding) -> Dense | Ids:
+def _column(batch: Batch, name: str, level: Level, encoding: Encoding) -> Dense | Ids | Embedding:
     """The values of a feature, or the elements of its lists that are encoded, checked against the encoding."""
     if name == CANDIDATE and name not in batch.item:
         column: Column = Ids(batch.candidates)
@@ -148,6 +156,8 @@ def _column(batch: Batch, name: str, level: Level, encoding: Encoding) -> Dense 
                 raise DataError("got lists of candidates, expected lists of the request for a Sequence")
             lists = list_column(column, name)
             column, _ = elements_of_lists(lists, encoding.length, last=isinstance(encoding, Sequence))
+        if isinstance(encoding, Vector):
+            return vector_column(column, name)
         if isinstance(_element(encoding), Number):
             if not isinstance(column, Dense):
                 raise wrong_form(name, column, "numbers")
@@ -158,7 +168,7 @@ def _column(batch: Batch, name: str, level: Level, encoding: Encoding) -> Dense 
         raise DefinitionError(
             error.message,
             where=f"encoding {kind} of '{name}'",
-            hint="Number takes numbers, Category ids or whole numbers, Bag lists of ids, Sequence lists of a request",
+            hint=TAKES,
         ) from None
 
 
@@ -197,6 +207,21 @@ class _Moments:
         # Rounding leaves a trace of deviation in a constant feature; dividing by that would blow up its noise.
         scale = deviation if deviation > 1e-12 * max(1.0, abs(self.mean)) else 1.0
         return Number(log=encoding.log, mean=self.mean, scale=scale, presence=self.nulls > 0)
+
+
+@final
+class _Widths:
+    """How many numbers the vectors have, and whether one is null."""
+
+    def __init__(self) -> None:
+        self.width, self.nulls = 0, False
+
+    def add(self, column: Embedding, name: str) -> None:
+        self.width = vector_column(column, name, self.width).values.shape[1]
+        self.nulls = self.nulls or (column.present is not None and not column.present.all())
+
+    def fitted(self, encoding: Vector) -> Vector:
+        return Vector(unit=encoding.unit, width=self.width, presence=self.nulls)
 
 
 @final

@@ -11,16 +11,18 @@ import polars as pl
 
 from bedplate.canonical import digest
 from bedplate.errors import DefinitionError, suggest
+from bedplate.features.context import PREFIX, Context
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature
 from bedplate.features.entity import Entity
 from bedplate.features.expression import expression_type
+from bedplate.features.vectors import dtype_of
 from bedplate.features.view import CompiledView, Feature, FeatureView
 from bedplate.types import Type, type_of
 
-FeatureLike: TypeAlias = "str | FeatureView | DerivedFeature"
-"""A feature by its full name, all features of a view (the view, or `"view.*"`), or a derived feature."""
+FeatureLike: TypeAlias = "str | FeatureView | DerivedFeature | Context"
+"""A feature by its full name, all features of a view (the view, or `"view.*"`), a derived feature, or context."""
 
-_Named = TypeVar("_Named", CompiledView, DerivedFeature)
+_Named = TypeVar("_Named", CompiledView, DerivedFeature, Context)
 
 _DTYPES: dict[Type, pl.DataType] = {
     Type.INT: pl.Int64(),
@@ -40,11 +42,13 @@ class Selected:
         features: those asked for, in order.
         views: each view to read, with the full names of the features to read from it.
         derived: derived features in an order in which each comes after its inputs.
+        contexts: the context of the request that they need.
     """
 
     features: tuple[Feature, ...]
     views: tuple[tuple[CompiledView, tuple[str, ...]], ...]
     derived: tuple[DerivedFeature, ...]
+    contexts: tuple[Context, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -65,15 +69,20 @@ class FeatureGraph:
         views: the feature views.
         derived: the derived features.
         root: the project's folder, where relative paths of sources start.
+        contexts: the context of requests.
 
     Raises:
         DefinitionError: duplicate names, an unknown feature, a cycle, an entity with keys of two types.
     """
 
-    __slots__ = ("derived", "features", "views")
+    __slots__ = ("contexts", "derived", "features", "views")
 
     def __init__(
-        self, views: Iterable[FeatureView], derived: Iterable[DerivedFeature] = (), root: Path | None = None
+        self,
+        views: Iterable[FeatureView],
+        derived: Iterable[DerivedFeature] = (),
+        root: Path | None = None,
+        contexts: Iterable[Context] = (),
     ) -> None:
         self.views = _by_name("view", [v.compile(root) for v in views])
         self.derived = _by_name("derived feature", list(derived))
@@ -83,6 +92,11 @@ class FeatureGraph:
                 if name in self.features:
                     raise DefinitionError(f"another view has a feature '{name}'", where=view.place)
                 self.features[name] = feature
+        self.contexts = {f"{PREFIX}{c.name}": c for c in _by_name("context", list(contexts)).values()}
+        for name, context in self.contexts.items():
+            if name in self.features:
+                raise DefinitionError(f"a view has a feature '{name}'", where=context.place, hint="rename the view")
+            self.features[name] = context.feature
         self._check_sources()
         for feature in self._ordered(self.derived):
             self.features[feature.name] = self._derived_feature(feature)
@@ -124,15 +138,18 @@ class FeatureGraph:
         needed: dict[str, None] = {}
         derived: dict[str, None] = {}
         self._collect(names, needed, derived)
+        contexts = tuple(c for name, c in self.contexts.items() if name in needed)
         views = [
             (view, tuple(n for n in view.features if n in needed))
             for view in self.views.values()
             if any(n in needed for n in view.features)
         ]
         order = [self.derived[n] for n in derived]
-        return Selected(tuple(self.features[n] for n in names), tuple(views), tuple(order))
+        return Selected(tuple(self.features[n] for n in names), tuple(views), tuple(order), contexts)
 
     def _names(self, feature: FeatureLike, place: str) -> list[str]:
+        if isinstance(feature, Context):
+            feature = feature.feature.name
         if not isinstance(feature, str | FeatureView | DerivedFeature):  # pyright: ignore[reportUnnecessaryIsInstance]
             is_label = type(feature).__name__ == "Label"
             raise DefinitionError(
@@ -209,19 +226,45 @@ class FeatureGraph:
     def _derived_feature(self, derived: DerivedFeature) -> Feature:
         schema = {name: self.dtype(name) for name in derived.inputs}
         place = f"derived feature '{derived.name}'"
-        dtype = expression_type(derived.expression, schema, "the feature", place, "features")
-        is_list = isinstance(dtype, pl.List)
-        kind = type_of(dtype.inner if isinstance(dtype, pl.List) else dtype)  # pyright: ignore[reportArgumentType]
-        if kind is None:
-            raise DefinitionError(f"{derived.expression} is {dtype}, expected numbers, strings or lists", where=place)
-        inputs = [self.features[n].id for n in derived.inputs if n != REQUEST_TIME]
-        return Feature(derived.name, kind, is_list, digest([derived.form(), inputs]), str(derived.expression))
+        used = [self.features[n] for n in derived.inputs if n != REQUEST_TIME]
+        if derived.expression is None:
+            kind, is_list = self._function_type(derived, place)
+        else:
+            dtype = expression_type(derived.expression, schema, "the feature", place, "features")
+            is_list = isinstance(dtype, pl.List)
+            found = type_of(dtype.inner if isinstance(dtype, pl.List) else dtype)  # pyright: ignore[reportArgumentType]
+            if found is None or (is_list and found.width):
+                expected = "numbers, strings, vectors or lists"
+                raise DefinitionError(f"{derived.expression} is {dtype}, expected {expected}", where=place)
+            kind = found
+        context = tuple(dict.fromkeys(c for f in used for c in f.context))
+        form = digest([derived.form(), [f.id for f in used]])
+        return Feature(derived.name, kind, is_list, form, derived.text, context)
+
+    def _function_type(self, derived: DerivedFeature, place: str) -> tuple[Type, bool]:
+        """The declared type of a function's values, once the function has been tried on made-up rows."""
+        if derived.function is None or derived.output is None:
+            raise DefinitionError("expected an expression or a function", where=place)
+        kinds: list[Type] = []
+        for name in derived.inputs:
+            feature = self.features.get(name)
+            if feature is not None and feature.is_list:
+                raise DefinitionError(
+                    f"the input '{name}' is a list of {feature.type}, which no function takes",
+                    where=place,
+                    hint="a Polars expression does: pl.col(...).list",
+                )
+            kinds.append(Type.TIME if feature is None else feature.type)
+        derived.function.check(kinds)
+        return derived.output
 
     def dtype(self, name: str) -> pl.DataType:
         """The Polars type of a feature, or of `request.time`, as an expression over features sees it."""
         if name == REQUEST_TIME:
             return pl.Datetime("us", "UTC")
         feature = self.features[name]
+        if feature.type.width:
+            return dtype_of(feature.type)
         return pl.List(_DTYPES[feature.type]) if feature.is_list else _DTYPES[feature.type]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, final
 
 import msgspec
 
-from bedplate.batch import Batch, Column, Dense, Ids, Ragged
+from bedplate.batch import Batch, Column, Dense, Embedding, Ids, Ragged
 from bedplate.errors import ArtifactError, DataError, DefinitionError, suggest
 from bedplate.features.encoding import CANDIDATE, Level, TensorSpec
 from bedplate.types import Array, Type
@@ -42,6 +42,11 @@ class Described(Protocol):
         """The hash of all that defines the feature."""
         ...
 
+    @property
+    def context(self) -> tuple[tuple[str, Type], ...]:
+        """The name and type of each context of the request that it is computed from."""
+        ...
+
 
 class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A feature that the model reads.
@@ -63,19 +68,28 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     encoding: str
 
 
+class ContextInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Context that a request must bring for the model's features: its full name and type; missing, it is null."""
+
+    name: str
+    type: Type
+
+
 @final
-class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a model reads and gives.
 
     Attributes:
         inputs: the features, in the encoder's order. The candidate's own key is no feature and not listed.
         tensors: what the graph takes; a text in a shape is a size that differs from call to call.
         outputs: what the graph gives.
+        context: what the features are computed from that a request brings of itself.
     """
 
     inputs: tuple[Input, ...]
     tensors: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    context: tuple[ContextInput, ...] = ()
 
     @classmethod
     def of(
@@ -97,6 +111,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             DefinitionError: a feature of the encoder is not among the definitions.
         """
         inputs: list[Input] = []
+        context: dict[str, ContextInput] = {}
         for field in encoder.fields:
             if field.feature == CANDIDATE:
                 continue
@@ -109,7 +124,8 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             defined = features[field.feature]
             kind = type(field.encoding).__name__.lower()
             inputs.append(Input(field.feature, defined.id, defined.type, defined.is_list, field.level, kind))
-        return cls(tuple(inputs), tensors, outputs)
+            context |= {name: ContextInput(name, kind) for name, kind in defined.context}
+        return cls(tuple(inputs), tensors, outputs, tuple(context.values()))
 
     def features(self, level: Level | None = None) -> tuple[str, ...]:
         """The full names of the features to fetch, all or those of a level."""
@@ -156,6 +172,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             *_differences("input", {i.feature: i for i in self.inputs}, {i.feature: i for i in other.inputs}),
             *_differences("tensor", {t.name: t for t in self.tensors}, {t.name: t for t in other.tensors}),
             *_differences("output", {t.name: t for t in self.outputs}, {t.name: t for t in other.outputs}),
+            *_differences("context", {c.name: c for c in self.context}, {c.name: c for c in other.context}),
         ]
 
     def check_features(self, offered: Mapping[str, Described], place: str = "signature") -> None:
@@ -244,6 +261,8 @@ def _suits(column: Column, wanted: Input) -> bool:
         column = column.values
     if wanted.type is Type.STRING:
         return isinstance(column, Ids)
+    if wanted.type.width:
+        return isinstance(column, Embedding) and column.values.shape[1] == wanted.type.width
     return isinstance(column, Dense | Ids)
 
 

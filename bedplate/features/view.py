@@ -125,6 +125,14 @@ def _article(name: str) -> str:
     return f"an {name}" if name[:1] in "AEIOUaeiou" else f"a {name}"
 
 
+def _cast_hint(dtype: pl.DataType, expression: pl.Expr) -> str | None:
+    """What to do about an expression of a type that is none of a value."""
+    if isinstance(dtype, pl.List) and dtype.inner.is_numeric():  # pyright: ignore[reportAttributeAccessIssue]
+        named = f'"{expression.meta.root_names()[0]}"' if expression.meta.is_column() else str(expression)
+        return f"lists of one length are vectors: vector({named}, LENGTH), from bedplate.features.vectors"
+    return "cast it to pl.Int64" if dtype.is_integer() else None
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -136,6 +144,7 @@ class Feature:
         is_list: whether the value is a list.
         id: the hash of all that defines it; equal ids mean equal values on equal data.
         text: the definition for a person to read, the window with its hop included.
+        context: the name and type of each context of the request that it is computed from.
     """
 
     name: str
@@ -143,6 +152,7 @@ class Feature:
     is_list: bool
     id: str
     text: str
+    context: tuple[tuple[str, Type], ...] = ()
 
 
 @final
@@ -254,9 +264,9 @@ class CompiledView:
             kind = type_of(dtype)
             if kind is None:
                 raise DefinitionError(
-                    f"the expression {expression} is {dtype}, expected a number, boolean, string or time",
+                    f"the expression {expression} is {dtype}, expected a number, boolean, string, time or vector",
                     where=place,
-                    hint="cast it to pl.Int64" if dtype.is_integer() else None,
+                    hint=_cast_hint(dtype, expression),
                 )
             kinds.append(kind)
         return tuple(kinds)
@@ -299,10 +309,12 @@ class CompiledView:
     def _text(self, aggregation: Aggregation, window: Window | None) -> str:
         conditions = [str(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
         ttl, delay = self._ttl(aggregation, window), self.view.source.delay
+        available = self.view.source.available
         parts = [
             f"{aggregation.text} over {'all history' if window is None else window.text}",
             f" where {' and '.join(conditions)}" if conditions else "",
             f", ttl {format_duration(ttl)}" if ttl else "",
             f", delay {format_duration(delay)}" if delay else "",
+            f", known from {available}" if available else "",
         ]
         return "".join(parts)

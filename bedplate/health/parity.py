@@ -89,7 +89,13 @@ class ParityReport:
         self.add(got, expected, keys, times)
 
     def compare_features(
-        self, selected: Selected, keys: Mapping[str, Int64s], times: Int64s, online: Reader, history: Reader
+        self,
+        selected: Selected,
+        keys: Mapping[str, Int64s],
+        times: Int64s,
+        online: Reader,
+        history: Reader,
+        context: Mapping[str, Column] | None = None,
     ) -> None:
         """Compares features of any views and derived features, each side computed from its own values.
 
@@ -99,9 +105,11 @@ class ParityReport:
             times: [n] int64 microseconds.
             online: what is to be proven.
             history: what is true.
+            context: columns of length n of the request's context, by full name; what is not here is null.
         """
         shown = np.stack([keys[e.name] for e in selected.entities], axis=1) if selected.entities else times[:, None]
-        self.add(lookup(selected, online, keys, times), lookup(selected, history, keys, times), shown, times)
+        got, expected = (lookup(selected, reader, keys, times, context) for reader in (online, history))
+        self.add(got, expected, shown, times)
 
     def add(self, got: Mapping[str, Column], expected: Mapping[str, Column], keys: Int64s, times: Int64s) -> None:
         """Compares columns of n rows, and adds what it finds.

@@ -10,7 +10,7 @@ See `values` for what each array holds exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -93,34 +93,46 @@ def _inside(key_starts: Int64s, blocks: int, size: int) -> Bools:
     return ends >= first + size
 
 
-def room(reduction: Reduction, arrays: dict[str, Array], codes: Array, a: Int64s, b: Int64s) -> Int64s:
+def room(reduction: Reduction, arrays: dict[str, Array], codes: Array | None, a: Int64s, b: Int64s) -> Int64s:
     """[n]: how many values the partial of each range [a, b) has at most.
 
     Args:
         reduction: one of `RAGGED`.
         arrays: what history keeps for it.
-        codes: [n] positions of keys, -1 for none, whose ranges are empty.
+        codes: [n] positions of keys, -1 for none, whose ranges are empty; None: a range may be read in pieces, each of
+            which gives values of its own.
         a: [n].
         b: [n].
     """
+    if codes is None:
+        return b - a
     if reduction.reduce is not Reduce.COUNTS:
         return np.minimum(b - a, reduction.depth)
     kinds = arrays["kinds"]
     return np.minimum(b - a, kinds[np.maximum(codes, 0)] if len(kinds) else 0)
 
 
-def pieces(rooms: Int64s, most: int = MOST) -> Iterator[slice]:
-    """Runs of rows whose values are at most so many together, or of one row.
+def runs(rooms: Sequence[Int64s], most: int = MOST) -> list[slice]:
+    """Runs of rows whose values are at most so many together, or of one row; of no rows one that is empty.
 
-    >>> list(pieces(np.array([3, 3, 9, 1]), 6))
+    Args:
+        rooms: [n] each: how many values a row has, in several places.
+        most: of all values of a run.
+
+    >>> runs([np.array([3, 3, 9, 1])], 6)
     [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
     """
-    ends, start = np.cumsum(rooms), 0
-    while start < len(rooms):
+    ends, start = np.cumsum(np.sum(rooms, axis=0)), 0
+    rows = len(ends)
+    if not rows or int(ends[-1]) <= most:
+        return [slice(0, rows)]
+    found: list[slice] = []
+    while start < rows:
         before = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
-        yield slice(start, stop)
+        found.append(slice(start, stop))
         start = stop
+    return found
 
 
 def read_counts(

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, cast, final
 
 import numpy as np
 import polars as pl
@@ -23,11 +23,11 @@ from bedplate.canonical import string_ids
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import series_to_column
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import TIME
+from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME
 from bedplate.types import Int64s, Type, parse_duration
 
 Value: TypeAlias = Any
-"""None, a number, a string, or a list of numbers or strings."""
+"""None, a number, a string, or a list of numbers (a vector too) or strings."""
 
 Event: TypeAlias = "tuple[int, list[Value] | None]"
 """The time of an event, and its inputs; None in place of the inputs where it does not count."""
@@ -43,10 +43,20 @@ def window_start(window: Window, time: int) -> int:
     return start if window.hop == 0 else (start // window.hop) * window.hop
 
 
-def visible(times: Sequence[int], view: CompiledView, window: Window | None, time: int) -> list[int]:
-    """The positions of a key's events (in order of time and arrival) that count at `time`."""
+def visible(
+    times: Sequence[int], known: Sequence[int], view: CompiledView, window: Window | None, time: int
+) -> list[int]:
+    """The positions of a key's events (in order of time and, at equal times, of arrival) that count at `time`.
+
+    Args:
+        times: when each event happened.
+        known: when each event could be known at the earliest, apart from the source's delay.
+        view: the view.
+        window: of the feature.
+        time: the time asked for.
+    """
     delay = view.view.source.delay
-    seen = [i for i, event in enumerate(times) if event + delay < time]
+    seen = [i for i, event in enumerate(times) if max(event, known[i]) + delay < time]
     if window is None:
         return seen
     if window.bound is not None:
@@ -55,6 +65,8 @@ def visible(times: Sequence[int], view: CompiledView, window: Window | None, tim
 
 
 def _known(value: Value) -> bool:
+    if isinstance(value, list):  # a vector: there when all of its numbers are
+        return all(map(_known, cast("list[Value]", value)))
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
@@ -251,36 +263,47 @@ class Reference(Reader):
         frame = events.collect()
         if definition.where is not None:
             frame = frame.filter(definition.where)
-        frame = frame.with_row_index("arrival").sort(TIME, "arrival")
+        frame = frame.with_row_index("arrival")
+        if source.available is None:
+            frame = frame.with_columns(pl.col(TIME).alias(AVAILABLE))
+        if source.sequence is None:
+            frame = frame.with_columns(pl.lit(0).alias(SEQUENCE))
+        known = pl.max_horizontal(TIME, AVAILABLE)
+        frame = frame.sort(TIME, SEQUENCE, known, "arrival")
         keys = [_key_column(frame[e.key]) for e in definition.entities]
         leaves = [leaf for call in view.calls for leaf in _leaves(call.aggregation)]
         selected = {_name(selection): _inputs(frame, selection) for _, selection in leaves}
         self._kinds = {n: f.type for n, f in view.features.items()}
         times: list[int] = frame[TIME].to_list()
-        self._events: dict[tuple[int, ...], tuple[list[int], dict[str, list[list[Value] | None]]]] = {}
+        available: list[int] = frame[AVAILABLE].to_list()
+        self._events: dict[tuple[int, ...], tuple[list[int], list[int], dict[str, list[list[Value] | None]]]] = {}
         for row, key in enumerate(zip(*keys, strict=True)):
-            of_key, rows = self._events.setdefault(key, ([], {a: [] for a in selected}))
+            of_key, known_of_key, rows = self._events.setdefault(key, ([], [], {a: [] for a in selected}))
             of_key.append(times[row])
+            known_of_key.append(available[row])
             for a, values in selected.items():
                 rows[a].append(values[row])
 
     def values(self, key: tuple[int, ...], time: int) -> dict[str, Value]:
         """Every feature of one key at one time."""
-        return self._over(key, lambda times, window: visible(times, self.view, window, time), time)
+        return self._over(key, lambda times, known, window: visible(times, known, self.view, window, time), time)
 
     def ahead(self, key: tuple[int, ...], time: int, within: int) -> dict[str, Value]:
         """Every feature of the view (which must have no windows) over `time <= event < time + within`."""
         return self._over(
-            key, lambda times, _: [i for i, event in enumerate(times) if time <= event < time + within], time
+            key, lambda times, _, __: [i for i, event in enumerate(times) if time <= event < time + within], time
         )
 
     def _over(
-        self, key: tuple[int, ...], chosen: Callable[[Sequence[int], Window | None], list[int]], time: int
+        self,
+        key: tuple[int, ...],
+        chosen: Callable[[Sequence[int], Sequence[int], Window | None], list[int]],
+        time: int,
     ) -> dict[str, Value]:
-        times, rows = self._events.get(key, ([], {}))
+        times, known, rows = self._events.get(key, ([], [], {}))
         result: dict[str, Value] = {}
         for call in self.view.calls:
-            seen = chosen(times, call.window)
+            seen = chosen(times, known, call.window)
             parts: list[list[Value]] = []
             for leaf, selection in _leaves(call.aggregation):
                 kind, inputs = type(leaf).__name__, rows.get(_name(selection), [])
@@ -299,6 +322,8 @@ class Reference(Reader):
 
     def _column(self, view: CompiledView, name: str, values: Sequence[Value]) -> Column:
         feature = view.features[name]
+        if feature.type.width:
+            return series_to_column(pl.Series(name, values, dtype=pl.Array(pl.Float32, feature.type.width)))
         inner = {Type.FLOAT: pl.Float64, Type.STRING: pl.String, Type.BOOL: pl.Boolean}.get(feature.type, pl.Int64)
         plain = [[int(v) for v in x] if feature.is_list and inner is pl.Int64 else x for x in values]
         column = series_to_column(pl.Series(name, plain, dtype=pl.List(inner) if feature.is_list else inner))

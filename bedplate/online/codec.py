@@ -2,7 +2,7 @@
 
     fixed part   fingerprint | when the last folded event could be seen | number of pending events | number of entries
                  of each section | a slot for each LATEST of depth 1: time, inputs | totals over all history
-    pending      events that may not count yet, in order (time, arrival): time, valid bits, inputs
+    pending      events that may not count yet, in order (time, ties, arrival): time, valid bits, inputs, ties
     sections     one after the other, in the order of `Layout.sections`:
       LATEST     the last events of a selection, in order: time, inputs; at most `depth`
                  (selection -1: the last events of the view as they are, for exact windows)
@@ -14,9 +14,14 @@
                  history by value, without a start
       TILES      by start, ascending: start of the tile, one partial result a reduction; one section a hop
 
-An event is *folded* into slots, totals and sections when it could be seen (`time + delay`) before the line that the
-writer gives. A read at any time after that of the last folded event is exact: everything folded counts, and of the
-pending events those that can be seen by then. Floats are bit-cast; a slot without an event has the time `MISSING`.
+Events of one key and time are in the order of their *ties*: the source's sequence, and when the event could be known,
+each where the source declares it; then of their arrival. Slots and entries of LATEST sections end with them too.
+
+An event is *folded* into slots, totals and sections when it could be seen (`time + delay`, or when it could be known)
+before the line that the writer gives. A read at any time after that of the last folded event is exact: everything
+folded counts, and of the pending events those that can be seen by then. These are the first ones, unless the source
+says by row when it could be known: then a read folds them into a copy of the row first (`folding.settle`). Floats are
+bit-cast, two of a vector in a word; a slot without an event has the time `MISSING`.
 
 The layout follows from the view alone. A row begins with the fingerprint of format and view, and its key with the
 view's id, so that no row is ever read with the layout of another definition.
@@ -33,7 +38,7 @@ import numpy as np
 from bedplate.aggregations.base import Reduce, Reduction
 from bedplate.aggregations.window import Window
 from bedplate.canonical import to_json
-from bedplate.features.rows import SelectedValues
+from bedplate.features.rows import GroupedRows, Rows
 from bedplate.features.view import CompiledView
 from bedplate.types import Array, Int64s, Type
 
@@ -153,7 +158,9 @@ class Layout:
         view: the compiled view.
         delay: of the source, microseconds.
         fingerprint: the first word of each row.
-        width: words of an event: time, valid bits, and every different input once.
+        ties: how many of the last words of an event order those of equal time.
+        known_at: the word of an event that says when it could be known, the last one; -1: the source does not say.
+        width: words of an event: time, valid bits, every different input once, and the ties.
         words: for each selection the words of an event that hold its inputs.
         ring: the section of the view's last events; -1: none.
         latest: the section of the last events of a selection, or its slot as a negative number (see `slot_at`).
@@ -176,19 +183,22 @@ class Layout:
         self.fingerprint = int.from_bytes(bytes.fromhex(view.id)[8:15] + bytes([FORMAT]), "little", signed=True)
         self._valid_words = -(-len(view.selections) // VALID_BITS)
         self.words = self._input_words()
-        self.width = 1 + self._valid_words + len({w for words in self.words for w in words})
-        self._ties = 0
+        source = view.view.source
+        self.ties = (source.sequence is not None) + (source.available is not None)
+        self.width = 1 + self._valid_words + len({w for words in self.words for w in words}) + self.ties
+        self.known_at = -1 if source.available is None else self.width - 1
+        self._tie_words = tuple(range(self.width - self.ties, self.width))
         needs = needs_of(view)
         self._sections: list[tuple[int, ...]] = []
         self._partials: list[tuple[int, ...]] = []
         self._columns: list[int] = []
         self.ring = self._ring(needs)
         depths = _depths(needs, Reduce.LATEST)
-        self.latest = {s: self._latest(s, depth, self.words[s]) for s, depth in depths.items() if depth > 1}
+        self.latest = {s: self._latest(s, depth, self._kept(s)) for s, depth in depths.items() if depth > 1}
         self.distinct = self._seen(needs, Reduce.DISTINCT, DISTINCT)
         self.tiles = self._tiles(needs)
         self.latest_by = {
-            s: self._latest(s, depth, self.words[s], LATEST_BY) for s, depth in _depths(needs, Reduce.LATEST_BY).items()
+            s: self._latest(s, depth, self._kept(s), LATEST_BY) for s, depth in _depths(needs, Reduce.LATEST_BY).items()
         }
         self.smallest = self._seen(needs, Reduce.SMALLEST, SMALLEST)
         self.counted = self._counted(needs)
@@ -197,10 +207,10 @@ class Layout:
         slots: list[tuple[int, ...]] = []
         for selection in (s for s, depth in depths.items() if depth == 1):
             self.slot_at[selection] = at
-            slots.append((selection, at, *self._choose(self.words[selection])))
-            at += 1 + len(self.words[selection])
+            slots.append((selection, at, *self._choose(self._kept(selection))))
+            at += 1 + len(self._kept(selection))
         totals = (n for n in needs if n.window is None and n.reduction.reduce not in LISTED)
-        self.totals = Group.of(totals, self._ties)
+        self.totals = Group.of(totals, self.ties)
         self.totals_at = at
         self.fixed = at + self.totals.width
         self.shape: Int64s = np.array([self.fingerprint, self.width, self.fixed, at], np.int64)
@@ -209,33 +219,40 @@ class Layout:
         self.sections, self.partials = _matrix(self._sections, 8), _matrix(self._partials, PARTIAL_WIDTH)
         self.columns: Int64s = np.array(self._columns, np.int64)
 
-    def pack(self, times: Int64s, selections: Sequence[SelectedValues]) -> Int64s:
-        """[n, width] int64: n events as words.
-
-        Args:
-            times: [n] int64 microseconds.
-            selections: one for each of the view's selections, of n rows.
-        """
-        events = np.zeros((len(times), self.width), np.int64)
-        events[:, 0] = times
-        for s, selected in enumerate(selections):
+    def pack(self, rows: Rows | GroupedRows) -> Int64s:
+        """[n, width] int64: n events as words."""
+        events = np.zeros((len(rows.times), self.width), np.int64)
+        events[:, 0] = rows.times
+        for word, values in zip(self._tie_words, rows.ties, strict=True):
+            events[:, word] = values
+        for s, selected in enumerate(rows.selections):
             word, bit = 1 + s // VALID_BITS, np.int64(1 << s % VALID_BITS)
             events[:, word] |= bit if selected.valid is None else selected.valid * bit
-            for target, values in zip(self.words[s], selected.inputs, strict=True):
+            columns = [column for values in selected.inputs for column in columns_of(values)]
+            for target, words in zip(self.words[s], columns, strict=True):
                 if selected.valid is None:
-                    events[:, target] = to_words(values)
+                    events[:, target] = words
                 else:  # another selection may count more of the events
-                    np.copyto(events[:, target], to_words(values), where=selected.valid)
+                    np.copyto(events[:, target], words, where=selected.valid)
         return events
 
     def _input_words(self) -> tuple[tuple[int, ...], ...]:
         """Equal inputs of different selections share a word: what is not null is the same value."""
-        known: dict[bytes, int] = {}
-        first = 1 + self._valid_words
-        return tuple(
-            tuple(first + known.setdefault(to_json(form), len(known)) for form in selection.form["inputs"])
-            for selection in self.view.selections
-        )
+        known: dict[bytes, range] = {}
+        free = 1 + self._valid_words
+        found: list[tuple[int, ...]] = []
+        for selection, kinds in zip(self.view.selections, self.view.types, strict=True):
+            words: list[int] = []
+            for form, kind in zip(selection.form["inputs"], kinds, strict=True):
+                taken = known.setdefault(to_json(form), range(free, free + words_in(kind)))
+                free = max(free, taken.stop)
+                words.extend(taken)
+            found.append(tuple(words))
+        return tuple(found)
+
+    def _kept(self, selection: int) -> tuple[int, ...]:
+        """The words of an event that its slot or entry of a selection keeps."""
+        return (*self.words[selection], *self._tie_words)
 
     def _choose(self, words: Sequence[int]) -> tuple[int, int]:
         self._columns.extend(words)
@@ -279,7 +296,7 @@ class Layout:
         found: dict[int, tuple[int, Group]] = {}
         scalars = [n for n in needs if n.hop > 0 and n.reduction.reduce not in LISTED]
         for hop in dict.fromkeys(n.hop for n in scalars):
-            group = Group.of((n for n in scalars if n.hop == hop), self._ties)
+            group = Group.of((n for n in scalars if n.hop == hop), self.ties)
             keep = max(n.window.length for n in scalars if n.window is not None and n.hop == hop)
             rows = self._partial_rows(group)
             found[hop] = len(self._sections), group
@@ -298,7 +315,7 @@ class Layout:
     ) -> tuple[int, ...]:
         """The row of `partials` for a partial result; where it is does not matter outside a group."""
         code, taken = CODES[reduce], self.input_of(reduce, selection)
-        return code, selection, *taken, count_at, place, half_life, self._ties, self.width - self._ties
+        return code, selection, *taken, count_at, place, half_life, self.ties, self.width - self.ties
 
     def input_of(self, reduce: Reduce, selection: int) -> tuple[int, int]:
         """The word of an event that a reduction takes, and whether it is a float; zeros where it only counts."""
@@ -318,6 +335,34 @@ def _depths(needs: Sequence[Need], reduce: Reduce) -> dict[int, int]:
 
 def _matrix(rows: Sequence[Sequence[int]], width: int) -> Int64s:
     return np.array(rows, np.int64).reshape(-1, width)
+
+
+def words_in(kind: Type) -> int:
+    """How many words a value of a type takes: two float32 of a vector share one.
+
+    >>> words_in(Type.INT), words_in(Type.vector(3))
+    (1, 2)
+    """
+    return -(-kind.width // 2) or 1
+
+
+def columns_of(values: Array) -> Sequence[Int64s]:
+    """The words of n values, an array [n] for each of the words that a value takes."""
+    if values.ndim == 1:
+        return [to_words(values)]
+    n, width = values.shape
+    padded = np.zeros((n, width + width % 2), np.float32)
+    padded[:, :width] = values
+    return list(padded.view(np.int64).T)
+
+
+def vectors_from(words: Int64s, width: int) -> Array:
+    """The inverse of `columns_of` for vectors: [n, width] float32 from [words, n].
+
+    >>> vectors_from(np.array(columns_of(np.array([[1.0, 2.0, 3.0]], np.float32))), 3).tolist()
+    [[1.0, 2.0, 3.0]]
+    """
+    return np.ascontiguousarray(words.T).view(np.float32)[:, :width]
 
 
 def to_words(values: Array) -> Int64s:

@@ -11,10 +11,10 @@ import numpy as np
 from bedplate.aggregations.base import Finish, Latest, Newest, Partial, Reduce, Reduction, Scalar
 from bedplate.batch import Column, Columns, Dense, Embedding, Ids, Places, Ragged, Stack, TextLookup
 from bedplate.canonical import to_json
-from bedplate.errors import DefinitionError
 from bedplate.features.view import Call, CompiledView
 from bedplate.online import kernels
-from bedplate.online.codec import CODES, Layout, Need, from_words
+from bedplate.online.codec import CODES, Layout, Need, from_words, vectors_from, words_in
+from bedplate.online.folding import settle
 from bedplate.online.ragged import RaggedFound, ragged_request, ragged_requests, read_ragged
 from bedplate.online.wide import RESULTS, filled, wide_partial
 from bedplate.types import Array, Bools, Int64s, Type
@@ -153,6 +153,8 @@ class ReadPlan:
         Raises:
             UnreadableRowError: a row is not of this layout, or ahead of its time.
         """
+        if self.layout.known_at >= 0:
+            words, offsets = settle(self.layout, words, offsets, times)
         n = len(times)
         # Uninitialised: the pass fills all of it.
         out = np.empty((self._located + len(self.layout.sections) + 3) * n, np.int64)
@@ -170,7 +172,7 @@ class ReadPlan:
             aggregation, calls = group.calls[0].aggregation, len(group.calls)
             if aggregation.finish is Finish.NUMBER:
                 parts.append(found.numbers(group.parts[0]))
-            elif aggregation.finish is Finish.NEWEST and group.parts[0].kernel == _SLOT:
+            elif aggregation.finish is Finish.NEWEST and group.parts[0].kernel == _SLOT and not group.types[0].width:
                 parts.append(found.newest(group.parts[0]))
             else:
                 # The calls of a group are finalised as if their keys were of one call.
@@ -186,9 +188,10 @@ class ReadPlan:
         for group in self.groups:
             outputs = group.calls[0].aggregation.outputs(group.types)
             for names, output in zip(group.names, outputs, strict=True):
+                is_stacked = not output.is_list and not output.type.width
                 for call, name in enumerate(names):
-                    places[name] = (part + call, -1) if output.is_list else (part, call)
-                part += len(names) if output.is_list else 1
+                    places[name] = (part, call) if is_stacked else (part + call, -1)
+                part += 1 if is_stacked else len(names)
         return {name: places[name] for name in self.names}
 
     def _places_of(self, rows: _Rows) -> tuple[Int64s, Int64s]:
@@ -270,7 +273,7 @@ class ReadPlan:
         reduction, kinds = needs[0].reduction, self.layout.view.types[needs[0].selection]
         last = len(requests[kernel])
         if kernel == _SLOT:
-            self._slot_columns += len(needs) * len(kinds)
+            self._slot_columns += len(needs) * sum(map(words_in, kinds))
         elif reduction.reduce in RESULTS:
             requests[kernel].extend(filled(len(needs), reduction.reduce))
         elif kernel == _SCALAR:
@@ -371,8 +374,9 @@ class _Found(NamedTuple):
         a, b = self.slots + part.first * self.n, self.slots + part.last * self.n
         at, columns = self.values + part.out * self.n, list[Array]()
         for kind in part.kinds:
-            columns.append(from_words(self.out[at : at + b - a], kind))
-            at += b - a
+            stop = at + (b - a) * words_in(kind)
+            columns.append(_values(self.out[at:stop].reshape(words_in(kind), b - a), kind))
+            at = stop
         return Newest(self.present[a:b], self.out[a:b], tuple(columns), texts)
 
     def _lists(
@@ -381,21 +385,30 @@ class _Found(NamedTuple):
         ends, times, values = latest
         offsets = ends[part.first * self.n : part.last * self.n + 1]
         a, b = int(offsets[0]), int(offsets[-1])
-        columns = tuple(from_words(values[c, a:b], kind) for c, kind in enumerate(part.kinds))
+        columns: list[Array] = []
+        at = 0
+        for kind in part.kinds:
+            columns.append(_values(values[at : at + words_in(kind), a:b], kind))
+            at += words_in(kind)
         if part.reduction.depth > 1:
-            return Latest(offsets - a, times[a:b], columns, texts)
+            return Latest(offsets - a, times[a:b], tuple(columns), texts)
         present = offsets[1:] > offsets[:-1]
         return Newest(present, _spread(times[a:b], present), tuple(_spread(c, present) for c in columns), texts)
 
 
+def _values(words: Int64s, kind: Type) -> Array:
+    """Values of their words [words in a value, n]."""
+    return vectors_from(words, kind.width) if kind.width else from_words(words[0], kind)
+
+
 def _spread(found: Array, present: Bools) -> Array:
-    every = np.zeros(len(present), found.dtype)
+    every = np.zeros((len(present), *found.shape[1:]), found.dtype)
     every[present] = found
     return every
 
 
 def split(column: Column, parts: int) -> Sequence[Stack | Column]:
-    """A column of `parts` times n rows as that many columns of n rows, without copying; only lists are not stacked.
+    """A column of `parts` times n rows as that many columns of n rows, without copying; lists and vectors not stacked.
 
     >>> [stack] = split(Dense(np.arange(4)), 2)
     >>> stack.column(1).values.tolist()
@@ -406,14 +419,20 @@ def split(column: Column, parts: int) -> Sequence[Stack | Column]:
         ends = [column.offsets[i * n : (i + 1) * n + 1] for i in range(parts)]
         return [Ragged(_slice(column.values, int(e[0]), int(e[-1])), e - e[0]) for e in ends]
     if isinstance(column, Embedding):
-        raise DefinitionError("got vectors from an aggregation, expected numbers, identities or lists of them")
+        return [
+            Embedding(column.values[r], _present(column, r)) for r in (slice(i * n, i * n + n) for i in range(parts))
+        ]
     values = column.values.reshape(parts, n)
     present = None if column.present is None else column.present.reshape(parts, n)
     return [Stack(values, present, True, column.texts) if isinstance(column, Ids) else Stack(values, present)]
 
 
+def _present(column: Dense | Ids | Embedding, rows: slice) -> Bools | None:
+    return None if column.present is None else column.present[rows]
+
+
 def _slice(column: Dense | Ids, begin: int, end: int) -> Dense | Ids:
-    present = None if column.present is None else column.present[begin:end]
+    present = _present(column, slice(begin, end))
     if isinstance(column, Ids):
         return Ids(column.values[begin:end], present, column.texts)
     return Dense(column.values[begin:end], present)

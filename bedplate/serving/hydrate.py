@@ -16,6 +16,7 @@ from bedplate.types import Bools, Int64s, Type
 _ONE = np.zeros(1, np.int64)
 _NOTHING = np.zeros(0, np.int64)
 _NO_CANDIDATES = np.zeros(2, np.int64)
+_NO_CONTEXT: Mapping[str, Column] = {}
 
 
 @final
@@ -33,12 +34,13 @@ class Hydrator:
         entities: the type of the key of each entity of the request.
         item_type: the type of the candidates' keys.
         levels: whether a feature is one of the request, by name.
+        contexts: the context of the request that the features need.
 
     Raises:
         DefinitionError: no feature has this name, or no view is about the candidates' entity.
     """
 
-    __slots__ = ("_about", "_item", "_join", "_reader", "entities", "item_type", "levels")
+    __slots__ = ("_about", "_item", "_join", "_reader", "contexts", "entities", "item_type", "levels")
 
     def __init__(self, graph: FeatureGraph, names: Sequence[str], item: str, reader: Reader, place: str) -> None:
         self._item, self._reader = item, reader
@@ -48,7 +50,7 @@ class Hydrator:
             raise DefinitionError(f"no view is about the item '{item}'", where=place, hint=f"entities: {known}")
         self.item_type = kinds[item]
         selected = graph.select(names, place)
-        self._join = Join(selected, item)
+        self._join, self.contexts = Join(selected, item), selected.contexts
         self.entities: dict[str, Type] = {e.name: kinds[e.name] for e in selected.entities if e.name != item}
         self.levels: Mapping[str, bool] = self._join.levels
         about: dict[str, list[str]] = {}
@@ -57,21 +59,27 @@ class Hydrator:
                 about.setdefault(view.view.entities[0].name, []).extend(read)
         self._about = {entity: _About(tuple(names)) for entity, names in about.items()}
 
-    def request(self, keys: Mapping[str, Int64s], time: int) -> Columns:
+    def request(self, keys: Mapping[str, Int64s], time: int, context: Mapping[str, Column] = _NO_CONTEXT) -> Columns:
         """The features of the request: columns of one row.
 
         Args:
             keys: [1] int64 for each of `entities`.
             time: microseconds.
+            context: columns [1] of the request's context, by full name; what is not here is null.
 
         Raises:
             StoreError: the store can't be read, or is ahead of the time.
         """
-        rows = Candidates(keys, self._item, _NOTHING, _NO_CANDIDATES, np.array([time]), _ONE)
+        rows = Candidates(keys, self._item, _NOTHING, _NO_CANDIDATES, np.array([time]), _ONE, context)
         return self._join.request(self._reader, rows)
 
     def candidates(
-        self, keys: Mapping[str, Int64s], time: int, candidates: Int64s, known: Columns | None = None
+        self,
+        keys: Mapping[str, Int64s],
+        time: int,
+        candidates: Int64s,
+        known: Columns | None = None,
+        context: Mapping[str, Column] = _NO_CONTEXT,
     ) -> Batch:
         """The batch of one request and n candidates.
 
@@ -80,12 +88,13 @@ class Hydrator:
             time: as for `request`.
             candidates: [n] int64.
             known: the features of the request, where they were read before.
+            context: as for `request`.
 
         Raises:
             StoreError: the store can't be read, or is ahead of the time.
         """
         offsets = np.array([0, len(candidates)], np.int64)
-        rows = Candidates(keys, self._item, candidates, offsets, np.array([time]), _ONE)
+        rows = Candidates(keys, self._item, candidates, offsets, np.array([time]), _ONE, context)
         return self._join.batch(self._reader, rows, known=known)
 
     def unknown_entities(self, request: Mapping[str, Column]) -> list[str]:

@@ -88,7 +88,8 @@ class Pipeline:
         self._candidates = None if retrieval is None else _Candidates(retrieval, service)
         if self._candidates is not None:
             self._candidates.check_keys(self._hydrator.item_type)
-        self.wire = Wire(service, self._hydrator.entities, self._hydrator.item_type, clock)
+        hydrator = self._hydrator
+        self.wire = Wire(service, hydrator.entities, hydrator.item_type, clock, hydrator.contexts)
         self._versions = {part: f"{a.model.name}:{a.model.version}" for part, a in self.models.items()}
 
     @property
@@ -106,7 +107,7 @@ class Pipeline:
         if self._candidates is None:
             raise RequestError("this service has no retrieval", hint="send the candidates to /rank")
         watch = _Watch(asked.trace)
-        request = self._hydrator.request(asked.keys, asked.time)
+        request = self._hydrator.request(asked.keys, asked.time, asked.context)
         unknown = self._unknown(asked, request)
         watch.mark("request_features")
         found = self._candidates.find(request, asked)
@@ -141,7 +142,7 @@ class Pipeline:
             StoreError: the store can't be read, or is ahead of the time asked for.
         """
         watch = _Watch(asked.trace)
-        batch = self._hydrator.candidates(asked.keys, asked.time, asked.item_keys)
+        batch = self._hydrator.candidates(asked.keys, asked.time, asked.item_keys, context=asked.context)
         # Before the model, whose weights take the place of all else in the processor's caches.
         unknown = self._unknown(asked, batch.request)
         rows = self._hydrator.unknown_items(batch)

@@ -4,6 +4,7 @@
     rank       {"customer": 17850, "candidates": ["85123A", "22423"]}
 
 Only the keys of the request's entities (and `candidates`) are required. Keys are integers or strings, as the entity's.
+Context of the request, such as a query, is a field of its name: `{"customer": 17850, "query": "red mug"}`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Annotated, Any, TypeAlias, final
 import msgspec
 import numpy as np
 
+from bedplate.batch import Column
 from bedplate.canonical import string_ids
 from bedplate.clock import Clock
 from bedplate.errors import ConfigError, DefinitionError, RequestError
+from bedplate.features.context import Context
+from bedplate.serving.context import ContextFields
 from bedplate.serving.service import Service
 from bedplate.types import DAY, LATEST_TIME, Int64s, Type, parse_time
 
@@ -83,6 +87,7 @@ class Asked(msgspec.Struct):
         item_keys: the same as [n] int64.
         count: how many items `recommend` gives.
         trace: whether the answer says how long each step took.
+        context: columns [1] of the context that the client sent, by full name.
     """
 
     given: dict[str, Key]
@@ -92,6 +97,7 @@ class Asked(msgspec.Struct):
     item_keys: Int64s
     count: int
     trace: bool
+    context: Mapping[str, Column] = {}
 
 
 @final
@@ -103,22 +109,35 @@ class Wire:
         entities: the entities of the request and the type of their keys.
         item: the type of the candidates' keys.
         clock: gives the time of a request that says none.
+        contexts: the context that the service's features need.
 
     Raises:
-        DefinitionError: an entity has the name of another field of a request.
+        DefinitionError: an entity, or context, has the name of another field of a request.
     """
 
-    __slots__ = ("_clock", "_entities", "_item", "_rank", "_recommend", "_service")
+    __slots__ = ("_clock", "_context", "_entities", "_item", "_rank", "_recommend", "_service")
 
-    def __init__(self, service: Service, entities: Mapping[str, Type], item: Type, clock: Clock) -> None:
+    def __init__(
+        self,
+        service: Service,
+        entities: Mapping[str, Type],
+        item: Type,
+        clock: Clock,
+        contexts: Sequence[Context] = (),
+    ) -> None:
         self._service, self._entities, self._item, self._clock = service, dict(entities), item, clock
-        for name in entities:
-            if name in _RESERVED:
-                raise DefinitionError(
-                    f"entity '{name}' has the name of a field of a request", where=service.place, hint="rename it"
-                )
+        self._context = ContextFields(contexts)
+        for called, names, taken in (
+            ("entity", list(entities), _RESERVED),
+            ("context", [c.name for c in contexts], (*_RESERVED, *entities)),
+        ):
+            for name in names:
+                if name in taken:
+                    raise DefinitionError(
+                        f"{called} '{name}' has the name of a field of a request", where=service.place, hint="rename it"
+                    )
         keys: list[tuple[str, Any]] = [(name, _KEY_TYPES[kind]) for name, kind in entities.items()]
-        common: list[Any] = [("time", int | str | None, None), ("trace", bool, False)]
+        common: list[Any] = [*self._context.fields(), ("time", int | str | None, None), ("trace", bool, False)]
         most = service.retrieval.count if service.retrieval is not None else 1
         item_keys: Any = list[_KEY_TYPES[item]]
         count: Any = Annotated[int, msgspec.Meta(ge=1, le=most)]
@@ -158,7 +177,10 @@ class Wire:
         given: dict[str, Key] = {name: getattr(asked, name) for name in self._entities}
         keys = {name: encode_keys([key], self._entities[name]) for name, key in given.items()}
         time = self._clock() if asked.time is None else _time(asked.time)
-        return Asked(given, keys, time, items, encode_keys(items, self._item), count, asked.trace)
+        found = Asked(given, keys, time, items, encode_keys(items, self._item), count, asked.trace)
+        if self._context:
+            found.context = self._context.columns(asked)
+        return found
 
 
 def encode_keys(keys: Sequence[Any], kind: Type) -> Int64s:

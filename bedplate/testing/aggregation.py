@@ -27,7 +27,7 @@ from bedplate.canonical import digest, to_json
 from bedplate.errors import DefinitionError
 from bedplate.features.rows import prepare_rows
 from bedplate.features.view import CompiledView, FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.online.base import Changes
 from bedplate.online.codec import Layout
 from bedplate.online.fetch import OnlineReader

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from bedplate.batch import Column, Embedding, Ids, Ragged
+from bedplate.batch import Column, Ids, Ragged
 
 
 def plain(column: Column) -> list[Any]:
-    """The values of a column: None where there is none, lists for lists, texts where the column knows them."""
+    """The values of a column: None where there is none, lists for lists and vectors, texts where they are known."""
     if isinstance(column, Ragged):
         values = plain(column.values)
         return [values[int(a) : int(b)] for a, b in zip(column.offsets[:-1], column.offsets[1:], strict=True)]
@@ -34,9 +34,6 @@ def mismatches(got: Mapping[str, Column], expected: Mapping[str, Column]) -> lis
     """
     lines = [f"{name}: missing" for name in expected if name not in got]
     for name in (n for n in expected if n in got):
-        if isinstance(expected[name], Embedding):
-            lines.append(f"{name}: vectors are not compared")
-            continue
         ours, theirs = plain(got[name]), plain(expected[name])
         if len(ours) != len(theirs):
             lines.append(f"{name}: {len(ours)} rows, expected {len(theirs)}")

@@ -32,15 +32,17 @@ from bedplate.types import HOUR, Int64s
 
 
 def grouped(view: CompiledView, raw: pl.DataFrame) -> GroupedRows:
-    """The events of a frame as a bulk load takes them: by key, in order (time, arrival)."""
+    """The events of a frame as a bulk load takes them: by key, in order of time, ties and arrival."""
     rows = prepare_rows(view, raw.lazy())
-    order = np.lexsort((rows.times, *rows.keys.T[::-1]))
+    order = rows.order()
     keys, counts = np.unique(rows.keys, axis=0, return_counts=True)
     selections = tuple(
         SelectedValues(None if s.valid is None else s.valid[order], tuple(v[order] for v in s.inputs), s.texts)
         for s in rows.selections
     )
-    return GroupedRows(keys, np.append(0, counts.cumsum()), rows.times[order], selections, rows.key_texts)
+    known, sequence = (None if x is None else x[order] for x in (rows.known, rows.sequence))
+    offsets = np.append(0, counts.cumsum())
+    return GroupedRows(keys, offsets, rows.times[order], selections, rows.key_texts, known, sequence)
 
 
 def fill(view: CompiledView, events: pl.DataFrame, cuts: Sequence[int], rewind: int) -> tuple[MemoryStore, int]:
@@ -57,18 +59,14 @@ def fill(view: CompiledView, events: pl.DataFrame, cuts: Sequence[int], rewind: 
     """
     store, layout = MemoryStore(), Layout(view)
     bulk = events[: cuts[0]]
-    watermark = _after(bulk["time"].to_list())
+    watermark = int(prepare_rows(view, bulk.lazy()).visible.max(initial=0)) + 1
     bulk_load(store, view, [grouped(view, bulk)], watermark, rewind=rewind, batch=30)
     for begin, end in zip(cuts, [*cuts[1:], len(events)], strict=True):
         rows = prepare_rows(view, events[begin:end].lazy())
-        watermark = max(watermark, int(rows.times.max(initial=0)))
+        watermark = max(watermark, int(rows.visible.max(initial=0)))
         puts = merged_rows(store, layout, group(layout, rows), watermark - rewind)
         store.commit(Changes(puts + texts_of(rows, set())))
     return store, watermark
-
-
-def _after(times: Sequence[int]) -> int:
-    return max(times, default=0) + 1
 
 
 def write_files(events: pl.DataFrame, folder: Path, cuts: Sequence[int]) -> list[Path]:

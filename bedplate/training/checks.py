@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from bedplate.datasets.dataset import CompiledDataset
 from bedplate.errors import DefinitionError, suggest
 from bedplate.features.assemble import Join
-from bedplate.features.encoding import Bag, Category, Encoding, Number, Sequence
+from bedplate.features.encoding import TAKES, Bag, Category, Encoding, Number, Sequence, Vector
 from bedplate.features.fitting import check_encodings
 from bedplate.features.view import Feature
 from bedplate.models.config import TwoTowerConfig
 from bedplate.training.job import Job
 from bedplate.types import Type
+
+_REQUEST = "the request"
+"""What context is about."""
 
 
 def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
@@ -59,8 +62,7 @@ def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
             raise DefinitionError(
                 f"'{name}' is {wrong}, which {type(encoding).__name__} does not take",
                 where=f"{job.place}: inputs",
-                hint="Number takes numbers, Category ids or whole numbers, Bag lists of ids, Sequence lists of the "
-                "request",
+                hint=TAKES,
             )
     check_towers(job, dataset)
 
@@ -83,12 +85,13 @@ def check_towers(job: Job, dataset: CompiledDataset) -> None:
         return
     item, selected = dataset.dataset.spine.item.name, dataset.selected
     about = {n: tuple(e.name for e in view.view.entities) for view, names in selected.views for n in names}
+    about |= {c.feature.name: (_REQUEST,) for c in selected.contexts}
     for derived in selected.derived:
         about[derived.name] = tuple(dict.fromkeys(e for n in derived.inputs for e in about.get(n, ())))
     for name in job.inputs:
         entities = about.get(name, ())
         if item in entities and len(entities) > 1:
-            named = " and ".join(f"'{e}'" for e in entities)
+            named = " and ".join(e if e == _REQUEST else f"'{e}'" for e in entities)
             raise DefinitionError(
                 f"'{name}' is about {named}, expected an input about '{item}' alone "
                 "or about the request alone: a two-tower model's vectors of candidates are computed ahead, for no "
@@ -106,6 +109,8 @@ def _unsuited(encoding: Encoding, feature: Feature | None, *, of_request: bool) 
     element = encoding.of if isinstance(encoding, Sequence) else encoding
     shown = f"a list of {feature.type}" if feature.is_list else f"a {feature.type}"
     takes_list = isinstance(encoding, Sequence | Bag)
+    if isinstance(encoding, Vector) or feature.type.width:
+        return None if isinstance(encoding, Vector) and feature.type.width else shown
     takes_type = feature.type is not Type.STRING if isinstance(element, Number) else feature.type is not Type.FLOAT
     if takes_list is not feature.is_list or not takes_type:
         return shown

@@ -11,6 +11,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
+from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
 from bedplate.datasets.loader import Loader
 from bedplate.errors import NotFoundError
@@ -89,6 +90,7 @@ def train(
 
     Raises:
         DefinitionError: an input is not a feature of the dataset, or not one that the model's towers can have.
+        DataError: training rows know what the served model can't, see `datasets.leaks`.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
@@ -96,6 +98,7 @@ def train(
     job.check_inputs(dataset.compiled.selected.names)
     check_towers(job, dataset.compiled)
     training, validation = Loader(dataset, "train"), Loader(dataset, "validation")
+    audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
     if resume is None:
         config = job.form() | ({SETTINGS: list(job.settings)} if job.settings else {})

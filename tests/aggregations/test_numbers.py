@@ -19,7 +19,7 @@ from bedplate.batch import column_to_series
 from bedplate.datasets.labels import Label
 from bedplate.errors import DefinitionError
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.online.codec import Layout
 from bedplate.sources.base import Source
 from bedplate.testing.aggregation import filled, from_store

@@ -73,6 +73,9 @@ def test_labels_equal_a_loop_over_the_events(seed, within, delay, entities):
                 and rows.times[r] <= event["time"] < rows.times[r] + horizon
             ]
             prices = [e["price"] for e in events if e["price"] is not None and not math.isnan(e["price"])]
+            if rows.times[r] + horizon > frame["time"].max():
+                expected.append([math.nan] * 4)
+                continue
             quantity = sum(e["quantity"] for e in events if e["quantity"] is not None)
             mean = sum(prices) / len(prices) if prices else None
             expected.append([len(events), float(quantity >= 5), -2.0 if mean is None else mean, float(bool(prices))])

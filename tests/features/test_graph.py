@@ -61,7 +61,7 @@ MISTAKES = [
     (lambda: graph(derived("a", "u.n_1")), "derived feature 'a'", "unknown feature 'u.n_1'\n  did you mean 'u.n_1d'?"),
     (lambda: graph(derived("a", "request.tim")), "derived feature 'a'", "did you mean 'request.time'?"),
     (lambda: derived("a", pl.lit(1)), "derived feature 'a'", "uses no feature"),
-    (lambda: derived("request.time", "u.n_1d"), "derived feature 'request.time'", "expected a text other than"),
+    (lambda: derived("request.time", "u.n_1d"), "derived feature 'request.time'", "is for the request's own inputs"),
     (lambda: derived("", "u.n_1d"), "derived feature ''", "got the name ''"),
     (lambda: DerivedFeature("a", 3), "derived feature 'a'", "got 3, expected the name of a column"),
     (lambda: graph(derived("a", pl.col("u.n_1d").sum())), "derived feature 'a'", "depends on other rows than its own"),
@@ -77,11 +77,15 @@ MISTAKES = [
         "calls a Python function",
     ),
     (lambda: graph(derived("a", pl.col("u.n_1d").str.to_lowercase())), "derived feature 'a'", "fails"),
-    (lambda: graph(derived("a", pl.struct("u.n_1d", "i.sum"))), "derived feature 'a'", "expected numbers, strings or"),
     (
-        lambda: graph(derived("a", pl.concat_arr("i.sum", "i.sum"))),
+        lambda: graph(derived("a", pl.struct("u.n_1d", "i.sum"))),
         "derived feature 'a'",
-        "expected numbers, strings or",
+        "expected numbers, strings, vectors or",
+    ),
+    (
+        lambda: graph(derived("a", pl.concat_list(pl.concat_arr("i.sum", "i.sum")))),
+        "derived feature 'a'",
+        "expected numbers, strings, vectors or",
     ),
     (
         lambda: graph(

@@ -18,6 +18,7 @@ class Defined:
     type: Type
     is_list: bool
     id: str
+    context: tuple[tuple[str, Type], ...] = ()
 
 
 FEATURES = {

@@ -19,7 +19,7 @@ from bedplate.aggregations.sketches import ApproxCountDistinct, Quantile
 from bedplate.errors import DataError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches, plain

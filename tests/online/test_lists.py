@@ -18,7 +18,7 @@ from bedplate.aggregations.sketches import ApproxCountDistinct, Quantile
 from bedplate.aggregations.window import Window
 from bedplate.features.view import FeatureView
 from bedplate.health.parity import ParityReport
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.keys import row_keys
 from bedplate.sources.base import Source

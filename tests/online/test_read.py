@@ -25,9 +25,12 @@ from bedplate.testing.simulator import ITEM, START, USER, delays, simulated_view
     cuts=st.lists(st.integers(0, 100), min_size=1, max_size=8),
     rewind=st.sampled_from([0, 60_000_000, 86_400_000_000]),
     entities=st.sampled_from([(USER,), (ITEM,), (USER, ITEM)]),
+    order=st.sampled_from([(None, None), (None, "rank"), ("known", None), ("known", "rank")]),
 )
-def test_equals_the_oracle(simulation, delay, ttl, cuts, rewind, entities):
-    view = simulated_view(simulation, entities, delay=delay, ttl=ttl)
+def test_equals_the_oracle(simulation, delay, ttl, cuts, rewind, entities, order):
+    available, sequence = order
+    delay = None if available else delay
+    view = simulated_view(simulation, entities, delay=delay, ttl=ttl, available=available, sequence=sequence)
     rows = sorted(c * len(simulation.events) // 100 for c in cuts)
     store, watermark = fill(view, simulation.events, rows, rewind)
     asked = simulation.since(watermark)
