@@ -37,11 +37,22 @@ NAMES = [
     "Retrieval",
     "Service",
 ]
-
 ELSEWHERE = {
+    "ApproxCountDistinct": "bedplate.aggregations.sketches",
     "Attribute": "bedplate.aggregations.attribute",
+    "DecayedCount": "bedplate.aggregations.decay",
+    "DecayedMean": "bedplate.aggregations.decay",
+    "DecayedSum": "bedplate.aggregations.decay",
+    "First": "bedplate.aggregations.ordered",
+    "Histogram": "bedplate.aggregations.counts",
     "Link": "bedplate.features.links",
     "ModelFeature": "bedplate.features.model",
+    "Quantile": "bedplate.aggregations.sketches",
+    "Rate": "bedplate.aggregations.ratio",
+    "Ratio": "bedplate.aggregations.ratio",
+    "StdDev": "bedplate.aggregations.moments",
+    "TopK": "bedplate.aggregations.counts",
+    "Variance": "bedplate.aggregations.moments",
 }
 """Names of other modules than `bedplate`."""
 
