@@ -22,6 +22,7 @@ from bedplate.offline.memory import Budget
 from bedplate.offline.pieces import TableRows
 from bedplate.offline.seal import Sealer
 from bedplate.offline.segment import FOLDER, MANIFEST, Lock, Read, Segment, Span, bytes_of, segments_of
+from bedplate.offline.ties import follows
 from bedplate.sources.base import Snapshot
 
 _RATE = 4e6
@@ -51,6 +52,14 @@ class Missing:
     def seconds(self) -> float:
         """A rough estimate."""
         return self.rows * (3 if self.kind == "timeline" else 1) / _RATE
+
+
+class _TiedError(Exception):
+    """Events of equal time in another segment, by its number, are not in order with those that are being built."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @final
@@ -231,7 +240,7 @@ class Build:
                 self.slots = self._cover()
                 for slot in self.slots:
                     _hold(slot, held)
-                self.slots = [self._complete(slot, sealer, held, progress) for slot in self.slots]
+                self._complete_all(sealer, held, progress)
         except OSError as error:
             raise StoreError(
                 f"can't write the as-of index: {error}",
@@ -239,6 +248,38 @@ class Build:
                 hint="check free space and permissions; nothing half-written is left in place",
             ) from error
         return self.segments
+
+    def _complete_all(self, sealer: Sealer, held: ExitStack, progress: Progress) -> None:
+        number = 0
+        while number < len(self.slots):
+            try:
+                self.slots[number] = self._complete(self.slots[number], sealer, held, progress)
+                number += 1
+            except _TiedError as tied:
+                first, last = min(number, tied.number), max(number, tied.number)
+                pieces = tuple(p for slot in self.slots[first : last + 1] for p in slot.pieces)
+                self.slots[first : last + 1] = [Slot(pieces, self.slots[number].span, None)]
+                number = first
+
+    def _check_ties(self, slot: Slot, part: Timeline | None) -> None:
+        """Raises `_TiedError` where events of equal time in another segment are not in order with a slot's.
+
+        Args:
+            slot: one of the slots.
+            part: its events, sorted; None: only their range of times is known, and must not meet that of another.
+        """
+        own = self.slots.index(slot)
+        for number, other in enumerate(self.slots if self._table.tied else []):
+            segment = other.segment
+            if segment is None or number == own or other.span != slot.span:
+                continue
+            if part is None:
+                low, high = self._table.bounds(slot) or (0, -1)
+                is_right = high < segment.manifest.first or segment.manifest.end < low
+            else:
+                is_right = follows(segment, part) if number < own else follows(part, segment)
+            if not is_right:
+                raise _TiedError(number)
 
     def _describe(self, held: ExitStack) -> None:
         """Makes the timeline's folder, says in it what it is, and keeps it from being collected."""
@@ -260,6 +301,7 @@ class Build:
             if buckets == 1:
                 segment = self._sort(slot, sealer, held, progress)
             else:
+                self._check_ties(slot, None)
                 self._describe(held)
                 segment = self._buckets.sort(slot, self.segment_folder(slot), buckets, progress)
         elif len(segment.parts) == 1:
@@ -287,7 +329,10 @@ class Build:
         build = PartBuild(self.view, part)
         with sealer.folder(target) as folder:
             (folder / "0").mkdir()
-            manifest = self._table.manifest(slot, [build.write_timeline(folder / "0", rows)], reads, began)
+            found = build.write_timeline(folder / "0", rows)
+            if self._table.tied:
+                self._check_ties(slot, Timeline(folder / "0"))
+            manifest = self._table.manifest(slot, [found], reads, began)
             (folder / MANIFEST).write_bytes(to_json(manifest))
         selected = list(enumerate(rows.selections))
         del rows

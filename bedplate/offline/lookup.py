@@ -371,17 +371,7 @@ class IndexReader:
 
     def selected(self, position: int, rows: Array) -> SelectedValues:
         """A selection's values for rows of the timeline."""
-        files = self._files[position]
-        if files.rank is None:
-            return SelectedValues(None, tuple(v[rows] for v in files.inputs), files.texts)
-        places = files.rank[rows]
-        valid = files.rank[rows + 1] > places
-        inputs: list[Array] = []
-        for values in files.inputs:
-            full = np.zeros(len(rows), values.dtype)
-            full[valid] = values[places[valid]]
-            inputs.append(full)
-        return SelectedValues(valid, tuple(inputs), files.texts)
+        return values_at(self._files[position], rows)
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
@@ -465,6 +455,20 @@ def _limits(over: Range) -> tuple[int, int, int, int]:
 def no_rows(ranges: int) -> Block:
     """A block of no rows."""
     return Block(Asked.room(0), np.zeros((ranges, 0), np.int64), np.zeros(0, np.int64))
+
+
+def values_at(files: ColumnFiles, rows: Array) -> SelectedValues:
+    """A selection's values for rows of the timeline, which may not all count."""
+    if files.rank is None:
+        return SelectedValues(None, tuple(v[rows] for v in files.inputs), files.texts)
+    places = files.rank[rows]
+    valid = files.rank[rows + 1] > places
+    inputs: list[Array] = []
+    for values in files.inputs:
+        full = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+        full[valid] = values[places[valid]]
+        inputs.append(full)
+    return SelectedValues(valid, tuple(inputs), files.texts)
 
 
 def _expand(files: ColumnFiles, start: int, stop: int) -> SelectedValues:
