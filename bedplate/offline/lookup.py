@@ -369,10 +369,6 @@ class IndexReader:
         rows = positions if files.rows is None else files.rows[positions]
         return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
 
-    def selected(self, position: int, rows: Array) -> SelectedValues:
-        """A selection's values for rows of the timeline."""
-        return values_at(self._files[position], rows)
-
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
         timeline = self.timeline
