@@ -32,7 +32,7 @@ from bedplate.aggregations.ordered import Last
 from bedplate.aggregations.window import Window
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.sources.base import Source
 
 REPEATS = 7

@@ -138,7 +138,7 @@ def _garbage(found: Sequence[Garbage], path: Path) -> str:
 def compact(directory: Path, as_json: bool) -> None:
     """Merge the segments of each index into one, so that lookups are as fast as if all was built at once.
 
-    'bedplate apply' merges some by itself when an index has more than 8. The old segments stay for those who read
+    'bedplate apply' merges four segments of about the same size by itself. The old segments stay for those who read
     them, until 'bedplate offline gc'. After Ctrl-C or a crash nothing is lost; the same command goes on.
 
     \b

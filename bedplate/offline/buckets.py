@@ -16,10 +16,11 @@ from bedplate.canonical import digest, to_json
 from bedplate.errors import DataError, StoreError
 from bedplate.features.rows import Rows
 from bedplate.features.view import CompiledView
-from bedplate.files import new_folder, write_atomic
+from bedplate.files import new_folder, remove_leftovers, write_atomic
 from bedplate.offline.build import PartBuild, Progress, Sorted, column_ids, wanted_reductions
 from bedplate.offline.cover import Slot
 from bedplate.offline.index import Timeline
+from bedplate.offline.memory import Budget
 from bedplate.offline.pieces import TableRows
 from bedplate.offline.segment import MANIFEST, Lock, Read, Segment
 from bedplate.offline.spill import Spill
@@ -37,13 +38,14 @@ class BucketBuild:
         view: the compiled view.
         table: its table.
         folder: the timeline's.
+        budget: the memory that it may use.
         threads: how many buckets are built at once.
     """
 
-    __slots__ = ("_columns", "_folder", "_table", "_threads", "_view")
+    __slots__ = ("_budget", "_columns", "_folder", "_table", "_threads", "_view")
 
-    def __init__(self, view: CompiledView, table: TableRows, folder: Path, threads: int) -> None:
-        self._view, self._table, self._folder, self._threads = view, table, folder, threads
+    def __init__(self, view: CompiledView, table: TableRows, folder: Path, budget: Budget, threads: int) -> None:
+        self._view, self._table, self._folder, self._budget, self._threads = view, table, folder, budget, threads
         self._columns = column_ids(view)
 
     def sort(self, slot: Slot, target: Path, buckets: int, progress: Progress) -> Segment:
@@ -128,7 +130,7 @@ class BucketBuild:
         """The table's rows by bucket, as an earlier call has left them or read now."""
         spill = Spill(work / "spill", self._view, only)
         if not (work / "spill").exists():
-            spill.write(self._table.batches(reads, only, progress), buckets)
+            spill.write(self._table.batches(reads, only, self._budget.batch(self._view), progress), buckets)
             try:
                 self._table.check_unchanged()
             except DataError:
@@ -146,6 +148,8 @@ def working_folder(timeline: Path, name: str) -> Generator[Path]:
         lock = Lock.alone(folder, wait=True)
         if lock is not None:  # else the process that had it has finished, and deleted it
             break
+    for place in (folder, *(p for p in folder.iterdir() if p.is_dir())):
+        remove_leftovers(place)
     try:
         yield folder
         shutil.rmtree(folder, ignore_errors=True)

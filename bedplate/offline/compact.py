@@ -31,26 +31,27 @@ from bedplate.offline.segment import FOLDER, MANIFEST, Lock, Segment, SegmentMan
 from bedplate.offline.spill import bucket_numbers
 from bedplate.types import Array
 
-MOST = 8
-"""Segments of an index above which `apply` merges some."""
+FAN = 4
+"""How many segments of about the same size `apply` merges into one."""
 
 
-def tail(rows: Sequence[int], most: int = MOST) -> int:
+def tail(rows: Sequence[int]) -> int:
     """How many of the last segments to merge, by their numbers of rows; 0: none.
 
-    A segment is merged with those after it once they have as many rows as it has: each row is then written again about
-    as often as the history doubles, and the cost of all compactions together stays near linear.
+    Sizes are in tiers, each four times the one before; four segments of a tier become one, with what is smaller after
+    them. So a row is written again once a tier, and the cost of all compactions together stays near linear.
 
-    >>> tail([1000, 10, 10]), tail([1000, *[10] * 8]), tail([1000, 80, *[10] * 8]), tail([20, *[10] * 8])
-    (0, 8, 9, 9)
+    >>> tail([1000, 10, 10, 10]), tail([1000, 10, 10, 10, 10]), tail([1000, 40, 40, 10, 10, 10, 10])
+    (0, 4, 4)
     """
-    if len(rows) <= most:
-        return 0
-    count, total = 1, rows[-1]
-    while count < len(rows) and rows[-count - 1] <= total:
-        total += rows[-count - 1]
-        count += 1
-    return count if count > 1 else 2
+    tiers = [count.bit_length() // 2 for count in rows]
+    for tier in sorted(set(tiers)):
+        count = 0
+        while count < len(rows) and tiers[-count - 1] <= tier:
+            count += 1
+        if tiers[len(tiers) - count :].count(tier) >= FAN:
+            return count
+    return 0
 
 
 def compact(

@@ -88,7 +88,7 @@ class Build:
         self.snapshot: Snapshot = self._table.snapshot
         self.folder = path / timeline_id(view)
         self._columns = column_ids(view)
-        self._buckets = BucketBuild(view, self._table, self.folder, threads)
+        self._buckets = BucketBuild(view, self._table, self.folder, self._budget, threads)
         self._target = target
         self.slots = self._cover()
 

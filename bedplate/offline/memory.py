@@ -34,6 +34,10 @@ class Budget:
         """What is left of it now; bytes."""
         return max(self.limit - resident(), LEAST)
 
+    def batch(self, view: CompiledView) -> int:
+        """How many rows to read at once."""
+        return min(max(self.room() // (4 * bytes_per_row(view)), 1 << 16), 1 << 20)
+
     def buckets(self, view: CompiledView, rows: int, threads: int) -> int:
         """Into how many buckets so many rows go, a power of two: 1 where they fit into memory at once."""
         room, needed = (1 - _READING) * self.room(), rows * bytes_per_row(view)

@@ -74,22 +74,40 @@ class TableRows:
             joined.add(rows)
         return joined.rows()
 
-    def batches(self, reads: Sequence[Read], only: Sequence[int] | None, progress: Progress) -> Iterator[Rows]:
+    def batches(
+        self, reads: Sequence[Read], only: Sequence[int] | None, at_once: int, progress: Progress
+    ) -> Iterator[Rows]:
         """As `rows`, a batch at a time.
+
+        Args:
+            reads: as for `rows`.
+            only: as for `rows`.
+            at_once: how many rows of the table one query reads. What a cleaning step needs is read by one query: it may
+                look at all of it.
+            progress: told how far it is.
 
         Raises:
             DataError: as `prepare_rows`; a row is named by its place in its batch.
         """
         done = 0
         for read in reads:
-            _, raw, _ = self._scan(read)
-            try:
-                for batch in prepare_batches(self.view, raw, only, (read.span.begin, read.span.until)):
-                    done += len(batch)
-                    progress(f"{self.view.name}: {done:,} rows in buckets")
-                    yield batch
-            except UNREADABLE as error:
-                raise unreadable(self._table.name, error) from error
+            for raw in self._queries(read, at_once):
+                try:
+                    for batch in prepare_batches(self.view, raw, only, (read.span.begin, read.span.until)):
+                        done += len(batch)
+                        progress(f"{self.view.name}: {done:,} rows in buckets")
+                        yield batch
+                except UNREADABLE as error:
+                    raise unreadable(self._table.name, error) from error
+
+    def _queries(self, read: Read, at_once: int) -> Iterator[pl.LazyFrame]:
+        """The rows of a read, in order: a query runs ahead of who takes its batches, so it must not read all."""
+        if self._source.prepare is not None:
+            yield self._scan(read)[1]
+            return
+        for piece in self._scan(read)[0]:
+            for start in range(0, piece.rows, at_once):
+                yield piece.scan().slice(start, at_once)
 
     def _scan(self, read: Read) -> tuple[Sequence[Piece], pl.LazyFrame, int]:
         """The pieces of a read, their rows, and how many rows of the table come before."""

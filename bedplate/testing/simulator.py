@@ -99,7 +99,7 @@ def simulate(seed: int, events: int = 200, questions: int = 60, users: int = 4, 
 
 
 def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
-    streams = iter(np.random.default_rng([seed, i]) for i in range(30))
+    streams = iter(np.random.default_rng([seed, i]) for i in range(60))
     times = _times(streams, count)
     prices = np.round(next(streams).random(count) * 100, 2)
     nan = next(streams).random(count) < 0.05

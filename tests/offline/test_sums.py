@@ -20,7 +20,7 @@ from bedplate.sources.base import Source
 from bedplate.testing.simulator import START, USER
 from bedplate.types import MINUTE
 
-FILES = "reductions/*-sum/*.npy"
+FILES = "segments/*/0/reductions/*-sum/*.npy"
 
 
 def sums(folder: Path, values: list[float], rows: int = 0) -> tuple[list[float], list[float]]:
