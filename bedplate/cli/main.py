@@ -22,8 +22,10 @@ CLOSED_EXIT = 141
 COMMANDS = {
     "init": ("bedplate.cli.init:init", "Make a new project, empty or from an example."),
     "plan": ("bedplate.cli.plan:plan", "Check the definitions and show what will be built."),
+    "diff": ("bedplate.cli.diff:diff", "Show what a branch changes: features, cost, and the models that read them."),
     "apply": ("bedplate.cli.apply:apply", "Build what is missing in the offline store."),
     "lookup": ("bedplate.cli.lookup:lookup", "Show feature values of keys at a time."),
+    "datasets": ("bedplate.cli.datasets:datasets", "Write a training set to files, and show what files hold."),
     "train": ("bedplate.cli.train:train", "Train a job's model and register the version."),
     "runs": ("bedplate.cli.runs:runs", "List and show runs."),
     "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
