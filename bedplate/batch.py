@@ -264,7 +264,7 @@ class Batch:
         times: [R] int64, the time of each request in microseconds; features are as of this time.
         request_ids: [R] int64.
         candidates: [N] int64, the key of each candidate (an integer or the id of a string).
-        labels: [N] float32 each, by label name.
+        labels: [N] float32 each, by label name; NaN where the label is not known yet.
         weights: [N] float32, or None for all ones.
     """
 

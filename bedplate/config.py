@@ -17,13 +17,16 @@ ENGINES = ("local",)
 
 _KEYS = {
     "project": {"name": str, "definitions": list},
-    "offline": {"path": str},
+    "offline": {"path": str, "memory": str},
     "online": {"url": str},
     "registry": {"path": str},
     "engine": {"url": str},
 }
 _DEFINITIONS = ("features.py", "datasets.py", "service.py", "train.py")
 _TYPE_NAMES = {"str": "a string", "list": "a list", "dict": "a table", "bool": "a boolean", "int": "an integer"}
+_SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?([MG])B$", re.IGNORECASE)
+LEAST_MEMORY = 500_000_000
+"""The smallest budget of memory that can be set; bytes."""
 _LINE = re.compile(r"at line (\d+)")
 
 
@@ -37,6 +40,7 @@ class Config:
         name: the project's name; by default the folder's.
         definitions: the Python files that hold the definitions, in the order they are loaded.
         offline_path: the folder of as-of indexes.
+        memory: how much memory the building and reading of indexes may use; bytes.
         online_url: the online store: `lmdb:PATH` (the path absolute) or `memory:`.
         registry_path: the folder of runs and model versions.
         engine_url: where work runs: `local`.
@@ -46,6 +50,7 @@ class Config:
     name: str
     definitions: tuple[Path, ...]
     offline_path: Path
+    memory: int
     online_url: str
     registry_path: Path
     engine_url: str
@@ -78,6 +83,7 @@ def load_config(directory: Path) -> Config:
         name=name,
         definitions=_definitions(project.get("definitions"), root, file),
         offline_path=_path(tables, "offline", ".bedplate/offline", root, file),
+        memory=_memory(tables.get("offline", {}).get("memory", "2GB"), file),
         online_url=_online_url(tables.get("online", {}).get("url", "lmdb:.bedplate/online"), root, file),
         registry_path=_path(tables, "registry", ".bedplate/registry", root, file),
         engine_url=_engine_url(tables.get("engine", {}).get("url", "local"), file),
@@ -107,7 +113,8 @@ def _check_keys(tables: Mapping[str, Any], file: Path) -> None:
     for table, content in tables.items():
         if table not in _KEYS:
             kind = "table" if isinstance(content, dict) else "key"
-            raise ConfigError(f"unknown {kind} '{table}'", where=str(file), hint=suggest(table, _KEYS, "tables"))
+            hint = "it belongs into [offline]" if table == "memory" else suggest(table, _KEYS, "tables")
+            raise ConfigError(f"unknown {kind} '{table}'", where=str(file), hint=hint)
         _check_type(content, dict, f"{file}: {table}")
         known: Mapping[str, type] = _KEYS[table]
         for key, value in content.items():
@@ -148,6 +155,23 @@ def _resolve(text: str, root: Path, where: str) -> Path:
     if not text.strip() or "\0" in text:
         raise ConfigError(f"got {text!r}, expected a path", where=where)
     return root / Path(text).expanduser()
+
+
+def _memory(text: str, file: Path) -> int:
+    """Bytes of a size such as "2GB"; a thousand of each unit are one of the next."""
+    match = _SIZE.match(text.strip())
+    if match is None:
+        raise ConfigError(
+            f"got '{text}', expected a number and MB or GB", where=f"{file}: offline.memory", hint='for example "2GB"'
+        )
+    size = int(float(match[1]) * (10**6 if match[2].upper() == "M" else 10**9))
+    if size < LEAST_MEMORY:
+        raise ConfigError(
+            f"got '{text}', expected at least {LEAST_MEMORY // 10**6}MB",
+            where=f"{file}: offline.memory",
+            hint="the libraries themselves take a good part of that",
+        )
+    return size
 
 
 def _online_url(url: str, root: Path, file: Path) -> str:

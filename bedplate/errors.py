@@ -114,6 +114,7 @@ _EXTRAS = {
     "onnxscript": "train",
     "torch": "train",
     "uvloop": "serve",
+    "yaml": "feast",
 }
 
 

@@ -37,8 +37,8 @@ from bedplate.features.times import TimesLike
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.files import remove_leftovers
 from bedplate.mistakes import hint_for
-from bedplate.offline.build import Build, Progress
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.extend import Build, Progress
+from bedplate.offline.history import IndexedHistory
 from bedplate.sources.base import Source
 from bedplate.types import format_time, parse_time
 
@@ -168,7 +168,7 @@ class Project:
             self.graph = FeatureGraph(found.views, found.derived, self.root, found.of(Context))
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
-        self.history = IndexedHistory(self.config.offline_path)
+        self.history = IndexedHistory(self.config.offline_path, memory=self.config.memory)
         # Beside the indexes, which apply can write; several projects may share them.
         self._applied_path = self.config.offline_path / "applied" / f"{digest(str(self.root))[:16]}.json"
 
@@ -220,10 +220,12 @@ class Project:
     def apply(self, progress: Progress = lambda _: None) -> list[Build]:
         """Builds what is missing in the offline store; the builds that had something to do."""
         remove_leftovers(self.config.offline_path)
-        todo = [b for b in self.builds() if not b.is_complete]
+        builds = self.builds()
+        todo = [b for b in builds if not b.is_complete]
         with self.located():
             for build in todo:
                 build.run(progress)
+        self.history.finish(self.root, builds, progress)
         self.record_applied()
         return todo
 
@@ -286,16 +288,16 @@ class Project:
 
         chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
         with self.located():
-            timelines = [self.history.reader(view).timeline.manifest for view in chosen]
+            readers = [self.history.reader(view) for view in chosen]
         asked = None if until is None else _until_now(until)
         known = {s.id: s for s in states(store) if s.complete}
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
         done: list[Materialized] = []
-        for view, timeline, micros in zip(chosen, timelines, untils, strict=True):
-            began, state, count = time.perf_counter(), known.get(view.id), timeline.rows
+        for view, reader, micros in zip(chosen, readers, untils, strict=True):
+            began, state, count = time.perf_counter(), known.get(view.id), reader.rows
             kept = state is not None and bool(state.file) and not replace
             if state is None or not kept:
-                blocks = self.history.grouped(view, max(1, _BLOCK_EVENTS * timeline.keys // max(1, count)))
+                blocks = self.history.grouped(view, max(1, _BLOCK_EVENTS * reader.keys // max(1, count)))
                 state = bulk_load(
                     store,
                     view,
@@ -325,7 +327,7 @@ class Project:
         source = view.view.source.name
         of_source = [known[v.id] for v in self.views.values() if v.view.source.name == source and v.id in known]
         began = [s.until for s in of_source if s.file]
-        return max(began) if began else min(system_clock(), self.history.end(view) + 1)
+        return max(began) if began else min(system_clock(), self.history.known(view) + 1)
 
     def dataset(self, name: str) -> CompiledDataset:
         """A dataset by name.
@@ -345,7 +347,7 @@ class Project:
         """
         compiled = self.dataset(name)
         with self.located():
-            indexed = {view.id: self.history.reader(view).timeline.manifest.snapshot for view in compiled.views}
+            indexed = {view.id: self.history.reader(view).snapshot for view in compiled.views}
             return LoadedDataset(compiled, self.history, indexed)
 
     def lookup(

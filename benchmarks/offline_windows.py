@@ -1,6 +1,6 @@
 """Windowed features for 1M label rows over 5M events, 4 windows x (count, sum, mean): Bedplate beside DuckDB.
 
-    python benchmarks/offline_windows.py [--events N] [--labels N] [--json FILE]
+    python benchmarks/offline_windows.py [--events N] [--labels N] [--users N] [--ways WAYS] [--json FILE]
 
 One run, the same Parquet files, results compared row by row. DuckDB is given three ways to do it and its best counts:
 a range join, window functions over the union of events and labels, and running totals read back by ASOF joins.
@@ -22,13 +22,13 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import polars as pl
-from record import machine, save
+from record import machine, peak_bytes, save
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.window import Window
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.sources.base import Source
 from bedplate.types import DAY
 
@@ -173,9 +173,7 @@ def peak_memory(folder: Path) -> tuple[int, int]:
 
 def child(folder: str) -> None:
     bedplate(Path(folder))
-    # Not ru_maxrss, which a process inherits from the one that started it.
-    status = Path("/proc/self/status").read_text()
-    print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
+    print(peak_bytes())
 
 
 def main() -> None:
@@ -183,6 +181,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=5_000_000)
     parser.add_argument("--labels", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--ways", default=",".join(WAYS), help=f"DuckDB's ways, commas between: {', '.join(WAYS)}")
     parser.add_argument("--limit", type=float, default=120, help="seconds after which a way of DuckDB's is given up")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -195,8 +194,8 @@ def main() -> None:
         runs = [bedplate(folder) for _ in range(5)]
         built, there = statistics.median(r[0] for r in runs), statistics.median(r[1] for r in runs)
         duck: dict[str, float | None] = {}
-        for way, query in WAYS.items():
-            duck[way], theirs = with_duckdb(query(folder), options.limit)
+        for way in options.ways.split(","):
+            duck[way], theirs = with_duckdb(WAYS[way](folder), options.limit)
             if duck[way] is not None:
                 agree(runs[0][2], theirs)
             print(f"DuckDB {way}: {duck[way] and round(duck[way], 2)} s", flush=True)
@@ -219,7 +218,8 @@ def main() -> None:
         "peak_to_input": round((peak - floor) / columns, 2),
     }
     print(json.dumps(result, indent=2))
-    save("offline_windows", result, options.json)
+    size = "" if options.events == 5_000_000 else f"-{options.events // 1_000_000}M"
+    save(f"offline_windows{size}", result, options.json)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,13 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "commit": commit, "versions": versions}
 
 
+def peak_bytes() -> int:
+    """The most memory that this process has held, as the operating system counts it."""
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
 def save(name: str, result: dict[str, Any], path: Path | None = None) -> Path:
     """Writes the result to `results/NAME-DATE.json`, or to the given file."""
     if path is None:

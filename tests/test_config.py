@@ -26,6 +26,26 @@ def test_every_key_has_a_default(tmp_path: Path) -> None:
     assert config.online_url == f"lmdb:{tmp_path}/.bedplate/online"
     assert config.registry_path == tmp_path / ".bedplate/registry"
     assert config.engine_url == "local"
+    assert config.memory == 2_000_000_000
+
+
+@pytest.mark.parametrize(("text", "size"), [("2GB", 2 * 10**9), ("1.5 gb", 1_500_000_000), ("800MB", 800_000_000)])
+def test_a_budget_of_memory(tmp_path: Path, text: str, size: int) -> None:
+    assert load_config(write(tmp_path, f'[offline]\nmemory = "{text}"')).memory == size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('offline.memory = "lots"', "got 'lots', expected a number and MB or GB"),
+        ('offline.memory = "100MB"', "expected at least 500MB"),
+        ("offline.memory = 2", "got an integer, expected a string"),
+        ('memory = "2GB"', r"unknown key 'memory'(.|\n)*belongs into \[offline\]"),
+    ],
+)
+def test_a_budget_that_is_none(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -154,6 +154,19 @@ class Newest(msgspec.Struct, frozen=True, eq=False, gc=False):
     texts: tuple[TextLookup | None, ...]
 
 
+@final
+class Values(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """The different values behind a DISTINCT partial, which merge where their numbers do not: see `merge.merge`.
+
+    Attributes:
+        offsets: [n + 1] int64; the values of key i are `offsets[i]` to `offsets[i + 1]`.
+        values: [m], no value twice under one key, in any order.
+    """
+
+    offsets: Int64s
+    values: Array
+
+
 Partial: TypeAlias = Scalar | Newest | Latest
 
 

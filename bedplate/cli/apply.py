@@ -42,7 +42,9 @@ def apply(directory: Path, as_json: bool) -> None:
     began = time.perf_counter()
     try:
         with ProgressLine() as progress:
-            built = _build(project, [p for p in planned(project) if p.parts], progress)
+            plans = planned(project)
+            built = _build(project, [p for p in plans if p.parts], progress)
+            project.history.finish(project.root, [p.build for p in plans], progress)
         project.record_applied()
     except KeyboardInterrupt:
         click.echo("interrupted: the finished parts are kept; 'bedplate apply' goes on from them", err=True)
@@ -64,19 +66,16 @@ def _build(project: Project, plans: Sequence[Planned], progress: ProgressLine) -
 
     def show(step: str) -> None:
         nonlocal done
-        done += 1
+        done = min(done + 1, total)  # a segment of several buckets has more steps
         progress(f"[{done}/{total}] {step}")
 
     built: list[dict[str, Any]] = []
     remove_leftovers(project.config.offline_path)
     for plan in plans:
-        began, before = time.perf_counter(), _bytes(plan.build.timeline.folder)
+        began, before = time.perf_counter(), plan.build.size()
         with project.located():
             plan.build.run(show)
-        seconds, written = time.perf_counter() - began, _bytes(plan.build.timeline.folder) - before
-        built.append({"view": plan.build.view.name, "parts": plan.parts, "seconds": seconds, "bytes": written})
+        seconds, written = time.perf_counter() - began, plan.build.size() - before
+        facts = {"view": plan.build.view.name, "parts": plan.parts, "rows": plan.rows}
+        built.append(facts | {"seconds": seconds, "bytes": written})
     return built
-
-
-def _bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

@@ -46,10 +46,10 @@ class Reads:
 def diff(revision: str, check: bool, directory: Path, as_json: bool) -> None:
     """Show what the project's features are against those of a git revision REV: a branch, a tag or a commit.
 
-    Features are added (+), removed (-) or changed (~). The definitions of REV are loaded in a process of their own, from
-    a temporary folder, on the tables that are there now; a feature is changed where anything is that decides its value.
-    Below is what their building costs, as 'bedplate plan' estimates it: the indexes of all that did not change are
-    there already. The last table has the model versions that read a feature which is changed or removed: a service
+    Features are added (+), removed (-) or changed (~). The definitions of REV are loaded in a process of their own,
+    from a temporary folder, on the tables that are there now; a feature is changed where anything is that decides its
+    value. Below is what their building costs, as 'bedplate plan' estimates it: the indexes of all that did not change
+    are there already. The last table has the model versions that read a feature which is changed or removed: a service
     refuses to feed them the new one.
 
     \b
@@ -141,9 +141,9 @@ def _document(
             {
                 "view": p.build.view.name,
                 "rows": p.build.snapshot.rows,
-                "timeline": p.timeline,
-                "columns": p.columns,
-                "reductions": p.reductions,
+                "timeline": bool(p.texts("timeline")),
+                "columns": p.texts("column"),
+                "reductions": p.texts("reduction"),
                 "seconds": p.seconds,
             }
             for p in plans

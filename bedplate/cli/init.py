@@ -97,7 +97,7 @@ def init(directory: Path, example: str | None, as_json: bool) -> None:
       bedplate init shop --json
     """
     target = directory.absolute()
-    with _new_project(target) as folder:
+    with new_project(target) as folder:
         if example is None:
             _write_minimal(folder, target.resolve().name)
         else:
@@ -132,7 +132,7 @@ def _example(name: str) -> Path:
 
 
 @contextmanager
-def _new_project(target: Path) -> Generator[Path]:
+def new_project(target: Path) -> Generator[Path]:
     """Gives an empty folder aside; what it holds at the end is moved to `target`, which must be new or empty."""
     try:
         present = target.is_dir() and os.listdir(target)  # noqa: PTH208  (any entry, hidden ones too)

@@ -15,15 +15,19 @@ import click
 
 from bedplate.errors import BedplateError, missing_extra, suggest
 
+PARTIAL_EXIT = 8
 UNEXPECTED_EXIT = 70
 INTERRUPTED_EXIT = 130
 CLOSED_EXIT = 141
 
 COMMANDS = {
     "init": ("bedplate.cli.init:init", "Make a new project, empty or from an example."),
+    "import": ("bedplate.cli.imports:imports", "Turn a Feast repository into a project."),
     "plan": ("bedplate.cli.plan:plan", "Check the definitions and show what will be built."),
     "diff": ("bedplate.cli.diff:diff", "Show what a branch changes: features, cost, and the models that read them."),
     "apply": ("bedplate.cli.apply:apply", "Build what is missing in the offline store."),
+    "backfill": ("bedplate.cli.backfill:backfill", "Build a view's index for a range of times."),
+    "offline": ("bedplate.cli.offline:offline", "List, merge and clean up the as-of indexes."),
     "lookup": ("bedplate.cli.lookup:lookup", "Show feature values of keys at a time."),
     "datasets": ("bedplate.cli.datasets:datasets", "Write a training set to files, and show what files hold."),
     "train": ("bedplate.cli.train:train", "Train a job's model and register the version."),
@@ -45,6 +49,7 @@ Exit codes:
   5    a store can't be read or written
   6    a model's folder is incomplete, changed or not reproducible
   7    a proof that must hold does not
+  8    done in part: what was left out is listed
   70   an unexpected error inside Bedplate
   130  interrupted
   141  the reader of the output has gone"""

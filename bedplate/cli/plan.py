@@ -15,7 +15,7 @@ from bedplate.cli.tables import table
 if TYPE_CHECKING:
     from bedplate.features.diff import GraphDiff
     from bedplate.features.view import Feature
-    from bedplate.offline.build import Build
+    from bedplate.offline.extend import Build, Missing
     from bedplate.project import Project
 
 
@@ -27,39 +27,48 @@ class Planned:
     Attributes:
         build: the build.
         is_label: whether it is a dataset's label.
-        timeline: whether the events must be sorted.
-        columns: the columns to write, as text.
-        reductions: the reductions to write, as text.
-        share: the share of what this view misses that no view before it builds; 0 where nothing is missing.
+        missing: the parts that it builds, without those that a view before it builds.
     """
 
     build: Build
     is_label: bool
-    timeline: bool
-    columns: tuple[str, ...]
-    reductions: tuple[str, ...]
-    share: float
+    missing: tuple[Missing, ...]
+
+    def texts(self, kind: str) -> list[str]:
+        """The different parts of a kind ("timeline", "column" or "reduction") as text."""
+        found = {m.text if kind == "timeline" else m.folder.name: m.text for m in self.missing if m.kind == kind}
+        return list(found.values())
+
+    @property
+    def counts(self) -> list[tuple[int, str]]:
+        """How many parts of each kind are to be built; those of several segments are counted once."""
+        return [(len(self.texts(kind)), kind) for kind in ("timeline", "column", "reduction")]
 
     @property
     def parts(self) -> int:
         """How many parts are to be built."""
-        return self.timeline + len(self.columns) + len(self.reductions)
+        return sum(n for n, _ in self.counts)
 
     @property
     def steps(self) -> int:
-        """How many steps the build will tell of: its parts, and the reading of the rows."""
-        return self.parts + (self.timeline or bool(self.columns))
+        """How many steps the build of segments of one bucket tells of: their parts, and the reading of the rows."""
+        return len(self.missing) + len({m.segment for m in self.missing if m.kind != "reduction"})
+
+    @property
+    def rows(self) -> int:
+        """How many rows of the table are to be sorted."""
+        return sum(m.rows for m in self.missing if m.kind == "timeline")
 
     @property
     def seconds(self) -> float:
         """A rough estimate."""
-        return self.build.seconds() * self.share
+        return sum(m.seconds for m in self.missing)
 
     @property
     def text(self) -> str:
         """What is to be built, for a person."""
-        counts = [(int(self.timeline), "timeline"), (len(self.columns), "column"), (len(self.reductions), "reduction")]
-        return counted(counts) or "-"
+        new = f"{self.rows:,} new rows: " if self.rows and self.build.extends else ""
+        return new + counted(self.counts) if self.missing else "-"
 
 
 def counted(counts: Sequence[tuple[int, str]]) -> str:
@@ -73,30 +82,12 @@ def counted(counts: Sequence[tuple[int, str]]) -> str:
 
 def planned(project: Project) -> list[Planned]:
     """What each view and label misses, a part that several of them miss counted for the first."""
-    from bedplate.offline.index import selection_id
-
     seen: set[Path] = set()
-
-    def is_new(folder: Path) -> bool:
-        before = len(seen)
-        seen.add(folder)
-        return len(seen) > before
-
     plans: list[Planned] = []
     for build in project.builds():
-        view, timeline = build.view, build.timeline
-        columns, reductions = build.missing_columns(), build.missing_reductions()
-        ids = [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
-        inputs = [", ".join(map(str, s.inputs)) or "events" for s in view.selections]
-        missing = len(columns) + len(reductions) + build.needs_timeline
-        sort = build.needs_timeline and is_new(timeline.folder)
-        wanted = tuple(inputs[i] for i in columns if is_new(timeline.column_folder(ids[i])))
-        reduced = tuple(
-            f"{r.value} of {inputs[i]}" for i, r in reductions if is_new(timeline.reduction_folder(ids[i], r))
-        )
-        share = (sort + len(wanted) + len(reduced)) / missing if missing else 0.0
-        is_label = project.views.get(view.name) is None
-        plans.append(Planned(build, is_label, sort, wanted, reduced, share))
+        missing = tuple(m for m in build.missing() if m.folder not in seen)
+        seen.update(m.folder for m in missing)
+        plans.append(Planned(build, project.views.get(build.view.name) is None, missing))
     return plans
 
 
@@ -145,13 +136,8 @@ def _indented(changes: GraphDiff) -> str:
 
 def to_build(plans: Sequence[Planned]) -> str:
     """One line: what there is to build, in how many seconds, and how."""
-    counts = counted(
-        [
-            (sum(p.timeline for p in plans), "timeline"),
-            (sum(len(p.columns) for p in plans), "column"),
-            (sum(len(p.reductions) for p in plans), "reduction"),
-        ]
-    )
+    kinds = zip(*(p.counts for p in plans), strict=True)
+    counts = counted([(sum(n for n, _ in of_kind), of_kind[0][1]) for of_kind in kinds])
     seconds = sum(p.seconds for p in plans)
     return f"to build: {counts}, about {_rounded(seconds)} s; run: bedplate apply" if counts else "nothing to build"
 
@@ -207,7 +193,13 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
                 "snapshot": {"id": p.build.snapshot.id, "rows": p.build.snapshot.rows, "text": p.build.snapshot.text},
                 "entities": [e.name for e in p.build.view.view.entities],
                 "features": [] if p.is_label else [_feature(f) for f in p.build.view.features.values()],
-                "build": {"timeline": p.timeline, "columns": p.columns, "reductions": p.reductions},
+                "build": {
+                    "timeline": bool(p.texts("timeline")),
+                    "columns": p.texts("column"),
+                    "reductions": p.texts("reduction"),
+                    "rows": p.rows,
+                    "extends": bool(p.rows) and p.build.extends,
+                },
                 "seconds": p.seconds,
             }
             for p in plans

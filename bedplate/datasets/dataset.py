@@ -9,6 +9,7 @@ from typing import Any, final
 from bedplate.canonical import digest
 from bedplate.datasets.checks import check_kind, check_list, check_name, check_number
 from bedplate.datasets.labels import CompiledLabel, Label
+from bedplate.datasets.leaks import check_allowed, check_fresh
 from bedplate.datasets.negatives import LOG_Q, SAMPLED, CompiledNegatives, Negatives
 from bedplate.datasets.spine import CompiledSpine, Spine
 from bedplate.datasets.split import TimeSplit
@@ -34,6 +35,8 @@ class Dataset:
         labels: what is to be predicted; none for a model that needs only to know what was chosen.
         features: by name (`"view.feature"`, `"view.*"`), views, or derived features.
         split: the splits by time.
+        allow: the leaks that are known and wanted, by the name that the error gives them, each with the reason; it is
+            recorded with everything that is made of the dataset. See `datasets.leaks`.
         negatives: candidates that were not chosen; None for the spine's candidates alone.
         batch_items: about how many candidate rows a batch has, whole requests always; or
         batch_requests: exactly how many requests a batch has (the last one may have fewer).
@@ -42,7 +45,7 @@ class Dataset:
         DefinitionError: an argument does not fit.
     """
 
-    __slots__ = ("batch_items", "batch_requests", "features", "labels", "name", "negatives", "spine", "split")
+    __slots__ = ("allow", "batch_items", "batch_requests", "features", "labels", "name", "negatives", "spine", "split")
 
     def __init__(
         self,
@@ -55,9 +58,14 @@ class Dataset:
         negatives: Negatives | None = None,
         batch_items: int | None = None,
         batch_requests: int | None = None,
+        allow: Mapping[str, str] | None = None,
     ) -> None:
         check_name(name, "dataset")
         self.name = name
+        check_kind(
+            {} if allow is None else allow, Mapping, f"{self.place}: allow", 'for example {"a leak": "a reason"}'
+        )
+        self.allow = dict(allow or {})
         check_kind(spine, Spine, f"{self.place}: spine")
         check_kind(split, TimeSplit, f"{self.place}: split")
         if negatives is not None:
@@ -94,12 +102,14 @@ class Dataset:
                 where=self.place,
             )
         for label in self.labels:
-            if label.horizon > self.split.gap:
+            if label.complete_after > self.split.gap:
+                maturity = f" and the maturity {format_duration(label.maturity)}" if label.maturity else ""
                 raise DefinitionError(
                     f"the split's gap of {format_duration(self.split.gap)} is shorter than the horizon "
-                    f"{format_duration(label.horizon)} of label '{label.name}', which would look into the next split",
+                    f"{format_duration(label.horizon)}{maturity} of label '{label.name}', which would look into the "
+                    "next split",
                     where=self.place,
-                    hint=f'set gap="{format_duration(label.horizon)}" or longer',
+                    hint=f'set gap="{format_duration(label.complete_after)}" or longer',
                 )
 
     @property
@@ -130,7 +140,7 @@ class Dataset:
             "split": self.split.form(),
             "batch_items": self.batch_items,
             "batch_requests": self.batch_requests,
-        }
+        } | ({"allow": self.allow} if self.allow else {})
 
 
 def _name(feature: FeatureView | DerivedFeature | Context) -> str:
@@ -148,18 +158,23 @@ class CompiledDataset:
         negatives: the compiled negatives, or None.
         selected: the features and what it takes to compute them.
         id: the hash of all that decides which rows and values the dataset has on given data.
+        root: the project's folder, where relative paths of sources start.
     """
 
-    __slots__ = ("dataset", "id", "labels", "negatives", "selected", "spine")
+    __slots__ = ("dataset", "id", "labels", "negatives", "root", "selected", "spine")
 
     def __init__(self, dataset: Dataset, graph: FeatureGraph, root: Path | None) -> None:
-        self.dataset = dataset
+        self.dataset, self.root = dataset, root
         self.selected: Selected = graph.select(dataset.features, f"{dataset.place}: features")
         self.spine: CompiledSpine = dataset.spine.compile(root, self.selected.contexts)
         self.labels: tuple[CompiledLabel, ...] = tuple(label.compile(root) for label in dataset.labels)
         self.negatives: CompiledNegatives | None = dataset.negatives and dataset.negatives.compile(root)
         self._check_entities(graph.key_types())
+        self._check_requests()
         self._check_negatives()
+        names = [view.name for view, _ in self.selected.views]
+        check_allowed(dataset.allow, names, self.selected.names, [c.label.name for c in self.labels], dataset.place)
+        check_fresh(dataset.labels, [view for view, _ in self.selected.views], dataset.allow, dataset.place)
         self.id = digest(
             {
                 "spine": self.spine.id,
@@ -170,6 +185,7 @@ class CompiledDataset:
                 "split": dataset.split.form(),
                 "batch": [dataset.batch_items, dataset.batch_requests],
             }
+            | ({"allow": dataset.allow} if dataset.allow else {})
         )
 
     def _check_entities(self, kinds: Mapping[str, Type]) -> None:
@@ -197,6 +213,25 @@ class CompiledDataset:
                     hint=suggest(entity, known, "entities of the spine"),
                 )
 
+    def _check_requests(self) -> None:
+        """Checks the labels that are joined by the request's id."""
+        for label in (c for c in self.labels if c.request_type is not None):
+            spine, place = self.dataset.spine, f"{self.dataset.place}: {label.label.place}"
+            others = [e.name for e in label.label.entities if e.name != spine.item.name]
+            if others:
+                raise DefinitionError(
+                    f"it is joined by the request's id and is about '{others[0]}', expected the item "
+                    f"'{spine.item.name}' or nothing: the id says whose request it is",
+                    where=place,
+                )
+            if label.request_type is not self.spine.request_type:
+                raise DefinitionError(
+                    f"the column '{label.label.request}' holds {label.request_type}, the spine's '{spine.request}' "
+                    f"{self.spine.request_type}",
+                    where=place,
+                    hint="cast one of them in its source's prepare step",
+                )
+
     def _check_negatives(self) -> None:
         if self.negatives is None:
             return
@@ -219,7 +254,7 @@ class CompiledDataset:
         found |= {f"label {c.label.name}": c.id for c in self.labels}
         found["negatives"] = "none" if self.negatives is None else self.negatives.id
         found["split"] = digest(self.dataset.split.form())
-        return found
+        return found | {f"allowed {leak}": reason for leak, reason in self.dataset.allow.items()}
 
     @property
     def views(self) -> tuple[CompiledView, ...]:

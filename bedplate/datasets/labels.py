@@ -25,20 +25,34 @@ from bedplate.types import Float32s, Int64s, Type, format_duration
 
 _NEVER_NULL = (Count, Sum, CountDistinct)
 
+REQUEST = "request id"
+"""The name of the entity that a label joined by request has beside its own."""
+
+
+def _of_request(label: Label) -> tuple[Entity, ...]:
+    return () if label.request is None else (Entity(REQUEST, key=label.request),)
+
 
 @final
 class Label:
     """What a model is to predict: at a request's time `t` the value of an aggregation over `t <= time < t + within`.
 
-    A request whose horizon runs past the end of the label's source (`t + within > end`) is censored: what happened is
-    not known yet, so it is left out and counted. The delay of the source does not matter to a label.
+    A request is censored where the label's events are not complete yet: `t + within + maturity > end`, where `end` is
+    the greatest event time of the label's source, or where the source says by row when it could be known, the greatest
+    such time. What happened is not known then: the label is left out for that request, and counted. The delay of the
+    source does not matter to a label.
 
     Args:
         name: the label's name in a batch.
-        entities: whose events count; all of them must be known to the dataset's spine.
+        entities: whose events count; all of them must be known to the dataset's spine. With `request` the spine's item,
+            or `()` for a label of the whole request.
         source: the events.
         aggregation: one number, without windows of its own.
         within: the horizon, such as `"7d"`.
+        maturity: how long after the end of the horizon it takes until its events are complete, such as `"3d"`; needed
+            where the source says by row when it could be known.
+        request: the column of the source that holds the id of the request, the same as the spine's: only events of the
+            request itself count, such as clicks of one impression.
         at_least: makes the label binary: 1.0 where the value is at least this, else 0.0.
         empty: the value where no event counts, for an aggregation that gives none then (a mean, a maximum).
 
@@ -51,7 +65,7 @@ class Label:
     604800000000
     """
 
-    __slots__ = ("aggregation", "at_least", "empty", "entities", "horizon", "name", "source")
+    __slots__ = ("aggregation", "at_least", "empty", "entities", "horizon", "maturity", "name", "request", "source")
 
     def __init__(
         self,
@@ -61,17 +75,31 @@ class Label:
         aggregation: Aggregation,
         *,
         within: str = "7d",
+        maturity: str | None = None,
+        request: str | None = None,
         at_least: float | None = None,
         empty: float | None = None,
     ) -> None:
         check_name(name, "label")
         self.name = name
-        self.entities = entities_of(entities, f"{self.place}: entities")
+        self.request = request
+        if request is not None:
+            check_kind(request, str, f"{self.place}: request", hint="the name of a column")
+        whole = request is not None and isinstance(entities, Sequence) and not entities
+        self.entities = () if whole else entities_of(entities, f"{self.place}: entities")
         check_kind(source, Source, self.place)
         self.source = source
         check_kind(aggregation, Aggregation, self.place, hint="for example Count() or Sum('quantity')")
         self.aggregation = aggregation
         self.horizon = duration_of(within, f"{self.place}: within")
+        self.maturity = 0 if maturity is None else duration_of(maturity, f"{self.place}: maturity")
+        if maturity is None and source.available is not None:
+            raise DefinitionError(
+                f"the source '{source.name}' has rows that become known late, and the label does not say how long to "
+                "wait for them",
+                where=self.place,
+                hint='say after how long the events of a horizon are complete, for example maturity="3d"',
+            )
         for part, value in (("at_least", at_least), ("empty", empty)):
             if value is not None:
                 check_number(value, f"{self.place}: {part}")
@@ -100,6 +128,11 @@ class Label:
         """What a message calls the label."""
         return f"label '{self.name}'"
 
+    @property
+    def complete_after(self) -> int:
+        """How long after a request its label is complete: horizon and maturity, microseconds."""
+        return self.horizon + self.maturity
+
     def compile(self, root: Path | None = None) -> CompiledLabel:
         """The label checked against the columns of its source.
 
@@ -110,7 +143,7 @@ class Label:
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""
-        return {
+        form = {
             "name": self.name,
             "entities": [e.form() for e in self.entities],
             "source": self.source.form(),
@@ -119,6 +152,9 @@ class Label:
             "at_least": self.at_least,
             "empty": self.empty,
         }
+        # Named only where they are declared: the ids of other labels stay.
+        more = {"maturity": format_duration(self.maturity) if self.maturity else None, "request": self.request}
+        return form | {part: value for part, value in more.items() if value is not None}
 
 
 @final
@@ -137,7 +173,8 @@ class CompiledLabel:
         self.label = label
         # Named by the source, not the label: labels that differ in horizon or threshold alone share one view.
         name = f"label.{label.source.name}"
-        definition = FeatureView(name, label.entities, label.source, {"value": label.aggregation})
+        entities = (*_of_request(label), *label.entities)
+        definition = FeatureView(name, entities, label.source, {"value": label.aggregation})
         try:
             self.view: CompiledView = definition.compile(root)
         except DefinitionError as error:
@@ -158,11 +195,17 @@ class CompiledLabel:
 
     def key_types(self) -> Mapping[str, Type]:
         """The type of each entity's key in the label's source."""
-        return {e.name: kind for e, kind in zip(self.label.entities, self.view.key_types, strict=True)}
+        kinds = zip(self.view.view.entities, self.view.key_types, strict=True)
+        return {e.name: kind for e, kind in kinds if e.name != REQUEST}
+
+    @property
+    def request_type(self) -> Type | None:
+        """The type of the request's id in the label's source; None: the label is not joined by it."""
+        return None if self.label.request is None else self.view.key_types[0]
 
     def last_time(self, history: History) -> int:
         """The last time at which a request is not censored, microseconds."""
-        return history.end(self.view) - self.label.horizon
+        return history.known(self.view) - self.label.complete_after
 
     def read(self, history: History, rows: Candidates) -> Float32s:
         """The label of every candidate.
@@ -170,18 +213,23 @@ class CompiledLabel:
         A label about the request alone is read once per request.
 
         Returns:
-            [N] float32.
+            [N] float32; NaN where the request is censored.
 
         Raises:
             DataError: a value is too large for float32.
         """
-        names = [e.name for e in self.label.entities]
+        names = [e.name for e in self.view.view.entities]
+        of_request = {**rows.request_keys, REQUEST: rows.request_ids}
         of_item: Int64s = np.repeat(np.arange(len(rows.times)), np.diff(rows.offsets))
         if rows.item not in names:
-            keys = np.stack([rows.request_keys[n] for n in names], axis=1)
-            return self._values(history, keys, rows.times)[of_item]
-        columns = [rows.candidates if n == rows.item else rows.request_keys[n][of_item] for n in names]
-        return self._values(history, np.stack(columns, axis=1), rows.times[of_item])
+            keys = np.stack([of_request[n] for n in names], axis=1)
+            return self._known(history, keys, rows.times)[of_item]
+        columns = [rows.candidates if n == rows.item else of_request[n][of_item] for n in names]
+        return self._known(history, np.stack(columns, axis=1), rows.times[of_item])
+
+    def _known(self, history: History, keys: Int64s, times: Int64s) -> Float32s:
+        """[n]: the label of keys at times, NaN where it is censored."""
+        return np.where(times <= self.last_time(history), self._values(history, keys, times), np.float32(np.nan))
 
     def _values(self, history: History, keys: Int64s, times: Int64s) -> Float32s:
         column = history.ahead(self.view, [self.feature], keys, times, self.label.horizon)[self.feature]

@@ -10,6 +10,7 @@ import numpy as np
 
 from bedplate.batch import Batch, Column, Dense, Ids, Ragged, TextLookup
 from bedplate.datasets.dataset import CompiledDataset
+from bedplate.datasets.feedback import FeedbackSummary, read_feedback
 from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.sampling import PopularitySampler
 from bedplate.datasets.split import SPLITS
@@ -17,7 +18,7 @@ from bedplate.datasets.summary import DatasetSummary, SplitSummary
 from bedplate.errors import DataError, NotFoundError, suggest
 from bedplate.features.assemble import Candidates, Join
 from bedplate.offline.base import History
-from bedplate.types import LATEST_TIME, Int64s
+from bedplate.types import Int64s
 
 _AT_ONCE = 65_536
 """Requests whose negatives are drawn at once for a summary; bounds its memory."""
@@ -82,7 +83,7 @@ class LoadedDataset:
         DataError: a source does not hold what the definition says, or was read in two states.
     """
 
-    __slots__ = ("_join", "_ranges", "_sampler", "_uncensored", "compiled", "history", "snapshots", "spine")
+    __slots__ = ("_join", "_known", "_ranges", "_sampler", "_uncensored", "compiled", "history", "snapshots", "spine")
 
     def __init__(self, compiled: CompiledDataset, history: History, indexed: Mapping[str, str] | None = None) -> None:
         self.compiled, self.history = compiled, history
@@ -101,8 +102,11 @@ class LoadedDataset:
         read += [(v.view.source.name, known[v.id], f"index of {v.place}") for v in compiled.views if v.id in known]
         self.snapshots: Mapping[str, str] = _one_each(read)
         self._ranges = compiled.dataset.split.ranges(rows.times)
-        last = min((label.last_time(history) for label in compiled.labels), default=LATEST_TIME)
-        self._uncensored = int(np.searchsorted(rows.times, last, side="right"))
+        # The requests whose label is known, by label; a request is left out only where it has none at all.
+        self._known: Mapping[str, int] = {
+            c.label.name: int(np.searchsorted(rows.times, c.last_time(history), side="right")) for c in compiled.labels
+        }
+        self._uncensored = max(self._known.values(), default=len(rows.times))
 
     @property
     def item_texts(self) -> TextLookup | None:
@@ -110,7 +114,9 @@ class LoadedDataset:
         return self.spine.item_texts
 
     def positions(self, split: str) -> tuple[int, int]:
-        """The requests `[first, last)` of a split, without the censored ones; positions in order of time.
+        """The requests `[first, last)` of a split that have a label; positions in order of time.
+
+        Without those of which every label is censored: of the others some labels may be, which are NaN in a batch.
 
         Raises:
             NotFoundError: there is no such split.
@@ -136,7 +142,7 @@ class LoadedDataset:
 
         Args:
             rows: the requests and candidates.
-            labels: whether to read labels too; no censoring is applied here.
+            labels: whether to read labels too; those that are not known yet are NaN.
         """
         values = {c.label.name: c.read(self.history, rows) for c in self.compiled.labels} if labels else {}
         return self._join.batch(self.history, rows, values)
@@ -160,7 +166,20 @@ class LoadedDataset:
         """What each split holds; the negatives are those of this seed and epoch."""
         used = sum(last - first for first, last in self._ranges.values())
         splits = tuple(self._split_summary(name, seed, epoch) for name in SPLITS)
-        return DatasetSummary(self.compiled.dataset.name, splits, len(self.spine.rows.times) - used)
+        gap = len(self.spine.rows.times) - used
+        return DatasetSummary(self.compiled.dataset.name, splits, gap, self.feedback())
+
+    def feedback(self) -> tuple[FeedbackSummary, ...]:
+        """Of each label that is joined by the request's id, what its rows are; reads its source.
+
+        Raises:
+            DataError: rows that can't be read, or another state of the source than the rest was read in.
+        """
+        return tuple(
+            read_feedback(c, self.spine.rows, self.compiled.root, self.snapshots)
+            for c in self.compiled.labels
+            if c.label.request is not None
+        )
 
     def _split_summary(self, name: str, seed: int, epoch: int) -> SplitSummary:
         first, last = self.positions(name)
@@ -184,4 +203,5 @@ class LoadedDataset:
             missing_negatives=missing,
             repeated_draws=repeated,
             duplicates=int(self.spine.duplicates[first:last].sum()),
+            censored_labels={n: last - max(first, min(last, known)) for n, known in self._known.items()},
         )

@@ -115,19 +115,20 @@ class CompiledSpine:
     Attributes:
         spine: the definition.
         id: the hash of the definition, of the cleaning step, of the types, and of where the context is.
+        request_type: the type of the requests' ids.
     """
 
-    __slots__ = ("_context", "_kinds", "_root", "id", "spine")
+    __slots__ = ("_context", "_kinds", "_root", "id", "request_type", "spine")
 
     def __init__(self, spine: Spine, root: Path | None, contexts: Sequence[Context] = ()) -> None:
         self.spine, self._root = spine, root
         self._context = SpineContext(contexts, spine.source, spine.source.schema(root), spine.place)
         schema = spine.source.schema(root)
         check_condition(spine.where, schema, spine.place)
-        request = id_type(spine.request, schema, spine.source, f"{spine.place}: request")
+        self.request_type = id_type(spine.request, schema, spine.source, f"{spine.place}: request")
         entities = (*spine.entities, spine.item)
         self._kinds = {e.name: id_type(e.key, schema, spine.source, spine.place) for e in entities}
-        kinds = [request, *self._kinds.values()]
+        kinds = [self.request_type, *self._kinds.values()]
         form: list[Any] = [spine.form(), spine.source.prepare_id(root), [k.value for k in kinds]]
         self.id = digest([*form, self._context.form()] if contexts else form)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
+
+from bedplate.datasets.feedback import FeedbackSummary
 
 
 @final
@@ -17,11 +20,12 @@ class SplitSummary:
         rows: candidates of these, positives and negatives.
         positives: candidates that the spine has, each once a request.
         negatives: candidates that were drawn.
-        censored: requests left out because a label's horizon runs past the end of the data.
+        censored: requests left out because every label's horizon, with its maturity, runs past the end of the data.
         without_negatives: requests with no event in the window that negatives are drawn from.
         missing_negatives: negatives given up after too many draws of what the request had already.
         repeated_draws: draws of what the request had already.
         duplicates: positives left out because their request has them already.
+        censored_labels: for each label, of how many of the requests used it is not known yet.
     """
 
     name: str
@@ -34,12 +38,13 @@ class SplitSummary:
     missing_negatives: int
     repeated_draws: int
     duplicates: int
+    censored_labels: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """All splits, and the requests in the gaps between them, which belong to none.
+    """All splits, the requests in the gaps between them, which belong to none, and what feedback there is.
 
     >>> split = SplitSummary("train", 2, 6, 3, 3, 0, 0, 0, 1, 0)
     >>> print(DatasetSummary("baskets", (split,), gap=4))
@@ -59,6 +64,7 @@ class DatasetSummary:
     name: str
     splits: tuple[SplitSummary, ...]
     gap: int
+    feedback: tuple[FeedbackSummary, ...] = ()
 
     def form(self) -> dict[str, Any]:
         """The numbers for programs."""
@@ -69,7 +75,14 @@ class DatasetSummary:
         total = sum(s.requests for s in self.splits)
         lines = [f"dataset '{self.name}': {total:,} requests, {self.gap:,} more in the gaps between splits"]
         lines.append(f"  {'':17}" + "".join(f"{s.name:>12}" for s in self.splits))
-        for field in list(asdict(self.splits[0]))[1:]:
-            numbers = "".join(f"{getattr(s, field):>12,}" for s in self.splits)
-            lines.append(f"  {field.replace('_', ' '):17}{numbers}")
-        return "\n".join(lines)
+        for name in [n for n in asdict(self.splits[0]) if n not in ("name", "censored_labels")]:
+            lines.append(_line(name.replace("_", " "), [getattr(s, name) for s in self.splits]))
+        for label in self.splits[0].censored_labels:
+            numbers = [s.censored_labels[label] for s in self.splits]
+            if any(numbers):
+                lines.append(_line(f"no '{label}' yet", numbers))
+        return "\n".join([*lines, *map(str, self.feedback)])
+
+
+def _line(text: str, numbers: Sequence[int]) -> str:
+    return f"  {text:17}" + "".join(f"{n:>12,}" for n in numbers)

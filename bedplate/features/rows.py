@@ -6,9 +6,9 @@ aggregated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import polars as pl
@@ -18,9 +18,12 @@ from bedplate.errors import DataError
 from bedplate.features.entity import encode
 from bedplate.features.vectors import matrix_of, wrong_vectors
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import TIME, UNREADABLE
+from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME, UNREADABLE
 from bedplate.sources.events import RowName, check_events, event_query, read_events, row_text
 from bedplate.types import Array, Bools, Int64s, Type
+
+Span: TypeAlias = "tuple[int | None, int | None]"
+"""A range of event times: from the first to before the second, microseconds; None: without end."""
 
 _PIECE = 1 << 17
 """Rows of a table that are read at once."""
@@ -52,12 +55,31 @@ class Rows:
         keys: [n, entities] int64.
         selections: one for each of the view's selections.
         key_texts: for each entity with string keys, the text behind each id.
+        known: [n] int64 microseconds, when each event could be known, never before its time; None: the source does not
+            say by row.
+        sequence: [n] int64, the order of events of equal time; None: the source declares none.
     """
 
     times: Int64s
     keys: Int64s
     selections: tuple[SelectedValues, ...]
     key_texts: tuple[TextLookup | None, ...] = ()
+    known: Int64s | None = None
+    sequence: Int64s | None = None
+
+    @property
+    def visible(self) -> Int64s:
+        """[n] int64 microseconds: after which time each event counts, apart from a delay."""
+        return self.times if self.known is None else self.known
+
+    @property
+    def ties(self) -> tuple[Int64s, ...]:
+        """What orders events of equal time, the first of it first; then they are in order of arrival."""
+        return tuple(x for x in (self.sequence, self.known) if x is not None)
+
+    def order(self) -> Int64s:
+        """[n] the events in order of key, time, what orders ties, and arrival."""
+        return np.lexsort((*self.ties[::-1], self.times, *self.keys.T[::-1]))
 
     def __len__(self) -> int:
         """The number of events."""
@@ -75,6 +97,8 @@ class GroupedRows:
         times: [n] int64 microseconds, ascending within a key.
         selections: one for each of the view's selections, of n rows.
         key_texts: for each entity with string keys, the text behind each id.
+        known: as for `Rows`.
+        sequence: as for `Rows`.
     """
 
     keys: Int64s
@@ -82,10 +106,26 @@ class GroupedRows:
     times: Int64s
     selections: tuple[SelectedValues, ...]
     key_texts: tuple[TextLookup | None, ...] = ()
+    known: Int64s | None = None
+    sequence: Int64s | None = None
+
+    @property
+    def visible(self) -> Int64s:
+        """As for `Rows`."""
+        return self.times if self.known is None else self.known
+
+    @property
+    def ties(self) -> tuple[Int64s, ...]:
+        """As for `Rows`."""
+        return tuple(x for x in (self.sequence, self.known) if x is not None)
 
 
 def prepare_rows(
-    view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None, name: RowName | None = None
+    view: CompiledView,
+    raw: pl.LazyFrame,
+    only: Sequence[int] | None = None,
+    name: RowName | None = None,
+    span: Span | None = None,
 ) -> Rows:
     """The rows of a part of a view's source: all of it, or a micro-batch.
 
@@ -94,12 +134,13 @@ def prepare_rows(
         raw: rows as the table holds them, before the source's cleaning step.
         only: the positions of the selections wanted, in the order in which they are given back; None: all.
         name: what a message calls a row of `raw`; None: it is the source's whole table.
+        span: only events in this range of times; None: all.
 
     Raises:
         DataError: rows that can't be read, a null or impossible time, a null key, an infinite number, an integer beyond
             int64.
     """
-    name, where = name or view.view.source.table(view.root).row_name, view.view.where
+    name, where = name or view.view.source.table(view.root).row_name, _condition(view, span)
     source = view.view.source
     frame = read_events(source, raw, _columns(view, only), keys=_keys(view), place=view.place, name=name, where=where)
     times = frame[TIME]
@@ -110,7 +151,14 @@ def prepare_rows(
     return _rows(view, frame, only, row)
 
 
-def prepare_table(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequence[int] | None = None) -> Rows:
+def prepare_table(
+    view: CompiledView,
+    raw: pl.LazyFrame,
+    rows: int,
+    only: Sequence[int] | None = None,
+    name: RowName | None = None,
+    span: Span | None = None,
+) -> Rows:
     """As `prepare_rows`, for a whole table: a large one is read in pieces, so that no part of it is held twice.
 
     Args:
@@ -118,26 +166,53 @@ def prepare_table(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequen
         raw: rows as the table holds them.
         rows: about how many there are.
         only: as for `prepare_rows`.
+        name: as for `prepare_rows`.
+        span: as for `prepare_rows`.
 
     Raises:
         DataError: as `prepare_rows`.
     """
-    joined = _pieces(view, raw, rows, only) if rows > _PIECE else None
+    if rows > _PIECE:
+        joined = JoinedRows(view, rows, only)
+        try:
+            for batch in prepare_batches(view, raw, only, span):
+                joined.add(batch)
+            return joined.rows()
+        except (DataError, *UNREADABLE):
+            del joined
     # Of rows that are wrong, a look at the whole table says how many they are, and which is the first.
-    return prepare_rows(view, raw, only) if joined is None else joined.rows()
+    return prepare_rows(view, raw, only, name, span)
 
 
-def _pieces(view: CompiledView, raw: pl.LazyFrame, rows: int, only: Sequence[int] | None) -> _Joined | None:
-    """The rows of the table, or None: some are wrong."""
-    joined, source = _Joined(view, rows, only), view.view.source
-    try:
-        query = event_query(source, raw, _columns(view, only), view.view.where)
-        for frame in query.collect_batches(chunk_size=_PIECE):
-            check_events(frame, source, raw, keys=_keys(view), place=view.place, row=str)
-            joined.add(_rows(view, frame, only, str))
-    except (DataError, *UNREADABLE):
-        return None
-    return joined
+def prepare_batches(
+    view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None, span: Span | None = None
+) -> Iterator[Rows]:
+    """As `prepare_rows`, a batch of rows at a time; what is wrong is named by its place in its batch.
+
+    Raises:
+        DataError: as `prepare_rows`.
+        Exception: one of `UNREADABLE`, for rows that can't be read.
+    """
+    source = view.view.source
+    query = event_query(source, raw, _columns(view, only), _condition(view, span))
+    for frame in query.collect_batches(chunk_size=_PIECE):
+        check_events(frame, source, raw, keys=_keys(view), place=view.place, row=str)
+        yield _rows(view, frame, only, str)
+
+
+def _condition(view: CompiledView, span: Span | None) -> pl.Expr | None:
+    """The view's condition and the range of times; a row without a time is kept, to be found."""
+    where = view.view.where
+    if span is None or span == (None, None):
+        return where
+    time, (begin, until) = pl.col(TIME), span
+    inside = pl.lit(value=True)
+    if begin is not None:
+        inside &= time >= begin
+    if until is not None:
+        inside &= time < until
+    inside = inside | time.is_null()
+    return inside if where is None else inside & where
 
 
 def _keys(view: CompiledView) -> dict[str, str]:
@@ -162,8 +237,12 @@ def _rows(view: CompiledView, frame: pl.DataFrame, only: Sequence[int] | None, r
     """Checked rows as arrays; columns are taken out of the frame, so that none is held twice."""
     key_texts = tuple(dict[int, str]() if kind is Type.STRING else None for kind in view.key_types)
     columns = [encode(frame.drop_in_place(f"key {i}"), texts) for i, texts in enumerate(key_texts)]
+    times = np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy())
+    source = view.view.source
     return Rows(
-        times=np.ascontiguousarray(frame.drop_in_place(TIME).to_numpy()),
+        times=times,
+        known=None if source.available is None else np.maximum(times, frame.drop_in_place(AVAILABLE).to_numpy()),
+        sequence=None if source.sequence is None else np.ascontiguousarray(frame.drop_in_place(SEQUENCE).to_numpy()),
         keys=np.stack(columns, axis=1) if len(columns) > 1 else columns[0].reshape(-1, 1),
         selections=tuple(_selected(view, frame, s, row) for s in _wanted(view, only)),
         key_texts=key_texts,
@@ -195,12 +274,21 @@ class _Column:
 
 
 @final
-class _Joined:
-    """The rows of many pieces."""
+class JoinedRows:
+    """The rows of many batches.
+
+    Args:
+        view: the compiled view.
+        rows: about how many rows there will be.
+        only: as for `prepare_rows`.
+    """
 
     def __init__(self, view: CompiledView, rows: int, only: Sequence[int] | None) -> None:
         wanted = _wanted(view, only)
         self._times = _Column((rows,), np.int64)
+        source = view.view.source
+        self._known = None if source.available is None else _Column((rows,), np.int64)
+        self._sequence = None if source.sequence is None else _Column((rows,), np.int64)
         self._keys = _Column((rows, len(view.key_types)), np.int64)
         self._inputs = [[_Column((rows, *kind.shape), kind.dtype) for kind in view.types[s]] for s in wanted]
         self._valid = [_Column((rows,), np.bool_) for _ in wanted]
@@ -214,6 +302,9 @@ class _Joined:
             DataError: two different strings have the same id.
         """
         self._times.add(piece.times)
+        for column, values in ((self._known, piece.known), (self._sequence, piece.sequence)):
+            if column is not None and values is not None:
+                column.add(values)
         self._keys.add(piece.keys)
         _add_texts(self._key_texts, piece.key_texts)
         for s, selected in enumerate(piece.selections):
@@ -227,6 +318,8 @@ class _Joined:
         valid = [v.array() for v in self._valid]
         return Rows(
             times=self._times.array(),
+            known=None if self._known is None else self._known.array(),
+            sequence=None if self._sequence is None else self._sequence.array(),
             keys=self._keys.array(),
             selections=tuple(
                 SelectedValues(None if v.all() else v, tuple(i.array() for i in inputs), tuple(texts))

@@ -305,10 +305,12 @@ class CompiledView:
     def _text(self, aggregation: Aggregation, window: Window | None) -> str:
         conditions = [str(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
         ttl, delay = self._ttl(aggregation, window), self.view.source.delay
+        available = self.view.source.available
         parts = [
             f"{aggregation.text} over {'all history' if window is None else window.text}",
             f" where {' and '.join(conditions)}" if conditions else "",
             f", ttl {format_duration(ttl)}" if ttl else "",
             f", delay {format_duration(delay)}" if delay else "",
+            f", known from {available}" if available else "",
         ]
         return "".join(parts)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,19 +24,22 @@ class Targets:
     """What a batch's scores are compared with.
 
     Attributes:
-        labels: [N] float32 each, by label name.
+        labels: [N] float32 each, by label name; 0 where the label is not known.
         weights: [N] float32.
         candidates: [N] int64, the keys of the candidates.
         log_q: [N] float32, the log of the probability with which each was drawn, or would have been; None: not known.
+        known: [N] bool each, in which rows a label is known (not censored), by label name; those of which all are known
+            are not here.
     """
 
     labels: Mapping[str, Tensor]
     weights: Tensor
     candidates: Tensor
     log_q: Tensor | None = None
+    known: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def label(self, name: str) -> Tensor:
-        """A label's values.
+        """A label's values; 0 where it is not known, see `weights_of`.
 
         Raises:
             DataError: the batch has no such label.
@@ -43,6 +47,10 @@ class Targets:
         if name not in self.labels:
             raise DataError(f"the batch has no label '{name}'", where="model", hint=suggest(name, self.labels))
         return self.labels[name]
+
+    def weights_of(self, name: str) -> Tensor:
+        """[N]: the weights of the rows for a label; 0 where it is not known."""
+        return self.weights * self.known[name] if name in self.known else self.weights
 
 
 @final
@@ -52,7 +60,7 @@ class Prediction:
 
     Attributes:
         scores: [N] float64.
-        labels: [N] float32 each, by name.
+        labels: [N] float32 each, by name; NaN where the label is not known.
         weights: [N] float32.
         requests: [N] int64, equal for the candidates of one request; counted from 0 in the order of the source.
         request_ids: [R] int64.
@@ -67,6 +75,11 @@ class Prediction:
     request_ids: Int64s
     candidates: Int64s
     loss: float = field(default=float("nan"))
+
+    def of(self, label: str) -> tuple[Float64s, Float32s, Float32s, Int64s]:
+        """The scores, labels, weights and requests of the rows in which a label is known."""
+        known = ~np.isnan(self.labels[label])
+        return self.scores[known], self.labels[label][known], self.weights[known], self.requests[known]
 
 
 class Model(nn.Module, ABC):

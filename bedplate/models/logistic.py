@@ -54,7 +54,7 @@ class Logistic(Model):
     def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
         """The weighted mean log loss, corrected for drawn negatives if the config says so."""
         logit = sampled_logit(outputs, targets, self.correct_sampling)
-        return binary_loss(logit, targets.label(self.label), targets.weights)
+        return binary_loss(logit, targets.label(self.label), targets.weights_of(self.label))
 
     def judged(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
         """[N]: the probability of the label among the batch's candidates."""
@@ -62,7 +62,7 @@ class Logistic(Model):
 
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """Those of `binary_report`."""
-        return binary_report(prediction.scores, prediction.labels[self.label], prediction.weights, prediction.requests)
+        return binary_report(*prediction.of(self.label))
 
 
 def mean_element(vectors: Tensor, mask: Tensor) -> Tensor:

@@ -105,8 +105,8 @@ class TwoTower(Model):
 
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """`request_auc`: how often a positive scores above another candidate of its request."""
-        auc = request_auc(prediction.scores, prediction.labels[self.label] > 0, prediction.requests)
-        return {"request_auc": auc}
+        scores, labels, _, requests = prediction.of(self.label)
+        return {"request_auc": request_auc(scores, labels > 0, requests)}
 
     @torch.no_grad()
     def _log_probability(self, candidates: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from bedplate.batch import Column, Dense, Embedding, Ids, Ragged
+from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup
 from bedplate.offline import kernels
 from bedplate.types import Array
 
@@ -54,14 +54,16 @@ class Answer:
 
     Args:
         rows: n.
-        like: the columns, of no rows.
+        like: the columns, of no rows, with the texts of all rows.
     """
 
-    __slots__ = ("_like", "_lists", "_matrices", "places")
+    __slots__ = ("_like", "_lists", "_matrices", "_texts", "places")
 
     def __init__(self, rows: int, like: Mapping[str, Column]) -> None:
         self._like = {name: column for name, column in like.items() if not isinstance(column, Ragged)}
         self._lists: dict[str, list[tuple[Array, Ragged]]] = {n: [] for n in like if n not in self._like}
+        lists = {name: column.values for name, column in like.items() if isinstance(column, Ragged)}
+        self._texts = {name: values.texts for name, values in lists.items() if isinstance(values, Ids)}
         self.places: dict[str, Place] = {}
         widths: dict[int, int] = {}
 
@@ -113,7 +115,7 @@ class Answer:
                 result[name] = Ids(values, present, column.texts)
             else:
                 result[name] = Dense(values, present) if isinstance(column, Dense) else Embedding(values, present)
-        return result | {name: _join(parts) for name, parts in self._lists.items()}
+        return result | {name: _join(parts, self._texts.get(name)) for name, parts in self._lists.items()}
 
 
 def _columns(matrices: Mapping[int, Array], at: int, like: Array) -> Array:
@@ -130,14 +132,14 @@ def _aligned(rows: int, width: int, dtype: np.dtype[Any]) -> Array:
     return words[start : start + rows * width].reshape(rows, width)
 
 
-def _join(parts: list[tuple[Array, Ragged]]) -> Ragged:
+def _join(parts: list[tuple[Array, Ragged]], texts: TextLookup | None) -> Ragged:
     order = np.concatenate([rows for rows, _ in parts])
     lengths = np.concatenate([np.diff(column.offsets) for _, column in parts])
     offsets = np.zeros(len(order) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     values = np.concatenate([column.values.values for _, column in parts])
     first = parts[0][1].values
-    flat = Ids(values, None, first.texts) if isinstance(first, Ids) else Dense(values)
+    flat = Ids(values, None, texts) if isinstance(first, Ids) else Dense(values)
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     return Ragged(flat, offsets).take(place)

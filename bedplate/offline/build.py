@@ -1,9 +1,10 @@
-"""Building an as-of index: only what is missing, each part whole or not there."""
+"""Building one bucket of a segment: its events in order of key and time, columns, and what makes reductions fast."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -11,43 +12,48 @@ import numpy as np
 
 from bedplate.aggregations.base import Reduce
 from bedplate.canonical import to_json
-from bedplate.errors import DataError, StoreError
-from bedplate.features.rows import Rows, SelectedValues, prepare_table
+from bedplate.errors import DataError
+from bedplate.features.rows import Rows, SelectedValues
 from bedplate.features.view import CompiledView
-from bedplate.files import remove_leftovers
 from bedplate.offline import kernels
-from bedplate.offline.index import FORMAT, Texts, Timeline, TimelineManifest, row_type, selection_id, timeline_id
-from bedplate.offline.seal import Sealer
-from bedplate.sources.base import Snapshot
+from bedplate.offline.flight import Known, following_same
+from bedplate.offline.index import Texts, Timeline, row_type, selection_id
 from bedplate.types import Array, Int64s
 
 Progress: TypeAlias = Callable[[str], None]
 """Told each step that begins, such as "customer_lines: sort 392,732 rows"."""
 
+COST = "cost.json"
+"""The file of a column or a reduction that says what it took to build."""
 _CHUNK = 1 << 20
 
 
 @final
-class Build:
-    """What one view needs in the offline store, and the building of it.
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """What the sorting of a bucket's events found: the number of rows and keys, and their times as the manifest has."""
+
+    rows: int
+    keys: int
+    first: int
+    end: int
+    known: int
+
+
+@final
+class PartBuild:
+    """Writes what one view needs of one bucket of a segment.
 
     Args:
-        path: the offline store's folder.
         view: the compiled view.
+        timeline: the bucket, which need not be there yet.
     """
 
-    __slots__ = ("_columns", "path", "snapshot", "timeline", "view")
+    __slots__ = ("_columns", "timeline", "view")
 
-    def __init__(self, path: Path, view: CompiledView) -> None:
-        self.path, self.view = path, view
-        self.snapshot: Snapshot = view.view.source.table(view.root).snapshot()
-        self.timeline = Timeline(path / timeline_id(view, self.snapshot))
-        self._columns = [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
-
-    @property
-    def needs_timeline(self) -> bool:
-        """Whether the events must be sorted by key and time."""
-        return not (self.timeline.folder / "timeline.json").exists()
+    def __init__(self, view: CompiledView, timeline: Timeline) -> None:
+        self.view, self.timeline = view, timeline
+        self._columns = column_ids(view)
 
     def missing_columns(self) -> list[int]:
         """The positions of the selections without values in the index."""
@@ -55,93 +61,11 @@ class Build:
 
     def missing_reductions(self) -> list[tuple[int, Reduce]]:
         """The reductions without files, by selection."""
-        wanted = {
-            (self.view.reduction_index(r), r.reduce): None
-            for call in self.view.calls
-            for r in call.aggregation.reductions
-            if r.reduce not in (Reduce.COUNT, Reduce.LATEST)
-        }
+        wanted = wanted_reductions(self.view)
         return [(i, r) for i, r in wanted if not self.timeline.reduction_folder(self._columns[i], r).exists()]
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing is missing."""
-        return not (self.needs_timeline or self.missing_columns() or self.missing_reductions())
-
-    @property
-    def changed(self) -> str | None:
-        """What to say where the source has an index of an earlier state and none of its present one, else None."""
-        if not self.needs_timeline:
-            return None
-        name, entities = self.view.view.source.name, [e.name for e in self.view.view.entities]
-        paths = sorted(self.path.glob("*/timeline.json"), key=lambda p: p.stat().st_mtime_ns)
-        built = [m for m in (Timeline(path.parent).manifest for path in paths) if m.source == name]
-        before = [m for m in built if m.entities == entities]
-        if not before or any(m.snapshot == self.snapshot.id for m in built):
-            return None
-        return (
-            f"the source '{name}' changed since its index was built: {before[-1].rows:,} events were indexed, it is "
-            f"{self.snapshot.text} now; another name, size or modification time of a file is a change too"
-        )
-
-    def seconds(self) -> float:
-        """A rough estimate of the build, from rows and parts; measured at about 4M row-columns a second."""
-        parts = 3 * self.needs_timeline + len(self.missing_columns()) + len(self.missing_reductions())
-        return self.snapshot.rows * parts / 4e6
-
-    def run(self, progress: Progress = lambda _: None) -> Timeline:
-        """Builds what is missing; a part that another process built meanwhile is kept.
-
-        Raises:
-            DataError: the rows are not what the definition says.
-            StoreError: the folder can't be written.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.path)
-            self._run(progress)
-        except OSError as error:
-            raise StoreError(
-                f"can't write the as-of index: {error}",
-                where=str(self.path),
-                hint="check free space and permissions; nothing half-written is left in place",
-            ) from error
-        return self.timeline
-
-    def _run(self, progress: Progress) -> None:
-        columns, reductions, name = self.missing_columns(), self.missing_reductions(), self.view.name
-        with Sealer(self.path) as sealer:
-            if self.needs_timeline or columns:
-                progress(f"{name}: read {self.snapshot.rows:,} rows")
-                raw = self.view.view.source.table(self.view.root).scan()
-                rows = prepare_table(self.view, raw, self.snapshot.rows, columns)
-                self._check_snapshot()
-                selected = list(zip(columns, rows.selections, strict=True))
-                if self.needs_timeline:
-                    progress(f"{name}: sort {len(rows):,} events by key and time")
-                    self._build_timeline(rows, sealer)
-                self._check_rows(len(rows))
-                del rows
-                while selected:
-                    position, values = selected.pop()
-                    described = ", ".join(map(str, self.view.selections[position].inputs)) or "events"
-                    progress(f"{name}: column {described}")
-                    self._build_column(position, values, sealer)
-            for position, reduce in reductions:
-                progress(f"{name}: {reduce.value} of {self.view.selections[position].inputs[0]}")
-                self._build_reduction(position, reduce, sealer)
-
-    def _check_snapshot(self) -> None:
-        source = self.view.view.source
-        now = source.table(self.view.root).snapshot()
-        if now.id != self.snapshot.id:
-            raise DataError(
-                f"the table was changed since the build began: {self.snapshot.text}, now {now.text}",
-                where=f"{self.view.place}, source '{source.name}'",
-                hint="run it again; nothing was built under the old name",
-            )
-
-    def _check_rows(self, rows: int) -> None:
+    def check_rows(self, rows: int) -> None:
+        """Raises `DataError` unless there are as many rows as were sorted."""
         if rows != len(self.timeline.order):
             raise DataError(
                 f"the source has {rows:,} events, its index {len(self.timeline.order):,}",
@@ -149,52 +73,65 @@ class Build:
                 hint="the prepare step must give the same rows each time; then delete the index and apply again",
             )
 
-    def _build_timeline(self, rows: Rows, sealer: Sealer) -> None:
-        began = time.perf_counter()
+    def write_timeline(self, folder: Path, rows: Rows) -> Sorted:
+        """Writes the order of rows by key and time into an empty folder."""
         keys, codes = _number_keys(rows.keys)
         offsets = np.zeros(len(keys) + 1, np.int64)
         order = np.empty(len(rows), row_type(len(rows)))
-        kernels.counting_sort(codes, order[:0], offsets, order)
+        before = np.lexsort(rows.ties[::-1]).astype(order.dtype) if rows.ties else order[:0]
+        kernels.counting_sort(codes, before, offsets, order)
         del codes
-        if not kernels.is_ascending(rows.times):
+        if len(before) or not kernels.is_ascending(rows.times):
             kernels.sort_slices(rows.times, offsets, order)
-        with sealer.folder(self.timeline.folder) as folder:
-            np.save(folder / "keys.npy", keys)
-            np.save(folder / "offsets.npy", offsets)
-            np.save(folder / "order.npy", order)
-            _write_gathered(folder / "times.npy", rows.times, order)
-            for entity, texts in enumerate(rows.key_texts):
-                if texts is not None:
-                    Texts.write(folder / f"key {entity}", texts)
-            (folder / "columns").mkdir()
-            (folder / "reductions").mkdir()
-            manifest = TimelineManifest(
-                format=FORMAT,
-                source=self.view.view.source.name,
-                snapshot=self.snapshot.id,
-                entities=[e.name for e in self.view.view.entities],
-                rows=len(rows),
-                keys=len(keys),
-                end=int(rows.times.max()) if len(rows) else -1,
-                seconds=round(time.perf_counter() - began, 3),
-            )
-            (folder / "timeline.json").write_bytes(to_json(manifest))
-            self.timeline.adopt(keys, offsets, order)
+        np.save(folder / "keys.npy", keys)
+        np.save(folder / "offsets.npy", offsets)
+        np.save(folder / "order.npy", order)
+        _write_gathered(folder / "times.npy", rows.times, order)
+        if rows.known is not None:
+            Known.of(rows.known[order]).save(folder)
+        if rows.sequence is not None:
+            _write_gathered(folder / "sequence.npy", rows.sequence, order)
+        for entity, texts in enumerate(rows.key_texts):
+            if texts is not None:
+                Texts.write(folder / f"key {entity}", texts)
+        (folder / "columns").mkdir()
+        (folder / "reductions").mkdir()
+        self.timeline.adopt(keys, offsets, order)
+        if not len(rows):
+            return Sorted(0, 0, -1, -1, -1)
+        first, end, known = int(rows.times.min()), int(rows.times.max()), int(rows.visible.max())
+        return Sorted(len(rows), len(keys), first, end, known)
 
-    def _build_column(self, position: int, values: SelectedValues, sealer: Sealer) -> None:
-        order, column = self.timeline.order, self._columns[position]
-        with sealer.folder(self.timeline.column_folder(column)) as folder:
-            if values.valid is not None:
-                rank, found = np.empty(len(order) + 1, np.int64), np.empty(len(order), np.int64)
-                found = found[: kernels.valid_rows(values.valid, order, rank, found)]
-                np.save(folder / "rank.npy", rank)
-                np.save(folder / "rows.npy", found)
-                order = order[found]
-            for i, (array, texts) in enumerate(zip(values.inputs, values.texts, strict=True)):
-                _write_gathered(folder / f"input {i}.npy", array, order)
-                if texts is not None:
-                    Texts.write(folder / f"input {i}", texts)
-            self.timeline.open_column(column, folder, self.view.types[position])
+    def write_column(self, folder: Path, position: int, values: SelectedValues) -> None:
+        """Writes the values of a selection, which are in order of arrival, into an empty folder."""
+        began, order = time.perf_counter(), self.timeline.order
+        if values.valid is not None:
+            rank, found = np.empty(len(order) + 1, np.int64), np.empty(len(order), np.int64)
+            found = found[: kernels.valid_rows(values.valid, order, rank, found)]
+            np.save(folder / "rank.npy", rank)
+            np.save(folder / "rows.npy", found)
+            order = order[found]
+        for i, (array, texts) in enumerate(zip(values.inputs, values.texts, strict=True)):
+            _write_gathered(folder / f"input {i}.npy", array, order)
+            if texts is not None:
+                Texts.write(folder / f"input {i}", texts)
+        write_cost(folder, began)
+        self.timeline.open_column(self._columns[position], folder, self.view.types[position])
+
+    def write_reduction(self, folder: Path, position: int, reduce: Reduce) -> None:
+        """Writes what makes a reduction of a selection fast into an empty folder."""
+        began, column = time.perf_counter(), self._columns[position]
+        files = self.timeline.column(column, self.view.types[position])
+        starts = self.timeline.key_starts(column, files)
+        try:
+            arrays = _reduction_arrays(reduce, files.inputs[0], starts)
+        except OverflowError:
+            raise self._overflow(position, files.inputs[0], starts) from None
+        if reduce is Reduce.DISTINCT and self.view.view.source.available is not None:
+            arrays["following"] = following_same(arrays["previous"])
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        write_cost(folder, began)
 
     def _overflow(self, position: int, values: Array, starts: Int64s) -> DataError:
         sizes = np.add.reduceat(np.abs(values.astype(np.float64)), starts[:-1]) * (starts[1:] > starts[:-1])
@@ -205,17 +142,26 @@ class Build:
             hint="sum it as floats: pl.col(...).cast(pl.Float64)",
         )
 
-    def _build_reduction(self, position: int, reduce: Reduce, sealer: Sealer) -> None:
-        column = self._columns[position]
-        files = self.timeline.column(column, self.view.types[position])
-        starts = self.timeline.key_starts(column, files)
-        try:
-            arrays = _reduction_arrays(reduce, files.inputs[0], starts)
-        except OverflowError:
-            raise self._overflow(position, files.inputs[0], starts) from None
-        with sealer.folder(self.timeline.reduction_folder(column, reduce)) as folder:
-            for name, array in arrays.items():
-                np.save(folder / f"{name}.npy", array)
+
+def column_ids(view: CompiledView) -> list[str]:
+    """The id of the column of each of a view's selections."""
+    return [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
+
+
+def wanted_reductions(view: CompiledView) -> list[tuple[int, Reduce]]:
+    """The reductions that a view needs files of, by selection."""
+    wanted = {
+        (view.reduction_index(r), r.reduce): None
+        for call in view.calls
+        for r in call.aggregation.reductions
+        if r.reduce not in (Reduce.COUNT, Reduce.LATEST)
+    }
+    return list(wanted)
+
+
+def write_cost(folder: Path, began: float) -> None:
+    """Writes down how many seconds a part took, since `began` of the performance counter."""
+    (folder / COST).write_bytes(to_json({"seconds": round(time.perf_counter() - began, 3)}))
 
 
 def _number_keys(keys: Int64s) -> tuple[Int64s, Array]:

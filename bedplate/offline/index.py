@@ -1,18 +1,24 @@
 """The as-of index on disk: plain column files, memory-mapped, in folders named by what they were built from.
 
     offline/<timeline id>/                      the order of a source's events by key and time
-        timeline.json                           what it is, for people and for checks
-        keys.npy [K, entities]  offsets.npy [K + 1]  times.npy [N]  order.npy [N] (each row's place of arrival)
-        key 0/ ids.npy texts.json               the strings behind string keys
-        columns/<selection id>/                 the values of one selection, in the timeline's order
-            input 0.npy [M] ...                 one file an input, for the M rows that count; of vectors [M, width]
-            rank.npy [N + 1]  rows.npy [M]      only where some rows do not count
-            input 0/ ids.npy texts.json         the strings behind a string input
-        reductions/<selection id>-<reduce>/     what makes one reduction fast: prefix sums, extremes of blocks, ...
+        timeline.json                           what it is, for people
+        segments/<segment id>/                  the events of some pieces of the table, see `segment`
+            segment.json                        what it holds, for checks
+            0/ 1/ ...                           its buckets: the keys whose hash begins with these bits
+                keys.npy [K, entities]  offsets.npy [K + 1]  times.npy [N]  order.npy [N] (each row's place of arrival)
+                known.npy [N] ...               only where the source says when rows could be known, see `flight`
+                sequence.npy [N]                only where the source declares a sequence
+                key 0/ ids.npy texts.json       the strings behind string keys
+                columns/<selection id>/         the values of one selection, in the bucket's order
+                    input 0.npy [M] ...         one file an input, for the M rows that count; of vectors [M, width]
+                    rank.npy [N + 1]  rows.npy [M]  only where some rows do not count
+                    input 0/ ids.npy texts.json the strings behind a string input
+                reductions/<selection id>-<reduce>/  what makes one reduction fast: prefix sums, extremes of blocks, ...
+        building/                               what an interrupted build of a large segment goes on from, see `spill`
 
-A timeline's id is the hash of the source's definition and snapshot, the entities and the view's condition; a
-selection's id is the hash of its expressions. A new feature adds at most a column and a reduction; a new window, delay
-or ttl adds nothing.
+A timeline's id is the hash of the source's definition, the entities and the view's condition; a segment's id is the
+hash of the pieces and the range of times that it covers; a selection's id is the hash of its expressions. New data adds
+a segment, a new feature at most a column and a reduction, a new window, delay or ttl nothing.
 """
 
 from __future__ import annotations
@@ -33,44 +39,19 @@ from bedplate.batch import TextLookup
 from bedplate.canonical import digest, to_json
 from bedplate.errors import StoreError
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import Snapshot
+from bedplate.offline.flight import Known
 from bedplate.types import Array, Int64s, Type
 
 FORMAT = 2
 """The version of the layout; part of every timeline's id, so that an old layout is never read by new code."""
 
 
-@final
-class TimelineManifest(msgspec.Struct, frozen=True):
-    """What a timeline is.
-
-    Attributes:
-        format: `FORMAT`.
-        source: the source's name.
-        snapshot: the source's snapshot id.
-        entities: the entities' names.
-        rows: N.
-        keys: K.
-        end: the greatest event time, microseconds; -1 without events.
-        seconds: how long the build took.
-    """
-
-    format: int
-    source: str
-    snapshot: str
-    entities: list[str]
-    rows: int
-    keys: int
-    end: int
-    seconds: float
-
-
-def timeline_id(view: CompiledView, snapshot: Snapshot) -> str:
+def timeline_id(view: CompiledView) -> str:
     """The id of the timeline that a view reads."""
     form = view.view.form()
     source = {k: v for k, v in form["source"].items() if k != "delay"}
     kinds = [k.value for k in view.key_types]
-    return digest([FORMAT, source, view.prepare_id, snapshot.id, form["entities"], kinds, form["where"]])
+    return digest([FORMAT, source, view.prepare_id, form["entities"], kinds, form["where"]])
 
 
 def selection_id(selection: Selection, types: tuple[Type, ...]) -> str:
@@ -175,24 +156,13 @@ class ColumnFiles:
 
 @final
 class Timeline:
-    """An open timeline: memory-mapped arrays, columns and reductions opened when first used."""
+    """An open bucket of a segment: memory-mapped arrays, columns and reductions opened when first used."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._columns: dict[str, ColumnFiles] = {}
         self._reductions: dict[str, dict[str, Array]] = {}
         self._starts: dict[str, Int64s] = {}
-
-    @cached_property
-    def manifest(self) -> TimelineManifest:
-        """What the timeline is."""
-        path = self.folder / "timeline.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=TimelineManifest)
-        except (OSError, msgspec.DecodeError) as error:
-            raise StoreError(
-                f"can't read the manifest: {error}", where=str(path), hint="delete its folder and run: bedplate apply"
-            ) from error
 
     @cached_property
     def keys(self) -> Int64s:
@@ -208,6 +178,22 @@ class Timeline:
     def times(self) -> Int64s:
         """[N] microseconds, ascending within a key."""
         return open_array(self.folder / "times.npy")
+
+    @cached_property
+    def known(self) -> Known | None:
+        """When each row could be known, where the source says it by row."""
+        path = self.folder / "known.npy"
+        if not path.exists():
+            return None
+        folder = self.folder
+        greatest, least = ([open_array(folder / f"{n} {i}.npy") for i in range(3)] for n in ("greatest", "least"))
+        return Known(open_array(path), (greatest[0], greatest[1], greatest[2]), (least[0], least[1], least[2]))
+
+    @cached_property
+    def sequence(self) -> Int64s | None:
+        """[N] the order of rows of equal time, where the source declares one."""
+        path = self.folder / "sequence.npy"
+        return open_array(path) if path.exists() else None
 
     @cached_property
     def order(self) -> Array:
@@ -251,6 +237,18 @@ class Timeline:
             self._reductions[name] = {p.stem: open_array(p) for p in sorted(folder.glob("*.npy"))}
         return self._reductions[name]
 
+    def arrays(self) -> list[Array]:
+        """The arrays that are open."""
+        found: list[Any] = [v for v in self.__dict__.values() if isinstance(v, np.ndarray)]
+        known = self.__dict__.get("known")
+        if known is not None:
+            found += [known.rows, *known.greatest, *known.least]
+        for files in self._columns.values():
+            found += [a for a in (files.rank, files.rows, *files.inputs) if a is not None]
+        for arrays in self._reductions.values():
+            found += arrays.values()
+        return found
+
     def key_starts(self, column: str, files: ColumnFiles) -> Int64s:
         """[K + 1]: where each key's values begin among those of a selection."""
         if files.rank is None:
@@ -263,8 +261,3 @@ class Timeline:
         """The strings behind an entity's keys, or None where they are integers."""
         folder = self.folder / f"key {entity}"
         return Texts(folder) if folder.exists() else None
-
-    def facts(self) -> dict[str, Any]:
-        """The manifest and the size on disk, for listings."""
-        size = sum(p.stat().st_size for p in self.folder.rglob("*") if p.is_file())
-        return msgspec.to_builtins(self.manifest) | {"id": self.folder.name, "bytes": size}

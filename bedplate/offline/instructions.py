@@ -60,6 +60,18 @@ def count_smaller(_: Any, values: Any, _position: Any, _bound: Any) -> Any:
 
 
 @_inline
+def load_word(_: Any, _address: Any, _index: Any) -> Any:
+    """The int64 at a place of the array at an address: for loops over any number of arrays."""
+    word = _llvm.IntType(64)
+
+    def write(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        pointer = builder.inttoptr(arguments[0], word.as_pointer())
+        return builder.load(builder.gep(pointer, [arguments[1]]))
+
+    return types.int64(types.uint64, types.int64), write
+
+
+@_inline
 def fetch_ahead(_: Any, matrix: Any, _row: Any, _column: Any) -> Any:
     """Begins to bring the cache line of a matrix's element near, which will be written soon."""
 

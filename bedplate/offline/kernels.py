@@ -79,6 +79,19 @@ def hash_key(keys: Int64s, i: Any) -> Any:
 
 
 @compiled
+def first_bits(keys: Int64s, shift: Any, out: Array) -> None:
+    """The first bits of each key's hash, which has 63: those above the lowest `shift`.
+
+    Args:
+        keys: [n, c].
+        shift: how many bits to leave out.
+        out: [n] int32, filled.
+    """
+    for i in range(len(keys)):
+        out[i] = hash_key(keys, i) >> shift
+
+
+@compiled
 def hash_table(known: Int64s, count: Any, size: Any) -> Array:
     """An open-addressing table [size, a power of two] of the first `count` known keys; -1 is free."""
     table = np.full(size, -1, np.int32)
@@ -340,6 +353,14 @@ def range_sums(
 
 
 @compiled
+def _fetch_row(values: Array, present: Array, row: Any) -> None:
+    fetch_ahead(values, row, np.int64(0))
+    fetch_ahead(values, row, values.shape[1] - 1)
+    if len(present):
+        fetch_ahead(present, row, np.int64(0))
+
+
+@compiled
 def fill_totals(
     prefix: Array,
     exact_starts: Int64s | None,
@@ -360,8 +381,7 @@ def fill_totals(
 
     Args:
         prefix: [m] sums of the selection's values; one 0 where only counts are asked for, or there are no values.
-        exact_starts: [k] as `prefix_sums` gives them; None where no key needs `exact_sums`, for which a loop of its own
-            is compiled.
+        exact_starts: [k] as `prefix_sums` gives them; None: no key needs `exact_sums`, another loop runs.
         exact: `exact_sums`, or None.
         key_starts: [k + 1] where each key's values begin.
         rank: as in the conventions above, or empty where every row counts.
@@ -376,14 +396,9 @@ def fill_totals(
         means: [.., columns] float64, filled in the columns of means; 0 where nothing counts.
         present: [.., columns] bytes, filled in the columns of presence.
     """
-    width = counts.shape[1] - 1
     for i in range(len(codes)):
         if i + FETCHED < len(codes):  # rows follow each other in order of key, so their places are anywhere
-            soon = np.int64(places[i + FETCHED])
-            fetch_ahead(counts, soon, np.int64(0))
-            fetch_ahead(counts, soon, width)
-            if len(present):
-                fetch_ahead(present, soon, np.int64(0))
+            _fetch_row(counts, present, np.int64(places[i + FETCHED]))
         code = max(codes[i], 0)
         start = key_starts[code]
         last = rank[stop[i]] if len(rank) else stop[i]
@@ -508,6 +523,35 @@ def range_distinct(previous: Int64s, blocks: Int64s, a: Int64s, b: Int64s, out: 
             for j in range(high * size, stop):
                 count += previous[j] < start
         out[i] = count
+
+
+@compiled
+def distinct_values(
+    values: Array, previous: Int64s, blocks: Int64s, a: Int64s, b: Int64s, offsets: Int64s, out: Array
+) -> None:
+    """The different values in [a, b), each once; blocks that have no new one are passed over.
+
+    Args:
+        values: [m].
+        previous: [m] as for `range_distinct`.
+        blocks: [m] as for `range_distinct`.
+        a: [n].
+        b: [n].
+        offsets: [n + 1] where the values of each range go.
+        out: filled.
+    """
+    size = DISTINCT_BLOCK
+    for i in range(len(a)):
+        at, j = offsets[i], a[i]
+        while j < b[i]:
+            # The smallest of a block stands first.
+            if j % size == 0 and j + size <= b[i] and blocks[j] >= a[i]:
+                j += size
+                continue
+            if previous[j] < a[i]:
+                out[at] = values[j]
+                at += 1
+            j += 1
 
 
 @compiled

@@ -11,26 +11,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 from typing import TypeAlias, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Reduction, Scalar
+from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Reduction, Scalar, Values
+from bedplate.aggregations.merge import Piece, merge, union
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column
-from bedplate.errors import DefinitionError, StoreError
+from bedplate.errors import StoreError
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import Call, CompiledView
 from bedplate.offline import kernels, seek
 from bedplate.offline.answer import Answer
-from bedplate.offline.base import History
-from bedplate.offline.build import Build
-from bedplate.offline.index import ColumnFiles, Timeline, release, row_type, selection_id
+from bedplate.offline.build import column_ids
+from bedplate.offline.flight import Pieces, split
+from bedplate.offline.index import ColumnFiles, Timeline, release, row_type
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
-_BLOCK = 1 << 14
+BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
 _KEPT = 16
 """Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
@@ -84,11 +84,13 @@ class Block:
         asked: the rows.
         first: [ranges, n] the first row of the timeline in each range.
         stop: [n] the row after the last, the same for every range.
+        pieces: for each range its rows without those in flight; None: all of them count.
     """
 
     asked: Asked
     first: Int64s
     stop: Int64s
+    pieces: tuple[Pieces, ...] | None = None
 
 
 @final
@@ -119,11 +121,11 @@ class _KeyTable:
 
 @final
 class IndexReader:
-    """Reads one view's index.
+    """Reads one bucket of a segment for a view.
 
     Args:
         view: the compiled view.
-        timeline: its timeline, complete for the view.
+        timeline: the bucket, complete for the view.
         threads: how many threads a large lookup may use.
     """
 
@@ -131,7 +133,7 @@ class IndexReader:
 
     def __init__(self, view: CompiledView, timeline: Timeline, threads: int) -> None:
         self.view, self.timeline, self._threads = view, timeline, threads
-        self._columns = [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
+        self._columns = column_ids(view)
         self._files = [timeline.column(c, t) for c, t in zip(self._columns, view.types, strict=True)]
         self._starts = [timeline.key_starts(c, f) for c, f in zip(self._columns, self._files, strict=True)]
         self._table: _KeyTable | None = None
@@ -149,23 +151,48 @@ class IndexReader:
     ) -> Mapping[str, Column]:
         wanted = {self.view.short(n) for n in names}
         calls = [c for c in self.view.calls if wanted.intersection(c.names)]
-        ranges = _ranges(calls, ttl)
-        limits = np.array([(0, 0, -1, -1) if ahead else _limits(r) for r in ranges], np.int64).reshape(-1, 4)
+        ranges = ranges_of(calls, ttl)
+        limits = limits_of(ranges, ahead=ahead)
+        known = None if ahead else self.timeline.known
+        bounds = limits[:, 2].tolist()
+        if known is not None:
+            limits[:, 2] = -1  # rows in flight must not count for a bound
 
         def find(asked: Asked) -> Block:
-            first, stop = np.empty((len(ranges), len(asked)), np.int64), np.empty(len(asked), np.int64)
-            timeline = self.timeline
-            seek.find_rows(timeline.times, timeline.offsets, asked.codes, asked.times, shift, limits, first, stop)
-            return Block(asked, first, stop)
+            first, stop = self.find(asked, shift, limits)
+            return Block(asked, first, stop) if known is None else self.known_block(asked, first, stop, bounds)
 
-        if self._table is None and 8 * len(keys) >= len(self.timeline.keys):
-            self._table = _KeyTable.of(self.timeline.keys)
-        if len(keys) <= _BLOCK:
-            asked = Asked(np.arange(len(keys)), self._positions(keys), times)
+        self.expect(len(keys))
+        if len(keys) <= BLOCK:
+            asked = Asked(np.arange(len(keys)), self.positions(keys), times)
             columns = dict(self._columns_of(calls, ranges, ttl, find(asked)))
         else:
             columns = self._in_blocks(calls, ranges, ttl, keys, times, find)
         return {name: columns[name] for name in names}
+
+    def expect(self, rows: int) -> None:
+        """Prepares for the positions of so many keys."""
+        if self._table is None and 8 * rows >= len(self.timeline.keys):
+            self._table = _KeyTable.of(self.timeline.keys)
+
+    def forget(self) -> None:
+        """Lets go of the memory that lookups took: the pages of the index, and the table of its keys."""
+        self._table = None
+        release(self.timeline.arrays())
+
+    def find(self, asked: Asked, shift: int, limits: Int64s) -> tuple[Int64s, Int64s]:
+        """The first rows [ranges, n] of each range, and the rows after the last [n]; see `seek.find_rows`."""
+        first, stop = np.empty((len(limits), len(asked)), np.int64), np.empty(len(asked), np.int64)
+        timeline = self.timeline
+        seek.find_rows(timeline.times, timeline.offsets, asked.codes, asked.times, shift, limits, first, stop)
+        return first, stop
+
+    def known_block(self, asked: Asked, first: Int64s, stop: Int64s, bounds: Sequence[int]) -> Block:
+        """What ranges cover without the rows that could not be known at the times asked for."""
+        if self.timeline.known is None:
+            return Block(asked, first, stop)
+        first, pieces = split(self.timeline.known, asked.times, first, stop, bounds)
+        return Block(asked, first, stop, pieces)
 
     def _in_blocks(
         self,
@@ -177,15 +204,17 @@ class IndexReader:
         find: Callable[[Asked], Block],
     ) -> Mapping[str, Column]:
         """The values of many rows, block by block in order of key, by several threads."""
-        answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, _no_rows(len(ranges)))))
-        totals = self._totals([c for c in calls if in_place(c)], ranges, ttl, answer)
-        others = [c for c in calls if not in_place(c)]
+        answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, no_rows(len(ranges)))))
+        # Rows in flight lie anywhere in a range: prefix sums alone do not give its totals.
+        quick = [c for c in calls if in_place(c) and self.timeline.known is None]
+        totals = self._totals(quick, ranges, ttl, answer)
+        others = [c for c in calls if c not in quick]
         timeline, direct = self.timeline, len(totals) == 1 and not others
         with ThreadPoolExecutor(self._threads) as pool:
-            asked = self._arrange(keys, times, pool)
+            asked = self.arrange(keys, times, pool)
 
             def work(start: int) -> None:
-                block = find(asked.block(start, start + _BLOCK))
+                block = find(asked.block(start, start + BLOCK))
                 part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
                 for group in totals:
                     group.fill(block.asked.codes, block.first, block.stop, part)
@@ -193,10 +222,10 @@ class IndexReader:
                     answer.put(part, name, column)
                 if not direct:
                     answer.add(part)
-                if start // _BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
+                if start // BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
                     release([timeline.times, *(t.prefix for t in totals if t.prefix is not None)])
 
-            list(pool.map(work, range(0, len(keys), _BLOCK)))
+            list(pool.map(work, range(0, len(keys), BLOCK)))
         return answer.columns()
 
     def _totals(
@@ -210,7 +239,7 @@ class IndexReader:
         wanted: dict[int, list[tuple[int, tuple[int, int, int, int]]]] = {}
         for call, own in zip(calls, indexes, strict=True):
             index = own if whole is None or own in summed or self._files[own].rank is not None else whole
-            over = ranges[_range(call, call.aggregation.reductions[0], ttl)]
+            over = ranges[range_of(call, call.aggregation.reductions[0], ttl)]
             place = answer.places[f"{self.view.name}.{call.names[0]}"]
             wanted.setdefault(index, []).append((over, columns_of(call, place)))
         totals: list[Totals] = []
@@ -222,7 +251,7 @@ class IndexReader:
             )
         return totals
 
-    def _positions(self, keys: Int64s) -> Array:
+    def positions(self, keys: Int64s) -> Array:
         """Each asked key's position among those of the index, int32; -1 where it is not there."""
         known, asked = self.timeline.keys, np.ascontiguousarray(keys)
         codes = np.empty(len(asked), np.int32)
@@ -234,10 +263,10 @@ class IndexReader:
             seek.find_hashed(known, self._table.slots, asked, codes)
         return codes
 
-    def _arrange(self, keys: Int64s, times: Int64s, pool: ThreadPoolExecutor) -> Asked:
+    def arrange(self, keys: Int64s, times: Int64s, pool: ThreadPoolExecutor) -> Asked:
         """The asked rows in buckets of neighbouring keys: what one thread reads is then near in memory."""
         runs = [slice(i, i + _RUN) for i in range(0, len(keys), _RUN)]
-        codes = list(pool.map(self._positions, [keys[run] for run in runs]))
+        codes = list(pool.map(self.positions, [keys[run] for run in runs]))
         shift = max(0, (len(self.timeline.keys) + 1).bit_length() - _BUCKET_BITS)
         counts = np.zeros((len(runs), (len(self.timeline.keys) >> shift) + 1), np.int64)
         list(pool.map(seek.count_buckets, codes, repeat(shift), counts))
@@ -258,22 +287,54 @@ class IndexReader:
         self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block
     ) -> Iterator[tuple[str, Column]]:
         """The values of a block of rows, each by its full name."""
-        partials: dict[tuple[int, Reduce, int, int], Partial] = {}
-        for call in calls:
-            values: list[Partial] = []
-            for reduction in call.aggregation.reductions:
-                over = ranges[_range(call, reduction, ttl)]
-                index = self.view.reduction_index(reduction)
-                key = (index, reduction.reduce, reduction.depth, over)
-                if key not in partials:
-                    partials[key] = self._partial(reduction, index, over, block)
-                values.append(partials[key])
-            for name, column in zip(call.names, call.aggregation.finalize(values, block.asked.times), strict=True):
-                yield f"{self.view.name}.{name}", column
+
+        def partial(reduction: Reduction, index: int, over: int) -> Partial:
+            return self._partial(reduction, index, over, block)
+
+        return columns_of_calls(self.view, calls, ranges, ttl, block.asked.times, partial)
+
+    def set_of(self, reduction: Reduction, index: int, over: int, block: Block) -> Piece:
+        """The partial over the rows of a range; of a DISTINCT the different values, which can be merged."""
+        if reduction.reduce is not Reduce.DISTINCT:
+            return self._partial(reduction, index, over, block)
+        if block.pieces is None:
+            return self._distinct_values(index, block.first[over], block.stop)
+        pieces = block.pieces[over]
+        return union(self._distinct_values(index, pieces.first, pieces.stop), pieces.owners)
+
+    def _distinct_values(self, index: int, a: Int64s, b: Int64s) -> Values:
+        files, arrays = self._files[index], self.timeline.reduction(self._columns[index], Reduce.DISTINCT)
+        if files.rank is not None:
+            a, b = files.rank[a], files.rank[b]
+        counts, offsets = np.empty(len(a), np.int64), np.zeros(len(a) + 1, np.int64)
+        kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, counts)
+        np.cumsum(counts, out=offsets[1:])
+        values = np.empty(int(offsets[-1]), files.inputs[0].dtype)
+        kernels.distinct_values(files.inputs[0], arrays["previous"], arrays["blocks"], a, b, offsets, values)
+        return Values(offsets, values)
 
     def _partial(self, reduction: Reduction, index: int, over: int, block: Block) -> Partial:
+        asked = block.asked
+        if block.pieces is None:
+            return self._partial_of(reduction, index, asked.codes, block.first[over], block.stop)
+        pieces = block.pieces[over]
+        if reduction.reduce is Reduce.DISTINCT:
+            return self._distinct_known(reduction, index, asked, pieces.start, block.stop)
+        codes = pieces.spread(asked.codes)
+        return merge(reduction, self._partial_of(reduction, index, codes, pieces.first, pieces.stop), pieces.owners)
+
+    def _distinct_known(self, reduction: Reduction, index: int, asked: Asked, first: Int64s, stop: Int64s) -> Scalar:
+        """The different values of rows that are not in flight: they do not add up over pieces."""
+        found, files = self._partial_of(reduction, index, asked.codes, first, stop), self._files[index]
+        arrays, known = self.timeline.reduction(self._columns[index], Reduce.DISTINCT), self.timeline.known
+        if known is None or not isinstance(found, Scalar):
+            raise StoreError("the as-of index does not say when rows could be known", where=self.view.place)
+        links = arrays["previous"], arrays["following"]
+        return Scalar(found.values - known.count_late(asked.times, first, stop, files.rank, files.rows, *links))
+
+    def _partial_of(self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s) -> Partial:
+        """The partial over the rows `[a, b)` of keys."""
         files, reduce = self._files[index], reduction.reduce
-        a, b = block.first[over], block.stop
         if files.rank is not None:
             a, b = files.rank[a], files.rank[b]
         if reduce is Reduce.LATEST:
@@ -284,8 +345,7 @@ class IndexReader:
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
             exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
-            codes, starts = block.asked.codes, self._starts[index]
-            kernels.range_sums(arrays["prefix"], exact_starts, exact, starts, codes, a, b, out)
+            kernels.range_sums(arrays["prefix"], exact_starts, exact, self._starts[index], codes, a, b, out)
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
@@ -309,6 +369,20 @@ class IndexReader:
         rows = positions if files.rows is None else files.rows[positions]
         return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
 
+    def selected(self, position: int, rows: Array) -> SelectedValues:
+        """A selection's values for rows of the timeline."""
+        files = self._files[position]
+        if files.rank is None:
+            return SelectedValues(None, tuple(v[rows] for v in files.inputs), files.texts)
+        places = files.rank[rows]
+        valid = files.rank[rows + 1] > places
+        inputs: list[Array] = []
+        for values in files.inputs:
+            full = np.zeros(len(rows), values.dtype)
+            full[valid] = values[places[valid]]
+            inputs.append(full)
+        return SelectedValues(valid, tuple(inputs), files.texts)
+
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
         timeline = self.timeline
@@ -322,21 +396,61 @@ class IndexReader:
                 times=timeline.times[start:stop],
                 selections=tuple(_expand(files, start, stop) for files in self._files),
                 key_texts=key_texts,
+                known=None if timeline.known is None else timeline.known.rows[start:stop],
+                sequence=None if timeline.sequence is None else timeline.sequence[start:stop],
             )
+
+
+def columns_of_calls(
+    view: CompiledView,
+    calls: Sequence[Call],
+    ranges: Mapping[Range, int],
+    ttl: int | None,
+    times: Int64s,
+    partial: Callable[[Reduction, int, int], Partial],
+) -> Iterator[tuple[str, Column]]:
+    """The values of some calls, each by its full name.
+
+    Args:
+        view: the compiled view.
+        calls: the calls.
+        ranges: the number of each range.
+        ttl: of the view, where it applies.
+        times: [n] the times asked for.
+        partial: gives the partial of a reduction, by the position of its selection, over the range of a number.
+    """
+    partials: dict[tuple[int, Reduce, int, int], Partial] = {}
+    for call in calls:
+        values: list[Partial] = []
+        for reduction in call.aggregation.reductions:
+            over = ranges[range_of(call, reduction, ttl)]
+            index = view.reduction_index(reduction)
+            key = (index, reduction.reduce, reduction.depth, over)
+            if key not in partials:
+                partials[key] = partial(reduction, index, over)
+            values.append(partials[key])
+        for name, column in zip(call.names, call.aggregation.finalize(values, times), strict=True):
+            yield f"{view.name}.{name}", column
 
 
 def _gather(values: Array, rows: Int64s) -> Array:
     return values[rows] if len(values) else np.zeros((len(rows), *values.shape[1:]), values.dtype)
 
 
-def _range(call: Call, reduction: Reduction, ttl: int | None) -> Range:
+def range_of(call: Call, reduction: Reduction, ttl: int | None) -> Range:
+    """The range over which a call wants a reduction."""
     return call.window, ttl if reduction.reduce is Reduce.LATEST else None
 
 
-def _ranges(calls: Sequence[Call], ttl: int | None) -> dict[Range, int]:
+def ranges_of(calls: Sequence[Call], ttl: int | None) -> dict[Range, int]:
     """Every different range with its number."""
-    found = dict.fromkeys(_range(c, r, ttl) for c in calls for r in c.aggregation.reductions)
+    found = dict.fromkeys(range_of(c, r, ttl) for c in calls for r in c.aggregation.reductions)
     return {over: number for number, over in enumerate(found)}
+
+
+def limits_of(ranges: Mapping[Range, int], *, ahead: bool) -> Int64s:
+    """[ranges, 4] as `seek.find_rows` takes them."""
+    return np.array([(0, 0, -1, -1) if ahead else _limits(r) for r in ranges], np.int64).reshape(-1, 4)
 
 
 def _limits(over: Range) -> tuple[int, int, int, int]:
@@ -348,7 +462,8 @@ def _limits(over: Range) -> tuple[int, int, int, int]:
     return window.length, window.hop, -1 if window.bound is None else window.bound, last
 
 
-def _no_rows(ranges: int) -> Block:
+def no_rows(ranges: int) -> Block:
+    """A block of no rows."""
     return Block(Asked.room(0), np.zeros((ranges, 0), np.int64), np.zeros(0, np.int64))
 
 
@@ -366,57 +481,3 @@ def _expand(files: ColumnFiles, start: int, stop: int) -> SelectedValues:
         full[rows] = values[low:high]
         inputs.append(full)
     return SelectedValues(valid, tuple(inputs), files.texts)
-
-
-@final
-class IndexedHistory(History):
-    """The offline store: as-of indexes of many views. Satisfies `History`.
-
-    Args:
-        path: the store's folder.
-        threads: how many threads a large lookup may use.
-    """
-
-    __slots__ = ("_path", "_readers", "_threads")
-
-    def __init__(self, path: Path, threads: int = 2) -> None:
-        self._path, self._threads = path, threads
-        self._readers: dict[str, IndexReader] = {}
-
-    def build(self, view: CompiledView) -> Build:
-        """What the view needs, and the building of it."""
-        return Build(self._path, view)
-
-    def reader(self, view: CompiledView) -> IndexReader:
-        """The reader of a view's index as of the source's snapshot at the first call.
-
-        Raises:
-            StoreError: the index is not (wholly) built.
-        """
-        if view.id not in self._readers:
-            build = self.build(view)
-            if not build.is_complete:
-                what = build.changed or "the as-of index is not built"
-                raise StoreError(what, where=view.place, hint="run: bedplate apply")
-            self._readers[view.id] = IndexReader(view, build.timeline, self._threads)
-        return self._readers[view.id]
-
-    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
-        """The values before each time; see `Reader`."""
-        return self.reader(view).read(names, keys, times)
-
-    def ahead(
-        self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s, within: int
-    ) -> Mapping[str, Column]:
-        """The values over `time <= event < time + within`; see `History`."""
-        if any(call.window is not None for call in view.calls):
-            raise DefinitionError("a label's aggregation has a window of its own", where=view.place)
-        return self.reader(view).ahead(names, keys, times, within)
-
-    def end(self, view: CompiledView) -> int:
-        """The greatest event time of the view, microseconds."""
-        return self.reader(view).timeline.manifest.end
-
-    def grouped(self, view: CompiledView, keys_at_once: int = 4096) -> Iterator[GroupedRows]:
-        """All events of a view by key, for an online store's bulk load."""
-        return self.reader(view).grouped(keys_at_once)

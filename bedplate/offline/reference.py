@@ -20,7 +20,7 @@ from bedplate.canonical import string_ids
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import series_to_column
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import TIME
+from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME
 from bedplate.types import Int64s, Type
 
 Value: TypeAlias = Any
@@ -40,10 +40,20 @@ def window_start(window: Window, time: int) -> int:
     return start if window.hop == 0 else (start // window.hop) * window.hop
 
 
-def visible(times: Sequence[int], view: CompiledView, window: Window | None, time: int) -> list[int]:
-    """The positions of a key's events (in order of time and arrival) that count at `time`."""
+def visible(
+    times: Sequence[int], known: Sequence[int], view: CompiledView, window: Window | None, time: int
+) -> list[int]:
+    """The positions of a key's events (in order of time and, at equal times, of arrival) that count at `time`.
+
+    Args:
+        times: when each event happened.
+        known: when each event could be known at the earliest, apart from the source's delay.
+        view: the view.
+        window: of the feature.
+        time: the time asked for.
+    """
     delay = view.view.source.delay
-    seen = [i for i, event in enumerate(times) if event + delay < time]
+    seen = [i for i, event in enumerate(times) if max(event, known[i]) + delay < time]
     if window is None:
         return seen
     if window.bound is not None:
@@ -134,36 +144,47 @@ class Reference(Reader):
         frame = events.collect()
         if definition.where is not None:
             frame = frame.filter(definition.where)
-        frame = frame.with_row_index("arrival").sort(TIME, "arrival")
+        frame = frame.with_row_index("arrival")
+        if source.available is None:
+            frame = frame.with_columns(pl.col(TIME).alias(AVAILABLE))
+        if source.sequence is None:
+            frame = frame.with_columns(pl.lit(0).alias(SEQUENCE))
+        known = pl.max_horizontal(TIME, AVAILABLE)
+        frame = frame.sort(TIME, SEQUENCE, known, "arrival")
         keys = [_key_column(frame[e.key]) for e in definition.entities]
         selected = {id(a): _inputs(frame, a.selection) for a in definition.features.values()}
         self._kinds = {n: f.type for n, f in view.features.items()}
         times: list[int] = frame[TIME].to_list()
-        self._events: dict[tuple[int, ...], tuple[list[int], dict[int, list[list[Value] | None]]]] = {}
+        available: list[int] = frame[AVAILABLE].to_list()
+        self._events: dict[tuple[int, ...], tuple[list[int], list[int], dict[int, list[list[Value] | None]]]] = {}
         for row, key in enumerate(zip(*keys, strict=True)):
-            of_key, rows = self._events.setdefault(key, ([], {a: [] for a in selected}))
+            of_key, known_of_key, rows = self._events.setdefault(key, ([], [], {a: [] for a in selected}))
             of_key.append(times[row])
+            known_of_key.append(available[row])
             for a, values in selected.items():
                 rows[a].append(values[row])
 
     def values(self, key: tuple[int, ...], time: int) -> dict[str, Value]:
         """Every feature of one key at one time."""
-        return self._over(key, lambda times, window: visible(times, self.view, window, time), time)
+        return self._over(key, lambda times, known, window: visible(times, known, self.view, window, time), time)
 
     def ahead(self, key: tuple[int, ...], time: int, within: int) -> dict[str, Value]:
         """Every feature of the view (which must have no windows) over `time <= event < time + within`."""
         return self._over(
-            key, lambda times, _: [i for i, event in enumerate(times) if time <= event < time + within], time
+            key, lambda times, _, __: [i for i, event in enumerate(times) if time <= event < time + within], time
         )
 
     def _over(
-        self, key: tuple[int, ...], chosen: Callable[[Sequence[int], Window | None], list[int]], time: int
+        self,
+        key: tuple[int, ...],
+        chosen: Callable[[Sequence[int], Sequence[int], Window | None], list[int]],
+        time: int,
     ) -> dict[str, Value]:
-        times, rows = self._events.get(key, ([], {}))
+        times, known, rows = self._events.get(key, ([], [], {}))
         result: dict[str, Value] = {}
         for call in self.view.calls:
             kind = type(call.aggregation).__name__
-            events = [(times[i], rows[id(call.aggregation)][i]) for i in chosen(times, call.window)]
+            events = [(times[i], rows[id(call.aggregation)][i]) for i in chosen(times, known, call.window)]
             counted = [event for event in events if event[1] is not None]
             if kind in _CARRIED_FORWARD and self.view.view.ttl is not None:
                 counted = [event for event in counted if event[0] >= time - self.view.view.ttl]
@@ -196,10 +217,11 @@ def _key_column(series: pl.Series) -> list[int]:
 
 def _inputs(frame: pl.DataFrame, selection: Selection) -> list[list[Value] | None]:
     """For each row the inputs, or None where the row does not count."""
-    columns = [_plain(frame.select(e.alias("value"))["value"]) for e in selection.inputs]
+    # Beside a column, so that a literal has a value for each row.
+    columns = [_plain(frame.select(TIME, e.alias("value"))["value"]) for e in selection.inputs]
     condition = [True] * frame.height
     if selection.where is not None:
-        condition = frame.select(selection.where.alias("value"))["value"].to_list()
+        condition = frame.select(TIME, selection.where.alias("value"))["value"].to_list()
     rows = [[column[row] for column in columns] for row in range(frame.height)]
     return [v if condition[i] is True and all(map(_known, v)) else None for i, v in enumerate(rows)]
 

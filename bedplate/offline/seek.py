@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bedplate.offline.instructions import AHEAD, count_smaller
+from bedplate.offline.instructions import AHEAD, count_smaller, load_word
 from bedplate.offline.kernels import compiled, hash_key, is_ascending, same_key
 from bedplate.types import Array, Int64s
 
@@ -222,3 +222,43 @@ def find_rows(
                 at[w] = first_from(times, at[w], end, start)
             row = min(np.int64(at[w]), stop)
             a[w, i] = row if last < 0 else max(row, stop - last)
+
+
+@compiled
+def bound_rows(times: Array, known: Array, asked: Int64s, bound: Any, first: Int64s, stop: Int64s) -> None:
+    """Moves the first rows of a range in p timelines up to the last `bound` rows that count in all of them together.
+
+    Of rows with equal times those of a later timeline come later.
+
+    Args:
+        times: [p] uint64 addresses of the timelines' times.
+        known: [p] uint64 addresses of when their rows could be known; 0: at once.
+        asked: [n] the times asked for; a row counts if it could be known before.
+        bound: how many rows count.
+        first: [p, n] the first row of the range in each timeline; changed.
+        stop: [p, n] the row after the last.
+    """
+    parts = len(times)
+    heads = np.empty(parts, np.int64)
+    for i in range(len(asked)):
+        total = np.int64(0)
+        for p in range(parts):
+            heads[p] = stop[p, i]
+            total += stop[p, i] - first[p, i]
+        left = bound
+        while total > bound and left > 0:
+            best, latest = -1, np.int64(0)
+            for p in range(parts):
+                while known[p] and heads[p] > first[p, i] and load_word(known[p], heads[p] - 1) >= asked[i]:
+                    heads[p] -= 1
+                if heads[p] > first[p, i]:
+                    time = load_word(times[p], heads[p] - 1)
+                    if best < 0 or time >= latest:
+                        best, latest = p, time
+            if best < 0:
+                break
+            heads[best] -= 1
+            left -= 1
+        if total > bound and left == 0:
+            for p in range(parts):
+                first[p, i] = heads[p]

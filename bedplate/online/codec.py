@@ -2,17 +2,21 @@
 
     fixed part   fingerprint | when the last folded event could be seen | number of pending events | number of entries
                  of each section | a slot for each LATEST of depth 1: time, inputs | totals over all history
-    pending      events that may not count yet, in order (time, arrival): time, valid bits, inputs
+    pending      events that may not count yet, in order (time, ties, arrival): time, valid bits, inputs, ties
     sections     one after the other, in the order of `Layout.sections`:
       LATEST     the last events of a selection, in order: time, inputs; at most `depth`
                  (selection -1: the last events of the view as they are, for exact windows)
       DISTINCT   by value, ascending: value, time last seen
       TILES      by start, ascending: start of the tile, one partial result a reduction; one section a hop
 
-An event is *folded* into slots, totals and sections when it could be seen (`time + delay`) before the line that the
-writer gives. A read at any time after that of the last folded event is exact: everything folded counts, and of the
-pending events those that can be seen by then. Floats are bit-cast, two of a vector in a word; a slot without an event
-has the time `MISSING`.
+Events of one key and time are in the order of their *ties*: the source's sequence, and when the event could be known,
+each where the source declares it; then of their arrival. Slots and entries of LATEST sections end with them too.
+
+An event is *folded* into slots, totals and sections when it could be seen (`time + delay`, or when it could be known)
+before the line that the writer gives. A read at any time after that of the last folded event is exact: everything
+folded counts, and of the pending events those that can be seen by then. These are the first ones, unless the source
+says by row when it could be known: then a read folds them into a copy of the row first (`folding.settle`). Floats are
+bit-cast, two of a vector in a word; a slot without an event has the time `MISSING`.
 
 The layout follows from the view alone. A row begins with the fingerprint of format and view, and its key with the
 view's id, so that no row is ever read with the layout of another definition.
@@ -29,7 +33,7 @@ import numpy as np
 from bedplate.aggregations.base import Reduce, Reduction
 from bedplate.aggregations.window import Window
 from bedplate.canonical import to_json
-from bedplate.features.rows import SelectedValues
+from bedplate.features.rows import GroupedRows, Rows
 from bedplate.features.view import CompiledView
 from bedplate.types import Array, Int64s, Type
 
@@ -110,7 +114,9 @@ class Layout:
         view: the compiled view.
         delay: of the source, microseconds.
         fingerprint: the first word of each row.
-        width: words of an event: time, valid bits, and every different input once.
+        ties: how many of the last words of an event order those of equal time.
+        known_at: the word of an event that says when it could be known, the last one; -1: the source does not say.
+        width: words of an event: time, valid bits, every different input once, and the ties.
         words: for each selection the words of an event that hold its inputs.
         ring: the section of the view's last events; -1: none.
         latest: the section of the last events of a selection, or its slot as a negative number (see `slot_at`).
@@ -130,14 +136,18 @@ class Layout:
         self.fingerprint = int.from_bytes(bytes.fromhex(view.id)[8:15] + bytes([FORMAT]), "little", signed=True)
         self._valid_words = -(-len(view.selections) // VALID_BITS)
         self.words = self._input_words()
-        self.width = 1 + self._valid_words + len({w for words in self.words for w in words})
+        source = view.view.source
+        self.ties = (source.sequence is not None) + (source.available is not None)
+        self.width = 1 + self._valid_words + len({w for words in self.words for w in words}) + self.ties
+        self.known_at = -1 if source.available is None else self.width - 1
+        self._tie_words = tuple(range(self.width - self.ties, self.width))
         needs = needs_of(view)
         self._sections: list[tuple[int, ...]] = []
         self._partials: list[tuple[int, ...]] = []
         self._columns: list[int] = []
         self.ring = self._ring(needs)
         depths = _depths(needs)
-        self.latest = {s: self._latest(s, depth, self.words[s]) for s, depth in depths.items() if depth > 1}
+        self.latest = {s: self._latest(s, depth, self._kept(s)) for s, depth in depths.items() if depth > 1}
         self.distinct = self._distinct(needs)
         self.tiles = self._tiles(needs)
         at = COUNTS + len(self._sections)
@@ -145,8 +155,8 @@ class Layout:
         slots: list[tuple[int, ...]] = []
         for selection in (s for s, depth in depths.items() if depth == 1):
             self.slot_at[selection] = at
-            slots.append((selection, at, *self._choose(self.words[selection])))
-            at += 1 + len(self.words[selection])
+            slots.append((selection, at, *self._choose(self._kept(selection))))
+            at += 1 + len(self._kept(selection))
         totals = (n for n in needs if n.window is None and n.reduction.reduce not in (Reduce.LATEST, Reduce.DISTINCT))
         self.totals = Group.of((n.reduction.reduce, n.selection) for n in totals)
         self.totals_at = at
@@ -157,16 +167,13 @@ class Layout:
         self.sections, self.partials = _matrix(self._sections, 8), _matrix(self._partials, 5)
         self.columns: Int64s = np.array(self._columns, np.int64)
 
-    def pack(self, times: Int64s, selections: Sequence[SelectedValues]) -> Int64s:
-        """[n, width] int64: n events as words.
-
-        Args:
-            times: [n] int64 microseconds.
-            selections: one for each of the view's selections, of n rows.
-        """
-        events = np.zeros((len(times), self.width), np.int64)
-        events[:, 0] = times
-        for s, selected in enumerate(selections):
+    def pack(self, rows: Rows | GroupedRows) -> Int64s:
+        """[n, width] int64: n events as words."""
+        events = np.zeros((len(rows.times), self.width), np.int64)
+        events[:, 0] = rows.times
+        for word, values in zip(self._tie_words, rows.ties, strict=True):
+            events[:, word] = values
+        for s, selected in enumerate(rows.selections):
             word, bit = 1 + s // VALID_BITS, np.int64(1 << s % VALID_BITS)
             events[:, word] |= bit if selected.valid is None else selected.valid * bit
             columns = [column for values in selected.inputs for column in columns_of(values)]
@@ -190,6 +197,10 @@ class Layout:
                 words.extend(taken)
             found.append(tuple(words))
         return tuple(found)
+
+    def _kept(self, selection: int) -> tuple[int, ...]:
+        """The words of an event that its slot or entry of a selection keeps."""
+        return (*self.words[selection], *self._tie_words)
 
     def _choose(self, words: Sequence[int]) -> tuple[int, int]:
         self._columns.extend(words)

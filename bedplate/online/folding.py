@@ -61,11 +61,25 @@ def _copy(source: Any, begin: int, count: int, out: Any, to: int) -> None:
 
 
 @jit
-def _merge_events(words: Any, at: int, count: int, events: Any, first: int, last: int, width: int, out: Any) -> int:
-    """Pending and new events in order (time, arrival); the pending ones arrived earlier. How many there are."""
+def _is_before(words: Any, at: int, width: int, others: Any, other: int, other_width: int, ties: int) -> bool:
+    """Whether an entry comes before another one by time and ties, which are the last words of both."""
+    if words[at] != others[other]:
+        return words[at] < others[other]
+    for k in range(ties):
+        one, two = words[at + width - ties + k], others[other + other_width - ties + k]
+        if one != two:
+            return one < two
+    return False
+
+
+@jit
+def _merge_events(
+    words: Any, at: int, count: int, events: Any, first: int, last: int, width: int, ties: int, out: Any
+) -> int:
+    """Pending and new events in order (time, ties, arrival); the pending ones arrived earlier. How many there are."""
     i, j, n = 0, first, 0
     while i < count or j < last:
-        if j >= last or (i < count and words[at + i * width] <= events[j * width]):
+        if j >= last or (i < count and not _is_before(events, j * width, width, words, at + i * width, width, ties)):
             _copy(words, at + i * width, width, out, n * width)
             i += 1
         else:
@@ -117,10 +131,51 @@ def _accumulate(
 
 
 @jit
+def _separate(
+    merged: Any, count: int, size: int, known_at: int, delay: int, line: int, seen: int, apart: Any
+) -> tuple[int, int]:
+    """Puts the events that are folded before those that stay pending, each in order.
+
+    What could be seen no later than an event that is folded is folded too, whatever the line.
+
+    Returns:
+        how many are folded, and when the last of all that are could be seen; `seen` is that of those before.
+    """
+    folded, latest = 0, seen
+    if known_at < 0:  # then they are in the order in which they could be seen
+        while folded < count and (merged[folded * size] + delay < line or merged[folded * size] + delay <= seen):
+            latest = max(latest, merged[folded * size] + delay)
+            folded += 1
+        return folded, latest
+    left = 0
+    for i in range(count):
+        known = merged[i * size + known_at]
+        if known < line or known <= seen:
+            _copy(merged, i * size, size, merged, folded * size)
+            latest = max(latest, known)
+            folded += 1
+        else:
+            _copy(merged, i * size, size, apart, left * size)
+            left += 1
+    _copy(apart, 0 * size, left * size, merged, folded * size)
+    return folded, latest
+
+
+@jit
 def _fold_latest(
-    words: Any, at: int, old: int, events: Any, folded: int, size: int, spec: Any, columns: Any, out: Any, to: int
+    words: Any,
+    at: int,
+    old: int,
+    events: Any,
+    folded: int,
+    size: int,
+    ties: int,
+    spec: Any,
+    columns: Any,
+    out: Any,
+    to: int,
 ) -> int:
-    """The last `depth` of the entries and the events that count; an event comes after entries of its time."""
+    """The last `depth` of the entries and the events that count; an event comes after entries of its time and ties."""
     valid = 0
     for j in range(folded):
         valid += is_valid(events, j * size, spec[SELECTION])
@@ -131,7 +186,7 @@ def _fold_latest(
         here = to + k * width
         while j >= 0 and not is_valid(events, j * size, spec[SELECTION]):
             j -= 1
-        if j >= 0 and (i < 0 or events[j * size] >= words[at + i * width]):
+        if j >= 0 and (i < 0 or not _is_before(events, j * size, size, words, at + i * width, width, ties)):
             out[here] = events[j * size]
             for c in range(spec[NUMBER]):
                 out[here + 1 + c] = events[j * size + columns[first + c]]
@@ -214,12 +269,12 @@ def _fold_tiles(
 
 
 @jit
-def _fold_slots(out: Any, row: int, events: Any, folded: int, size: int, slots: Any, columns: Any) -> None:
+def _fold_slots(out: Any, row: int, events: Any, folded: int, size: int, ties: int, slots: Any, columns: Any) -> None:
     for s in range(len(slots)):
         at = row + slots[s, 1]
         for j in range(folded - 1, -1, -1):
             if is_valid(events, j * size, slots[s, 0]):
-                if events[j * size] >= out[at]:
+                if not _is_before(events, j * size, size, out, at, 1 + slots[s, 3], ties):
                     out[at] = events[j * size]
                     for c in range(slots[s, 3]):
                         out[at + 1 + c] = events[j * size + columns[slots[s, 2] + c]]
@@ -234,6 +289,7 @@ def _fold_section(
     events: Any,
     folded: int,
     size: int,
+    ties: int,
     spec: Any,
     columns: Any,
     partials: Any,
@@ -245,7 +301,7 @@ def _fold_section(
 ) -> int:
     kind = spec[KIND]
     if kind == LATEST:
-        return _fold_latest(words, at, old, events, folded, size, spec, columns, out, to)
+        return _fold_latest(words, at, old, events, folded, size, ties, spec, columns, out, to)
     since = MISSING
     if spec[KEEP] >= 0 and last != MISSING:
         since = last - spec[KEEP]
@@ -292,8 +348,11 @@ def fold(
     offsets: Any,
     events: Any,
     event_offsets: Any,
-    line: int,
+    lines: Any,
+    keep: bool,
     delay: int,
+    ties: int,
+    known_at: int,
     shape: Any,
     slots: Any,
     total_partials: Any,
@@ -302,6 +361,7 @@ def fold(
     columns: Any,
     merged: Any,
     merged_floats: Any,
+    apart: Any,
     out: Any,
     floats: Any,
     out_offsets: Any,
@@ -314,33 +374,28 @@ def fold(
         _begin(words, begin, end, shape, slots, out, row)
         old_pending = words[begin + PENDING] if end > begin else none
         n = _merge_events(
-            words, begin + fixed, old_pending, events, event_offsets[k], event_offsets[k + 1], size, merged
+            words, begin + fixed, old_pending, events, event_offsets[k], event_offsets[k + 1], size, ties, merged
         )
-        folded = none
-        # What could be seen no later than an event that is folded is folded too, whatever the line: pending events are
-        # newer than folded ones.
-        while folded < n and (
-            merged[folded * size] + delay < line or merged[folded * size] + delay <= out[row + LAST_FOLDED]
-        ):
-            folded += 1
-        if folded:
-            out[row + LAST_FOLDED] = max(out[row + LAST_FOLDED], merged[(folded - 1) * size] + delay)
-        _fold_slots(out, row, merged, folded, size, slots, columns)
+        folded, seen = _separate(merged, n, size, known_at, delay, lines[k], out[row + LAST_FOLDED], apart)
+        out[row + LAST_FOLDED] = seen
+        _fold_slots(out, row, merged, folded, size, ties, slots, columns)
         for j in range(folded):
             _accumulate(
                 out, floats, row + shape[3], total_partials, none, len(total_partials), merged, merged_floats, j * size
             )
-        last = out[row + LAST_FOLDED] - delay
+        last = seen - delay if seen != MISSING else seen
         at, to = begin + fixed + old_pending * size, row + fixed
-        out[row + PENDING] = n - folded
-        _copy(merged, folded * size, (n - folded) * size, out, to)
-        to += (n - folded) * size
+        pending = n - folded if keep else none
+        out[row + PENDING] = pending
+        _copy(merged, folded * size, pending * size, out, to)
+        to += pending * size
         for s in range(len(sections)):
             spec = sections[s]
             old = words[begin + COUNTS + s] if end > begin else none
             count = _fold_section(
-                words, at, old, merged, folded, size, spec, columns, partials, last, merged_floats, floats, out, to
-            )
+                words, at, old, merged, folded, size, ties, spec, columns, partials, last, merged_floats, floats,
+                out, to,
+            )  # fmt: skip
             out[row + COUNTS + s] = count
             at, to = at + old * spec[WIDTH], to + count * spec[WIDTH]
         row = to
@@ -348,7 +403,14 @@ def fold(
 
 
 def merge_into_rows(
-    layout: Layout, words: Int64s, offsets: Int64s, events: Int64s, event_offsets: Int64s, line: int
+    layout: Layout,
+    words: Int64s,
+    offsets: Int64s,
+    events: Int64s,
+    event_offsets: Int64s,
+    lines: int | Int64s,
+    *,
+    keep: bool = True,
 ) -> tuple[Int64s, Int64s]:
     """The rows of k keys after more events.
 
@@ -356,9 +418,10 @@ def merge_into_rows(
         layout: of the view.
         words: [total] int64, the k rows as they are, one after the other; a key without a row has none of the words.
         offsets: [k + 1] int64, where each begins.
-        events: [n, width] int64, packed events sorted by (key, time, arrival).
+        events: [n, width] int64, packed events sorted by (key, time, ties, arrival).
         event_offsets: [k + 1] int64, the events of each key.
-        line: events with `time + delay` before it are folded, the others stay pending.
+        lines: events that could be seen before it are folded, the others stay pending; one for all, or [k] one a key.
+        keep: whether pending events stay in the rows.
 
     Returns:
         the rows in the same form.
@@ -366,8 +429,27 @@ def merge_into_rows(
     total, longest = room(words, offsets, event_offsets, layout.shape, layout.sections)
     out = np.empty(int(total), np.int64)
     merged = np.empty(int(longest) * layout.width, np.int64)
+    apart = np.empty(len(merged) if layout.known_at >= 0 else 0, np.int64)
     out_offsets: Int64s = np.zeros(len(offsets), np.int64)
     tables = (layout.shape, layout.slots, layout.total_partials, layout.sections, layout.partials, layout.columns)
-    outputs = (merged, merged.view(np.float64), out, out.view(np.float64), out_offsets)
-    fold(words, offsets, events.reshape(-1), event_offsets, line, layout.delay, *tables, *outputs)
+    outputs = (merged, merged.view(np.float64), apart, out, out.view(np.float64), out_offsets)
+    by_key = np.full(len(offsets) - 1, lines, np.int64)
+    order = layout.delay, layout.ties, layout.known_at
+    fold(words, offsets, events.reshape(-1), event_offsets, by_key, keep, *order, *tables, *outputs)
     return out[: out_offsets[-1]], out_offsets
+
+
+def settle(layout: Layout, words: Int64s, offsets: Int64s, times: Int64s) -> tuple[Int64s, Int64s]:
+    """Rows as reads at k times see them: the pending events that could be known by then folded, the others left out.
+
+    Args:
+        layout: of the view, whose source says by row when it could be known.
+        words: as for `merge_into_rows`.
+        offsets: as for `merge_into_rows`.
+        times: [k] int64, the times of the reads.
+    """
+    begins = offsets[:-1][offsets[1:] > offsets[:-1]]
+    if not words[begins + PENDING].any() or (words[begins] != layout.fingerprint).any():
+        return words, offsets  # what is wrong with a row is said where rows are read
+    none: Int64s = np.zeros(len(offsets), np.int64)
+    return merge_into_rows(layout, words, offsets, none[:0], none, times, keep=False)

@@ -28,7 +28,7 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.state import REWIND, ViewState, group, merged_rows, read_state, texts_of
-from bedplate.sources.base import TIME, UNREADABLE
+from bedplate.sources.base import AVAILABLE, TIME, UNREADABLE
 from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
 
@@ -186,10 +186,11 @@ class Ingest:
         return [p for p in paths if any(p.name not in taken for taken in self._taken.values())]
 
     def _newest(self, path: Path) -> int:
-        """The greatest event time in a file; -1 if it has no event."""
+        """The greatest time in a file at which an event could be known, apart from a delay; -1 if it has no event."""
+        source = self._views[0].view.source
         with _naming(path):
-            times = self._views[0].view.source.events(self._opened(path)).select(pl.col(TIME).max())
-            newest = times.collect().item()
+            known = [pl.col(name).max() for name in (TIME, AVAILABLE) if name in source.order_columns()]
+            newest = source.events(self._opened(path)).select(pl.max_horizontal(known)).collect().item()
         return -1 if newest is None else int(newest)
 
     def _opened(self, path: Path) -> pl.LazyFrame:
@@ -241,7 +242,7 @@ class Ingest:
             if not self._late:
                 _check_not_loaded(view, raw, rows, state.until, shown)
             newest = int(rows.times.max(initial=-1))
-            watermark = max(state.watermark, min(newest, self._clock()))
+            watermark = max(state.watermark, min(int(rows.visible.max(initial=-1)), self._clock()))
             changes.puts.extend(merged_rows(self._store, layout, group(layout, rows), watermark - self._rewind))
             changes.puts.extend(texts_of(rows, texts))
             states[view.id] = ViewState(
@@ -268,15 +269,15 @@ class Ingest:
 
 def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: int, name: RowName) -> None:
     """Raises `DataError` where an event is from before the time that the view was loaded for."""
-    before = rows.times < until
+    before = rows.visible < until
     if not before.any():
         return
     source, at = view.view.source, int(before.argmax())
     shown = row_text(source, raw, pl.Series(rows.times), at, name=name, where=view.view.where)
     raise DataError(
-        f"{shown} is of {format_time(int(rows.times[at]))}, and events before {format_time(until)} were loaded from "
+        f"{shown} is of {format_time(int(rows.visible[at]))}, and events before {format_time(until)} were loaded from "
         f"history: it would count twice ({np.count_nonzero(before):,} of {len(rows):,} events)",
-        where=f"{view.place}, source '{source.name}', column '{source.time}'",
+        where=f"{view.place}, source '{source.name}', column '{source.available or source.time}'",
         hint="load the view again with an earlier --until (bedplate materialize), or move the file away; --late takes "
         "such events in where history did not hold them",
     )

@@ -44,7 +44,8 @@ def bulk_load(
         store: the store.
         view: the compiled view.
         blocks: its events by key, no key in two blocks, as the as-of index gives them.
-        until: only events before this time are taken; microseconds.
+        until: only events before this time are taken, or where the source says by row when it could be known, those
+            that could be known before it; microseconds.
         rewind: reads may ask for a time so much before the watermark; microseconds.
         batch: about how many events are written in one step.
         progress: called after each step.
@@ -62,7 +63,7 @@ def bulk_load(
         store.commit(Changes([state.put(view)], [keys.rows_of(view), keys.files_of(view)]))
         for block in blocks:
             for part in _parts(_before(block, until), batch):
-                packed = Events(part.keys, part.offsets, layout.pack(part.times, part.selections))
+                packed = Events(part.keys, part.offsets, layout.pack(part))
                 puts = merged_rows(store, layout, packed, until - rewind, into_empty=True)
                 store.commit(Changes(puts + texts_of(part, known)))
                 events += len(part.times)
@@ -76,7 +77,7 @@ def bulk_load(
 
 def _before(block: GroupedRows, until: int) -> GroupedRows:
     """The events before a time, and the keys that have some."""
-    kept = block.times < until
+    kept = block.visible < until
     if kept.all():
         return block
     sums = np.zeros(len(kept) + 1, np.int64)
@@ -85,8 +86,20 @@ def _before(block: GroupedRows, until: int) -> GroupedRows:
     there = counts > 0
     offsets = np.zeros(int(there.sum()) + 1, np.int64)
     np.cumsum(counts[there], out=offsets[1:])
-    selections = tuple(_chosen(s, kept) for s in block.selections)
-    return GroupedRows(block.keys[there], offsets, block.times[kept], selections, block.key_texts)
+    return _rows(block, block.keys[there], offsets, kept)
+
+
+def _rows(block: GroupedRows, keys: Int64s, offsets: Int64s, rows: Bools | slice) -> GroupedRows:
+    """Some rows of a block."""
+    return GroupedRows(
+        keys,
+        offsets,
+        block.times[rows],
+        tuple(_chosen(s, rows) for s in block.selections),
+        block.key_texts,
+        None if block.known is None else block.known[rows],
+        None if block.sequence is None else block.sequence[rows],
+    )
 
 
 def _chosen(selected: SelectedValues, rows: Bools | slice) -> SelectedValues:
@@ -101,8 +114,5 @@ def _parts(block: GroupedRows, batch: int) -> Iterator[GroupedRows]:
         end = bisect_right(offsets, offsets[begin] + batch) - 1
         end = min(max(end, begin + 1), len(block.keys))
         a, b = offsets[begin], offsets[end]
-        selections = tuple(_chosen(s, slice(a, b)) for s in block.selections)
-        yield GroupedRows(
-            block.keys[begin:end], block.offsets[begin : end + 1] - a, block.times[a:b], selections, block.key_texts
-        )
+        yield _rows(block, block.keys[begin:end], block.offsets[begin : end + 1] - a, slice(a, b))
         begin = end

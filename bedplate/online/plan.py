@@ -14,6 +14,7 @@ from bedplate.canonical import to_json
 from bedplate.features.view import Call, CompiledView
 from bedplate.online import kernels
 from bedplate.online.codec import CODES, Layout, Need, from_words, vectors_from, words_in
+from bedplate.online.folding import settle
 from bedplate.types import Array, Bools, Int64s, Type
 
 _SCALAR, _SLOT, _LATEST = range(3)
@@ -148,6 +149,8 @@ class ReadPlan:
         Raises:
             UnreadableRowError: a row is not of this layout, or ahead of its time.
         """
+        if self.layout.known_at >= 0:
+            words, offsets = settle(self.layout, words, offsets, times)
         n = len(times)
         # Uninitialised: the pass fills all of it.
         out = np.empty((self._located + len(self.layout.sections) + 3) * n, np.int64)

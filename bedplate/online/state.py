@@ -93,7 +93,7 @@ def states(store: OnlineStore) -> list[ViewState]:
 @final
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Packed events of k keys, sorted by (key, time, arrival).
+    """Packed events of k keys, sorted by (key, time, ties, arrival).
 
     Attributes:
         keys: [k, entities] int64.
@@ -107,13 +107,13 @@ class Events:
 
 
 def group(layout: Layout, rows: Rows) -> Events:
-    """Events in order of arrival, packed and sorted by (key, time, arrival)."""
-    order = np.lexsort((rows.times, *rows.keys.T[::-1]))
+    """Events in order of arrival, packed and sorted by (key, time, ties, arrival)."""
+    order = rows.order()
     sorted_keys = rows.keys[order]
     begins = np.ones(len(order), np.bool_)
     np.any(sorted_keys[1:] != sorted_keys[:-1], axis=1, out=begins[1:])
     first = np.flatnonzero(begins)
-    words = layout.pack(rows.times, rows.selections)[order]
+    words = layout.pack(rows)[order]
     return Events(sorted_keys[first], np.append(first, len(order)), words)
 
 

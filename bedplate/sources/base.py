@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -21,6 +21,11 @@ history prepares the whole table, the stream worker one micro-batch at a time.""
 TIME = "__time__"
 """The column of a prepared frame that holds event times, int64 microseconds."""
 
+AVAILABLE = "__available__"
+"""The column that holds when each row could be known, int64 microseconds, where the source declares it."""
+
+SEQUENCE = "__sequence__"
+"""The column that orders rows of equal time, int64, where the source declares it."""
 
 _NO_FILE = "the rows of a table that nobody reads"
 """A file that is not there: a step that reads rows from it fails."""
@@ -48,8 +53,24 @@ class Snapshot:
     text: str
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows of a table that stay together, such as those of a file.
+
+    Attributes:
+        id: equal ids mean equal rows, in whatever snapshot.
+        rows: the number of rows.
+        scan: reads the rows, in their order, lazily.
+    """
+
+    id: str
+    rows: int
+    scan: Callable[[], pl.LazyFrame]
+
+
 class Table(ABC):
-    """Where rows are: a contract of four methods, one file a kind of table; `row_name` has a default."""
+    """Where rows are: a contract of four methods, one file a kind of table; `pieces` and `row_name` have defaults."""
 
     @property
     @abstractmethod
@@ -76,6 +97,18 @@ class Table(ABC):
     def scan(self) -> pl.LazyFrame:
         """The rows, in their order, lazily: what a query does not use is not read."""
 
+    def pieces(self) -> Sequence[Piece]:
+        """The table's rows now as pieces, one after the other in the order of `scan`.
+
+        An index is extended by the pieces that are new: a table that grows by files, or by versions, gives one for
+        each, the new ones last. The whole table is one piece by default, and then built anew when it changes.
+
+        Raises:
+            DataError: as `snapshot`.
+        """
+        snapshot = self.snapshot()
+        return [Piece(snapshot.id, snapshot.rows, self.scan)]
+
     def row_name(self, row: int) -> str:
         """What a message calls a row by its position in `scan`: its place in a file, where the table has several."""
         return f"row {row:,}"
@@ -95,6 +128,11 @@ class Source:
             microseconds since the epoch.
         delay: how much later than its time an event can be known. It then counts from `time + delay` on; windows are
             still measured on event time.
+        available: the column that says when each row could be known, of the same types as the time column and never
+            null. The row counts from the later of the two times on, a late row from then only; windows are still
+            measured on event time. A source has this or a delay.
+        sequence: a column of integers or times, never null, that orders the rows of one key with equal times. Else
+            they are in the order in which they could be known, then in that of the rows in the table.
         prepare: a cleaning step, see `Prepare`.
 
     >>> frame = pl.DataFrame({"user": [1], "time": ["2026-01-01"]}).with_columns(pl.col("time").str.to_date())
@@ -102,7 +140,7 @@ class Source:
     '5m'
     """
 
-    __slots__ = ("_table", "delay", "name", "prepare", "time")
+    __slots__ = ("_table", "available", "delay", "name", "prepare", "sequence", "time")
 
     def __init__(
         self,
@@ -111,11 +149,14 @@ class Source:
         *,
         time: str,
         delay: str | None = None,
+        available: str | None = None,
+        sequence: str | None = None,
         prepare: Prepare | None = None,
     ) -> None:
         self.name = name
         place = self._place
         parts: list[tuple[str, object, Any]] = [("name", name, str), ("time", time, str), ("table", table, _TABLES)]
+        parts += [(p, c, str) for p, c in (("available", available), ("sequence", sequence)) if c is not None]
         for part, value, expected in parts:
             if not isinstance(value, expected) or (isinstance(value, str) and not value):
                 wanted = "a path, a Polars frame or a Table" if part == "table" else "a text"
@@ -123,6 +164,13 @@ class Source:
         self._table = table
         self.time = time
         self.delay = 0 if delay is None else parse_duration(delay, where=f"{place}: delay", error=DefinitionError)
+        if delay is not None and available is not None:
+            raise DefinitionError(
+                f"got delay='{delay}' and available='{available}', expected one of them",
+                where=place,
+                hint="add the delay to the column in the prepare step",
+            )
+        self.available, self.sequence = available, sequence
         self.prepare = prepare
 
     def table(self, root: Path | None = None) -> Table:
@@ -141,30 +189,47 @@ class Source:
         """The columns after `prepare`.
 
         Raises:
-            DefinitionError: `prepare` fails on the table's columns, or the time column is missing or of a wrong type.
+            DefinitionError: `prepare` fails on the table's columns, or the column of times, of availability or of the
+                sequence is missing or of a wrong type.
         """
         raw = self.table(root).schema()
         schema = self._prepared(pl.LazyFrame(schema=raw)).collect_schema()
-        if self.time not in schema:
-            raise DefinitionError(
-                f"no time column '{self.time}'", where=self._place, hint=suggest(self.time, schema, "columns")
-            )
-        if type_of(schema[self.time]) not in (Type.TIME, Type.INT):
-            raise DefinitionError(
-                f"the time column '{self.time}' is {schema[self.time]}, expected a datetime or integer microseconds",
-                where=self._place,
-                hint="convert it in the prepare step",
-            )
+        for part, column in self._columns().items():
+            if column not in schema:
+                raise DefinitionError(
+                    f"no {part} column '{column}'", where=self._place, hint=suggest(column, schema, "columns")
+                )
+            if type_of(schema[column]) not in (Type.TIME, Type.INT):
+                wanted = "a datetime or integers" if part == "sequence" else "a datetime or integer microseconds"
+                raise DefinitionError(
+                    f"the {part} column '{column}' is {schema[column]}, expected {wanted}",
+                    where=self._place,
+                    hint="convert it in the prepare step",
+                )
         return dict(schema)
+
+    def _columns(self) -> dict[str, str]:
+        """The columns that order the rows, by what they say."""
+        parts = {"time": self.time, "available": self.available, "sequence": self.sequence}
+        return {part: column for part, column in parts.items() if column is not None}
+
+    def order_columns(self) -> dict[str, str]:
+        """The columns that `events` adds, each with the name that the source gives it."""
+        names = {"time": TIME, "available": AVAILABLE, "sequence": SEQUENCE}
+        return {names[part]: column for part, column in self._columns().items()}
 
     def scan(self, root: Path | None = None) -> pl.LazyFrame:
         """The prepared rows of the whole table, with event times in the column `TIME`; see `events`."""
         return self.events(self.table(root).scan())
 
     def events(self, raw: pl.LazyFrame) -> pl.LazyFrame:
-        """The prepared rows of a part of the table (all of it, or a micro-batch), event times in the column `TIME`."""
-        dtype = self._prepared(raw.clear()).collect_schema()[self.time]
-        return self._prepared(raw).with_columns(epoch_micros(pl.col(self.time), dtype).alias(TIME))
+        """The prepared rows of a part of the table (all of it, or a micro-batch), event times in the column `TIME`.
+
+        Where the source declares them, there are the columns `AVAILABLE` and `SEQUENCE` too.
+        """
+        schema = self._prepared(raw.clear()).collect_schema()
+        columns = [epoch_micros(pl.col(c), schema[c]).alias(name) for name, c in self.order_columns().items()]
+        return self._prepared(raw).with_columns(columns)
 
     def has_integer_times(self, raw: pl.LazyFrame) -> bool:
         """Whether the time column of these rows, cleaned, holds integers and not datetimes or dates."""
@@ -195,12 +260,14 @@ class Source:
 
     def form(self) -> dict[str, Any]:
         """The canonical form: what the rows are, but not where they lie (that is the snapshot's id)."""
-        return {
+        form = {
             "name": self.name,
             "time": self.time,
             "delay": format_duration(self.delay) if self.delay else None,
             "prepare": None if self.prepare is None else self.prepare.__name__,
         }
+        # Named only where they are declared: what other sources have built keeps its name.
+        return form | {part: column for part, column in self._columns().items() if part != "time"}
 
     def prepare_id(self, root: Path | None = None) -> str:
         """The id of the cleaning step as the query it builds, so that a change in any function it calls changes it.

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import polars as pl
 
 from bedplate.errors import BedplateError, DataError, reason
-from bedplate.sources.base import TIME, UNREADABLE, Source
+from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME, UNREADABLE, Source
 from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, format_time
 
 RowName: TypeAlias = Callable[[int], str]
@@ -40,11 +40,13 @@ def read_events(
         where: a boolean row expression; other rows are left out.
 
     Returns:
-        the columns, and event times in the column `TIME`.
+        the columns, and event times in the column `TIME`; where the source declares them, also the columns `AVAILABLE`
+        and `SEQUENCE`.
 
     Raises:
         DataError: rows that can't be read, a null time or one outside 1970 to 2200, a column of integer times that
-            can't be microseconds, a null key.
+            can't be microseconds, a null key, a row that does not say when it could be known or its place among rows
+            of equal time.
     """
     try:
         frame = event_query(source, raw, columns, where).collect()
@@ -65,9 +67,9 @@ def read_events(
 def event_query(
     source: Source, raw: pl.LazyFrame, columns: Sequence[pl.Expr], where: pl.Expr | None = None
 ) -> pl.LazyFrame:
-    """Event times in the column `TIME`, and columns, of the rows after cleaning step and condition; not collected."""
+    """What `read_events` reads, of the rows after cleaning step and condition; not collected."""
     events = source.events(raw) if where is None else source.events(raw).filter(where)
-    return events.select(pl.col(TIME), *columns)
+    return events.select(*map(pl.col, source.order_columns()), *columns)
 
 
 def check_events(
@@ -87,6 +89,7 @@ def check_events(
         DataError: as `read_events`.
     """
     _check_times(frame[TIME], source, raw, row)
+    _check_order(frame, source, row)
     for column, shown in keys.items():
         nulls = frame[column].null_count()
         if nulls:
@@ -160,6 +163,32 @@ def _check_times(times: pl.Series, source: Source, raw: pl.LazyFrame, row: RowNa
             hint=f"{'seconds' if unit == 's' else 'milliseconds'}? Convert them in the prepare step: "
             f"pl.from_epoch('{source.time}', time_unit='{unit}')",
         )
+
+
+def _check_order(frame: pl.DataFrame, source: Source, row: RowName) -> None:
+    """Checks when rows could be known, and the sequence of rows of equal time."""
+    for name, column in source.order_columns().items():
+        place = f"source '{source.name}', column '{column}'"
+        lacks = {AVAILABLE: "do not say when they could be known", SEQUENCE: "have no place in the sequence"}
+        nulls = frame[name].null_count()
+        if nulls:
+            raise DataError(
+                f"{nulls:,} of {len(frame):,} rows {lacks[name]}, the first is {row(_first(frame[name].is_null()))}",
+                where=place,
+                hint="fill the column in the source's prepare step: the row's own time says that it could be known at "
+                "once"
+                if name == AVAILABLE
+                else "fill the column in the source's prepare step",
+            )
+        wrong = (frame[name] < EARLIEST_TIME) | (frame[name] >= LATEST_TIME)
+        if name == AVAILABLE and wrong.any():
+            at = _first(wrong)
+            raise DataError(
+                f"{row(at)} could be known at {frame[name][at]}, expected microseconds between "
+                f"{format_time(EARLIEST_TIME)} and {format_time(LATEST_TIME)}",
+                where=place,
+                hint="leave out rows that never become known in the source's prepare step",
+            )
 
 
 def _first(marked: pl.Series) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -10,7 +11,7 @@ import polars as pl
 
 from bedplate.canonical import digest
 from bedplate.errors import DataError
-from bedplate.sources.base import UNREADABLE, Snapshot, Table, unreadable
+from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, unreadable
 
 
 @final
@@ -88,21 +89,34 @@ class ParquetTable(Table):
         """
         files = self.files()
         self._check_columns(files)
-        states = [(self._shown(f), f.stat()) for f in files]
+        state = self._state_id(files)
         try:
             rows = int(self._scan(files).select(pl.len()).collect().item())
         except UNREADABLE as error:
             raise unreadable(self._where(self._root / self._pattern), error) from error
         plural = "" if len(files) == 1 else "s"
-        return Snapshot(
-            digest([[name, state.st_size, state.st_mtime_ns] for name, state in states]),
-            rows,
-            f"{len(files):,} file{plural}, {rows:,} rows",
-        )
+        return Snapshot(state, rows, f"{len(files):,} file{plural}, {rows:,} rows")
 
     def scan(self) -> pl.LazyFrame:
         """The rows of all files, in the order of their paths."""
         return self._scan(self.files())
+
+    def pieces(self) -> Sequence[Piece]:
+        """The files, in the order of their paths: new ones extend an index where their names are sorted last.
+
+        Raises:
+            DataError: as `snapshot`.
+        """
+        files = self.files()
+        self._check_columns(files)
+        try:
+            counts = pl.collect_all([self._scan([f]).select(pl.len()) for f in files])
+        except UNREADABLE as error:
+            raise unreadable(self._where(self._root / self._pattern), error) from error
+        return [
+            Piece(self._state_id([file]), int(count.item()), partial(self._scan, [file]))
+            for file, count in zip(files, counts, strict=True)
+        ]
 
     def row_name(self, row: int) -> str:
         """The row by its position in its file, and the file."""
@@ -113,6 +127,11 @@ class ParquetTable(Table):
                 return f"row {row - before:,} of {file.name if len(files) == 1 else self._shown(file)}"
             before += rows
         return f"row {row:,}"
+
+    def _state_id(self, files: list[Path]) -> str:
+        """The hash of names, sizes and modification times."""
+        states = [(self._shown(f), f.stat()) for f in files]
+        return digest([[name, state.st_size, state.st_mtime_ns] for name, state in states])
 
     def _where(self, path: Path) -> str:
         return f"{self._place}: {path}" if self._place else str(path)

@@ -30,15 +30,17 @@ from bedplate.types import HOUR, Int64s
 
 
 def grouped(view: CompiledView, raw: pl.DataFrame) -> GroupedRows:
-    """The events of a frame as a bulk load takes them: by key, in order (time, arrival)."""
+    """The events of a frame as a bulk load takes them: by key, in order of time, ties and arrival."""
     rows = prepare_rows(view, raw.lazy())
-    order = np.lexsort((rows.times, *rows.keys.T[::-1]))
+    order = rows.order()
     keys, counts = np.unique(rows.keys, axis=0, return_counts=True)
     selections = tuple(
         SelectedValues(None if s.valid is None else s.valid[order], tuple(v[order] for v in s.inputs), s.texts)
         for s in rows.selections
     )
-    return GroupedRows(keys, np.append(0, counts.cumsum()), rows.times[order], selections, rows.key_texts)
+    known, sequence = (None if x is None else x[order] for x in (rows.known, rows.sequence))
+    offsets = np.append(0, counts.cumsum())
+    return GroupedRows(keys, offsets, rows.times[order], selections, rows.key_texts, known, sequence)
 
 
 def write_files(events: pl.DataFrame, folder: Path, cuts: Sequence[int]) -> list[Path]:

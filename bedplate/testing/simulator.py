@@ -51,7 +51,8 @@ class Simulation:
     Attributes:
         events: rows in their order of arrival: `user` (integers), `item` (strings), `time` (integer microseconds), and
             the values `quantity`, `price` (with null and NaN), `amount` (of either sign, over 20 orders of magnitude),
-            `kind`, `flag`, `seen`, and the vectors `image` (of 3) and `style` (lists of 2), each null at times.
+            `kind`, `flag`, `seen`, and the vectors `image` (of 3) and `style` (lists of 2), each null at times; when
+            the row could be known, `known` (most often at once, else up to two days late), and `rank` (small integers).
         users: [q] int64, the users asked for; some have no event.
         items: [q] int64, the ids of the items asked for; some have no event.
         times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
@@ -98,7 +99,7 @@ def simulate(seed: int, events: int = 200, questions: int = 60, users: int = 4, 
 
 
 def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
-    streams = iter(np.random.default_rng([seed, i]) for i in range(30))
+    streams = iter(np.random.default_rng([seed, i]) for i in range(60))
     times = _times(streams, count)
     prices = np.round(next(streams).random(count) * 100, 2)
     nan = next(streams).random(count) < 0.05
@@ -120,7 +121,17 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
     frame = frame.with_columns(image=_vectors(streams, count, 3), style=_vectors(streams, count, 2))
     frame = frame.with_columns(pl.col("style").arr.to_list())
     rows = np.where(repeated, np.maximum(np.arange(count) - 1, 0), np.arange(count))
-    return frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
+    frame = frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
+    return frame.with_columns(known=_known(frame["time"].to_numpy(), streams), rank=_whole(next(streams), 0, 3, count))
+
+
+def _known(times: Int64s, streams: Iterator[np.random.Generator]) -> Int64s:
+    """When events could be known: most of them at once, some by their own times late, some together with others."""
+    count, kind = len(times), next(streams).random(len(times))
+    late = times + _whole(next(streams), 0, 2 * DAY, count)
+    together = times - times % HOUR + HOUR * _whole(next(streams), 1, 12, count)
+    result = np.where(kind < 0.25, late, np.where(kind < 0.45, together, times))
+    return np.where(kind > 0.95, times - MINUTE, result)
 
 
 def _times(streams: Iterator[np.random.Generator], count: int) -> Int64s:
@@ -230,16 +241,19 @@ def simulated_view(
     delay: int | None = None,
     ttl: int | None = None,
     features: dict[str, Aggregation] | None = None,
+    available: str | None = None,
+    sequence: str | None = None,
 ) -> CompiledView:
     """A compiled view named `simulated` over a simulated history, with `every_aggregation` unless features are given.
 
-    Delay and ttl are microseconds.
+    Delay and ttl are microseconds; `available` and `sequence` are columns, for which `known` and `rank` are there.
 
     >>> view = simulated_view(simulate(1))
     >>> len(view.features) > 70
     True
     """
-    source = Source("events", simulation.events, time="time", delay=None if delay is None else format_duration(delay))
+    shown = None if delay is None else format_duration(delay)
+    source = Source("events", simulation.events, time="time", delay=shown, available=available, sequence=sequence)
     lifetime = None if ttl is None else format_duration(ttl)
     return FeatureView("simulated", list(entities), source, features or every_aggregation(), ttl=lifetime).compile()
 

@@ -36,6 +36,14 @@ class TableContract:
         """A table that holds the frame; made in the same folder again, it holds the new frame."""
         raise BedplateError("a contract suite says how its table is made", where=type(self).__name__)
 
+    def test_the_pieces_are_the_table(self, tmp_path: Path) -> None:
+        """One after the other they hold the rows of the table, and a state that stays has the same pieces."""
+        table = self.make(tmp_path, FRAME)
+        pieces = table.pieces()
+        assert pl.concat([piece.scan().collect() for piece in pieces]).equals(table.scan().collect())
+        assert [piece.rows for piece in pieces] == [len(piece.scan().collect()) for piece in pieces]
+        assert [piece.id for piece in pieces] == [piece.id for piece in table.pieces()]
+
     def test_the_schema_is_that_of_the_rows(self, tmp_path: Path) -> None:
         """The schema is known without the rows, in the order of the columns."""
         table = self.make(tmp_path, FRAME)

@@ -35,7 +35,9 @@ def predict(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, p
             loss += model.loss(outputs, batch.targets).item() * batch.rows
             scores.append(model.judged(outputs, batch.targets).numpy().astype(np.float64))
             for name, values in batch.targets.labels.items():
-                labels.setdefault(name, []).append(values.numpy())
+                known = batch.targets.known.get(name)
+                there = values if known is None else values.masked_fill(~known, float("nan"))
+                labels.setdefault(name, []).append(there.numpy())
             weights.append(batch.targets.weights.numpy())
             requests.append(batch.inputs["request_of_item"].numpy() + first_request)
             request_ids.append(batch.request_ids)

@@ -11,6 +11,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
+from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
@@ -94,18 +95,16 @@ def train(
 
     Raises:
         DefinitionError: an input is not a feature of the dataset, or not one that the model's towers can have.
-        DataError: the files are of another dataset, or of another state of its sources.
+        DataError: training rows know what the served model can't, see `datasets.leaks`; or the files are of another
+            dataset, or of another state of its sources.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
     job.check_inputs(dataset.compiled.selected.names)
     check_towers(job, dataset.compiled)
-    if files is not None:
-        files.check(dataset)
-    training, validation, testing = (
-        Loader(dataset, split) if files is None else files.loader(split) for split in SPLITS
-    )
+    training, validation, testing = _batches(dataset, files)
+    audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
     if resume is None:
         config = job.form() | ({SETTINGS: list(job.settings)} if job.settings else {})
@@ -130,6 +129,14 @@ def train(
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
         return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
+
+
+def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
+    """The batches of training, validation and test, joined or read."""
+    if files is None:
+        return [Loader(dataset, split) for split in SPLITS]
+    files.check(dataset)
+    return [files.loader(split) for split in SPLITS]
 
 
 def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> Encoder:

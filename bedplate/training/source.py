@@ -64,13 +64,17 @@ def to_ready(batch: Batch, encoder: Encoder) -> Ready:
     """
     weights = np.ones(batch.items, np.float32) if batch.weights is None else batch.weights
     drawn = batch.item.get(LOG_Q)
+    labels = {n: np.asarray(v, np.float32) for n, v in batch.labels.items()}
+    unknown = {n: there for n, v in labels.items() if (there := np.isnan(v)).any()}
+    labels |= {n: np.where(there, np.float32(0), labels[n]) for n, there in unknown.items()}
     return Ready(
         inputs=_tensors(encoder.encode(batch)),
         targets=Targets(
-            _tensors({n: np.asarray(v, np.float32) for n, v in batch.labels.items()}),
+            _tensors(labels),
             _tensor(weights),
             _tensor(batch.candidates),
             _tensor(np.asarray(drawn.values, np.float32)) if isinstance(drawn, Dense) else None,
+            _tensors({n: ~there for n, there in unknown.items()}),
         ),
         request_ids=batch.request_ids,
         rows=batch.items,

@@ -68,8 +68,7 @@ def replay(
     every = project.graph.select(list(project.graph.features))
     reader, report, rows, events = OnlineReader(store), ParityReport(), 0, 0
     draw = np.random.default_rng(7)
-    timeline = project.history.reader(project.views["customer_product"]).timeline
-    known = np.array(timeline.keys)
+    known = project.history.reader(project.views["customer_product"]).all_keys()
     cuts = cut_times(start, end, seed=1)
     for number, cut in enumerate(cuts):
         file = append_file(raw, folder, start if number == 0 else int(cuts[number - 1]), int(cut))

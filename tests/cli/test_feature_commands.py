@@ -88,7 +88,8 @@ def test_plan_and_apply_from_nothing_to_nothing_to_build(tmp_path: Path, call: C
     assert plan["datasets"] == ["baskets"]
     assert [len(v["features"]) for v in plan["views"]] == [19, 15, 4, 3, 2, 0]
     assert plan["views"][5]["kind"] == "label"
-    assert plan["views"][5]["build"] == {"timeline": False, "columns": [], "reductions": []}
+    nothing = {"timeline": False, "columns": [], "reductions": [], "rows": 0, "extends": False}
+    assert plan["views"][5]["build"] == nothing
     assert plan["views"][3]["build"]["columns"] == ["events", 'col("quantity")']
 
     code, out, err = call("apply", "--project", folder)
@@ -111,7 +112,8 @@ def test_a_new_feature_plans_only_its_own_parts(project: Path, call: Call) -> No
     )
     plan = document(call("plan", "--project", project, "--json"))
     assert plan["parts"] == 1
-    assert plan["views"][0]["build"] == {"timeline": False, "columns": [], "reductions": ['min of col("price")']}
+    only = {"timeline": False, "columns": [], "reductions": ['min of col("price")'], "rows": 0, "extends": False}
+    assert plan["views"][0]["build"] == only
 
 
 def test_plan_lists_features_with_window_hop_and_definition(built: Path, call: Call) -> None:

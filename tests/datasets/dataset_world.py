@@ -21,7 +21,7 @@ from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.base import History
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import ITEM, START, USER, simulate

@@ -73,6 +73,9 @@ def test_labels_equal_a_loop_over_the_events(seed, within, delay, entities):
                 and rows.times[r] <= event["time"] < rows.times[r] + horizon
             ]
             prices = [e["price"] for e in events if e["price"] is not None and not math.isnan(e["price"])]
+            if rows.times[r] + horizon > frame["time"].max():
+                expected.append([math.nan] * 4)
+                continue
             quantity = sum(e["quantity"] for e in events if e["quantity"] is not None)
             mean = sum(prices) / len(prices) if prices else None
             expected.append([len(events), float(quantity >= 5), -2.0 if mean is None else mean, float(bool(prices))])
@@ -86,7 +89,8 @@ def test_labels_equal_a_loop_over_the_events(seed, within, delay, entities):
 
 @pytest.mark.parametrize(("ahead", "counts"), [(-1, 0.0), (0, 1.0), (HOUR - 1, 1.0), (HOUR, 0.0)])
 def test_the_horizon_begins_at_the_request_and_ends_before_its_end(ahead, counts):
-    source = Source("events", pl.DataFrame({"user": [1], "time": [START + ahead]}), time="time")
+    # Another user's event later ends the data, so that the label is known.
+    source = Source("events", pl.DataFrame({"user": [1, 2], "time": [START + ahead, START + DAY]}), time="time")
     rows = Candidates(
         {"user": np.array([1])}, "item", np.array([5]), np.array([0, 1]), np.array([START]), np.array([9])
     )

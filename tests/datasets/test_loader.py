@@ -186,7 +186,7 @@ def test_an_unknown_or_empty_split_is_refused():
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), within=st.sampled_from(["1us", "1h", "6h"]))
-def test_requests_whose_horizon_passes_the_end_are_left_out_and_counted(seed, within):
+def test_requests_without_any_known_label_are_left_out_and_counted(seed, within):
     source = shop_source(seed, 150)
     labels = [
         Label("soon", USER, source, Count(), within="1us"),
@@ -194,13 +194,14 @@ def test_requests_whose_horizon_passes_the_end_are_left_out_and_counted(seed, wi
     ]
     dataset = loaded(shop_dataset(source, labels=labels, features=["hour"]), source)
     rows, end = dataset.spine.rows, int(source.scan().collect()["time"].max())
-    known = rows.times + labels[1].horizon <= end
+    soon, later = (rows.times + label.horizon <= end for label in labels)
     summary = dataset.summary()
     for numbers, (low, high) in zip(summary.splits, SPLIT.bounds().values(), strict=True):
         inside = (rows.times >= low) & (rows.times < high)
-        assert dataset.requests(numbers.name).request_ids.tolist() == rows.request_ids[inside & known].tolist()
-        assert numbers.requests == np.count_nonzero(inside & known)
-        assert numbers.censored == np.count_nonzero(inside & ~known)
+        assert dataset.requests(numbers.name).request_ids.tolist() == rows.request_ids[inside & soon].tolist()
+        assert numbers.requests == np.count_nonzero(inside & soon)
+        assert numbers.censored == np.count_nonzero(inside & ~soon)
+        assert numbers.censored_labels == {"soon": 0, "later": np.count_nonzero(inside & soon & ~later)}
     assert summary.gap == len(rows.times) - sum(s.requests + s.censored for s in summary.splits)
 
 

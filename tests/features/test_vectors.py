@@ -24,7 +24,7 @@ from bedplate.features.rows import prepare_rows
 from bedplate.features.signature import Signature
 from bedplate.features.vectors import vector
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore

@@ -13,7 +13,7 @@ from bedplate.aggregations.extremes import Max
 from bedplate.errors import DataError, StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import START
 
@@ -79,7 +79,7 @@ def test_an_interrupted_build_leaves_nothing_and_goes_on(tmp_path, monkeypatch):
 def test_an_index_whose_files_are_gone_says_so(tmp_path):
     history, compiled = IndexedHistory(tmp_path), view({"s": Sum("x")})
     built(history, compiled)
-    (history.build(compiled).timeline.folder / "times.npy").unlink()
+    (history.build(compiled).segments[0].parts[0].folder / "times.npy").unlink()
     with pytest.raises(StoreError, match="bedplate apply"):
         IndexedHistory(tmp_path).read(compiled, ["v.s"], np.array([[1]]), np.array([START]))
 

@@ -46,15 +46,17 @@ def whole(folder: Path) -> Mapping[str, Any]:
 
 
 def content(project: Project) -> dict[str, Any]:
-    """Every file of the offline store; texts by their ids, as their order has no meaning."""
+    """Every file of the offline store but those that stand aside; texts by their ids, as their order has no meaning."""
     root = project.config.offline_path
     found: dict[str, Any] = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = path.relative_to(root).as_posix()
+        if any(part.startswith(".") for part in path.relative_to(root).parts):
+            continue
         if path.name == "texts.json":
             ids = np.load(path.parent / "ids.npy").tolist()
             found[name] = dict(zip(ids, json.loads(path.read_bytes()), strict=True))
-        elif path.name == "timeline.json":
+        elif path.name in ("segment.json", "cost.json"):
             found[name] = json.loads(path.read_bytes()) | {"seconds": None}
         elif path.name != "ids.npy":
             found[name] = path.read_bytes()
@@ -75,7 +77,7 @@ def stop(folder: Path, number: signal.Signals, lines: int, seconds: float) -> tu
 
 def check_in_place(project: Project, whole: Mapping[str, Any]) -> int:
     """What is in place is as in an uninterrupted build, part by part; how many parts are still missing."""
-    assert {n: c for n, c in content(project).items() if not n.startswith(".")}.items() <= whole.items()
+    assert content(project).items() <= whole.items()
     return sum(not build.is_complete for build in project.builds())
 
 

@@ -19,9 +19,10 @@ from bedplate.batch import Ragged, column_to_series
 from bedplate.errors import DefinitionError, StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference
 from bedplate.sources.base import Source
+from bedplate.testing.columns import mismatches
 from bedplate.testing.simulator import ITEM, START, USER, simulate, simulated_view
 from bedplate.types import DAY, HOUR, MINUTE
 
@@ -205,3 +206,23 @@ def test_grouped_events_are_the_sources_events(tmp_path):
             assert (np.diff(times) >= 0).all()
             seen += len(times)
     assert seen == simulation.events.height
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 10_000),
+    events=st.integers(0, 220),
+    entities=st.sampled_from([(USER,), (ITEM,), (USER, ITEM)]),
+    available=st.sampled_from([None, "known"]),
+    sequence=st.sampled_from([None, "rank"]),
+    ttl=st.sampled_from([None, HOUR, DAY]),
+)
+def test_late_rows_and_ties_equal_the_oracle(seed, events, entities, available, sequence, ttl):
+    simulation = simulate(seed, events=events)
+    view = simulated_view(simulation, entities, ttl=ttl, available=available, sequence=sequence)
+    keys, names = simulation.keys(entities), list(view.features)
+    with TemporaryDirectory() as folder:
+        history = IndexedHistory(Path(folder))
+        history.build(view).run()
+        got = history.read(view, names, keys, simulation.times)
+        assert mismatches(got, Reference(view).read(view, names, keys, simulation.times)) == []

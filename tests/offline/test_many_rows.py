@@ -18,7 +18,7 @@ from bedplate.aggregations.window import Window
 from bedplate.batch import column_to_series
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import START
@@ -138,7 +138,7 @@ def test_two_readers_of_a_file_map_it_once(tmp_path):
     view = FeatureView("v", USER, Source("e", frame, time="time"), sums()).compile()
     first, second = IndexedHistory(tmp_path), IndexedHistory(tmp_path)
     first.build(view).run()
-    assert first.reader(view).timeline.times is second.reader(view).timeline.times
+    assert first.reader(view).segments[0].parts[0].times is second.reader(view).segments[0].parts[0].times
 
 
 @pytest.mark.parametrize("places", sorted(PLACES))

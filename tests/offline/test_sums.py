@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from bedplate.aggregations.arithmetic import Mean, Sum
 from bedplate.batch import column_to_series
 from bedplate.features.view import FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import START, USER
 from bedplate.types import MINUTE
 
-FILES = "reductions/*-sum/*.npy"
+FILES = "segments/*/0/reductions/*-sum/*.npy"
 
 
 def sums(folder: Path, values: list[float], rows: int = 0) -> tuple[list[float], list[float]]:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.ordered import Last
 from bedplate.errors import DataError, DefinitionError, StoreError
+from bedplate.features.rows import prepare_rows
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.reference import Reference
 from bedplate.online.base import Changes
@@ -49,7 +50,8 @@ KILLS = int(os.environ.get("BEDPLATE_KILLS", "4"))
 
 def loaded(view: CompiledView, events: pl.DataFrame, store=None):
     store = MemoryStore() if store is None else store
-    bulk_load(store, view, [grouped(view, events)], int(events["time"].max() or START - 1) + 1)
+    until = max(START, int(prepare_rows(view, events.lazy()).visible.max(initial=0)) + 1)
+    bulk_load(store, view, [grouped(view, events)], until)
     return store
 
 
@@ -67,11 +69,18 @@ def assert_equals_oracle(store, view, simulation, watermark):
     ttl=ttls(),
     cuts=st.lists(st.integers(0, 100), min_size=1, max_size=6),
     batch=st.integers(1, 60),
+    order=st.sampled_from([(None, None), ("known", None), ("known", "rank")]),
 )
-def test_equals_the_oracle(tmp_path_factory, simulation, delay, ttl, cuts, batch):
+def test_equals_the_oracle(tmp_path_factory, simulation, delay, ttl, cuts, batch, order):
     folder = tmp_path_factory.mktemp("stream")
     rows = sorted(c * len(simulation.events) // 100 for c in cuts)
-    views = [simulated_view(simulation, e, delay=delay, ttl=ttl) for e in ((USER,), (ITEM, USER))]
+    available, sequence = order
+    views = [
+        simulated_view(
+            simulation, e, delay=None if available else delay, ttl=ttl, available=available, sequence=sequence
+        )
+        for e in ((USER,), (ITEM, USER))
+    ]
     store = MemoryStore()
     for view in views:
         loaded(view, simulation.events[: rows[0]], store)

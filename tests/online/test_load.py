@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 from hypothesis import given, settings
 
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load

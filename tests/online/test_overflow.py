@@ -12,7 +12,7 @@ from bedplate.aggregations.arithmetic import Mean, Sum
 from bedplate.errors import DataError
 from bedplate.features.entity import Entity
 from bedplate.features.view import CompiledView, FeatureView
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load

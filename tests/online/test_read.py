@@ -28,11 +28,11 @@ def fill(view: CompiledView, events: pl.DataFrame, cuts: list[int], rewind: int)
     """A store with the rows up to the first cut loaded in bulk, each further part folded in; when reads are exact."""
     store, layout = MemoryStore(), Layout(view)
     bulk = events[: cuts[0]]
-    watermark = int(bulk["time"].max() or 0) + 1
+    watermark = int(prepare_rows(view, bulk.lazy()).visible.max(initial=0)) + 1
     bulk_load(store, view, [grouped(view, bulk)], watermark, rewind=rewind, batch=30)
     for begin, end in zip(cuts, [*cuts[1:], len(events)], strict=True):
         rows = prepare_rows(view, events[begin:end].lazy())
-        watermark = max(watermark, int(rows.times.max(initial=0)))
+        watermark = max(watermark, int(rows.visible.max(initial=0)))
         puts = merged_rows(store, layout, group(layout, rows), watermark - rewind)
         store.commit(Changes(puts + texts_of(rows, set())))
     return store, watermark
@@ -45,9 +45,12 @@ def fill(view: CompiledView, events: pl.DataFrame, cuts: list[int], rewind: int)
     cuts=st.lists(st.integers(0, 100), min_size=1, max_size=8),
     rewind=st.sampled_from([0, 60_000_000, 86_400_000_000]),
     entities=st.sampled_from([(USER,), (ITEM,), (USER, ITEM)]),
+    order=st.sampled_from([(None, None), (None, "rank"), ("known", None), ("known", "rank")]),
 )
-def test_equals_the_oracle(simulation, delay, ttl, cuts, rewind, entities):
-    view = simulated_view(simulation, entities, delay=delay, ttl=ttl)
+def test_equals_the_oracle(simulation, delay, ttl, cuts, rewind, entities, order):
+    available, sequence = order
+    delay = None if available else delay
+    view = simulated_view(simulation, entities, delay=delay, ttl=ttl, available=available, sequence=sequence)
     rows = sorted(c * len(simulation.events) // 100 for c in cuts)
     store, watermark = fill(view, simulation.events, rows, rewind)
     asked = simulation.since(watermark)

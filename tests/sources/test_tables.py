@@ -57,6 +57,16 @@ def test_files_are_read_in_the_order_of_their_paths(tmp_path):
     assert [f.name for f in table.files()] == ["a.parquet", "b.parquet", "c.parquet"]
 
 
+def test_a_file_is_a_piece_and_a_new_one_leaves_the_others_as_they_are(tmp_path):
+    before = write(tmp_path, a=A, b=A[:1]).pieces()
+    after = write(tmp_path, c=A).pieces()
+    assert [p.rows for p in after] == [2, 1, 2]
+    assert [p.id for p in after][:2] == [p.id for p in before]
+    assert len({p.id for p in after}) == 3
+    os.utime(tmp_path / "b.parquet", (1, 1))
+    assert [p.id == q.id for p, q in zip(write(tmp_path).pieces(), after, strict=True)] == [True, False, True]
+
+
 def test_a_name_with_brackets_is_a_name(tmp_path):
     A.write_parquet(tmp_path / "rows[1].parquet")
     A[:1].write_parquet(tmp_path / "rows1.parquet")

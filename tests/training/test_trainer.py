@@ -338,7 +338,7 @@ def test_a_number_that_is_not_finite_stops_with_its_name(encoder, tmp_path):
 
 def test_a_label_that_is_not_finite_stops_with_its_name(encoder, tmp_path):
     def spoil(batch):
-        return replace(batch, labels={"label": np.full(batch.items, np.nan, np.float32)})
+        return replace(batch, labels={"label": np.full(batch.items, np.inf, np.float32)})
 
     with pytest.raises(DataError, match="not finite: label label"):
         Trainer(CONFIG).fit(DCN(MODEL, encoder.layout), encoder, broken_source(spoil), Source(1), tmp_path)

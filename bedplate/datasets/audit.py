@@ -1,0 +1,171 @@
+"""The audit of a dataset: leaks that only its data show (see `leaks`), looked for before a model is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import polars as pl
+
+from bedplate.batch import Batch, Column, Dense, Ids
+from bedplate.clock import Clock, system_clock
+from bedplate.datasets.leaks import Leak
+from bedplate.datasets.loaded import LoadedDataset
+from bedplate.errors import DataError
+from bedplate.sources.base import TIME
+from bedplate.types import DAY, Bools, Float64s, Int64s, Type, format_time
+
+SAMPLE = 4096
+"""Requests of the training split whose features and labels are looked at, by default."""
+
+_LEAST = 50
+"""Rows with a label that it takes to say that a feature equals it."""
+_COARSE = 10
+"""Rows that it takes to say that a source has whole days only."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        place: what a message calls the dataset.
+        requests: how many requests were looked at.
+        found: what was found, by the name of the leak.
+        allowed: the reasons of what the dataset allows, by name.
+    """
+
+    place: str
+    requests: int
+    found: Mapping[str, str]
+    allowed: Mapping[str, str]
+
+    def require(self) -> None:
+        """Raises `DataError` if there is a leak that is not allowed, naming all of them."""
+        leaks = {name: said for name, said in self.found.items() if name not in self.allowed}
+        if leaks:
+            lines = "".join(f"\n  {name}: {said}" for name, said in leaks.items())
+            raise DataError(
+                f"{len(leaks)} leak{'s' if len(leaks) > 1 else ''} into the training rows:{lines}",
+                where=self.place,
+                hint="mend the definition or the data; or allow it with a reason: "
+                f'allow={{"{next(iter(leaks))}": "..."}}',
+            )
+
+
+def audit(dataset: LoadedDataset, *, sample: int = SAMPLE, clock: Clock = system_clock) -> Audit:
+    """Looks for leaks: in the sources of labels, and in features and labels of some training requests.
+
+    Args:
+        dataset: the dataset over its data.
+        sample: how many requests to look at, evenly spread over the training split.
+        clock: says what is the future.
+
+    Raises:
+        DataError: rows that can't be read.
+    """
+    first, last = dataset.positions("train")
+    chosen = np.unique(np.linspace(first, last - 1, min(sample, last - first)).astype(np.int64))
+    found = dict(_coarse(dataset)) | dict(_early(dataset)) | dict(_future_events(dataset, clock()))
+    if len(chosen):
+        batch = dataset.sample(chosen, 0, 0)
+        found |= dict(_future_values(dataset, batch)) | dict(_equal(batch))
+    return Audit(dataset.compiled.dataset.place, len(chosen), found, dataset.compiled.dataset.allow)
+
+
+def _coarse(dataset: LoadedDataset) -> Iterator[tuple[str, str]]:
+    compiled = dataset.compiled
+    told = {label.source.name for label in compiled.dataset.labels} | {compiled.dataset.spine.source.name}
+    if not (dataset.spine.rows.times % DAY).any():
+        return
+    whole: dict[str, bool] = {}
+    for view, _ in compiled.selected.views:
+        source = view.view.source
+        if source.name not in told or source.available is not None or source.delay >= DAY:
+            continue
+        if source.name not in whole:
+            rows = source.scan(compiled.root).select(pl.len().alias("rows"), fine=(pl.col(TIME) % DAY != 0).sum())
+            counted = rows.collect().row(0, named=True)
+            whole[source.name] = counted["rows"] >= _COARSE and counted["fine"] == 0
+        if whole[source.name]:
+            yield (
+                Leak.COARSE.of(view.name),
+                f"every time of source '{source.name}' is the beginning of a day, requests are made within days: what "
+                'happened later on the day counts already; declare delay="1d" or available= at the source',
+            )
+
+
+def _early(dataset: LoadedDataset) -> Iterator[tuple[str, str]]:
+    for feedback in dataset.feedback():
+        if feedback.early:
+            yield (
+                Leak.EARLY.of(feedback.label),
+                f"{feedback.early:,} of {feedback.rows:,} rows are from before their request; they count for no label",
+            )
+
+
+def _future_events(dataset: LoadedDataset, now: int) -> Iterator[tuple[str, str]]:
+    for label in dataset.compiled.labels:
+        end = dataset.history.known(label.view)
+        if end > now:
+            yield (
+                Leak.FUTURE_EVENTS.of(label.label.name),
+                f"source '{label.label.source.name}' has an event of {format_time(end)}, which is later than now: the "
+                "end of the data can't be told from it, and no request is censored; drop such rows in the prepare step",
+            )
+
+
+def _future_values(dataset: LoadedDataset, batch: Batch) -> Iterator[tuple[str, str]]:
+    times = {f.name for f in dataset.compiled.selected.features if f.type is Type.TIME and not f.is_list}
+    for name, column, requests in _columns(batch):
+        if name not in times or not isinstance(column, Dense):
+            continue
+        later: Bools = column.values > batch.times[requests]
+        if column.present is not None:
+            later &= column.present
+        if later.any():
+            at = int(later.argmax())
+            yield (
+                Leak.FUTURE_VALUE.of(name),
+                f"it is {format_time(int(column.values[at]))} for a request of "
+                f"{format_time(int(batch.times[requests[at]]))}, and later than the request in "
+                f"{np.count_nonzero(later):,} of {len(later):,} rows: was the row written later than its time says?",
+            )
+
+
+def _equal(batch: Batch) -> Iterator[tuple[str, str]]:
+    of_item = batch.request_of_item()
+    for name, column, _ in _columns(batch):
+        if not isinstance(column, Dense | Ids) or column.values.dtype.kind not in "bif":
+            continue
+        whole = column if name in batch.item else column.take(of_item)
+        values, there = whole.values.astype(np.float64), whole.present
+        for label, wanted in batch.labels.items():
+            if _is_linear(values, there, wanted.astype(np.float64)):
+                yield Leak.EQUAL.of(name), f"it tells label '{label}' exactly, in every one of {len(wanted):,} rows"
+                break
+
+
+def _is_linear(values: Float64s, there: Bools | None, label: Float64s) -> bool:
+    """Whether, wherever the label is known, the feature is there and the label is a linear function of it."""
+    known = np.isfinite(label)
+    if np.count_nonzero(known) < _LEAST or (there is not None and not there[known].all()):
+        return False
+    x, y = values[known], label[known]
+    if not np.isfinite(x).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return False
+    x, y = (x - x.mean()) / np.ptp(x), (y - y.mean()) / np.ptp(y)
+    slope = float(x @ y / (x @ x))
+    return bool(np.abs(y - slope * x).max() < 1e-6)
+
+
+def _columns(batch: Batch) -> Iterator[tuple[str, Column, Int64s]]:
+    """Every column with its name and the request of each of its rows."""
+    for name, column in batch.request.items():
+        yield name, column, np.arange(batch.requests)
+    of_item = batch.request_of_item()
+    for name, column in batch.item.items():
+        yield name, column, of_item

@@ -1,0 +1,1 @@
+"""Definitions of other feature stores, carried over into Bedplate projects."""

@@ -1,0 +1,181 @@
+"""Building a large segment bucket by bucket, so that no more than some buckets are in memory at once."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import final
+
+import msgspec
+
+from bedplate.canonical import digest, to_json
+from bedplate.errors import DataError, StoreError
+from bedplate.features.rows import Rows
+from bedplate.features.view import CompiledView
+from bedplate.files import new_folder, remove_leftovers, write_atomic
+from bedplate.offline.build import PartBuild, Progress, Sorted, column_ids, wanted_reductions
+from bedplate.offline.cover import Slot
+from bedplate.offline.index import Timeline
+from bedplate.offline.memory import Budget
+from bedplate.offline.pieces import TableRows
+from bedplate.offline.segment import MANIFEST, Lock, Read, Segment
+from bedplate.offline.spill import Spill
+
+BUILDING = "building"
+"""The folder of what is being built, in a timeline's."""
+_SORTED = "sorted.json"
+
+
+@final
+class BucketBuild:
+    """Builds segments of several buckets for a view.
+
+    Args:
+        view: the compiled view.
+        table: its table.
+        folder: the timeline's.
+        budget: the memory that it may use.
+        threads: how many buckets are built at once.
+    """
+
+    __slots__ = ("_budget", "_columns", "_folder", "_table", "_threads", "_view")
+
+    def __init__(self, view: CompiledView, table: TableRows, folder: Path, budget: Budget, threads: int) -> None:
+        self._view, self._table, self._folder, self._budget, self._threads = view, table, folder, budget, threads
+        self._columns = column_ids(view)
+
+    def sort(self, slot: Slot, target: Path, buckets: int, progress: Progress) -> Segment:
+        """Builds a segment; what an earlier call has finished is not built again.
+
+        Args:
+            slot: what it covers.
+            target: where it goes.
+            buckets: how many buckets it gets, a power of two.
+            progress: told each step.
+        """
+        began, reads = time.perf_counter(), [Read([p.id for p in slot.pieces], slot.span)]
+        with working_folder(self._folder, slot.id) as work:
+            if not target.exists():
+                progress(f"{self._view.name}: read {slot.rows:,} rows into {buckets} buckets")
+                spill = self._spill(work, reads, None, buckets, progress)
+                finished = work / "segment"
+                finished.mkdir(exist_ok=True)
+
+                def build(bucket: int) -> None:
+                    if not (finished / str(bucket)).exists():
+                        progress(f"{self._view.name}: sort bucket {bucket + 1} of {spill.buckets}")
+                        self._build(spill.rows(bucket), finished / str(bucket))
+                    spill.forget(bucket)
+
+                in_threads(build, range(spill.buckets), self._threads)
+                found = [_read_sorted(finished / str(b)) for b in range(spill.buckets)]
+                write_atomic(finished / MANIFEST, to_json(self._table.manifest(slot, found, reads, began)))
+                finished.rename(target)
+        return Segment(target)
+
+    def _build(self, rows: Rows, target: Path) -> None:
+        """Sorts the rows of a bucket, and builds all that the view needs of it."""
+        with new_folder(target) as folder:
+            build = PartBuild(self._view, Timeline(folder))
+            (folder / _SORTED).write_bytes(to_json(build.write_timeline(folder, rows)))
+            selected = list(enumerate(rows.selections))
+            del rows
+            while selected:
+                position, values = selected.pop()
+                column = build.timeline.column_folder(self._columns[position])
+                column.mkdir()
+                build.write_column(column, position, values)
+            for position, reduce in wanted_reductions(self._view):
+                reduction = build.timeline.reduction_folder(self._columns[position], reduce)
+                reduction.mkdir()
+                build.write_reduction(reduction, position, reduce)
+
+    def columns_name(self, segment: Segment) -> str:
+        """What the work of building the columns that a segment lacks is called."""
+        lacking = [c for c in self._columns if not segment.has(Path("columns") / c)]
+        return digest([segment.folder.name, lacking])[:24]
+
+    def add_columns(self, slot: Slot, segment: Segment, progress: Progress) -> None:
+        """Builds the view's columns that a segment lacks."""
+        builds = [PartBuild(self._view, part) for part in segment.parts]
+        columns = sorted({i for build in builds for i in build.missing_columns()})
+        if not columns:
+            return
+        with working_folder(self._folder, self.columns_name(segment)) as work:
+            progress(f"{self._view.name}: read {slot.rows:,} rows into {len(builds)} buckets")
+            spill = self._spill(work, segment.manifest.reads, columns, len(builds), progress)
+
+            def build(bucket: int) -> None:
+                part = builds[bucket]
+                missing = part.missing_columns()
+                if missing:
+                    progress(f"{self._view.name}: columns of bucket {bucket + 1} of {spill.buckets}")
+                    rows = spill.rows(bucket)
+                    part.check_rows(len(rows))
+                    for position, values in zip(columns, rows.selections, strict=True):
+                        if position in missing:
+                            with new_folder(part.timeline.column_folder(self._columns[position])) as folder:
+                                part.write_column(folder, position, values)
+                spill.forget(bucket)
+
+            in_threads(build, range(spill.buckets), self._threads)
+
+    def _spill(
+        self, work: Path, reads: Sequence[Read], only: Sequence[int] | None, buckets: int, progress: Progress
+    ) -> Spill:
+        """The table's rows by bucket, as an earlier call has left them or read now."""
+        spill = Spill(work / "spill", self._view, only)
+        if not (work / "spill").exists():
+            spill.write(self._table.batches(reads, only, self._budget.batch(self._view), progress), buckets)
+            try:
+                self._table.check_unchanged()
+            except DataError:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+        return spill
+
+
+@contextmanager
+def working_folder(timeline: Path, name: str) -> Generator[Path]:
+    """A folder for what is being built, which nobody else uses; it is deleted when all of it is done."""
+    folder = timeline / BUILDING / name
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = Lock.alone(folder, wait=True)
+        if lock is not None:  # else the process that had it has finished, and deleted it
+            break
+    for place in (folder, *(p for p in folder.iterdir() if p.is_dir())):
+        remove_leftovers(place)
+    try:
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def in_threads(work: Callable[[int], None], items: Iterable[int], threads: int) -> None:
+    """Does the work for each item, some at once; the first error ends it."""
+    with ThreadPoolExecutor(threads) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _read_sorted(folder: Path) -> Sorted:
+    path = folder / _SORTED
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Sorted)
+    except (OSError, msgspec.DecodeError) as error:
+        raise StoreError(
+            f"can't read what a build has finished: {error}",
+            where=str(path),
+            hint=f"delete the folder {folder.parent.parent} and run: bedplate apply",
+        ) from error

@@ -1,0 +1,103 @@
+"""What projects need of an offline store, on record, so that `gc` in one does not delete what another one reads.
+
+needs/<project>.json    the project's folder, and by timeline the segments, columns and reductions of its last apply
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import final
+
+import msgspec
+
+from bedplate.canonical import digest
+from bedplate.config import CONFIG_FILE
+from bedplate.errors import StoreError
+from bedplate.files import write_atomic
+from bedplate.offline.extend import Build
+
+_FOLDER = "needs"
+
+
+@final
+class Needs(msgspec.Struct, frozen=True):
+    """What is needed of a timeline.
+
+    Attributes:
+        segments: ids of segments.
+        parts: paths of columns and reductions in a bucket.
+        work: names of what an interrupted build goes on from.
+    """
+
+    segments: set[str] = msgspec.field(default_factory=set[str])
+    parts: set[str] = msgspec.field(default_factory=set[str])
+    work: set[str] = msgspec.field(default_factory=set[str])
+
+    def add(self, other: Needs) -> None:
+        """Takes in what else is needed."""
+        self.segments.update(other.segments)
+        self.parts.update(other.parts)
+        self.work.update(other.work)
+
+
+@final
+class _Record(msgspec.Struct, frozen=True):
+    root: str
+    timelines: dict[str, Needs]
+
+
+def needs_of(builds: Iterable[Build]) -> dict[str, Needs]:
+    """What views need, by timeline; of one that is not built, what the build will use."""
+    found: dict[str, Needs] = {}
+    for build in builds:
+        found.setdefault(build.folder.name, Needs()).add(
+            Needs({slot.id for slot in build.slots}, build.part_names(), build.work_names())
+        )
+    return found
+
+
+def record_needs(store: Path, root: Path, builds: Sequence[Build]) -> None:
+    """Puts on record what a project needs, in place of what it needed before.
+
+    Raises:
+        StoreError: the record can't be written.
+    """
+    path = _path(store, root)
+    content = msgspec.json.format(msgspec.json.encode(_Record(str(root), needs_of(builds)), order="sorted")) + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomic(path, content)
+    except OSError as error:
+        raise StoreError(
+            f"can't record what the project needs: {error.strerror or error}",
+            where=str(path),
+            hint="check free space and permissions; what was built is kept",
+        ) from error
+
+
+def needs_of_others(store: Path, root: Path) -> dict[str, Needs]:
+    """What the other projects that share a store need, by timeline, those that are still there.
+
+    Raises:
+        StoreError: a record can't be read.
+    """
+    found: dict[str, Needs] = {}
+    for path in sorted((store / _FOLDER).glob("*.json")):
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=_Record)
+        except (OSError, msgspec.MsgspecError) as error:
+            raise StoreError(
+                f"can't read what another project needs: {error}",
+                where=str(path),
+                hint="delete the file, and run 'bedplate apply' in that project",
+            ) from error
+        if path != _path(store, root) and (Path(record.root) / CONFIG_FILE).is_file():
+            for timeline, needs in record.timelines.items():
+                found.setdefault(timeline, Needs()).add(needs)
+    return found
+
+
+def _path(store: Path, root: Path) -> Path:
+    return store / _FOLDER / f"{digest(str(root))[:16]}.json"

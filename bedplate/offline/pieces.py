@@ -1,0 +1,199 @@
+"""The rows of a source's table, read by the pieces that segments cover."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import final
+
+import polars as pl
+
+from bedplate.errors import DataError
+from bedplate.features.rows import JoinedRows, Rows, prepare_batches, prepare_table
+from bedplate.features.view import CompiledView
+from bedplate.offline.build import Progress, Sorted
+from bedplate.offline.cover import Slot
+from bedplate.offline.index import FORMAT
+from bedplate.offline.segment import Read, SegmentManifest
+from bedplate.sources.base import TIME, UNREADABLE, Piece, Snapshot, epoch_micros, unreadable
+
+
+@final
+class TableRows:
+    """A view's table at the snapshot that it has when this is made.
+
+    Args:
+        view: the compiled view.
+    """
+
+    def __init__(self, view: CompiledView) -> None:
+        self.view = view
+        self._source = view.view.source
+        self._table = self._source.table(view.root)
+        self.snapshot: Snapshot = self._table.snapshot()
+        self._times: dict[str, tuple[int, int] | None] = {}
+
+    @cached_property
+    def pieces(self) -> Sequence[Piece]:
+        """The table's pieces."""
+        return list(self._table.pieces())
+
+    @property
+    def together(self) -> bool:
+        """Whether rows of equal time must be in one segment.
+
+        A cleaning step looks at all rows of a time together, and so does what orders events of equal time.
+        """
+        source = self._source
+        return source.prepare is not None or source.sequence is not None or source.available is not None
+
+    def rows(self, reads: Sequence[Read], only: Sequence[int] | None) -> Rows:
+        """All rows of a segment, in order of arrival.
+
+        Args:
+            reads: how its rows are read.
+            only: the positions of the selections wanted; None: all.
+
+        Raises:
+            DataError: as `prepare_rows`.
+        """
+        found: list[Rows] = []
+        for read in reads:
+            pieces, raw, before = self._scan(read)
+            count = sum(p.rows for p in pieces)
+
+            def name(row: int, before: int = before) -> str:
+                return self._table.row_name(before + row)
+
+            found.append(prepare_table(self.view, raw, count, only, name, (read.span.begin, read.span.until)))
+        if len(found) == 1:
+            return found[0]
+        joined = JoinedRows(self.view, sum(map(len, found)), only)
+        for rows in found:
+            joined.add(rows)
+        return joined.rows()
+
+    def batches(
+        self, reads: Sequence[Read], only: Sequence[int] | None, at_once: int, progress: Progress
+    ) -> Iterator[Rows]:
+        """As `rows`, a batch at a time.
+
+        Args:
+            reads: as for `rows`.
+            only: as for `rows`.
+            at_once: how many rows of the table one query reads. What a cleaning step needs is read by one query: it may
+                look at all of it.
+            progress: told how far it is.
+
+        Raises:
+            DataError: as `prepare_rows`; a row is named by its place in its batch.
+        """
+        done = 0
+        for read in reads:
+            for raw in self._queries(read, at_once):
+                try:
+                    for batch in prepare_batches(self.view, raw, only, (read.span.begin, read.span.until)):
+                        done += len(batch)
+                        progress(f"{self.view.name}: {done:,} rows in buckets")
+                        yield batch
+                except UNREADABLE as error:
+                    raise unreadable(self._table.name, error) from error
+
+    def _queries(self, read: Read, at_once: int) -> Iterator[pl.LazyFrame]:
+        """The rows of a read, in order: a query runs ahead of who takes its batches, so it must not read all."""
+        if self._source.prepare is not None:
+            yield self._scan(read)[1]
+            return
+        for piece in self._scan(read)[0]:
+            for start in range(0, piece.rows, at_once):
+                yield piece.scan().slice(start, at_once)
+
+    def _scan(self, read: Read) -> tuple[Sequence[Piece], pl.LazyFrame, int]:
+        """The pieces of a read, their rows, and how many rows of the table come before."""
+        if len(read.pieces) == len(self.pieces):
+            return self.pieces, self._table.scan(), 0
+        start = next(i for i, p in enumerate(self.pieces) if p.id == read.pieces[0])
+        pieces = self.pieces[start : start + len(read.pieces)]
+        scans = [p.scan() for p in pieces]
+        return pieces, scans[0] if len(scans) == 1 else pl.concat(scans), sum(p.rows for p in self.pieces[:start])
+
+    def count(self, slot: Slot) -> int:
+        """How many of the table's rows are in a slot's range of times.
+
+        Raises:
+            DataError: the table can't be read.
+        """
+        _, raw, _ = self._scan(Read([p.id for p in slot.pieces], slot.span))
+        times, begin, until = self._source.events(raw).select(pl.col(TIME)), slot.span.begin, slot.span.until
+        inside = times if begin is None else times.filter(pl.col(TIME) >= begin)
+        inside = inside if until is None else inside.filter(pl.col(TIME) < until)
+        try:
+            return int(inside.select(pl.len()).collect().item())
+        except UNREADABLE as error:
+            raise unreadable(self._table.name, error) from error
+
+    def bounds(self, slot: Slot) -> tuple[int, int] | None:
+        """The smallest and the greatest time of a slot's rows, as the table has them where it can be told."""
+        if slot.segment is not None:
+            manifest = slot.segment.manifest
+            return None if manifest.low is None or manifest.high is None else (manifest.low, manifest.high)
+        found = [b for b in map(self._piece_bounds, slot.pieces) if b is not None]
+        return (min(b[0] for b in found), max(b[1] for b in found)) if found else None
+
+    def _piece_bounds(self, piece: Piece) -> tuple[int, int] | None:
+        if piece.id not in self._times:
+            raw, name = piece.scan(), self._source.time
+            try:
+                dtype = raw.collect_schema().get(name)
+                if dtype is not None and (dtype.is_integer() or dtype.base_type() in {pl.Datetime, pl.Date}):
+                    times, time = raw, epoch_micros(pl.col(name), dtype)
+                else:  # the cleaning step makes the column
+                    times, time = self._source.events(raw), pl.col(TIME)
+                frame = times.select(time.min().alias("low"), time.max().alias("high")).collect()
+            except UNREADABLE as error:
+                raise unreadable(self._table.name, error) from error
+            low, high = frame.row(0)
+            self._times[piece.id] = None if low is None else (low, high)
+        return self._times[piece.id]
+
+    def check_unchanged(self) -> None:
+        """Raises `DataError` where the table has another state now."""
+        now = self._source.table(self.view.root).snapshot()
+        if now.id != self.snapshot.id:
+            raise DataError(
+                f"the table was changed since the build began: {self.snapshot.text}, now {now.text}",
+                where=f"{self.view.place}, source '{self._source.name}'",
+                hint="run it again; nothing was built under the old name",
+            )
+
+    def manifest(self, slot: Slot, found: Sequence[Sorted], reads: list[Read], began: float) -> SegmentManifest:
+        """What a segment is whose buckets were just sorted.
+
+        Args:
+            slot: what it covers.
+            found: what the sorting of each bucket found.
+            reads: how its rows were read.
+            began: when, by the performance counter.
+        """
+        there = [f for f in found if f.rows]
+        first, end = min((f.first for f in there), default=-1), max((f.end for f in there), default=-1)
+        bounds = self.bounds(slot) if self.together or not slot.span.is_whole else None
+        return SegmentManifest(
+            format=FORMAT,
+            source=self._source.name,
+            snapshot=self.snapshot.id,
+            entities=[e.name for e in self.view.view.entities],
+            pieces=[p.id for p in slot.pieces],
+            span=slot.span,
+            reads=reads,
+            buckets=len(found),
+            rows=sum(f.rows for f in there),
+            keys=sum(f.keys for f in there),
+            first=first,
+            end=end,
+            known=max((f.known for f in there), default=-1),
+            low=min(bounds[0], first) if bounds and there else bounds and bounds[0],
+            high=max(bounds[1], end) if bounds and there else bounds and bounds[1],
+            seconds=round(time.perf_counter() - began, 3),
+        )

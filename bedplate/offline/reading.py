@@ -1,0 +1,267 @@
+"""Reading a view's index, which may be in several segments and buckets.
+
+The asked rows are put into buckets by the hash of their key. In a bucket every segment gives partials of its own, which
+are merged before they become values. Where there is one segment with one bucket, it is read as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from bedplate.aggregations.base import Partial, Reduction
+from bedplate.aggregations.merge import merge_sets
+from bedplate.batch import Column
+from bedplate.errors import StoreError
+from bedplate.features.rows import GroupedRows
+from bedplate.features.view import Call, CompiledView
+from bedplate.offline import seek
+from bedplate.offline.answer import Answer
+from bedplate.offline.cover import Slot
+from bedplate.offline.coverage import Coverage
+from bedplate.offline.grouping import merged_groups
+from bedplate.offline.lookup import (
+    BLOCK,
+    Asked,
+    Block,
+    IndexReader,
+    Range,
+    columns_of_calls,
+    limits_of,
+    no_rows,
+    ranges_of,
+)
+from bedplate.offline.memory import Budget, resident
+from bedplate.offline.segment import Lock, Segment
+from bedplate.offline.spill import bucket_numbers, bucket_rows
+from bedplate.types import Array, Int64s
+
+_FULL = 0.8
+"""The share of the budget above which a lookup lets go of the pages of the index."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a lookup wants of each of its rows.
+
+    Attributes:
+        calls: the calls.
+        ranges: the number of each different range.
+        limits: [ranges, 4] as `seek.find_rows` takes them.
+        shift: microseconds: minus the delay, or how far ahead to look.
+        ttl: of the view, where it applies.
+        ahead: whether it looks forward.
+    """
+
+    calls: Sequence[Call]
+    ranges: Mapping[Range, int]
+    limits: Int64s
+    shift: int
+    ttl: int | None
+    ahead: bool
+
+
+@final
+class ViewReader:
+    """Reads one view's index.
+
+    Where the index holds ranges of times only, rows that need events outside of them are an error: nothing is left out
+    silently.
+
+    Args:
+        view: the compiled view.
+        snapshot: the id of the snapshot that the index is of.
+        slots: its segments, in order of arrival, complete for the view.
+        locks: what keeps the segments from being deleted.
+        budget: the memory that lookups may use.
+        threads: how many threads a large lookup may use.
+    """
+
+    def __init__(
+        self,
+        view: CompiledView,
+        snapshot: str,
+        slots: Sequence[Slot],
+        locks: Sequence[Lock],
+        budget: Budget,
+        threads: int,
+    ) -> None:
+        self.view, self.snapshot = view, snapshot
+        self._locks, self._budget, self._threads = tuple(locks), budget, threads
+        self.segments: tuple[Segment, ...] = tuple(s.segment for s in slots if s.segment is not None)
+        self.buckets = max(s.manifest.buckets for s in self.segments)
+        self._coverage = None if slots[0].span.is_whole else Coverage.of(view, [s.manifest for s in self.segments])
+        self._readers: dict[tuple[int, int], IndexReader] = {}
+        self._only = self._reader(0, 0) if len(self.segments) == 1 and self.buckets == 1 else None
+
+    @property
+    def rows(self) -> int:
+        """How many events there are."""
+        return sum(s.manifest.rows for s in self.segments)
+
+    @property
+    def keys(self) -> int:
+        """How many keys there are; one that is in several segments is counted in each."""
+        return sum(s.manifest.keys for s in self.segments)
+
+    @property
+    def end(self) -> int:
+        """The greatest event time, microseconds; -1 without events. What is later is not known."""
+        end = max(s.manifest.end for s in self.segments)
+        return end if self._coverage is None else self._coverage.end(end)
+
+    @property
+    def known(self) -> int:
+        """When the last of the events could be known, apart from a delay; -1 without events."""
+        return max(s.manifest.known for s in self.segments)
+
+    def read(self, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
+        """The values before each time; see `Reader`.
+
+        Raises:
+            StoreError: some need events at times of which the index was not built.
+        """
+        if self._only is not None and self._coverage is None:
+            return self._only.read(names, keys, times)
+        return self._lookup(names, keys, times, -self.view.view.source.delay, self.view.view.ttl)
+
+    def ahead(self, names: Sequence[str], keys: Int64s, times: Int64s, within: int) -> Mapping[str, Column]:
+        """The values over `time <= event < time + within`; see `History`.
+
+        Raises:
+            StoreError: as `read`.
+        """
+        if self._only is not None and self._coverage is None:
+            return self._only.ahead(names, keys, times, within)
+        return self._lookup(names, keys, times, within, None, ahead=True)
+
+    def _lookup(
+        self, names: Sequence[str], keys: Int64s, times: Int64s, shift: int, ttl: int | None, *, ahead: bool = False
+    ) -> Mapping[str, Column]:
+        wanted = {self.view.short(n) for n in names}
+        calls = [c for c in self.view.calls if wanted.intersection(c.names)]
+        ranges = ranges_of(calls, ttl)
+        question = Question(calls, ranges, limits_of(ranges, ahead=ahead), shift, ttl, ahead)
+        if self._coverage is not None:
+            self._coverage.check(question.limits, times, shift, ahead=ahead)
+        every = self._every()
+        answer = Answer(len(keys), dict(self._values(question, every, [no_rows(len(ranges))] * len(every))))
+        offsets, order = bucket_rows(bucket_numbers(keys, self.buckets), self.buckets)
+        with ThreadPoolExecutor(self._threads) as pool:
+            for bucket in np.flatnonzero(np.diff(offsets)).tolist():
+                rows = order[offsets[bucket] : offsets[bucket + 1]]
+                self._fill(question, self._bucket(bucket), keys, times, rows, answer, pool)
+        columns = answer.columns()
+        return {name: columns[name] for name in names}
+
+    def _every(self) -> list[IndexReader]:
+        """The readers of all buckets of all segments: together they have all texts."""
+        return [self._reader(i, b) for i, s in enumerate(self.segments) for b in range(s.manifest.buckets)]
+
+    def _bucket(self, bucket: int) -> list[IndexReader]:
+        """The readers of a bucket of every segment; one with fewer buckets has the keys of several in one."""
+        return [
+            self._reader(i, bucket * segment.manifest.buckets // self.buckets)
+            for i, segment in enumerate(self.segments)
+        ]
+
+    def _reader(self, segment: int, bucket: int) -> IndexReader:
+        if (segment, bucket) not in self._readers:
+            part = self.segments[segment].parts[bucket]
+            self._readers[segment, bucket] = IndexReader(self.view, part, self._threads)
+        return self._readers[segment, bucket]
+
+    def _fill(
+        self,
+        question: Question,
+        readers: list[IndexReader],
+        keys: Int64s,
+        times: Int64s,
+        rows: Array,
+        answer: Answer,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Puts the values of the rows of a bucket into an answer."""
+        for reader in readers:
+            reader.expect(len(rows))
+        largest = max(range(len(readers)), key=lambda i: len(readers[i].timeline.times))
+        asked = readers[largest].arrange(keys[rows], times[rows], pool)
+
+        def work(start: int) -> None:
+            part = asked.block(start, start + BLOCK)
+            places = rows[part.rows]
+            codes = [part.codes if i == largest else reader.positions(keys[places]) for i, reader in enumerate(readers)]
+            blocks = self._blocks(question, readers, [Asked(places, c, part.times) for c in codes])
+            room = answer.part(places)
+            for name, column in self._values(question, readers, blocks):
+                answer.put(room, name, column)
+            answer.add(room)
+
+        list(pool.map(work, range(0, len(rows), BLOCK)))
+        if self.buckets > 1 and (len(rows) > BLOCK or resident() > _FULL * self._budget.limit):
+            for reader in readers:
+                reader.forget()
+
+    def _blocks(self, question: Question, readers: list[IndexReader], asked: list[Asked]) -> list[Block]:
+        """What the ranges cover in every segment."""
+        limits, bounds = question.limits.copy(), question.limits[:, 2].tolist()
+        limits[:, 2] = -1  # a bound is over all segments
+        found = [reader.find(a, question.shift, limits) for reader, a in zip(readers, asked, strict=True)]
+        first, stop = np.stack([f for f, _ in found]), np.stack([s for _, s in found])
+        if any(bound >= 0 for bound in bounds):
+            known = [None if question.ahead else r.timeline.known for r in readers]
+            places = np.array([r.timeline.times.ctypes.data for r in readers], np.uint64)
+            late = np.array([0 if k is None else k.rows.ctypes.data for k in known], np.uint64)
+            for over, bound in enumerate(bounds):
+                if bound >= 0:
+                    of_range = np.ascontiguousarray(first[:, over])
+                    seek.bound_rows(places, late, asked[0].times, bound, of_range, stop)
+                    first[:, over] = of_range
+        if question.ahead:
+            return [Block(a, f, s) for a, f, s in zip(asked, first, stop, strict=True)]
+        unbounded = [-1] * len(bounds)
+        return [r.known_block(a, f, s, unbounded) for r, a, f, s in zip(readers, asked, first, stop, strict=True)]
+
+    def _values(
+        self, question: Question, readers: list[IndexReader], blocks: list[Block]
+    ) -> Iterator[tuple[str, Column]]:
+        """The values of a block of rows, each by its full name."""
+
+        def partial(reduction: Reduction, index: int, over: int) -> Partial:
+            pairs = zip(readers, blocks, strict=True)
+            return merge_sets(reduction, [reader.set_of(reduction, index, over, block) for reader, block in pairs])
+
+        return columns_of_calls(
+            self.view, question.calls, question.ranges, question.ttl, blocks[0].asked.times, partial
+        )
+
+    def all_keys(self) -> Int64s:
+        """[k, entities] every key, ascending."""
+        parts = [part.keys for segment in self.segments for part in segment.parts]
+        return parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts), axis=0)
+
+    def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
+        """All events, a run of keys at a time.
+
+        Raises:
+            StoreError: the index holds ranges of times only.
+        """
+        if self._coverage is not None and not self._coverage.is_whole:
+            raise StoreError(
+                f"the as-of index holds events {self._coverage.text} only, and all are needed",
+                where=self.view.place,
+                hint="run: bedplate apply",
+            )
+        if self._only is not None:
+            yield from self._only.grouped(keys_at_once)
+            return
+        for bucket in range(self.buckets):
+            readers = self._bucket(bucket)
+            yield from merged_groups(readers, bucket, self.buckets, keys_at_once)
+            for reader in readers:
+                reader.forget()

@@ -1,0 +1,210 @@
+"""Merging partials of pieces gives the partial of all their events, however they are split."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bedplate.aggregations.arithmetic import Count, Sum
+from bedplate.aggregations.base import Latest, Newest, Reduce, Reduction, Scalar, Selection, Values
+from bedplate.aggregations.merge import ChainedTexts, chain_texts, interleave, merge, merge_sets, union
+from bedplate.errors import DataError, DefinitionError
+
+SELECTION = Selection(["x"], None, "test")
+WHOLE = (Reduce.COUNT, Reduce.SUM, Reduce.MIN, Reduce.MAX, Reduce.DISTINCT)
+
+events = st.lists(st.tuples(st.integers(0, 6), st.integers(-3, 3)), max_size=6)
+"""The events of a piece: times and values, with ties; a piece has them in order of time."""
+histories = st.lists(st.lists(events, max_size=4), min_size=1, max_size=4)
+"""Pieces by key."""
+
+
+def ordered(piece):
+    return sorted(piece, key=lambda event: event[0])
+
+
+def all_events(pieces):
+    """The events of all pieces in order of time and, at equal times, of arrival."""
+    return ordered([event for piece in pieces for event in ordered(piece)])
+
+
+def owners_of(history):
+    return np.cumsum([0, *map(len, history)])
+
+
+def scalar_of(reduce, pieces, dtype):
+    values = [[v for _, v in piece] for piece in pieces]
+    if reduce is Reduce.COUNT:
+        return Scalar(np.array([len(v) for v in values], np.int64))
+    if reduce is Reduce.SUM:
+        return Scalar(np.array([sum(v) for v in values], dtype))
+    best = min if reduce is Reduce.MIN else max
+    there = np.array([len(v) > 0 for v in values], np.bool_)
+    return Scalar(np.array([best(v, default=99) for v in values], dtype), there)
+
+
+def newest_of(pieces):
+    last = [(ordered(piece) or [(77, 77)])[-1] for piece in pieces]
+    there = np.array([len(piece) > 0 for piece in pieces], np.bool_)
+    times, values = np.array([t for t, _ in last], np.int64), np.array([v for _, v in last], np.int64)
+    return Newest(there, times, (values,), (None,))
+
+
+def lists_of(pieces, depth):
+    kept = [ordered(piece)[-depth:] for piece in pieces]
+    offsets = np.cumsum([0, *map(len, kept)])
+    flat = [event for piece in kept for event in piece]
+    times, values = np.array([t for t, _ in flat], np.int64), np.array([v for _, v in flat], np.int64)
+    return Latest(offsets, times, (values, values * 0.5), (None, None))
+
+
+def values_of(pieces):
+    different = [list(dict.fromkeys(v for _, v in piece)) for piece in pieces]
+    offsets = np.cumsum([0, *map(len, different)])
+    return Values(offsets, np.array([v for piece in different for v in piece], np.int64))
+
+
+def flat(history):
+    return [piece for pieces in history for piece in pieces]
+
+
+@given(history=histories, dtype=st.sampled_from([np.int64, np.float64]))
+@pytest.mark.parametrize("reduce", [Reduce.COUNT, Reduce.SUM, Reduce.MIN, Reduce.MAX])
+def test_scalars(reduce, history, dtype):
+    got = merge(Reduction(reduce, SELECTION), scalar_of(reduce, flat(history), dtype), owners_of(history))
+    expected = scalar_of(reduce, [all_events(pieces) for pieces in history], dtype)
+    there = expected.present if expected.present is not None else np.ones(len(history), np.bool_)
+    assert got.values.dtype == expected.values.dtype
+    np.testing.assert_array_equal(got.values[there], expected.values[there])
+    assert (got.present is None) == (expected.present is None)
+    if got.present is not None:
+        np.testing.assert_array_equal(got.present, expected.present)
+
+
+@given(history=histories)
+def test_the_newest_event_and_of_equal_times_the_one_that_arrived_last(history):
+    got = merge(Reduction(Reduce.LATEST, SELECTION, 1), newest_of(flat(history)), owners_of(history))
+    expected = newest_of([all_events(pieces) for pieces in history])
+    np.testing.assert_array_equal(got.present, expected.present)
+    np.testing.assert_array_equal(got.times[got.present], expected.times[got.present])
+    np.testing.assert_array_equal(got.columns[0][got.present], expected.columns[0][got.present])
+
+
+@given(history=histories, depth=st.integers(2, 5))
+def test_the_latest_events_in_order_of_time_and_arrival(history, depth):
+    got = merge(Reduction(Reduce.LATEST, SELECTION, depth), lists_of(flat(history), depth), owners_of(history))
+    expected = lists_of([all_events(pieces) for pieces in history], depth)
+    np.testing.assert_array_equal(got.offsets, expected.offsets)
+    np.testing.assert_array_equal(got.times, expected.times)
+    for one, other in zip(got.columns, expected.columns, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@given(history=histories)
+def test_a_distinct_count_is_of_the_values_of_all_pieces(history):
+    reduction, pieces = Reduction(Reduce.DISTINCT, SELECTION), values_of(flat(history))
+    expected = values_of([all_events(p) for p in history])
+    got = merge(reduction, pieces, owners_of(history))
+    np.testing.assert_array_equal(got.values, np.diff(expected.offsets))
+    united = union(pieces, owners_of(history))
+    np.testing.assert_array_equal(united.offsets, expected.offsets)
+    for k in range(len(history)):
+        ours, theirs = (v.values[v.offsets[k] : v.offsets[k + 1]].tolist() for v in (united, expected))
+        assert ours == sorted(theirs)
+
+
+@given(history=histories, data=st.data())
+@pytest.mark.parametrize("reduce", Reduce)
+def test_merging_in_steps_is_merging_at_once(reduce, history, data):
+    """Associative: neighbouring pieces may be merged first, wherever the cut is."""
+    depth = data.draw(st.integers(1, 3)) if reduce is Reduce.LATEST else 0
+    reduction, pieces, owners = Reduction(reduce, SELECTION, depth), flat(history), owners_of(history)
+    make = {Reduce.DISTINCT: values_of, Reduce.LATEST: newest_of if depth == 1 else lambda p: lists_of(p, depth)}
+    whole = make.get(reduce, lambda p: scalar_of(reduce, p, np.int64))(pieces)
+    cuts = [sorted({0, len(p), *data.draw(st.lists(st.integers(0, len(p)), max_size=2))}) for p in history]
+    inner = np.unique(np.concatenate([[0], *[o + np.array(c) for o, c in zip(owners, cuts, strict=False)]]))
+    outer = np.searchsorted(inner, owners)
+    step = union(whole, inner) if isinstance(whole, Values) else merge(reduction, whole, inner)
+    assert_same(merge(reduction, step, outer), merge(reduction, whole, owners))
+
+
+def assert_same(one, other):
+    if isinstance(one, Scalar):
+        there = slice(None) if one.present is None else one.present
+        np.testing.assert_array_equal(one.values[there], other.values[there])
+    elif isinstance(one, Newest):
+        np.testing.assert_array_equal(one.present, other.present)
+        np.testing.assert_array_equal(one.times[one.present], other.times[one.present])
+        np.testing.assert_array_equal(one.columns[0][one.present], other.columns[0][one.present])
+    else:
+        np.testing.assert_array_equal(one.offsets, other.offsets)
+        np.testing.assert_array_equal(one.times, other.times)
+        for a, b in zip(one.columns, other.columns, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@given(history=st.lists(st.tuples(events, events, events), max_size=4), depth=st.integers(2, 4))
+@pytest.mark.parametrize("reduce", Reduce)
+def test_sets_of_events_of_the_same_keys(reduce, history, depth):
+    kinds = {Reduce.DISTINCT: values_of, Reduce.LATEST: lambda p: lists_of(p, depth)}
+    make = kinds.get(reduce, lambda p: scalar_of(reduce, p, np.int64))
+    reduction = Reduction(reduce, SELECTION, depth if reduce is Reduce.LATEST else 0)
+    sets = [make([pieces[i] for pieces in history]) for i in range(3)]
+    expected = merge(reduction, make(flat(history)), np.arange(len(history) + 1) * 3)
+    assert_same(merge_sets(reduction, sets), expected)
+    assert_same(merge(reduction, interleave(sets), np.arange(len(history) + 1) * 3), expected)
+
+
+def test_the_sets_of_the_newest_events():
+    sets = [newest_of([[(1, 5)], [], [(3, 1)]]), newest_of([[(1, 6)], [], [(2, 2)]])]
+    got = merge_sets(Reduction(Reduce.LATEST, SELECTION, 1), sets)
+    assert got.present.tolist() == [True, False, True]
+    assert got.columns[0][got.present].tolist() == [6, 1]
+
+
+def test_no_keys_and_no_pieces():
+    (count,) = Count().reductions
+    assert merge(count, Scalar(np.zeros(0, np.int64)), np.zeros(1, np.int64)).values.tolist() == []
+    assert merge(count, Scalar(np.zeros(0, np.int64)), np.zeros(3, np.int64)).values.tolist() == [0, 0]
+    last = Reduction(Reduce.LATEST, SELECTION, 1)
+    assert merge(last, newest_of([]), np.zeros(3, np.int64)).present.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("pieces", [[2**62, 2**62], [-(2**63), -1], [2**63 - 1, 2**63 - 1, 2**63 - 1]])
+def test_a_sum_beyond_64_bits_is_an_error(pieces):
+    (total,) = Sum("x").reductions
+    with pytest.raises(DataError, match="beyond 64 bits"):
+        merge(total, Scalar(np.array([5, *pieces])), np.array([0, 1, 1 + len(pieces)]))
+
+
+def test_a_sum_at_the_edge_of_64_bits_is_exact():
+    (total,) = Sum("x").reductions
+    got = merge(total, Scalar(np.array([2**63 - 2, 1, -(2**63), 2**63 - 1])), np.array([0, 2, 4]))
+    assert got.values.tolist() == [2**63 - 1, -1]
+
+
+def test_what_does_not_merge_is_refused():
+    with pytest.raises(DefinitionError, match="do not add up"):
+        merge(Reduction(Reduce.DISTINCT, SELECTION), Scalar(np.array([1, 2])), np.array([0, 2]))
+    with pytest.raises(DefinitionError, match="got a Scalar partial of a latest"):
+        merge(Reduction(Reduce.LATEST, SELECTION, 3), Scalar(np.array([1])), np.array([0, 1]))
+    with pytest.raises(DefinitionError, match="got a Scalar beside a Newest"):
+        interleave([newest_of([]), Scalar(np.zeros(0, np.int64))])
+
+
+def test_numbers_of_different_values_stand_where_there_is_one_piece():
+    got = merge(Reduction(Reduce.DISTINCT, SELECTION), Scalar(np.array([4, 2])), np.array([0, 1, 1, 2]))
+    assert got.values.tolist() == [4, 0, 2]
+
+
+def test_texts_of_several_pieces_are_looked_for_in_all_of_them():
+    texts = chain_texts([{1: "a"}, None, {2: "b", 1: "a"}])
+    assert isinstance(texts, ChainedTexts)
+    assert (texts[1], texts[2], dict(texts), len(texts)) == ("a", "b", {1: "a", 2: "b"}, 2)
+    with pytest.raises(KeyError):
+        texts[3]
+    assert chain_texts([None, None]) is None
+    only = {1: "a"}
+    assert chain_texts([only, None, only]) is only

@@ -1,0 +1,141 @@
+"""`offline ls`, `offline gc`, `offline compact` and `backfill`, as a person and as a program calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from bedplate.cli.main import run
+from bedplate.testing.simulator import START
+from bedplate.types import DAY, format_time
+
+FEATURES = """
+import polars as pl
+from bedplate import Count, Entity, FeatureView, Source, Sum
+
+events = Source("events", "data", time="time")
+user = Entity("user", key="user")
+view = FeatureView("visits", user, events, {"n": Count(windows="2d"), "s": Sum("x", windows="1d")})
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "bedplate.toml").touch()
+    (tmp_path / "features.py").write_text(FEATURES)
+    add(tmp_path, 0)
+    add(tmp_path, 1)
+    return tmp_path
+
+
+def add(folder: Path, day: int) -> None:
+    times = [START + day * DAY + i for i in range(10)]
+    frame = pl.DataFrame({"user": [i % 3 for i in range(10)], "time": times, "x": range(10)})
+    frame.write_parquet(folder / "data" / f"{day:02}.parquet")
+
+
+@pytest.fixture
+def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*words: str) -> tuple[int, str, str]:
+        code = run([*words, "--project", str(folder)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_new_data_is_planned_and_applied_as_an_extension(folder: Path, call: Any) -> None:
+    assert call("apply")[0] == 0
+    add(folder, 2)
+    code, out, _ = call("plan")
+    assert code == 0
+    assert "10 new rows: 1 timeline, 2 columns, 1 reduction" in out
+    assert "the source 'events' has 10 rows that its index does not hold yet; 20 of 30 are indexed" in out
+    plan = json.loads(call("plan", "--json")[1])["views"][0]
+    assert (plan["build"]["rows"], plan["build"]["extends"]) == (10, True)
+    code, out, _ = call("lookup", "visits.n_2d", "--key", "user=1", "--time", format_time(START + 3 * DAY))
+    assert code == 5
+    code, out, err = call("apply")
+    assert (code, "read 10 rows" in err, "sort 10 events" in err) == (0, True, True)
+    assert json.loads(call("apply", "--json")[1])["built"] == []
+
+
+def test_listing_merging_and_collecting(folder: Path, call: Any) -> None:
+    assert call("offline", "ls") == (0, "the offline store is empty; run: bedplate apply\n", "")
+    call("apply")
+    add(folder, 2)
+    call("apply")
+    code, out, _ = call("offline", "ls")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].split()[:4] == ["SOURCE", "ENTITIES", "SEGMENT", "TIMES"]
+    assert [line.split()[-1] for line in lines[1:3]] == ["visits", "visits"]
+    assert lines[-1].startswith("1 timelines, 2 segments, ")
+    (timeline,) = json.loads(call("offline", "ls", "--json")[1])["timelines"]
+    assert sorted(s["rows"] for s in timeline["segments"]) == [10, 20]
+    assert timeline["views"] == ["visits"]
+
+    assert call("offline", "gc") == (0, "deleted nothing\n", "")
+    code, out, _ = call("offline", "compact")
+    assert out == "merged into 1 segments, 30 events; 'bedplate offline gc' deletes the old ones\n"
+    assert call("offline", "compact")[1] == "nothing to merge\n"
+    code, out, _ = call("offline", "gc", "--dry-run")
+    assert out.splitlines()[-1].startswith("would delete 2 segments, ")
+    found = json.loads(call("offline", "gc", "--dry-run", "--json")[1])
+    assert [g["kind"] for g in found["garbage"]] == ["segment", "segment"]
+    assert found["bytes"] == sum(g["bytes"] for g in found["garbage"])
+    assert call("offline", "gc")[1].splitlines()[-1].startswith("deleted 2 segments, ")
+    assert call("plan")[1].splitlines()[-1] == "nothing to build"
+
+
+def test_four_segments_of_a_size_become_one_when_they_are_applied(folder: Path, call: Any) -> None:
+    for day in range(2, 8):
+        assert call("apply")[0] == 0
+        add(folder, day)
+    call("apply")
+    (timeline,) = json.loads(call("offline", "ls", "--json")[1])["timelines"]
+    read = [s["rows"] for s in timeline["segments"] if s["views"]]
+    assert sum(read) == 80
+    assert len(read) < 5
+
+
+def test_a_backfill_says_what_is_missing_builds_it_and_then_has_nothing_to_do(folder: Path, call: Any) -> None:
+    window = ("--from", format_time(START), "--to", format_time(START + DAY))
+    code, out, _ = call("backfill", "visits", *window, "--dry-run")
+    assert code == 0
+    assert "timeline, events, x, sum of x" in out.replace('col("x")', "x")
+    assert out.splitlines()[-1].startswith("to build: about ")
+    assert not (folder / ".bedplate").exists()
+    code, out, err = call("backfill", "visits", *window)
+    assert (code, out.splitlines()[-1].split(";")[1]) == (0, " the index holds 10 events")
+    assert "visits: sort 10 events by key and time" in err
+    assert call("backfill", "visits", *window)[1].splitlines()[-1] == "nothing to build"
+    wider = ("--from", format_time(START), "--to", format_time(START + 5 * DAY))
+    found = json.loads(call("backfill", "visits", *wider, "--dry-run", "--json")[1])
+    assert [(p["there"], p["rows"]) for p in found["parts"]] == [(True, 10), (False, 10)]
+
+    at = ("--key", "user=1", "--time")
+    assert call("lookup", "visits.s_1d", *at, format_time(START + DAY))[0] == 0
+    code, _, err = call("lookup", "visits.s_1d", *at, format_time(START + 2 * DAY))
+    assert code == 5
+    assert "run: bedplate backfill visits --from " in err
+    assert call("apply")[0] == 0
+    assert call("lookup", "visits.s_1d", *at, format_time(START + 2 * DAY))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("nothing",), 4, "no view is named 'nothing'"),
+        (("visits", "--from", "soon"), 2, "--from"),
+        (("visits", "--from", "2026-02-01", "--to", "2026-01-01"), 2, "expected the first to be earlier"),
+    ],
+)
+def test_a_backfill_that_cannot_be(call: Any, words: tuple[str, ...], code: int, message: str) -> None:
+    got, _, err = call("backfill", *words)
+    assert (got, message in err) == (code, True)
