@@ -95,8 +95,7 @@ def train(
 
     Raises:
         DefinitionError: an input is not a feature of the dataset, or not one that the model's towers can have.
-        DataError: training rows know what the served model can't, see `datasets.leaks`; or the files are of another
-            dataset, or of another state of its sources.
+        DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
