@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
+from bedplate.batch import Batch, Dense
 from bedplate.cli.main import run
 from bedplate.features.encoding import Number, TensorSpec
 from bedplate.features.fitting import fit
-from bedplate.features.lookup import lookup
 from bedplate.features.signature import Signature
 from bedplate.project import Project
 from bedplate.registry.manifest import gather
@@ -111,16 +112,13 @@ def test_a_branch_builds_the_new_column_and_nothing_else(repository: Path, tmp_p
     after = files(tmp_path / "offline")
     kept = {path: state for path, state in before.items() if "/applied/" not in path}
     assert {path: after[path] for path in kept} == kept
-    added = {
-        Path(p).relative_to(tmp_path / "offline").parts[1] for p in after.keys() - before.keys() if "/applied/" not in p
-    }
-    assert added <= {"columns", "reductions", "segments"} | {p for p in added if "." in p}
+    new = [Path(path).parts for path in after.keys() - before.keys() if "/applied/" not in path]
+    assert all({"columns", "reductions"} & {*parts} for parts in new)
     # And back: main needs nothing, nor does a second look at the branch.
     for folder in (repository, branch):
         assert call("apply", "--project", folder / "shop")[1] == "nothing to build\n"
     found = Project(branch / "shop").lookup("items.*", [7], "2023-12-01")
     assert found["items.sold_7d"].to_list() != [None]
-    assert lookup is not None
 
 
 def test_diff_lists_what_was_added_changed_and_removed(repository: Path, call: Call) -> None:
@@ -154,10 +152,6 @@ def commit(folder: Path) -> str:
 
 def register(project: Project, names: list[str]) -> Registry:
     """Registers a model that reads these features, and makes it the champion."""
-    import numpy as np
-
-    from bedplate.batch import Batch, Dense
-
     zeros = np.zeros(1, np.int64)
     given = Batch({n: Dense(np.ones(1)) for n in names}, {}, np.array([0, 1]), zeros, zeros, zeros)
     encoder = fit(dict.fromkeys(names, Number()), [given])
@@ -241,9 +235,6 @@ def test_what_can_not_be_compared_is_said(repository: Path, tmp_path: Path, call
     code, _, err = call("diff", "main", "--project", repository / "store")
     assert code == 4
     assert "the project was not there" in err
-    git(repository, "rm", "--cached", "-r", "store")
-    git(repository, "commit", "-m", "nothing left")
-    git(repository, "commit", "--allow-empty", "-m", "empty")
 
 
 def test_without_git_it_says_so(repository: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -348,7 +348,7 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.writing import write_dataset
 from bedplate.datasets.written import WrittenDataset
 from bedplate.features.graph import FeatureGraph
-from bedplate.offline.lookup import IndexedHistory
+from bedplate.offline.history import IndexedHistory
 
 folder, rows, width = Path(sys.argv[1]), 200_000, 64
 item, user = Entity("item", key="item"), Entity("user", key="user")
