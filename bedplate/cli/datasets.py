@@ -37,13 +37,12 @@ def write(name: str, out: Path, seed: int, epochs: int, directory: Path, as_json
 
     Each epoch of training has an order and negatives of its own; validation and test are the same in all. OUT appears
     when it is whole. After Ctrl-C or a crash the same command goes on after the last whole part; where OUT holds
-    exactly this already, nothing is written.
+    exactly this already, nothing is written. 'bedplate train JOB --from OUT' trains from it.
 
     \b
     Examples:
       bedplate datasets write baskets baskets-2011
-      bedplate datasets write baskets /data/baskets --epochs 3 --seed 7
-      bedplate train retail_ranker --from baskets-2011
+      bedplate datasets write baskets /data/baskets --epochs 3 --seed 7 --json
     """
     from bedplate.datasets.writing import write_dataset
     from bedplate.project import Project

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bedplate.cli.options import echo_json, json_option, project_option
+
+if TYPE_CHECKING:
+    from bedplate.registry.registry import Registry
+    from bedplate.training.run import Trained
 
 
 @click.command()
@@ -75,6 +80,10 @@ def train(
     except TrainingInterruptedError as error:
         error.hint = f"go on with: bedplate train {job} --resume {error.run}"
         raise
+    _echo(trained, registry, as_json=as_json, promote=promote)
+
+
+def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool) -> None:
     version = trained.version
     if promote:
         registry.promote(version.name, version.version, reason="bedplate train --promote")

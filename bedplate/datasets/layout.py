@@ -29,7 +29,8 @@ epoch, and the number of candidates."""
 
 CANDIDATE, CANDIDATE_TEXT, WEIGHT, LABEL = "candidate", "candidate_text", "weight", "label."
 """The columns of `items` beside `request_id` and its features: the key (of a text its hash), the text behind it where
-keys are texts and it is known, the weight where there are weights, and a column for each label, which begins so."""
+keys are texts and it is known, the weight where there are weights, and a column for each label, which begins so; null
+where the label is not known yet."""
 
 
 class WrittenColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,7 +129,10 @@ class Layout:
         if self._texts is not None:
             known: list[str | None] = [self._texts.get(key) for key in batch.candidates.tolist()]
             items.append(pl.Series(CANDIDATE_TEXT, known, pl.String))
-        items += [pl.Series(f"{LABEL}{name}", batch.labels[name].astype(np.float32)) for name in self._labels]
+        items += [
+            pl.Series(f"{LABEL}{name}", batch.labels[name].astype(np.float32), nan_to_null=True)
+            for name in self._labels
+        ]
         if batch.weights is not None:
             items.append(pl.Series(WEIGHT, batch.weights.astype(np.float32)))
         for column in self._columns:
