@@ -30,7 +30,7 @@ from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_towers
 from bedplate.training.evaluate import predict
-from bedplate.training.evidence import SETTINGS, definitions_of, require_same
+from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
@@ -170,6 +170,7 @@ def _register(
         features={f.name: f for f in dataset.compiled.selected.features} | dict(features),
         golden=_golden(dataset, job.golden),
         catalogue=catalogue,
+        models=models_behind(job, dataset),
     )
     manifest = gather(
         root,
@@ -178,6 +179,8 @@ def _register(
         config=job.form(),
         seeds={"trainer": job.trainer.seed, "model": job.model.seed},
         metrics=metrics,
+        parents=sorted(set(models_behind(job, dataset).values())),
+        trained_until=dataset.trained_until,
     )
     version = registry.register(job.name, artifact, manifest=manifest, run_id=run.id)
     return Trained(version, run.id, result, encoder, metrics, catalogue)
