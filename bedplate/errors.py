@@ -108,10 +108,15 @@ class MissingExtraError(BedplateError):
 
 
 _EXTRAS = {
+    "adbc_driver_manager": "postgresql",
+    "adbc_driver_postgresql": "postgresql",
+    "deltalake": "delta",
     "httptools": "serve",
+    "lance": "lance",
     "onnx": "train",
     "onnxruntime": "serve",
     "onnxscript": "train",
+    "pyiceberg": "iceberg",
     "torch": "train",
     "uvloop": "serve",
     "yaml": "feast",

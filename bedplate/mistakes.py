@@ -6,20 +6,25 @@ import inspect
 import re
 
 import bedplate
-from bedplate.errors import suggest
+from bedplate.errors import missing_extra, suggest
 
 _NAME = re.compile(r"cannot import name '(\w+)' from 'bedplate'")
 _ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
 
 
 def hint_for(error: BaseException) -> str | None:
-    """What to do about an error of a definition file, where it is about one of Bedplate's public names.
+    """What to do about an error of a definition file, where it is about a public name or an extra of Bedplate's.
 
     >>> hint_for(ImportError("cannot import name 'Coumt' from 'bedplate' (a file)"))
     "did you mean 'Count'?"
     >>> hint_for(TypeError("Mean.__init__() got an unexpected keyword argument 'window'"))
     "did you mean 'windows'?"
+    >>> hint_for(ModuleNotFoundError(name="deltalake"))
+    "install it with: pip install 'bedplate[delta]'"
     """
+    extra = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+    if extra is not None:
+        return extra.hint
     name = _NAME.search(str(error))
     if name is not None:
         return suggest(name[1], bedplate.__all__, "names")

@@ -31,7 +31,7 @@ def test_a_machine_with_room_is_accepted_in_silence(tmp_path: Path, free: int) -
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize("free", [4, 11])
+@pytest.mark.parametrize("free", [5, 11])
 def test_a_disk_too_small_for_cuda_is_noted(tmp_path: Path, free: int) -> None:
     done = check_machine(tmp_path, free)
     assert (done.returncode, done.stderr) == (0, "")
@@ -40,10 +40,10 @@ def test_a_disk_too_small_for_cuda_is_noted(tmp_path: Path, free: int) -> None:
 
 
 def test_a_disk_too_small_for_anything_is_an_error(tmp_path: Path) -> None:
-    done = check_machine(tmp_path, 3)
+    done = check_machine(tmp_path, 4)
     assert done.returncode == 1
-    assert "3 GB are free" in done.stderr
-    assert "expected at least 4 GB" in done.stderr
+    assert "4 GB are free" in done.stderr
+    assert "expected at least 5 GB" in done.stderr
 
 
 def test_a_python_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +51,42 @@ def test_a_python_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch: pyt
     done = check_machine(tmp_path, 500)
     assert done.returncode == 1
     assert "no python-that-is-not-there on the PATH" in done.stderr
+
+
+def prepare_postgresql(folder: Path, *, installed: bool, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs the preparation on a machine with and without the server; `apt-get` writes down what it was asked."""
+    bin_folder, root = folder / "bin", folder / "postgresql"
+    for path in (bin_folder, root / "15" / "bin"):
+        path.mkdir(parents=True)
+    if installed:
+        (root / "15" / "bin" / "initdb").touch()
+    for name, content in (("apt-get", f'echo "$@" >>{folder}/asked; exit {code}'), ("sudo", '"$@"')):
+        (bin_folder / name).write_text(f"#!/bin/sh\n{content}\n")
+        (bin_folder / name).chmod(0o755)
+    script = f". '{ROOT}/scripts/environment'; PATH={bin_folder}:/usr/bin:/bin; prepare_postgresql"
+    return subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"POSTGRESQL_ROOT": str(root)},
+    )
+
+
+def test_a_server_that_is_there_is_not_installed(tmp_path: Path) -> None:
+    done = prepare_postgresql(tmp_path, installed=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_server_that_is_missing_is_installed(tmp_path: Path) -> None:
+    done = prepare_postgresql(tmp_path, installed=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "asked").read_text().splitlines()[-1].endswith("install -y -qq postgresql")
+
+
+def test_a_server_that_can_not_be_installed_is_noted(tmp_path: Path) -> None:
+    done = prepare_postgresql(tmp_path, installed=False, code=100)
+    assert done.returncode == 0
+    assert "note: PostgreSQL's server was not installed" in done.stderr
+    assert "apt-get install postgresql" in done.stderr

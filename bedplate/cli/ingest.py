@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import threading
 import time
@@ -19,6 +20,8 @@ from bedplate.cli.progress import ProgressLine
 from bedplate.cli.tables import table
 from bedplate.errors import ConfigError, NotFoundError, suggest
 from bedplate.types import format_time, parse_time
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 
 if TYPE_CHECKING:
     from bedplate.features.view import CompiledView
@@ -79,6 +82,12 @@ def ingest(
 
     if follow and until is not None:
         raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
+    if _URL.match(str(stream)) and not stream.exists():
+        raise ConfigError(
+            f"got '{stream}', expected a directory to which Parquet files are appended",
+            where="ingest",
+            hint="of a table of another kind 'bedplate materialize' loads the newest state",
+        )
     project = Project(directory)
     chosen = _chosen(project, sources)
     begin, limit = time.perf_counter(), None if until is None else parse_time(until, "--until")

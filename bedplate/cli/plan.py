@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -13,6 +13,7 @@ from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.tables import table
 
 if TYPE_CHECKING:
+    from bedplate.datasets.drift import Drift
     from bedplate.features.diff import GraphDiff
     from bedplate.features.view import Feature
     from bedplate.offline.extend import Build, Missing
@@ -101,7 +102,9 @@ def plan(directory: Path, with_features: bool, as_json: bool) -> None:
     Features, datasets, training jobs and services are checked against each other and against the columns of the
     sources. Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is
     counted for the first. The seconds are a rough estimate. Features that were added (+), removed (-) or changed (~)
-    since the last 'bedplate apply' are listed with their definitions; in JSON these are 'changes', null before it.
+    since the last 'bedplate apply' are listed with their definitions; in JSON these are 'changes', null before it. So
+    are columns of the sources that were added, removed or got another type since, with the definitions that use them;
+    in JSON these are 'drift'.
 
     \b
     Examples:
@@ -112,9 +115,9 @@ def plan(directory: Path, with_features: bool, as_json: bool) -> None:
     from bedplate.project import Project
 
     project = Project(directory)
-    plans, changes = planned(project), project.changes()
+    plans, changes, moved = planned(project), project.changes(), _drift(project)
     if as_json:
-        echo_json(_document(project, plans, changes))
+        echo_json(_document(project, plans, changes) | {"drift": [asdict(d) for d in moved]})
         return
     click.echo(f"project {project.config.name} in {project.root}")
     if plans:
@@ -123,11 +126,23 @@ def plan(directory: Path, with_features: bool, as_json: bool) -> None:
         click.echo(f"\n{_features_table(list(project.graph.features.values()))}")
     if changes:
         click.echo(f"\nchanged since the last apply\n{_indented(changes)}")
+    for line in moved:
+        click.echo(f"\n{line}" if line is moved[0] else str(line))
     click.echo(f"\n{_totals(project)}")
     for line in dict.fromkeys(p.build.changed for p in plans):
         if line:
             click.echo(line)
     click.echo(to_build(plans))
+
+
+def _drift(project: Project) -> list[Drift]:
+    """What became of the columns of the sources since the last apply."""
+    from bedplate.datasets.drift import drift
+    from bedplate.features.applied import applied_path
+
+    path = applied_path(project.config.offline_path, project.root)
+    with project.located():
+        return drift(path, project.views.values(), project.datasets.values(), project.root)
 
 
 def _indented(changes: GraphDiff) -> str:
@@ -168,10 +183,11 @@ def _features_table(features: Sequence[Feature]) -> str:
 
 
 def _totals(project: Project) -> str:
-    derived = len(project.graph.derived)
+    derived, linked = len(project.graph.derived), len(project.graph.chained)
     counts = [
         (len(project.views), "view"),
-        (len(project.graph.features) - derived, "feature"),
+        (len(project.graph.features) - derived - linked, "feature"),
+        (linked, "linked feature"),
         (derived, "derived feature"),
         (len(project.datasets), "dataset"),
         (len(project.jobs), "job"),
@@ -204,6 +220,7 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
             }
             for p in plans
         ],
+        "linked": [_feature(project.graph.features[name]) for name in project.graph.chained],
         "derived": [_feature(project.graph.features[name]) for name in project.graph.derived],
         "datasets": list(project.datasets),
         "jobs": [job.name for job in project.jobs],

@@ -1,6 +1,7 @@
 """The features that were applied last, on record so that a plan can say what has changed since.
 
-The record is a JSON file: `{"format": 1, "features": [{"name", "type", "is_list", "id", "text"}]}`.
+The record is a JSON file: `{"format": 1, "features": [{"name", "type", "is_list", "id", "text"}], "sources": {NAME:
+{COLUMN: TYPE}}}`; the sources are those that the features and datasets read, with the columns that their tables had.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import final
 
 import msgspec
 
+from bedplate.canonical import digest
 from bedplate.errors import StoreError
 from bedplate.features.view import Feature
 from bedplate.files import write_atomic
@@ -22,19 +24,34 @@ FORMAT = 1
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     features: list[Feature]
+    sources: dict[str, dict[str, str]] = {}
 
 
-def write_applied(path: Path, features: Mapping[str, Feature]) -> None:
+def applied_path(offline: Path, root: Path) -> Path:
+    """Where a project's record is: beside the indexes, which apply can write; several projects may share them.
+
+    Args:
+        offline: the folder of the offline store.
+        root: the project's folder.
+    """
+    return offline / "applied" / f"{digest(str(root))[:16]}.json"
+
+
+def write_applied(
+    path: Path, features: Mapping[str, Feature], sources: Mapping[str, Mapping[str, str]] | None = None
+) -> None:
     """Puts features on record, in place of those before; nothing is written where they are the same.
 
     Args:
         path: the file; its folder is made where it is missing.
         features: by name, such as `FeatureGraph.features`.
+        sources: for each source that is read, by its name, the types of its table's columns.
 
     Raises:
         StoreError: the file can't be written; the old record is untouched.
     """
-    content = msgspec.json.format(msgspec.json.encode(_Record(FORMAT, list(features.values())))) + b"\n"
+    columns = {name: dict(of) for name, of in (sources or {}).items()}
+    content = msgspec.json.format(msgspec.json.encode(_Record(FORMAT, list(features.values()), columns))) + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_bytes() != content:
@@ -53,6 +70,21 @@ def read_applied(path: Path) -> dict[str, Feature] | None:
     Raises:
         StoreError: the record can't be read, or is of another version.
     """
+    record = _read(path)
+    return None if record is None else {feature.name: feature for feature in record.features}
+
+
+def read_columns(path: Path) -> dict[str, dict[str, str]]:
+    """The columns on record of each source, by its name; empty: nothing was applied yet.
+
+    Raises:
+        StoreError: as `read_applied`.
+    """
+    record = _read(path)
+    return {} if record is None else record.sources
+
+
+def _read(path: Path) -> _Record | None:
     try:
         record = msgspec.json.decode(path.read_bytes(), type=_Record)
     except (FileNotFoundError, NotADirectoryError):
@@ -61,7 +93,7 @@ def read_applied(path: Path) -> dict[str, Feature] | None:
         raise _unreadable(path, str(error)) from error
     if record.format != FORMAT:
         raise _unreadable(path, f"it has format {record.format}, expected {FORMAT}")
-    return {feature.name: feature for feature in record.features}
+    return record
 
 
 def _unreadable(path: Path, reason: str) -> StoreError:

@@ -39,6 +39,13 @@ POLL = 1.0
 """How often the directory is looked at for new files when following, in seconds."""
 
 
+_TABLES = {
+    "a Delta": "_delta_log",
+    "an Iceberg": "metadata/*.metadata.json",
+    "a Lance": "_versions",
+}
+"""By what the folder of a table is known."""
+
 _MOST_TEXTS = 1_000_000
 """So many ids whose texts are in the store are remembered; then it begins afresh."""
 
@@ -142,6 +149,7 @@ class Ingest:
                 was taken in before stays, and the position is before the micro-batch.
         """
         begin, events, files = monotonic(), 0, 0
+        self._check_directory()
         with self._store.writing([v.id for v in self._views]), _signals() as stop:
             self._states = {v.id: read_state(self._store, v) for v in self._views}
             self._taken = {v.id: self._names_taken(v) for v in self._views}
@@ -156,6 +164,17 @@ class Ingest:
                 is_over = is_over or not follow or stop.wait(poll)
         watermark = min(s.watermark for s in self._states.values())
         return Ingested(events, files, monotonic() - begin, watermark, stop.is_set())
+
+    def _check_directory(self) -> None:
+        """Refuses the folder of a table: its files have no names that say which came first, and some hold old rows."""
+        for kind, sign in _TABLES.items():
+            if any(self._directory.glob(sign)):
+                raise DataError(
+                    f"it is {kind} table, and a stream is a directory to which Parquet files are appended",
+                    where=str(self._directory),
+                    hint="write new rows to a directory of their own as well; or load the table's newest state: "
+                    "bedplate apply, then bedplate materialize --replace",
+                )
 
     def _names_taken(self, view: CompiledView) -> set[str]:
         prefix = keys.files_of(view)

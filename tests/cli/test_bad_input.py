@@ -82,8 +82,8 @@ def test_a_second_file_of_another_schema(folder: Path, capsys: pytest.CaptureFix
     ROWS.with_columns(pl.col("price").cast(pl.String)).write_parquet(folder / "data" / "1.parquet")
     code, message = failing(folder, capsys, "apply")
     assert code == 3
-    assert message.startswith(f"error: features.py:3: source 'orders': {folder / 'data' / '1.parquet'}: ")
-    assert "column 'price'" in message
+    problem = "the column 'price' can't be read: it is String in data/1.parquet, in data/0.parquet it is Float64"
+    assert message.startswith(f"error: features.py:3: source 'orders': {folder / 'data'}: {problem}\n")
     assert built(folder) == []
 
 

@@ -158,6 +158,7 @@ def test_a_panic_of_the_reader_is_an_error_like_any_other(tmp_path, monkeypatch)
 
     source = Source("s", "a.parquet", time="time")
     monkeypatch.setattr(pl.LazyFrame, "collect", panic)
+    monkeypatch.setattr(pl, "collect_all", panic)
     with pytest.raises(DataError, match="view 'v', source 's': can't read the rows: left == right"):
         read(source, tmp_path)
     with pytest.raises(DataError, match=r"source 's': .*a.parquet: can't read the table: left == right"):

@@ -1,34 +1,52 @@
-"""Every table does what the contract says; Parquet says what is wrong with its files."""
+"""Every kind of table does what the contract says; Parquet says what is wrong with its files."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+import lance
 import polars as pl
 import pytest
+from deltalake import write_deltalake
+from lake import Warehouse, postgres_table, schema_name
+from postgres import Server
 
 from bedplate.errors import DataError
 from bedplate.sources.base import Table
+from bedplate.sources.delta import DeltaTable
+from bedplate.sources.iceberg import IcebergTable
+from bedplate.sources.lance import LanceTable
 from bedplate.sources.memory import MemoryTable
 from bedplate.sources.parquet import ParquetTable
+from bedplate.sources.postgresql import PostgreSQLTable
 from bedplate.testing.tables import TableContract
 
 A = pl.DataFrame({"x": [1, 2], "y": [1.0, 2.0]})
+SIGNED = {pl.UInt8(): pl.Int16(), pl.UInt16(): pl.Int32(), pl.UInt32(): pl.Int64()}
+UTC = pl.Datetime("us", "UTC")
 
 
 class TestMemoryTable(TableContract):
     def make(self, folder: Path, frame: pl.DataFrame) -> Table:
         return MemoryTable(frame)
 
+    def missing(self, folder: Path) -> Table | None:
+        return None
 
-class TestParquetFile(TableContract):
+
+class ParquetContract(TableContract):
+    def missing(self, folder: Path) -> Table | None:
+        return ParquetTable("missing.parquet", folder, "source 'orders'")
+
+
+class TestParquetFile(ParquetContract):
     def make(self, folder: Path, frame: pl.DataFrame) -> Table:
         frame.write_parquet(folder / "rows.parquet")
         return ParquetTable("rows.parquet", folder)
 
 
-class TestParquetFolder(TableContract):
+class TestParquetFolder(ParquetContract):
     def make(self, folder: Path, frame: pl.DataFrame) -> Table:
         middle = len(frame) // 2
         (folder / "rows" / "later").mkdir(parents=True, exist_ok=True)
@@ -37,12 +55,74 @@ class TestParquetFolder(TableContract):
         return ParquetTable("rows", folder)
 
 
-class TestParquetGlob(TableContract):
+class TestParquetGlob(ParquetContract):
     def make(self, folder: Path, frame: pl.DataFrame) -> Table:
         for name, begin in (("part-1.parquet", 0), ("part-2.parquet", 1)):
             (frame[begin:] if begin else frame[:1]).write_parquet(folder / name)
         (folder / "part-3").mkdir(exist_ok=True)
         return ParquetTable(str(folder / "part-*"), folder)
+
+
+class TestDeltaTable(TableContract):
+    def make(self, folder: Path, frame: pl.DataFrame) -> Table:
+        write_deltalake(folder / "rows", frame[:1], mode="overwrite", schema_mode="overwrite")
+        write_deltalake(folder / "rows", frame[1:], mode="append")
+        return DeltaTable("rows", root=folder)
+
+    def missing(self, folder: Path) -> Table | None:
+        return DeltaTable("missing")
+
+    def read_as(self, dtype: pl.DataType) -> pl.DataType | None:
+        if isinstance(dtype, pl.Datetime):
+            return pl.Datetime("us") if dtype.time_zone is None else UTC
+        return None if dtype.is_unsigned_integer() else dtype
+
+
+class TestIcebergTable(TableContract):
+    def make(self, folder: Path, frame: pl.DataFrame) -> Table:
+        name = schema_name(frame)
+        with Warehouse(folder) as warehouse:
+            warehouse.write(name, frame[:1])
+            warehouse.append(name, frame[1:])
+        return IcebergTable(f"shop/{name}", root=folder)
+
+    def missing(self, folder: Path) -> Table | None:
+        return IcebergTable("missing")
+
+    def read_as(self, dtype: pl.DataType) -> pl.DataType | None:
+        if isinstance(dtype, pl.Datetime):
+            has_form = dtype.time_unit != "ns" and dtype.time_zone in (None, "UTC")
+            return pl.Datetime("us", dtype.time_zone) if has_form else None
+        small = dtype in (pl.Int8, pl.Int16)
+        return None if dtype.is_unsigned_integer() else pl.Int32() if small else dtype
+
+
+class TestLanceTable(TableContract):
+    def make(self, folder: Path, frame: pl.DataFrame) -> Table:
+        lance.write_dataset(frame[:1].to_arrow(), folder / "rows", mode="overwrite")
+        lance.write_dataset(frame[1:].to_arrow(), folder / "rows", mode="append")
+        return LanceTable("rows", root=folder)
+
+    def missing(self, folder: Path) -> Table | None:
+        return LanceTable("missing")
+
+
+class TestPostgreSQLTable(TableContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.server = server
+        monkeypatch.setenv("BEDPLATE_TEST_SERVER", server.uri())
+
+    def make(self, folder: Path, frame: pl.DataFrame) -> Table:
+        return postgres_table(self.server, folder, frame)
+
+    def missing(self, folder: Path) -> Table | None:
+        return PostgreSQLTable("missing", env="BEDPLATE_TEST_SERVER")
+
+    def read_as(self, dtype: pl.DataType) -> pl.DataType | None:
+        if isinstance(dtype, pl.Datetime):
+            return pl.Datetime("us") if dtype.time_zone is None else UTC
+        return SIGNED.get(dtype, pl.Int16() if dtype == pl.Int8 else dtype)
 
 
 def write(folder: Path, **frames: pl.DataFrame) -> ParquetTable:
@@ -93,21 +173,33 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("second", "message"),
+    ("second", "problem"),
     [
-        (A.drop("y"), "the column 'y' is not there, in a.parquet it is Float64"),
-        (A.with_columns(z=1), "the column 'z' is Int32, in a.parquet it is not there"),
-        (A.cast({"x": pl.Int32}), "the column 'x' is Int32, in a.parquet it is Int64"),
-        (A.rename({"y": "Y"}), "the column 'y' is not there, in a.parquet it is Float64"),
+        (A.drop("y"), "it is not there in b.parquet, in a.parquet it is Float64"),
+        (A.cast({"y": pl.Float32}), "it is Float32 in b.parquet, in a.parquet it is Float64"),
     ],
 )
-def test_files_of_other_columns_are_named(tmp_path, second, message):
-    table = write(tmp_path, a=A, b=second)
-    with pytest.raises(DataError) as caught:
-        table.snapshot()
-    assert caught.value.message == message
-    assert caught.value.where == str(tmp_path / "b.parquet")
-    assert caught.value.hint
+def test_a_column_on_which_files_disagree_can_not_be_used(tmp_path, second, problem):
+    """It is named with both files where it is used, and does no harm where it is not."""
+    table = write(tmp_path, a=A, b=second, c=A)
+    assert table.unreadable_columns() == {"y": problem}
+    assert table.snapshot().rows == 6
+    assert [piece.rows for piece in table.pieces()] == [2, 2, 2]
+    assert table.scan().select("x").collect()["x"].to_list() == [1, 2] * 3
+    for rows in (table.scan(), *(piece.scan() for piece in table.pieces())):
+        for query in (rows.select("y"), rows.filter(pl.col("y") > 1).select("x"), rows.select(pl.col("y").sum())):
+            with pytest.raises(DataError) as caught:
+                query.collect()
+            assert caught.value.message == f"the column 'y' can't be read: {problem}"
+            assert (caught.value.where, bool(caught.value.hint)) == (str(tmp_path), True)
+
+
+def test_a_column_that_later_files_add_is_null_before(tmp_path):
+    table = write(tmp_path, a=A, b=A.with_columns(z=pl.Series([7, 8])))
+    assert dict(table.schema()) == {"x": pl.Int64(), "y": pl.Float64(), "z": pl.Int64()}
+    assert table.unreadable_columns() == {}
+    assert table.scan().collect()["z"].to_list() == [None, None, 7, 8]
+    assert [piece.scan().collect()["z"].to_list() for piece in table.pieces()] == [[None, None], [7, 8]]
 
 
 def test_the_order_of_columns_may_differ(tmp_path):
