@@ -65,11 +65,13 @@ class Piece:
         id: equal ids mean equal rows, in whatever snapshot.
         rows: the number of rows.
         scan: reads the rows, in their order, lazily.
+        slices: whether a slice of them (`scan().slice(...)`) costs no more than its own rows.
     """
 
     id: str
     rows: int
     scan: Callable[[], pl.LazyFrame]
+    slices: bool = False
 
 
 class Table(ABC):
