@@ -69,7 +69,7 @@ class Translation:
 
     def __init__(self, config: FeastConfig, recording: Recording, target: Path) -> None:
         self.definitions, self.report = Definitions(), Report()
-        self._root, self._target, self._recording = config.root, target, recording
+        self._config, self._target, self._recording = config, target, recording
         self._variables = Variables([*MODULES, "pl"])
         self._by_record = {id(r): variable for variable, r in recording.defined}
         self._entities: dict[str, EntityDefinition] = {}
@@ -125,7 +125,7 @@ class Translation:
             return self._sources[id(record)]
         name = self._free_name(source_name(record))
         variable = self._variable(record, name)
-        located = locate(record, variable, self._root, self._target)
+        located = locate(record, variable, self._config, self._target)
         rename = mapping_of(record)
         schema = None if located.schema is None else {rename.get(c, c): dtype for c, dtype in located.schema.items()}
         time = time_column(record, schema)
@@ -139,10 +139,10 @@ class Translation:
         self.definitions.sources.append(made)
         if located.problem is None:
             self.report.carry("source", name, record.place, f"`{variable}`, read where it is")
-            if located.schema is None:
-                self.report.note(
-                    f"No Parquet file is at `{located.table}` yet: types are taken as Feast declares them."
-                )
+            if located.is_server:
+                self.report.note(f"The password of the server of `{name}` comes from the environment: PGPASSWORD.")
+            elif located.schema is None:
+                self.report.note(f"Nothing was read at `{located.table}` yet: types are taken as Feast declares them.")
         else:
             self.report.leave("source", name, record.place, located.problem, located.todo)
         self._sources[id(record)] = _Source(made, schema)
