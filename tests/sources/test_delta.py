@@ -1,4 +1,4 @@
-"""Delta tables: versions that are pinned, files that are left out, deleted rows, columns that come, and what is wrong."""
+"""Delta tables: versions that are pinned, files that are left out, deleted rows, new columns, and what is wrong."""
 
 from __future__ import annotations
 
@@ -146,16 +146,16 @@ def deletion_vector(*positions: int) -> dict[str, object]:
 def delete_rows(folder: Path, *positions: int) -> None:
     """Deletes rows of the newest file, as writers do that keep the file and note the rows."""
     log = folder / "rows" / "_delta_log"
-    versions = sorted(log.glob("*.json"))
-    add = next(json.loads(line)["add"] for line in versions[-1].read_text().splitlines() if '"add"' in line)
-    features = ["deletionVectors"]
+    written = sorted(log.glob("*.json"))
+    add = next(json.loads(line)["add"] for line in written[-1].read_text().splitlines() if '"add"' in line)
+    features, versions = ["deletionVectors"], {"minReaderVersion": 3, "minWriterVersion": 7}
     actions = [
-        {"protocol": dict(minReaderVersion=3, minWriterVersion=7, readerFeatures=features, writerFeatures=features)},
+        {"protocol": versions | {"readerFeatures": features, "writerFeatures": features}},
         {"remove": {"path": add["path"], "dataChange": True, "deletionTimestamp": 1}},
         {"add": add | {"deletionVector": deletion_vector(*positions)}},
     ]
     content = "".join(json.dumps(a) + "\n" for a in actions)
-    (log / f"{len(versions):020}.json").write_text(content)
+    (log / f"{len(written):020}.json").write_text(content)
 
 
 def test_rows_that_were_deleted_beside_their_file_are_left_out(tmp_path):

@@ -141,7 +141,7 @@ def test_a_kind_of_table_may_need_an_extra(bring, monkeypatch):
 def test_a_kind_that_two_packages_bring_is_refused(monkeypatch):
     points = [EntryPoint("rows", f"package_{i}:open_table", "bedplate.sources") for i in (1, 2)]
     monkeypatch.setattr(extensions, "entry_points", lambda group: points)
-    with pytest.raises(DefinitionError, match="2 installed packages bring it, expected one: package_1.*, package_2"):
+    with pytest.raises(DefinitionError, match=r"2 installed packages bring it, expected one: package_1.*, package_2"):
         opened("rows:a")
     monkeypatch.setattr(extensions, "entry_points", lambda group: points[:1] * 2)  # listed twice by an editable install
     assert extensions.names("sources") == ["rows"]

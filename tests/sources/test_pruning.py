@@ -59,7 +59,7 @@ def test_terms_are_found(condition, expected):
         pl.col("n").is_in([None], nulls_equal=True),
         pl.col("n").is_in([1, None], nulls_equal=True),
         pl.col("x") > 2.5,
-        pl.col("x") == float("nan"),
+        pl.col("x") == pl.lit(float("nan")),
         pl.col("y") < 1.1,
         pl.col("c") < 5,
         pl.col("unknown") == 3,
