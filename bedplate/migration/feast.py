@@ -189,7 +189,7 @@ class Translation:
             return
         if any(not self._is_key(view, e, source) for e in entities):
             return
-        features = self._aggregations(view) or self._last_values(view, entities, source)
+        features = self._aggregations(view) or self._newest_values(view, entities, source)
         if not features:
             self.report.leave(view.label, view.name, view.place, "none of its features was carried over", "see above")
             return
@@ -236,7 +236,7 @@ class Translation:
         self.report.leave(view.label, view.name, view.place, reason, todo)
         return False
 
-    def _last_values(self, view: View, entities: list[EntityDefinition], source: _Source) -> dict[str, Call]:
+    def _newest_values(self, view: View, entities: list[EntityDefinition], source: _Source) -> dict[str, Call]:
         keys = {e.key for e in entities}
         features: dict[str, Call] = {}
         for field in self._fields(view, keys, source):
@@ -251,7 +251,7 @@ class Translation:
             if field.record.kwargs.get("vector_index") is True:
                 reason, todo = "the online store finds rows by key only", "keep the search where it is"
                 self.report.leave("vector index", f"{view.name}.{field.name}", field.record.place, reason, todo)
-            features[field.name] = call("Last", field.name)
+            features[field.name] = call("Attribute", field.name)
         self._features[view.name] = {name: f"{view.name}.{name}" for name in features}
         return features
 

@@ -31,6 +31,13 @@ def test_a_view_becomes_the_last_values_of_its_columns(world: World) -> None:
     assert found["spending.city"].to_list() == ["Rome", "Kyiv", None]
 
 
+def test_the_newest_row_counts_as_a_whole(world: World) -> None:
+    world.define(SHOP)
+    world.imported()
+    found = world.project().lookup(["spending.price", "spending.city"], [1], at(6, 11))
+    assert (found["spending.price"].to_list(), found["spending.city"].to_list()) == ([None], ["Bern"])
+
+
 def test_a_ttl_is_kept_to_its_very_end(world: World) -> None:
     world.define(SHOP)
     world.imported()
@@ -434,7 +441,7 @@ def test_arguments_without_a_counterpart_are_named(world: World) -> None:
 def test_a_vector_index_is_left_and_its_feature_kept(world: World) -> None:
     world.define(SHOP.replace("dtype=String)", "dtype=String, vector_index=True)"))
     assert list(world.left()) == ["vector index spending.city"]
-    assert '"city": Last("city")' in world.code()
+    assert '"city": Attribute("city")' in world.code()
 
 
 def test_names_are_made_into_python_s_own(world: World) -> None:

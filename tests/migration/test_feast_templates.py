@@ -57,7 +57,7 @@ def test_a_template_becomes_a_project_that_loads(
     assert all(left["reason"] and left["todo"] for left in report["not_carried"])
     assert [p.name for p in sorted((tmp_path / "made").iterdir())] == sorted(report["files"])
     code = (tmp_path / "made" / "features.py").read_text()
-    last, context = code.count(": Last("), code.count(" = Context(")
+    last, context = code.count(": Attribute("), code.count(" = Context(")
     lists = sum(line[:1].isupper() and " = [" in line for line in code.splitlines())
     found = (code.count(" = FeatureView("), last + context, lists, len(report["not_carried"]))
     assert found == TEMPLATES[template]
