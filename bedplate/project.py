@@ -2,44 +2,37 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import importlib
-import importlib.util
-import re
-import sys
 import time
-import traceback
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import polars as pl
 
 from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
-from bedplate.datasets.dataset import CompiledDataset, Dataset
+from bedplate.datasets.dataset import CompiledDataset
 from bedplate.datasets.drift import explained, table_columns
 from bedplate.datasets.loaded import LoadedDataset
+from bedplate.definitions import load_definitions
 from bedplate.errors import BedplateError, ConfigError, DefinitionError, NotFoundError, StoreError, suggest
 from bedplate.features.applied import applied_path, read_applied, write_applied
 from bedplate.features.assemble import Reader
 from bedplate.features.context import Context
-from bedplate.features.derived import DerivedFeature
 from bedplate.features.diff import GraphDiff, diff
 from bedplate.features.entity import KeysLike
-from bedplate.features.graph import FeatureGraph, FeatureLike
+from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
+from bedplate.features.links import Link
 from bedplate.features.lookup import lookup_table
+from bedplate.features.model import Scorers
 from bedplate.features.times import TimesLike
-from bedplate.features.view import CompiledView, FeatureView
+from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
-from bedplate.mistakes import hint_for
 from bedplate.offline.extend import Build, Progress
 from bedplate.offline.history import IndexedHistory
-from bedplate.sources.base import Source
 from bedplate.types import format_time, parse_time
 
 if TYPE_CHECKING:
@@ -53,77 +46,8 @@ _Definition = TypeVar("_Definition")
 _BLOCK_EVENTS = 200_000
 """About how many events of history are in memory at once while an online store is filled."""
 
-_CALLED = {
-    "Context": "context",
-    "Dataset": "dataset",
-    "DerivedFeature": "derived feature",
-    "Entity": "entity",
-    "FeatureView": "view",
-    "Job": "job",
-    "Label": "label",
-    "Service": "service",
-    "Source": "source",
-}
-"""What messages call a definition of each class."""
-
 _FILES = {"job": "train.py", "service": "service.py"}
 """Where a project usually defines what commands ask for by name."""
-
-_NAMED = re.compile(rf"\b(?:{'|'.join(_CALLED.values())}) '[^']*'")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Definitions:
-    """The definitions of a project, in the order in which its files name them.
-
-    Attributes:
-        views: the feature views.
-        derived: the derived features.
-        datasets: the datasets.
-        others: what else the files name, with the variable: services, training jobs, sources, entities.
-        places: where a definition is made, such as "features.py:12", by what a message calls it: "view 'sales'".
-    """
-
-    views: list[FeatureView] = field(default_factory=list[FeatureView])
-    derived: list[DerivedFeature] = field(default_factory=list[DerivedFeature])
-    datasets: list[Dataset] = field(default_factory=list[Dataset])
-    others: list[tuple[str, object]] = field(default_factory=list[tuple[str, object]])
-    places: dict[str, str] = field(default_factory=dict[str, str])
-
-    def of(self, kind: type[_Definition]) -> list[_Definition]:
-        """The definitions among the others that are of a class."""
-        return [value for _, value in self.others if isinstance(value, kind)]
-
-    def add(self, variable: str, value: object) -> None:
-        """Takes in what a variable of a file holds."""
-        if isinstance(value, FeatureView):
-            self.views.append(value)
-        elif isinstance(value, DerivedFeature):
-            self.derived.append(value)
-        elif isinstance(value, Dataset):
-            self.datasets.append(value)
-        elif not isinstance(value, ModuleType | type) and not callable(value):
-            self.others.append((variable, value))
-
-    def locate(self, places: Mapping[int, str]) -> None:
-        """Takes in where definitions are made, by the id of each: of those that were added, and of their parts."""
-        parts: list[object] = [value for _, value in self.others]
-        for view in self.views:
-            parts += [view, view.source, *view.entities]
-        for dataset in self.datasets:
-            sources = [dataset.spine.source, *(label.source for label in dataset.labels)]
-            parts += [dataset, *dataset.labels, *sources, *([dataset.negatives.source] if dataset.negatives else [])]
-        for part in [*parts, *self.derived]:
-            called = f"{_CALLED.get(type(part).__name__, '')} '{getattr(part, 'name', '')}'"
-            if id(part) in places:
-                self.places.setdefault(called, places[id(part)])
-
-    def place(self, where: str | None) -> str | None:
-        """The place of an error with the file in front, where the first definition that it names is known."""
-        places = (self.places.get(found[0]) for found in _NAMED.finditer(where or ""))
-        place = next((p for p in places if p is not None), None)
-        return f"{place}: {where}" if place else where
 
 
 @final
@@ -163,9 +87,10 @@ class Project:
     def __init__(self, directory: Path | str = ".") -> None:
         self.config: Config = load_config(Path(directory))
         self.definitions = found = load_definitions(self.config)
+        # Beside the indexes, which apply can write; several projects may share them.
         self._applied_path = applied_path(self.config.offline_path, self.root)
         with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
-            self.graph = FeatureGraph(found.views, found.derived, self.root, found.of(Context))
+            self.graph = FeatureGraph(found.views, found.derived, self.root, found.of(Context), found.of(Link))
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
         self.history = IndexedHistory(self.config.offline_path, memory=self.config.memory)
@@ -347,7 +272,22 @@ class Project:
         compiled = self.dataset(name)
         with self.located():
             indexed = {view.id: self.history.reader(view).snapshot for view in compiled.views}
-            return LoadedDataset(compiled, self.history, indexed)
+            return LoadedDataset(compiled, self.history, indexed, self.scorers(compiled.selected))
+
+    def scorers(self, selected: Selected) -> Scorers:
+        """The models behind features, of the versions that are named or that have the alias now.
+
+        Raises:
+            NotFoundError: a model is not there.
+            DefinitionError: it reads other features than the definition says, or ones whose definition has changed.
+            ArtifactError: it is damaged, or gives something else than is wanted of it.
+        """
+        if not selected.models:
+            return {}
+        from bedplate.registry.registry import Registry
+        from bedplate.serving.scorer import load_scorers
+
+        return load_scorers(selected, self.graph, Registry(self.config.registry_path))
 
     def lookup(
         self,
@@ -377,7 +317,7 @@ class Project:
             NotFoundError: no feature or view has this name.
         """
         with self.located():
-            return lookup_table(self.graph, reader or self.history, features, keys, times, context)
+            return lookup_table(self.graph, reader or self.history, features, keys, times, context, self.scorers)
 
     def find(self, kind: type[_Definition], name: str | None = None) -> _Definition:
         """A definition of another kind (a service, a training job) by its variable's name or its own.
@@ -444,120 +384,3 @@ def _until_now(until: str | int | date) -> int:
             "leave it out to load all there is",
         )
     return micros
-
-
-def load_definitions(config: Config) -> Definitions:
-    """Runs a project's definition files and collects what they define, in variables or in lists.
-
-    The files may import each other by name. Modules of a project loaded before are forgotten, so that two projects may
-    both have a `features.py`.
-
-    Raises:
-        DefinitionError: a file fails, or two definitions have one name; the message names the file and the line.
-    """
-    found = Definitions()
-    with _importable(config):
-        modules = [_run(path) for path in config.definitions]
-        places = _places(config.root)
-    seen: set[int] = set()
-    for module in modules:
-        for variable, value in vars(module).items():
-            for member in [] if variable.startswith("_") else _members(value):
-                if id(member) not in seen:
-                    seen.add(id(member))
-                    found.add(variable, member)
-    found.locate(places)
-    from bedplate.serving.service import Service
-    from bedplate.training.job import Job
-
-    for kind, made in (
-        ("sources", found.of(Source)),
-        ("views", found.views),
-        ("derived features", found.derived),
-        ("contexts", found.of(Context)),
-        ("datasets", found.datasets),
-        ("jobs", found.of(Job)),
-        ("services", found.of(Service)),
-    ):
-        _check_names(kind, made, places)
-    return found
-
-
-def _members(value: object) -> list[object]:
-    return list(cast("Sequence[object]", value)) if isinstance(value, list | tuple) else [value]
-
-
-def _check_names(kind: str, made: Sequence[Any], places: Mapping[int, str]) -> None:
-    known: dict[str, object] = {}
-    for definition in made:
-        first = known.setdefault(definition.name, definition)
-        if first is not definition:
-            raise DefinitionError(
-                f"two {kind} are named '{definition.name}'",
-                where=places.get(id(definition)),
-                hint=f"the other is in {places.get(id(first), 'another file')}; rename one of them",
-            )
-
-
-def _places(root: Path) -> dict[int, str]:
-    """The file and line of every assignment at the top of a project's loaded files, by the id of the assigned value."""
-    places: dict[int, str] = {}
-    loaded = [(m, Path(getattr(m, "__file__", None) or "/")) for m in list(sys.modules.values())]
-    for module, path in [(m, path) for m, path in loaded if path.parent == root and path.suffix == ".py"]:
-        for statement in ast.parse(path.read_bytes()).body:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
-            for name in [t.id for t in targets if isinstance(t, ast.Name)]:
-                for member in _members(vars(module).get(name)):
-                    places.setdefault(id(member), f"{path.name}:{statement.lineno}")
-    return places
-
-
-@contextlib.contextmanager
-def _importable(config: Config) -> Generator[None]:
-    stems = {p.stem for p in config.root.glob("*.py")}
-    for name in stems:
-        module = sys.modules.get(name)
-        if module is not None and getattr(module, "__bedplate_project__", None) is not None:
-            del sys.modules[name]
-    sys.path.insert(0, str(config.root))
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(str(config.root))
-        for name in stems:
-            module = sys.modules.get(name)
-            if module is not None and str(getattr(module, "__file__", "")).startswith(str(config.root)):
-                module.__dict__["__bedplate_project__"] = str(config.root)
-
-
-def _run(path: Path) -> ModuleType:
-    known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) == str(path):
-        return known
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise DefinitionError("is not a Python file", where=str(path))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BedplateError as error:
-        sys.modules.pop(path.stem, None)
-        place = _line_of(error, path)
-        error.where = f"{place}: {error.where}" if error.where else place
-        raise
-    except (Exception, SystemExit) as error:
-        sys.modules.pop(path.stem, None)
-        text = (error.msg if isinstance(error, SyntaxError) else "") or str(error)
-        raise DefinitionError(
-            f"{type(error).__name__}: {text}", where=_line_of(error, path), hint=hint_for(error)
-        ) from error
-    return module
-
-
-def _line_of(error: BaseException, path: Path) -> str:
-    if isinstance(error, SyntaxError) and error.filename and Path(error.filename).parent == path.parent:
-        return f"{Path(error.filename).name}:{error.lineno}"
-    lines = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).parent == path.parent]
-    return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}" if lines else path.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -24,6 +25,9 @@ NAMES = [
     "Last",
     "LastN",
     "TimeSince",
+    "Source",
+    "Label",
+    "Dataset",
     "Number",
     "Category",
     "Sequence",
@@ -37,6 +41,13 @@ NAMES = [
     "Service",
 ]
 
+ELSEWHERE = {
+    "Attribute": "bedplate.aggregations.attribute",
+    "Link": "bedplate.features.links",
+    "ModelFeature": "bedplate.features.model",
+}
+"""Names of other modules than `bedplate`."""
+
 
 def section(heading: str) -> str:
     return PAGE.partition(f"### {heading}\n")[2].partition("\n#")[0]
@@ -47,9 +58,10 @@ def rows(heading: str) -> dict[str, str]:
     return dict(re.findall(r"^\| `([^`]+)` \| ([^|]*) \|", section(heading), re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *ELSEWHERE])
 def test_every_argument_is_listed_with_its_default(name: str) -> None:
-    parameters = inspect.signature(getattr(bedplate, name)).parameters.values()
+    module = importlib.import_module(ELSEWHERE[name]) if name in ELSEWHERE else bedplate
+    parameters = inspect.signature(getattr(module, name)).parameters.values()
     shown: dict[str, Any] = {
         p.name: "required" if p.default is p.empty else f"`{p.default!r}`"
         for p in parameters

@@ -61,17 +61,39 @@ class Selection:
     """Row values of the events that count: inputs, and an optional condition.
 
     Two selections are equal when their canonical forms are; they are then stored once, however many features use them.
+
+    Attributes:
+        inputs: row expressions.
+        where: a boolean row expression, or None.
+        keeps_null: whether an event also counts where its first input is not there. The second and last one, integers
+            that are never null, is then 0.
+        form: the canonical form.
     """
 
-    __slots__ = ("form", "inputs", "where")
+    __slots__ = ("form", "inputs", "keeps_null", "where")
 
-    def __init__(self, inputs: Sequence[ExpressionLike], where: ExpressionLike | None, place: str) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[ExpressionLike],
+        where: ExpressionLike | None,
+        place: str,
+        *,
+        keeps_null: bool = False,
+    ) -> None:
         self.inputs = tuple(to_expression(e, place) for e in inputs)
         self.where = None if where is None else to_expression(where, place)
         self.form: dict[str, Any] = {
             "inputs": [expression_form(e, place) for e in self.inputs],
             "where": None if self.where is None else expression_form(self.where, place),
         }
+        self.keeps_null = keeps_null
+        if keeps_null:
+            self.form["keeps_null"] = True
+
+    @property
+    def text(self) -> str:
+        """The inputs for a person to read, without how long a nullable value holds; empty where there are none."""
+        return ", ".join(map(str, self.inputs[:1] if self.keeps_null else self.inputs))
 
     @property
     def expressions(self) -> tuple[pl.Expr, ...]:
@@ -277,8 +299,7 @@ class Aggregation(ABC):
     def text(self) -> str:
         """The aggregation for a person to read, without its condition and windows."""
         options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int))
-        inputs = ", ".join(map(str, self.selection.inputs))
-        return f"{type(self).__name__}({'; '.join(filter(None, [inputs, options]))})"
+        return f"{type(self).__name__}({'; '.join(filter(None, [self.selection.text, options]))})"
 
     @final
     def require(self, accepted: Sequence[Type], got: Type) -> None:

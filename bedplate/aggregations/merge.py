@@ -78,9 +78,43 @@ def merge_sets(reduction: Reduction, sets: Sequence[Piece]) -> Partial:
     """
     if len(sets) == 1 and not isinstance(sets[0], Values):
         return sets[0]
+    if reduction.reduce in _ONE_BY_ONE:
+        return _one_by_one(reduction.reduce, _all(sets, Scalar))
     pieces = interleave(sets)
     keys = _length(pieces) // len(sets)
     return merge(reduction, pieces, np.arange(keys + 1, dtype=np.int64) * len(sets))
+
+
+_ONE_BY_ONE = (Reduce.COUNT, Reduce.SUM, Reduce.MIN, Reduce.MAX)
+
+
+def _one_by_one(reduce: Reduce, sets: Sequence[Scalar]) -> Scalar:
+    """What `merge` gives, one set after the other: no larger arrays are made."""
+    values, present = sets[0].values.copy(), sets[0].present
+    if reduce in (Reduce.COUNT, Reduce.SUM):
+        most = 0 if values.dtype.kind == "f" else sum(_largest(s.values) for s in sets)
+        if most > np.iinfo(np.int64).max:
+            owners = np.arange(len(values) + 1, dtype=np.int64) * len(sets)
+            return Scalar(_sums(_zipped([s.values for s in sets]), owners))
+        for other in sets[1:]:
+            values += other.values
+        return Scalar(values)
+    best = np.maximum if reduce is Reduce.MAX else np.minimum
+    for other in sets[1:]:
+        mine, theirs = _there(values, present), _there(other.values, other.present)
+        values = np.where(mine & theirs, best(values, other.values), np.where(mine, values, other.values))
+        present = mine | theirs
+    there = _there(values, present)
+    return Scalar(np.where(there, values, 0).astype(values.dtype, copy=False), there)
+
+
+def _largest(values: Array) -> int:
+    """The largest amount among whole numbers."""
+    return max(int(values.max()), -int(values.min())) if len(values) else 0
+
+
+def _there(values: Array, present: Bools | None) -> Bools:
+    return np.ones(len(values), np.bool_) if present is None else present
 
 
 def interleave(sets: Sequence[Piece]) -> Piece:

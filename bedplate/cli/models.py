@@ -13,6 +13,7 @@ from bedplate.cli.tables import facts, moment, number, table
 
 if TYPE_CHECKING:
     from bedplate.registry.aliases import AliasChange
+    from bedplate.registry.registry import Registry
     from bedplate.registry.version import ModelVersion
 
 _LIBRARIES = ("bedplate", "numpy", "polars", "torch", "onnxruntime")
@@ -79,6 +80,7 @@ def show(model: str, verify: bool, directory: Path, as_json: bool) -> None:
       bedplate models show ranker:3 --verify
       bedplate models show ranker@champion --json
     """
+    from bedplate.registry.dependents import dependents
     from bedplate.registry.version import parse_reference
 
     registry = open_registry(directory)
@@ -87,6 +89,7 @@ def show(model: str, verify: bool, directory: Path, as_json: bool) -> None:
     if verify:
         found.verify()
     lineage, history = registry.lineage(name, found.version), registry.history(name)
+    read_by = dependents(registry, name).get(found.version, [])
     if as_json:
         echo_json(
             {
@@ -97,11 +100,12 @@ def show(model: str, verify: bool, directory: Path, as_json: bool) -> None:
                 "verified": verify,
                 "manifest": found.manifest,
                 "lineage": lineage,
+                "read_by": read_by,
                 "history": history,
             }
         )
         return
-    click.echo(facts(_facts_of(found, verify)))
+    click.echo(facts([*_facts_of(found, verify), *([("read by", ", ".join(read_by))] if read_by else [])]))
     if found.manifest.metrics:
         click.echo("\nmetrics")
         click.echo(_indented(facts([(k, number(v)) for k, v in found.manifest.metrics.items()])))
@@ -178,7 +182,8 @@ def promote(name: str, version: int, alias: str, reason: str | None, directory: 
       bedplate models promote ranker 4 --alias candidate --reason "longer history"
       bedplate models promote ranker 3 --json
     """
-    _echo_change(name, open_registry(directory).promote(name, version, alias, reason), as_json)
+    registry = open_registry(directory)
+    _echo_change(registry, name, registry.promote(name, version, alias, reason), as_json)
 
 
 @models.command()
@@ -196,15 +201,24 @@ def rollback(name: str, alias: str, reason: str | None, directory: Path, as_json
       bedplate models rollback ranker --reason "slow at the peak"
       bedplate models rollback ranker --json
     """
-    _echo_change(name, open_registry(directory).rollback(name, alias, reason), as_json)
+    registry = open_registry(directory)
+    _echo_change(registry, name, registry.rollback(name, alias, reason), as_json)
 
 
-def _echo_change(name: str, change: AliasChange, as_json: bool) -> None:
+def _echo_change(registry: Registry, name: str, change: AliasChange, as_json: bool) -> None:
+    """Shows the change, and the models that it does not reach: they go on with the version that made their features."""
+    from bedplate.registry.dependents import dependents
+
+    others = {version: models for version, models in dependents(registry, name).items() if version != change.version}
     if as_json:
-        echo_json({"model": name, **msgspec.to_builtins(change)})
+        kept = {model: version for version, models in others.items() for model in models}
+        echo_json({"model": name, **msgspec.to_builtins(change), "kept": kept})
         return
     before = "" if change.previous is None else f", before: version {change.previous}"
     click.echo(f"{name}@{change.alias} is version {change.version}{before}")
+    for version, models in others.items():
+        trained = f"{', '.join(models)} {'was' if len(models) == 1 else 'were'} trained with version {version}"
+        click.echo(f"{trained} and {'goes' if len(models) == 1 else 'go'} on with it until trained again")
 
 
 @models.command()

@@ -183,10 +183,11 @@ def _features_table(features: Sequence[Feature]) -> str:
 
 
 def _totals(project: Project) -> str:
-    derived = len(project.graph.derived)
+    derived, linked = len(project.graph.derived), len(project.graph.chained)
     counts = [
         (len(project.views), "view"),
-        (len(project.graph.features) - derived, "feature"),
+        (len(project.graph.features) - derived - linked, "feature"),
+        (linked, "linked feature"),
         (derived, "derived feature"),
         (len(project.datasets), "dataset"),
         (len(project.jobs), "job"),
@@ -219,6 +220,7 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
             }
             for p in plans
         ],
+        "linked": [_feature(project.graph.features[name]) for name in project.graph.chained],
         "derived": [_feature(project.graph.features[name]) for name in project.graph.derived],
         "datasets": list(project.datasets),
         "jobs": [job.name for job in project.jobs],

@@ -12,7 +12,7 @@ import polars as pl
 
 from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.entity import key_cast
-from bedplate.sources.base import Source
+from bedplate.sources.base import ALWAYS, Source
 from bedplate.types import Type, parse_duration, parse_time, type_of
 
 
@@ -25,6 +25,17 @@ def check_kind(value: object, expected: type[Any] | UnionType, place: str, hint:
         classes: tuple[type[Any], ...] = get_args(expected) or (cast("type[Any]", expected),)
         wanted = " or ".join(c.__name__ for c in classes)
         raise DefinitionError(f"got a {type(value).__name__}, expected {wanted}", where=place, hint=hint)
+
+
+def check_events(source: object, place: str) -> None:
+    """Raises `DefinitionError` unless the value is a source of events, which have a time."""
+    check_kind(source, Source, place)
+    if isinstance(source, Source) and source.time == ALWAYS:
+        raise DefinitionError(
+            f"the rows of source '{source.name}' have no time (time=ALWAYS), expected events",
+            where=place,
+            hint="name the column that says when each event happened",
+        )
 
 
 def check_name(name: object, kind: str) -> None:

@@ -17,6 +17,7 @@ from bedplate.errors import DefinitionError, suggest
 from bedplate.features.context import Context
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
+from bedplate.features.model import ModelFeature
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.sources.base import Source
 from bedplate.types import Type, format_duration
@@ -76,7 +77,7 @@ class Dataset:
         self.labels = (labels,) if isinstance(labels, Label) else tuple(labels)
         for label in self.labels:
             check_kind(label, Label, f"{self.place}: labels", hint="for example Label('bought', ...)")
-        if isinstance(features, str | FeatureView | DerivedFeature | Context):
+        if isinstance(features, str | FeatureView | DerivedFeature | ModelFeature | Context):
             raise DefinitionError("got one feature, expected a list", where=f"{self.place}: features")
         check_list(features, f"{self.place}: features", 'for example ["view.feature", other_view]')
         self.features = tuple(features)
@@ -143,7 +144,7 @@ class Dataset:
         } | ({"allow": self.allow} if self.allow else {})
 
 
-def _name(feature: FeatureView | DerivedFeature | Context) -> str:
+def _name(feature: FeatureView | DerivedFeature | ModelFeature | Context) -> str:
     return feature.feature.name if isinstance(feature, Context) else feature.name
 
 
@@ -192,6 +193,8 @@ class CompiledDataset:
         place, known = self.dataset.place, self.spine.key_types()
         for view, names in self.selected.views:
             self._check_known([e.name for e in view.view.entities], f"feature '{names[0]}'")
+        for chain, names in self.selected.chains:
+            self._check_known([e.name for e in chain.entities], f"feature '{chain.prefix}{names[0]}'")
         for label in self.labels:
             self._check_known([e.name for e in label.label.entities], label.label.place)
         for user, types in [("features", kinds), *((c.label.place, c.key_types()) for c in self.labels)]:
@@ -260,7 +263,7 @@ class CompiledDataset:
     def views(self) -> tuple[CompiledView, ...]:
         """Every view that history must hold: those of the features, then those of the labels, each once."""
         labels = {label.view.id: label.view for label in self.labels}
-        return (*(view for view, _ in self.selected.views), *labels.values())
+        return (*self.selected.every_view, *labels.values())
 
     @property
     def sources(self) -> tuple[Source, ...]:

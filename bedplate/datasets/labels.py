@@ -14,7 +14,7 @@ from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.ordered import TimeSince
 from bedplate.batch import Dense
 from bedplate.canonical import digest
-from bedplate.datasets.checks import check_kind, check_name, check_number, duration_of
+from bedplate.datasets.checks import check_events, check_kind, check_name, check_number, duration_of
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import Entity, entities_of
@@ -87,7 +87,7 @@ class Label:
             check_kind(request, str, f"{self.place}: request", hint="the name of a column")
         whole = request is not None and isinstance(entities, Sequence) and not entities
         self.entities = () if whole else entities_of(entities, f"{self.place}: entities")
-        check_kind(source, Source, self.place)
+        check_events(source, self.place)
         self.source = source
         check_kind(aggregation, Aggregation, self.place, hint="for example Count() or Sum('quantity')")
         self.aggregation = aggregation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
@@ -17,8 +18,9 @@ from bedplate.datasets.split import SPLITS
 from bedplate.datasets.summary import DatasetSummary, SplitSummary
 from bedplate.errors import DataError, NotFoundError, suggest
 from bedplate.features.assemble import Candidates, Join
+from bedplate.features.model import Scorers, check_time_true
 from bedplate.offline.base import History
-from bedplate.types import Int64s
+from bedplate.types import LATEST_TIME, Int64s
 
 _AT_ONCE = 65_536
 """Requests whose negatives are drawn at once for a summary; bounds its memory."""
@@ -74,22 +76,33 @@ class LoadedDataset:
         history: where features and labels are read; it must hold `compiled.views`.
         indexed: the id of the source's snapshot behind each view in history, by the view's id; views that are not here
             are taken to be of the snapshot that the rest is of.
+        scorers: the models behind the features.
 
     Attributes:
+        scorers: as given.
         snapshots: the snapshot that was read of each source, by the source's name: by the spine, by the negatives and
             by the indexes of the features and labels.
 
     Raises:
-        DataError: a source does not hold what the definition says, or was read in two states.
+        DataError: a source does not hold what the definition says, or was read in two states; or a model behind a
+            feature has seen what is to be predicted.
     """
 
-    __slots__ = ("_join", "_known", "_ranges", "_sampler", "_uncensored", "compiled", "history", "snapshots", "spine")
+    __slots__ = (
+        "_join", "_known", "_ranges", "_sampler", "_uncensored", "compiled", "history", "scorers", "snapshots", "spine",
+    )  # fmt: skip
 
-    def __init__(self, compiled: CompiledDataset, history: History, indexed: Mapping[str, str] | None = None) -> None:
-        self.compiled, self.history = compiled, history
+    def __init__(
+        self,
+        compiled: CompiledDataset,
+        history: History,
+        indexed: Mapping[str, str] | None = None,
+        scorers: Scorers = MappingProxyType({}),
+    ) -> None:
+        self.compiled, self.history, self.scorers = compiled, history, scorers
         self.spine = compiled.spine.read()
         rows = self.spine.rows
-        self._join = Join(compiled.selected, rows.item)
+        self._join = Join(compiled.selected, rows.item, scorers)
         read = [(compiled.dataset.spine.source.name, self.spine.snapshot, compiled.dataset.spine.place)]
         self._sampler: PopularitySampler | None = None
         if compiled.negatives is not None:
@@ -107,6 +120,19 @@ class LoadedDataset:
             c.label.name: int(np.searchsorted(rows.times, c.last_time(history), side="right")) for c in compiled.labels
         }
         self._uncensored = max(self._known.values(), default=len(rows.times))
+        used = [int(rows.times[first]) for first, last in self._ranges.values() if first < last]
+        check_time_true(compiled.selected.models, scorers, min(used, default=LATEST_TIME), compiled.dataset.place)
+
+    @property
+    def trained_until(self) -> int:
+        """Up to which time a model knows what happened that learns from training and is chosen by validation.
+
+        That is the last of their requests and the horizon of its labels, or what a model behind a feature knows.
+        """
+        last = max(self.positions(name)[1] for name in ("train", "validation"))
+        horizon = max((c.label.horizon for c in self.compiled.labels), default=0)
+        own = int(self.spine.rows.times[last - 1]) + horizon if last else 0
+        return max([own, *(scorer.trained_until or 0 for scorer in self.scorers.values())])
 
     @property
     def item_texts(self) -> TextLookup | None:

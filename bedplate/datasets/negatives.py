@@ -10,7 +10,7 @@ import numpy as np
 
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.canonical import digest, expression_form
-from bedplate.datasets.checks import check_kind, check_number, duration_of, id_type
+from bedplate.datasets.checks import check_events, check_kind, check_number, duration_of, id_type
 from bedplate.datasets.reading import read_rows
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity, encode
@@ -60,7 +60,7 @@ class Negatives:
         per_positive: float | None = None,
         where: ExpressionLike | None = None,
     ) -> None:
-        check_kind(source, Source, "negatives")
+        check_events(source, "negatives")
         self.source = source
         check_kind(item, Entity, f"{self.place}: item")
         self.item = item

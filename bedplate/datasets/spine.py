@@ -13,7 +13,7 @@ import polars as pl
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.batch import Ids, Ragged, TextLookup
 from bedplate.canonical import digest, expression_form
-from bedplate.datasets.checks import check_kind, id_type
+from bedplate.datasets.checks import check_events, check_kind, id_type
 from bedplate.datasets.context import SpineContext
 from bedplate.datasets.reading import read_rows
 from bedplate.errors import DataError, DefinitionError
@@ -55,7 +55,7 @@ class Spine:
         item: Entity,
         where: ExpressionLike | None = None,
     ) -> None:
-        check_kind(source, Source, "spine")
+        check_events(source, "spine")
         self.source = source
         check_kind(request, str, f"{self.place}: request")
         self.request = request

@@ -7,46 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, final
+from types import MappingProxyType
+from typing import final
 
 import numpy as np
 
 from bedplate.batch import Batch, Column, Columns, Places, expand
 from bedplate.errors import RequestError
+from bedplate.features.chains import Chains, Level
 from bedplate.features.context import PREFIX, Context
 from bedplate.features.declared import null_column
-from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
+from bedplate.features.derived import REQUEST_TIME
 from bedplate.features.graph import Selected
-from bedplate.features.view import CompiledView
+from bedplate.features.model import Computed, Scorers, compute
+from bedplate.features.reader import Read, Reader
 from bedplate.types import Float32s, Int64s
-
-
-class Read(NamedTuple):
-    """Features of a view to read for n rows.
-
-    Attributes:
-        view: the compiled view.
-        names: full names of features of the view.
-        keys: [n, entities] int64.
-        times: [n] int64 microseconds; only events with `time + delay < t` count.
-    """
-
-    view: CompiledView
-    names: Sequence[str]
-    keys: Int64s
-    times: Int64s
-
-
-class Reader(Protocol):
-    """Reads the features of a view for keys at times: history or the online store."""
-
-    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
-        """The values of n rows, a column for each name; see `Read`."""
-        ...
-
-    def read_all(self, reads: Sequence[Read]) -> Sequence[Mapping[str, Column]]:
-        """Several reads, of one state of what is read."""
-        return [self.read(*read) for read in reads]
 
 
 @final
@@ -91,6 +66,7 @@ class Join:
     Args:
         selected: the features.
         item: the name of the candidates' entity.
+        scorers: the models behind selected features; needed when rows are read.
 
     Attributes:
         selected: as given.
@@ -98,31 +74,31 @@ class Join:
     """
 
     __slots__ = (
-        "_entities", "_every", "_item", "_of_item", "_of_request", "_request", "_steps", "levels", "selected",
+        "_chains", "_entities", "_every", "_item", "_of_item", "_of_request", "_request", "_steps", "levels",
+        "selected",
     )  # fmt: skip
 
-    def __init__(self, selected: Selected, item: str) -> None:
+    def __init__(self, selected: Selected, item: str, scorers: Scorers = MappingProxyType({})) -> None:
         self.selected = selected
-        self.levels = {n: all(e.name != item for e in v.view.entities) for v, names in selected.views for n in names}
-        self.levels |= dict.fromkeys(context_columns(selected.contexts, {}, 0), True)
-        for derived in selected.derived:
-            self.levels[derived.name] = all(self.levels.get(n, True) for n in derived.inputs)
+        self.levels = {name: item not in entities for name, entities in selected.about.items()}
+        self._chains = Chains(selected.chains, item)
         views = [(view, names, tuple(e.name for e in view.view.entities)) for view, names in selected.views]
         self._of_request = [v for v in views if item not in v[2]]
         self._of_item = [v for v in views if item in v[2]]
-        self._entities = {e: view for view, _, entities in views for e in entities if e != item}
-        self._steps = {level: self._derived_steps(level) for level in (True, False)}
+        self._entities = {e.name: chain.view for chain, _ in selected.chains for e in chain.entities if e.name != item}
+        self._entities |= {e: view for view, _, entities in views for e in entities if e != item}
+        self._steps = {level: self._derived_steps(level, scorers) for level in (True, False)}
         self._request = _Order(tuple(n for n in selected.names if self.levels[n]))
         self._item = _Order(tuple(n for n in selected.names if not self.levels[n]))
         self._every = _Order(tuple(n for n, level in self.levels.items() if level))
 
-    def _derived_steps(self, level: bool) -> list[_Step]:
+    def _derived_steps(self, level: bool, scorers: Scorers) -> list[_Step]:
         """The derived features of a level, in order, those together that can be evaluated at once."""
         steps: list[_Step] = []
         left = [d for d in self.selected.derived if self.levels[d.name] == level]
         while left:
             waiting = {d.name for d in left}
-            steps.append(_Step([d for d in left if waiting.isdisjoint(d.inputs)]))
+            steps.append(_Step([d for d in left if waiting.isdisjoint(d.inputs)], scorers))
             left = [d for d in left if d not in steps[-1].derived]
         return steps
 
@@ -134,6 +110,8 @@ class Join:
         """
         self._check_entities(rows)
         groups = list(reader.read_all(self._reads_of_request(rows)))
+        if self._chains:
+            self._chains.follow(reader, _of_request(groups, rows), None)
         self._derive_of_request(groups, rows)
         return self._every.joined(groups)
 
@@ -164,10 +142,18 @@ class Join:
             reads.append(Read(view, names, _keys(entities, rows, of_item), item_times))
         found = reader.read_all(reads)
         item, request = list(found[requests:]), list(found[:requests])
+        if known is not None:
+            request.append(known)
+        if self._chains:
+            of_rows = Level(
+                lambda entity: rows.candidates if entity == rows.item else rows.request_keys[entity][of_item],
+                lambda n: _find(request, n).take(of_item) if self.levels[n] else _find(item, n),
+                item_times,
+                item,
+            )
+            self._chains.follow(reader, _of_request(request, rows) if known is None else None, of_rows)
         if known is None:
             self._derive_of_request(request, rows)
-        else:
-            request.append(known)
         for step in self._steps[False]:
             columns = {n: _find(request, n).take(of_item) if self.levels[n] else _find(item, n) for n in step.inputs}
             item.append(step.columns(columns, item_times))
@@ -212,6 +198,10 @@ def _keys(entities: tuple[str, ...], rows: Candidates, of_item: Int64s | None) -
     return keys
 
 
+def _of_request(found: list[Mapping[str, Column]], rows: Candidates) -> Level:
+    return Level(rows.request_keys.__getitem__, lambda n: _find(found, n), rows.times, found)
+
+
 def _find(groups: Sequence[Mapping[str, Column]], name: str) -> Column:
     for columns in groups:
         if name in columns:
@@ -223,16 +213,16 @@ def _find(groups: Sequence[Mapping[str, Column]], name: str) -> Column:
 class _Step:
     """Derived features that are evaluated together; their columns are always in the same places."""
 
-    __slots__ = ("_places", "derived", "inputs")
+    __slots__ = ("_places", "_scorers", "derived", "inputs")
 
-    def __init__(self, derived: list[DerivedFeature]) -> None:
-        self.derived = derived
+    def __init__(self, derived: list[Computed], scorers: Scorers) -> None:
+        self.derived, self._scorers = derived, scorers
         self.inputs = {n for d in derived for n in d.inputs if n != REQUEST_TIME}
         self._places: Places = {d.name: (i, -1) for i, d in enumerate(derived)}
 
     def columns(self, inputs: Mapping[str, Column], times: Int64s) -> Columns:
         """The values of n rows, of the inputs by name."""
-        found = evaluate(self.derived, inputs, times)
+        found = compute(self.derived, inputs, times, self._scorers)
         return Columns([found[d.name] for d in self.derived], self._places)
 
 

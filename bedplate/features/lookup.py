@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -11,10 +12,12 @@ import polars as pl
 from bedplate.batch import Column, column_to_series
 from bedplate.errors import DataError, DefinitionError, NotFoundError, reason, suggest
 from bedplate.features.assemble import Read, Reader, context_columns
+from bedplate.features.chains import Chains, Level
 from bedplate.features.context import PREFIX, Context
-from bedplate.features.derived import DerivedFeature, evaluate, series_to_column
+from bedplate.features.derived import DerivedFeature, series_to_column
 from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
+from bedplate.features.model import ModelFeature, Scorers, compute
 from bedplate.features.times import TimesLike, encode_times
 from bedplate.features.view import FeatureView
 from bedplate.types import Int64s, Type
@@ -26,6 +29,7 @@ def lookup(
     keys: Mapping[str, Int64s],
     times: Int64s,
     context: Mapping[str, Column] | None = None,
+    scorers: Scorers = MappingProxyType({}),
 ) -> dict[str, Column]:
     """The values of the selected features, in their order.
 
@@ -35,6 +39,7 @@ def lookup(
         keys: [n] int64 for each entity that a view to read is about, by the entity's name.
         times: [n] int64 microseconds.
         context: columns of length n of the request's context, by full name; what is not here is null.
+        scorers: the models behind the features.
 
     Returns:
         a column of length n for each feature, by its full name.
@@ -42,18 +47,25 @@ def lookup(
     Raises:
         DataError: an entity has no keys.
     """
-    reads: list[Read] = []
-    for view, names in selected.views:
-        entities = [e.name for e in view.view.entities]
-        missing = [e for e in entities if e not in keys]
+    needed = [(view, view.view.entities) for view, _ in selected.views]
+    for view, entities in [*needed, *((chain.view, chain.entities) for chain, _ in selected.chains)]:
+        missing = [e.name for e in entities if e.name not in keys]
         if missing:
             raise DataError(f"no keys of '{missing[0]}', got those of {list(keys)}", where=view.place)
-        reads.append(Read(view, names, np.stack([keys[e] for e in entities], axis=1), times))
+    reads = [
+        Read(view, names, np.stack([keys[e.name] for e in view.view.entities], axis=1), times)
+        for view, names in selected.views
+    ]
     columns: dict[str, Column] = context_columns(selected.contexts, context or {}, len(times))
-    for found in reader.read_all(reads):
-        columns.update(found)
+    groups = list(reader.read_all(reads))
+    chains = Chains(selected.chains)
+    if chains:
+        found = Level(keys.__getitem__, lambda n: next(g[n] for g in groups if n in g), times, groups)
+        chains.follow(reader, found, None)
+    for group in groups:
+        columns.update(group)
     for derived in selected.derived:
-        columns |= evaluate([derived], columns, times)
+        columns |= compute([derived], columns, times, scorers)
     return {name: columns[name] for name in selected.names}
 
 
@@ -64,6 +76,7 @@ def lookup_table(
     keys: KeysLike | Mapping[str, KeysLike],
     times: TimesLike,
     context: Mapping[str, Sequence[Any]] | None = None,
+    scorers: Callable[[Selected], Scorers] = lambda _: {},
 ) -> pl.DataFrame:
     """A row for each key and time; see `Project.lookup`.
 
@@ -74,6 +87,7 @@ def lookup_table(
         keys: n keys, or n keys for each entity by its name.
         times: n times, or one for all.
         context: n values for each context, by its name; null unless given.
+        scorers: gives the models behind features.
 
     Raises:
         DataError: as `Project.lookup`, and values of context that differ in number or are of another type.
@@ -101,7 +115,7 @@ def lookup_table(
     if wrong:
         counted = f"{len(given[wrong[0]])} values of {wrong[0]} and {len(micros)} times"
         raise DataError(f"got {counted}; expected as many of each", where="lookup: context")
-    columns = lookup(selected, reader, encoded, micros, given)
+    columns = lookup(selected, reader, encoded, micros, given, scorers(selected))
     shown = [pl.Series(e, by_entity[e]) for e in entities]
     time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
     return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
@@ -132,7 +146,7 @@ def _context(graph: FeatureGraph, given: Mapping[str, Sequence[Any]]) -> dict[st
 
 def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
     """What must be read for features that a person asks for."""
-    single = isinstance(features, str | FeatureView | DerivedFeature | Context)
+    single = isinstance(features, str | FeatureView | DerivedFeature | ModelFeature | Context)
     if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
         raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")
     asked = [features] if single else list(cast("Sequence[FeatureLike]", features))
@@ -140,8 +154,8 @@ def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -
         raise DefinitionError("got no features, expected at least one", where="lookup")
     for name in (f for f in asked if isinstance(f, str)):
         view = name.removesuffix(".*")
-        if view != name and view not in graph.views:
-            raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.views, "views"))
+        if view != name and not graph.group(view):
+            raise NotFoundError(f"unknown view '{view}'", where="lookup", hint=suggest(view, graph.groups, "views"))
         if view == name and name not in graph.features:
             hint = f"'{name}' is a view; all its features are '{name}.*'" if name in graph.views else None
             hint = hint or suggest(name, graph.features, "features")

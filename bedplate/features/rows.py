@@ -346,14 +346,22 @@ def _selected(view: CompiledView, frame: pl.DataFrame, index: int, row: RowName)
         valid = (condition.fill_null(value=False) if condition.null_count() else condition).to_numpy()
     arrays: list[Array] = []
     texts: list[TextLookup | None] = []
+    missing: Bools | None = None
     for i, kind in enumerate(kinds):
         known: dict[int, str] | None = {} if kind is Type.STRING else None
         place = f"{view.place}, source '{view.view.source.name}', {selection.inputs[i]}"
-        array, there = _array(frame.drop_in_place(f"selection {index} {i}"), kind, known, place, row)
-        if there is not None:
+        series = frame.drop_in_place(f"selection {index} {i}")
+        if selection.keeps_null and kind is Type.STRING:
+            series = series.cast(pl.String).fill_null("")
+        array, there = _array(series, kind, known, place, row)
+        if there is not None and selection.keeps_null:
+            missing = ~there
+        elif there is not None:
             valid = there if valid is None else valid & there
         arrays.append(array)
         texts.append(known)
+    if missing is not None:
+        arrays[-1] = np.where(missing, 0, arrays[-1])
     return SelectedValues(None if valid is None or valid.all() else valid, tuple(arrays), tuple(texts))
 
 

@@ -84,12 +84,15 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         tensors: what the graph takes; a text in a shape is a size that differs from call to call.
         outputs: what the graph gives.
         context: what the features are computed from that a request brings of itself.
+        models: the model version behind each feature that a model makes and that inputs are computed from, as
+            `name:version` by the feature's name. Serving computes the feature with this version.
     """
 
     inputs: tuple[Input, ...]
     tensors: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     context: tuple[ContextInput, ...] = ()
+    models: dict[str, str] = {}
 
     @classmethod
     def of(

@@ -9,13 +9,14 @@ from typing import Any, final
 
 import polars as pl
 
+from bedplate.aggregations.attribute import Attribute, attributes_of
 from bedplate.aggregations.base import Aggregation, ExpressionLike, Reduce, Reduction, Selection, to_expression
 from bedplate.aggregations.window import Window
 from bedplate.canonical import digest, expression_form
 from bedplate.errors import DefinitionError, suggest
 from bedplate.features.entity import Entity, entities_of, key_cast
 from bedplate.features.expression import check_condition, expression_type
-from bedplate.sources.base import Source
+from bedplate.sources.base import ALWAYS, Source
 from bedplate.types import Type, format_duration, parse_duration, type_of
 
 
@@ -27,7 +28,8 @@ class FeatureView:
         name: unique in the project; a feature is called `view.feature`.
         entities: whose features these are; their key columns are in the source.
         source: the events.
-        features: aggregations by name. A windowed one gives a feature a window: `spend` over 7d is `spend_7d`.
+        features: aggregations by name. A windowed one gives a feature a window: `spend` over 7d is `spend_7d`. Or a
+            list of columns: what the newest row of the entity says of each, as a whole (`Attribute`).
         where: a boolean row expression; other events are not part of the view.
         ttl: how old an event may be for `Last`, `LastN` and `TimeSince` to still see it; older values are null.
             Windows bound themselves, and a count or sum without a window is over all history.
@@ -47,7 +49,7 @@ class FeatureView:
         name: str,
         entities: Entity | Sequence[Entity],
         source: Source,
-        features: Mapping[str, Aggregation],
+        features: Mapping[str, Aggregation] | Sequence[str],
         *,
         where: ExpressionLike | None = None,
         ttl: str | None = None,
@@ -56,15 +58,10 @@ class FeatureView:
         self.name = name
         self.entities = entities_of(entities, place)
         self.source = source
-        if not isinstance(features, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise DefinitionError(
-                f"got the features {features!r}, expected aggregations by name",
-                where=place,
-                hint='for example {"orders": Count()}',
-            )
-        self.features = dict(features)
+        _check_parts(name, source, place)
+        self.features = attributes_of(features, source.valid_to, source.deleted, place)
         self.ttl = None if ttl is None else parse_duration(ttl, where=f"{place}: ttl", error=DefinitionError)
-        _check_parts(self, place)
+        _check_features(self, place)
         self.where = None if where is None else to_expression(where, f"{place}: where")
 
     def compile(self, root: Path | None = None) -> CompiledView:
@@ -91,12 +88,16 @@ class FeatureView:
         }
 
 
-def _check_parts(view: FeatureView, place: str) -> None:
+def _check_parts(name: object, source: object, place: str) -> None:
     """Raises `DefinitionError` unless the parts are what they should be: whoever defines may run no type checker."""
-    parts: list[tuple[object, type]] = [(view.name, str), (view.source, Source)]
+    parts: list[tuple[object, type]] = [(name, str), (source, Source)]
     for part, expected in parts:
         if not isinstance(part, expected) or not part:
             raise DefinitionError(f"got {part!r}, expected {_article(expected.__name__)}", where=place)
+
+
+def _check_features(view: FeatureView, place: str) -> None:
+    """Raises `DefinitionError` unless each feature has a name and is an aggregation that the source can have."""
     for feature, aggregation in view.features.items():
         if not isinstance(feature, str) or not feature or "." in feature:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(
@@ -111,6 +112,13 @@ def _check_parts(view: FeatureView, place: str) -> None:
                 hint="a Label looks forward in time and can't be a feature"
                 if type(aggregation).__name__ == "Label"
                 else 'for example Count() or Sum("price", windows="7d")',
+            )
+        if view.source.time == ALWAYS and not (isinstance(aggregation, Attribute) and view.ttl is None):
+            raise DefinitionError(
+                f"'{feature}' needs the time of rows, and source '{view.source.name}' has none (time=ALWAYS)",
+                where=place,
+                hint="take attributes of it, without a ttl; or give the source the column that says from when "
+                "each row holds",
             )
     if not view.features:
         raise DefinitionError("no features", where=place)
@@ -186,6 +194,7 @@ class CompiledView:
         schema = view.source.schema(root)
         self.key_types = tuple(self._key_type(e, schema) for e in view.entities)
         check_condition(view.where, schema, self.place)
+        check_condition(view.source.deleted, schema, self.place, f"deleted of source '{view.source.name}'")
         self.prepare_id = view.source.prepare_id(root)
         self.selections = self._distinct_selections()
         self.types = tuple(self._input_types(schema, s) for s in self.selections)
@@ -311,6 +320,7 @@ class CompiledView:
             f" where {' and '.join(conditions)}" if conditions else "",
             f", ttl {format_duration(ttl)}" if ttl else "",
             f", delay {format_duration(delay)}" if delay else "",
+            ", the same at all times (not time-true)" if self.view.source.time == ALWAYS else "",
             f", known from {available}" if available else "",
         ]
         return "".join(parts)

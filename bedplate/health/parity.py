@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
@@ -18,6 +19,7 @@ from bedplate.errors import ProofError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import Selected
 from bedplate.features.lookup import lookup
+from bedplate.features.model import Scorers
 from bedplate.features.view import CompiledView
 from bedplate.types import Array, Bools, Int64s, format_time
 
@@ -96,6 +98,7 @@ class ParityReport:
         online: Reader,
         history: Reader,
         context: Mapping[str, Column] | None = None,
+        scorers: Scorers = MappingProxyType({}),
     ) -> None:
         """Compares features of any views and derived features, each side computed from its own values.
 
@@ -106,9 +109,10 @@ class ParityReport:
             online: what is to be proven.
             history: what is true.
             context: columns of length n of the request's context, by full name; what is not here is null.
+            scorers: the models behind the features.
         """
         shown = np.stack([keys[e.name] for e in selected.entities], axis=1) if selected.entities else times[:, None]
-        got, expected = (lookup(selected, reader, keys, times, context) for reader in (online, history))
+        got, expected = (lookup(selected, reader, keys, times, context, scorers) for reader in (online, history))
         self.add(got, expected, shown, times)
 
     def add(self, got: Mapping[str, Column], expected: Mapping[str, Column], keys: Int64s, times: Int64s) -> None:

@@ -11,6 +11,7 @@ from typing import final
 
 from bedplate.migration.definitions import (
     Call,
+    ContextDefinition,
     Definitions,
     EntityDefinition,
     Expression,
@@ -25,7 +26,7 @@ WIDTH = 88
 """The longest line: ruff's own default."""
 
 _BEDPLATE = ("Count", "CountDistinct", "Entity", "FeatureView", "Last", "Max", "Mean", "Min", "Source", "Sum", "Window")
-MODULES: dict[str, str] = dict.fromkeys(_BEDPLATE, "bedplate")
+MODULES: dict[str, str] = dict.fromkeys(_BEDPLATE, "bedplate") | {"Context": "bedplate.features.context"}
 """Where the names that definitions use are imported from."""
 
 
@@ -143,32 +144,24 @@ def _entity(entity: EntityDefinition) -> _Statement:
 
 def _source(source: SourceDefinition) -> list[_Statement]:
     arguments = call("Source", source.name, source.table, time=source.time).arguments
-    step = _prepare(source)
+    if source.sequence is not None:
+        arguments = (*arguments, ("sequence", source.sequence))
     if source.prepare is not None:
         arguments = (*arguments, ("prepare", Symbol(source.prepare)))
     made = layout(f"{source.variable} = ", Call("Source", arguments))
-    return [*step, _Statement((*comment(source.comments), made))]
+    return [*_prepare(source), _Statement((*comment(source.comments), made))]
 
 
 def _prepare(source: SourceDefinition) -> list[_Statement]:
-    """The cleaning step: names first, so that the order is by the column's new name."""
+    """The cleaning step."""
     if source.prepare is None:
         return []
-    said: list[str] = []
-    body: list[str] = []
-    sort = call("rows.sort", source.created or "", maintain_order=Symbol("True"))
-    renamed = call("rows.rename", dict(source.rename))
-    if source.rename:
-        said.append("Gives columns the names that keys and features have.")
-        body.append(layout("rows = " if source.created else "return ", renamed, indent=4))
-    if source.created:
-        said.append("Of rows with one key and time, the one created last counts.")
-        body.append(layout("return ", sort, indent=4))
     head = f"def {source.prepare}(rows: pl.LazyFrame) -> pl.LazyFrame:"
     if len(head) > WIDTH:
         head = f"def {source.prepare}(\n    rows: pl.LazyFrame,\n) -> pl.LazyFrame:"
-    doc = [f'    """{said[0]}"""'] if len(said) == 1 else [f'    """{said[0]}', "", f"    {said[1]}", '    """']
-    return [_Statement((head, *doc, *body), is_function=True)]
+    doc = '    """Gives columns the names that keys and features have."""'
+    renamed = layout("return ", call("rows.rename", dict(source.rename)), indent=4)
+    return [_Statement((head, doc, renamed), is_function=True)]
 
 
 def _view(view: ViewDefinition) -> _Statement:
@@ -180,6 +173,11 @@ def _view(view: ViewDefinition) -> _Statement:
     if view.ttl is not None:
         made = Call("FeatureView", (*made.arguments, ("ttl", view.ttl)))
     return _Statement((*comment(view.comments), layout(f"{view.variable} = ", made)))
+
+
+def _context(context: ContextDefinition) -> _Statement:
+    made = layout(f"{context.variable} = ", call("Context", context.name, context.type))
+    return _Statement((*comment(context.comments), made))
 
 
 def _list(features: FeatureList) -> _Statement:
@@ -199,6 +197,7 @@ def _imports(definitions: Definitions) -> list[str]:
         ("Entity", definitions.entities),
         ("Source", definitions.sources),
         ("FeatureView", definitions.views),
+        ("Context", definitions.contexts),
     ):
         used |= {name} if there else set()
     lines = ["import polars as pl"] if any(s.prepare for s in definitions.sources) else []
@@ -221,6 +220,7 @@ def python_file(title: str, definitions: Definitions) -> str:
         *(_entity(e) for e in definitions.entities),
         *(part for s in definitions.sources for part in _source(s)),
         *(_view(v) for v in definitions.views),
+        *(_context(c) for c in definitions.contexts),
         *(_list(f) for f in definitions.lists),
     ]
     head, _, rest = title.partition("\n")

@@ -65,7 +65,7 @@ class SourceDefinition:
         table: where its rows are: a path, or an expression that makes a table.
         time: the column of event times.
         rename: columns that get another name, by the name that they have.
-        created: the column that orders rows of one key and time, if any.
+        sequence: the column that orders rows of one key and time, if any.
         comments: what is said above it.
     """
 
@@ -74,13 +74,13 @@ class SourceDefinition:
     table: Expression
     time: str
     rename: dict[str, str] = field(default_factory=dict[str, str])
-    created: str | None = None
+    sequence: str | None = None
     comments: tuple[str, ...] = ()
 
     @property
     def prepare(self) -> str | None:
         """The name of its cleaning step, if it has one."""
-        return f"prepare_{self.variable}" if self.rename or self.created else None
+        return f"prepare_{self.variable}" if self.rename else None
 
 
 @final
@@ -109,6 +109,24 @@ class ViewDefinition:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ContextDefinition:
+    """A value that each request brings.
+
+    Attributes:
+        variable: its name in the program.
+        name: its name in the project.
+        type: its type, an expression.
+        comments: what is said above it.
+    """
+
+    variable: str
+    name: str
+    type: Expression
+    comments: tuple[str, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class FeatureList:
     """A named list of features, by full name."""
 
@@ -125,4 +143,5 @@ class Definitions:
     entities: list[EntityDefinition] = field(default_factory=list[EntityDefinition])
     sources: list[SourceDefinition] = field(default_factory=list[SourceDefinition])
     views: list[ViewDefinition] = field(default_factory=list[ViewDefinition])
+    contexts: list[ContextDefinition] = field(default_factory=list[ContextDefinition])
     lists: list[FeatureList] = field(default_factory=list[FeatureList])

@@ -13,6 +13,7 @@ from bedplate.features.entity import key_cast
 from bedplate.migration.code import MODULES, Variables
 from bedplate.migration.definitions import (
     Call,
+    ContextDefinition,
     Definitions,
     EntityDefinition,
     FeatureList,
@@ -24,6 +25,7 @@ from bedplate.migration.feast_config import FeastConfig, report_settings
 from bedplate.migration.feast_others import leave_argument, leave_other, leave_unread, on_demand, transformed
 from bedplate.migration.feast_sources import (
     STREAMS,
+    Located,
     created_column,
     is_source,
     locate,
@@ -32,6 +34,7 @@ from bedplate.migration.feast_sources import (
     time_column,
 )
 from bedplate.migration.feast_views import (
+    CONTEXT_TYPES,
     ON_DEMAND,
     Field,
     View,
@@ -86,6 +89,9 @@ class Translation:
             batch = record.record("batch_source") if record.kind in STREAMS else record
             if batch is not None and is_source(batch):
                 self._source(batch)
+        for record in records:
+            if record.kind == "RequestSource":
+                self._context(record)
         views = [v for r in records if (v := view_of(r)) is not None]
         for view in views:
             if view.kind != ON_DEMAND:
@@ -96,7 +102,7 @@ class Translation:
         for record in records:
             if record.kind == "FeatureService":
                 self._service(record)
-            elif record.kind not in STREAMS and view_of(record) is None:
+            elif record.kind not in (*STREAMS, "RequestSource") and view_of(record) is None:
                 leave_other(record, self.report)
 
     def _variable(self, record: Record, wanted: str) -> str:
@@ -128,7 +134,8 @@ class Translation:
         if time is None or problem is not None:
             self.report.leave("source", name, record.place, *(problem or ("no column of event times", "")))
             return None
-        made = SourceDefinition(variable, name, located.table, time, rename, created_column(record), described(record))
+        sequence = self._sequence(record, schema, located)
+        made = SourceDefinition(variable, name, located.table, time, rename, sequence, described(record))
         self.definitions.sources.append(made)
         if located.problem is None:
             self.report.carry("source", name, record.place, f"`{variable}`, read where it is")
@@ -140,6 +147,23 @@ class Translation:
             self.report.leave("source", name, record.place, located.problem, located.todo)
         self._sources[id(record)] = _Source(made, schema)
         return self._sources[id(record)]
+
+    def _sequence(self, record: Record, schema: Mapping[str, pl.DataType] | None, located: Located) -> str | None:
+        """The column that orders rows of one key and time, unless it can't be one."""
+        column = created_column(record)
+        if column is None or schema is None:
+            return column
+        if column not in schema:
+            reason, todo = "the source has no column of this name", "correct it, and run this again"
+        elif type_of(schema[column]) not in (Type.TIME, Type.INT):
+            reason, todo = f"the column is {schema[column]}", "cast it in the source's prepare step, then name it there"
+        elif located.has_nulls(next((c for c, new in mapping_of(record).items() if new == column), column)):
+            reason, todo = "the column has nulls", "fill them in the source's prepare step, then name it there"
+        else:
+            return column
+        todo += " as sequence: it orders rows of one key and time"
+        self.report.leave("created timestamp", f"{source_name(record)}.{column}", record.place, reason, todo)
+        return None
 
     def _free_name(self, name: str) -> str:
         names = Variables(s.name for s in self.definitions.sources)
@@ -218,7 +242,10 @@ class Translation:
         for field in self._fields(view, keys, source):
             problem = "a feature's name has no dots" if "." in field.name else unsupported(field, source.schema)
             if problem is not None:
+                dtype = (source.schema or {}).get(field.name)
                 todo = "compute a number, a text or a time from it in the source's prepare step"
+                if field.type.startswith("Array(Float") or (isinstance(dtype, pl.List) and dtype.inner.is_numeric()):
+                    todo = f'make vectors of it there: pl.col("{field.name}").cast(pl.Array(pl.Float32, LENGTH))'
                 self.report.leave("feature", f"{view.name}.{field.name}", field.record.place, problem, todo)
                 continue
             if field.record.kwargs.get("vector_index") is True:
@@ -233,7 +260,9 @@ class Translation:
         found = [f for f in fields_of(view.record) if f.name not in keys]
         if found or source.schema is None:
             return found
-        used = keys | {source.definition.time, source.definition.created}
+        record = view.record.record("source")
+        created = None if record is None else created_column(record.record("batch_source") or record)
+        used = keys | {source.definition.time, created}
         return [Field(c, "?", "", view.record) for c in source.schema if c not in used]
 
     def _aggregations(self, view: View) -> dict[str, Call]:
@@ -259,6 +288,27 @@ class Translation:
             renamed = ", ".join(f"`{old}` is `{new}`" for old, new in names.items())
             self.report.note(f"Windows of `{view.name}` slide, and are exact at their near end; {renamed}.")
         return features
+
+    def _context(self, record: Record) -> None:
+        """The values of a request source as context of requests; the same name and type twice are one."""
+        made: list[str] = []
+        known = {c.name: c.type for c in self.definitions.contexts}
+        for field in fields_of(record):
+            kind = CONTEXT_TYPES.get(field.type)
+            if kind is None or not field.name.isidentifier() or known.get(field.name, kind) != kind:
+                reason = f"context is a text, a number, a time, and this is {field.type}"
+                if kind is not None:
+                    reason = "context has another type of this name" if field.name in known else "it is no Python name"
+                todo = "give it to the request in another form or under another name"
+                self.report.leave("request field", f"{record.text('name')}.{field.name}", record.place, reason, todo)
+                continue
+            made.append(f"`request.{field.name}`")
+            if field.name not in known:
+                said = (field.description,) if field.description else ()
+                variable = self._variables.new(field.name)
+                self.definitions.contexts.append(ContextDefinition(variable, field.name, kind, said))
+        if made:
+            self.report.carry("request source", record.text("name"), record.place, f"context {', '.join(made)}")
 
     def _service(self, record: Record) -> None:
         name = record.text("name")

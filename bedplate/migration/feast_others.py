@@ -29,11 +29,6 @@ _OTHERS = {
         "Bedplate follows a stream of files; views of it read its batch source",
         _FILES_OF_A_STREAM,
     ),
-    "RequestSource": (
-        "request source",
-        "its values come with a request and are in no table",
-        "use them where a derived feature needs them",
-    ),
     "LabelView": (
         "label view",
         "labels are no features: in Bedplate they belong to a dataset",
@@ -110,14 +105,12 @@ def on_demand(view: View, features: Mapping[str, Mapping[str, str]], report: Rep
     """Puts down a view that is computed from other views and from the request."""
     sources = view.record.records("sources")
     from_views = [s for s in sources if s.kind != "RequestSource"]
-    requests = [f"{s.text('name')}.{f.name}" for s in sources if s.kind == "RequestSource" for f in fields_of(s)]
+    requests = [f"request.{f.name}" for s in sources if s.kind == "RequestSource" for f in fields_of(s)]
     inputs = [full for s in from_views for full in features.get(s.text("name"), {}).values()]
     outputs = ", ".join(f.name for f in fields_of(view.record))
-    todo = f"write {outputs or 'each of its features'} as a DerivedFeature, a Polars expression"
-    if inputs:
-        todo += f" over {', '.join(inputs)}"
-    if requests:
-        todo += f" and what the request gives ({', '.join(requests)})"
+    todo = f"write {outputs or 'each of its features'} as a DerivedFeature, a Polars expression or a function of arrays"
+    if inputs or requests:
+        todo += f", of {', '.join([*inputs, *requests])}"
     report.leave(view.label, view.name, view.place, f"it is computed by {_function(view)}", todo)
 
 

@@ -30,14 +30,23 @@ class Located:
     Attributes:
         table: what Bedplate's source reads.
         schema: the columns, where the rows are there and can be read.
+        path: the files, where they are of this machine.
         problem: why they must be brought there by hand; None where they need not.
         todo: how.
     """
 
     table: Expression
     schema: Mapping[str, pl.DataType] | None = None
+    path: Path | None = None
     problem: str | None = None
     todo: str = ""
+
+    def has_nulls(self, column: str) -> bool:
+        """Whether a column of the rows has nulls."""
+        if self.path is None:
+            return False
+        rows = ParquetTable(str(self.path), Path("/")).scan()
+        return bool(rows.select(pl.col(column).has_nulls()).collect().item())
 
 
 def is_source(record: Record) -> bool:
@@ -95,7 +104,7 @@ def locate(record: Record, variable: str, root: Path, target: Path) -> Located:
     full = Path(os.path.normpath(root / Path(path).expanduser()))
     near = full.is_relative_to(root) or not Path(path).expanduser().is_absolute()
     shown = Path(os.path.relpath(full, target)).as_posix() if near else full.as_posix()
-    return Located(shown, _schema(full))
+    return Located(shown, _schema(full), full)
 
 
 def _schema(path: Path) -> Mapping[str, pl.DataType] | None:
@@ -127,4 +136,4 @@ def _to_export(record: Record, variable: str) -> Located:
 def _exported(variable: str, problem: str) -> Located:
     folder = f"data/{variable}"
     todo = f"export its rows to Parquet files in {folder}/; the source in features.py reads them from there"
-    return Located(f"{folder}/*.parquet", None, problem, todo)
+    return Located(f"{folder}/*.parquet", problem=problem, todo=todo)

@@ -8,7 +8,7 @@ from typing import final
 
 import polars as pl
 
-from bedplate.migration.definitions import Call, Expression, call
+from bedplate.migration.definitions import Call, Expression, Symbol, call
 from bedplate.migration.recording import Duration, Function, Name, Record, Value
 from bedplate.types import format_duration, type_of
 
@@ -29,6 +29,14 @@ LABELS = {
 _SUPPORTED = {"Bool", "Int32", "Int64", "Float32", "Float64", "String", "UnixTimestamp", "Json", "Decimal", "Uuid"} | {
     *("BOOL", "INT32", "INT64", "FLOAT", "DOUBLE", "STRING", "UNIX_TIMESTAMP"),
 }
+CONTEXT_TYPES: dict[str, Expression] = {
+    **dict.fromkeys(("Int32", "Int64"), Symbol("int")),
+    **dict.fromkeys(("Float32", "Float64"), Symbol("float")),
+    **dict.fromkeys(("String", "Json", "Uuid"), Symbol("str")),
+    "Bool": Symbol("bool"),
+    "UnixTimestamp": "timestamp",
+}
+"""The types of what requests bring, by Feast's."""
 _AGGREGATIONS = {
     "sum": "Sum",
     "mean": "Mean",

@@ -319,7 +319,7 @@ class Build:
                 build.write_column(folder, position, values)
 
     def _text(self, position: int) -> str:
-        return ", ".join(map(str, self.view.selections[position].inputs)) or "events"
+        return self.view.selections[position].text or "events"
 
 
 def timelines_of(path: Path) -> list[Path]:

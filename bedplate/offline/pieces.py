@@ -106,6 +106,9 @@ class TableRows:
             yield self._scan(read)[1]
             return
         for piece in self._scan(read)[0]:
+            if not piece.slices or piece.rows <= at_once:
+                yield piece.scan()
+                continue
             for start in range(0, piece.rows, at_once):
                 yield piece.scan().slice(start, at_once)
 

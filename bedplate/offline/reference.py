@@ -13,12 +13,14 @@ from typing import Any, TypeAlias, cast, final
 import numpy as np
 import polars as pl
 
+from bedplate.aggregations.attribute import Attribute
 from bedplate.aggregations.base import Aggregation, Selection
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column, Dense, Ids, Ragged
 from bedplate.canonical import string_ids
 from bedplate.features.assemble import Reader
 from bedplate.features.derived import series_to_column
+from bedplate.features.links import Link
 from bedplate.features.view import CompiledView
 from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME
 from bedplate.types import Int64s, Type
@@ -112,6 +114,15 @@ def _time_since(events: Sequence[Event], aggregation: Aggregation, time: int) ->
     return [(time - events[-1][0]) / 1_000_000 if events else None]
 
 
+def _attribute(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    """What the newest row says, as of just before the time asked for."""
+    if not events or events[-1][1] is None:
+        return [None]
+    value, valid_to, deleted = events[-1][1]
+    ended = deleted is True or (valid_to is not None and valid_to <= time - 1)
+    return [value if _known(value) and not ended else None]
+
+
 _WRITTEN_OUT: Mapping[str, Callable[[Sequence[Event], Aggregation, int], list[Value]]] = {
     "Count": _count,
     "Sum": _total,
@@ -119,11 +130,12 @@ _WRITTEN_OUT: Mapping[str, Callable[[Sequence[Event], Aggregation, int], list[Va
     "Min": _min,
     "Max": _max,
     "CountDistinct": _distinct,
+    "Attribute": _attribute,
     "Last": _last,
     "LastN": _last_n,
     "TimeSince": _time_since,
 }
-_CARRIED_FORWARD = ("Last", "LastN", "TimeSince")
+_CARRIED_FORWARD = ("Attribute", "Last", "LastN", "TimeSince")
 
 
 @final
@@ -152,7 +164,10 @@ class Reference(Reader):
         known = pl.max_horizontal(TIME, AVAILABLE)
         frame = frame.sort(TIME, SEQUENCE, known, "arrival")
         keys = [_key_column(frame[e.key]) for e in definition.entities]
-        selected = {id(a): _inputs(frame, a.selection) for a in definition.features.values()}
+        selected = {
+            id(a): _states(frame, a) if isinstance(a, Attribute) else _inputs(frame, a.selection)
+            for a in definition.features.values()
+        }
         self._kinds = {n: f.type for n, f in view.features.items()}
         times: list[int] = frame[TIME].to_list()
         available: list[int] = frame[AVAILABLE].to_list()
@@ -210,6 +225,40 @@ class Reference(Reader):
         return column
 
 
+def linked(
+    name: str,
+    links: Mapping[str, Link],
+    references: Mapping[str, Reference],
+    keys: Mapping[str, int],
+    time: int,
+) -> Value:
+    """A feature that links reach, of one row: each link gives one more key, then the feature's view is asked.
+
+    Args:
+        name: of the feature: the links that are followed, then its own full name.
+        links: the links by name.
+        references: the oracle of each view by the view's name.
+        keys: what the row has, by the entity's name.
+        time: the time asked for, of every step.
+    """
+
+    def value(feature: str) -> Value:
+        reference = references[feature.partition(".")[0]]
+        return reference.values(tuple(known[e.name] for e in reference.view.view.entities), time)[feature]
+
+    known, rest = dict(keys), name
+    nothing: Value = (
+        [] if references[name.split(".")[-2]].view.features[".".join(name.split(".")[-2:])].is_list else None
+    )
+    while rest.partition(".")[0] in links:
+        link, _, rest = rest.partition(".")
+        key = value(links[link].feature)
+        if key is None:
+            return nothing
+        known[links[link].entity.name] = string_ids([key])[0] if isinstance(key, str) else key
+    return value(rest)
+
+
 def _key_column(series: pl.Series) -> list[int]:
     values = series.to_list()
     return string_ids([str(v) for v in values]) if series.dtype.base_type() in {pl.String, pl.Categorical} else values
@@ -224,6 +273,14 @@ def _inputs(frame: pl.DataFrame, selection: Selection) -> list[list[Value] | Non
         condition = frame.select(TIME, selection.where.alias("value"))["value"].to_list()
     rows = [[column[row] for column in columns] for row in range(frame.height)]
     return [v if condition[i] is True and all(map(_known, v)) else None for i, v in enumerate(rows)]
+
+
+def _states(frame: pl.DataFrame, attribute: Attribute) -> list[list[Value] | None]:
+    """For each row the value, when it ends and whether it says that there is nothing; every row counts."""
+    end = [None] * frame.height if attribute.valid_to is None else _plain(frame[attribute.valid_to])
+    deleted = pl.lit(value=False) if attribute.deleted is None else attribute.deleted
+    parts = frame.select(attribute.expression.alias("value"), deleted.alias("deleted"))
+    return [list(row) for row in zip(_plain(parts["value"]), end, parts["deleted"].to_list(), strict=True)]
 
 
 def _plain(series: pl.Series) -> list[Value]:

@@ -71,7 +71,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         environment: Python, platform and libraries.
         metrics: final metrics; null is not a number.
         files: every file of the artifact but the manifest, by its path in the folder; filled by the registry.
-        parents: the model versions this one depends on, as `name:version` (for example the retrieval tower).
+        parents: the model versions this one depends on, as `name:version`: those that make its features.
+        trained_until: the time up to which the model knows what happened, microseconds: the last label that its
+            training and validation saw. None where that is not known.
     """
 
     format: int = MANIFEST_FORMAT
@@ -88,6 +90,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float | None]
     files: dict[str, FileRecord] = {}
     parents: tuple[str, ...] = ()
+    trained_until: int | None = None
 
     def content_id(self) -> str:
         """The id of what makes the model what it is: files, definitions, sources, config, seeds and parents.
@@ -107,6 +110,7 @@ def gather(
     seeds: Mapping[str, int],
     metrics: Mapping[str, float],
     parents: Iterable[str] = (),
+    trained_until: int | None = None,
 ) -> Manifest:
     """A manifest with the facts of this process: the environment, and the git state of the folder `root`.
 
@@ -118,6 +122,7 @@ def gather(
         seeds: each seed, by its use.
         metrics: final metrics.
         parents: model versions this one depends on, as `name:version`.
+        trained_until: the time up to which the model knows what happened, microseconds.
 
     Raises:
         DataError: the config can't be written as a JSON object.
@@ -131,6 +136,7 @@ def gather(
         environment=environment(),
         metrics={k: float(v) for k, v in metrics.items()},
         parents=tuple(parents),
+        trained_until=trained_until,
     )
 
 

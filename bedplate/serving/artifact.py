@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -32,12 +32,14 @@ class Artifact:
         signature: what it reads and gives.
         encoder: makes its tensors of a batch.
         catalogue: the retrieval index, where the artifact has one.
+        trained_until: the time up to which the model knows what happened, microseconds; None: that is not known.
     """
 
     model: Model
     signature: Signature
     encoder: Encoder
     catalogue: Catalogue | None = None
+    trained_until: int | None = None
 
     def run(self, batch: Batch, output: str) -> Any:
         """An output of the model for a batch."""
@@ -70,7 +72,8 @@ def load_artifact(version: ModelVersion, threads: int = 1) -> Artifact:
             golden score is not reproduced (`features.artifact`).
     """
     version.verify()
-    return open_artifact(version.path, version.name, str(version.version), threads)
+    opened = open_artifact(version.path, version.name, str(version.version), threads)
+    return replace(opened, trained_until=version.manifest.trained_until)
 
 
 def open_artifact(folder: Path, name: str, version: str, threads: int = 1) -> Artifact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import final
 
 import numpy as np
@@ -11,6 +12,7 @@ from bedplate.batch import Batch, Column, Columns, Dense, Ids, Places, Ragged, S
 from bedplate.errors import DefinitionError
 from bedplate.features.assemble import Candidates, Join, Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.model import Scorers
 from bedplate.types import Bools, Int64s, Type
 
 _ONE = np.zeros(1, np.int64)
@@ -29,6 +31,7 @@ class Hydrator:
         item: the entity of the candidates.
         reader: the online store.
         place: what a message calls the service.
+        scorers: the models behind the features.
 
     Attributes:
         entities: the type of the key of each entity of the request.
@@ -42,15 +45,25 @@ class Hydrator:
 
     __slots__ = ("_about", "_item", "_join", "_reader", "contexts", "entities", "item_type", "levels")
 
-    def __init__(self, graph: FeatureGraph, names: Sequence[str], item: str, reader: Reader, place: str) -> None:
+    def __init__(
+        self,
+        graph: FeatureGraph,
+        names: Sequence[str],
+        item: str,
+        reader: Reader,
+        place: str,
+        scorers: Scorers = MappingProxyType({}),
+    ) -> None:
         self._item, self._reader = item, reader
         kinds = graph.key_types()
         if item not in kinds:
             known = ", ".join(kinds)
             raise DefinitionError(f"no view is about the item '{item}'", where=place, hint=f"entities: {known}")
         self.item_type = kinds[item]
-        selected = graph.select(names, place)
-        self._join, self.contexts = Join(selected, item), selected.contexts
+        # Whether a key is known is asked of its own features: of those too that hold the keys of others.
+        held = [key for chain, _ in graph.select(names, place).chains for key in chain.keys if key is not None]
+        selected = graph.select([*names, *held], place)
+        self._join, self.contexts = Join(selected, item, scorers), selected.contexts
         self.entities: dict[str, Type] = {e.name: kinds[e.name] for e in selected.entities if e.name != item}
         self.levels: Mapping[str, bool] = self._join.levels
         about: dict[str, list[str]] = {}

@@ -17,6 +17,7 @@ from bedplate.serving.artifact import Artifact
 from bedplate.serving.filters import Filters
 from bedplate.serving.hydrate import Hydrator, keys_in, take_candidates
 from bedplate.serving.retrieval import Catalogue
+from bedplate.serving.scorer import scorers
 from bedplate.serving.service import Service
 from bedplate.serving.wire import Answer, Asked, Key, Wire, empty_reason
 from bedplate.types import Float32s, Int64s, Type
@@ -54,7 +55,7 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_candidates", "_filters", "_hydrator", "_ranker", "_versions", "models", "service", "wire",
+        "_candidates", "_filters", "_hydrator", "_made", "_ranker", "_versions", "models", "service", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -82,7 +83,8 @@ class Pipeline:
         retrieval = self.models.get("retrieval")
         if retrieval is not None:
             names += retrieval.signature.features()
-        self._hydrator = Hydrator(graph, names, service.item, reader, service.place)
+        makers = scorers(graph.select(names, service.place), graph, load, _pinned(self.models, service.place))
+        self._hydrator = Hydrator(graph, names, service.item, reader, service.place, makers)
         _check_levels(self._hydrator.levels, self.models, service)
         self._ranker.require(SCORE)
         self._candidates = None if retrieval is None else _Candidates(retrieval, service)
@@ -91,6 +93,7 @@ class Pipeline:
         hydrator = self._hydrator
         self.wire = Wire(service, hydrator.entities, hydrator.item_type, clock, hydrator.contexts)
         self._versions = {part: f"{a.model.name}:{a.model.version}" for part, a in self.models.items()}
+        self._made = {name: maker.version for name, maker in makers.items()}
 
     @property
     def catalogue(self) -> Catalogue | None:
@@ -167,6 +170,7 @@ class Pipeline:
             "service": self.service.form(),
             "models": self._versions,
             "features": list(self._hydrator.levels),
+            "made_by": self._made,
             "items": None if self._candidates is None else len(self._candidates.catalogue),
             "requests": self.wire.describe(),
         }
@@ -246,6 +250,26 @@ class _Watch:
             now = time.perf_counter_ns()
             self.steps[step] = (now - self._last) / 1e6
             self._last = now
+
+
+def _pinned(models: Mapping[str, Artifact], place: str) -> dict[str, str]:
+    """The version of the model behind each feature that the service's models were trained with.
+
+    Raises:
+        DefinitionError: two of them were trained with different ones.
+    """
+    found: dict[str, tuple[str, Artifact]] = {}
+    for artifact in models.values():
+        for feature, version in artifact.signature.models.items():
+            first, other = found.setdefault(feature, (version, artifact))
+            if first != version:
+                raise DefinitionError(
+                    f"{other.model.place} was trained with '{feature}' made by {first}, {artifact.model.place} with "
+                    f"the one made by {version}",
+                    where=place,
+                    hint="train one of them again, so that both read the feature of one version",
+                )
+    return {feature: version for feature, (version, _) in found.items()}
 
 
 def _check_keys(features: Sequence[str], graph: FeatureGraph, place: str) -> None:

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias, final
 
 import polars as pl
 
-from bedplate.canonical import calls_python, digest_bytes
+from bedplate.canonical import calls_python, digest_bytes, expression_form
 from bedplate.errors import BedplateError, DataError, DefinitionError, reason, suggest
-from bedplate.types import DAY, Type, format_duration, parse_duration, type_of
+from bedplate.types import DAY, EARLIEST_TIME, Type, format_duration, parse_duration, type_of
 
 Prepare: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 """A cleaning step. It must give the same rows however the table is split by time, rows of equal time staying together:
@@ -26,6 +26,9 @@ AVAILABLE = "__available__"
 
 SEQUENCE = "__sequence__"
 """The column that orders rows of equal time, int64, where the source declares it."""
+
+ALWAYS = "always"
+"""In place of a time column: the rows hold at all times. See `Source`."""
 
 _NO_FILE = "the rows of a table that nobody reads"
 """A file that is not there: a step that reads rows from it fails."""
@@ -62,11 +65,13 @@ class Piece:
         id: equal ids mean equal rows, in whatever snapshot.
         rows: the number of rows.
         scan: reads the rows, in their order, lazily.
+        slices: whether a slice of them (`scan().slice(...)`) costs no more than its own rows.
     """
 
     id: str
     rows: int
     scan: Callable[[], pl.LazyFrame]
+    slices: bool = False
 
 
 class Table(ABC):
@@ -139,14 +144,16 @@ _TABLES = (str, pl.DataFrame, Table)
 
 @final
 class Source:
-    """A table of events.
+    """A table of events, or of the states of entities: an entity table has a row each time that an attribute changes.
 
     Args:
         name: unique in the project.
         table: a path or glob of Parquet files (relative to the project's folder); a URL such as
             `delta:warehouse/orders?version=12`; a Polars frame; or a `Table`.
         time: the column that says when each event happened: a datetime (without a zone: UTC), a date, or integer
-            microseconds since the epoch.
+            microseconds since the epoch. In an entity table it says from when the row holds. `ALWAYS` for a table that
+            only has how things are now: its rows are taken to have held since ever, so that a label of last year sees
+            what was known much later. That is not time-true, and nothing is taken for it that is not said.
         delay: how much later than its time an event can be known. It then counts from `time + delay` on; windows are
             still measured on event time.
         available: the column that says when each row could be known, of the same types as the time column and never
@@ -155,13 +162,19 @@ class Source:
         sequence: a column of integers or times, never null, that orders the rows of one key with equal times. Else
             they are in the order in which they could be known, then in that of the rows in the table.
         prepare: a cleaning step, see `Prepare`.
+        valid_to: of an entity table, the column that says when a row stops to hold (exclusive), null where it holds
+            until the next one; see `Attribute`. Like windows it is of event time: a delay does not move it.
+        deleted: of an entity table, a boolean row expression or column: a row for which it is true says that from its
+            time on there is no such entity.
 
     >>> frame = pl.DataFrame({"user": [1], "time": ["2026-01-01"]}).with_columns(pl.col("time").str.to_date())
     >>> Source("visits", frame, time="time", delay="5m").form()["delay"]
     '5m'
     """
 
-    __slots__ = ("_opened", "_table", "available", "delay", "name", "prepare", "sequence", "time")
+    __slots__ = (
+        "_opened", "_table", "available", "delay", "deleted", "name", "prepare", "sequence", "time", "valid_to",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -173,14 +186,22 @@ class Source:
         available: str | None = None,
         sequence: str | None = None,
         prepare: Prepare | None = None,
+        valid_to: str | None = None,
+        deleted: str | pl.Expr | None = None,
     ) -> None:
         self.name = name
         place = self._place
         parts: list[tuple[str, object, Any]] = [("name", name, str), ("time", time, str), ("table", table, _TABLES)]
-        parts += [(p, c, str) for p, c in (("available", available), ("sequence", sequence)) if c is not None]
+        named = (("available", available), ("sequence", sequence), ("valid_to", valid_to))
+        parts += [(p, c, str) for p, c in named if c is not None]
+        parts += [("deleted", deleted, (str, pl.Expr))] if deleted is not None else []
+        _check_time(time, place, of_time=any(c is not None for c in (delay, available, valid_to)))
         for part, value, expected in parts:
             if not isinstance(value, expected) or (isinstance(value, str) and not value):
-                wanted = "a path, a Polars frame or a Table" if part == "table" else "a text"
+                wanted = {
+                    "table": "a path, a Polars frame or a Table",
+                    "deleted": "a column or a Polars expression",
+                }.get(part, "a text")
                 raise DefinitionError(f"got the {part} {value!r}, expected {wanted}", where=place)
         self._table = table
         self._opened: dict[Path, Table] = {}
@@ -194,6 +215,8 @@ class Source:
             )
         self.available, self.sequence = available, sequence
         self.prepare = prepare
+        self.valid_to = valid_to
+        self.deleted = pl.col(deleted) if isinstance(deleted, str) else deleted
 
     def table(self, root: Path | None = None) -> Table:
         """The table, the same object each time, so that all that one project builds is built of one state.
@@ -245,14 +268,15 @@ class Source:
         return dict(schema)
 
     def _columns(self) -> dict[str, str]:
-        """The columns that order the rows, by what they say."""
-        parts = {"time": self.time, "available": self.available, "sequence": self.sequence}
+        """The columns that hold times or order the rows, by what they say."""
+        time = None if self.time == ALWAYS else self.time
+        parts = {"time": time, "available": self.available, "sequence": self.sequence, "valid_to": self.valid_to}
         return {part: column for part, column in parts.items() if column is not None}
 
     def order_columns(self) -> dict[str, str]:
         """The columns that `events` adds, each with the name that the source gives it."""
-        names = {"time": TIME, "available": AVAILABLE, "sequence": SEQUENCE}
-        return {names[part]: column for part, column in self._columns().items()}
+        names = {TIME: self.time, AVAILABLE: self.available, SEQUENCE: self.sequence}
+        return {name: column for name, column in names.items() if column is not None}
 
     def scan(self, root: Path | None = None) -> pl.LazyFrame:
         """The prepared rows of the whole table, with event times in the column `TIME`; see `events`."""
@@ -264,12 +288,17 @@ class Source:
         Where the source declares them, there are the columns `AVAILABLE` and `SEQUENCE` too.
         """
         schema = self._prepared(raw.clear()).collect_schema()
-        columns = [epoch_micros(pl.col(c), schema[c]).alias(name) for name, c in self.order_columns().items()]
+        columns = [
+            pl.lit(EARLIEST_TIME, pl.Int64).alias(name)
+            if name == TIME and self.time == ALWAYS
+            else epoch_micros(pl.col(column), schema[column]).alias(name)
+            for name, column in self.order_columns().items()
+        ]
         return self._prepared(raw).with_columns(columns)
 
     def has_integer_times(self, raw: pl.LazyFrame) -> bool:
         """Whether the time column of these rows, cleaned, holds integers and not datetimes or dates."""
-        return self._prepared(raw.clear()).collect_schema()[self.time].is_integer()
+        return self.time != ALWAYS and self._prepared(raw.clear()).collect_schema()[self.time].is_integer()
 
     def _prepared(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         if self.prepare is None:
@@ -296,14 +325,15 @@ class Source:
 
     def form(self) -> dict[str, Any]:
         """The canonical form: what the rows are, but not where they lie (that is the snapshot's id)."""
-        form = {
+        form: dict[str, Any] = {
             "name": self.name,
             "time": self.time,
             "delay": format_duration(self.delay) if self.delay else None,
             "prepare": None if self.prepare is None else self.prepare.__name__,
         }
         # Named only where they are declared: what other sources have built keeps its name.
-        return form | {part: column for part, column in self._columns().items() if part != "time"}
+        form |= {part: column for part, column in self._columns().items() if part != "time"}
+        return form if self.deleted is None else form | {"deleted": expression_form(self.deleted, self._place)}
 
     def prepare_id(self, root: Path | None = None) -> str:
         """The id of the cleaning step as the query it builds, so that a change in any function it calls changes it.
@@ -335,6 +365,23 @@ class Source:
                 hint="keep the frame lazy; what the step does must not depend on the rows that are there",
             ) from None
         return digest_bytes([plan.serialize()])
+
+
+def _check_time(time: object, place: str, *, of_time: bool) -> None:
+    """Raises `DefinitionError` where no time is given, or what is of time beside `ALWAYS`."""
+    if time is None:
+        raise DefinitionError(
+            "got the time None, expected the column that says when each event happened, or from when each row holds",
+            where=place,
+            hint="a table of how things are now has none: time=ALWAYS (in bedplate.sources.base) says that its rows "
+            "may be used at all times, also those at which they were not known yet",
+        )
+    if time == ALWAYS and of_time:
+        raise DefinitionError(
+            "got time=ALWAYS with a delay, available or valid_to, which are of time",
+            where=place,
+            hint="leave them out, or name the column that says from when each row holds",
+        )
 
 
 def epoch_micros(time: pl.Expr, dtype: pl.DataType) -> pl.Expr:

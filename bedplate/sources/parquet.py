@@ -113,7 +113,7 @@ class ParquetTable(Table):
         files = self.files()
         layout = self._layout(files)
         return [
-            Piece(self._state_id([file]), count, partial(self._scan, [file], layout))
+            Piece(self._state_id([file]), count, partial(self._scan, [file], layout), slices=True)
             for file, count in zip(files, self._counts(files), strict=True)
         ]
 

@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
+from bedplate.aggregations.attribute import Attribute
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.extremes import Max, Min
@@ -40,6 +41,8 @@ USER = Entity("user", key="user")
 ITEM = Entity("item", key="item")
 
 _STEPS = np.array([MINUTE, 5 * MINUTE, HOUR, DAY], np.int64)
+_SHIFTS = np.array([0, 0, 0, 5 * MINUTE, HOUR, 3 * HOUR, DAY, 2 * DAY], np.int64)
+"""From an event to a question about it, and to the end of a row that is a state."""
 _KINDS = np.array(["view", "click", "buy", ""])
 
 
@@ -53,6 +56,7 @@ class Simulation:
             the values `quantity`, `price` (with null and NaN), `amount` (of either sign, over 20 orders of magnitude),
             `kind`, `flag`, `seen`, and the vectors `image` (of 3) and `style` (lists of 2), each null at times; when
             the row could be known, `known` (most often at once, else up to two days late), and `rank` (small integers).
+            As states of entities rows end at `until`, and say by `gone` that there is none, both null at times.
         users: [q] int64, the users asked for; some have no event.
         items: [q] int64, the ids of the items asked for; some have no event.
         times: [q] int64 microseconds, the times asked for: around events, window edges and hops.
@@ -118,11 +122,17 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
         schema_overrides={"user": pl.Int64, "item": pl.String, "kind": pl.String},
     )
     repeated = next(streams).random(count) < 0.05
+    until = times + _SHIFTS[_whole(next(streams), 0, len(_SHIFTS), count)]
+    frame = frame.with_columns(
+        _nullable(until, next(streams)).alias("until"),
+        _nullable(next(streams).random(count) < 0.1, next(streams)).alias("gone"),
+    )
     frame = frame.with_columns(image=_vectors(streams, count, 3), style=_vectors(streams, count, 2))
     frame = frame.with_columns(pl.col("style").arr.to_list())
     rows = np.where(repeated, np.maximum(np.arange(count) - 1, 0), np.arange(count))
     frame = frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
-    return frame.with_columns(known=_known(frame["time"].to_numpy(), streams), rank=_whole(next(streams), 0, 3, count))
+    more = iter(np.random.default_rng([seed, i]) for i in range(300, 306))
+    return frame.with_columns(known=_known(frame["time"].to_numpy(), more), rank=_whole(next(more), 0, 3, count))
 
 
 def _known(times: Int64s, streams: Iterator[np.random.Generator]) -> Int64s:
@@ -174,8 +184,7 @@ def _vectors(streams: Iterator[np.random.Generator], count: int, width: int) -> 
 
 def _questions(draw: np.random.Generator, times: Int64s, count: int) -> Int64s:
     anchors = times if len(times) else np.array([START], np.int64)
-    shifts = np.array([0, 0, 0, 5 * MINUTE, HOUR, 3 * HOUR, DAY, 2 * DAY], np.int64)
-    near = anchors[draw.integers(0, len(anchors), count)] + shifts[draw.integers(0, len(shifts), count)]
+    near = anchors[draw.integers(0, len(anchors), count)] + _SHIFTS[draw.integers(0, len(_SHIFTS), count)]
     near += draw.integers(-1, 2, count)
     snapped = near - near % _STEPS[draw.integers(0, len(_STEPS), count)]
     return np.where(draw.random(count) < 0.3, snapped, near)
@@ -230,6 +239,13 @@ def every_aggregation() -> dict[str, Aggregation]:
         "different": CountDistinct("item"),
         "different_in": CountDistinct("item", windows=["1h", "1d", "2d"]),
         "different_kinds": CountDistinct("kind", windows=windows, where=pl.col("flag")),
+        "said_price": Attribute("price"),
+        "said_kind": Attribute("kind", valid_to="until"),
+        "said_flag": Attribute("flag", deleted="gone"),
+        "said_seen": Attribute("seen", valid_to="until", deleted=pl.col("gone")),
+        "said_image": Attribute("image", valid_to="until"),
+        "said_style": Attribute(vector("style", 2), deleted="gone"),
+        "said_worth": Attribute(pl.col("price") * pl.col("quantity"), deleted="gone"),
         "near_different": CountDistinct("quantity", windows=exact),
     }
 

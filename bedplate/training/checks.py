@@ -9,13 +9,11 @@ from bedplate.errors import DefinitionError, suggest
 from bedplate.features.assemble import Join
 from bedplate.features.encoding import TAKES, Bag, Category, Encoding, Number, Sequence, Vector
 from bedplate.features.fitting import check_encodings
+from bedplate.features.graph import THE_REQUEST
 from bedplate.features.view import Feature
 from bedplate.models.config import TwoTowerConfig
 from bedplate.training.job import Job
 from bedplate.types import Type
-
-_REQUEST = "the request"
-"""What context is about."""
 
 
 def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
@@ -83,15 +81,11 @@ def check_towers(job: Job, dataset: CompiledDataset) -> None:
     """
     if not isinstance(job.model, TwoTowerConfig):
         return
-    item, selected = dataset.dataset.spine.item.name, dataset.selected
-    about = {n: tuple(e.name for e in view.view.entities) for view, names in selected.views for n in names}
-    about |= {c.feature.name: (_REQUEST,) for c in selected.contexts}
-    for derived in selected.derived:
-        about[derived.name] = tuple(dict.fromkeys(e for n in derived.inputs for e in about.get(n, ())))
+    item, about = dataset.dataset.spine.item.name, dataset.selected.about
     for name in job.inputs:
         entities = about.get(name, ())
         if item in entities and len(entities) > 1:
-            named = " and ".join(e if e == _REQUEST else f"'{e}'" for e in entities)
+            named = " and ".join(e if e == THE_REQUEST else f"'{e}'" for e in entities)
             raise DefinitionError(
                 f"'{name}' is about {named}, expected an input about '{item}' alone "
                 "or about the request alone: a two-tower model's vectors of candidates are computed ahead, for no "

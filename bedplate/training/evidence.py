@@ -24,8 +24,8 @@ _SHOWN = 8
 def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feature]) -> dict[str, str]:
     """The id of every definition that made a job's model, by kind and name.
 
-    The dataset as a whole, its spine, labels, negatives and split; each view that it reads; and each feature that the
-    model is trained on, derived ones with all that they are derived from.
+    The dataset as a whole, its spine, labels, negatives and split; each view that it reads; each feature that the
+    model is trained on, derived ones with all that they are derived from; and the version of each model that makes one.
 
     Args:
         job: the job.
@@ -35,8 +35,15 @@ def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feat
     compiled = dataset.compiled
     known = {f.name: f for f in compiled.selected.features} | dict(features)
     found = compiled.definitions()
-    found |= {f"view {view.name}": view.id for view, _ in compiled.selected.views}
+    found |= {f"view {view.name}": view.id for view in compiled.selected.every_view}
+    found |= {f"model of {name}": version for name, version in models_behind(job, dataset).items()}
     return found | {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
+
+
+def models_behind(job: Job, dataset: LoadedDataset) -> dict[str, str]:
+    """The model version behind each feature that a model makes and that the job's inputs are computed from."""
+    features = dataset.compiled.selected.models_behind(job.inputs)
+    return {f.name: dataset.scorers[f.name].version for f in features}
 
 
 def settings_of(record: RunRecord) -> list[str]:

@@ -96,6 +96,7 @@ def export(
     features: Mapping[str, Described],
     golden: Sequence[GoldenBatch],
     catalogue: CatalogueVectors | None = None,
+    models: Mapping[str, str] | None = None,
 ) -> Signature:
     """Writes a model's artifact, wholly or not at all.
 
@@ -106,6 +107,7 @@ def export(
         features: definitions by full name, for the signature.
         golden: requests whose outputs are kept as evidence; at least one.
         catalogue: for a retrieval model.
+        models: the model version behind each feature that a model makes, for the signature.
 
     Raises:
         ArtifactError: the folder is there already, there is no golden request, or the graph computes something else
@@ -118,7 +120,7 @@ def export(
         raise ArtifactError("got no golden request, expected at least one", where="export")
     graph, tensors, outputs = to_onnx(model, _served_tensors(model, encoder))
     kept = encoder.making({t.name for t in tensors})
-    signature = Signature.of(kept, features, tensors, outputs)
+    signature = msgspec.structs.replace(Signature.of(kept, features, tensors, outputs), models=dict(models or {}))
     session = Session(graph)
     with new_folder(folder) as partial:
         (partial / artifact.GRAPH).write_bytes(graph)

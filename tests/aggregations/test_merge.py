@@ -179,6 +179,14 @@ def test_a_sum_beyond_64_bits_is_an_error(pieces):
         merge(total, Scalar(np.array([5, *pieces])), np.array([0, 1, 1 + len(pieces)]))
 
 
+@pytest.mark.parametrize("pieces", [[2**62, 2**62], [-(2**63), -1]])
+def test_a_sum_of_sets_beyond_64_bits_is_an_error(pieces):
+    (total,) = Sum("x").reductions
+    with pytest.raises(DataError, match="beyond 64 bits"):
+        merge_sets(total, [Scalar(np.array([5, p])) for p in pieces])
+    assert merge_sets(total, [Scalar(np.array([2**62])), Scalar(np.array([-(2**63)]))]).values.tolist() == [-(2**62)]
+
+
 def test_a_sum_at_the_edge_of_64_bits_is_exact():
     (total,) = Sum("x").reductions
     got = merge(total, Scalar(np.array([2**63 - 2, 1, -(2**63), 2**63 - 1])), np.array([0, 2, 4]))

@@ -125,7 +125,7 @@ def test_files_may_read_their_neighbours_and_be_named_as_libraries_are(world: Wo
     world.define("NAME = open('feature_store.yaml').read().split()[1]\nassert __file__\n", "names.py")
     world.define("from names import NAME\n" + SHOP.replace('path="orders', 'name=NAME, path="orders'), "json.py")
     assert world.imported()["not_carried"] == []
-    assert '"shop",\n    "../repository/orders.parquet"' in world.code()
+    assert 'Source("shop", "../repository/orders.parquet"' in world.code()
 
 
 def test_another_python_executes_the_files(world: World, tmp_path: Path) -> None:

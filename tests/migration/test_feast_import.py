@@ -68,6 +68,26 @@ def test_columns_get_the_names_of_the_field_mapping(world: World) -> None:
     assert found["spending.price"].to_list() == [5.0]
 
 
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (pl.lit("noon"), "the column is String"),
+        (pl.when(pl.col("user_id") == 1).then("made"), "the column has nulls"),
+        (None, "the source has no column of this name"),
+    ],
+)
+def test_a_creation_time_that_cannot_order_rows_is_left(world: World, made: pl.Expr | None, reason: str) -> None:
+    frame = orders().drop("made") if made is None else orders().with_columns(made=made)
+    frame.write_parquet(world.repository / "orders.parquet")
+    world.define(SHOP.replace('"made")', '"written", field_mapping={"made": "written"})'))
+    got, todo = world.left()["created timestamp orders.written"]
+    assert got == reason
+    assert "as sequence" in todo
+    if made is not None:
+        found = world.project().lookup(["spending.price"], [1], at(5, 13))
+        assert found["spending.price"].to_list() == [7.0]  # as the file has them
+
+
 def test_times_may_be_named_by_the_column_s_own_name(world: World) -> None:
     world.define(SHOP.replace('"made")', '"made", field_mapping={"at": "moment", "made": "written"})'))
     assert world.imported()["not_carried"] == []
@@ -246,13 +266,33 @@ late = OnDemandFeatureView(name="late", sources=[spending], udf=affordable, sche
     )
     report = world.imported()
     left = {f"{n['kind']} {n['name']}": n for n in report["not_carried"]}
-    assert left["request source asked"]["place"] == "features.py:15"
     rest = left["on demand feature view affordable"]
     assert rest["place"] == "features.py:17"
     assert rest["reason"] == "it is computed by the Python function affordable"
     assert "write rest as a DerivedFeature" in rest["todo"]
-    assert "spending.price, spending.city and what the request gives (asked.budget)" in rest["todo"]
+    assert rest["todo"].endswith("a function of arrays, of spending.price, spending.city, request.budget")
     assert left["on demand feature view late"]["place"] == "features.py:21"
+
+
+def test_what_requests_bring_becomes_context(world: World) -> None:
+    world.define(
+        """
+        one = RequestSource(name="one", schema=[
+            Field(name="budget", dtype=Float32, description="In euro."), Field(name="query", dtype=String),
+            Field(name="since", dtype=UnixTimestamp), Field(name="photo", dtype=Bytes), Field(name="a b", dtype=Int64),
+        ])
+        two = RequestSource(name="two", schema=[Field(name="budget", dtype=Float64), Field(name="query", dtype=Int64)])
+        """
+    )
+    report = world.imported()
+    assert {n["name"]: n["reason"] for n in report["not_carried"]} == {
+        "one.photo": "context is a text, a number, a time, and this is Bytes",
+        "one.a b": "it is no Python name",
+        "two.query": "context has another type of this name",
+    }
+    assert report["carried"][3]["became"] == "context `request.budget`, `request.query`, `request.since`"
+    assert '# In euro.\nbudget = Context("budget", float)\n' in world.code()
+    assert list(world.project().graph.contexts) == ["request.budget", "request.query", "request.since"]
 
 
 @pytest.mark.parametrize(

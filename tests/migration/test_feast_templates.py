@@ -17,23 +17,23 @@ from bedplate.cli.main import run
 from bedplate.errors import DataError
 
 TEMPLATES = {
-    # by template: views, features and feature lists carried over; how much was not
+    # by template: views, their features and context of requests, and feature lists carried over; how much was not
     "minimal": (0, 0, 0, 0),
-    "local": (2, 8, 3, 14),
-    "gcp": (2, 6, 3, 8),
-    "aws": (2, 6, 3, 9),
-    "snowflake": (2, 6, 3, 11),
+    "local": (2, 10, 3, 13),
+    "gcp": (2, 8, 3, 7),
+    "aws": (2, 8, 3, 8),
+    "snowflake": (2, 8, 3, 10),
     "spark": (0, 0, 0, 4),
-    "postgres": (2, 6, 3, 10),
-    "hbase": (2, 6, 3, 8),
-    "cassandra": (2, 6, 3, 8),
-    "hazelcast": (2, 6, 3, 8),
-    "couchbase": (2, 6, 3, 10),
-    "milvus": (2, 6, 3, 9),
+    "postgres": (2, 8, 3, 9),
+    "hbase": (2, 8, 3, 7),
+    "cassandra": (2, 8, 3, 7),
+    "hazelcast": (2, 8, 3, 7),
+    "couchbase": (2, 8, 3, 9),
+    "milvus": (2, 8, 3, 8),
     "ray": (2, 6, 2, 4),
     "ray_rag": (0, 0, 0, 4),
     "rag": (3, 4, 2, 4),
-    "pytorch_nlp": (2, 11, 3, 4),
+    "pytorch_nlp": (2, 13, 3, 3),
 }
 WITHOUT_DATA = ("gcp", "aws", "snowflake", "postgres", "couchbase")
 
@@ -56,18 +56,18 @@ def test_a_template_becomes_a_project_that_loads(
     report = imported(feast_folder / template, tmp_path / "made", capsys)
     assert all(left["reason"] and left["todo"] for left in report["not_carried"])
     assert [p.name for p in sorted((tmp_path / "made").iterdir())] == sorted(report["files"])
+    code = (tmp_path / "made" / "features.py").read_text()
+    last, context = code.count(": Last("), code.count(" = Context(")
+    lists = sum(line[:1].isupper() and " = [" in line for line in code.splitlines())
+    found = (code.count(" = FeatureView("), last + context, lists, len(report["not_carried"]))
+    assert found == TEMPLATES[template]
     if template in WITHOUT_DATA:
         with pytest.raises(DataError, match="no Parquet file found"):
             Project(tmp_path / "made")
         return
     project = Project(tmp_path / "made")
     assert project.config.name == report["project"]
-    found = (len(project.views), len(project.graph.features), _lists(tmp_path / "made"), len(report["not_carried"]))
-    assert found == TEMPLATES[template]
-
-
-def _lists(project: Path) -> int:
-    return sum(line[:1].isupper() and " = [" in line for line in (project / "features.py").read_text().splitlines())
+    assert (len(project.views), len(project.graph.features)) == found[:2]
 
 
 def test_the_code_is_what_ruff_would_write(
