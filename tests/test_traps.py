@@ -25,8 +25,8 @@ from bedplate.cli.main import run
 from bedplate.errors import ConfigError, DataError, DefinitionError
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline import flight, kernels, seek
-from bedplate.offline.instructions import AHEAD
 from bedplate.offline.history import IndexedHistory
+from bedplate.offline.instructions import AHEAD
 from bedplate.offline.reference import Reference
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
