@@ -14,7 +14,7 @@ import bedplate
 from bedplate import config
 
 PAGE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
-FITTED = {"Number": {"mean", "scale", "presence"}}
+FITTED = {"Number": {"mean", "scale", "presence"}, "Vector": {"width", "presence"}}
 NAMES = [
     "Count",
     "Sum",
@@ -25,6 +25,9 @@ NAMES = [
     "Last",
     "LastN",
     "TimeSince",
+    "Source",
+    "Label",
+    "Dataset",
     "Number",
     "Category",
     "Sequence",
@@ -40,9 +43,11 @@ NAMES = [
 ELSEWHERE = {
     "ApproxCountDistinct": "bedplate.aggregations.sketches",
     "Attribute": "bedplate.aggregations.attribute",
+    "Context": "bedplate.features.context",
     "DecayedCount": "bedplate.aggregations.decay",
     "DecayedMean": "bedplate.aggregations.decay",
     "DecayedSum": "bedplate.aggregations.decay",
+    "DerivedFeature": "bedplate.features.derived",
     "First": "bedplate.aggregations.ordered",
     "Histogram": "bedplate.aggregations.counts",
     "Link": "bedplate.features.links",
@@ -53,6 +58,7 @@ ELSEWHERE = {
     "StdDev": "bedplate.aggregations.moments",
     "TopK": "bedplate.aggregations.counts",
     "Variance": "bedplate.aggregations.moments",
+    "Vector": "bedplate.features.encoding",
 }
 """Names of other modules than `bedplate`."""
 

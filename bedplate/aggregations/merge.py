@@ -317,7 +317,8 @@ def _offsets(counts: Array) -> Int64s:
 
 
 def _zipped(arrays: Sequence[Array]) -> Array:
-    return np.stack(arrays, axis=1).reshape(-1)
+    whole = np.stack(arrays, axis=1)
+    return whole.reshape(whole.shape[0] * whole.shape[1], *whole.shape[2:])
 
 
 def _interleaved_scalars(sets: Sequence[Scalar]) -> Scalar:
@@ -375,7 +376,7 @@ def _newest(pieces: Newest, owners: Int64s) -> Newest:
     place = np.where(times == np.repeat(latest, np.diff(owners)), np.arange(len(times)), 0)
     best = reduced(np.maximum, place, owners, 0)
     if not len(times):
-        columns = tuple(np.zeros(len(present), c.dtype) for c in pieces.columns)
+        columns = tuple(np.zeros((len(present), *c.shape[1:]), c.dtype) for c in pieces.columns)
         return Newest(present, np.zeros(len(present), np.int64), columns, pieces.texts)
     return Newest(present, pieces.times[best], tuple(c[best] for c in pieces.columns), pieces.texts)
 

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bedplate.cli.options import echo_json, json_option, project_option
+
+if TYPE_CHECKING:
+    from bedplate.registry.registry import Registry
+    from bedplate.training.run import Trained
 
 
 @click.command()
 @project_option
 @json_option
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted run; its id or the beginning of it.")
+@click.option(
+    "--from",
+    "files",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Read batches from files that 'bedplate datasets write' wrote; the model is the same.",
+)
 @click.option("--promote", is_flag=True, help="Give the new version the alias 'champion'.")
 @click.argument("job")
 @click.argument("settings", nargs=-1)
 def train(
-    job: str, settings: tuple[str, ...], resume: str | None, promote: bool, directory: Path, as_json: bool
+    job: str,
+    settings: tuple[str, ...],
+    resume: str | None,
+    files: Path | None,
+    promote: bool,
+    directory: Path,
+    as_json: bool,
 ) -> None:
     """Train the model of JOB, a Job of the project's train.py, and register the version.
 
@@ -30,8 +48,10 @@ def train(
       bedplate train retail_ranker --promote
       bedplate train retail_ranker trainer.epochs=1 model.rank=64
       bedplate train retail_ranker --resume 20261122-1015
+      bedplate train retail_ranker --from baskets-2011
       bedplate train retail_ranker --json
     """
+    from bedplate.datasets.written import WrittenDataset
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.training.evidence import settings_of
@@ -53,12 +73,17 @@ def train(
             registry,
             project.root,
             resume=run and run.id,
+            files=None if files is None else WrittenDataset(files),
             show=on_stderr(),
             progress=lambda step: click.echo(step, err=True),
         )
     except TrainingInterruptedError as error:
         error.hint = f"go on with: bedplate train {job} --resume {error.run}"
         raise
+    _echo(trained, registry, as_json=as_json, promote=promote)
+
+
+def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool) -> None:
     version = trained.version
     if promote:
         registry.promote(version.name, version.version, reason="bedplate train --promote")

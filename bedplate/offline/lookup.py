@@ -343,19 +343,17 @@ class IndexReader:
         if block.pieces is None:
             return self._partial_of(reduction, index, asked.codes, block.first[over], block.stop)
         pieces = block.pieces[over]
-        if reduction.reduce is Reduce.DISTINCT:
-            return self._distinct_known(reduction, index, asked, pieces.start, block.stop)
-        codes = pieces.spread(asked.codes)
-        return merge(reduction, self._partial_of(reduction, index, codes, pieces.first, pieces.stop), pieces.owners)
-
-    def _distinct_known(self, reduction: Reduction, index: int, asked: Asked, first: Int64s, stop: Int64s) -> Scalar:
-        """The different values of rows that are not in flight: they do not add up over pieces."""
-        found, files = self._partial_of(reduction, index, asked.codes, first, stop), self._files[index]
+        if reduction.reduce is not Reduce.DISTINCT:
+            found = self._partial_of(reduction, index, pieces.spread(asked.codes), pieces.first, pieces.stop)
+            return merge(reduction, found, pieces.owners)
+        # Numbers of different values do not add up over pieces: those that only rows in flight have are taken off.
+        found = self._partial_of(reduction, index, asked.codes, pieces.start, block.stop)
         arrays, known = self.timeline.reduction(self._columns[index], Reduce.DISTINCT), self.timeline.known
         if known is None or not isinstance(found, Scalar):
             raise StoreError("the as-of index does not say when rows could be known", where=self.view.place)
-        links = arrays["previous"], arrays["following"]
-        return Scalar(found.values - known.count_late(asked.times, first, stop, files.rank, files.rows, *links))
+        files, links = self._files[index], (arrays["previous"], arrays["following"])
+        late = known.count_late(asked.times, pieces.start, block.stop, files.rank, files.rows, *links)
+        return Scalar(found.values - late)
 
     def _partial_of(self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s) -> Partial:
         """The partial over the rows `[a, b)` of keys."""
@@ -404,20 +402,6 @@ class IndexReader:
         positions = np.where(present, a, 0)
         rows = positions if files.rows is None else _gather(files.rows, positions)
         return Oldest(present, _gather(self.timeline.times, rows), _gather(files.inputs[0], positions), files.texts[0])
-
-    def selected(self, position: int, rows: Array) -> SelectedValues:
-        """A selection's values for rows of the timeline."""
-        files = self._files[position]
-        if files.rank is None:
-            return SelectedValues(None, tuple(v[rows] for v in files.inputs), files.texts)
-        places = files.rank[rows]
-        valid = files.rank[rows + 1] > places
-        inputs: list[Array] = []
-        for values in files.inputs:
-            full = np.zeros(len(rows), values.dtype)
-            full[valid] = values[places[valid]]
-            inputs.append(full)
-        return SelectedValues(valid, tuple(inputs), files.texts)
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
@@ -506,6 +490,20 @@ def _limits(over: Range) -> tuple[int, int, int, int]:
 def no_rows(ranges: int) -> Block:
     """A block of no rows."""
     return Block(Asked.room(0), np.zeros((ranges, 0), np.int64), np.zeros(0, np.int64))
+
+
+def values_at(files: ColumnFiles, rows: Array) -> SelectedValues:
+    """A selection's values for rows of the timeline, which may not all count."""
+    if files.rank is None:
+        return SelectedValues(None, tuple(v[rows] for v in files.inputs), files.texts)
+    places = files.rank[rows]
+    valid = files.rank[rows + 1] > places
+    inputs: list[Array] = []
+    for values in files.inputs:
+        full = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+        full[valid] = values[places[valid]]
+        inputs.append(full)
+    return SelectedValues(valid, tuple(inputs), files.texts)
 
 
 def _expand(files: ColumnFiles, start: int, stop: int) -> SelectedValues:

@@ -62,7 +62,7 @@ def bytes_per_row(view: CompiledView) -> int:
     sorting = 16 * len(view.key_types) + 28
     source = view.view.source
     sorting += 24 * (source.available is not None) + 16 * (source.sequence is not None)
-    values = sum(1 + sum(kind.dtype.itemsize for kind in kinds) for kinds in view.types)
+    values = sum(1 + sum(kind.dtype.itemsize * max(kind.width, 1) for kind in kinds) for kinds in view.types)
     places = any(r.reduce in _PLACES for c in view.calls for r in c.aggregation.reductions)
     return sorting + values + (48 if places else 24)
 

@@ -285,8 +285,8 @@ class Reference(Reader):
         keys = [_key_column(frame[e.key]) for e in definition.entities]
         leaves = [leaf for call in view.calls for leaf in _leaves(call.aggregation)]
         selected = {
-            _name(selection): _states(frame, a) if isinstance(a, Attribute) else _inputs(frame, selection)
-            for a, selection in leaves
+            _name(leaf, selection): _states(frame, leaf) if isinstance(leaf, Attribute) else _inputs(frame, selection)
+            for leaf, selection in leaves
         }
         self._kinds = {n: f.type for n, f in view.features.items()}
         times: list[int] = frame[TIME].to_list()
@@ -321,7 +321,7 @@ class Reference(Reader):
             seen = chosen(times, known, call.window)
             parts: list[list[Value]] = []
             for leaf, selection in _leaves(call.aggregation):
-                kind, inputs = type(leaf).__name__, rows.get(_name(selection), [])
+                kind, inputs = type(leaf).__name__, rows.get(_name(leaf, selection), [])
                 counted = [(times[i], inputs[i]) for i in seen if inputs[i] is not None]
                 if kind in _CARRIED_FORWARD and self.view.view.ttl is not None:
                     counted = [event for event in counted if event[0] >= time - self.view.view.ttl]
@@ -400,8 +400,8 @@ def _ratio(above: Value, below: Value, aggregation: Aggregation) -> Value:
     return None if above is None or below is None or below + more == 0 else (above + add) / (below + more)
 
 
-def _name(selection: Selection) -> str:
-    return str(selection.form)
+def _name(leaf: Aggregation, selection: Selection) -> str:
+    return f"{isinstance(leaf, Attribute)} {selection.form}"
 
 
 def _key_column(series: pl.Series) -> list[int]:

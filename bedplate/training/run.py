@@ -14,6 +14,8 @@ import numpy as np
 from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
 from bedplate.datasets.loader import Loader
+from bedplate.datasets.split import SPLITS
+from bedplate.datasets.written import WrittenDataset
 from bedplate.errors import NotFoundError
 from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
@@ -33,6 +35,7 @@ from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_ve
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.report import Show
+from bedplate.training.source import Batches
 from bedplate.training.trainer import Trainer, TrainResult
 from bedplate.types import Int64s
 
@@ -73,6 +76,7 @@ def train(
     root: Path,
     *,
     resume: str | None = None,
+    files: WrittenDataset | None = None,
     show: Show | None = None,
     progress: Progress = lambda _: None,
 ) -> Trained:
@@ -85,19 +89,20 @@ def train(
         registry: where the run and the version go.
         root: the project's folder, whose git state is recorded.
         resume: the id of an interrupted run of this job to go on with; None starts a new one.
+        files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
 
     Raises:
         DefinitionError: an input is not a feature of the dataset, or not one that the model's towers can have.
-        DataError: training rows know what the served model can't, see `datasets.leaks`.
+        DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
     job.check_inputs(dataset.compiled.selected.names)
     check_towers(job, dataset.compiled)
-    training, validation = Loader(dataset, "train"), Loader(dataset, "validation")
+    training, validation, testing = _batches(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
     if resume is None:
@@ -118,14 +123,22 @@ def train(
             error.run, error.where = run.id, f"run '{run.id}'"
             raise
         progress("evaluate on the test split")
-        test = predict(result.model, encoder, Loader(dataset, "test"), prefetch=job.trainer.prefetch)
+        test = predict(result.model, encoder, testing, prefetch=job.trainer.prefetch)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
         return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
 
 
-def _encoder(job: Job, training: Loader, folder: Path, progress: Progress) -> Encoder:
+def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
+    """The batches of training, validation and test, joined or read."""
+    if files is None:
+        return [Loader(dataset, split) for split in SPLITS]
+    files.check(dataset)
+    return [files.loader(split) for split in SPLITS]
+
+
+def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> Encoder:
     """The run's encoder: fitted once, then the same one for every resumption."""
     if (folder / ENCODER).exists():
         return Encoder.load(folder / ENCODER)

@@ -23,6 +23,7 @@ from bedplate.aggregations.base import (
     Values,
 )
 from bedplate.aggregations.merge import ChainedTexts, chain_texts, interleave, merge, merge_sets, union
+from bedplate.aggregations.ordered import Last
 from bedplate.errors import DataError, DefinitionError
 
 SELECTION = Selection(["x"], None, "test")
@@ -270,6 +271,15 @@ def test_the_sets_of_the_newest_events():
     got = merge_sets(Reduction(Reduce.LATEST, SELECTION, 1), sets)
     assert got.present.tolist() == [True, False, True]
     assert got.columns[0][got.present].tolist() == [6, 1]
+
+
+def test_vectors_stay_whole():
+    (last,) = Last("x").reductions
+    old = Newest(np.array([True, True]), np.array([1, 9]), (np.array([[1.0, 2.0], [3.0, 4.0]]),), (None,))
+    new = Newest(np.array([True, False]), np.array([5, 0]), (np.array([[5.0, 6.0], [0.0, 0.0]]),), (None,))
+    assert merge_sets(last, [old, new]).columns[0].tolist() == [[5.0, 6.0], [3.0, 4.0]]
+    none = Newest(np.zeros(0, np.bool_), np.zeros(0, np.int64), (np.zeros((0, 2)),), (None,))
+    assert merge(last, none, np.zeros(3, np.int64)).columns[0].shape == (2, 2)
 
 
 def test_no_keys_and_no_pieces():

@@ -131,4 +131,6 @@ def assert_same_batch(got: Batch, expected: Batch) -> None:
         assert list(columns) == list(others), side
         for name in columns:
             assert column_to_series(columns[name]).to_list() == column_to_series(others[name]).to_list(), name
-    assert {n: v.tolist() for n, v in got.labels.items()} == {n: v.tolist() for n, v in expected.labels.items()}
+    assert list(got.labels) == list(expected.labels)
+    for name, values in got.labels.items():
+        np.testing.assert_array_equal(values, expected.labels[name])
