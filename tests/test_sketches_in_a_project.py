@@ -98,7 +98,7 @@ def project(folder: Path) -> Project:
 
 def known_keys(project: Project, view: str) -> Int64s:
     """[k, 1]: the keys in a view's index."""
-    return project.history.reader(project.view(view)).timeline.keys
+    return project.history.reader(project.view(view)).all_keys()
 
 
 def test_the_plan_says_what_is_built(folder: Path, project: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,7 @@ from bedplate.offline.blocks import BLOCKED, read_blocks
 from bedplate.offline.build import column_ids
 from bedplate.offline.flight import Pieces, split
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type
-from bedplate.offline.ragged import RAGGED, read_counts, read_latest_by, read_smallest, room, runs
+from bedplate.offline.ragged import RAGGED, read_ragged, room, runs
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
@@ -248,15 +248,11 @@ class IndexReader:
                 if reduction.reduce in RAGGED:
                     index = self.view.reduction_index(reduction)
                     arrays = self.timeline.reduction(self._columns[index], reduction.stored)
-                    a, b = self._values_in(index, block.first[ranges[range_of(call, reduction, ttl)]], block.stop)
+                    first = block.first[ranges[range_of(call, reduction, ttl)]]
+                    a, b = _values_of(self._files[index], first, block.stop)
                     codes = None if block.pieces is not None else block.asked.codes
                     rooms += room(reduction, arrays, codes, a, b)
         return rooms
-
-    def _values_in(self, index: int, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:
-        """Of rows [a, b) the first value of a selection, and the one after the last."""
-        rank = self._files[index].rank
-        return (a, b) if rank is None else (rank[a], rank[b])
 
     def _totals(
         self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, answer: Answer
@@ -334,7 +330,7 @@ class IndexReader:
 
     def _distinct_values(self, index: int, a: Int64s, b: Int64s) -> Values:
         files, arrays = self._files[index], self.timeline.reduction(self._columns[index], Reduce.DISTINCT)
-        a, b = self._values_in(index, a, b)
+        a, b = _values_of(files, a, b)
         counts, offsets = np.empty(len(a), np.int64), np.zeros(len(a) + 1, np.int64)
         kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, counts)
         np.cumsum(counts, out=offsets[1:])
@@ -362,16 +358,16 @@ class IndexReader:
     def _partial_of(self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s) -> Partial:
         """The partial over the rows `[a, b)` of keys."""
         files, reduce = self._files[index], reduction.reduce
-        a, b = self._values_in(index, a, b)
+        a, b = _values_of(files, a, b)
         if reduce is Reduce.LATEST:
             return self._latest(files, reduction.depth, a, b)
         if reduce is Reduce.COUNT:
             return Scalar(b - a)
         if reduce is Reduce.EARLIEST:
-            return self._earliest(files, a, b)
+            return _earliest(files, self.timeline.times, a, b)
         arrays = self.timeline.reduction(self._columns[index], reduction.stored)
         if reduce in RAGGED:
-            return self._ragged(reduction, files, arrays, codes, a, b)
+            return read_ragged(reduction, files, arrays, self.timeline.times, codes, a, b)
         if reduce in BLOCKED:
             return read_blocks(reduction, arrays, files, self.timeline.times, a, b)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
@@ -387,15 +383,6 @@ class IndexReader:
         kernels.range_extremes(files.inputs[0], arrays["first"], arrays["second"], largest, a, b, out, present)
         return Scalar(out, present)
 
-    def _ragged(
-        self, reduction: Reduction, files: ColumnFiles, arrays: dict[str, Array], codes: Array, a: Int64s, b: Int64s
-    ) -> Partial:
-        if reduction.reduce is Reduce.SMALLEST:
-            return read_smallest(arrays, files, reduction.depth, a, b)
-        if reduction.reduce is Reduce.LATEST_BY:
-            return read_latest_by(arrays, files, self.timeline.times, reduction.depth, a, b)
-        return read_counts(arrays, files, self.timeline.times, room(reduction, arrays, codes, a, b), a, b)
-
     def _latest(self, files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Latest | Newest:
         if depth == 1:
             present = b > a
@@ -409,12 +396,6 @@ class IndexReader:
         kernels.last_positions(b, offsets, positions)
         rows = positions if files.rows is None else files.rows[positions]
         return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
-
-    def _earliest(self, files: ColumnFiles, a: Int64s, b: Int64s) -> Oldest:
-        present = b > a
-        positions = np.where(present, a, 0)
-        rows = positions if files.rows is None else _gather(files.rows, positions)
-        return Oldest(present, _gather(self.timeline.times, rows), _gather(files.inputs[0], positions), files.texts[0])
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
@@ -464,6 +445,19 @@ def columns_of_calls(
             values.append(partials[key])
         for name, column in zip(call.names, call.aggregation.finalize(values, times), strict=True):
             yield f"{view.name}.{name}", column
+
+
+def _values_of(files: ColumnFiles, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:
+    """Of the rows [a, b) the first value of a selection, and the one after the last."""
+    return (a, b) if files.rank is None else (files.rank[a], files.rank[b])
+
+
+def _earliest(files: ColumnFiles, times: Int64s, a: Int64s, b: Int64s) -> Oldest:
+    """The first event of rows [a, b)."""
+    present = b > a
+    positions = np.where(present, a, 0)
+    rows = positions if files.rows is None else _gather(files.rows, positions)
+    return Oldest(present, _gather(times, rows), _gather(files.inputs[0], positions), files.texts[0])
 
 
 def _gather(values: Array, rows: Int64s) -> Array:

@@ -135,45 +135,42 @@ def runs(rooms: Sequence[Int64s], most: int = MOST) -> list[slice]:
     return found
 
 
-def read_counts(
-    arrays: dict[str, Array], files: ColumnFiles, times: Int64s, rooms: Int64s, a: Int64s, b: Int64s
-) -> Counts:
-    """The counts of the values in n ranges.
+def read_ragged(
+    reduction: Reduction,
+    files: ColumnFiles,
+    arrays: dict[str, Array],
+    times: Int64s,
+    codes: Array,
+    a: Int64s,
+    b: Int64s,
+) -> Counts | Latest | Hashes:
+    """The partial of one of these reductions over the values [a, b) of n ranges.
 
     Args:
-        arrays: what history keeps.
-        files: the selection's values.
+        reduction: one of `RAGGED`.
+        files: the values of its selection.
+        arrays: what history keeps for it.
         times: the timeline's.
-        rooms: see `room`.
+        codes: [n] positions of keys, -1 for none, whose ranges are empty.
         a: [n] the first value of each range.
         b: [n] the one after the last.
     """
-    offsets, total = np.empty(len(a) + 1, np.int64), int(rooms.sum())
-    rows, counts, lasts = (np.empty(total, np.int64) for _ in range(3))
-    order, place, before, first, second = (arrays[n] for n in ("order", "place", "before", "first", "second"))
-    values.range_counts(
-        files.inputs[0], order, place, before, first, second, a, b, offsets, rows, counts, lasts
-    )  # fmt: skip
+    offsets, total = np.empty(len(a) + 1, np.int64), int(room(reduction, arrays, codes, a, b).sum())
+    rows = np.empty(total, np.int64)
+    if reduction.reduce is Reduce.SMALLEST:
+        tables = arrays["hashes"], arrays["starts"], arrays["levels"]
+        values.range_smallest(files.inputs[0], *tables, reduction.depth, a, b, offsets, rows)
+        return Hashes(offsets, rows[: offsets[-1]])
+    first, second = arrays["first"], arrays["second"]
+    if reduction.reduce is Reduce.LATEST_BY:
+        values.range_latest(arrays["after"], first, second, reduction.depth, a, b, offsets, rows)
+        rows = rows[: offsets[-1]]
+        return Latest(offsets, times[_timeline_rows(files, rows)], tuple(v[rows] for v in files.inputs), files.texts)
+    order, place, before = arrays["order"], arrays["place"], arrays["before"]
+    counts, lasts = np.empty(total, np.int64), np.empty(total, np.int64)
+    values.range_counts(files.inputs[0], order, place, before, first, second, a, b, offsets, rows, counts, lasts)
     rows, counts, lasts = rows[: offsets[-1]], counts[: offsets[-1]], lasts[: offsets[-1]]
     return Counts(offsets, files.inputs[0][rows], counts, times[_timeline_rows(files, lasts)], files.texts[0])
-
-
-def read_latest_by(
-    arrays: dict[str, Array], files: ColumnFiles, times: Int64s, depth: int, a: Int64s, b: Int64s
-) -> Latest:
-    """Of each value of the last input in n ranges the last event, of these the last `depth`; see `read_counts`."""
-    offsets, rows = np.empty(len(a) + 1, np.int64), np.empty(int(np.minimum(b - a, depth).sum()), np.int64)
-    values.range_latest(arrays["after"], arrays["first"], arrays["second"], depth, a, b, offsets, rows)
-    rows = rows[: offsets[-1]]
-    return Latest(offsets, times[_timeline_rows(files, rows)], tuple(v[rows] for v in files.inputs), files.texts)
-
-
-def read_smallest(arrays: dict[str, Array], files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Hashes:
-    """The smallest hashes of the values in n ranges; see `read_counts`."""
-    offsets, out = np.empty(len(a) + 1, np.int64), np.empty(int(np.minimum(b - a, depth).sum()), np.int64)
-    tables = arrays["hashes"], arrays["starts"], arrays["levels"]
-    values.range_smallest(files.inputs[0], *tables, depth, a, b, offsets, out)
-    return Hashes(offsets, out[: offsets[-1]])
 
 
 def _timeline_rows(files: ColumnFiles, rows: Int64s) -> Int64s:
