@@ -364,7 +364,7 @@ class IndexReader:
         if reduce is Reduce.COUNT:
             return Scalar(b - a)
         if reduce is Reduce.EARLIEST:
-            return self._earliest(files, a, b)
+            return _earliest(files, self.timeline.times, a, b)
         arrays = self.timeline.reduction(self._columns[index], reduction.stored)
         if reduce in RAGGED:
             return read_ragged(reduction, files, arrays, self.timeline.times, codes, a, b)
@@ -396,12 +396,6 @@ class IndexReader:
         kernels.last_positions(b, offsets, positions)
         rows = positions if files.rows is None else files.rows[positions]
         return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
-
-    def _earliest(self, files: ColumnFiles, a: Int64s, b: Int64s) -> Oldest:
-        present = b > a
-        positions = np.where(present, a, 0)
-        rows = positions if files.rows is None else _gather(files.rows, positions)
-        return Oldest(present, _gather(self.timeline.times, rows), _gather(files.inputs[0], positions), files.texts[0])
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
@@ -456,6 +450,14 @@ def columns_of_calls(
 def _values_of(files: ColumnFiles, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:
     """Of the rows [a, b) the first value of a selection, and the one after the last."""
     return (a, b) if files.rank is None else (files.rank[a], files.rank[b])
+
+
+def _earliest(files: ColumnFiles, times: Int64s, a: Int64s, b: Int64s) -> Oldest:
+    """The first event of rows [a, b)."""
+    present = b > a
+    positions = np.where(present, a, 0)
+    rows = positions if files.rows is None else _gather(files.rows, positions)
+    return Oldest(present, _gather(times, rows), _gather(files.inputs[0], positions), files.texts[0])
 
 
 def _gather(values: Array, rows: Int64s) -> Array:

@@ -248,6 +248,15 @@ def every_aggregation() -> dict[str, Aggregation]:
         "said_style": Attribute(vector("style", 2), deleted="gone"),
         "said_worth": Attribute(pl.col("price") * pl.col("quantity"), deleted="gone"),
         "near_different": CountDistinct("quantity", windows=exact),
+        **_of_values(windows, exact),
+        **_of_numbers(windows, exact),
+    }
+
+
+def _of_values(windows: Sequence[Window | str], exact: Sequence[Window]) -> dict[str, Aggregation]:
+    """Frequent values, histograms, sketches and last events of different values."""
+    bought = pl.col("kind") == "buy"
+    return {
         "top": TopK("item", 2, counts=True),
         "top_in": TopK("kind", 2, windows=windows),
         "top_numbers": TopK("quantity", 3, counts=True, windows=["15m", *exact], where=pl.col("flag")),
@@ -262,7 +271,6 @@ def every_aggregation() -> dict[str, Aggregation]:
         "last_items": LastN(["item", "price"], 2, distinct="item", age="age"),
         "last_kinds": LastN("quantity", 3, distinct="kind", windows=["1h", "1d", exact[1]], where=pl.col("flag")),
         "last_kind_of": LastN({"kind": "kind"}, 1, distinct="kind"),
-        **_of_numbers(windows, exact),
     }
 
 
