@@ -143,10 +143,12 @@ def _bucket(expression: pl.Expr, error: float) -> pl.Expr:
     """The bucket of a value: its number has the sign of the value, and the order of the values."""
     import polars as pl
 
-    # Times 1.0: a string or a time is refused, where a cast would try to read it as a number.
-    value = (expression * 1.0).cast(pl.Float64).fill_nan(None)
+    # A string or a time can't be multiplied, a vector or a duration has no sign: they are refused when a view is made.
+    # A cast alone would fail once there are rows, or read a number out of them.
+    given = expression * 1.0
+    value = given.cast(pl.Float64).fill_nan(None)
     number = (value.abs().log() / math.log((1 + error) / (1 - error))).ceil() + _FIRST
-    bucket = pl.when(value.abs() < NEAREST).then(0.0).otherwise(value.sign() * number)
+    bucket = pl.when(value.abs() < NEAREST).then(0.0).otherwise(given.sign().cast(pl.Float64) * number)
     return bucket.cast(pl.Int64)
 
 

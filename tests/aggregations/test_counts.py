@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -14,7 +15,9 @@ from bedplate.aggregations.base import Counts, Hashes, Output, Scalar
 from bedplate.aggregations.counts import Histogram, TopK
 from bedplate.aggregations.ordered import LastN
 from bedplate.aggregations.sketches import ApproxCountDistinct, Quantile
+from bedplate.aggregations.window import Window
 from bedplate.canonical import string_ids
+from bedplate.datasets.labels import Label
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
@@ -151,7 +154,12 @@ def test_a_wrong_aggregation_is_refused_where_it_is_made(make, message):
 
 FRAME = pl.DataFrame(
     {"user": [1], "time": [1_700_000_000_000_000], "s": ["a"], "f": [1.5], "n": [3], "b": [True]}
-).with_columns(t=pl.from_epoch("time", time_unit="us"))
+).with_columns(
+    t=pl.from_epoch("time", time_unit="us"),
+    e=pl.Series([[0.5, 1.0]], dtype=pl.Array(pl.Float32, 2)),
+    d=pl.duration(days=1),
+)
+SOURCE, USER = Source("e", FRAME, time="time"), Entity("user", key="user")
 
 UNFIT = [
     (TopK("f", 2), "TopK takes int64, string, bool, timestamp; got float64 from f"),
@@ -162,6 +170,12 @@ UNFIT = [
     (Quantile("s", 0.5), "fails"),
     (Quantile("t", 0.5), "fails"),
     (ApproxCountDistinct("f"), "ApproxCountDistinct takes int64, string, bool, timestamp; got float64 from f"),
+    (TopK("e", 2), "TopK takes int64, string, bool, timestamp; got .* from e"),
+    (Histogram("e", [1]), "Histogram takes int64, string; got .* from e"),
+    (Quantile("e", 0.5), "`sign` operation not supported"),
+    (Quantile("d", 0.5), "`sign` operation not supported"),
+    (ApproxCountDistinct("e"), "ApproxCountDistinct takes int64, string, bool, timestamp; got .* from e"),
+    (LastN("n", 2, distinct="e"), "LastN takes numbers, strings, booleans and times"),
     (LastN("n", 2, distinct="f"), "distinct takes int64, string, bool, timestamp; got float64 from f"),
     (LastN("n", 2, distinct="missing"), "unknown column 'missing'"),
 ]
@@ -169,10 +183,56 @@ UNFIT = [
 
 @pytest.mark.parametrize(("aggregation", "message"), UNFIT, ids=lambda x: getattr(x, "text", None))
 def test_a_column_that_does_not_fit_is_refused_when_the_view_is_made(aggregation, message):
-    view = FeatureView("v", Entity("user", key="user"), Source("e", FRAME, time="time"), {"x": aggregation})
+    view = FeatureView("v", USER, SOURCE, {"x": aggregation})
     with pytest.raises(DefinitionError, match=message) as caught:
         view.compile()
     assert "view 'v'" in str(caught.value)
+
+
+NO_LABEL = [
+    (TopK("n", 2), "TopK gives list of int64, expected one number"),
+    (Histogram("n", [1]), "Histogram gives int64, int64, expected one number"),
+    (Quantile("n", [0.1, 0.9]), "Quantile gives float64, float64, expected one number"),
+    (LastN("n", 2, distinct="n"), "LastN gives list of int64, expected one number"),
+]
+
+
+@pytest.mark.parametrize(("aggregation", "message"), NO_LABEL, ids=lambda x: getattr(x, "text", None))
+def test_what_is_not_one_number_is_no_label(aggregation, message):
+    with pytest.raises(DefinitionError, match=message):
+        Label("label", USER, SOURCE, aggregation, within="1d", empty=0.0).compile()
+
+
+def test_a_quantile_as_a_label_says_what_it_is_without_events():
+    with pytest.raises(DefinitionError, match="has no value where no event counts"):
+        Label("label", USER, SOURCE, Quantile("n", 0.5), within="1d")
+    Label("label", USER, SOURCE, Quantile("n", 0.5), within="1d", empty=0.0).compile()
+    Label("label", USER, SOURCE, ApproxCountDistinct("n"), within="1d").compile()
+
+
+WANTED = [
+    (TopK("n", 2), {"counts"}),
+    (Quantile("n", [0.1, 0.9]), {"counts"}),
+    (ApproxCountDistinct("n", error=0.05), {"smallest-402"}),
+    (LastN(["n", "s"], 2, distinct="n"), {"latest-by"}),
+]
+
+
+@pytest.mark.parametrize(("aggregation", "stored"), WANTED, ids=lambda x: getattr(x, "text", None))
+def test_a_new_window_adds_nothing_to_an_index(aggregation, stored):
+    """Parts of an index are named by the values and the reduction alone; a sketch of another size is another part."""
+    assert {r.stored for r in aggregation.reductions} == stored
+    other = copy.copy(aggregation)
+    other.windows = (Window.of("7d"),)
+    assert [r.form() for r in other.reductions] == [r.form() for r in aggregation.reductions]
+
+
+def test_several_features_share_what_history_keeps():
+    """Top values and a histogram of one column, and quantiles at one error, are of one selection and reduction."""
+    features = {"top": TopK("n", 2), "by": Histogram("n", [1]), "low": Quantile("f", 0.1), "high": Quantile("f", 0.9)}
+    view = FeatureView("v", USER, SOURCE, features).compile()
+    assert len(view.selections) == 2
+    assert len(FeatureView("v", USER, SOURCE, features | {"rough": Quantile("f", 0.9, 0.05)}).compile().selections) == 3
 
 
 def test_partials_of_another_kind_are_refused():
