@@ -318,19 +318,17 @@ class IndexReader:
         if block.pieces is None:
             return self._partial_of(reduction, index, asked.codes, block.first[over], block.stop)
         pieces = block.pieces[over]
-        if reduction.reduce is Reduce.DISTINCT:
-            return self._distinct_known(reduction, index, asked, pieces.start, block.stop)
-        codes = pieces.spread(asked.codes)
-        return merge(reduction, self._partial_of(reduction, index, codes, pieces.first, pieces.stop), pieces.owners)
-
-    def _distinct_known(self, reduction: Reduction, index: int, asked: Asked, first: Int64s, stop: Int64s) -> Scalar:
-        """The different values of rows that are not in flight: they do not add up over pieces."""
-        found, files = self._partial_of(reduction, index, asked.codes, first, stop), self._files[index]
+        if reduction.reduce is not Reduce.DISTINCT:
+            found = self._partial_of(reduction, index, pieces.spread(asked.codes), pieces.first, pieces.stop)
+            return merge(reduction, found, pieces.owners)
+        # Numbers of different values do not add up over pieces: those that only rows in flight have are taken off.
+        found = self._partial_of(reduction, index, asked.codes, pieces.start, block.stop)
         arrays, known = self.timeline.reduction(self._columns[index], Reduce.DISTINCT), self.timeline.known
         if known is None or not isinstance(found, Scalar):
             raise StoreError("the as-of index does not say when rows could be known", where=self.view.place)
-        links = arrays["previous"], arrays["following"]
-        return Scalar(found.values - known.count_late(asked.times, first, stop, files.rank, files.rows, *links))
+        files, links = self._files[index], (arrays["previous"], arrays["following"])
+        late = known.count_late(asked.times, pieces.start, block.stop, files.rank, files.rows, *links)
+        return Scalar(found.values - late)
 
     def _partial_of(self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s) -> Partial:
         """The partial over the rows `[a, b)` of keys."""
