@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import final
 
@@ -97,6 +98,7 @@ class ViewReader:
         self.buckets = max(s.manifest.buckets for s in self.segments)
         self._coverage = None if slots[0].span.is_whole else Coverage.of(view, [s.manifest for s in self.segments])
         self._readers: dict[tuple[int, int], IndexReader] = {}
+        self._empty: dict[tuple[tuple[tuple[str, ...], ...], bool], Mapping[str, Column]] = {}
         self._only = self._reader(0, 0) if len(self.segments) == 1 and self.buckets == 1 else None
 
     @property
@@ -149,15 +151,24 @@ class ViewReader:
         question = Question(calls, ranges, limits_of(ranges, ahead=ahead), shift, ttl, ahead)
         if self._coverage is not None:
             self._coverage.check(question.limits, times, shift, ahead=ahead)
-        every = self._every()
-        answer = Answer(len(keys), dict(self._values(question, every, [no_rows(len(ranges))] * len(every))))
+        answer = Answer(len(keys), self._like(tuple(c.names for c in calls), question))
         offsets, order = bucket_rows(bucket_numbers(keys, self.buckets), self.buckets)
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ExitStack() as stack:
+            large = len(keys) > BLOCK
+            pool = stack.enter_context(ThreadPoolExecutor(self._threads)) if large else None
             for bucket in np.flatnonzero(np.diff(offsets)).tolist():
                 rows = order[offsets[bucket] : offsets[bucket + 1]]
                 self._fill(question, self._bucket(bucket), keys, times, rows, answer, pool)
         columns = answer.columns()
         return {name: columns[name] for name in names}
+
+    def _like(self, names: tuple[tuple[str, ...], ...], question: Question) -> Mapping[str, Column]:
+        """The columns of no rows, with the texts of all segments and buckets."""
+        key = names, question.ahead
+        if key not in self._empty:
+            every = self._every()
+            self._empty[key] = dict(self._values(question, every, [no_rows(len(question.ranges))] * len(every)))
+        return self._empty[key]
 
     def _every(self) -> list[IndexReader]:
         """The readers of all buckets of all segments: together they have all texts."""
@@ -184,13 +195,16 @@ class ViewReader:
         times: Int64s,
         rows: Array,
         answer: Answer,
-        pool: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor | None,
     ) -> None:
         """Puts the values of the rows of a bucket into an answer."""
         for reader in readers:
             reader.expect(len(rows))
         largest = max(range(len(readers)), key=lambda i: len(readers[i].timeline.times))
-        asked = readers[largest].arrange(keys[rows], times[rows], pool)
+        if pool is None:
+            asked = Asked(np.arange(len(rows)), readers[largest].positions(keys[rows]), times[rows])
+        else:
+            asked = readers[largest].arrange(keys[rows], times[rows], pool)
 
         def work(start: int) -> None:
             part = asked.block(start, start + BLOCK)
@@ -202,7 +216,8 @@ class ViewReader:
                 answer.put(room, name, column)
             answer.add(room)
 
-        list(pool.map(work, range(0, len(rows), BLOCK)))
+        starts = range(0, len(rows), BLOCK)
+        list(map(work, starts) if pool is None else pool.map(work, starts))
         if self.buckets > 1 and (len(rows) > BLOCK or resident() > _FULL * self._budget.limit):
             for reader in readers:
                 reader.forget()
