@@ -89,10 +89,10 @@ class BucketBuild:
                 column = build.timeline.column_folder(self._columns[position])
                 column.mkdir()
                 build.write_column(column, position, values)
-            for position, reduce in wanted_reductions(self._view):
-                reduction = build.timeline.reduction_folder(self._columns[position], reduce)
-                reduction.mkdir()
-                build.write_reduction(reduction, position, reduce)
+            for position, reduction in wanted_reductions(self._view):
+                written = build.timeline.reduction_folder(self._columns[position], reduction.stored)
+                written.mkdir()
+                build.write_reduction(written, position, reduction)
 
     def add_columns(self, slot: Slot, segment: Segment, progress: Progress) -> None:
         """Builds the view's columns that a segment lacks."""

@@ -131,10 +131,10 @@ class Builder:
             self._buckets.add_columns(slot, segment, progress)
         for part in segment.parts:
             build = PartBuild(self._view, part)
-            for position, reduce in build.missing_reductions():
-                progress(f"{self._view.name}: {reduce.value} of {self._view.selections[position].inputs[0]}")
-                with sealer.folder(part.reduction_folder(self._parts.columns[position], reduce)) as folder:
-                    build.write_reduction(folder, position, reduce)
+            for position, reduction in build.missing_reductions():
+                progress(f"{self._view.name}: {reduction.stored} of {self._parts.text(position)}")
+                with sealer.folder(part.reduction_folder(self._parts.columns[position], reduction.stored)) as folder:
+                    build.write_reduction(folder, position, reduction)
         return Slot(slot.pieces, slot.span, segment)
 
     def _sort(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Segment:

@@ -160,11 +160,11 @@ class Compaction:
                     column.mkdir()
                     rows = _rows(view, segments, bucket, buckets, [position])
                     build.write_column(column, position, rows.selections[0])
-                for position, reduce in wanted_reductions(view):
-                    reduction = timeline.reduction_folder(ids[position], reduce)
-                    if not reduction.exists():
-                        reduction.mkdir()
-                        build.write_reduction(reduction, position, reduce)
+                for position, reduction in wanted_reductions(view):
+                    target = timeline.reduction_folder(ids[position], reduction.stored)
+                    if not target.exists():
+                        target.mkdir()
+                        build.write_reduction(target, position, reduction)
 
 
 def _has_buckets(folder: Path, buckets: int) -> bool:

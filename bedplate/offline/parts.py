@@ -55,9 +55,9 @@ class ViewParts:
     def __init__(self, view: CompiledView) -> None:
         self._view, self.columns = view, column_ids(view)
         names = [(Path("columns") / c, "column", self.text(i)) for i, c in enumerate(self.columns)]
-        for i, reduce in wanted_reductions(view):
-            name = Path("reductions") / f"{self.columns[i]}-{reduce.value}"
-            names.append((name, "reduction", f"{reduce.value} of {self.text(i)}"))
+        for i, reduction in wanted_reductions(view):
+            name = Path("reductions") / f"{self.columns[i]}-{reduction.stored}"
+            names.append((name, "reduction", f"{reduction.stored} of {self.text(i)}"))
         self._names = names
 
     def text(self, position: int) -> str:
