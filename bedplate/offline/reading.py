@@ -14,7 +14,7 @@ from typing import final
 
 import numpy as np
 
-from bedplate.aggregations.base import Partial, Reduction
+from bedplate.aggregations.base import Partial, Reduce, Reduction
 from bedplate.aggregations.merge import merge_sets
 from bedplate.batch import Column
 from bedplate.errors import StoreError
@@ -37,11 +37,13 @@ from bedplate.offline.lookup import (
     ranges_of,
 )
 from bedplate.offline.memory import Budget, resident
-from bedplate.offline.ragged import runs
+from bedplate.offline.ragged import RAGGED, runs
 from bedplate.offline.segment import Lock, Segment
 from bedplate.offline.spill import bucket_numbers, bucket_rows
 from bedplate.types import Array, Int64s
 
+_LISTED = (*RAGGED, Reduce.DISTINCT)
+"""Reductions whose partials are lists of values, where there are several segments."""
 _FULL = 0.8
 """The share of the budget above which a lookup lets go of the pages of the index."""
 
@@ -213,7 +215,8 @@ class ViewReader:
             codes = [part.codes if i == largest else reader.positions(keys[places]) for i, reader in enumerate(readers)]
             whole = self._blocks(question, readers, [Asked(places, c, part.times) for c in codes])
             wanted = question.calls, question.ranges, question.ttl
-            for run in runs([reader.rooms(*wanted, block) for reader, block in zip(readers, whole, strict=True)]):
+            pairs = zip(readers, whole, strict=True)
+            for run in runs([reader.rooms(*wanted, block, _LISTED) for reader, block in pairs]):
                 blocks = [block.part(run) for block in whole]
                 room = answer.part(places[run])
                 for name, column in self._values(question, readers, blocks):
