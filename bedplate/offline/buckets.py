@@ -107,6 +107,7 @@ class BucketBuild:
             def build(bucket: int) -> None:
                 part = builds[bucket]
                 missing = part.missing_columns()
+                remove_leftovers(part.timeline.folder / "columns")
                 if missing:
                     progress(f"{self._view.name}: columns of bucket {bucket + 1} of {spill.buckets}")
                     rows = spill.rows(bucket)

@@ -7,7 +7,7 @@ Blocks of rows are independent: large lookups run on several threads, and fill c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -240,16 +240,27 @@ class IndexReader:
             list(pool.map(work, range(0, len(keys), BLOCK)))
         return answer.columns()
 
-    def rooms(self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block) -> Int64s:
+    def rooms(
+        self,
+        calls: Sequence[Call],
+        ranges: Mapping[Range, int],
+        ttl: int | None,
+        block: Block,
+        listed: Collection[Reduce] = RAGGED,
+    ) -> Int64s:
         """[n]: how many values the partials of each row of a block, those that are lists of values, have at most."""
         rooms = np.zeros(len(block.asked), np.int64)
         for call in calls:
-            for reduction in call.aggregation.reductions:
-                if reduction.reduce in RAGGED:
-                    index = self.view.reduction_index(reduction)
-                    arrays = self.timeline.reduction(self._columns[index], reduction.stored)
-                    first = block.first[ranges[range_of(call, reduction, ttl)]]
-                    a, b = _values_of(self._files[index], first, block.stop)
+            for reduction in (r for r in call.aggregation.reductions if r.reduce in listed):
+                index = self.view.reduction_index(reduction)
+                arrays = self.timeline.reduction(self._columns[index], reduction.stored)
+                first = block.first[ranges[range_of(call, reduction, ttl)]]
+                a, b = _values_of(self._files[index], first, block.stop)
+                if reduction.reduce is Reduce.DISTINCT:
+                    counts = np.empty(len(a), np.int64)
+                    kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, counts)
+                    rooms += counts
+                else:
                     codes = None if block.pieces is not None else block.asked.codes
                     rooms += room(reduction, arrays, codes, a, b)
         return rooms

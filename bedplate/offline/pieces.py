@@ -10,7 +10,7 @@ from typing import final
 import polars as pl
 
 from bedplate.errors import DataError
-from bedplate.features.rows import JoinedRows, Rows, prepare_batches, prepare_table
+from bedplate.features.rows import JoinedRows, Rows, prepare_batches, prepare_rows, prepare_table
 from bedplate.features.view import CompiledView
 from bedplate.offline.build import Progress, Sorted
 from bedplate.offline.cover import Slot
@@ -88,30 +88,39 @@ class TableRows:
             progress: told how far it is.
 
         Raises:
-            DataError: as `prepare_rows`; a row is named by its place in its batch.
+            DataError: as `prepare_rows`; of a cleaned table a row is named by its place in its batch.
         """
         done = 0
         for read in reads:
-            for raw in self._queries(read, at_once):
+            span = read.span.begin, read.span.until
+            for raw, before in self._queries(read, at_once):
                 try:
-                    for batch in prepare_batches(self.view, raw, only, (read.span.begin, read.span.until)):
+                    for batch in prepare_batches(self.view, raw, only, span):
                         done += len(batch)
                         progress(f"{self.view.name}: {done:,} rows in buckets")
                         yield batch
+                except DataError:
+                    if before is not None:  # a look at all rows of the query says which one it is in the table
+                        prepare_rows(self.view, raw, only, lambda row, b=before: self._table.row_name(b + row), span)
+                    raise
                 except UNREADABLE as error:
                     raise unreadable(self._table.name, error) from error
 
-    def _queries(self, read: Read, at_once: int) -> Iterator[pl.LazyFrame]:
-        """The rows of a read, in order: a query runs ahead of who takes its batches, so it must not read all."""
+    def _queries(self, read: Read, at_once: int) -> Iterator[tuple[pl.LazyFrame, int | None]]:
+        """The rows of a read, in order, and how many of the table come before, where the rows are not too many.
+
+        A query runs ahead of who takes its batches, so it must not read all there is.
+        """
         if self._source.prepare is not None:
-            yield self._scan(read)[1]
+            yield self._scan(read)[1], None
             return
-        for piece in self._scan(read)[0]:
-            if not piece.slices or piece.rows <= at_once:
-                yield piece.scan()
-                continue
-            for start in range(0, piece.rows, at_once):
-                yield piece.scan().slice(start, at_once)
+        pieces, _, before = self._scan(read)
+        for piece in pieces:
+            step = at_once if piece.slices else max(piece.rows, 1)
+            for start in range(0, piece.rows, step):
+                raw = piece.scan() if step >= piece.rows else piece.scan().slice(start, step)
+                yield raw, before + start if step <= at_once else None
+            before += piece.rows
 
     def _scan(self, read: Read) -> tuple[Sequence[Piece], pl.LazyFrame, int]:
         """The pieces of a read, their rows, and how many rows of the table come before."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import final
 
 import numpy as np
 
-from bedplate.aggregations.base import Partial, Reduction
+from bedplate.aggregations.base import Partial, Reduce, Reduction
 from bedplate.aggregations.merge import merge_sets
 from bedplate.batch import Column
 from bedplate.errors import StoreError
@@ -36,11 +37,13 @@ from bedplate.offline.lookup import (
     ranges_of,
 )
 from bedplate.offline.memory import Budget, resident
-from bedplate.offline.ragged import runs
+from bedplate.offline.ragged import RAGGED, runs
 from bedplate.offline.segment import Lock, Segment
 from bedplate.offline.spill import bucket_numbers, bucket_rows
 from bedplate.types import Array, Int64s
 
+_LISTED = (*RAGGED, Reduce.DISTINCT)
+"""Reductions whose partials are lists of values, where there are several segments."""
 _FULL = 0.8
 """The share of the budget above which a lookup lets go of the pages of the index."""
 
@@ -98,6 +101,7 @@ class ViewReader:
         self.buckets = max(s.manifest.buckets for s in self.segments)
         self._coverage = None if slots[0].span.is_whole else Coverage.of(view, [s.manifest for s in self.segments])
         self._readers: dict[tuple[int, int], IndexReader] = {}
+        self._empty: dict[tuple[tuple[tuple[str, ...], ...], bool], Mapping[str, Column]] = {}
         self._only = self._reader(0, 0) if len(self.segments) == 1 and self.buckets == 1 else None
 
     @property
@@ -150,15 +154,24 @@ class ViewReader:
         question = Question(calls, ranges, limits_of(ranges, ahead=ahead), shift, ttl, ahead)
         if self._coverage is not None:
             self._coverage.check(question.limits, times, shift, ahead=ahead)
-        every = self._every()
-        answer = Answer(len(keys), dict(self._values(question, every, [no_rows(len(ranges))] * len(every))))
+        answer = Answer(len(keys), self._like(tuple(c.names for c in calls), question))
         offsets, order = bucket_rows(bucket_numbers(keys, self.buckets), self.buckets)
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ExitStack() as stack:
+            large = len(keys) > BLOCK
+            pool = stack.enter_context(ThreadPoolExecutor(self._threads)) if large else None
             for bucket in np.flatnonzero(np.diff(offsets)).tolist():
                 rows = order[offsets[bucket] : offsets[bucket + 1]]
                 self._fill(question, self._bucket(bucket), keys, times, rows, answer, pool)
         columns = answer.columns()
         return {name: columns[name] for name in names}
+
+    def _like(self, names: tuple[tuple[str, ...], ...], question: Question) -> Mapping[str, Column]:
+        """The columns of no rows, with the texts of all segments and buckets."""
+        key = names, question.ahead
+        if key not in self._empty:
+            every = self._every()
+            self._empty[key] = dict(self._values(question, every, [no_rows(len(question.ranges))] * len(every)))
+        return self._empty[key]
 
     def _every(self) -> list[IndexReader]:
         """The readers of all buckets of all segments: together they have all texts."""
@@ -185,13 +198,16 @@ class ViewReader:
         times: Int64s,
         rows: Array,
         answer: Answer,
-        pool: ThreadPoolExecutor,
+        pool: ThreadPoolExecutor | None,
     ) -> None:
         """Puts the values of the rows of a bucket into an answer."""
         for reader in readers:
             reader.expect(len(rows))
         largest = max(range(len(readers)), key=lambda i: len(readers[i].timeline.times))
-        asked = readers[largest].arrange(keys[rows], times[rows], pool)
+        if pool is None:
+            asked = Asked(np.arange(len(rows)), readers[largest].positions(keys[rows]), times[rows])
+        else:
+            asked = readers[largest].arrange(keys[rows], times[rows], pool)
 
         def work(start: int) -> None:
             part = asked.block(start, start + BLOCK)
@@ -199,14 +215,16 @@ class ViewReader:
             codes = [part.codes if i == largest else reader.positions(keys[places]) for i, reader in enumerate(readers)]
             whole = self._blocks(question, readers, [Asked(places, c, part.times) for c in codes])
             wanted = question.calls, question.ranges, question.ttl
-            for run in runs([reader.rooms(*wanted, block) for reader, block in zip(readers, whole, strict=True)]):
+            pairs = zip(readers, whole, strict=True)
+            for run in runs([reader.rooms(*wanted, block, _LISTED) for reader, block in pairs]):
                 blocks = [block.part(run) for block in whole]
                 room = answer.part(places[run])
                 for name, column in self._values(question, readers, blocks):
                     answer.put(room, name, column)
                 answer.add(room)
 
-        list(pool.map(work, range(0, len(rows), BLOCK)))
+        starts = range(0, len(rows), BLOCK)
+        list(map(work, starts) if pool is None else pool.map(work, starts))
         if self.buckets > 1 and (len(rows) > BLOCK or resident() > _FULL * self._budget.limit):
             for reader in readers:
                 reader.forget()

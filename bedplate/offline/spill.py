@@ -4,16 +4,17 @@ A table that does not fit into memory is read once, batch by batch, and each bat
 the bucket of their key; then each bucket is read back and built by itself. What is wholly written stays when a build is
 interrupted, and the next one goes on from it:
 
-    building/<id>/spill/        the buckets' rows, one file a bucket: arrays of one batch after the other
+    building/<id>/spill/        the buckets' rows, one file a bucket: of one batch after the other a head and arrays
         rows.json               how many rows each bucket has
     building/<id>/segment/      the buckets that are finished
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from io import BufferedIOBase, BufferedReader
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, final
 
@@ -81,7 +82,7 @@ class Spill:
                     rows = order[offsets[bucket] : offsets[bucket + 1]]
                     counts[bucket] += len(rows)
                     with (folder / str(bucket)).open("ab") as file:
-                        _write(file, batch, rows)
+                        file.write(_packed(batch, rows))
             (folder / _ROWS).write_bytes(to_json(counts))
 
     def rows(self, bucket: int) -> Rows:
@@ -100,53 +101,64 @@ class Spill:
     def _batches(self, file: BufferedReader) -> Iterator[Rows]:
         source, view = self._view.view.source, self._view
         wanted = range(len(view.selections)) if self._only is None else self._only
-        while file.peek(1):
-            times, keys = _load(file), _load(file)
-            known = None if source.available is None else _load(file)
-            sequence = None if source.sequence is None else _load(file)
-            key_texts = _load_texts(file)
+        long = np.dtype(np.int64)
+        while size := file.read(8):
+            head = msgspec.msgpack.decode(file.read(int.from_bytes(size, "little")), type=_Head)
+
+            def load(dtype: np.dtype[Any], shape: tuple[int, ...] = (), rows: int = head.rows) -> Array:
+                count = rows * math.prod(shape)
+                return np.frombuffer(file.read(count * dtype.itemsize), dtype).reshape(rows, *shape)
+
+            times, keys = load(long), load(long, (len(view.key_types),))
+            known = None if source.available is None else load(long)
+            sequence = None if source.sequence is None else load(long)
             selections: list[SelectedValues] = []
-            for s in wanted:
-                valid = _load(file)
-                inputs = tuple(_load(file) for _ in view.types[s])
-                selections.append(SelectedValues(valid if len(valid) else None, inputs, _load_texts(file)))
-            yield Rows(times, keys, tuple(selections), key_texts, known, sequence)
+            for s, some, texts in zip(wanted, head.some, head.texts, strict=True):
+                valid = load(np.dtype(np.bool_)) if some else None
+                inputs = tuple(load(kind.dtype, kind.shape) for kind in view.types[s])
+                selections.append(SelectedValues(valid, inputs, tuple(texts)))
+            yield Rows(times, keys, tuple(selections), tuple(head.key_texts), known, sequence)
 
 
-def _write(file: BufferedIOBase, batch: Rows, rows: Array) -> None:
-    def save(array: Array) -> None:
-        np.save(file, array[rows], allow_pickle=False)
+@final
+class _Head(msgspec.Struct, frozen=True, array_like=True):
+    """What stands before the arrays of a batch.
 
-    save(batch.times)
-    save(batch.keys)
-    if batch.known is not None:
-        save(batch.known)
-    if batch.sequence is not None:
-        save(batch.sequence)
-    _save_texts(file, batch.key_texts, list(batch.keys.T), None, rows)
+    Attributes:
+        rows: how many there are.
+        key_texts: the strings behind the keys of each entity.
+        some: of each selection, whether an array says which rows count.
+        texts: of each selection the strings behind its inputs.
+    """
+
+    rows: int
+    key_texts: list[dict[int, str] | None]
+    some: list[bool]
+    texts: list[list[dict[int, str] | None]]
+
+
+def _packed(batch: Rows, rows: Array) -> bytes:
+    """Some rows of a batch as bytes: the length of the head, the head, and the arrays one after the other."""
+    arrays = [batch.times, batch.keys, *(a for a in (batch.known, batch.sequence) if a is not None)]
+    texts: list[list[dict[int, str] | None]] = []
     for selected in batch.selections:
-        valid = selected.valid
-        np.save(file, np.zeros(0, np.bool_) if valid is None else valid[rows])
-        for values in selected.inputs:
-            save(values)
-        _save_texts(file, selected.texts, selected.inputs, valid, rows)
+        arrays += [*(() if selected.valid is None else (selected.valid,)), *selected.inputs]
+        texts.append(_texts(selected.texts, selected.inputs, selected.valid, rows))
+    key_texts = _texts(batch.key_texts, list(batch.keys.T), None, rows)
+    head = _Head(len(rows), key_texts, [s.valid is not None for s in batch.selections], texts)
+    packed = msgspec.msgpack.encode(head)
+    return b"".join([len(packed).to_bytes(8, "little"), packed, *(a[rows].tobytes() for a in arrays)])
 
 
-def _save_texts(
-    file: BufferedIOBase, texts: Sequence[TextLookup | None], columns: Sequence[Array], valid: Array | None, rows: Array
-) -> None:
+def _texts(
+    texts: Sequence[TextLookup | None], columns: Sequence[Array], valid: Array | None, rows: Array
+) -> list[dict[int, str] | None]:
     """The strings behind the ids of some rows."""
     found: list[dict[int, str] | None] = []
     for known, column in zip(texts, columns, strict=True):
-        ids = column[rows] if valid is None else column[rows[valid[rows]]]
-        found.append(None if known is None else {i: known[i] for i in np.unique(ids).tolist()})
-    np.save(file, np.frombuffer(msgspec.msgpack.encode(found), np.uint8))
-
-
-def _load(file: BufferedIOBase) -> Array:
-    return np.load(file, allow_pickle=False)
-
-
-def _load_texts(file: BufferedIOBase) -> tuple[dict[int, str] | None, ...]:
-    kind: Any = list[dict[int, str] | None]
-    return tuple(msgspec.msgpack.decode(_load(file).tobytes(), type=kind))
+        if known is None:
+            found.append(None)
+        else:
+            ids = column[rows] if valid is None else column[rows[valid[rows]]]
+            found.append({i: known[i] for i in np.unique(ids).tolist()})
+    return found

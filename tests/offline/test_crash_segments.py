@@ -30,7 +30,7 @@ from bedplate.offline.compact import compact
 from bedplate.offline.history import IndexedHistory
 from bedplate.offline.memory import Budget
 from bedplate.offline.reference import Reference
-from bedplate.offline.segment import segments_of
+from bedplate.offline.segment import Span, segments_of
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import START
 from bedplate.types import DAY
@@ -38,6 +38,8 @@ from bedplate.types import DAY
 KILLS = int(os.environ.get("BEDPLATE_KILLS", "2"))
 BUCKETS = 8
 ROWS = 3000
+
+RANGE = Span(START, START + DAY)
 
 PROGRAM = """
 import sys
@@ -77,6 +79,8 @@ def work(what: str, table: str, store: str) -> None:
     view, path = view_of(Path(table)), Path(store)
     if what == "build":
         IndexedHistory(path).build(view).run(show)
+    elif what == "backfill":
+        IndexedHistory(path).build(view, RANGE).run(show)
     elif what == "compact":
         compact([IndexedHistory(path).build(view)], Budget(), 2, whole=True, progress=show)
     else:
@@ -136,6 +140,25 @@ def test_a_killed_build_goes_on_from_the_buckets_that_are_finished(tmp_path: Pat
         check(table, store)
     assert leftovers(store) == []
     assert [p for p in store.rglob("*") if p.name.startswith(".") or p.name == "spill"] == []
+
+
+@pytest.mark.usefixtures("buckets")
+def test_a_killed_backfill_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    table, store, chance = tmp_path / "table", tmp_path / "store", random.Random(KILLS)
+    write(table, 0)
+    sorts = kills = 0
+    for _ in range(KILLS):
+        was_killed, said = killed("backfill", table, store, chance, 2 + BUCKETS)
+        kills += was_killed
+        sorts += sum("sort bucket" in s for s in said)
+    steps: list[str] = []
+    build = IndexedHistory(store).build(view_of(table), RANGE)
+    build.run(steps.append)
+    assert kills > 0, "each build ended before the signal came"
+    assert sorts + sum("sort bucket" in s for s in steps) <= BUCKETS + 2 * kills
+    events = pl.read_parquet(table / "0.parquet").filter(pl.col("time") < START + DAY)
+    assert [s.manifest.rows for s in build.segments] == [events.height]
+    assert IndexedHistory(store).build(view_of(table), RANGE).is_complete
 
 
 @pytest.mark.usefixtures("buckets")

@@ -30,6 +30,7 @@ from bedplate.offline.memory import Budget
 from bedplate.offline.needs import record_needs
 from bedplate.offline.reference import Reference
 from bedplate.offline.segment import Lock, Span
+from bedplate.process import process_token
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import ITEM, START, USER, every_aggregation, simulate
 from bedplate.types import DAY, HOUR
@@ -256,6 +257,33 @@ def test_what_a_process_reads_or_builds_is_not_collected(tmp_path):
     assert held is not None
     held.release()
     assert garbage(tmp_path) == [("segment", False)]
+
+
+def test_what_a_killed_process_left_aside_is_collected_wherever_it_is(tmp_path):
+    view = account_view(days(1))
+    built(tmp_path, view)
+    build = IndexedHistory(tmp_path).build(view)
+    machine, boot, space, pid, _ = process_token().split("-")
+    name = f".part.{machine}-{boot}-{space}-{pid}-1.00000000.tmp"  # the pid was used again
+    places = [tmp_path, build.segments[0].folder.parent, build.segments[0].parts[0].folder / "columns"]
+    for place in places:
+        (place / name).mkdir()
+    alive = tmp_path / f".part.{process_token()}.00000000.tmp"
+    alive.mkdir()
+    assert garbage(tmp_path, build, dry_run=True) == [("leftover", False)] * 3
+    assert garbage(tmp_path, build) == [("leftover", False)] * 3
+    assert not any((place / name).exists() for place in places)
+    assert alive.exists()
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_index_of_an_earlier_version_is_collected(tmp_path, dry_run):
+    old = tmp_path / "0123"
+    (old / "columns").mkdir(parents=True)
+    (old / "timeline.json").write_text("{}")
+    (old / "keys.npy").touch()
+    assert garbage(tmp_path, dry_run=dry_run) == [("timeline", False)]
+    assert old.exists() == dry_run
 
 
 def test_what_another_project_needs_is_kept_until_it_is_gone(tmp_path):

@@ -6,15 +6,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bedplate.aggregations.arithmetic import Count
+from bedplate.errors import DataError
 from bedplate.features.rows import prepare_batches, prepare_rows
 from bedplate.features.view import FeatureView
+from bedplate.offline import memory
+from bedplate.offline.history import IndexedHistory
 from bedplate.offline.spill import Spill, bucket_numbers, bucket_rows
 from bedplate.sources.base import Source
-from bedplate.testing.simulator import ITEM, USER, every_aggregation, simulate
+from bedplate.testing.simulator import ITEM, START, USER, every_aggregation, simulate
 
 
 @given(keys=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30), bits=st.integers(0, 7))
@@ -82,3 +87,21 @@ def test_what_is_spilled_is_read_back(seed, events, buckets, columns, only):
         spill.forget(0)
         with pytest.raises(FileNotFoundError):
             spill.rows(0)
+
+
+def test_a_wrong_row_of_a_large_table_is_named_by_its_place_in_its_file(tmp_path, monkeypatch):
+    """Though only a slice of the file was read when it was found."""
+    monkeypatch.setattr(memory.Budget, "buckets", lambda self, view, rows, threads: 4)
+    monkeypatch.setattr(memory.Budget, "batch", lambda self, view: 10)
+    rows = pl.DataFrame({"user": range(50), "time": range(START, START + 50), "x": range(50)})
+    rows.write_parquet(tmp_path / "a.parquet")
+    wrong = rows.with_columns(user=pl.when(pl.col("x") == 23).then(None).otherwise(pl.col("user")))
+    wrong.write_parquet(tmp_path / "b.parquet")
+    source = Source("events", str(tmp_path / "*.parquet"), time="time")
+    view = FeatureView("v", USER, source, {"n": Count("x")}).compile()
+    build = IndexedHistory(tmp_path / "store").build(view)
+    with pytest.raises(DataError, match=r"1 of 10 rows have no key, the first is row 23 of .*b\.parquet"):
+        build.run()
+    rows.write_parquet(tmp_path / "b.parquet")
+    IndexedHistory(tmp_path / "store").build(view).run()
+    assert IndexedHistory(tmp_path / "store").reader(view).rows == 100
