@@ -14,7 +14,7 @@ import bedplate
 from bedplate import config
 
 PAGE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
-FITTED = {"Number": {"mean", "scale", "presence"}}
+FITTED = {"Number": {"mean", "scale", "presence"}, "Vector": {"width", "presence"}}
 NAMES = [
     "Count",
     "Sum",
@@ -40,11 +40,21 @@ NAMES = [
     "Retrieval",
     "Service",
 ]
-
 ELSEWHERE = {
+    "First": "bedplate.aggregations.ordered",
+    "Variance": "bedplate.aggregations.moments",
+    "StdDev": "bedplate.aggregations.moments",
+    "DecayedCount": "bedplate.aggregations.decay",
+    "DecayedSum": "bedplate.aggregations.decay",
+    "DecayedMean": "bedplate.aggregations.decay",
+    "Ratio": "bedplate.aggregations.ratio",
+    "Rate": "bedplate.aggregations.ratio",
     "Attribute": "bedplate.aggregations.attribute",
+    "Context": "bedplate.features.context",
+    "DerivedFeature": "bedplate.features.derived",
     "Link": "bedplate.features.links",
     "ModelFeature": "bedplate.features.model",
+    "Vector": "bedplate.features.encoding",
 }
 """Names of other modules than `bedplate`."""
 

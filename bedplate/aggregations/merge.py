@@ -12,9 +12,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias, TypeVar, cast, final
 
+import msgspec
 import numpy as np
 
-from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Reduction, Scalar, Values
+from bedplate.aggregations.base import (
+    Counts,
+    Decayed,
+    Hashes,
+    Latest,
+    Moments,
+    Newest,
+    Oldest,
+    Partial,
+    Reduce,
+    Reduction,
+    Scalar,
+    Values,
+)
+from bedplate.aggregations.merge_fixed import interleave_fixed, merge_fixed, reduced
 from bedplate.batch import TextLookup
 from bedplate.errors import DataError, DefinitionError
 from bedplate.types import Array, Bools, Int64s
@@ -22,7 +37,14 @@ from bedplate.types import Array, Bools, Int64s
 Piece: TypeAlias = Partial | Values
 """What a piece gives: a partial, or the values behind a distinct count."""
 
-_Kind = TypeVar("_Kind", Scalar, Newest, Latest, Values)
+_Kind = TypeVar("_Kind", bound=Piece)
+
+_FIXED: Mapping[Reduce, type[Oldest | Moments | Decayed]] = {
+    Reduce.EARLIEST: Oldest,
+    Reduce.MOMENTS: Moments,
+    Reduce.DECAYED_SUM: Decayed,
+    Reduce.DECAYED_COUNT: Decayed,
+}
 
 
 def merge(reduction: Reduction, pieces: Piece, owners: Int64s) -> Partial:
@@ -49,10 +71,18 @@ def merge(reduction: Reduction, pieces: Piece, owners: Int64s) -> Partial:
     reduce = reduction.reduce
     if reduce is Reduce.DISTINCT:
         return _distinct(pieces, owners)
+    if reduce is Reduce.COUNTS:
+        return _counts(_expect(pieces, Counts, reduce), owners)
+    if reduce is Reduce.SMALLEST:
+        return _hashes(_expect(pieces, Hashes, reduce), reduction.depth, owners)
+    if reduce is Reduce.LATEST_BY:
+        return _latest_by(_expect(pieces, Latest, reduce), reduction.depth, owners)
     if reduce is Reduce.LATEST:
         if isinstance(pieces, Newest):
             return _newest(pieces, owners)
         return _latest(_expect(pieces, Latest, reduce), reduction.depth, owners)
+    if reduce in _FIXED:
+        return merge_fixed(_expect(pieces, _FIXED[reduce], reduce), reduction.half_life, owners)
     scalars = _expect(pieces, Scalar, reduce)
     if reduce in (Reduce.COUNT, Reduce.SUM):
         return Scalar(_sums(scalars.values, owners))
@@ -133,6 +163,16 @@ def interleave(sets: Sequence[Piece]) -> Piece:
     if isinstance(first, Values):
         offsets, order = _interleaved_rows([s.offsets for s in _all(sets, Values)])
         return Values(offsets, np.concatenate([s.values for s in _all(sets, Values)])[order])
+    if isinstance(first, Hashes):
+        offsets, order = _interleaved_rows([s.offsets for s in _all(sets, Hashes)])
+        return Hashes(offsets, np.concatenate([s.values for s in _all(sets, Hashes)])[order])
+    if isinstance(first, Oldest):
+        oldest = _all(sets, Oldest)
+        return msgspec.structs.replace(interleave_fixed(oldest), texts=chain_texts([s.texts for s in oldest]))
+    if isinstance(first, Moments | Decayed):
+        return interleave_fixed(_all(sets, type(first)))
+    if isinstance(first, Counts):
+        return _interleaved_counts(_all(sets, Counts))
     lists = _all(sets, Latest)
     offsets, order = _interleaved_rows([s.offsets for s in lists])
     return Latest(
@@ -150,14 +190,8 @@ def union(pieces: Values, owners: Int64s) -> Values:
     >>> both.offsets.tolist(), both.values.tolist()
     ([0, 2], [5, 7])
     """
-    starts = pieces.offsets[owners]
-    keys = np.repeat(np.arange(len(owners) - 1), np.diff(starts))
-    values = pieces.values[starts[0] : starts[-1]]
-    order = np.lexsort((values, keys))
-    keys, values = keys[order], values[order]
-    new = np.ones(len(values), np.bool_)
-    new[1:] = (values[1:] != values[:-1]) | (keys[1:] != keys[:-1])
-    return Values(_offsets(np.bincount(keys[new], minlength=len(owners) - 1)), values[new])
+    keys, order, new = _by_value(pieces.offsets, pieces.values, owners)
+    return Values(_offsets(np.bincount(keys[new], minlength=len(owners) - 1)), pieces.values[order[new]])
 
 
 @final
@@ -195,6 +229,64 @@ def _texts(sets: Sequence[tuple[TextLookup | None, ...]]) -> tuple[TextLookup | 
     return tuple(chain_texts(parts) for parts in zip(*sets, strict=True))
 
 
+def _by_value(offsets: Int64s, values: Array, owners: Int64s) -> tuple[Int64s, Int64s, Bools]:
+    """The values of n keys by key and value: their keys, their positions, and which of them differ from the one before.
+
+    Equal values stay in the order of their pieces.
+    """
+    starts = offsets[owners]
+    keys = np.repeat(np.arange(len(owners) - 1), np.diff(starts))
+    order = np.lexsort((values[starts[0] : starts[-1]], keys)) + starts[0]
+    keys, ordered = keys[order - starts[0]], values[order]
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (ordered[1:] != ordered[:-1]) | (keys[1:] != keys[:-1])
+    return keys, order, new
+
+
+def _counts(pieces: Counts, owners: Int64s) -> Counts:
+    keys, order, new = _by_value(pieces.offsets, pieces.values, owners)
+    runs = np.append(np.flatnonzero(new), len(order))
+    return Counts(
+        _offsets(np.bincount(keys[new], minlength=len(owners) - 1)),
+        pieces.values[order[new]],
+        reduced(np.add, pieces.counts[order], runs, 0),
+        reduced(np.maximum, pieces.times[order], runs, 0),
+        pieces.texts,
+    )
+
+
+def _hashes(pieces: Hashes, depth: int, owners: Int64s) -> Hashes:
+    keys, order, new = _by_value(pieces.offsets, pieces.values, owners)
+    sizes = np.bincount(keys[new], minlength=len(owners) - 1)
+    place = np.arange(int(sizes.sum())) - np.repeat(_offsets(sizes)[:-1], sizes)
+    return Hashes(_offsets(np.minimum(sizes, depth)), pieces.values[order[new]][place < depth])
+
+
+def _latest_by(pieces: Latest, depth: int, owners: Int64s) -> Latest:
+    """Of each value of the last input the last event, of these the last `depth`."""
+    whole = _latest(pieces, int(np.diff(pieces.offsets[owners]).max(initial=0)), owners)
+    each = np.arange(len(owners), dtype=np.int64)
+    keys, order, _ = _by_value(whole.offsets, whole.columns[-1], each)
+    last = np.ones(len(order), np.bool_)
+    values = whole.columns[-1][order]
+    last[:-1] = (values[1:] != values[:-1]) | (keys[1:] != keys[:-1])
+    kept = np.sort(order[last])
+    offsets = np.searchsorted(kept, whole.offsets)
+    distinct = Latest(offsets, whole.times[kept], tuple(c[kept] for c in whole.columns), whole.texts)
+    return _latest(distinct, depth, each)
+
+
+def _interleaved_counts(sets: Sequence[Counts]) -> Counts:
+    offsets, order = _interleaved_rows([s.offsets for s in sets])
+    return Counts(
+        offsets,
+        np.concatenate([s.values for s in sets])[order],
+        np.concatenate([s.counts for s in sets])[order],
+        np.concatenate([s.times for s in sets])[order],
+        chain_texts([s.texts for s in sets]),
+    )
+
+
 def _expect(pieces: Piece, kind: type[_Kind], reduce: Reduce) -> _Kind:
     if not isinstance(pieces, kind):
         raise DefinitionError(f"got a {type(pieces).__name__} partial of a {reduce}, expected a {kind.__name__}")
@@ -213,7 +305,9 @@ def _all(sets: Sequence[Piece], kind: type[_Kind]) -> list[_Kind]:
 def _length(pieces: Piece) -> int:
     if isinstance(pieces, Scalar):
         return len(pieces.values)
-    return len(pieces.present) if isinstance(pieces, Newest) else len(pieces.offsets) - 1
+    if isinstance(pieces, Oldest | Moments | Decayed | Newest):
+        return len(pieces.means if isinstance(pieces, Moments) else pieces.times)
+    return len(pieces.offsets) - 1
 
 
 def _offsets(counts: Array) -> Int64s:
@@ -223,7 +317,8 @@ def _offsets(counts: Array) -> Int64s:
 
 
 def _zipped(arrays: Sequence[Array]) -> Array:
-    return np.stack(arrays, axis=1).reshape(-1)
+    whole = np.stack(arrays, axis=1)
+    return whole.reshape(whole.shape[0] * whole.shape[1], *whole.shape[2:])
 
 
 def _interleaved_scalars(sets: Sequence[Scalar]) -> Scalar:
@@ -244,21 +339,12 @@ def _interleaved_rows(offsets: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
     return result, rows
 
 
-def _reduced(operation: np.ufunc, values: Array, owners: Int64s, nothing: int | float) -> Array:
-    """The values of each owner's pieces reduced; `nothing` where it has none."""
-    out = np.full(len(owners) - 1, nothing, values.dtype)
-    there = owners[1:] > owners[:-1]
-    if there.any():  # the next start of a piece is the end of the one before, as owners without pieces are left out
-        out[there] = operation.reduceat(values[: owners[-1]], owners[:-1][there])
-    return out
-
-
 def _sums(values: Array, owners: Int64s) -> Array:
-    totals = _reduced(np.add, values, owners, 0)
+    totals = reduced(np.add, values, owners, 0)
     if values.dtype.kind != "i":
         return totals
     # The wrapped sum and the rounded one differ by 2**64 where it wraps, and else by far less.
-    rounded = _reduced(np.add, values.astype(np.float64), owners, 0.0)
+    rounded = reduced(np.add, values.astype(np.float64), owners, 0.0)
     wrong = np.abs(rounded - totals) > 2.0**62
     if wrong.any():
         raise DataError(
@@ -276,21 +362,21 @@ def _extremes(pieces: Scalar, owners: Int64s, *, largest: bool) -> Scalar:
         bounds = np.iinfo(values.dtype)
         least = int(bounds.min if largest else bounds.max)
     there: Bools = np.ones(len(values), np.bool_) if pieces.present is None else pieces.present
-    best = _reduced(np.maximum if largest else np.minimum, np.where(there, values, least), owners, least)
-    present = _reduced(np.logical_or, there, owners, 0)
+    best = reduced(np.maximum if largest else np.minimum, np.where(there, values, least), owners, least)
+    present = reduced(np.logical_or, there, owners, 0)
     return Scalar(np.where(present, best, 0).astype(values.dtype), present)
 
 
 def _newest(pieces: Newest, owners: Int64s) -> Newest:
     nothing = np.iinfo(np.int64).min
     times = np.where(pieces.present, pieces.times, nothing)
-    latest = _reduced(np.maximum, times, owners, nothing)
-    present = _reduced(np.logical_or, pieces.present, owners, 0)
+    latest = reduced(np.maximum, times, owners, nothing)
+    present = reduced(np.logical_or, pieces.present, owners, 0)
     # Of the pieces with that time the last.
     place = np.where(times == np.repeat(latest, np.diff(owners)), np.arange(len(times)), 0)
-    best = _reduced(np.maximum, place, owners, 0)
+    best = reduced(np.maximum, place, owners, 0)
     if not len(times):
-        columns = tuple(np.zeros(len(present), c.dtype) for c in pieces.columns)
+        columns = tuple(np.zeros((len(present), *c.shape[1:]), c.dtype) for c in pieces.columns)
         return Newest(present, np.zeros(len(present), np.int64), columns, pieces.texts)
     return Newest(present, pieces.times[best], tuple(c[best] for c in pieces.columns), pieces.texts)
 
@@ -311,4 +397,4 @@ def _distinct(pieces: Piece, owners: Int64s) -> Scalar:
         return Scalar(np.diff(union(pieces, owners).offsets))
     if np.diff(owners).max(initial=0) > 1:
         raise DefinitionError("numbers of different values do not add up: merge the values themselves")
-    return Scalar(_reduced(np.add, _expect(pieces, Scalar, Reduce.DISTINCT).values, owners, 0))
+    return Scalar(reduced(np.add, _expect(pieces, Scalar, Reduce.DISTINCT).values, owners, 0))

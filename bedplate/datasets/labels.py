@@ -11,7 +11,7 @@ import numpy as np
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.distinct import CountDistinct
-from bedplate.aggregations.ordered import TimeSince
+from bedplate.aggregations.sketches import ApproxCountDistinct
 from bedplate.batch import Dense
 from bedplate.canonical import digest
 from bedplate.datasets.checks import check_events, check_kind, check_name, check_number, duration_of
@@ -23,7 +23,7 @@ from bedplate.offline.base import History
 from bedplate.sources.base import Source
 from bedplate.types import Float32s, Int64s, Type, format_duration
 
-_NEVER_NULL = (Count, Sum, CountDistinct)
+_NEVER_NULL = (Count, Sum, CountDistinct, ApproxCountDistinct)
 
 REQUEST = "request id"
 """The name of the entity that a label joined by request has beside its own."""
@@ -114,7 +114,7 @@ class Label:
                 where=self.place,
                 hint=f"the label's window is within={format_duration(self.horizon)}",
             )
-        if isinstance(self.aggregation, TimeSince):
+        if self.aggregation.looks_back:
             raise DefinitionError(f"{kind} looks back, a label looks forward", where=self.place)
         if not isinstance(self.aggregation, _NEVER_NULL) and self.empty is None and self.at_least is None:
             raise DefinitionError(

@@ -10,38 +10,44 @@ from typing import Any
 import numpy as np
 
 from bedplate.aggregations.base import Reduce
-from bedplate.online.codec import CODES, COUNTS, LAST_FOLDED, MISSING, PENDING, WIDTH, Layout
-from bedplate.online.folding import add_whole, is_valid, jit
+from bedplate.online.codec import CODES, COUNTS, LAST_FOLDED, MISSING, PENDING, WIDE, WIDTH, Layout
+from bedplate.online.compiled import (
+    AT,
+    BOUND,
+    CODE,
+    FILLED,
+    HOP,
+    IS_FLOAT,
+    LENGTH,
+    NUMBER_AT,
+    PARTIAL,
+    RING,
+    SCALAR_WIDTH,
+    SELECTION,
+    SOURCE,
+    TILE,
+    TOTAL,
+    VALUES,
+    WORD,
+    first_at,
+    is_valid,
+    jit,
+    window_start,
+)
+from bedplate.online.folding import add_whole
+from bedplate.online.wide import read_wide
 from bedplate.types import Int64s
 
 _MIN, _SUM, _COUNT, _DISTINCT = (CODES[r] for r in (Reduce.MIN, Reduce.SUM, Reduce.COUNT, Reduce.DISTINCT))
 
-TOTAL, TILE, RING, VALUES = range(4)
-"""Where a scalar reduction's folded events are: in the totals, tiles, the ring of last events, or distinct values."""
+LATEST_WIDTH = 13
+"""The number of columns of LATEST requests."""
 
-CODE, SOURCE, AT, PARTIAL, NUMBER_AT, SELECTION, WORD, IS_FLOAT, LENGTH, HOP, BOUND = range(11)
-"""The columns of scalar requests. AT is a section, or the first word of the totals; PARTIAL and NUMBER_AT are words
-from there; LENGTH -1: no window."""
-
-SCALAR_WIDTH, LATEST_WIDTH = 11, 12
-"""The numbers of columns of scalar and of LATEST requests."""
-
-L_AT, L_IS_RING, L_SELECTION, L_DEPTH, L_LENGTH, L_HOP, L_BOUND, L_TTL, L_FIRST, L_NUMBER, L_OUT, L_STRIDE = range(12)
+L_AT, L_IS_RING, L_SELECTION, L_DEPTH, L_LENGTH, L_HOP, L_BOUND, L_TTL, L_BY = range(9)
+L_FIRST, L_NUMBER, L_OUT, L_STRIDE = range(9, 13)
 """The columns of LATEST requests. L_AT is a section or the first word of a slot; L_FIRST and L_NUMBER choose
-the words of events in `columns`; L_OUT is the first output column, L_STRIDE the distance to the next; -1: none."""
-
-
-@jit
-def _first_at(words: Any, at: int, count: int, width: int, time: int) -> int:
-    """The first of the entries, sorted by their first word, that is at or after `time`."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if words[at + middle * width] < time:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+the words of events in `columns`; L_OUT is the first output column, L_STRIDE the distance to the next; L_BY is the word
+of an event whose values must differ; -1: none."""
 
 
 @jit
@@ -80,17 +86,8 @@ def locate_rows(
             at += words[row + COUNTS + s] * sections[s, WIDTH]
             found[i, s + 2] = at
         if words[row + PENDING] > 0:
-            visible[i] = _first_at(words, found[i, 0], words[row + PENDING], shape[1], times[i] - delay)
+            visible[i] = first_at(words, found[i, 0], words[row + PENDING], shape[1], times[i] - delay)
     return -1
-
-
-@jit
-def _start(time: int, length: int, hop: int) -> int:
-    """The first event time that a window covers; see `Window.start`."""
-    if length < 0:
-        return MISSING
-    start = time - length
-    return start - start % hop if hop > 0 else start
 
 
 @jit
@@ -149,7 +146,7 @@ def _read_tiles(
             continue
         if times[i] != time:  # most often all rows are asked for as of one time
             time = times[i]
-            since = _start(time, length, hop)
+            since = window_start(time, length, hop)
         begin, end = located[i, at + 1], located[i, at + 2]
         low, high = np.int64(0), (end - begin) // width
         while low < high:
@@ -198,7 +195,7 @@ def _add_events(
     for i in range(len(times)):
         if located[i, 0] < 0 or (visible[i] == 0 and not is_ring):
             continue
-        since = _start(times[i], request[LENGTH], request[HOP])
+        since = window_start(times[i], request[LENGTH], request[HOP])
         kept = words[offsets[i] + COUNTS + at] if is_ring else 0
         first = max(0, kept + visible[i] - request[BOUND]) if is_ring else 0
         for k in range(first, kept + visible[i]):
@@ -226,7 +223,7 @@ def _read_distinct(
         if request[SOURCE] == RING:
             ring, ring_at = words[offsets[i] + COUNTS + request[AT]], found[request[AT] + 1]
             first = max(0, ring + visible[i] - request[BOUND])
-        since = _start(times[i], request[LENGTH], request[HOP])
+        since = window_start(times[i], request[LENGTH], request[HOP])
         values[i] = _count_values(words, offsets[i], ring, ring_at, found, visible[i], first, since, request, size)
 
 
@@ -257,7 +254,7 @@ def _count_values(
         if words[event] < since or not is_valid(words, event, request[SELECTION]):
             continue
         value = words[event + request[WORD]]
-        entry = _first_at(words, at, count, np.int64(2), value)
+        entry = first_at(words, at, count, np.int64(2), value)
         if entry == count or words[at + 2 * entry] != value or words[at + 2 * entry + 1] < since:
             values[new] = value
             new += 1
@@ -290,6 +287,11 @@ def read_scalars(
     for r in range(len(requests)):
         request, out, there = requests[r], values[r * n : (r + 1) * n], present[r * n : (r + 1) * n]
         out_floats = out.view(np.float64)
+        if request[CODE] == FILLED:
+            continue
+        if request[CODE] >= WIDE:
+            read_wide(words, floats, offsets, times, size, sections, located, visible, request, values, r, present)
+            continue
         if request[CODE] == _DISTINCT:
             _read_distinct(words, offsets, times, size, located, visible, request, out)
             continue
@@ -333,7 +335,7 @@ def read_slots(
             if pending >= 0:
                 if times[i] != time:
                     time = times[i]
-                    since = _start(time, length, hop)
+                    since = window_start(time, length, hop)
                     if ttl >= 0:
                         since = max(since, time - ttl)
                 event = offsets[i] + at
@@ -351,12 +353,23 @@ def read_slots(
 
 
 @jit
+def _is_new(words: Any, event: int, request: Any, events: Any, number: int) -> bool:
+    """Whether none of the events taken before has the event's value."""
+    value = words[event + request[L_BY]] if event >= 0 else words[-event + request[L_NUMBER]]
+    for k in range(number):
+        taken = events[k]
+        if value == (words[taken + request[L_BY]] if taken >= 0 else words[-taken + request[L_NUMBER]]):
+            return False
+    return True
+
+
+@jit
 def _latest_events(
     words: Any, row: int, shape: Any, sections: Any, found: Any, visible: int, time: int, request: Any, events: Any
 ) -> int:
     """Fills the words of the last events of a request, newest first; negative: an entry of a LATEST section."""
     size, at = shape[1], request[L_AT]
-    since = _start(time, request[L_LENGTH], request[L_HOP])
+    since = window_start(time, request[L_LENGTH], request[L_HOP])
     if request[L_TTL] >= 0:
         since = max(since, time - request[L_TTL])
     begin, kept, width = found[at + 1], words[row + COUNTS + at], sections[at, WIDTH]
@@ -367,10 +380,11 @@ def _latest_events(
         event = begin + k * width if is_entry else found[0] + (k - kept) * size
         if number == request[L_DEPTH] or words[event] < since:
             break
-        if is_entry and not request[L_IS_RING]:
-            events[number] = -event
-            number += 1
-        elif is_valid(words, event, request[L_SELECTION]):
+        is_entry = is_entry and not request[L_IS_RING]
+        if not is_entry and not is_valid(words, event, request[L_SELECTION]):
+            continue
+        event = -event if is_entry else event
+        if request[L_BY] < 0 or _is_new(words, event, request, events, number):
             events[number] = event
             number += 1
     return number
