@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
+from threading import Lock
 from typing import Any, final
 from weakref import WeakValueDictionary
 
@@ -64,6 +65,10 @@ def row_type(rows: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]
     return np.uint32 if rows < 2**32 else np.int64
 
 
+_LOADING = Lock()
+"""Held while the head of an array file is read: Python 3.11 at times fails where two threads parse at once."""
+
+
 @final
 class Texts(Mapping[int, str]):
     """The strings behind 64-bit ids, read when first asked for."""
@@ -76,7 +81,8 @@ class Texts(Mapping[int, str]):
 
     def _load(self) -> dict[int, str]:
         if self._known is None:
-            ids = np.load(self._folder / "ids.npy").tolist()
+            with _LOADING:
+                ids = np.load(self._folder / "ids.npy").tolist()
             names = msgspec.json.decode((self._folder / "texts.json").read_bytes(), type=list[str])
             self._known = dict(zip(ids, names, strict=True))
         return self._known
@@ -112,7 +118,8 @@ def open_array(path: Path) -> Array:
         identity = state.st_dev, state.st_ino
         array = _open.get(identity)
         if array is None:
-            array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            with _LOADING:
+                array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
             _open[identity] = array
     except ValueError:  # an empty file can't be mapped
         array = np.load(path, allow_pickle=False)
