@@ -131,7 +131,8 @@ def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
     frame = frame.with_columns(pl.col("style").arr.to_list())
     rows = np.where(repeated, np.maximum(np.arange(count) - 1, 0), np.arange(count))
     frame = frame[rows].with_columns(pl.col("seen").cast(pl.Datetime("us")))
-    return frame.with_columns(known=_known(frame["time"].to_numpy(), streams), rank=_whole(next(streams), 0, 3, count))
+    more = iter(np.random.default_rng([seed, i]) for i in range(300, 306))
+    return frame.with_columns(known=_known(frame["time"].to_numpy(), more), rank=_whole(next(more), 0, 3, count))
 
 
 def _known(times: Int64s, streams: Iterator[np.random.Generator]) -> Int64s:

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from split_table import SplitTable
 
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.distinct import CountDistinct
@@ -17,8 +18,9 @@ from bedplate.aggregations.extremes import Max
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.aggregations.window import Window
 from bedplate.errors import DataError, DefinitionError
+from bedplate.features.rows import prepare_rows
 from bedplate.features.view import FeatureView
-from bedplate.offline import flight
+from bedplate.offline import flight, memory
 from bedplate.offline.history import IndexedHistory
 from bedplate.offline.reference import Reference
 from bedplate.online.fetch import OnlineReader
@@ -28,8 +30,8 @@ from bedplate.online.memory import MemoryStore
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches, plain
 from bedplate.testing.online_store import grouped, write_files
-from bedplate.testing.simulator import ITEM, START, USER, simulated_view, simulations, ttls
-from bedplate.types import DAY, HOUR, MINUTE
+from bedplate.testing.simulator import ITEM, START, USER, every_aggregation, simulated_view, simulations, ttls
+from bedplate.types import DAY, HOUR, MINUTE, format_duration
 
 
 def _view(rows, features, **options):
@@ -215,3 +217,44 @@ def test_a_stream_refuses_rows_that_the_load_held(tmp_path):
     with pytest.raises(DataError, match=r"row 1 is of 2024-03-01T00:30:00Z.*would count twice") as caught:
         Ingest(store, [view], folder).run()
     assert "column 'known'" in str(caught.value)
+
+
+@settings(max_examples=8)
+@given(
+    simulation=simulations(events=100),
+    ttl=ttls(),
+    order=st.sampled_from([("known", None), (None, "rank"), ("known", "rank")]),
+    cuts=st.lists(st.integers(1, 99), min_size=1, max_size=3),
+    buckets=st.sampled_from([1, 3]),
+)
+def test_late_rows_and_ties_across_segments_equal_the_oracle(tmp_path_factory, simulation, ttl, order, cuts, buckets):
+    """A table that grows: rows of a later piece may be older, or tied, or known sooner than those of an earlier one."""
+    folder, available = tmp_path_factory.mktemp("history"), order[0]
+    where = sorted({c * len(simulation.events) // 100 for c in cuts})
+    used = ("events_in", "quantity", "cheapest", "last_kind", "recent", "near_recent", "different_in", "since")
+    chosen = {n: a for n, a in every_aggregation().items() if n in used}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory.Budget, "buckets", lambda self, view, rows, threads: buckets)
+        for count in range(1, len(where) + 2):
+            rows = simulation.events[: where[count - 1]] if count <= len(where) else simulation.events
+            source = Source(
+                "events", SplitTable(rows, where[: count - 1]), time="time", available=available, sequence=order[1]
+            )
+            lifetime = None if ttl is None else format_duration(ttl)
+            view = FeatureView("v", USER, source, chosen, ttl=lifetime).compile()
+            history = _history(folder, view)
+    keys, names = simulation.keys((USER,)), list(view.features)
+    assert (
+        mismatches(
+            history.read(view, names, keys, simulation.times), Reference(view).read(view, names, keys, simulation.times)
+        )
+        == []
+    )
+    assert history.known(view) == int(prepare_rows(view, simulation.events.lazy()).visible.max(initial=-1))
+    until, store = START + 30 * HOUR, MemoryStore()
+    bulk_load(store, view, history.grouped(view), until)
+    whole = MemoryStore()
+    bulk_load(whole, view, [grouped(view, simulation.events)], until)
+    later = np.maximum(simulation.times, until)
+    got, expected = (OnlineReader(s).read(view, names, keys, later) for s in (store, whole))
+    assert mismatches(got, expected) == []
