@@ -67,10 +67,11 @@ class Selection:
         where: a boolean row expression, or None.
         keeps_null: whether an event also counts where its first input is not there. The second and last one, integers
             that are never null, is then 0.
+        text: the inputs for a person to read, without how long a nullable value holds.
         form: the canonical form.
     """
 
-    __slots__ = ("form", "inputs", "keeps_null", "where")
+    __slots__ = ("form", "inputs", "keeps_null", "text", "where")
 
     def __init__(
         self,
@@ -79,9 +80,12 @@ class Selection:
         place: str,
         *,
         keeps_null: bool = False,
+        text: str | None = None,
     ) -> None:
         self.inputs = tuple(to_expression(e, place) for e in inputs)
         self.where = None if where is None else to_expression(where, place)
+        shown = self.inputs[:1] if keeps_null else self.inputs
+        self.text = ", ".join(map(str, shown)) if text is None else text
         self.form: dict[str, Any] = {
             "inputs": [expression_form(e, place) for e in self.inputs],
             "where": None if self.where is None else expression_form(self.where, place),
@@ -89,11 +93,6 @@ class Selection:
         self.keeps_null = keeps_null
         if keeps_null:
             self.form["keeps_null"] = True
-
-    @property
-    def text(self) -> str:
-        """The inputs for a person to read, without how long a nullable value holds; empty where there are none."""
-        return ", ".join(map(str, self.inputs[:1] if self.keeps_null else self.inputs))
 
     @property
     def expressions(self) -> tuple[pl.Expr, ...]:
@@ -110,6 +109,10 @@ class Reduce(StrEnum):
     - LATEST: the last `depth` events in order (time, arrival): their times and inputs. The partial is a `Newest` where
       the depth is 1, else a `Latest`.
     - DISTINCT: the number of different values of the one input; int64.
+    - COUNTS: the different values of the one input, how often each occurs and when last. The partial is a `Counts`.
+    - SMALLEST: the `depth` smallest of the hashes of the one input's different values. The partial is a `Hashes`.
+    - LATEST_BY: of each value of the last input the last event in order (time, arrival), of these the last `depth`.
+      The partial is a `Latest`.
     """
 
     COUNT = "count"
@@ -118,16 +121,28 @@ class Reduce(StrEnum):
     MAX = "max"
     LATEST = "latest"
     DISTINCT = "distinct"
+    COUNTS = "counts"
+    SMALLEST = "smallest"
+    LATEST_BY = "latest-by"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """A reduction of a selection; `depth` is the number of events a LATEST keeps (0 for the others)."""
+    """A reduction of a selection; `depth` is how many events or hashes a reduction keeps (0 where it keeps no list)."""
 
     reduce: Reduce
     selection: Selection
     depth: int = 0
+
+    @property
+    def stored(self) -> str:
+        """The name of what history keeps for it beside the selection's values; only where a depth is part of that.
+
+        >>> Reduction(Reduce.SMALLEST, Selection(["x"], None, ""), 402).stored
+        'smallest-402'
+        """
+        return f"{self.reduce}-{self.depth}" if self.reduce is Reduce.SMALLEST else self.reduce.value
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""
@@ -189,7 +204,43 @@ class Values(msgspec.Struct, frozen=True, eq=False, gc=False):
     values: Array
 
 
-Partial: TypeAlias = Scalar | Newest | Latest
+@final
+class Counts(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A COUNTS partial: for key i, values `offsets[i]` to `offsets[i + 1]`, each once, in ascending order.
+
+    Of disjoint sets of events the counts of equal values add up, and the later of their times counts.
+
+    Attributes:
+        offsets: [n + 1] int64.
+        values: [m], of the input's dtype; strings as ids.
+        counts: [m] int64, above 0.
+        times: [m] int64, the time of the last event of the value.
+        texts: the texts behind string ids, or None.
+    """
+
+    offsets: Int64s
+    values: Array
+    counts: Int64s
+    times: Int64s
+    texts: TextLookup | None
+
+
+@final
+class Hashes(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A SMALLEST partial: for key i, hashes `offsets[i]` to `offsets[i + 1]`, each once, in ascending order.
+
+    Of several sets of events, disjoint or not, the smallest `depth` of all their hashes are the partial of the whole.
+
+    Attributes:
+        offsets: [n + 1] int64.
+        values: [m] int64, see `bedplate/hashing.py`.
+    """
+
+    offsets: Int64s
+    values: Int64s
+
+
+Partial: TypeAlias = Scalar | Newest | Latest | Counts | Hashes
 
 
 @final
@@ -298,7 +349,7 @@ class Aggregation(ABC):
     @final
     def text(self) -> str:
         """The aggregation for a person to read, without its condition and windows."""
-        options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int))
+        options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int | float))
         return f"{type(self).__name__}({'; '.join(filter(None, [self.selection.text, options]))})"
 
     @final

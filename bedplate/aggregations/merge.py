@@ -14,7 +14,17 @@ from typing import TypeAlias, TypeVar, cast, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Reduction, Scalar, Values
+from bedplate.aggregations.base import (
+    Counts,
+    Hashes,
+    Latest,
+    Newest,
+    Partial,
+    Reduce,
+    Reduction,
+    Scalar,
+    Values,
+)
 from bedplate.batch import TextLookup
 from bedplate.errors import DataError, DefinitionError
 from bedplate.types import Array, Bools, Int64s
@@ -22,7 +32,7 @@ from bedplate.types import Array, Bools, Int64s
 Piece: TypeAlias = Partial | Values
 """What a piece gives: a partial, or the values behind a distinct count."""
 
-_Kind = TypeVar("_Kind", Scalar, Newest, Latest, Values)
+_Kind = TypeVar("_Kind", Scalar, Newest, Latest, Values, Counts, Hashes)
 
 
 def merge(reduction: Reduction, pieces: Piece, owners: Int64s) -> Partial:
@@ -49,6 +59,12 @@ def merge(reduction: Reduction, pieces: Piece, owners: Int64s) -> Partial:
     reduce = reduction.reduce
     if reduce is Reduce.DISTINCT:
         return _distinct(pieces, owners)
+    if reduce is Reduce.COUNTS:
+        return _counts(_expect(pieces, Counts, reduce), owners)
+    if reduce is Reduce.SMALLEST:
+        return _hashes(_expect(pieces, Hashes, reduce), reduction.depth, owners)
+    if reduce is Reduce.LATEST_BY:
+        return _latest_by(_expect(pieces, Latest, reduce), reduction.depth, owners)
     if reduce is Reduce.LATEST:
         if isinstance(pieces, Newest):
             return _newest(pieces, owners)
@@ -133,6 +149,11 @@ def interleave(sets: Sequence[Piece]) -> Piece:
     if isinstance(first, Values):
         offsets, order = _interleaved_rows([s.offsets for s in _all(sets, Values)])
         return Values(offsets, np.concatenate([s.values for s in _all(sets, Values)])[order])
+    if isinstance(first, Hashes):
+        offsets, order = _interleaved_rows([s.offsets for s in _all(sets, Hashes)])
+        return Hashes(offsets, np.concatenate([s.values for s in _all(sets, Hashes)])[order])
+    if isinstance(first, Counts):
+        return _interleaved_counts(_all(sets, Counts))
     lists = _all(sets, Latest)
     offsets, order = _interleaved_rows([s.offsets for s in lists])
     return Latest(
@@ -150,14 +171,8 @@ def union(pieces: Values, owners: Int64s) -> Values:
     >>> both.offsets.tolist(), both.values.tolist()
     ([0, 2], [5, 7])
     """
-    starts = pieces.offsets[owners]
-    keys = np.repeat(np.arange(len(owners) - 1), np.diff(starts))
-    values = pieces.values[starts[0] : starts[-1]]
-    order = np.lexsort((values, keys))
-    keys, values = keys[order], values[order]
-    new = np.ones(len(values), np.bool_)
-    new[1:] = (values[1:] != values[:-1]) | (keys[1:] != keys[:-1])
-    return Values(_offsets(np.bincount(keys[new], minlength=len(owners) - 1)), values[new])
+    keys, order, new = _by_value(pieces.offsets, pieces.values, owners)
+    return Values(_offsets(np.bincount(keys[new], minlength=len(owners) - 1)), pieces.values[order[new]])
 
 
 @final
@@ -195,6 +210,64 @@ def _texts(sets: Sequence[tuple[TextLookup | None, ...]]) -> tuple[TextLookup | 
     return tuple(chain_texts(parts) for parts in zip(*sets, strict=True))
 
 
+def _by_value(offsets: Int64s, values: Array, owners: Int64s) -> tuple[Int64s, Int64s, Bools]:
+    """The values of n keys by key and value: their keys, their positions, and which of them differ from the one before.
+
+    Equal values stay in the order of their pieces.
+    """
+    starts = offsets[owners]
+    keys = np.repeat(np.arange(len(owners) - 1), np.diff(starts))
+    order = np.lexsort((values[starts[0] : starts[-1]], keys)) + starts[0]
+    keys, ordered = keys[order - starts[0]], values[order]
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (ordered[1:] != ordered[:-1]) | (keys[1:] != keys[:-1])
+    return keys, order, new
+
+
+def _counts(pieces: Counts, owners: Int64s) -> Counts:
+    keys, order, new = _by_value(pieces.offsets, pieces.values, owners)
+    runs = np.append(np.flatnonzero(new), len(order))
+    return Counts(
+        _offsets(np.bincount(keys[new], minlength=len(owners) - 1)),
+        pieces.values[order[new]],
+        _reduced(np.add, pieces.counts[order], runs, 0),
+        _reduced(np.maximum, pieces.times[order], runs, 0),
+        pieces.texts,
+    )
+
+
+def _hashes(pieces: Hashes, depth: int, owners: Int64s) -> Hashes:
+    keys, order, new = _by_value(pieces.offsets, pieces.values, owners)
+    sizes = np.bincount(keys[new], minlength=len(owners) - 1)
+    place = np.arange(int(sizes.sum())) - np.repeat(_offsets(sizes)[:-1], sizes)
+    return Hashes(_offsets(np.minimum(sizes, depth)), pieces.values[order[new]][place < depth])
+
+
+def _latest_by(pieces: Latest, depth: int, owners: Int64s) -> Latest:
+    """Of each value of the last input the last event, of these the last `depth`."""
+    whole = _latest(pieces, int(np.diff(pieces.offsets[owners]).max(initial=0)), owners)
+    each = np.arange(len(owners), dtype=np.int64)
+    keys, order, _ = _by_value(whole.offsets, whole.columns[-1], each)
+    last = np.ones(len(order), np.bool_)
+    values = whole.columns[-1][order]
+    last[:-1] = (values[1:] != values[:-1]) | (keys[1:] != keys[:-1])
+    kept = np.sort(order[last])
+    offsets = np.searchsorted(kept, whole.offsets)
+    distinct = Latest(offsets, whole.times[kept], tuple(c[kept] for c in whole.columns), whole.texts)
+    return _latest(distinct, depth, each)
+
+
+def _interleaved_counts(sets: Sequence[Counts]) -> Counts:
+    offsets, order = _interleaved_rows([s.offsets for s in sets])
+    return Counts(
+        offsets,
+        np.concatenate([s.values for s in sets])[order],
+        np.concatenate([s.counts for s in sets])[order],
+        np.concatenate([s.times for s in sets])[order],
+        chain_texts([s.texts for s in sets]),
+    )
+
+
 def _expect(pieces: Piece, kind: type[_Kind], reduce: Reduce) -> _Kind:
     if not isinstance(pieces, kind):
         raise DefinitionError(f"got a {type(pieces).__name__} partial of a {reduce}, expected a {kind.__name__}")
@@ -223,7 +296,8 @@ def _offsets(counts: Array) -> Int64s:
 
 
 def _zipped(arrays: Sequence[Array]) -> Array:
-    return np.stack(arrays, axis=1).reshape(-1)
+    whole = np.stack(arrays, axis=1)
+    return whole.reshape(whole.shape[0] * whole.shape[1], *whole.shape[2:])
 
 
 def _interleaved_scalars(sets: Sequence[Scalar]) -> Scalar:
@@ -290,7 +364,7 @@ def _newest(pieces: Newest, owners: Int64s) -> Newest:
     place = np.where(times == np.repeat(latest, np.diff(owners)), np.arange(len(times)), 0)
     best = _reduced(np.maximum, place, owners, 0)
     if not len(times):
-        columns = tuple(np.zeros(len(present), c.dtype) for c in pieces.columns)
+        columns = tuple(np.zeros((len(present), *c.shape[1:]), c.dtype) for c in pieces.columns)
         return Newest(present, np.zeros(len(present), np.int64), columns, pieces.texts)
     return Newest(present, pieces.times[best], tuple(c[best] for c in pieces.columns), pieces.texts)
 

@@ -18,7 +18,6 @@ from bedplate.aggregations.base import (
     Partial,
     Reduce,
     Reduction,
-    Scalar,
 )
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup
@@ -40,10 +39,10 @@ def latest(partial: Partial) -> Latest:
     >>> latest(one).offsets.tolist(), latest(one).columns[0].tolist()
     ([0, 1, 1], [1.5])
     """
-    if isinstance(partial, Scalar):
-        raise DefinitionError("got a Scalar partial, expected a latest one")
     if isinstance(partial, Latest):
         return partial
+    if not isinstance(partial, Newest):
+        raise DefinitionError(f"got a {type(partial).__name__} partial, expected a latest one")
     present = partial.present
     offsets = np.zeros(len(present) + 1, np.int64)
     np.cumsum(present, out=offsets[1:])
@@ -84,18 +83,28 @@ class Last(OneInput):
 class LastN(Aggregation):
     """The last `n` events, oldest first, one list a column; events with a null in any of the columns are left out.
 
+    With `distinct` they are of different values of one column: of each value its last event, of these the last n.
+
+    State, without and with `distinct`: n events online, of 8 bytes for the time and each column. They are enough for
+    every time and window that can be asked for, as an event that is not among the last n is never again: values only
+    get newer events. In history `distinct` takes 4 bytes an event (8 in a table of 2^32 or more).
+
     Args:
         columns: names of columns, or a mapping from a field's name to a row expression.
         n: at most so many events.
         age: the name of one more field, the seconds from each event to the time asked for (float64); None for none.
+        distinct: a field, or another column or row expression (integers, strings, booleans or times; an event in which
+            it is null is left out). Ties in time are broken as everywhere, by arrival. None: every event is taken.
         windows: only events in the window; None for all history.
         where: a boolean row expression; other events do not count.
 
     >>> LastN(["product_id", "price"], 50, age="age").fields
     ('product_id', 'price', 'age')
+    >>> LastN(["product_id", "price"], 50, distinct="product_id").selection.form["inputs"]
+    ['price', 'product_id']
     """
 
-    __slots__ = ("age", "fields", "n")
+    __slots__ = ("_inputs", "age", "fields", "is_distinct", "n")
 
     def __init__(
         self,
@@ -104,6 +113,7 @@ class LastN(Aggregation):
         age: str | None = None,
         windows: WindowLike | Sequence[WindowLike] | None = None,
         where: ExpressionLike | None = None,
+        distinct: ExpressionLike | None = None,
     ) -> None:
         # Whoever writes definitions may run no type checker.
         named = columns if isinstance(columns, str | list | tuple | Mapping) else None
@@ -116,6 +126,10 @@ class LastN(Aggregation):
                 hint='for example LastN(["product_id", "price"], 50, age="age")',
             )
         inputs = list(columns.values()) if isinstance(columns, Mapping) else names
+        self.is_distinct = distinct is not None
+        self._inputs = list(range(len(inputs)))
+        if distinct is not None:
+            inputs, self._inputs = _by_last(dict(zip(names, inputs, strict=True)), distinct)
         super().__init__(inputs, windows, where)
         self.n, self.age = n, age
         self.fields = (*names, age) if age else tuple(names)
@@ -128,8 +142,8 @@ class LastN(Aggregation):
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:
-        """The latest n events."""
-        return (Reduction(Reduce.LATEST, self.selection, self.n),)
+        """The latest n events, or those of different values of the last input."""
+        return (Reduction(Reduce.LATEST_BY if self.is_distinct else Reduce.LATEST, self.selection, self.n),)
 
     def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
         """One list a field; a field's suffix is its name when there are several."""
@@ -138,7 +152,14 @@ class LastN(Aggregation):
             raise DefinitionError(
                 f"LastN takes numbers, strings, booleans and times; got {vectors[0]}", hint="Last takes vectors"
             )
-        kinds = [*types, Type.FLOAT] if self.age else list(types)
+        if self.is_distinct and types[-1] is Type.FLOAT:
+            raise DefinitionError(
+                f"distinct takes int64, string, bool, timestamp; got float64 from {self.selection.form['inputs'][-1]}",
+                hint="round it to something that recurs, and cast it to pl.Int64",
+            )
+        kinds = [types[i] for i in self._inputs]
+        if self.age:
+            kinds.append(Type.FLOAT)
         if len(self.fields) == 1:
             return (Output("", kinds[0], is_list=True),)
         return tuple(Output(name, kind, is_list=True) for name, kind in zip(self.fields, kinds, strict=True))
@@ -147,8 +168,7 @@ class LastN(Aggregation):
         """The lists, and the ages at the times asked for."""
         partial = latest(partials[0])
         columns: list[Column] = [
-            Ragged(_element(values, None, texts), partial.offsets)
-            for values, texts in zip(partial.columns, partial.texts, strict=True)
+            Ragged(_element(partial.columns[i], None, partial.texts[i]), partial.offsets) for i in self._inputs
         ]
         if self.age:
             asked = np.repeat(times, np.diff(partial.offsets))
@@ -156,8 +176,20 @@ class LastN(Aggregation):
         return tuple(columns)
 
     def options(self) -> Mapping[str, Any]:
-        """The number of events and the names of the fields."""
-        return {"n": self.n, "fields": list(self.fields), "age": self.age}
+        """The number of events, the names of the fields, and with `distinct` what that is and which input is which."""
+        options: dict[str, Any] = {"n": self.n, "fields": list(self.fields), "age": self.age}
+        if self.is_distinct:
+            options |= {"distinct": str(self.selection.inputs[-1]), "inputs": self._inputs}
+        return options
+
+
+def _by_last(fields: Mapping[str, ExpressionLike], distinct: ExpressionLike) -> tuple[list[ExpressionLike], list[int]]:
+    """The inputs, of which `distinct` (a field or another expression) is the last, and where each field is in them."""
+    names = list(fields)
+    if isinstance(distinct, str) and distinct in fields:
+        names.remove(distinct)
+        return [*(fields[n] for n in names), fields[distinct]], [[*names, distinct].index(n) for n in fields]
+    return [*fields.values(), distinct], list(range(len(names)))
 
 
 @final

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bedplate.datasets.drift import Drift
     from bedplate.features.diff import GraphDiff
     from bedplate.features.view import Feature
-    from bedplate.offline.extend import Build, Missing
+    from bedplate.offline.extend import Build
+    from bedplate.offline.parts import Missing
     from bedplate.project import Project
 
 

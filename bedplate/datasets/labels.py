@@ -12,6 +12,7 @@ from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.ordered import TimeSince
+from bedplate.aggregations.sketches import ApproxCountDistinct
 from bedplate.batch import Dense
 from bedplate.canonical import digest
 from bedplate.datasets.checks import check_events, check_kind, check_name, check_number, duration_of
@@ -23,7 +24,7 @@ from bedplate.offline.base import History
 from bedplate.sources.base import Source
 from bedplate.types import Float32s, Int64s, Type, format_duration
 
-_NEVER_NULL = (Count, Sum, CountDistinct)
+_NEVER_NULL = (Count, Sum, CountDistinct, ApproxCountDistinct)
 
 REQUEST = "request id"
 """The name of the entity that a label joined by request has beside its own."""

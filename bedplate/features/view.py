@@ -232,7 +232,7 @@ class CompiledView:
 
     def _ttl(self, aggregation: Aggregation, window: Window | None) -> int | None:
         """The view's ttl where it applies: to values that are carried forward without end."""
-        carried = any(r.reduce is Reduce.LATEST for r in aggregation.reductions)
+        carried = any(r.reduce in (Reduce.LATEST, Reduce.LATEST_BY) for r in aggregation.reductions)
         return self.view.ttl if carried and window is None else None
 
     def _key_type(self, entity: Entity, schema: Mapping[str, pl.DataType]) -> Type:

@@ -26,7 +26,10 @@ WIDTH = 88
 """The longest line: ruff's own default."""
 
 _BEDPLATE = ("Count", "CountDistinct", "Entity", "FeatureView", "Last", "Max", "Mean", "Min", "Source", "Sum", "Window")
-MODULES: dict[str, str] = dict.fromkeys(_BEDPLATE, "bedplate") | {"Context": "bedplate.features.context"}
+MODULES: dict[str, str] = dict.fromkeys(_BEDPLATE, "bedplate") | {
+    "Attribute": "bedplate.aggregations.attribute",
+    "Context": "bedplate.features.context",
+}
 """Where the names that definitions use are imported from."""
 
 

@@ -69,7 +69,7 @@ class Translation:
 
     def __init__(self, config: FeastConfig, recording: Recording, target: Path) -> None:
         self.definitions, self.report = Definitions(), Report()
-        self._root, self._target, self._recording = config.root, target, recording
+        self._config, self._target, self._recording = config, target, recording
         self._variables = Variables([*MODULES, "pl"])
         self._by_record = {id(r): variable for variable, r in recording.defined}
         self._entities: dict[str, EntityDefinition] = {}
@@ -125,7 +125,7 @@ class Translation:
             return self._sources[id(record)]
         name = self._free_name(source_name(record))
         variable = self._variable(record, name)
-        located = locate(record, variable, self._root, self._target)
+        located = locate(record, variable, self._config, self._target)
         rename = mapping_of(record)
         schema = None if located.schema is None else {rename.get(c, c): dtype for c, dtype in located.schema.items()}
         time = time_column(record, schema)
@@ -139,10 +139,10 @@ class Translation:
         self.definitions.sources.append(made)
         if located.problem is None:
             self.report.carry("source", name, record.place, f"`{variable}`, read where it is")
-            if located.schema is None:
-                self.report.note(
-                    f"No Parquet file is at `{located.table}` yet: types are taken as Feast declares them."
-                )
+            if located.is_server:
+                self.report.note(f"The password of the server of `{name}` comes from the environment: PGPASSWORD.")
+            elif located.schema is None:
+                self.report.note(f"Nothing was read at `{located.table}` yet: types are taken as Feast declares them.")
         else:
             self.report.leave("source", name, record.place, located.problem, located.todo)
         self._sources[id(record)] = _Source(made, schema)
@@ -189,7 +189,7 @@ class Translation:
             return
         if any(not self._is_key(view, e, source) for e in entities):
             return
-        features = self._aggregations(view) or self._last_values(view, entities, source)
+        features = self._aggregations(view) or self._newest_values(view, entities, source)
         if not features:
             self.report.leave(view.label, view.name, view.place, "none of its features was carried over", "see above")
             return
@@ -236,7 +236,7 @@ class Translation:
         self.report.leave(view.label, view.name, view.place, reason, todo)
         return False
 
-    def _last_values(self, view: View, entities: list[EntityDefinition], source: _Source) -> dict[str, Call]:
+    def _newest_values(self, view: View, entities: list[EntityDefinition], source: _Source) -> dict[str, Call]:
         keys = {e.key for e in entities}
         features: dict[str, Call] = {}
         for field in self._fields(view, keys, source):
@@ -251,7 +251,7 @@ class Translation:
             if field.record.kwargs.get("vector_index") is True:
                 reason, todo = "the online store finds rows by key only", "keep the search where it is"
                 self.report.leave("vector index", f"{view.name}.{field.name}", field.record.place, reason, todo)
-            features[field.name] = call("Last", field.name)
+            features[field.name] = call("Attribute", field.name)
         self._features[view.name] = {name: f"{view.name}.{name}" for name in features}
         return features
 

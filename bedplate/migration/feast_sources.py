@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, cast, final
+from urllib.parse import urlencode
 
 import polars as pl
 
 from bedplate.errors import BedplateError
 from bedplate.migration.definitions import Expression
+from bedplate.migration.feast_config import FeastConfig
 from bedplate.migration.recording import Record
+from bedplate.sources.location import open_table
 from bedplate.sources.parquet import ParquetTable
 from bedplate.types import Type, type_of
 
@@ -20,6 +24,9 @@ STREAMS = ("PushSource", "KafkaSource", "KinesisSource")
 """Sources of new rows, each with a batch source that has its history."""
 
 NO_TABLES = ("RequestSource",)
+
+_SCHEMES = {"parquet": "", "delta": "delta:", "iceberg": "iceberg:", "lance": "lance:"}
+_WHOLE_TABLE = re.compile(r"^\s*select\s+\*\s+from\s+([\w.\"]+)\s*;?\s*$", re.IGNORECASE)
 
 
 @final
@@ -31,6 +38,7 @@ class Located:
         table: what Bedplate's source reads.
         schema: the columns, where the rows are there and can be read.
         path: the files, where they are of this machine.
+        is_server: whether they are on a server, whose password the environment has to give.
         problem: why they must be brought there by hand; None where they need not.
         todo: how.
     """
@@ -38,6 +46,7 @@ class Located:
     table: Expression
     schema: Mapping[str, pl.DataType] | None = None
     path: Path | None = None
+    is_server: bool = False
     problem: str | None = None
     todo: str = ""
 
@@ -84,47 +93,73 @@ def created_column(record: Record) -> str | None:
     return mapping_of(record).get(named, named) or None
 
 
-def locate(record: Record, variable: str, root: Path, target: Path) -> Located:
+def locate(record: Record, variable: str, config: FeastConfig, target: Path) -> Located:
     """Where the rows of a source are.
 
     Args:
         record: the source.
         variable: its name in the program; rows to be exported go to a folder of this name.
-        root: the Feast repository, where relative paths start.
+        config: the Feast repository, where relative paths start.
         target: the project to be made, where Bedplate's start.
     """
-    path = _parquet_path(record)
-    if path is None:
+    if record.kind == "PostgreSQLSource":
+        return _postgresql(record, config) or _to_export(record, variable)
+    if record.kind == "IcebergSource":
+        table = ".".join(part for part in (record.text("namespace"), record.text("table")) if part)
+        return Located(f"iceberg:{table}?catalog={record.text('catalog_name') or 'feast_iceberg'}")
+    found = _files(record)
+    if found is None:
         return _to_export(record, variable)
+    scheme, path = found
+    path = path.removeprefix("file://")
     if "://" in path:
-        scheme = path.partition("://")[0]
-        if scheme != "file":
-            return _exported(variable, f"its files are at {scheme}://, and Bedplate reads files of this machine")
-        path = path.removeprefix("file://")
-    full = Path(os.path.normpath(root / Path(path).expanduser()))
-    near = full.is_relative_to(root) or not Path(path).expanduser().is_absolute()
+        if scheme:
+            return Located(f"{scheme}{path}")
+        return _exported(
+            variable, f"its files are at {path.partition('://')[0]}://, and Parquet is read of this machine"
+        )
+    full = Path(os.path.normpath(config.root / Path(path).expanduser()))
+    near = full.is_relative_to(config.root) or not Path(path).expanduser().is_absolute()
     shown = Path(os.path.relpath(full, target)).as_posix() if near else full.as_posix()
-    return Located(shown, _schema(full), full)
+    return Located(f"{scheme}{shown}", _schema(f"{scheme}{full}"), None if scheme else full)
 
 
-def _schema(path: Path) -> Mapping[str, pl.DataType] | None:
+def _schema(text: str) -> Mapping[str, pl.DataType] | None:
     try:
-        return ParquetTable(str(path), Path("/")).schema()
+        return open_table(text, Path("/"), "").schema()
     except BedplateError:
         return None
 
 
-def _parquet_path(record: Record) -> str | None:
-    """The path of a source whose rows are Parquet files."""
+def _files(record: Record) -> tuple[str, str] | None:
+    """The scheme and the path of a source of files of a kind that Bedplate reads; Parquet has an empty scheme."""
+    if record.kind == "LanceSource":
+        return ("lance:", record.text("uri")) if record.text("uri") else None
     path = record.text("path")
-    if not path:
+    if not path or record.kind not in ("FileSource", "SparkSource", "RaySource"):
         return None
-    layout = record.kwargs.get("file_format")
+    layout = record.kwargs.get("table_format") or record.kwargs.get("file_format")
     if isinstance(layout, Record):
         layout = layout.kind.removesuffix("Format").lower()
     layout = record.text("reader_type") or layout or "parquet"
-    known = record.kind in ("FileSource", "SparkSource", "RaySource")
-    return path if known and layout == "parquet" and not record.kwargs.get("table_format") else None
+    return (_SCHEMES[layout], path) if isinstance(layout, str) and layout in _SCHEMES else None
+
+
+def _postgresql(record: Record, config: FeastConfig) -> Located | None:
+    """A table of the server of Feast's offline store; rows of one key and time in the order of their times there."""
+    query = _WHOLE_TABLE.match(record.text("query"))
+    table = record.text("table") or (query[1] if query else "")
+    server = config.settings.get("offline_store")
+    if not table or not isinstance(server, Mapping):
+        return None
+    settings = {str(k): str(v) for k, v in cast("Mapping[str, Any]", server).items()}
+    if "." not in table and settings.get("db_schema"):
+        table = f"{settings['db_schema']}.{table}"
+    user, port = settings.get("user", ""), settings.get("port", "")
+    host = f"{user + '@' if user else ''}{settings.get('host', '')}{':' + port if port else ''}"
+    order = ",".join(c for c in (record.text("timestamp_field"), record.text("created_timestamp_column")) if c)
+    options = urlencode({"table": table} | ({"order": order} if order else {}), safe=",")
+    return Located(f"postgresql://{host}/{settings.get('database', '')}?{options}", is_server=True)
 
 
 def _to_export(record: Record, variable: str) -> Located:

@@ -17,8 +17,8 @@ _TITLE = """\
 The definitions of the Feast project {project}.
 
 Made by 'bedplate import feast'; README.md lists what could not be carried over.
-A feature is the last value of its column that is not null, from rows before the time
-that is asked for."""
+An Attribute is the value of its column in the newest row before the time that is asked
+for, null where it is null there."""
 
 
 @final

@@ -89,15 +89,10 @@ class BucketBuild:
                 column = build.timeline.column_folder(self._columns[position])
                 column.mkdir()
                 build.write_column(column, position, values)
-            for position, reduce in wanted_reductions(self._view):
-                reduction = build.timeline.reduction_folder(self._columns[position], reduce)
-                reduction.mkdir()
-                build.write_reduction(reduction, position, reduce)
-
-    def columns_name(self, segment: Segment) -> str:
-        """What the work of building the columns that a segment lacks is called."""
-        lacking = [c for c in self._columns if not segment.has(Path("columns") / c)]
-        return digest([segment.folder.name, lacking])[:24]
+            for position, reduction in wanted_reductions(self._view):
+                written = build.timeline.reduction_folder(self._columns[position], reduction.stored)
+                written.mkdir()
+                build.write_reduction(written, position, reduction)
 
     def add_columns(self, slot: Slot, segment: Segment, progress: Progress) -> None:
         """Builds the view's columns that a segment lacks."""
@@ -105,7 +100,7 @@ class BucketBuild:
         columns = sorted({i for build in builds for i in build.missing_columns()})
         if not columns:
             return
-        with working_folder(self._folder, self.columns_name(segment)) as work:
+        with working_folder(self._folder, columns_name(self._view, segment)) as work:
             progress(f"{self._view.name}: read {slot.rows:,} rows into {len(builds)} buckets")
             spill = self._spill(work, segment.manifest.reads, columns, len(builds), progress)
 
@@ -137,6 +132,12 @@ class BucketBuild:
                 shutil.rmtree(work, ignore_errors=True)
                 raise
         return spill
+
+
+def columns_name(view: CompiledView, segment: Segment) -> str:
+    """What the work of building the columns of a view that a segment lacks is called."""
+    lacking = [c for c in column_ids(view) if not segment.has(Path("columns") / c)]
+    return digest([segment.folder.name, lacking])[:24]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Reduce
+from bedplate.aggregations.base import Reduce, Reduction
 from bedplate.canonical import to_json
 from bedplate.errors import DataError
 from bedplate.features.rows import Rows, SelectedValues
@@ -18,6 +18,7 @@ from bedplate.features.view import CompiledView
 from bedplate.offline import kernels
 from bedplate.offline.flight import Known, following_same
 from bedplate.offline.index import Texts, Timeline, row_type, selection_id
+from bedplate.offline.ragged import RAGGED, build_ragged, previous_table
 from bedplate.types import Array, Int64s
 
 Progress: TypeAlias = Callable[[str], None]
@@ -59,10 +60,10 @@ class PartBuild:
         """The positions of the selections without values in the index."""
         return [i for i, c in enumerate(self._columns) if not self.timeline.column_folder(c).exists()]
 
-    def missing_reductions(self) -> list[tuple[int, Reduce]]:
+    def missing_reductions(self) -> list[tuple[int, Reduction]]:
         """The reductions without files, by selection."""
-        wanted = wanted_reductions(self.view)
-        return [(i, r) for i, r in wanted if not self.timeline.reduction_folder(self._columns[i], r).exists()]
+        wanted, folder = wanted_reductions(self.view), self.timeline.reduction_folder
+        return [(i, r) for i, r in wanted if not folder(self._columns[i], r.stored).exists()]
 
     def check_rows(self, rows: int) -> None:
         """Raises `DataError` unless there are as many rows as were sorted."""
@@ -118,16 +119,19 @@ class PartBuild:
         write_cost(folder, began)
         self.timeline.open_column(self._columns[position], folder, self.view.types[position])
 
-    def write_reduction(self, folder: Path, position: int, reduce: Reduce) -> None:
+    def write_reduction(self, folder: Path, position: int, reduction: Reduction) -> None:
         """Writes what makes a reduction of a selection fast into an empty folder."""
         began, column = time.perf_counter(), self._columns[position]
         files = self.timeline.column(column, self.view.types[position])
         starts = self.timeline.key_starts(column, files)
         try:
-            arrays = _reduction_arrays(reduce, files.inputs[0], starts)
+            if reduction.reduce in RAGGED:
+                arrays = build_ragged(reduction, files, starts)
+            else:
+                arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts)
         except OverflowError:
             raise self._overflow(position, files.inputs[0], starts) from None
-        if reduce is Reduce.DISTINCT and self.view.view.source.available is not None:
+        if reduction.reduce is Reduce.DISTINCT and self.view.view.source.available is not None:
             arrays["following"] = following_same(arrays["previous"])
         for name, array in arrays.items():
             np.save(folder / f"{name}.npy", array)
@@ -148,15 +152,15 @@ def column_ids(view: CompiledView) -> list[str]:
     return [selection_id(s, t) for s, t in zip(view.selections, view.types, strict=True)]
 
 
-def wanted_reductions(view: CompiledView) -> list[tuple[int, Reduce]]:
-    """The reductions that a view needs files of, by selection."""
+def wanted_reductions(view: CompiledView) -> list[tuple[int, Reduction]]:
+    """The reductions that a view needs files of, by selection; one of each `Reduction.stored`."""
     wanted = {
-        (view.reduction_index(r), r.reduce): None
+        (view.reduction_index(r), r.stored): r
         for call in view.calls
         for r in call.aggregation.reductions
         if r.reduce not in (Reduce.COUNT, Reduce.LATEST)
     }
-    return list(wanted)
+    return [(i, r) for (i, _), r in wanted.items()]
 
 
 def write_cost(folder: Path, began: float) -> None:
@@ -217,11 +221,9 @@ def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str
     if reduce in (Reduce.MIN, Reduce.MAX):
         first = _blocks(values, reduce is Reduce.MAX)
         return {"first": first, "second": _blocks(first, reduce is Reduce.MAX)}
-    longest = int(np.diff(starts).max()) if len(starts) > 1 else 0
     previous = np.empty(len(values), np.int64)
     blocks = np.empty(len(values), np.int64)
-    table = np.empty(max(2, 1 << (2 * max(longest, 1)).bit_length()), np.int64)
-    kernels.previous_same(values.astype(np.int64), starts, table, previous)
+    kernels.previous_same(values.astype(np.int64), starts, previous_table(starts), previous)
     kernels.sort_blocks(previous, kernels.DISTINCT_BLOCK, blocks)
     return {"previous": previous, "blocks": blocks}
 

@@ -26,6 +26,7 @@ from bedplate.offline.buckets import in_threads, working_folder
 from bedplate.offline.build import PartBuild, Progress, column_ids, wanted_reductions
 from bedplate.offline.extend import Build
 from bedplate.offline.index import Timeline
+from bedplate.offline.lookup import values_at
 from bedplate.offline.memory import Budget
 from bedplate.offline.segment import FOLDER, MANIFEST, Lock, Segment, SegmentManifest, Span, segment_id
 from bedplate.offline.spill import bucket_numbers
@@ -159,11 +160,11 @@ class Compaction:
                     column.mkdir()
                     rows = _rows(view, segments, bucket, buckets, [position])
                     build.write_column(column, position, rows.selections[0])
-                for position, reduce in wanted_reductions(view):
-                    reduction = timeline.reduction_folder(ids[position], reduce)
-                    if not reduction.exists():
-                        reduction.mkdir()
-                        build.write_reduction(reduction, position, reduce)
+                for position, reduction in wanted_reductions(view):
+                    target = timeline.reduction_folder(ids[position], reduction.stored)
+                    if not target.exists():
+                        target.mkdir()
+                        build.write_reduction(target, position, reduction)
 
 
 def _has_buckets(folder: Path, buckets: int) -> bool:
@@ -244,15 +245,5 @@ def _texts(texts: TextLookup | None) -> TextLookup | None:
 
 
 def _selected(view: CompiledView, part: Timeline, position: int, rows: Array) -> SelectedValues:
-    files = part.column(column_ids(view)[position], view.types[position])
-    texts = tuple(map(_texts, files.texts))
-    if files.rank is None:
-        return SelectedValues(None, tuple(v[rows] for v in files.inputs), texts)
-    places = files.rank[rows]
-    valid = files.rank[rows + 1] > places
-    inputs: list[Array] = []
-    for values in files.inputs:
-        full = np.zeros(len(rows), values.dtype)
-        full[valid] = values[places[valid]]
-        inputs.append(full)
-    return SelectedValues(valid, tuple(inputs), texts)
+    found = values_at(part.column(column_ids(view)[position], view.types[position]), rows)
+    return SelectedValues(found.valid, found.inputs, tuple(map(_texts, found.texts)))

@@ -140,6 +140,12 @@ class Pieces:
     owners: Int64s
     start: Int64s
 
+    def part(self, rows: slice) -> Pieces:
+        """Those of some of the asked rows."""
+        owners = self.owners[rows.start : rows.stop + 1]
+        pieces = slice(owners[0], owners[-1])
+        return Pieces(self.first[pieces], self.stop[pieces], owners - owners[0], self.start[rows])
+
     def spread(self, values: Array) -> Array:
         """[m] the values [n] of the asked rows, for each piece."""
         return np.repeat(values, np.diff(self.owners))

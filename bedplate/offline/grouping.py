@@ -10,7 +10,8 @@ from bedplate.aggregations.merge import chain_texts
 from bedplate.batch import TextLookup
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.offline import seek
-from bedplate.offline.lookup import IndexReader
+from bedplate.offline.build import column_ids
+from bedplate.offline.lookup import IndexReader, values_at
 from bedplate.offline.spill import bucket_numbers
 from bedplate.types import Array, Int64s
 
@@ -86,7 +87,9 @@ def _joined(arrays: Sequence[Array | None], rows: Sequence[Array]) -> Array | No
 
 def _selected(readers: Sequence[IndexReader], rows: Sequence[Array], position: int, order: Array) -> SelectedValues:
     """The values of a selection for rows of all segments, in the order given."""
-    parts = [reader.selected(position, r) for reader, r in zip(readers, rows, strict=True)]
+    view = readers[0].view
+    column, types = column_ids(view)[position], view.types[position]
+    parts = [values_at(r.timeline.column(column, types), i) for r, i in zip(readers, rows, strict=True)]
     valid: Array | None = None
     if any(p.valid is not None for p in parts):
         valid = np.concatenate(

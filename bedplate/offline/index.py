@@ -34,7 +34,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import numpy as np
 
-from bedplate.aggregations.base import Reduce, Selection
+from bedplate.aggregations.base import Selection
 from bedplate.batch import TextLookup
 from bedplate.canonical import digest, to_json
 from bedplate.errors import StoreError
@@ -204,9 +204,9 @@ class Timeline:
         """Where a selection's values are."""
         return self.folder / "columns" / column
 
-    def reduction_folder(self, column: str, reduce: Reduce) -> Path:
-        """Where a reduction's files are."""
-        return self.folder / "reductions" / f"{column}-{reduce.value}"
+    def reduction_folder(self, column: str, stored: str) -> Path:
+        """Where a reduction's files are; see `Reduction.stored`."""
+        return self.folder / "reductions" / f"{column}-{stored}"
 
     def adopt(self, keys: Int64s, offsets: Int64s, order: Array) -> None:
         """Takes arrays that a build has just made."""
@@ -229,11 +229,11 @@ class Timeline:
             texts=tuple(Texts(texts / f"input {i}") if t is Type.STRING else None for i, t in enumerate(types)),
         )
 
-    def reduction(self, column: str, reduce: Reduce) -> dict[str, Array]:
-        """The arrays of a reduction by name."""
-        name = f"{column}-{reduce.value}"
+    def reduction(self, column: str, stored: str) -> dict[str, Array]:
+        """The arrays of a reduction by name; see `Reduction.stored`."""
+        name = f"{column}-{stored}"
         if name not in self._reductions:
-            folder = self.reduction_folder(column, reduce)
+            folder = self.reduction_folder(column, stored)
             self._reductions[name] = {p.stem: open_array(p) for p in sorted(folder.glob("*.npy"))}
         return self._reductions[name]
 

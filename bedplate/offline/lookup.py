@@ -27,6 +27,7 @@ from bedplate.offline.answer import Answer
 from bedplate.offline.build import column_ids
 from bedplate.offline.flight import Pieces, split
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type
+from bedplate.offline.ragged import RAGGED, read_counts, read_latest_by, read_smallest, room, runs
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
@@ -91,6 +92,14 @@ class Block:
     first: Int64s
     stop: Int64s
     pieces: tuple[Pieces, ...] | None = None
+
+    def part(self, rows: slice) -> Block:
+        """Some of the rows, at least one; all of them: the block itself."""
+        if rows.stop - rows.start == len(self.asked):
+            return self
+        asked = Asked(self.asked.rows[rows], self.asked.codes[rows], self.asked.times[rows])
+        pieces = None if self.pieces is None else tuple(p.part(rows) for p in self.pieces)
+        return Block(asked, np.ascontiguousarray(self.first[:, rows]), self.stop[rows], pieces)
 
 
 @final
@@ -163,9 +172,9 @@ class IndexReader:
             return Block(asked, first, stop) if known is None else self.known_block(asked, first, stop, bounds)
 
         self.expect(len(keys))
-        if len(keys) <= BLOCK:
-            asked = Asked(np.arange(len(keys)), self.positions(keys), times)
-            columns = dict(self._columns_of(calls, ranges, ttl, find(asked)))
+        block = find(Asked(np.arange(len(keys)), self.positions(keys), times)) if len(keys) <= BLOCK else None
+        if block is not None and len(runs([self.rooms(calls, ranges, ttl, block)])) == 1:
+            columns = dict(self._columns_of(calls, ranges, ttl, block))
         else:
             columns = self._in_blocks(calls, ranges, ttl, keys, times, find)
         return {name: columns[name] for name in names}
@@ -214,19 +223,39 @@ class IndexReader:
             asked = self.arrange(keys, times, pool)
 
             def work(start: int) -> None:
-                block = find(asked.block(start, start + BLOCK))
-                part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
-                for group in totals:
-                    group.fill(block.asked.codes, block.first, block.stop, part)
-                for name, column in self._columns_of(others, ranges, ttl, block):
-                    answer.put(part, name, column)
-                if not direct:
-                    answer.add(part)
+                found = find(asked.block(start, start + BLOCK))
+                for run in runs([self.rooms(others, ranges, ttl, found)]):
+                    block = found.part(run)
+                    part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
+                    for group in totals:
+                        group.fill(block.asked.codes, block.first, block.stop, part)
+                    for name, column in self._columns_of(others, ranges, ttl, block):
+                        answer.put(part, name, column)
+                    if not direct:
+                        answer.add(part)
                 if start // BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
                     release([timeline.times, *(t.prefix for t in totals if t.prefix is not None)])
 
             list(pool.map(work, range(0, len(keys), BLOCK)))
         return answer.columns()
+
+    def rooms(self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block) -> Int64s:
+        """[n]: how many values the partials of each row of a block, those that are lists of values, have at most."""
+        rooms = np.zeros(len(block.asked), np.int64)
+        for call in calls:
+            for reduction in call.aggregation.reductions:
+                if reduction.reduce in RAGGED:
+                    index = self.view.reduction_index(reduction)
+                    arrays = self.timeline.reduction(self._columns[index], reduction.stored)
+                    a, b = self._values_in(index, block.first[ranges[range_of(call, reduction, ttl)]], block.stop)
+                    codes = None if block.pieces is not None else block.asked.codes
+                    rooms += room(reduction, arrays, codes, a, b)
+        return rooms
+
+    def _values_in(self, index: int, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:
+        """Of rows [a, b) the first value of a selection, and the one after the last."""
+        rank = self._files[index].rank
+        return (a, b) if rank is None else (rank[a], rank[b])
 
     def _totals(
         self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, answer: Answer
@@ -304,8 +333,7 @@ class IndexReader:
 
     def _distinct_values(self, index: int, a: Int64s, b: Int64s) -> Values:
         files, arrays = self._files[index], self.timeline.reduction(self._columns[index], Reduce.DISTINCT)
-        if files.rank is not None:
-            a, b = files.rank[a], files.rank[b]
+        a, b = self._values_in(index, a, b)
         counts, offsets = np.empty(len(a), np.int64), np.zeros(len(a) + 1, np.int64)
         kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, counts)
         np.cumsum(counts, out=offsets[1:])
@@ -318,30 +346,29 @@ class IndexReader:
         if block.pieces is None:
             return self._partial_of(reduction, index, asked.codes, block.first[over], block.stop)
         pieces = block.pieces[over]
-        if reduction.reduce is Reduce.DISTINCT:
-            return self._distinct_known(reduction, index, asked, pieces.start, block.stop)
-        codes = pieces.spread(asked.codes)
-        return merge(reduction, self._partial_of(reduction, index, codes, pieces.first, pieces.stop), pieces.owners)
-
-    def _distinct_known(self, reduction: Reduction, index: int, asked: Asked, first: Int64s, stop: Int64s) -> Scalar:
-        """The different values of rows that are not in flight: they do not add up over pieces."""
-        found, files = self._partial_of(reduction, index, asked.codes, first, stop), self._files[index]
+        if reduction.reduce is not Reduce.DISTINCT:
+            found = self._partial_of(reduction, index, pieces.spread(asked.codes), pieces.first, pieces.stop)
+            return merge(reduction, found, pieces.owners)
+        # Numbers of different values do not add up over pieces: those that only rows in flight have are taken off.
+        found = self._partial_of(reduction, index, asked.codes, pieces.start, block.stop)
         arrays, known = self.timeline.reduction(self._columns[index], Reduce.DISTINCT), self.timeline.known
         if known is None or not isinstance(found, Scalar):
             raise StoreError("the as-of index does not say when rows could be known", where=self.view.place)
-        links = arrays["previous"], arrays["following"]
-        return Scalar(found.values - known.count_late(asked.times, first, stop, files.rank, files.rows, *links))
+        files, links = self._files[index], (arrays["previous"], arrays["following"])
+        late = known.count_late(asked.times, pieces.start, block.stop, files.rank, files.rows, *links)
+        return Scalar(found.values - late)
 
     def _partial_of(self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s) -> Partial:
         """The partial over the rows `[a, b)` of keys."""
         files, reduce = self._files[index], reduction.reduce
-        if files.rank is not None:
-            a, b = files.rank[a], files.rank[b]
+        a, b = self._values_in(index, a, b)
         if reduce is Reduce.LATEST:
             return self._latest(files, reduction.depth, a, b)
         if reduce is Reduce.COUNT:
             return Scalar(b - a)
-        arrays = self.timeline.reduction(self._columns[index], reduce)
+        arrays = self.timeline.reduction(self._columns[index], reduction.stored)
+        if reduce in RAGGED:
+            return self._ragged(reduction, files, arrays, codes, a, b)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
             exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
@@ -354,6 +381,15 @@ class IndexReader:
         largest = reduce is Reduce.MAX
         kernels.range_extremes(files.inputs[0], arrays["first"], arrays["second"], largest, a, b, out, present)
         return Scalar(out, present)
+
+    def _ragged(
+        self, reduction: Reduction, files: ColumnFiles, arrays: dict[str, Array], codes: Array, a: Int64s, b: Int64s
+    ) -> Partial:
+        if reduction.reduce is Reduce.SMALLEST:
+            return read_smallest(arrays, files, reduction.depth, a, b)
+        if reduction.reduce is Reduce.LATEST_BY:
+            return read_latest_by(arrays, files, self.timeline.times, reduction.depth, a, b)
+        return read_counts(arrays, files, self.timeline.times, room(reduction, arrays, codes, a, b), a, b)
 
     def _latest(self, files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Latest | Newest:
         if depth == 1:
@@ -368,20 +404,6 @@ class IndexReader:
         kernels.last_positions(b, offsets, positions)
         rows = positions if files.rows is None else files.rows[positions]
         return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
-
-    def selected(self, position: int, rows: Array) -> SelectedValues:
-        """A selection's values for rows of the timeline."""
-        files = self._files[position]
-        if files.rank is None:
-            return SelectedValues(None, tuple(v[rows] for v in files.inputs), files.texts)
-        places = files.rank[rows]
-        valid = files.rank[rows + 1] > places
-        inputs: list[Array] = []
-        for values in files.inputs:
-            full = np.zeros(len(rows), values.dtype)
-            full[valid] = values[places[valid]]
-            inputs.append(full)
-        return SelectedValues(valid, tuple(inputs), files.texts)
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
@@ -439,7 +461,7 @@ def _gather(values: Array, rows: Int64s) -> Array:
 
 def range_of(call: Call, reduction: Reduction, ttl: int | None) -> Range:
     """The range over which a call wants a reduction."""
-    return call.window, ttl if reduction.reduce is Reduce.LATEST else None
+    return call.window, ttl if reduction.reduce in (Reduce.LATEST, Reduce.LATEST_BY) else None
 
 
 def ranges_of(calls: Sequence[Call], ttl: int | None) -> dict[Range, int]:
@@ -465,6 +487,20 @@ def _limits(over: Range) -> tuple[int, int, int, int]:
 def no_rows(ranges: int) -> Block:
     """A block of no rows."""
     return Block(Asked.room(0), np.zeros((ranges, 0), np.int64), np.zeros(0, np.int64))
+
+
+def values_at(files: ColumnFiles, rows: Array) -> SelectedValues:
+    """A selection's values for rows of the timeline, which may not all count."""
+    if files.rank is None:
+        return SelectedValues(None, tuple(v[rows] for v in files.inputs), files.texts)
+    places = files.rank[rows]
+    valid = files.rank[rows + 1] > places
+    inputs: list[Array] = []
+    for values in files.inputs:
+        full = np.zeros((len(rows), *values.shape[1:]), values.dtype)
+        full[valid] = values[places[valid]]
+        inputs.append(full)
+    return SelectedValues(valid, tuple(inputs), files.texts)
 
 
 def _expand(files: ColumnFiles, start: int, stop: int) -> SelectedValues:

@@ -15,6 +15,8 @@ DEFAULT = 2_000_000_000
 LEAST = 32_000_000
 """What a build may use at least, however little of the budget is left; bytes."""
 _MOST_BUCKETS = 1 << 12
+_PLACES = (Reduce.DISTINCT, Reduce.COUNTS, Reduce.SMALLEST, Reduce.LATEST_BY)
+"""Reductions for which the places of equal values, or blocks of hashes, are worked out."""
 _READING = 0.35
 """The share of the room that the reading of batches and other processes' pages take."""
 
@@ -60,9 +62,9 @@ def bytes_per_row(view: CompiledView) -> int:
     sorting = 16 * len(view.key_types) + 28
     source = view.view.source
     sorting += 24 * (source.available is not None) + 16 * (source.sequence is not None)
-    values = sum(1 + sum(kind.dtype.itemsize for kind in kinds) for kinds in view.types)
-    distinct = any(r.reduce is Reduce.DISTINCT for c in view.calls for r in c.aggregation.reductions)
-    return sorting + values + (48 if distinct else 24)
+    values = sum(1 + sum(kind.dtype.itemsize * max(kind.width, 1) for kind in kinds) for kinds in view.types)
+    places = any(r.reduce in _PLACES for c in view.calls for r in c.aggregation.reductions)
+    return sorting + values + (48 if places else 24)
 
 
 def resident() -> int:

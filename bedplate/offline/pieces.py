@@ -41,12 +41,13 @@ class TableRows:
 
     @property
     def together(self) -> bool:
-        """Whether rows of equal time must be in one segment.
+        """Whether rows of equal time must be in one segment: a cleaning step looks at all rows of a time together."""
+        return self._source.prepare is not None
 
-        A cleaning step looks at all rows of a time together, and so does what orders events of equal time.
-        """
-        source = self._source
-        return source.prepare is not None or source.sequence is not None or source.available is not None
+    @property
+    def tied(self) -> bool:
+        """Whether something else than arrival orders events of equal time; see `ties`."""
+        return self._source.sequence is not None or self._source.available is not None
 
     def rows(self, reads: Sequence[Read], only: Sequence[int] | None) -> Rows:
         """All rows of a segment, in order of arrival.

@@ -36,6 +36,7 @@ from bedplate.offline.lookup import (
     ranges_of,
 )
 from bedplate.offline.memory import Budget, resident
+from bedplate.offline.ragged import runs
 from bedplate.offline.segment import Lock, Segment
 from bedplate.offline.spill import bucket_numbers, bucket_rows
 from bedplate.types import Array, Int64s
@@ -196,11 +197,14 @@ class ViewReader:
             part = asked.block(start, start + BLOCK)
             places = rows[part.rows]
             codes = [part.codes if i == largest else reader.positions(keys[places]) for i, reader in enumerate(readers)]
-            blocks = self._blocks(question, readers, [Asked(places, c, part.times) for c in codes])
-            room = answer.part(places)
-            for name, column in self._values(question, readers, blocks):
-                answer.put(room, name, column)
-            answer.add(room)
+            whole = self._blocks(question, readers, [Asked(places, c, part.times) for c in codes])
+            wanted = question.calls, question.ranges, question.ttl
+            for run in runs([reader.rooms(*wanted, block) for reader, block in zip(readers, whole, strict=True)]):
+                blocks = [block.part(run) for block in whole]
+                room = answer.part(places[run])
+                for name, column in self._values(question, readers, blocks):
+                    answer.put(room, name, column)
+                answer.add(room)
 
         list(pool.map(work, range(0, len(rows), BLOCK)))
         if self.buckets > 1 and (len(rows) > BLOCK or resident() > _FULL * self._budget.limit):

@@ -7,6 +7,7 @@ into Python lists, every key and time is answered by a scan over all events, and
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast, final
 
@@ -104,10 +105,69 @@ def _last(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[
 
 def _last_n(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
     options = aggregation.options()
-    kept = events[-options["n"] :]
+    kept = _last_of_each(events)[-options["n"] :] if "distinct" in options else events[-options["n"] :]
     width = len(options["fields"]) - (1 if options["age"] else 0)
-    lists: list[Value] = [[inputs[c] for _, inputs in kept if inputs is not None] for c in range(width)]
+    columns = options.get("inputs", range(width))
+    lists: list[Value] = [[inputs[c] for _, inputs in kept if inputs is not None] for c in columns]
     return [*lists, [(time - event) / 1_000_000 for event, _ in kept]] if options["age"] else lists
+
+
+def _last_of_each(events: Sequence[Event]) -> list[Event]:
+    """Of each value of the last input the last event, in their order."""
+    last = {inputs[-1]: i for i, (_, inputs) in enumerate(events) if inputs is not None}
+    return [events[i] for i in sorted(last.values())]
+
+
+def _number(value: Value) -> int:
+    """A value as a whole number: the id of a string."""
+    return string_ids([value])[0] if isinstance(value, str) else int(value)
+
+
+def _top_k(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    number: dict[Value, int] = Counter(inputs[0] for _, inputs in events if inputs is not None)
+    last = {inputs[0]: event for event, inputs in events if inputs is not None}
+    ranked = sorted(number, key=lambda v: (-number[v], -last[v], _number(v)))
+    top = ranked[: aggregation.options()["k"]]
+    return [top, [number[v] for v in top]] if aggregation.options()["counts"] else [top]
+
+
+def _histogram(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    values = [inputs[0] for _, inputs in events if inputs is not None]
+    known = [value for _, value in aggregation.options()["categories"]]
+    numbers = [*(values.count(v) for v in known), sum(v not in known for v in values)]
+    if aggregation.options()["share"]:
+        return [n / len(values) if values else None for n in numbers]
+    return list(numbers)
+
+
+def _quantile(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    buckets = sorted(inputs[0] for _, inputs in events if inputs is not None)
+    error: float = aggregation.options()["error"]
+    growth = (1 + error) / (1 - error)
+    found: list[Value] = []
+    for each in np.atleast_1d(aggregation.options()["q"]).tolist():
+        bucket = buckets[math.floor(each * (len(buckets) - 1))] if buckets else None
+        if not bucket:
+            found.append(None if bucket is None else 0.0)
+            continue
+        number = abs(bucket) - 2**32
+        found.append(math.copysign(2 * growth**number / (growth + 1), bucket))
+    return found
+
+
+def _hash(value: int) -> int:
+    """The first number that splitmix64 draws when its seed is the value."""
+    z = (value + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def _about_distinct(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    error: float = aggregation.options()["error"]
+    k = math.ceil(round(1 / error**2, 6)) + 2
+    hashes = sorted({_hash(_number(inputs[0])) for _, inputs in events if inputs is not None})
+    return [len(hashes) if len(hashes) < k else round((k - 1) / ((hashes[k - 1] + 1) / 2**64))]
 
 
 def _time_since(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
@@ -134,6 +194,10 @@ _WRITTEN_OUT: Mapping[str, Callable[[Sequence[Event], Aggregation, int], list[Va
     "Last": _last,
     "LastN": _last_n,
     "TimeSince": _time_since,
+    "TopK": _top_k,
+    "Histogram": _histogram,
+    "Quantile": _quantile,
+    "ApproxCountDistinct": _about_distinct,
 }
 _CARRIED_FORWARD = ("Attribute", "Last", "LastN", "TimeSince")
 

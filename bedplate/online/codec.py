@@ -6,7 +6,12 @@
     sections     one after the other, in the order of `Layout.sections`:
       LATEST     the last events of a selection, in order: time, inputs; at most `depth`
                  (selection -1: the last events of the view as they are, for exact windows)
+      LATEST_BY  of each value of a selection's last input the last event: as LATEST
       DISTINCT   by value, ascending: value, time last seen
+      SMALLEST   by hash, ascending: hash, time last seen; without those of which `depth` smaller ones were seen later,
+                 or at the same time: in every window that holds them there are so many smaller ones
+      COUNTED    by value and tile, ascending: value, number of events, time last seen, start of the tile; over all
+                 history by value, without a start
       TILES      by start, ascending: start of the tile, one partial result a reduction; one section a hop
 
 Events of one key and time are in the order of their *ties*: the source's sequence, and when the event could be known,
@@ -46,18 +51,22 @@ MISSING = np.iinfo(np.int64).min
 FINGERPRINT, LAST_FOLDED, PENDING, COUNTS = range(4)
 """The words that a row begins with; from `COUNTS` on the number of entries of each section."""
 
-LATEST, DISTINCT, TILES = range(3)
+LATEST, DISTINCT, TILES, LATEST_BY, SMALLEST, COUNTED = range(6)
 """The kinds of sections."""
 
 KIND, WIDTH, SELECTION, DEPTH, KEEP, HOP, FIRST, NUMBER = range(8)
-"""The columns of `Layout.sections`. FIRST and NUMBER choose rows of `columns` (LATEST) or of `partials` (TILES); FIRST
-is the word of the value in an event (DISTINCT). KEEP is how long entries are kept, -1: for ever."""
+"""The columns of `Layout.sections`. FIRST and NUMBER choose rows of `columns` (LATEST, LATEST_BY) or of `partials`
+(TILES); FIRST is the word of the value in an event (DISTINCT, SMALLEST, COUNTED). KEEP is how long entries are kept,
+-1: for ever. HOP is 0 where there are no tiles."""
 
 REDUCE, OF_SELECTION, WORD, IS_FLOAT, COUNT_AT = range(5)
 """The columns of `Layout.partials`. COUNT_AT is where in the tile the number of events behind an extreme is."""
 
 CODES: dict[Reduce, int] = {Reduce.MIN: 0, Reduce.MAX: 1, Reduce.SUM: 2, Reduce.COUNT: 3, Reduce.DISTINCT: 4}
 """The codes of scalar reductions. Extremes come first in a tile, so that they see the count before it is raised."""
+
+LISTED = (Reduce.LATEST, Reduce.DISTINCT, Reduce.LATEST_BY, Reduce.SMALLEST, Reduce.COUNTS)
+"""Reductions that have slots or sections of their own; the others have one word in each tile, or in the totals."""
 
 VALID_BITS = 63
 """How many selections one word of valid bits holds."""
@@ -100,6 +109,11 @@ class Need:
         """Whether it is read from the ring of the view's last events."""
         return self.window is not None and self.window.hop == 0
 
+    @property
+    def hop(self) -> int:
+        """The hop of the window, 0 for all history."""
+        return 0 if self.window is None else self.window.hop
+
 
 def needs_of(view: CompiledView) -> list[Need]:
     """Every reduction over every window that a view's features ask for, call by call."""
@@ -121,6 +135,9 @@ class Layout:
         ring: the section of the view's last events; -1: none.
         latest: the section of the last events of a selection, or its slot as a negative number (see `slot_at`).
         distinct: the section of each selection's different values.
+        latest_by: the section of each selection's last events of different values.
+        smallest: the section of each selection's smallest hashes.
+        counted: the section of the counts of a selection's values, by selection and hop; the hop 0: over all history.
         tiles: for each hop its section and group.
         totals: the group over all history, and the word in the row at which it begins.
         fixed: words of the fixed part.
@@ -146,10 +163,15 @@ class Layout:
         self._partials: list[tuple[int, ...]] = []
         self._columns: list[int] = []
         self.ring = self._ring(needs)
-        depths = _depths(needs)
+        depths = _depths(needs, Reduce.LATEST)
         self.latest = {s: self._latest(s, depth, self._kept(s)) for s, depth in depths.items() if depth > 1}
-        self.distinct = self._distinct(needs)
+        self.distinct = self._seen(needs, Reduce.DISTINCT, DISTINCT)
         self.tiles = self._tiles(needs)
+        self.latest_by = {
+            s: self._latest(s, depth, self._kept(s), LATEST_BY) for s, depth in _depths(needs, Reduce.LATEST_BY).items()
+        }
+        self.smallest = self._seen(needs, Reduce.SMALLEST, SMALLEST)
+        self.counted = self._counted(needs)
         at = COUNTS + len(self._sections)
         self.slot_at: dict[int, int] = {}
         slots: list[tuple[int, ...]] = []
@@ -157,7 +179,7 @@ class Layout:
             self.slot_at[selection] = at
             slots.append((selection, at, *self._choose(self._kept(selection))))
             at += 1 + len(self._kept(selection))
-        totals = (n for n in needs if n.window is None and n.reduction.reduce not in (Reduce.LATEST, Reduce.DISTINCT))
+        totals = (n for n in needs if n.window is None and n.reduction.reduce not in LISTED)
         self.totals = Group.of((n.reduction.reduce, n.selection) for n in totals)
         self.totals_at = at
         self.fixed = at + len(self.totals.partials)
@@ -206,23 +228,38 @@ class Layout:
         self._columns.extend(words)
         return len(self._columns) - len(words), len(words)
 
-    def _latest(self, selection: int, depth: int, words: Sequence[int]) -> int:
+    def _latest(self, selection: int, depth: int, words: Sequence[int], kind: int = LATEST) -> int:
         first, number = self._choose(words)
-        self._sections.append((LATEST, 1 + number, selection, depth, -1, 0, first, number))
+        self._sections.append((kind, 1 + number, selection, depth, -1, 0, first, number))
         return len(self._sections) - 1
 
     def _ring(self, needs: Sequence[Need]) -> int:
         bounds = [n.window.bound for n in needs if n.window is not None and n.window.bound is not None]
         return self._latest(-1, max(bounds), range(1, self.width)) if bounds else -1
 
-    def _distinct(self, needs: Sequence[Need]) -> dict[int, int]:
+    def _seen(self, needs: Sequence[Need], reduce: Reduce, kind: int) -> dict[int, int]:
+        """A section of values or hashes with the time last seen for each selection that has such a reduction."""
         found: dict[int, int] = {}
-        wanted = [n for n in needs if n.reduction.reduce is Reduce.DISTINCT and not n.is_exact]
-        for selection in dict.fromkeys(n.selection for n in wanted):
-            windows = [n.window for n in wanted if n.selection == selection]
+        depths = _depths(needs, reduce)
+        for selection, depth in depths.items():
+            windows = [
+                n.window for n in needs if (n.reduction.reduce, n.selection, n.is_exact) == (reduce, selection, False)
+            ]
             keep = -1 if None in windows else max(w.length + w.hop for w in windows if w is not None)
             found[selection] = len(self._sections)
-            self._sections.append((DISTINCT, 2, selection, 0, keep, 0, self.words[selection][0], 1))
+            self._sections.append((kind, 2, selection, depth, keep, 0, self.words[selection][0], 1))
+        return found
+
+    def _counted(self, needs: Sequence[Need]) -> dict[tuple[int, int], int]:
+        found: dict[tuple[int, int], int] = {}
+        keeps: dict[tuple[int, int], int] = {}
+        for need in needs:
+            if need.reduction.reduce is Reduce.COUNTS and not need.is_exact:
+                place = need.selection, need.hop
+                keeps[place] = max(keeps.get(place, -1), -1 if need.window is None else need.window.length)
+        for (selection, hop), keep in keeps.items():
+            found[selection, hop] = len(self._sections)
+            self._sections.append((COUNTED, 4 if hop else 3, selection, 0, keep, hop, self.words[selection][0], 1))
         return found
 
     def _tiles(self, needs: Sequence[Need]) -> dict[int, tuple[int, Group]]:
@@ -230,7 +267,7 @@ class Layout:
         scalars = [
             (n.window, n.reduction.reduce, n.selection)
             for n in needs
-            if n.window is not None and not n.is_exact and n.reduction.reduce not in (Reduce.LATEST, Reduce.DISTINCT)
+            if n.window is not None and not n.is_exact and n.reduction.reduce not in LISTED
         ]
         for hop in dict.fromkeys(window.hop for window, _, _ in scalars):
             group = Group.of((reduce, s) for window, reduce, s in scalars if window.hop == hop)
@@ -250,11 +287,11 @@ class Layout:
         return rows
 
 
-def _depths(needs: Sequence[Need]) -> dict[int, int]:
-    """How many of the last events of each selection are kept."""
+def _depths(needs: Sequence[Need], reduce: Reduce) -> dict[int, int]:
+    """How many events or hashes of each selection are kept for a kind of reduction."""
     depths: dict[int, int] = {}
     for need in needs:
-        if need.reduction.reduce is Reduce.LATEST and not need.is_exact:
+        if need.reduction.reduce is reduce and not need.is_exact:
             depths[need.selection] = max(depths.get(need.selection, 0), need.reduction.depth)
     return depths
 

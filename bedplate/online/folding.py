@@ -11,9 +11,11 @@ import numba
 import numpy as np
 
 from bedplate.aggregations.base import Reduce
+from bedplate.hashing import hash_word
 from bedplate.online.codec import (
     CODES,
     COUNT_AT,
+    COUNTED,
     COUNTS,
     DEPTH,
     DISTINCT,
@@ -25,12 +27,14 @@ from bedplate.online.codec import (
     KIND,
     LAST_FOLDED,
     LATEST,
+    LATEST_BY,
     MISSING,
     NUMBER,
     OF_SELECTION,
     PENDING,
     REDUCE,
     SELECTION,
+    SMALLEST,
     VALID_BITS,
     WIDTH,
     WORD,
@@ -198,16 +202,139 @@ def _fold_latest(
 
 
 @jit
-def _fold_distinct(
-    words: Any, at: int, old: int, events: Any, folded: int, size: int, spec: Any, since: int, out: Any, to: int
+def _fold_latest_by(
+    words: Any,
+    at: int,
+    old: int,
+    events: Any,
+    folded: int,
+    size: int,
+    ties: int,
+    spec: Any,
+    columns: Any,
+    out: Any,
+    to: int,
 ) -> int:
-    """Each value once with the time it was last seen, those last seen before `since` left out."""
-    values, times = np.empty(folded, np.int64), np.empty(folded, np.int64)
+    """Of each value of the last input the last of the entries and events that count, of these the last `depth`."""
+    width, first, number, depth = spec[WIDTH], spec[FIRST], spec[NUMBER], spec[DEPTH]
+    own = number - ties  # the word of the value in an entry: ties follow it
+    by = columns[first + own - 1]
+    values, entries, places = np.empty(depth, np.int64), np.empty(depth, np.bool_), np.empty(depth, np.int64)
+    i, j, taken = old - 1, folded - 1, 0
+    while taken < depth and (i >= 0 or j >= 0):
+        if j >= 0 and not is_valid(events, j * size, spec[SELECTION]):
+            j -= 1
+            continue
+        is_entry = j < 0 or (i >= 0 and _is_before(events, j * size, size, words, at + i * width, width, ties))
+        value = words[at + i * width + own] if is_entry else events[j * size + by]
+        new = True
+        for k in range(taken):
+            new &= values[k] != value
+        if new:
+            values[taken], entries[taken], places[taken] = value, is_entry, i if is_entry else j
+            taken += 1
+        if is_entry:
+            i -= 1
+        else:
+            j -= 1
+    for k in range(taken):
+        here, place = to + (taken - 1 - k) * width, places[k]
+        if entries[k]:
+            _copy(words, at + place * width, width, out, here)
+        else:
+            out[here] = events[place * size]
+            for c in range(number):
+                out[here + 1 + c] = events[place * size + columns[first + c]]
+    return taken
+
+
+@jit
+def _seen(events: Any, folded: int, size: int, spec: Any, values: Any, times: Any) -> int:
+    """Fills the values and times of the events that count for a section, and says how many they are."""
     new = 0
     for j in range(folded):
         if is_valid(events, j * size, spec[SELECTION]):
-            values[new], times[new] = events[j * size + spec[FIRST]], events[j * size]
+            value = events[j * size + spec[FIRST]]
+            values[new] = hash_word(value) if spec[KIND] == SMALLEST else value
+            times[new] = events[j * size]
             new += 1
+    return new
+
+
+@jit
+def _without_hidden(out: Any, to: int, count: int, depth: int) -> int:
+    """Leaves out the entries of which `depth` smaller ones were seen at their time or later."""
+    if count <= depth:
+        return count
+    latest = np.empty(depth, np.int64)  # a heap: the times of the `depth` smaller ones seen latest, the first on top
+    kept = 0
+    for i in range(count):
+        seen = out[to + 2 * i + 1]
+        if kept >= depth and seen <= latest[0]:
+            continue
+        out[to + 2 * kept], out[to + 2 * kept + 1] = out[to + 2 * i], seen
+        if kept < depth:
+            k = kept
+            while k > 0 and latest[(k - 1) // 2] > seen:
+                latest[k] = latest[(k - 1) // 2]
+                k = (k - 1) // 2
+        else:
+            k = 0
+            while 2 * k + 1 < depth:
+                child = 2 * k + 1
+                if child + 1 < depth and latest[child + 1] < latest[child]:
+                    child += 1
+                if latest[child] >= seen:
+                    break
+                latest[k] = latest[child]
+                k = child
+        latest[k] = seen
+        kept += 1
+    return kept
+
+
+@jit
+def _fold_counted(
+    words: Any, at: int, old: int, events: Any, folded: int, size: int, spec: Any, since: int, out: Any, to: int
+) -> int:
+    """The counts of each value and tile from `since` on (a multiple of the hop), with the events added to theirs."""
+    values, times = np.empty(folded, np.int64), np.empty(folded, np.int64)
+    new = _seen(events, folded, size, spec, values, times)
+    order = np.argsort(values[:new], kind="mergesort")  # stable: the events of a value stay in order of time
+    hop, width = spec[HOP], spec[WIDTH]
+    count, i, j = 0, 0, 0
+    while i < old or j < new:
+        value, start = np.int64(0), np.int64(0)
+        if j < new:
+            value = values[order[j]]
+            start = times[order[j]] // hop * hop if hop > 0 else start
+        entry = at + i * width
+        tile = words[entry + 3] if i < old and hop > 0 else np.int64(0)
+        is_old = i < old and (j >= new or words[entry] < value or (words[entry] == value and tile <= start))
+        number, seen = np.int64(0), MISSING
+        if is_old:
+            value, start, number, seen = words[entry], tile, words[entry + 1], words[entry + 2]
+            i += 1
+        while j < new and values[order[j]] == value and (hop == 0 or times[order[j]] // hop * hop == start):
+            number += 1
+            seen = max(seen, times[order[j]])
+            j += 1
+        if start >= since:
+            here = to + count * width
+            out[here], out[here + 1], out[here + 2] = value, number, seen
+            if hop > 0:
+                out[here + 3] = start
+            count += 1
+    return count
+
+
+@jit
+def _fold_distinct(
+    words: Any, at: int, old: int, events: Any, folded: int, size: int, spec: Any, since: int, out: Any, to: int
+) -> int:
+    """Each value or hash once with the time it was last seen, those last seen before `since` left out."""
+    values, times = np.empty(folded, np.int64), np.empty(folded, np.int64)
+    new = _seen(events, folded, size, spec, values, times)
     order = np.argsort(values[:new])
     count, i, j = 0, 0, 0
     while i < old or j < new:
@@ -302,13 +429,20 @@ def _fold_section(
     kind = spec[KIND]
     if kind == LATEST:
         return _fold_latest(words, at, old, events, folded, size, ties, spec, columns, out, to)
+    if kind == LATEST_BY:
+        return _fold_latest_by(words, at, old, events, folded, size, ties, spec, columns, out, to)
     since = MISSING
     if spec[KEEP] >= 0 and last != MISSING:
         since = last - spec[KEEP]
     if kind == DISTINCT:
         return _fold_distinct(words, at, old, events, folded, size, spec, since, out, to)
+    if kind == SMALLEST:
+        count = _fold_distinct(words, at, old, events, folded, size, spec, since, out, to)
+        return _without_hidden(out, to, count, spec[DEPTH])
     if since != MISSING:
         since = since // spec[HOP] * spec[HOP]
+    if kind == COUNTED:
+        return _fold_counted(words, at, old, events, folded, size, spec, since, out, to)
     return _fold_tiles(words, at, old, events, folded, size, spec, partials, since, event_floats, floats, out, to)
 
 
@@ -336,7 +470,8 @@ def room(words: Any, offsets: Any, event_offsets: Any, shape: Any, sections: Any
             events += words[offsets[k] + PENDING]
         total += max(offsets[k + 1] - offsets[k], shape[2]) + events * shape[1]
         for s in range(len(sections)):
-            more = min(events, sections[s, DEPTH]) if sections[s, KIND] == LATEST else events
+            is_list = sections[s, KIND] == LATEST or sections[s, KIND] == LATEST_BY
+            more = min(events, sections[s, DEPTH]) if is_list else events
             total += more * sections[s, WIDTH]
         longest = max(longest, events)
     return total, longest

@@ -23,12 +23,14 @@ CODE, SOURCE, AT, PARTIAL, NUMBER_AT, SELECTION, WORD, IS_FLOAT, LENGTH, HOP, BO
 """The columns of scalar requests. AT is a section, or the first word of the totals; PARTIAL and NUMBER_AT are words
 from there; LENGTH -1: no window."""
 
-SCALAR_WIDTH, LATEST_WIDTH = 11, 12
+SCALAR_WIDTH, LATEST_WIDTH = 11, 13
 """The numbers of columns of scalar and of LATEST requests."""
 
-L_AT, L_IS_RING, L_SELECTION, L_DEPTH, L_LENGTH, L_HOP, L_BOUND, L_TTL, L_FIRST, L_NUMBER, L_OUT, L_STRIDE = range(12)
+L_AT, L_IS_RING, L_SELECTION, L_DEPTH, L_LENGTH, L_HOP, L_BOUND, L_TTL, L_BY = range(9)
+L_FIRST, L_NUMBER, L_OUT, L_STRIDE = range(9, 13)
 """The columns of LATEST requests. L_AT is a section or the first word of a slot; L_FIRST and L_NUMBER choose
-the words of events in `columns`; L_OUT is the first output column, L_STRIDE the distance to the next; -1: none."""
+the words of events in `columns`; L_OUT is the first output column, L_STRIDE the distance to the next; L_BY is the word
+of an event whose values must differ; -1: none."""
 
 
 @jit
@@ -85,7 +87,7 @@ def locate_rows(
 
 
 @jit
-def _start(time: int, length: int, hop: int) -> int:
+def window_start(time: int, length: int, hop: int) -> int:
     """The first event time that a window covers; see `Window.start`."""
     if length < 0:
         return MISSING
@@ -149,7 +151,7 @@ def _read_tiles(
             continue
         if times[i] != time:  # most often all rows are asked for as of one time
             time = times[i]
-            since = _start(time, length, hop)
+            since = window_start(time, length, hop)
         begin, end = located[i, at + 1], located[i, at + 2]
         low, high = np.int64(0), (end - begin) // width
         while low < high:
@@ -198,7 +200,7 @@ def _add_events(
     for i in range(len(times)):
         if located[i, 0] < 0 or (visible[i] == 0 and not is_ring):
             continue
-        since = _start(times[i], request[LENGTH], request[HOP])
+        since = window_start(times[i], request[LENGTH], request[HOP])
         kept = words[offsets[i] + COUNTS + at] if is_ring else 0
         first = max(0, kept + visible[i] - request[BOUND]) if is_ring else 0
         for k in range(first, kept + visible[i]):
@@ -226,7 +228,7 @@ def _read_distinct(
         if request[SOURCE] == RING:
             ring, ring_at = words[offsets[i] + COUNTS + request[AT]], found[request[AT] + 1]
             first = max(0, ring + visible[i] - request[BOUND])
-        since = _start(times[i], request[LENGTH], request[HOP])
+        since = window_start(times[i], request[LENGTH], request[HOP])
         values[i] = _count_values(words, offsets[i], ring, ring_at, found, visible[i], first, since, request, size)
 
 
@@ -333,7 +335,7 @@ def read_slots(
             if pending >= 0:
                 if times[i] != time:
                     time = times[i]
-                    since = _start(time, length, hop)
+                    since = window_start(time, length, hop)
                     if ttl >= 0:
                         since = max(since, time - ttl)
                 event = offsets[i] + at
@@ -351,12 +353,23 @@ def read_slots(
 
 
 @jit
+def _is_new(words: Any, event: int, request: Any, events: Any, number: int) -> bool:
+    """Whether none of the events taken before has the event's value."""
+    value = words[event + request[L_BY]] if event >= 0 else words[-event + request[L_NUMBER]]
+    for k in range(number):
+        taken = events[k]
+        if value == (words[taken + request[L_BY]] if taken >= 0 else words[-taken + request[L_NUMBER]]):
+            return False
+    return True
+
+
+@jit
 def _latest_events(
     words: Any, row: int, shape: Any, sections: Any, found: Any, visible: int, time: int, request: Any, events: Any
 ) -> int:
     """Fills the words of the last events of a request, newest first; negative: an entry of a LATEST section."""
     size, at = shape[1], request[L_AT]
-    since = _start(time, request[L_LENGTH], request[L_HOP])
+    since = window_start(time, request[L_LENGTH], request[L_HOP])
     if request[L_TTL] >= 0:
         since = max(since, time - request[L_TTL])
     begin, kept, width = found[at + 1], words[row + COUNTS + at], sections[at, WIDTH]
@@ -367,10 +380,11 @@ def _latest_events(
         event = begin + k * width if is_entry else found[0] + (k - kept) * size
         if number == request[L_DEPTH] or words[event] < since:
             break
-        if is_entry and not request[L_IS_RING]:
-            events[number] = -event
-            number += 1
-        elif is_valid(words, event, request[L_SELECTION]):
+        is_entry = is_entry and not request[L_IS_RING]
+        if not is_entry and not is_valid(words, event, request[L_SELECTION]):
+            continue
+        event = -event if is_entry else event
+        if request[L_BY] < 0 or _is_new(words, event, request, events, number):
             events[number] = event
             number += 1
     return number

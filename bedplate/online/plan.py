@@ -15,9 +15,10 @@ from bedplate.features.view import Call, CompiledView
 from bedplate.online import kernels
 from bedplate.online.codec import CODES, Layout, Need, from_words, vectors_from, words_in
 from bedplate.online.folding import settle
+from bedplate.online.ragged import RaggedFound, ragged_request, ragged_requests, read_ragged
 from bedplate.types import Array, Bools, Int64s, Type
 
-_SCALAR, _SLOT, _LATEST = range(3)
+_SCALAR, _SLOT, _LATEST, _RAGGED = range(4)
 _WIDTHS = (kernels.SCALAR_WIDTH, kernels.LATEST_WIDTH, kernels.LATEST_WIDTH)
 
 
@@ -27,12 +28,12 @@ class Part:
     """A reduction of all calls of a group: rows `first` to `last` of a kernel's requests, and what they give.
 
     Attributes:
-        kernel: `_SCALAR`, `_SLOT` or `_LATEST`.
+        kernel: `_SCALAR`, `_SLOT`, `_LATEST` or `_RAGGED`.
         first: the first request.
         last: the request after the last one.
         kinds: the type of a scalar, or of each input.
         out: the first output column of slots.
-        depth: of a LATEST.
+        depth: of a LATEST; of hashes their number, of counts 0.
     """
 
     kernel: int
@@ -106,6 +107,7 @@ class ReadPlan:
         "_most_calls",
         "_most_inputs",
         "_places",
+        "_ragged_requests",
         "_slot_columns",
         "_slots_at",
         "_tables",
@@ -120,14 +122,15 @@ class ReadPlan:
         wanted = {view.short(n) for n in names}
         self._slot_columns = 0
         columns: list[int] = []
-        requests: tuple[list[tuple[int, ...]], ...] = ([], [], [])
+        requests: tuple[list[tuple[int, ...]], ...] = ([], [], [], [])
         alike = self._alike([c for c in view.calls if wanted.intersection(c.names)])
         self.groups = tuple(self._group(calls, requests, columns) for calls in alike)
         self._most_calls = max((len(g.calls) for g in self.groups), default=1)
         self._places = self._all_places()
         scalars, slots, self._latest_requests = (
-            np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests, _WIDTHS, strict=True)
+            np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests[:_RAGGED], _WIDTHS, strict=True)
         )
+        self._ragged_requests = ragged_requests(requests[_RAGGED])
         self._columns: Int64s = np.array(columns, np.int64)
         self._tables = kernels.pack_tables(self.layout, scalars, slots, self._columns)
         # Where `read_rows` puts what it finds, in arrays of one value a key.
@@ -158,8 +161,10 @@ class ReadPlan:
         wrong: int = kernels.read_rows(words, offsets, times, self._tables, out, present)
         if wrong >= 0:
             raise UnreadableRowError(wrong)
-        latest = self._latest_events(_Rows(words, offsets, times, out)) if self._deepest else None
-        found = _Found(out, present, self._slots_at * n, self._values_at * n, latest, texts, n)
+        rows = _Rows(words, offsets, times, out)
+        latest = self._latest_events(rows) if self._deepest else None
+        ragged = self._ragged(rows) if len(self._ragged_requests) else None
+        found = _Found(out, present, self._slots_at * n, self._values_at * n, latest, ragged, texts, n)
         parts: list[Stack | Column] = []
         repeated = times if self._most_calls == 1 else np.concatenate([times] * self._most_calls)
         for group in self.groups:
@@ -188,12 +193,20 @@ class ReadPlan:
                 part += 1 if is_stacked else len(names)
         return {name: places[name] for name in self.names}
 
+    def _places_of(self, rows: _Rows) -> tuple[Int64s, Int64s]:
+        """What `kernels.locate_rows` found."""
+        n = len(rows.times)
+        end = len(rows.out) - n
+        return rows.out[self._located * n : end].reshape(n, len(self.layout.sections) + 2), rows.out[end:]
+
+    def _ragged(self, rows: _Rows) -> RaggedFound:
+        where = self._places_of(rows)
+        return read_ragged(self.layout, self._ragged_requests, rows.words, rows.offsets, rows.times, *where)
+
     def _latest_events(self, rows: _Rows) -> tuple[Array, Array, Array]:
         requests, layout, n = self._latest_requests, self.layout, len(rows.times)
-        end = len(rows.out) - n
-        located = rows.out[self._located * n : end].reshape(n, len(layout.sections) + 2)
         common = (
-            rows.words, rows.offsets, rows.times, layout.shape, layout.sections, located, rows.out[end:], requests,
+            rows.words, rows.offsets, rows.times, layout.shape, layout.sections, *self._places_of(rows), requests,
         )  # fmt: skip
         counts, ends = np.empty(len(requests) * n, np.int64), np.zeros(len(requests) * n + 1, np.int64)
         kernels.count_latest(*common, self._deepest, counts)
@@ -228,9 +241,13 @@ class ReadPlan:
         return [Need(r, view.reduction_index(r), call.window) for r in call.aggregation.reductions]
 
     def _kernel(self, need: Need) -> int:
-        if need.reduction.reduce is not Reduce.LATEST:
+        reduce = need.reduction.reduce
+        if reduce in (Reduce.COUNTS, Reduce.SMALLEST):
+            return _RAGGED
+        if reduce not in (Reduce.LATEST, Reduce.LATEST_BY):
             return _SCALAR
-        return _SLOT if not need.is_exact and need.selection in self.layout.slot_at else _LATEST
+        is_slot = reduce is Reduce.LATEST and not need.is_exact and need.selection in self.layout.slot_at
+        return _SLOT if is_slot else _LATEST
 
     def _part(
         self,
@@ -246,6 +263,8 @@ class ReadPlan:
         for i, need in enumerate(needs):
             if kernel == _SCALAR:
                 requests[kernel].append(self._scalar(need))
+            elif kernel == _RAGGED:
+                requests[kernel].append(ragged_request(self.layout, need, _window(need)))
             else:
                 inputs = self.layout.words[need.selection]
                 place = (len(columns), len(inputs), out + i, len(needs))
@@ -275,13 +294,16 @@ class ReadPlan:
 
     def _latest(self, need: Need) -> tuple[int, ...]:
         layout, selection = self.layout, need.selection
+        by = layout.words[selection][-1] if need.reduction.reduce is Reduce.LATEST_BY else -1
         if need.is_exact:
             at = layout.ring
+        elif by >= 0:
+            at = layout.latest_by[selection]
         else:
             at = layout.slot_at[selection] if selection in layout.slot_at else layout.latest[selection]
         ttl = layout.view.view.ttl
         age = -1 if ttl is None else ttl
-        return (at, int(need.is_exact), selection, need.reduction.depth, *_window(need), age)
+        return (at, int(need.is_exact), selection, need.reduction.depth, *_window(need), age, by)
 
 
 def _window(need: Need) -> tuple[int, int, int]:
@@ -302,6 +324,7 @@ class _Found(NamedTuple):
         slots: where the times of slots begin in `out`, and what says whether they are there in `present`.
         values: where their values begin in `out`.
         latest: of deeper lists the ends [requests * n], times and values; None: there is none.
+        ragged: counts of values and hashes; None: there are none.
         texts: behind string ids.
         n: the number of keys.
     """
@@ -311,6 +334,7 @@ class _Found(NamedTuple):
     slots: int
     values: int
     latest: tuple[Array, Array, Array] | None
+    ragged: RaggedFound | None
     texts: TextLookup
     n: int
 
@@ -330,6 +354,10 @@ class _Found(NamedTuple):
         if part.kernel == _SCALAR:
             a, b = part.first * self.n, part.last * self.n
             return Scalar(from_words(self.out[a:b], part.kinds[0]), self.present[a:b])
+        if self.ragged is not None and part.kernel == _RAGGED:
+            if part.depth:
+                return self.ragged.hashes(part.first, part.last)
+            return self.ragged.counted(part.first, part.last, part.kinds[0], self.texts)
         texts = tuple([self.texts if kind is Type.STRING else None for kind in part.kinds])
         if self.latest is None or part.kernel == _SLOT:
             return self._slots(part, texts)

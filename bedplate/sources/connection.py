@@ -84,7 +84,7 @@ class Server:
             where: what a message calls the table.
         """
         text = str(error)
-        said = re.split(r"\s*(?:\nLINE \d|\n\nQuery was:)", text.partition("ERROR:")[2] or text)[0]
+        said = re.split(r"\s*(?:\nLINE \d|\n\nQuery was:|\.\s*SQLSTATE: )", text.partition("ERROR:")[2] or text)[0]
         said = re.sub(r"^[A-Z_]+: (?:\[libpq\] )?(?:Failed to connect: )?", "", said.strip())
         if "connection info string" in said or "URI" in said:  # these quote what they could not read
             said = "the URL of the server is not valid"

@@ -2,7 +2,9 @@
 
 A server keeps no old states. The first look at a table therefore opens a transaction that sees one state
 (`REPEATABLE READ`), and every read joins it, so that all that a project builds is of one state however the table moves
-on. The transaction ends with the object; while it is open the server can't clean up rows that were deleted since.
+on. The transaction ends with the object, or when nothing was read for ten minutes; while it is open nobody can alter or
+truncate the table, and the server can't clean up rows that were deleted since. A read after it ended goes on where the
+table is still the same, and is an error where it is not.
 
 The state's id is a hash of the content: the server hashes every row twice with 64 bits and adds up the hashes, which
 depends neither on the rows' order nor on where they lie. That reads the whole table, about a second for a million rows
@@ -11,9 +13,10 @@ of five columns; no cheaper number is right: counts, greatest values and the ser
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import cached_property
@@ -23,7 +26,7 @@ from typing import Any, final
 import polars as pl
 from adbc_driver_manager import Error
 
-from bedplate.errors import BedplateError, DefinitionError
+from bedplate.errors import BedplateError, DataError, DefinitionError
 from bedplate.sources.base import UNREADABLE, Snapshot, Table
 from bedplate.sources.connection import Server, split_url
 from bedplate.sources.location import chosen, state_id
@@ -51,6 +54,9 @@ _TYPES: Mapping[str, pl.DataType] = {
 _COMPARABLE = {"bool", "date", "float8", "int2", "int4", "int8", "text", "timestamp", "timestamptz", "varchar"}
 _DECIMALS = 38
 """The most digits of a decimal here; a number with more, or with no declared number of them, becomes a float."""
+
+_KEPT = "10min"
+"""How long the server keeps a state that nobody reads: while it is kept nobody can alter the table."""
 
 _PINNED = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _COLUMNS = """
@@ -92,8 +98,9 @@ class _Column:
 @final
 @dataclass(frozen=True, slots=True)
 class _State:
-    """One state of the table, kept by an open transaction; `exported` is the name by which others join it."""
+    """One state of the table, kept by the transaction of a connection; others join it by the name `exported`."""
 
+    connection: Any
     exported: str
     snapshot: Snapshot
 
@@ -130,6 +137,8 @@ class PostgreSQLTable(Table):
         self._table, self._place = table, ""
         self._names, self._order = columns, tuple(order)
         self._server = Server(url, env, self.name)
+        self._state: _State | None = None
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -149,7 +158,7 @@ class PostgreSQLTable(Table):
 
     def snapshot(self) -> Snapshot:
         """The state that is read; the server reads the whole table to tell it."""
-        return self._state.snapshot
+        return self._kept().snapshot if self._state is None else self._state.snapshot
 
     def scan(self) -> pl.LazyFrame:
         """The rows of the state, in their order."""
@@ -221,32 +230,54 @@ class PostgreSQLTable(Table):
         """The SQL of a row as a record whose every column has a hash."""
         return f"ROW({', '.join(c.expression for c in self._columns)})"
 
-    @cached_property
-    def _state(self) -> _State:
+    def _kept(self) -> _State:
+        """The state, kept by the server: looked up again where the server gave it up, and an error if it is another."""
+        with self._lock:
+            before = self._state
+            if before is not None and _is_alive(before.connection):
+                return before
+            if before is not None:
+                before.connection.close()
+            state = self._look()
+            weakref.finalize(self, state.connection.close)
+            if before is not None and before.snapshot.id != state.snapshot.id:
+                state.connection.close()
+                raise DataError(
+                    f"the table moved on: {before.snapshot.text} when it was first looked at, "
+                    f"now {state.snapshot.text}",
+                    where=self._where,
+                    hint=f"run it again; the server keeps a state for {_KEPT} after the last read of it",
+                )
+            self._state = state
+            return state
+
+    def _look(self) -> _State:
+        """Opens a transaction and takes the hash of what it sees."""
         row, ordered = self._row, list(self._ordered)
-        with self._errors():
-            connection = self._server.open(self._where)
-            weakref.finalize(self, connection.close)
+        hashes = ", ".join(f"coalesce(sum(hash_record_extended({row}, {s})::numeric), 0)::text" for s in (0, 1))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._errors())
+            connection = stack.enter_context(self._server.open(self._where))
             with connection.cursor() as cursor:
                 cursor.execute(_PINNED)
-                cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-                hashes = ", ".join(f"coalesce(sum(hash_record_extended({row}, {s})::numeric), 0)::text" for s in (0, 1))
+                cursor.execute(f"SET LOCAL idle_in_transaction_session_timeout = {_text(_KEPT)}")
                 cursor.execute(f"SELECT pg_export_snapshot(), count(*), {hashes} FROM {self._table}")
                 exported, rows, *sums = cursor.fetchone()
+            stack.pop_all()  # the connection stays open
         columns = [[c.name, c.kind, str(c.dtype)] for c in self._columns]
         snapshot = Snapshot(state_id("postgresql", columns, ordered, rows, sums), rows, f"{rows:,} rows")
-        return _State(str(exported), snapshot)
+        return _State(connection, str(exported), snapshot)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reader(self) -> Generator[Any]:
         """A cursor that sees the state."""
-        exported = self._state.exported
+        exported = self._kept().exported
         with self._errors(), self._server.open(self._where) as connection, connection.cursor() as cursor:
             cursor.execute(_PINNED)
             cursor.execute(f"SET TRANSACTION SNAPSHOT {_text(exported)}")
             yield cursor
 
-    @contextmanager
+    @contextlib.contextmanager
     def _errors(self) -> Generator[None]:
         try:
             yield
@@ -273,6 +304,16 @@ def open_table(url: str, root: Path, place: str) -> PostgreSQLTable:
     env = options.get("env")
     table = PostgreSQLTable(options["table"], url=server, env=env, columns=columns, order=order)
     return table.rooted(root, place)  # pyright: ignore[reportReturnType]
+
+
+def _is_alive(connection: Any) -> bool:
+    """Whether the server still keeps the transaction of a connection; asking makes it keep it longer."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            return cursor.fetchone() is not None
+    except Error:
+        return False
 
 
 def _column(name: str, kind: str, modifier: int, element: str | None, key: int) -> _Column:

@@ -20,10 +20,12 @@ from bedplate.features.entity import Entity
 from bedplate.features.rows import GroupedRows, SelectedValues, prepare_rows
 from bedplate.features.view import CompiledView
 from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.codec import Layout
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
-from bedplate.online.state import states
+from bedplate.online.memory import MemoryStore
+from bedplate.online.state import group, merged_rows, states, texts_of
 from bedplate.testing.columns import mismatches
 from bedplate.testing.simulator import ITEM, USER, Simulation, simulate, simulated_view
 from bedplate.types import HOUR, Int64s
@@ -41,6 +43,30 @@ def grouped(view: CompiledView, raw: pl.DataFrame) -> GroupedRows:
     known, sequence = (None if x is None else x[order] for x in (rows.known, rows.sequence))
     offsets = np.append(0, counts.cumsum())
     return GroupedRows(keys, offsets, rows.times[order], selections, rows.key_texts, known, sequence)
+
+
+def fill(view: CompiledView, events: pl.DataFrame, cuts: Sequence[int], rewind: int) -> tuple[MemoryStore, int]:
+    """A store in memory with a view's events: up to the first cut loaded in bulk, each further part merged into it.
+
+    Args:
+        view: the compiled view.
+        events: rows as its source's table holds them, with integer times in the column `time`.
+        cuts: numbers of rows, ascending.
+        rewind: as for `bulk_load`.
+
+    Returns:
+        the store, and the time from which on its reads are exact.
+    """
+    store, layout = MemoryStore(), Layout(view)
+    bulk = events[: cuts[0]]
+    watermark = int(prepare_rows(view, bulk.lazy()).visible.max(initial=0)) + 1
+    bulk_load(store, view, [grouped(view, bulk)], watermark, rewind=rewind, batch=30)
+    for begin, end in zip(cuts, [*cuts[1:], len(events)], strict=True):
+        rows = prepare_rows(view, events[begin:end].lazy())
+        watermark = max(watermark, int(rows.visible.max(initial=0)))
+        puts = merged_rows(store, layout, group(layout, rows), watermark - rewind)
+        store.commit(Changes(puts + texts_of(rows, set())))
+    return store, watermark
 
 
 def write_files(events: pl.DataFrame, folder: Path, cuts: Sequence[int]) -> list[Path]:

@@ -17,9 +17,11 @@ import polars as pl
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.attribute import Attribute
 from bedplate.aggregations.base import Aggregation
+from bedplate.aggregations.counts import Histogram, TopK
 from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.extremes import Max, Min
 from bedplate.aggregations.ordered import Last, LastN, TimeSince
+from bedplate.aggregations.sketches import ApproxCountDistinct, Quantile
 from bedplate.aggregations.window import Window
 from bedplate.canonical import string_ids
 from bedplate.features.entity import Entity
@@ -247,6 +249,20 @@ def every_aggregation() -> dict[str, Aggregation]:
         "said_style": Attribute(vector("style", 2), deleted="gone"),
         "said_worth": Attribute(pl.col("price") * pl.col("quantity"), deleted="gone"),
         "near_different": CountDistinct("quantity", windows=exact),
+        "top": TopK("item", 2, counts=True),
+        "top_in": TopK("kind", 2, windows=windows),
+        "top_numbers": TopK("quantity", 3, counts=True, windows=["15m", *exact], where=pl.col("flag")),
+        "top_flag": TopK("flag", 1, windows="1d"),
+        "by_kind": Histogram("kind", {"bought": "buy", "seen": "view"}),
+        "by_quantity": Histogram("quantity", [1, -1, 30], share=True, windows=["15m", "2d", exact[0]]),
+        "median": Quantile("price", 0.5),
+        "ranks": Quantile("quantity", [0, 0.9, 1], error=0.05, windows=["15m", "13h", exact[1]]),
+        "about_items": ApproxCountDistinct("item", error=0.1),
+        "about": ApproxCountDistinct("seen", error=0.5, windows=["1h", "1d", exact[1]]),
+        "about_bought": ApproxCountDistinct("quantity", error=0.5, windows=windows, where=bought),
+        "last_items": LastN(["item", "price"], 2, distinct="item", age="age"),
+        "last_kinds": LastN("quantity", 3, distinct="kind", windows=["1h", "1d", exact[1]], where=pl.col("flag")),
+        "last_kind_of": LastN({"kind": "kind"}, 1, distinct="kind"),
     }
 
 

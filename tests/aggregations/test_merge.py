@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bedplate.aggregations.arithmetic import Count, Sum
-from bedplate.aggregations.base import Latest, Newest, Reduce, Reduction, Scalar, Selection, Values
+from bedplate.aggregations.base import Counts, Hashes, Latest, Newest, Reduce, Reduction, Scalar, Selection, Values
 from bedplate.aggregations.merge import ChainedTexts, chain_texts, interleave, merge, merge_sets, union
+from bedplate.aggregations.ordered import Last
 from bedplate.errors import DataError, DefinitionError
 
 SELECTION = Selection(["x"], None, "test")
@@ -66,6 +67,30 @@ def values_of(pieces):
     return Values(offsets, np.array([v for piece in different for v in piece], np.int64))
 
 
+def by_of(pieces, depth):
+    """The last events of different values."""
+    in_order = [ordered(piece) for piece in pieces]
+    last = [[e for i, e in enumerate(p) if all(v != e[1] for _, v in p[i + 1 :])] for p in in_order]
+    return lists_of(last, depth)
+
+
+def counts_of(pieces):
+    of_values = [{v: [t for t, other in piece if other == v] for _, v in piece} for piece in pieces]
+    found = [(v, times) for piece in of_values for v, times in sorted(piece.items())]
+    return Counts(
+        np.cumsum([0, *map(len, of_values)]),
+        np.array([v for v, _ in found], np.int64),
+        np.array([len(times) for _, times in found], np.int64),
+        np.array([max(times) for _, times in found], np.int64),
+        None,
+    )
+
+
+def hashes_of(pieces, depth):
+    kept = [sorted({v for _, v in piece})[:depth] for piece in pieces]
+    return Hashes(np.cumsum([0, *map(len, kept)]), np.array([v for piece in kept for v in piece], np.int64))
+
+
 def flat(history):
     return [piece for pieces in history for piece in pieces]
 
@@ -115,19 +140,44 @@ def test_a_distinct_count_is_of_the_values_of_all_pieces(history):
         assert ours == sorted(theirs)
 
 
+@given(history=histories, depth=st.integers(1, 4))
+@pytest.mark.parametrize("reduce", [Reduce.COUNTS, Reduce.SMALLEST, Reduce.LATEST_BY])
+def test_lists_of_values(reduce, history, depth):
+    make = {
+        Reduce.COUNTS: counts_of,
+        Reduce.SMALLEST: lambda p: hashes_of(p, depth),
+        Reduce.LATEST_BY: lambda p: by_of(p, depth),
+    }[reduce]
+    got = merge(Reduction(reduce, SELECTION, depth), make(flat(history)), owners_of(history))
+    assert_same(got, make([all_events(pieces) for pieces in history]))
+
+
 @given(history=histories, data=st.data())
 @pytest.mark.parametrize("reduce", Reduce)
 def test_merging_in_steps_is_merging_at_once(reduce, history, data):
     """Associative: neighbouring pieces may be merged first, wherever the cut is."""
-    depth = data.draw(st.integers(1, 3)) if reduce is Reduce.LATEST else 0
+    depth = data.draw(st.integers(1, 3)) if reduce in LISTS else 0
     reduction, pieces, owners = Reduction(reduce, SELECTION, depth), flat(history), owners_of(history)
-    make = {Reduce.DISTINCT: values_of, Reduce.LATEST: newest_of if depth == 1 else lambda p: lists_of(p, depth)}
+    make = makers(depth) | ({Reduce.LATEST: newest_of} if depth == 1 else {})
     whole = make.get(reduce, lambda p: scalar_of(reduce, p, np.int64))(pieces)
     cuts = [sorted({0, len(p), *data.draw(st.lists(st.integers(0, len(p)), max_size=2))}) for p in history]
     inner = np.unique(np.concatenate([[0], *[o + np.array(c) for o, c in zip(owners, cuts, strict=False)]]))
     outer = np.searchsorted(inner, owners)
     step = union(whole, inner) if isinstance(whole, Values) else merge(reduction, whole, inner)
     assert_same(merge(reduction, step, outer), merge(reduction, whole, owners))
+
+
+LISTS = (Reduce.LATEST, Reduce.LATEST_BY, Reduce.SMALLEST)
+
+
+def makers(depth):
+    return {
+        Reduce.DISTINCT: values_of,
+        Reduce.LATEST: lambda p: lists_of(p, depth),
+        Reduce.COUNTS: counts_of,
+        Reduce.SMALLEST: lambda p: hashes_of(p, depth),
+        Reduce.LATEST_BY: lambda p: by_of(p, depth),
+    }
 
 
 def assert_same(one, other):
@@ -138,6 +188,9 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one.present, other.present)
         np.testing.assert_array_equal(one.times[one.present], other.times[one.present])
         np.testing.assert_array_equal(one.columns[0][one.present], other.columns[0][one.present])
+    elif isinstance(one, Counts | Hashes):
+        for field in one.__struct_fields__:
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
     else:
         np.testing.assert_array_equal(one.offsets, other.offsets)
         np.testing.assert_array_equal(one.times, other.times)
@@ -148,9 +201,8 @@ def assert_same(one, other):
 @given(history=st.lists(st.tuples(events, events, events), max_size=4), depth=st.integers(2, 4))
 @pytest.mark.parametrize("reduce", Reduce)
 def test_sets_of_events_of_the_same_keys(reduce, history, depth):
-    kinds = {Reduce.DISTINCT: values_of, Reduce.LATEST: lambda p: lists_of(p, depth)}
-    make = kinds.get(reduce, lambda p: scalar_of(reduce, p, np.int64))
-    reduction = Reduction(reduce, SELECTION, depth if reduce is Reduce.LATEST else 0)
+    make = makers(depth).get(reduce, lambda p: scalar_of(reduce, p, np.int64))
+    reduction = Reduction(reduce, SELECTION, depth if reduce in LISTS else 0)
     sets = [make([pieces[i] for pieces in history]) for i in range(3)]
     expected = merge(reduction, make(flat(history)), np.arange(len(history) + 1) * 3)
     assert_same(merge_sets(reduction, sets), expected)
@@ -162,6 +214,15 @@ def test_the_sets_of_the_newest_events():
     got = merge_sets(Reduction(Reduce.LATEST, SELECTION, 1), sets)
     assert got.present.tolist() == [True, False, True]
     assert got.columns[0][got.present].tolist() == [6, 1]
+
+
+def test_vectors_stay_whole():
+    (last,) = Last("x").reductions
+    old = Newest(np.array([True, True]), np.array([1, 9]), (np.array([[1.0, 2.0], [3.0, 4.0]]),), (None,))
+    new = Newest(np.array([True, False]), np.array([5, 0]), (np.array([[5.0, 6.0], [0.0, 0.0]]),), (None,))
+    assert merge_sets(last, [old, new]).columns[0].tolist() == [[5.0, 6.0], [3.0, 4.0]]
+    none = Newest(np.zeros(0, np.bool_), np.zeros(0, np.int64), (np.zeros((0, 2)),), (None,))
+    assert merge(last, none, np.zeros(3, np.int64)).columns[0].shape == (2, 2)
 
 
 def test_no_keys_and_no_pieces():

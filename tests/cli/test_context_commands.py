@@ -94,7 +94,7 @@ def test_a_mistake_names_the_file_and_line(project: Path, call: Call) -> None:
     assert err.startswith("error: features.py:12: derived feature 'overlap': the function fails: TypeError")
     (project / "features.py").write_text(FEATURES.replace('"query", str', '"query", dict'))
     code, _, err = call("plan", "--project", project)
-    assert err.startswith("error: features.py:9: context 'query': got the type 'dict'")
+    assert err.startswith("error: features.py:10: context 'query': got the type 'dict'")
     (project / "features.py").write_text(FEATURES.replace('Last("v")', 'Last(pl.col("v").arr.to_list())'))
     code, _, err = call("plan", "--project", project)
     assert "lists of one length are vectors" in err

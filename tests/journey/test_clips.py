@@ -111,7 +111,7 @@ def test_the_store_answers_like_history_for_everything(project, registry, store)
     times = END + draw.integers(0, 3 * DAY, n)
     report = ParityReport()
     scorers = load_scorers(selected, project.graph, registry)
-    report.compare_features(selected, keys, times, OnlineReader(store), project.history, scorers)
+    report.compare_features(selected, keys, times, OnlineReader(store), project.history, scorers=scorers)
     report.require()
     assert report.rows.keys() == project.graph.features.keys()
 

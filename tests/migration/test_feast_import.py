@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from feast_world import SHOP, World, at, orders
+from feast_world import SHOP, YAML, World, at, orders
 
 from bedplate.cli.main import run
 
@@ -29,6 +29,13 @@ def test_a_view_becomes_the_last_values_of_its_columns(world: World) -> None:
     # Of the two rows of 10 o'clock the one that was made last counts, which comes first in the file.
     assert found["spending.price"].to_list() == [5.0, 3.0, None]
     assert found["spending.city"].to_list() == ["Rome", "Kyiv", None]
+
+
+def test_the_newest_row_counts_as_a_whole(world: World) -> None:
+    world.define(SHOP)
+    world.imported()
+    found = world.project().lookup(["spending.price", "spending.city"], [1], at(6, 11))
+    assert (found["spending.price"].to_list(), found["spending.city"].to_list()) == ([None], ["Bern"])
 
 
 def test_a_ttl_is_kept_to_its_very_end(world: World) -> None:
@@ -120,7 +127,7 @@ def test_without_data_the_declared_types_count(world: World) -> None:
     world.define(SHOP.replace("dtype=String)", 'dtype=String), Field(name="photo", dtype=Bytes)'))
     report = world.imported()
     assert [n["reason"] for n in report["not_carried"]] == ["Bedplate has no value of the type Bytes"]
-    assert "No Parquet file is at `../repository/orders.parquet` yet" in report["notes"][0]
+    assert "Nothing was read at `../repository/orders.parquet` yet" in report["notes"][0]
     orders().write_parquet(world.repository / "orders.parquet")
     assert list(world.project().graph.features) == ["spending.price", "spending.city"]
 
@@ -302,7 +309,7 @@ def test_what_requests_bring_becomes_context(world: World) -> None:
         ('SnowflakeSource(name="s", query="SELECT 1"', "Bedplate does not read a SnowflakeSource (SELECT 1)"),
         (
             'FileSource(name="s", path="s3://b/x.parquet"',
-            "its files are at s3://, and Bedplate reads files of this machine",
+            "its files are at s3://, and Parquet is read of this machine",
         ),
         ('FileSource(name="s", path="x", file_format=feast.AvroFormat()', "Bedplate does not read a FileSource (x)"),
         ('RaySource(name="s", path="x.csv", reader_type="csv"', "Bedplate does not read a RaySource (x.csv)"),
@@ -321,6 +328,53 @@ def test_rows_elsewhere_are_to_be_exported(world: World, source: str, reason: st
     (world.target / "data" / "orders").mkdir(parents=True)
     orders().write_parquet(world.target / "data" / "orders" / "1.parquet")
     assert world.project().lookup(["spending.city"], [2], at(6))["spending.city"].to_list() == ["Kyiv"]
+
+
+@pytest.mark.parametrize(
+    ("source", "table"),
+    [
+        ('FileSource(path="/w/orders", file_format=DeltaFormat()', "delta:/w/orders"),
+        ('SparkSource(path="s3://b/orders", table_format=DeltaFormat()', "delta:s3://b/orders"),
+        ('SparkSource(path="orders", table_format=IcebergFormat(catalog="x")', "iceberg:../repository/orders"),
+        ('LanceSource(uri="orders.lance"', "lance:../repository/orders.lance"),
+        ('IcebergSource(namespace="shop", table="orders", catalog_name="prod"', "iceberg:shop.orders?catalog=prod"),
+        ('PostgreSQLSource(table="orders"', "postgresql://me@db:5433/shop?table=public.orders&order=at,made"),
+        (
+            'PostgreSQLSource(query="select * FROM old.orders;"',
+            "postgresql://me@db:5433/shop?table=old.orders&order=at,made",
+        ),
+    ],
+)
+def test_tables_are_read_where_they_are(world: World, source: str, table: str) -> None:
+    world.write(
+        "feature_store.yaml",
+        YAML + "offline_store: {type: postgres, host: db, port: 5433, database: shop, db_schema: public, user: me, "
+        "password: hunter2}\n",
+    )
+    kinds = "DeltaFormat, IcebergFormat, IcebergSource, LanceSource, PostgreSQLSource, SparkSource"
+    world.define(
+        f"from feast.x import {kinds}\n" + SHOP.replace('FileSource(path="orders.parquet"', f'{source}, name="s"')
+    )
+    assert list(world.left()) == ["offline store postgres"]
+    assert f'"{table}"' in world.code()
+    assert "hunter2" not in world.code()
+
+
+def test_a_query_of_more_than_a_table_is_to_be_exported(world: World) -> None:
+    query = 'PostgreSQLSource(name="s", query="SELECT * FROM orders WHERE x"'
+    world.define("from feast.x import PostgreSQLSource\n" + SHOP.replace('FileSource(path="orders.parquet"', query))
+    assert world.left()["source s"][0] == "Bedplate does not read a PostgreSQLSource (SELECT * FROM orders WHERE x)"
+
+
+def test_a_delta_table_gives_its_columns(world: World) -> None:
+    (world.repository / "orders.parquet").unlink()
+    orders().write_delta(world.repository / "orders")
+    source = 'FileSource(path="orders", file_format=feast.DeltaFormat()'
+    world.define(
+        "import feast\n" + SHOP.replace('FileSource(path="orders.parquet"', source).replace('"city"', '"tags"')
+    )
+    assert list(world.left()) == ["feature spending.tags"]
+    assert world.project().lookup(["spending.price"], [1], at(5, 13))["spending.price"].to_list() == [5.0]
 
 
 @pytest.mark.parametrize("kind", ["SparkSource", "RaySource", "FileSource"])
@@ -387,7 +441,7 @@ def test_arguments_without_a_counterpart_are_named(world: World) -> None:
 def test_a_vector_index_is_left_and_its_feature_kept(world: World) -> None:
     world.define(SHOP.replace("dtype=String)", "dtype=String, vector_index=True)"))
     assert list(world.left()) == ["vector index spending.city"]
-    assert '"city": Last("city")' in world.code()
+    assert '"city": Attribute("city")' in world.code()
 
 
 def test_names_are_made_into_python_s_own(world: World) -> None:

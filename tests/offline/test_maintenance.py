@@ -14,8 +14,10 @@ from split_table import SplitTable
 from test_segments import check, view_of
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
+from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.extremes import Max
-from bedplate.aggregations.ordered import Last
+from bedplate.aggregations.ordered import Last, LastN
+from bedplate.aggregations.window import Window
 from bedplate.errors import StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
@@ -29,7 +31,7 @@ from bedplate.offline.needs import record_needs
 from bedplate.offline.reference import Reference
 from bedplate.offline.segment import Lock, Span
 from bedplate.sources.base import Source
-from bedplate.testing.simulator import ITEM, START, USER, simulate
+from bedplate.testing.simulator import ITEM, START, USER, every_aggregation, simulate
 from bedplate.types import DAY, HOUR
 
 ACCOUNT = Entity("user", key="user")
@@ -128,19 +130,45 @@ def test_cleaning_looks_at_all_rows_of_a_time_so_pieces_that_share_times_are_bui
         check(IndexedHistory(tmp_path), view, np.array([[1], [1]]), np.array([START + 6, START + 10]))
 
 
-@pytest.mark.parametrize("option", ["sequence", "available"])
-def test_what_orders_events_of_a_time_keeps_pieces_that_share_times_together(tmp_path, option):
-    frame = days(3, late=3).frame.with_columns(order=pl.lit(1), known=pl.col("time") + HOUR)
-    column = {"sequence": "order", "available": "known"}[option]
-    for count in (1, 2, 3):
-        table = SplitTable(frame[: 200 * count], [200 * d for d in range(1, count)])
-        source = Source("events", table, time="time", **{option: column})
-        features = {"n": Count(windows="2d"), "last": Last("x")}
-        view = FeatureView("v", ACCOUNT, source, features).compile()
-        build = IndexedHistory(tmp_path).build(view)
-        assert len(build.slots) == 1
-        build.run()
-    check(IndexedHistory(tmp_path), view, np.arange(20).reshape(-1, 1), np.full(20, START + 2 * DAY))
+@pytest.mark.parametrize("option", ["sequence", "known"])
+def test_late_rows_of_a_source_that_orders_events_of_a_time_cost_no_more(tmp_path, option):
+    """Unless two segments have events of a key and time that are the other way round: these are built together."""
+    frame = days(3, late=3).frame.with_columns(sequence=pl.lit(1), known=pl.col("time") + HOUR)
+    last = frame[400:].with_columns(pl.lit(frame["time"][250]).alias("time"), pl.lit(frame["user"][250]).alias("user"))
+    turned = last[:1].with_columns(sequence=pl.lit(0), known=pl.lit(0)).cast(dict(frame.schema))
+    column = {"sequence": "sequence", "known": "available"}[option]
+    for rows, pieces in ((frame, [1, 1, 1]), (pl.concat([frame[:400], turned, frame[400:]]), [1, 2])):
+        for count in (1, 2, 3):
+            table = SplitTable(rows[: [200, 400, rows.height][count - 1]], [200, 400][: count - 1])
+            source = Source("events", table, time="time", **{column: option})
+            windows = ["2d", Window.of("1d", hop="exact", bound=2)]
+            features = {"n": Count(windows=windows), "last": Last("x"), "d": CountDistinct("x"), "l": LastN("x", 3)}
+            view = FeatureView("v", ACCOUNT, source, features).compile()
+            build = IndexedHistory(tmp_path / str(rows.height)).build(view)
+            assert [len(slot.pieces) for slot in build.slots] == [1] * count
+            build.run()
+        assert [len(slot.pieces) for slot in build.slots] == pieces
+        assert len(IndexedHistory(tmp_path / str(rows.height)).build(view).slots) == len(pieces)
+        asked = np.concatenate([np.arange(20), rows["user"][250:251].to_numpy()]).reshape(-1, 1)
+        times = np.append(np.full(20, START + 2 * DAY), rows["time"][250] + 2 * HOUR)
+        check(IndexedHistory(tmp_path / str(rows.height)), view, asked, times)
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000), options=st.sampled_from(["available", "sequence", "both"]), data=st.data())
+def test_segments_of_rows_that_are_known_late_equal_the_oracle(seed, options, data):
+    simulation = simulate(seed, events=90, questions=25)
+    columns = {"available": {"available": "known"}, "sequence": {"sequence": "rank"}}
+    chosen = columns.get(options) or columns["available"] | columns["sequence"]
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for count in range(1, 4):
+            number = data.draw(st.sampled_from([1, 1, 4]))
+            patch.setattr(memory.Budget, "buckets", lambda self, view, rows, threads, n=number: n)
+            frame = simulation.events[: [40, 70, 90][count - 1]]
+            source = Source("events", SplitTable(frame, [40, 70][: count - 1]), time="time", **chosen)
+            view = FeatureView("v", [USER], source, every_aggregation()).compile()
+            IndexedHistory(Path(folder)).build(view).run()
+        check(IndexedHistory(Path(folder)), view, simulation.keys((USER,)), simulation.times)
 
 
 @pytest.mark.parametrize("size", [lambda i: 1, lambda i: 50 + i * 37 % 100, lambda i: 1000 if i % 7 == 0 else 10])

@@ -9,33 +9,13 @@ from hypothesis import strategies as st
 
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.aggregations.window import Window
-from bedplate.features.rows import prepare_rows
-from bedplate.features.view import CompiledView, FeatureView
+from bedplate.features.view import FeatureView
 from bedplate.offline.reference import Reference
-from bedplate.online.base import Changes
-from bedplate.online.codec import Layout
 from bedplate.online.fetch import OnlineReader
-from bedplate.online.load import bulk_load
-from bedplate.online.memory import MemoryStore
-from bedplate.online.state import group, merged_rows, texts_of
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches, plain
-from bedplate.testing.online_store import grouped
+from bedplate.testing.online_store import fill
 from bedplate.testing.simulator import ITEM, START, USER, delays, simulated_view, simulations, ttls
-
-
-def fill(view: CompiledView, events: pl.DataFrame, cuts: list[int], rewind: int) -> tuple[MemoryStore, int]:
-    """A store with the rows up to the first cut loaded in bulk, each further part folded in; when reads are exact."""
-    store, layout = MemoryStore(), Layout(view)
-    bulk = events[: cuts[0]]
-    watermark = int(prepare_rows(view, bulk.lazy()).visible.max(initial=0)) + 1
-    bulk_load(store, view, [grouped(view, bulk)], watermark, rewind=rewind, batch=30)
-    for begin, end in zip(cuts, [*cuts[1:], len(events)], strict=True):
-        rows = prepare_rows(view, events[begin:end].lazy())
-        watermark = max(watermark, int(rows.visible.max(initial=0)))
-        puts = merged_rows(store, layout, group(layout, rows), watermark - rewind)
-        store.commit(Changes(puts + texts_of(rows, set())))
-    return store, watermark
 
 
 @given(

@@ -126,6 +126,22 @@ def test_mistakes_of_a_job_are_named(project: Project, tmp_path: Path) -> None:
     assert Registry(tmp_path / "r").runs() == []
 
 
+def test_a_leak_is_refused_before_anything_is_trained(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data end in the future of a clock that goes by the first day."""
+    monkeypatch.setattr("bedplate.datasets.audit.audit.__kwdefaults__", {"sample": 20, "clock": lambda: 0})
+    with pytest.raises(DataError, match=r"leaks? into the training rows:\n  future events"):
+        train(
+            project.find(Job, "retail_ranker"),
+            project.load("baskets"),
+            project.graph.features,
+            Registry(tmp_path / "r"),
+            project.root,
+        )
+    assert Registry(tmp_path / "r").runs() == []
+
+
 def test_settings_replace_a_jobs_own() -> None:
     job = Job("j", dataset="d", model=DCNConfig("bought"), inputs={"candidate": Number()})
     changed = job.with_settings(["model.rank=8", "trainer.epochs=7"])
