@@ -40,8 +40,15 @@ NAMES = [
     "Retrieval",
     "Service",
 ]
-
 ELSEWHERE = {
+    "First": "bedplate.aggregations.ordered",
+    "Variance": "bedplate.aggregations.moments",
+    "StdDev": "bedplate.aggregations.moments",
+    "DecayedCount": "bedplate.aggregations.decay",
+    "DecayedSum": "bedplate.aggregations.decay",
+    "DecayedMean": "bedplate.aggregations.decay",
+    "Ratio": "bedplate.aggregations.ratio",
+    "Rate": "bedplate.aggregations.ratio",
     "Attribute": "bedplate.aggregations.attribute",
     "Context": "bedplate.features.context",
     "DerivedFeature": "bedplate.features.derived",

@@ -94,6 +94,12 @@ class Selection:
         if keeps_null:
             self.form["keeps_null"] = True
 
+    def narrowed(self, where: pl.Expr | None, place: str) -> Selection:
+        """The same inputs of those of the events for which another condition is true too."""
+        if where is None:
+            return self
+        return Selection(self.inputs, where if self.where is None else self.where & where, place)
+
     @property
     def expressions(self) -> tuple[pl.Expr, ...]:
         """The inputs and then the condition."""
@@ -113,6 +119,11 @@ class Reduce(StrEnum):
     - SMALLEST: the `depth` smallest of the hashes of the one input's different values. The partial is a `Hashes`.
     - LATEST_BY: of each value of the last input the last event in order (time, arrival), of these the last `depth`.
       The partial is a `Latest`.
+    - EARLIEST: the first event in order (time, arrival): its time and input. The partial is an `Oldest`.
+    - MOMENTS: how many values of the one input there are, their mean and the sum of their squared deviations from it.
+      The partial is a `Moments`.
+    - DECAYED_SUM, DECAYED_COUNT: the sum of the one input, or of 1 for each event, where what an event adds is halved
+      by every `half_life` that passes after it. The partial is a `Decayed`.
     """
 
     COUNT = "count"
@@ -124,29 +135,43 @@ class Reduce(StrEnum):
     COUNTS = "counts"
     SMALLEST = "smallest"
     LATEST_BY = "latest-by"
+    EARLIEST = "earliest"
+    MOMENTS = "moments"
+    DECAYED_SUM = "decayed-sum"
+    DECAYED_COUNT = "decayed-count"
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Reduction:
-    """A reduction of a selection; `depth` is how many events or hashes a reduction keeps (0 where it keeps no list)."""
+    """A reduction of a selection.
+
+    Attributes:
+        reduce: how the values are reduced.
+        selection: of which events and values.
+        depth: how many events or hashes it keeps; 0 where it keeps no list.
+        half_life: microseconds; 0 where nothing decays.
+    """
 
     reduce: Reduce
     selection: Selection
     depth: int = 0
+    half_life: int = 0
 
     @property
     def stored(self) -> str:
-        """The name of what history keeps for it beside the selection's values; only where a depth is part of that.
+        """The name of what history keeps for it beside the selection's values, with the depth or half-life of it.
 
         >>> Reduction(Reduce.SMALLEST, Selection(["x"], None, ""), 402).stored
         'smallest-402'
         """
-        return f"{self.reduce}-{self.depth}" if self.reduce is Reduce.SMALLEST else self.reduce.value
+        part = self.depth if self.reduce is Reduce.SMALLEST else self.half_life
+        return f"{self.reduce}-{part}" if part else self.reduce.value
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""
-        return {"reduce": self.reduce.value, "selection": self.selection.form, "depth": self.depth}
+        form = {"reduce": self.reduce.value, "selection": self.selection.form, "depth": self.depth}
+        return form | {"half_life": self.half_life} if self.half_life else form
 
 
 @final
@@ -240,7 +265,56 @@ class Hashes(msgspec.Struct, frozen=True, eq=False, gc=False):
     values: Int64s
 
 
-Partial: TypeAlias = Scalar | Newest | Latest | Counts | Hashes
+@final
+class Oldest(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """An EARLIEST partial: the first event of each of n keys.
+
+    Attributes:
+        present: [n], whether the key has one; what the other arrays hold elsewhere means nothing.
+        times: [n] int64, event times.
+        values: [n], of the input.
+        texts: the texts behind string ids, or None.
+    """
+
+    present: Bools
+    times: Int64s
+    values: Array
+    texts: TextLookup | None
+
+
+@final
+class Moments(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A MOMENTS partial over n keys; see `bedplate/aggregations/moments.py` for how two of them merge.
+
+    Attributes:
+        counts: [n] int64; where it is 0 the others are 0.
+        means: [n] float64.
+        rests: [n] float64, what is to be added to `means` for the mean to twice the digits of a float.
+        squares: [n] float64, the sum of the squared deviations from the mean.
+    """
+
+    counts: Int64s
+    means: Array
+    rests: Array
+    squares: Array
+
+
+@final
+class Decayed(msgspec.Struct, frozen=True, eq=False, gc=False):
+    """A DECAYED_SUM or DECAYED_COUNT partial over n keys: what the sum was at some time, most often the last event's.
+
+    It is halved by every half-life that passes after that time; where the value is 0, the time means nothing.
+
+    Attributes:
+        values: [n] float64.
+        times: [n] int64 microseconds.
+    """
+
+    values: Array
+    times: Int64s
+
+
+Partial: TypeAlias = Scalar | Newest | Latest | Counts | Hashes | Oldest | Moments | Decayed
 
 
 @final
@@ -268,6 +342,9 @@ class Finish(StrEnum):
 
 class Aggregation(ABC):
     """A named way from events to a value, over one or more windows (none: all history).
+
+    A subclass says which `reductions` it needs, which `outputs` it has, and how to `finalize`. Its reductions may be of
+    several selections: those that differ in their condition, say.
 
     Args:
         inputs: row expressions.
@@ -314,9 +391,27 @@ class Aggregation(ABC):
     def reductions(self) -> tuple[Reduction, ...]:
         """The partials that `finalize` wants, in its order."""
 
+    @property
+    @final
+    def selections(self) -> tuple[Selection, ...]:
+        """The different selections of the reductions, in their order."""
+        found: dict[str, Selection] = {}
+        for reduction in self.reductions:
+            found.setdefault(str(reduction.selection.form), reduction.selection)
+        return tuple(found.values())
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the value is measured from the time asked for back to the events: no label can be made of it then."""
+        return False
+
+    def over(self, window: Window | None) -> Aggregation:
+        """What finalises the values over one of the windows: itself, unless the window's length is part of them."""
+        return self
+
     @abstractmethod
     def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
-        """The outputs, given the types of the inputs.
+        """The outputs, given the types of the inputs, of one of `selections` after the other.
 
         Raises:
             DefinitionError: an input's type does not fit the aggregation.
@@ -337,16 +432,21 @@ class Aggregation(ABC):
 
     @final
     def form(self) -> dict[str, Any]:
-        """The canonical form: equal for equal definitions."""
-        return {
+        """The canonical form: equal for equal definitions.
+
+        Of an aggregation that is not shipped the reductions are part of it, as its file may change.
+        """
+        form: dict[str, Any] = {
             "aggregation": type(self).__name__,
             **self.selection.form,
             "windows": [None if w is None else w.form() for w in self.windows],
             "options": dict(self.options()),
         }
+        if not type(self).__module__.startswith("bedplate."):
+            form["reductions"] = [r.form() for r in self.reductions]
+        return form
 
     @property
-    @final
     def text(self) -> str:
         """The aggregation for a person to read, without its condition and windows."""
         options = ", ".join(f"{k}={v}" for k, v in self.options().items() if isinstance(v, str | int | float))

@@ -12,19 +12,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import TypeAlias, TypeVar, cast, final
 
+import msgspec
 import numpy as np
 
 from bedplate.aggregations.base import (
     Counts,
+    Decayed,
     Hashes,
     Latest,
+    Moments,
     Newest,
+    Oldest,
     Partial,
     Reduce,
     Reduction,
     Scalar,
     Values,
 )
+from bedplate.aggregations.merge_fixed import interleave_fixed, merge_fixed, reduced
 from bedplate.batch import TextLookup
 from bedplate.errors import DataError, DefinitionError
 from bedplate.types import Array, Bools, Int64s
@@ -32,7 +37,14 @@ from bedplate.types import Array, Bools, Int64s
 Piece: TypeAlias = Partial | Values
 """What a piece gives: a partial, or the values behind a distinct count."""
 
-_Kind = TypeVar("_Kind", Scalar, Newest, Latest, Values, Counts, Hashes)
+_Kind = TypeVar("_Kind", bound=Piece)
+
+_FIXED: Mapping[Reduce, type[Oldest | Moments | Decayed]] = {
+    Reduce.EARLIEST: Oldest,
+    Reduce.MOMENTS: Moments,
+    Reduce.DECAYED_SUM: Decayed,
+    Reduce.DECAYED_COUNT: Decayed,
+}
 
 
 def merge(reduction: Reduction, pieces: Piece, owners: Int64s) -> Partial:
@@ -69,6 +81,8 @@ def merge(reduction: Reduction, pieces: Piece, owners: Int64s) -> Partial:
         if isinstance(pieces, Newest):
             return _newest(pieces, owners)
         return _latest(_expect(pieces, Latest, reduce), reduction.depth, owners)
+    if reduce in _FIXED:
+        return merge_fixed(_expect(pieces, _FIXED[reduce], reduce), reduction.half_life, owners)
     scalars = _expect(pieces, Scalar, reduce)
     if reduce in (Reduce.COUNT, Reduce.SUM):
         return Scalar(_sums(scalars.values, owners))
@@ -152,6 +166,11 @@ def interleave(sets: Sequence[Piece]) -> Piece:
     if isinstance(first, Hashes):
         offsets, order = _interleaved_rows([s.offsets for s in _all(sets, Hashes)])
         return Hashes(offsets, np.concatenate([s.values for s in _all(sets, Hashes)])[order])
+    if isinstance(first, Oldest):
+        oldest = _all(sets, Oldest)
+        return msgspec.structs.replace(interleave_fixed(oldest), texts=chain_texts([s.texts for s in oldest]))
+    if isinstance(first, Moments | Decayed):
+        return interleave_fixed(_all(sets, type(first)))
     if isinstance(first, Counts):
         return _interleaved_counts(_all(sets, Counts))
     lists = _all(sets, Latest)
@@ -230,8 +249,8 @@ def _counts(pieces: Counts, owners: Int64s) -> Counts:
     return Counts(
         _offsets(np.bincount(keys[new], minlength=len(owners) - 1)),
         pieces.values[order[new]],
-        _reduced(np.add, pieces.counts[order], runs, 0),
-        _reduced(np.maximum, pieces.times[order], runs, 0),
+        reduced(np.add, pieces.counts[order], runs, 0),
+        reduced(np.maximum, pieces.times[order], runs, 0),
         pieces.texts,
     )
 
@@ -286,7 +305,9 @@ def _all(sets: Sequence[Piece], kind: type[_Kind]) -> list[_Kind]:
 def _length(pieces: Piece) -> int:
     if isinstance(pieces, Scalar):
         return len(pieces.values)
-    return len(pieces.present) if isinstance(pieces, Newest) else len(pieces.offsets) - 1
+    if isinstance(pieces, Oldest | Moments | Decayed | Newest):
+        return len(pieces.means if isinstance(pieces, Moments) else pieces.times)
+    return len(pieces.offsets) - 1
 
 
 def _offsets(counts: Array) -> Int64s:
@@ -318,21 +339,12 @@ def _interleaved_rows(offsets: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
     return result, rows
 
 
-def _reduced(operation: np.ufunc, values: Array, owners: Int64s, nothing: int | float) -> Array:
-    """The values of each owner's pieces reduced; `nothing` where it has none."""
-    out = np.full(len(owners) - 1, nothing, values.dtype)
-    there = owners[1:] > owners[:-1]
-    if there.any():  # the next start of a piece is the end of the one before, as owners without pieces are left out
-        out[there] = operation.reduceat(values[: owners[-1]], owners[:-1][there])
-    return out
-
-
 def _sums(values: Array, owners: Int64s) -> Array:
-    totals = _reduced(np.add, values, owners, 0)
+    totals = reduced(np.add, values, owners, 0)
     if values.dtype.kind != "i":
         return totals
     # The wrapped sum and the rounded one differ by 2**64 where it wraps, and else by far less.
-    rounded = _reduced(np.add, values.astype(np.float64), owners, 0.0)
+    rounded = reduced(np.add, values.astype(np.float64), owners, 0.0)
     wrong = np.abs(rounded - totals) > 2.0**62
     if wrong.any():
         raise DataError(
@@ -350,19 +362,19 @@ def _extremes(pieces: Scalar, owners: Int64s, *, largest: bool) -> Scalar:
         bounds = np.iinfo(values.dtype)
         least = int(bounds.min if largest else bounds.max)
     there: Bools = np.ones(len(values), np.bool_) if pieces.present is None else pieces.present
-    best = _reduced(np.maximum if largest else np.minimum, np.where(there, values, least), owners, least)
-    present = _reduced(np.logical_or, there, owners, 0)
+    best = reduced(np.maximum if largest else np.minimum, np.where(there, values, least), owners, least)
+    present = reduced(np.logical_or, there, owners, 0)
     return Scalar(np.where(present, best, 0).astype(values.dtype), present)
 
 
 def _newest(pieces: Newest, owners: Int64s) -> Newest:
     nothing = np.iinfo(np.int64).min
     times = np.where(pieces.present, pieces.times, nothing)
-    latest = _reduced(np.maximum, times, owners, nothing)
-    present = _reduced(np.logical_or, pieces.present, owners, 0)
+    latest = reduced(np.maximum, times, owners, nothing)
+    present = reduced(np.logical_or, pieces.present, owners, 0)
     # Of the pieces with that time the last.
     place = np.where(times == np.repeat(latest, np.diff(owners)), np.arange(len(times)), 0)
-    best = _reduced(np.maximum, place, owners, 0)
+    best = reduced(np.maximum, place, owners, 0)
     if not len(times):
         columns = tuple(np.zeros((len(present), *c.shape[1:]), c.dtype) for c in pieces.columns)
         return Newest(present, np.zeros(len(present), np.int64), columns, pieces.texts)
@@ -385,4 +397,4 @@ def _distinct(pieces: Piece, owners: Int64s) -> Scalar:
         return Scalar(np.diff(union(pieces, owners).offsets))
     if np.diff(owners).max(initial=0) > 1:
         raise DefinitionError("numbers of different values do not add up: merge the values themselves")
-    return Scalar(_reduced(np.add, _expect(pieces, Scalar, Reduce.DISTINCT).values, owners, 0))
+    return Scalar(reduced(np.add, _expect(pieces, Scalar, Reduce.DISTINCT).values, owners, 0))

@@ -13,6 +13,7 @@ from bedplate.aggregations.base import (
     Finish,
     Latest,
     Newest,
+    Oldest,
     OneInput,
     Output,
     Partial,
@@ -77,6 +78,37 @@ class Last(OneInput):
         if values.ndim > 1:
             return (Embedding(values, present),)
         return (_element(values, present, partial.texts[0]),)
+
+
+@final
+class First(OneInput):
+    """The value of the first event in which the expression is not null. No event: null.
+
+    Over all history it stays what it was: a view's `ttl` does not apply. State: 3 words of 8 bytes a tile (time, value
+    and the number of events), or over all history; in history nothing but the values.
+    """
+
+    __slots__ = ()
+
+    @property
+    def reductions(self) -> tuple[Reduction, ...]:
+        """The earliest event."""
+        return (Reduction(Reduce.EARLIEST, self.selection),)
+
+    def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
+        """The type of the input."""
+        if types[0].width:
+            raise DefinitionError(
+                f"First takes numbers, strings, booleans and times; got {types[0]}", hint="Last takes vectors"
+            )
+        return (Output("", types[0]),)
+
+    def finalize(self, partials: Sequence[Partial], times: Int64s) -> tuple[Column, ...]:
+        """The first value where there was an event."""
+        partial = partials[0]
+        if not isinstance(partial, Oldest):
+            raise DefinitionError(f"got a {type(partial).__name__} partial, expected an oldest one")
+        return (_element(partial.values, partial.present, partial.texts),)
 
 
 @final
@@ -202,6 +234,11 @@ class TimeSince(Aggregation):
         self, windows: WindowLike | Sequence[WindowLike] | None = None, where: ExpressionLike | None = None
     ) -> None:
         super().__init__([], windows, where)
+
+    @property
+    def looks_back(self) -> bool:
+        """It does."""
+        return True
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:

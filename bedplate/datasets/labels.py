@@ -11,7 +11,6 @@ import numpy as np
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.distinct import CountDistinct
-from bedplate.aggregations.ordered import TimeSince
 from bedplate.aggregations.sketches import ApproxCountDistinct
 from bedplate.batch import Dense
 from bedplate.canonical import digest
@@ -115,7 +114,7 @@ class Label:
                 where=self.place,
                 hint=f"the label's window is within={format_duration(self.horizon)}",
             )
-        if isinstance(self.aggregation, TimeSince):
+        if self.aggregation.looks_back:
             raise DefinitionError(f"{kind} looks back, a label looks forward", where=self.place)
         if not isinstance(self.aggregation, _NEVER_NULL) and self.empty is None and self.at_least is None:
             raise DefinitionError(

@@ -166,7 +166,7 @@ class Feature:
 @final
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of `Aggregation.finalize`: an aggregation over one window, and the names of what it gives."""
+    """One call of `Aggregation.finalize`: an aggregation `over` one window, and the names of what it gives."""
 
     aggregation: Aggregation
     window: Window | None
@@ -214,6 +214,11 @@ class CompiledView:
     def reduction_index(self, reduction: Reduction) -> int:
         """The position in `selections` of a reduction's selection."""
         return next(i for i, s in enumerate(self.selections) if s.form == reduction.selection.form)
+
+    def input_types(self, aggregation: Aggregation) -> tuple[Type, ...]:
+        """The types of the inputs of an aggregation, of one selection after the other."""
+        forms = [s.form for s in self.selections]
+        return tuple(kind for s in aggregation.selections for kind in self.types[forms.index(s.form)])
 
     def output_type(self, reduction: Reduction) -> Type:
         """The type of a scalar reduction's partial."""
@@ -283,16 +288,15 @@ class CompiledView:
         made: dict[str, list[Feature]] = {}
         base = self._base()
         for name, aggregation in _by_name(self.view):
-            index = self.reduction_index(aggregation.reductions[0])
             try:
-                outputs = aggregation.outputs(self.types[index])
+                outputs = aggregation.outputs(self.input_types(aggregation))
             except DefinitionError as error:
                 raise DefinitionError(error.message, where=f"{self.place}, feature '{name}'", hint=error.hint) from None
             made[name] = []
             for window in aggregation.windows:
                 stem = name if window is None else f"{name}_{window.label}"
                 names = tuple(f"{stem}_{o.suffix}" if o.suffix else stem for o in outputs)
-                calls.append(Call(aggregation, window, names))
+                calls.append(Call(aggregation.over(window), window, names))
                 ttl, text = self._ttl(aggregation, window), self._text(aggregation, window)
                 call = aggregation.form() | {"windows": window and window.form()}
                 form = {"base": base | {"ttl": ttl and format_duration(ttl)}, "call": call}

@@ -16,8 +16,9 @@ from bedplate.errors import DataError
 from bedplate.features.rows import Rows, SelectedValues
 from bedplate.features.view import CompiledView
 from bedplate.offline import kernels
+from bedplate.offline.blocks import BLOCKED, build_blocks
 from bedplate.offline.flight import Known, following_same
-from bedplate.offline.index import Texts, Timeline, row_type, selection_id
+from bedplate.offline.index import Texts, Timeline, open_array, row_type, selection_id
 from bedplate.offline.ragged import RAGGED, build_ragged, previous_table
 from bedplate.types import Array, Int64s
 
@@ -97,7 +98,7 @@ class PartBuild:
                 Texts.write(folder / f"key {entity}", texts)
         (folder / "columns").mkdir()
         (folder / "reductions").mkdir()
-        self.timeline.adopt(keys, offsets, order)
+        self.timeline.adopt(keys, offsets, order, open_array(folder / "times.npy"))
         if not len(rows):
             return Sorted(0, 0, -1, -1, -1)
         first, end, known = int(rows.times.min()), int(rows.times.max()), int(rows.visible.max())
@@ -127,6 +128,8 @@ class PartBuild:
         try:
             if reduction.reduce in RAGGED:
                 arrays = build_ragged(reduction, files, starts)
+            elif reduction.reduce in BLOCKED:
+                arrays = build_blocks(reduction, files, self.timeline.times)
             else:
                 arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts)
         except OverflowError:
@@ -158,7 +161,7 @@ def wanted_reductions(view: CompiledView) -> list[tuple[int, Reduction]]:
         (view.reduction_index(r), r.stored): r
         for call in view.calls
         for r in call.aggregation.reductions
-        if r.reduce not in (Reduce.COUNT, Reduce.LATEST)
+        if r.reduce not in (Reduce.COUNT, Reduce.LATEST, Reduce.EARLIEST)
     }
     return [(i, r) for (i, _), r in wanted.items()]
 

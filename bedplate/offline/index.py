@@ -208,9 +208,9 @@ class Timeline:
         """Where a reduction's files are; see `Reduction.stored`."""
         return self.folder / "reductions" / f"{column}-{stored}"
 
-    def adopt(self, keys: Int64s, offsets: Int64s, order: Array) -> None:
+    def adopt(self, keys: Int64s, offsets: Int64s, order: Array, times: Int64s) -> None:
         """Takes arrays that a build has just made."""
-        self.__dict__.update(keys=keys, offsets=offsets, order=order)
+        self.__dict__.update(keys=keys, offsets=offsets, order=order, times=times)
 
     def column(self, column: str, types: tuple[Type, ...]) -> ColumnFiles:
         """The values of a selection."""

@@ -15,7 +15,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Latest, Newest, Partial, Reduce, Reduction, Scalar, Values
+from bedplate.aggregations.base import Latest, Newest, Oldest, Partial, Reduce, Reduction, Scalar, Values
 from bedplate.aggregations.merge import Piece, merge, union
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column
@@ -24,6 +24,7 @@ from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import Call, CompiledView
 from bedplate.offline import kernels, seek
 from bedplate.offline.answer import Answer
+from bedplate.offline.blocks import BLOCKED, read_blocks
 from bedplate.offline.build import column_ids
 from bedplate.offline.flight import Pieces, split
 from bedplate.offline.index import ColumnFiles, Timeline, release, row_type
@@ -273,7 +274,7 @@ class IndexReader:
             wanted.setdefault(index, []).append((over, columns_of(call, place)))
         totals: list[Totals] = []
         for i, of_selection in wanted.items():
-            arrays = self.timeline.reduction(self._columns[i], Reduce.SUM) if i in summed else {}
+            arrays = self.timeline.reduction(self._columns[i], Reduce.SUM.value) if i in summed else {}
             exact_starts, exact, lines = arrays.get("exact starts"), arrays.get("exact"), lines_of(of_selection)
             totals.append(
                 Totals(arrays.get("prefix"), exact_starts, exact, self._starts[i], self._files[i].rank, lines)
@@ -366,9 +367,13 @@ class IndexReader:
             return self._latest(files, reduction.depth, a, b)
         if reduce is Reduce.COUNT:
             return Scalar(b - a)
+        if reduce is Reduce.EARLIEST:
+            return self._earliest(files, a, b)
         arrays = self.timeline.reduction(self._columns[index], reduction.stored)
         if reduce in RAGGED:
             return self._ragged(reduction, files, arrays, codes, a, b)
+        if reduce in BLOCKED:
+            return read_blocks(reduction, arrays, files, self.timeline.times, a, b)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
             exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
@@ -404,6 +409,12 @@ class IndexReader:
         kernels.last_positions(b, offsets, positions)
         rows = positions if files.rows is None else files.rows[positions]
         return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
+
+    def _earliest(self, files: ColumnFiles, a: Int64s, b: Int64s) -> Oldest:
+        present = b > a
+        positions = np.where(present, a, 0)
+        rows = positions if files.rows is None else _gather(files.rows, positions)
+        return Oldest(present, _gather(self.timeline.times, rows), _gather(files.inputs[0], positions), files.texts[0])
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any, TypeAlias, cast, final
 
 import numpy as np
@@ -16,6 +17,7 @@ import polars as pl
 
 from bedplate.aggregations.attribute import Attribute
 from bedplate.aggregations.base import Aggregation, Selection
+from bedplate.aggregations.ratio import Ratio
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column, Dense, Ids, Ragged
 from bedplate.canonical import string_ids
@@ -24,7 +26,7 @@ from bedplate.features.derived import series_to_column
 from bedplate.features.links import Link
 from bedplate.features.view import CompiledView
 from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME
-from bedplate.types import Int64s, Type
+from bedplate.types import Int64s, Type, parse_duration
 
 Value: TypeAlias = Any
 """None, a number, a string, or a list of numbers (a vector too) or strings."""
@@ -170,6 +172,52 @@ def _about_distinct(events: Sequence[Event], aggregation: Aggregation, time: int
     return [len(hashes) if len(hashes) < k else round((k - 1) / ((hashes[k - 1] + 1) / 2**64))]
 
 
+def _first(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [inputs[0] for _, inputs in events[:1] if inputs is not None] or [None]
+
+
+def _variance(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    values = [Fraction(float(inputs[0])) for _, inputs in events if inputs is not None]
+    number = len(values) - (1 if aggregation.options()["sample"] else 0)
+    if number <= 0:
+        return [None]
+    mean = sum(values) / len(values)
+    return [float(sum((v - mean) ** 2 for v in values) / number)]
+
+
+def _std_dev(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [None if v is None else math.sqrt(v) for v in _variance(events, aggregation, time)]
+
+
+def _weights(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[float]:
+    """How much each event adds at a time."""
+    half_life = parse_duration(aggregation.options()["half_life"])
+    return [2.0 ** (-(time - event) / half_life) for event, _ in events]
+
+
+def _decayed_count(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    return [math.fsum(_weights(events, aggregation, time))]
+
+
+def _decayed_sum(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    weights = _weights(events, aggregation, time)
+    return [math.fsum(w * inputs[0] for w, (_, inputs) in zip(weights, events, strict=True) if inputs is not None)]
+
+
+def _decayed_mean(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    """As of the last event, where the weights are not so small that they vanish."""
+    if not events:
+        return [None]
+    last = events[-1][0]
+    return [_decayed_sum(events, aggregation, last)[0] / _decayed_count(events, aggregation, last)[0]]
+
+
+def _rate(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
+    window = aggregation.windows[0]
+    assert window is not None
+    return [len(events) * parse_duration(aggregation.options()["per"]) / (time - window_start(window, time))]
+
+
 def _time_since(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:
     return [(time - events[-1][0]) / 1_000_000 if events else None]
 
@@ -198,6 +246,13 @@ _WRITTEN_OUT: Mapping[str, Callable[[Sequence[Event], Aggregation, int], list[Va
     "Histogram": _histogram,
     "Quantile": _quantile,
     "ApproxCountDistinct": _about_distinct,
+    "First": _first,
+    "Variance": _variance,
+    "StdDev": _std_dev,
+    "DecayedCount": _decayed_count,
+    "DecayedSum": _decayed_sum,
+    "DecayedMean": _decayed_mean,
+    "Rate": _rate,
 }
 _CARRIED_FORWARD = ("Attribute", "Last", "LastN", "TimeSince")
 
@@ -228,14 +283,15 @@ class Reference(Reader):
         known = pl.max_horizontal(TIME, AVAILABLE)
         frame = frame.sort(TIME, SEQUENCE, known, "arrival")
         keys = [_key_column(frame[e.key]) for e in definition.entities]
+        leaves = [leaf for call in view.calls for leaf in _leaves(call.aggregation)]
         selected = {
-            id(a): _states(frame, a) if isinstance(a, Attribute) else _inputs(frame, a.selection)
-            for a in definition.features.values()
+            _name(leaf, selection): _states(frame, leaf) if isinstance(leaf, Attribute) else _inputs(frame, selection)
+            for leaf, selection in leaves
         }
         self._kinds = {n: f.type for n, f in view.features.items()}
         times: list[int] = frame[TIME].to_list()
         available: list[int] = frame[AVAILABLE].to_list()
-        self._events: dict[tuple[int, ...], tuple[list[int], list[int], dict[int, list[list[Value] | None]]]] = {}
+        self._events: dict[tuple[int, ...], tuple[list[int], list[int], dict[str, list[list[Value] | None]]]] = {}
         for row, key in enumerate(zip(*keys, strict=True)):
             of_key, known_of_key, rows = self._events.setdefault(key, ([], [], {a: [] for a in selected}))
             of_key.append(times[row])
@@ -262,12 +318,15 @@ class Reference(Reader):
         times, known, rows = self._events.get(key, ([], [], {}))
         result: dict[str, Value] = {}
         for call in self.view.calls:
-            kind = type(call.aggregation).__name__
-            events = [(times[i], rows[id(call.aggregation)][i]) for i in chosen(times, known, call.window)]
-            counted = [event for event in events if event[1] is not None]
-            if kind in _CARRIED_FORWARD and self.view.view.ttl is not None:
-                counted = [event for event in counted if event[0] >= time - self.view.view.ttl]
-            values = _WRITTEN_OUT[kind](counted, call.aggregation, time)
+            seen = chosen(times, known, call.window)
+            parts: list[list[Value]] = []
+            for leaf, selection in _leaves(call.aggregation):
+                kind, inputs = type(leaf).__name__, rows.get(_name(leaf, selection), [])
+                counted = [(times[i], inputs[i]) for i in seen if inputs[i] is not None]
+                if kind in _CARRIED_FORWARD and self.view.view.ttl is not None:
+                    counted = [event for event in counted if event[0] >= time - self.view.view.ttl]
+                parts.append(_WRITTEN_OUT[kind](counted, leaf, time))
+            values = parts[0] if len(parts) == 1 else [_ratio(parts[0][0], parts[1][0], call.aggregation)]
             result |= {f"{self.view.name}.{n}": v for n, v in zip(call.names, values, strict=True)}
         return result
 
@@ -321,6 +380,28 @@ def linked(
             return nothing
         known[links[link].entity.name] = string_ids([key])[0] if isinstance(key, str) else key
     return value(rest)
+
+
+def _leaves(aggregation: Aggregation) -> list[tuple[Aggregation, Selection]]:
+    """The aggregation and which events it is of; of a ratio both aggregations, under both conditions."""
+    if not isinstance(aggregation, Ratio):
+        return [(aggregation, aggregation.selection)]
+    own = aggregation.selection.where
+    leaves: list[tuple[Aggregation, Selection]] = []
+    for part in (aggregation.numerator, aggregation.denominator):
+        inner = part.selection.where
+        both = own if inner is None else inner if own is None else own & inner
+        leaves.append((part, Selection(part.selection.inputs, both, "reference")))
+    return leaves
+
+
+def _ratio(above: Value, below: Value, aggregation: Aggregation) -> Value:
+    add, more = aggregation.options()["smoothing"] or (0, 0)
+    return None if above is None or below is None or below + more == 0 else (above + add) / (below + more)
+
+
+def _name(leaf: Aggregation, selection: Selection) -> str:
+    return f"{isinstance(leaf, Attribute)} {selection.form}"
 
 
 def _key_column(series: pl.Series) -> list[int]:

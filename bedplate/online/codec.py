@@ -59,14 +59,34 @@ KIND, WIDTH, SELECTION, DEPTH, KEEP, HOP, FIRST, NUMBER = range(8)
 (TILES); FIRST is the word of the value in an event (DISTINCT, SMALLEST, COUNTED). KEEP is how long entries are kept,
 -1: for ever. HOP is 0 where there are no tiles."""
 
-REDUCE, OF_SELECTION, WORD, IS_FLOAT, COUNT_AT = range(5)
-"""The columns of `Layout.partials`. COUNT_AT is where in the tile the number of events behind an extreme is."""
+REDUCE, OF_SELECTION, WORD, IS_FLOAT, COUNT_AT, PLACE, HALF_LIFE, TIES, TIE_WORD = range(9)
+"""The columns of `Layout.partials`. COUNT_AT is where in the tile the number of events behind it is, PLACE where the
+partial result is; TIES words of an event from TIE_WORD on order those of equal time."""
 
-CODES: dict[Reduce, int] = {Reduce.MIN: 0, Reduce.MAX: 1, Reduce.SUM: 2, Reduce.COUNT: 3, Reduce.DISTINCT: 4}
-"""The codes of scalar reductions. Extremes come first in a tile, so that they see the count before it is raised."""
+PARTIAL_WIDTH = 9
+"""The number of columns of `Layout.partials`."""
+
+CODES: dict[Reduce, int] = {
+    Reduce.MIN: 0,
+    Reduce.MAX: 1,
+    Reduce.SUM: 2,
+    Reduce.COUNT: 3,
+    Reduce.DISTINCT: 4,
+    Reduce.EARLIEST: 5,
+    Reduce.MOMENTS: 6,
+    Reduce.DECAYED_SUM: 7,
+    Reduce.DECAYED_COUNT: 8,
+}
+"""The codes of scalar reductions. Counts come last in a tile, so that the others see them before they are raised."""
+
+WIDE = 5
+"""The first code of those with partial results of several words; see `wide`."""
+
+_WORDS = {Reduce.EARLIEST: 2, Reduce.MOMENTS: 3, Reduce.DECAYED_SUM: 2, Reduce.DECAYED_COUNT: 2}
+_COUNTING = (Reduce.MIN, Reduce.MAX, Reduce.EARLIEST, Reduce.MOMENTS)
 
 LISTED = (Reduce.LATEST, Reduce.DISTINCT, Reduce.LATEST_BY, Reduce.SMALLEST, Reduce.COUNTS)
-"""Reductions that have slots or sections of their own; the others have one word in each tile, or in the totals."""
+"""Reductions that have slots or sections of their own; the others have words in each tile, or in the totals."""
 
 VALID_BITS = 63
 """How many selections one word of valid bits holds."""
@@ -77,22 +97,32 @@ VALID_BITS = 63
 class Group:
     """Partial results that are kept side by side: those of a tile, or the totals over all history."""
 
-    partials: tuple[tuple[Reduce, int], ...]
+    partials: tuple[tuple[Reduce, int, int], ...]
+    ties: int
 
     @staticmethod
-    def of(needs: Iterable[tuple[Reduce, int]]) -> Group:
-        """The group for these reductions of selections; an extreme brings along the count of its selection."""
-        wanted = set(needs)
-        wanted |= {(Reduce.COUNT, s) for reduce, s in wanted if reduce in (Reduce.MIN, Reduce.MAX)}
-        return Group(tuple(sorted(wanted, key=lambda p: (CODES[p[0]], p[1]))))
+    def of(needs: Iterable[Need], ties: int = 0) -> Group:
+        """The group for these reductions; some bring along the count of their selection."""
+        wanted = {(n.reduction.reduce, n.selection, n.reduction.half_life) for n in needs}
+        wanted |= {(Reduce.COUNT, s, 0) for reduce, s, _ in wanted if reduce in _COUNTING}
+        return Group(tuple(sorted(wanted, key=lambda p: (p[0] is Reduce.COUNT, CODES[p[0]], *p[1:]))), ties)
 
-    def at(self, reduce: Reduce, selection: int) -> int:
+    @property
+    def width(self) -> int:
+        """How many words it takes."""
+        return sum(map(self._words, self.partials))
+
+    def at(self, reduce: Reduce, selection: int, half_life: int = 0) -> int:
         """Where the partial result is in the group."""
-        return self.partials.index((reduce, selection))
+        return sum(map(self._words, self.partials[: self.partials.index((reduce, selection, half_life))]))
 
-    def count_at(self, reduce: Reduce, selection: int) -> int:
+    def count_at(self, reduce: Reduce, selection: int, half_life: int = 0) -> int:
         """Where the number of events behind it is, or for a sum the sum itself."""
-        return self.at(reduce if reduce is Reduce.SUM else Reduce.COUNT, selection)
+        has_count = reduce in _COUNTING or reduce is Reduce.COUNT
+        return self.at(Reduce.COUNT, selection) if has_count else self.at(reduce, selection, half_life)
+
+    def _words(self, partial: tuple[Reduce, int, int]) -> int:
+        return _WORDS.get(partial[0], 1) + (self.ties if partial[0] is Reduce.EARLIEST else 0)
 
 
 @final
@@ -143,7 +173,7 @@ class Layout:
         fixed: words of the fixed part.
         shape: [4] int64: fingerprint, width, fixed, first word of the totals.
         slots: [slots, 4] int64: selection, first word in the row, FIRST, NUMBER (rows of `columns`).
-        sections: [s, 8] int64, see `KIND`; partials: [p, 5] int64, see `REDUCE`; total_partials: the same for totals.
+        sections: [s, 8] int64, see `KIND`; partials: [p, 9] int64, see `REDUCE`; total_partials: the same for totals.
         columns: words of an event.
     """
 
@@ -180,13 +210,13 @@ class Layout:
             slots.append((selection, at, *self._choose(self._kept(selection))))
             at += 1 + len(self._kept(selection))
         totals = (n for n in needs if n.window is None and n.reduction.reduce not in LISTED)
-        self.totals = Group.of((n.reduction.reduce, n.selection) for n in totals)
+        self.totals = Group.of(totals, self.ties)
         self.totals_at = at
-        self.fixed = at + len(self.totals.partials)
+        self.fixed = at + self.totals.width
         self.shape: Int64s = np.array([self.fingerprint, self.width, self.fixed, at], np.int64)
         self.slots = _matrix(slots, 4)
-        self.total_partials = _matrix(self._partial_rows(self.totals), 5)
-        self.sections, self.partials = _matrix(self._sections, 8), _matrix(self._partials, 5)
+        self.total_partials = _matrix(self._partial_rows(self.totals), PARTIAL_WIDTH)
+        self.sections, self.partials = _matrix(self._sections, 8), _matrix(self._partials, PARTIAL_WIDTH)
         self.columns: Int64s = np.array(self._columns, np.int64)
 
     def pack(self, rows: Rows | GroupedRows) -> Int64s:
@@ -264,27 +294,34 @@ class Layout:
 
     def _tiles(self, needs: Sequence[Need]) -> dict[int, tuple[int, Group]]:
         found: dict[int, tuple[int, Group]] = {}
-        scalars = [
-            (n.window, n.reduction.reduce, n.selection)
-            for n in needs
-            if n.window is not None and not n.is_exact and n.reduction.reduce not in LISTED
-        ]
-        for hop in dict.fromkeys(window.hop for window, _, _ in scalars):
-            group = Group.of((reduce, s) for window, reduce, s in scalars if window.hop == hop)
-            keep = max(window.length for window, _, _ in scalars if window.hop == hop)
+        scalars = [n for n in needs if n.hop > 0 and n.reduction.reduce not in LISTED]
+        for hop in dict.fromkeys(n.hop for n in scalars):
+            group = Group.of((n for n in scalars if n.hop == hop), self.ties)
+            keep = max(n.window.length for n in scalars if n.window is not None and n.hop == hop)
             rows = self._partial_rows(group)
             found[hop] = len(self._sections), group
-            self._sections.append((TILES, 1 + len(rows), 0, 0, keep, hop, len(self._partials), len(rows)))
+            self._sections.append((TILES, 1 + group.width, 0, 0, keep, hop, len(self._partials), len(rows)))
             self._partials.extend(rows)
         return found
 
     def _partial_rows(self, group: Group) -> list[tuple[int, ...]]:
         rows: list[tuple[int, ...]] = []
-        for reduce, s in group.partials:
-            word = 0 if reduce is Reduce.COUNT else self.words[s][0]
-            is_float = reduce is not Reduce.COUNT and self.view.types[s][0] is Type.FLOAT
-            rows.append((CODES[reduce], s, word, int(is_float), group.count_at(reduce, s)))
+        for kept in group.partials:
+            rows.append(self.partial_row(*kept, group.count_at(*kept), group.at(*kept)))
         return rows
+
+    def partial_row(
+        self, reduce: Reduce, selection: int, half_life: int, count_at: int = 0, place: int = 0
+    ) -> tuple[int, ...]:
+        """The row of `partials` for a partial result; where it is does not matter outside a group."""
+        code, taken = CODES[reduce], self.input_of(reduce, selection)
+        return code, selection, *taken, count_at, place, half_life, self.ties, self.width - self.ties
+
+    def input_of(self, reduce: Reduce, selection: int) -> tuple[int, int]:
+        """The word of an event that a reduction takes, and whether it is a float; zeros where it only counts."""
+        if reduce in (Reduce.COUNT, Reduce.DECAYED_COUNT):
+            return 0, 0
+        return self.words[selection][0], int(self.view.types[selection][0] is Type.FLOAT)
 
 
 def _depths(needs: Sequence[Need], reduce: Reduce) -> dict[int, int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from bedplate.aggregations.base import Reduce
@@ -32,30 +31,22 @@ from bedplate.online.codec import (
     NUMBER,
     OF_SELECTION,
     PENDING,
+    PLACE,
     REDUCE,
     SELECTION,
     SMALLEST,
-    VALID_BITS,
+    WIDE,
     WIDTH,
     WORD,
     Layout,
 )
+from bedplate.online.compiled import is_valid, jit
+from bedplate.online.wide import take_event
 from bedplate.types import Int64s
 
 _MIN, _SUM, _COUNT = CODES[Reduce.MIN], CODES[Reduce.SUM], CODES[Reduce.COUNT]
 
 _LARGEST = 2**63 - 1
-
-jit: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
-"""Loops copy word by word, and integers that are not literals begin them: slices and literals cost compile time."""
-
-
-@jit
-def is_valid(words: Any, at: int, selection: int) -> bool:
-    """Whether the event at a word counts for a selection; every event counts for selection -1."""
-    if selection < 0:
-        return True
-    return (words[at + 1 + selection // VALID_BITS] >> (selection % VALID_BITS)) & 1 == 1
 
 
 @jit
@@ -116,8 +107,11 @@ def _accumulate(
         if not is_valid(events, event, partials[p, OF_SELECTION]):
             continue
         counted = True
-        reduce, here, word = partials[p, REDUCE], at + p - first, event + partials[p, WORD]
-        if reduce == _COUNT:
+        reduce, here, word = partials[p, REDUCE], at + partials[p, PLACE], event + partials[p, WORD]
+        if reduce >= WIDE:
+            count = out[at + partials[p, COUNT_AT]]
+            take_event(out, floats, here, count, partials[p], events, event_floats, event)
+        elif reduce == _COUNT:
             out[here] += 1
         elif reduce == _SUM:
             if partials[p, IS_FLOAT]:

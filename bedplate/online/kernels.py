@@ -10,40 +10,44 @@ from typing import Any
 import numpy as np
 
 from bedplate.aggregations.base import Reduce
-from bedplate.online.codec import CODES, COUNTS, LAST_FOLDED, MISSING, PENDING, WIDTH, Layout
-from bedplate.online.folding import add_whole, is_valid, jit
+from bedplate.online.codec import CODES, COUNTS, LAST_FOLDED, MISSING, PENDING, WIDE, WIDTH, Layout
+from bedplate.online.compiled import (
+    AT,
+    BOUND,
+    CODE,
+    FILLED,
+    HOP,
+    IS_FLOAT,
+    LENGTH,
+    NUMBER_AT,
+    PARTIAL,
+    RING,
+    SCALAR_WIDTH,
+    SELECTION,
+    SOURCE,
+    TILE,
+    TOTAL,
+    VALUES,
+    WORD,
+    first_at,
+    is_valid,
+    jit,
+    window_start,
+)
+from bedplate.online.folding import add_whole
+from bedplate.online.wide import read_wide
 from bedplate.types import Int64s
 
 _MIN, _SUM, _COUNT, _DISTINCT = (CODES[r] for r in (Reduce.MIN, Reduce.SUM, Reduce.COUNT, Reduce.DISTINCT))
 
-TOTAL, TILE, RING, VALUES = range(4)
-"""Where a scalar reduction's folded events are: in the totals, tiles, the ring of last events, or distinct values."""
-
-CODE, SOURCE, AT, PARTIAL, NUMBER_AT, SELECTION, WORD, IS_FLOAT, LENGTH, HOP, BOUND = range(11)
-"""The columns of scalar requests. AT is a section, or the first word of the totals; PARTIAL and NUMBER_AT are words
-from there; LENGTH -1: no window."""
-
-SCALAR_WIDTH, LATEST_WIDTH = 11, 13
-"""The numbers of columns of scalar and of LATEST requests."""
+LATEST_WIDTH = 13
+"""The number of columns of LATEST requests."""
 
 L_AT, L_IS_RING, L_SELECTION, L_DEPTH, L_LENGTH, L_HOP, L_BOUND, L_TTL, L_BY = range(9)
 L_FIRST, L_NUMBER, L_OUT, L_STRIDE = range(9, 13)
 """The columns of LATEST requests. L_AT is a section or the first word of a slot; L_FIRST and L_NUMBER choose
 the words of events in `columns`; L_OUT is the first output column, L_STRIDE the distance to the next; L_BY is the word
 of an event whose values must differ; -1: none."""
-
-
-@jit
-def _first_at(words: Any, at: int, count: int, width: int, time: int) -> int:
-    """The first of the entries, sorted by their first word, that is at or after `time`."""
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if words[at + middle * width] < time:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @jit
@@ -82,17 +86,8 @@ def locate_rows(
             at += words[row + COUNTS + s] * sections[s, WIDTH]
             found[i, s + 2] = at
         if words[row + PENDING] > 0:
-            visible[i] = _first_at(words, found[i, 0], words[row + PENDING], shape[1], times[i] - delay)
+            visible[i] = first_at(words, found[i, 0], words[row + PENDING], shape[1], times[i] - delay)
     return -1
-
-
-@jit
-def window_start(time: int, length: int, hop: int) -> int:
-    """The first event time that a window covers; see `Window.start`."""
-    if length < 0:
-        return MISSING
-    start = time - length
-    return start - start % hop if hop > 0 else start
 
 
 @jit
@@ -259,7 +254,7 @@ def _count_values(
         if words[event] < since or not is_valid(words, event, request[SELECTION]):
             continue
         value = words[event + request[WORD]]
-        entry = _first_at(words, at, count, np.int64(2), value)
+        entry = first_at(words, at, count, np.int64(2), value)
         if entry == count or words[at + 2 * entry] != value or words[at + 2 * entry + 1] < since:
             values[new] = value
             new += 1
@@ -292,6 +287,11 @@ def read_scalars(
     for r in range(len(requests)):
         request, out, there = requests[r], values[r * n : (r + 1) * n], present[r * n : (r + 1) * n]
         out_floats = out.view(np.float64)
+        if request[CODE] == FILLED:
+            continue
+        if request[CODE] >= WIDE:
+            read_wide(words, floats, offsets, times, size, sections, located, visible, request, values, r, present)
+            continue
         if request[CODE] == _DISTINCT:
             _read_distinct(words, offsets, times, size, located, visible, request, out)
             continue

@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from bedplate.aggregations.base import Finish, Latest, Newest, Partial, Reduce, Scalar
+from bedplate.aggregations.base import Finish, Latest, Newest, Partial, Reduce, Reduction, Scalar
 from bedplate.batch import Column, Columns, Dense, Embedding, Ids, Places, Ragged, Stack, TextLookup
 from bedplate.canonical import to_json
 from bedplate.features.view import Call, CompiledView
@@ -16,6 +16,7 @@ from bedplate.online import kernels
 from bedplate.online.codec import CODES, Layout, Need, from_words, vectors_from, words_in
 from bedplate.online.folding import settle
 from bedplate.online.ragged import RaggedFound, ragged_request, ragged_requests, read_ragged
+from bedplate.online.wide import RESULTS, filled, wide_partial
 from bedplate.types import Array, Bools, Int64s, Type
 
 _SCALAR, _SLOT, _LATEST, _RAGGED = range(4)
@@ -33,7 +34,7 @@ class Part:
         last: the request after the last one.
         kinds: the type of a scalar, or of each input.
         out: the first output column of slots.
-        depth: of a LATEST; of hashes their number, of counts 0.
+        reduction: of the first call.
     """
 
     kernel: int
@@ -41,7 +42,7 @@ class Part:
     last: int
     kinds: tuple[Type, ...]
     out: int
-    depth: int
+    reduction: Reduction
 
 
 @final
@@ -221,7 +222,8 @@ class ReadPlan:
         for call in calls:
             aggregation = call.aggregation
             kept = tuple(self._kernel(n) for n in self._needs(call))
-            key = (type(aggregation), to_json(dict(aggregation.options())), self._types(call), kept)
+            of_window = None if aggregation.over(call.window) is aggregation else call.window
+            key = (type(aggregation), to_json(dict(aggregation.options())), self._types(call), kept, of_window)
             groups.setdefault(key, []).append(call)
         return [tuple(group) for group in groups.values()]
 
@@ -229,12 +231,11 @@ class ReadPlan:
         view, types = self.layout.view.name, self._types(calls[0])
         names = tuple(zip(*([f"{view}.{n}" for n in c.names] for c in calls), strict=True))
         reductions = range(len(calls[0].aggregation.reductions))
-        parts = tuple(self._part(calls, types, i, requests, columns) for i in reductions)
+        parts = tuple(self._part(calls, i, requests, columns) for i in reductions)
         return Group(calls, names, parts, types)
 
     def _types(self, call: Call) -> tuple[Type, ...]:
-        view = self.layout.view
-        return view.types[view.reduction_index(call.aggregation.reductions[0])]
+        return self.layout.view.input_types(call.aggregation)
 
     def _needs(self, call: Call) -> list[Need]:
         view = self.layout.view
@@ -252,7 +253,6 @@ class ReadPlan:
     def _part(
         self,
         calls: tuple[Call, ...],
-        types: tuple[Type, ...],
         index: int,
         requests: tuple[list[tuple[int, ...]], ...],
         columns: list[int],
@@ -262,7 +262,7 @@ class ReadPlan:
         first = len(requests[kernel])
         for i, need in enumerate(needs):
             if kernel == _SCALAR:
-                requests[kernel].append(self._scalar(need))
+                requests[kernel].append(self._scalar(need, len(needs)))
             elif kernel == _RAGGED:
                 requests[kernel].append(ragged_request(self.layout, need, _window(need)))
             else:
@@ -270,15 +270,19 @@ class ReadPlan:
                 place = (len(columns), len(inputs), out + i, len(needs))
                 requests[kernel].append((*self._latest(need), *place))
                 columns.extend(inputs)
+        reduction, kinds = needs[0].reduction, self.layout.view.types[needs[0].selection]
+        last = len(requests[kernel])
         if kernel == _SLOT:
-            self._slot_columns += len(needs) * sum(map(words_in, types))
-        kinds = (self.layout.view.output_type(needs[0].reduction),) if kernel == _SCALAR else types
-        return Part(kernel, first, len(requests[kernel]), kinds, out, needs[0].reduction.depth)
+            self._slot_columns += len(needs) * sum(map(words_in, kinds))
+        elif reduction.reduce in RESULTS:
+            requests[kernel].extend(filled(len(needs), reduction.reduce))
+        elif kernel == _SCALAR:
+            kinds = (self.layout.view.output_type(reduction),)
+        return Part(kernel, first, last, kinds, out, reduction)
 
-    def _scalar(self, need: Need) -> tuple[int, ...]:
+    def _scalar(self, need: Need, stride: int) -> tuple[int, ...]:
         layout, reduce, selection = self.layout, need.reduction.reduce, need.selection
-        word = 0 if reduce is Reduce.COUNT else layout.words[selection][0]
-        is_float = reduce is not Reduce.COUNT and layout.view.types[selection][0] is Type.FLOAT
+        kept = reduce, selection, need.reduction.half_life
         source, at, partial, number = kernels.RING, layout.ring, 0, 0
         if need.is_exact:
             pass
@@ -286,11 +290,12 @@ class ReadPlan:
             source, at = kernels.VALUES, layout.distinct[selection]
         elif need.window is None:
             source, at = kernels.TOTAL, layout.totals_at
-            partial, number = layout.totals.at(reduce, selection), layout.totals.count_at(reduce, selection)
+            partial, number = layout.totals.at(*kept), layout.totals.count_at(*kept)
         else:
             source, (at, group) = kernels.TILE, layout.tiles[need.window.hop]
-            partial, number = 1 + group.at(reduce, selection), 1 + group.count_at(reduce, selection)
-        return (CODES[reduce], source, at, partial, number, selection, word, int(is_float), *_window(need))
+            partial, number = 1 + group.at(*kept), 1 + group.count_at(*kept)
+        place = (CODES[reduce], source, at, partial, number, selection, *layout.input_of(reduce, selection))
+        return (*place, *_window(need), *layout.partial_row(*kept), stride)
 
     def _latest(self, need: Need) -> tuple[int, ...]:
         layout, selection = self.layout, need.selection
@@ -353,9 +358,11 @@ class _Found(NamedTuple):
     def partial(self, part: Part) -> Partial:
         if part.kernel == _SCALAR:
             a, b = part.first * self.n, part.last * self.n
+            if part.reduction.reduce in RESULTS:
+                return wide_partial(part.reduction.reduce, self.out, self.present, a, b, part.kinds, self.texts)
             return Scalar(from_words(self.out[a:b], part.kinds[0]), self.present[a:b])
         if self.ragged is not None and part.kernel == _RAGGED:
-            if part.depth:
+            if part.reduction.depth:
                 return self.ragged.hashes(part.first, part.last)
             return self.ragged.counted(part.first, part.last, part.kinds[0], self.texts)
         texts = tuple([self.texts if kind is Type.STRING else None for kind in part.kinds])
@@ -383,7 +390,7 @@ class _Found(NamedTuple):
         for kind in part.kinds:
             columns.append(_values(values[at : at + words_in(kind), a:b], kind))
             at += words_in(kind)
-        if part.depth > 1:
+        if part.reduction.depth > 1:
             return Latest(offsets - a, times[a:b], tuple(columns), texts)
         present = offsets[1:] > offsets[:-1]
         return Newest(present, _spread(times[a:b], present), tuple(_spread(c, present) for c in columns), texts)

@@ -18,9 +18,12 @@ from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.attribute import Attribute
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.counts import Histogram, TopK
+from bedplate.aggregations.decay import DecayedCount, DecayedMean, DecayedSum
 from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.extremes import Max, Min
-from bedplate.aggregations.ordered import Last, LastN, TimeSince
+from bedplate.aggregations.moments import StdDev, Variance
+from bedplate.aggregations.ordered import First, Last, LastN, TimeSince
+from bedplate.aggregations.ratio import Rate, Ratio
 from bedplate.aggregations.sketches import ApproxCountDistinct, Quantile
 from bedplate.aggregations.window import Window
 from bedplate.canonical import string_ids
@@ -208,11 +211,7 @@ def every_aggregation() -> dict[str, Aggregation]:
         "spend": Sum(pl.col("price") * pl.col("quantity"), windows=["1h", "1d"]),
         "flags": Sum("flag", windows="1d"),
         "near_spend": Sum("price", windows=exact),
-        "amounts": Sum("amount"),
-        "amounts_in": Sum("amount", windows=windows),
-        "near_amount": Mean("amount", windows=exact),
         "price": Mean("price", windows=windows),
-        "amount": Mean("amount", windows=windows),
         "price_bought": Mean("price", where=bought),
         "lowest": Min("quantity", windows=windows),
         "cheapest": Min("price"),
@@ -263,6 +262,41 @@ def every_aggregation() -> dict[str, Aggregation]:
         "last_items": LastN(["item", "price"], 2, distinct="item", age="age"),
         "last_kinds": LastN("quantity", 3, distinct="kind", windows=["1h", "1d", exact[1]], where=pl.col("flag")),
         "last_kind_of": LastN({"kind": "kind"}, 1, distinct="kind"),
+        **_of_numbers(windows, exact),
+    }
+
+
+def _of_numbers(windows: Sequence[Window | str], exact: Sequence[Window]) -> dict[str, Aggregation]:
+    """Sums of amounts, first values, variances, decayed sums, ratios and rates."""
+    bought, viewed = pl.col("kind") == "buy", pl.col("kind") == "view"
+    return {
+        "amounts": Sum("amount"),
+        "amounts_in": Sum("amount", windows=windows),
+        "amount": Mean("amount", windows=windows),
+        "near_amount": Mean("amount", windows=exact),
+        "first_price": First("price"),
+        "first_kind": First("kind", where=pl.col("flag")),
+        "first_seen_in": First("seen", windows=["15m", "13h", *exact]),
+        "first_item_in": First("item", windows=["1h", "1d", exact[1]], where=bought),
+        "spread": Variance("price"),
+        "spread_in": Variance("amount", windows=windows, sample=False),
+        "spread_near": StdDev("quantity", windows=["15m", "1d", *exact], where=pl.col("flag")),
+        "spread_far": StdDev(pl.col("price") + 1e9, windows=["1h", "2d"]),
+        "spread_flag": StdDev("flag", sample=False),
+        "decayed_events": DecayedCount(half_life="1m"),
+        "decayed_kinds": DecayedCount("kind", half_life="7d", windows=["15m", "13h", *exact]),
+        "decayed_sum": DecayedSum("amount", half_life="6h", windows=["15m", "13h", exact[1]]),
+        "decayed_quantity": DecayedSum("quantity", half_life="1h", where=bought),
+        "decayed_price": DecayedMean("price", half_life="30s"),
+        "decayed_amount": DecayedMean("amount", half_life="2h", windows=["2d", exact[0]], where=pl.col("flag")),
+        "click_rate": Ratio(Count(where=bought), Count(where=viewed)),
+        "click_rate_in": Ratio(Count(where=bought), Count(), windows=windows, where=pl.col("flag"), smoothing=(1, 20)),
+        "price_of": Ratio(Sum("price"), Max("quantity"), windows=["1h", "1d", exact[1]]),
+        "last_over_first": Ratio(Last("price"), First("price")),
+        "decayed_ratio": Ratio(DecayedSum("price", half_life="1h"), DecayedCount(half_life="2h"), windows="13h"),
+        "rate": Rate(windows=windows),
+        "rate_near": Rate(windows=exact),
+        "rate_of_kinds": Rate("kind", windows=["15m", "2d"], where=bought, per="1h"),
     }
 
 

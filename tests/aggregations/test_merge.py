@@ -8,7 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bedplate.aggregations.arithmetic import Count, Sum
-from bedplate.aggregations.base import Counts, Hashes, Latest, Newest, Reduce, Reduction, Scalar, Selection, Values
+from bedplate.aggregations.base import (
+    Counts,
+    Decayed,
+    Hashes,
+    Latest,
+    Moments,
+    Newest,
+    Oldest,
+    Reduce,
+    Reduction,
+    Scalar,
+    Selection,
+    Values,
+)
 from bedplate.aggregations.merge import ChainedTexts, chain_texts, interleave, merge, merge_sets, union
 from bedplate.aggregations.ordered import Last
 from bedplate.errors import DataError, DefinitionError
@@ -91,6 +104,26 @@ def hashes_of(pieces, depth):
     return Hashes(np.cumsum([0, *map(len, kept)]), np.array([v for piece in kept for v in piece], np.int64))
 
 
+def oldest_of(pieces):
+    first = [(ordered(piece) or [(77, 77)])[0] for piece in pieces]
+    there = np.array([len(piece) > 0 for piece in pieces], np.bool_)
+    return Oldest(there, np.array([t for t, _ in first], np.int64), np.array([v for _, v in first], np.int64), None)
+
+
+def moments_of(pieces):
+    values = [np.array([v for _, v in piece], np.float64) for piece in pieces]
+    means = np.array([v.mean() if len(v) else 0.0 for v in values])
+    squares = np.array([((v - m) ** 2).sum() for v, m in zip(values, means, strict=True)])
+    return Moments(np.array([len(v) for v in values], np.int64), means, np.zeros(len(values)), squares)
+
+
+def decayed_of(pieces, *, counts):
+    """As of the last event; the half-life is 2."""
+    last = [max((t for t, _ in piece), default=0) for piece in pieces]
+    added = [[(1 if counts else v) * 2.0 ** ((t - at) / 2) for t, v in p] for at, p in zip(last, pieces, strict=True)]
+    return Decayed(np.array([sum(a) for a in added], np.float64), np.array(last, np.int64))
+
+
 def flat(history):
     return [piece for pieces in history for piece in pieces]
 
@@ -152,12 +185,20 @@ def test_lists_of_values(reduce, history, depth):
     assert_same(got, make([all_events(pieces) for pieces in history]))
 
 
+@given(history=histories)
+@pytest.mark.parametrize("reduce", [Reduce.EARLIEST, Reduce.MOMENTS, Reduce.DECAYED_SUM, Reduce.DECAYED_COUNT])
+def test_first_events_moments_and_decayed_sums(reduce, history):
+    make = makers(0)[reduce]
+    got = merge(Reduction(reduce, SELECTION, half_life=2), make(flat(history)), owners_of(history))
+    assert_same(got, make([all_events(pieces) for pieces in history]))
+
+
 @given(history=histories, data=st.data())
 @pytest.mark.parametrize("reduce", Reduce)
 def test_merging_in_steps_is_merging_at_once(reduce, history, data):
     """Associative: neighbouring pieces may be merged first, wherever the cut is."""
     depth = data.draw(st.integers(1, 3)) if reduce in LISTS else 0
-    reduction, pieces, owners = Reduction(reduce, SELECTION, depth), flat(history), owners_of(history)
+    reduction, pieces, owners = Reduction(reduce, SELECTION, depth, 2), flat(history), owners_of(history)
     make = makers(depth) | ({Reduce.LATEST: newest_of} if depth == 1 else {})
     whole = make.get(reduce, lambda p: scalar_of(reduce, p, np.int64))(pieces)
     cuts = [sorted({0, len(p), *data.draw(st.lists(st.integers(0, len(p)), max_size=2))}) for p in history]
@@ -177,6 +218,10 @@ def makers(depth):
         Reduce.COUNTS: counts_of,
         Reduce.SMALLEST: lambda p: hashes_of(p, depth),
         Reduce.LATEST_BY: lambda p: by_of(p, depth),
+        Reduce.EARLIEST: oldest_of,
+        Reduce.MOMENTS: moments_of,
+        Reduce.DECAYED_SUM: lambda p: decayed_of(p, counts=False),
+        Reduce.DECAYED_COUNT: lambda p: decayed_of(p, counts=True),
     }
 
 
@@ -188,6 +233,18 @@ def assert_same(one, other):
         np.testing.assert_array_equal(one.present, other.present)
         np.testing.assert_array_equal(one.times[one.present], other.times[one.present])
         np.testing.assert_array_equal(one.columns[0][one.present], other.columns[0][one.present])
+    elif isinstance(one, Oldest):
+        np.testing.assert_array_equal(one.present, other.present)
+        np.testing.assert_array_equal(one.times[one.present], other.times[one.present])
+        np.testing.assert_array_equal(one.values[one.present], other.values[one.present])
+    elif isinstance(one, Moments):
+        np.testing.assert_array_equal(one.counts, other.counts)
+        np.testing.assert_allclose(one.means + one.rests, other.means + other.rests, rtol=1e-15, atol=1e-15)
+        np.testing.assert_allclose(one.squares, other.squares, rtol=1e-13, atol=1e-13)
+    elif isinstance(one, Decayed):
+        later = np.maximum(one.times, other.times)
+        ours, theirs = (d.values * 2.0 ** ((d.times - later) / 2) for d in (one, other))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-13, atol=1e-13)
     elif isinstance(one, Counts | Hashes):
         for field in one.__struct_fields__:
             np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
@@ -202,7 +259,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("reduce", Reduce)
 def test_sets_of_events_of_the_same_keys(reduce, history, depth):
     make = makers(depth).get(reduce, lambda p: scalar_of(reduce, p, np.int64))
-    reduction = Reduction(reduce, SELECTION, depth if reduce in LISTS else 0)
+    reduction = Reduction(reduce, SELECTION, depth if reduce in LISTS else 0, 2)
     sets = [make([pieces[i] for pieces in history]) for i in range(3)]
     expected = merge(reduction, make(flat(history)), np.arange(len(history) + 1) * 3)
     assert_same(merge_sets(reduction, sets), expected)

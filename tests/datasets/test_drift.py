@@ -36,7 +36,8 @@ sales = FeatureView("sales", item, orders, {"n": Count(windows="1d", where=pl.co
 bought = Label("bought", (user, item), orders, Count(), within="1d")
 spine = Spine(orders, request="request", entities=user, item=item)
 baskets = Dataset(
-    "baskets", spine=spine, labels=bought, features=["spending.*"], split=TimeSplit("2026-01-02", "2026-01-08", gap="1d"),
+    "baskets", spine=spine, labels=bought, features=["spending.*"],
+    split=TimeSplit("2026-01-02", "2026-01-08", gap="1d"),
 )
 """
 

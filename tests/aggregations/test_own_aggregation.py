@@ -1,0 +1,177 @@
+"""An aggregation in a file of a project's own, as docs/history.md shows it; and what the contract suite catches."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from bedplate.aggregations.arithmetic import Count
+from bedplate.aggregations.base import OneInput, Output, Reduce, Reduction
+from bedplate.batch import Dense
+from bedplate.cli.main import run
+from bedplate.errors import DefinitionError
+from bedplate.online.base import open_store
+from bedplate.online.fetch import OnlineReader
+from bedplate.project import Project
+from bedplate.testing.aggregation import AggregationContract
+from bedplate.types import Type
+
+PAGE = (Path(__file__).parents[2] / "docs" / "history.md").read_text()
+FILES = dict(re.findall(r"^```python\n# (\w+\.py)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+ORDERS = {1: [2.0, 8.0, -1.0], 2: [5.0]}
+LAWS = [name for name in dir(AggregationContract) if name.startswith("test_")]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("aggregations.py", "features.py"):
+        Path(name).write_text(FILES[name])
+    Path("bedplate.toml").touch()
+    return tmp_path
+
+
+def test_it_is_planned_built_looked_up_and_read_online(project, capsys):
+    for words in (["plan", "--features"], ["apply"], ["materialize", "--until", "2026-01-06"], ["plan", "--features"]):
+        assert run(words) == 0, words
+    assert "WeekendShare(" in capsys.readouterr().out
+    assert run(["lookup", "purchases.*", "--key", "user=1", "--time", "2026-01-06", "--json"]) == 0
+    assert "0.666" in json.dumps(json.loads(capsys.readouterr().out))
+    opened = Project(project)
+    history = opened.lookup("purchases.*", [1, 2, 3], "2026-01-06")
+    assert history["purchases.weekend"].to_list() == [2 / 3, 0.0, None]
+    assert history["purchases.typical_7d"].to_list() == pytest.approx([4.0, 5.0, None], abs=1e-12)
+    with open_store(opened.config.online_url, opened.root) as store:
+        assert opened.lookup("purchases.*", [1, 2, 3], "2026-01-06", OnlineReader(store)).equals(history)
+
+
+def test_other_reductions_make_it_another_feature(project):
+    """Its file may be changed: what was built or loaded for it as it was is not read for it as it is."""
+    before = Project(project)
+    before.apply()
+    file = project / "aggregations.py"
+    file.write_text(file.read_text().replace("Reduce.COUNT, self.weekend", "Reduce.COUNT, self.selection"))
+    after = Project(project)
+    assert after.view("purchases").id != before.view("purchases").id
+    assert [str(line).partition(":")[0] for line in str(after.changes()).splitlines()][:1] == ["~ purchases.weekend"]
+    after.apply()
+    assert after.lookup("purchases.weekend", [1], "2026-01-06")["purchases.weekend"].to_list() == [1.0]
+
+
+def load(name):
+    """The page's aggregations, as a module of their own."""
+    spec = importlib.util.spec_from_loader(name, loader=None)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    exec(compile(FILES["aggregations.py"], name, "exec"), module.__dict__)
+    return module
+
+
+class TestGeometricMean(AggregationContract):
+    def make(self, windows=None, where=None):
+        return load("own_aggregations").GeometricMean("price", windows, where)
+
+
+class TestWeekendShare(AggregationContract):
+    def make(self, windows=None, where=None):
+        return load("own_aggregations").WeekendShare(pl.col("seen"), windows, where)
+
+
+class Parity(OneInput):
+    """An aggregation that is right unless something is done to it: whether the number of values is odd."""
+
+    @property
+    def reductions(self):
+        return (Reduction(Reduce.COUNT, self.selection),)
+
+    def outputs(self, types):
+        return (Output("", Type.INT),)
+
+    def finalize(self, partials, times):
+        return (Dense(partials[0].values % 2),)
+
+
+class Carried(Parity):
+    """Remembers what it saw before: one call is not as another."""
+
+    seen = 0
+
+    def finalize(self, partials, times):
+        Carried.seen += 1
+        return (Dense(partials[0].values + Carried.seen),)
+
+
+class Careless(Parity):
+    """Forgets its condition."""
+
+    def __init__(self, expression, windows=None, where=None):
+        super().__init__(expression, windows, None)
+
+
+class Mistyped(Parity):
+    """Says floats and gives integers."""
+
+    def outputs(self, types):
+        return (Output("", Type.FLOAT),)
+
+
+class Nameless(Parity):
+    """Has another form each time."""
+
+    made = 0
+
+    def options(self):
+        Nameless.made += 1
+        return {"made": Nameless.made}
+
+
+class Clock(Parity):
+    """Depends on the place of a key among those that are asked for."""
+
+    def finalize(self, partials, times):
+        return (Dense(partials[0].values + range(len(times))),)
+
+
+def suite_of(kind):
+    class Suite(AggregationContract):
+        def make(self, windows=None, where=None):
+            return kind("price", windows, where)
+
+    return Suite()
+
+
+@pytest.mark.parametrize(
+    ("kind", "law"),
+    [
+        (Carried, "test_history_and_online_store_give_the_same"),
+        (Carried, "test_partials_of_pieces_merge"),
+        (Careless, "test_where_leaves_events_out"),
+        (Careless, "test_no_events"),
+        (Mistyped, "test_columns_are_of_the_types_that_are_declared"),
+        (Nameless, "test_equal_definitions_have_equal_forms"),
+        (Clock, "test_many_rows_are_answered_as_few"),
+    ],
+)
+def test_the_suite_catches_what_is_wrong(kind, law, tmp_path):
+    check = getattr(suite_of(kind), law)
+    with pytest.raises(AssertionError):
+        check(*[tmp_path] * (check.__code__.co_argcount - 1))
+
+
+def test_the_suite_says_that_it_must_be_told_what_to_make():
+    with pytest.raises(DefinitionError, match="how its aggregation is made"):
+        AggregationContract().make()
+    assert len(LAWS) > 10
+
+
+def test_a_selection_is_narrowed_by_a_second_condition():
+    count = Count("price", where=pl.col("flag"))
+    both = count.selection.narrowed(pl.col("quantity") > 1, "test")
+    assert both.form == Count("price", where=pl.col("flag") & (pl.col("quantity") > 1)).selection.form
+    assert count.selection.narrowed(None, "test") is count.selection
