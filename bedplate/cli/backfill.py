@@ -34,7 +34,7 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
     \b
     Examples:
       bedplate backfill customer_lines --from 2011-01-01 --to 2011-04-01
-      bedplate backfill customer_lines --from 2011-01-01 --to 2011-04-01 --dry-run
+      bedplate backfill customer_lines --from 2011-01-01 --to 2011-04-01 --dry-run --json
     """
     from bedplate.errors import ConfigError
     from bedplate.offline.segment import Span

@@ -144,7 +144,7 @@ def compact(directory: Path, as_json: bool) -> None:
     \b
     Examples:
       bedplate offline compact
-      bedplate offline compact && bedplate offline gc
+      bedplate offline compact --json
     """
     from bedplate.project import Project
 
