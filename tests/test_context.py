@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
 import polars as pl
 import pytest
 import shop
-from dataset_world import SPLIT, OracleHistory, shop_events, shop_graph
+from dataset_world import SPLIT, OracleHistory, built, shop_events, shop_graph
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bedplate.aggregations.ordered import Last
 from bedplate.batch import Dense, Ids, column_to_series
 from bedplate.canonical import string_ids
 from bedplate.datasets.dataset import Dataset
@@ -21,16 +26,21 @@ from bedplate.datasets.spine import Spine
 from bedplate.errors import DataError, DefinitionError, RequestError
 from bedplate.features.assemble import Candidates, Join
 from bedplate.features.context import Context
-from bedplate.features.derived import DerivedFeature
+from bedplate.features.derived import DerivedFeature, series_to_column
 from bedplate.features.encoding import Category, Number
-from bedplate.features.functions import token_overlap
+from bedplate.features.functions import cosine, token_overlap
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.lookup import lookup_table
+from bedplate.features.view import FeatureView
+from bedplate.health.parity import ParityReport
 from bedplate.models.config import TwoTowerConfig
+from bedplate.online.fetch import OnlineReader
+from bedplate.online.load import bulk_load
+from bedplate.online.memory import MemoryStore
 from bedplate.serving.service import Retrieval, Service
 from bedplate.serving.wire import Wire
 from bedplate.sources.base import Source
-from bedplate.testing.simulator import ITEM, USER
+from bedplate.testing.simulator import ITEM, START, USER, simulations
 from bedplate.training.checks import check_towers
 from bedplate.training.job import Job
 from bedplate.types import Type, to_micros
@@ -183,6 +193,38 @@ def test_a_tower_of_candidates_can_not_depend_on_context():
     labelled = Job("towers", dataset="shop", model=TwoTowerConfig(label="again"), inputs=inputs)
     with pytest.raises(DefinitionError, match="'affordable' is about 'item' and the request"):
         check_towers(labelled, compiled)
+
+
+@given(simulations(events=60, questions=20), st.lists(st.sampled_from(["buy", "view it", "", None]), min_size=20))
+def test_online_and_history_agree_on_functions_of_context(simulation, queries):
+    """Texts, vectors and numbers of either store, with the same context, through the same functions."""
+    source = Source("events", simulation.events, time="time")
+    view = FeatureView("u", USER, source, {"kind": Last("kind"), "image": Last("image"), "price": Last("price")})
+    items = FeatureView("i", ITEM, source, {"image": Last("image")})
+    derived = [
+        DerivedFeature("overlap", function=token_overlap, inputs=[QUERY, "u.kind"], type=float),
+        DerivedFeature("alike", function=cosine, inputs=["u.image", "i.image"], type=float),
+        DerivedFeature("left", pl.col("request.budget") - pl.col("u.price")),
+        DerivedFeature("twice", pl.col("left") * 2 + pl.col("overlap")),
+    ]
+    graph = FeatureGraph([view, items], derived, contexts=[QUERY, BUDGET])
+    end = int(simulation.events["time"].max() or START) + 1
+    store, times = MemoryStore(), np.maximum(simulation.times, end)
+    oracle = OracleHistory()
+    with TemporaryDirectory() as folder:
+        history = built(Path(folder), list(graph.views.values()))
+        for compiled in graph.views.values():
+            bulk_load(store, compiled, history.grouped(compiled), end)
+        keys = {"user": simulation.users, "item": simulation.items}
+        texts = pl.Series("q", queries[: len(times)], dtype=pl.String)
+        budgets = np.arange(len(times), dtype=np.float64)
+        context = {"request.query": series_to_column(texts), "request.budget": Dense(budgets)}
+        selected = graph.select(list(graph.features))
+        for reader in (OnlineReader(store), oracle):
+            report = ParityReport()
+            report.compare_features(selected, keys, times, reader, history, context)
+            report.require()
+    assert report.rows["twice"] == len(times)
 
 
 # ---- serving

@@ -22,6 +22,11 @@ def datasets() -> None:
     """Write training sets to files, and show what such files hold.
 
     Training needs no files: it joins features while it reads. Files are for other tools, and for keeping.
+
+    \b
+    Examples:
+      bedplate datasets write baskets baskets-2011
+      bedplate datasets show baskets-2011
     """
 
 

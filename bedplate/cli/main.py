@@ -24,7 +24,7 @@ COMMANDS = {
     "init": ("bedplate.cli.init:init", "Make a new project, empty or from an example."),
     "import": ("bedplate.cli.imports:imports", "Turn a Feast repository into a project."),
     "plan": ("bedplate.cli.plan:plan", "Check the definitions and show what will be built."),
-    "diff": ("bedplate.cli.diff:diff", "Show what a branch changes: features, cost, and the models that read them."),
+    "diff": ("bedplate.cli.diff:diff", "Show what a branch changes, and who reads it."),
     "apply": ("bedplate.cli.apply:apply", "Build what is missing in the offline store."),
     "backfill": ("bedplate.cli.backfill:backfill", "Build a view's index for a range of times."),
     "offline": ("bedplate.cli.offline:offline", "List, merge and clean up the as-of indexes."),

@@ -12,14 +12,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from dataset_world import SPLIT, assert_same_batch, built, drawing, shop_dataset, shop_events, shop_graph
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bedplate.aggregations.ordered import Last, LastN
-from bedplate.batch import Batch, Dense, Embedding, Ids, Ragged
+from bedplate.batch import Batch, Dense, Embedding, Ids, Ragged, column_to_series
 from bedplate.datasets import writing
 from bedplate.datasets.dataset import Dataset
 from bedplate.datasets.layout import Layout, WrittenColumn
@@ -32,7 +35,7 @@ from bedplate.datasets.writing import write_dataset
 from bedplate.datasets.written import WrittenDataset
 from bedplate.errors import ConfigError, DataError, DefinitionError, NotFoundError, StoreError
 from bedplate.features.context import Context
-from bedplate.features.derived import DerivedFeature
+from bedplate.features.derived import DerivedFeature, series_to_column
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.vectors import vector
 from bedplate.features.view import FeatureView
@@ -139,6 +142,50 @@ def test_every_form_of_column_comes_back() -> None:
         values = column.values.values if isinstance(column, Ragged) else column.values
         got = back.item[name]
         assert (got.values.values if isinstance(got, Ragged) else got.values).dtype == values.dtype, name
+
+
+VALUES: dict[Type, st.SearchStrategy[Any]] = {
+    Type.INT: st.integers(-(2**63), 2**63 - 1),
+    Type.FLOAT: st.floats(allow_nan=False, allow_infinity=False),
+    Type.BOOL: st.booleans(),
+    Type.STRING: st.text(max_size=4),
+    Type.TIME: st.integers(0, 2**50),
+    Type.vector(3): st.lists(st.floats(-100, 100, width=32), min_size=3, max_size=3),
+}
+
+
+@st.composite
+def written_columns(draw: st.DrawFn) -> tuple[WrittenColumn, pl.Series, int]:
+    """A column of any type with nulls, or with lists that are empty or hold nulls."""
+    kind = draw(st.sampled_from(list(VALUES)))
+    is_list = not kind.width and draw(st.booleans())
+    rows = draw(st.integers(0, 6))
+    value = VALUES[kind] | st.none()
+    chosen = st.lists(value, max_size=4) if is_list else value
+    values = draw(st.lists(chosen, min_size=rows, max_size=rows))
+    column = WrittenColumn("x", draw(st.sampled_from(["request", "item"])), kind, is_list)
+    plain = pl.Int64() if kind is Type.TIME else None
+    dtype = (pl.List(plain) if is_list else plain) if plain is not None else column.dtype
+    return column, pl.Series("x", values, dtype=dtype), rows
+
+
+@given(written_columns())
+def test_any_column_comes_back(made: tuple[WrittenColumn, pl.Series, int]) -> None:
+    column, series, rows = made
+    ids = np.arange(rows)
+    given = series_to_column(series)
+    sides: dict[str, Any] = {"request": {}, "item": {}}
+    sides[column.level]["x"] = given
+    layout = Layout([column], [])
+    batch = Batch(sides["request"], sides["item"], np.arange(rows + 1), ids, ids, ids)
+    tables = layout.tables(batch, 7)
+    assert tables[column.level == "item"].schema["x"] == column.dtype
+    assert tables[0]["batch"].to_list() == [7] * rows
+    back = layout.batch(*tables)
+    got = getattr(back, column.level)["x"]
+    assert type(got) is type(given)
+    assert column_to_series(got).to_list() == column_to_series(given).to_list()
+    assert back.offsets.tolist() == list(range(rows + 1))
 
 
 def test_training_from_files_gives_equal_weights(tmp_path: Path) -> None:
