@@ -154,7 +154,10 @@ class ViewReader:
         question = Question(calls, ranges, limits_of(ranges, ahead=ahead), shift, ttl, ahead)
         if self._coverage is not None:
             self._coverage.check(question.limits, times, shift, ahead=ahead)
-        answer = Answer(len(keys), self._like(tuple(c.names for c in calls), question))
+        like = self._like(tuple(c.names for c in calls), question)
+        if not len(keys):
+            return {name: like[name] for name in names}
+        answer = Answer(len(keys), like)
         offsets, order = bucket_rows(bucket_numbers(keys, self.buckets), self.buckets)
         with ExitStack() as stack:
             large = len(keys) > BLOCK
