@@ -233,7 +233,7 @@ def test_an_argument_is_taken_or_refused(name: str) -> None:
     [
         (lambda: view(entities=3), "view 'v': got 3, expected an Entity or a list of them"),
         (lambda: view(entities=["user"]), "view 'v': got 'user', expected an Entity"),
-        (lambda: view(features=[Count()]), "view 'v': got the features [<bedplate"),
+        (lambda: view(features=[Count()]), "view 'v': got the feature <bedplate"),
         (lambda: view(features={3: Count()}), "view 'v': got the feature name 3, expected a name without dots"),
         (lambda: label(at_least="5"), "label 'l': at_least: got '5', expected a number"),
         (lambda: label(empty=float("nan")), "label 'l': empty: got nan, expected a number"),

@@ -36,7 +36,7 @@ def haversine(latitude: Float64s, longitude: Float64s, other_latitude: Float64s,
 
     >>> vienna, paris = (48.2082, 16.3738), (48.8566, 2.3522)
     >>> haversine(*(np.array([d]) for d in (*vienna, *paris))).round().tolist()
-    [1034.0]
+    [1033.0]
     """
     first, second = np.radians(latitude), np.radians(other_latitude)
     across = np.radians(np.subtract(other_longitude, longitude)) / 2

@@ -376,7 +376,7 @@ def _check_time(time: object, place: str, *, of_time: bool) -> None:
             hint="a table of how things are now has none: time=ALWAYS (in bedplate.sources.base) says that its rows "
             "may be used at all times, also those at which they were not known yet",
         )
-    if time == ALWAYS and of_time:
+    if isinstance(time, str) and time == ALWAYS and of_time:
         raise DefinitionError(
             "got time=ALWAYS with a delay, available or valid_to, which are of time",
             where=place,

@@ -41,14 +41,17 @@ def sums(folder: Path, values: list[float], rows: int = 0) -> tuple[list[float],
 @given(
     values=st.lists(
         st.one_of(
-            st.floats(1e-12, 1e14), st.floats(-1e14, -1e-12), st.sampled_from([0.0, 1e12, -1e12, 0.01, 1e-12, 1 / 3])
+            st.floats(1e-8, 1e12), st.floats(-1e12, -1e-8), st.sampled_from([0.0, 1e12, -1e12, 0.01, 1e-8, 1 / 3])
         ),
         min_size=1,
         max_size=30,
     )
 )
 def test_a_small_value_after_a_large_one(rows, values):
-    """The window at a value holds it and the one before: never more digits are lost than float32 has."""
+    """The window at a value holds it and the one before: never more digits are lost than float32 has.
+
+    A running sum has about 106 bits: over 20 orders of magnitude (67 bits) much more than those of a float32 are left.
+    """
     with TemporaryDirectory() as folder:
         got, means = sums(Path(folder), values, rows)
     pairs = [values[max(0, i - 1) : i + 1] for i in range(len(values))]

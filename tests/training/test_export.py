@@ -35,6 +35,7 @@ class Defined:
     type: Type
     is_list: bool
     id: str
+    context: tuple[tuple[str, Type], ...] = ()
 
 
 LISTS = {"user.products", "user.ages", "product.words"}
