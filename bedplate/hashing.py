@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-_jit: Any = numba.njit(nogil=True, cache=True, inline="always")
+from bedplate.compiling import compiled
 
 
-@_jit
+@compiled
 def hash_word(word: Any) -> Any:
     """The hash of an int64, an int64.
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from bedplate.compiling import compiled
 from bedplate.datasets.counter import GAMMA, UInt64s, mix
-from bedplate.offline.kernels import compiled, lower_bound
+from bedplate.offline.kernels import lower_bound
 from bedplate.types import Array, Bools, Int64s
 
 _mix: Any = compiled(mix)

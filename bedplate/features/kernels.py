@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from bedplate.compiling import compiled
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 """2^64 / golden ratio: Fibonacci hashing, Knuth, TAOCP vol. 3, 6.4."""
 
-_jit: Any = njit(nogil=True, cache=True)
 
-
-@_jit
+@compiled
 def find_rows(
     values: Any,
     present: Any,

@@ -19,8 +19,8 @@ import numpy as np
 from bedplate.aggregations.base import Decayed, Moments, Reduce, Reduction
 from bedplate.aggregations.decay import decay
 from bedplate.aggregations.moments import merge_moments
+from bedplate.compiling import compiled
 from bedplate.offline.index import ColumnFiles
-from bedplate.offline.kernels import compiled
 from bedplate.types import Array, Int64s
 
 BLOCKED = (Reduce.MOMENTS, Reduce.DECAYED_SUM, Reduce.DECAYED_COUNT)

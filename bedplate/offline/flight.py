@@ -18,7 +18,8 @@ from typing import Any, TypeAlias, final
 
 import numpy as np
 
-from bedplate.offline.kernels import BLOCK, block_extremes, compiled
+from bedplate.compiling import compiled
+from bedplate.offline.kernels import BLOCK, block_extremes
 from bedplate.types import Array, Bools, Int64s
 
 _SMALL, _MIDDLE, _LARGE = BLOCK, BLOCK**2, BLOCK**3

@@ -7,25 +7,16 @@ so that rows [a, b) are values [rank[a], rank[b]). All positions are int64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
-from numba import njit
 
+from bedplate.compiling import compiled
 from bedplate.offline.instructions import choose, fetch_ahead
 from bedplate.types import Array, Bools, Int64s
 
 LARGEST = 2**63 - 1
 """The largest whole number of 64 bits."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def compiled(function: _Function) -> _Function:
-    """The function compiled on first use, cached on disk, without the interpreter's lock."""
-    return cast("_Function", njit(cache=True, nogil=True)(function))
-
 
 SPREAD = 27
 """The logarithm of how far a key's sum may be above its smallest value before rounded sums lose digits of a window."""

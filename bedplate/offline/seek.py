@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from bedplate.compiling import compiled
 from bedplate.offline.instructions import AHEAD, count_smaller, load_word
-from bedplate.offline.kernels import compiled, hash_key, is_ascending, same_key
+from bedplate.offline.kernels import hash_key, is_ascending, same_key
 from bedplate.types import Array, Int64s
 
 PLACES = 1 << 11

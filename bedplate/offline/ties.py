@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from bedplate.compiling import compiled
 from bedplate.offline import seek
 from bedplate.offline.index import Timeline
-from bedplate.offline.kernels import compiled
 from bedplate.offline.segment import Segment
 from bedplate.types import Array, Int64s
 

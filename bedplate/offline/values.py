@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from bedplate.compiling import compiled
 from bedplate.hashing import hash_word
-from bedplate.offline.kernels import BLOCK, compiled
+from bedplate.offline.kernels import BLOCK
 from bedplate.types import Array, Bools, Int64s
 
 BIG = BLOCK * BLOCK

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-import numba
-
+from bedplate.compiling import compiled
 from bedplate.online.codec import MISSING, PARTIAL_WIDTH, VALID_BITS
 
 TOTAL, TILE, RING, VALUES = range(4)
@@ -22,7 +22,7 @@ SCALAR_WIDTH = BOUND + 1 + PARTIAL_WIDTH + 1
 FILLED = -1
 """The code of a request that is filled by one before it."""
 
-jit: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
+jit: Any = functools.partial(compiled, error_model="numpy")
 """Loops copy word by word, and integers that are not literals begin them: slices and literals cost compile time."""
 
 
