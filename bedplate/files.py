@@ -13,6 +13,9 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
+import msgspec
+
+from bedplate.errors import StoreError
 from bedplate.process import process_alive, process_token
 
 ASIDE_SUFFIX = ".tmp"
@@ -66,6 +69,30 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     fsync_dir(path.parent)
+
+
+def write_record(path: Path, record: msgspec.Struct, what: str) -> None:
+    """Writes a record as JSON for people and programs, unless the file says exactly this already.
+
+    Args:
+        path: the file; its folder is made if missing.
+        record: what to write.
+        what: what a message calls it, such as "what was applied".
+
+    Raises:
+        StoreError: the file can't be written; the old record is untouched.
+    """
+    content = msgspec.json.format(msgspec.json.encode(record, order="sorted")) + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != content:
+            write_atomic(path, content)
+    except OSError as error:
+        raise StoreError(
+            f"can't record {what}: {error.strerror or error}",
+            where=str(path),
+            hint="check free space and permissions; what was built is kept",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import msgspec
 from bedplate.canonical import digest
 from bedplate.errors import StoreError
 from bedplate.features.view import Feature
-from bedplate.files import write_atomic
+from bedplate.files import write_record
 
 FORMAT = 1
 
@@ -51,17 +51,7 @@ def write_applied(
         StoreError: the file can't be written; the old record is untouched.
     """
     columns = {name: dict(of) for name, of in (sources or {}).items()}
-    content = msgspec.json.format(msgspec.json.encode(_Record(FORMAT, list(features.values()), columns))) + b"\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_bytes() != content:
-            write_atomic(path, content)
-    except OSError as error:
-        raise StoreError(
-            f"can't record what was applied: {error.strerror or error}",
-            where=str(path),
-            hint="check free space and permissions; what was built is kept",
-        ) from error
+    write_record(path, _Record(FORMAT, list(features.values()), columns), "what was applied")
 
 
 def read_applied(path: Path) -> dict[str, Feature] | None:

@@ -14,7 +14,7 @@ import msgspec
 from bedplate.canonical import digest
 from bedplate.config import CONFIG_FILE
 from bedplate.errors import StoreError
-from bedplate.files import write_atomic
+from bedplate.files import write_record
 from bedplate.offline.extend import Build
 
 _FOLDER = "needs"
@@ -63,18 +63,7 @@ def record_needs(store: Path, root: Path, builds: Sequence[Build]) -> None:
     Raises:
         StoreError: the record can't be written.
     """
-    path = _path(store, root)
-    content = msgspec.json.format(msgspec.json.encode(_Record(str(root), needs_of(builds)), order="sorted")) + b"\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file() or path.read_bytes() != content:
-            write_atomic(path, content)
-    except OSError as error:
-        raise StoreError(
-            f"can't record what the project needs: {error.strerror or error}",
-            where=str(path),
-            hint="check free space and permissions; what was built is kept",
-        ) from error
+    write_record(_path(store, root), _Record(str(root), needs_of(builds)), "what the project needs")
 
 
 def needs_of_others(store: Path, root: Path) -> dict[str, Needs]:
