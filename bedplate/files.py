@@ -71,18 +71,18 @@ def write_atomic(path: Path, content: bytes) -> None:
     fsync_dir(path.parent)
 
 
-def write_record(path: Path, record: msgspec.Struct, what: str) -> None:
-    """Writes a record as JSON for people and programs, unless the file says exactly this already.
+def write_record(path: Path, record: bytes, what: str) -> None:
+    """Writes a record of JSON, in the form that people read, unless the file says exactly this already.
 
     Args:
         path: the file; its folder is made if missing.
-        record: what to write.
+        record: the JSON.
         what: what a message calls it, such as "what was applied".
 
     Raises:
         StoreError: the file can't be written; the old record is untouched.
     """
-    content = msgspec.json.format(msgspec.json.encode(record, order="sorted")) + b"\n"
+    content = msgspec.json.format(record) + b"\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_bytes() != content:

@@ -51,7 +51,8 @@ def write_applied(
         StoreError: the file can't be written; the old record is untouched.
     """
     columns = {name: dict(of) for name, of in (sources or {}).items()}
-    write_record(path, _Record(FORMAT, list(features.values()), columns), "what was applied")
+    record = msgspec.json.encode(_Record(FORMAT, list(features.values()), columns))
+    write_record(path, record, "what was applied")
 
 
 def read_applied(path: Path) -> dict[str, Feature] | None:

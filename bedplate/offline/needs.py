@@ -63,7 +63,8 @@ def record_needs(store: Path, root: Path, builds: Sequence[Build]) -> None:
     Raises:
         StoreError: the record can't be written.
     """
-    write_record(_path(store, root), _Record(str(root), needs_of(builds)), "what the project needs")
+    record = msgspec.json.encode(_Record(str(root), needs_of(builds)), order="sorted")
+    write_record(_path(store, root), record, "what the project needs")
 
 
 def needs_of_others(store: Path, root: Path) -> dict[str, Needs]:
