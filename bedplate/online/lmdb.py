@@ -1,5 +1,6 @@
-"""The embedded online store: LMDB. Any number of processes read it, and never wait, while others write; threads that
-read beside one of the same process that writes pause for half a millisecond a read.
+"""The embedded online store: LMDB. Any number of processes read it, and never wait, while others write.
+
+Threads that read beside one of the same process that writes pause for half a millisecond a read.
 
 One step is one transaction, on the disk when `commit` returns. The map begins small and doubles when it is full.
 """
