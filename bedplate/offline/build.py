@@ -213,7 +213,7 @@ def _write_gathered(path: Path, values: Array, order: Array, threads: int) -> No
                 np.take(values, rows, axis=0, out=piece, mode="clip")
             else:
                 kernels.gather(values, rows, piece)
-            left, at = memoryview(piece).cast("B"), begin + first * row
+            left, at = piece.data.cast("B"), begin + first * row
             while len(left):  # one write may take less than it is given
                 written = os.pwrite(file.fileno(), left, at)
                 left, at = left[written:], at + written
