@@ -116,7 +116,7 @@ class Counting:
 
 
 def memory_of_a_lookup(folder: Path, rows: int, available: str | None) -> int:
-    """The most bytes that are held while 20,000 labels of one key with all rows are looked up, and checks the values."""
+    """The most bytes held while 20,000 labels of one key with all rows are looked up; checks the values."""
     labels = 20_000
     frame = pl.DataFrame({"user": np.ones(rows, np.int64), "time": START + np.arange(rows) * 1_000_000})
     frame = frame.with_columns(known=pl.col("time") + (pl.col("time") % 97 == 0) * HOUR, value=pl.col("time") % 1000)
@@ -192,7 +192,7 @@ def reads_of_a_lookup(monkeypatch: pytest.MonkeyPatch, rows: int) -> dict[str, i
 
 
 def test_no_step_of_a_lookup_walks_through_the_rows_of_a_key(monkeypatch):
-    """Ten times the rows of a key: a search reads four values more, and what is found by blocks a few blocks' values."""
+    """Ten times the rows of a key: a search reads four values more, and what is found by blocks a few blocks."""
     one, ten = (reads_of_a_lookup(monkeypatch, rows) for rows in (100_000, 1_000_000))
     assert ten["rows"] - one["rows"] <= 8 * 2 * 2 * 4  # of 8 labels 2 ranges, each to be found from both sides
     assert one["rows"] <= 8 * 2 * (AHEAD + 2 * 17)

@@ -221,7 +221,7 @@ def test_diff_knows_links_context_and_features_of_models(repository: Path, call:
     read = ["item_seller.sellers.spent_7d"]
     register(Project(repository / "shop"), read)
     edit(repository, ('{"spent": Sum("price", windows="7d")})\nby', '{"spent": Sum(pl.col("price") * 2, "7d")})\nby'))
-    code, out, err = call("diff", "main", *shop, "--check")
+    code, _, err = call("diff", "main", *shop, "--check")
     assert (code, f"ranker:1 (champion) reads '{read[0]}', which is changed" in err) == (7, True)
     shown: Any = json.loads(call("diff", "main", *shop, "--json")[1])
     assert (shown["added"], shown["removed"]) == ([], [])

@@ -128,7 +128,9 @@ def behind_a_link(source: Source, **options: object) -> LoadedDataset:
         split=TimeSplit(START + 54 * DAY, START + 58 * DAY, gap="3d"),
         features=["owner.past.n_3d"],
     )
-    return LoadedDataset(dataset.compile(FeatureGraph(views, links=[Link("owner", "items.user", USER)])), OracleHistory())
+    return LoadedDataset(
+        dataset.compile(FeatureGraph(views, links=[Link("owner", "items.user", USER)])), OracleHistory()
+    )
 
 
 def test_a_view_that_links_reach_leaks_as_any_other():
