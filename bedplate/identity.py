@@ -195,13 +195,14 @@ def _globals(code: CodeType) -> Iterator[tuple[str, ...]]:
 
     Each comes with the attributes that are read of it, one after the other.
     """
-    path: tuple[str, ...] = ()
+    path: list[str] = []
     for instruction in dis.get_instructions(code):
         if instruction.opname in _ATTRIBUTE and path:
-            path = (*path, str(instruction.argval))
+            path.append(str(instruction.argval))
         elif instruction.opname != "EXTENDED_ARG":
-            yield from [path] if path else []
-            path = (str(instruction.argval),) if instruction.opname in _GLOBAL else ()
+            if path:
+                yield tuple(path)
+            path = [str(instruction.argval)] if instruction.opname in _GLOBAL else []
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _globals(constant)
