@@ -180,7 +180,9 @@ def range_counts(
 
 
 @compiled
-def walk_counts(before: Array, start: Any, stop: Any, at_row: Int64s, rows: Int64s, counts: Int64s, lasts: Int64s) -> Any:
+def walk_counts(
+    before: Array, start: Any, stop: Any, at_row: Int64s, rows: Int64s, counts: Int64s, lasts: Int64s
+) -> Any:
     """The different values of [start, stop) in order of their first rows, by a look at every row.
 
     Args:
