@@ -261,54 +261,74 @@ def range_top(
     Of equally frequent ones those seen last are kept, and of those seen last at one time the smallest.
 
     Args:
-        values: [m], order, place, before, first, second: see `range_counts`.
+        values: see `range_counts`.
+        order: see `range_counts`.
+        place: see `range_counts`.
+        before: see `range_counts`.
+        first: see `range_counts`.
+        second: see `range_counts`.
         times: of the timeline.
         timeline_rows: [m] the timeline's row of each value; empty where every row counts.
         depth: at most so many.
         kinds: [n] the most different values that a range may have.
-        a: [n], b: [n].
-        offsets: [n + 1], rows, counts, lasts: as `range_counts` fills them.
+        a: [n].
+        b: [n].
+        offsets: see `range_counts`.
+        rows: see `range_counts`, with room for `depth` values of each range.
+        counts: see `range_counts`.
+        lasts: see `range_counts`.
     """
-    longest, most = np.int64(0), np.int64(0)
-    for i in range(len(a)):
-        length = min(b[i] - a[i], WALKED * kinds[i] + BLOCK)
-        longest, most = max(longest, length), max(most, min(b[i] - a[i], kinds[i]))
-    at_row, own_rows = np.empty(longest, np.int64), np.empty(most, np.int64)
-    own_counts, own_lasts = np.empty(most, np.int64), np.empty(most, np.int64)
-    depth = min(depth, most)
-    best = np.empty(depth, np.int64)
+    lengths = np.minimum(b - a, WALKED * kinds + BLOCK)
+    most = max(0, np.minimum(b - a, kinds).max()) if len(a) else 0
+    at_row = np.empty(max(0, lengths.max()) if len(a) else 0, np.int64)
+    all_rows, all_counts, all_lasts = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    best = np.empty(min(depth, most), np.int64)
     n = 0
     offsets[0] = 0
     for i in range(len(a)):
-        start, stop = a[i], b[i]
-        if stop - start <= WALKED * kinds[i] + BLOCK:
-            found = walk_counts(before, start, stop, at_row, own_rows, own_counts, own_lasts)
+        start, stop, begin = a[i], b[i], n
+        if stop - start <= lengths[i]:
+            found = walk_counts(before, start, stop, at_row, all_rows, all_counts, all_lasts)
         else:
-            found = seek_counts(
-                values, order, place, before, first, second, start, stop, own_rows, own_counts, own_lasts
-            )
-        size = 0
-        for j in range(found):
-            at = size
-            if size == depth and own_counts[j] < own_counts[best[size - 1]]:
-                continue  # most often so, and cheaper than the whole comparison
-            while at > 0 and _is_before(own_rows, own_counts, own_lasts, place, times, timeline_rows, j, best[at - 1]):
+            tables = values, order, place, before, first, second
+            found = seek_counts(*tables, start, stop, all_rows, all_counts, all_lasts)
+        size = _most_frequent(all_rows, all_counts, all_lasts, found, place, times, timeline_rows, best)
+        for j in range(size):
+            # In order of value: where each stands in `order`.
+            row, at = all_rows[best[j]], n
+            while at > begin and place[rows[at - 1]] > place[row]:
+                rows[at], counts[at], lasts[at] = rows[at - 1], counts[at - 1], lasts[at - 1]
                 at -= 1
-            if at == depth:
-                continue
-            size = min(size + 1, depth)
+            rows[at], counts[at], lasts[at] = row, all_counts[best[j]], all_lasts[best[j]]
+            n += 1
+        offsets[i + 1] = n
+
+
+@compiled
+def _most_frequent(
+    rows: Int64s,
+    counts: Int64s,
+    lasts: Int64s,
+    found: Any,
+    place: Array,
+    times: Int64s,
+    timeline_rows: Int64s,
+    best: Int64s,
+) -> Any:
+    """Fills `best` with which of the first `found` values are the most frequent; how many there are."""
+    size = 0
+    for j in range(found):
+        if size == len(best) and counts[j] < counts[best[size - 1]]:
+            continue  # most often so, and cheaper than the whole comparison
+        at = size
+        while at > 0 and _is_before(rows, counts, lasts, place, times, timeline_rows, j, best[at - 1]):
+            at -= 1
+        if at < len(best):
+            size = min(size + 1, len(best))
             for k in range(size - 1, at, -1):
                 best[k] = best[k - 1]
             best[at] = j
-        begin = n
-        for j in range(size):
-            at = n
-            while at > begin and place[rows[at - 1]] > place[own_rows[best[j]]]:
-                rows[at], counts[at], lasts[at] = rows[at - 1], counts[at - 1], lasts[at - 1]
-                at -= 1
-            rows[at], counts[at], lasts[at] = own_rows[best[j]], own_counts[best[j]], own_lasts[best[j]]
-            n += 1
-        offsets[i + 1] = n
+    return size
 
 
 @compiled
