@@ -150,7 +150,7 @@ class Reduction:
     Attributes:
         reduce: how the values are reduced.
         selection: of which events and values.
-        depth: how many events or hashes it keeps; 0 where it keeps no list.
+        depth: how many events or hashes it keeps; 0 where it keeps no list, or of COUNTS all values.
         half_life: microseconds; 0 where nothing decays.
     """
 
@@ -405,6 +405,15 @@ class Aggregation(ABC):
     def looks_back(self) -> bool:
         """Whether the value is measured from the time asked for back to the events: no label can be made of it then."""
         return False
+
+    @property
+    def leading(self) -> int:
+        """Of a COUNTS, how many values `finalize` looks at, the most frequent ones; 0: all.
+
+        Of equally frequent ones those seen last count as the more frequent, of those seen then the smallest. History
+        then gives it no others.
+        """
+        return 0
 
     def over(self, window: Window | None) -> Aggregation:
         """What finalises the values over one of the windows: itself, unless the window's length is part of them."""
