@@ -12,7 +12,8 @@ from typing import Any, final
 from bedplate.errors import ConfigError, suggest
 
 CONFIG_FILE = "bedplate.toml"
-ONLINE_SCHEMES = ("lmdb", "memory")
+ONLINE_SCHEMES = ("lmdb", "memory", "redis", "rediss", "redis+cluster", "rediss+cluster")
+ONLINE_URLS = "lmdb:PATH, redis://HOST:PORT/DB or memory:"
 ENGINES = ("local",)
 
 _KEYS = {
@@ -27,6 +28,7 @@ _TYPE_NAMES = {"str": "a string", "list": "a list", "dict": "a table", "bool": "
 _SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?([MG])B$", re.IGNORECASE)
 LEAST_MEMORY = 500_000_000
 """The smallest budget of memory that can be set; bytes."""
+_PASSWORD = re.compile(r"^([^/]*//[^/?@:]*:)[^/?]*(@)")
 _LINE = re.compile(r"at line (\d+)")
 
 
@@ -41,7 +43,8 @@ class Config:
         definitions: the Python files that hold the definitions, in the order they are loaded.
         offline_path: the folder of as-of indexes.
         memory: how much memory the building and reading of indexes may use; bytes.
-        online_url: the online store: `lmdb:PATH` (the path absolute) or `memory:`.
+        online_url: the online store: `lmdb:PATH` (the path absolute), `redis://...`, which may hold a password, or
+            `memory:`.
         registry_path: the folder of runs and model versions.
         engine_url: where work runs: `local`.
     """
@@ -54,6 +57,15 @@ class Config:
     online_url: str
     registry_path: Path
     engine_url: str
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown.
+
+    >>> without_password("redis://app:secret@cache:6379/0"), without_password("lmdb:store")
+    ('redis://app:***@cache:6379/0', 'lmdb:store')
+    """
+    return _PASSWORD.sub(r"\1***\2", url)
 
 
 def load_config(directory: Path) -> Config:
@@ -179,13 +191,19 @@ def _online_url(url: str, root: Path, file: Path) -> str:
     scheme, colon, rest = url.partition(":")
     if not colon or scheme not in ONLINE_SCHEMES:
         raise ConfigError(
-            f"got '{url}', expected lmdb:PATH or memory:", where=where, hint=suggest(scheme, ONLINE_SCHEMES, "schemes")
+            f"got '{without_password(url)}', expected {ONLINE_URLS}",
+            where=where,
+            hint=suggest(scheme, ONLINE_SCHEMES, "schemes"),
         )
     if scheme == "memory":
         if rest:
             raise ConfigError(f"got '{url}', expected nothing after 'memory:'", where=where)
         return url
-    return f"lmdb:{_resolve(rest, root, where)}"
+    if scheme == "lmdb":
+        return f"lmdb:{_resolve(rest, root, where)}"
+    if not rest.startswith("//"):
+        raise ConfigError(f"got '{without_password(url)}', expected {scheme}://HOST:PORT/DB", where=where)
+    return url
 
 
 def _engine_url(url: str, file: Path) -> str:

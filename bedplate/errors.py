@@ -82,6 +82,10 @@ class ConflictError(StoreError):
     http_status = 409
 
 
+class UncertainError(StoreError):
+    """Whether a store has taken a step is not known: the connection was lost. Read the state again, then go on."""
+
+
 class DeadlineError(StoreError):
     """A store did not answer by the time at which the answer was needed."""
 
@@ -123,12 +127,14 @@ _EXTRAS = {
     "adbc_driver_manager": "postgresql",
     "adbc_driver_postgresql": "postgresql",
     "deltalake": "delta",
+    "hiredis": "redis",
     "httptools": "serve",
     "lance": "lance",
     "onnx": "train",
     "onnxruntime": "serve",
     "onnxscript": "train",
     "pyiceberg": "iceberg",
+    "redis": "redis",
     "torch": "train",
     "uvloop": "serve",
     "yaml": "feast",

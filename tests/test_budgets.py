@@ -31,7 +31,20 @@ ALLOWED: dict[str, str] = {}
 """What may be beyond a budget, each with its reason: a file as `path`, a function or class as `path:name`."""
 
 NEW_MODULES = 15
-ENGINES = {"duckdb", "lmdb", "mlflow", "numba", "onnxruntime", "pandas", "polars", "pyarrow", "ray", "sklearn", "torch"}
+ENGINES = {
+    "duckdb",
+    "lmdb",
+    "mlflow",
+    "numba",
+    "onnxruntime",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "ray",
+    "redis",
+    "sklearn",
+    "torch",
+}
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

@@ -18,9 +18,13 @@ from typing import final
 import numpy as np
 
 from bedplate.batch import ManyTexts
-from bedplate.errors import ConfigError, ConflictError, DeadlineError
+from bedplate.config import ONLINE_SCHEMES, ONLINE_URLS, without_password
+from bedplate.errors import ConfigError, ConflictError, DeadlineError, missing_extra
 from bedplate.online import keys
 from bedplate.types import Int64s
+
+PAGE = 10_000
+"""How many keys a page of a scan has, by default."""
 
 
 @final
@@ -65,21 +69,23 @@ class Values:
 @final
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one step changes: first the keys with a prefix are deleted, then values are put; none of them is empty.
+    """What one step changes: first keys are deleted, then values are put; none of them is empty.
 
     Attributes:
         puts: keys and values.
-        deletes: prefixes of keys.
+        deletes: prefixes of keys: all that begin so are deleted.
         expects: keys and the values that they must have still, empty for a key that is not there; otherwise the step is
             not taken. All that a writer read before it made the step changes only together with one of these.
         expires: keys and the time from which on a store may forget them, microseconds since the epoch; one that is put
             again without it is kept.
+        drops: keys that are deleted, each whether it is there or not.
     """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     deletes: list[bytes] = field(default_factory=list[bytes])
     expects: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     expires: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
+    drops: list[bytes] = field(default_factory=list[bytes])
 
 
 class OnlineStore(ABC):
@@ -113,6 +119,23 @@ class OnlineStore(ABC):
             StoreError: the store can't be read.
         """
 
+    def pages(self, prefix: bytes, size: int = PAGE) -> Iterator[list[tuple[bytes, bytes]]]:
+        """The keys with a prefix and their values, some at a time, in an order of the store's own.
+
+        They are not of one moment: a key that is there all the time comes once, or more than once where the store says
+        so; one that is put or deleted meanwhile may come or not. Writers are not held up between two pages.
+
+        Args:
+            prefix: of the keys.
+            size: about how many are in a page.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        found = self.scan(prefix)
+        for first in range(0, len(found), size):
+            yield found[first : first + size]
+
     @abstractmethod
     def writing(self, names: Sequence[str]) -> AbstractContextManager[None]:
         """Claims names for writing as long as the context lasts, which a killed process gives up too.
@@ -130,6 +153,8 @@ class OnlineStore(ABC):
 
         Raises:
             ConflictError: a value is not what the changes expect; nothing has changed.
+            UncertainError: the connection to the store was lost: the step was taken, or was not, or will be unless what
+                it expects changes first. Read again what it expects to know.
             StoreError: the changes can't be written; nothing has changed.
         """
 
@@ -205,7 +230,7 @@ def text_puts(texts: Mapping[int, str]) -> list[tuple[bytes, bytes]]:
 
 
 def open_store(url: str, root: Path | None = None) -> OnlineStore:
-    """Opens the store of a URL: `lmdb:PATH` (a folder, made if missing) or `memory:`.
+    """Opens the store of a URL: `lmdb:PATH` (a folder, made if missing), `redis://HOST:PORT/DB` or `memory:`.
 
     Args:
         url: the URL.
@@ -213,6 +238,7 @@ def open_store(url: str, root: Path | None = None) -> OnlineStore:
 
     Raises:
         ConfigError: the URL names no known kind of store.
+        MissingExtraError: the library that the store needs is not installed.
         StoreError: the store can't be opened.
 
     >>> open_store("memory:").url
@@ -227,4 +253,14 @@ def open_store(url: str, root: Path | None = None) -> OnlineStore:
         from bedplate.online.lmdb import LmdbStore
 
         return LmdbStore((root or Path()) / rest)
-    raise ConfigError(f"got the online store '{url}', expected lmdb:PATH or memory:", where="online")
+    if kind in ONLINE_SCHEMES and rest.startswith("//"):
+        return _redis(url, root)
+    raise ConfigError(f"got the online store '{without_password(url)}', expected {ONLINE_URLS}", where="online")
+
+
+def _redis(url: str, root: Path | None) -> OnlineStore:
+    try:
+        from bedplate.online.redis import RedisStore
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from error
+    return RedisStore(url, root)

@@ -239,6 +239,8 @@ class LmdbStore(OnlineStore):
                             raise conflict(self.url)
                     for prefix in changes.deletes:
                         _delete(transaction, prefix)
+                    for key in changes.drops:
+                        transaction.delete(key)
                     cursor = transaction.cursor()
                     cursor.putmulti(changes.puts)
                 return

@@ -194,8 +194,8 @@ class OnlineStoreContract:
                 store.commit(Changes([(b"k", b"v")]))
 
     def test_readers_see_whole_steps(self, tmp_path: Path) -> None:
-        """While steps are written, every read sees one of them whole."""
-        names = [b"%04d" % i for i in range(200)]
+        """While steps of a view are written, every read sees one of them whole."""
+        names = [b"r12345678%04d" % i for i in range(200)]
         torn: list[set[bytes]] = []
         with self.open(tmp_path) as store:
             store.commit(Changes([(n, b"0") for n in names]))

@@ -1,0 +1,172 @@
+"""One step as one script, which a Redis server runs with nothing else in between.
+
+KEYS are the groups' last steps, then the names that are expected, deleted, put, given a time to expire, put into an
+index, and taken out of an index. ARGV are how many there are of each, the session and number of the step, whether the
+groups are registered, then what belongs to KEYS: expected values, values, times, and what goes into and out of indexes.
+
+A session counts its steps. One that is not newer than the group's last of the same session was taken before: its answer
+was lost, and it was sent again, or it waited in the connection of a server that stood still. The first write is one
+that a server refuses when its memory is full; after it the others are not refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, TypeAlias, final
+
+from bedplate.online import keys
+from bedplate.online.base import Changes
+from bedplate.online.redis_names import MARK, ROWS, Names
+
+Command: TypeAlias = tuple[Any, ...]
+"""A command and its arguments."""
+
+_SCRIPT = """
+local counts = {}
+for i = 1, 7 do counts[i] = tonumber(ARGV[i]) end
+local session, number, registered = ARGV[8], tonumber(ARGV[9]), ARGV[10]
+local last = redis.call('GET', KEYS[1])
+if last and string.sub(last, 1, #session) == session and tonumber(string.sub(last, #session + 1)) >= number then
+    return 'TAKEN'
+end
+local firsts, first = {}, 0
+for i = 1, 7 do
+    firsts[i] = first
+    first = first + counts[i]
+end
+local at = 10
+for i = 1, counts[2] do
+    if (redis.call('GET', KEYS[firsts[2] + i]) or '') ~= ARGV[at + i] then return 'CONFLICT' end
+end
+if registered == '0' then
+    for i = 1, counts[6] do
+        if redis.call('EXISTS', KEYS[firsts[6] + i]) == 0 then return 'REGISTER' end
+    end
+end
+for i = 1, counts[1] do redis.call('SET', KEYS[i], session .. number) end
+for i = 1, counts[3], 4000 do
+    redis.call('UNLINK', unpack(KEYS, firsts[3] + i, firsts[3] + math.min(i + 3999, counts[3])))
+end
+at = at + counts[2]
+for i = 1, counts[4], 2000 do
+    local pairs, n = {}, 0
+    for j = i, math.min(i + 1999, counts[4]) do
+        pairs[n + 1], pairs[n + 2] = KEYS[firsts[4] + j], ARGV[at + j]
+        n = n + 2
+    end
+    redis.call('MSET', unpack(pairs, 1, n))
+end
+at = at + counts[4]
+for i = 1, counts[5] do redis.call('PEXPIREAT', KEYS[firsts[5] + i], ARGV[at + i]) end
+at = at + counts[5]
+for i = 1, counts[6] do redis.call('ZADD', KEYS[firsts[6] + i], 0, ARGV[at + i]) end
+at = at + counts[6]
+for i = 1, counts[7] do redis.call('ZREM', KEYS[firsts[7] + i], ARGV[at + i]) end
+return 'OK'
+"""
+_SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
+"""Keeps a lease of this owner for so many milliseconds more."""
+
+RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end return 0"
+"""Gives a lease of this owner up."""
+
+
+@final
+@dataclass(slots=True)
+class Step:
+    """What changes on one server at once.
+
+    Attributes:
+        expects: keys and values that they must have.
+        drops: keys that are deleted first.
+        puts: keys and values.
+        expires: keys and times, microseconds.
+        emptied: groups all of whose rows are deleted.
+    """
+
+    expects: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    drops: list[bytes] = field(default_factory=list[bytes])
+    puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    expires: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
+    emptied: set[bytes] = field(default_factory=set[bytes])
+
+    def groups(self) -> list[bytes]:
+        """The groups that the step expects or changes something of."""
+        named = chain(self.expects, self.puts, self.expires)
+        return sorted({keys.group_of(k) for k, _ in named} | {keys.group_of(k) for k in self.drops} | self.emptied)
+
+    def indexed(self) -> list[bytes]:
+        """The groups that get something into their index."""
+        return sorted({keys.group_of(k) for k, _ in self.puts})
+
+    def command(self, names: Names, session: bytes, number: int, *, registered: bool, text: bool) -> Command:
+        """The script with what it works on.
+
+        Args:
+            names: of keys.
+            session: of the writer.
+            number: of the step in its session.
+            registered: whether the groups are known to be in the list of groups.
+            text: send the script itself and not its hash.
+        """
+        adds, removes = self._index()
+        pairs = [self.expects, [(k, b"") for k in self.drops], self.puts, self.expires]
+        steps = [names.step(g) for g in self.groups()]
+        indexes = [[names.index(g) for g, _ in entries] for entries in (adds, removes)]
+        listed = [steps, *(names.of([k for k, _ in p]) for p in pairs), *indexes]
+        milliseconds = [-(-time // 1000) for _, time in self.expires]
+        return (
+            b"EVAL" if text else b"EVALSHA",
+            _SCRIPT if text else _SHA,
+            sum(map(len, listed)),
+            *chain.from_iterable(listed),
+            *map(len, listed),
+            session,
+            number,
+            int(registered),
+            *(value for _, value in self.expects),
+            *(value for _, value in self.puts),
+            *milliseconds,
+            *(member for _, member in adds),
+            *(member for _, member in removes),
+        )
+
+    def _index(self) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]:
+        """What goes into the groups' indexes, and what out of them."""
+        adds = dict.fromkeys((keys.group_of(k), MARK if k.startswith(ROWS) else k) for k, _ in self.puts)
+        removes = dict.fromkeys((keys.group_of(k), k) for k in self.drops if not k.startswith(ROWS))
+        removes.update(dict.fromkeys((g, MARK) for g in self.emptied))
+        return list(adds), [r for r in removes if r not in adds]
+
+
+def steps_of(changes: Changes, dropped: Sequence[bytes], *, apart: bool) -> list[Step]:
+    """The steps of changes without texts.
+
+    Args:
+        changes: what changes.
+        dropped: the keys that its deletes and drops mean.
+        apart: whether each group is a step of its own, or all are one.
+    """
+    steps: dict[bytes, Step] = {}
+
+    def of(key: bytes) -> Step:
+        return steps.setdefault(keys.group_of(key) if apart else b"", Step())
+
+    for key, value in changes.expects:
+        of(key).expects.append((key, value))
+    for key in dropped:
+        of(key).drops.append(key)
+    for key, value in changes.puts:
+        if not key.startswith(keys.TEXTS):
+            of(key).puts.append((key, value))
+    for key, time in changes.expires:
+        of(key).expires.append((key, time))
+    for prefix in changes.deletes:
+        if prefix.startswith(ROWS) and len(prefix) == 9:
+            of(prefix).emptied.add(prefix[1:])
+    return list(steps.values())
