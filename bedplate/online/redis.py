@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import chain, count, repeat
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar, final
@@ -46,7 +46,7 @@ FORMAT = b"1"
 PATIENCE = 30.0
 """How long a lost connection is tried again, seconds, where a read has no deadline of its own."""
 
-_ATTEMPT = 10.0  # seconds
+_ATTEMPT, _OPENING = 10.0, 1.0  # seconds
 _PAUSES = (0.0, 0.005, 0.02, 0.1, 0.5)  # seconds; the last one again and again
 _CHUNK = 1000
 _T = TypeVar("_T")
@@ -335,18 +335,18 @@ class RedisStore(OnlineStore):
         what: str,
         deadline: float | None,
         call: Callable[[float], _T],
-        may_be_done: Callable[[], bool] | None = None,
+        may_be_done: Callable[[], bool] = bool,
+        patience: float | None = None,
     ) -> _T:
         """What a call gives, which is tried again while what fails may pass: until the deadline, or patience ends."""
-        until = monotonic() + self._patience if deadline is None else deadline
-        for attempt in count():
+        until = monotonic() + (patience or self._patience) if deadline is None else deadline
+        for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
             try:
                 return call(until)
             except (UnreachableError, exceptions.RedisError) as error:
                 if not is_passing(error):
                     raise refusal(what, error, self.url) from error
                 self._servers.look_again()
-                pause = _PAUSES[min(attempt, len(_PAUSES) - 1)]
                 if monotonic() + pause < until:
                     sleep(pause)
                     continue
@@ -354,20 +354,16 @@ class RedisStore(OnlineStore):
                     raise DeadlineError(
                         f"the answer was needed earlier: {error}", where=self.url, hint="allow it more time, or see why"
                     ) from error
-                if may_be_done is not None and may_be_done():
-                    raise self._uncertain(error) from error
-                raise refusal(what, error, self.url) from error
-        raise AssertionError  # count() has no end
+                raise self._uncertain(error) if may_be_done() else refusal(what, error, self.url) from error
+        raise AssertionError  # there is always another pause
 
     def _check_servers(self) -> None:
         """Refuses a server of a cluster where the URL is of none; warns of one that forgets rows when it is full."""
-        try:
-            until = monotonic() + min(self._patience, _ATTEMPT)
-            servers = self._servers.every(until)
-            answers = [ask_server(s, (b"INFO",), until) for s in servers]
-        except (UnreachableError, exceptions.RedisError) as error:
-            raise refusal("open", error, self.url) from error
-        for answer in answers:
+
+        def ask(until: float) -> list[bytes]:
+            return [ask_server(s, (b"INFO",), until) for s in self._servers.every(until)]
+
+        for answer in self._retried("open", None, ask, patience=_OPENING):
             info = dict(line.split(":", 1) for line in answer.decode().splitlines() if ":" in line)
             if (info.get("cluster_enabled") == "1") != self._address.cluster:
                 kind = "no cluster" if self._address.cluster else "a cluster"

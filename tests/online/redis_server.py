@@ -131,18 +131,19 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self.holds_requests, self.cuts_answers = False, 0
         self.held: list[tuple[socket.socket, bytes]] = []
+        self._late: list[bytes] = []
         self.meanwhile: Callable[[], object] = int
         threading.Thread(target=self._listen, daemon=True).start()
 
     def let_go(self) -> list[bytes]:
         """Sends what was held, and gives the server's answers, which no client gets."""
-        answers = []
+        self._late = []
         for upstream, data in self.held:
             upstream.sendall(data)
-            answers.append(upstream.recv(1 << 16))
-            upstream.close()
+        while len(self._late) < len(self.held):
+            time.sleep(0.001)
         self.held = []
-        return answers
+        return self._late
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
@@ -169,6 +170,7 @@ class Proxy:
     def _answers(self, client: socket.socket, upstream: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := upstream.recv(1 << 16):
+                self._late.append(data)
                 if self.cuts_answers:
                     self.cuts_answers -= 1
                     self.meanwhile()
@@ -177,3 +179,4 @@ class Proxy:
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
         client.close()
+        upstream.close()

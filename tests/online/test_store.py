@@ -180,6 +180,6 @@ def test_many_texts_are_one_read(monkeypatch):
 def test_urls(tmp_path):
     with open_store("lmdb:data/online", tmp_path) as store:
         assert store.url == f"lmdb:{tmp_path}/data/online"
-    for url in ("redis://x", "lmdb:", "memory:x", ""):
-        with pytest.raises(ConfigError, match="expected lmdb:PATH or memory:"):
+    for url in ("redis:x", "lmdb:", "memory:x", ""):
+        with pytest.raises(ConfigError, match="expected lmdb:PATH, redis://HOST:PORT/DB or memory:"):
             open_store(url)

@@ -1,0 +1,124 @@
+"""Workers on Redis take in every event once, whatever is killed: they, their connections, or the server."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redis_server import Server, running
+
+from bedplate.errors import StoreError
+from bedplate.features.rows import prepare_rows
+from bedplate.offline.reference import Reference
+from bedplate.online.base import OnlineStore, open_store
+from bedplate.online.fetch import OnlineReader
+from bedplate.online.ingest import Ingest
+from bedplate.online.load import bulk_load
+from bedplate.online.state import read_state
+from bedplate.testing.columns import mismatches
+from bedplate.testing.online_store import grouped, write_files
+from bedplate.testing.simulator import ITEM, USER, simulate, simulated_view
+from bedplate.types import HOUR
+
+KILLS = int(os.environ.get("BEDPLATE_KILLS", "3"))
+EVENTS = 400
+
+
+@pytest.fixture(scope="module")
+def server() -> Generator[Server]:
+    with running("--appendonly", "yes", "--appendfsync", "always") as server:
+        yield server
+
+
+class Stream:
+    """Two views loaded with the first events, and the others in files."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.files = url, folder / "files"
+        self.simulation = simulate(5, events=EVENTS)
+        self.views = [simulated_view(self.simulation, e, delay=HOUR) for e in ((USER,), (ITEM, USER))]
+        first = self.simulation.events[:40]
+        with open_store(url) as store:
+            for view in self.views:
+                until = int(prepare_rows(view, first.lazy()).visible.max(initial=0)) + 1
+                bulk_load(store, view, [grouped(view, first)], until)
+        write_files(self.simulation.events, self.files, range(40, EVENTS, 30))
+
+    def ingest(self, store: OnlineStore) -> Ingest:
+        return Ingest(store, self.views, self.files, batch=3, late=True)
+
+    def check(self) -> None:
+        """Takes in what is left, then compares everything with the oracle."""
+        with open_store(self.url) as store:
+            watermark = self.ingest(store).run().watermark
+            assert [read_state(store, v).events for v in self.views] == [EVENTS] * 2
+            for view in self.views:
+                asked = self.simulation.since(watermark)
+                names, keys = list(view.features), asked.keys(view.view.entities)
+                times = np.maximum(asked.times, watermark)
+                got = OnlineReader(store).read(view, names, keys, times)
+                assert mismatches(got, Reference(view).read(view, names, keys, times)) == []
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from bedplate.online.base import open_store
+from bedplate.online.ingest import Ingest
+from bedplate.testing.simulator import USER, ITEM, simulate, simulated_view
+simulation = simulate(5, events=400)
+views = [simulated_view(simulation, e, delay=3_600_000_000) for e in ((USER,), (ITEM, USER))]
+ingest = Ingest(open_store(sys.argv[1]), views, Path(sys.argv[2]), batch=3, late=True)
+print("ready", flush=True)
+ingest.run()
+"""
+
+
+def test_killed_workers_lose_nothing_and_count_nothing_twice(server, tmp_path):
+    stream = Stream(f"{server.url}/1", tmp_path)
+    draw, killed = random.Random(7), 0
+    for _ in range(KILLS):
+        command = [sys.executable, "-c", WORKER, stream.url, str(stream.files)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(draw.uniform(0.0, 0.3))
+            process.kill()
+            killed += process.wait() == -signal.SIGKILL
+    assert killed
+    stream.check()
+
+
+def test_a_worker_goes_on_when_connections_and_the_server_are_killed(server, tmp_path):
+    stream = Stream(f"{server.url}/2", tmp_path)
+    over = threading.Event()
+
+    def work() -> None:
+        with open_store(stream.url) as store:
+            while not over.is_set():
+                try:
+                    stream.ingest(store).run()
+                    over.set()
+                except StoreError:  # what was taken is read again
+                    continue
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    draw = random.Random(8)
+    for kills in range(12):
+        over.wait(draw.uniform(0.0, 0.05))
+        if kills % 4 == 3:
+            server.kill()
+            server.start()
+        else:
+            server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    worker.join()
+    stream.check()
