@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -83,6 +84,23 @@ def test_a_server_that_is_missing_is_installed(tmp_path: Path) -> None:
     done = prepare_postgresql(tmp_path, installed=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "asked").read_text().splitlines()[-1].endswith("install -y -qq postgresql")
+
+
+@pytest.mark.parametrize("there", [["redis-server", "openssl"], ["valkey-server", "openssl"], ["redis-server"], []])
+def test_redis_is_installed_where_it_is_missing(tmp_path: Path, there: list[str]) -> None:
+    for name, content in {"apt-get": f'echo "$@" >>{tmp_path}/asked', "sudo": '"$@"', "id": "echo 1"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{content}\n")
+    for name in there:
+        (tmp_path / name).touch()
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+    for name in ("env", "sh", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name) or "")
+    script = f". '{ROOT}/scripts/environment'; PATH={tmp_path}; prepare_redis"
+    done = subprocess.run([shutil.which("bash") or "bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    asked = (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+    assert [line.endswith("install -y -qq redis-server openssl") for line in asked[1:]] == [True] * (len(there) < 2)
 
 
 def test_a_server_that_can_not_be_installed_is_noted(tmp_path: Path) -> None:

@@ -97,12 +97,13 @@ class Step:
 
     def groups(self) -> list[bytes]:
         """The groups that the step expects or changes something of."""
-        named = chain(self.expects, self.puts, self.expires)
-        return sorted({keys.group_of(k) for k, _ in named} | {keys.group_of(k) for k in self.drops} | self.emptied)
+        pairs = chain(self.expects, self.puts, self.expires)
+        firsts = {key[:9] for key, _ in pairs} | {key[:9] for key in self.drops}
+        return sorted({keys.group_of(first) for first in firsts} | self.emptied)
 
     def indexed(self) -> list[bytes]:
         """The groups that get something into their index."""
-        return sorted({keys.group_of(k) for k, _ in self.puts})
+        return sorted({keys.group_of(first) for first in {key[:9] for key, _ in self.puts}})
 
     def command(self, names: Names, session: bytes, number: int, *, registered: bool, text: bool) -> Command:
         """The script with what it works on.
@@ -138,7 +139,9 @@ class Step:
 
     def _index(self) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]:
         """What goes into the groups' indexes, and what out of them."""
-        adds = dict.fromkeys((keys.group_of(k), MARK if k.startswith(ROWS) else k) for k, _ in self.puts)
+        marked = {key[:9] for key, _ in self.puts if key.startswith(ROWS)}
+        adds = dict.fromkeys((keys.group_of(first), MARK) for first in sorted(marked))
+        adds.update(dict.fromkeys((keys.group_of(k), k) for k, _ in self.puts if not k.startswith(ROWS)))
         removes = dict.fromkeys((keys.group_of(k), k) for k in self.drops if not k.startswith(ROWS))
         removes.update(dict.fromkeys((g, MARK) for g in self.emptied))
         return list(adds), [r for r in removes if r not in adds]
@@ -152,10 +155,15 @@ def steps_of(changes: Changes, dropped: Sequence[bytes], *, apart: bool) -> list
         dropped: the keys that its deletes and drops mean.
         apart: whether each group is a step of its own, or all are one.
     """
+    if not apart:
+        puts = [(key, value) for key, value in changes.puts if not key.startswith(keys.TEXTS)]
+        emptied = {p[1:] for p in changes.deletes if p.startswith(ROWS) and len(p) == 9}
+        step = Step(changes.expects, list(dropped), puts, changes.expires, emptied)
+        return [step] if step.groups() else []
     steps: dict[bytes, Step] = {}
 
     def of(key: bytes) -> Step:
-        return steps.setdefault(keys.group_of(key) if apart else b"", Step())
+        return steps.setdefault(keys.group_of(key), Step())
 
     for key, value in changes.expects:
         of(key).expects.append((key, value))
