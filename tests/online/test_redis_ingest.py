@@ -13,9 +13,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from redis_server import Server, running
 
+from bedplate.cli.main import run
 from bedplate.errors import StoreError
 from bedplate.features.rows import prepare_rows
 from bedplate.offline.reference import Reference
@@ -24,10 +26,11 @@ from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
 from bedplate.online.state import read_state
-from bedplate.testing.columns import mismatches
+from bedplate.project import Project
+from bedplate.testing.columns import mismatches, plain
 from bedplate.testing.online_store import grouped, write_files
 from bedplate.testing.simulator import ITEM, USER, simulate, simulated_view
-from bedplate.types import HOUR
+from bedplate.types import DAY, HOUR
 
 KILLS = int(os.environ.get("BEDPLATE_KILLS", "3"))
 EVENTS = 400
@@ -122,3 +125,41 @@ def test_a_worker_goes_on_when_connections_and_the_server_are_killed(server, tmp
             server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
     worker.join()
     stream.check()
+
+
+FEATURES = """
+from bedplate import Count, Entity, FeatureView, Last, Source
+
+user = Entity("user", key="user")
+clicks = Source("clicks", "clicks.parquet", time="time")
+activity = FeatureView("activity", user, clicks, {"n": Count(), "page": Last("page")})
+"""
+
+
+def test_the_commands_work_on_redis(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STORE_PASSWORD", "a secret word")
+    server.client.config_set("requirepass", "a secret word")
+    server.client.execute_command("AUTH", "a secret word")
+    try:
+        (tmp_path / "features.py").write_text(FEATURES)
+        url = f"{server.url}/3?password_env=STORE_PASSWORD"
+        (tmp_path / "bedplate.toml").write_text(f'online.url = "{url}"')
+        frame = pl.DataFrame(
+            {"user": [1, 2, 1, 2], "time": [DAY * i for i in range(1, 5)], "page": ["a", "b", "c", "d"]}
+        ).with_columns(pl.col("time").cast(pl.Datetime("us")))
+        frame.write_parquet(tmp_path / "clicks.parquet")
+        (tmp_path / "stream").mkdir()
+        frame[2:].write_parquet(tmp_path / "stream" / "1.parquet")
+        stream, project = str(tmp_path / "stream"), ["--project", str(tmp_path)]
+        for command in (["apply"], ["materialize", "--until", "1970-01-04"], ["ingest", stream], ["ingest", stream]):
+            assert run([*command, *project]) == 0
+        view = Project(tmp_path).view("activity")
+        with open_store(url) as store:
+            now, names = np.full(2, 10 * DAY), list(view.features)
+            columns = OnlineReader(store).read(view, names, np.array([[1], [2]]), now)
+            assert [plain(columns[n]) for n in names] == [[2, 2], ["c", "d"]]
+        monkeypatch.delenv("STORE_PASSWORD")
+        assert run(["ingest", stream, *project]) == 2
+        assert "'STORE_PASSWORD' is not set" in capsys.readouterr().err
+    finally:
+        server.client.config_set("requirepass", "")
