@@ -165,7 +165,7 @@ ARGUMENTS: dict[str, tuple[Make, set[str]]] = {
     "Negatives per_request": (lambda x: negatives(per_request=x), NUMBER),
     "Negatives per_positive": (lambda x: negatives(per_positive=x), NUMBER | {"a float"}),
     "Negatives where": (lambda x: negatives(where=x), WHERE),
-    "TimeSplit validation": (lambda x: TimeSplit(x, "2026-01-01"), NUMBER),
+    "TimeSplit validation": (lambda x: TimeSplit(x, "2026-01-01"), set()),
     "TimeSplit test": (lambda x: TimeSplit("2026-01-01", x), set()),
     "TimeSplit gap": (lambda x: TimeSplit("2026-01-01", "2026-03-01", gap=x), set()),
     "Dataset name": (lambda x: dataset(name=x), TEXT),
