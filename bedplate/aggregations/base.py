@@ -62,21 +62,19 @@ _LONGEST = 100
 
 
 def shown_expression(expression: pl.Expr) -> str:
-    """A row expression for a message: the name of a column, the text, or of a long one the columns that it uses.
+    """A row expression for a message: its text, or of a long one the columns that it uses.
 
     >>> import polars as pl
-    >>> shown_expression(pl.col("price")), shown_expression(pl.col("price") * 2)
-    ("column 'price'", '[(col("price")) * (dyn int: 2)]')
-    >>> shown_expression(pl.sum_horizontal(*[f"column_{i:02}" for i in range(9)]).abs())[:44]
-    "an expression of column_00, column_01, colum"
+    >>> shown_expression(pl.col("price") * 2)
+    'the expression [(col("price")) * (dyn int: 2)]'
+    >>> shown_expression(pl.col("price").is_in([*range(100)]) & pl.col("item").is_in([*range(100)]))
+    'an expression of price, item'
     """
-    columns = list(dict.fromkeys(expression.meta.root_names()))
-    if expression.meta.is_column():
-        return f"column '{columns[0]}'"
     text = str(expression)
     if len(text) <= _LONGEST and "\n" not in text:
-        return text
-    return f"an expression of {', '.join(columns[:12])}" if columns else "an expression of no column"
+        return f"the expression {text}"
+    columns = list(dict.fromkeys(expression.meta.root_names()))
+    return f"an expression of {', '.join(columns[:12]) or 'no column'}"
 
 
 @final
@@ -491,7 +489,8 @@ class Aggregation(ABC):
         """Raises `DefinitionError` unless the type is one of those accepted."""
         if got not in accepted:
             names = ", ".join(accepted)
-            shown = shown_expression(self.selection.inputs[0])
+            given = self.selection.inputs[0]
+            shown = given.meta.root_names()[0] if given.meta.is_column() else shown_expression(given)
             raise DefinitionError(f"{type(self).__name__} takes {names}; got {got} from {shown}")
 
 

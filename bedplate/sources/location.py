@@ -93,8 +93,8 @@ def open_table(text: str, root: Path, place: str) -> Table:
         raise DefinitionError(
             f"got '{text}': Parquet files in buckets or on servers are not read, only those in a folder",
             where=place,
-            hint="tables of Delta, Iceberg and Lance are read there, such as 'delta:s3://bucket/orders'; mount a bucket of "
-            "Parquet files or copy them, and give the path",
+            hint="tables of Delta, Iceberg and Lance are read there, such as 'delta:s3://bucket/orders'; mount a "
+            "bucket of Parquet files or copy them, and give the path",
         )
     if scheme not in known:
         raise DefinitionError(
