@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -27,7 +29,8 @@ Progress: TypeAlias = Callable[[str], None]
 
 COST = "cost.json"
 """The file of a column or a reduction that says what it took to build."""
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+"""Rows of a column that one thread puts in order at a time."""
 
 
 @final
@@ -49,12 +52,13 @@ class PartBuild:
     Args:
         view: the compiled view.
         timeline: the bucket, which need not be there yet.
+        threads: how many threads put a column in order.
     """
 
-    __slots__ = ("_columns", "timeline", "view")
+    __slots__ = ("_columns", "_threads", "timeline", "view")
 
-    def __init__(self, view: CompiledView, timeline: Timeline) -> None:
-        self.view, self.timeline = view, timeline
+    def __init__(self, view: CompiledView, timeline: Timeline, threads: int = 1) -> None:
+        self.view, self.timeline, self._threads = view, timeline, threads
         self._columns = column_ids(view)
 
     def missing_columns(self) -> list[int]:
@@ -88,11 +92,11 @@ class PartBuild:
         np.save(folder / "keys.npy", keys)
         np.save(folder / "offsets.npy", offsets)
         np.save(folder / "order.npy", order)
-        _write_gathered(folder / "times.npy", rows.times, order)
+        _write_gathered(folder / "times.npy", rows.times, order, self._threads)
         if rows.known is not None:
             Known.of(rows.known[order]).save(folder)
         if rows.sequence is not None:
-            _write_gathered(folder / "sequence.npy", rows.sequence, order)
+            _write_gathered(folder / "sequence.npy", rows.sequence, order, self._threads)
         for entity, texts in enumerate(rows.key_texts):
             if texts is not None:
                 Texts.write(folder / f"key {entity}", texts)
@@ -114,7 +118,7 @@ class PartBuild:
             np.save(folder / "rows.npy", found)
             order = order[found]
         for i, (array, texts) in enumerate(zip(values.inputs, values.texts, strict=True)):
-            _write_gathered(folder / f"input {i}.npy", array, order)
+            _write_gathered(folder / f"input {i}.npy", array, order, self._threads)
             if texts is not None:
                 Texts.write(folder / f"input {i}", texts)
         write_cost(folder, began)
@@ -190,23 +194,36 @@ def _number_keys(keys: Int64s) -> tuple[Int64s, Array]:
     return np.ascontiguousarray(different[order]), codes
 
 
-def _write_gathered(path: Path, values: Array, order: Array) -> None:
+def _write_gathered(path: Path, values: Array, order: Array, threads: int) -> None:
     """Writes values[order] in pieces, so that no second copy of the column is ever in memory."""
-    piece = np.empty((min(len(order), _CHUNK), *values.shape[1:]), values.dtype)
-    with path.open("wb") as file:
+    shape, row = (len(order), *values.shape[1:]), values[:1].nbytes
+    with path.open("wb", buffering=0) as file:
         header: dict[str, Any] = {
             "descr": np.lib.format.dtype_to_descr(values.dtype),
             "fortran_order": False,
-            "shape": (len(order), *values.shape[1:]),
+            "shape": shape,
         }
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(order), _CHUNK):
-            rows = order[start : start + _CHUNK]
+        begin = file.tell()
+
+        def write(first: int) -> None:
+            rows = order[first : first + _CHUNK]
+            piece = np.empty((len(rows), *shape[1:]), values.dtype)
             if values.ndim > 1:
-                np.take(values, rows, axis=0, out=piece[: len(rows)], mode="clip")
+                np.take(values, rows, axis=0, out=piece, mode="clip")
             else:
                 kernels.gather(values, rows, piece)
-            file.write(piece[: len(rows)].data)
+            left, at = piece.data.cast("B"), begin + first * row
+            while len(left):  # one write may take less than it is given
+                written = os.pwrite(file.fileno(), left, at)
+                left, at = left[written:], at + written
+
+        if threads == 1 or len(order) <= _CHUNK:
+            for first in range(0, len(order), _CHUNK):
+                write(first)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(write, range(0, len(order), _CHUNK)))
 
 
 def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str, Array]:
