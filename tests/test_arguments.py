@@ -304,6 +304,14 @@ def test_an_aggregation_of_ones_own_refuses_such_a_call_too_and_other_errors_are
             super().__init__(expression)
             self.power = power + "1"  # type: ignore[operator]
 
+        reductions = ()
+
+        def outputs(self, types: Any) -> Any:
+            return ()
+
+        def finalize(self, partials: Any, times: Any) -> Any:
+            return ()
+
     with pytest.raises(DefinitionError, match="Broken: the argument 'power' is missing"):
         Broken("x")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="unsupported operand"):
