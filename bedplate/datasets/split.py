@@ -56,8 +56,8 @@ class TimeSplit:
     def bounds(self) -> Mapping[str, tuple[int, int]]:
         """For each split its first time and the first time after it.
 
-        >>> TimeSplit(100, 200, gap="10us").bounds()["validation"]
-        (100, 190)
+        >>> TimeSplit(10**15, 2 * 10**15, gap="10us").bounds()["validation"]
+        (1000000000000000, 1999999999999990)
         """
         return {
             "train": (EARLIEST_TIME, self.validation - self.gap),
@@ -71,7 +71,8 @@ class TimeSplit:
         Args:
             times: [R] int64, ascending.
 
-        >>> TimeSplit(100, 200, gap="10us").ranges(np.array([5, 95, 100, 189, 190, 200]))
+        >>> split = TimeSplit(10**15 + 100, 10**15 + 200, gap="10us")
+        >>> split.ranges(10**15 + np.array([5, 95, 100, 189, 190, 200]))
         {'train': (0, 1), 'validation': (2, 4), 'test': (5, 6)}
         """
         return {
