@@ -199,6 +199,13 @@ class CompiledLabel:
         return {e.name: kind for e, kind in kinds if e.name != REQUEST}
 
     @property
+    def is_binary(self) -> bool:
+        """Whether it is one of 0 and 1 by definition: a threshold, or an aggregation of a boolean column."""
+        if self.label.at_least is not None:
+            return True
+        return self.view.features[self.feature].type is Type.BOOL and self.label.empty in (None, 0, 1)
+
+    @property
     def request_type(self) -> Type | None:
         """The type of the request's id in the label's source; None: the label is not joined by it."""
         return None if self.label.request is None else self.view.key_types[0]

@@ -150,6 +150,32 @@ def test_settings_replace_a_jobs_own() -> None:
     for setting in ("rank=8", "modle.rank=8", "model.rnak=8"):
         with pytest.raises(ConfigError):
             job.with_settings([setting])
+    with pytest.raises(DefinitionError, match="reports no 'acu'") as caught:
+        job.with_settings(["trainer.metric=acu"])
+    assert caught.value.where == "job 'j': trainer: metric"
+
+
+def test_a_setting_that_does_not_fit_the_dataset_is_found_before_anything_is_trained(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = len(Registry(project.config.registry_path).runs())
+    assert command(["train", "retail_ranker", "model.label=boght", "--project", str(project.root)]) == 2
+    assert "job 'retail_ranker': model: dataset 'baskets' has no label 'boght'" in capsys.readouterr().err
+    assert len(Registry(project.config.registry_path).runs()) == before
+
+
+def test_a_model_that_is_worse_than_the_mean_label_is_told(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate that throws the weights far beyond where they belong."""
+    words = ["train", "retail_logistic", "trainer.epochs=1", "trainer.learning_rate=2"]
+    assert command([*words, "--json", "--project", str(project.root)]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["warnings"]
+    (first, *_) = json.loads(shown.out)["warnings"]
+    assert first.startswith("on the validation split it is worse than predicting the mean label (normalised entropy")
+    assert command([*words, "--project", str(project.root)]) == 0
+    assert f"warning: {first}\n" in capsys.readouterr().err
 
 
 def test_the_command_trains_and_promotes(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
