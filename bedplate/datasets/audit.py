@@ -79,6 +79,7 @@ def audit(dataset: LoadedDataset, *, sample: int = SAMPLE, clock: Clock = system
     first, last = dataset.positions("train")
     chosen = np.unique(np.linspace(first, last - 1, min(sample, last - first)).astype(np.int64))
     found = dict(_coarse(dataset)) | dict(_early(dataset)) | dict(_future_events(dataset, clock()))
+    found |= dict(_stray_ends(dataset))
     if len(chosen):
         batch = dataset.sample(chosen, 0, 0)
         found |= dict(_future_values(dataset, batch)) | dict(_equal(dataset, batch))
@@ -124,6 +125,17 @@ def _future_events(dataset: LoadedDataset, now: int) -> Iterator[tuple[str, str]
                 Leak.FUTURE_EVENTS.of(label.label.name),
                 f"source '{label.label.source.name}' has an event of {format_time(end)}, which is later than now: the "
                 "end of the data can't be told from it, and no request is censored; drop such rows in the prepare step",
+            )
+
+
+def _stray_ends(dataset: LoadedDataset) -> Iterator[tuple[str, str]]:
+    for end in dataset.ends():
+        if end.stray is not None and end.stray.uncensored:
+            yield (
+                Leak.STRAY_END.of(end.label),
+                f"{end.stray}: the end of the data of source '{end.source}' is taken from there, and "
+                f"{end.stray.uncensored:,} requests count as complete that would be censored without; drop such rows "
+                "in the prepare step",
             )
 
 

@@ -103,14 +103,14 @@ class Dataset:
                 where=self.place,
             )
         for label in self.labels:
-            if label.complete_after > self.split.gap:
+            if self.split.validation + label.complete_after >= self.split.test:
                 maturity = f" and the maturity {format_duration(label.maturity)}" if label.maturity else ""
                 raise DefinitionError(
-                    f"the split's gap of {format_duration(self.split.gap)} is shorter than the horizon "
-                    f"{format_duration(label.horizon)}{maturity} of label '{label.name}', which would look into the "
-                    "next split",
+                    f"no request of validation would have label '{label.name}': the split is "
+                    f"{format_duration(self.split.test - self.split.validation)} long, no more than the horizon "
+                    f"{format_duration(label.horizon)}{maturity}, and no label looks into the next split",
                     where=self.place,
-                    hint=f'set gap="{format_duration(label.complete_after)}" or longer',
+                    hint="move test later, or validation earlier",
                 )
 
     @property

@@ -14,6 +14,8 @@ be seen in definitions is found here when they are loaded, what only data show b
                            those of requests are not: a row of the morning may tell of the evening
     early feedback LABEL   events of a label that is joined by the request's id are from before their request
     future events LABEL    the label's source has events after now, so that no request is censored
+    stray end LABEL        a few rows of the label's source are much later than all others: the end of the data is taken
+                           from them, and requests that are not complete yet count as if they were
     future value FEATURE   a feature that is a time lies after the time of the request
     equals label FEATURE   a feature is the label, a linear function of it, or so near to one that it leaves no doubt
 """
@@ -40,6 +42,7 @@ class Leak(StrEnum):
     COARSE = "coarse times"
     EARLY = "early feedback"
     FUTURE_EVENTS = "future events"
+    STRAY_END = "stray end"
     FUTURE_VALUE = "future value"
     EQUAL = "equals label"
 
@@ -85,6 +88,7 @@ def check_allowed(
         Leak.COARSE: views,
         Leak.EARLY: labels,
         Leak.FUTURE_EVENTS: labels,
+        Leak.STRAY_END: labels,
         Leak.FUTURE_VALUE: features,
         Leak.EQUAL: features,
     }

@@ -16,7 +16,7 @@ from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candid
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.written import WrittenDataset
-from bedplate.errors import NotFoundError
+from bedplate.errors import DataError, NotFoundError
 from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
@@ -107,6 +107,7 @@ def train(
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
     check_job(job, {job.dataset: dataset.compiled})
+    _check_labelled(job, dataset)
     training, validation, testing = _batches(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
@@ -141,6 +142,19 @@ def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[B
         return [Loader(dataset, split) for split in SPLITS]
     files.check(dataset)
     return [files.loader(split) for split in SPLITS]
+
+
+def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
+    """Raises `DataError` where a split has requests, and none of them has the label of the model."""
+    for split in SPLITS:
+        first, last = dataset.positions(split)
+        if first < last and not dataset.labelled(job.model.label, split):
+            raise DataError(
+                f"label '{job.model.label}' is known for none of the {last - first:,} requests of the split '{split}'",
+                where=f"{job.place}: dataset '{job.dataset}'",
+                hint="its horizon, with its maturity, runs past the end of the data or into the next split: choose "
+                "other times for the split",
+            )
 
 
 def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> Encoder:
