@@ -26,6 +26,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TypeAlias
 
+import polars as pl
+
 from bedplate.aggregations.base import Aggregation
 from bedplate.datasets.labels import Label
 from bedplate.datasets.spine import Spine
@@ -153,7 +155,7 @@ def check_outcomes(spine: Spine, labels: Sequence[Label], reads: Reads, allow: M
             source, where = view.view.source, view.view.where
             if source.name != label.source.name or source.available is not None or source.delay >= wait:
                 continue
-            everywhere = set() if where is None else set(where.meta.root_names())
+            everywhere = _read_by(where)
             for feature, aggregation in _defined(view, names).items():
                 read = sorted(outcomes & (aggregation.columns | everywhere))
                 if read and Leak.OUTCOME.of(feature) not in allow:
@@ -171,6 +173,10 @@ def check_outcomes(spine: Spine, labels: Sequence[Label], reads: Reads, allow: M
     )
 
 
+def _read_by(condition: pl.Expr | None) -> frozenset[str]:
+    return frozenset[str]() if condition is None else frozenset(condition.meta.root_names())
+
+
 def _outcome_columns(spine: Spine, label: Label) -> frozenset[str]:
     """The columns of the spine's rows that a label of these very rows reads; none for another label.
 
@@ -185,8 +191,7 @@ def _outcome_columns(spine: Spine, label: Label) -> frozenset[str]:
         return frozenset()
     columns = {spine.source.time, spine.source.available, spine.source.sequence, spine.request, label.request}
     columns |= {e.key for e in (*spine.entities, spine.item, *label.entities)}
-    chosen = (set() if spine.where is None else set(spine.where.meta.root_names())) - columns
-    conditions = [s.where for s in label.aggregation.selections if s.where is not None]
-    if any(not chosen.isdisjoint(c.meta.root_names()) for c in conditions):
+    chosen = _read_by(spine.where) - columns
+    if any(chosen & _read_by(selection.where) for selection in label.aggregation.selections):
         return frozenset()
     return label.aggregation.columns - columns - chosen
