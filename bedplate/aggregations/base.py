@@ -402,6 +402,17 @@ class Aggregation(ABC):
         return tuple(found.values())
 
     @property
+    @final
+    def columns(self) -> frozenset[str]:
+        """The columns of the source that its inputs and conditions read.
+
+        >>> from bedplate.aggregations.arithmetic import Sum
+        >>> sorted(Sum("price", where=pl.col("kind") == "paid").columns)
+        ['kind', 'price']
+        """
+        return frozenset(c for s in self.selections for e in s.expressions for c in e.meta.root_names())
+
+    @property
     def looks_back(self) -> bool:
         """Whether the value is measured from the time asked for back to the events: no label can be made of it then."""
         return False

@@ -173,11 +173,19 @@ class Feature:
 @final
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of `Aggregation.finalize`: an aggregation `over` one window, and the names of what it gives."""
+    """One call of `Aggregation.finalize`: an aggregation `over` one window, and the names of what it gives.
+
+    Attributes:
+        aggregation: what is called.
+        window: over which window; None: all history.
+        names: of what it gives, within the view.
+        feature: the name that the view defines the aggregation by.
+    """
 
     aggregation: Aggregation
     window: Window | None
     names: tuple[str, ...]
+    feature: str
 
 
 @final
@@ -303,7 +311,7 @@ class CompiledView:
             for window in aggregation.windows:
                 stem = name if window is None else f"{name}_{window.label}"
                 names = tuple(f"{stem}_{o.suffix}" if o.suffix else stem for o in outputs)
-                calls.append(Call(aggregation.over(window), window, names))
+                calls.append(Call(aggregation.over(window), window, names, name))
                 ttl, text = self._ttl(aggregation, window), self._text(aggregation, window)
                 call = aggregation.form() | {"windows": window and window.form()}
                 form = {"base": base | {"ttl": ttl and format_duration(ttl)}, "call": call}
