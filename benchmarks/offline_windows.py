@@ -183,6 +183,32 @@ def child(folder: str) -> None:
     print(peak_bytes())
 
 
+def in_turn(
+    folder: Path, ways: list[str], rounds: int, limit: float
+) -> tuple[list[tuple[float, float]], dict[str, list[float]]]:
+    """Seconds of ours, with the build and with the index there, and of each way of DuckDB's that ends in time.
+
+    In turn, as a machine that is shared is not always equally fast.
+    """
+    runs: list[tuple[float, float]] = []
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    given_up: set[str] = set()
+    for _ in range(rounds):
+        for _ in range(3):
+            *both, ours = bedplate(folder)
+            runs.append((both[0], both[1]))
+        for way, done in taken.items():
+            seconds, theirs = (None, {}) if way in given_up else with_duckdb(folder, way, limit)
+            if seconds is None:
+                given_up.add(way)
+                continue
+            agree(ours, theirs)
+            done.append(seconds)
+            own = ", ".join(f"{r[0]:.2f}" for r in runs[-3:])
+            print(f"DuckDB {way}: {seconds:.2f} s; Bedplate, build included: {own} s", flush=True)
+    return runs, taken
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=10_000_000)
@@ -199,22 +225,7 @@ def main() -> None:
         generate(folder, options.events, options.labels, options.users)
         generate(folder / "tiny", 1000, 1000, 10)
         bedplate(folder / "tiny")  # compiles the kernels, or loads them from the cache
-        runs: list[tuple[float, float]] = []
-        taken: dict[str, list[float]] = {way: [] for way in options.ways.split(",")}
-        given_up: set[str] = set()
-        for _ in range(options.rounds):  # in turn: a machine that is shared is not always equally fast
-            for _ in range(3):
-                *both, ours = bedplate(folder)
-                runs.append((both[0], both[1]))
-            for way, done in taken.items():
-                seconds, theirs = (None, {}) if way in given_up else with_duckdb(folder, way, options.limit)
-                if seconds is None:
-                    given_up.add(way)
-                    continue
-                agree(ours, theirs)
-                done.append(seconds)
-                own = ", ".join(f"{r[0]:.2f}" for r in runs[-3:])
-                print(f"DuckDB {way}: {seconds:.2f} s; Bedplate, build included: {own} s", flush=True)
+        runs, taken = in_turn(folder, options.ways.split(","), options.rounds, options.limit)
         built, there = statistics.median(r[0] for r in runs), statistics.median(r[1] for r in runs)
         duck = {way: statistics.median(seconds) if seconds else None for way, seconds in taken.items()}
         best = min(s for s in duck.values() if s is not None)
