@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest
 from bedplate.datasets.checks import check_kind, check_list, check_name, check_number
 from bedplate.datasets.labels import CompiledLabel, Label
@@ -26,6 +27,7 @@ BATCH_ITEMS = 4096
 """Candidate rows of a batch where a dataset does not say."""
 
 
+@checks_arguments
 @final
 class Dataset:
     """Requests with their candidates, features as of the request's time, and labels of what came after it.

@@ -12,6 +12,7 @@ from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.sketches import ApproxCountDistinct
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Dense
 from bedplate.canonical import digest
 from bedplate.datasets.checks import check_events, check_kind, check_name, check_number, duration_of
@@ -34,6 +35,7 @@ def _of_request(label: Label) -> tuple[Entity, ...]:
     return () if label.request is None else (Entity(REQUEST, key=label.request),)
 
 
+@checks_arguments
 @final
 class Label:
     """What a model is to predict: at a request's time `t` the value of an aggregation over `t <= time < t + within`.

@@ -8,6 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
+from bedplate.arguments import checks_arguments
 from bedplate.datasets.checks import duration_of, time_of
 from bedplate.errors import DefinitionError
 from bedplate.types import EARLIEST_TIME, LATEST_TIME, Bools, Int64s, format_duration, format_time
@@ -16,6 +17,7 @@ SPLITS = ("train", "validation", "test")
 """The names of the splits, in order of time."""
 
 
+@checks_arguments
 @final
 class TimeSplit:
     """Three splits by the time of the request, in microseconds.

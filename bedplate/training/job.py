@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, final
 
 import msgspec
 
+from bedplate.arguments import checks_arguments
 from bedplate.datasets.checks import check_kind, check_number
 from bedplate.datasets.dataset import Dataset
 from bedplate.errors import ConfigError, DefinitionError, suggest
@@ -30,6 +31,7 @@ _MODELS: Mapping[type[msgspec.Struct], str] = {
 }
 
 
+@checks_arguments
 @final
 class Job:
     """What `bedplate train` runs.
