@@ -66,8 +66,12 @@ def test_lookup_takes_context_of_every_type(project: Path, call: Call) -> None:
     first, second = (row["values"] for row in json.loads(out))
     assert first == {"overlap": 0.5, "alike": 1.0, "rest": 5.0, "age": 10, "guest": True, "items.v": [1.0, 0.0]}
     assert (second["overlap"], second["alike"]) == (0.0, 0.0)
-    code, out, _ = call("lookup", *names[:5], *words)
-    assert [set(row["values"].values()) for row in json.loads(out)] == [{None}, {None}]
+    code, out, _ = call("lookup", "rest", "--context", "budget=null", *words)
+    assert [row["values"]["rest"] for row in json.loads(out)] == [None, None]
+    code, out, said = call("lookup", *names[:5], *words)
+    assert (code, out) == (3, "")
+    assert "no values of the context 'query', which 'overlap' reads" in said
+    assert "--context query=VALUE" in said
 
 
 @pytest.mark.parametrize(

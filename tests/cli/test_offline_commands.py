@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,55 @@ def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
         return code, out, err
 
     return call
+
+
+def test_a_source_that_changed_is_told_with_all_that_was_indexed(folder: Path, call: Any) -> None:
+    """However many segments the index has, and whatever segments of earlier states still lie beside them."""
+    assert call("apply")[0] == 0
+    add(folder, 2)
+    assert call("apply")[0] == 0
+    for moment in (1, 2):
+        for path in (folder / "data").glob("*.parquet"):
+            os.utime(path, ns=(moment, moment))
+        code, out, _ = call("plan")
+        assert code == 0
+        assert "changed since its index was built: 30 events were indexed, it is 3 files, 30 rows now" in out
+        assert call("apply")[0] == 0
+    # Without a record of what was read last there is no such number.
+    for path in (folder / "data").glob("*.parquet"):
+        os.utime(path, ns=(3, 3))
+    for record in (folder / ".bedplate" / "offline" / "needs").glob("*.json"):
+        record.write_text("{")
+    assert "changed since its index was built: it is 3 files, 30 rows now" in call("plan")[1]
+
+
+ENDED = """
+import os, signal, sys
+from bedplate.cli import main, progress
+
+shown = progress.ProgressLine.__call__
+
+
+def show(line, text):
+    shown(line, text)
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+
+progress.ProgressLine.__call__ = show
+sys.argv = ["bedplate", "apply", "--project", sys.argv[2]]
+main.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_what_ends_a_build_says_that_it_goes_on(folder: Path, call: Any, name: str) -> None:
+    """An orchestrator's SIGTERM as a person's Ctrl-C."""
+    words = [sys.executable, "-c", ENDED, name, str(folder)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr.endswith("interrupted: the finished parts are kept; 'bedplate apply' goes on from them\n")
+    assert call("apply")[0] == 0
+    assert call("plan")[1].endswith("nothing to build\n")
 
 
 def test_new_data_is_planned_and_applied_as_an_extension(folder: Path, call: Any) -> None:
