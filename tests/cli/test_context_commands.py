@@ -95,7 +95,8 @@ def test_a_mistake_names_the_file_and_line(project: Path, call: Call) -> None:
     (project / "features.py").write_text(FEATURES.replace('inputs=[query, "items.title"]', 'inputs=[query, "items.v"]'))
     code, _, err = call("plan", "--project", project)
     assert code == 2
-    assert err.startswith("error: features.py:12: derived feature 'overlap': the function fails: TypeError")
+    assert err.startswith("error: features.py:12: derived feature 'overlap': token_overlap takes a text, a text; got")
+    assert "request.query string, items.v vector[2]" in err
     (project / "features.py").write_text(FEATURES.replace('"query", str', '"query", dict'))
     code, _, err = call("plan", "--project", project)
     assert err.startswith("error: features.py:10: context 'query': got the type 'dict'")

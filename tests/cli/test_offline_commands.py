@@ -76,12 +76,12 @@ ENDED = """
 import os, signal, sys
 from bedplate.cli import main, progress
 
-shown = progress.ProgressLine.__call__
+shown, name = progress.ProgressLine.__call__, sys.argv[1]
 
 
 def show(line, text):
     shown(line, text)
-    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    os.kill(os.getpid(), getattr(signal, name))
 
 
 progress.ProgressLine.__call__ = show
