@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, final
 
 import msgspec
 
+from bedplate.aggregations.text import expression_text
 from bedplate.aggregations.window import Window, WindowLike, windows_of
 from bedplate.batch import Column, TextLookup
 from bedplate.canonical import expression_form
@@ -85,7 +86,7 @@ class Selection:
         self.inputs = tuple(to_expression(e, place) for e in inputs)
         self.where = None if where is None else to_expression(where, place)
         shown = self.inputs[:1] if keeps_null else self.inputs
-        self.text = ", ".join(map(str, shown)) if text is None else text
+        self.text = ", ".join(map(expression_text, shown)) if text is None else text
         self.form: dict[str, Any] = {
             "inputs": [expression_form(e, place) for e in self.inputs],
             "where": None if self.where is None else expression_form(self.where, place),

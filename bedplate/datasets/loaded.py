@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,6 +13,7 @@ import numpy as np
 from bedplate.batch import Batch, Column, Dense, Ids, Ragged, TextLookup
 from bedplate.datasets.dataset import CompiledDataset
 from bedplate.datasets.feedback import FeedbackSummary, read_feedback
+from bedplate.datasets.labels import CompiledLabel
 from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.sampling import PopularitySampler
 from bedplate.datasets.split import SPLITS
@@ -263,12 +265,23 @@ class LoadedDataset:
             name=name,
             requests=last - first,
             rows=positives + negatives,
-            positives=positives,
-            negatives=negatives,
+            listed=positives,
+            drawn=negatives,
             censored=self._ranges[name][1] - last,
             without_negatives=without,
             missing_negatives=missing,
             repeated_draws=repeated,
             duplicates=int(self.spine.duplicates[first:last].sum()),
             censored_labels={n: last - max(first, min(last, known)) for n, known in self._known.items()},
+            labels={c.label.name: self._label_summary(c, first, last) for c in self.compiled.labels},
         )
+
+    def _label_summary(self, label: CompiledLabel, first: int, last: int) -> tuple[int, float]:
+        """Of how many listed candidates of these requests a label is known, and its mean."""
+        count, total = 0, 0.0
+        for start in range(first, last, _AT_ONCE):
+            rows = select_requests(self.spine.rows, np.arange(start, min(last, start + _AT_ONCE)))
+            values = label.read(self.history, rows)
+            known = values[np.isfinite(values)]
+            count, total = count + len(known), total + float(known.sum(dtype=np.float64))
+        return count, total / count if count else math.nan

@@ -11,6 +11,7 @@ import polars as pl
 
 from bedplate.aggregations.attribute import Attribute, attributes_of
 from bedplate.aggregations.base import Aggregation, ExpressionLike, Reduce, Reduction, Selection, to_expression
+from bedplate.aggregations.text import expression_text
 from bedplate.aggregations.window import Window
 from bedplate.canonical import digest, expression_form
 from bedplate.errors import DefinitionError, suggest
@@ -316,7 +317,7 @@ class CompiledView:
         return tuple(calls), features
 
     def _text(self, aggregation: Aggregation, window: Window | None) -> str:
-        conditions = [str(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
+        conditions = [expression_text(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
         ttl, delay = self._ttl(aggregation, window), self.view.source.delay
         available = self.view.source.available
         parts = [

@@ -101,6 +101,29 @@ def test_what_ends_a_build_says_that_it_goes_on(folder: Path, call: Any, name: s
     assert call("plan")[1].endswith("nothing to build\n")
 
 
+def test_plan_says_how_many_bytes_there_are_and_will_be(folder: Path, call: Any) -> None:
+    times = [START + i for i in range(20_000)]
+    frame = pl.DataFrame({"user": [i % 300 for i in range(20_000)], "time": times, "x": range(20_000)})
+    frame.write_parquet(folder / "data" / "00.parquet")
+    before = json.loads(call("plan", "--json")[1])
+    assert (before["bytes_built"], before["bytes"]) == (0, before["views"][0]["bytes"])
+    assert call("apply")[0] == 0
+    after = json.loads(call("plan", "--json")[1])
+    assert after["bytes"] == 0
+    assert after["bytes_built"] == sum(f.stat().st_size for f in folder.glob(".bedplate/offline/*/segments/**/*.*"))
+    assert before["bytes"] == pytest.approx(after["bytes_built"], rel=0.35)
+    assert call("plan")[1].splitlines()[0].endswith(" MB built") or " kB built" in call("plan")[1]
+
+
+def test_what_is_missing_is_told_by_its_condition_and_counted_in_the_table(folder: Path, call: Any) -> None:
+    text = FEATURES.replace('Sum("x", windows="1d")', 'Sum("x", windows="1d", where=pl.col("x") == 3)')
+    (folder / "features.py").write_text(text)
+    words = ("backfill", "visits", "--from", format_time(START), "--to", format_time(START + DAY), "--dry-run")
+    assert "1 timeline, 2 columns, 1 reduction" in call(*words)[1]
+    (part,) = json.loads(call(*words, "--json")[1])["parts"]
+    assert 'col("x") where col("x") == 3' in part["missing"]
+
+
 def test_new_data_is_planned_and_applied_as_an_extension(folder: Path, call: Any) -> None:
     assert call("apply")[0] == 0
     add(folder, 2)
@@ -160,7 +183,9 @@ def test_a_backfill_says_what_is_missing_builds_it_and_then_has_nothing_to_do(fo
     window = ("--from", format_time(START), "--to", format_time(START + DAY))
     code, out, _ = call("backfill", "visits", *window, "--dry-run")
     assert code == 0
-    assert "timeline, events, x, sum of x" in out.replace('col("x")', "x")
+    assert "1 timeline, 2 columns, 1 reduction" in out
+    (part,) = json.loads(call("backfill", "visits", *window, "--dry-run", "--json")[1])["parts"]
+    assert part["missing"] == ["timeline", "events", 'col("x")', 'sum of col("x")']
     assert out.splitlines()[-1].startswith("to build: about ")
     assert not (folder / ".bedplate").exists()
     code, out, err = call("backfill", "visits", *window)

@@ -142,3 +142,20 @@ def test_what_is_counted_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert opened.summary(seed=1) is not first
     assert compiled.labels
     assert reads == ["feedback"]
+
+
+def test_a_summary_has_the_mean_of_each_label_over_the_listed_candidates(shop: LoadedDataset) -> None:
+    summary = shop.summary()
+    train = summary.splits[0]
+    rows = shop.requests("train")
+    values = shop.assemble(rows).labels
+    assert train.listed == len(rows.candidates) > 0
+    assert set(train.labels) == set(values)
+    for name, (count, mean) in train.labels.items():
+        known = values[name][np.isfinite(values[name])]
+        assert count == len(known)
+        assert mean == pytest.approx(float(known.mean()), rel=1e-6)
+        assert f"mean '{name}'" in str(summary)
+        assert f"{mean:.6g}" in str(summary)
+    assert "listed" in str(summary)
+    assert "positives" not in str(summary)
