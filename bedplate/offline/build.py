@@ -21,6 +21,7 @@ from bedplate.offline import kernels
 from bedplate.offline.blocks import BLOCKED, build_blocks
 from bedplate.offline.flight import Known, following_same
 from bedplate.offline.index import Texts, Timeline, open_array, row_type, selection_id
+from bedplate.offline.order import in_runs, number_keys, order_by_code
 from bedplate.offline.ragged import RAGGED, build_ragged, previous_table
 from bedplate.types import Array, Int64s
 
@@ -81,11 +82,11 @@ class PartBuild:
 
     def write_timeline(self, folder: Path, rows: Rows) -> Sorted:
         """Writes the order of rows by key and time into an empty folder."""
-        keys, codes = _number_keys(rows.keys)
+        keys, codes = number_keys(rows.keys, self._threads)
         offsets = np.zeros(len(keys) + 1, np.int64)
         order = np.empty(len(rows), row_type(len(rows)))
         before = np.lexsort(rows.ties[::-1]).astype(order.dtype) if rows.ties else order[:0]
-        kernels.counting_sort(codes, before, offsets, order)
+        order_by_code(codes, before, offsets, order, self._threads)
         del codes
         if len(before) or not kernels.is_ascending(rows.times):
             kernels.sort_slices(rows.times, offsets, order)
@@ -135,7 +136,7 @@ class PartBuild:
             elif reduction.reduce in BLOCKED:
                 arrays = build_blocks(reduction, files, self.timeline.times)
             else:
-                arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts)
+                arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts, self._threads)
         except OverflowError:
             raise self._overflow(position, files.inputs[0], starts) from None
         if reduction.reduce is Reduce.DISTINCT and self.view.view.source.available is not None:
@@ -175,25 +176,6 @@ def write_cost(folder: Path, began: float) -> None:
     (folder / COST).write_bytes(to_json({"seconds": round(time.perf_counter() - began, 3)}))
 
 
-def _number_keys(keys: Int64s) -> tuple[Int64s, Array]:
-    """The different keys in ascending order, and each row's position among them (int32)."""
-    rows = len(keys)
-    codes, known = np.empty(rows, np.int32), np.empty(keys.shape, np.int64)
-    if rows and keys.shape[1] == 1:
-        low, high = int(keys.min()), int(keys.max())
-        if high - low < rows:
-            table = np.zeros(high - low + 1, np.int32)
-            count = int(kernels.number_range(keys, low, table, codes, known))
-            return known[:count].copy(), codes
-    count = int(kernels.number_keys(keys, codes, known))
-    different = known[:count]
-    order = np.lexsort(different.T[::-1])
-    place = np.empty(count, np.int32)
-    place[order] = np.arange(count, dtype=np.int32)
-    np.take(place, codes, out=codes, mode="clip")
-    return np.ascontiguousarray(different[order]), codes
-
-
 def _write_gathered(path: Path, values: Array, order: Array, threads: int) -> None:
     """Writes values[order] in pieces, so that no second copy of the column is ever in memory."""
     shape, row = (len(order), *values.shape[1:]), values[:1].nbytes
@@ -226,15 +208,10 @@ def _write_gathered(path: Path, values: Array, order: Array, threads: int) -> No
                 list(pool.map(write, range(0, len(order), _CHUNK)))
 
 
-def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str, Array]:
+def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s, threads: int) -> dict[str, Array]:
+    if reduce is Reduce.SUM and values.dtype.kind == "f":
+        return _float_sums(values, starts, threads)
     if reduce is Reduce.SUM:
-        if values.dtype.kind == "f":
-            floats, exact_starts = np.empty(len(values), np.float64), np.empty(len(starts) - 1, np.int64)
-            exact = np.empty((int(kernels.prefix_sums(values, starts, floats, exact_starts)), 2), np.float64)
-            if not len(exact):
-                return {"prefix": floats}
-            kernels.exact_sums(values, starts, exact_starts, exact)
-            return {"prefix": floats, "exact": exact, "exact starts": exact_starts}
         whole = np.empty(len(values), np.int64)
         kernels.whole_prefix_sums(values, starts, whole)
         return {"prefix": whole}
@@ -246,6 +223,29 @@ def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str
     kernels.previous_same(values.astype(np.int64), starts, previous_table(starts), previous)
     kernels.sort_blocks(previous, kernels.DISTINCT_BLOCK, blocks)
     return {"previous": previous, "blocks": blocks}
+
+
+def _float_sums(values: Array, starts: Int64s, threads: int) -> dict[str, Array]:
+    """Sums of each key's values, runs of keys with about as many values each side by side."""
+    sums, exact_starts = np.empty(len(values), np.float64), np.empty(len(starts) - 1, np.int64)
+    used: dict[int, tuple[slice, int]] = {}
+
+    def fill(number: int, run: slice) -> None:
+        first, stop = np.searchsorted(starts[:-1], (run.start, run.stop)).tolist()
+        keys = slice(first, stop if run.stop < len(values) else len(exact_starts))
+        count = kernels.prefix_sums(values, starts[first : keys.stop + 1], sums, exact_starts[keys])
+        used[number] = keys, int(count)
+
+    total = 0
+    for number in range(in_runs(fill, len(values), threads)):
+        keys, count = used[number]
+        exact_starts[keys] += np.where(exact_starts[keys] >= 0, total, 0)
+        total += count
+    if not total:
+        return {"prefix": sums}
+    exact = np.empty((total, 2), np.float64)
+    kernels.exact_sums(values, starts, exact_starts, exact)
+    return {"prefix": sums, "exact": exact, "exact starts": exact_starts}
 
 
 def _blocks(values: Array, largest: bool) -> Array:
