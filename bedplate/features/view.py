@@ -10,15 +10,8 @@ from typing import Any, cast, final
 import polars as pl
 
 from bedplate.aggregations.attribute import Attribute, attributes_of
-from bedplate.aggregations.base import (
-    Aggregation,
-    ExpressionLike,
-    Reduce,
-    Reduction,
-    Selection,
-    shown_expression,
-    to_expression,
-)
+from bedplate.aggregations.base import Aggregation, ExpressionLike, Reduce, Reduction, Selection, to_expression
+from bedplate.aggregations.text import expression_text, shown_expression
 from bedplate.aggregations.window import Window
 from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest, expression_form
@@ -211,11 +204,19 @@ class Feature:
 @final
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of `Aggregation.finalize`: an aggregation `over` one window, and the names of what it gives."""
+    """One call of `Aggregation.finalize`: an aggregation `over` one window, and the names of what it gives.
+
+    Attributes:
+        aggregation: what is called.
+        window: over which window; None: all history.
+        names: of what it gives, within the view.
+        feature: the name that the view defines the aggregation by.
+    """
 
     aggregation: Aggregation
     window: Window | None
     names: tuple[str, ...]
+    feature: str
 
 
 @final
@@ -344,7 +345,7 @@ class CompiledView:
             for window in aggregation.windows:
                 stem = name if window is None else f"{name}_{window.label}"
                 names = tuple(f"{stem}_{o.suffix}" if o.suffix else stem for o in outputs)
-                calls.append(Call(aggregation.over(window), window, names))
+                calls.append(Call(aggregation.over(window), window, names, name))
                 ttl, text = self._ttl(aggregation, window), self._text(aggregation, window)
                 call = aggregation.form() | {"windows": window and window.form()}
                 form = {"base": base | {"ttl": ttl and format_duration(ttl)}, "call": call}
@@ -364,7 +365,7 @@ class CompiledView:
         return tuple(calls), features
 
     def _text(self, aggregation: Aggregation, window: Window | None) -> str:
-        conditions = [str(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
+        conditions = [expression_text(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
         ttl, delay = self._ttl(aggregation, window), self.view.source.delay
         available = self.view.source.available
         parts = [

@@ -5,7 +5,7 @@ needs/<project>.json    the project's folder, and by timeline the segments, colu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
@@ -15,7 +15,6 @@ from bedplate.canonical import digest
 from bedplate.config import CONFIG_FILE
 from bedplate.errors import StoreError
 from bedplate.files import write_record
-from bedplate.offline.extend import Build
 
 _FOLDER = "needs"
 
@@ -47,24 +46,22 @@ class _Record(msgspec.Struct, frozen=True):
     timelines: dict[str, Needs]
 
 
-def needs_of(builds: Iterable[Build]) -> dict[str, Needs]:
-    """What views need, by timeline; of one that is not built, what the build will use."""
-    found: dict[str, Needs] = {}
-    for build in builds:
-        found.setdefault(build.folder.name, Needs()).add(
-            Needs({slot.id for slot in build.slots}, build.part_names(), build.work_names())
-        )
-    return found
-
-
-def record_needs(store: Path, root: Path, builds: Sequence[Build]) -> None:
-    """Puts on record what a project needs, in place of what it needed before.
+def record_needs(store: Path, root: Path, needs: Mapping[str, Needs]) -> None:
+    """Puts on record what a project needs, by timeline, in place of what it needed before.
 
     Raises:
         StoreError: the record can't be written.
     """
-    record = msgspec.json.encode(_Record(str(root), needs_of(builds)), order="sorted")
+    record = msgspec.json.encode(_Record(str(root), dict(needs)), order="sorted")
     write_record(_path(store, root), record, "what the project needs")
+
+
+def recorded_needs(store: Path, root: Path) -> Mapping[str, Needs]:
+    """What a project needed at its last apply, by timeline; nothing where no record can be read."""
+    try:
+        return msgspec.json.decode(_path(store, root).read_bytes(), type=_Record).timelines
+    except (OSError, msgspec.MsgspecError):
+        return {}
 
 
 def needs_of_others(store: Path, root: Path) -> dict[str, Needs]:
