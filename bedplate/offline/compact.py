@@ -86,7 +86,7 @@ def compact(
     for together in by_timeline.values():
         segments = together[0].segments
         count = len(segments) if whole else tail([s.manifest.rows for s in segments])
-        if count and _lie_together(segments[-count:]):
+        if count and _lie_together(segments[-count:]) and not any(s.manifest.cuts for s in segments[-count:]):
             try:
                 merged.append(Compaction(together, budget, threads).run(count, progress))
             except OSError as error:

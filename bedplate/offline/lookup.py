@@ -27,7 +27,8 @@ from bedplate.offline.answer import Answer
 from bedplate.offline.blocks import BLOCKED, read_blocks
 from bedplate.offline.build import column_ids
 from bedplate.offline.flight import Pieces, split
-from bedplate.offline.index import ColumnFiles, Timeline, release, row_type
+from bedplate.offline.index import ColumnFiles, Timeline, row_type
+from bedplate.offline.mapped import release
 from bedplate.offline.ragged import RAGGED, read_ragged, room, runs
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s

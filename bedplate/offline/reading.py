@@ -102,7 +102,7 @@ class ViewReader:
         self._coverage = None if slots[0].span.is_whole else Coverage.of(view, [s.manifest for s in self.segments])
         self._readers: dict[tuple[int, int], IndexReader] = {}
         self._empty: dict[tuple[tuple[tuple[str, ...], ...], bool], Mapping[str, Column]] = {}
-        self._only = self._reader(0, 0) if len(self.segments) == 1 and self.buckets == 1 else None
+        self._only = self._reader(0, 0) if sum(len(s.parts) for s in self.segments) == 1 else None
 
     @property
     def rows(self) -> int:
@@ -178,20 +178,21 @@ class ViewReader:
 
     def _every(self) -> list[IndexReader]:
         """The readers of all buckets of all segments: together they have all texts."""
-        return [self._reader(i, b) for i, s in enumerate(self.segments) for b in range(s.manifest.buckets)]
+        return [self._reader(i, p) for i, s in enumerate(self.segments) for p in range(len(s.parts))]
 
     def _bucket(self, bucket: int) -> list[IndexReader]:
         """The readers of a bucket of every segment; one with fewer buckets has the keys of several in one."""
         return [
-            self._reader(i, bucket * segment.manifest.buckets // self.buckets)
+            self._reader(i, part)
             for i, segment in enumerate(self.segments)
+            for part in segment.parts_of(bucket * segment.manifest.buckets // self.buckets)
         ]
 
-    def _reader(self, segment: int, bucket: int) -> IndexReader:
-        if (segment, bucket) not in self._readers:
-            part = self.segments[segment].parts[bucket]
-            self._readers[segment, bucket] = IndexReader(self.view, part, self._threads)
-        return self._readers[segment, bucket]
+    def _reader(self, segment: int, part: int) -> IndexReader:
+        if (segment, part) not in self._readers:
+            timeline = self.segments[segment].parts[part]
+            self._readers[segment, part] = IndexReader(self.view, timeline, self._threads)
+        return self._readers[segment, part]
 
     def _fill(
         self,
