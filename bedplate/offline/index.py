@@ -35,7 +35,7 @@ from bedplate.batch import TextLookup
 from bedplate.canonical import digest
 from bedplate.features.view import CompiledView
 from bedplate.offline.flight import Known
-from bedplate.offline.mapped import open_array
+from bedplate.offline.mapped import open_array, release
 from bedplate.offline.texts import Texts
 from bedplate.types import Array, Int64s, Type
 
@@ -161,6 +161,11 @@ class Timeline:
             folder = self.reduction_folder(column, stored)
             self._reductions[name] = {p.stem: open_array(p) for p in sorted(folder.glob("*.npy"))}
         return self._reductions[name]
+
+    def forget(self) -> None:
+        """Lets go of the pages of the arrays, and of what was worked out from them."""
+        self._starts.clear()
+        release(self.arrays())
 
     def arrays(self) -> list[Array]:
         """The arrays that are open."""

@@ -24,6 +24,12 @@ _READING = 0.35
 """The share of the room that the reading of batches and other processes' pages take."""
 _UNEQUAL = 1.5
 """How many times the mean a bucket may be before it is cut."""
+_LOOKUP = 0.25
+"""The share of the room that a lookup's working arrays take, beside pages of the index and what it gives back."""
+_VALUE = 150
+"""Bytes that a value of a list takes while the lists of several parts are merged."""
+_RANGE = 100
+"""Bytes that a row takes for each range in each part: where it begins and ends, and what it gives, twice."""
 _STRING = 40
 """Bytes that a string of a row takes while its part is built: its id and place, several times."""
 _HELD = 250
@@ -115,6 +121,14 @@ class Budget:
     def parts(self, view: CompiledView, rows: int, threads: int) -> int:
         """Into how many parts a bucket of so many rows is cut."""
         return max(1, math.ceil(rows * bytes_per_row(view) / self.share(threads)))
+
+    def values(self, threads: int) -> int:
+        """How many values of lists one of some threads of a lookup may hold at once."""
+        return max(int(_LOOKUP * self.room() / threads / _VALUE), 1 << 10)
+
+    def block(self, ranges: int, readers: int, threads: int) -> int:
+        """How many rows one of some threads of a lookup may take at once, of so many ranges in so many parts."""
+        return max(int(_LOOKUP * self.room() / threads / (readers * (_RANGE * ranges + _RANGE))), 1 << 7)
 
     def share(self, threads: int) -> float:
         """What one of several parts that are built at once may take; bytes."""

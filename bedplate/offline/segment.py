@@ -13,7 +13,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -140,6 +140,11 @@ class Segment:
     def parts_of(self, bucket: int) -> range:
         """The numbers of the parts of a bucket, in order of time."""
         return range(self._first[bucket], self._first[bucket + 1])
+
+    def times_of(self, bucket: int) -> list[tuple[int, int]]:
+        """The first and the last time that events of each part of a bucket may have."""
+        cuts = [cut.time for cut in self.manifest.cuts if cut.bucket == bucket]
+        return list(pairwise([self.manifest.first, *cuts, self.manifest.end]))
 
     def has(self, name: Path) -> bool:
         """Whether every bucket has a column or reduction, named by its path in the bucket."""

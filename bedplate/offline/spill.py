@@ -99,7 +99,7 @@ class Spill:
             (folder / _ROWS).write_bytes(to_json(counts))
 
     def split(self, bucket: int, cuts: Sequence[Cut]) -> Spill:
-        """The rows of a bucket by part, as an earlier call has left them or cut now, in place of those of the bucket."""
+        """The rows of a bucket by part, as an earlier call has left them or cut now; the bucket has none then."""
         parts = Spill(self._folder / f"{bucket} parts", self._view, self._only)
         if not parts._folder.exists():
             parts._write(part_numbers(self.batches(bucket), cuts), len(cuts) + 1)
