@@ -26,7 +26,7 @@ from bedplate.types import Array, Int64s
 _FILES = ("ids.npy", "starts.npy", "bytes.npy")
 _HELD = 1 << 12
 """As many strings as a reader holds as a dictionary; of more it looks up one by one."""
-_MERGED = 1 << 22
+_MERGED = 1 << 20
 """Bytes of strings that are merged at once, about."""
 
 
