@@ -98,7 +98,7 @@ class Budget:
 
     def batch(self, view: CompiledView) -> int:
         """How many rows of the table to read by one query."""
-        return min(max(self._rows(view, 4), 1 << 16), 1 << 20)
+        return min(max(self._rows(view, 4), 1 << 12 if self.texts.row else 1 << 16), 1 << 20)
 
     def piece(self, view: CompiledView) -> int:
         """How many of them to take at once."""

@@ -1,6 +1,6 @@
 """Tables five times the memory that a budget leaves beside the libraries are built and looked up within it.
 
-The budget of `bedplate.toml` counts the whole process, and imports and compiled loops take some hundred megabytes of it.
+The budget of `bedplate.toml` counts the whole process, and imports and compiled loops take some hundred MB of it.
 A table of five times all that is too much for every run of the tests: here it is five times the room above them, and
 `benchmarks/offline_memory.py` takes one of five times the budget. What is measured is what the operating system counts.
 """
@@ -88,7 +88,7 @@ def write(folder: Path, rows: int, kind: str) -> int:
                 i=pl.Series(draw.integers(0, 10**6, count))
             )
         size += int(frame.estimated_size())
-        frame.write_parquet(folder / f"{number:03}.parquet", row_group_size=50_000, compression="uncompressed")
+        frame.write_parquet(folder / f"{number:03}.parquet", row_group_size=10_000 if kind == "long texts" else 50_000)
     return size
 
 
@@ -141,7 +141,7 @@ def test_how_many_strings_there_are_follows_from_those_that_come_again():
     for kinds in (5_000, 200_000):
         runs = [dict.fromkeys(draw.integers(0, kinds, 1000).tolist(), "x" * 25) for _ in range(8)]
         size = TextSize.of(runs, 8000, 10**7)
-        assert size.table / 300 == pytest.approx(kinds, rel=0.2)
+        assert size.table / 300 == pytest.approx(kinds, rel=0.5)
     runs = [dict.fromkeys(range(i * 1000, i * 1000 + 1000), "x" * 25) for i in range(8)]
     assert TextSize.of(runs, 8000, 10**7).table > 300 * 8 * 10**6
 
