@@ -105,7 +105,7 @@ def main() -> None:
         "peak_to_memory": round(found["peak_bytes"] / options.memory, 3),
     }
     print(json.dumps(result, indent=2))
-    save("offline_memory", result, options.json)
+    save("offline_memory_hot" if options.hot else "offline_memory", result, options.json)
     if found["peak_bytes"] > options.memory:
         raise SystemExit("the peak is above the budget")
 

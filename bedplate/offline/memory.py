@@ -67,7 +67,7 @@ class TextSize:
         found = sum(map(len, samples))
         if not found:
             return TextSize()
-        again = found - len(set().union(*samples))
+        again = found - len(set[int]().union(*samples))
         kinds = (found**2 - sum(len(s) ** 2 for s in samples)) / 2 / max(again, 0.5)
         drawn = rows * found / looked_at
         different = kinds * -math.expm1(-drawn / kinds) if kinds else drawn

@@ -72,7 +72,7 @@ class TextBlock(Mapping[int, str]):
         return self.blob[self.starts[position] : self.starts[position + 1]].tobytes().decode()
 
     def _place(self, key: object) -> int:
-        at = bisect_left(memoryview(self.ids), key) if isinstance(key, int) else len(self.ids)
+        at = bisect_left(self.ids.data, key) if isinstance(key, int) else len(self.ids)
         return at if at < len(self.ids) and self.ids[at] == key else -1
 
     def __getitem__(self, key: int) -> str:
