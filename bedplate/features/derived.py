@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.aggregations.base import to_expression
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, column_to_series
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError
@@ -16,9 +17,9 @@ from bedplate.features.context import PREFIX, Context
 from bedplate.features.declared import declared_output
 from bedplate.features.entity import encode
 from bedplate.features.function import RowFunction, VectorFunction
-from bedplate.features.identity import function_form
 from bedplate.features.memo import Memo
 from bedplate.features.vectors import matrix_of
+from bedplate.identity import function_form
 from bedplate.types import Bools, Int64s, Type, type_of
 
 REQUEST_TIME = "request.time"
@@ -27,6 +28,7 @@ REQUEST_TIME = "request.time"
 OutputLike: TypeAlias = "type[Any] | Type | str | None"
 
 
+@checks_arguments
 @final
 class DerivedFeature:
     """A feature computed from other features of the same row.

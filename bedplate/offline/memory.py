@@ -60,8 +60,8 @@ class TextSize:
             looked_at: how many rows the runs have.
             rows: how many the table has.
 
-        >>> runs = [{i: "mug" for i in range(10)}] * 4
-        >>> TextSize.of(runs, 1000, 10**6).table < TextSize.of([{i: "mug"} for i in range(4)], 4, 10**6).table
+        >>> same, different = [{7: "mug"}] * 4, [{i: "mug"} for i in range(4)]
+        >>> TextSize.of(same, 4, 10**6).table < TextSize.of(different, 4, 10**6).table
         True
         """
         found = sum(map(len, samples))

@@ -228,14 +228,16 @@ class ViewReader:
             asked = largest.arrange(keys[rows], times[rows], pool)
 
         def work(start: int) -> None:
-            part = asked.block(start, start + size)
+            every = asked.block(start, start + size)
+            part, starts = every.different()
             places = rows[part.rows]
             low, until = question.reach(part.times)
             # The others have no event for any of these rows; one at least says what no event gives.
             near = np.flatnonzero((spans[:, 0] < until) & (spans[:, 1] >= low)).tolist() or [0]
             chosen = [readers[i] for i in near]
             codes = [part.codes if r is largest else r.positions(keys[places]) for r in chosen]
-            self._put(question, chosen, [Asked(places, c, part.times) for c in codes], answer)
+            every_place = rows[every.rows]
+            self._put(question, chosen, [Asked(places, c, part.times) for c in codes], every_place, starts, answer)
 
         size = min(BLOCK, self._budget.block(len(question.ranges), len(readers), self._threads))
         starts = range(0, len(rows), size)
@@ -253,8 +255,16 @@ class ViewReader:
         if self._is_full:
             reader.release()
 
-    def _put(self, question: Question, readers: list[IndexReader], asked: list[Asked], answer: Answer) -> None:
-        """Puts the values of a block of rows into an answer."""
+    def _put(
+        self,
+        question: Question,
+        readers: list[IndexReader],
+        asked: list[Asked],
+        places: Array,
+        starts: Int64s,
+        answer: Answer,
+    ) -> None:
+        """Puts the values of a block of n rows into an answer, each at the places `[starts[i], starts[i + 1])`."""
         whole = self._blocks(question, readers, asked)
         rooms: list[Int64s] = []
         for reader, block in zip(readers, whole, strict=True):
@@ -265,7 +275,8 @@ class ViewReader:
             room = answer.part(asked[0].rows[run])
             for name, column in self._values(question, readers, blocks):
                 answer.put(room, name, column)
-            answer.add(room)
+            same = starts[run.start : run.stop + 1]
+            answer.add(room.repeated(places[same[0] : same[-1]], np.diff(same)))
 
     def _blocks(self, question: Question, readers: list[IndexReader], asked: list[Asked]) -> list[Block]:
         """What the ranges cover in every segment."""
