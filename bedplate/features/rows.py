@@ -194,9 +194,20 @@ def prepare_table(
 
 
 def prepare_batches(
-    view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None, span: Span | None = None
+    view: CompiledView,
+    raw: pl.LazyFrame,
+    only: Sequence[int] | None = None,
+    span: Span | None = None,
+    at_once: int = _PIECE,
 ) -> Iterator[Rows]:
     """As `prepare_rows`, a batch of rows at a time; what is wrong is named by its place in its batch.
+
+    Args:
+        view: the compiled view.
+        raw: as for `prepare_rows`.
+        only: as for `prepare_rows`.
+        span: as for `prepare_rows`.
+        at_once: how many rows a batch has at most, about.
 
     Raises:
         DataError: as `prepare_rows`.
@@ -204,7 +215,7 @@ def prepare_batches(
     """
     source = view.view.source
     query = event_query(source, raw, _columns(view, only), _condition(view, span))
-    for frame in query.collect_batches(chunk_size=_PIECE):
+    for frame in query.collect_batches(chunk_size=at_once):
         check_events(frame, source, raw, keys=_keys(view), place=view.place, row=str)
         yield _rows(view, frame, only, str)
 

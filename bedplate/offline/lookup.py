@@ -27,8 +27,9 @@ from bedplate.offline.answer import Answer
 from bedplate.offline.blocks import BLOCKED, read_blocks
 from bedplate.offline.build import column_ids
 from bedplate.offline.flight import Pieces, split
-from bedplate.offline.index import ColumnFiles, Timeline, release, row_type
-from bedplate.offline.ragged import RAGGED, read_ragged, room, runs
+from bedplate.offline.index import ColumnFiles, Timeline, row_type
+from bedplate.offline.mapped import release
+from bedplate.offline.ragged import MOST, RAGGED, read_ragged, room, runs
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
@@ -150,15 +151,15 @@ class IndexReader:
         view: the compiled view.
         timeline: the bucket, complete for the view.
         threads: how many threads a large lookup may use.
+        most: how many values of lists one of them may hold at once.
     """
 
-    __slots__ = ("_columns", "_files", "_starts", "_table", "_threads", "timeline", "view")
+    __slots__ = ("_columns", "_files", "_most", "_table", "_threads", "timeline", "view")
 
-    def __init__(self, view: CompiledView, timeline: Timeline, threads: int) -> None:
-        self.view, self.timeline, self._threads = view, timeline, threads
+    def __init__(self, view: CompiledView, timeline: Timeline, threads: int, most: int = MOST) -> None:
+        self.view, self.timeline, self._threads, self._most = view, timeline, threads, most
         self._columns = column_ids(view)
         self._files = [timeline.column(c, t) for c, t in zip(self._columns, view.types, strict=True)]
-        self._starts = [timeline.key_starts(c, f) for c, f in zip(self._columns, self._files, strict=True)]
         self._table: _KeyTable | None = None
 
     def read(self, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
@@ -187,7 +188,7 @@ class IndexReader:
 
         self.expect(len(keys))
         block = find(Asked(np.arange(len(keys)), self.positions(keys), times)) if len(keys) <= BLOCK else None
-        if block is not None and len(runs([self.rooms(calls, ranges, ttl, block)])) == 1:
+        if block is not None and len(runs([self.rooms(calls, ranges, ttl, block)], self._most)) == 1:
             columns = dict(self._columns_of(calls, ranges, ttl, block))
         else:
             columns = self._in_blocks(calls, ranges, ttl, keys, times, find)
@@ -199,9 +200,17 @@ class IndexReader:
             self._table = _KeyTable.of(self.timeline.keys)
 
     def forget(self) -> None:
-        """Lets go of the memory that lookups took: the pages of the index, and the table of its keys."""
+        """Lets go of the memory that lookups took: the pages of the index, and what was worked out from them."""
         self._table = None
+        self.timeline.forget()
+
+    def release(self) -> None:
+        """Lets go of the pages of the index."""
         release(self.timeline.arrays())
+
+    def _starts(self, index: int) -> Int64s:
+        """[K + 1]: where each key's values of a selection begin."""
+        return self.timeline.key_starts(self._columns[index], self._files[index])
 
     def find(self, asked: Asked, shift: int, limits: Int64s) -> tuple[Int64s, Int64s]:
         """The first rows [ranges, n] of each range, and the rows after the last [n]; see `seek.find_rows`."""
@@ -240,7 +249,7 @@ class IndexReader:
                 every = asked.block(start, start + BLOCK)
                 different, starts = (every, None) if direct else every.different()
                 found = find(different)
-                for run in runs([self.rooms(others, ranges, ttl, found)]):
+                for run in runs([self.rooms(others, ranges, ttl, found)], self._most):
                     block = found.part(run)
                     part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
                     for group in totals:
@@ -303,7 +312,7 @@ class IndexReader:
             arrays = self.timeline.reduction(self._columns[i], Reduce.SUM.value) if i in summed else {}
             exact_starts, exact, lines = arrays.get("exact starts"), arrays.get("exact"), lines_of(of_selection)
             totals.append(
-                Totals(arrays.get("prefix"), exact_starts, exact, self._starts[i], self._files[i].rank, lines)
+                Totals(arrays.get("prefix"), exact_starts, exact, self._starts(i), self._files[i].rank, lines)
             )
         return totals
 
@@ -404,7 +413,7 @@ class IndexReader:
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
             exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
-            kernels.range_sums(arrays["prefix"], exact_starts, exact, self._starts[index], codes, a, b, out)
+            kernels.range_sums(arrays["prefix"], exact_starts, exact, self._starts(index), codes, a, b, out)
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)

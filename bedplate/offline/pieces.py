@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import final
 
 import polars as pl
 
+from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.rows import JoinedRows, Rows, prepare_batches, prepare_rows, prepare_table
 from bedplate.features.view import CompiledView
 from bedplate.offline.build import Progress, Sorted
 from bedplate.offline.cover import Slot
+from bedplate.offline.cuts import Cut
 from bedplate.offline.index import FORMAT
+from bedplate.offline.memory import TextSize
 from bedplate.offline.segment import Read, SegmentManifest
 from bedplate.sources.base import TIME, UNREADABLE, Piece, Snapshot, epoch_micros, unreadable
+from bedplate.types import Type
+
+_FEW = 1 << 17
+"""Rows of a table whose strings always fit into memory."""
+_RUNS, _RUN = 8, 1000
+"""How many runs of rows are looked at for the lengths of strings, and how many rows each has."""
 
 
 @final
@@ -76,7 +87,7 @@ class TableRows:
         return joined.rows()
 
     def batches(
-        self, reads: Sequence[Read], only: Sequence[int] | None, at_once: int, progress: Progress
+        self, reads: Sequence[Read], only: Sequence[int] | None, at_once: int, piece: int, progress: Progress
     ) -> Iterator[Rows]:
         """As `rows`, a batch at a time.
 
@@ -85,6 +96,7 @@ class TableRows:
             only: as for `rows`.
             at_once: how many rows of the table one query reads. What a cleaning step needs is read by one query: it may
                 look at all of it.
+            piece: how many rows a batch has at most, about.
             progress: told how far it is.
 
         Raises:
@@ -95,7 +107,7 @@ class TableRows:
             span = read.span.begin, read.span.until
             for raw, before in self._queries(read, at_once):
                 try:
-                    for batch in prepare_batches(self.view, raw, only, span):
+                    for batch in prepare_batches(self.view, raw, only, span, piece):
                         done += len(batch)
                         progress(f"{self.view.name}: {done:,} rows in buckets")
                         yield batch
@@ -105,6 +117,31 @@ class TableRows:
                     if isinstance(error, DataError):
                         raise
                     raise unreadable(self._table.name, error) from error
+
+    def texts(self, slot: Slot) -> TextSize:
+        """About how much memory the strings of a slot's rows take; some are looked at where there are many rows."""
+        kinds = [self.view.key_types, *self.view.types]
+        if not any(kind is Type.STRING for of_column in kinds for kind in of_column) or slot.rows <= _FEW:
+            return TextSize()
+        looked_at, samples = 0, list[list[TextLookup]]()
+        try:
+            for raw in self._samples(slot):
+                for rows in prepare_batches(self.view, raw):
+                    texts = [*rows.key_texts, *(t for s in rows.selections for t in s.texts)]
+                    samples.append([t for t in texts if t is not None])
+                    looked_at += len(rows)
+        except (DataError, *UNREADABLE):  # the build says what is wrong
+            return TextSize()
+        columns = zip(*samples, strict=True)
+        return sum((TextSize.of(column, looked_at, slot.rows) for column in columns), start=TextSize())
+
+    def _samples(self, slot: Slot) -> Iterator[pl.LazyFrame]:
+        """Runs of rows from several places of a slot."""
+        ends = list(accumulate(p.rows for p in slot.pieces))
+        for row in range(0, slot.rows, slot.rows // _RUNS + 1):
+            piece = slot.pieces[bisect_right(ends, row)]
+            first = piece.rows - (ends[bisect_right(ends, row)] - row) if piece.slices else 0
+            yield piece.scan().slice(first, _RUN)
 
     def _queries(self, read: Read, at_once: int) -> Iterator[tuple[pl.LazyFrame, int | None]]:
         """The rows of a read, in order, and how many of the table come before, where the rows are not too many.
@@ -180,14 +217,17 @@ class TableRows:
                 hint="run it again; nothing was built under the old name",
             )
 
-    def manifest(self, slot: Slot, found: Sequence[Sorted], reads: list[Read], began: float) -> SegmentManifest:
+    def manifest(
+        self, slot: Slot, found: Sequence[Sorted], reads: list[Read], began: float, cuts: Sequence[Cut] = ()
+    ) -> SegmentManifest:
         """What a segment is whose buckets were just sorted.
 
         Args:
             slot: what it covers.
-            found: what the sorting of each bucket found.
+            found: what the sorting of each part found.
             reads: how its rows were read.
             began: when, by the performance counter.
+            cuts: where its buckets are cut into parts.
         """
         there = [f for f in found if f.rows]
         first, end = min((f.first for f in there), default=-1), max((f.end for f in there), default=-1)
@@ -200,7 +240,7 @@ class TableRows:
             pieces=[p.id for p in slot.pieces],
             span=slot.span,
             reads=reads,
-            buckets=len(found),
+            buckets=len(found) - len(cuts),
             rows=sum(f.rows for f in there),
             keys=sum(f.keys for f in there),
             first=first,
@@ -209,4 +249,5 @@ class TableRows:
             low=min(bounds[0], first) if bounds and there else bounds and bounds[0],
             high=max(bounds[1], end) if bounds and there else bounds and bounds[1],
             seconds=round(time.perf_counter() - began, 3),
+            cuts=list(cuts),
         )
