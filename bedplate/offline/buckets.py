@@ -60,7 +60,7 @@ class BucketBuild:
         began, reads = time.perf_counter(), [Read([p.id for p in slot.pieces], slot.span)]
         with working_folder(self._folder, slot.id) as work:
             if not target.exists():
-                progress(f"{self._view.name}: read {slot.rows:,} rows into {buckets} buckets")
+                progress(f"{self._view.name}: read {self._table.about(slot):,} rows into {buckets} buckets")
                 spill = self._spill(work, reads, None, buckets, progress)
                 finished = work / "segment"
                 finished.mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ class BucketBuild:
         if not columns:
             return
         with working_folder(self._folder, columns_name(self._view, segment)) as work:
-            progress(f"{self._view.name}: read {slot.rows:,} rows into {len(builds)} buckets")
+            progress(f"{self._view.name}: read {self._table.about(slot):,} rows into {len(builds)} buckets")
             spill = self._spill(work, segment.manifest.reads, columns, len(builds), progress)
 
             def build(bucket: int) -> None:

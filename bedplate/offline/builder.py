@@ -118,7 +118,7 @@ class Builder:
     def _complete(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Slot:
         segment = slot.segment
         if segment is None:
-            buckets = self._budget.buckets(self._view, slot.rows, self._threads)
+            buckets = self._budget.buckets(self._view, self._table.about(slot), self._threads)
             if buckets == 1:
                 segment = self._sort(slot, sealer, held, progress)
             else:
@@ -139,7 +139,7 @@ class Builder:
 
     def _sort(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Segment:
         name, began = self._view.name, time.perf_counter()
-        progress(f"{name}: read {slot.rows:,} rows")
+        progress(f"{name}: read {self._table.about(slot):,} rows")
         reads = [Read([p.id for p in slot.pieces], slot.span)]
         rows = self._table.rows(reads, None)
         self._table.check_unchanged()
@@ -172,7 +172,7 @@ class Builder:
         columns = build.missing_columns()
         if not columns:
             return
-        progress(f"{self._view.name}: read {slot.rows:,} rows")
+        progress(f"{self._view.name}: read {self._table.about(slot):,} rows")
         rows = self._table.rows(segment.manifest.reads, columns)
         self._table.check_unchanged()
         build.check_rows(len(rows))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import final
 
@@ -15,8 +17,18 @@ from bedplate.features.view import CompiledView
 from bedplate.offline.build import Progress, Sorted
 from bedplate.offline.cover import Slot
 from bedplate.offline.index import FORMAT
-from bedplate.offline.segment import Read, SegmentManifest
-from bedplate.sources.base import TIME, UNREADABLE, Piece, Snapshot, epoch_micros, unreadable
+from bedplate.offline.segment import Read, SegmentManifest, Span
+from bedplate.sources.base import TIME, UNREADABLE, Piece, Snapshot, epoch_micros, is_time, unreadable
+from bedplate.sources.pruning import Bounds, Term, terms_of
+from bedplate.types import to_micros
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece, and how many rows of the table come before it."""
+
+    piece: Piece
+    before: int
 
 
 @final
@@ -33,6 +45,7 @@ class TableRows:
         self._table = self._source.table(view.root)
         self.snapshot: Snapshot = self._table.snapshot()
         self._times: dict[str, tuple[int, int] | None] = {}
+        self._counts: dict[str, int] = {}
 
     @cached_property
     def pieces(self) -> Sequence[Piece]:
@@ -61,11 +74,11 @@ class TableRows:
         """
         found: list[Rows] = []
         for read in reads:
-            pieces, raw, before = self._scan(read)
-            count = sum(p.rows for p in pieces)
+            parts, raw = self._scan(read)
+            count = sum(p.piece.rows for p in parts)
 
-            def name(row: int, before: int = before) -> str:
-                return self._table.row_name(before + row)
+            def name(row: int, parts: Sequence[_Part] = parts) -> str:
+                return self._row_name(parts, row)
 
             found.append(prepare_table(self.view, raw, count, only, name, (read.span.begin, read.span.until)))
         if len(found) == 1:
@@ -114,22 +127,63 @@ class TableRows:
         if self._source.prepare is not None:
             yield self._scan(read)[1], None
             return
-        pieces, _, before = self._scan(read)
-        for piece in pieces:
+        for part in self._parts(read):
+            piece = part.piece
             step = at_once if piece.slices else max(piece.rows, 1)
             for start in range(0, piece.rows, step):
                 raw = piece.scan() if step >= piece.rows else piece.scan().slice(start, step)
-                yield raw, before + start if step <= at_once else None
-            before += piece.rows
+                yield raw, part.before + start if step <= at_once else None
 
-    def _scan(self, read: Read) -> tuple[Sequence[Piece], pl.LazyFrame, int]:
-        """The pieces of a read, their rows, and how many rows of the table come before."""
-        if len(read.pieces) == len(self.pieces):
-            return self.pieces, self._table.scan(), 0
-        start = next(i for i, p in enumerate(self.pieces) if p.id == read.pieces[0])
-        pieces = self.pieces[start : start + len(read.pieces)]
-        scans = [p.scan() for p in pieces]
-        return pieces, scans[0] if len(scans) == 1 else pl.concat(scans), sum(p.rows for p in self.pieces[:start])
+    def _scan(self, read: Read) -> tuple[Sequence[_Part], pl.LazyFrame]:
+        """The pieces that a read needs, and their rows."""
+        parts = self._parts(read)
+        if len(parts) == len(self.pieces):
+            return parts, self._table.scan()
+        if not parts:
+            return parts, self._table.scan().clear()
+        scans = [p.piece.scan() for p in parts]
+        return parts, scans[0] if len(scans) == 1 else pl.concat(scans)
+
+    def _parts(self, read: Read) -> Sequence[_Part]:
+        """The pieces of a read, but those that are known to hold no row in its range of times."""
+        start = next((i for i, p in enumerate(self.pieces) if p.id == read.pieces[0]), 0) if read.pieces else 0
+        before = sum(p.rows for p in self.pieces[:start])
+        found: list[_Part] = []
+        for piece in self.pieces[start : start + len(read.pieces)]:
+            if self._may_hold(piece, read.span):
+                found.append(_Part(piece, before))
+            before += piece.rows
+        return found
+
+    def _may_hold(self, piece: Piece, span: Span) -> bool:
+        """Whether a piece may hold a row of the view in a range of times."""
+        if any((known := piece.bounds(t.column)) and not known.may_meet(t) for t in self._terms):
+            return False
+        if span.is_whole or self._column is None:
+            return True
+        known = piece.bounds(self._column)
+        if known is None or known.is_null or known.has_null:
+            return True
+        low, high = _micros_of(known)
+        return low is None or high is None or span.meets(Span(low, high + 1))
+
+    @cached_property
+    def _terms(self) -> Sequence[Term]:
+        """What the view's condition says of columns of the table."""
+        return [] if self._source.prepare else terms_of(self.view.view.where, self._table.schema())
+
+    @cached_property
+    def _column(self) -> str | None:
+        """The column of the table that holds the event times."""
+        return self._source.time_column(self.view.root)
+
+    def _row_name(self, parts: Sequence[_Part], row: int) -> str:
+        """What a message calls a row by its position among the rows of some pieces."""
+        for part in parts:
+            if row < part.piece.rows:
+                return self._table.row_name(part.before + row)
+            row -= part.piece.rows
+        return f"row {row:,}"
 
     def count(self, slot: Slot) -> int:
         """How many of the table's rows are in a slot's range of times.
@@ -137,14 +191,24 @@ class TableRows:
         Raises:
             DataError: the table can't be read.
         """
-        _, raw, _ = self._scan(Read([p.id for p in slot.pieces], slot.span))
-        times, begin, until = self._source.events(raw).select(pl.col(TIME)), slot.span.begin, slot.span.until
-        inside = times if begin is None else times.filter(pl.col(TIME) >= begin)
-        inside = inside if until is None else inside.filter(pl.col(TIME) < until)
-        try:
-            return int(inside.select(pl.len()).collect().item())
-        except UNREADABLE as error:
-            raise unreadable(self._table.name, error) from error
+        if slot.id not in self._counts:
+            _, raw = self._scan(Read([p.id for p in slot.pieces], slot.span))
+            inside = self._source.during(raw, slot.span.begin, slot.span.until)
+            try:
+                rows = self._source.events(raw).filter(inside).select(pl.len()).collect()
+            except UNREADABLE as error:
+                raise unreadable(self._table.name, error) from error
+            self._counts[slot.id] = int(rows.item())
+        return self._counts[slot.id]
+
+    def about(self, slot: Slot) -> int:
+        """About how many of the table's rows are in a slot's range of times: never fewer than there are.
+
+        They are counted where that is cheap, or was done already: of a cleaned table it would take the whole step.
+        """
+        if slot.span.is_whole or (self._source.prepare is not None and slot.id not in self._counts):
+            return sum(p.piece.rows for p in self._parts(Read([p.id for p in slot.pieces], slot.span)))
+        return self.count(slot)
 
     def bounds(self, slot: Slot) -> tuple[int, int] | None:
         """The smallest and the greatest time of a slot's rows, as the table has them where it can be told."""
@@ -154,21 +218,34 @@ class TableRows:
         found = [b for b in map(self._piece_bounds, slot.pieces) if b is not None]
         return (min(b[0] for b in found), max(b[1] for b in found)) if found else None
 
+    def _all_bounds(self, slot: Slot) -> tuple[int, int] | None:
+        """As `bounds`; of a range of times that the cleaning step makes as it makes them."""
+        if slot.span.is_whole or self._column is not None:
+            return self.bounds(slot)
+        _, raw = self._scan(Read([p.id for p in slot.pieces], Span()))
+        return self._bounds_of(self._source.events(raw), pl.col(TIME))
+
     def _piece_bounds(self, piece: Piece) -> tuple[int, int] | None:
         if piece.id not in self._times:
-            raw, name = piece.scan(), self._source.time
-            try:
-                dtype = raw.collect_schema().get(name)
-                if dtype is not None and (dtype.is_integer() or dtype.base_type() in {pl.Datetime, pl.Date}):
-                    times, time = raw, epoch_micros(pl.col(name), dtype)
-                else:  # the cleaning step makes the column
-                    times, time = self._source.events(raw), pl.col(TIME)
-                frame = times.select(time.min().alias("low"), time.max().alias("high")).collect()
-            except UNREADABLE as error:
-                raise unreadable(self._table.name, error) from error
-            low, high = frame.row(0)
-            self._times[piece.id] = None if low is None else (low, high)
+            known = None if self._column is None else piece.bounds(self._column)
+            low, high = (None, None) if known is None else _micros_of(known)
+            self._times[piece.id] = self._read_bounds(piece) if low is None or high is None else (low, high)
         return self._times[piece.id]
+
+    def _read_bounds(self, piece: Piece) -> tuple[int, int] | None:
+        """The bounds of a piece of which metadata does not tell them; only the times are read."""
+        raw, name = piece.scan(), self._source.time
+        dtype = raw.collect_schema().get(name)
+        if dtype is not None and (dtype.is_integer() or is_time(dtype)):
+            return self._bounds_of(raw, epoch_micros(pl.col(name), dtype))
+        return self._bounds_of(self._source.events(raw), pl.col(TIME))  # the cleaning step makes the column
+
+    def _bounds_of(self, rows: pl.LazyFrame, time: pl.Expr) -> tuple[int, int] | None:
+        try:
+            low, high = rows.select(time.min().alias("low"), time.max().alias("high")).collect().row(0)
+        except UNREADABLE as error:
+            raise unreadable(self._table.name, error) from error
+        return None if low is None else (low, high)
 
     def check_unchanged(self) -> None:
         """Raises `DataError` where the table has another state now."""
@@ -191,7 +268,7 @@ class TableRows:
         """
         there = [f for f in found if f.rows]
         first, end = min((f.first for f in there), default=-1), max((f.end for f in there), default=-1)
-        bounds = self.bounds(slot) if self.together or not slot.span.is_whole else None
+        bounds = self._all_bounds(slot) if self.together or not slot.span.is_whole else None
         return SegmentManifest(
             format=FORMAT,
             source=self._source.name,
@@ -210,3 +287,11 @@ class TableRows:
             high=max(bounds[1], end) if bounds and there else bounds and bounds[1],
             seconds=round(time.perf_counter() - began, 3),
         )
+
+
+def _micros_of(bounds: Bounds) -> tuple[int | None, int | None]:
+    """The bounds of a column of times in microseconds; None: not known."""
+    low, high = bounds.low, bounds.high
+    if not isinstance(low, int | date) or not isinstance(high, int | date):
+        return None, None
+    return to_micros(low), to_micros(high)
