@@ -22,6 +22,7 @@ from bedplate.sources.base import TIME, UNREADABLE, Piece, Snapshot, epoch_micro
 from bedplate.sources.pruning import Bounds, Term, terms_of
 from bedplate.types import to_micros
 
+
 @final
 @dataclass(frozen=True, slots=True)
 class _Part:

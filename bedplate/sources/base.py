@@ -57,7 +57,7 @@ class Snapshot:
     text: str
 
 
-def unknown_bounds(column: str) -> Bounds | None:
+def unknown_bounds(_: str) -> Bounds | None:
     """The bounds of a column of which nothing is known before it is read."""
     return None
 

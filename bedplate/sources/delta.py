@@ -70,7 +70,7 @@ class _File:
         return [self.shown, self.rows, None if self.deleted is None else self.deleted.to_list()]
 
     def bounds_of(self, column: str) -> Bounds | None:
-        """The bounds of a column; writers cut those of times to milliseconds, so the greatest may lie a little above."""
+        """The bounds of a column: writers cut those of times to milliseconds, a value may lie a little above."""
         known = self.bounds.get(column)
         if known is None or not isinstance(known.high, datetime):
             return known

@@ -53,7 +53,7 @@ def read_bounds(file: Path) -> Mapping[str, Bounds]:
             bounds = _joined(known, column.kind) if len(known) == len(groups) else None
             if bounds is not None:
                 found[column.name] = bounds
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"the footer of {file.name} can't be read: {error}") from error
     return found
 

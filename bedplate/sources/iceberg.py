@@ -315,7 +315,8 @@ def _condition(terms: Sequence[Term], state: _State) -> BooleanExpression | None
 
 def _of_term(term: Term) -> BooleanExpression:
     found = _CONDITIONS[term.operator](term.column, _literal(term.value))
-    return Or(found, IsNull(term.column)) if term.or_null else found
+    either: Any = Or
+    return either(found, IsNull(term.column)) if term.or_null else found
 
 
 def _bounds(file: DataFile, schema: Schema, column: str) -> Bounds | None:
@@ -327,10 +328,10 @@ def _bounds(file: DataFile, schema: Schema, column: str) -> Bounds | None:
     low, high = (file.lower_bounds or {}).get(field.field_id), (file.upper_bounds or {}).get(field.field_id)
     nulls = (file.null_value_counts or {}).get(field.field_id)
     try:
-        values = [_whole_value(form, field.field_type) for form in (low, high)]
+        least, greatest = (_whole_value(form, field.field_type) for form in (low, high))
     except OverflowError:  # further away than dates here go
         return None
-    return None if None in values else Bounds(*values, has_null=nulls != 0)
+    return None if least is None or greatest is None else Bounds(least, greatest, has_null=nulls != 0)
 
 
 def _whole_value(form: bytes | None, kind: IcebergType) -> int | date | datetime | None:

@@ -19,7 +19,6 @@ from bedplate.sources.partition import Value, folder_of, partitions
 from bedplate.sources.pruning import Bounds, Term, may_match
 from bedplate.sources.scan import scan_rows
 
-
 _AT_ONCE = 16
 """How many files of a partitioned table are read side by side."""
 

@@ -27,7 +27,7 @@ _OPERATORS: Mapping[Operator, Callable[[Any, Any], Any]] = {
 }
 _MIRRORED: Mapping[Operator, Operator] = {"==": "==", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _CLOSED: Sequence[Literal["both", "left", "right", "none"]] = ("both", "left", "right", "none")
-_MILLISECOND = timedelta(milliseconds=1)
+_CUT = timedelta(microseconds=999)
 
 
 @final
@@ -93,8 +93,8 @@ class Bounds:
         """
         if self.is_null:
             return False
-        # Writers cut bounds of times to milliseconds: the greatest value may lie a little above.
-        high = self.high + _MILLISECOND if isinstance(self.high, datetime) else self.high
+        # Writers cut bounds of times to milliseconds: the greatest value may lie up to this much above.
+        high = self.high + _CUT if isinstance(self.high, datetime) else self.high
         try:
             if self.low is not None and operator in ("==", "<", "<="):
                 compare = _OPERATORS["<" if operator == "<" else "<="]
@@ -137,7 +137,7 @@ def terms_of(predicate: pl.Expr | None, schema: Mapping[str, pl.DataType]) -> li
         found = _between(predicate, *parts)
     elif len(parts) == 2:
         if (parts[0] | parts[1]).meta.eq(predicate):
-            return _or_null(*parts, schema)
+            return _or_null(parts[0], parts[1], schema)
         found = _comparison(predicate, *parts)
     return [t for column, operator, value in found if (t := _term(column, operator, value, schema)) is not None]
 

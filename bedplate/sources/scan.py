@@ -73,9 +73,7 @@ def terms_asked(schema: Mapping[str, pl.DataType], query: Callable[[pl.LazyFrame
     """
     asked: list[Sequence[Term]] = []
 
-    def rows(
-        columns: list[str] | None, predicate: pl.Expr | None, limit: int | None, _: int | None
-    ) -> Iterator[pl.DataFrame]:
+    def rows(columns: list[str] | None, predicate: pl.Expr | None, *_: object) -> Iterator[pl.DataFrame]:
         asked.append(terms_of(predicate, schema))
         yield pl.DataFrame(schema={c: schema[c] for c in schema if columns is None or c in columns})
 
