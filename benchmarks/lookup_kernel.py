@@ -25,7 +25,7 @@ import numba
 import numpy as np
 import polars as pl
 from offline_windows import WINDOWS, generate
-from record import machine, save
+from record import judge, machine, save
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.ordered import Last
@@ -214,7 +214,10 @@ def main() -> None:
         **shapes,
     }
     print(json.dumps(result, indent=2))
+    times = {f"times the kernel's seconds, {s}": (r["ratio_to_the_better_kernel"], "<=", 2) for s, r in shapes.items()}
+    missed = judge(result, times)
     save("lookup_kernel", result, options.json)
+    raise SystemExit(missed)
 
 
 if __name__ == "__main__":

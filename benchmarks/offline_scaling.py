@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from record import RESULTS, machine, save
+from record import RESULTS, judge, machine, save
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.extremes import Max
@@ -168,11 +168,13 @@ def main() -> None:
         "over_linear": over,
     }
     print(shown(rows))
+    missed = judge(result, {f"{c} at {SCALES[-1]}x, over linear": (over[c], "<=", 0.15) for c in COLUMNS})
     path = save("offline_scaling", result, options.json)
     path.with_suffix(".svg").write_text(plot(rows))
     print(
         f"\n{path.relative_to(RESULTS.parent) if path.is_relative_to(RESULTS.parent) else path}, and a plot beside it"
     )
+    raise SystemExit(missed)
 
 
 if __name__ == "__main__":

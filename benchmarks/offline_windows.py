@@ -22,7 +22,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import polars as pl
-from record import machine, peak_bytes, save
+from record import judge, machine, peak_bytes, save
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.window import Window
@@ -33,6 +33,8 @@ from bedplate.sources.base import Source
 from bedplate.types import DAY
 
 WINDOWS = ("1h", "1d", "7d", "30d")
+TARGETS = {5_000_000: (8, 50), 10_000_000: (20, 50)}
+"""By the number of events how many times as fast as DuckDB with the build, and with the index there."""
 START = 1_700_006_400_000_000  # a whole day
 
 
@@ -178,7 +180,7 @@ def child(folder: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=5_000_000)
+    parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--labels", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--ways", default=",".join(WAYS), help=f"DuckDB's ways, commas between: {', '.join(WAYS)}")
@@ -218,8 +220,15 @@ def main() -> None:
         "peak_to_input": round((peak - floor) / columns, 2),
     }
     print(json.dumps(result, indent=2))
-    size = "" if options.events == 5_000_000 else f"-{options.events // 1_000_000}M"
+    wanted = {
+        "times as fast as DuckDB, build included": (result["ratio_with_build"], ">=", TARGETS[options.events][0]),
+        "times as fast as DuckDB, index there": (result["ratio_index_there"], ">=", TARGETS[options.events][1]),
+        "times the input's bytes at the peak": (result["peak_to_input"], "<=", 2),
+    }
+    missed = judge(result, wanted if options.events in TARGETS else {})
+    size = f"-{options.events // 1_000_000}M"
     save(f"offline_windows{size}", result, options.json)
+    raise SystemExit(missed)
 
 
 if __name__ == "__main__":

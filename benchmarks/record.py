@@ -43,3 +43,20 @@ def save(name: str, result: dict[str, Any], path: Path | None = None) -> Path:
         path = RESULTS / f"{name}-{datetime.now(UTC):%Y-%m-%d}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     return path
+
+
+def judge(result: dict[str, Any], targets: dict[str, tuple[float, str, float]]) -> int:
+    """Writes the targets into a result and prints them; the exit code of a benchmark: 1 where one is missed.
+
+    Args:
+        result: gets `targets`.
+        targets: by what is measured the figure, `>=` or `<=`, and the target.
+    """
+    judged = {
+        what: {"got": got, "target": f"{sign} {target:g}", "met": got >= target if sign == ">=" else got <= target}
+        for what, (got, sign, target) in targets.items()
+    }
+    result["targets"] = judged
+    for what, found in judged.items():
+        print(f"{what}: {found['got']:g}, target {found['target']}: {'met' if found['met'] else 'MISSED'}")
+    return 0 if all(found["met"] for found in judged.values()) else 1

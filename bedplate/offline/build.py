@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -19,6 +21,7 @@ from bedplate.offline import kernels
 from bedplate.offline.blocks import BLOCKED, build_blocks
 from bedplate.offline.flight import Known, following_same
 from bedplate.offline.index import Texts, Timeline, open_array, row_type, selection_id
+from bedplate.offline.order import in_runs, number_keys, order_by_code
 from bedplate.offline.ragged import RAGGED, build_ragged, previous_table
 from bedplate.types import Array, Int64s
 
@@ -27,7 +30,8 @@ Progress: TypeAlias = Callable[[str], None]
 
 COST = "cost.json"
 """The file of a column or a reduction that says what it took to build."""
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+"""Rows of a column that one thread puts in order at a time."""
 
 
 @final
@@ -49,12 +53,13 @@ class PartBuild:
     Args:
         view: the compiled view.
         timeline: the bucket, which need not be there yet.
+        threads: how many threads put a column in order.
     """
 
-    __slots__ = ("_columns", "timeline", "view")
+    __slots__ = ("_columns", "_threads", "timeline", "view")
 
-    def __init__(self, view: CompiledView, timeline: Timeline) -> None:
-        self.view, self.timeline = view, timeline
+    def __init__(self, view: CompiledView, timeline: Timeline, threads: int = 1) -> None:
+        self.view, self.timeline, self._threads = view, timeline, threads
         self._columns = column_ids(view)
 
     def missing_columns(self) -> list[int]:
@@ -77,22 +82,22 @@ class PartBuild:
 
     def write_timeline(self, folder: Path, rows: Rows) -> Sorted:
         """Writes the order of rows by key and time into an empty folder."""
-        keys, codes = _number_keys(rows.keys)
+        keys, codes = number_keys(rows.keys, self._threads)
         offsets = np.zeros(len(keys) + 1, np.int64)
         order = np.empty(len(rows), row_type(len(rows)))
         before = np.lexsort(rows.ties[::-1]).astype(order.dtype) if rows.ties else order[:0]
-        kernels.counting_sort(codes, before, offsets, order)
+        order_by_code(codes, before, offsets, order, self._threads)
         del codes
         if len(before) or not kernels.is_ascending(rows.times):
             kernels.sort_slices(rows.times, offsets, order)
         np.save(folder / "keys.npy", keys)
         np.save(folder / "offsets.npy", offsets)
         np.save(folder / "order.npy", order)
-        _write_gathered(folder / "times.npy", rows.times, order)
+        _write_gathered(folder / "times.npy", rows.times, order, self._threads)
         if rows.known is not None:
             Known.of(rows.known[order]).save(folder)
         if rows.sequence is not None:
-            _write_gathered(folder / "sequence.npy", rows.sequence, order)
+            _write_gathered(folder / "sequence.npy", rows.sequence, order, self._threads)
         for entity, texts in enumerate(rows.key_texts):
             if texts is not None:
                 Texts.write(folder / f"key {entity}", texts)
@@ -114,7 +119,7 @@ class PartBuild:
             np.save(folder / "rows.npy", found)
             order = order[found]
         for i, (array, texts) in enumerate(zip(values.inputs, values.texts, strict=True)):
-            _write_gathered(folder / f"input {i}.npy", array, order)
+            _write_gathered(folder / f"input {i}.npy", array, order, self._threads)
             if texts is not None:
                 Texts.write(folder / f"input {i}", texts)
         write_cost(folder, began)
@@ -131,7 +136,7 @@ class PartBuild:
             elif reduction.reduce in BLOCKED:
                 arrays = build_blocks(reduction, files, self.timeline.times)
             else:
-                arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts)
+                arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts, self._threads)
         except OverflowError:
             raise self._overflow(position, files.inputs[0], starts) from None
         if reduction.reduce is Reduce.DISTINCT and self.view.view.source.available is not None:
@@ -171,53 +176,42 @@ def write_cost(folder: Path, began: float) -> None:
     (folder / COST).write_bytes(to_json({"seconds": round(time.perf_counter() - began, 3)}))
 
 
-def _number_keys(keys: Int64s) -> tuple[Int64s, Array]:
-    """The different keys in ascending order, and each row's position among them (int32)."""
-    rows = len(keys)
-    codes, known = np.empty(rows, np.int32), np.empty(keys.shape, np.int64)
-    if rows and keys.shape[1] == 1:
-        low, high = int(keys.min()), int(keys.max())
-        if high - low < rows:
-            table = np.zeros(high - low + 1, np.int32)
-            count = int(kernels.number_range(keys, low, table, codes, known))
-            return known[:count].copy(), codes
-    count = int(kernels.number_keys(keys, codes, known))
-    different = known[:count]
-    order = np.lexsort(different.T[::-1])
-    place = np.empty(count, np.int32)
-    place[order] = np.arange(count, dtype=np.int32)
-    np.take(place, codes, out=codes, mode="clip")
-    return np.ascontiguousarray(different[order]), codes
-
-
-def _write_gathered(path: Path, values: Array, order: Array) -> None:
+def _write_gathered(path: Path, values: Array, order: Array, threads: int) -> None:
     """Writes values[order] in pieces, so that no second copy of the column is ever in memory."""
-    piece = np.empty((min(len(order), _CHUNK), *values.shape[1:]), values.dtype)
-    with path.open("wb") as file:
+    shape, row = (len(order), *values.shape[1:]), values[:1].nbytes
+    with path.open("wb", buffering=0) as file:
         header: dict[str, Any] = {
             "descr": np.lib.format.dtype_to_descr(values.dtype),
             "fortran_order": False,
-            "shape": (len(order), *values.shape[1:]),
+            "shape": shape,
         }
         np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(order), _CHUNK):
-            rows = order[start : start + _CHUNK]
+        begin = file.tell()
+
+        def write(first: int) -> None:
+            rows = order[first : first + _CHUNK]
+            piece = np.empty((len(rows), *shape[1:]), values.dtype)
             if values.ndim > 1:
-                np.take(values, rows, axis=0, out=piece[: len(rows)], mode="clip")
+                np.take(values, rows, axis=0, out=piece, mode="clip")
             else:
                 kernels.gather(values, rows, piece)
-            file.write(piece[: len(rows)].data)
+            left, at = piece.data.cast("B"), begin + first * row
+            while len(left):  # one write may take less than it is given
+                written = os.pwrite(file.fileno(), left, at)
+                left, at = left[written:], at + written
+
+        if threads == 1 or len(order) <= _CHUNK:
+            for first in range(0, len(order), _CHUNK):
+                write(first)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(write, range(0, len(order), _CHUNK)))
 
 
-def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str, Array]:
+def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s, threads: int) -> dict[str, Array]:
+    if reduce is Reduce.SUM and values.dtype.kind == "f":
+        return _float_sums(values, starts, threads)
     if reduce is Reduce.SUM:
-        if values.dtype.kind == "f":
-            floats, exact_starts = np.empty(len(values), np.float64), np.empty(len(starts) - 1, np.int64)
-            exact = np.empty((int(kernels.prefix_sums(values, starts, floats, exact_starts)), 2), np.float64)
-            if not len(exact):
-                return {"prefix": floats}
-            kernels.exact_sums(values, starts, exact_starts, exact)
-            return {"prefix": floats, "exact": exact, "exact starts": exact_starts}
         whole = np.empty(len(values), np.int64)
         kernels.whole_prefix_sums(values, starts, whole)
         return {"prefix": whole}
@@ -229,6 +223,29 @@ def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str
     kernels.previous_same(values.astype(np.int64), starts, previous_table(starts), previous)
     kernels.sort_blocks(previous, kernels.DISTINCT_BLOCK, blocks)
     return {"previous": previous, "blocks": blocks}
+
+
+def _float_sums(values: Array, starts: Int64s, threads: int) -> dict[str, Array]:
+    """Sums of each key's values, runs of keys with about as many values each side by side."""
+    sums, exact_starts = np.empty(len(values), np.float64), np.empty(len(starts) - 1, np.int64)
+    used: dict[int, tuple[slice, int]] = {}
+
+    def fill(number: int, run: slice) -> None:
+        first, stop = np.searchsorted(starts[:-1], (run.start, run.stop)).tolist()
+        keys = slice(first, stop if run.stop < len(values) else len(exact_starts))
+        count = kernels.prefix_sums(values, starts[first : keys.stop + 1], sums, exact_starts[keys])
+        used[number] = keys, int(count)
+
+    total = 0
+    for number in range(in_runs(fill, len(values), threads)):
+        keys, count = used[number]
+        exact_starts[keys] += np.where(exact_starts[keys] >= 0, total, 0)
+        total += count
+    if not total:
+        return {"prefix": sums}
+    exact = np.empty((total, 2), np.float64)
+    kernels.exact_sums(values, starts, exact_starts, exact)
+    return {"prefix": sums, "exact": exact, "exact starts": exact_starts}
 
 
 def _blocks(values: Array, largest: bool) -> Array:

@@ -147,7 +147,7 @@ class Builder:
         self._describe(held)
         target = self._folder / FOLDER / slot.id
         part = Timeline(target / "0")
-        build = PartBuild(self._view, part)
+        build = PartBuild(self._view, part, self._threads)
         with sealer.folder(target) as folder:
             (folder / "0").mkdir()
             found = build.write_timeline(folder / "0", rows)
@@ -168,7 +168,7 @@ class Builder:
 
     def _add_columns(self, slot: Slot, segment: Segment, sealer: Sealer, progress: Progress) -> None:
         (part,) = segment.parts
-        build = PartBuild(self._view, part)
+        build = PartBuild(self._view, part, self._threads)
         columns = build.missing_columns()
         if not columns:
             return

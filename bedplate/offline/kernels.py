@@ -128,49 +128,43 @@ def number_keys(keys: Int64s, codes: Array, known: Int64s) -> Any:
 
 
 @compiled
-def number_range(keys: Int64s, low: Any, table: Array, codes: Array, known: Int64s) -> Any:
-    """As `number_keys` for single keys of a small range, which come out in ascending order.
-
-    Args:
-        keys: [n, 1].
-        low: the smallest key.
-        table: [the largest key - low + 1] int32 zeros.
-        codes: [n] int32, filled with each row's number.
-        known: [n, 1], filled with the different keys, ascending.
-    """
+def mark_keys(keys: Int64s, low: Any, there: Bools) -> None:
+    """Marks which keys there are among [n, 1], by their distance from the smallest one."""
     for row in range(len(keys)):
-        table[keys[row, 0] - low] = 1
-    count = 0
-    for place in range(len(table)):
-        if table[place]:
-            table[place] = count
-            known[count, 0] = low + place
-            count += 1
-    for row in range(len(keys)):
-        codes[row] = table[keys[row, 0] - low]
-    return count
+        there[keys[row, 0] - low] = True
 
 
 @compiled
-def counting_sort(codes: Array, before: Array, offsets: Int64s, order: Array) -> None:
-    """An order of rows by code, stable with regard to an order before.
+def place_keys(keys: Int64s, low: Any, place: Array, codes: Array) -> None:
+    """Fills the position of each key [n, 1], given by its distance from the smallest one."""
+    for row in range(len(keys)):
+        codes[row] = place[keys[row, 0] - low]
+
+
+@compiled
+def count_codes(codes: Array, counts: Int64s) -> None:
+    """Adds up how often each code is there."""
+    for row in range(len(codes)):
+        counts[codes[row]] += 1
+
+
+@compiled
+def place_rows(codes: Array, before: Array, start: Any, stop: Any, cursors: Int64s, order: Array) -> None:
+    """Puts rows, those from `start` to `stop` of an order before, where the next one of their code goes.
 
     Args:
-        codes: [n] numbers below k.
+        codes: [n] of all rows.
         before: [n] row numbers, or empty for the rows as they stand.
-        offsets: [k + 1] zeros, filled with where each code's rows begin.
+        start: the first place.
+        stop: the place after the last.
+        cursors: [k] where the next row of each code goes; moved on.
         order: [n], filled with row numbers.
     """
-    for row in range(len(codes)):
-        offsets[codes[row] + 1] += 1
-    for k in range(1, len(offsets)):
-        offsets[k] += offsets[k - 1]
-    cursor = offsets[:-1].copy()
-    for i in range(len(codes)):
+    for i in range(start, stop):
         row = before[i] if len(before) else i
         code = codes[row]
-        order[cursor[code]] = row
-        cursor[code] += 1
+        order[cursors[code]] = row
+        cursors[code] += 1
 
 
 @compiled

@@ -27,6 +27,7 @@ from bedplate.features.rows import JoinedRows, Rows, SelectedValues
 from bedplate.features.view import CompiledView
 from bedplate.files import new_folder
 from bedplate.offline import kernels
+from bedplate.offline.order import order_by_code
 from bedplate.types import Array, Int64s
 
 _ROWS = "rows.json"
@@ -43,7 +44,7 @@ def bucket_numbers(keys: Int64s, buckets: int) -> Array:
 def bucket_rows(numbers: Array, buckets: int) -> tuple[Int64s, Array]:
     """Where each bucket's rows begin [buckets + 1], and the rows in order of bucket, in each as they stand."""
     offsets, order = np.zeros(buckets + 1, np.int64), np.empty(len(numbers), np.int64)
-    kernels.counting_sort(numbers, order[:0], offsets, order)
+    order_by_code(numbers, order[:0], offsets, order, threads=1)
     return offsets, order
 
 
