@@ -316,7 +316,8 @@ def _condition(terms: Sequence[Term], state: _State) -> BooleanExpression | None
 def _of_term(term: Term) -> BooleanExpression:
     found = _CONDITIONS[term.operator](term.column, _literal(term.value))
     either: Any = Or
-    return either(found, IsNull(term.column)) if term.or_null else found
+    is_null: Any = IsNull
+    return either(found, is_null(term.column)) if term.or_null else found
 
 
 def _bounds(file: DataFile, schema: Schema, column: str) -> Bounds | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def test_bounds_are_those_of_all_row_groups(tmp_path, writer, rows):
         frame = frame if version == "2.6" else frame.drop("ns", "unsigned")  # types that it has no form for
         arrow.write_table(frame.to_arrow(), file, row_group_size=rows, version=version, store_schema=False)
     expected = {c: b for c, b in EXPECTED.items() if c in frame.columns}
-    assert {c: b for c, b in read_bounds(file).items()} == expected
+    assert read_bounds(file) == expected
 
 
 @settings(max_examples=30)
@@ -104,7 +105,5 @@ def test_a_damaged_footer_is_an_error_or_another_footer(tmp_path_factory, at, va
     begin = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
     content[begin + at % (len(content) - 8 - begin)] = value
     file.write_bytes(content)
-    try:
-        read_bounds(file)
-    except ValueError as error:
-        assert "the footer of a.parquet" in str(error)
+    with contextlib.suppress(ValueError):
+        assert len(read_bounds(file)) <= len(FRAME.columns)

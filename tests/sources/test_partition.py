@@ -109,7 +109,7 @@ def test_a_file_in_no_such_folder_lacks_the_column(tmp_path):
     write(tmp_path, "t/z")
     table = ParquetTable("t", tmp_path)
     assert list(table.unreadable_columns()) == ["day"]
-    with pytest.raises(DataError, match="the column 'day' can't be read: it is not there in t/z/a.parquet"):
+    with pytest.raises(DataError, match=r"the column 'day' can't be read: it is not there in t/z/a\.parquet"):
         table.scan().select("day").collect()
     for rows in (table.scan(), pl.concat([p.scan() for p in table.pieces()])):
         assert rows.select("x").collect()["x"].to_list() == [1, 2] * 3
