@@ -20,6 +20,7 @@ from bedplate.datasets.dataset import Dataset
 from bedplate.errors import BedplateError, DefinitionError
 from bedplate.features.context import Context
 from bedplate.features.derived import DerivedFeature
+from bedplate.features.graph import FeatureGraph
 from bedplate.features.links import Link
 from bedplate.features.model import Computed, ModelFeature
 from bedplate.features.view import FeatureView
@@ -68,6 +69,17 @@ class Definitions:
     def of(self, kind: type[_Definition]) -> list[_Definition]:
         """The definitions among the others that are of a class."""
         return [value for _, value in self.others if isinstance(value, kind)]
+
+    def graph(self, root: Path) -> FeatureGraph:
+        """The features of all that is defined: views, what links reach, context, and what is computed of them.
+
+        Args:
+            root: the folder where relative paths of sources start.
+
+        Raises:
+            DefinitionError: the definitions don't fit together.
+        """
+        return FeatureGraph(self.views, self.derived, root, self.of(Context), self.of(Link))
 
     def add(self, variable: str, value: object) -> None:
         """Takes in what a variable of a file holds."""

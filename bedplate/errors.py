@@ -76,6 +76,18 @@ class AheadError(StoreError):
     http_status = 409
 
 
+class ConflictError(StoreError):
+    """Another writer was first: a step expected a value that is no longer so. Nothing has changed; read again."""
+
+    http_status = 409
+
+
+class DeadlineError(StoreError):
+    """A store did not answer by the time at which the answer was needed."""
+
+    http_status = 504
+
+
 class ArtifactError(BedplateError):
     """A model's folder is incomplete, changed, or does not reproduce its golden scores."""
 

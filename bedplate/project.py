@@ -21,11 +21,9 @@ from bedplate.definitions import load_definitions
 from bedplate.errors import BedplateError, ConfigError, DefinitionError, NotFoundError, StoreError, suggest
 from bedplate.features.applied import applied_path, read_applied, write_applied
 from bedplate.features.assemble import Reader
-from bedplate.features.context import Context
 from bedplate.features.diff import GraphDiff, diff
 from bedplate.features.entity import KeysLike
-from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
-from bedplate.features.links import Link
+from bedplate.features.graph import FeatureLike, Selected
 from bedplate.features.lookup import lookup_table
 from bedplate.features.model import Scorers
 from bedplate.features.times import TimesLike
@@ -90,7 +88,7 @@ class Project:
         # Beside the indexes, which apply can write; several projects may share them.
         self._applied_path = applied_path(self.config.offline_path, self.root)
         with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
-            self.graph = FeatureGraph(found.views, found.derived, self.root, found.of(Context), found.of(Link))
+            self.graph = found.graph(self.root)
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
             self._check_jobs_and_services()
         self.history = IndexedHistory(self.config.offline_path, memory=self.config.memory)

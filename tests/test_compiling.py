@@ -1,4 +1,4 @@
-"""What is compiled is remembered on disk, and forgotten when any file changes that could have gone into it."""
+"""What is compiled is remembered on disk, and forgotten when anything changes that went into it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bedplate.compiling import loops_id
+from bedplate.compiling import code_id
+from bedplate.offline import seek
+from bedplate.online import compiled as online_compiled
+from bedplate.online import kernels as online_kernels
 
 PACKAGE = Path(__file__).parents[1] / "bedplate"
 
@@ -68,36 +71,42 @@ def test_a_change_in_what_is_called_is_seen_by_the_caller(package):
     assert run(package) == ["100", "1"]
 
 
-def identity(package: Path) -> str:
-    loops_id.cache_clear()
-    found = loops_id(package)
-    loops_id.cache_clear()
-    return found
+def test_a_constant_of_another_file_counts_and_other_files_do_not(package):
+    (package / "sizes.py").write_text("BLOCK = 1\nOTHER = 5\n")
+    caller = CALLER.replace("return 2 *", "return BLOCK * 2 *")
+    (package / "caller.py").write_text("from bedplate.sizes import BLOCK\n" + caller)
+    assert run(package) == ["42", "0"]
+    (package / "sizes.py").write_text("BLOCK = 1\nOTHER = 6\n")
+    assert run(package) == ["42", "1"]
+    (package / "sizes.py").write_text("BLOCK = 3\nOTHER = 6\n")
+    assert run(package) == ["126", "0"]
 
 
-def test_a_file_whose_constants_a_loop_uses_counts_and_others_do_not(package):
-    (package / "sizes.py").write_text("BLOCK = 64\n")
-    (package / "other.py").write_text("BLOCK = 64\n")
-    (package / "caller.py").write_text("from bedplate.sizes import BLOCK\n" + CALLER)
-    before = identity(package)
-    (package / "other.py").write_text("BLOCK = 128\n")
-    assert identity(package) == before
-    (package / "sizes.py").write_text("BLOCK = 128\n")
-    assert identity(package) != before
+def test_what_is_called_through_a_module_counts(package):
+    caller = CALLER.replace("from bedplate.called import answer", "from bedplate import called")
+    (package / "caller.py").write_text(caller.replace("answer()", "called.answer()"))
+    assert run(package) == ["42", "0"]
+    (package / "called.py").write_text(CALLED.format(answer=50))
+    assert run(package) == ["100", "0"]
 
 
 @pytest.mark.parametrize(
-    "name", ["offline/kernels.py", "offline/instructions.py", "online/kernels.py", "online/codec.py", "hashing.py"]
+    ("loop", "module", "name"),
+    [
+        (online_kernels.read_rows, online_kernels, "LAST_FOLDED"),
+        (online_kernels.read_rows, online_compiled, "VALID_BITS"),
+        (seek.find_rows, seek, "_AHEAD"),
+    ],
 )
-def test_the_files_of_this_package_count(tmp_path, name):
-    """Loops, instructions and the layout of packed rows: a change in any of them is one of all that is compiled."""
-    for path in PACKAGE.rglob("*.py"):
-        copy = tmp_path / path.relative_to(PACKAGE)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    before = identity(tmp_path)
-    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + b"\n# changed\n")
-    assert identity(tmp_path) != before
+def test_a_constant_that_a_called_loop_uses_counts(loop, module, name, monkeypatch):
+    code_id.cache_clear()
+    before = code_id(loop.py_func)
+    monkeypatch.setattr(module, name, getattr(module, name) + 1)
+    code_id.cache_clear()
+    assert code_id(loop.py_func) != before
+    monkeypatch.undo()
+    code_id.cache_clear()
+    assert code_id(loop.py_func) == before
 
 
 def test_every_compiled_function_of_the_package_is_compiled_here():

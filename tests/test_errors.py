@@ -18,6 +18,8 @@ CODES = {
     "NotFoundError": (4, 404),
     "StoreError": (5, 503),
     "AheadError": (5, 409),
+    "ConflictError": (5, 409),
+    "DeadlineError": (5, 504),
     "ArtifactError": (6, 503),
     "ProofError": (7, 500),
     "RequestError": (1, 400),

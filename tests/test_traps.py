@@ -115,60 +115,92 @@ class Counting:
         return int(self.values[int(at)])
 
 
-def test_no_cost_grows_with_labels_times_rows_of_a_key(tmp_path):
-    """One key with all rows: what a lookup holds in memory depends on the labels alone, whatever they cover."""
-    rows, labels = 1_000_000, 100_000
+def memory_of_a_lookup(folder: Path, rows: int, available: str | None) -> int:
+    """The most bytes held while 20,000 labels of one key with all rows are looked up; checks the values."""
+    labels = 20_000
     frame = pl.DataFrame({"user": np.ones(rows, np.int64), "time": START + np.arange(rows) * 1_000_000})
     frame = frame.with_columns(known=pl.col("time") + (pl.col("time") % 97 == 0) * HOUR, value=pl.col("time") % 1000)
     times = START + np.linspace(0, rows * 1_000_000, labels).astype(np.int64)
     features = {"n": Count(windows=["1h", "7d"]), "sum": Sum("value"), "last": Last("value"), "high": Max("value")}
-    peaks: list[float] = []
-    for available in (None, "known"):
-        view = FeatureView("v", USER, Source("s", frame, time="time", available=available), features).compile()
-        history = IndexedHistory(tmp_path / str(available))
-        history.build(view).run()
-        names, keys = list(view.features), np.ones((labels, 1), np.int64)
-        history.read(view, names, keys[:10], times[:10])
-        tracemalloc.start()
-        found = history.read(view, names, keys, times)
-        peaks.append(tracemalloc.get_traced_memory()[1] / labels)
-        tracemalloc.stop()
-        counted = np.searchsorted(frame["time"].to_numpy(), times)
-        late = (
-            0
-            if available is None
-            else np.array(
-                [
-                    (frame["known"][max(0, c - 3600) : c] >= t).sum()
-                    for c, t in zip(counted[::9999], times[::9999], strict=True)
-                ]
-            )
-        )
-        first = (times - 7 * DAY) // HOUR * HOUR
-        covered = counted - np.searchsorted(frame["time"].to_numpy(), first)
-        np.testing.assert_array_equal(found["v.n_7d"].values[::9999], covered[::9999] - late)
-    assert max(peaks) < 10_000  # bytes a label; the rows that a label covers are 4 million on average
+    view = FeatureView("v", USER, Source("s", frame, time="time", available=available), features).compile()
+    history = IndexedHistory(folder / f"{available} {rows}")
+    history.build(view).run()
+    names, keys = list(view.features), np.ones((labels, 1), np.int64)
+    history.read(view, names, keys[:10], times[:10])
+    tracemalloc.start()
+    found = history.read(view, names, keys, times)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    at, known = frame["time"].to_numpy(), frame["known" if available else "time"].to_numpy()
+    for i in range(0, labels, 1999):
+        first = (times[i] - 7 * DAY) // HOUR * HOUR
+        assert found["v.n_7d"].values[i] == np.sum((at >= first) & (at < times[i]) & (known < times[i]))
+    return peak
+
+
+@pytest.mark.parametrize("available", [None, "known"])
+def test_no_memory_grows_with_labels_times_rows_of_a_key(tmp_path, available):
+    """What a lookup holds depends on the labels alone: ten times the rows of their key, and it holds as much."""
+    one, ten = (memory_of_a_lookup(tmp_path, rows, available) for rows in (100_000, 1_000_000))
+    assert ten < 1.25 * one
+
+
+def smaller_ahead(times: Counting, at: np.uint64, bound: int) -> np.uint64:
+    """What `count_smaller` does, in Python; it always reads as many values."""
+    times.reads += AHEAD
+    return np.uint64(np.searchsorted(times.values[int(at) : int(at) + AHEAD], bound))
+
+
+def reads_of_a_lookup(monkeypatch: pytest.MonkeyPatch, rows: int) -> dict[str, int]:
+    """How many values of a key with all rows the compiled steps of a lookup read, counted by running them as Python.
+
+    Eight labels, each with a window of an eighth of the rows, and all history.
+    """
+    monkeypatch.setattr(seek, "count_smaller", smaller_ahead)
+    monkeypatch.setattr(seek, "first_from", getattr(seek.first_from, "py_func", seek.first_from))
+    monkeypatch.setattr(kernels, "_scan_extreme", getattr(kernels._scan_extreme, "py_func", kernels._scan_extreme))
+    monkeypatch.setattr(flight, "_next", getattr(flight._next, "py_func", flight._next))
+    asked = np.arange(1, 9) * (rows // 8) - 1
+    times, ranges = Counting(np.arange(rows)), np.array([[rows // 8, 0, -1, -1], [-1, 0, -1, -1]])
+    first, stop, zeros = np.zeros((2, 8), np.int64), np.zeros(8, np.int64), np.zeros(8, np.int32)
+    seek.find_rows.py_func(times, np.array([0, rows], np.uint64), zeros, asked, 0, ranges, first, stop)
+    assert stop.tolist() == asked.tolist()
+    assert (stop - first).tolist() == [[min(rows // 8, a) for a in asked], asked.tolist()]
+
+    values = np.arange(rows) * 7919 % 10_007
+    levels = [values]
+    for _ in range(2):
+        levels.append(np.zeros(-(-len(levels[-1]) // kernels.BLOCK), np.int64))
+        kernels.block_extremes(levels[-2], kernels.BLOCK, True, levels[-1])
+    counted, out = [Counting(level) for level in levels], np.zeros(8, np.int64)
+    kernels.range_extremes.py_func(*counted, True, np.zeros(8, np.int64), stop, out, np.zeros(8, np.bool_))
+    assert out.tolist() == [values[:s].max() for s in stop]
+
+    known = np.arange(rows)
+    known[[rows // 2000, rows * 4 // 10]] += 2 * rows  # two late rows
+    known[rows * 6 // 10 : rows * 9 // 10] += 2 * rows  # and a long run of them
+    blocks, late = flight.Known.of(known), np.zeros(1, np.int64)
+    arrays = [Counting(a) for a in (blocks.rows, *blocks.greatest, *blocks.least)]
+    last = [np.array([n]) for n in (rows, 3, rows - 1)]
+    flight._count_pieces.py_func(*arrays, *last, -1, late)
+    assert late.tolist() == [4]
+    return {
+        "rows": times.reads,
+        "extremes": sum(a.reads for a in counted),
+        "late rows": sum(a.reads for a in arrays),
+    }
 
 
 def test_no_step_of_a_lookup_walks_through_the_rows_of_a_key(monkeypatch):
-    """What the compiled searches read of a key with a million rows, counted by running them as Python."""
-    times = Counting(np.arange(1_000_000))
-    monkeypatch.setattr(seek, "count_smaller", lambda values, at, bound: AHEAD)
-    for bound in (0, 1, 777_777, 1_000_000):
-        times.reads = 0
-        at = seek.first_from.py_func(times, np.uint64(0), np.uint64(1_000_000), bound)
-        assert times.reads <= 2 * 20 + 2
-        assert bound in (0, 1) or int(at) == bound
-    known = np.arange(1_000_000)
-    known[[500, 400_000]] += 2_000_000  # two late rows
-    known[600_000:900_000] += 2_000_000  # and a long run of them
-    blocks = flight.Known.of(known)
-    arrays = [Counting(a) for a in (blocks.rows, *blocks.greatest, *blocks.least)]
-    counts, late = np.zeros(1, np.int64), [*arrays[:4]]
-    monkeypatch.setattr(flight, "_next", flight._next.py_func)
-    flight._count_pieces.py_func(*late, *arrays[4:], np.array([10**6]), np.array([3]), np.array([999_999]), -1, counts)
-    assert counts.tolist() == [4]
-    assert sum(a.reads for a in arrays) < 8 * (3 * 2 * 2 * kernels.BLOCK)  # a few blocks for each run, not each row
+    """Ten times the rows of a key: a search reads four values more, and what is found by blocks a few blocks."""
+    one, ten = (reads_of_a_lookup(monkeypatch, rows) for rows in (100_000, 1_000_000))
+    assert ten["rows"] - one["rows"] <= 8 * 2 * 2 * 4  # of 8 labels 2 ranges, each to be found from both sides
+    assert one["rows"] <= 8 * 2 * (AHEAD + 2 * 17)
+    top = kernels.BLOCK**2  # rows under one value of the highest level
+    for found, rows in ((one, 100_000), (ten, 1_000_000)):
+        assert found["extremes"] <= 8 * (4 * kernels.BLOCK + rows // top + 2)
+        assert found["late rows"] < 8 * (2 * 2 * kernels.BLOCK)  # a few blocks for each run, not each row
+    assert ten["late rows"] < 2 * one["late rows"]
 
 
 def test_a_future_end_is_answered_as_of_what_is_known(tmp_path):

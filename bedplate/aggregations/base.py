@@ -27,6 +27,7 @@ from bedplate.aggregations.window import Window, WindowLike, windows_of
 from bedplate.batch import Column, TextLookup
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError, suggest
+from bedplate.identity import class_id
 from bedplate.types import Array, Bools, Int64s, Type
 
 if TYPE_CHECKING:
@@ -434,7 +435,11 @@ class Aggregation(ABC):
     def form(self) -> dict[str, Any]:
         """The canonical form: equal for equal definitions.
 
-        Of an aggregation that is not shipped the reductions are part of it, as its file may change.
+        Of an aggregation that is not shipped the reductions are part of it, as its file may change, and the id of its
+        code.
+
+        Raises:
+            DefinitionError: that code can't be read, or depends on what can change.
         """
         form: dict[str, Any] = {
             "aggregation": type(self).__name__,
@@ -444,6 +449,7 @@ class Aggregation(ABC):
         }
         if not type(self).__module__.startswith("bedplate."):
             form["reductions"] = [r.form() for r in self.reductions]
+            form["code"] = class_id(type(self), f"aggregation '{type(self).__name__}'")
         return form
 
     @property

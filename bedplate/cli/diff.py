@@ -84,7 +84,7 @@ def _builds(project: Project, changes: GraphDiff) -> list[Planned]:
     names = [f.name for f in (*changes.added, *(new for _, new in changes.changed))]
     if not names:
         return []
-    wanted = {view.id for view, _ in project.graph.select(names, "diff").views}
+    wanted = {view.id for view in project.graph.select(names, "diff").every_view}
     return [p for p in planned(project) if p.build.view.id in wanted]
 
 

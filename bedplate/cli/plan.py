@@ -184,11 +184,12 @@ def _features_table(features: Sequence[Feature]) -> str:
 
 
 def _totals(project: Project) -> str:
-    derived, linked = len(project.graph.derived), len(project.graph.chained)
+    derived, linked, context = len(project.graph.derived), len(project.graph.chained), len(project.graph.contexts)
     counts = [
         (len(project.views), "view"),
-        (len(project.graph.features) - derived - linked, "feature"),
+        (len(project.graph.features) - derived - linked - context, "feature"),
         (linked, "linked feature"),
+        (context, "context"),
         (derived, "derived feature"),
         (len(project.datasets), "dataset"),
         (len(project.jobs), "job"),
@@ -221,6 +222,7 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
             }
             for p in plans
         ],
+        "contexts": [_feature(project.graph.features[name]) for name in project.graph.contexts],
         "linked": [_feature(project.graph.features[name]) for name in project.graph.chained],
         "derived": [_feature(project.graph.features[name]) for name in project.graph.derived],
         "datasets": list(project.datasets),

@@ -145,14 +145,11 @@ def _git(root: Path, *words: str, top: bool = False) -> subprocess.CompletedProc
 def main(folder: str, root: str, answer: str) -> None:
     """Loads the definitions in a folder and writes their features, or what failed."""
     from bedplate.config import load_config
-    from bedplate.features.context import Context
-    from bedplate.features.graph import FeatureGraph
-    from bedplate.project import load_definitions
+    from bedplate.definitions import load_definitions
 
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            found = load_definitions(load_config(Path(folder)))
-            graph = FeatureGraph(found.views, found.derived, Path(root), found.of(Context))
+            graph = load_definitions(load_config(Path(folder))).graph(Path(root))
         result = _Answer(msgspec.Raw(msgspec.json.encode(list(graph.features.values()))))
     except BedplateError as error:
         result = _Answer(message=error.message, where=error.where, hint=error.hint)

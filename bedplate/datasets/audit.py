@@ -82,7 +82,7 @@ def _coarse(dataset: LoadedDataset) -> Iterator[tuple[str, str]]:
     if not (dataset.spine.rows.times % DAY).any():
         return
     whole: dict[str, bool] = {}
-    for view, _ in compiled.selected.views:
+    for view in compiled.selected.every_view:
         source = view.view.source
         if source.name not in told or source.available is not None or source.delay >= DAY:
             continue

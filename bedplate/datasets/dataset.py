@@ -173,9 +173,9 @@ class CompiledDataset:
         self._check_entities(graph.key_types())
         self._check_requests()
         self._check_negatives()
-        names = [view.name for view, _ in self.selected.views]
+        names = [view.name for view in self.selected.every_view]
         check_allowed(dataset.allow, names, self.selected.names, [c.label.name for c in self.labels], dataset.place)
-        check_fresh(dataset.labels, [view for view, _ in self.selected.views], dataset.allow, dataset.place)
+        check_fresh(dataset.labels, self.selected.every_view, dataset.allow, dataset.place)
         self.id = digest(
             {
                 "spine": self.spine.id,

@@ -138,8 +138,9 @@ def _users(views: Iterable[CompiledView], datasets: Iterable[CompiledDataset], r
     users = [_of_view(view, view.place) for view in views]
     for dataset in datasets:
         spine, place = dataset.dataset.spine, dataset.dataset.place
-        keys = [spine.request, spine.item.key, *(e.key for e in spine.entities)]
-        users.append(_of_rows(f"{place} (spine)", spine.source, root, keys, spine.where))
+        read = [spine.request, spine.item.key, *(e.key for e in spine.entities)]
+        read += [c.column for c in dataset.selected.contexts]
+        users.append(_of_rows(f"{place} (spine)", spine.source, root, read, spine.where))
         users += [_of_view(c.view, f"{place} ({c.label.place})") for c in dataset.labels]
         if dataset.negatives is not None:
             drawn = dataset.negatives.negatives
@@ -154,6 +155,6 @@ def _of_view(view: CompiledView, name: str) -> _User:
     return _User(name, source, used_columns(source, view.root, named, view.view.where))
 
 
-def _of_rows(name: str, source: Source, root: Path | None, keys: Sequence[str], where: pl.Expr | None) -> _User:
-    named = [pl.col(key).alias(f"input {i}") for i, key in enumerate(keys)]
+def _of_rows(name: str, source: Source, root: Path | None, columns: Sequence[str], where: pl.Expr | None) -> _User:
+    named = [pl.col(column).alias(f"input {i}") for i, column in enumerate(columns)]
     return _User(name, source, used_columns(source, root, named, where))

@@ -16,9 +16,9 @@ from bedplate.features.context import PREFIX, Context
 from bedplate.features.declared import declared_output
 from bedplate.features.entity import encode
 from bedplate.features.function import RowFunction, VectorFunction
-from bedplate.features.identity import function_form
 from bedplate.features.memo import Memo
 from bedplate.features.vectors import matrix_of
+from bedplate.identity import function_form
 from bedplate.types import Bools, Int64s, Type, type_of
 
 REQUEST_TIME = "request.time"

@@ -76,4 +76,4 @@ def _change(old: Feature, new: Feature) -> str:
         return f"{_definition(old)} -> {_definition(new)}"
     if old.text != new.text:
         return f"{old.text} -> {new.text}"
-    return f"{new.text} (what it is computed from has changed: its source, the step prepare, or its inputs)"
+    return f"{new.text} (what it is computed from has changed: its source, the step prepare, its code, or its inputs)"

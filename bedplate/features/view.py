@@ -76,12 +76,12 @@ class FeatureView:
         """The canonical form.
 
         Raises:
-            DefinitionError: the condition calls a Python function.
+            DefinitionError: the condition calls a Python function, or the code of an aggregation has no canonical form.
         """
         place = f"view '{self.name}'"
         return {
             "entities": [e.form() for e in self.entities],
-            "features": {name: a.form() for name, a in self.features.items()},
+            "features": {name: _form(a, f"{place}, feature '{name}'") for name, a in self.features.items()},
             "source": self.source.form(),
             "ttl": None if self.ttl is None else format_duration(self.ttl),
             "where": None if self.where is None else expression_form(self.where, place),
@@ -122,6 +122,13 @@ def _check_features(view: FeatureView, place: str) -> None:
             )
     if not view.features:
         raise DefinitionError("no features", where=place)
+
+
+def _form(aggregation: Aggregation, place: str) -> dict[str, Any]:
+    try:
+        return aggregation.form()
+    except DefinitionError as error:
+        raise DefinitionError(error.message, where=place, hint=error.hint) from None
 
 
 def _by_name(view: FeatureView) -> list[tuple[str, Aggregation]]:

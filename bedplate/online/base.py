@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from time import monotonic
 from typing import final
 
 import numpy as np
 
 from bedplate.batch import ManyTexts
-from bedplate.errors import ConfigError
+from bedplate.errors import ConfigError, ConflictError, DeadlineError
 from bedplate.online import keys
 from bedplate.types import Int64s
 
@@ -64,10 +65,21 @@ class Values:
 @final
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one step changes: first the keys with a prefix are deleted, then values are put; none of them is empty."""
+    """What one step changes: first the keys with a prefix are deleted, then values are put; none of them is empty.
+
+    Attributes:
+        puts: keys and values.
+        deletes: prefixes of keys.
+        expects: keys and the values that they must have still, empty for a key that is not there; otherwise the step is
+            not taken. All that a writer read before it made the step changes only together with one of these.
+        expires: keys and the time from which on a store may forget them, microseconds since the epoch; one that is put
+            again without it is kept.
+    """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     deletes: list[bytes] = field(default_factory=list[bytes])
+    expects: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
+    expires: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
 
 
 class OnlineStore(ABC):
@@ -79,15 +91,17 @@ class OnlineStore(ABC):
         """What opens the store, and what a message calls it."""
 
     @abstractmethod
-    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = ()) -> Values:
-        """The values of keys, all as one step left them. Readers never wait for a writer.
+    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = (), deadline: float | None = None) -> Values:
+        """The values of keys, those of each view as one step left them. Readers never wait for a writer.
 
         Args:
             wanted: the keys.
             runs: a hint: the keys in each of these slices differ in their last eight bytes only, so that a store that
                 keeps its keys in order has them side by side.
+            deadline: of the monotonic clock, seconds; None: however long it takes.
 
         Raises:
+            DeadlineError: the deadline has passed.
             StoreError: the store can't be read.
         """
 
@@ -109,9 +123,13 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def commit(self, changes: Changes) -> None:
-        """Applies all changes, or (an error, a killed process) none; when it returns they are on the disk.
+        """Applies all changes, or (an error, a killed process) none; when it returns they are as safe as the store is.
+
+        A store that is shared by several servers keeps what begins with the same view together (`keys.group_of`): a
+        step is then atomic for each view, and texts, which never change, are put before what names them.
 
         Raises:
+            ConflictError: a value is not what the changes expect; nothing has changed.
             StoreError: the changes can't be written; nothing has changed.
         """
 
@@ -128,6 +146,17 @@ class OnlineStore(ABC):
     def __exit__(self, *details: object) -> None:
         """Closes the store."""
         self.close()
+
+
+def check_deadline(deadline: float | None, url: str) -> None:
+    """Raises `DeadlineError` where a deadline of the monotonic clock has passed."""
+    if deadline is not None and monotonic() > deadline:
+        raise DeadlineError("the answer was needed earlier", where=url, hint="allow it more time, or find what is slow")
+
+
+def conflict(url: str) -> ConflictError:
+    """The error of a step that expected something else."""
+    return ConflictError("another writer was first", where=url, hint="read again, then write")
 
 
 @final

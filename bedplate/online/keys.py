@@ -28,6 +28,17 @@ def _view_bytes(view: CompiledView) -> bytes:
     return bytes.fromhex(view.id)[:8]
 
 
+def group_of(key: bytes) -> bytes:
+    """What a key belongs to: the eight bytes of its view, or the letter of what is of no view.
+
+    Keys of one group change together; a store of several servers has them on one.
+
+    >>> group_of(b"r" + b"12345678" + b"entity"), group_of(TEXTS + b"87654321")
+    (b'12345678', b't')
+    """
+    return key[:1] if key[:1] in (TEXTS, b"m") else key[1:9]
+
+
 def rows_of(view: CompiledView) -> bytes:
     """What the keys of a view's rows begin with."""
     return b"r" + _view_bytes(view)

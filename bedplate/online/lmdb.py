@@ -23,7 +23,7 @@ import lmdb
 
 from bedplate.errors import StoreError
 from bedplate.online import keys
-from bedplate.online.base import Changes, OnlineStore, Values
+from bedplate.online.base import Changes, OnlineStore, Values, check_deadline, conflict
 
 FORMAT = b"1"
 """The version of the store's form: kept in the store, and checked when it is opened."""
@@ -159,9 +159,10 @@ class LmdbStore(OnlineStore):
         """`lmdb:` and the folder."""
         return f"lmdb:{self.path}"
 
-    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = ()) -> Values:
+    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = (), deadline: float | None = None) -> Values:
         """The values of keys, all as one step left them; runs are walked where that is shorter."""
         self._check_process()
+        check_deadline(deadline, self.url)
         self._gate.make_way()
         while True:
             try:
@@ -228,11 +229,14 @@ class LmdbStore(OnlineStore):
             yield
 
     def commit(self, changes: Changes) -> None:
-        """Applies all changes in one transaction; the map is doubled as often as they need it."""
+        """Applies all changes in one transaction; the map is doubled as often as they need it. Nothing expires."""
         self._check_process()
         while True:
             try:
                 with self._gate.writing(), self._environment.begin(write=True) as transaction:
+                    for key, value in changes.expects:
+                        if transaction.get(key, b"") != value:
+                            raise conflict(self.url)
                     for prefix in changes.deletes:
                         _delete(transaction, prefix)
                     cursor = transaction.cursor()

@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from typing import final
 
 from bedplate.errors import StoreError
-from bedplate.online.base import Changes, OnlineStore, Values
+from bedplate.online.base import Changes, OnlineStore, Values, check_deadline, conflict
 
 
 @final
@@ -33,8 +33,9 @@ class MemoryStore(OnlineStore):
         """Always `memory:`."""
         return "memory:"
 
-    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = ()) -> Values:
+    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = (), deadline: float | None = None) -> Values:
         """The values of keys, all as one step left them."""
+        check_deadline(deadline, self.url)
         with self._lock:
             found = [self._table.get(k, b"") for k in wanted]
         return Values(found)
@@ -59,8 +60,11 @@ class MemoryStore(OnlineStore):
                 self._claimed.difference_update(names)
 
     def commit(self, changes: Changes) -> None:
-        """Applies all changes."""
+        """Applies all changes; nothing expires in memory."""
         with self._lock:
+            for key, value in changes.expects:
+                if self._table.get(key, b"") != value:
+                    raise conflict(self.url)
             for prefix in changes.deletes:
                 for key in [k for k in self._table if k.startswith(prefix)]:
                     del self._table[key]

@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import polars as pl
+import pytest
 
 from bedplate.batch import Column
-from bedplate.errors import StoreError
+from bedplate.errors import ConflictError, DeadlineError, StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.rows import GroupedRows, SelectedValues, prepare_rows
 from bedplate.features.view import CompiledView
@@ -136,6 +138,50 @@ class OnlineStoreContract:
             store.commit(Changes([(b"p3", b"3")], [b"p"]))
             assert [k for k, _ in store.scan(b"p")] == [b"p3"]
             assert list(store.read_many([b"q", b"o"])) == [b"q", b"o"]
+
+    def test_a_step_that_expects_something_else_is_not_taken(self, tmp_path: Path) -> None:
+        """A step is taken only while all values that it expects are there, missing ones included."""
+        state, row = b"v12345678", b"r12345678-"
+        with self.open(tmp_path) as store:
+            store.commit(Changes([(state, b"1"), (row, b"a")], expects=[(state, b"")]))
+            for expected in ([(state, b"")], [(state, b"2")], [(state, b"1"), (row, b"b")], [(b"v12345678x", b"1")]):
+                with pytest.raises(ConflictError):
+                    store.commit(Changes([(state, b"3"), (row, b"c")], [b"r12345678"], expects=expected))
+                assert list(store.read_many([state, row])) == [b"1", b"a"]
+            store.commit(
+                Changes([(state, b"2")], [b"r12345678"], expects=[(state, b"1"), (row, b"a"), (b"v1234567", b"")])
+            )
+            assert list(store.read_many([state, row])) == [b"2", b""]
+
+    def test_writers_in_turn_lose_nothing(self, tmp_path: Path) -> None:
+        """Threads that each read, add and expect what they read add up to all their steps."""
+        name = b"v12345678"
+        with self.open(tmp_path) as store:
+
+            def add() -> None:
+                done = 0
+                while done < 25:
+                    (value,) = store.read_many([name])
+                    try:
+                        store.commit(Changes([(name, b"%d" % (int(value or b"0") + 1))], expects=[(name, value)]))
+                    except ConflictError:
+                        continue
+                    done += 1
+
+            writers = [threading.Thread(target=add) for _ in range(3)]
+            for writer in writers:
+                writer.start()
+            for writer in writers:
+                writer.join()
+            assert list(store.read_many([name])) == [b"75"]
+
+    def test_a_deadline_that_has_passed_is_an_error(self, tmp_path: Path) -> None:
+        """A read that can't be in time is not begun; one that has time gives its values."""
+        with self.open(tmp_path) as store:
+            store.commit(Changes([(b"a", b"1")]))
+            with pytest.raises(DeadlineError):
+                store.read_many([b"a"], deadline=monotonic() - 1.0)
+            assert list(store.read_many([b"a"], deadline=monotonic() + 60.0)) == [b"1"]
 
     def test_one_writer_a_name(self, tmp_path: Path) -> None:
         """A name can be claimed once at a time, and again after an error."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import sys
@@ -64,23 +64,69 @@ def test_other_reductions_make_it_another_feature(project):
     assert after.lookup("purchases.weekend", [1], "2026-01-06")["purchases.weekend"].to_list() == [1.0]
 
 
-def load(name):
-    """The page's aggregations, as a module of their own."""
-    spec = importlib.util.spec_from_loader(name, loader=None)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    exec(compile(FILES["aggregations.py"], name, "exec"), module.__dict__)
-    return module
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("some / np.maximum(every, 1)", "1 - some / np.maximum(every, 1)", False),
+        ("(UTC). No event: null.", "of the week in UTC. No event: null.", True),
+        ("return (Dense(some", "# The share of them.\n        return (Dense(some", True),
+    ],
+)
+def test_another_finalize_makes_it_another_feature_of_the_same_index(project, old, new, same):
+    before = Project(project)
+    before.apply()
+    share = before.graph.features["purchases.weekend"].id
+    file = project / "aggregations.py"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    after = Project(project)
+    assert (after.graph.features["purchases.weekend"].id == share) is same
+    assert (after.view("purchases").id == before.view("purchases").id) is same
+    typical = "purchases.typical_7d"
+    assert after.graph.features[typical].id == before.graph.features[typical].id
+    assert [line.partition(":")[0] for line in after.changes().lines()] == ([] if same else ["~ purchases.weekend"])
+    assert after.apply() == []
+    expected = [2 / 3 if same else 1 - 2 / 3]
+    assert after.lookup("purchases.weekend", [1], "2026-01-06")["purchases.weekend"].to_list() == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("    known = {1: 2}\n", "'WeekendShare.known' is a dict, which can change"),
+        ("    def text(self, table=[]):\n        return table\n", "the default 0 of .* is a list, which can change"),
+    ],
+)
+def test_what_can_change_is_refused_when_it_is_loaded(project, line, message):
+    file = project / "aggregations.py"
+    file.write_text(file.read_text().replace("    def __init__", f"{line}\n    def __init__", 1))
+    with pytest.raises(DefinitionError, match=rf"view 'purchases', feature 'weekend': .*{message}"):
+        Project(project)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own(tmp_path_factory):
+    """The page's aggregations as a module of their own."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own_aggregations.py").write_text(FILES["aggregations.py"])
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
+    sys.modules.pop("own_aggregations", None)
+
+
+def load():
+    return importlib.import_module("own_aggregations")
 
 
 class TestGeometricMean(AggregationContract):
     def make(self, windows=None, where=None):
-        return load("own_aggregations").GeometricMean("price", windows, where)
+        return load().GeometricMean("price", windows, where)
 
 
 class TestWeekendShare(AggregationContract):
     def make(self, windows=None, where=None):
-        return load("own_aggregations").WeekendShare(pl.col("seen"), windows, where)
+        return load().WeekendShare(pl.col("seen"), windows, where)
 
 
 class Parity(OneInput):

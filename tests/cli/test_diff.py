@@ -197,6 +197,88 @@ def test_diff_names_the_models_that_read_what_changed(repository: Path, call: Ca
     assert call("diff", "main", *shop)[0] == 0
 
 
+LINKED = """
+from bedplate.features.context import Context
+from bedplate.features.links import Link
+from bedplate.features.model import ModelFeature
+
+seller = Entity("seller", key="user")
+sellers = FeatureView("sellers", seller, clicks, {"spent": Sum("price", windows="7d")})
+by = FeatureView("by", item, clicks, {"user": Last("user")})
+link = Link("item_seller", "by.user", seller)
+limit = Context("limit", float)
+rich = DerivedFeature("rich", pl.col("item_seller.sellers.spent_7d") > pl.col("request.limit"))
+quality = ModelFeature("quality", model="quality:1", inputs=["item_seller.sellers.spent_7d"])
+"""
+
+
+def test_diff_knows_links_context_and_features_of_models(repository: Path, call: Call) -> None:
+    """What a link reaches is there at the revision too, and so is what is computed of it."""
+    shop = ("--project", repository / "shop")
+    (repository / "shop" / "features.py").write_text(FEATURES + LINKED)
+    git(repository, "commit", "-am", "linked")
+    assert call("diff", "main", *shop) == (0, f"no feature differs from main ({commit(repository)})\n", "")
+    read = ["item_seller.sellers.spent_7d"]
+    register(Project(repository / "shop"), read)
+    edit(repository, ('{"spent": Sum("price", windows="7d")})\nby', '{"spent": Sum(pl.col("price") * 2, "7d")})\nby'))
+    code, _, err = call("diff", "main", *shop, "--check")
+    assert (code, f"ranker:1 (champion) reads '{read[0]}', which is changed" in err) == (7, True)
+    shown: Any = json.loads(call("diff", "main", *shop, "--json")[1])
+    assert (shown["added"], shown["removed"]) == ([], [])
+    changed = {c["new"]["name"] for c in shown["changed"]}
+    assert changed == {"sellers.spent_7d", *read, "rich", "quality"}
+    assert [m["feature"] for m in shown["models"]] == read
+
+
+def test_a_new_link_costs_the_index_that_it_reaches(repository: Path, call: Call) -> None:
+    shop = ("--project", repository / "shop")
+    text = FEATURES + LINKED.replace('\nlink = Link("item_seller", "by.user", seller)', "")
+    (repository / "shop" / "features.py").write_text(text[: text.index("rich =")])
+    git(repository, "commit", "-am", "without")
+    (repository / "shop" / "features.py").write_text(FEATURES + LINKED)
+    shown: Any = json.loads(call("diff", "main", *shop, "--json")[1])
+    assert {f["name"] for f in shown["added"]} == {"item_seller.sellers.spent_7d", "rich", "quality"}
+    assert [b["view"] for b in shown["build"]] == ["sellers", "by"]
+    assert shown["seconds"] > 0
+
+
+OWN = """
+from bedplate.aggregations.arithmetic import scalar
+from bedplate.aggregations.base import OneInput, Output, Reduce, Reduction
+from bedplate.batch import Dense
+from bedplate.types import Type
+
+class Net(OneInput):
+    @property
+    def reductions(self):
+        return (Reduction(Reduce.SUM, self.selection),)
+
+    def outputs(self, types):
+        return (Output("", Type.FLOAT),)
+
+    def finalize(self, partials, times):
+        return (Dense(scalar(partials[0]).values * 0.8),)
+
+net = FeatureView("net", user, clicks, {"spent": Net("price", "7d")})
+"""
+
+
+def test_another_finalize_is_a_changed_feature_and_no_other_index(repository: Path, call: Call) -> None:
+    shop = ("--project", repository / "shop")
+    (repository / "shop" / "features.py").write_text(FEATURES + OWN)
+    git(repository, "commit", "-am", "own")
+    assert call("apply", *shop)[0] == 0
+    register(Project(repository / "shop"), ["net.spent_7d"])
+    assert call("diff", "main", *shop)[1].startswith("no feature differs")
+    edit(repository, ("values * 0.8", "values * 0.81"))
+    code, out, err = call("diff", "main", *shop, "--check")
+    assert code == 7
+    assert "ranker:1 (champion) reads 'net.spent_7d', which is changed" in err
+    assert "  ~ net.spent_7d: " in out
+    assert "nothing to build" in out
+    assert call("apply", *shop)[1] == "nothing to build\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

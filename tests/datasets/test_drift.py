@@ -105,6 +105,26 @@ def test_a_type_that_changed_is_told_with_those_who_use_it(shop, capsys):
     ) in capsys.readouterr().out
 
 
+def test_the_column_of_a_context_concerns_the_spine(shop, capsys):
+    more = """
+from bedplate.features.context import Context
+words = Context("words", str, column="note")
+noted = Dataset(
+    "noted", spine=spine, labels=bought, features=["spending.*", words],
+    split=TimeSplit("2026-01-02", "2026-01-08", gap="1d"), batch_items=8,
+)
+"""
+    (shop / "features.py").write_text(FEATURES + more)
+    Project(shop).apply()
+    assert run(["plan", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [c["name"] for c in shown["contexts"]] == ["request.words"]
+    assert run(["plan"]) == 0
+    assert "2 views, 2 features, 1 context, 2 datasets" in capsys.readouterr().out
+    write(shop, ROWS.cast({"note": pl.Categorical}))
+    assert [(d["column"], d["users"]) for d in plan(capsys)] == [("note", ["dataset 'noted' (spine)"])]
+
+
 def test_a_column_that_is_gone_is_explained_where_it_is_missed(shop, capsys):
     write(shop, ROWS.drop("request"))
     with pytest.raises(DefinitionError, match="'request'") as caught:

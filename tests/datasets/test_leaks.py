@@ -17,6 +17,7 @@ from bedplate.datasets.split import TimeSplit
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.links import Link
 from bedplate.features.view import FeatureView
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import ITEM, START, USER
@@ -112,6 +113,31 @@ def test_times_that_are_whole_days_tell_of_the_evening_in_the_morning():
     assert leak not in found(make(orders(time="day"), spine=shown(at=0)))
     elsewhere = Source("others", orders().table().scan().collect(), time="time")
     assert leak not in found(make(orders(time="day"), label_source=elsewhere))
+
+
+def behind_a_link(source: Source, **options: object) -> LoadedDataset:
+    """The dataset's one feature is of the view `past`, which is read by the user whom a view of items holds."""
+    views = [
+        FeatureView("past", USER, source, {"n": Count(windows="3d")}),
+        FeatureView("items", ITEM, shown(), {"user": Last("user")}),
+    ]
+    dataset = Dataset(
+        "d",
+        spine=Spine(shown(), request="request", entities=USER, item=ITEM),
+        labels=Label("again", USER, source, Count(), within="1d", **options),
+        split=TimeSplit(START + 54 * DAY, START + 58 * DAY, gap="3d"),
+        features=["owner.past.n_3d"],
+    )
+    return LoadedDataset(
+        dataset.compile(FeatureGraph(views, links=[Link("owner", "items.user", USER)])), OracleHistory()
+    )
+
+
+def test_a_view_that_links_reach_leaks_as_any_other():
+    with pytest.raises(DefinitionError, match=r"fresh feature 'past': view 'past' takes events .* known at once"):
+        behind_a_link(orders(), maturity="2d")
+    assert "coarse times 'past'" in found(behind_a_link(orders(time="day")))
+    assert "coarse times 'past'" not in found(behind_a_link(orders(time="day", delay="1d")))
 
 
 def test_events_of_the_future_are_told():
