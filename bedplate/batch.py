@@ -229,17 +229,9 @@ def column_to_series(column: Column, name: str = "") -> pl.Series:
     import polars as pl
 
     if isinstance(column, Ragged):
-        inner = column_to_series(column.values)
-        lists = [inner[int(a) : int(b)] for a, b in zip(column.offsets[:-1], column.offsets[1:], strict=True)]
-        return pl.Series(name, lists, dtype=pl.List(inner.dtype))
+        return series_of_lists(column_to_series(column.values), column.offsets, name)
     if isinstance(column, Ids) and column.texts is not None:
-        if column.present is None:
-            return pl.Series(name, texts_of(column.texts, column.values.tolist()), dtype=pl.String)
-        found: list[str | None] = [None] * len(column)
-        there: list[int] = np.flatnonzero(column.present).tolist()
-        for row, text in zip(there, texts_of(column.texts, column.values[there].tolist()), strict=True):
-            found[row] = text
-        return pl.Series(name, found, dtype=pl.String)
+        return _series_of_texts(column.values, column.present, column.texts, name)
     if isinstance(column, Embedding):
         vectors = pl.Series(name, column.values, dtype=pl.Array(pl.Float32, column.values.shape[1]))
         if column.present is None:
@@ -250,6 +242,50 @@ def column_to_series(column: Column, name: str = "") -> pl.Series:
     if isinstance(column, Dense) and column.values.dtype.kind == "f":
         return pl.Series(name, np.where(column.present, column.values, np.nan), nan_to_null=True)
     return pl.Series(name, column.values).scatter(np.flatnonzero(~column.present), None)
+
+
+def series_of_lists(values: pl.Series, offsets: Int64s, name: str = "") -> pl.Series:
+    """A series of lists: row i has the values from `offsets[i]` to `offsets[i + 1]`; a few steps for all rows together.
+
+    Args:
+        values: the values of all lists.
+        offsets: [n + 1] int64, ascending.
+        name: of the series.
+
+    >>> series_of_lists(pl.Series([1, 2, 3]), np.array([0, 2, 2, 3])).to_list()
+    [[1, 2], [], [3]]
+    """
+    import polars as pl
+
+    def gathered(places: pl.Series) -> pl.Series:
+        return values.gather(places)
+
+    bounds = pl.Series("", offsets, dtype=pl.Int64)
+    # Lists of places, which Polars makes in one step, and then the values of all places in another.
+    places = pl.select(pl.int_ranges(bounds[:-1], bounds[1:]).alias(name)).to_series()
+    of_places = pl.element().map_batches(gathered, return_dtype=values.dtype, is_elementwise=True)
+    return places.list.eval(of_places)
+
+
+_FEW = 1 << 10
+"""Ids up to which each is looked up by itself: that is faster than to find the different ones first."""
+
+
+def _series_of_texts(ids: Int64s, present: Bools | None, texts: TextLookup, name: str) -> pl.Series:
+    """The texts of ids, null where none is present; of many each different one is looked up once."""
+    import polars as pl
+
+    there = np.arange(len(ids)) if present is None else np.flatnonzero(present)
+    wanted = ids[there]
+    if len(ids) <= _FEW:
+        found: list[str | None] = [None] * len(ids)
+        for row, text in zip(there.tolist(), texts_of(texts, wanted.tolist()), strict=True):
+            found[row] = text
+        return pl.Series(name, found, dtype=pl.String)
+    different, places = np.unique(wanted, return_inverse=True)
+    rows = np.full(len(ids), len(different))
+    rows[there] = places
+    return pl.Series(name, [*texts_of(texts, different.tolist()), None], dtype=pl.String).gather(rows)
 
 
 @final

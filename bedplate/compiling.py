@@ -41,7 +41,7 @@ def _parts(function: FunctionType, found: dict[str, str]) -> dict[str, str]:
         found[place] = inspect.getsource(function)
         for name, value in _used(function):
             if isinstance(value, _CONSTANTS):
-                found[f"{place} {name}"] = repr(cast("object", value))
+                found[f"{place} {name}"] = repr(value)
             elif isinstance(value, np.ndarray):
                 found[f"{place} {name}"] = value.tobytes().hex()
             elif isinstance(inner := getattr(value, "py_func", value), FunctionType):

@@ -31,7 +31,7 @@ from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
 from bedplate.offline.extend import Build, Progress
 from bedplate.offline.history import IndexedHistory
-from bedplate.types import format_time, parse_time
+from bedplate.types import format_time, parse_moment
 
 if TYPE_CHECKING:
     from bedplate.online.base import OnlineStore
@@ -373,7 +373,7 @@ def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definitio
 
 
 def _until_now(until: str | int | date) -> int:
-    micros, now = parse_time(until, "until"), system_clock()
+    micros, now = parse_moment(until, "until"), system_clock()
     if micros > now:
         raise ConfigError(
             f"got {format_time(micros)}, which is later than now, {format_time(now)}",

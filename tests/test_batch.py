@@ -63,6 +63,22 @@ def test_a_column_is_a_series(drawn):
     assert len(column) == len(values)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_many_texts_are_looked_up_once_each(missing):
+    asked: list[int] = []
+
+    class Texts(dict[int, str]):
+        def __getitem__(self, key: int) -> str:
+            asked.append(key)
+            return super().__getitem__(key)
+
+    ids = np.arange(3_000) % 7 - 3
+    present = ids != 2 if missing else None
+    series = column_to_series(Ids(ids, present, Texts({i: f"t{i}" for i in range(-3, 4)})), "name")
+    assert series.to_list() == [None if missing and i == 2 else f"t{i}" for i in ids.tolist()]
+    assert sorted(asked) == [i for i in range(-3, 4) if not missing or i != 2]
+
+
 @given(COLUMNS, st.data())
 def test_rows_are_taken(drawn, data):
     values, column = drawn

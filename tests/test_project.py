@@ -304,7 +304,7 @@ def test_keys_that_do_not_fit_are_refused(retail: Project) -> None:
     with pytest.raises(DataError, match="1 of 'customer', 2 of 'product'; and 2 times"):
         retail.lookup("customer_product.*", {"customer": [17850], "product": ["a", "b"]}, "2011-06-01")
     with pytest.raises(DataError, match="2 of 'customer'; and 3 times"):
-        retail.lookup("customer_lines.*", [1, 2], [1, 2, 3])
+        retail.lookup("customer_lines.*", [1, 2], ["2011-06-01"] * 3)
     with pytest.raises(NotFoundError, match=r"unknown feature 'customer_lines.sinse'\n.*since"):
         retail.lookup("customer_lines.sinse", [1], 0)
 
@@ -312,7 +312,7 @@ def test_keys_that_do_not_fit_are_refused(retail: Project) -> None:
 def test_a_project_that_is_not_built_says_what_to_run(tmp_path: Path) -> None:
     loaded = Project(project(tmp_path, features=SHOP))
     with pytest.raises(StoreError, match=r"not built\n.*bedplate apply"):
-        loaded.lookup("spending.sum", [1], 400)
+        loaded.lookup("spending.sum", [1], "2026-01-01")
     store = MemoryStore()
     with pytest.raises(StoreError, match=r"not built\n.*bedplate apply"):
         loaded.materialize(store)

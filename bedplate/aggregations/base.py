@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, final
 import msgspec
 
 from bedplate.aggregations.window import Window, WindowLike, windows_of
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Column, TextLookup
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError, suggest
@@ -57,6 +58,26 @@ def to_expression(expression: ExpressionLike, place: str | None = None) -> pl.Ex
     return expression
 
 
+_LONGEST = 100
+"""Characters of an expression that a message shows whole."""
+
+
+def shown_expression(expression: pl.Expr) -> str:
+    """A row expression for a message: its text, or of a long one the columns that it uses.
+
+    >>> import polars as pl
+    >>> shown_expression(pl.col("price") * 2)
+    'the expression [(col("price")) * (dyn int: 2)]'
+    >>> shown_expression(pl.sum_horizontal([pl.col("price") * i for i in range(9)]) + pl.col("item"))
+    'an expression of price, item'
+    """
+    text = str(expression)
+    if len(text) <= _LONGEST and "\n" not in text:
+        return f"the expression {text}"
+    columns = list(dict.fromkeys(expression.meta.root_names()))
+    return f"an expression of {', '.join(columns[:12]) or 'no column'}"
+
+
 @final
 class Selection:
     """Row values of the events that count: inputs, and an optional condition.
@@ -66,13 +87,15 @@ class Selection:
     Attributes:
         inputs: row expressions.
         where: a boolean row expression, or None.
+        given: the numbers or booleans of which the one input is computed, where the aggregation computes it; else
+            None. An infinite one is refused when it is read.
         keeps_null: whether an event also counts where its first input is not there. The second and last one, integers
             that are never null, is then 0.
         text: the inputs for a person to read, without how long a nullable value holds.
         form: the canonical form.
     """
 
-    __slots__ = ("form", "inputs", "keeps_null", "text", "where")
+    __slots__ = ("form", "given", "inputs", "keeps_null", "text", "where")
 
     def __init__(
         self,
@@ -82,7 +105,9 @@ class Selection:
         *,
         keeps_null: bool = False,
         text: str | None = None,
+        given: pl.Expr | None = None,
     ) -> None:
+        self.given = given
         self.inputs = tuple(to_expression(e, place) for e in inputs)
         self.where = None if where is None else to_expression(where, place)
         shown = self.inputs[:1] if keeps_null else self.inputs
@@ -99,7 +124,8 @@ class Selection:
         """The same inputs of those of the events for which another condition is true too."""
         if where is None:
             return self
-        return Selection(self.inputs, where if self.where is None else self.where & where, place)
+        both = where if self.where is None else self.where & where
+        return Selection(self.inputs, both, place, text=self.text, given=self.given)
 
     @property
     def expressions(self) -> tuple[pl.Expr, ...]:
@@ -150,7 +176,7 @@ class Reduction:
     Attributes:
         reduce: how the values are reduced.
         selection: of which events and values.
-        depth: how many events or hashes it keeps; 0 where it keeps no list.
+        depth: how many events or hashes it keeps; 0 where it keeps no list, or of COUNTS all values.
         half_life: microseconds; 0 where nothing decays.
     """
 
@@ -378,6 +404,12 @@ class Aggregation(ABC):
                 raise DefinitionError(f"unknown argument '{name}'", where=cls.__name__, hint=hint)
         return super().__new__(cls)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Makes the subclass's constructor refuse arguments that do not fit, as it refuses wrong values."""
+        super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            checks_arguments(cls)
+
     def __init__(
         self,
         inputs: Sequence[ExpressionLike],
@@ -402,9 +434,29 @@ class Aggregation(ABC):
         return tuple(found.values())
 
     @property
+    @final
+    def columns(self) -> frozenset[str]:
+        """The columns of the source that its inputs and conditions read.
+
+        >>> from bedplate.aggregations.arithmetic import Sum
+        >>> sorted(Sum("price", where=pl.col("kind") == "paid").columns)
+        ['kind', 'price']
+        """
+        return frozenset(c for s in self.selections for e in s.expressions for c in e.meta.root_names())
+
+    @property
     def looks_back(self) -> bool:
         """Whether the value is measured from the time asked for back to the events: no label can be made of it then."""
         return False
+
+    @property
+    def leading(self) -> int:
+        """Of a COUNTS, how many values `finalize` looks at, the most frequent ones; 0: all.
+
+        Of equally frequent ones those seen last count as the more frequent, of those seen then the smallest. History
+        then gives it no others.
+        """
+        return 0
 
     def over(self, window: Window | None) -> Aggregation:
         """What finalises the values over one of the windows: itself, unless the window's length is part of them."""
@@ -463,9 +515,9 @@ class Aggregation(ABC):
         """Raises `DefinitionError` unless the type is one of those accepted."""
         if got not in accepted:
             names = ", ".join(accepted)
-            raise DefinitionError(
-                f"{type(self).__name__} takes {names}; got {got} from {self.selection.form['inputs'][0]}"
-            )
+            given = self.selection.inputs[0]
+            shown = given.meta.root_names()[0] if given.meta.is_column() else shown_expression(given)
+            raise DefinitionError(f"{type(self).__name__} takes {names}; got {got} from {shown}")
 
 
 class OneInput(Aggregation):

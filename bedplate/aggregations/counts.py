@@ -89,6 +89,11 @@ class TopK(OneInput):
         """How often each value occurs."""
         return (Reduction(Reduce.COUNTS, self.selection),)
 
+    @property
+    def leading(self) -> int:
+        """The `k` values of the list."""
+        return self.k
+
     def outputs(self, types: Sequence[Type]) -> tuple[Output, ...]:
         """A list of values, and one of counts if asked for."""
         self.require(_DISCRETE, types[0])

@@ -29,6 +29,7 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
 
     First it says what is there and what is missing, with a rough estimate; then it builds, range after range. A lookup
     of values that need events outside of what is built is an error that says so. 'bedplate apply' builds the rest.
+    Of a range before the table's first event or after its last one nothing is built, and a warning says when these are.
     After Ctrl-C or a crash the finished parts are kept, and the same command goes on from them.
 
     \b
@@ -51,7 +52,9 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
     with project.located():
         build = project.history.build(compiled, span)
         found = [_slot(build, i) for i in range(len(build.slots))]
-        if not as_json:
+        if not found:
+            click.echo(_outside(build), err=True)
+        elif not as_json:
             click.echo(_shown(found))
             click.echo(_estimate(build))
         began, done = time.perf_counter(), False
@@ -69,6 +72,17 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
     elif done:
         rows = sum(s.manifest.rows for s in build.segments)
         click.echo(f"built in {seconds:.1f} s; the index holds {rows:,} events")
+
+
+def _outside(build: Build) -> str:
+    """The warning that the table has no events in the range."""
+    from bedplate.types import format_time
+
+    source, bounds = build.view.view.source.name, build.bounds
+    if bounds is None:
+        return f"warning: source '{source}' has no events: nothing to build"
+    first, last = map(format_time, bounds)
+    return f"warning: source '{source}' has events from {first} to {last}, none in this range: nothing to build"
 
 
 def _slot(build: Build, number: int) -> dict[str, Any]:

@@ -89,9 +89,17 @@ def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool)
         registry.promote(version.name, version.version, reason="bedplate train --promote")
     if as_json:
         echo_json(
-            {"model": version.name, "version": version.version, "run": trained.run_id, "metrics": trained.metrics}
+            {
+                "model": version.name,
+                "version": version.version,
+                "run": trained.run_id,
+                "metrics": trained.metrics,
+                "warnings": trained.warnings,
+            }
         )
         return
     click.echo(f"registered {version.name}:{version.version}{' as champion' if promote else ''}, run {trained.run_id}")
     for name, value in trained.metrics.items():
         click.echo(f"  {name:32} {value:.5f}")
+    for warning in trained.warnings:
+        click.echo(f"warning: {warning}", err=True)

@@ -184,23 +184,7 @@ def _all_series(column: Column, written: WrittenColumn) -> list[pl.Series]:
 
 
 def _series(column: Column, written: WrittenColumn) -> pl.Series:
-    if isinstance(column, Ragged):
-        return _lists(column_to_series(column.values), column.offsets).cast(written.dtype).alias(written.name)
     return column_to_series(column, written.name).cast(written.dtype)
-
-
-def _lists(values: pl.Series, offsets: Int64s) -> pl.Series:
-    """Lists of values [total] with these offsets [n + 1]; grouped, as slices of a series cost a step each."""
-    lengths = np.diff(offsets)
-    values = values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-    rows = pl.Series("row", np.repeat(np.arange(len(lengths)), lengths))
-    filled = pl.DataFrame([rows, values.alias("value")]).group_by("row", maintain_order=True).agg("value")["value"]
-    # The lists that are empty are in no group: each row takes the group of its own, and an empty one is cut to nothing.
-    if not len(filled):
-        empty: list[list[Any]] = [[] for _ in lengths]
-        return pl.Series("", empty, dtype=pl.List(values.dtype))
-    group = np.maximum(np.cumsum(lengths > 0) - 1, 0)
-    return pl.select(pl.lit(filled.gather(group)).list.head(pl.lit(pl.Series(lengths)))).to_series()
 
 
 def _column(series: pl.Series, written: WrittenColumn) -> Column:

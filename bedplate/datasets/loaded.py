@@ -11,7 +11,9 @@ import numpy as np
 
 from bedplate.batch import Batch, Column, Dense, Ids, Ragged, TextLookup
 from bedplate.datasets.dataset import CompiledDataset
+from bedplate.datasets.ends import LabelEnd, read_ends
 from bedplate.datasets.feedback import FeedbackSummary, read_feedback
+from bedplate.datasets.labelled import Labelled
 from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.sampling import PopularitySampler
 from bedplate.datasets.split import SPLITS
@@ -89,7 +91,7 @@ class LoadedDataset:
     """
 
     __slots__ = (
-        "_join", "_known", "_ranges", "_sampler", "_uncensored", "compiled", "history", "scorers", "snapshots", "spine",
+        "_join", "_labelled", "_ranges", "_sampler", "compiled", "history", "scorers", "snapshots", "spine",
     )  # fmt: skip
 
     def __init__(
@@ -114,12 +116,9 @@ class LoadedDataset:
         known = indexed or {}
         read += [(v.view.source.name, known[v.id], f"index of {v.place}") for v in compiled.views if v.id in known]
         self.snapshots: Mapping[str, str] = _one_each(read)
-        self._ranges = compiled.dataset.split.ranges(rows.times)
-        # The requests whose label is known, by label; a request is left out only where it has none at all.
-        self._known: Mapping[str, int] = {
-            c.label.name: int(np.searchsorted(rows.times, c.last_time(history), side="right")) for c in compiled.labels
-        }
-        self._uncensored = max(self._known.values(), default=len(rows.times))
+        split, waits = compiled.dataset.split, [c.label.complete_after for c in compiled.labels]
+        self._ranges = split.ranges(rows.times, min(waits, default=0))
+        self._labelled = {c.label.name: Labelled.of(c, split, rows.times, history) for c in compiled.labels}
         used = [int(rows.times[first]) for first, last in self._ranges.values() if first < last]
         check_time_true(compiled.selected.models, scorers, min(used, default=LATEST_TIME), compiled.dataset.place)
 
@@ -127,12 +126,14 @@ class LoadedDataset:
     def trained_until(self) -> int:
         """Up to which time a model knows what happened that learns from training and is chosen by validation.
 
-        That is the last of their requests and the horizon of its labels, or what a model behind a feature knows.
+        That is the last of their requests and, for each label, the end of the horizon of the last one that has it, or
+        what a model behind a feature knows.
         """
-        last = max(self.positions(name)[1] for name in ("train", "validation"))
-        horizon = max((c.label.horizon for c in self.compiled.labels), default=0)
-        own = int(self.spine.rows.times[last - 1]) + horizon if last else 0
-        return max([own, *(scorer.trained_until or 0 for scorer in self.scorers.values())])
+        learnt = ("train", "validation")
+        ranges = [(self.positions(split), 0) for split in learnt]
+        ranges += [(known.positions(split), known.horizon) for known in self._labelled.values() for split in learnt]
+        own = [int(self.spine.rows.times[last - 1]) + horizon for (first, last), horizon in ranges if first < last]
+        return max([0, *own, *(scorer.trained_until or 0 for scorer in self.scorers.values())])
 
     @property
     def item_texts(self) -> TextLookup | None:
@@ -142,7 +143,8 @@ class LoadedDataset:
     def positions(self, split: str) -> tuple[int, int]:
         """The requests `[first, last)` of a split that have a label; positions in order of time.
 
-        Without those of which every label is censored: of the others some labels may be, which are NaN in a batch.
+        Without those that have none: each is censored or would look into the next split. Of the others some labels may
+        be so, which are NaN in a batch.
 
         Raises:
             NotFoundError: there is no such split.
@@ -152,7 +154,12 @@ class LoadedDataset:
                 f"no split '{split}'", where=self.compiled.dataset.place, hint=suggest(split, SPLITS, "splits")
             )
         first, last = self._ranges[split]
-        return first, max(first, min(last, self._uncensored))
+        return first, max((known.positions(split)[1] for known in self._labelled.values()), default=last)
+
+    def labelled(self, label: str, split: str) -> int:
+        """How many requests of a split have a label, which is known by then and does not look into the next split."""
+        first, last = self._labelled[label].positions(split)
+        return last - first
 
     def requests(self, split: str) -> Candidates:
         """The requests of a split in order of time, with the items that were truly chosen: each once, in order."""
@@ -168,9 +175,11 @@ class LoadedDataset:
 
         Args:
             rows: the requests and candidates.
-            labels: whether to read labels too; those that are not known yet are NaN.
+            labels: whether to read labels too; those that are not known yet, or would look into the next split, are
+                NaN.
         """
-        values = {c.label.name: c.read(self.history, rows) for c in self.compiled.labels} if labels else {}
+        split, wanted = self.compiled.dataset.split, self.compiled.labels if labels else ()
+        values = {c.label.name: c.read(self.history, rows, split) for c in wanted}
         return self._join.batch(self.history, rows, values)
 
     def sample(self, chosen: Int64s, seed: int, epoch: int) -> Batch:
@@ -193,7 +202,11 @@ class LoadedDataset:
         used = sum(last - first for first, last in self._ranges.values())
         splits = tuple(self._split_summary(name, seed, epoch) for name in SPLITS)
         gap = len(self.spine.rows.times) - used
-        return DatasetSummary(self.compiled.dataset.name, splits, gap, self.feedback())
+        return DatasetSummary(self.compiled.dataset.name, splits, gap, self.feedback(), self.ends())
+
+    def ends(self) -> tuple[LabelEnd, ...]:
+        """Where the data of each label end, and whether a few stray rows say so; reads the times of their sources."""
+        return read_ends(self.compiled.labels, self.compiled.root, self.history, self.spine.rows.times)
 
     def feedback(self) -> tuple[FeedbackSummary, ...]:
         """Of each label that is joined by the request's id, what its rows are; reads its source.
@@ -229,5 +242,6 @@ class LoadedDataset:
             missing_negatives=missing,
             repeated_draws=repeated,
             duplicates=int(self.spine.duplicates[first:last].sum()),
-            censored_labels={n: last - max(first, min(last, known)) for n, known in self._known.items()},
+            censored_labels={n: known.censored(name, last) for n, known in self._labelled.items()},
+            crossing_labels={n: known.crossing(name, last) for n, known in self._labelled.items()},
         )

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.aggregations.base import ExpressionLike, to_expression
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Ids, Ragged, TextLookup
 from bedplate.canonical import digest, expression_form
 from bedplate.datasets.checks import check_events, check_kind, id_type
@@ -25,6 +26,7 @@ from bedplate.sources.base import TIME, Source
 from bedplate.types import Array, Bools, Int64s, Type
 
 
+@checks_arguments
 @final
 class Spine:
     """The rows of a source grouped into requests.

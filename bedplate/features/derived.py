@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.aggregations.base import to_expression
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, column_to_series
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError
@@ -27,6 +28,7 @@ REQUEST_TIME = "request.time"
 OutputLike: TypeAlias = "type[Any] | Type | str | None"
 
 
+@checks_arguments
 @final
 class DerivedFeature:
     """A feature computed from other features of the same row.

@@ -18,7 +18,7 @@ from bedplate.features.derived import DerivedFeature, series_to_column
 from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.model import ModelFeature, Scorers, compute
-from bedplate.features.times import TimesLike, encode_times
+from bedplate.features.times import TimesLike, asked_times, encode_times
 from bedplate.features.view import FeatureView
 from bedplate.types import Int64s, Type
 
@@ -107,7 +107,7 @@ def lookup_table(
         raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
     encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
     given = _context(graph, context or {})
-    micros = encode_times(times, max(map(len, [*encoded.values(), *given.values()]), default=1), "lookup: times")
+    micros = asked_times(times, max(map(len, [*encoded.values(), *given.values()]), default=1), "lookup: times")
     if any(len(k) != len(micros) for k in encoded.values()):
         counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
         raise DataError(f"got keys: {counts}; and {len(micros)} times; expected as many of each", where="lookup")

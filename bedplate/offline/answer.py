@@ -10,7 +10,7 @@ import numpy as np
 
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup
 from bedplate.offline import kernels
-from bedplate.types import Array
+from bedplate.types import Array, Int64s
 
 
 @final
@@ -43,6 +43,20 @@ class Part:
     places: Array
     matrices: dict[int, Array]
     lists: dict[str, Ragged]
+
+    def repeated(self, rows: Array, counts: Int64s) -> Part:
+        """The same values for more rows.
+
+        Args:
+            rows: [m] their places in the answer, those of the first row of the part first.
+            counts: [n] how many of them have the values of each row of the part.
+        """
+        if len(rows) == len(self.rows):
+            return self
+        of_part = np.repeat(np.arange(len(counts)), counts)
+        matrices = {size: matrix[of_part] for size, matrix in self.matrices.items()}
+        lists = {name: column.take(of_part) for name, column in self.lists.items()}
+        return Part(rows, np.arange(len(rows), dtype=rows.dtype), matrices, lists)
 
 
 @final

@@ -29,7 +29,8 @@ class Build:
         view: the compiled view.
         budget: the memory that it may use.
         threads: how many buckets are built at once.
-        target: the range of event times that the index must hold.
+        target: the range of event times that the index must hold; of what is before the table's first event or after
+            its last one nothing is built.
     """
 
     __slots__ = (
@@ -51,7 +52,22 @@ class Build:
     def _cover(self) -> list[Slot]:
         rows = self._table
         apart = rows.bounds if rows.together else None
-        return cover(rows.pieces, segments_of(self.folder), self._target, self._cost, apart)
+        slots = cover(rows.pieces, segments_of(self.folder), self._target, self._cost, apart)
+        if self._target.is_whole:
+            return slots
+        # Nothing is built of a range without events: what it would hold is known, and rows may still come for it.
+        bounds = self.bounds
+        within = None if bounds is None else Span(bounds[0], bounds[1] + 1)
+        return [s for s in slots if s.segment is not None or (within is not None and s.span.meets(within))]
+
+    @property
+    def bounds(self) -> tuple[int, int] | None:
+        """The times of the table's first and last event, as the table has them where it can be told; None: no event.
+
+        Raises:
+            DataError: the table can't be read.
+        """
+        return self._table.bounds(Slot(tuple(self._table.pieces), WHOLE, None))
 
     def _cost(self, slot: Slot) -> float:
         return sum(missing.seconds for missing in self._missing_of(slot))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import TypeAlias, final
 
@@ -75,6 +75,19 @@ class Asked:
         result = Asked.room(len(part))
         seek.arrange(part.codes, part.times, part.rows, result.codes, result.times, result.rows)
         return result
+
+    def different(self) -> tuple[Asked, Int64s]:
+        """Of rows in order of key and time one for each different key and time; a key that is not known is no other's.
+
+        Returns:
+            them, and [k + 1] where the rows of each begin.
+        """
+        new = np.ones(len(self), np.bool_)
+        new[1:] = (self.codes[1:] != self.codes[:-1]) | (self.times[1:] != self.times[:-1]) | (self.codes[1:] < 0)
+        starts = np.append(np.flatnonzero(new), len(self))
+        if len(starts) > len(self):
+            return self, starts
+        return Asked(self.rows[new], self.codes[new], self.times[new]), starts
 
 
 @final
@@ -224,7 +237,9 @@ class IndexReader:
             asked = self.arrange(keys, times, pool)
 
             def work(start: int) -> None:
-                found = find(asked.block(start, start + BLOCK))
+                every = asked.block(start, start + BLOCK)
+                different, starts = (every, None) if direct else every.different()
+                found = find(different)
                 for run in runs([self.rooms(others, ranges, ttl, found)]):
                     block = found.part(run)
                     part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
@@ -232,8 +247,9 @@ class IndexReader:
                         group.fill(block.asked.codes, block.first, block.stop, part)
                     for name, column in self._columns_of(others, ranges, ttl, block):
                         answer.put(part, name, column)
-                    if not direct:
-                        answer.add(part)
+                    if starts is not None:
+                        same = starts[run.start : run.stop + 1]
+                        answer.add(part.repeated(every.rows[same[0] : same[-1]], np.diff(same)))
                 if start // BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
                     release([timeline.times, *(t.prefix for t in totals if t.prefix is not None)])
 
@@ -250,11 +266,14 @@ class IndexReader:
     ) -> Int64s:
         """[n]: how many values the partials of each row of a block, those that are lists of values, have at most."""
         rooms = np.zeros(len(block.asked), np.int64)
+        shortened = block.pieces is None and Reduce.DISTINCT not in listed
+        leading = leading_of(self.view, calls, ranges, ttl) if shortened else {}
         for call in calls:
-            for reduction in (r for r in call.aggregation.reductions if r.reduce in listed):
-                index = self.view.reduction_index(reduction)
+            for wanted in (r for r in call.aggregation.reductions if r.reduce in listed):
+                index, over = self.view.reduction_index(wanted), ranges[range_of(call, wanted, ttl)]
+                reduction = leading.get((index, wanted.reduce, over), wanted)
                 arrays = self.timeline.reduction(self._columns[index], reduction.stored)
-                first = block.first[ranges[range_of(call, reduction, ttl)]]
+                first = block.first[over]
                 a, b = _values_of(self._files[index], first, block.stop)
                 if reduction.reduce is Reduce.DISTINCT:
                     counts = np.empty(len(a), np.int64)
@@ -324,9 +343,10 @@ class IndexReader:
         self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, block: Block
     ) -> Iterator[tuple[str, Column]]:
         """The values of a block of rows, each by its full name."""
+        leading = leading_of(self.view, calls, ranges, ttl) if block.pieces is None else {}
 
         def partial(reduction: Reduction, index: int, over: int) -> Partial:
-            return self._partial(reduction, index, over, block)
+            return self._partial(leading.get((index, reduction.reduce, over), reduction), index, over, block)
 
         return columns_of_calls(self.view, calls, ranges, ttl, block.asked.times, partial)
 
@@ -456,6 +476,25 @@ def columns_of_calls(
             values.append(partials[key])
         for name, column in zip(call.names, call.aggregation.finalize(values, times), strict=True):
             yield f"{view.name}.{name}", column
+
+
+def leading_of(
+    view: CompiledView, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None
+) -> dict[tuple[int, Reduce, int], Reduction]:
+    """The COUNTS of which all calls want the most frequent values only, with a depth: how many; see `Aggregation`.
+
+    Returns:
+        them by the position of the selection, the kind and the number of the range.
+    """
+    found: dict[tuple[int, Reduce, int], Reduction] = {}
+    for call in calls:
+        for reduction in (r for r in call.aggregation.reductions if r.reduce is Reduce.COUNTS):
+            place = view.reduction_index(reduction), reduction.reduce, ranges[range_of(call, reduction, ttl)]
+            most, before = call.aggregation.leading, found.get(place)
+            if before is not None:
+                most = max(most, before.depth) if most and before.depth else 0
+            found[place] = replace(reduction, depth=most)
+    return found
 
 
 def _values_of(files: ColumnFiles, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:

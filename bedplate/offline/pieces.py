@@ -113,11 +113,11 @@ class TableRows:
                         done += len(batch)
                         progress(f"{self.view.name}: {done:,} rows in buckets")
                         yield batch
-                except DataError:
+                except (DataError, *UNREADABLE) as error:
                     if before is not None:  # a look at all rows of the query says which one it is in the table
                         prepare_rows(self.view, raw, only, lambda row, b=before: self._table.row_name(b + row), span)
-                    raise
-                except UNREADABLE as error:
+                    if isinstance(error, DataError):
+                        raise
                     raise unreadable(self._table.name, error) from error
 
     def _queries(self, read: Read, at_once: int) -> Iterator[tuple[pl.LazyFrame, int | None]]:

@@ -21,6 +21,8 @@ from bedplate.types import Array, Bools, Int64s
 
 RAGGED = (Reduce.COUNTS, Reduce.LATEST_BY, Reduce.SMALLEST)
 
+_NO_ROWS: Int64s = np.zeros(0, np.int64)
+
 MOST = 1 << 20
 """Values that a lookup holds at once, about; it takes the asked rows in pieces where they give more."""
 
@@ -108,8 +110,14 @@ def room(reduction: Reduction, arrays: dict[str, Array], codes: Array | None, a:
         return b - a
     if reduction.reduce is not Reduce.COUNTS:
         return np.minimum(b - a, reduction.depth)
+    rooms = np.minimum(b - a, _kinds(arrays, codes))
+    return np.minimum(rooms, reduction.depth) if reduction.depth else rooms
+
+
+def _kinds(arrays: dict[str, Array], codes: Array) -> Int64s:
+    """[n]: the number of different values of each key."""
     kinds = arrays["kinds"]
-    return np.minimum(b - a, kinds[np.maximum(codes, 0)] if len(kinds) else 0)
+    return kinds[np.maximum(codes, 0)] if len(kinds) else np.zeros(len(codes), np.int64)
 
 
 def runs(rooms: Sequence[Int64s], most: int = MOST) -> list[slice]:
@@ -147,7 +155,7 @@ def read_ragged(
     """The partial of one of these reductions over the values [a, b) of n ranges.
 
     Args:
-        reduction: one of `RAGGED`.
+        reduction: one of `RAGGED`; a COUNTS with a depth gives the most frequent values only.
         files: the values of its selection.
         arrays: what history keeps for it.
         times: the timeline's.
@@ -168,7 +176,13 @@ def read_ragged(
         return Latest(offsets, times[_timeline_rows(files, rows)], tuple(v[rows] for v in files.inputs), files.texts)
     order, place, before = arrays["order"], arrays["place"], arrays["before"]
     counts, lasts = np.empty(total, np.int64), np.empty(total, np.int64)
-    values.range_counts(files.inputs[0], order, place, before, first, second, a, b, offsets, rows, counts, lasts)
+    tables = files.inputs[0], order, place, before, first, second
+    if reduction.depth:
+        in_time = times, _NO_ROWS if files.rows is None else files.rows
+        kinds = _kinds(arrays, codes)
+        values.range_top(*tables, *in_time, reduction.depth, kinds, a, b, offsets, rows, counts, lasts)
+    else:
+        values.range_counts(*tables, a, b, offsets, rows, counts, lasts)
     rows, counts, lasts = rows[: offsets[-1]], counts[: offsets[-1]], lasts[: offsets[-1]]
     return Counts(offsets, files.inputs[0][rows], counts, times[_timeline_rows(files, lasts)], files.texts[0])
 

@@ -213,7 +213,8 @@ class ViewReader:
             asked = readers[largest].arrange(keys[rows], times[rows], pool)
 
         def work(start: int) -> None:
-            part = asked.block(start, start + BLOCK)
+            every = asked.block(start, start + BLOCK)
+            part, starts = every.different()
             places = rows[part.rows]
             codes = [part.codes if i == largest else reader.positions(keys[places]) for i, reader in enumerate(readers)]
             whole = self._blocks(question, readers, [Asked(places, c, part.times) for c in codes])
@@ -224,7 +225,8 @@ class ViewReader:
                 room = answer.part(places[run])
                 for name, column in self._values(question, readers, blocks):
                     answer.put(room, name, column)
-                answer.add(room)
+                same = starts[run.start : run.stop + 1]
+                answer.add(room.repeated(rows[every.rows[same[0] : same[-1]]], np.diff(same)))
 
         starts = range(0, len(rows), BLOCK)
         list(map(work, starts) if pool is None else pool.map(work, starts))

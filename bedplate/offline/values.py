@@ -17,6 +17,8 @@ from bedplate.types import Array, Bools, Int64s
 
 BIG = BLOCK * BLOCK
 """Rows under one entry of the second level."""
+WALKED = 32
+"""Rows for each different value up to which a range is read row by row: a value that is sought costs about as much."""
 FINEST = 256
 """Rows in a block of hashes of the first level."""
 FAN = 4
@@ -175,6 +177,180 @@ def range_counts(
             end = _run_end(values, order, slot, stop)
             rows[j], counts[j], lasts[j] = order[slot], end - slot, order[end - 1]
         offsets[i + 1] = n
+
+
+@compiled
+def walk_counts(
+    before: Array, start: Any, stop: Any, at_row: Int64s, rows: Int64s, counts: Int64s, lasts: Int64s
+) -> Any:
+    """The different values of [start, stop) in order of their first rows, by a look at every row.
+
+    Args:
+        before: see `next_first`.
+        start: the first row.
+        stop: the row after the last.
+        at_row: with room for all rows, filled with the place of each row's value in the next three.
+        rows: with room for all values, filled with the first row of each.
+        counts: filled with how often it occurs.
+        lasts: filled with its last row.
+
+    Returns:
+        how many values there are.
+    """
+    n = 0
+    for row in range(start, stop):
+        same = np.int64(before[row]) - 1
+        if same >= start:
+            value = at_row[same - start]
+            counts[value] += 1
+        else:
+            value = n
+            rows[n], counts[n] = row, 1
+            n += 1
+        at_row[row - start], lasts[value] = value, row
+    return n
+
+
+@compiled
+def seek_counts(
+    values: Array,
+    order: Array,
+    place: Array,
+    before: Array,
+    first: Array,
+    second: Array,
+    start: Any,
+    stop: Any,
+    rows: Int64s,
+    counts: Int64s,
+    lasts: Int64s,
+) -> Any:
+    """What `walk_counts` gives, by a look at the first row of each value and, in its run of rows, for the last."""
+    n = 0
+    at = next_first(before, first, second, start, start, stop)
+    while at < stop:
+        slot = place[at]
+        end = _run_end(values, order, slot, stop)
+        rows[n], counts[n], lasts[n] = at, end - slot, order[end - 1]
+        n += 1
+        at = next_first(before, first, second, start, at + 1, stop)
+    return n
+
+
+@compiled
+def range_top(
+    values: Array,
+    order: Array,
+    place: Array,
+    before: Array,
+    first: Array,
+    second: Array,
+    times: Int64s,
+    timeline_rows: Int64s,
+    depth: int,
+    kinds: Int64s,
+    a: Int64s,
+    b: Int64s,
+    offsets: Int64s,
+    rows: Int64s,
+    counts: Int64s,
+    lasts: Int64s,
+) -> None:
+    """What `range_counts` gives, of each range the `depth` most frequent values only, the others left out.
+
+    Of equally frequent ones those seen last are kept, and of those seen last at one time the smallest.
+
+    Args:
+        values: see `range_counts`.
+        order: see `range_counts`.
+        place: see `range_counts`.
+        before: see `range_counts`.
+        first: see `range_counts`.
+        second: see `range_counts`.
+        times: of the timeline.
+        timeline_rows: [m] the timeline's row of each value; empty where every row counts.
+        depth: at most so many.
+        kinds: [n] the most different values that a range may have.
+        a: [n].
+        b: [n].
+        offsets: see `range_counts`.
+        rows: see `range_counts`, with room for `depth` values of each range.
+        counts: see `range_counts`.
+        lasts: see `range_counts`.
+    """
+    lengths = np.minimum(b - a, WALKED * kinds + BLOCK)
+    most = max(0, np.minimum(b - a, kinds).max()) if len(a) else 0
+    at_row = np.empty(max(0, lengths.max()) if len(a) else 0, np.int64)
+    all_rows, all_counts, all_lasts = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    best = np.empty(min(depth, most), np.int64)
+    n = 0
+    offsets[0] = 0
+    for i in range(len(a)):
+        start, stop, begin = a[i], b[i], n
+        if stop - start <= lengths[i]:
+            found = walk_counts(before, start, stop, at_row, all_rows, all_counts, all_lasts)
+        else:
+            tables = values, order, place, before, first, second
+            found = seek_counts(*tables, start, stop, all_rows, all_counts, all_lasts)
+        size = _most_frequent(all_rows, all_counts, all_lasts, found, place, times, timeline_rows, best)
+        for j in range(size):
+            # In order of value: where each stands in `order`.
+            row, at = all_rows[best[j]], n
+            while at > begin and place[rows[at - 1]] > place[row]:
+                rows[at], counts[at], lasts[at] = rows[at - 1], counts[at - 1], lasts[at - 1]
+                at -= 1
+            rows[at], counts[at], lasts[at] = row, all_counts[best[j]], all_lasts[best[j]]
+            n += 1
+        offsets[i + 1] = n
+
+
+@compiled
+def _most_frequent(
+    rows: Int64s,
+    counts: Int64s,
+    lasts: Int64s,
+    found: Any,
+    place: Array,
+    times: Int64s,
+    timeline_rows: Int64s,
+    best: Int64s,
+) -> Any:
+    """Fills `best` with which of the first `found` values are the most frequent; how many there are."""
+    size = 0
+    for j in range(found):
+        if size == len(best) and counts[j] < counts[best[size - 1]]:
+            continue  # most often so, and cheaper than the whole comparison
+        at = size
+        while at > 0 and _is_before(rows, counts, lasts, place, times, timeline_rows, j, best[at - 1]):
+            at -= 1
+        if at < len(best):
+            size = min(size + 1, len(best))
+            for k in range(size - 1, at, -1):
+                best[k] = best[k - 1]
+            best[at] = j
+    return size
+
+
+@compiled
+def _is_before(
+    rows: Int64s,
+    counts: Int64s,
+    lasts: Int64s,
+    place: Array,
+    times: Int64s,
+    timeline_rows: Int64s,
+    one: Any,
+    other: Any,
+) -> Any:
+    """Whether a value is more frequent than another, or as frequent and seen later, or seen then and smaller."""
+    if counts[one] != counts[other]:
+        return counts[one] > counts[other]
+    last, other_last = lasts[one], lasts[other]
+    if len(timeline_rows):
+        last, other_last = timeline_rows[last], timeline_rows[other_last]
+    if times[last] != times[other_last]:
+        return times[last] > times[other_last]
+    return place[rows[one]] < place[rows[other]]
 
 
 @compiled

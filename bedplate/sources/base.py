@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, final
 
 import polars as pl
 
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import calls_python, digest_bytes, expression_form
 from bedplate.errors import BedplateError, DataError, DefinitionError, reason, suggest
 from bedplate.sources.pruning import Bounds
@@ -151,6 +152,7 @@ class Table(ABC):
 _TABLES = (str, pl.DataFrame, Table)
 
 
+@checks_arguments
 @final
 class Source:
     """A table of events, or of the states of entities: an entity table has a row each time that an attribute changes.
@@ -348,9 +350,9 @@ class Source:
         columns = {t.column for t in asked if is_time(schema[t.column])}
         return columns.pop() if len(columns) == 1 else None
 
-    def has_integer_times(self, raw: pl.LazyFrame) -> bool:
-        """Whether the time column of these rows, cleaned, holds integers and not datetimes or dates."""
-        return self.time != ALWAYS and self._prepared(raw.clear()).collect_schema()[self.time].is_integer()
+    def has_integers(self, raw: pl.LazyFrame, column: str) -> bool:
+        """Whether a column of these rows, cleaned, holds integers and not datetimes or dates."""
+        return column != ALWAYS and self._prepared(raw.clear()).collect_schema()[column].is_integer()
 
     def _prepared(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         if self.prepare is None:

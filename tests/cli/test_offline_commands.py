@@ -128,6 +128,31 @@ def test_a_backfill_says_what_is_missing_builds_it_and_then_has_nothing_to_do(fo
     assert call("lookup", "visits.s_1d", *at, format_time(START + 2 * DAY))[0] == 0
 
 
+def test_a_backfill_outside_of_the_data_builds_nothing_until_there_are_rows(folder: Path, call: Any) -> None:
+    day = ("--from", format_time(START + 2 * DAY), "--to", format_time(START + 3 * DAY))
+    code, out, err = call("backfill", "visits", *day)
+    assert (code, out) == (0, "")
+    last = format_time(START + DAY + 9)
+    assert f"source 'events' has events from {format_time(START)} to {last}, none in this range" in err
+    assert not (folder / ".bedplate").exists()
+    found = json.loads(call("backfill", "visits", *day, "--json")[1])
+    assert (found["parts"], found["built"]) == ([], False)
+    assert call("backfill", "visits", "--from", "1999-01-01", "--to", "2000-01-01")[0] == 0
+    assert not (folder / ".bedplate").exists()
+    add(folder, 2)
+    assert "the index holds 10 events" in call("backfill", "visits", *day)[1]
+
+
+def test_a_lookup_after_the_data_says_a_range_that_can_be_built(folder: Path, call: Any) -> None:
+    call("backfill", "visits", "--to", format_time(START + DAY))
+    late = ("lookup", "visits.s_1d", "--key", "user=1", "--time", format_time(START + 9 * DAY))
+    code, _, err = call(*late)
+    assert code == 5
+    words = err.splitlines()[-1].strip().removeprefix("run: bedplate ").split()
+    assert call(*words)[0] == 0
+    assert call(*late)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
+from bedplate.aggregations.counts import Histogram, TopK
+from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.extremes import Max
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.aggregations.window import Window
@@ -44,6 +46,14 @@ FEATURES = {
     "integers": lambda: {"total": Sum("pieces", windows=WINDOWS), "same": Sum("pieces"), "mean": Mean("pieces")},
     "some rows count": lambda: sums(where=pl.col("pieces") > 0),
     "several selections": lambda: sums() | {"p": Sum("pieces", windows="1d"), "known": Count("note", windows="7d")},
+    "lists": lambda: {
+        "top": TopK("pieces", 2, counts=True, windows=("1d", "7d")),
+        "words": TopK("note", 1),
+        "positive": TopK("pieces", 3, where=pl.col("pieces") > 0),
+        "every": Histogram("pieces", [1, 2], windows="7d"),
+        "kinds": CountDistinct("pieces", windows="1d"),
+        "recent": LastN(["note", "price"], 2, distinct="note"),
+    },
     "with others": lambda: (
         sums() | {"high": Max("price", windows="1d"), "last": Last("note"), "list": LastN("price", 3)}
     ),
@@ -115,6 +125,28 @@ def test_many_rows_equal_the_oracle(seed, rows, features, places, entities, dela
                 np.testing.assert_allclose(found.fill_null(0), expected.fill_null(0), rtol=1e-6, atol=1e-9)
             else:
                 assert found.equals(expected), name
+
+
+def test_rows_that_repeat_keys_and_times_of_several_segments(tmp_path):
+    """Keys that only the smaller segment has are not known to the larger one, and are not each other's."""
+    table = tmp_path / "events"
+    table.mkdir()
+    features = {"n": Count(windows="1d"), "last": Last("x"), "top": TopK("x", 2, counts=True)}
+    definition = FeatureView("v", USER, Source("e", str(table), time="time"), features)
+    for name, users in (("a", [1, 1, 1, 2, 2, 3]), ("b", [7, 8, 8, 9])):
+        frame = pl.DataFrame({"user": users, "x": np.array(users) * 10 + np.arange(len(users)) % 2})
+        frame.with_columns(time=START + pl.int_range(pl.len())).write_parquet(table / f"{name}.parquet")
+        view, history = definition.compile(), IndexedHistory(tmp_path / "index")
+        history.build(view).run()
+    assert len(history.reader(view).segments) == 2
+    keys = np.tile(np.array([9, 1, 8, 7, 4, 2, 3]), 6_000).reshape(-1, 1)
+    times = np.full(len(keys), START + HOUR)
+    got = history.read(view, list(view.features), keys, times)
+    expected = Reference(view).read(view, list(view.features), keys[:7], times[:7])
+    for name in view.features:
+        found = column_to_series(got[name])
+        assert found[:7].equals(column_to_series(expected[name])), name
+        assert found.equals(pl.concat([found[:7]] * 6_000)), name
 
 
 def test_blocks_of_one_key_and_of_an_outlying_time_are_answered(tmp_path):
