@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.aggregations.attribute import Attribute
-from bedplate.aggregations.base import shown_expression
+from bedplate.aggregations.text import shown_expression
 from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.decimals import decimals_as_floats

@@ -15,8 +15,8 @@ from typing import final
 
 from bedplate.files import aside, leftovers
 from bedplate.offline.buckets import BUILDING
-from bedplate.offline.extend import Build
-from bedplate.offline.needs import Needs, needs_of, needs_of_others
+from bedplate.offline.extend import Build, needs_of
+from bedplate.offline.needs import Needs, needs_of_others
 from bedplate.offline.segment import FOLDER, Lock, bytes_of
 
 _KINDS = ("columns", "reductions")

@@ -6,7 +6,7 @@ needs/<project>.json    the project's folder and git branch, and by timeline the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
@@ -17,7 +17,6 @@ from bedplate.config import CONFIG_FILE
 from bedplate.errors import StoreError
 from bedplate.files import write_record
 from bedplate.offline.branches import branches_of
-from bedplate.offline.extend import Build
 
 _FOLDER = "needs"
 
@@ -50,25 +49,24 @@ class _Record(msgspec.Struct, frozen=True):
     branch: str = ""
 
 
-def needs_of(builds: Iterable[Build]) -> dict[str, Needs]:
-    """What views need, by timeline; of one that is not built, what the build will use."""
-    found: dict[str, Needs] = {}
-    for build in builds:
-        found.setdefault(build.folder.name, Needs()).add(
-            Needs({slot.id for slot in build.slots}, build.part_names(), build.work_names())
-        )
-    return found
-
-
-def record_needs(store: Path, root: Path, builds: Sequence[Build]) -> None:
-    """Puts on record what a project needs on its git branch, in place of what it needed there before.
+def record_needs(store: Path, root: Path, needs: Mapping[str, Needs]) -> None:
+    """Puts on record what a project needs on its git branch, by timeline, in place of what it needed there before.
 
     Raises:
         StoreError: the record can't be written.
     """
     branch = branches_of(root).current
-    record = msgspec.json.encode(_Record(str(root), needs_of(builds), branch), order="sorted")
+    record = msgspec.json.encode(_Record(str(root), dict(needs), branch), order="sorted")
     write_record(_path(store, root, branch), record, "what the project needs")
+
+
+def recorded_needs(store: Path, root: Path) -> Mapping[str, Needs]:
+    """What a project needed at its last apply on its git branch, by timeline; nothing where no record can be read."""
+    try:
+        path = _path(store, root, branches_of(root).current)
+        return msgspec.json.decode(path.read_bytes(), type=_Record).timelines
+    except (OSError, msgspec.MsgspecError):
+        return {}
 
 
 def needs_of_others(store: Path, root: Path) -> dict[str, Needs]:

@@ -219,11 +219,11 @@ class TableRows:
         found = [b for b in map(self._piece_bounds, slot.pieces) if b is not None]
         return (min(b[0] for b in found), max(b[1] for b in found)) if found else None
 
-    def _all_bounds(self, slot: Slot) -> tuple[int, int] | None:
-        """As `bounds`; of a range of times that the cleaning step makes as it makes them."""
-        if slot.span.is_whole or self._column is not None:
-            return self.bounds(slot)
-        _, raw = self._scan(Read([p.id for p in slot.pieces], Span()))
+    def event_bounds(self, pieces: Sequence[Piece]) -> tuple[int, int] | None:
+        """The smallest and the greatest time of the events of pieces, as the cleaning step makes them."""
+        if self._column is not None or self._source.prepare is None:
+            return self.bounds(Slot(tuple(pieces), Span(), None))
+        _, raw = self._scan(Read([p.id for p in pieces], Span()))
         return self._bounds_of(self._source.events(raw), pl.col(TIME))
 
     def _piece_bounds(self, piece: Piece) -> tuple[int, int] | None:
@@ -269,7 +269,8 @@ class TableRows:
         """
         there = [f for f in found if f.rows]
         first, end = min((f.first for f in there), default=-1), max((f.end for f in there), default=-1)
-        bounds = self._all_bounds(slot) if self.together or not slot.span.is_whole else None
+        whole = self.bounds(slot) if self.together and slot.span.is_whole else None
+        bounds = whole if slot.span.is_whole else self.event_bounds(slot.pieces)
         return SegmentManifest(
             format=FORMAT,
             source=self._source.name,

@@ -14,8 +14,9 @@ from bedplate.errors import StoreError
 from bedplate.features.view import FeatureView
 from bedplate.offline.branches import Branches, branches_of
 from bedplate.offline.collect import collect
+from bedplate.offline.extend import needs_of
 from bedplate.offline.history import IndexedHistory
-from bedplate.offline.needs import needs_of, needs_of_others, record_needs
+from bedplate.offline.needs import needs_of_others, record_needs
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import START, USER
 
@@ -47,12 +48,12 @@ def test_the_needs_of_views_that_share_a_timeline_are_put_together(tmp_path):
 
 def test_a_record_is_of_the_last_apply_and_written_where_it_changed(tmp_path):
     store, root = tmp_path / "store", project(tmp_path / "a")
-    record_needs(store, root, [build_of(store)])
+    record_needs(store, root, needs_of([build_of(store)]))
     (path,) = (store / "needs").iterdir()
     before = path.stat().st_mtime_ns, path.read_bytes()
-    record_needs(store, root, [build_of(store)])
+    record_needs(store, root, needs_of([build_of(store)]))
     assert (path.stat().st_mtime_ns, path.read_bytes()) == before
-    record_needs(store, root, [build_of(store, {"n": Count()})])
+    record_needs(store, root, needs_of([build_of(store, {"n": Count()})]))
     assert len(list((store / "needs").iterdir())) == 1
     assert json.loads(path.read_bytes())["root"] == str(root)
     assert path.read_bytes() != before[1]
@@ -61,7 +62,7 @@ def test_a_record_is_of_the_last_apply_and_written_where_it_changed(tmp_path):
 def test_one_s_own_record_and_those_of_projects_that_are_gone_do_not_count(tmp_path):
     store, mine, other = tmp_path / "store", project(tmp_path / "mine"), project(tmp_path / "other")
     for root in (mine, other):
-        record_needs(store, root, [build_of(store)])
+        record_needs(store, root, needs_of([build_of(store)]))
     assert len(needs_of_others(store, mine)) == 1
     (other / "bedplate.toml").unlink()
     assert needs_of_others(store, mine) == {}
@@ -72,7 +73,7 @@ def test_nothing_is_deleted_while_a_record_cannot_be_read(tmp_path):
     store, other = tmp_path / "store", project(tmp_path / "other")
     build = build_of(store)
     build.run()
-    record_needs(store, other, [build])
+    record_needs(store, other, needs_of([build]))
     (path,) = (store / "needs").iterdir()
     path.write_text("{")
     with pytest.raises(StoreError, match="can't read what another project needs") as error:
@@ -85,7 +86,7 @@ def test_a_record_that_cannot_be_written_says_so(tmp_path):
     store = tmp_path / "store"
     store.write_text("a file")
     with pytest.raises(StoreError, match="can't record what the project needs"):
-        record_needs(store, tmp_path, [])
+        record_needs(store, tmp_path, needs_of([]))
 
 
 def git(folder: Path, *words: str) -> None:
@@ -99,7 +100,7 @@ def test_what_another_branch_of_the_folder_needs_is_kept_until_the_branch_is_del
     def applied(features=None):
         build = build_of(store, features)
         build.run()
-        record_needs(store, root, [build])
+        record_needs(store, root, needs_of([build]))
         return build
 
     git(root, "init")
