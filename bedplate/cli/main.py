@@ -52,7 +52,7 @@ Exit codes:
   7    a proof that must hold does not
   8    done in part: what was left out is listed
   70   an unexpected error inside Bedplate
-  130  interrupted, by Ctrl-C or SIGTERM
+  130  interrupted, by Ctrl-C or by SIGTERM, which a scheduler sends: what is finished is kept
   141  the reader of the output has gone"""
 
 

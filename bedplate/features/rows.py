@@ -143,7 +143,7 @@ def prepare_rows(
         DataError: rows that can't be read, a null or impossible time, a null key, an infinite number, an integer beyond
             int64.
     """
-    name, where = name or view.view.source.table(view.root).row_name, _condition(view, span)
+    name, where = name or view.view.source.table(view.root).row_name, _condition(view, raw, span)
     source = view.view.source
     columns, keys = _columns(view, only), _keys(view)
     try:
@@ -214,7 +214,7 @@ def prepare_batches(
         Exception: one of `UNREADABLE`, for rows that can't be read.
     """
     source = view.view.source
-    query = event_query(source, raw, _columns(view, only), _condition(view, span))
+    query = event_query(source, raw, _columns(view, only), _condition(view, raw, span))
     for frame in query.collect_batches(chunk_size=at_once):
         check_events(frame, source, raw, keys=_keys(view), place=view.place, row=str)
         yield _rows(view, frame, only, str)
@@ -241,18 +241,12 @@ def _check_given(
         _floats(frame["given"].to_numpy(), f"{view.place}, source '{source.name}', {shown_expression(given)}", row)
 
 
-def _condition(view: CompiledView, span: Span | None) -> pl.Expr | None:
+def _condition(view: CompiledView, raw: pl.LazyFrame, span: Span | None) -> pl.Expr | None:
     """The view's condition and the range of times; a row without a time is kept, to be found."""
     where = view.view.where
     if span is None or span == (None, None):
         return where
-    time, (begin, until) = pl.col(TIME), span
-    inside = pl.lit(value=True)
-    if begin is not None:
-        inside &= time >= begin
-    if until is not None:
-        inside &= time < until
-    inside = inside | time.is_null()
+    inside = view.view.source.during(raw, *span)
     return inside if where is None else inside & where
 
 

@@ -64,7 +64,7 @@ class BucketBuild:
         began, reads = time.perf_counter(), [Read([p.id for p in slot.pieces], slot.span)]
         with working_folder(self._folder, slot.id) as work:
             if not target.exists():
-                progress(f"{self._view.name}: read {slot.rows:,} rows into {buckets} buckets")
+                progress(f"{self._view.name}: read {self._table.about(slot):,} rows into {buckets} buckets")
                 spill = self._spill(work, reads, None, buckets, progress)
                 cuts = self._cuts(work / _CUTS, spill)
                 finished = work / "segment"
@@ -154,7 +154,7 @@ class BucketBuild:
             return
         with working_folder(self._folder, columns_name(self._view, segment)) as work:
             manifest = segment.manifest
-            progress(f"{self._view.name}: read {slot.rows:,} rows into {manifest.buckets} buckets")
+            progress(f"{self._view.name}: read {self._table.about(slot):,} rows into {manifest.buckets} buckets")
             spill = self._spill(work, manifest.reads, columns, manifest.buckets, progress)
 
             def build(number: int, rows: Callable[[], Rows]) -> None:

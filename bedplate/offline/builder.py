@@ -119,7 +119,7 @@ class Builder:
         segment = slot.segment
         if segment is None:
             budget = replace(self._budget, texts=self._table.texts(slot))
-            buckets = budget.buckets(self._view, slot.rows, self._threads)
+            buckets = budget.buckets(self._view, self._table.about(slot), self._threads)
             if buckets == 1:
                 segment = self._sort(slot, sealer, held, progress)
             else:
@@ -144,7 +144,7 @@ class Builder:
 
     def _sort(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Segment:
         name, began = self._view.name, time.perf_counter()
-        progress(f"{name}: read {slot.rows:,} rows")
+        progress(f"{name}: read {self._table.about(slot):,} rows")
         reads = [Read([p.id for p in slot.pieces], slot.span)]
         rows = self._table.rows(reads, None)
         self._table.check_unchanged()
@@ -177,7 +177,7 @@ class Builder:
         columns = build.missing_columns()
         if not columns:
             return
-        progress(f"{self._view.name}: read {slot.rows:,} rows")
+        progress(f"{self._view.name}: read {self._table.about(slot):,} rows")
         rows = self._table.rows(segment.manifest.reads, columns)
         self._table.check_unchanged()
         build.check_rows(len(rows))

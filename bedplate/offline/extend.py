@@ -69,7 +69,7 @@ class Build:
         Raises:
             DataError: the table can't be read.
         """
-        return self._table.bounds(Slot(tuple(self._table.pieces), WHOLE, None))
+        return self._table.event_bounds(self._table.pieces)
 
     def _cost(self, slot: Slot) -> float:
         return sum(missing.seconds for missing in self._missing_of(slot))
@@ -152,22 +152,12 @@ class Build:
         before = [s for s in found if s.manifest.entities == entities]
         if not before or any(s.manifest.snapshot == self.snapshot.id for s in found):
             return None
-        rows = self._indexed(before)
+        rows = _indexed(self.path, self.view.root or Path(), before)
         counted = "" if rows is None else f"{rows:,} events were indexed, "
         return (
             f"the source '{name}' changed since its index was built: {counted}it is {self.snapshot.text} now; another "
             "name, size or modification time of a file is a change too"
         )
-
-    def _indexed(self, segments: Sequence[Segment]) -> int | None:
-        """How many events the last apply's index of some segments' source and entities has; None: not on record."""
-        needs = recorded_needs(self.path, self.view.root or Path())
-        timelines: dict[Path, int] = {}
-        for segment in segments:
-            timeline = segment.folder.parent.parent
-            if timeline.name in needs and segment.folder.name in needs[timeline.name].segments:
-                timelines[timeline] = timelines.get(timeline, 0) + segment.manifest.rows
-        return next(reversed(timelines.values()), None)
 
     def seconds(self) -> float:
         """A rough estimate of the build, from rows and parts."""
@@ -221,3 +211,14 @@ def timelines_of(path: Path) -> list[Path]:
     """The folders of an offline store's timelines, the one that was changed last at the end."""
     found = [p.parent for p in path.glob("*/timeline.json")]
     return sorted(found, key=lambda p: (p / FOLDER).stat().st_mtime_ns if (p / FOLDER).exists() else 0)
+
+
+def _indexed(path: Path, root: Path, segments: Sequence[Segment]) -> int | None:
+    """How many events the last apply's index of some segments' source and entities has; None: not on record."""
+    needs = recorded_needs(path, root)
+    timelines: dict[Path, int] = {}
+    for segment in segments:
+        timeline = segment.folder.parent.parent
+        if timeline.name in needs and segment.folder.name in needs[timeline.name].segments:
+            timelines[timeline] = timelines.get(timeline, 0) + segment.manifest.rows
+    return next(reversed(timelines.values()), None)

@@ -208,10 +208,6 @@ class IndexReader:
         """Lets go of the pages of the index."""
         release(self.timeline.arrays())
 
-    def _starts(self, index: int) -> Int64s:
-        """[K + 1]: where each key's values of a selection begin."""
-        return self.timeline.key_starts(self._columns[index], self._files[index])
-
     def find(self, asked: Asked, shift: int, limits: Int64s) -> tuple[Int64s, Int64s]:
         """The first rows [ranges, n] of each range, and the rows after the last [n]; see `seek.find_rows`."""
         first, stop = np.empty((len(limits), len(asked)), np.int64), np.empty(len(asked), np.int64)
@@ -312,7 +308,14 @@ class IndexReader:
             arrays = self.timeline.reduction(self._columns[i], Reduce.SUM.value) if i in summed else {}
             exact_starts, exact, lines = arrays.get("exact starts"), arrays.get("exact"), lines_of(of_selection)
             totals.append(
-                Totals(arrays.get("prefix"), exact_starts, exact, self._starts(i), self._files[i].rank, lines)
+                Totals(
+                    arrays.get("prefix"),
+                    exact_starts,
+                    exact,
+                    self.timeline.key_starts(self._columns[i], self._files[i]),
+                    self._files[i].rank,
+                    lines,
+                )
             )
         return totals
 
@@ -400,7 +403,7 @@ class IndexReader:
         files, reduce = self._files[index], reduction.reduce
         a, b = _values_of(files, a, b)
         if reduce is Reduce.LATEST:
-            return self._latest(files, reduction.depth, a, b)
+            return _latest(files, self.timeline.times, reduction.depth, a, b)
         if reduce is Reduce.COUNT:
             return Scalar(b - a)
         if reduce is Reduce.EARLIEST:
@@ -413,7 +416,16 @@ class IndexReader:
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
             exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
-            kernels.range_sums(arrays["prefix"], exact_starts, exact, self._starts(index), codes, a, b, out)
+            kernels.range_sums(
+                arrays["prefix"],
+                exact_starts,
+                exact,
+                self.timeline.key_starts(self._columns[index], self._files[index]),
+                codes,
+                a,
+                b,
+                out,
+            )
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
@@ -422,20 +434,6 @@ class IndexReader:
         largest = reduce is Reduce.MAX
         kernels.range_extremes(files.inputs[0], arrays["first"], arrays["second"], largest, a, b, out, present)
         return Scalar(out, present)
-
-    def _latest(self, files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Latest | Newest:
-        if depth == 1:
-            present = b > a
-            positions = np.where(present, b - 1, 0)
-            rows = positions if files.rows is None else _gather(files.rows, positions)
-            columns = tuple(_gather(v, positions) for v in files.inputs)
-            return Newest(present, _gather(self.timeline.times, rows), columns, files.texts)
-        offsets = np.zeros(len(a) + 1, np.int64)
-        np.cumsum(np.minimum(b - a, depth), out=offsets[1:])
-        positions = np.empty(int(offsets[-1]), np.int64)
-        kernels.last_positions(b, offsets, positions)
-        rows = positions if files.rows is None else files.rows[positions]
-        return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
@@ -509,6 +507,22 @@ def leading_of(
 def _values_of(files: ColumnFiles, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:
     """Of the rows [a, b) the first value of a selection, and the one after the last."""
     return (a, b) if files.rank is None else (files.rank[a], files.rank[b])
+
+
+def _latest(files: ColumnFiles, times: Int64s, depth: int, a: Int64s, b: Int64s) -> Latest | Newest:
+    """The last `depth` events of rows [a, b)."""
+    if depth == 1:
+        present = b > a
+        positions = np.where(present, b - 1, 0)
+        rows = positions if files.rows is None else _gather(files.rows, positions)
+        columns = tuple(_gather(v, positions) for v in files.inputs)
+        return Newest(present, _gather(times, rows), columns, files.texts)
+    offsets = np.zeros(len(a) + 1, np.int64)
+    np.cumsum(np.minimum(b - a, depth), out=offsets[1:])
+    positions = np.empty(int(offsets[-1]), np.int64)
+    kernels.last_positions(b, offsets, positions)
+    rows = positions if files.rows is None else files.rows[positions]
+    return Latest(offsets, times[rows], tuple(v[positions] for v in files.inputs), files.texts)
 
 
 def _earliest(files: ColumnFiles, times: Int64s, a: Int64s, b: Int64s) -> Oldest:

@@ -1,8 +1,7 @@
 """Tables five times the memory that a budget leaves beside the libraries are built and looked up within it.
 
-The budget of `bedplate.toml` counts the whole process, and imports and compiled loops take some hundred MB of it.
-A table of five times all that is too much for every run of the tests: here it is five times the room above them, and
-`benchmarks/offline_memory.py` takes one of five times the budget. What is measured is what the operating system counts.
+The budget of `bedplate.toml` counts the whole process, some hundred MB of it libraries. Here a table is five times the
+room above these, as the system counts it; `benchmarks/offline_memory.py` takes one of five times the whole budget.
 """
 
 from __future__ import annotations

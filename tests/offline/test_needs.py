@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.errors import StoreError
 from bedplate.features.view import FeatureView
+from bedplate.offline.branches import Branches, branches_of
 from bedplate.offline.collect import collect
 from bedplate.offline.extend import needs_of
 from bedplate.offline.history import IndexedHistory
@@ -85,3 +87,53 @@ def test_a_record_that_cannot_be_written_says_so(tmp_path):
     store.write_text("a file")
     with pytest.raises(StoreError, match="can't record what the project needs"):
         record_needs(store, tmp_path, needs_of([]))
+
+
+def git(folder: Path, *words: str) -> None:
+    named = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "init.defaultBranch=main"]
+    subprocess.run(["git", "-C", str(folder), *named, *words], check=True, capture_output=True)
+
+
+def test_what_another_branch_of_the_folder_needs_is_kept_until_the_branch_is_deleted(tmp_path):
+    store, root = tmp_path / "store", project(tmp_path / "a")
+
+    def applied(features=None):
+        build = build_of(store, features)
+        build.run()
+        record_needs(store, root, needs_of([build]))
+        return build
+
+    git(root, "init")
+    applied()  # before there is a branch
+    git(root, "add", ".")
+    git(root, "commit", "-m", "one")
+    git(root, "switch", "-c", "try/more")
+    applied({"s": Sum("x"), "n": Count(where=pl.col("x") > 1)})
+    git(root, "switch", "main")
+    mine = applied()
+    assert collect(store, root, [mine], dry_run=True) == []
+    git(root, "switch", "--detach")
+    assert collect(store, root, [mine], dry_run=True) == []
+    git(root, "branch", "-D", "try/more")
+    assert [g.kind for g in collect(store, root, [mine], dry_run=False)] == ["column"]
+    assert build_of(store).is_complete
+    assert not build_of(store, {"n": Count(where=pl.col("x") > 1)}).is_complete
+    git(root, "switch", "main")
+    other = project(tmp_path / "other")
+    assert collect(store, other, [], dry_run=True) == []
+
+
+def test_branches_are_those_of_the_repository(tmp_path):
+    assert branches_of(tmp_path) == Branches("", frozenset([""]))
+    git(tmp_path, "init")
+    assert branches_of(tmp_path) == Branches("", frozenset([""]))
+    git(tmp_path, "commit", "--allow-empty", "-m", "one")
+    git(tmp_path, "branch", "a/b")
+    assert branches_of(tmp_path) == Branches("main", frozenset(["main", "a/b"]))
+    git(tmp_path, "switch", "--detach")
+    assert branches_of(tmp_path) == Branches("", frozenset(["", "main", "a/b"]))
+
+
+def test_without_git_there_is_one_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert branches_of(tmp_path) == Branches("", frozenset([""]))
