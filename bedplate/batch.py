@@ -272,6 +272,7 @@ def series_of_lists(values: pl.Series, offsets: Int64s, name: str = "") -> pl.Se
         offsets: [n + 1] int64, ascending.
         name: of the series.
 
+    >>> import polars as pl
     >>> series_of_lists(pl.Series([1, 2, 3]), np.array([0, 2, 2, 3])).to_list()
     [[1, 2], [], [3]]
     """
