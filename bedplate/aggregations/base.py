@@ -419,6 +419,7 @@ class Aggregation(ABC):
     def columns(self) -> frozenset[str]:
         """The columns of the source that its inputs and conditions read.
 
+        >>> import polars as pl
         >>> from bedplate.aggregations.arithmetic import Sum
         >>> sorted(Sum("price", where=pl.col("kind") == "paid").columns)
         ['kind', 'price']
