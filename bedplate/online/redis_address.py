@@ -21,8 +21,8 @@ SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 NAMESPACE = "bp"
 """What the names of all keys begin with, by default, before a colon."""
 
-_OPTIONS = ("ca", "cert", "key", "namespace", "password_env")
 _FILES = ("ca", "cert", "key")
+_OPTIONS = (*_FILES, "namespace", "password_env")
 _PORT = 6379
 
 
@@ -92,19 +92,10 @@ def parse_address(url: str, root: Path | None = None) -> RedisAddress:
         raise ConfigError(
             f"got {len(found)} hosts, expected one", where=shown, hint="those of a cluster: redis+cluster"
         )
-    return RedisAddress(
-        shown=shown,
-        hosts=found,
-        tls=tls,
-        cluster=cluster,
-        db=_db(path, cluster, shown),
-        user=unquote(user),
-        password=_password(unquote(password), options.get("password_env"), shown),
-        namespace=options.get("namespace", NAMESPACE),
-        ca=files.get("ca"),
-        cert=files.get("cert"),
-        key=files.get("key"),
-    )
+    password = _password(unquote(password), options.get("password_env"), shown)
+    namespace, db = options.get("namespace", NAMESPACE), _db(path, cluster, shown)
+    trusted = (files.get(name) for name in _FILES)
+    return RedisAddress(shown, found, tls, cluster, db, unquote(user), password, namespace, *trusted)
 
 
 def _options(query: str, shown: str) -> dict[str, str]:
