@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
-import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -25,7 +22,7 @@ _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 
 if TYPE_CHECKING:
     from bedplate.features.view import CompiledView
-    from bedplate.online.ingest import Ingest
+    from bedplate.online.streams import MicroBatch
     from bedplate.project import Project
 
 
@@ -77,7 +74,7 @@ def ingest(
       bedplate ingest --source lines --source returns stream --follow
       bedplate ingest --until 2011-11-25 stream --json
     """
-    from bedplate.online.ingest import POLL, Ingest
+    from bedplate.online.ingest import Ingest, run_workers
     from bedplate.project import Project
 
     if follow and until is not None:
@@ -91,23 +88,32 @@ def ingest(
     project = Project(directory)
     chosen = _chosen(project, sources)
     begin, limit = time.perf_counter(), None if until is None else parse_time(until, "--until")
-    progressed = [Progressed(name, [v.name for v in views]) for name, views in chosen.items()]
-    with open_online(project.config) as store, ProgressLine(every=5.0) as progress, _stop_signals() as stop:
-        workers = [Ingest(store, views, stream, late=late) for views in chosen.values()]
+    with open_online(project.config) as store, ProgressLine(every=5.0) as progress:
+        workers = {name: Ingest(store, views, stream, late=late) for name, views in chosen.items()}
+        names = {worker: name for name, worker in workers.items()}
         if follow:
             progress(f"following {stream}; Ctrl-C ends it")
-        _run(workers, progressed, limit, stop, progress, wait=POLL if follow else None)
+
+        def show(worker: Ingest, batch: MicroBatch) -> None:
+            place = Path(batch.end.name) if batch.partition == "" else Path(batch.partition, batch.end.name)
+            progress(f"{names[worker]}: {place}, {batch.end.at:,} rows")
+
+        interrupted = run_workers(list(workers.values()), limit, follow=follow, progress=show)
+        progressed = [
+            Progressed(name, [v.name for v in chosen[name]], w.files, w.events, w.watermark)
+            for name, w in workers.items()
+        ]
     seconds = time.perf_counter() - begin
     if not follow and not any(stream.glob("*.parquet")):
         click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
     if as_json:
         found = [asdict(p) for p in progressed]
-        echo_json({"sources": found, "seconds": seconds, "interrupted": stop.is_set()})
+        echo_json({"sources": found, "seconds": seconds, "interrupted": interrupted})
     else:
         rows = [[p.source, ", ".join(p.views), f"{p.files:,}", f"{p.rows:,}", _moment(p)] for p in progressed]
         click.echo(table(["source", "views", "files", "rows", "exact from"], rows, [2, 3]))
-        click.echo(f"{'interrupted' if stop.is_set() else 'done'} after {seconds:.1f} s")
-    if stop.is_set() and not follow:
+        click.echo(f"{'interrupted' if interrupted else 'done'} after {seconds:.1f} s")
+    if interrupted and not follow:
         click.get_current_context().exit(INTERRUPTED_EXIT)
 
 
@@ -133,50 +139,3 @@ def _chosen(project: Project, names: Sequence[str]) -> Mapping[str, list[Compile
             hint="name what the files hold: " + ", ".join(f"{name} (from {table})" for name, table in tables.items()),
         )
     return {name: by_source[name] for name in dict.fromkeys(names or by_source)}
-
-
-def _run(
-    workers: Sequence[Ingest],
-    progressed: Sequence[Progressed],
-    until: int | None,
-    stop: threading.Event,
-    progress: ProgressLine,
-    *,
-    wait: float | None,
-) -> None:
-    """Lets the workers take in what is there, one after the other, and again after each wait."""
-    while not stop.is_set():
-        for worker, done in zip(workers, progressed, strict=True):
-
-            def show(path: Path, row: int, source: str = done.source) -> None:
-                progress(f"{source}: {path.name}, {row:,} rows")
-
-            result = worker.run(until, progress=show)
-            done.files, done.rows = done.files + result.files, done.rows + result.events
-            done.watermark = result.watermark
-            if result.interrupted:
-                stop.set()
-            if stop.is_set():
-                return
-        if wait is None:
-            return
-        stop.wait(wait)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Generator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set the first time, also between two runs of the workers."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
