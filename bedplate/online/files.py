@@ -107,7 +107,7 @@ class FileStream(Stream):
             where=str(path),
             row=lambda row: f"row {at + row:,}",
             newest=lambda: self._newest_time(path),
-            completes=path.name if end == total else "",
+            completes=(path.name,) if end == total else (),
         )
 
     def lag(self, partition: str, after: Position) -> int:

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import TypeAlias, final
@@ -32,6 +32,7 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.files import FileStream, naming
+from bedplate.online.refused import refused_rows
 from bedplate.online.state import REWIND, Events, ViewState, decode_state, group, merged_rows, texts_of
 from bedplate.online.streams import MicroBatch, Stream
 from bedplate.sources.events import RowName, row_text
@@ -238,18 +239,37 @@ class Ingest:
         if until is not None and batch.newest() >= until:
             self._is_over = True
             return None
-        with naming(batch.where):
-            prepared = [self._prepare(view, batch) for view in views]  # all of them before one is changed
+        batch, prepared = self._prepared(views, batch)
         if all(self._commit(each, batch) for each in prepared):
             return batch
         self._is_overtaken = True
         return None
 
+    def _prepared(self, views: Sequence[CompiledView], batch: MicroBatch) -> tuple[MicroBatch, list[_Prepared]]:
+        """The micro-batch without what can't be taken in, as rows of all views, before one of them is changed."""
+        try:
+            with naming(batch.where):
+                prepared = [self._prepare(view, batch) for view in views]
+        except DataError:
+            if batch.refuse is None:
+                raise
+            wrong = refused_rows(views, batch.rows)
+            batch.refuse(wrong)
+            kept = pl.Series([number not in wrong for number in range(len(batch.rows))], dtype=pl.Boolean)
+            batch = replace(batch, rows=batch.rows.filter(kept))
+            with naming(batch.where):
+                return batch, [self._prepare(view, batch) for view in views]
+        if batch.refuse is not None:
+            batch.refuse({})
+        return batch, prepared
+
     def _prepare(self, view: CompiledView, batch: MicroBatch) -> _Prepared:
         raw = batch.rows.lazy()
         rows = prepare_rows(view, raw, name=batch.row)
         until = self._reached[view.id].state.until
-        if not self._late:
+        if self._stream.overlaps_history:
+            rows = rows if self._late else rows.where(rows.visible >= until)
+        elif not self._late:
             _check_not_loaded(view, raw, rows, until, batch.row)
         return _Prepared(view, until, rows, group(self._layouts[view.id], rows))
 
@@ -275,8 +295,7 @@ class Ingest:
                 self._refresh()
                 continue
             reached.raw, reached.state = state.put(view)[1], state
-            if batch.completes:
-                reached.completed_in(batch.partition).add(batch.completes)
+            reached.completed_in(batch.partition).update(batch.completes)
             if len(self._texts) > _MOST_TEXTS:
                 self._texts.clear()
             return True
@@ -295,9 +314,8 @@ class Ingest:
         changes = Changes(expects=[(keys.state_of(view), reached.raw)])
         changes.puts.extend(merged_rows(self._store, self._layouts[view.id], prepared.events, watermark - self._rewind))
         changes.puts.append(state.put(view))
-        if batch.completes:
-            name = f"{batch.partition}/{batch.completes}" if batch.partition else batch.completes
-            changes.puts.append((keys.files_of(view) + name.encode(), b"1"))
+        folder = f"{batch.partition}/" if batch.partition else ""
+        changes.puts.extend((keys.files_of(view) + f"{folder}{name}".encode(), b"1") for name in batch.completes)
         return state, changes
 
 

@@ -8,7 +8,7 @@ taken in.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -50,8 +50,9 @@ class MicroBatch:
         row: what a message calls one of them by its number in `rows`.
         newest: the greatest time of what comes in one piece with them, at which it could be known apart from a delay;
             microseconds, -1 for none.
-        completes: the name of what is wholly taken in with them, such as a file, by which it is remembered; empty:
-            nothing.
+        completes: the names of what is wholly taken in with them, such as a file, by which it is remembered.
+        refuse: keeps aside what was not or can't be taken in of the micro-batch, before it is: called with the numbers
+            of further rows and why; None: such a row stops the stream.
     """
 
     partition: str
@@ -61,7 +62,8 @@ class MicroBatch:
     where: str
     row: Callable[[int], str]
     newest: Callable[[], int]
-    completes: str = ""
+    completes: tuple[str, ...] = ()
+    refuse: Callable[[Mapping[int, str]], None] | None = None
 
 
 class Stream(ABC):
@@ -71,6 +73,11 @@ class Stream(ABC):
     @abstractmethod
     def name(self) -> str:
         """What a message calls the stream."""
+
+    @property
+    def overlaps_history(self) -> bool:
+        """Whether it also holds events from before the time a view is loaded for, which are then passed over."""
+        return False
 
     @abstractmethod
     def partitions(self) -> Sequence[str]:
