@@ -126,7 +126,10 @@ class MissingExtraError(BedplateError):
 _EXTRAS = {
     "adbc_driver_manager": "postgresql",
     "adbc_driver_postgresql": "postgresql",
+    "confluent_kafka": "kafka",
     "deltalake": "delta",
+    "fastavro": "kafka",
+    "google": "kafka",
     "hiredis": "redis",
     "httptools": "serve",
     "lance": "lance",

@@ -217,7 +217,7 @@ class Project:
         done: list[Materialized] = []
         for view, reader, micros in zip(chosen, readers, untils, strict=True):
             began, state, count = time.perf_counter(), known.get(view.id), reader.rows
-            kept = state is not None and bool(state.file) and not replace
+            kept = state is not None and bool(state.positions) and not replace
             if state is None or not kept:
                 blocks = self.history.grouped(view, max(1, _BLOCK_EVENTS * reader.keys // max(1, count)))
                 state = bulk_load(
@@ -234,7 +234,7 @@ class Project:
     def _until(self, view: CompiledView, asked: int | None, known: Mapping[str, ViewState]) -> int:
         """Up to which time to load a view."""
         own = known.get(view.id)
-        if own is not None and own.file:
+        if own is not None and own.positions:
             if asked not in (None, own.until):
                 raise StoreError(
                     f"the stream of the view began at {format_time(own.until)} and is at work, got until "
@@ -248,7 +248,7 @@ class Project:
             return asked
         source = view.view.source.name
         of_source = [known[v.id] for v in self.views.values() if v.view.source.name == source and v.id in known]
-        began = [s.until for s in of_source if s.file]
+        began = [s.until for s in of_source if s.positions]
         return max(began) if began else min(system_clock(), self.history.known(view) + 1)
 
     def dataset(self, name: str) -> CompiledDataset:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
-import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import click
 
@@ -25,7 +24,7 @@ _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 
 if TYPE_CHECKING:
     from bedplate.features.view import CompiledView
-    from bedplate.online.ingest import Ingest
+    from bedplate.online.streams import MicroBatch, Stream
     from bedplate.project import Project
 
 
@@ -49,23 +48,77 @@ class Progressed:
     watermark: int = 0
 
 
-@click.command()
-@click.option("--source", "sources", metavar="SOURCE", multiple=True, help="What the files hold; may be repeated.")
+@final
+class _WithReplay(click.Command):
+    """The command, or the one of a word that comes first."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """`ingest replay ...` is a command of its own; a directory of that name is ./replay."""
+        if args[:1] == ["replay"]:
+            return replay.make_context(f"{info_name} replay", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+_format_option = click.option(
+    "--format", "form", default="json", show_default=True, help="Of payloads: json, avro:FILE or protobuf:FILE:MESSAGE."
+)
+_source_option = click.option(
+    "--source", "sources", metavar="SOURCE", multiple=True, help="What the files hold; may be repeated."
+)
+_late_option = click.option(
+    "--late", is_flag=True, help="Take in events from before the load too: history did not hold them."
+)
+
+
+@click.command(cls=_WithReplay)
+@_source_option
 @click.option("--until", metavar="TIME", help="Stop before the first file with an event at this time or later.")
 @click.option("--follow", is_flag=True, help="Wait for more files, until Ctrl-C or SIGTERM.")
-@click.option("--late", is_flag=True, help="Take in events from before the load too: history did not hold them.")
+@_late_option
+@_format_option
+@click.option("--group", help="Of a topic: the consumer group whose workers share it. [default: bedplate-SOURCE]")
+@click.option(
+    "--letters",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Of a topic: where events go that can't be taken in. [default: .bedplate/letters]",
+)
+@click.option(
+    "--settings",
+    metavar="FILE",
+    type=click.Path(exists=True, path_type=Path),
+    help="Of a topic: a TOML file with settings of librdkafka, such as security.protocol.",
+)
 @project_option
 @json_option
-@click.argument("stream", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("stream", metavar="STREAM")
 def ingest(
-    stream: Path, sources: tuple[str, ...], until: str | None, follow: bool, late: bool, directory: Path, as_json: bool
+    stream: str,
+    sources: tuple[str, ...],
+    until: str | None,
+    follow: bool,
+    late: bool,
+    form: str,
+    group: str | None,
+    letters: Path | None,
+    settings: Path | None,
+    directory: Path,
+    as_json: bool,
 ) -> None:
-    """Take the Parquet files that are appended to DIR into the online store, each event once.
+    """Take the events of STREAM into the online store, each once.
+
+    STREAM is a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC. Any number of these commands
+    may share a stream: a directory's subdirectories and a topic's partitions are taken in side by side.
 
     Files hold rows as the SOURCE's table does and are taken in by the order of their names. Several sources may be
     made from the same rows; without --source these are all sources of the project, which must then be made from one
     table. Rows, texts and the position in the stream change in one step: after Ctrl-C or a crash the same command goes
     on. Write a file under another name and rename it when it is whole.
+
+    An event of a topic that can't be taken in goes to a file of dead letters with the reason, and does not stop it:
+    mend its payload there, then 'bedplate ingest replay FILE'.
 
     'bedplate materialize' loaded every event of history before its time. An event of the stream from before that time
     is an error, as it would count twice. Where such events reached the stream only, --late takes them in; they change
@@ -76,39 +129,115 @@ def ingest(
       bedplate ingest stream
       bedplate ingest --source lines --source returns stream --follow
       bedplate ingest --until 2011-11-25 stream --json
+      bedplate ingest kafka://broker:9092/clicks --source clicks --follow
+      bedplate ingest replay .bedplate/letters/clicks/clicks-0-00000000000000000007.jsonl --source clicks
     """
-    from bedplate.online.ingest import POLL, Ingest
+    from bedplate.online.ingest import POLL, Ingest, run_workers
     from bedplate.project import Project
 
     if follow and until is not None:
         raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
-    if _URL.match(str(stream)) and not stream.exists():
+    folder = Path(stream)
+    is_topic = stream.startswith("kafka:")
+    if _URL.match(stream) and not is_topic and not folder.exists():
         raise ConfigError(
-            f"got '{stream}', expected a directory to which Parquet files are appended",
+            f"got '{stream}', expected a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC",
             where="ingest",
             hint="of a table of another kind 'bedplate materialize' loads the newest state",
         )
+    if is_topic and not follow:
+        raise click.UsageError("a topic has no end, expected --follow")
     project = Project(directory)
     chosen = _chosen(project, sources)
     begin, limit = time.perf_counter(), None if until is None else parse_time(until, "--until")
-    progressed = [Progressed(name, [v.name for v in views]) for name, views in chosen.items()]
-    with open_online(project.config) as store, ProgressLine(every=5.0) as progress, _stop_signals() as stop:
-        workers = [Ingest(store, views, stream, late=late) for views in chosen.values()]
+    with open_online(project.config) as store, ProgressLine(every=5.0) as progress, ExitStack() as opened:
+        streams: dict[str, Stream | Path] = dict.fromkeys(chosen, folder)
+        if is_topic:
+            aside = letters or project.root / ".bedplate" / "letters"
+            topics = _topics(stream, chosen, group, aside, form, settings)
+            for topic in topics.values():
+                opened.callback(topic.close)
+            streams.update(topics)
+        workers = {name: Ingest(store, views, streams[name], late=late) for name, views in chosen.items()}
+        names = {worker: name for name, worker in workers.items()}
         if follow:
             progress(f"following {stream}; Ctrl-C ends it")
-        _run(workers, progressed, limit, stop, progress, wait=POLL if follow else None)
+
+        def show(worker: Ingest, batch: MicroBatch) -> None:
+            place = Path(batch.end.name) if batch.partition == "" else Path(batch.partition, batch.end.name)
+            progress(f"{names[worker]}: {place}, {batch.end.at:,} rows")
+
+        wait = 0.0 if is_topic else POLL  # a topic is waited for by its own
+        interrupted = run_workers(list(workers.values()), limit, follow=follow, progress=show, poll=wait)
+        progressed = [
+            Progressed(name, [v.name for v in chosen[name]], w.files, w.events, w.watermark)
+            for name, w in workers.items()
+        ]
     seconds = time.perf_counter() - begin
-    if not follow and not any(stream.glob("*.parquet")):
+    if not follow and not is_topic and not any(folder.rglob("*.parquet")):
         click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
     if as_json:
         found = [asdict(p) for p in progressed]
-        echo_json({"sources": found, "seconds": seconds, "interrupted": stop.is_set()})
+        echo_json({"sources": found, "seconds": seconds, "interrupted": interrupted})
     else:
         rows = [[p.source, ", ".join(p.views), f"{p.files:,}", f"{p.rows:,}", _moment(p)] for p in progressed]
         click.echo(table(["source", "views", "files", "rows", "exact from"], rows, [2, 3]))
-        click.echo(f"{'interrupted' if stop.is_set() else 'done'} after {seconds:.1f} s")
-    if stop.is_set() and not follow:
+        click.echo(f"{'interrupted' if interrupted else 'done'} after {seconds:.1f} s")
+    if interrupted and not follow:
         click.get_current_context().exit(INTERRUPTED_EXIT)
+
+
+@click.command()
+@_source_option
+@_format_option
+@_late_option
+@project_option
+@json_option
+@click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, directory: Path, as_json: bool) -> None:
+    """Take the mended dead letters of FILE into the online store, each once.
+
+    A letter is known by its topic, partition and offset: one that was taken in is passed over. One that is still wrong
+    is an error that names it, and nothing of its view is changed.
+
+    \b
+    Example:
+      bedplate ingest replay .bedplate/letters/clicks/clicks-0-00000000000000000007.jsonl --source clicks
+    """
+    from bedplate.online.ingest import Ingest
+    from bedplate.online.replay import LetterStream
+    from bedplate.project import Project
+
+    project = Project(directory)
+    taken: dict[str, int] = {}
+    with open_online(project.config) as store:
+        for view in (v for views in _chosen(project, sources).values() for v in views):
+            taken[view.name] = Ingest(store, [view], LetterStream(file, view, form), late=late).run().events
+    if as_json:
+        echo_json({"views": [{"view": name, "letters": count} for name, count in taken.items()]})
+    else:
+        click.echo(table(["view", "letters"], [[name, f"{count:,}"] for name, count in taken.items()], [1]))
+
+
+def _topics(
+    url: str,
+    chosen: Mapping[str, list[CompiledView]],
+    group: str | None,
+    letters: Path,
+    form: str,
+    settings: Path | None,
+) -> dict[str, Stream]:
+    """The topic once a source, as each is at a position of its own."""
+    from bedplate.online.kafka import KafkaStream
+
+    try:
+        given = {} if settings is None else tomllib.loads(settings.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"can't read the settings: {error}", where=str(settings)) from error
+    return {
+        name: KafkaStream(url, views[0], group or f"bedplate-{name}", letters / name, form=form, settings=given)
+        for name, views in chosen.items()
+    }
 
 
 def _moment(progressed: Progressed) -> str:
@@ -133,50 +262,3 @@ def _chosen(project: Project, names: Sequence[str]) -> Mapping[str, list[Compile
             hint="name what the files hold: " + ", ".join(f"{name} (from {table})" for name, table in tables.items()),
         )
     return {name: by_source[name] for name in dict.fromkeys(names or by_source)}
-
-
-def _run(
-    workers: Sequence[Ingest],
-    progressed: Sequence[Progressed],
-    until: int | None,
-    stop: threading.Event,
-    progress: ProgressLine,
-    *,
-    wait: float | None,
-) -> None:
-    """Lets the workers take in what is there, one after the other, and again after each wait."""
-    while not stop.is_set():
-        for worker, done in zip(workers, progressed, strict=True):
-
-            def show(path: Path, row: int, source: str = done.source) -> None:
-                progress(f"{source}: {path.name}, {row:,} rows")
-
-            result = worker.run(until, progress=show)
-            done.files, done.rows = done.files + result.files, done.rows + result.events
-            done.watermark = result.watermark
-            if result.interrupted:
-                stop.set()
-            if stop.is_set():
-                return
-        if wait is None:
-            return
-        stop.wait(wait)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Generator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set the first time, also between two runs of the workers."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

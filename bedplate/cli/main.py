@@ -35,7 +35,7 @@ COMMANDS = {
     "runs": ("bedplate.cli.runs:runs", "List and show runs."),
     "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
     "materialize": ("bedplate.cli.materialize:materialize", "Fill the online store from history."),
-    "ingest": ("bedplate.cli.ingest:ingest", "Keep the online store current from a stream of files."),
+    "ingest": ("bedplate.cli.ingest:ingest", "Keep the online store current from a stream."),
     "serve": ("bedplate.cli.serve:serve", "Serve recommendations and scores over HTTP."),
 }
 """Each command: the attribute that holds it, and its line in the list of commands."""

@@ -84,6 +84,20 @@ class Rows:
         """[n] the events in order of key, time, what orders ties, and arrival."""
         return np.lexsort((*self.ties[::-1], self.times, *self.keys.T[::-1]))
 
+    def where(self, kept: Bools) -> Rows:
+        """The events that are marked."""
+        return Rows(
+            times=self.times[kept],
+            keys=self.keys[kept],
+            selections=tuple(
+                SelectedValues(None if s.valid is None else s.valid[kept], tuple(i[kept] for i in s.inputs), s.texts)
+                for s in self.selections
+            ),
+            key_texts=self.key_texts,
+            known=None if self.known is None else self.known[kept],
+            sequence=None if self.sequence is None else self.sequence[kept],
+        )
+
     def __len__(self) -> int:
         """The number of events."""
         return len(self.times)

@@ -141,7 +141,8 @@ class OnlineStore(ABC):
         """Claims names for writing as long as the context lasts, which a killed process gives up too.
 
         Raises:
-            StoreError: another writer has claimed one of them.
+            ConflictError: another writer has claimed one of them.
+            StoreError: the store can't be written.
         """
 
     @abstractmethod

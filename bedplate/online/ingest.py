@@ -1,51 +1,51 @@
-"""Ingest: from a directory of appended Parquet files to the rows of an online store, each event once.
+"""Ingest: from a stream to the rows of an online store, each event once.
 
-A stream is a directory. Files hold rows as the source's table does, and are taken in by the order of their names, in
-micro-batches. What a micro-batch changes in rows and texts, and the new position, are one step of the store, so that a
-kill at any moment loses nothing and counts nothing twice. A writer of files writes aside (a name that begins with "."
-or ends with ".tmp") and renames, and gives each file a name after those before it.
+A worker takes in micro-batches. What one changes in the rows and texts of a view, and the view's new position in the
+partition, are one step of the store, which is taken only if the view's state is still the one that the worker read: a
+kill at any moment loses nothing and counts nothing twice, and any number of workers may share a stream. A worker that
+another one overtook reads again and goes on from where the view is. A worker claims a partition for the time of a
+micro-batch, which saves work that would be thrown away; nothing depends on it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
 from typing import TypeAlias, final
 
+import msgspec
 import numpy as np
 import polars as pl
 
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import DataError, DefinitionError, reason
+from bedplate.errors import ConflictError, DataError, DefinitionError, StoreError
 from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
-from bedplate.online.state import REWIND, ViewState, group, merged_rows, read_state, texts_of
-from bedplate.sources.base import AVAILABLE, TIME, UNREADABLE
+from bedplate.online.files import FileStream, naming
+from bedplate.online.refused import refused_rows
+from bedplate.online.state import REWIND, Events, ViewState, decode_state, group, merged_rows, texts_of
+from bedplate.online.streams import MicroBatch, Stream
 from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
 
 BATCH = 50_000
-"""How many rows of a file are one micro-batch, by default."""
+"""How many events are one micro-batch, by default."""
 
 POLL = 1.0
-"""How often the directory is looked at for new files when following, in seconds."""
+"""How often the stream is asked for new events when following, in seconds."""
 
-
-_TABLES = {
-    "a Delta": "_delta_log",
-    "an Iceberg": "metadata/*.metadata.json",
-    "a Lance": "_versions",
-}
-"""By what the folder of a table is known."""
-
+_LONGEST_WAIT = 0.05  # seconds before a step that met with a conflict is tried again
+_BUSY = 0.02  # seconds between two attempts at a partition that another worker has
 _MOST_TEXTS = 1_000_000
 """So many ids whose texts are in the store are remembered; then it begins afresh."""
 
@@ -56,7 +56,7 @@ class Ingested:
     """What one run took in.
 
     Attributes:
-        events: rows of the files.
+        events: events of the stream.
         files: files taken in to their end.
         seconds: how long it took.
         watermark: the least of the views' watermarks, microseconds: reads from then on are exact.
@@ -70,8 +70,49 @@ class Ingested:
     interrupted: bool
 
 
-Progress: TypeAlias = Callable[[Path, int], None]
-"""Called after each micro-batch with the file and how many of its rows are in."""
+Progress: TypeAlias = "Callable[[Ingest, MicroBatch], None]"
+"""Called with the worker and each micro-batch that it took in."""
+
+
+@final
+@dataclass(slots=True)
+class _Reached:
+    """What the store says of a view: the bytes of its state, which the next step expects, and what they mean."""
+
+    raw: bytes
+    state: ViewState
+    completed: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+
+    def completed_in(self, partition: str) -> set[str]:
+        """The names of what was wholly taken in of a partition."""
+        return self.completed.setdefault(partition, set())
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What became of a turn.
+
+    Attributes:
+        taken: whether something was taken in.
+        busy: whether another worker was at work on a partition.
+        over: whether there is nothing left before the time until which to take in.
+    """
+
+    taken: bool
+    busy: bool
+    over: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The events of a micro-batch as rows of a view, packed by key."""
+
+    view: CompiledView
+    until: int  # for which time the view was loaded when they were checked
+    rows: Rows
+    events: Events
 
 
 @final
@@ -81,38 +122,27 @@ class Ingest:
     Args:
         store: the store; the views are completely loaded.
         views: compiled views of one source.
-        directory: where the files appear.
-        batch: rows of a micro-batch. Where the source has a cleaning step a whole file is one, as the step may look at
-            several rows.
+        stream: where events come from; a path is a directory to which files are appended.
+        batch: events of a micro-batch, apart from what the stream gives in one piece.
         rewind: reads may ask for a time so much before the watermark; microseconds.
         clock: an event ahead of this clock does not push the watermark beyond it.
         late: take in events from before the time that a view was loaded for. The load held every event of history that
             is so old, so these must be events that history did not hold; they count from now on. Without it they are an
             error.
 
+    Attributes:
+        events: events taken in so far.
+        files: files taken in to their end so far.
+
     Raises:
         DefinitionError: the views are not of one source.
     """
-
-    __slots__ = (
-        "_batch",
-        "_clock",
-        "_directory",
-        "_late",
-        "_layouts",
-        "_rewind",
-        "_states",
-        "_store",
-        "_taken",
-        "_texts",
-        "_views",
-    )
 
     def __init__(
         self,
         store: OnlineStore,
         views: Sequence[CompiledView],
-        directory: Path,
+        stream: Stream | Path,
         *,
         batch: int = BATCH,
         rewind: int = REWIND,
@@ -122,168 +152,216 @@ class Ingest:
         names = sorted({v.view.source.name for v in views})
         if len(names) != 1:
             raise DefinitionError(f"got views of the sources {names}, expected one source", where="ingest")
-        self._store, self._views, self._directory = store, tuple(views), directory
+        self._store, self._views = store, tuple(views)
+        self._stream = FileStream(stream, views[0]) if isinstance(stream, Path) else stream
         self._batch, self._rewind, self._clock, self._late = batch, rewind, clock, late
         self._layouts = {v.id: Layout(v) for v in views}
-        self._states: dict[str, ViewState] = {}
-        self._taken: dict[str, set[str]] = {}
+        self._reached: dict[str, _Reached] = {}
         self._texts: set[int] = set()
+        self.events = self.files = 0
+        self._is_over = self._is_overtaken = False
+
+    @property
+    def watermark(self) -> int:
+        """The least of the views' watermarks when they were last read, microseconds."""
+        return min((r.state.watermark for r in self._reached.values()), default=0)
 
     def run(
         self, until: int | None = None, *, follow: bool = False, progress: Progress | None = None, poll: float = POLL
     ) -> Ingested:
-        """Takes in the files that are there, and with `follow` those that come.
+        """Takes in what is there, and with `follow` what comes; see `run_workers`."""
+        before, begin = (self.events, self.files), monotonic()
+        interrupted = run_workers([self], until, follow=follow, progress=progress, poll=poll)
+        taken = self.events - before[0], self.files - before[1]
+        return Ingested(*taken, monotonic() - begin, self.watermark, interrupted)
 
-        SIGINT (Ctrl-C) and SIGTERM end it after the micro-batch at work; a second one at once, which is safe too.
+    def turn(self, until: int | None = None, progress: Progress | None = None) -> Turn:
+        """Takes in at most one micro-batch of each partition.
 
         Args:
-            until: stop before the first file with an event at this time or later; microseconds.
-            follow: wait for more files until a signal comes or `until` is reached.
+            until: leave out a file with an event at this time or later, and what comes after it; microseconds.
             progress: called after each micro-batch.
-            poll: seconds between two looks at the directory.
 
         Raises:
-            StoreError: the store can't be written, a view is not loaded, or another writer is at work on it.
-            DataError: a file can't be read or its columns are not those of the source's table, a file has a name before
-                one that was taken in, or an event is from before the time that a view was loaded for (see `late`). What
-                was taken in before stays, and the position is before the micro-batch.
+            StoreError: the store can't be written, or a view is not loaded.
+            DataError: the stream can't be read or its columns are not those of the source's table, events would be
+                lost, or an event is from before the time that a view was loaded for (see `late`). What was taken in
+                before stays, and the position is before the micro-batch.
         """
-        begin, events, files = monotonic(), 0, 0
-        self._check_directory()
-        with self._store.writing([v.id for v in self._views]), _signals() as stop:
-            self._states = {v.id: read_state(self._store, v) for v in self._views}
-            self._taken = {v.id: self._names_taken(v) for v in self._views}
-            is_over = False
-            while not is_over:
-                for path in self._new_files():
-                    if stop.is_set() or (until is not None and self._newest(path) >= until):
-                        is_over = True
-                        break
-                    rows, is_whole = self._take_file(path, stop, progress)
-                    events, files = events + rows, files + is_whole
-                is_over = is_over or not follow or stop.wait(poll)
-        watermark = min(s.watermark for s in self._states.values())
-        return Ingested(events, files, monotonic() - begin, watermark, stop.is_set())
+        taken = busy = False
+        self._is_over = self._is_overtaken = False
+        self._refresh()
+        for partition in self._stream.partitions():
+            with contextlib.ExitStack() as claimed:
+                try:
+                    claimed.enter_context(self._store.writing([f"{v.id}/{partition}" for v in self._views]))
+                except ConflictError:
+                    busy = True
+                    continue
+                self._refresh()
+                batch = self._step(partition, until)
+            if batch is None:
+                continue
+            taken = True
+            self.events += len(batch.rows)
+            left = [r for r in self._reached.values() if r.state.position(partition) < batch.end]
+            self.files += bool(batch.completes) and not left
+            if progress is not None:
+                progress(self, batch)
+        return Turn(taken, busy or self._is_overtaken, self._is_over and not taken)
 
-    def _check_directory(self) -> None:
-        """Refuses the folder of a table: its files have no names that say which came first, and some hold old rows."""
-        for kind, sign in _TABLES.items():
-            if any(self._directory.glob(sign)):
-                raise DataError(
-                    f"it is {kind} table, and a stream is a directory to which Parquet files are appended",
-                    where=str(self._directory),
-                    hint="write new rows to a directory of their own as well; or load the table's newest state: "
-                    "bedplate apply, then bedplate materialize --replace",
-                )
+    def _refresh(self) -> None:
+        """Reads the states of the views, and the names of what they have wholly taken in where a state has changed."""
+        found = self._store.read_many([keys.state_of(v) for v in self._views])
+        for view, raw in zip(self._views, found, strict=True):
+            known = self._reached.get(view.id)
+            if known is not None and known.raw == raw:
+                continue
+            reached, prefix = _Reached(raw, decode_state(raw, view, self._store)), keys.files_of(view)
+            for key, _ in self._store.scan(prefix):
+                folder, _, name = key[len(prefix) :].decode().rpartition("/")
+                reached.completed_in(folder).add(name)
+            self._reached[view.id] = reached
 
-    def _names_taken(self, view: CompiledView) -> set[str]:
-        prefix = keys.files_of(view)
-        return {key[len(prefix) :].decode() for key, _ in self._store.scan(prefix)}
+    def _step(self, partition: str, until: int | None) -> MicroBatch | None:
+        """Takes in one micro-batch of a partition; None: there was none, or another worker was first."""
+        at = {v.id: self._reached[v.id].state.position(partition) for v in self._views}
+        for reached in self._reached.values():
+            self._stream.check(partition, reached.state.position(partition), reached.completed_in(partition))
+        # A view that was loaded later than the others is at a position of its own.
+        begin = min(at.values())
+        views = [v for v in self._views if at[v.id] == begin]
+        before = min((p for p in at.values() if p > begin), default=None)
+        completed = self._reached[views[0].id].completed_in(partition)
+        batch = self._stream.read(partition, begin, before, self._batch, completed)
+        if batch is None:
+            return None
+        if until is not None and batch.newest() >= until:
+            self._is_over = True
+            return None
+        batch, prepared = self._prepared(views, batch)
+        if all(self._commit(each, batch) for each in prepared):
+            return batch
+        self._is_overtaken = True
+        return None
 
-    def _new_files(self) -> list[Path]:
-        """The files that some view has not wholly taken in, by name."""
+    def _prepared(self, views: Sequence[CompiledView], batch: MicroBatch) -> tuple[MicroBatch, list[_Prepared]]:
+        """The micro-batch without what can't be taken in, as rows of all views, before one of them is changed."""
         try:
-            entries = sorted(self._directory.iterdir(), key=lambda p: p.name)
-        except OSError as error:
-            raise DataError(f"can't read the directory: {error}", where=str(self._directory)) from error
-        paths = [p for p in entries if p.suffix == ".parquet" and not p.name.startswith(".") and p.is_file()]
-        names = {p.name for p in paths}
-        for view, state in self._states.items():
-            if state.file and state.file not in names | self._taken[view]:
-                raise DataError(
-                    f"the file is gone, of which only {state.row:,} rows were taken in",
-                    where=str(self._directory / state.file),
-                    hint="put it back, then run again",
-                )
-            skipped = sorted(n for n in names - self._taken[view] if n < state.file)
-            if skipped:
-                raise DataError(
-                    f"the file appeared after '{state.file}' was taken in, which comes after it by name",
-                    where=str(self._directory / skipped[0]),
-                    hint="give it a name after all others: files are taken in by the order of their names",
-                )
-        return [p for p in paths if any(p.name not in taken for taken in self._taken.values())]
+            with naming(batch.where):
+                prepared = [self._prepare(view, batch) for view in views]
+        except DataError:
+            if batch.refuse is None:
+                raise
+            wrong = refused_rows(views, batch.rows)
+            batch.refuse(wrong)
+            kept = pl.Series([number not in wrong for number in range(len(batch.rows))], dtype=pl.Boolean)
+            batch = replace(batch, rows=batch.rows.filter(kept))
+            with naming(batch.where):
+                return batch, [self._prepare(view, batch) for view in views]
+        if batch.refuse is not None:
+            batch.refuse({})
+        return batch, prepared
 
-    def _newest(self, path: Path) -> int:
-        """The greatest time in a file at which an event could be known, apart from a delay; -1 if it has no event."""
-        source = self._views[0].view.source
-        with _naming(path):
-            known = [pl.col(name).max() for name in (TIME, AVAILABLE) if name in source.order_columns()]
-            newest = source.events(self._opened(path)).select(pl.max_horizontal(known)).collect().item()
-        return -1 if newest is None else int(newest)
+    def _prepare(self, view: CompiledView, batch: MicroBatch) -> _Prepared:
+        raw = batch.rows.lazy()
+        rows = prepare_rows(view, raw, name=batch.row)
+        until = self._reached[view.id].state.until
+        if self._stream.overlaps_history:
+            rows = rows if self._late else rows.where(rows.visible >= until)
+        elif not self._late:
+            _check_not_loaded(view, raw, rows, until, batch.row)
+        return _Prepared(view, until, rows, group(self._layouts[view.id], rows))
 
-    def _opened(self, path: Path) -> pl.LazyFrame:
-        """The rows of a file, with the columns of the source's table."""
-        view = self._views[0]
-        expected, found = view.view.source.table(view.root).schema(), pl.read_parquet_schema(path)
-        for column, dtype in expected.items():
-            if found.get(column) != dtype:
-                raise DataError(
-                    f"it is {found.get(column, 'missing')}, expected {dtype} as in the source's table",
-                    where=f"column '{column}'",
-                    hint="repair the file or move it away, then run again",
-                )
-        return pl.scan_parquet(path).select(list(expected))
+    def _commit(self, prepared: _Prepared, batch: MicroBatch) -> bool:
+        """Changes a view's rows and position in one step; whether it was still where the micro-batch begins."""
+        view, wait = prepared.view, 0.001
+        while True:
+            reached = self._reached[view.id]
+            if (reached.state.position(batch.partition), reached.state.until) != (batch.begin, prepared.until):
+                return False
+            state, changes = self._changes(prepared, batch, reached)
+            texts = texts_of(prepared.rows, self._texts)
+            changes.puts.extend(texts)
+            try:
+                self._store.commit(changes)
+            except StoreError as error:  # then nothing of the step is known to be stored
+                self._texts.difference_update(int.from_bytes(key[1:], "big", signed=True) for key, _ in texts)
+                if not isinstance(error, ConflictError):
+                    raise
+                # Another partition's step, or one of a worker that took this partition over.
+                time.sleep(random.uniform(0, wait))
+                wait = min(2 * wait, _LONGEST_WAIT)
+                self._refresh()
+                continue
+            reached.raw, reached.state = state.put(view)[1], state
+            reached.completed_in(batch.partition).update(batch.completes)
+            if len(self._texts) > _MOST_TEXTS:
+                self._texts.clear()
+            return True
 
-    def _take_file(self, path: Path, stop: threading.Event, progress: Progress | None) -> tuple[int, bool]:
-        """Takes in what is left of a file; how many rows that was, and whether it is wholly in."""
-        rows = 0
-        with _naming(path):
-            raw = self._opened(path)
-            total = int(raw.select(pl.len()).collect().item())
-            while True:
-                # A view that was loaded later than the others is at a position of its own.
-                left = [v for v in self._views if path.name not in self._taken[v.id]]
-                if not left or stop.is_set():
-                    return rows, not left
-                at = {v.id: self._states[v.id].row if self._states[v.id].file == path.name else 0 for v in left}
-                begin = min(at.values())
-                size = self._batch if left[0].view.source.prepare is None else total
-                end = min([begin + size, total, *(a for a in at.values() if a > begin)])
-                part = raw.slice(begin, end - begin).collect().lazy()
-                self._take([v for v in left if at[v.id] == begin], part, path.name, begin, end, is_last=end == total)
-                rows += end - begin
-                if progress is not None:
-                    progress(path, end)
+    def _changes(self, prepared: _Prepared, batch: MicroBatch, reached: _Reached) -> tuple[ViewState, Changes]:
+        """The step from a view's state to the one after a micro-batch."""
+        view, rows, before = prepared.view, prepared.rows, reached.state
+        watermark = max(before.watermark, min(int(rows.visible.max(initial=-1)), self._clock()))
+        state = msgspec.structs.replace(
+            before,
+            watermark=watermark,
+            newest=max(before.newest, int(rows.times.max(initial=-1))),
+            events=before.events + len(rows),
+            positions=before.positions | {batch.partition: batch.end},
+        )
+        changes = Changes(expects=[(keys.state_of(view), reached.raw)])
+        changes.puts.extend(merged_rows(self._store, self._layouts[view.id], prepared.events, watermark - self._rewind))
+        changes.puts.append(state.put(view))
+        folder = f"{batch.partition}/" if batch.partition else ""
+        changes.puts.extend((keys.files_of(view) + f"{folder}{name}".encode(), b"1") for name in batch.completes)
+        return state, changes
 
-    def _take(
-        self, views: Sequence[CompiledView], raw: pl.LazyFrame, name: str, begin: int, end: int, *, is_last: bool
-    ) -> None:
-        """One micro-batch: the rows of a file from `begin` to `end`, in one step of the store."""
-        changes, states = Changes(), dict[str, ViewState]()
-        texts, self._texts = self._texts, set()  # of a step that fails nothing is known to be stored
 
-        def shown(row: int) -> str:
-            return f"row {begin + row:,}"
+def run_workers(
+    workers: Sequence[Ingest],
+    until: int | None = None,
+    *,
+    follow: bool = False,
+    progress: Progress | None = None,
+    poll: float = POLL,
+) -> bool:
+    """Lets the workers of several sources take in what is there, in turns, and with `follow` what comes.
 
-        for view in views:
-            rows, layout, state = prepare_rows(view, raw, name=shown), self._layouts[view.id], self._states[view.id]
-            if not self._late:
-                _check_not_loaded(view, raw, rows, state.until, shown)
-            newest = int(rows.times.max(initial=-1))
-            watermark = max(state.watermark, min(int(rows.visible.max(initial=-1)), self._clock()))
-            changes.puts.extend(merged_rows(self._store, layout, group(layout, rows), watermark - self._rewind))
-            changes.puts.extend(texts_of(rows, texts))
-            states[view.id] = ViewState(
-                name=view.name,
-                id=view.id,
-                complete=True,
-                until=state.until,
-                watermark=watermark,
-                newest=max(state.newest, newest),
-                events=state.events + len(rows),
-                file=name,
-                row=end,
-            )
-            changes.puts.append(states[view.id].put(view))
-            if is_last:
-                changes.puts.append((keys.files_of(view) + name.encode(), b"1"))
-        self._store.commit(changes)
-        self._states.update(states)
-        self._texts = texts if len(texts) < _MOST_TEXTS else set()
-        if is_last:
-            for view in views:
-                self._taken[view.id].add(name)
+    SIGINT (Ctrl-C) and SIGTERM end it after the micro-batch at work; a second one at once, which is safe too.
+
+    Args:
+        workers: the workers.
+        until: leave out a file with an event at this time or later, and what comes after it; microseconds.
+        follow: wait for more until a signal comes, or `until` is reached.
+        progress: called after each micro-batch.
+        poll: seconds between two looks at a stream that has nothing new.
+
+    Returns:
+        whether a signal ended it.
+
+    Raises:
+        StoreError: as `Ingest.turn`.
+        DataError: as `Ingest.turn`.
+    """
+    with stop_signals() as stop:
+        left = list(workers)
+        while left and not stop.is_set():
+            taken = busy = False
+            for worker in list(left):
+                turn = worker.turn(until, progress)
+                taken, busy = taken or turn.taken, busy or turn.busy
+                if turn.over and not turn.busy:
+                    left.remove(worker)
+                if stop.is_set():
+                    break
+            if taken or not left:
+                continue
+            if not follow and not busy:
+                break
+            stop.wait(_BUSY if busy else poll)
+        return stop.is_set()
 
 
 def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: int, name: RowName) -> None:
@@ -303,23 +381,7 @@ def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: 
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Generator[None]:
-    """Says in errors about data which file they are about."""
-    try:
-        yield
-    except DataError as error:
-        where = f"{path}: {error.where}" if error.where else str(path)
-        raise DataError(error.message, where=where, hint=error.hint) from error
-    except UNREADABLE as error:
-        raise DataError(
-            f"can't read the file: {reason(error)}",
-            where=str(path),
-            hint="repair it or move it away, then run again; files are written aside and renamed when they are whole",
-        ) from error
-
-
-@contextlib.contextmanager
-def _signals() -> Generator[threading.Event]:
+def stop_signals() -> Generator[threading.Event]:
     """An event that SIGINT and SIGTERM set, the first time; only the main thread of a process gets signals."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -21,7 +21,7 @@ from typing import Any, final
 
 import lmdb
 
-from bedplate.errors import StoreError
+from bedplate.errors import ConflictError, StoreError
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore, Values, check_deadline, conflict
 
@@ -221,7 +221,7 @@ class LmdbStore(OnlineStore):
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise StoreError(
+                    raise ConflictError(
                         f"another writer is at work on '{name}'",
                         where=self.url,
                         hint="a load or an ingest is running; stop it first, or wait until it is done",

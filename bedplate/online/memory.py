@@ -7,7 +7,7 @@ import threading
 from collections.abc import Generator, Sequence
 from typing import final
 
-from bedplate.errors import StoreError
+from bedplate.errors import ConflictError
 from bedplate.online.base import Changes, OnlineStore, Values, check_deadline, conflict
 
 
@@ -51,7 +51,9 @@ class MemoryStore(OnlineStore):
         with self._lock:
             taken = self._claimed.intersection(names)
             if taken:
-                raise StoreError(f"another writer is at work on {sorted(taken)}", where=self.url, hint="stop it first")
+                raise ConflictError(
+                    f"another writer is at work on {sorted(taken)}", where=self.url, hint="stop it first"
+                )
             self._claimed.update(names)
         try:
             yield

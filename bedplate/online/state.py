@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from bedplate.online import keys
 from bedplate.online.base import OnlineStore, text_puts
 from bedplate.online.codec import Layout
 from bedplate.online.folding import merge_into_rows
+from bedplate.online.streams import BEGINNING, Position
 from bedplate.types import MINUTE, Int64s
 
 REWIND = MINUTE
@@ -23,7 +25,7 @@ answered a little after its time still gets the values of its time."""
 
 
 @final
-class ViewState(msgspec.Struct, frozen=True):
+class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a store holds of a view.
 
     Attributes:
@@ -34,8 +36,7 @@ class ViewState(msgspec.Struct, frozen=True):
         watermark: reads at this time or later are exact; microseconds.
         newest: the time of the newest event taken in, microseconds; -1: none.
         events: how many events were taken in.
-        file: the file of the stream that was taken in last; empty: none yet.
-        row: how many of its rows.
+        positions: up to where each partition of the stream was taken in; see `streams`.
     """
 
     name: str
@@ -45,12 +46,45 @@ class ViewState(msgspec.Struct, frozen=True):
     watermark: int
     newest: int = -1
     events: int = 0
-    file: str = ""
-    row: int = 0
+    positions: dict[str, Position] = {}
+
+    def position(self, partition: str) -> Position:
+        """Up to where a partition of the stream was taken in."""
+        return self.positions.get(partition, BEGINNING)
 
     def put(self, view: CompiledView) -> tuple[bytes, bytes]:
         """What to put so that this is the view's state."""
         return keys.state_of(view), msgspec.json.encode(self)
+
+
+@final
+class _OneFile(msgspec.Struct, frozen=True):
+    """The stream's position in a state of a store that was written before streams had partitions."""
+
+    file: str
+    row: int
+
+
+def _decoded(value: bytes) -> ViewState:
+    """A state from its bytes.
+
+    Raises:
+        StoreError: it has a form that is not known here.
+    """
+    try:
+        return msgspec.json.decode(value, type=ViewState)
+    except msgspec.ValidationError as error:
+        with contextlib.suppress(msgspec.ValidationError):
+            before = msgspec.json.decode(value, type=_OneFile)
+            kept = msgspec.json.decode(value, type=dict[str, Any])
+            positions = {"": {"name": before.file, "at": before.row}} if before.file else {}
+            fields = {name: v for name, v in kept.items() if name not in _OneFile.__struct_fields__}
+            return msgspec.convert(fields | {"positions": positions}, ViewState)
+        raise StoreError(
+            f"the online store holds a view's state in a form that is not known here: {error}",
+            where="online store",
+            hint="another version of Bedplate wrote it: use that one, or load the view anew into another store",
+        ) from error
 
 
 def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewState:
@@ -65,7 +99,7 @@ def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewSt
             where=view.place,
             hint="the definition is new, or has changed since it was loaded; run: bedplate materialize",
         )
-    state = msgspec.json.decode(value, type=ViewState)
+    state = _decoded(value)
     if not state.complete or state.id != view.id:
         raise StoreError(
             f"the online store '{store.url}' holds the view only in part",
@@ -86,7 +120,7 @@ def read_state(store: OnlineStore, view: CompiledView) -> ViewState:
 
 def states(store: OnlineStore) -> list[ViewState]:
     """The states of all views in a store, by name, those in part included."""
-    found = [msgspec.json.decode(value, type=ViewState) for _, value in store.scan(keys.STATES)]
+    found = [_decoded(value) for _, value in store.scan(keys.STATES)]
     return sorted(found, key=lambda s: (s.name, s.id))
 
 

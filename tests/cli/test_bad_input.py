@@ -245,11 +245,11 @@ def test_a_stream_that_is_wrong_changes_nothing(folder: Path, capsys: pytest.Cap
         assert f"{stream}/2.parquet: " in message
         assert text in message
         with LmdbStore(folder / ".bedplate" / "online") as store:
-            assert [(s.file, s.events) for s in states(store)] == [("1.parquet", 3)]
+            assert [(s.position("").name, s.events) for s in states(store)] == [("1.parquet", 3)]
     ROWS.write_parquet(stream / "2.parquet")
     assert run(["ingest", str(stream), "--project", str(folder)]) == 0
     with LmdbStore(folder / ".bedplate" / "online") as store:
-        assert [(s.file, s.events) for s in states(store)] == [("2.parquet", 6)]
+        assert [(s.position("").name, s.events) for s in states(store)] == [("2.parquet", 6)]
 
 
 def test_sources_of_two_tables_must_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,7 +252,7 @@ def test_following_takes_in_new_files_until_it_is_stopped(project: Path, call: C
         (stream / "1.tmp").rename(stream / file.name)
         with LmdbStore(project / ".bedplate" / "online") as store:
             deadline = time.monotonic() + 60
-            while {state.file for state in states(store)} != {file.name} and time.monotonic() < deadline:
+            while {state.position("").name for state in states(store)} != {file.name} and time.monotonic() < deadline:
                 time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -23,6 +24,7 @@ ROWS = pl.DataFrame(
     }
 )
 FEATURES = """\
+import msgspec
 import polars as pl
 from bedplate import Count, Entity, FeatureView, Source
 user = Entity("user", key="user")
@@ -59,7 +61,7 @@ def counts(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[list[int]]:
 
 def positions(folder: Path) -> dict[str, tuple[str, int, int]]:
     with LmdbStore(folder / ".bedplate" / "online") as store:
-        return {s.name: (s.file, s.row, s.events) for s in states(store)}
+        return {s.name: (*msgspec.structs.astuple(s.position("")), s.events) for s in states(store)}
 
 
 def after(hours: int) -> pl.DataFrame:

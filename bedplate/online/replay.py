@@ -1,0 +1,86 @@
+"""A stream of mended dead letters: each is taken in once, however often its file is replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import final
+
+from bedplate.errors import DataError
+from bedplate.features.view import CompiledView
+from bedplate.online.letters import read_letters
+from bedplate.online.payloads import Payloads
+from bedplate.online.streams import MicroBatch, Position, Stream
+
+PARTITION = "replay"
+"""The name of the partition of letters; of each view, the letters that were taken in are known by name."""
+
+
+@final
+class LetterStream(Stream):
+    """The letters of a file, their payloads mended by hand.
+
+    Args:
+        path: the file, as it was written or a part of it.
+        view: the compiled view that takes them in: another view may have taken in others.
+        form: of the payloads, see `Payloads`.
+
+    Raises:
+        ConfigError: the form is wrong.
+        DataError: the file can't be read.
+    """
+
+    def __init__(self, path: Path, view: CompiledView, form: str = "json") -> None:
+        self._path, self._letters = path, read_letters(path)
+        self._payloads = Payloads(form, view.view.source.table(view.root).schema(), view.root)
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self._path)
+
+    def partitions(self) -> Sequence[str]:
+        """The one of letters."""
+        return [PARTITION]
+
+    def read(
+        self, partition: str, after: Position, before: Position | None, rows: int, completed: Collection[str] = ()
+    ) -> MicroBatch | None:
+        """The letters that were not taken in yet.
+
+        Raises:
+            DataError: a payload is still wrong.
+        """
+        left = [letter for letter in self._letters if letter.name not in completed][:rows]
+        if not left:
+            return None
+        frame, wrong = self._payloads.decode([letter.data for letter in left])
+        if wrong:
+            number, why = min(wrong.items())
+            raise DataError(
+                f"{len(wrong):,} of {len(left):,} letters are still wrong, the first is the one of partition "
+                f"{left[number].partition} at offset {left[number].offset}: {why}",
+                where=self.name,
+                hint="mend its payload, or delete its line",
+            )
+
+        def row(number: int) -> str:
+            return f"the letter of partition {left[number].partition} at offset {left[number].offset}"
+
+        return MicroBatch(
+            partition=partition,
+            begin=after,
+            end=Position("", after.at + len(left)),
+            rows=frame,
+            where=self.name,
+            row=row,
+            newest=lambda: -1,
+            completes=tuple(letter.name for letter in left),
+        )
+
+    def lag(self, partition: str, after: Position) -> int:
+        """How many letters the file has."""
+        return len(self._letters)
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -1,0 +1,126 @@
+"""The stream: events that come, in partitions, each in an order of its own. One file a kind of stream.
+
+A worker reads a micro-batch of a partition after a position, which has the position that it ends at. The position is
+kept in the store with the rows that the events changed (`state.ViewState`), not by the stream: what the store says was
+taken in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import msgspec
+import polars as pl
+
+
+@final
+class Position(msgspec.Struct, frozen=True, order=True):
+    """How much of a partition was taken in: all before it.
+
+    Attributes:
+        name: of a directory the file; empty: none yet, or the stream numbers its events throughout.
+        at: how many of the file's rows; of a topic the offset of the next event.
+
+    >>> Position("1.parquet", 50_000) < Position("2.parquet", 10)
+    True
+    """
+
+    name: str = ""
+    at: int = 0
+
+
+BEGINNING = Position()
+"""The position of what was never taken in."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Events of one partition that follow each other.
+
+    Attributes:
+        partition: its name.
+        begin: the position after which they come.
+        end: the position after them.
+        rows: the events as the source's table holds them.
+        where: what a message calls the place where they come from.
+        row: what a message calls one of them by its number in `rows`.
+        newest: the greatest time of what comes in one piece with them, at which it could be known apart from a delay;
+            microseconds, -1 for none.
+        completes: the names of what is wholly taken in with them, such as a file, by which it is remembered.
+        refuse: keeps aside what was not or can't be taken in of the micro-batch, before it is: called with the numbers
+            of further rows and why; None: such a row stops the stream.
+    """
+
+    partition: str
+    begin: Position
+    end: Position
+    rows: pl.DataFrame
+    where: str
+    row: Callable[[int], str]
+    newest: Callable[[], int]
+    completes: tuple[str, ...] = ()
+    refuse: Callable[[Mapping[int, str]], None] | None = None
+
+
+class Stream(ABC):
+    """Where events come from. A stream is read by one thread at a time."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What a message calls the stream."""
+
+    @property
+    def overlaps_history(self) -> bool:
+        """Whether it also holds events from before the time a view is loaded for, which are then passed over."""
+        return False
+
+    @abstractmethod
+    def partitions(self) -> Sequence[str]:
+        """The partitions that this worker may read now, anew each time it is asked.
+
+        Raises:
+            DataError: the stream can't be read.
+        """
+
+    @abstractmethod
+    def read(
+        self, partition: str, after: Position, before: Position | None, rows: int, completed: Collection[str] = ()
+    ) -> MicroBatch | None:
+        """The next events of a partition that are there; None: there are none, or so few that more are waited for.
+
+        Args:
+            partition: its name.
+            after: the position after which to read.
+            before: read no further than this position; None: without end.
+            rows: at most so many events, apart from what must be taken in as one piece.
+            completed: the names of what was wholly taken in, see `MicroBatch.completes`.
+
+        Raises:
+            DataError: the events can't be read or are not of the source's columns.
+        """
+
+    @abstractmethod
+    def lag(self, partition: str, after: Position) -> int:
+        """About how many events of a partition are there after a position.
+
+        Raises:
+            DataError: the stream can't be read.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Gives up what the stream holds open."""
+
+    def check(self, partition: str, reached: Position, completed: Collection[str]) -> None:  # noqa: B027  (most have nothing to check)
+        """Raises `DataError` where events would be lost after a position.
+
+        Args:
+            partition: its name.
+            reached: up to where it was taken in.
+            completed: the names of what was wholly taken in, see `MicroBatch.completes`.
+        """
