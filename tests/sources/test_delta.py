@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import struct
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import deltalake
@@ -66,11 +65,10 @@ def test_an_older_version_is_named_by_number_or_time(tmp_path):
     write_deltalake(tmp_path / "rows", ROWS[:1], mode="overwrite")
     old = table(tmp_path, version=0)
     assert numbers(old.scan()) == [1, 2, 3]
-    for version, day in enumerate((datetime(2020, 1, 1, tzinfo=UTC), datetime(2021, 1, 1, tzinfo=UTC))):
-        # A version is of the time at which its file in the log was written.
-        os.utime(tmp_path / "rows" / "_delta_log" / f"{version:020}.json", (day.timestamp(), day.timestamp()))
-    assert numbers(table(tmp_path, at="2020-06-01").scan()) == [1, 2, 3]
-    assert numbers(table(tmp_path, at=datetime(2021, 6, 1, tzinfo=UTC)).scan()) == [1]
+    written = deltalake.DeltaTable(tmp_path / "rows").history()
+    assert [h["version"] for h in written] == [1, 0]
+    moment = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=written[0]["timestamp"])
+    assert numbers(table(tmp_path, at=moment).scan()) == [1]
     assert numbers(table(tmp_path, at="2199-01-01").scan()) == [1]
     assert Source("s", "delta:rows?version=0", time="time").table(tmp_path).snapshot() == old.snapshot()
 
