@@ -35,7 +35,7 @@ from bedplate.types import Array, Int64s
 
 BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
-_KEPT = 4
+_KEPT = 8
 """Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
