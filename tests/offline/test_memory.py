@@ -102,8 +102,7 @@ def test_a_table_five_times_the_room_above_the_libraries_is_built_and_looked_up_
     found = json.loads(done.stdout)
     assert size >= 5 * room, f"the table is {size / room:.1f} times the room"
     assert found["parts"][0] > 1
-    for when in ("built", "looked up"):
-        took = (found[when] - found["before"]) / room
+    for when, took in ((w, (found[w] - found["before"]) / room) for w in ("built", "looked up")):
         assert took <= 1, (
             f"{kind}: {took:.2f} times the room of {room:,} bytes until it was {when}; the table is {size:,} bytes, "
             f"the budget {found['before'] + room:,}, of which the libraries take {found['before']:,}"
