@@ -35,7 +35,7 @@ from bedplate.types import Array, Int64s
 
 BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
-_KEPT = 16
+_KEPT = 8
 """Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
@@ -256,7 +256,8 @@ class IndexReader:
                         same = starts[run.start : run.stop + 1]
                         answer.add(part.repeated(every.rows[same[0] : same[-1]], np.diff(same)))
                 if start // BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
-                    release([timeline.times, *(t.prefix for t in totals if t.prefix is not None)])
+                    values = [v for files in self._files for v in files.inputs]
+                    release([timeline.times, *values, *(t.prefix for t in totals if t.prefix is not None)])
 
             list(pool.map(work, range(0, len(keys), BLOCK)))
         return answer.columns()
