@@ -72,6 +72,32 @@ _late_option = click.option(
 )
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Topic:
+    """What the command line says of a topic: the group, where dead letters go, the form of payloads, the settings."""
+
+    group: str | None
+    letters: Path
+    form: str
+    settings: Path | None
+
+    def open(self, url: str, chosen: Mapping[str, list[CompiledView]], opened: ExitStack) -> dict[str, Stream]:
+        """The topic once a source, as each is at a position of its own."""
+        from bedplate.online.kafka import KafkaStream
+
+        try:
+            given = {} if self.settings is None else tomllib.loads(self.settings.read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"can't read the settings: {error}", where=str(self.settings)) from error
+        streams: dict[str, Stream] = {}
+        for name, views in chosen.items():
+            group, letters = self.group or f"bedplate-{name}", self.letters / name
+            streams[name] = KafkaStream(url, views[0], group, letters, form=self.form, settings=given)
+            opened.callback(streams[name].close)
+        return streams
+
+
 @click.command(cls=_WithReplay)
 @_source_option
 @click.option("--until", metavar="TIME", help="Stop before the first file with an event at this time or later.")
@@ -132,49 +158,18 @@ def ingest(
       bedplate ingest kafka://broker:9092/clicks --source clicks --follow
       bedplate ingest replay .bedplate/letters/clicks/clicks-0-00000000000000000007.jsonl --source clicks
     """
-    from bedplate.online.ingest import POLL, Ingest, run_workers
     from bedplate.project import Project
 
-    if follow and until is not None:
-        raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
-    folder = Path(stream)
-    is_topic = stream.startswith("kafka:")
-    if _URL.match(stream) and not is_topic and not folder.exists():
-        raise ConfigError(
-            f"got '{stream}', expected a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC",
-            where="ingest",
-            hint="of a table of another kind 'bedplate materialize' loads the newest state",
-        )
-    if is_topic and not follow:
-        raise click.UsageError("a topic has no end, expected --follow")
+    _check(stream, until, follow)
     project = Project(directory)
     chosen = _chosen(project, sources)
-    begin, limit = time.perf_counter(), None if until is None else parse_time(until, "--until")
-    with open_online(project.config) as store, ProgressLine(every=5.0) as progress, ExitStack() as opened:
-        streams: dict[str, Stream | Path] = dict.fromkeys(chosen, folder)
-        if is_topic:
-            aside = letters or project.root / ".bedplate" / "letters"
-            topics = _topics(stream, chosen, group, aside, form, settings)
-            for topic in topics.values():
-                opened.callback(topic.close)
-            streams.update(topics)
-        workers = {name: Ingest(store, views, streams[name], late=late) for name, views in chosen.items()}
-        names = {worker: name for name, worker in workers.items()}
-        if follow:
-            progress(f"following {stream}; Ctrl-C ends it")
-
-        def show(worker: Ingest, batch: MicroBatch) -> None:
-            place = Path(batch.end.name) if batch.partition == "" else Path(batch.partition, batch.end.name)
-            progress(f"{names[worker]}: {place}, {batch.end.at:,} rows")
-
-        wait = 0.0 if is_topic else POLL  # a topic is waited for by its own
-        interrupted = run_workers(list(workers.values()), limit, follow=follow, progress=show, poll=wait)
-        progressed = [
-            Progressed(name, [v.name for v in chosen[name]], w.files, w.events, w.watermark)
-            for name, w in workers.items()
-        ]
+    limit = None if until is None else parse_time(until, "--until")
+    aside = letters or project.root / ".bedplate" / "letters"
+    topic = _Topic(group, aside, form, settings) if _is_topic(stream) else None
+    begin = time.perf_counter()
+    progressed, interrupted = _take(project, chosen, stream, topic, limit, follow=follow, late=late)
     seconds = time.perf_counter() - begin
-    if not follow and not is_topic and not any(folder.rglob("*.parquet")):
+    if not follow and not any(Path(stream).rglob("*.parquet")):
         click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
     if as_json:
         found = [asdict(p) for p in progressed]
@@ -185,6 +180,57 @@ def ingest(
         click.echo(f"{'interrupted' if interrupted else 'done'} after {seconds:.1f} s")
     if interrupted and not follow:
         click.get_current_context().exit(INTERRUPTED_EXIT)
+
+
+def _is_topic(stream: str) -> bool:
+    return stream.startswith("kafka:")
+
+
+def _check(stream: str, until: str | None, follow: bool) -> None:
+    if follow and until is not None:
+        raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
+    if _URL.match(stream) and not _is_topic(stream) and not Path(stream).exists():
+        raise ConfigError(
+            f"got '{stream}', expected a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC",
+            where="ingest",
+            hint="of a table of another kind 'bedplate materialize' loads the newest state",
+        )
+    if _is_topic(stream) and not follow:
+        raise click.UsageError("a topic has no end, expected --follow")
+
+
+def _take(
+    project: Project,
+    chosen: Mapping[str, list[CompiledView]],
+    stream: str,
+    topic: _Topic | None,
+    until: int | None,
+    *,
+    follow: bool,
+    late: bool,
+) -> tuple[list[Progressed], bool]:
+    """Takes in what there is for each source; and whether a signal ended it."""
+    from bedplate.online.ingest import POLL, Ingest, run_workers
+
+    with open_online(project.config) as store, ProgressLine(every=5.0) as progress, ExitStack() as opened:
+        streams: dict[str, Stream | Path] = dict.fromkeys(chosen, Path(stream))
+        if topic is not None:
+            streams.update(topic.open(stream, chosen, opened))
+        workers = {name: Ingest(store, views, streams[name], late=late) for name, views in chosen.items()}
+        names = {worker: name for name, worker in workers.items()}
+        if follow:
+            progress(f"following {stream}; Ctrl-C ends it")
+
+        def show(worker: Ingest, batch: MicroBatch) -> None:
+            place = "/".join(filter(None, (batch.partition, batch.end.name)))
+            progress(f"{names[worker]}: {place}, {batch.end.at:,} rows")
+
+        wait = POLL if topic is None else 0.0  # a topic is waited for by its own
+        interrupted = run_workers(list(workers.values()), until, follow=follow, progress=show, poll=wait)
+        return [
+            Progressed(name, [v.name for v in chosen[name]], w.files, w.events, w.watermark)
+            for name, w in workers.items()
+        ], interrupted
 
 
 @click.command()
@@ -217,27 +263,6 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
         echo_json({"views": [{"view": name, "letters": count} for name, count in taken.items()]})
     else:
         click.echo(table(["view", "letters"], [[name, f"{count:,}"] for name, count in taken.items()], [1]))
-
-
-def _topics(
-    url: str,
-    chosen: Mapping[str, list[CompiledView]],
-    group: str | None,
-    letters: Path,
-    form: str,
-    settings: Path | None,
-) -> dict[str, Stream]:
-    """The topic once a source, as each is at a position of its own."""
-    from bedplate.online.kafka import KafkaStream
-
-    try:
-        given = {} if settings is None else tomllib.loads(settings.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"can't read the settings: {error}", where=str(settings)) from error
-    return {
-        name: KafkaStream(url, views[0], group or f"bedplate-{name}", letters / name, form=form, settings=given)
-        for name, views in chosen.items()
-    }
 
 
 def _moment(progressed: Progressed) -> str:

@@ -206,7 +206,7 @@ def test_a_file_that_says_in_another_unit_when_rows_could_be_known_is_refused(tm
     write_files(frame.with_columns(pl.col("known") // 1000), tmp_path, [0])
     with pytest.raises(DataError, match=r"column 'known': the greatest time is .*\n  milliseconds\?"):
         Ingest(store, [view], tmp_path).run()
-    assert read_state(store, view).file != "000000.parquet"
+    assert read_state(store, view).position("").name != "000000.parquet"
 
 
 def test_files_being_written_and_other_files_are_left_alone(tmp_path):
