@@ -70,6 +70,8 @@ class App:
         """Becomes ready."""
         self._pipeline = pipeline
         self._models = {artifact.model.name: artifact.model for artifact in pipeline.models.values()}
+        if pipeline.store is not None:
+            self._metrics.watch(pipeline.store)
         self._ready = True
 
     def close(self) -> None:
@@ -123,11 +125,17 @@ class App:
 
     def _recommend(self, request: Request) -> Response:
         pipeline = self._loaded()
-        return _answered(pipeline.recommend, pipeline.wire.recommend(request.body))
+        return self._answered(pipeline.recommend, pipeline.wire.recommend(request.body))
 
     def _rank(self, request: Request) -> Response:
         pipeline = self._loaded()
-        return _answered(pipeline.rank, pipeline.wire.rank(request.body))
+        return self._answered(pipeline.rank, pipeline.wire.rank(request.body))
+
+    def _answered(self, step: Callable[[Asked], Answer], asked: Asked) -> Response:
+        answer = step(asked)
+        if answer.degraded:
+            self._metrics.observe_degraded(answer.degraded)
+        return Response(200, _answer_encoder.encode(answer))
 
     def _describe(self, request: Request) -> Response:
         return _json(self._loaded().describe())
@@ -173,10 +181,6 @@ def _infer(model: Model, request: Request) -> Response:
     call = oip.decode_infer(request.body, request.headers.get(oip.HEADER_LENGTH), model.inputs, tuple(model.outputs))
     results = model.run(call.tensors, [name for name, _ in call.outputs])
     return oip.encode_infer(call, model.name, model.version, results)
-
-
-def _answered(step: Callable[[Asked], Answer], asked: Asked) -> Response:
-    return Response(200, _answer_encoder.encode(step(asked)))
 
 
 def _wrong_method(request: Request, expected: str) -> Response:

@@ -23,6 +23,7 @@ from bedplate.canonical import string_ids
 from bedplate.clock import Clock
 from bedplate.errors import ConfigError, DefinitionError, RequestError
 from bedplate.features.context import Context
+from bedplate.online.fallback import Degraded
 from bedplate.serving.context import ContextFields
 from bedplate.serving.service import Service
 from bedplate.types import DAY, LATEST_TIME, Int64s, Type, parse_time
@@ -49,6 +50,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
         time: the time that the features are of, microseconds.
         unknown: keys of which the store knows nothing, by entity: no feature of theirs has a value other than zero.
         reason: why `recommend` gives no item, where it gives none; see `empty_reason`.
+        degraded: the views whose values are not as they should be, because the store is slow, down or behind.
         trace: the milliseconds of each step, where the request asks.
     """
 
@@ -58,6 +60,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
     time: int
     unknown: dict[str, list[Key]] = {}
     reason: str | None = None
+    degraded: dict[str, Degraded] = {}
     trace: dict[str, float] | None = None
 
 
