@@ -80,22 +80,7 @@ class App:
 
     def handle(self, request: Request) -> Response:
         """Answers a request; an error becomes its status and `{"error": ...}`."""
-        begin = time.perf_counter()
-        name, method, function = self._find(request.path)
-        try:
-            asked = "GET" if request.method == "HEAD" else request.method
-            if method not in (asked, "*"):
-                response = _wrong_method(request, method)
-            elif request.headers.get(b"content-encoding", b"identity") != b"identity":
-                response = error_response(415, "got a compressed body, expected it as it is")
-            else:
-                response = function(request)
-        except BedplateError as error:
-            if error.http_status >= 500:
-                log.error("%s %s: %s", request.method, request.path, error)
-            response = error_response(error.http_status, error.message, where=error.where, hint=error.hint)
-        self._metrics.observe(name, response.status, time.perf_counter() - begin)
-        return response
+        return respond(request, self._find(request.path), self._metrics)
 
     def _find(self, path: str) -> Route:
         route = self._routes.get(path)
@@ -171,6 +156,26 @@ class App:
                 "outputs": [oip.metadata(spec) for spec in model.outputs.values()],
             }
         )
+
+
+def respond(request: Request, route: Route, metrics: Metrics) -> Response:
+    """The answer of a route, counted; an error becomes its status and `{"error": ...}`."""
+    begin = time.perf_counter()
+    name, method, function = route
+    try:
+        asked = "GET" if request.method == "HEAD" else request.method
+        if method not in (asked, "*"):
+            response = _wrong_method(request, method)
+        elif request.headers.get(b"content-encoding", b"identity") != b"identity":
+            response = error_response(415, "got a compressed body, expected it as it is")
+        else:
+            response = function(request)
+    except BedplateError as error:
+        if error.http_status >= 500:
+            log.error("%s %s: %s", request.method, request.path, error)
+        response = error_response(error.http_status, error.message, where=error.where, hint=error.hint)
+    metrics.observe(name, response.status, time.perf_counter() - begin)
+    return response
 
 
 class _NotReadyError(BedplateError):
