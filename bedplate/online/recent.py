@@ -24,8 +24,8 @@ _ENTRY_BYTES = 250
 """What an entry takes beside its row."""
 _MOST_WAITING = 64
 """Reads whose rows are not filed yet; beyond, whoever reads files them."""
-_NAP_SECONDS = 0.001
-"""How long the thread lets the reader go on with its request before it takes the interpreter."""
+_NAP_SECONDS = 0.02
+"""How often the thread looks for rows while there are some: to wake it for each read may cost the reader its turn."""
 
 _Rows: TypeAlias = "dict[str, dict[bytes, tuple[tuple[float, int], bytes]]]"
 _NEVER = (float("nan"), 0), b""
@@ -48,7 +48,7 @@ class RecentRows:
         most_bytes: about how much memory the rows may take.
     """
 
-    __slots__ = ("_half", "_lock", "_older", "_room", "_rows", "_thread", "_waiting", "_wake")
+    __slots__ = ("_half", "_is_idle", "_lock", "_older", "_room", "_rows", "_thread", "_waiting", "_wake")
 
     def __init__(self, most_bytes: int) -> None:
         self._half = self._room = most_bytes // 2
@@ -58,6 +58,7 @@ class RecentRows:
         self._waiting: deque[_Seen] = deque()
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._is_idle = True
 
     def remember(self, reads: Sequence[Read], values: Values, watermarks: Sequence[int], now: float) -> None:
         """Keeps the rows of reads. A key that the store did not have has an empty row: that is known of it.
@@ -74,7 +75,8 @@ class RecentRows:
             self._thread.start()
         if len(self._waiting) > _MOST_WAITING:
             self._file_waiting()
-        else:
+        elif self._is_idle:
+            self._is_idle = False
             self._wake.put(None)
 
     def recall(self, read: Read) -> tuple[list[bytes], Float64s, Int64s]:
@@ -92,8 +94,9 @@ class RecentRows:
     def _work(self) -> None:
         while True:
             self._wake.get()
-            if self._waiting:
+            while not self._is_idle:
                 sleep(_NAP_SECONDS)
+                self._is_idle = not self._waiting
                 self._file_waiting()
 
     def _file_waiting(self) -> None:
@@ -101,6 +104,7 @@ class RecentRows:
             with self._lock:
                 if self._waiting:
                     self._file(self._waiting.popleft())
+            sleep(0)  # whoever waits for the interpreter comes first
 
     def _file(self, seen: _Seen) -> None:
         """Puts rows under their keys; the lock is held."""
