@@ -86,11 +86,11 @@ def lookup_table(
         features: features, views or their names.
         keys: n keys, or n keys for each entity by its name.
         times: n times, or one for all.
-        context: n values for each context, by its name; null unless given.
+        context: n values for each context, by its name.
         scorers: gives the models behind features.
 
     Raises:
-        DataError: as `Project.lookup`, and values of context that differ in number or are of another type.
+        DataError: as `Project.lookup`, and values of context that are missing, differ in number or are of another type.
         DefinitionError: something else than features is asked for, or nothing.
         NotFoundError: no feature or view has this name.
     """
@@ -105,8 +105,8 @@ def lookup_table(
     if missing:
         needed = ", ".join(entities)
         raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
-    encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
-    given = given_context(graph, context or {})
+    encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in by_entity}
+    given = given_context(graph, selected, context or {})
     micros = asked_times(times, max(map(len, [*encoded.values(), *given.values()]), default=1), "lookup: times")
     if any(len(k) != len(micros) for k in encoded.values()):
         counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
@@ -116,16 +116,16 @@ def lookup_table(
         counted = f"{len(given[wrong[0]])} values of {wrong[0]} and {len(micros)} times"
         raise DataError(f"got {counted}; expected as many of each", where="lookup: context")
     columns = lookup(selected, reader, encoded, micros, given, scorers(selected))
-    shown = [pl.Series(e, by_entity[e]) for e in entities]
+    shown = [pl.Series(e, by_entity[e]) for e in by_entity]
     time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
     return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
 
 
-def given_context(graph: FeatureGraph, given: Mapping[str, Sequence[Any]]) -> dict[str, Column]:
-    """Values of context as columns, by full name.
+def given_context(graph: FeatureGraph, selected: Selected, given: Mapping[str, Sequence[Any]]) -> dict[str, Column]:
+    """Values of context as columns, by full name; of every context that the features need.
 
     Raises:
-        DataError: there is no context of this name, or it is of another type.
+        DataError: there is no context of this name, it is of another type, or one that is needed is missing.
     """
     found: dict[str, Column] = {}
     for name, values in given.items():
@@ -145,6 +145,15 @@ def given_context(graph: FeatureGraph, given: Mapping[str, Sequence[Any]]) -> di
                 where=f"lookup: {context.place}",
             ) from None
         found[full] = series_to_column(series)
+    for name, full in ((c.name, f"{PREFIX}{c.name}") for c in selected.contexts):
+        if full not in found:
+            readers = [d.name for d in selected.derived if full in d.inputs]
+            raise DataError(
+                f"no values of the context '{name}'" + (f", which '{readers[0]}' reads" if readers else ""),
+                where="lookup",
+                hint=f'give context={{"{name}": [...]}}, with None where a request has none; on the command line '
+                f"--context {name}=VALUE",
+            )
     return found
 
 

@@ -128,7 +128,7 @@ class FeatureLookup:
         Args:
             plan: of the features.
             keys: [n] or [1] int64 for each entity of the plan; one key is that of all rows.
-            context: n values, or one, of each context that the features need; what is not here is null.
+            context: n values, or one, of each context that the features need; null where a row has none.
             time: as of when; None: now.
 
         Raises:
@@ -140,7 +140,7 @@ class FeatureLookup:
         given = {e: np.full(rows, k[0]) if len(k) == 1 else k for e, k in keys.items()}
         spread = {n: list(v) * rows if len(v) == 1 else v for n, v in context.items()}
         try:
-            columns = given_context(self.graph, spread)
+            columns = given_context(self.graph, plan.selected, spread)
         except DataError as error:
             raise RequestError(error.message, where="$.context", hint=error.hint) from error
         reading = self.reader.begin(plan.texts_of)

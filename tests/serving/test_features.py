@@ -189,6 +189,7 @@ def test_a_plan_is_made_once(features: FeatureLookup) -> None:
         ({"features": ["hour"], "time": 5}, "expected microseconds", "$.time"),
         ({"features": ["same"], "keys": {"customer": 1}, "context": {"query": 5}}, "of type string", "$.context"),
         ({"features": ["same"], "keys": {"customer": 1}, "context": {"quary": "x"}}, "'quary'", "$.context"),
+        ({"features": ["same"], "keys": {"customer": 1}}, "no values of the context 'query'", "$.context"),
         ({"features": ["hour"], "kees": {}}, "unknown field `kees`", "$"),
         (b"{", "not JSON", None),
     ],
