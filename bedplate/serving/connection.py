@@ -92,7 +92,11 @@ class Connection(asyncio.Protocol):
         if parser.begun != begun:
             self._renew()
         if parser.complete and not self._scheduled:
-            self._admit()
+            most = self._hub.limits.waiting
+            if most and self._hub.waiting < most:
+                self._schedule()  # after those that have come by now: so they are counted
+            else:
+                self._serve(_TOO_MANY if most else None)
         elif parser.waiting:
             self._invite()
         if len(parser.complete) >= self._hub.limits.pending:
@@ -132,16 +136,6 @@ class Connection(asyncio.Protocol):
         """Makes this the last answer; what the client still sends is dropped, so that the answer reaches it."""
         self._refusal = response
         self._schedule()
-
-    def _admit(self) -> None:
-        """Answers the next request at once; where waiting ones are counted, after those that have come by now."""
-        most = self._hub.limits.waiting
-        if not most:
-            self._serve()
-        elif self._hub.waiting < most:
-            self._schedule()
-        else:
-            self._serve(_TOO_MANY)
 
     def _schedule(self) -> None:
         if self._pending and not self._scheduled:
