@@ -19,7 +19,7 @@ ENGINES = ("local",)
 _KEYS = {
     "project": {"name": str, "definitions": list},
     "offline": {"path": str, "memory": str},
-    "online": {"url": str},
+    "online": {"url": str, "deadline": str, "cache": str},
     "registry": {"path": str},
     "engine": {"url": str},
 }
@@ -45,6 +45,8 @@ class Config:
         memory: how much memory the building and reading of indexes may use; bytes.
         online_url: the online store: `lmdb:PATH` (the path absolute), `redis://...`, which may hold a password, or
             `memory:`.
+        online_deadline: how long a read of the online store may take while features are served; microseconds.
+        online_cache: how much memory the rows read last may take, which are used when it can't be read; bytes.
         registry_path: the folder of runs and model versions.
         engine_url: where work runs: `local`.
     """
@@ -55,6 +57,8 @@ class Config:
     offline_path: Path
     memory: int
     online_url: str
+    online_deadline: int
+    online_cache: int
     registry_path: Path
     engine_url: str
 
@@ -82,11 +86,13 @@ def load_config(directory: Path) -> Config:
         ConfigError: the file is missing or not TOML, a key is unknown or of a wrong type, a file of definitions is
             missing, or a URL names an unknown scheme.
     """
+    from bedplate.types import parse_duration
+
     root = directory.expanduser().absolute()
     file = root / CONFIG_FILE
     tables = _read(file)
     _check_keys(tables, file)
-    project = tables.get("project", {})
+    project, online = tables.get("project", {}), tables.get("online", {})
     name = project.get("name", root.resolve().name)
     if not name.strip():
         raise ConfigError("got an empty name", where=f"{file}: project.name")
@@ -96,7 +102,9 @@ def load_config(directory: Path) -> Config:
         definitions=_definitions(project.get("definitions"), root, file),
         offline_path=_path(tables, "offline", ".bedplate/offline", root, file),
         memory=_memory(tables.get("offline", {}).get("memory", "2GB"), file),
-        online_url=_online_url(tables.get("online", {}).get("url", "lmdb:.bedplate/online"), root, file),
+        online_url=_online_url(online.get("url", "lmdb:.bedplate/online"), root, file),
+        online_deadline=parse_duration(online.get("deadline", "50ms"), where=f"{file}: online.deadline"),
+        online_cache=_size(online.get("cache", "64MB"), f"{file}: online.cache"),
         registry_path=_path(tables, "registry", ".bedplate/registry", root, file),
         engine_url=_engine_url(tables.get("engine", {}).get("url", "local"), file),
     )
@@ -169,14 +177,17 @@ def _resolve(text: str, root: Path, where: str) -> Path:
     return root / Path(text).expanduser()
 
 
-def _memory(text: str, file: Path) -> int:
+def _size(text: str, where: str) -> int:
     """Bytes of a size such as "2GB"; a thousand of each unit are one of the next."""
     match = _SIZE.match(text.strip())
     if match is None:
-        raise ConfigError(
-            f"got '{text}', expected a number and MB or GB", where=f"{file}: offline.memory", hint='for example "2GB"'
-        )
-    size = int(float(match[1]) * (10**6 if match[2].upper() == "M" else 10**9))
+        raise ConfigError(f"got '{text}', expected a number and MB or GB", where=where, hint='for example "2GB"')
+    return int(float(match[1]) * (10**6 if match[2].upper() == "M" else 10**9))
+
+
+def _memory(text: str, file: Path) -> int:
+    """Bytes of the budget of memory."""
+    size = _size(text, f"{file}: offline.memory")
     if size < LEAST_MEMORY:
         raise ConfigError(
             f"got '{text}', expected at least {LEAST_MEMORY // 10**6}MB",

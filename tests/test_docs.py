@@ -77,15 +77,15 @@ class Reader:
         if words[0] == "curl":
             return curl(words[1:])
         assert words[0] == "bedplate", f"{self.page}: '{words[0]}' is not a command that the tests execute"
-        if words[1] == "serve":
-            return self.serve(words[2:])
+        if "serve" in words[1:3]:
+            return self.serve(words[1:])
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as problems:
             code = run(words[1:])
         assert code == 0, f"{self.page}: {words} ended with {code}: {problems.getvalue()}"
         return out.getvalue()
 
     def serve(self, words: list[str]) -> str:
-        command = [sys.executable, "-m", "bedplate", "serve", *words, "--port", self.port]
+        command = [sys.executable, "-m", "bedplate", *words, "--port", self.port]
         self.service = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.service.stdout is not None
         return self.service.stdout.readline()
@@ -97,9 +97,11 @@ class Reader:
 
 
 def curl(words: list[str]) -> str:
-    """What `curl [-d BODY] URL` prints."""
+    """What `curl [-H HEADER] [-d BODY] URL` prints."""
     body = words[words.index("-d") + 1].encode() if "-d" in words else None
-    with urllib.request.urlopen(f"http://{words[-1]}", body, timeout=30) as answer:
+    named = [words[i + 1].split(": ") for i, word in enumerate(words) if word == "-H"]
+    request = urllib.request.Request(f"http://{words[-1]}", body, dict(named))
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return answer.read().decode()
 
 

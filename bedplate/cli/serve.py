@@ -33,20 +33,24 @@ def serve(service: str | None, directory: Path, as_json: bool, host: str, port: 
       curl -d '{"customer": 17850}' localhost:8000/recommend
     """
     from bedplate.online.base import open_store
-    from bedplate.online.fetch import OnlineReader
+    from bedplate.online.fallback import FallbackReader
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.serving.load import load_pipeline
     from bedplate.serving.pipeline import Pipeline
     from bedplate.serving.server import run_service
     from bedplate.serving.service import Service
+    from bedplate.types import SECOND, parse_duration
 
     def load() -> Pipeline:
         project = Project(directory)
         definition = project.find(Service, service)
         store = open_store(project.config.online_url, project.root)
         registry = Registry(project.config.registry_path)
-        return load_pipeline(definition, project.graph, OnlineReader(store), registry, threads=threads)
+        config, asked = project.config, definition.deadline
+        deadline = config.online_deadline if asked is None else parse_duration(asked)
+        reader = FallbackReader(store, deadline / SECOND, config.online_cache)
+        return load_pipeline(definition, project.graph, reader, registry, threads=threads)
 
     def announce(url: str, seconds: float) -> None:
         if as_json:

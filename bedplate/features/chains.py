@@ -75,7 +75,7 @@ class ChainRead:
             prefix = self.chain.prefix
             # One assignment: other threads read by the same chain.
             last = self._last = columns.places, {prefix + name: place for name, place in columns.places.items()}
-        return Columns(columns.parts if there is None else [_masked(p, there) for p in columns.parts], last[1])
+        return Columns(columns.parts if there is None else [masked(p, there) for p in columns.parts], last[1])
 
 
 @final
@@ -128,8 +128,8 @@ def _key_values(column: Column) -> tuple[Array, Bools | None]:
     raise TypeError(f"a {type(column).__name__} holds no keys")
 
 
-def _masked(part: Stack | Column, there: Bools) -> Stack | Column:
-    """The same rows, without values where there is none."""
+def masked(part: Stack | Column, there: Bools) -> Stack | Column:
+    """The same rows [n], without values where `there` [n] is false."""
     if isinstance(part, Stack):
         present = np.broadcast_to(there, part.values.shape) if part.present is None else part.present & there
         return Stack(part.values, present, part.is_ids, part.texts)

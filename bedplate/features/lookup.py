@@ -94,7 +94,7 @@ def lookup_table(
         DefinitionError: something else than features is asked for, or nothing.
         NotFoundError: no feature or view has this name.
     """
-    selected = _asked(graph, features)
+    selected = asked_features(graph, features)
     entities = [e.name for e in selected.entities]
     by_entity: Mapping[str, KeysLike] = keys if isinstance(keys, Mapping) else dict.fromkeys(entities[:1], keys)
     kinds = graph.key_types()
@@ -106,7 +106,7 @@ def lookup_table(
         needed = ", ".join(entities)
         raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
     encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in by_entity}
-    given = _context(graph, selected, context or {})
+    given = given_context(graph, selected, context or {})
     micros = asked_times(times, max(map(len, [*encoded.values(), *given.values()]), default=1), "lookup: times")
     if any(len(k) != len(micros) for k in encoded.values()):
         counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
@@ -121,8 +121,12 @@ def lookup_table(
     return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
 
 
-def _context(graph: FeatureGraph, selected: Selected, given: Mapping[str, Sequence[Any]]) -> dict[str, Column]:
-    """Values of context as columns, by full name; of every context that the features need."""
+def given_context(graph: FeatureGraph, selected: Selected, given: Mapping[str, Sequence[Any]]) -> dict[str, Column]:
+    """Values of context as columns, by full name; of every context that the features need.
+
+    Raises:
+        DataError: there is no context of this name, it is of another type, or one that is needed is missing.
+    """
     found: dict[str, Column] = {}
     for name, values in given.items():
         full = name if name.startswith(PREFIX) else f"{PREFIX}{name}"
@@ -153,8 +157,13 @@ def _context(graph: FeatureGraph, selected: Selected, given: Mapping[str, Sequen
     return found
 
 
-def _asked(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
-    """What must be read for features that a person asks for."""
+def asked_features(graph: FeatureGraph, features: FeatureLike | Sequence[FeatureLike]) -> Selected:
+    """What must be read for features that a person asks for.
+
+    Raises:
+        DefinitionError: something else than features is asked for, or nothing.
+        NotFoundError: no feature or view has this name.
+    """
     single = isinstance(features, str | FeatureView | DerivedFeature | ModelFeature | Context)
     if not single and not isinstance(features, list | tuple | set | dict | pl.Series | np.ndarray):
         raise DefinitionError(f"got {features!r}, expected features, views or their names", where="lookup")

@@ -36,6 +36,8 @@ class FeatureView:
         where: a boolean row expression; other events are not part of the view.
         ttl: how old an event may be for `Last`, `LastN` and `TimeSince` to still see it; older values are null.
             Windows bound themselves, and a count or sum without a window is over all history.
+        freshness: how far the online store may be behind the time that it is asked for; beyond, its values are not
+            there. By default it may be as far behind as its stream is. It is no part of what the view's values are.
 
     >>> from bedplate.aggregations.arithmetic import Count
     >>> frame = pl.DataFrame({"user": [1], "time": [1_700_000_000_000_000]})
@@ -45,7 +47,7 @@ class FeatureView:
     ['visits.n_1d']
     """
 
-    __slots__ = ("entities", "features", "name", "source", "ttl", "where")
+    __slots__ = ("entities", "features", "freshness", "name", "source", "ttl", "where")
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class FeatureView:
         *,
         where: ExpressionLike | None = None,
         ttl: str | None = None,
+        freshness: str | None = None,
     ) -> None:
         place = f"view '{name}'"
         self.name = name
@@ -64,6 +67,10 @@ class FeatureView:
         _check_parts(name, source, place)
         self.features = attributes_of(features, source.valid_to, source.deleted, place)
         self.ttl = None if ttl is None else parse_duration(ttl, where=f"{place}: ttl", error=DefinitionError)
+        bound = (
+            None if freshness is None else parse_duration(freshness, where=f"{place}: freshness", error=DefinitionError)
+        )
+        self.freshness = bound
         _check_features(self, place)
         self.where = None if where is None else to_expression(where, f"{place}: where")
 

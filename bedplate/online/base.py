@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from bedplate.batch import ManyTexts
 from bedplate.config import ONLINE_SCHEMES, ONLINE_URLS, without_password
 from bedplate.errors import ConfigError, ConflictError, DeadlineError, missing_extra
 from bedplate.online import keys
-from bedplate.types import Int64s
+from bedplate.types import Bools, Int64s
 
 PAGE = 10_000
 """How many keys a page of a scan has, by default."""
@@ -89,7 +89,14 @@ class Changes:
 
 
 class OnlineStore(ABC):
-    """Where online rows are. Prove an implementation with `bedplate.testing.online_store`."""
+    """Where online rows are. Prove an implementation with `bedplate.testing.online_store`.
+
+    Attributes:
+        keeps_deadlines: whether `read_many` itself comes back by its deadline whatever happens, so that it needs no
+            thread that can be left behind (`guard.GuardedStore`). True of what waits for no other process.
+    """
+
+    keeps_deadlines: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -213,6 +220,10 @@ class StoredTexts(ManyTexts):
     def __len__(self) -> int:
         """How many texts the store has."""
         return len(self._store.scan(keys.TEXTS))
+
+    def known(self, ids: Int64s) -> Bools:
+        """Which of these ids [n] need no read of the store."""
+        return np.fromiter(map(self._known.__contains__, ids.tolist()), np.bool_, len(ids))
 
     def load(self, ids: Sequence[int]) -> None:
         """Reads many texts at once, so that asking for them is a look-up in memory."""

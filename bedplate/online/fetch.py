@@ -16,11 +16,13 @@ from bedplate.errors import AheadError
 from bedplate.features.assemble import Read, Reader
 from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
-from bedplate.online.base import OnlineStore, StoredTexts
+from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.codec import LAST_FOLDED
 from bedplate.online.plan import ReadPlan, UnreadableRowError
 from bedplate.online.state import beyond_words, check_rows, decode_state
 from bedplate.types import Int64s, format_time
+
+_MOST_PLANS = 4096
 
 
 @final
@@ -60,6 +62,14 @@ class OnlineReader(Reader):
 
     def read_all(self, reads: Sequence[Read]) -> list[Columns]:
         """Several reads with one multi-get, of the store as one step left it; see `read`."""
+        return self.columns(reads, self.rows(reads))
+
+    def rows(self, reads: Sequence[Read]) -> Values:
+        """The packed rows of several reads, one read's after the other's, and then the state of each read's view.
+
+        Raises:
+            StoreError: the store can't be read or does not hold a view.
+        """
         wanted: list[bytes] = []
         runs: list[slice] = []
         for read in reads:
@@ -70,10 +80,19 @@ class OnlineReader(Reader):
                 runs.append(slice(first, len(wanted)))
         wanted += [store_keys.state_of(read.view) for read in reads]
         values = self._store.read_many(wanted, runs)
-        words, offsets = values.rows(len(wanted) - len(reads))
-        found, first = list[Columns](), 0
         for read, state in zip(reads, values.last(len(reads)), strict=True):
             self._check_state(read.view, state)
+        return values
+
+    def columns(self, reads: Sequence[Read], values: Values) -> list[Columns]:
+        """The features of several reads from the packed rows that `rows` gave; the store is not asked.
+
+        Raises:
+            AheadError: a row is ahead of a time asked for.
+        """
+        words, offsets = values.rows(sum(len(read.keys) for read in reads))
+        found, first = list[Columns](), 0
+        for read in reads:
             found.append(self._columns(read, words, offsets[first : first + len(read.keys) + 1]))
             first += len(read.keys)
         return found
@@ -98,6 +117,8 @@ class OnlineReader(Reader):
         key = (view.id, names)
         plan = self._plans.get(key)
         if plan is None:
+            if len(self._plans) >= _MOST_PLANS:  # whoever asks for ever other features must not fill the memory
+                self._plans.clear()
             plan = self._plans[key] = ReadPlan(view, names)
         return plan
 

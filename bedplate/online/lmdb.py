@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from itertools import repeat
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import lmdb
 
@@ -141,6 +141,8 @@ class LmdbStore(OnlineStore):
     Raises:
         StoreError: the folder can't be written, or holds a store of another version.
     """
+
+    keeps_deadlines: ClassVar[bool] = True
 
     def __init__(self, path: Path, map_size: int = MAP_SIZE) -> None:
         self.path = path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Generator, Sequence
-from typing import final
+from typing import ClassVar, final
 
 from bedplate.errors import ConflictError
 from bedplate.online.base import Changes, OnlineStore, Values, check_deadline, conflict
@@ -22,6 +22,7 @@ class MemoryStore(OnlineStore):
     """
 
     __slots__ = ("_claimed", "_lock", "_table")
+    keeps_deadlines: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._table: dict[bytes, bytes] = {}

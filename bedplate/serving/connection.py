@@ -18,6 +18,8 @@ from bedplate.serving.parser import RefusedError, RequestParser
 log = logging.getLogger("bedplate.serving")
 
 _LINGER_SECONDS = 2.0
+_REFUSAL = error_response(429, "too many requests wait", hint="ask again later, or ask another server too")
+_TOO_MANY = Response(_REFUSAL.status, _REFUSAL.body, headers=((b"Retry-After", b"1"),))
 
 
 @final
@@ -90,7 +92,11 @@ class Connection(asyncio.Protocol):
         if parser.begun != begun:
             self._renew()
         if parser.complete and not self._scheduled:
-            self._serve()
+            most = self._hub.limits.waiting
+            if most and self._hub.waiting < most:
+                self._schedule()  # after those that have come by now: so they are counted
+            else:
+                self._serve(_TOO_MANY if most else None)
         elif parser.waiting:
             self._invite()
         if len(parser.complete) >= self._hub.limits.pending:
@@ -134,17 +140,24 @@ class Connection(asyncio.Protocol):
     def _schedule(self) -> None:
         if self._pending and not self._scheduled:
             self._scheduled = True
+            self._hub.waiting += 1
             self._loop.call_soon(self._serve)
 
-    def _serve(self) -> None:
-        """Answers the next request; one at a time, so that a client that pipelines many doesn't hold up the others."""
-        self._scheduled = False
+    def _serve(self, answer: Response | None = None) -> None:
+        """Answers the next request; one at a time, so that a client that pipelines many doesn't hold up the others.
+
+        Args:
+            answer: in place of the handler's.
+        """
+        if self._scheduled:
+            self._scheduled = False
+            self._hub.waiting -= 1
         if self._transport is None or self._stalled or not self._pending:
             return
         if self._parser.complete:
             request, keep, old = self._parser.complete.popleft()
             keep = keep and (self._pending or not (self._hub.draining or self._eof))
-            self._write(self._answer(request), keep=keep, old=old, with_body=request.method != "HEAD")
+            self._write(answer or self._answer(request), keep=keep, old=old, with_body=request.method != "HEAD")
             if not keep:
                 self._transport.close()
                 return
@@ -210,6 +223,7 @@ class Hub:
         limits: of each connection.
         connections: those open.
         date: the value of the Date header; the server renews it every second.
+        waiting: connections whose next request waits for its turn.
         draining: the server stops: an answer closes its connection.
     """
 
@@ -217,4 +231,5 @@ class Hub:
     limits: Limits = field(default_factory=Limits)
     connections: set[Connection] = field(default_factory=set[Connection])
     date: bytes = b""
+    waiting: int = 0
     draining: bool = False

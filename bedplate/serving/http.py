@@ -28,6 +28,7 @@ class Limits:
         body_bytes: 413 beyond.
         pending: requests of one connection that were read and not yet answered; reading stops there.
         connections: at once; the next ones get 503.
+        waiting: connections with a request that waits for its turn; the requests of others get 429. 0: no limit.
         idle_seconds: without a request; closed.
         request_seconds: from the first byte of a request to its last; 408 beyond.
         write_seconds: of a client that doesn't read its answers; cut off.
@@ -37,6 +38,7 @@ class Limits:
     body_bytes: int = 16 * 1024 * 1024
     pending: int = 64
     connections: int = 4096
+    waiting: int = 0
     idle_seconds: float = 75.0
     request_seconds: float = 30.0
     write_seconds: float = 30.0

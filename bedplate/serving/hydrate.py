@@ -37,13 +37,14 @@ class Hydrator:
         entities: the type of the key of each entity of the request.
         item_type: the type of the candidates' keys.
         levels: whether a feature is one of the request, by name.
+        selected: the features that are read.
         contexts: the context of the request that the features need.
 
     Raises:
         DefinitionError: no feature has this name, or no view is about the candidates' entity.
     """
 
-    __slots__ = ("_about", "_item", "_join", "_reader", "contexts", "entities", "item_type", "levels")
+    __slots__ = ("_about", "_item", "_join", "_reader", "contexts", "entities", "item_type", "levels", "selected")
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Hydrator:
         # Whether a key is known is asked of its own features: of those too that hold the keys of others.
         held = [key for chain, _ in graph.select(names, place).chains for key in chain.keys if key is not None]
         selected = graph.select([*names, *held], place)
+        self.selected = selected
         self._join, self.contexts = Join(selected, item, scorers), selected.contexts
         self.entities: dict[str, Type] = {e.name: kinds[e.name] for e in selected.entities if e.name != item}
         self.levels: Mapping[str, bool] = self._join.levels
@@ -72,19 +74,26 @@ class Hydrator:
                 about.setdefault(view.view.entities[0].name, []).extend(read)
         self._about = {entity: _About(tuple(names)) for entity, names in about.items()}
 
-    def request(self, keys: Mapping[str, Int64s], time: int, context: Mapping[str, Column] = _NO_CONTEXT) -> Columns:
+    def request(
+        self,
+        keys: Mapping[str, Int64s],
+        time: int,
+        context: Mapping[str, Column] = _NO_CONTEXT,
+        reader: Reader | None = None,
+    ) -> Columns:
         """The features of the request: columns of one row.
 
         Args:
             keys: [1] int64 for each of `entities`.
             time: microseconds.
             context: columns [1] of the request's context, by full name; what is not here is null.
+            reader: reads the features in place of the hydrator's own.
 
         Raises:
             StoreError: the store can't be read, or is ahead of the time.
         """
         rows = Candidates(keys, self._item, _NOTHING, _NO_CANDIDATES, np.array([time]), _ONE, context)
-        return self._join.request(self._reader, rows)
+        return self._join.request(reader or self._reader, rows)
 
     def candidates(
         self,
@@ -93,6 +102,7 @@ class Hydrator:
         candidates: Int64s,
         known: Columns | None = None,
         context: Mapping[str, Column] = _NO_CONTEXT,
+        reader: Reader | None = None,
     ) -> Batch:
         """The batch of one request and n candidates.
 
@@ -102,13 +112,14 @@ class Hydrator:
             candidates: [n] int64.
             known: the features of the request, where they were read before.
             context: as for `request`.
+            reader: as for `request`.
 
         Raises:
             StoreError: the store can't be read, or is ahead of the time.
         """
         offsets = np.array([0, len(candidates)], np.int64)
         rows = Candidates(keys, self._item, candidates, offsets, np.array([time]), _ONE, context)
-        return self._join.batch(self._reader, rows, known=known)
+        return self._join.batch(reader or self._reader, rows, known=known)
 
     def unknown_entities(self, request: Mapping[str, Column]) -> list[str]:
         """The entities of the request of whose key nothing is known."""

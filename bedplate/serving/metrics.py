@@ -1,16 +1,20 @@
-"""Counters and latencies in the Prometheus text format, version 0.0.4."""
+"""Counters and latencies of a server, and what its store did not answer, in the Prometheus text format, 0.0.4."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from typing import final
+
+from bedplate.online.fallback import Degraded
+from bedplate.online.guard import GuardedStore
 
 _BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
 
 @final
 class Metrics:
-    """Requests by route and status, and the seconds they took in the handler.
+    """Requests by route and status, the seconds they took in the handler, and degraded rows by view.
 
     >>> metrics = Metrics()
     >>> metrics.observe("rank", 200, 0.0004)
@@ -18,10 +22,12 @@ class Metrics:
     bedplate_requests_total{route="rank",status="200"} 1
     """
 
-    __slots__ = ("_counts", "_histograms")
+    __slots__ = ("_counts", "_degraded", "_histograms", "_store")
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], int] = {}
+        self._degraded: dict[tuple[str, str], int] = {}
+        self._store: GuardedStore | None = None
         self._histograms: dict[str, tuple[list[int], list[float]]] = {}
 
     def observe(self, route: str, status: int, seconds: float) -> None:
@@ -33,6 +39,16 @@ class Metrics:
             found = self._histograms[route] = ([0] * (len(_BOUNDS) + 1), [0.0])
         found[0][bisect_left(_BOUNDS, seconds)] += 1
         found[1][0] += seconds
+
+    def observe_degraded(self, degraded: Mapping[str, Degraded]) -> None:
+        """Counts the rows of one answer that are not as they should be, by the view's name."""
+        for view, found in degraded.items():
+            for how, rows in found.counts().items():
+                self._degraded[view, how] = self._degraded.get((view, how), 0) + rows
+
+    def watch(self, store: GuardedStore) -> None:
+        """Shows from now on how the reads of a store fail."""
+        self._store = store
 
     def text(self) -> str:
         """All of it, for a scraper."""
@@ -53,4 +69,29 @@ class Metrics:
                 lines.append(f'bedplate_request_seconds_bucket{{route="{route}",le="{bound}"}} {seen}')
             lines.append(f'bedplate_request_seconds_sum{{route="{route}"}} {total[0]:.6f}')
             lines.append(f'bedplate_request_seconds_count{{route="{route}"}} {seen}')
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *self._of_degraded(), *self._of_store()]) + "\n"
+
+    def _of_degraded(self) -> list[str]:
+        return [
+            "# HELP bedplate_degraded_rows_total Rows answered from the cache, without values, or without stale ones.",
+            "# TYPE bedplate_degraded_rows_total counter",
+            *(
+                f'bedplate_degraded_rows_total{{view="{view}",how="{how}"}} {rows}'
+                for (view, how), rows in sorted(self._degraded.items())
+            ),
+        ]
+
+    def _of_store(self) -> list[str]:
+        if self._store is None:
+            return []
+        return [
+            "# HELP bedplate_online_up Whether the online store is asked; 0: its reads failed a moment ago.",
+            "# TYPE bedplate_online_up gauge",
+            f"bedplate_online_up {int(self._store.is_up)}",
+            "# HELP bedplate_online_failed_reads_total Reads that the online store did not answer.",
+            "# TYPE bedplate_online_failed_reads_total counter",
+            *(
+                f'bedplate_online_failed_reads_total{{reason="{why}"}} {count}'
+                for why, count in self._store.failed.items()
+            ),
+        ]

@@ -13,6 +13,8 @@ from bedplate.clock import Clock, system_clock
 from bedplate.errors import ArtifactError, DefinitionError, RequestError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.online.fallback import FallbackReader, Reading, texts_read
+from bedplate.online.guard import GuardedStore
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.filters import Filters
 from bedplate.serving.hydrate import Hydrator, keys_in, take_candidates
@@ -38,7 +40,7 @@ class Pipeline:
     Args:
         service: the definition.
         graph: the project's features.
-        reader: the online store.
+        reader: the online store. With a `FallbackReader` there is an answer too when the store is slow or down.
         load: gives the checked artifact of a model by its reference.
         clock: gives the time of a request that says none.
 
@@ -55,7 +57,8 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_candidates", "_filters", "_hydrator", "_made", "_ranker", "_versions", "models", "service", "wire",
+        "_candidates", "_fallback", "_filters", "_hydrator", "_made", "_ranker", "_texts_of", "_versions", "models",
+        "service", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -84,7 +87,9 @@ class Pipeline:
         if retrieval is not None:
             names += retrieval.signature.features()
         makers = scorers(graph.select(names, service.place), graph, load, _pinned(self.models, service.place))
+        self._fallback = reader if isinstance(reader, FallbackReader) else None
         self._hydrator = Hydrator(graph, names, service.item, reader, service.place, makers)
+        self._texts_of = texts_read(self._hydrator.selected)
         _check_levels(self._hydrator.levels, self.models, service)
         self._ranker.require(SCORE)
         self._candidates = None if retrieval is None else _Candidates(retrieval, service)
@@ -94,6 +99,11 @@ class Pipeline:
         self.wire = Wire(service, hydrator.entities, hydrator.item_type, clock, hydrator.contexts)
         self._versions = {part: f"{a.model.name}:{a.model.version}" for part, a in self.models.items()}
         self._made = {name: maker.version for name, maker in makers.items()}
+
+    @property
+    def store(self) -> GuardedStore | None:
+        """The store as it is read, where the reads may fall back."""
+        return None if self._fallback is None else self._fallback.guard
 
     @property
     def catalogue(self) -> Catalogue | None:
@@ -109,14 +119,14 @@ class Pipeline:
         """
         if self._candidates is None:
             raise RequestError("this service has no retrieval", hint="send the candidates to /rank")
-        watch = _Watch(asked.trace)
-        request = self._hydrator.request(asked.keys, asked.time, asked.context)
+        watch, reading = _Watch(asked.trace), self._begin()
+        request = self._hydrator.request(asked.keys, asked.time, asked.context, reading)
         unknown = self._unknown(asked, request)
         watch.mark("request_features")
         found = self._candidates.find(request, asked)
         watch.mark("candidates")
         keys = self._candidates.catalogue.keys[found]
-        batch = self._hydrator.candidates(asked.keys, asked.time, keys, request)
+        batch = self._hydrator.candidates(asked.keys, asked.time, keys, request, reader=reading)
         watch.mark("hydrate")
         kept = self._filters.rows(batch)
         if kept is not None:
@@ -135,6 +145,7 @@ class Pipeline:
             time=asked.time,
             unknown=unknown,
             trace=watch.steps,
+            degraded={} if reading is None else reading.degraded,
             reason=None if ids else empty_reason(len(self._candidates.catalogue), len(keys)),
         )
 
@@ -144,8 +155,10 @@ class Pipeline:
         Raises:
             StoreError: the store can't be read, or is ahead of the time asked for.
         """
-        watch = _Watch(asked.trace)
-        batch = self._hydrator.candidates(asked.keys, asked.time, asked.item_keys, context=asked.context)
+        watch, reading = _Watch(asked.trace), self._begin()
+        batch = self._hydrator.candidates(
+            asked.keys, asked.time, asked.item_keys, context=asked.context, reader=reading
+        )
         # Before the model, whose weights take the place of all else in the processor's caches.
         unknown = self._unknown(asked, batch.request)
         rows = self._hydrator.unknown_items(batch)
@@ -162,6 +175,7 @@ class Pipeline:
             time=asked.time,
             unknown=unknown,
             trace=watch.steps,
+            degraded={} if reading is None else reading.degraded,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -187,6 +201,14 @@ class Pipeline:
             self.rank(asked)
             if self._candidates is not None:
                 self.recommend(asked)
+        reading = self._begin()
+        self._hydrator.candidates(keys, now, asked.item_keys, reader=reading)
+        if reading is not None and reading.failure is not None:
+            raise reading.failure
+
+    def _begin(self) -> Reading | None:
+        """The reads of one answer, where they may fall back."""
+        return None if self._fallback is None else self._fallback.begin(self._texts_of)
 
     def _score(self, batch: Batch) -> Float32s:
         if not batch.items:

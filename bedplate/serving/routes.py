@@ -70,6 +70,8 @@ class App:
         """Becomes ready."""
         self._pipeline = pipeline
         self._models = {artifact.model.name: artifact.model for artifact in pipeline.models.values()}
+        if pipeline.store is not None:
+            self._metrics.watch(pipeline.store)
         self._ready = True
 
     def close(self) -> None:
@@ -78,22 +80,7 @@ class App:
 
     def handle(self, request: Request) -> Response:
         """Answers a request; an error becomes its status and `{"error": ...}`."""
-        begin = time.perf_counter()
-        name, method, function = self._find(request.path)
-        try:
-            asked = "GET" if request.method == "HEAD" else request.method
-            if method not in (asked, "*"):
-                response = _wrong_method(request, method)
-            elif request.headers.get(b"content-encoding", b"identity") != b"identity":
-                response = error_response(415, "got a compressed body, expected it as it is")
-            else:
-                response = function(request)
-        except BedplateError as error:
-            if error.http_status >= 500:
-                log.error("%s %s: %s", request.method, request.path, error)
-            response = error_response(error.http_status, error.message, where=error.where, hint=error.hint)
-        self._metrics.observe(name, response.status, time.perf_counter() - begin)
-        return response
+        return respond(request, self._find(request.path), self._metrics)
 
     def _find(self, path: str) -> Route:
         route = self._routes.get(path)
@@ -123,11 +110,17 @@ class App:
 
     def _recommend(self, request: Request) -> Response:
         pipeline = self._loaded()
-        return _answered(pipeline.recommend, pipeline.wire.recommend(request.body))
+        return self._answered(pipeline.recommend, pipeline.wire.recommend(request.body))
 
     def _rank(self, request: Request) -> Response:
         pipeline = self._loaded()
-        return _answered(pipeline.rank, pipeline.wire.rank(request.body))
+        return self._answered(pipeline.rank, pipeline.wire.rank(request.body))
+
+    def _answered(self, step: Callable[[Asked], Answer], asked: Asked) -> Response:
+        answer = step(asked)
+        if answer.degraded:
+            self._metrics.observe_degraded(answer.degraded)
+        return Response(200, _answer_encoder.encode(answer))
 
     def _describe(self, request: Request) -> Response:
         return _json(self._loaded().describe())
@@ -165,6 +158,26 @@ class App:
         )
 
 
+def respond(request: Request, route: Route, metrics: Metrics) -> Response:
+    """The answer of a route, counted; an error becomes its status and `{"error": ...}`."""
+    begin = time.perf_counter()
+    name, method, function = route
+    try:
+        asked = "GET" if request.method == "HEAD" else request.method
+        if method not in (asked, "*"):
+            response = _wrong_method(request, method)
+        elif request.headers.get(b"content-encoding", b"identity") != b"identity":
+            response = error_response(415, "got a compressed body, expected it as it is")
+        else:
+            response = function(request)
+    except BedplateError as error:
+        if error.http_status >= 500:
+            log.error("%s %s: %s", request.method, request.path, error)
+        response = error_response(error.http_status, error.message, where=error.where, hint=error.hint)
+    metrics.observe(name, response.status, time.perf_counter() - begin)
+    return response
+
+
 class _NotReadyError(BedplateError):
     http_status = 503
 
@@ -173,10 +186,6 @@ def _infer(model: Model, request: Request) -> Response:
     call = oip.decode_infer(request.body, request.headers.get(oip.HEADER_LENGTH), model.inputs, tuple(model.outputs))
     results = model.run(call.tensors, [name for name, _ in call.outputs])
     return oip.encode_infer(call, model.name, model.version, results)
-
-
-def _answered(step: Callable[[Asked], Answer], asked: Asked) -> Response:
-    return Response(200, _answer_encoder.encode(step(asked)))
 
 
 def _wrong_method(request: Request, expected: str) -> Response:

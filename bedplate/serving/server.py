@@ -17,11 +17,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import final
+from typing import Protocol, TypeVar, final
 
 from bedplate.errors import ConfigError
 from bedplate.serving.connection import Connection, Hub
-from bedplate.serving.http import Handler, Limits
+from bedplate.serving.http import Handler, Limits, Request, Response
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.routes import App
 
@@ -142,8 +142,41 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+Loaded = TypeVar("Loaded")
+_Opened_contra = TypeVar("_Opened_contra", contravariant=True)
+
+
+class Application(Protocol[_Opened_contra]):
+    """What answers a server's requests, from before it is open until after it is closed."""
+
+    def handle(self, request: Request) -> Response:
+        """Answers a request, on the event loop's thread."""
+        ...
+
+    def open(self, loaded: _Opened_contra, /) -> None:
+        """Becomes ready with what was loaded."""
+        ...
+
+    def close(self) -> None:
+        """Is no longer ready."""
+        ...
+
+
 def run_service(
     load: Callable[[], Pipeline],
+    *,
+    host: str,
+    port: int,
+    on_ready: Callable[[str, float], None],
+    limits: Limits | None = None,
+) -> None:
+    """Serves a pipeline; see `run_application`."""
+    run_application(App(), load, host=host, port=port, on_ready=on_ready, limits=limits)
+
+
+def run_application(
+    app: Application[Loaded],
+    load: Callable[[], Loaded],
     *,
     host: str,
     port: int,
@@ -153,7 +186,9 @@ def run_service(
     """Serves until SIGTERM or SIGINT, then drains. Call it on the main thread.
 
     Args:
-        load: gives the pipeline; runs on a thread of its own while the server answers that it is not ready.
+        app: answers the requests.
+        load: gives what the application is opened with; runs on a thread of its own while the server answers that it
+            is not ready.
         host: a name or an address.
         port: 0 for a free one.
         on_ready: called once with the server's URL and the seconds since the call.
@@ -164,7 +199,6 @@ def run_service(
         BedplateError: what `load` raises; the server was not ready before it.
     """
     begin = time.perf_counter()
-    app = App()
     server = Server(app.handle, host=host, port=port, limits=limits)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         runner.run(_serve(server, app, load, lambda: on_ready(server.url, time.perf_counter() - begin)))
@@ -178,7 +212,9 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _serve(server: Server, app: App, load: Callable[[], Pipeline], announce: Callable[[], None]) -> None:
+async def _serve(
+    server: Server, app: Application[Loaded], load: Callable[[], Loaded], announce: Callable[[], None]
+) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -205,12 +241,12 @@ async def _serve(server: Server, app: App, load: Callable[[], Pipeline], announc
         await server.drain()
 
 
-def _in_thread(load: Callable[[], Pipeline]) -> asyncio.Future[Pipeline]:
+def _in_thread(load: Callable[[], Loaded]) -> asyncio.Future[Loaded]:
     """The result of `load`, run on a thread that doesn't keep the process alive."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Pipeline] = loop.create_future()
+    future: asyncio.Future[Loaded] = loop.create_future()
 
-    def settle(result: Pipeline | None, error: BaseException | None) -> None:
+    def settle(result: Loaded | None, error: BaseException | None) -> None:
         if future.done():
             return
         if result is None:
@@ -221,7 +257,7 @@ def _in_thread(load: Callable[[], Pipeline]) -> asyncio.Future[Pipeline]:
             future.set_result(result)
 
     def work() -> None:
-        result: Pipeline | None = None
+        result: Loaded | None = None
         failure: BaseException | None = None
         try:
             result = load()

@@ -12,6 +12,7 @@ from bedplate.arguments import checks_arguments
 from bedplate.canonical import expression_form
 from bedplate.errors import ConfigError, DefinitionError
 from bedplate.registry.version import parse_reference
+from bedplate.types import parse_duration
 
 MOST = 10_000
 """The largest `count`, `top` and `most_candidates`."""
@@ -62,6 +63,8 @@ class Service:
             bought last.
         top: how many items `recommend` gives unless the request says `count`.
         most_candidates: how many candidates a `rank` request may bring.
+        deadline: how long a read of the online store may take, such as "20ms"; then the answer is made of the values
+            that were read last, or without values, and says so. By default `online.deadline` of `bedplate.toml`.
 
     >>> Service("shop", ranking="ranker@champion", item="product", retrieval=Retrieval("towers@champion")).top
     20
@@ -75,6 +78,7 @@ class Service:
     exclude: Sequence[str] = ()
     top: int = 20
     most_candidates: int = 1000
+    deadline: str | None = None
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the project's features; `checks.check_service` checks the rest.
@@ -96,6 +100,8 @@ class Service:
             )
         _check_size(self.top, "top", place)
         _check_size(self.most_candidates, "most_candidates", place)
+        if self.deadline is not None:
+            parse_duration(self.deadline, where=f"{place}: deadline", error=DefinitionError)
         if not isinstance(self.filters, list | tuple):
             raise DefinitionError("filters is a list", where=place, hint="write filters=[...]")
         _check_names(self.exclude, "exclude", place)
@@ -134,6 +140,7 @@ class Service:
             "exclude": list(self.exclude),
             "top": self.top,
             "most_candidates": self.most_candidates,
+            "deadline": self.deadline,
         }
 
 

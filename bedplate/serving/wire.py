@@ -23,6 +23,7 @@ from bedplate.canonical import string_ids
 from bedplate.clock import Clock
 from bedplate.errors import ConfigError, DefinitionError, RequestError
 from bedplate.features.context import Context
+from bedplate.online.fallback import Degraded
 from bedplate.serving.context import ContextFields
 from bedplate.serving.service import Service
 from bedplate.types import DAY, LATEST_TIME, Int64s, Type, parse_time
@@ -33,10 +34,11 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _YEAR = 365 * DAY
 
 _RESERVED = ("candidates", "count", "exclude", "time", "trace")
-_KEY_TYPES: dict[Type, Any] = {
+KEY_TYPES: dict[Type, Any] = {
     Type.INT: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     Type.STRING: Annotated[str, msgspec.Meta(max_length=1024)],
 }
+"""How keys are written in JSON."""
 
 
 class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -49,6 +51,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
         time: the time that the features are of, microseconds.
         unknown: keys of which the store knows nothing, by entity: no feature of theirs has a value other than zero.
         reason: why `recommend` gives no item, where it gives none; see `empty_reason`.
+        degraded: the views whose values are not as they should be, because the store is slow, down or behind.
         trace: the milliseconds of each step, where the request asks.
     """
 
@@ -58,6 +61,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
     time: int
     unknown: dict[str, list[Key]] = {}
     reason: str | None = None
+    degraded: dict[str, Degraded] = {}
     trace: dict[str, float] | None = None
 
 
@@ -136,10 +140,10 @@ class Wire:
                     raise DefinitionError(
                         f"{called} '{name}' has the name of a field of a request", where=service.place, hint="rename it"
                     )
-        keys: list[tuple[str, Any]] = [(name, _KEY_TYPES[kind]) for name, kind in entities.items()]
+        keys: list[tuple[str, Any]] = [(name, KEY_TYPES[kind]) for name, kind in entities.items()]
         common: list[Any] = [*self._context.fields(), ("time", int | str | None, None), ("trace", bool, False)]
         most = service.retrieval.count if service.retrieval is not None else 1
-        item_keys: Any = list[_KEY_TYPES[item]]
+        item_keys: Any = list[KEY_TYPES[item]]
         count: Any = Annotated[int, msgspec.Meta(ge=1, le=most)]
         recommend: list[Any] = [*keys, ("count", count, service.top), ("exclude", item_keys, []), *common]
         self._recommend = _decoder("recommend", recommend)
@@ -152,7 +156,7 @@ class Wire:
         Raises:
             RequestError: it is not JSON of the form above; says where.
         """
-        asked = _decode(self._recommend, body)
+        asked = decode(self._recommend, body)
         return self._asked(asked, asked.exclude, asked.count)
 
     def rank(self, body: bytes) -> Asked:
@@ -161,7 +165,7 @@ class Wire:
         Raises:
             RequestError: it is not JSON of the form above; says where.
         """
-        asked = _decode(self._rank, body)
+        asked = decode(self._rank, body)
         return self._asked(asked, asked.candidates, len(asked.candidates))
 
     def now(self) -> int:
@@ -176,7 +180,7 @@ class Wire:
     def _asked(self, asked: Any, items: list[Key], count: int) -> Asked:
         given: dict[str, Key] = {name: getattr(asked, name) for name in self._entities}
         keys = {name: encode_keys([key], self._entities[name]) for name, key in given.items()}
-        time = self._clock() if asked.time is None else _time(asked.time)
+        time = self._clock() if asked.time is None else decode_time(asked.time)
         found = Asked(given, keys, time, items, encode_keys(items, self._item), count, asked.trace)
         if self._context:
             found.context = self._context.columns(asked)
@@ -204,7 +208,12 @@ def _decoder(name: str, fields: list[Any]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True))
 
 
-def _decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """A request's body.
+
+    Raises:
+        RequestError: it is not JSON of the decoder's type; says where.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -225,10 +234,13 @@ def _field_hint(message: str, decoder: msgspec.json.Decoder[Any]) -> str | None:
     return None
 
 
-def _time(value: int | str) -> int:
-    """Microseconds of the time of a request.
+def decode_time(value: int | str) -> int:
+    """Microseconds of the time of a request: an integer, or a text as of `types.parse_time`.
 
     Integers of the first year are refused: they are seconds or milliseconds, of which no feature would have a value.
+
+    Raises:
+        RequestError: it is none.
     """
     if isinstance(value, int) and not _YEAR <= value < LATEST_TIME:
         raise RequestError(

@@ -1,0 +1,272 @@
+"""Reads that always answer: where the store is slow or down, the rows seen last, and where there is none, no value.
+
+What an answer lacks is said of each view: `Degraded`. A view whose watermark is older than its `freshness` has no
+values either, wherever its rows come from. No value is a presence mask, never a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from time import monotonic
+from typing import final
+
+import msgspec
+import numpy as np
+
+from bedplate.batch import Column, Columns, Ids, Ragged
+from bedplate.features.chains import masked
+from bedplate.features.graph import Selected
+from bedplate.features.reader import Read, Reader
+from bedplate.features.view import CompiledView
+from bedplate.online.base import OnlineStore, StoredTexts, Values
+from bedplate.online.fetch import OnlineReader
+from bedplate.online.guard import GuardedStore, UnavailableError
+from bedplate.online.recent import RecentRows
+from bedplate.types import SECOND, Bools, Float64s, Int64s, Type
+
+DEADLINE_SECONDS = 0.05
+RECENT_BYTES = 64_000_000
+
+
+@final
+class Degraded(msgspec.Struct, omit_defaults=True):
+    """What is not as it should be of one view in one answer; rows are keys of a read.
+
+    Attributes:
+        cached: rows that are the last ones seen, because the store could not be read.
+        default: rows without values, because the store could not be read and they were not seen before.
+        stale: rows without values, because the view is older than its `freshness`.
+        age_seconds: how long ago the oldest of the cached rows was read.
+        behind_seconds: how far the view's watermark is behind the time asked for, where it is stale.
+    """
+
+    cached: int = 0
+    default: int = 0
+    stale: int = 0
+    age_seconds: float = 0.0
+    behind_seconds: float = 0.0
+
+    def counts(self) -> dict[str, int]:
+        """The rows by how they are degraded; those of which there is none are left out.
+
+        >>> Degraded(cached=3, age_seconds=1.5).counts()
+        {'cached': 3}
+        """
+        found = {"cached": self.cached, "default": self.default, "stale": self.stale}
+        return {how: rows for how, rows in found.items() if rows}
+
+
+@final
+class FallbackReader(Reader):
+    """An `OnlineReader` that never waits long for its store. Any number of threads may use it.
+
+    Args:
+        store: the store; its views must be completely loaded.
+        seconds: how long the store may take for a read; after one that failed, the rest of an answer does without.
+        recent_bytes: about how much memory the rows seen last may take.
+        guard: the store with another guard than the one of `seconds`.
+
+    Attributes:
+        guard: the store as it is read.
+    """
+
+    __slots__ = ("_reader", "_recent", "_watermarks", "guard")
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        seconds: float = DEADLINE_SECONDS,
+        recent_bytes: int = RECENT_BYTES,
+        guard: GuardedStore | None = None,
+    ) -> None:
+        self.guard = guard or GuardedStore(store, seconds)
+        self._reader = OnlineReader(self.guard)
+        self._recent = RecentRows(recent_bytes)
+        self._watermarks: dict[str, tuple[bytes, int]] = {}
+
+    def begin(self, texts_of: Collection[str] = ()) -> Reading:
+        """The reads of one answer.
+
+        Args:
+            texts_of: full names of features whose texts the answer needs: they are read with the rows.
+        """
+        return Reading(self, texts_of)
+
+    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
+        """As `OnlineReader.read`; what the answer lacks is not said."""
+        return self.begin().read(view, names, keys, times)
+
+    def read_all(self, reads: Sequence[Read]) -> list[Columns]:
+        """As `OnlineReader.read_all`; what the answer lacks is not said."""
+        return self.begin().read_all(reads)
+
+    def fresh(self, reads: Sequence[Read], texts_of: Collection[str], degraded: dict[str, Degraded]) -> list[Columns]:
+        """What the store says.
+
+        Raises:
+            UnavailableError: the store can't be read in time.
+            StoreError: it does not hold a view, or is ahead of a time asked for.
+        """
+        values = self._reader.rows(reads)
+        watermarks = self._watermarks_of(reads, values)
+        self._recent.remember(reads, values, watermarks, monotonic())
+        found = self._reader.columns(reads, values)
+        if texts_of:
+            for read, columns in zip(reads, found, strict=True):
+                _load_texts(columns, [n for n in read.names if n in texts_of])
+        for i, (read, watermark) in enumerate(zip(reads, watermarks, strict=True)):
+            if read.view.view.freshness is not None:
+                found[i] = _without_stale(read, found[i], np.full(len(read.times), watermark), degraded)
+        return found
+
+    def recalled(
+        self, reads: Sequence[Read], texts_of: Collection[str], degraded: dict[str, Degraded]
+    ) -> list[Columns]:
+        """What was seen last; the store is not asked.
+
+        Raises:
+            AheadError: a row is ahead of a time asked for.
+        """
+        recalled = [self._recent.recall(read) for read in reads]
+        found = self._reader.columns(reads, Values([row for rows, _, _ in recalled for row in rows]))
+        now = monotonic()
+        for i, (read, (_, seen, watermarks)) in enumerate(zip(reads, recalled, strict=True)):
+            there = ~np.isnan(seen)
+            _flag_recalled(read, seen[there], now, degraded)
+            if not there.all():
+                found[i] = _masked(found[i], there)
+            if texts_of:
+                found[i] = _without_unknown_texts(found[i], [n for n in read.names if n in texts_of])
+            if read.view.view.freshness is not None:
+                found[i] = _without_stale(read, found[i], np.where(there, watermarks, read.times), degraded)
+        return found
+
+    def _watermarks_of(self, reads: Sequence[Read], values: Values) -> list[int]:
+        """The watermark of each read's view; 0 where nobody asks for it."""
+        if all(read.view.view.freshness is None for read in reads):
+            return [0] * len(reads)
+        found: list[int] = []
+        for read, state in zip(reads, values.last(len(reads)), strict=True):
+            known = self._watermarks.get(read.view.id)
+            if known is None or known[0] != state:
+                known = self._watermarks[read.view.id] = state, msgspec.json.decode(state, type=_State).watermark
+            found.append(known[1])
+        return found
+
+
+@final
+class Reading(Reader):
+    """The reads of one answer: once the store has failed, it is not asked again for this answer. For one thread.
+
+    Args:
+        reader: what reads.
+        texts_of: see `FallbackReader.begin`.
+
+    Attributes:
+        degraded: what is not as it should be, by the view's name.
+        failure: why the store could not be read; None: it was.
+    """
+
+    __slots__ = ("_reader", "_texts_of", "degraded", "failure")
+
+    def __init__(self, reader: FallbackReader, texts_of: Collection[str]) -> None:
+        self._reader, self._texts_of = reader, texts_of
+        self.degraded: dict[str, Degraded] = {}
+        self.failure: UnavailableError | None = None
+
+    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
+        """As `OnlineReader.read`, whatever the store does."""
+        return self.read_all([Read(view, names, keys, times)])[0]
+
+    def read_all(self, reads: Sequence[Read]) -> list[Columns]:
+        """As `OnlineReader.read_all`, whatever the store does."""
+        if self.failure is None:
+            try:
+                return self._reader.fresh(reads, self._texts_of, self.degraded)
+            except UnavailableError as error:
+                self.failure = error
+        return self._reader.recalled(reads, self._texts_of, self.degraded)
+
+
+def texts_read(selected: Selected, shown: Collection[str] = ()) -> frozenset[str]:
+    """Features, as their views call them, whose texts are needed for derived features, or to show them.
+
+    Args:
+        selected: the features.
+        shown: full names of features whose values are shown.
+    """
+    wanted = {*shown, *(name for derived in selected.derived for name in derived.inputs)}
+    reads = [("", view, names) for view, names in selected.views]
+    reads += [(chain.prefix, chain.view, names) for chain, names in selected.chains]
+    return frozenset(
+        name
+        for prefix, view, names in reads
+        for name in names
+        if prefix + name in wanted and view.features[name].type is Type.STRING
+    )
+
+
+class _State(msgspec.Struct):
+    """What is needed of a view's state."""
+
+    watermark: int
+
+
+def _flag_recalled(read: Read, seen: Float64s, now: float, degraded: dict[str, Degraded]) -> None:
+    """Says that some rows of a read are those seen at these times, and the others without values."""
+    if not len(read.keys):
+        return
+    flag = degraded.setdefault(read.view.name, Degraded())
+    flag.cached += len(seen)
+    flag.default += len(read.keys) - len(seen)
+    if len(seen):
+        flag.age_seconds = max(flag.age_seconds, now - float(seen.min()))
+
+
+def _without_stale(read: Read, columns: Columns, watermarks: Int64s, degraded: dict[str, Degraded]) -> Columns:
+    """The columns, without values in rows whose watermark [n] is too far behind the time asked for."""
+    behind = read.times - watermarks
+    stale: Bools = behind > (read.view.view.freshness or 0)
+    if not stale.any():
+        return columns
+    flag = degraded.setdefault(read.view.name, Degraded())
+    flag.stale += int(stale.sum())
+    flag.behind_seconds = max(flag.behind_seconds, int(behind.max()) / SECOND)
+    return _masked(columns, ~stale)
+
+
+def _load_texts(columns: Columns, names: Sequence[str]) -> None:
+    for name in names:
+        ids = _stored_ids(columns[name])
+        if ids is not None and isinstance(ids.texts, StoredTexts):
+            ids.texts.load((ids.values if ids.present is None else ids.values[ids.present]).tolist())
+
+
+def _without_unknown_texts(columns: Columns, names: Sequence[str]) -> Columns:
+    """The columns, without values whose texts the store would have to be asked for."""
+    parts, places = list(columns.parts), dict(columns.places)
+    for name in names:
+        column = columns[name]
+        ids = _stored_ids(column)
+        if ids is None or not isinstance(ids.texts, StoredTexts):
+            continue
+        there = ids.texts.known(ids.values) if ids.present is None else ids.texts.known(ids.values) | ~ids.present
+        if there.all():
+            continue
+        if isinstance(column, Ragged):
+            rows = np.ones(len(column), np.bool_)
+            rows[np.repeat(np.arange(len(column)), np.diff(column.offsets))[~there]] = False
+            there = rows
+        places[name] = len(parts), -1
+        parts.append(masked(column, there))
+    return Columns(parts, places)
+
+
+def _stored_ids(column: Column) -> Ids | None:
+    """The identities in a column, of one row each or in lists."""
+    ids = column.values if isinstance(column, Ragged) else column
+    return ids if isinstance(ids, Ids) else None
+
+
+def _masked(columns: Columns, there: Bools) -> Columns:
+    return Columns([masked(part, there) for part in columns.parts], columns.places)

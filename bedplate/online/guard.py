@@ -1,0 +1,161 @@
+"""Reading a store that may be slow or down: a deadline on every read, and a circuit that stops asking for a while.
+
+A store that does not itself come back by a deadline is read on threads that can be left behind. There are few of them:
+where all wait for a store that never answers, further reads give up at their deadline too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import ClassVar, final
+
+from bedplate.errors import DeadlineError, StoreError
+from bedplate.online.base import Changes, OnlineStore, Values
+from bedplate.online.read_threads import ReadThreads
+
+log = logging.getLogger("bedplate.online")
+
+FAILURES = 3
+"""After so many reads in a row that failed the store is not asked for a while."""
+PAUSE_SECONDS = 1.0
+"""How long it is not asked; then one read tries again."""
+THREADS = 8
+"""How many reads of a store that keeps no deadlines are under way at once."""
+
+
+class UnavailableError(StoreError):
+    """A store did not answer in time, failed, or was not asked because it failed a moment ago."""
+
+
+@final
+class GuardedStore(OnlineStore):
+    """A store whose reads end by a deadline. Any number of threads may use it.
+
+    Args:
+        store: the store.
+        seconds: how long a read may take.
+        failures: after so many failed reads in a row the store is left alone.
+        pause_seconds: how long it is left alone.
+        clock: monotonic seconds.
+
+    Attributes:
+        failed: how many reads were not answered, by why: `deadline`, `error` or `skipped`.
+
+    >>> from bedplate.online.memory import MemoryStore
+    >>> list(GuardedStore(MemoryStore(), 0.05).read_many([b"a"]))
+    [b'']
+    """
+
+    __slots__ = ("_circuit", "_clock", "_last", "_seconds", "_store", "_threads", "failed")
+    keeps_deadlines: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        store: OnlineStore,
+        seconds: float,
+        *,
+        failures: int = FAILURES,
+        pause_seconds: float = PAUSE_SECONDS,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._store, self._seconds, self._clock = store, seconds, clock
+        self._last = ""
+        self._circuit = _Circuit(failures, pause_seconds)
+        self._threads = None if store.keeps_deadlines else ReadThreads(THREADS, store.url)
+        self.failed = {"deadline": 0, "error": 0, "skipped": 0}
+
+    @property
+    def url(self) -> str:
+        """The store's."""
+        return self._store.url
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the store is asked; False: it failed a moment ago."""
+        return self._circuit.is_closed
+
+    def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = (), deadline: float | None = None) -> Values:
+        """The values of keys, by a deadline; see `OnlineStore.read_many`.
+
+        Raises:
+            UnavailableError: the store did not answer in time, failed, or is left alone.
+        """
+        if not self._circuit.lets_through(self._clock()):
+            self.failed["skipped"] += 1
+            raise UnavailableError(f"not asked, because a moment ago it failed: {self._last}", where=self.url)
+        limit = monotonic() + self._seconds
+        limit = limit if deadline is None else min(limit, deadline)
+        try:
+            if self._threads is None:
+                values = self._store.read_many(wanted, runs, limit)
+            else:
+                values = self._threads.run(lambda: self._store.read_many(wanted, runs, limit), limit)
+        except (StoreError, OSError) as error:
+            kind = "deadline" if isinstance(error, DeadlineError | TimeoutError) else "error"
+            self.failed[kind] += 1
+            self._last = error.message if isinstance(error, StoreError) else str(error)
+            if self._circuit.failed(self._clock()):
+                log.warning("the online store '%s' is not asked for a while: %s", self.url, error)
+            raise UnavailableError(f"the store can't be read now: {self._last}", where=self.url) from error
+        except BaseException:
+            self._circuit.failed(self._clock())
+            raise
+        if self._circuit.succeeded():
+            log.warning("the online store '%s' answers again", self.url)
+        return values
+
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """The store's; it may take its time."""
+        return self._store.scan(prefix)
+
+    def writing(self, names: Sequence[str]) -> AbstractContextManager[None]:
+        """The store's."""
+        return self._store.writing(names)
+
+    def commit(self, changes: Changes) -> None:
+        """The store's."""
+        self._store.commit(changes)
+
+    def close(self) -> None:
+        """Closes the store."""
+        self._store.close()
+
+
+@final
+class _Circuit:
+    """Opens after some failures in a row; while it is open, one read in each pause tries whether the store is back."""
+
+    __slots__ = ("_failures", "_most", "_pause", "_until")
+
+    def __init__(self, most: int, pause: float) -> None:
+        self._most, self._pause = most, pause
+        self._failures, self._until = 0, 0.0
+
+    @property
+    def is_closed(self) -> bool:
+        return self._failures < self._most
+
+    def lets_through(self, now: float) -> bool:
+        if self._failures < self._most:
+            return True
+        if now < self._until:
+            return False
+        self._until = now + self._pause  # the others go on without while this one tries
+        return True
+
+    def failed(self, now: float) -> bool:
+        """Whether this failure has opened it."""
+        self._failures += 1
+        if self._failures < self._most:
+            return False
+        self._until = now + self._pause
+        return self._failures == self._most
+
+    def succeeded(self) -> bool:
+        """Whether it was open."""
+        was_open = self._failures >= self._most
+        self._failures = 0
+        return was_open

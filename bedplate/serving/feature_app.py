@@ -1,0 +1,106 @@
+"""The routes of the feature server.
+
+POST /v1/features        features for keys, as of now; JSON or Arrow IPC
+GET  /openapi.json       all of this, for programs that write clients
+GET  /healthz            whether it answers: 200, or 503
+GET  /metrics            for Prometheus
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import msgspec
+
+from bedplate.errors import BedplateError, NotFoundError, suggest
+from bedplate.serving.feature_plan import FeatureLookup
+from bedplate.serving.feature_wire import answer
+from bedplate.serving.http import TEXT, Request, Response, error_response
+from bedplate.serving.metrics import Metrics
+from bedplate.serving.openapi import openapi
+from bedplate.serving.routes import Route, respond
+from bedplate.serving.tokens import Tokens
+
+_OPEN_PATHS = ("/healthz", "/openapi.json")
+"""What needs no token."""
+
+
+@final
+class FeatureApp:
+    """Answers requests for features. Before `open` and after `close` it is live and not ready.
+
+    Args:
+        tokens: who may ask.
+
+    >>> FeatureApp(Tokens([])).handle(Request("GET", "/healthz", {}, b"")).status
+    503
+    """
+
+    __slots__ = ("_features", "_metrics", "_openapi", "_ready", "_routes", "_tokens")
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+        self._features: FeatureLookup | None = None
+        self._openapi = b""
+        self._ready = False
+        self._metrics = Metrics()
+        self._routes: dict[str, Route] = {
+            "/v1/features": ("features", "POST", self._answer),
+            "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
+            "/healthz": ("health", "GET", self._health),
+            "/metrics": ("metrics", "GET", lambda _: Response(200, self._metrics.text().encode(), TEXT)),
+        }
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that are answered."""
+        return tuple(self._routes)
+
+    def open(self, features: FeatureLookup) -> None:
+        """Becomes ready."""
+        self._features = features
+        self._metrics.watch(features.reader.guard)
+        self._ready = True
+
+    def close(self) -> None:
+        """Is no longer ready; requests that come nevertheless are answered."""
+        self._ready = False
+
+    def handle(self, request: Request) -> Response:
+        """Answers a request; an error becomes its status and `{"error": ...}`."""
+        if request.path not in _OPEN_PATHS and not self._tokens.accepts(request.headers.get(b"authorization")):
+            return respond(request, ("unauthorized", "*", lambda _: _unauthorized()), self._metrics)
+        route = self._routes.get(request.path, ("unknown", "*", self._unknown))
+        return respond(request, route, self._metrics)
+
+    def _answer(self, request: Request) -> Response:
+        response, values = answer(request, self._loaded())
+        if values.degraded:
+            self._metrics.observe_degraded(values.degraded)
+        return response
+
+    def _health(self, request: Request) -> Response:
+        up = self._features is not None and self._features.reader.guard.is_up
+        body = msgspec.json.encode({"ready": self._ready, "store": "up" if up else "down"})
+        return Response(200 if self._ready else 503, body)
+
+    def _loaded(self) -> FeatureLookup:
+        if self._features is None:
+            raise _NotReadyError("the features are still loading", hint="ask /healthz")
+        return self._features
+
+    def _openapi_of(self, features: FeatureLookup) -> bytes:
+        self._openapi = self._openapi or msgspec.json.encode(openapi(features, has_tokens=bool(self._tokens)))
+        return self._openapi
+
+    def _unknown(self, request: Request) -> Response:
+        raise NotFoundError(f"no path '{request.path}'", hint=suggest(request.path, self._routes, "paths"))
+
+
+class _NotReadyError(BedplateError):
+    http_status = 503
+
+
+def _unauthorized() -> Response:
+    response = error_response(401, "no token, or one that is not known", hint="send Authorization: Bearer TOKEN")
+    return Response(response.status, response.body, headers=((b"WWW-Authenticate", b"Bearer"),))

@@ -1,0 +1,201 @@
+"""Features for keys as of now: what a list of features needs is worked out once and kept."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from bedplate.batch import Column
+from bedplate.clock import Clock, system_clock
+from bedplate.errors import DataError, DefinitionError, NotFoundError, RequestError, StoreError, suggest
+from bedplate.features.graph import FeatureGraph, Selected
+from bedplate.features.lookup import asked_features, given_context, lookup
+from bedplate.features.model import Scorers
+from bedplate.online.fallback import Degraded, FallbackReader, texts_read
+from bedplate.serving.wire import decode_time
+from bedplate.types import Int64s, Type
+
+MOST_PLANS = 1000
+"""Lists of features whose plans are kept; those asked for longest ago are forgotten first."""
+
+
+class TooManyKeysError(RequestError):
+    """A call asks for more keys than it may."""
+
+    http_status = 413
+
+
+@final
+class FeaturePlan:
+    """What must be read for a list of features.
+
+    Attributes:
+        selected: the features.
+        entities: the type of the keys that a call must bring, by entity.
+        texts_of: the features whose texts are read with them.
+        scorers: the models behind features.
+    """
+
+    __slots__ = ("entities", "scorers", "selected", "texts_of")
+
+    def __init__(self, selected: Selected, kinds: Mapping[str, Type], scorers: Scorers) -> None:
+        self.selected, self.scorers = selected, scorers
+        self.entities = {e.name: kinds[e.name] for e in selected.entities}
+        self.texts_of = texts_read(selected, selected.names)
+
+
+@final
+class Values:
+    """The answer to one call.
+
+    Attributes:
+        columns: a column of `rows` values for each feature, in the order asked for.
+        rows: how many keys were asked for.
+        time: of which the values are, microseconds.
+        degraded: the views whose values are not as they should be.
+    """
+
+    __slots__ = ("columns", "degraded", "rows", "time")
+
+    def __init__(self, columns: Mapping[str, Column], rows: int, time: int, degraded: Mapping[str, Degraded]) -> None:
+        self.columns, self.rows, self.time, self.degraded = columns, rows, time, degraded
+
+
+@final
+class FeatureLookup:
+    """Answers calls for features: many views and keys, derived features and chained keys in one.
+
+    Args:
+        graph: the project's features.
+        reader: the online store.
+        scorers: gives the models behind features.
+        most_keys: how many rows a call may ask for.
+        clock: gives the time of a call that says none.
+
+    Attributes:
+        graph: as given.
+        reader: as given.
+        most_keys: as given.
+    """
+
+    __slots__ = ("_clock", "_plans", "_scorers", "graph", "most_keys", "reader")
+
+    def __init__(
+        self,
+        graph: FeatureGraph,
+        reader: FallbackReader,
+        scorers: Callable[[Selected], Scorers] = lambda _: {},
+        *,
+        most_keys: int = 10_000,
+        clock: Clock = system_clock,
+    ) -> None:
+        self.graph, self.reader, self.most_keys = graph, reader, most_keys
+        self._scorers, self._clock = scorers, clock
+        self._plans: OrderedDict[tuple[str, ...], FeaturePlan] = OrderedDict()
+
+    def plan(self, features: Sequence[str]) -> FeaturePlan:
+        """What must be read for features, or for all of a view: `VIEW.*`.
+
+        Raises:
+            RequestError: there is no feature of this name, or none is asked for.
+        """
+        asked = tuple(features)
+        plan = self._plans.get(asked)
+        if plan is None:
+            try:
+                selected = asked_features(self.graph, list(asked))
+            except (DefinitionError, NotFoundError) as error:
+                raise RequestError(error.message, where="$.features", hint=error.hint) from error
+            plan = FeaturePlan(selected, self.graph.key_types(), self._scorers(selected))
+            self._plans[asked] = plan
+            if len(self._plans) > MOST_PLANS:
+                self._plans.popitem(last=False)
+        self._plans.move_to_end(asked)
+        return plan
+
+    def values(
+        self,
+        plan: FeaturePlan,
+        keys: Mapping[str, Int64s],
+        context: Mapping[str, Sequence[Any]],
+        time: int | str | None,
+    ) -> Values:
+        """The values of features for keys.
+
+        Args:
+            plan: of the features.
+            keys: [n] or [1] int64 for each entity of the plan; one key is that of all rows.
+            context: n values, or one, of each context that the features need; null where a row has none.
+            time: as of when; None: now.
+
+        Raises:
+            RequestError: the keys of an entity are missing or of another number, or context is wrong.
+            StoreError: the store does not hold a view, or is ahead of the time.
+        """
+        micros = self._clock() if time is None else decode_time(time)
+        rows = self._rows(plan, {**{e: len(k) for e, k in keys.items()}, **{c: len(v) for c, v in context.items()}})
+        given = {e: np.full(rows, k[0]) if len(k) == 1 else k for e, k in keys.items()}
+        spread = {n: list(v) * rows if len(v) == 1 else v for n, v in context.items()}
+        try:
+            columns = given_context(self.graph, plan.selected, spread)
+        except DataError as error:
+            raise RequestError(error.message, where="$.context", hint=error.hint) from error
+        reading = self.reader.begin(plan.texts_of)
+        found = lookup(plan.selected, reading, given, np.full(rows, micros), columns, plan.scorers)
+        return Values(found, rows, micros, reading.degraded)
+
+    def check_keys(self, plan: FeaturePlan, given: Mapping[str, object]) -> None:
+        """Checks that a call brings the keys of each entity that its features need, and no others.
+
+        Raises:
+            RequestError: it does not; says which.
+        """
+        for entity in given:
+            if entity not in plan.entities:
+                known = self.graph.key_types()
+                hint = "leave it out" if entity in known else suggest(entity, known, "entities")
+                raise RequestError(f"these features need no keys of '{entity}'", where="$.keys", hint=hint)
+        for entity in plan.entities:
+            if entity not in given:
+                needed = ", ".join(plan.entities)
+                hint = f"these features need keys of: {needed}"
+                raise RequestError(f"got no keys of '{entity}'", where="$.keys", hint=hint)
+
+    def _rows(self, plan: FeaturePlan, counts: Mapping[str, int]) -> int:
+        """How many rows a call asks for."""
+        several = {name: count for name, count in counts.items() if count != 1}
+        rows = max(counts.values(), default=1) if 0 not in several.values() else 0
+        wrong = [name for name, count in several.items() if count != rows]
+        if wrong:
+            shown = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
+            raise RequestError(f"got {shown}; expected as many of each, or one", where="$.keys")
+        if rows > self.most_keys:
+            raise TooManyKeysError(
+                f"got {rows:,} keys, expected at most {self.most_keys:,}", where="$.keys", hint="ask in several calls"
+            )
+        return rows
+
+
+def warm_up(features: FeatureLookup) -> dict[str, StoreError]:
+    """Reads each view once, so that the first call finds everything prepared.
+
+    Returns:
+        By the view's name why it can't be served: the store does not hold it.
+
+    Raises:
+        StoreError: the store can't be read.
+    """
+    missing: dict[str, StoreError] = {}
+    time = system_clock()
+    for name, view in features.graph.views.items():
+        reading = features.reader.begin()
+        try:
+            reading.read(view, list(view.features), np.zeros((1, len(view.view.entities)), np.int64), np.array([time]))
+        except StoreError as error:
+            missing[name] = error
+        if reading.failure is not None:
+            raise reading.failure
+    return missing

@@ -1,0 +1,104 @@
+"""A service whose online store fails: it answers, says and counts what its answer lacks, and doesn't start so."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+import shop
+from troubled_store import TroubledStore
+
+from bedplate.errors import DefinitionError, StoreError
+from bedplate.features.graph import FeatureGraph
+from bedplate.online.fallback import FallbackReader
+from bedplate.online.load import bulk_load
+from bedplate.online.memory import MemoryStore
+from bedplate.registry.registry import Registry
+from bedplate.serving.http import Request
+from bedplate.serving.load import load_pipeline
+from bedplate.serving.routes import App
+from bedplate.testing.online_store import grouped
+
+RANK = b'{"customer": 3, "candidates": ["P01", "P02"]}'
+OTHER = b'{"customer": 4, "candidates": ["P01", "NEW"]}'
+
+
+@pytest.fixture
+def store(features: FeatureGraph) -> Iterator[TroubledStore]:
+    with TroubledStore(MemoryStore()) as store:
+        for view in features.views.values():
+            bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
+        yield store  # type: ignore[misc]
+
+
+@pytest.fixture
+def troubled(store: TroubledStore, features: FeatureGraph, registry: Registry) -> App:
+    reader = FallbackReader(store, 0.05)
+    app = App()
+    app.open(load_pipeline(shop.service(), features, reader, registry, clock=lambda: shop.NOW))
+    return app
+
+
+def ask(app: App, path: str, body: bytes) -> dict[str, Any]:
+    response = app.handle(Request("POST", path, {}, body))
+    assert response.status == 200, response.body
+    return msgspec.json.decode(response.body)
+
+
+def counted(app: App) -> dict[str, int]:
+    text = app.handle(Request("GET", "/metrics", {}, b"")).body.decode()
+    return {name: int(n) for name, n in re.findall(r"^bedplate_((?:degraded|online)\S*) (\d+)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("mood", ["down", "silent"])
+def test_an_answer_says_what_it_lacks(store: TroubledStore, troubled: App, mood: str) -> None:
+    well = ask(troubled, "/rank", RANK)
+    assert "degraded" not in well
+    assert counted(troubled)["online_up"] == 1
+    store.mood = mood
+    begin = time.monotonic()
+    again = ask(troubled, "/rank", RANK)
+    assert again["scores"] == well["scores"]
+    ages = [again["degraded"][v].pop("age_seconds") for v in ("customers", "products", "pairs")]
+    assert all(0 <= age < 60 for age in ages)
+    assert again["degraded"] == {"customers": {"cached": 1}, "products": {"cached": 2}, "pairs": {"cached": 2}}
+    other = ask(troubled, "/rank", OTHER)
+    assert other["degraded"]["customers"] == {"default": 1}
+    assert other["degraded"]["pairs"] == {"default": 2}
+    assert other["degraded"]["products"].items() >= {"cached": 1, "default": 1}.items()
+    for _ in range(20):
+        ask(troubled, "/rank", RANK)
+    assert time.monotonic() - begin < 10
+    found = counted(troubled)
+    assert found['degraded_rows_total{view="pairs",how="cached"}'] == 42
+    assert found['degraded_rows_total{view="pairs",how="default"}'] == 2
+    assert found["online_up"] == 0
+    failed = [found[f'online_failed_reads_total{{reason="{r}"}}'] for r in ("deadline", "error", "skipped")]
+    assert sum(failed) == 22
+    assert failed[2] > 10
+
+
+def test_it_recommends_while_the_store_is_down(store: TroubledStore, troubled: App) -> None:
+    everything = msgspec.json.encode({"customer": 3, "candidates": [*shop.PRODUCTS, shop.FREE]})
+    ask(troubled, "/rank", everything)
+    well = ask(troubled, "/recommend", b'{"customer": 3}')
+    store.mood = "down"
+    again = ask(troubled, "/recommend", b'{"customer": 3}')
+    assert again["ids"] == well["ids"]
+    assert set(again["degraded"]) == {"customers", "products", "pairs"}
+
+
+def test_it_does_not_start_without_its_store(store: TroubledStore, features: FeatureGraph, registry: Registry) -> None:
+    store.mood = "down"
+    with pytest.raises(StoreError, match="connection lost"):
+        load_pipeline(shop.service(), features, FallbackReader(store, 0.05), registry, clock=lambda: shop.NOW)
+
+
+def test_a_deadline_is_a_duration() -> None:
+    assert shop.service(deadline="20ms").deadline == "20ms"
+    with pytest.raises(DefinitionError, match="service 'shop': deadline"):
+        shop.service(deadline="20")

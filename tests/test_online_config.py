@@ -1,0 +1,23 @@
+"""How servers read the online store: `online.deadline` and `online.cache` of bedplate.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bedplate.config import load_config
+from bedplate.errors import ConfigError
+
+
+def test_how_long_a_read_may_take_and_what_is_kept_for_a_bad_day(tmp_path: Path) -> None:
+    (tmp_path / "bedplate.toml").write_text("")
+    config = load_config(tmp_path)
+    assert (config.online_deadline, config.online_cache) == (50_000, 64_000_000)
+    (tmp_path / "bedplate.toml").write_text('[online]\ndeadline = "2s"\ncache = "1.5GB"\n')
+    config = load_config(tmp_path)
+    assert (config.online_deadline, config.online_cache) == (2_000_000, 1_500_000_000)
+    for wrong in ('deadline = "50"', 'deadline = "0ms"', 'cache = "64"', "cache = 64"):
+        (tmp_path / "bedplate.toml").write_text(f"[online]\n{wrong}\n")
+        with pytest.raises(ConfigError, match=f"online.{wrong.partition(' ')[0]}"):
+            load_config(tmp_path)
