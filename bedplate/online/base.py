@@ -22,6 +22,9 @@ from bedplate.errors import ConfigError, ConflictError, DeadlineError
 from bedplate.online import keys
 from bedplate.types import Int64s
 
+PAGE = 10_000
+"""How many keys a page of a scan has, by default."""
+
 
 @final
 class Values:
@@ -65,21 +68,23 @@ class Values:
 @final
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one step changes: first the keys with a prefix are deleted, then values are put; none of them is empty.
+    """What one step changes: first keys are deleted, then values are put; none of them is empty.
 
     Attributes:
         puts: keys and values.
-        deletes: prefixes of keys.
+        deletes: prefixes of keys: all that begin so are deleted.
         expects: keys and the values that they must have still, empty for a key that is not there; otherwise the step is
             not taken. All that a writer read before it made the step changes only together with one of these.
         expires: keys and the time from which on a store may forget them, microseconds since the epoch; one that is put
             again without it is kept.
+        drops: keys that are deleted, each whether it is there or not.
     """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     deletes: list[bytes] = field(default_factory=list[bytes])
     expects: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     expires: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
+    drops: list[bytes] = field(default_factory=list[bytes])
 
 
 class OnlineStore(ABC):
@@ -112,6 +117,23 @@ class OnlineStore(ABC):
         Raises:
             StoreError: the store can't be read.
         """
+
+    def pages(self, prefix: bytes, size: int = PAGE) -> Iterator[list[tuple[bytes, bytes]]]:
+        """The keys with a prefix and their values, some at a time, in an order of the store's own.
+
+        They are not of one moment: a key that is there all the time comes once, or more than once where the store says
+        so; one that is put or deleted meanwhile may come or not. Writers are not held up between two pages.
+
+        Args:
+            prefix: of the keys.
+            size: about how many are in a page.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        found = self.scan(prefix)
+        for first in range(0, len(found), size):
+            yield found[first : first + size]
 
     @abstractmethod
     def writing(self, names: Sequence[str]) -> AbstractContextManager[None]:

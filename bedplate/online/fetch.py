@@ -16,11 +16,13 @@ from bedplate.errors import AheadError
 from bedplate.features.assemble import Read, Reader
 from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
-from bedplate.online.base import OnlineStore, StoredTexts
+from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.codec import LAST_FOLDED
 from bedplate.online.plan import ReadPlan, UnreadableRowError
 from bedplate.online.state import beyond_words, check_rows, decode_state
 from bedplate.types import Int64s, format_time
+
+_UNKNOWN: tuple[bytes | None, int] = None, 0
 
 
 @final
@@ -39,7 +41,7 @@ class OnlineReader(Reader):
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._plans: dict[tuple[str, tuple[str, ...]], ReadPlan] = {}
-        self._states: dict[str, bytes] = {}  # of each view the state that was last found right
+        self._states: dict[str, tuple[bytes | None, int]] = {}  # of each view the state found last, and its generation
         self.texts = StoredTexts(store)
 
     def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
@@ -60,28 +62,39 @@ class OnlineReader(Reader):
 
     def read_all(self, reads: Sequence[Read]) -> list[Columns]:
         """Several reads with one multi-get, of the store as one step left it; see `read`."""
+        values: Values | None = None
+        while values is None:
+            values = self._values(reads)
+        words, offsets = values.rows(len(values.ends) - 1 - len(reads))
+        found, first = list[Columns](), 0
+        for read in reads:
+            found.append(self._columns(read, words, offsets[first : first + len(read.keys) + 1]))
+            first += len(read.keys)
+        return found
+
+    def _values(self, reads: Sequence[Read]) -> Values | None:
+        """The rows, and the states after them; None: a view has been switched to a generation that was not known."""
         wanted: list[bytes] = []
         runs: list[slice] = []
-        for read in reads:
+        known = [self._states.get(read.view.id, _UNKNOWN)[1] for read in reads]
+        for read, generation in zip(reads, known, strict=True):
             first = len(wanted)
-            wanted += store_keys.row_keys(read.view, read.keys)
+            wanted += store_keys.row_keys(read.view, read.keys, generation)
             # The candidates of one request, in a view of request and candidate, differ in the last entity only.
             if len(read.keys) > 1 < read.keys.shape[1] and (read.keys[:, :-1] == read.keys[0, :-1]).all():
                 runs.append(slice(first, len(wanted)))
         wanted += [store_keys.state_of(read.view) for read in reads]
         values = self._store.read_many(wanted, runs)
-        words, offsets = values.rows(len(wanted) - len(reads))
-        found, first = list[Columns](), 0
-        for read, state in zip(reads, values.last(len(reads)), strict=True):
-            self._check_state(read.view, state)
-            found.append(self._columns(read, words, offsets[first : first + len(read.keys) + 1]))
-            first += len(read.keys)
-        return found
+        states = values.last(len(reads))
+        is_current = [self._generation(r.view, s) for r, s in zip(reads, states, strict=True)] == known
+        return values if is_current else None
 
-    def _check_state(self, view: CompiledView, state: bytes) -> None:
-        if self._states.get(view.id) != state:
-            decode_state(state, view, self._store)
-            self._states[view.id] = state
+    def _generation(self, view: CompiledView, state: bytes) -> int:
+        """The generation that is read by a state."""
+        known = self._states.get(view.id, _UNKNOWN)
+        if known[0] != state:
+            known = self._states[view.id] = state, decode_state(state, view, self._store).generation
+        return known[1]
 
     def _columns(self, read: Read, words: Int64s, offsets: Int64s) -> Columns:
         plan, times = self._plan(read.view, tuple(read.names)), np.ascontiguousarray(read.times, np.int64)

@@ -262,7 +262,8 @@ class Ingest:
                 _check_not_loaded(view, raw, rows, state.until, shown)
             newest = int(rows.times.max(initial=-1))
             watermark = max(state.watermark, min(int(rows.visible.max(initial=-1)), self._clock()))
-            changes.puts.extend(merged_rows(self._store, layout, group(layout, rows), watermark - self._rewind))
+            line = watermark - self._rewind
+            changes.puts.extend(merged_rows(self._store, layout, group(layout, rows), line, state.generation))
             changes.puts.extend(texts_of(rows, texts))
             states[view.id] = ViewState(
                 name=view.name,
@@ -274,6 +275,7 @@ class Ingest:
                 events=state.events + len(rows),
                 file=name,
                 row=end,
+                generation=state.generation,
             )
             changes.puts.append(states[view.id].put(view))
             if is_last:

@@ -10,10 +10,10 @@ import numpy as np
 
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import CompiledView
-from bedplate.online import keys
-from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.base import OnlineStore
 from bedplate.online.codec import Layout
-from bedplate.online.state import REWIND, Events, ViewState, merged_rows, texts_of
+from bedplate.online.generations import Loading
+from bedplate.online.state import REWIND, Events, ViewState, new_rows, texts_of
 from bedplate.types import Bools, Int64s
 
 Progress: TypeAlias = Callable[[int], None]
@@ -35,10 +35,10 @@ def bulk_load(
 ) -> ViewState:
     """Fills the store with a view's events before a time, in place of whatever it holds of this version of the view.
 
-    It is written in steps of which the last one completes it: a view whose load is at work or was interrupted can't be
-    read, and is loaded from the start when this is called again. After it the store's reads are exact at `until` and
-    later, and its stream begins with the first file. `Ingest` refuses events before `until` unless told that they are
-    late, as the blocks hold all that history has of them.
+    It is written beside the rows that are read, a new generation of them (see `generations`), to which the last step
+    switches: until then, and where the load is interrupted, the view is read as it was before. Called again it starts
+    from nothing. After it the store's reads are exact at `until` and later, and its stream begins with the first file.
+    `Ingest` refuses events before `until` unless told that they are late, as the blocks hold all that history has of them.
 
     Args:
         store: the store.
@@ -58,20 +58,18 @@ def bulk_load(
     """
     layout, known = Layout(view), set[int]()
     events, newest = 0, -1
-    state = ViewState(view.name, view.id, complete=False, until=until, watermark=until)
     with store.writing([view.id]):
-        store.commit(Changes([state.put(view)], [keys.rows_of(view), keys.files_of(view)]))
+        loading = Loading.begin(store, view, until)
         for block in blocks:
             for part in _parts(_before(block, until), batch):
                 packed = Events(part.keys, part.offsets, layout.pack(part))
-                puts = merged_rows(store, layout, packed, until - rewind, into_empty=True)
-                store.commit(Changes(puts + texts_of(part, known)))
+                loading.add(new_rows(layout, packed, until - rewind, loading.generation) + texts_of(part, known))
                 events += len(part.times)
                 newest = max(newest, int(part.times.max(initial=-1)))
                 if progress is not None:
                     progress(events)
-        state = ViewState(view.name, view.id, True, until, until, newest=newest, events=events)
-        store.commit(Changes([state.put(view)]))
+        state = ViewState(view.name, view.id, True, until, until, newest, events, generation=loading.generation)
+        loading.switch(state)
     return state
 
 

@@ -68,6 +68,8 @@ class MemoryStore(OnlineStore):
             for prefix in changes.deletes:
                 for key in [k for k in self._table if k.startswith(prefix)]:
                     del self._table[key]
+            for key in changes.drops:
+                self._table.pop(key, None)
             self._table.update(changes.puts)
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ class ViewState(msgspec.Struct, frozen=True):
         events: how many events were taken in.
         file: the file of the stream that was taken in last; empty: none yet.
         row: how many of its rows.
+        generation: of the rows that are read; see `generations`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ViewState(msgspec.Struct, frozen=True):
     events: int = 0
     file: str = ""
     row: int = 0
+    generation: int = 0
 
     def put(self, view: CompiledView) -> tuple[bytes, bytes]:
         """What to put so that this is the view's state."""
@@ -118,7 +120,7 @@ def group(layout: Layout, rows: Rows) -> Events:
 
 
 def merged_rows(
-    store: OnlineStore, layout: Layout, events: Events, line: int, *, into_empty: bool = False
+    store: OnlineStore, layout: Layout, events: Events, line: int, generation: int = 0
 ) -> list[tuple[bytes, bytes]]:
     """What to put so that events are in their rows.
 
@@ -127,14 +129,24 @@ def merged_rows(
         layout: of the view.
         events: the events.
         line: those that could be seen before this time are folded.
-        into_empty: the keys have no rows yet, which are then not looked for.
+        generation: of the rows.
     """
-    names = keys.row_keys(layout.view, events.keys)
-    if into_empty:
-        words, offsets = np.frombuffer(b"", np.int64), np.zeros(len(names) + 1, np.int64)
-    else:
-        words, offsets = store.read_many(names).rows(len(names))
+    names = keys.row_keys(layout.view, events.keys, generation)
+    words, offsets = store.read_many(names).rows(len(names))
     check_rows(store, layout, words, offsets)
+    return _puts(names, layout, words, offsets, events, line)
+
+
+def new_rows(layout: Layout, events: Events, line: int, generation: int) -> list[tuple[bytes, bytes]]:
+    """What to put so that events are in their rows, where none of the keys has one; see `merged_rows`."""
+    names = keys.row_keys(layout.view, events.keys, generation)
+    none = np.zeros(len(names) + 1, np.int64)
+    return _puts(names, layout, none[:0], none, events, line)
+
+
+def _puts(
+    names: list[bytes], layout: Layout, words: Int64s, offsets: Int64s, events: Events, line: int
+) -> list[tuple[bytes, bytes]]:
     try:
         out, ends = merge_into_rows(layout, words, offsets, events.words, events.offsets, line)
     except OverflowError as error:
