@@ -27,7 +27,7 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
-from bedplate.online.state import REWIND, ViewState, group, merged_rows, read_state, texts_of
+from bedplate.online.state import MOST_TEXTS, REWIND, ViewState, group, merged_rows, read_state, texts_of
 from bedplate.sources.base import AVAILABLE, TIME, UNREADABLE
 from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
@@ -45,9 +45,6 @@ _TABLES = {
     "a Lance": "_versions",
 }
 """By what the folder of a table is known."""
-
-_MOST_TEXTS = 1_000_000
-"""So many ids whose texts are in the store are remembered; then it begins afresh."""
 
 
 @final
@@ -282,7 +279,7 @@ class Ingest:
                 changes.puts.append((keys.files_of(view) + name.encode(), b"1"))
         self._store.commit(changes)
         self._states.update(states)
-        self._texts = texts if len(texts) < _MOST_TEXTS else set()
+        self._texts = texts if len(texts) < MOST_TEXTS else set()
         if is_last:
             for view in views:
                 self._taken[view.id].add(name)

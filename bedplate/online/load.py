@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -13,7 +15,7 @@ from bedplate.features.view import CompiledView
 from bedplate.online.base import OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.generations import Loading
-from bedplate.online.state import REWIND, Events, ViewState, new_rows, texts_of
+from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, new_rows, texts_of
 from bedplate.types import Bools, Int64s
 
 Progress: TypeAlias = Callable[[int], None]
@@ -38,7 +40,7 @@ def bulk_load(
     It is written beside the rows that are read, a new generation of them (see `generations`), to which the last step
     switches: until then, and where the load is interrupted, the view is read as it was before. Called again it starts
     from nothing. After it the store's reads are exact at `until` and later, and its stream begins with the first file.
-    `Ingest` refuses events before `until` unless told that they are late, as the blocks hold all that history has of them.
+    `Ingest` refuses events before `until` unless told that they are late: the blocks hold all that history has of them.
 
     Args:
         store: the store.
@@ -63,7 +65,10 @@ def bulk_load(
         for block in blocks:
             for part in _parts(_before(block, until), batch):
                 packed = Events(part.keys, part.offsets, layout.pack(part))
-                loading.add(new_rows(layout, packed, until - rewind, loading.generation) + texts_of(part, known))
+                with _uncollected():
+                    loading.add(new_rows(layout, packed, until - rewind, loading.generation) + texts_of(part, known))
+                if len(known) > MOST_TEXTS:
+                    known.clear()
                 events += len(part.times)
                 newest = max(newest, int(part.times.max(initial=-1)))
                 if progress is not None:
@@ -71,6 +76,18 @@ def bulk_load(
         state = ViewState(view.name, view.id, True, until, until, newest, events, generation=loading.generation)
         loading.switch(state)
     return state
+
+
+@contextlib.contextmanager
+def _uncollected() -> Generator[None]:
+    """Without the search for cycles: it would look again and again at the many pairs of a step, which are in none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _before(block: GroupedRows, until: int) -> GroupedRows:
