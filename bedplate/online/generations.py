@@ -76,14 +76,14 @@ class Loading:
             discard(store, keys.rows_of(view, left))
         return loading
 
-    def add(self, puts: list[tuple[bytes, bytes]]) -> None:
-        """Puts rows of the generation that is filled, and texts.
+    def add(self, puts: list[tuple[bytes, bytes]], expires: list[tuple[bytes, int]]) -> None:
+        """Puts rows of the generation that is filled, and texts; `expires` as in `Changes`.
 
         Raises:
             ConflictError: another load has begun.
             StoreError: the store can't be written.
         """
-        self._store.commit(Changes(puts, expects=[self._claim]))
+        self._store.commit(Changes(puts, expects=[self._claim], expires=expires))
 
     def switch(self, state: ViewState) -> None:
         """Makes the generation the one that is read, its stream beginning anew, then deletes the one before it.

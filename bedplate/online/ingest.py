@@ -27,6 +27,7 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
+from bedplate.online.expiry import expiries
 from bedplate.online.state import MOST_TEXTS, REWIND, ViewState, group, merged_rows, read_state, texts_of
 from bedplate.sources.base import AVAILABLE, TIME, UNREADABLE
 from bedplate.sources.events import RowName, row_text
@@ -148,6 +149,7 @@ class Ingest:
         begin, events, files = monotonic(), 0, 0
         self._check_directory()
         with self._store.writing([v.id for v in self._views]), _signals() as stop:
+            self._texts = set()  # while nobody had claimed the views, texts may have been dropped
             self._states = {v.id: read_state(self._store, v) for v in self._views}
             self._taken = {v.id: self._names_taken(v) for v in self._views}
             is_over = False
@@ -260,7 +262,9 @@ class Ingest:
             newest = int(rows.times.max(initial=-1))
             watermark = max(state.watermark, min(int(rows.visible.max(initial=-1)), self._clock()))
             line = watermark - self._rewind
-            changes.puts.extend(merged_rows(self._store, layout, group(layout, rows), line, state.generation))
+            puts = merged_rows(self._store, layout, group(layout, rows), line, state.generation)
+            changes.puts.extend(puts)
+            changes.expires.extend(expiries(layout, puts, watermark, self._clock()))
             changes.puts.extend(texts_of(rows, texts))
             states[view.id] = ViewState(
                 name=view.name,

@@ -34,8 +34,13 @@ GENERATIONS = 256
 _SIGN = np.uint64(1 << 63)
 
 
-def _view_bytes(view: CompiledView) -> bytes:
-    return bytes.fromhex(view.id)[:8]
+FILES = b"f"
+"""The names of the files that a view has taken in."""
+
+
+def of_view(letter: bytes, view_id: str) -> bytes:
+    """What the keys of a kind (`STATES`, `LOADS`, `ROWS`, `FILES`) begin with for the view of an id."""
+    return letter + bytes.fromhex(view_id)[:8]
 
 
 def group_of(key: bytes) -> bytes:
@@ -51,22 +56,22 @@ def group_of(key: bytes) -> bytes:
 
 def rows_of(view: CompiledView, generation: int | None = None) -> bytes:
     """What the keys of a view's rows begin with, those of one generation or all."""
-    return ROWS + _view_bytes(view) + (b"" if generation is None else bytes([generation]))
+    return of_view(ROWS, view.id) + (b"" if generation is None else bytes([generation]))
 
 
 def state_of(view: CompiledView) -> bytes:
     """The key of a view's state."""
-    return STATES + _view_bytes(view)
+    return of_view(STATES, view.id)
 
 
 def load_of(view: CompiledView) -> bytes:
     """The key of the load of a view that is at work or was interrupted."""
-    return LOADS + _view_bytes(view)
+    return of_view(LOADS, view.id)
 
 
 def files_of(view: CompiledView) -> bytes:
     """What the keys of the names of the files that a view has taken in begin with."""
-    return b"f" + _view_bytes(view)
+    return of_view(FILES, view.id)
 
 
 def row_keys(view: CompiledView, keys: Int64s, generation: int) -> list[bytes]:

@@ -10,10 +10,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from bedplate.clock import Clock, system_clock
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import CompiledView
 from bedplate.online.base import OnlineStore
 from bedplate.online.codec import Layout
+from bedplate.online.expiry import expiries
 from bedplate.online.generations import Loading
 from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, new_rows, texts_of
 from bedplate.types import Bools, Int64s
@@ -34,6 +36,7 @@ def bulk_load(
     rewind: int = REWIND,
     batch: int = BATCH,
     progress: Progress | None = None,
+    clock: Clock = system_clock,
 ) -> ViewState:
     """Fills the store with a view's events before a time, in place of whatever it holds of this version of the view.
 
@@ -51,6 +54,7 @@ def bulk_load(
         rewind: reads may ask for a time so much before the watermark; microseconds.
         batch: about how many events are written in one step.
         progress: called after each step.
+        clock: from when on a store may forget rows of which nothing counts any more is counted from its time.
 
     Returns:
         the state of the view.
@@ -66,7 +70,8 @@ def bulk_load(
             for part in _parts(_before(block, until), batch):
                 packed = Events(part.keys, part.offsets, layout.pack(part))
                 with _uncollected():
-                    loading.add(new_rows(layout, packed, until - rewind, loading.generation) + texts_of(part, known))
+                    rows = new_rows(layout, packed, until - rewind, loading.generation)
+                    loading.add(rows + texts_of(part, known), expiries(layout, rows, until, clock()))
                 if len(known) > MOST_TEXTS:
                     known.clear()
                 events += len(part.times)

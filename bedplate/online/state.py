@@ -154,10 +154,10 @@ def _puts(
         out, ends = merge_into_rows(layout, words, offsets, events.words, events.offsets, line)
     except OverflowError as error:
         raise beyond_words(layout.view, error) from None
-    return list(zip(names, _split(out, ends), strict=True))
+    return list(zip(names, split_rows(out, ends), strict=True))
 
 
-def _split(words: Int64s, ends: Int64s) -> list[bytes]:
+def split_rows(words: Int64s, ends: Int64s) -> list[bytes]:
     """The rows that words hold: from each of the offsets [k + 1] to the next."""
     sizes = np.diff(ends)
     if len(sizes) and (sizes == sizes[0]).all():
