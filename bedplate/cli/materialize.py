@@ -63,13 +63,19 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
     click.echo(f"loaded {counted}, {sum(d.events for d in loaded):,} events, in {seconds:.1f} s")
 
 
+def _later(done: Materialized) -> str:
+    if done.adopted and done.kept:
+        return "kept: goes on with the rows of its old version"
+    return "kept: its stream goes on" if done.kept else f"{done.later:,}"
+
+
 def _table(done: Sequence[Materialized]) -> str:
     rows = [
         [
             d.view,
             format_time(d.until),
             f"{d.events:,}",
-            "kept: its stream goes on" if d.kept else f"{d.later:,}",
+            _later(d),
             "-" if d.kept else f"{d.seconds:.1f}",
         ]
         for d in done

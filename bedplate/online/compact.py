@@ -12,6 +12,7 @@ from bedplate.clock import Clock, system_clock
 from bedplate.errors import ConflictError, NotFoundError, StoreError, suggest
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
+from bedplate.online.adoption import finish
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import LAST_FOLDED, Layout
 from bedplate.online.expiry import ends_of, expiries
@@ -81,9 +82,12 @@ def compact(
     by_id, found = {view.id: view for view in views}, states(store)
     names, loaded = {v.name for v in views}, {s.name for s in found if s.complete and s.id in by_id}
     done: list[Compacted] = []
+    found.sort(key=lambda s: s.id not in by_id)  # what others went on with goes after they have taken all of it over
     for state in found:
         view = by_id.get(state.id)
         if view is not None and state.complete:
+            if not dry_run:
+                finish(store, Layout(view), PAGE)
             done.append(_Folding(store, view, rewind, clock, dry_run=dry_run).run(state, progress))
         elif view is None and (state.name in loaded or (removed and state.name not in names)):
             progress(f"{state.name}: deleting version {state.id[:12]}")
@@ -144,7 +148,7 @@ def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool) -> Compacted:
         taken += sum(len(key) + len(value) for key, value in page)
     if not dry_run:
         with store.writing([state.id]):
-            store.commit(Changes(deletes=[files], drops=[state_key, load_key]))
+            store.commit(Changes(deletes=[files], drops=[state_key, load_key, keys.of_view(keys.FORMS, state.id)]))
             discard(store, rows)
     return Compacted(state.name, state.id, True, count, 0, count, taken)
 
@@ -187,7 +191,7 @@ class _Folding:
         less = np.diff(offsets)[there] - np.diff(ends)[there]
         is_less = (less > 0) & ~is_over
         rows = split_rows(folded, ends)
-        puts = [(names[i], rows[i]) for i in there[is_less].tolist()]
+        puts: list[tuple[bytes, bytes]] = [(names[i], rows[i]) for i in there[is_less].tolist()]
         changes = Changes(
             puts,
             drops=[names[i] for i in there[is_over].tolist()],

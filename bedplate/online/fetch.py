@@ -16,13 +16,14 @@ from bedplate.errors import AheadError
 from bedplate.features.assemble import Read, Reader
 from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
+from bedplate.online.adoption import with_old_rows
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.codec import LAST_FOLDED
 from bedplate.online.plan import ReadPlan, UnreadableRowError
-from bedplate.online.state import beyond_words, check_rows, decode_state
+from bedplate.online.state import ViewState, beyond_words, check_rows, decode_state
 from bedplate.types import Int64s, format_time
 
-_UNKNOWN: tuple[bytes | None, int] = None, 0
+_UNKNOWN: tuple[bytes | None, ViewState] = None, ViewState("", "", complete=False, until=0, watermark=0)
 
 
 @final
@@ -41,7 +42,7 @@ class OnlineReader(Reader):
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._plans: dict[tuple[str, tuple[str, ...]], ReadPlan] = {}
-        self._states: dict[str, tuple[bytes | None, int]] = {}  # of each view the state found last, and its generation
+        self._states: dict[str, tuple[bytes | None, ViewState]] = {}  # of each view the state that was found last
         self.texts = StoredTexts(store)
 
     def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
@@ -62,21 +63,34 @@ class OnlineReader(Reader):
 
     def read_all(self, reads: Sequence[Read]) -> list[Columns]:
         """Several reads with one multi-get, of the store as one step left it; see `read`."""
-        values: Values | None = None
-        while values is None:
+        found: list[Columns] | None = None
+        while found is None:
             values = self._values(reads)
+            found = None if values is None else self._found(reads, *values)
+        return found
+
+    def _found(self, reads: Sequence[Read], values: Values, states: Sequence[ViewState]) -> list[Columns] | None:
+        """The columns; None: rows of an old version were taken over meanwhile, so that all is read again."""
         words, offsets = values.rows(len(values.ends) - 1 - len(reads))
         found, first = list[Columns](), 0
-        for read in reads:
-            found.append(self._columns(read, words, offsets[first : first + len(read.keys) + 1]))
+        for read, state in zip(reads, states, strict=True):
+            rows = words, offsets[first : first + len(read.keys) + 1]
+            if state.adopted is not None:
+                layout = self._plan(read.view, tuple(read.names)).layout
+                own = words[rows[1][0] : rows[1][-1]], rows[1] - rows[1][0]
+                with_old = with_old_rows(self._store, layout, state.adopted, read.keys, *own)
+                if with_old is None:
+                    return None
+                rows = with_old
+            found.append(self._columns(read, *rows))
             first += len(read.keys)
         return found
 
-    def _values(self, reads: Sequence[Read]) -> Values | None:
-        """The rows, and the states after them; None: a view has been switched to a generation that was not known."""
+    def _values(self, reads: Sequence[Read]) -> tuple[Values, list[ViewState]] | None:
+        """The rows, and the states; None: a view has been switched to a generation that was not known."""
         wanted: list[bytes] = []
         runs: list[slice] = []
-        known = [self._states.get(read.view.id, _UNKNOWN)[1] for read in reads]
+        known = [self._states.get(read.view.id, _UNKNOWN)[1].generation for read in reads]
         for read, generation in zip(reads, known, strict=True):
             first = len(wanted)
             wanted += store_keys.row_keys(read.view, read.keys, generation)
@@ -85,15 +99,14 @@ class OnlineReader(Reader):
                 runs.append(slice(first, len(wanted)))
         wanted += [store_keys.state_of(read.view) for read in reads]
         values = self._store.read_many(wanted, runs)
-        states = values.last(len(reads))
-        is_current = [self._generation(r.view, s) for r, s in zip(reads, states, strict=True)] == known
-        return values if is_current else None
+        last = values.last(len(reads))
+        states = [self._state(read.view, state) for read, state in zip(reads, last, strict=True)]
+        return (values, states) if [state.generation for state in states] == known else None
 
-    def _generation(self, view: CompiledView, state: bytes) -> int:
-        """The generation that is read by a state."""
+    def _state(self, view: CompiledView, state: bytes) -> ViewState:
         known = self._states.get(view.id, _UNKNOWN)
         if known[0] != state:
-            known = self._states[view.id] = state, decode_state(state, view, self._store).generation
+            known = self._states[view.id] = state, decode_state(state, view, self._store)
         return known[1]
 
     def _columns(self, read: Read, words: Int64s, offsets: Int64s) -> Columns:

@@ -16,6 +16,7 @@ from bedplate.errors import ConflictError
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.forms import Form
 from bedplate.online.state import ViewState
 
 DELETED = 10_000
@@ -85,11 +86,12 @@ class Loading:
         """
         self._store.commit(Changes(puts, expects=[self._claim], expires=expires))
 
-    def switch(self, state: ViewState) -> None:
+    def switch(self, state: ViewState, form: Form) -> None:
         """Makes the generation the one that is read, its stream beginning anew, then deletes the one before it.
 
         Args:
             state: of the view, as it is from now on.
+            form: of its rows.
 
         Raises:
             ConflictError: another load has begun.
@@ -99,7 +101,7 @@ class Loading:
         while True:
             before, claim = self._store.read_many(names)
             switched = Changes(
-                [state.put(self._view)],
+                [state.put(self._view), (keys.of_view(keys.FORMS, self._view.id), msgspec.json.encode(form))],
                 [keys.files_of(self._view)],
                 expects=[(names[0], before), self._claim],
                 drops=[names[1]],

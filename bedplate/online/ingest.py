@@ -262,7 +262,7 @@ class Ingest:
             newest = int(rows.times.max(initial=-1))
             watermark = max(state.watermark, min(int(rows.visible.max(initial=-1)), self._clock()))
             line = watermark - self._rewind
-            puts = merged_rows(self._store, layout, group(layout, rows), line, state.generation)
+            puts = merged_rows(self._store, layout, group(layout, rows), line, state)
             changes.puts.extend(puts)
             changes.expires.extend(expiries(layout, puts, watermark, self._clock()))
             changes.puts.extend(texts_of(rows, texts))
@@ -277,6 +277,7 @@ class Ingest:
                 file=name,
                 row=end,
                 generation=state.generation,
+                adopted=state.adopted,
             )
             changes.puts.append(states[view.id].put(view))
             if is_last:

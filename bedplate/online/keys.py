@@ -22,6 +22,9 @@ STATES = b"v"
 LOADS = b"l"
 """What is known about each load at work: `generations.LoadState`."""
 
+FORMS = b"d"
+"""What the rows of a view hold: `forms.Form`."""
+
 ROWS = b"r"
 """Packed rows."""
 
@@ -82,9 +85,14 @@ def row_keys(view: CompiledView, keys: Int64s, generation: int) -> list[bytes]:
         keys: [n, entities] int64.
         generation: of the rows.
     """
+    return prefixed(rows_of(view, generation), keys)
+
+
+def prefixed(prefix: bytes, keys: Int64s) -> list[bytes]:
+    """The keys of the rows of keys [n, entities] int64 that begin with ten bytes."""
     form = _row_form(keys.shape[1])
     out = np.empty(len(keys), form)
-    out["view"] = rows_of(view, generation)
+    out["view"] = prefix
     np.bitwise_xor(np.ascontiguousarray(keys).view(np.uint64), _SIGN, out=out["keys"])
     return out.view(f"V{form.itemsize}").tolist()
 

@@ -16,6 +16,7 @@ from bedplate.features.view import CompiledView
 from bedplate.online.base import OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.expiry import expiries
+from bedplate.online.forms import form_of
 from bedplate.online.generations import Loading
 from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, new_rows, texts_of
 from bedplate.types import Bools, Int64s
@@ -79,7 +80,7 @@ def bulk_load(
                 if progress is not None:
                     progress(events)
         state = ViewState(view.name, view.id, True, until, until, newest, events, generation=loading.generation)
-        loading.switch(state)
+        loading.switch(state, form_of(layout))
     return state
 
 

@@ -8,7 +8,7 @@ from typing import final
 import msgspec
 import numpy as np
 
-from bedplate.errors import DataError, StoreError
+from bedplate.errors import ConflictError, DataError, StoreError
 from bedplate.features.rows import GroupedRows, Rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
@@ -26,6 +26,19 @@ MOST_TEXTS = 1_000_000
 
 
 @final
+class Adopted(msgspec.Struct, frozen=True):
+    """The rows of an old version that a view goes on with; see `adoption`.
+
+    Attributes:
+        id: of the old version.
+        generation: of its rows.
+    """
+
+    id: str
+    generation: int
+
+
+@final
 class ViewState(msgspec.Struct, frozen=True):
     """What a store holds of a view.
 
@@ -40,6 +53,8 @@ class ViewState(msgspec.Struct, frozen=True):
         file: the file of the stream that was taken in last; empty: none yet.
         row: how many of its rows.
         generation: of the rows that are read; see `generations`.
+        adopted: the old rows that are read where there is none of the generation; None: none.
+        successor: the id of the version that goes on with these rows, which never change any more; empty: none.
     """
 
     name: str
@@ -52,6 +67,8 @@ class ViewState(msgspec.Struct, frozen=True):
     file: str = ""
     row: int = 0
     generation: int = 0
+    adopted: Adopted | None = None
+    successor: str = ""
 
     def put(self, view: CompiledView) -> tuple[bytes, bytes]:
         """What to put so that this is the view's state."""
@@ -81,12 +98,19 @@ def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewSt
 
 
 def read_state(store: OnlineStore, view: CompiledView) -> ViewState:
-    """The state of a view that is completely loaded.
+    """The state of a view that is completely loaded, for those who write.
 
     Raises:
-        StoreError: the view was never loaded, or not completely.
+        StoreError: the view was never loaded, or not completely, or a changed version of it goes on with its rows.
     """
-    return decode_state(store.read_many([keys.state_of(view)]).data, view, store)
+    state = decode_state(store.read_many([keys.state_of(view)]).data, view, store)
+    if state.successor:
+        raise StoreError(
+            "a changed version of the view goes on with these rows, which can only be read as they were",
+            where=view.place,
+            hint="take the stream in with the changed definition; or load this one again: bedplate materialize",
+        )
+    return state
 
 
 def states(store: OnlineStore) -> list[ViewState]:
@@ -123,7 +147,7 @@ def group(layout: Layout, rows: Rows) -> Events:
 
 
 def merged_rows(
-    store: OnlineStore, layout: Layout, events: Events, line: int, generation: int = 0
+    store: OnlineStore, layout: Layout, events: Events, line: int, state: ViewState | None = None
 ) -> list[tuple[bytes, bytes]]:
     """What to put so that events are in their rows.
 
@@ -132,12 +156,27 @@ def merged_rows(
         layout: of the view.
         events: the events.
         line: those that could be seen before this time are folded.
-        generation: of the rows.
+        state: of the view, as it is before these events; None: it was loaded once, and nothing else.
     """
-    names = keys.row_keys(layout.view, events.keys, generation)
+    names = keys.row_keys(layout.view, events.keys, 0 if state is None else state.generation)
     words, offsets = store.read_many(names).rows(len(names))
+    if state is not None and state.adopted is not None:
+        words, offsets = _with_adopted(store, layout, state.adopted, events.keys, words, offsets)
     check_rows(store, layout, words, offsets)
     return _puts(names, layout, words, offsets, events, line)
+
+
+def _with_adopted(
+    store: OnlineStore, layout: Layout, adopted: Adopted, entities: Int64s, words: Int64s, offsets: Int64s
+) -> tuple[Int64s, Int64s]:
+    from bedplate.online.adoption import with_old_rows
+
+    found = with_old_rows(store, layout, adopted, entities, words, offsets)
+    if found is None:
+        raise ConflictError(
+            "all rows of the old version were taken over meanwhile", where=store.url, hint="run it again"
+        )
+    return found
 
 
 def new_rows(layout: Layout, events: Events, line: int, generation: int) -> list[tuple[bytes, bytes]]:
