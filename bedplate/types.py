@@ -223,6 +223,55 @@ def parse_time(value: datetime | date | str | int, place: str) -> int:
     return micros
 
 
+def parse_moment(value: datetime | date | str | int, place: str) -> int:
+    """As `parse_time`, for a time among those of events: an integer that must be seconds or milliseconds is refused.
+
+    >>> parse_moment("2026-01-01", "until")
+    1767225600000000
+
+    Raises:
+        ConfigError: as `parse_time`, or an integer within a year of 1970 (not 0, which is the epoch in every unit).
+    """
+    micros = parse_time(value, place)
+    unit = likely_unit(micros) if isinstance(value, int | np.integer) and micros else None
+    if unit is not None:
+        raise ConfigError(
+            f"got {value}, as microseconds {format_time(micros)}; expected a time after 1970",
+            where=place,
+            hint=unit_hint(unit),
+        )
+    return micros
+
+
+def likely_unit(greatest: int) -> str | None:
+    """Which unit integer times have that are no microseconds: "s" or "ms", by the greatest of them; None: they may be.
+
+    Seconds and milliseconds of all accepted times are, as microseconds, within a year of 1970.
+
+    >>> likely_unit(1_768_003_200), likely_unit(1_768_003_200_000), likely_unit(1_768_003_200_000_000)
+    ('s', 'ms', None)
+    """
+    if greatest >= 365 * DAY:
+        return None
+    # Milliseconds of times since April 1970 are above the seconds of any accepted time.
+    return "s" if greatest < LATEST_TIME // SECOND else "ms"
+
+
+def unit_hint(unit: str, column: str | None = None) -> str:
+    """What to do about integer times that have another unit.
+
+    >>> unit_hint("ms")
+    'milliseconds? An integer is microseconds since the epoch: multiply by 1_000'
+    >>> unit_hint("s", "seen")
+    "seconds? Convert them in the prepare step: pl.from_epoch('seen', time_unit='s')"
+    """
+    named = {"s": "seconds", "ms": "milliseconds"}[unit]
+    if column is None:
+        factor = {"s": "1_000_000", "ms": "1_000"}[unit]
+        return f"{named}? An integer is microseconds since the epoch: multiply by {factor}"
+    return f"{named}? Convert them in the prepare step: pl.from_epoch('{column}', time_unit='{unit}')"
+
+
 def is_accepted(micros: int) -> bool:
     """Whether a time is one that data may have: from 1970 to the end of 2199.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -40,8 +41,13 @@ from bedplate import (
     TwoTowerConfig,
     Window,
 )
+from bedplate.aggregations.base import OneInput
+from bedplate.aggregations.counts import TopK
 from bedplate.errors import BedplateError, ConfigError, DefinitionError
+from bedplate.features.context import Context
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.links import Link
+from bedplate.features.model import ModelFeature
 
 FRAME = pl.DataFrame({"user": [1], "item": ["a"], "order": [1], "price": [1.0], "time": [datetime(2026, 1, 1)]})
 SOURCE = Source("orders", FRAME, time="time")
@@ -165,7 +171,7 @@ ARGUMENTS: dict[str, tuple[Make, set[str]]] = {
     "Negatives per_request": (lambda x: negatives(per_request=x), NUMBER),
     "Negatives per_positive": (lambda x: negatives(per_positive=x), NUMBER | {"a float"}),
     "Negatives where": (lambda x: negatives(where=x), WHERE),
-    "TimeSplit validation": (lambda x: TimeSplit(x, "2026-01-01"), NUMBER),
+    "TimeSplit validation": (lambda x: TimeSplit(x, "2026-01-01"), set()),
     "TimeSplit test": (lambda x: TimeSplit("2026-01-01", x), set()),
     "TimeSplit gap": (lambda x: TimeSplit("2026-01-01", "2026-03-01", gap=x), set()),
     "Dataset name": (lambda x: dataset(name=x), TEXT),
@@ -252,3 +258,62 @@ def test_what_was_got_is_said(make: Callable[[], object], message: str) -> None:
     with pytest.raises(DefinitionError) as caught:
         make()
     assert str(caught.value).startswith(message)
+
+
+CALLS: list[tuple[Callable[..., object], tuple[Any, ...], dict[str, Any], str]] = [
+    (TopK, ("x",), {}, "TopK: the argument 'k' is missing\n  it takes: TopK(expression, k, counts=..., "),
+    (TopK, (), {}, "TopK: the arguments 'expression' and 'k' are missing"),
+    (Sum, (), {}, "Sum: the argument 'expression' is missing\n  it takes: Sum(expression, windows=..., where=...)"),
+    (Sum, ("x", "1d", None, 3), {}, "Sum: got 4 arguments without a name, expected at most 3"),
+    (Sum, ("x",), {"expression": "y"}, "Sum: got the argument 'expression' twice"),
+    (
+        Source,
+        ("s", FRAME),
+        {},
+        "Source: the argument 'time' is missing\n  it takes: Source(name, table, *, time, delay=",
+    ),
+    (Source, ("s", FRAME), {"tme": "time"}, "Source: unknown argument 'tme'\n  did you mean 'time'?"),
+    (Entity, ("user",), {}, "Entity: the argument 'key' is missing\n  it takes: Entity(name, key)"),
+    (FeatureView, ("v", USER, SOURCE), {}, "FeatureView: the argument 'features' is missing"),
+    (Label, ("l",), {}, "Label: the arguments 'entities'"),
+    (Dataset, (), {"name": "d"}, "Dataset: the arguments 'spine'"),
+    (Spine, (), {}, "Spine: the arguments 'source'"),
+    (Negatives, (), {}, "Negatives: the arguments"),
+    (TimeSplit, ("2026-01-01",), {}, "TimeSplit: the argument 'test' is missing"),
+    (DerivedFeature, (), {}, "DerivedFeature: the argument"),
+    (Context, ("c",), {}, "Context: the argument 'type' is missing"),
+    (Link, ("l", "v.n"), {}, "Link: the argument 'entity' is missing"),
+    (ModelFeature, ("m",), {}, "ModelFeature: the argument"),
+    (Job, ("j",), {}, "Job: the argument"),
+    (Service, ("s",), {}, "Service: the argument"),
+]
+
+
+@pytest.mark.parametrize(("made", "given", "named", "message"), CALLS)
+def test_a_call_that_does_not_fit_says_what_is_taken(
+    made: Callable[..., object], given: tuple[Any, ...], named: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        made(*given, **named)
+    assert str(caught.value).startswith(message)
+
+
+def test_an_aggregation_of_ones_own_refuses_such_a_call_too_and_other_errors_are_not_hidden() -> None:
+    class Broken(OneInput):
+        def __init__(self, expression: str, power: int) -> None:
+            super().__init__(expression)
+            self.power = power + "1"  # type: ignore[operator]
+
+        reductions = ()
+
+        def outputs(self, types: Any) -> Any:
+            return ()
+
+        def finalize(self, partials: Any, times: Any) -> Any:
+            return ()
+
+    with pytest.raises(DefinitionError, match="Broken: the argument 'power' is missing"):
+        Broken("x")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unsupported operand"):
+        Broken("x", 2)
+    assert copy.copy(Sum("x")).form() == Sum("x").form()

@@ -128,6 +128,10 @@ def test_a_column_of_another_type_is_refused(columns, message):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
+        (
+            {"most": pl.lit("12345678901234567.8").cast(pl.Decimal(38, 1))},
+            "decimals have more digits than a float64 holds, the first, 12345678901234567.8, in request",
+        ),
         ({"query": pl.format("{}", pl.int_range(pl.len()))}, "a request has rows with different values, the first is"),
         (
             {"query": pl.when(pl.int_range(pl.len()).over("request") > 0).then(pl.lit("x"))},
@@ -144,6 +148,13 @@ def test_values_that_can_not_be_one_request_s_are_refused(columns, message):
     compiled = dataset(source).compile(features(source))
     with pytest.raises(DataError, match=message):
         LoadedDataset(compiled, OracleHistory())
+
+
+def test_decimals_are_context_of_floats():
+    source = request_log(most=pl.lit("123456.789").cast(pl.Decimal(38, 18)))
+    loaded = LoadedDataset(dataset(source, chosen=[BUDGET]).compile(features(source)), OracleHistory())
+    batch = next(iter(Loader(loaded, "train").epoch(1, 0)))
+    assert set(column_to_series(batch.request["request.budget"]).to_list()) == {123456.789}
 
 
 @pytest.mark.parametrize(
@@ -175,11 +186,21 @@ def test_lookup_takes_context():
     assert found["request.query"].to_list() == ["buy", None]
     assert found["request.budget"].to_list() == [3.0, 2.5]
     assert found["overlap"].to_list()[1] is None
-    assert lookup_table(graph, OracleHistory(), asked, [1], at)["overlap"].to_list() == [None]
+    # A value that is forgotten is not a request without one.
+    budget = {"budget": [1.0, 1.0]}
+    with pytest.raises(
+        DataError, match=r"no values of the context 'query', which 'overlap' reads(.|\n)*with None where"
+    ):
+        lookup_table(graph, OracleHistory(), "overlap", [1], at)
+    with pytest.raises(DataError, match="no values of the context 'query'"):
+        lookup_table(graph, OracleHistory(), asked, [1, 1], at, budget)
+    with pytest.raises(DataError, match="no values of the context 'budget'\n"):
+        lookup_table(graph, OracleHistory(), ["request.budget"], [1], at)
+    assert lookup_table(graph, OracleHistory(), "hour", {}, at).height == 1
     for context, message in (
         ({"qeury": ["x"]}, "unknown context 'qeury'\n  did you mean 'query'"),
         ({"query": [3]}, "expected values of type string"),
-        ({"query": ["x", "y", "z"]}, "got 3 values of request.query and 2 times|got keys"),
+        (budget | {"query": ["x", "y", "z"]}, "got 3 values of request.query and 2 times|got keys"),
         ({"since": ["soon"]}, "soon"),
     ):
         with pytest.raises(DataError, match=message):

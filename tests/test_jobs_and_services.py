@@ -26,12 +26,15 @@ users = FeatureView("users", user, orders, {"spend": Sum("price"), "n": Count(),
 items = FeatureView("items", item, orders, {"price": Last("price"), "who": LastN("user", 3), "name": Last("item")})
 """
 DATASETS = """\
-from bedplate import Count, Dataset, Label, Spine, TimeSplit
+from bedplate import Count, Dataset, Label, Spine, Sum, TimeSplit
 from features import item, items, orders, user, users
 baskets = Dataset(
     "baskets",
     spine=Spine(orders, request="order", entities=user, item=item),
-    labels=Label("bought", [user, item], orders, Count(), within="1d", at_least=1),
+    labels=[
+        Label("bought", [user, item], orders, Count(), within="1d", at_least=1),
+        Label("paid", user, orders, Sum("price"), within="1d"),
+    ],
     features=[users, items],
     split=TimeSplit("2026-02-01", "2026-03-01", gap="1d"),
 )
@@ -80,6 +83,15 @@ JOBS = [
      "layers is (0,), expected widths"),
     ('DCNConfig("bought")', 'DCNConfig("bought", correct_sampling=True)', "train.py:4: job 'ranker': model",
      "correct_sampling is set, and dataset 'baskets' samples no negatives"),
+    ('DCNConfig("bought")', 'DCNConfig("paid")', "train.py:4: job 'ranker': model",
+     "label 'paid' of dataset 'baskets' is not binary but the value of a Sum; the model of DCNConfig predicts whether "
+     "it is 0 or 1\n  give it a threshold: Label('paid', ..., at_least=1)"),
+    ("inputs=inputs", 'inputs=inputs, trainer=TrainerConfig(metric="acu")', "train.py:4: job 'ranker': trainer: metric",
+     "the model of DCNConfig reports no 'acu'\n  did you mean 'auc'?"),
+    ("inputs=inputs", 'inputs=inputs, trainer=TrainerConfig(metric="calibration")',
+     "train.py:4: job 'ranker': trainer: metric",
+     "the model of DCNConfig reports 'calibration', which no epoch can be chosen by\n  metrics: auc, "
+     "expected_calibration_error, log_loss, loss, normalised_entropy, request_auc"),
     ('DCNConfig("bought")', "3", "train.py:4: job 'ranker'", "got the config int, expected one of DCNConfig, "),
     ("Number()", 'Number(log="x")', "train.py:3: encoding Number", "log is 'x': expected `bool`, got `str`"),
     ("Category(), length=5", "Category(), length=-3", "train.py:3: encoding Sequence",

@@ -283,6 +283,20 @@ def test_derived_features_follow_their_inputs(retail: Project) -> None:
     assert retail.lookup("weekday", {}, "2011-11-06")["weekday"].to_list() == [7]
 
 
+def test_every_key_that_was_given_is_in_the_table(retail: Project) -> None:
+    """In the order given, also where no feature is about the entity: so that the table joins back."""
+    keys, times = asked(retail, "customer_product", 20)
+    given = {"product": keys["product"], "customer": keys["customer"]}
+    whole = retail.lookup("product_lines.price", given, times)
+    assert whole.columns == ["product", "customer", "time", "product_lines.price"]
+    assert whole["customer"].to_list() == list(keys["customer"])
+    alone = retail.lookup("product_lines.price", {"product": keys["product"]}, times)
+    assert_frame_equal(whole.drop("customer"), alone)
+    assert retail.lookup("weekday", given, times).columns == ["product", "customer", "time", "weekday"]
+    with pytest.raises(DataError, match="1 of 'customer'; and 20 times"):
+        retail.lookup("product_lines.price", given | {"customer": keys["customer"][:1]}, times)
+
+
 def test_times_may_be_given_in_many_ways(retail: Project) -> None:
     keys = asked(retail, "customer_lines", 3)[0]["customer"]
     micros = to_micros("2011-06-01")
@@ -304,7 +318,7 @@ def test_keys_that_do_not_fit_are_refused(retail: Project) -> None:
     with pytest.raises(DataError, match="1 of 'customer', 2 of 'product'; and 2 times"):
         retail.lookup("customer_product.*", {"customer": [17850], "product": ["a", "b"]}, "2011-06-01")
     with pytest.raises(DataError, match="2 of 'customer'; and 3 times"):
-        retail.lookup("customer_lines.*", [1, 2], [1, 2, 3])
+        retail.lookup("customer_lines.*", [1, 2], ["2011-06-01"] * 3)
     with pytest.raises(NotFoundError, match=r"unknown feature 'customer_lines.sinse'\n.*since"):
         retail.lookup("customer_lines.sinse", [1], 0)
 
@@ -312,7 +326,7 @@ def test_keys_that_do_not_fit_are_refused(retail: Project) -> None:
 def test_a_project_that_is_not_built_says_what_to_run(tmp_path: Path) -> None:
     loaded = Project(project(tmp_path, features=SHOP))
     with pytest.raises(StoreError, match=r"not built\n.*bedplate apply"):
-        loaded.lookup("spending.sum", [1], 400)
+        loaded.lookup("spending.sum", [1], "2026-01-01")
     store = MemoryStore()
     with pytest.raises(StoreError, match=r"not built\n.*bedplate apply"):
         loaded.materialize(store)

@@ -52,6 +52,7 @@ shop = Dataset(
     spine=Spine(events, request="request", entities=user, item=item),
     labels=[again, middle],
     features=["tastes.*", "people.*"],
+    allow={"outcome column 'tastes.by'": "the kind of an event is known when it happens"},
     split=TimeSplit(validation=%d, test=%d, gap="6h"),
     batch_items=50,
 )

@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, final
 
 import msgspec
 
+from bedplate.aggregations.text import expression_text, shown_expression
 from bedplate.aggregations.window import Window, WindowLike, windows_of
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Column, TextLookup
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError, suggest
@@ -66,13 +68,15 @@ class Selection:
     Attributes:
         inputs: row expressions.
         where: a boolean row expression, or None.
+        given: the numbers or booleans of which the one input is computed, where the aggregation computes it; else
+            None. An infinite one is refused when it is read.
         keeps_null: whether an event also counts where its first input is not there. The second and last one, integers
             that are never null, is then 0.
         text: the inputs for a person to read, without how long a nullable value holds.
         form: the canonical form.
     """
 
-    __slots__ = ("form", "inputs", "keeps_null", "text", "where")
+    __slots__ = ("form", "given", "inputs", "keeps_null", "text", "where")
 
     def __init__(
         self,
@@ -82,11 +86,13 @@ class Selection:
         *,
         keeps_null: bool = False,
         text: str | None = None,
+        given: pl.Expr | None = None,
     ) -> None:
+        self.given = given
         self.inputs = tuple(to_expression(e, place) for e in inputs)
         self.where = None if where is None else to_expression(where, place)
         shown = self.inputs[:1] if keeps_null else self.inputs
-        self.text = ", ".join(map(str, shown)) if text is None else text
+        self.text = ", ".join(map(expression_text, shown)) if text is None else text
         self.form: dict[str, Any] = {
             "inputs": [expression_form(e, place) for e in self.inputs],
             "where": None if self.where is None else expression_form(self.where, place),
@@ -99,7 +105,8 @@ class Selection:
         """The same inputs of those of the events for which another condition is true too."""
         if where is None:
             return self
-        return Selection(self.inputs, where if self.where is None else self.where & where, place)
+        both = where if self.where is None else self.where & where
+        return Selection(self.inputs, both, place, text=self.text, given=self.given)
 
     @property
     def expressions(self) -> tuple[pl.Expr, ...]:
@@ -378,6 +385,12 @@ class Aggregation(ABC):
                 raise DefinitionError(f"unknown argument '{name}'", where=cls.__name__, hint=hint)
         return super().__new__(cls)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Makes the subclass's constructor refuse arguments that do not fit, as it refuses wrong values."""
+        super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__:
+            checks_arguments(cls)
+
     def __init__(
         self,
         inputs: Sequence[ExpressionLike],
@@ -400,6 +413,18 @@ class Aggregation(ABC):
         for reduction in self.reductions:
             found.setdefault(str(reduction.selection.form), reduction.selection)
         return tuple(found.values())
+
+    @property
+    @final
+    def columns(self) -> frozenset[str]:
+        """The columns of the source that its inputs and conditions read.
+
+        >>> import polars as pl
+        >>> from bedplate.aggregations.arithmetic import Sum
+        >>> sorted(Sum("price", where=pl.col("kind") == "paid").columns)
+        ['kind', 'price']
+        """
+        return frozenset(c for s in self.selections for e in s.expressions for c in e.meta.root_names())
 
     @property
     def looks_back(self) -> bool:
@@ -472,9 +497,9 @@ class Aggregation(ABC):
         """Raises `DefinitionError` unless the type is one of those accepted."""
         if got not in accepted:
             names = ", ".join(accepted)
-            raise DefinitionError(
-                f"{type(self).__name__} takes {names}; got {got} from {self.selection.form['inputs'][0]}"
-            )
+            given = self.selection.inputs[0]
+            shown = given.meta.root_names()[0] if given.meta.is_column() else shown_expression(given)
+            raise DefinitionError(f"{type(self).__name__} takes {names}; got {got} from {shown}")
 
 
 class OneInput(Aggregation):

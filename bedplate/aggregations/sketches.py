@@ -57,7 +57,7 @@ class Quantile(OneInput):
     six powers of ten share at most 691 buckets at an error of 1 %, 139 at 5 %.
 
     Args:
-        expression: the row expression: numbers or booleans.
+        expression: the row expression: numbers or booleans; an infinite one is refused when it is read.
         q: one number between 0 and 1, or several: each is then a feature of its own, such as `<name>_p50`.
         error: the relative error, 0.001 to 0.5.
         windows: as for `Aggregation`.
@@ -91,7 +91,7 @@ class Quantile(OneInput):
         given = to_expression(expression, "Quantile")
         self.error, bucket = error, _bucket(given, error)
         super().__init__(bucket, windows, where)
-        self.selection = Selection([bucket], where, "Quantile", text=f"buckets of {given}")
+        self.selection = Selection([bucket], where, "Quantile", text=f"buckets of {given}", given=given)
 
     @property
     def reductions(self) -> tuple[Reduction, ...]:
@@ -143,8 +143,8 @@ def _bucket(expression: pl.Expr, error: float) -> pl.Expr:
     """The bucket of a value: its number has the sign of the value, and the order of the values."""
     import polars as pl
 
-    # A string or a time can't be multiplied, a vector or a duration has no sign: they are refused when a view is made.
-    # A cast alone would fail once there are rows, or read a number out of them.
+    # Only numbers and booleans come here: a view looks at the type of what is given first. An infinite one has no
+    # bucket; the conversion to an integer fails, and what reads the rows says which.
     given = expression * 1.0
     value = given.cast(pl.Float64).fill_nan(None)
     number = (value.abs().log() / math.log((1 + error) / (1 - error))).ceil() + _FIRST

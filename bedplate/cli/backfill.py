@@ -29,6 +29,7 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
 
     First it says what is there and what is missing, with a rough estimate; then it builds, range after range. A lookup
     of values that need events outside of what is built is an error that says so. 'bedplate apply' builds the rest.
+    Of a range before the table's first event or after its last one nothing is built, and a warning says when these are.
     After Ctrl-C or a crash the finished parts are kept, and the same command goes on from them.
 
     \b
@@ -51,7 +52,9 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
     with project.located():
         build = project.history.build(compiled, span)
         found = [_slot(build, i) for i in range(len(build.slots))]
-        if not as_json:
+        if not found:
+            click.echo(_outside(build), err=True)
+        elif not as_json:
             click.echo(_shown(found))
             click.echo(_estimate(build))
         began, done = time.perf_counter(), False
@@ -71,6 +74,17 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
         click.echo(f"built in {seconds:.1f} s; the index holds {rows:,} events")
 
 
+def _outside(build: Build) -> str:
+    """The warning that the table has no events in the range."""
+    from bedplate.types import format_time
+
+    source, bounds = build.view.view.source.name, build.bounds
+    if bounds is None:
+        return f"warning: source '{source}' has no events: nothing to build"
+    first, last = map(format_time, bounds)
+    return f"warning: source '{source}' has events from {first} to {last}, none in this range: nothing to build"
+
+
 def _slot(build: Build, number: int) -> dict[str, Any]:
     slot, missing = build.slots[number], build.missing_of(number)
     return {
@@ -80,6 +94,7 @@ def _slot(build: Build, number: int) -> dict[str, Any]:
         "rows": build.rows(number),
         "there": slot.segment is not None,
         "missing": [m.text for m in missing],
+        "kinds": [m.kind for m in missing],
         "seconds": build.seconds_of(number),
     }
 
@@ -92,12 +107,19 @@ def _shown(found: list[dict[str, Any]]) -> str:
         [
             span_text(Span(f["begin"], f["until"])),
             f"{f['rows']:,}",
-            "there" if f["there"] and not f["missing"] else ", ".join(f["missing"]),
+            "there" if f["there"] and not f["missing"] else _counted(f["kinds"]),
             f"{f['seconds']:.1f}" if f["missing"] else "-",
         ]
         for f in found
     ]
     return table(["times", "rows", "missing", "seconds"], rows, [1, 3])
+
+
+def _counted(kinds: list[str]) -> str:
+    """What is missing, in few words; JSON has every part."""
+    from bedplate.cli.plan import counted
+
+    return counted([(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)])
 
 
 def _estimate(build: Build) -> str:

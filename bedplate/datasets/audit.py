@@ -14,6 +14,7 @@ from bedplate.clock import Clock, system_clock
 from bedplate.datasets.leaks import Leak
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import DataError
+from bedplate.metrics.classification import auc
 from bedplate.sources.base import TIME
 from bedplate.types import DAY, Bools, Float64s, Int64s, Type, format_time
 
@@ -22,6 +23,14 @@ SAMPLE = 4096
 
 _LEAST = 50
 """Rows with a label that it takes to say that a feature equals it."""
+_LEAST_OF_CLASS = 10
+"""Positives, and negatives, that it takes to say that a feature separates them."""
+_SURE = 0.999
+"""The AUC of a feature from which on it tells a binary label."""
+_LINEAR = 0.9999
+"""The correlation of a feature with another label from which on it tells the label."""
+_FAR = 0.05
+"""The share of rows whose labels are farthest from the median; without them there must be that correlation too."""
 _COARSE = 10
 """Rows that it takes to say that a source has whole days only."""
 
@@ -70,9 +79,10 @@ def audit(dataset: LoadedDataset, *, sample: int = SAMPLE, clock: Clock = system
     first, last = dataset.positions("train")
     chosen = np.unique(np.linspace(first, last - 1, min(sample, last - first)).astype(np.int64))
     found = dict(_coarse(dataset)) | dict(_early(dataset)) | dict(_future_events(dataset, clock()))
+    found |= dict(_stray_ends(dataset))
     if len(chosen):
         batch = dataset.sample(chosen, 0, 0)
-        found |= dict(_future_values(dataset, batch)) | dict(_equal(batch))
+        found |= dict(_future_values(dataset, batch)) | dict(_equal(dataset, batch))
     return Audit(dataset.compiled.dataset.place, len(chosen), found, dataset.compiled.dataset.allow)
 
 
@@ -118,6 +128,17 @@ def _future_events(dataset: LoadedDataset, now: int) -> Iterator[tuple[str, str]
             )
 
 
+def _stray_ends(dataset: LoadedDataset) -> Iterator[tuple[str, str]]:
+    for end in dataset.ends():
+        if end.stray is not None and end.stray.uncensored:
+            yield (
+                Leak.STRAY_END.of(end.label),
+                f"{end.stray}: the end of the data of source '{end.source}' is taken from there, and "
+                f"{end.stray.uncensored:,} requests count as complete that would be censored without; drop such rows "
+                "in the prepare step",
+            )
+
+
 def _future_values(dataset: LoadedDataset, batch: Batch) -> Iterator[tuple[str, str]]:
     times = {f.name for f in dataset.compiled.selected.features if f.type is Type.TIME and not f.is_list}
     for name, column, requests in _columns(batch):
@@ -136,30 +157,60 @@ def _future_values(dataset: LoadedDataset, batch: Batch) -> Iterator[tuple[str, 
             )
 
 
-def _equal(batch: Batch) -> Iterator[tuple[str, str]]:
-    of_item = batch.request_of_item()
+def _equal(dataset: LoadedDataset, batch: Batch) -> Iterator[tuple[str, str]]:
+    of_item, asked = batch.request_of_item(), set(dataset.compiled.selected.names)
     for name, column, _ in _columns(batch):
-        if not isinstance(column, Dense | Ids) or column.values.dtype.kind not in "bif":
+        if name not in asked or not isinstance(column, Dense | Ids) or column.values.dtype.kind not in "bif":
             continue
         whole = column if name in batch.item else column.take(of_item)
         values, there = whole.values.astype(np.float64), whole.present
+        values = values if there is None else np.where(there, values, 0.0)
         for label, wanted in batch.labels.items():
-            if _is_linear(values, there, wanted.astype(np.float64)):
-                yield Leak.EQUAL.of(name), f"it tells label '{label}' exactly, in every one of {len(wanted):,} rows"
+            known = np.isfinite(wanted)
+            present = None if there is None else there[known]
+            told = _told(values[known], present, wanted[known].astype(np.float64))
+            if told is not None:
+                yield Leak.EQUAL.of(name), f"it tells label '{label}' {told}, in {np.count_nonzero(known):,} rows"
                 break
 
 
-def _is_linear(values: Float64s, there: Bools | None, label: Float64s) -> bool:
-    """Whether, wherever the label is known, the feature is there and the label is a linear function of it."""
-    known = np.isfinite(label)
-    if np.count_nonzero(known) < _LEAST or (there is not None and not there[known].all()):
+def _told(values: Float64s, there: Bools | None, label: Float64s) -> str | None:
+    """How well a feature tells a label, where it is too well to be true.
+
+    Args:
+        values: [n] the feature where the label is known.
+        there: [n] where it is not null; None: everywhere.
+        label: [n].
+    """
+    if len(label) < _LEAST or np.ptp(label) == 0 or not np.isfinite(values).all():
+        return None
+    if _is_linear(values, there, label, 1 - 1e-12):
+        return "exactly"
+    if set(np.unique(label)) == {0.0, 1.0}:
+        return _separated(values, there, label)
+    # Few large values alone can make a correlation.
+    order = np.argsort(np.abs(label - np.median(label)), kind="stable")[: int(len(label) * (1 - _FAR))]
+    near = _is_linear(values, there, label, _LINEAR) and _is_linear(values[order], None, label[order], _LINEAR)
+    return f"nearly (correlation above {_LINEAR})" if near else None
+
+
+def _is_linear(values: Float64s, there: Bools | None, label: Float64s, least: float) -> bool:
+    """Whether the feature is always there and its correlation with the label is at least so much, of either sign."""
+    if (there is not None and not there.all()) or np.ptp(values) == 0 or np.ptp(label) == 0:
         return False
-    x, y = values[known], label[known]
-    if not np.isfinite(x).all() or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return False
-    x, y = (x - x.mean()) / np.ptp(x), (y - y.mean()) / np.ptp(y)
-    slope = float(x @ y / (x @ x))
-    return bool(np.abs(y - slope * x).max() < 1e-6)
+    x, y = (values - values.mean()) / np.ptp(values), (label - label.mean()) / np.ptp(label)
+    return bool(abs(x @ y) >= least * np.sqrt((x @ x) * (y @ y)))
+
+
+def _separated(values: Float64s, there: Bools | None, label: Float64s) -> str | None:
+    """How well one threshold tells positives from negatives, nulls lying below all values or above them."""
+    if min(np.count_nonzero(label), np.count_nonzero(label == 0)) < _LEAST_OF_CLASS:
+        return None
+    # Ranks: distances do not matter, and a null is one step beyond the least or the greatest value.
+    ranks = np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.float64)
+    placed = [ranks] if there is None else [np.where(there, ranks, -1.0), np.where(there, ranks, len(ranks))]
+    area = max(abs(auc(scores, label) - 0.5) + 0.5 for scores in placed)
+    return f"nearly (AUC {area:.5f})" if area >= _SURE else None
 
 
 def _columns(batch: Batch) -> Iterator[tuple[str, Column, Int64s]]:

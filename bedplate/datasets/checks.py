@@ -13,7 +13,7 @@ import polars as pl
 from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.entity import key_cast
 from bedplate.sources.base import ALWAYS, Source
-from bedplate.types import Type, parse_duration, parse_time, type_of
+from bedplate.types import Type, parse_duration, parse_moment, type_of
 
 
 def check_kind(value: object, expected: type[Any] | UnionType, place: str, hint: str | None = None) -> None:
@@ -79,10 +79,11 @@ def time_of(value: datetime | date | str | int, place: str) -> int:
     """Microseconds of a time in a definition.
 
     Raises:
-        DefinitionError: not an ISO 8601 date or time, or not between 1970 and 2200.
+        DefinitionError: not an ISO 8601 date or time, not between 1970 and 2200, or an integer in seconds or
+            milliseconds.
     """
     try:
-        return parse_time(value, place)
+        return parse_moment(value, place)
     except ConfigError as error:
         raise DefinitionError(error.message, where=place, hint=error.hint) from None
 

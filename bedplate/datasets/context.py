@@ -11,6 +11,7 @@ import polars as pl
 from bedplate.batch import Column, Embedding, Ragged
 from bedplate.errors import DataError, DefinitionError, suggest
 from bedplate.features.context import PREFIX, Context
+from bedplate.features.decimals import decimals_as_floats
 from bedplate.features.derived import series_to_column
 from bedplate.features.vectors import matrix_of, vector, wrong_vectors
 from bedplate.sources.base import Source
@@ -63,6 +64,9 @@ class SpineContext:
         result: dict[str, Column] = {}
         for context in self._contexts:
             series = frame[f"{PREFIX}{context.name}"]
+            if series.dtype.is_decimal():
+                place = f"{self._place}, column '{context.column}' of {context.place}"
+                series = decimals_as_floats(series, place, lambda i: f"{request} {frame['request'][i]!r}")
             self._check_vectors(context, series, frame["request"], request)
             column = series_to_column(series).take(by_request)
             first = np.repeat(starts, np.diff(np.append(starts, len(by_request))))
@@ -112,6 +116,8 @@ def _expression(context: Context, schema: Mapping[str, pl.DataType]) -> pl.Expr:
     column = pl.col(context.column)
     if context.type.width:
         return vector(column, context.type.width)
+    if schema[context.column].is_decimal():
+        return column
     # The types of what serving gets: a request's numbers are 64 bits wide.
     wide = {Type.FLOAT: pl.Float64, Type.INT: pl.Int64, Type.STRING: pl.String}.get(context.type)
     return column if wide is None or schema[context.column] == wide else column.cast(wide)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest
 from bedplate.datasets.checks import check_kind, check_list, check_name, check_number
 from bedplate.datasets.labels import CompiledLabel, Label
-from bedplate.datasets.leaks import check_allowed, check_fresh
+from bedplate.datasets.leaks import check_allowed, check_fresh, check_outcomes
 from bedplate.datasets.negatives import LOG_Q, SAMPLED, CompiledNegatives, Negatives
 from bedplate.datasets.spine import CompiledSpine, Spine
 from bedplate.datasets.split import TimeSplit
@@ -26,6 +27,7 @@ BATCH_ITEMS = 4096
 """Candidate rows of a batch where a dataset does not say."""
 
 
+@checks_arguments
 @final
 class Dataset:
     """Requests with their candidates, features as of the request's time, and labels of what came after it.
@@ -103,14 +105,14 @@ class Dataset:
                 where=self.place,
             )
         for label in self.labels:
-            if label.complete_after > self.split.gap:
+            if self.split.validation + label.complete_after >= self.split.test:
                 maturity = f" and the maturity {format_duration(label.maturity)}" if label.maturity else ""
                 raise DefinitionError(
-                    f"the split's gap of {format_duration(self.split.gap)} is shorter than the horizon "
-                    f"{format_duration(label.horizon)}{maturity} of label '{label.name}', which would look into the "
-                    "next split",
+                    f"no request of validation would have label '{label.name}': the split is "
+                    f"{format_duration(self.split.test - self.split.validation)} long, no more than the horizon "
+                    f"{format_duration(label.horizon)}{maturity}, and no label looks into the next split",
                     where=self.place,
-                    hint=f'set gap="{format_duration(label.complete_after)}" or longer',
+                    hint="move test later, or validation earlier",
                 )
 
     @property
@@ -173,9 +175,7 @@ class CompiledDataset:
         self._check_entities(graph.key_types())
         self._check_requests()
         self._check_negatives()
-        names = [view.name for view in self.selected.every_view]
-        check_allowed(dataset.allow, names, self.selected.names, [c.label.name for c in self.labels], dataset.place)
-        check_fresh(dataset.labels, self.selected.every_view, dataset.allow, dataset.place)
+        self._check_leaks()
         self.id = digest(
             {
                 "spine": self.spine.id,
@@ -250,6 +250,13 @@ class CompiledDataset:
                 raise DefinitionError(
                     f"the name of the feature '{name}' is that of a column of the negatives", where=self.dataset.place
                 )
+
+    def _check_leaks(self) -> None:
+        dataset, labels = self.dataset, [c.label.name for c in self.labels]
+        reads = [*self.selected.views, *((chain.view, names) for chain, names in self.selected.chains)]
+        check_allowed(dataset.allow, reads, self.selected.names, labels, dataset.place)
+        check_fresh(dataset.labels, reads, dataset.allow, dataset.place)
+        check_outcomes(dataset.spine, dataset.labels, reads, dataset.allow, dataset.place)
 
     def definitions(self) -> dict[str, str]:
         """The id of each definition that decides the rows: of the whole, spine, labels, negatives and split."""

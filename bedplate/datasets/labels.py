@@ -12,9 +12,11 @@ from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.sketches import ApproxCountDistinct
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Dense
 from bedplate.canonical import digest
 from bedplate.datasets.checks import check_events, check_kind, check_name, check_number, duration_of
+from bedplate.datasets.split import TimeSplit
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import Entity, entities_of
@@ -33,6 +35,7 @@ def _of_request(label: Label) -> tuple[Entity, ...]:
     return () if label.request is None else (Entity(REQUEST, key=label.request),)
 
 
+@checks_arguments
 @final
 class Label:
     """What a model is to predict: at a request's time `t` the value of an aggregation over `t <= time < t + within`.
@@ -199,6 +202,13 @@ class CompiledLabel:
         return {e.name: kind for e, kind in kinds if e.name != REQUEST}
 
     @property
+    def is_binary(self) -> bool:
+        """Whether it is one of 0 and 1 by definition: a threshold, or an aggregation of a boolean column."""
+        if self.label.at_least is not None:
+            return True
+        return self.view.features[self.feature].type is Type.BOOL and self.label.empty in (None, 0, 1)
+
+    @property
     def request_type(self) -> Type | None:
         """The type of the request's id in the label's source; None: the label is not joined by it."""
         return None if self.label.request is None else self.view.key_types[0]
@@ -207,13 +217,18 @@ class CompiledLabel:
         """The last time at which a request is not censored, microseconds."""
         return history.known(self.view) - self.label.complete_after
 
-    def read(self, history: History, rows: Candidates) -> Float32s:
+    def read(self, history: History, rows: Candidates, split: TimeSplit | None = None) -> Float32s:
         """The label of every candidate.
 
         A label about the request alone is read once per request.
 
+        Args:
+            history: where it is read.
+            rows: the requests and their candidates.
+            split: the splits that no label may look across; None: there are none.
+
         Returns:
-            [N] float32; NaN where the request is censored.
+            [N] float32; NaN where the request is censored, or so near to the next split that it would look into it.
 
         Raises:
             DataError: a value is too large for float32.
@@ -223,13 +238,16 @@ class CompiledLabel:
         of_item: Int64s = np.repeat(np.arange(len(rows.times)), np.diff(rows.offsets))
         if rows.item not in names:
             keys = np.stack([of_request[n] for n in names], axis=1)
-            return self._known(history, keys, rows.times)[of_item]
+            return self._known(history, keys, rows.times, split)[of_item]
         columns = [rows.candidates if n == rows.item else of_request[n][of_item] for n in names]
-        return self._known(history, np.stack(columns, axis=1), rows.times[of_item])
+        return self._known(history, np.stack(columns, axis=1), rows.times[of_item], split)
 
-    def _known(self, history: History, keys: Int64s, times: Int64s) -> Float32s:
-        """[n]: the label of keys at times, NaN where it is censored."""
-        return np.where(times <= self.last_time(history), self._values(history, keys, times), np.float32(np.nan))
+    def _known(self, history: History, keys: Int64s, times: Int64s, split: TimeSplit | None) -> Float32s:
+        """[n]: the label of keys at times, NaN where there is none."""
+        known = times <= self.last_time(history)
+        if split is not None:
+            known &= ~split.looks_ahead(times, self.label.complete_after)
+        return np.where(known, self._values(history, keys, times), np.float32(np.nan))
 
     def _values(self, history: History, keys: Int64s, times: Int64s) -> Float32s:
         column = history.ahead(self.view, [self.feature], keys, times, self.label.horizon)[self.feature]

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from bedplate.aggregations.base import ExpressionLike, to_expression
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest, expression_form
 from bedplate.datasets.checks import check_events, check_kind, check_number, duration_of, id_type
 from bedplate.datasets.reading import read_rows
@@ -28,6 +29,7 @@ SAMPLED = "negatives.sampled"
 """The boolean item column that says which candidates were drawn rather than chosen."""
 
 
+@checks_arguments
 @final
 class Negatives:
     """Negatives of a request at time `t`, drawn from the events of a source with `t - window <= time < t`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest
 from bedplate.errors import DefinitionError
 from bedplate.features.declared import TypeLike, declared_type
@@ -17,6 +18,7 @@ RESERVED = ("id", "time")
 """Names that context can't have: every request has these."""
 
 
+@checks_arguments
 @final
 class Context:
     """A value that each request brings: a feature of the request under the name `request.NAME`.

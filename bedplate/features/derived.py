@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 
 from bedplate.aggregations.base import to_expression
+from bedplate.aggregations.text import expression_text
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, column_to_series
 from bedplate.canonical import expression_form
 from bedplate.errors import DefinitionError
@@ -27,6 +29,7 @@ REQUEST_TIME = "request.time"
 OutputLike: TypeAlias = "type[Any] | Type | str | None"
 
 
+@checks_arguments
 @final
 class DerivedFeature:
     """A feature computed from other features of the same row.
@@ -92,9 +95,10 @@ class DerivedFeature:
     @property
     def text(self) -> str:
         """The definition for a person to read."""
-        if self._form is None:
-            return str(self.expression)
-        return f"{self._form['function']}({', '.join(self.inputs)}): {self._form['type']}"
+        if self.expression is not None:
+            return expression_text(self.expression)
+        form = self._form or {}
+        return f"{form['function']}({', '.join(self.inputs)}): {form['type']}"
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import polars as pl
 
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import string_ids
 from bedplate.errors import DataError, DefinitionError
 from bedplate.types import Array, Int64s, Type, type_of
@@ -17,6 +18,7 @@ KeysLike: TypeAlias = "Sequence[int] | Sequence[str] | Array | pl.Series"
 """Keys as a person gives them: integers or strings."""
 
 
+@checks_arguments
 @final
 @dataclass(frozen=True, slots=True)
 class Entity:

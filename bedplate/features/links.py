@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest
 from bedplate.errors import DefinitionError, suggest
 from bedplate.features.entity import Entity
@@ -21,6 +22,7 @@ from bedplate.features.view import CompiledView, Feature
 from bedplate.types import Type
 
 
+@checks_arguments
 @final
 class Link:
     """Where the key of an entity is found: in a feature of another.
@@ -29,7 +31,7 @@ class Link:
     together for rows that have the others too.
 
     Args:
-        name: unique in the project, without dots; the features behind the link are called by it.
+        name: unique in the project, also among its views, without dots; the features behind the link are called by it.
         feature: the full name of a feature of a view; one integer or string, of the type of the entity's key.
         entity: whose key the feature holds.
 
@@ -120,6 +122,12 @@ class _Links:
     def _check(self, link: Link, owners: Mapping[str, CompiledView], kinds: Mapping[str, Type]) -> None:
         if self.links[link.name] is not link:
             raise DefinitionError("two links have this name", where=link.place, hint="give one of them another name")
+        if any(view.name == link.name for view in self.views):
+            raise DefinitionError(
+                f"a view is named '{link.name}' too, and '{link.name}.*' must mean one of them",
+                where=link.place,
+                hint="give the link another name",
+            )
         if link.feature not in owners:
             hint = suggest(link.feature, owners, "features of views")
             raise DefinitionError(f"no view has the feature '{link.feature}'", where=link.place, hint=hint)
@@ -213,7 +221,7 @@ def chains_of(links: Sequence[Link], views: Mapping[str, CompiledView], kinds: M
         kinds: the type of each entity's key.
 
     Raises:
-        DefinitionError: two links of one name, a feature or an entity that is not there, a feature that holds no such
-            keys, or links that lead from an entity back to it.
+        DefinitionError: two links of one name, or one with a view's name, a feature or an entity that is not there, a
+            feature that holds no such keys, or links that lead from an entity back to it.
     """
     return _Links(links, views, kinds).chains() if links else []

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, final
 
+from bedplate.arguments import checks_arguments
 from bedplate.batch import Column
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
@@ -22,6 +23,7 @@ SCORE = "score"
 """The output of a ranking model."""
 
 
+@checks_arguments
 @final
 class ModelFeature:
     """A feature that a model computes from other features of the same row, one number.

@@ -13,14 +13,17 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import polars as pl
 
+from bedplate.aggregations.attribute import Attribute
+from bedplate.aggregations.text import shown_expression
 from bedplate.batch import TextLookup
 from bedplate.errors import DataError
+from bedplate.features.decimals import decimals_as_floats
 from bedplate.features.entity import encode
 from bedplate.features.vectors import matrix_of, wrong_vectors
 from bedplate.features.view import CompiledView
 from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME, UNREADABLE
-from bedplate.sources.events import RowName, check_events, event_query, read_events, row_text
-from bedplate.types import Array, Bools, Int64s, Type
+from bedplate.sources.events import RowName, check_events, check_unit, event_query, read_events, row_text
+from bedplate.types import LATEST_TIME, Array, Bools, Int64s, Type, likely_unit
 
 Span: TypeAlias = "tuple[int | None, int | None]"
 """A range of event times: from the first to before the second, microseconds; None: without end."""
@@ -140,9 +143,15 @@ def prepare_rows(
         DataError: rows that can't be read, a null or impossible time, a null key, an infinite number, an integer beyond
             int64.
     """
-    name, where = name or view.view.source.table(view.root).row_name, _condition(view, span)
+    name, where = name or view.view.source.table(view.root).row_name, _condition(view, raw, span)
     source = view.view.source
-    frame = read_events(source, raw, _columns(view, only), keys=_keys(view), place=view.place, name=name, where=where)
+    columns, keys = _columns(view, only), _keys(view)
+    try:
+        frame = read_events(source, raw, columns, keys=keys, place=view.place, name=name, where=where)
+    except DataError as error:
+        if isinstance(error.__cause__, UNREADABLE):
+            _check_given(view, raw, only, name, where)
+        raise
     times = frame[TIME]
 
     def row(position: int) -> str:
@@ -185,33 +194,59 @@ def prepare_table(
 
 
 def prepare_batches(
-    view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None, span: Span | None = None
+    view: CompiledView,
+    raw: pl.LazyFrame,
+    only: Sequence[int] | None = None,
+    span: Span | None = None,
+    at_once: int = _PIECE,
 ) -> Iterator[Rows]:
     """As `prepare_rows`, a batch of rows at a time; what is wrong is named by its place in its batch.
+
+    Args:
+        view: the compiled view.
+        raw: as for `prepare_rows`.
+        only: as for `prepare_rows`.
+        span: as for `prepare_rows`.
+        at_once: how many rows a batch has at most, about.
 
     Raises:
         DataError: as `prepare_rows`.
         Exception: one of `UNREADABLE`, for rows that can't be read.
     """
     source = view.view.source
-    query = event_query(source, raw, _columns(view, only), _condition(view, span))
-    for frame in query.collect_batches(chunk_size=_PIECE):
+    query = event_query(source, raw, _columns(view, only), _condition(view, raw, span))
+    for frame in query.collect_batches(chunk_size=at_once):
         check_events(frame, source, raw, keys=_keys(view), place=view.place, row=str)
         yield _rows(view, frame, only, str)
 
 
-def _condition(view: CompiledView, span: Span | None) -> pl.Expr | None:
+def _check_given(
+    view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None, name: RowName, where: pl.Expr | None
+) -> None:
+    """Looks for what makes the input of an aggregation fail, such as the bucket of an infinite number.
+
+    Raises:
+        DataError: there is an infinite number.
+    """
+    source = view.view.source
+    for given in [g for s in _wanted(view, only) if (g := view.selections[s].given) is not None]:
+        try:
+            frame = event_query(source, raw, [given.cast(pl.Float64).alias("given")], where).collect()
+        except UNREADABLE:
+            continue
+
+        def row(position: int, times: pl.Series = frame[TIME]) -> str:
+            return row_text(source, raw, times, position, name=name, where=where)
+
+        _floats(frame["given"].to_numpy(), f"{view.place}, source '{source.name}', {shown_expression(given)}", row)
+
+
+def _condition(view: CompiledView, raw: pl.LazyFrame, span: Span | None) -> pl.Expr | None:
     """The view's condition and the range of times; a row without a time is kept, to be found."""
     where = view.view.where
     if span is None or span == (None, None):
         return where
-    time, (begin, until) = pl.col(TIME), span
-    inside = pl.lit(value=True)
-    if begin is not None:
-        inside &= time >= begin
-    if until is not None:
-        inside &= time < until
-    inside = inside | time.is_null()
+    inside = view.view.source.during(raw, *span)
     return inside if where is None else inside & where
 
 
@@ -362,7 +397,24 @@ def _selected(view: CompiledView, frame: pl.DataFrame, index: int, row: RowName)
         texts.append(known)
     if missing is not None:
         arrays[-1] = np.where(missing, 0, arrays[-1])
+    if selection.keeps_null:
+        _check_ends(view, index, arrays[-1])
     return SelectedValues(None if valid is None or valid.all() else valid, tuple(arrays), tuple(texts))
+
+
+def _check_ends(view: CompiledView, index: int, ends: Int64s) -> None:
+    """Checks that the times at which rows of an entity table end can be microseconds, where their column has integers.
+
+    Raises:
+        DataError: they must be seconds or milliseconds.
+    """
+    said = ends[(ends > 0) & (ends < LATEST_TIME)]
+    if not len(said) or likely_unit(int(said.max())) is None:
+        return
+    form, source = view.selections[index].form, view.view.source
+    attributes = [a for a in view.view.features.values() if isinstance(a, Attribute) and a.selection.form == form]
+    for column in [a.valid_to for a in attributes if a.valid_to is not None]:
+        check_unit(int(said.max()), source, source.table(view.root).scan(), column)
 
 
 def _array(
@@ -370,7 +422,8 @@ def _array(
 ) -> tuple[Array, Bools | None]:
     """A column as an array, and which values are there (None: all); the others are 0."""
     if kind is Type.FLOAT:
-        return _floats(series.cast(pl.Float64).to_numpy(), place, row)
+        floats = decimals_as_floats(series, place, row) if series.dtype.is_decimal() else series.cast(pl.Float64)
+        return _floats(floats.to_numpy(), place, row)
     if kind.width:
         return _vectors(series, place, row)
     there: Bools | None = series.is_not_null().to_numpy() if series.null_count() else None
@@ -416,6 +469,6 @@ def _floats(values: Array, place: str, row: RowName) -> tuple[Array, Bools | Non
         raise DataError(
             f"{np.count_nonzero(infinite):,} infinite values, the first in {row(int(infinite.argmax()))}",
             where=place,
-            hint="an infinite number can't be summed; make it null in the row expression",
+            hint="no sum, mean or quantile can be taken of it; make it null in the row expression",
         )
     return np.where(there, values, 0.0), there

@@ -11,7 +11,18 @@ import polars as pl
 
 from bedplate.errors import ConfigError, DataError
 from bedplate.sources.base import epoch_micros
-from bedplate.types import EARLIEST_TIME, LATEST_TIME, Array, Bools, Int64s, is_accepted, to_micros
+from bedplate.types import (
+    EARLIEST_TIME,
+    LATEST_TIME,
+    Array,
+    Bools,
+    Int64s,
+    format_time,
+    is_accepted,
+    likely_unit,
+    to_micros,
+    unit_hint,
+)
 
 TimesLike: TypeAlias = "str | int | date | np.datetime64 | Sequence[str | int | date] | pl.Series | Array"
 """One time or several: datetimes, dates, ISO 8601 texts or integer microseconds."""
@@ -52,6 +63,39 @@ def encode_times(times: TimesLike, count: int, place: str) -> Int64s:
     if isinstance(times, str | bytes | int | float | date) or not isinstance(times, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         return np.full(count, _micros(times, place), np.int64)
     return np.array([_micros(t, f"{place}, position {i}") for i, t in enumerate(times)], np.int64)
+
+
+def asked_times(times: TimesLike, count: int, place: str) -> Int64s:
+    """As `encode_times`, of times at which values are asked for: integers that must have another unit are refused.
+
+    Args:
+        times: as for `encode_times`.
+        count: as for `encode_times`.
+        place: as for `encode_times`.
+
+    Raises:
+        DataError: as `encode_times`; or integers that must be seconds or milliseconds: the greatest is within a year of
+            1970 (and not 0, which is the epoch in every unit).
+    """
+    micros = encode_times(times, count, place)
+    greatest = int(micros.max(initial=0))
+    unit = likely_unit(greatest) if greatest else None
+    if unit is not None and _are_integers(times):
+        raise DataError(
+            f"the greatest time is {greatest}, as microseconds {format_time(greatest)}; expected one after 1970",
+            where=place,
+            hint=unit_hint(unit),
+        )
+    return micros
+
+
+def _are_integers(times: TimesLike) -> bool:
+    if isinstance(times, np.ndarray) and times.dtype.kind != "O":
+        return times.dtype.kind in "iu"
+    if isinstance(times, pl.Series):
+        return times.dtype.is_integer()
+    given = times if isinstance(times, Sequence | np.ndarray) and not isinstance(times, str) else [times]
+    return all(isinstance(t, int | np.integer) for t in given)
 
 
 def _micros(value: Any, place: str) -> int:

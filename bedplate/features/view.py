@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import polars as pl
 
 from bedplate.aggregations.attribute import Attribute, attributes_of
 from bedplate.aggregations.base import Aggregation, ExpressionLike, Reduce, Reduction, Selection, to_expression
+from bedplate.aggregations.text import expression_text, shown_expression
 from bedplate.aggregations.window import Window
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest, expression_form
 from bedplate.errors import DefinitionError, suggest
 from bedplate.features.entity import Entity, entities_of, key_cast
@@ -20,6 +22,7 @@ from bedplate.sources.base import ALWAYS, Source
 from bedplate.types import Type, format_duration, parse_duration, type_of
 
 
+@checks_arguments
 @final
 class FeatureView:
     """Features of an entity, or of a pair of entities, from the events of one source.
@@ -93,6 +96,15 @@ def _check_parts(name: object, source: object, place: str) -> None:
     parts: list[tuple[object, type]] = [(name, str), (source, Source)]
     for part, expected in parts:
         if not isinstance(part, expected) or not part:
+            if expected is Source and isinstance(part, list | tuple):
+                several = cast("Sequence[object]", part)
+                names = ", ".join(str(getattr(p, "name", p)) for p in several)
+                raise DefinitionError(
+                    f"got a list of {len(several)} sources ({names}), expected one Source",
+                    where=place,
+                    hint="make a view of each; tables with the same columns can be one source, by a path such as "
+                    '"events/*.parquet"',
+                )
             raise DefinitionError(f"got {part!r}, expected {_article(expected.__name__)}", where=place)
 
 
@@ -148,6 +160,25 @@ def _cast_hint(dtype: pl.DataType, expression: pl.Expr) -> str | None:
     return "cast it to pl.Int64" if dtype.is_integer() else None
 
 
+def _check_given(given: pl.Expr, schema: Mapping[str, pl.DataType], place: str) -> None:
+    """Raises `DefinitionError` unless that of which an aggregation computes its input is a number or a boolean."""
+    dtype = expression_type(given, schema, "an aggregation", place)
+    if not dtype.is_numeric() and dtype != pl.Boolean:
+        raise DefinitionError(f"{shown_expression(given)} is {dtype}, expected a number or boolean", where=place)
+
+
+def _decimal_hint(aggregation: Aggregation, schema: Mapping[str, pl.DataType]) -> str | None:
+    """What to do about decimals, which are read as floats, where an aggregation takes no floats."""
+    for expression in (e for s in aggregation.selections for e in s.inputs):
+        dtype = expression_type(expression, schema, "an aggregation", "")
+        if isinstance(dtype, pl.Decimal):
+            shown = shown_expression(expression)
+            return (
+                f"{shown} is {dtype}, which is read as float64; cast it to pl.Int64 (times 10^{dtype.scale}) or String"
+            )
+    return None
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -173,11 +204,19 @@ class Feature:
 @final
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of `Aggregation.finalize`: an aggregation `over` one window, and the names of what it gives."""
+    """One call of `Aggregation.finalize`: an aggregation `over` one window, and the names of what it gives.
+
+    Attributes:
+        aggregation: what is called.
+        window: over which window; None: all history.
+        names: of what it gives, within the view.
+        feature: the name that the view defines the aggregation by.
+    """
 
     aggregation: Aggregation
     window: Window | None
     names: tuple[str, ...]
+    feature: str
 
 
 @final
@@ -275,13 +314,15 @@ class CompiledView:
     def _input_types(self, schema: Mapping[str, pl.DataType], selection: Selection) -> tuple[Type, ...]:
         place = f"{self.place}, feature '{self._first_use(selection)}'"
         check_condition(selection.where, schema, place)
+        if selection.given is not None:
+            _check_given(selection.given, schema, place)
         kinds: list[Type] = []
         for expression in selection.inputs:
             dtype = expression_type(expression, schema, "an aggregation", place)
             kind = type_of(dtype)
             if kind is None:
                 raise DefinitionError(
-                    f"the expression {expression} is {dtype}, expected a number, boolean, string, time or vector",
+                    f"{shown_expression(expression)} is {dtype}, expected a number, boolean, string, time or vector",
                     where=place,
                     hint=_cast_hint(dtype, expression),
                 )
@@ -299,12 +340,13 @@ class CompiledView:
             try:
                 outputs = aggregation.outputs(self.input_types(aggregation))
             except DefinitionError as error:
-                raise DefinitionError(error.message, where=f"{self.place}, feature '{name}'", hint=error.hint) from None
+                hint = error.hint or _decimal_hint(aggregation, self.view.source.schema(self.root))
+                raise DefinitionError(error.message, where=f"{self.place}, feature '{name}'", hint=hint) from None
             made[name] = []
             for window in aggregation.windows:
                 stem = name if window is None else f"{name}_{window.label}"
                 names = tuple(f"{stem}_{o.suffix}" if o.suffix else stem for o in outputs)
-                calls.append(Call(aggregation.over(window), window, names))
+                calls.append(Call(aggregation.over(window), window, names, name))
                 ttl, text = self._ttl(aggregation, window), self._text(aggregation, window)
                 call = aggregation.form() | {"windows": window and window.form()}
                 form = {"base": base | {"ttl": ttl and format_duration(ttl)}, "call": call}
@@ -324,7 +366,7 @@ class CompiledView:
         return tuple(calls), features
 
     def _text(self, aggregation: Aggregation, window: Window | None) -> str:
-        conditions = [str(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
+        conditions = [expression_text(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
         ttl, delay = self._ttl(aggregation, window), self.view.source.delay
         available = self.view.source.available
         parts = [

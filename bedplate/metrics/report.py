@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bedplate.metrics.calibration import calibration, expected_calibration_error
 from bedplate.metrics.classification import auc, log_loss, normalised_entropy, request_auc
 from bedplate.types import Array, Int64s
+
+BINARY_METRICS = (
+    "auc",
+    "request_auc",
+    "log_loss",
+    "normalised_entropy",
+    "calibration",
+    "expected_calibration_error",
+)
+"""The names of the metrics of `binary_report`."""
 
 
 def binary_report(probabilities: Array, labels: Array, weights: Array, requests: Int64s) -> dict[str, float]:
@@ -24,3 +36,21 @@ def binary_report(probabilities: Array, labels: Array, weights: Array, requests:
         "calibration": calibration(probabilities, labels, weights),
         "expected_calibration_error": expected_calibration_error(probabilities, labels, weights),
     }
+
+
+def warnings_of(metrics: Mapping[str, float]) -> list[str]:
+    """What a person should know before such a model is used: where it is worse than knowing no feature at all.
+
+    Args:
+        metrics: of validation by name, and those of test with the prefix `test_`.
+
+    >>> warnings_of({"normalised_entropy": 0.9, "test_normalised_entropy": 3.0876})
+    ['on the test split it is worse than predicting the mean label (normalised entropy 3.088, above 1)']
+    """
+    splits = {"validation": "normalised_entropy", "test": "test_normalised_entropy"}
+    return [
+        f"on the {split} split it is worse than predicting the mean label "
+        f"(normalised entropy {metrics[name]:.3f}, above 1)"
+        for split, name in splits.items()
+        if metrics.get(name, 0.0) > 1
+    ]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 from bedplate.errors import ConfigError
 from bedplate.features.checks import check_least, check_types
+from bedplate.metrics.report import BINARY_METRICS
 
 
 class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Choices of a `DCN`.
 
     Attributes:
+        needs_binary: whether the label must be one of 0 and 1.
+        metrics: the names of what its validation reports beside the loss.
         label: the binary label that it predicts.
         embedding: the width of a category's vector.
         cross_layers: how many crosses; the degree of the highest is one more.
@@ -22,6 +27,9 @@ class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         correct_sampling: learn the log-odds of the label without the sampling of negatives; see `models.binary`.
         seed: of the first weights.
     """
+
+    needs_binary: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = BINARY_METRICS
 
     label: str
     embedding: int = 16
@@ -51,10 +59,15 @@ class LogisticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Choices of a `Logistic`.
 
     Attributes:
+        needs_binary: whether the label must be one of 0 and 1.
+        metrics: the names of what its validation reports beside the loss.
         label: the binary label that it predicts.
         correct_sampling: learn the log-odds of the label without the sampling of negatives; see `models.binary`.
         seed: of the first weights.
     """
+
+    needs_binary: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = BINARY_METRICS
 
     label: str
     correct_sampling: bool = False
@@ -73,6 +86,8 @@ class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Choices of a `TwoTower`.
 
     Attributes:
+        needs_binary: whether the label must be one of 0 and 1.
+        metrics: the names of what its validation reports beside the loss.
         label: candidates where it is above 0 are the request's positives.
         embedding: the width of a category's vector.
         layers: hidden widths of each tower.
@@ -83,6 +98,9 @@ class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dropout: after each hidden layer.
         seed: of the first weights.
     """
+
+    needs_binary: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ("request_auc",)
 
     label: str
     embedding: int = 16

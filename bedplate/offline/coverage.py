@@ -24,12 +24,13 @@ class Coverage:
         view: the compiled view.
         begins: [r] int64 the first time of each range, ascending; before all times where nothing is missing before it.
         ends: [r] int64 the time after the last of each, after all times where nothing is missing after it.
+        bounds: the smallest and the greatest time of the table's events.
     """
 
-    __slots__ = ("_begins", "_ends", "_view")
+    __slots__ = ("_begins", "_bounds", "_ends", "_view")
 
-    def __init__(self, view: CompiledView, begins: Int64s, ends: Int64s) -> None:
-        self._view, self._begins, self._ends = view, begins, ends
+    def __init__(self, view: CompiledView, begins: Int64s, ends: Int64s, bounds: tuple[int, int]) -> None:
+        self._view, self._begins, self._ends, self._bounds = view, begins, ends, bounds
 
     @staticmethod
     def of(view: CompiledView, manifests: Sequence[SegmentManifest]) -> Coverage:
@@ -44,7 +45,7 @@ class Coverage:
             else:
                 joined.append([begin, end])
         found = np.array(joined, np.int64).reshape(-1, 2)
-        return Coverage(view, np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]))
+        return Coverage(view, np.ascontiguousarray(found[:, 0]), np.ascontiguousarray(found[:, 1]), (low, high))
 
     @property
     def is_whole(self) -> bool:
@@ -88,9 +89,10 @@ class Coverage:
         if inside.all():
             return
         low, high = int(begin[~inside].min()), int(end[~inside].max())
-        hint = f"bedplate backfill {self._view.name}"
-        hint += f" --from {format_time(low)}" if low > _EVER else ""
-        hint += f" --to {format_time(high)}" if low > _EVER else ""
+        # Nothing is built of a range without events: one that holds the first or the last is whole on its other side.
+        first, last = self._bounds
+        begin_text, end_text = format_time(max(min(low, last), 0)), format_time(max(high, first + 1))
+        hint = f"bedplate backfill {self._view.name} --from {begin_text} --to {end_text}"
         wanted = _text(low, high) if low > _EVER else f"of all history up to {format_time(high)}"
         raise StoreError(
             f"the as-of index holds events {self.text} only; {np.count_nonzero(~inside):,} of {len(times):,} rows need "

@@ -8,6 +8,7 @@ from typing import Any, cast, final
 
 import polars as pl
 
+from bedplate.arguments import checks_arguments
 from bedplate.canonical import expression_form
 from bedplate.errors import ConfigError, DefinitionError
 from bedplate.registry.version import parse_reference
@@ -44,6 +45,7 @@ class Retrieval:
         _check_names(self.always, "always", place)
 
 
+@checks_arguments
 @final
 @dataclass(frozen=True, slots=True)
 class Service:

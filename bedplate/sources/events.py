@@ -9,13 +9,12 @@ import polars as pl
 
 from bedplate.errors import BedplateError, DataError, reason
 from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME, UNREADABLE, Source
-from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, format_time
+from bedplate.types import EARLIEST_TIME, LATEST_TIME, format_time, likely_unit, unit_hint
 
 RowName: TypeAlias = Callable[[int], str]
 """What a message calls a row of the table by its position, such as "row 4 of 2026-01.parquet"."""
 
 _POSITION = "__position__"
-_YEAR = 365 * DAY
 
 
 def read_events(
@@ -44,9 +43,9 @@ def read_events(
         and `SEQUENCE`.
 
     Raises:
-        DataError: rows that can't be read, a null time or one outside 1970 to 2200, a column of integer times that
-            can't be microseconds, a null key, a row that does not say when it could be known or its place among rows
-            of equal time.
+        DataError: rows that can't be read, a null time or one outside 1970 to 2200, a column of integer times (of
+            events, or of when rows could be known) that can't be microseconds, a null key, a row that does not say when
+            it could be known or its place among rows of equal time.
     """
     try:
         frame = event_query(source, raw, columns, where).collect()
@@ -89,7 +88,7 @@ def check_events(
         DataError: as `read_events`.
     """
     _check_times(frame[TIME], source, raw, row)
-    _check_order(frame, source, row)
+    _check_order(frame, source, raw, row)
     for column, shown in keys.items():
         nulls = frame[column].null_count()
         if nulls:
@@ -154,18 +153,31 @@ def _check_times(times: pl.Series, source: Source, raw: pl.LazyFrame, row: RowNa
             where=place,
             hint="an integer time column holds microseconds since the epoch; convert others in the prepare step",
         )
-    if high < _YEAR and source.has_integer_times(raw):
-        # Seconds of any accepted time are below this number; milliseconds of times since April 1970 are above it.
-        unit = "s" if high < LATEST_TIME // 1_000_000 else "ms"
+    check_unit(high, source, raw, source.time)
+
+
+def check_unit(greatest: int, source: Source, raw: pl.LazyFrame, column: str) -> None:
+    """Checks that times can be microseconds, where their column holds integers.
+
+    Args:
+        greatest: the greatest of the times.
+        source: the source.
+        raw: rows as the table holds them.
+        column: of the times, after the cleaning step.
+
+    Raises:
+        DataError: they must be seconds or milliseconds: the greatest is within a year of 1970.
+    """
+    unit = likely_unit(greatest)
+    if unit is not None and source.has_integers(raw, column):
         raise DataError(
-            f"the greatest time is {high}, as microseconds {format_time(high)}; expected one after 1970",
-            where=place,
-            hint=f"{'seconds' if unit == 's' else 'milliseconds'}? Convert them in the prepare step: "
-            f"pl.from_epoch('{source.time}', time_unit='{unit}')",
+            f"the greatest time is {greatest}, as microseconds {format_time(greatest)}; expected one after 1970",
+            where=f"source '{source.name}', column '{column}'",
+            hint=unit_hint(unit, column),
         )
 
 
-def _check_order(frame: pl.DataFrame, source: Source, row: RowName) -> None:
+def _check_order(frame: pl.DataFrame, source: Source, raw: pl.LazyFrame, row: RowName) -> None:
     """Checks when rows could be known, and the sequence of rows of equal time."""
     for name, column in source.order_columns().items():
         place = f"source '{source.name}', column '{column}'"
@@ -189,6 +201,9 @@ def _check_order(frame: pl.DataFrame, source: Source, row: RowName) -> None:
                 where=place,
                 hint="leave out rows that never become known in the source's prepare step",
             )
+        greatest = frame[name].max()
+        if name == AVAILABLE and isinstance(greatest, int):
+            check_unit(greatest, source, raw, column)
 
 
 def _first(marked: pl.Series) -> int:

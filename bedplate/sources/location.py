@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from bedplate.canonical import digest
 from bedplate.errors import DefinitionError, missing_extra, suggest
 from bedplate.extensions import load, names
-from bedplate.types import parse_time
+from bedplate.types import parse_moment
 
 if TYPE_CHECKING:
     from bedplate.sources.base import Table
@@ -28,6 +28,9 @@ _MEMBERS = {
 """The module of each scheme; its `open_table(url, root, place)` opens a URL."""
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):(.*)$", re.DOTALL)
+_REMOTE = ("abfs", "abfss", "az", "gcs", "gs", "hdfs", "http", "https", "s3", "s3a", "s3n", "wasbs")
+"""Schemes of places where Parquet files may lie, which are no kinds of table."""
+
 _WHOLE = re.compile(r"^[0-9]+$")
 
 
@@ -86,6 +89,13 @@ def open_table(text: str, root: Path, place: str) -> Table:
             raise missing_extra(error) or error from error
         return opener(text, root, place)
     known = sorted({*_MEMBERS, *names("sources")})
+    if scheme not in known and scheme.lower() in _REMOTE:
+        raise DefinitionError(
+            f"got '{text}': Parquet files in buckets or on servers are not read, only those in a folder",
+            where=place,
+            hint="tables of Delta, Iceberg and Lance are read there, such as 'delta:s3://bucket/orders'; mount a "
+            "bucket of Parquet files or copy them, and give the path",
+        )
     if scheme not in known:
         raise DefinitionError(
             f"unknown kind of table '{scheme}'",
@@ -144,7 +154,7 @@ def moment(at: str | date | datetime | None, others: Mapping[str, Any], place: s
     given = [name for name, value in {"at": at, **others}.items() if value is not None]
     if len(given) > 1:
         raise DefinitionError(f"got {' and '.join(given)}, expected at most one of them", where=place)
-    return None if at is None else parse_time(at, f"{place}: at" if place else "at")
+    return None if at is None else parse_moment(at, f"{place}: at" if place else "at")
 
 
 def chosen(columns: Sequence[str] | None, schema: Mapping[str, Any], where: str) -> list[str]:

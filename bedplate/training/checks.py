@@ -25,8 +25,8 @@ def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
 
     Raises:
         DefinitionError: no dataset of this name, an input that is not a feature of it or does not suit its encoding, a
-            label that it does not have, sampling to be corrected where nothing is sampled, or an input that a two-tower
-            model can't have.
+            label that it does not have or that is not binary where the model needs one, sampling to be corrected where
+            nothing is sampled, or an input that a two-tower model can't have.
     """
     dataset = datasets.get(job.dataset)
     if dataset is None:
@@ -34,13 +34,7 @@ def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
             f"no dataset is named '{job.dataset}'", where=job.place, hint=suggest(job.dataset, datasets, "datasets")
         )
     job.check_inputs(dataset.selected.names)
-    labels = [label.label.name for label in dataset.labels]
-    if job.model.label not in labels:
-        raise DefinitionError(
-            f"dataset '{job.dataset}' has no label '{job.model.label}'",
-            where=f"{job.place}: model",
-            hint=suggest(job.model.label, labels, "its labels"),
-        )
+    _check_label(job, dataset)
     if getattr(job.model, "correct_sampling", False) and dataset.negatives is None:
         raise DefinitionError(
             f"correct_sampling is set, and dataset '{job.dataset}' samples no negatives",
@@ -63,6 +57,26 @@ def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
                 hint=TAKES,
             )
     check_towers(job, dataset)
+
+
+def _check_label(job: Job, dataset: CompiledDataset) -> None:
+    """Raises `DefinitionError` unless the dataset has the model's label, binary where the model needs it."""
+    labels = {label.label.name: label for label in dataset.labels}
+    name = job.model.label
+    if name not in labels:
+        raise DefinitionError(
+            f"dataset '{job.dataset}' has no label '{name}'",
+            where=f"{job.place}: model",
+            hint=suggest(name, labels, "its labels"),
+        )
+    if job.model.needs_binary and not labels[name].is_binary:
+        raise DefinitionError(
+            f"label '{name}' of dataset '{job.dataset}' is not binary but the value of a "
+            f"{type(labels[name].label.aggregation).__name__}; the model of {type(job.model).__name__} predicts "
+            "whether it is 0 or 1",
+            where=f"{job.place}: model",
+            hint=f"give it a threshold: Label('{name}', ..., at_least=1)",
+        )
 
 
 def check_towers(job: Job, dataset: CompiledDataset) -> None:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, final
 
 import msgspec
 
+from bedplate.arguments import checks_arguments
 from bedplate.datasets.checks import check_kind, check_number
 from bedplate.datasets.dataset import Dataset
 from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.encoding import CANDIDATE, Encoding
+from bedplate.metrics.classification import NOT_FOR_JUDGING
 from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.registry.version import NAME_PATTERN
 from bedplate.training.config import TrainerConfig, override
@@ -29,6 +31,7 @@ _MODELS: Mapping[type[msgspec.Struct], str] = {
 }
 
 
+@checks_arguments
 @final
 class Job:
     """What `bedplate train` runs.
@@ -47,8 +50,9 @@ class Job:
         settings: what `with_settings` put in place of the job's own, in order.
 
     Raises:
-        DefinitionError: an argument of another type, a name that no folder can have, no inputs, or a config of no known
-            model. `checks.check_job` checks a job against the project.
+        DefinitionError: an argument of another type, a name that no folder can have, no inputs, a config of no known
+            model, or a metric to judge by that the model does not report. `checks.check_job` checks a job against the
+            project.
     """
 
     __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "settings", "trainer")
@@ -87,6 +91,7 @@ class Job:
         self.model, self.inputs = model, dict(inputs)
         self.trainer = TrainerConfig() if trainer is None else trainer
         check_kind(self.trainer, TrainerConfig, f"{self.place}: trainer")
+        self._check_metric()
         check_number(fit_batches, f"{self.place}: fit_batches", whole=True)
         check_number(golden, f"{self.place}: golden", whole=True)
         self.fit_batches, self.golden = fit_batches, golden
@@ -94,6 +99,17 @@ class Job:
             raise DefinitionError(
                 f"got {len(self.inputs)} inputs, fit_batches={fit_batches}, golden={golden}; expected at least 1 each",
                 where=self.place,
+            )
+
+    def _check_metric(self) -> None:
+        metric, reported = self.trainer.metric, ("loss", *self.model.metrics)
+        judges = [name for name in reported if name not in NOT_FOR_JUDGING]
+        if metric not in judges:
+            said = f"'{metric}', which no epoch can be chosen by" if metric in reported else f"no '{metric}'"
+            raise DefinitionError(
+                f"the model of {type(self.model).__name__} reports {said}",
+                where=f"{self.place}: trainer: metric",
+                hint=suggest(metric, judges, "metrics"),
             )
 
     @property

@@ -16,19 +16,20 @@ from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candid
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.written import WrittenDataset
-from bedplate.errors import NotFoundError
+from bedplate.errors import DataError, NotFoundError
 from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
 from bedplate.files import new_folder
+from bedplate.metrics.report import warnings_of
 from bedplate.models.base import Model
 from bedplate.models.two_tower import TwoTower
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
-from bedplate.training.checks import check_towers
+from bedplate.training.checks import check_job
 from bedplate.training.evaluate import predict
 from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
@@ -67,6 +68,11 @@ class Trained:
     metrics: Mapping[str, float]
     catalogue: CatalogueVectors | None
 
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What speaks against using the model; see `metrics.report.warnings_of`."""
+        return warnings_of(self.metrics)
+
 
 def train(
     job: Job,
@@ -94,14 +100,14 @@ def train(
         progress: told each step that begins.
 
     Raises:
-        DefinitionError: an input is not a feature of the dataset, or not one that the model's towers can have.
+        DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
-    job.check_inputs(dataset.compiled.selected.names)
-    check_towers(job, dataset.compiled)
+    check_job(job, {job.dataset: dataset.compiled})
+    _check_labelled(job, dataset)
     training, validation, testing = _batches(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
@@ -136,6 +142,19 @@ def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[B
         return [Loader(dataset, split) for split in SPLITS]
     files.check(dataset)
     return [files.loader(split) for split in SPLITS]
+
+
+def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
+    """Raises `DataError` where a split has requests, and none of them has the label of the model."""
+    for split in SPLITS:
+        first, last = dataset.positions(split)
+        if first < last and not dataset.labelled(job.model.label, split):
+            raise DataError(
+                f"label '{job.model.label}' is known for none of the {last - first:,} requests of the split '{split}'",
+                where=f"{job.place}: dataset '{job.dataset}'",
+                hint="its horizon, with its maturity, runs past the end of the data or into the next split: choose "
+                "other times for the split",
+            )
 
 
 def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> Encoder:

@@ -37,7 +37,10 @@ KIND = Entity("kind", key="kind")
         ({"labels": Label("kinds", KIND, SOURCE, Count(), within="1h")}, "about the entity 'kind'"),
         ({"labels": [*shop_labels(SOURCE), *shop_labels(SOURCE)]}, "two labels have the name 'again'"),
         ({"labels": ["again"]}, "got a str, expected Label"),
-        ({"labels": Label("late", USER, SOURCE, Count(), within="7h")}, 'set gap="7h" or longer'),
+        (
+            {"labels": Label("late", USER, SOURCE, Count(), within="14h")},
+            "no request of validation would have label 'late'",
+        ),
         ({"labels": Label("late", Entity("user", key="usr"), SOURCE, Count(), within="1h")}, "did you mean 'user'"),
         ({"negatives": "popular"}, "got a str, expected Negatives"),
         ({"negatives": Negatives(SOURCE, USER, per_request=1)}, "the negatives are of entity 'user'"),

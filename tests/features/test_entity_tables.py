@@ -17,7 +17,7 @@ from bedplate.aggregations.arithmetic import Count
 from bedplate.aggregations.attribute import Attribute
 from bedplate.aggregations.ordered import Last, TimeSince
 from bedplate.datasets.spine import Spine
-from bedplate.errors import DefinitionError
+from bedplate.errors import DataError, DefinitionError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
 from bedplate.offline.history import IndexedHistory
@@ -217,3 +217,16 @@ def test_a_column_more_changes_no_other_feature_and_another_end_changes_all():
     assert one["items.price"] == two["items.price"]
     ended, gone = ids(["price"], valid_to="to"), ids(["price"], deleted="gone")
     assert len({one["items.price"], ended["items.price"], gone["items.price"]}) == 3
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1_000_000), ("ms", 1000)])
+def test_integers_of_another_unit_do_not_say_when_rows_end(tmp_path, unit, factor):
+    rows = [{"item": 1, "to": T // factor}, {"item": 2}]
+    for features in (["price"], {"p": Attribute("price", valid_to="to")}):
+        view = FeatureView("v", ITEM, table(*rows, valid_to="to"), features).compile()
+        with pytest.raises(DataError, match="source 'items', column 'to': the greatest time is") as caught:
+            IndexedHistory(tmp_path).build(view).run()
+        assert f"time_unit='{unit}'" in (caught.value.hint or "")
+    datetimes = FRAME.with_columns(to=pl.lit(T // factor).cast(pl.Datetime("us")))
+    view = FeatureView("v", ITEM, Source("items", datetimes, time="from", valid_to="to"), ["price"])
+    IndexedHistory(tmp_path).build(view.compile()).run()

@@ -292,6 +292,7 @@ def test_the_id_says_where_the_key_is_found():
         ([Link("a", "items.kind", Entity("kinds", key="k"))], "no view is about the entity 'kinds'", "'kind'"),
         ([Link("a", "items.kind", SHELF)], "of type string, and the key of 'shelf' of type int64", "cast"),
         ([Link("a", "tastes.recent_item", ITEM)], "is a list of string", "one key"),
+        ([Link("users", "items.kind", KIND)], "link 'users': a view is named 'users' too", "another name"),
         ([Link("a", "items.kind", KIND), Link("a", "users.shelf", SHELF)], "two links have this name", "another name"),
         (
             [Link("a", "items.kind", KIND), Link("b", "kinds.item", ITEM)],

@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 
 from bedplate.aggregations.arithmetic import Count, Sum
-from bedplate.aggregations.ordered import Last, LastN
+from bedplate.aggregations.ordered import First, Last, LastN
+from bedplate.aggregations.sketches import Quantile
 from bedplate.canonical import string_ids
 from bedplate.errors import DataError
 from bedplate.features.entity import Entity, encode_keys
@@ -78,6 +79,32 @@ COLUMNS = [
 )
 def test_every_type_of_column(series, expected):
     assert values(series) == expected
+
+
+def test_decimals_keep_their_digits_whatever_their_type():
+    given = [Decimal(t) for t in ("0.1", "123456.789", "-999999999999999", "0.00000012345678901", "2251799813685248.5")]
+    series = pl.Series([*given, None], dtype=pl.Decimal(38, 20))
+    assert values(series) == [float(d) for d in given] + [None]
+    assert [Decimal(repr(v)) for v in values(series)[:-1]] == given
+
+
+@pytest.mark.parametrize("lost", ["12345678901234567.89", "-9007199254740993.00"])
+def test_a_decimal_that_would_lose_digits_is_refused_with_its_row(lost):
+    frame = pl.DataFrame({"x": pl.Series([Decimal("1.5"), None, Decimal(lost)], dtype=pl.Decimal(38, 2))})
+    with pytest.raises(DataError, match=f"1 of 3 decimals .* the first, {lost}, in row 2") as caught:
+        prepared(frame, {"x": First("x")})
+    assert "cast the row expression to pl.Float64" in (caught.value.hint or "")
+    cents = prepared(frame, {"x": First((pl.col("x") * 100).cast(pl.Int64))}).selections[0]
+    assert cents.inputs[0].tolist() == [150, 0, int(Decimal(lost) * 100)]
+    assert len(prepared(frame, {"x": First(pl.col("x").cast(pl.Float64))})) == 3
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf])
+def test_an_infinite_value_of_a_quantile_is_named(wrong):
+    frame = pl.DataFrame({"x": [1.0, None, wrong, 2.0], "ok": [True, True, True, False]})
+    with pytest.raises(DataError, match="1 infinite values, the first in row 2") as caught:
+        prepared(frame, {"n": Count(), "q": Quantile(pl.col("x") * 2, 0.5, where="ok")}, where=pl.col("ok"))
+    assert "view 'v', source 'e', the expression col(\"x\") * 2" in (caught.value.where or "")
 
 
 def test_integers_beyond_64_bits_are_refused_by_value():

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bedplate.errors import ConfigError, DataError
-from bedplate.features.times import encode_times
+from bedplate.features.times import asked_times, encode_times
 from bedplate.sources.base import TIME, Source
-from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, SECOND, parse_time, to_micros
+from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, SECOND, parse_moment, parse_time, to_micros
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 WRAPPED = 2**64 + 10**15
@@ -174,3 +174,27 @@ def test_every_datetime_of_a_source_is_itself_or_out_of_range(ticks, unit):
         assert got == exact
     else:
         assert not EARLIEST_TIME <= got < LATEST_TIME
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1_000_000, "seconds"), (1000, "milliseconds")])
+def test_integers_of_another_unit_can_not_be_asked_for(factor, unit):
+    asked = to_micros("2026-01-02") // factor
+    for form in (asked, [0, asked], np.array([asked]), np.int64(asked), pl.Series([asked]), np.array([asked], object)):
+        with pytest.raises(DataError, match=f"the greatest time is {asked}") as caught:
+            asked_times(form, 1, "t")
+        assert caught.value.hint is not None
+        assert caught.value.hint.startswith(f"{unit}? ")
+    with pytest.raises(ConfigError, match=f"got {asked}") as refused:
+        parse_moment(asked, "until")
+    assert refused.value.hint is not None
+    assert refused.value.hint.startswith(f"{unit}? ")
+
+
+def test_times_of_1970_that_are_no_integers_and_the_epoch_are_as_they_are():
+    early = datetime(1970, 1, 2)
+    for form in (early, [early], "1970-01-02", np.array([early], "datetime64[s]"), pl.Series([early])):
+        assert asked_times(form, 1, "t").tolist() == [DAY]
+    assert asked_times([0, 0], 2, "t").tolist() == [0, 0]
+    assert asked_times([DAY, 400 * DAY], 2, "t").tolist() == [DAY, 400 * DAY]
+    assert asked_times([], 0, "t").tolist() == []
+    assert parse_moment(0, "until") == 0

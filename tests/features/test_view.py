@@ -6,13 +6,17 @@ import polars as pl
 import pytest
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
+from bedplate.aggregations.counts import TopK
 from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.extremes import Max
 from bedplate.aggregations.ordered import Last, LastN, TimeSince
+from bedplate.aggregations.ratio import Ratio
+from bedplate.aggregations.sketches import Quantile
 from bedplate.aggregations.window import Window
 from bedplate.datasets.labels import Label
 from bedplate.errors import DefinitionError
 from bedplate.features.entity import Entity
+from bedplate.features.vectors import vector
 from bedplate.features.view import FeatureView
 from bedplate.sources.base import Source
 from bedplate.types import Type
@@ -28,6 +32,7 @@ SCHEMA = {
     "d": pl.Date,
     "l": pl.List(pl.Int64),
     "big": pl.UInt64,
+    "money": pl.Decimal(10, 2),
 }
 FRAME = pl.DataFrame(schema=SCHEMA)
 USER = Entity("user", key="user")
@@ -171,9 +176,9 @@ def test_the_text_says_all_that_a_person_asks_about():
         delay="5m",
     ).compile()
     assert [f.text for f in made.features.values()] == [
-        'Sum(col("x")) over 7d (hop 1h) where [(col("y")) > (dyn int: 0)] and col("b"), delay 5m',
-        'LastN(col("s"); n=3) over all history where [(col("y")) > (dyn int: 0)], ttl 30d, delay 5m',
-        'Count() over 10us (exact, last 5 events) where [(col("y")) > (dyn int: 0)], delay 5m',
+        'Sum(col("x")) over 7d (hop 1h) where col("y") > 0 and col("b"), delay 5m',
+        'LastN(col("s"); n=3) over all history where col("y") > 0, ttl 30d, delay 5m',
+        'Count() over 10us (exact, last 5 events) where col("y") > 0, delay 5m',
     ]
 
 
@@ -233,6 +238,18 @@ COMPILED = [
     ({"features": {"a": CountDistinct("y")}}, FEATURE, "CountDistinct takes int64, string, bool, timestamp; got", ""),
     ({"features": {"a": Last("l")}}, FEATURE, 'the expression col("l") is List(Int64), expected', ""),
     ({"features": {"a": Sum("big")}}, FEATURE, 'the expression col("big") is UInt64, expected', "cast it to pl.Int64"),
+    ({"features": {"a": Quantile("d", 0.5)}}, FEATURE, 'the expression col("d") is Date, expected a number', ""),
+    ({"features": {"a": Quantile("s", 0.5)}}, FEATURE, 'the expression col("s") is String, expected a number', ""),
+    ({"features": {"a": Quantile(T - T, 0.5)}}, FEATURE, "is Duration(time_unit='us'), expected a number", ""),
+    ({"features": {"a": Ratio(Count(), Quantile("d", 0.5))}}, FEATURE, 'the expression col("d") is Date', ""),
+    ({"features": {"a": Mean(vector("l", 2))}}, FEATURE, "float64, bool; got vector[2] from an expression of l", ""),
+    (
+        {"features": {"a": TopK("money", 3)}},
+        FEATURE,
+        "got float64 from money",
+        "is Decimal(precision=10, scale=2), which",
+    ),
+    ({"features": {"a": CountDistinct(pl.col("money") * 2)}}, FEATURE, "got float64", "Decimal(precision="),
     ({"features": {"a": Last(X.str.to_lowercase())}}, FEATURE, "fails", ""),
     ({"features": {"a": Last(S + X)}}, FEATURE, "fails", ""),
     ({"features": {"a": Sum(pl.col("x", "y"))}}, FEATURE, "selects several columns", "pl.col"),
@@ -252,3 +269,12 @@ def test_mistakes_found_before_anything_runs(options, where, message, hint):
     assert message in caught.value.message
     assert caught.value.where == where
     assert hint in (caught.value.hint or "")
+
+
+def test_several_sources_are_named():
+    sources = [Source(name, FRAME, time="time") for name in ("clicks", "orders")]
+    with pytest.raises(DefinitionError) as caught:
+        view(source=sources)
+    assert str(caught.value).startswith(
+        "view 'v': got a list of 2 sources (clicks, orders), expected one Source\n  make a"
+    )

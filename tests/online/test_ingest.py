@@ -197,6 +197,18 @@ def test_poison_files_stop_it_and_do_not_move_the_position(tmp_path):
     assert _read(store, view, START + DAY)["n"] == [20] * 5
 
 
+def test_a_file_that_says_in_another_unit_when_rows_could_be_known_is_refused(tmp_path):
+    frame, _ = _counted()
+    frame = frame.with_columns(known=pl.col("time") + MINUTE)
+    source = Source("events", frame, time="time", available="known")
+    view = FeatureView("v", USER, source, {"n": Count()}).compile()
+    store = loaded(view, frame[:0])
+    write_files(frame.with_columns(pl.col("known") // 1000), tmp_path, [0])
+    with pytest.raises(DataError, match=r"column 'known': the greatest time is .*\n  milliseconds\?"):
+        Ingest(store, [view], tmp_path).run()
+    assert read_state(store, view).file != "000000.parquet"
+
+
 def test_files_being_written_and_other_files_are_left_alone(tmp_path):
     frame, view = _counted()
     store = loaded(view, frame[:0])

@@ -163,3 +163,16 @@ def test_a_panic_of_the_reader_is_an_error_like_any_other(tmp_path, monkeypatch)
         read(source, tmp_path)
     with pytest.raises(DataError, match=r"source 's': .*a.parquet: can't read the table: left == right"):
         source.table(tmp_path).snapshot()
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("s", 1_000_000), ("ms", 1000)])
+def test_integers_of_another_unit_do_not_say_when_rows_could_be_known(unit, factor):
+    known = [(NOON + i * SECOND) // factor for i in range(3)]
+    error = refused(Source("s", frame(3, known=known), time="time", available="known"))
+    assert error.where == "source 's', column 'known'"
+    assert error.hint is not None
+    assert f"pl.from_epoch('known', time_unit='{unit}')" in error.hint
+    early = pl.Series([datetime(1970, 1, 1, 0, 29)] * 3)
+    assert read(Source("s", frame(3, known=early), time="time", available="known")).height == 3
+    with_one = frame(3, known=[*known[:2], NOON])
+    assert read(Source("s", with_one, time="time", available="known")).height == 3

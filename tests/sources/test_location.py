@@ -145,3 +145,11 @@ def test_a_kind_that_two_packages_bring_is_refused(monkeypatch):
         opened("rows:a")
     monkeypatch.setattr(extensions, "entry_points", lambda group: points[:1] * 2)  # listed twice by an editable install
     assert extensions.names("sources") == ["rows"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/orders/*.parquet", "gs://bucket/orders.parquet", "https://x/o.parquet"])
+def test_parquet_files_in_buckets_are_said_not_to_be_read(url):
+    with pytest.raises(DefinitionError) as caught:
+        opened(url)
+    assert caught.value.message.startswith(f"got '{url}': Parquet files in buckets or on servers are not read")
+    assert "'delta:s3://bucket/orders'" in (caught.value.hint or "")

@@ -7,23 +7,45 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from small_retail import EXAMPLE, make_project
 
-from bedplate import DCNConfig, Job, Number, Project, Registry, TrainerConfig
+from bedplate import (
+    Category,
+    Count,
+    Dataset,
+    DCNConfig,
+    DerivedFeature,
+    Entity,
+    Job,
+    Label,
+    LogisticConfig,
+    Number,
+    Project,
+    Registry,
+    Source,
+    Spine,
+    TimeSplit,
+    TrainerConfig,
+)
 from bedplate.batch import Dense
 from bedplate.cli.main import run as command
-from bedplate.datasets.loaded import select_requests
+from bedplate.datasets.loaded import LoadedDataset, select_requests
 from bedplate.datasets.negatives import LOG_Q
 from bedplate.errors import ConfigError, DataError, DefinitionError
 from bedplate.features.artifact import read_golden
+from bedplate.features.graph import FeatureGraph
 from bedplate.features.signature import Signature
 from bedplate.models.base import Targets
 from bedplate.models.binary import sampled_logit
+from bedplate.offline.history import IndexedHistory
+from bedplate.testing.simulator import START
 from bedplate.training.catalogue import Catalogue, model_score
 from bedplate.training.report import Status
 from bedplate.training.run import catalogue_candidates, train
+from bedplate.types import DAY
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +172,32 @@ def test_settings_replace_a_jobs_own() -> None:
     for setting in ("rank=8", "modle.rank=8", "model.rnak=8"):
         with pytest.raises(ConfigError):
             job.with_settings([setting])
+    with pytest.raises(DefinitionError, match="reports no 'acu'") as caught:
+        job.with_settings(["trainer.metric=acu"])
+    assert caught.value.where == "job 'j': trainer: metric"
+
+
+def test_a_setting_that_does_not_fit_the_dataset_is_found_before_anything_is_trained(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = len(Registry(project.config.registry_path).runs())
+    assert command(["train", "retail_ranker", "model.label=boght", "--project", str(project.root)]) == 2
+    assert "job 'retail_ranker': model: dataset 'baskets' has no label 'boght'" in capsys.readouterr().err
+    assert len(Registry(project.config.registry_path).runs()) == before
+
+
+def test_a_model_that_is_worse_than_the_mean_label_is_told(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate that throws the weights far beyond where they belong."""
+    words = ["train", "retail_logistic", "trainer.epochs=1", "trainer.learning_rate=2"]
+    assert command([*words, "--json", "--project", str(project.root)]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["warnings"]
+    (first, *_) = json.loads(shown.out)["warnings"]
+    assert first.startswith("on the validation split it is worse than predicting the mean label (normalised entropy")
+    assert command([*words, "--project", str(project.root)]) == 0
+    assert f"warning: {first}\n" in capsys.readouterr().err
 
 
 def test_the_command_trains_and_promotes(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +207,15 @@ def test_the_command_trains_and_promotes(project: Project, capsys: pytest.Captur
     assert shown["model"] == "retail_logistic"
     registry = Registry(project.config.registry_path)
     assert registry.get("retail_logistic@champion").version == shown["version"]
+    assert shown["new"]
+    # Trained on equal data with equal settings it is the same version, and says so.
+    assert command([*words[:4], *words[5:]]) == 0
+    said = capsys.readouterr().out
+    same = (
+        f"retail_logistic:{shown['version']} is already there as champion, equal to the last byte: run {shown['run']}"
+    )
+    assert said.startswith(same)
+    assert "registered retail" not in said
     assert command(["train", "retail_logistik", "--project", str(project.root)]) == 4
     assert "retail_logistic" in capsys.readouterr().err
 
@@ -177,3 +234,27 @@ def test_the_correction_takes_the_sampling_out(project: Project) -> None:
     assert torch.equal(sampled_logit(outputs, targets, correct_sampling=False), outputs["logit"])
     with pytest.raises(DataError, match="correct_sampling"):
         sampled_logit(outputs, Targets({}, ones, targets.candidates), correct_sampling=True)
+
+
+def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    """A request a day for 20 days, and payments of the first nine: no request of the test split has the slow label."""
+    day, user, item = pl.Series(range(20)), Entity("user", key="user"), Entity("item", key="item")
+    frame = pl.DataFrame({"request": day, "user": [1] * 20, "item": ["a"] * 20, "time": START + day * DAY})
+    paid = Source("paid", frame.head(9), time="time")
+    labels = [Label(n, user, paid, Count(), within=f"{n}d", at_least=1) for n in ("1", "2")]
+    dataset = Dataset(
+        "d",
+        spine=Spine(Source("shown", frame, time="time"), request="request", entities=user, item=item),
+        labels=labels,
+        features=["hour"],
+        split=TimeSplit(START + 3 * DAY, START + 7 * DAY, gap="1h"),
+    ).compile(FeatureGraph([], [DerivedFeature("hour", pl.col("request.time").dt.hour())]))
+    history = IndexedHistory(tmp_path / "history")
+    for view in dataset.views:
+        history.build(view).run()
+    loaded, registry = LoadedDataset(dataset, history), Registry(tmp_path / "r")
+    assert [loaded.labelled(label, "test") for label in ("1", "2")] == [1, 0]
+    job = Job("j", dataset="d", model=LogisticConfig("2"), inputs={"candidate": Category(), "hour": Number()})
+    with pytest.raises(DataError, match="label '2' is known for none of the 1 requests of the split 'test'"):
+        train(job, loaded, {}, registry, tmp_path)
+    assert registry.runs() == []
