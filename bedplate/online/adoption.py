@@ -6,7 +6,6 @@ read as one of the new form; it is written under its own key. The old version's 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -17,9 +16,10 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
-from bedplate.online.forms import Conversion, Form, conversion, form_of
+from bedplate.online.forms import form_of
 from bedplate.online.generations import discard
-from bedplate.online.state import Adopted, ViewState, states
+from bedplate.online.old_rows import Adopted, way_from, with_old_rows
+from bedplate.online.state import ViewState, states
 from bedplate.types import Int64s
 
 
@@ -48,7 +48,7 @@ def adopt(store: OnlineStore, views: Sequence[CompiledView], until: int | None =
         fitting = [s for s in fitting if s.successor in ("", view.id) and until in (None, s.until)]
         for old in sorted(fitting, key=lambda s: (s.watermark, s.id), reverse=True):
             form = store.read_many([keys.of_view(keys.FORMS, old.id)]).data
-            if form and _way(form, layout := Layout(view)) is not None:
+            if form and way_from(form, layout := Layout(view)) is not None:
                 done[view.id] = _take_over(store, layout, old)
                 break
     return done
@@ -70,42 +70,6 @@ def _take_over(store: OnlineStore, layout: Layout, old: ViewState) -> ViewState:
         form = keys.of_view(keys.FORMS, view.id), msgspec.json.encode(form_of(layout))
         store.commit(Changes([state.put(view), form, *taken], [keys.files_of(view)], drops=[keys.load_of(view)]))
     return state
-
-
-def with_old_rows(
-    store: OnlineStore, layout: Layout, adopted: Adopted, entities: Int64s, words: Int64s, offsets: Int64s
-) -> tuple[Int64s, Int64s] | None:
-    """Rows of k keys, the missing ones as the old version has them; None: it is gone, as all rows were taken over.
-
-    Args:
-        store: the store.
-        layout: of the view.
-        adopted: the old version.
-        entities: [k, entities] the keys.
-        words: the rows under their own keys.
-        offsets: [k + 1] where each begins.
-    """
-    missing = np.flatnonzero(np.diff(offsets) == 0)
-    if not len(missing):
-        return words, offsets
-    names = keys.prefixed(keys.of_view(keys.ROWS, adopted.id) + bytes([adopted.generation]), entities[missing])
-    values = store.read_many([*names, *(keys.of_view(letter, adopted.id) for letter in (keys.FORMS, keys.STATES))])
-    form, state = values.last(2)
-    way = _way(form, layout) if form and state else None
-    if way is None:
-        return None
-    old, ends = way.rows(*values.rows(len(names)))
-    sizes, starts = np.diff(offsets), offsets[:-1].copy()
-    sizes[missing], starts[missing] = np.diff(ends), len(words) + ends[:-1]
-    out = np.zeros(len(offsets), np.int64)
-    np.cumsum(sizes, out=out[1:])
-    every = np.concatenate([words, old])
-    return every[np.repeat(starts - out[:-1], sizes) + np.arange(out[-1])], out
-
-
-@functools.lru_cache(maxsize=64)
-def _way(form: bytes, layout: Layout) -> Conversion | None:
-    return conversion(msgspec.json.decode(form, type=Form), form_of(layout))
 
 
 def finish(store: OnlineStore, layout: Layout, size: int) -> None:

@@ -16,9 +16,9 @@ from bedplate.errors import AheadError
 from bedplate.features.assemble import Read, Reader
 from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
-from bedplate.online.adoption import with_old_rows
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.codec import LAST_FOLDED
+from bedplate.online.old_rows import with_old_rows
 from bedplate.online.plan import ReadPlan, UnreadableRowError
 from bedplate.online.state import ViewState, beyond_words, check_rows, decode_state
 from bedplate.types import Int64s, format_time

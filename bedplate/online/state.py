@@ -15,6 +15,7 @@ from bedplate.online import keys
 from bedplate.online.base import OnlineStore, text_puts
 from bedplate.online.codec import Layout
 from bedplate.online.folding import merge_into_rows
+from bedplate.online.old_rows import Adopted, with_old_rows
 from bedplate.types import MINUTE, Int64s
 
 REWIND = MINUTE
@@ -23,19 +24,6 @@ answered a little after its time still gets the values of its time."""
 
 MOST_TEXTS = 1_000_000
 """So many ids whose texts are in the store are remembered by a writer; then it begins afresh."""
-
-
-@final
-class Adopted(msgspec.Struct, frozen=True):
-    """The rows of an old version that a view goes on with; see `adoption`.
-
-    Attributes:
-        id: of the old version.
-        generation: of its rows.
-    """
-
-    id: str
-    generation: int
 
 
 @final
@@ -169,8 +157,6 @@ def merged_rows(
 def _with_adopted(
     store: OnlineStore, layout: Layout, adopted: Adopted, entities: Int64s, words: Int64s, offsets: Int64s
 ) -> tuple[Int64s, Int64s]:
-    from bedplate.online.adoption import with_old_rows
-
     found = with_old_rows(store, layout, adopted, entities, words, offsets)
     if found is None:
         raise ConflictError(
