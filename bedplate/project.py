@@ -230,7 +230,9 @@ class Project:
                 state = bulk_load(store, view, blocks, micros, progress=lambda n, c=count, t=told: progress(t(n, c)))
             later = 0 if kept else count - state.events
             done.append(
-                Materialized(view.name, micros, state.events, later, time.perf_counter() - began, kept, adopted)
+                Materialized(
+                    view.name, micros, state.events, later, time.perf_counter() - began, kept, kept and adopted
+                )
             )
         return done
 

@@ -113,6 +113,7 @@ def compact(removed: bool, dry_run: bool, directory: Path, as_json: bool) -> Non
     """
     from bedplate.errors import StoreError
     from bedplate.online import compact as compaction
+    from bedplate.online.texts import drop_texts
     from bedplate.project import Project
 
     project = Project(directory)
@@ -121,7 +122,7 @@ def compact(removed: bool, dry_run: bool, directory: Path, as_json: bool) -> Non
             every = list(project.views.values())
             views = compaction.compact(store, every, removed=removed, dry_run=dry_run, progress=progress)
             try:
-                texts: int | None = compaction.drop_texts(store, dry_run=dry_run)
+                texts: int | None = drop_texts(store, dry_run=dry_run)
             except StoreError as error:
                 texts = None
                 click.echo(f"warning: texts are left as they are: {error.message}", err=True)

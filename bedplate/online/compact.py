@@ -19,7 +19,7 @@ from bedplate.online.expiry import ends_of, expiries
 from bedplate.online.folding import merge_into_rows
 from bedplate.online.generations import discard
 from bedplate.online.state import REWIND, ViewState, check_rows, split_rows, states
-from bedplate.types import Bools, Int64s
+from bedplate.types import Int64s
 
 Progress: TypeAlias = Callable[[str], None]
 """Told what is under way."""
@@ -108,34 +108,6 @@ def drop(store: OnlineStore, name: str) -> list[Compacted]:
         known = sorted({state.name for state in found})
         raise NotFoundError(f"the online store holds no view '{name}'", where=store.url, hint=suggest(name, known))
     return [_drop(store, state, dry_run=False) for state in chosen]
-
-
-def drop_texts(store: OnlineStore, *, dry_run: bool = False) -> int:
-    """Deletes the texts that no row and no key names; how many these are.
-
-    Raises:
-        StoreError: the store can't be read or written, or a writer is at work: it may be about to name one.
-    """
-    with store.writing([state.id for state in states(store)]):
-        ids = b"".join(key[1:] for page in store.pages(keys.TEXTS) for key, _ in page)
-        known = np.sort(np.frombuffer(ids, ">i8").astype(np.int64))
-        is_named = np.zeros(len(known), np.bool_)
-        for page in store.pages(keys.ROWS):
-            _mark(known, is_named, np.frombuffer(b"".join(value for _, value in page), np.int64))
-            # A key ends with those of its entities, signs flipped.
-            entities = np.frombuffer(b"".join(key[10:] for key, _ in page), ">u8").astype(np.uint64)
-            _mark(known, is_named, (entities ^ np.uint64(1 << 63)).view(np.int64))
-        gone = keys.text_keys(known[~is_named])
-        for first in range(0, 0 if dry_run else len(gone), PAGE):
-            store.commit(Changes(drops=gone[first : first + PAGE]))
-    return len(gone)
-
-
-def _mark(known: Int64s, is_named: Bools, words: Int64s) -> None:
-    """Whatever a word of a row is, an id that it equals may be named by it."""
-    if len(known):
-        at = np.minimum(np.searchsorted(known, words), len(known) - 1)
-        is_named[at[known[at] == words]] = True
 
 
 def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool) -> Compacted:

@@ -81,3 +81,32 @@ def test_what_the_project_does_not_have_goes_only_when_asked(folder: Path, call:
     assert json.loads(call("online", "compact", "--json")[1]) == {"dry_run": False, "views": [], "texts": 0}
     done = json.loads(call("online", "compact", "--removed", "--json")[1])
     assert ([v["dropped"] for v in done["views"]], done["texts"]) == ([True], 10)
+
+
+def test_a_changed_view_goes_on_with_its_old_rows_unless_it_is_to_be_loaded_anew(folder: Path, call: Any) -> None:
+    until = format_time(START + 28 * DAY)
+    call("apply")
+    assert call("materialize", "--until", until)[0] == 0
+    (folder / "features.py").write_text(FEATURES.format(window="1d").replace('"n":', '"visits":'))
+    call("apply")
+    code, out, _ = call("materialize", "--until", until)
+    assert (code, "kept: goes on with the rows of its old version" in out) == (0, True)
+    assert json.loads(call("materialize", "--json")[1])["views"][0]["adopted"] is True
+    found = {v["state"]["id"]: v for v in json.loads(call("online", "ls", "--json")[1])["views"]}
+    (new,) = [v for v in found.values() if v["is_current"]]
+    assert (new["rows"], new["state"]["events"]) == (0, 10)
+    assert found[new["state"]["adopted"]["id"]]["state"]["successor"] == new["state"]["id"]
+
+    done = json.loads(call("materialize", "--until", until, "--replace", "--json")[1])["views"][0]
+    assert (done["adopted"], done["kept"], done["events"]) == (False, False, 10)
+    (new,) = [v for v in json.loads(call("online", "ls", "--json")[1])["views"] if v["is_current"]]
+    assert (new["rows"], new["state"]["adopted"]) == (10, None)
+
+
+def test_a_changed_view_is_loaded_where_another_time_is_asked_for(folder: Path, call: Any) -> None:
+    call("apply")
+    call("materialize", "--until", format_time(START + 28 * DAY))
+    (folder / "features.py").write_text(FEATURES.format(window="1d").replace('"n":', '"visits":'))
+    call("apply")
+    done = json.loads(call("materialize", "--until", format_time(START + 20 * DAY), "--json")[1])["views"][0]
+    assert (done["adopted"], done["kept"], done["events"]) == (False, False, 7)

@@ -22,13 +22,14 @@ from bedplate.features.view import CompiledView, FeatureView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore, StoredTexts
 from bedplate.online.codec import Layout
-from bedplate.online.compact import compact, drop, drop_texts
+from bedplate.online.compact import compact, drop
 from bedplate.online.expiry import expiries
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.listing import listing
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.online.state import read_state
+from bedplate.online.texts import drop_texts
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches
 from bedplate.testing.online_store import fill, grouped
@@ -214,3 +215,48 @@ def test_a_store_may_forget_a_row_once_nothing_of_it_counts(monkeypatch):
     every = visits({"n": Count(windows="1d"), "all": Count()})
     puts = [(b"k", value) for _, value in loaded(every).scan(keys.ROWS)]
     assert expiries(Layout(every), puts, NOW, now) == []
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_pending_event_keeps_its_row_until_it_has_left_every_window(known):
+    times = [NOW - 9 * DAY, NOW - 1]
+    frame = pl.DataFrame({"user": [1, 1], "time": times, "seen": [t + HOUR for t in times], "n": [1, 2]})
+    source = Source("visits", frame, time="time", available="seen" if known else None, delay=None if known else "1h")
+    view = FeatureView("visits", Entity("user", key="user"), source, {"n": Count(windows="1d")}).compile()
+    store = MemoryStore()
+    bulk_load(store, view, [grouped(view, frame)], NOW + DAY, rewind=DAY)
+    (row,) = [value for _, value in store.scan(keys.ROWS)]
+    found = expiries(Layout(view), [(b"k", row)], NOW + DAY, NOW + DAY)
+    # When the last of several events that are not folded is known is not known by the row: it is kept.
+    assert found == ([] if known else [(b"k", NOW + HOUR + DAY + HOUR)])
+    (done,) = compact(store, [view], rewind=0)
+    assert done.deleted == 0
+    move(store, view, NOW + 3 * DAY)
+    (done,) = compact(store, [view], rewind=0)
+    assert done.deleted == (0 if known and store.scan(keys.ROWS) else 1)
+    reader = OnlineReader(store)
+    got = reader.read(view, ["visits.n_1d"], np.array([[1]]), np.array([NOW + 3 * DAY]))["visits.n_1d"]
+    assert got.values.tolist() == [0]
+
+
+def test_a_listing_tells_what_a_load_at_work_has_written():
+    view = visits(WINDOWED)
+    store, frame = loaded(view), view.view.source.table(None).scan().collect()
+
+    def broken():
+        yield grouped(view, frame[:1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bulk_load(store, view, broken(), NOW + DAY)
+    found = listing(store, {view.id})
+    (facts,) = found.views
+    assert (facts.generation, facts.rows, facts.left_rows) == (0, 2, 1)
+    assert facts.loading is not None
+    assert (facts.loading.generation, facts.loading.until) == (1, NOW + DAY)
+    assert facts.bytes == sum(len(k) + len(v) for k, v in store.scan(keys.rows_of(view, 0)))
+    assert facts.left_bytes == sum(len(k) + len(v) for k, v in store.scan(keys.rows_of(view, 1)))
+    assert (found.texts, found.text_bytes) == (4, sum(len(k) + len(v) for k, v in store.scan(keys.TEXTS)))
+    bulk_load(store, view, [grouped(view, frame)], NOW + DAY)
+    (facts,) = listing(store, set()).views
+    assert (facts.generation, facts.left_rows, facts.loading, facts.is_current) == (1, 0, None, False)
