@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import deltalake
@@ -67,7 +67,7 @@ def test_an_older_version_is_named_by_number_or_time(tmp_path):
     assert numbers(old.scan()) == [1, 2, 3]
     written = deltalake.DeltaTable(tmp_path / "rows").history()
     assert [h["version"] for h in written] == [1, 0]
-    moment = datetime.fromtimestamp(written[0]["timestamp"] / 1000, UTC)
+    moment = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=written[0]["timestamp"])
     assert numbers(table(tmp_path, at=moment).scan()) == [1]
     assert numbers(table(tmp_path, at="2199-01-01").scan()) == [1]
     assert Source("s", "delta:rows?version=0", time="time").table(tmp_path).snapshot() == old.snapshot()
