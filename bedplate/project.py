@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Materialized:
         later: how many events of history are at `until` or later: they are the stream's.
         seconds: how long it took.
         kept: whether the view was left as it is, because its stream goes on from this time.
+        adopted: whether it goes on with the rows of an old version, which hold all that it needs.
     """
 
     view: str
@@ -68,6 +70,7 @@ class Materialized:
     later: int
     seconds: float
     kept: bool
+    adopted: bool
 
 
 @final
@@ -205,6 +208,7 @@ class Project:
             StoreError: the offline store lacks a view (run `apply` first), the store can't be written, or `until` is
                 not where the stream of a view began.
         """
+        from bedplate.online.adoption import adopt
         from bedplate.online.load import bulk_load
         from bedplate.online.state import states
 
@@ -213,22 +217,23 @@ class Project:
             readers = [self.history.reader(view) for view in chosen]
         asked = None if until is None else _until_now(until)
         known = {s.id: s for s in states(store) if s.complete}
+        known |= {} if replace else adopt(store, chosen, asked)
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
         done: list[Materialized] = []
         for view, reader, micros in zip(chosen, readers, untils, strict=True):
             began, state, count = time.perf_counter(), known.get(view.id), reader.rows
-            kept = state is not None and bool(state.positions) and not replace
+            adopted = state is not None and state.adopted is not None and asked in (None, state.until)
+            kept = state is not None and (bool(state.positions) or adopted) and not replace
             if state is None or not kept:
                 blocks = self.history.grouped(view, max(1, _BLOCK_EVENTS * reader.keys // max(1, count)))
-                state = bulk_load(
-                    store,
-                    view,
-                    blocks,
-                    micros,
-                    progress=lambda n, view=view, count=count: progress(f"{view.name}: {n:,} of {count:,} events"),
-                )
+                told = functools.partial("{}: {:,} of {:,} events".format, view.name)
+                state = bulk_load(store, view, blocks, micros, progress=lambda n, c=count, t=told: progress(t(n, c)))
             later = 0 if kept else count - state.events
-            done.append(Materialized(view.name, micros, state.events, later, time.perf_counter() - began, kept))
+            done.append(
+                Materialized(
+                    view.name, micros, state.events, later, time.perf_counter() - began, kept, kept and adopted
+                )
+            )
         return done
 
     def _until(self, view: CompiledView, asked: int | None, known: Mapping[str, ViewState]) -> int:

@@ -32,6 +32,7 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
     The stream must hold the events from then on and no others: 'bedplate ingest' refuses earlier ones.
     A view that 'bedplate ingest' has brought further is kept as it is, and a new view of the same source is loaded up
     to where that stream began. Running it again gives the same store.
+    A view that the store holds already is read as it was until its load is whole, and after Ctrl-C or a crash too.
 
     \b
     Examples:
@@ -47,7 +48,10 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
         with open_online(project.config) as store, ProgressLine(every=1.0) as progress:
             done = project.materialize(store, views, until, replace=replace, progress=progress)
     except KeyboardInterrupt:
-        click.echo("interrupted: the view at work can't be read until 'bedplate materialize' runs again", err=True)
+        click.echo(
+            "interrupted: the store answers as before; 'bedplate materialize' loads the view at work from its start",
+            err=True,
+        )
         click.get_current_context().exit(INTERRUPTED_EXIT)
     seconds = time.perf_counter() - began
     if as_json:
@@ -59,13 +63,19 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
     click.echo(f"loaded {counted}, {sum(d.events for d in loaded):,} events, in {seconds:.1f} s")
 
 
+def _later(done: Materialized) -> str:
+    if done.adopted and done.kept:
+        return "kept: goes on with the rows of its old version"
+    return "kept: its stream goes on" if done.kept else f"{done.later:,}"
+
+
 def _table(done: Sequence[Materialized]) -> str:
     rows = [
         [
             d.view,
             format_time(d.until),
             f"{d.events:,}",
-            "kept: its stream goes on" if d.kept else f"{d.later:,}",
+            _later(d),
             "-" if d.kept else f"{d.seconds:.1f}",
         ]
         for d in done

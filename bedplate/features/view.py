@@ -252,7 +252,7 @@ class CompiledView:
         self.selections = self._distinct_selections()
         self.types = tuple(self._input_types(schema, s) for s in self.selections)
         self.calls, self.features = self._calls()
-        self.id = digest([view.name, self._base(), view.form(), [list(t) for t in self.types]])
+        self.id = digest([view.name, self.base(), view.form(), [list(t) for t in self.types]])
 
     @property
     def name(self) -> str:
@@ -284,7 +284,8 @@ class CompiledView:
         """A feature's name within the view."""
         return feature.removeprefix(f"{self.name}.")
 
-    def _base(self) -> dict[str, Any]:
+    def base(self) -> dict[str, Any]:
+        """What says which events the view has: entities, source, condition and cleaning step, in canonical form."""
         form = self.view.form()
         return {k: form[k] for k in ("entities", "source", "where")} | {"prepare": self.prepare_id}
 
@@ -341,7 +342,7 @@ class CompiledView:
     def _calls(self) -> tuple[tuple[Call, ...], dict[str, Feature]]:
         calls: list[Call] = []
         made: dict[str, list[Feature]] = {}
-        base = self._base()
+        base = self.base()
         for name, aggregation in _by_name(self.view):
             try:
                 outputs = aggregation.outputs(self.input_types(aggregation))

@@ -150,6 +150,22 @@ def needs_of(view: CompiledView) -> list[Need]:
     return [Need(r, view.reduction_index(r), call.window) for call in view.calls for r in call.aggregation.reductions]
 
 
+def lifetime_of(view: CompiledView) -> int:
+    """How long after an event could be known it can count for some value, microseconds; -1: for ever.
+
+    It is finite where every feature has windows, or gives last values that the view's `ttl` ends.
+    """
+    longest, ttl = 0, view.view.ttl
+    for need in needs_of(view):
+        if need.window is not None:
+            longest = max(longest, need.window.length + need.window.hop)
+        elif ttl is not None and need.reduction.reduce in (Reduce.LATEST, Reduce.LATEST_BY):
+            longest = max(longest, ttl)
+        else:
+            return -1
+    return longest
+
+
 @final
 class Layout:
     """Where everything is in the packed row of a view.
@@ -157,6 +173,7 @@ class Layout:
     Attributes:
         view: the compiled view.
         delay: of the source, microseconds.
+        lifetime: see `lifetime_of`.
         fingerprint: the first word of each row.
         ties: how many of the last words of an event order those of equal time.
         known_at: the word of an event that says when it could be known, the last one; -1: the source does not say.
@@ -179,7 +196,7 @@ class Layout:
 
     def __init__(self, view: CompiledView) -> None:
         self.view = view
-        self.delay = view.view.source.delay
+        self.delay, self.lifetime = view.view.source.delay, lifetime_of(view)
         self.fingerprint = int.from_bytes(bytes.fromhex(view.id)[8:15] + bytes([FORMAT]), "little", signed=True)
         self._valid_words = -(-len(view.selections) // VALID_BITS)
         self.words = self._input_words()

@@ -7,6 +7,7 @@ together, as if their keys were of one call.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import final
 
 import numpy as np
@@ -18,11 +19,13 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.codec import LAST_FOLDED
+from bedplate.online.old_rows import with_old_rows
 from bedplate.online.plan import ReadPlan, UnreadableRowError
-from bedplate.online.state import beyond_words, check_rows, decode_state
+from bedplate.online.state import ViewState, beyond_words, check_rows, decode_state
 from bedplate.types import Int64s, format_time
 
 _MOST_PLANS = 4096
+_UNKNOWN: tuple[bytes | None, ViewState] = None, ViewState("", "", complete=False, until=0, watermark=0)
 
 
 @final
@@ -41,7 +44,7 @@ class OnlineReader(Reader):
     def __init__(self, store: OnlineStore) -> None:
         self._store = store
         self._plans: dict[tuple[str, tuple[str, ...]], ReadPlan] = {}
-        self._states: dict[str, bytes] = {}  # of each view the state that was last found right
+        self._states: dict[str, tuple[bytes | None, ViewState]] = {}  # of each view the state that was found last
         self.texts = StoredTexts(store)
 
     def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
@@ -70,19 +73,47 @@ class OnlineReader(Reader):
         Raises:
             StoreError: the store can't be read or does not hold a view.
         """
+        found: Values | None = None
+        while found is None:
+            found = self._rows(reads)
+        return found
+
+    def _rows(self, reads: Sequence[Read]) -> Values | None:
+        """What `rows` gives; None: a view has been switched meanwhile, so that all is to be read again."""
         wanted: list[bytes] = []
         runs: list[slice] = []
-        for read in reads:
+        known = [self._states.get(read.view.id, _UNKNOWN)[1].generation for read in reads]
+        for read, generation in zip(reads, known, strict=True):
             first = len(wanted)
-            wanted += store_keys.row_keys(read.view, read.keys)
+            wanted += store_keys.row_keys(read.view, read.keys, generation)
             # The candidates of one request, in a view of request and candidate, differ in the last entity only.
             if len(read.keys) > 1 < read.keys.shape[1] and (read.keys[:, :-1] == read.keys[0, :-1]).all():
                 runs.append(slice(first, len(wanted)))
         wanted += [store_keys.state_of(read.view) for read in reads]
         values = self._store.read_many(wanted, runs)
-        for read, state in zip(reads, values.last(len(reads)), strict=True):
-            self._check_state(read.view, state)
-        return values
+        last = values.last(len(reads))
+        states = [self._state(read.view, state) for read, state in zip(reads, last, strict=True)]
+        if [state.generation for state in states] != known:
+            return None
+        return values if all(state.adopted is None for state in states) else self._with_old(reads, values, states)
+
+    def _with_old(self, reads: Sequence[Read], values: Values, states: Sequence[ViewState]) -> Values | None:
+        """Values with rows of old versions where the view took them over; None: as `_rows`."""
+        words, offsets = values.rows(len(values.ends) - 1 - len(reads))
+        found, first = list[bytes](), 0
+        for read, state in zip(reads, states, strict=True):
+            of_read = offsets[first : first + len(read.keys) + 1]
+            rows = words[of_read[0] : of_read[-1]], of_read - of_read[0]
+            if state.adopted is not None:
+                layout = self._plan(read.view, tuple(read.names)).layout
+                with_old = with_old_rows(self._store, layout, state.adopted, read.keys, *rows)
+                if with_old is None:
+                    return None
+                rows = with_old
+            data, ends = rows[0].tobytes(), (rows[1] * 8).tolist()
+            found += [data[begin:end] for begin, end in pairwise(ends)]
+            first += len(read.keys)
+        return Values([*found, *values.last(len(reads))])
 
     def columns(self, reads: Sequence[Read], values: Values) -> list[Columns]:
         """The features of several reads from the packed rows that `rows` gave; the store is not asked.
@@ -97,10 +128,11 @@ class OnlineReader(Reader):
             first += len(read.keys)
         return found
 
-    def _check_state(self, view: CompiledView, state: bytes) -> None:
-        if self._states.get(view.id) != state:
-            decode_state(state, view, self._store)
-            self._states[view.id] = state
+    def _state(self, view: CompiledView, state: bytes) -> ViewState:
+        known = self._states.get(view.id, _UNKNOWN)
+        if known[0] != state:
+            known = self._states[view.id] = state, decode_state(state, view, self._store)
+        return known[1]
 
     def _columns(self, read: Read, words: Int64s, offsets: Int64s) -> Columns:
         plan, times = self._plan(read.view, tuple(read.names)), np.ascontiguousarray(read.times, np.int64)

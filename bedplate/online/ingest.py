@@ -31,9 +31,10 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
+from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.refused import refused_rows
-from bedplate.online.state import REWIND, Events, ViewState, decode_state, group, merged_rows, texts_of
+from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_state, group, merged_rows, texts_of
 from bedplate.online.streams import MicroBatch, Stream
 from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
@@ -46,8 +47,6 @@ POLL = 1.0
 
 _LONGEST_WAIT = 0.05  # seconds before a step that met with a conflict is tried again
 _BUSY = 0.02  # seconds between two attempts at a partition that another worker has
-_MOST_TEXTS = 1_000_000
-"""So many ids whose texts are in the store are remembered; then it begins afresh."""
 
 
 @final
@@ -296,7 +295,7 @@ class Ingest:
                 continue
             reached.raw, reached.state = state.put(view)[1], state
             reached.completed_in(batch.partition).update(batch.completes)
-            if len(self._texts) > _MOST_TEXTS:
+            if len(self._texts) > MOST_TEXTS:
                 self._texts.clear()
             return True
 
@@ -312,7 +311,10 @@ class Ingest:
             positions=before.positions | {batch.partition: batch.end},
         )
         changes = Changes(expects=[(keys.state_of(view), reached.raw)])
-        changes.puts.extend(merged_rows(self._store, self._layouts[view.id], prepared.events, watermark - self._rewind))
+        layout = self._layouts[view.id]
+        puts = merged_rows(self._store, layout, prepared.events, watermark - self._rewind, before)
+        changes.puts.extend(puts)
+        changes.expires.extend(expiries(layout, puts, watermark, self._clock()))
         changes.puts.append(state.put(view))
         folder = f"{batch.partition}/" if batch.partition else ""
         changes.puts.extend((keys.files_of(view) + f"{folder}{name}".encode(), b"1") for name in batch.completes)

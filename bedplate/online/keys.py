@@ -1,6 +1,7 @@
 """Keys of the store's one table: a letter for what is kept, then what it belongs to.
 
-Rows are in the order of their view and entity keys (big-endian, sign flipped), so that a bulk load appends.
+Rows are in the order of their view, generation and entity keys (big-endian, sign flipped), so that a bulk load appends.
+A generation is what one bulk load brought and the stream added to it; the view's state names the one that is read.
 """
 
 from __future__ import annotations
@@ -18,14 +19,31 @@ FORMAT_KEY = b"m:format"
 STATES = b"v"
 """What is known about each view: `state.ViewState`."""
 
+LOADS = b"l"
+"""What is known about each load at work: `generations.LoadState`."""
+
+FORMS = b"d"
+"""What the rows of a view hold: `forms.Form`."""
+
+ROWS = b"r"
+"""Packed rows."""
+
 TEXTS = b"t"
 """The text behind each string id."""
+
+GENERATIONS = 256
+"""So many generations of a view's rows are told apart."""
 
 _SIGN = np.uint64(1 << 63)
 
 
-def _view_bytes(view: CompiledView) -> bytes:
-    return bytes.fromhex(view.id)[:8]
+FILES = b"f"
+"""The names of the files that a view has taken in."""
+
+
+def of_view(letter: bytes, view_id: str) -> bytes:
+    """What the keys of a kind (`STATES`, `LOADS`, `ROWS`, `FILES`) begin with for the view of an id."""
+    return letter + bytes.fromhex(view_id)[:8]
 
 
 def group_of(key: bytes) -> bytes:
@@ -39,38 +57,49 @@ def group_of(key: bytes) -> bytes:
     return key[:1] if key[:1] in (TEXTS, b"m") else key[1:9]
 
 
-def rows_of(view: CompiledView) -> bytes:
-    """What the keys of a view's rows begin with."""
-    return b"r" + _view_bytes(view)
+def rows_of(view: CompiledView, generation: int | None = None) -> bytes:
+    """What the keys of a view's rows begin with, those of one generation or all."""
+    return of_view(ROWS, view.id) + (b"" if generation is None else bytes([generation]))
 
 
 def state_of(view: CompiledView) -> bytes:
     """The key of a view's state."""
-    return STATES + _view_bytes(view)
+    return of_view(STATES, view.id)
+
+
+def load_of(view: CompiledView) -> bytes:
+    """The key of the load of a view that is at work or was interrupted."""
+    return of_view(LOADS, view.id)
 
 
 def files_of(view: CompiledView) -> bytes:
     """What the keys of the names of the files that a view has taken in begin with."""
-    return b"f" + _view_bytes(view)
+    return of_view(FILES, view.id)
 
 
-def row_keys(view: CompiledView, keys: Int64s) -> list[bytes]:
+def row_keys(view: CompiledView, keys: Int64s, generation: int) -> list[bytes]:
     """The keys of rows.
 
     Args:
         view: the compiled view.
         keys: [n, entities] int64.
+        generation: of the rows.
     """
+    return prefixed(rows_of(view, generation), keys)
+
+
+def prefixed(prefix: bytes, keys: Int64s) -> list[bytes]:
+    """The keys of the rows of keys [n, entities] int64 that begin with ten bytes."""
     form = _row_form(keys.shape[1])
     out = np.empty(len(keys), form)
-    out["view"] = rows_of(view)
+    out["view"] = prefix
     np.bitwise_xor(np.ascontiguousarray(keys).view(np.uint64), _SIGN, out=out["keys"])
     return out.view(f"V{form.itemsize}").tolist()
 
 
 @functools.lru_cache
 def _row_form(entities: int) -> np.dtype[np.void]:
-    return np.dtype([("view", "S9"), ("keys", ">u8", (entities,))])
+    return np.dtype([("view", "S10"), ("keys", ">u8", (entities,))])
 
 
 def text_keys(ids: Int64s) -> list[bytes]:

@@ -14,7 +14,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import repeat
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -23,9 +23,9 @@ import lmdb
 
 from bedplate.errors import ConflictError, StoreError
 from bedplate.online import keys
-from bedplate.online.base import Changes, OnlineStore, Values, check_deadline, conflict
+from bedplate.online.base import PAGE, Changes, OnlineStore, Values, check_deadline, conflict
 
-FORMAT = b"1"
+FORMAT = b"2"
 """The version of the store's form: kept in the store, and checked when it is opened."""
 
 MAP_SIZE = 1 << 30
@@ -192,6 +192,17 @@ class LmdbStore(OnlineStore):
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """The keys with a prefix and their values."""
+        return self._scan(prefix, prefix, None)
+
+    def pages(self, prefix: bytes, size: int = PAGE) -> Iterator[list[tuple[bytes, bytes]]]:
+        """The keys with a prefix, ascending, each page as one step left it; none comes twice."""
+        first = prefix
+        while page := self._scan(prefix, first, size):
+            first = page[-1][0] + b"\0"  # the next key that there can be
+            yield page
+
+    def _scan(self, prefix: bytes, first: bytes, limit: int | None) -> list[tuple[bytes, bytes]]:
+        """The keys with a prefix from a first one on, at most so many, and their values."""
         self._check_process()
         self._gate.make_way()
         while True:
@@ -199,8 +210,8 @@ class LmdbStore(OnlineStore):
                 with self._gate, self._environment.begin() as transaction:
                     found: list[tuple[bytes, bytes]] = []
                     cursor = transaction.cursor()
-                    there = cursor.set_range(prefix)
-                    while there and cursor.key().startswith(prefix):
+                    there = cursor.set_range(first)
+                    while there and len(found) != limit and cursor.key().startswith(prefix):
                         found.append(cursor.item())
                         there = cursor.next()
                     return found

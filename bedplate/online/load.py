@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TypeAlias
 
 import numpy as np
 
+from bedplate.clock import Clock, system_clock
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import CompiledView
-from bedplate.online import keys
-from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.base import OnlineStore
 from bedplate.online.codec import Layout
-from bedplate.online.state import REWIND, Events, ViewState, merged_rows, texts_of
+from bedplate.online.expiry import expiries
+from bedplate.online.forms import form_of
+from bedplate.online.generations import Loading
+from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, new_rows, texts_of
 from bedplate.types import Bools, Int64s
 
 Progress: TypeAlias = Callable[[int], None]
@@ -32,13 +37,14 @@ def bulk_load(
     rewind: int = REWIND,
     batch: int = BATCH,
     progress: Progress | None = None,
+    clock: Clock = system_clock,
 ) -> ViewState:
     """Fills the store with a view's events before a time, in place of whatever it holds of this version of the view.
 
-    It is written in steps of which the last one completes it: a view whose load is at work or was interrupted can't be
-    read, and is loaded from the start when this is called again. After it the store's reads are exact at `until` and
-    later, and its stream begins with the first file. `Ingest` refuses events before `until` unless told that they are
-    late, as the blocks hold all that history has of them.
+    It is written beside the rows that are read, a new generation of them (see `generations`), to which the last step
+    switches: until then, and where the load is interrupted, the view is read as it was before. Called again it starts
+    from nothing. After it the store's reads are exact at `until` and later, and its stream begins with the first file.
+    `Ingest` refuses events before `until` unless told that they are late: the blocks hold all that history has of them.
 
     Args:
         store: the store.
@@ -49,6 +55,7 @@ def bulk_load(
         rewind: reads may ask for a time so much before the watermark; microseconds.
         batch: about how many events are written in one step.
         progress: called after each step.
+        clock: from when on a store may forget rows of which nothing counts any more is counted from its time.
 
     Returns:
         the state of the view.
@@ -58,21 +65,35 @@ def bulk_load(
     """
     layout, known = Layout(view), set[int]()
     events, newest = 0, -1
-    state = ViewState(view.name, view.id, complete=False, until=until, watermark=until)
     with store.writing([view.id]):
-        store.commit(Changes([state.put(view)], [keys.rows_of(view), keys.files_of(view)]))
+        loading = Loading.begin(store, view, until)
         for block in blocks:
             for part in _parts(_before(block, until), batch):
                 packed = Events(part.keys, part.offsets, layout.pack(part))
-                puts = merged_rows(store, layout, packed, until - rewind, into_empty=True)
-                store.commit(Changes(puts + texts_of(part, known)))
+                with _uncollected():
+                    rows = new_rows(layout, packed, until - rewind, loading.generation)
+                    loading.add(rows + texts_of(part, known), expiries(layout, rows, until, clock()))
+                if len(known) > MOST_TEXTS:
+                    known.clear()
                 events += len(part.times)
                 newest = max(newest, int(part.times.max(initial=-1)))
                 if progress is not None:
                     progress(events)
-        state = ViewState(view.name, view.id, True, until, until, newest=newest, events=events)
-        store.commit(Changes([state.put(view)]))
+        state = ViewState(view.name, view.id, True, until, until, newest, events, generation=loading.generation)
+        loading.switch(state, form_of(layout))
     return state
+
+
+@contextlib.contextmanager
+def _uncollected() -> Generator[None]:
+    """Without the search for cycles: it would look again and again at the many pairs of a step, which are in none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _before(block: GroupedRows, until: int) -> GroupedRows:

@@ -9,19 +9,23 @@ from typing import Any, final
 import msgspec
 import numpy as np
 
-from bedplate.errors import DataError, StoreError
+from bedplate.errors import ConflictError, DataError, StoreError
 from bedplate.features.rows import GroupedRows, Rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import OnlineStore, text_puts
 from bedplate.online.codec import Layout
 from bedplate.online.folding import merge_into_rows
+from bedplate.online.old_rows import Adopted, with_old_rows
 from bedplate.online.streams import BEGINNING, Position
 from bedplate.types import MINUTE, Int64s
 
 REWIND = MINUTE
 """How far before the watermark a read may ask, by default: events that recent stay pending, so that a request that is
 answered a little after its time still gets the values of its time."""
+
+MOST_TEXTS = 1_000_000
+"""So many ids whose texts are in the store are remembered by a writer; then it begins afresh."""
 
 
 @final
@@ -37,6 +41,9 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         newest: the time of the newest event taken in, microseconds; -1: none.
         events: how many events were taken in.
         positions: up to where each partition of the stream was taken in; see `streams`.
+        generation: of the rows that are read; see `generations`.
+        adopted: the old rows that are read where there is none of the generation; None: none.
+        successor: the id of the version that goes on with these rows, which never change any more; empty: none.
     """
 
     name: str
@@ -47,6 +54,9 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     newest: int = -1
     events: int = 0
     positions: dict[str, Position] = {}
+    generation: int = 0
+    adopted: Adopted | None = None
+    successor: str = ""
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
@@ -110,12 +120,19 @@ def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewSt
 
 
 def read_state(store: OnlineStore, view: CompiledView) -> ViewState:
-    """The state of a view that is completely loaded.
+    """The state of a view that is completely loaded, for those who write.
 
     Raises:
-        StoreError: the view was never loaded, or not completely.
+        StoreError: the view was never loaded, or not completely, or a changed version of it goes on with its rows.
     """
-    return decode_state(store.read_many([keys.state_of(view)]).data, view, store)
+    state = decode_state(store.read_many([keys.state_of(view)]).data, view, store)
+    if state.successor:
+        raise StoreError(
+            "a changed version of the view goes on with these rows, which can only be read as they were",
+            where=view.place,
+            hint="take the stream in with the changed definition; or load this one again: bedplate materialize",
+        )
+    return state
 
 
 def states(store: OnlineStore) -> list[ViewState]:
@@ -152,7 +169,7 @@ def group(layout: Layout, rows: Rows) -> Events:
 
 
 def merged_rows(
-    store: OnlineStore, layout: Layout, events: Events, line: int, *, into_empty: bool = False
+    store: OnlineStore, layout: Layout, events: Events, line: int, state: ViewState | None = None
 ) -> list[tuple[bytes, bytes]]:
     """What to put so that events are in their rows.
 
@@ -161,20 +178,51 @@ def merged_rows(
         layout: of the view.
         events: the events.
         line: those that could be seen before this time are folded.
-        into_empty: the keys have no rows yet, which are then not looked for.
+        state: of the view, as it is before these events; None: it was loaded once, and nothing else.
     """
-    names = keys.row_keys(layout.view, events.keys)
-    if into_empty:
-        words, offsets = np.frombuffer(b"", np.int64), np.zeros(len(names) + 1, np.int64)
-    else:
-        words, offsets = store.read_many(names).rows(len(names))
+    names = keys.row_keys(layout.view, events.keys, 0 if state is None else state.generation)
+    words, offsets = store.read_many(names).rows(len(names))
+    if state is not None and state.adopted is not None:
+        words, offsets = _with_adopted(store, layout, state.adopted, events.keys, words, offsets)
     check_rows(store, layout, words, offsets)
+    return _puts(names, layout, words, offsets, events, line)
+
+
+def _with_adopted(
+    store: OnlineStore, layout: Layout, adopted: Adopted, entities: Int64s, words: Int64s, offsets: Int64s
+) -> tuple[Int64s, Int64s]:
+    found = with_old_rows(store, layout, adopted, entities, words, offsets)
+    if found is None:
+        raise ConflictError(
+            "all rows of the old version were taken over meanwhile", where=store.url, hint="run it again"
+        )
+    return found
+
+
+def new_rows(layout: Layout, events: Events, line: int, generation: int) -> list[tuple[bytes, bytes]]:
+    """What to put so that events are in their rows, where none of the keys has one; see `merged_rows`."""
+    names = keys.row_keys(layout.view, events.keys, generation)
+    none = np.zeros(len(names) + 1, np.int64)
+    return _puts(names, layout, none[:0], none, events, line)
+
+
+def _puts(
+    names: list[bytes], layout: Layout, words: Int64s, offsets: Int64s, events: Events, line: int
+) -> list[tuple[bytes, bytes]]:
     try:
         out, ends = merge_into_rows(layout, words, offsets, events.words, events.offsets, line)
     except OverflowError as error:
         raise beyond_words(layout.view, error) from None
-    data, at = out.tobytes(), (ends * 8).tolist()
-    return [(name, data[a:b]) for name, a, b in zip(names, at[:-1], at[1:], strict=True)]
+    return list(zip(names, split_rows(out, ends), strict=True))
+
+
+def split_rows(words: Int64s, ends: Int64s) -> list[bytes]:
+    """The rows that words hold: from each of the offsets [k + 1] to the next."""
+    sizes = np.diff(ends)
+    if len(sizes) and (sizes == sizes[0]).all():
+        return words.view(f"V{8 * sizes[0]}").tolist()
+    data, at = words.tobytes(), (ends * 8).tolist()
+    return list(map(data.__getitem__, map(slice, at[:-1], at[1:])))
 
 
 def beyond_words(view: CompiledView, error: OverflowError) -> DataError:

@@ -21,6 +21,7 @@ from bedplate.errors import ConflictError, DeadlineError, StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.rows import GroupedRows, SelectedValues, prepare_rows
 from bedplate.features.view import CompiledView
+from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.fetch import OnlineReader
@@ -139,6 +140,25 @@ class OnlineStoreContract:
             assert [k for k, _ in store.scan(b"p")] == [b"p3"]
             assert list(store.read_many([b"q", b"o"])) == [b"q", b"o"]
 
+    def test_keys_are_dropped_before_values_are_put(self, tmp_path: Path) -> None:
+        """Keys that are dropped are gone, others that begin alike are not; one may be dropped and put in a step."""
+        with self.open(tmp_path) as store:
+            store.commit(Changes([(k, b"1") for k in (b"r12345678a", b"r12345678ab", b"r12345678b", b"r12345678c")]))
+            store.commit(Changes([(b"r12345678b", b"2")], drops=[b"r12345678a", b"r12345678b", b"r12345678x"]))
+            assert store.scan(b"r12345678") == [(b"r12345678ab", b"1"), (b"r12345678b", b"2"), (b"r12345678c", b"1")]
+
+    def test_pages_go_on_while_others_write(self, tmp_path: Path) -> None:
+        """Every key that is there all the time is in the pages, though those of earlier pages are dropped meanwhile."""
+        names = [b"r12345678" + bytes([i]) for i in range(100)]
+        with self.open(tmp_path) as store:
+            store.commit(Changes([(n, n[-1:]) for n in (*names, b"r1234567", b"r12345679", b"s")]))
+            seen: dict[bytes, bytes] = {}
+            for page in store.pages(b"r12345678", 7):
+                store.commit(Changes([(b"other", b"1")], drops=[n for n in names if n in seen]))
+                seen.update(page)
+            assert seen == {n: n[-1:] for n in names}
+            assert list(store.pages(b"none")) == []
+
     def test_a_step_that_expects_something_else_is_not_taken(self, tmp_path: Path) -> None:
         """A step is taken only while all values that it expects are there, missing ones included."""
         state, row = b"v12345678", b"r12345678-"
@@ -235,6 +255,26 @@ class OnlineStoreContract:
             assert raises_store_error(lambda: _read(store, view, simulation))
             bulk_load(store, view, blocks, _end(simulation))
             assert len(_read(store, view, simulation)) == len(view.features)
+
+    def test_a_view_is_loaded_again_beside_what_is_read(self, tmp_path: Path) -> None:
+        """Until a second load is whole, and where it is interrupted, the first one is read; then only the second is."""
+        simulation, view = _simulated()
+        first, rows = grouped(view, simulation.events), len(np.unique(grouped(view, simulation.events[:40]).keys))
+        with self.open(tmp_path) as store:
+            bulk_load(store, view, [first], _end(simulation))
+            before = _read(store, view, simulation)
+
+            def broken() -> Iterator[GroupedRows]:
+                yield grouped(view, simulation.events[:20])
+                assert mismatches(_read(store, view, simulation), before) == []
+                raise KeyboardInterrupt
+
+            with pytest.raises(KeyboardInterrupt):
+                bulk_load(store, view, broken(), _end(simulation), batch=10)
+            assert mismatches(_read(store, view, simulation), before) == []
+            bulk_load(store, view, [grouped(view, simulation.events[:40])], _end(simulation), batch=10)
+            assert mismatches(_read(store, view, simulation), before) != []
+            assert sum(map(len, store.pages(keys.rows_of(view)))) == rows
 
     def test_a_changed_view_is_another(self, tmp_path: Path) -> None:
         """Rows of one definition are not read as rows of another."""

@@ -46,7 +46,7 @@ def events(rows, different, span, seed=0):
 
 def words_of(store, view):
     """The length of the packed row of user 1, in words."""
-    return len(store.read_many(row_keys(view, np.array([[1]]))).data) // 8
+    return len(store.read_many(row_keys(view, np.array([[1]]), 0)).data) // 8
 
 
 LISTS = {

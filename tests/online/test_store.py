@@ -83,7 +83,7 @@ class TestLmdbStore(OnlineStoreContract):
     def test_another_format_is_refused(self, tmp_path):
         with self.open(tmp_path) as store:
             store.commit(Changes([(b"m:format", b"99")]))
-        with pytest.raises(StoreError, match="format 99, expected 1"):
+        with pytest.raises(StoreError, match="format 99, expected 2"):
             self.open(tmp_path)
 
     def test_a_folder_that_holds_something_else(self, tmp_path):

@@ -1,0 +1,171 @@
+"""`bedplate online`: what the online store holds, compaction, and deleting what nobody needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bedplate.cli.main import INTERRUPTED_EXIT
+from bedplate.cli.options import echo_json, json_option, open_online, project_option
+from bedplate.cli.progress import ProgressLine
+from bedplate.cli.tables import elapsed, moment, size, table
+
+if TYPE_CHECKING:
+    from bedplate.online.compact import Compacted
+    from bedplate.online.listing import StoreFacts, ViewFacts
+
+
+@click.group()
+def online() -> None:
+    """List, compact and clean up the online store.
+
+    \b
+    Examples:
+      bedplate online ls
+      bedplate online compact --dry-run
+      bedplate online drop old_view
+    """
+
+
+@online.command("ls")
+@project_option
+@json_option
+def list_(directory: Path, as_json: bool) -> None:
+    """List the views that the store holds: versions, rows, sizes, and how far each of them is.
+
+    Of a view that was changed, the store may hold several versions. Events before UNTIL are from history, and reads are
+    exact from the time in EXACT FROM on; FRESH says how far that is behind now.
+
+    \b
+    Examples:
+      bedplate online ls
+      bedplate online ls --json
+    """
+    from bedplate.online.listing import listing
+    from bedplate.project import Project
+
+    project = Project(directory)
+    with open_online(project.config) as store:
+        found = listing(store, {view.id for view in project.views.values()})
+    if as_json:
+        echo_json(found)
+        return
+    if not found.views:
+        click.echo("the online store is empty; run: bedplate materialize")
+        return
+    click.echo(_table(found))
+    rows, taken = sum(v.rows + v.left_rows for v in found.views), sum(v.bytes + v.left_bytes for v in found.views)
+    texts = f"{found.texts:,} texts, {size(found.text_bytes)}"
+    click.echo(f"{len(found.views):,} versions of views, {rows:,} rows, {size(taken)}; {texts}")
+
+
+def _table(found: StoreFacts) -> str:
+    from bedplate.clock import system_clock
+
+    now = system_clock()
+    rows = [
+        [
+            v.state.name,
+            v.state.id[:12],
+            _status(v),
+            "-" if v.generation < 0 else str(v.generation),
+            f"{v.rows:,}",
+            size(v.bytes),
+            f"{v.state.events:,}",
+            moment(v.state.until),
+            moment(v.state.watermark),
+            elapsed(max(0, now - v.state.watermark)),
+        ]
+        for v in found.views
+    ]
+    headers = ["view", "version", "state", "generation", "rows", "size", "events", "until", "exact from", "fresh"]
+    return table(headers, rows, [3, 4, 5, 6])
+
+
+def _status(view: ViewFacts) -> str:
+    if view.loading is not None:
+        return "loading again" if view.generation >= 0 else "loading"
+    if view.generation < 0:
+        return "in part"
+    return "current" if view.is_current else "not defined"
+
+
+@online.command()
+@click.option("--removed", is_flag=True, help="Delete views that the project does not have any more too.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+@project_option
+@json_option
+def compact(removed: bool, dry_run: bool, directory: Path, as_json: bool) -> None:
+    """Take out of the store what no read can see any more, while it is read and written.
+
+    Rows are folded anew at the watermark: tiles, values and events that are too old for every window go, and rows of
+    which nothing counts any more. An old version of a view goes once the store holds the one that is defined. --removed
+    deletes views of other names too: give it only where no other project shares the store. Texts that nothing names go
+    at the end, unless a writer is at work.
+
+    \b
+    Examples:
+      bedplate online compact --dry-run
+      bedplate online compact
+      bedplate online compact --removed --json
+    """
+    from bedplate.errors import StoreError
+    from bedplate.online import compact as compaction
+    from bedplate.online.texts import drop_texts
+    from bedplate.project import Project
+
+    project = Project(directory)
+    try:
+        with open_online(project.config) as store, ProgressLine(every=1.0) as progress:
+            every = list(project.views.values())
+            views = compaction.compact(store, every, removed=removed, dry_run=dry_run, progress=progress)
+            try:
+                texts: int | None = drop_texts(store, dry_run=dry_run)
+            except StoreError as error:
+                texts = None
+                click.echo(f"warning: texts are left as they are: {error.message}", err=True)
+    except KeyboardInterrupt:
+        click.echo("interrupted: what is done is done; 'bedplate online compact' does the rest", err=True)
+        click.get_current_context().exit(INTERRUPTED_EXIT)
+    if as_json:
+        echo_json({"dry_run": dry_run, "views": views, "texts": texts})
+        return
+    if views:
+        click.echo(_changes(views))
+    click.echo(f"{'would drop' if dry_run else 'dropped'} {texts or 0:,} texts")
+
+
+def _changes(views: list[Compacted]) -> str:
+    rows = [
+        [v.view, v.id[:12], f"{v.rows:,}", f"{v.shrunk:,}", f"{v.deleted:,}", size(v.bytes), "all" if v.dropped else ""]
+        for v in views
+    ]
+    return table(["view", "version", "rows", "smaller", "deleted", "freed", ""], rows, [2, 3, 4, 5])
+
+
+@online.command()
+@project_option
+@json_option
+@click.argument("view", metavar="VIEW")
+def drop(view: str, directory: Path, as_json: bool) -> None:
+    """Delete all versions of VIEW from the store.
+
+    It can't be read after that until 'bedplate materialize' loads it again; a stream then begins anew.
+
+    \b
+    Examples:
+      bedplate online drop old_view
+      bedplate online drop old_view --json
+    """
+    from bedplate.config import load_config
+    from bedplate.online import compact as compaction
+
+    with open_online(load_config(directory)) as store:
+        gone = compaction.drop(store, view)
+    if as_json:
+        echo_json({"views": gone})
+        return
+    rows, freed = sum(v.rows for v in gone), size(sum(v.bytes for v in gone))
+    click.echo(f"deleted {len(gone):,} versions of '{view}': {rows:,} rows, {freed}")

@@ -1,0 +1,189 @@
+"""Compaction of an online store: what no read can see any more is taken out of it, while it is read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, final
+
+import msgspec
+import numpy as np
+
+from bedplate.clock import Clock, system_clock
+from bedplate.errors import ConflictError, NotFoundError, StoreError, suggest
+from bedplate.features.view import CompiledView
+from bedplate.online import keys
+from bedplate.online.adoption import finish
+from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.codec import LAST_FOLDED, Layout
+from bedplate.online.expiry import ends_of, expiries
+from bedplate.online.folding import merge_into_rows
+from bedplate.online.generations import discard
+from bedplate.online.state import REWIND, ViewState, check_rows, split_rows, states
+from bedplate.types import Int64s
+
+Progress: TypeAlias = Callable[[str], None]
+"""Told what is under way."""
+
+PAGE = 2_000
+"""So many rows are folded anew in one step."""
+
+
+@final
+class Compacted(msgspec.Struct, frozen=True):
+    """What a compaction did, or would do, to a version of a view.
+
+    Attributes:
+        view: the view's name.
+        id: the version's.
+        dropped: whether all of it is deleted, because no definition needs it.
+        rows: how many rows it had.
+        shrunk: how many are smaller now.
+        deleted: how many are gone.
+        bytes: how much smaller its rows are.
+    """
+
+    view: str
+    id: str
+    dropped: bool
+    rows: int
+    shrunk: int
+    deleted: int
+    bytes: int
+
+
+def compact(
+    store: OnlineStore,
+    views: Sequence[CompiledView],
+    *,
+    removed: bool = False,
+    dry_run: bool = False,
+    rewind: int = REWIND,
+    clock: Clock = system_clock,
+    progress: Progress = lambda _: None,
+) -> list[Compacted]:
+    """Folds the rows of views anew at their watermark, and deletes old versions of them.
+
+    Of rows go the tiles, values and counts that are too old for every window, and whole rows of which nothing counts
+    any more. What is read at the watermark or later, and so much before it as writers allow, stays the same. An old
+    version of a view goes once the store holds the one that is defined. Readers and writers go on.
+
+    Args:
+        store: the store.
+        views: all views of the project.
+        removed: views of names that the project does not have go too; no other project may share the store.
+        dry_run: only says what would be done.
+        rewind: as for `bulk_load`.
+        clock: as for `bulk_load`.
+        progress: told what is under way.
+
+    Raises:
+        StoreError: the store can't be read or written, or a writer is at work on a version that is to go.
+    """
+    by_id, found = {view.id: view for view in views}, states(store)
+    names, loaded = {v.name for v in views}, {s.name for s in found if s.complete and s.id in by_id}
+    done: list[Compacted] = []
+    found.sort(key=lambda s: s.id not in by_id)  # what others went on with goes after they have taken all of it over
+    for state in found:
+        view = by_id.get(state.id)
+        if view is not None and state.complete:
+            if not dry_run:
+                finish(store, Layout(view), PAGE)
+            done.append(_Folding(store, view, rewind, clock, dry_run=dry_run).run(state, progress))
+        elif view is None and (state.name in loaded or (removed and state.name not in names)):
+            progress(f"{state.name}: deleting version {state.id[:12]}")
+            done.append(_drop(store, state, dry_run=dry_run))
+    return done
+
+
+def drop(store: OnlineStore, name: str) -> list[Compacted]:
+    """Deletes all versions of a view.
+
+    Raises:
+        NotFoundError: the store holds none of this name.
+        StoreError: the store can't be written, or a writer is at work on the view.
+    """
+    found = states(store)
+    chosen = [state for state in found if state.name == name]
+    if not chosen:
+        known = sorted({state.name for state in found})
+        raise NotFoundError(f"the online store holds no view '{name}'", where=store.url, hint=suggest(name, known))
+    return [_drop(store, state, dry_run=False) for state in chosen]
+
+
+def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool) -> Compacted:
+    state_key, load_key, files, rows = (
+        keys.of_view(letter, state.id) for letter in (keys.STATES, keys.LOADS, keys.FILES, keys.ROWS)
+    )
+    count = taken = 0
+    for page in store.pages(rows):
+        count += len(page)
+        taken += sum(len(key) + len(value) for key, value in page)
+    if not dry_run:
+        with store.writing([state.id]):
+            store.commit(Changes(deletes=[files], drops=[state_key, load_key, keys.of_view(keys.FORMS, state.id)]))
+            discard(store, rows)
+    return Compacted(state.name, state.id, True, count, 0, count, taken)
+
+
+@final
+class _Folding:
+    """The folding of a view's rows anew."""
+
+    def __init__(self, store: OnlineStore, view: CompiledView, rewind: int, clock: Clock, *, dry_run: bool) -> None:
+        self._store, self._view, self._rewind, self._dry_run = store, view, rewind, dry_run
+        self._clock = clock
+        self._layout = Layout(view)
+        self._counts = np.zeros(4, np.int64)  # rows, shrunk, deleted, bytes
+
+    def run(self, state: ViewState, progress: Progress) -> Compacted:
+        """All pages of the generation that is read."""
+        for page in self._store.pages(keys.rows_of(self._view, state.generation), PAGE):
+            names = [key for key, _ in page]
+            while (counts := self._page(names, state.generation)) is None:
+                pass  # a step of the view came between: its rows are read again
+            self._counts += counts
+            progress(f"{self._view.name}: {self._counts[0]:,} rows")
+        rows, shrunk, deleted, less = self._counts.tolist()
+        return Compacted(self._view.name, self._view.id, False, rows, shrunk, deleted, less)
+
+    def _page(self, names: list[bytes], generation: int) -> Int64s | None:
+        """Folds some rows; None: they have changed meanwhile."""
+        state_key = keys.state_of(self._view)
+        values = self._store.read_many([*names, state_key])
+        (before,) = values.last(1)
+        state = msgspec.json.decode(before, type=ViewState) if before else None
+        if state is None or not state.complete or state.generation != generation:
+            raise StoreError("the view was loaded anew", where=self._view.place, hint="run it again")
+        words, offsets = values.rows(len(names))
+        there = np.flatnonzero(np.diff(offsets))
+        begins = check_rows(self._store, self._layout, words, offsets)
+        line = state.watermark - self._rewind
+        folded, ends = self._folded(words, offsets, begins, line)
+        is_over = ends_of(self._layout, words, begins) <= line
+        less = np.diff(offsets)[there] - np.diff(ends)[there]
+        is_less = (less > 0) & ~is_over
+        rows = split_rows(folded, ends)
+        puts: list[tuple[bytes, bytes]] = [(names[i], rows[i]) for i in there[is_less].tolist()]
+        changes = Changes(
+            puts,
+            drops=[names[i] for i in there[is_over].tolist()],
+            expects=[(state_key, before)],
+            expires=expiries(self._layout, puts, state.watermark, self._clock()),
+        )
+        if not self._dry_run and (changes.puts or changes.drops):
+            try:
+                self._store.commit(changes)
+            except ConflictError:
+                return None
+        gone = int(np.diff(offsets)[there][is_over].sum()) + int(less[is_less].sum())
+        return np.array([len(there), is_less.sum(), is_over.sum(), 8 * gone], np.int64)
+
+    def _folded(self, words: Int64s, offsets: Int64s, begins: Int64s, line: int) -> tuple[Int64s, Int64s]:
+        """The rows as if something of the line had been folded last, so that what is too old then is left out.
+
+        They say so: a read before the line is refused, as it would miss that.
+        """
+        raised = words.copy()
+        raised[begins + LAST_FOLDED] = np.maximum(raised[begins + LAST_FOLDED], line - 1)
+        none = np.zeros(len(offsets), np.int64)
+        return merge_into_rows(self._layout, raised, offsets, none[:0], none, line)

@@ -1,0 +1,144 @@
+"""Generations of a view's rows: a load fills the next one beside the one that is read, then one step switches.
+
+A view's state names the generation that is read. Whoever reads rows reads the state in the same call, and reads again
+where it names another generation than the keys were made with. So a switch is one step for every reader, and what an
+interrupted load has left is never seen: the next load deletes it, as it deletes what was read before its own switch.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import final
+
+import msgspec
+
+from bedplate.errors import ConflictError
+from bedplate.features.view import CompiledView
+from bedplate.online import keys
+from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.forms import Form
+from bedplate.online.state import ViewState
+
+DELETED = 10_000
+"""So many keys are deleted in one step."""
+
+
+@final
+class LoadState(msgspec.Struct, frozen=True):
+    """A load that is at work or was interrupted.
+
+    Attributes:
+        generation: which it fills.
+        until: every event before this time; microseconds.
+        token: of this load, different from those of all others.
+    """
+
+    generation: int
+    until: int
+    token: str
+
+
+@final
+class Loading:
+    """A load at work. It ends in an error as soon as another one has begun.
+
+    Args:
+        store: the store.
+        view: the compiled view.
+        state: of the load.
+
+    Attributes:
+        generation: which is filled.
+    """
+
+    __slots__ = ("_claim", "_store", "_view", "generation")
+
+    def __init__(self, store: OnlineStore, view: CompiledView, state: LoadState) -> None:
+        self._store, self._view, self.generation = store, view, state.generation
+        self._claim = keys.load_of(view), msgspec.json.encode(state)
+
+    @staticmethod
+    def begin(store: OnlineStore, view: CompiledView, until: int) -> Loading:
+        """Claims the next generation, and deletes what earlier loads have left of others than the one that is read.
+
+        Raises:
+            ConflictError: another writer was first.
+            StoreError: the store can't be written.
+        """
+        names = [keys.state_of(view), keys.load_of(view)]
+        expects = list(zip(names, store.read_many(names), strict=True))
+        read = _generation(expects[0][1])
+        loading = Loading(store, view, LoadState(_next(read), until, uuid.uuid4().hex))
+        puts = [loading._claim]
+        if read < 0:
+            puts.append(ViewState(view.name, view.id, complete=False, until=until, watermark=until).put(view))
+        store.commit(Changes(puts, expects=expects))
+        for left in {_next(read), (read - 1) % keys.GENERATIONS} if read >= 0 else {_next(read)}:
+            discard(store, keys.rows_of(view, left))
+        return loading
+
+    def add(self, puts: list[tuple[bytes, bytes]], expires: list[tuple[bytes, int]]) -> None:
+        """Puts rows of the generation that is filled, and texts; `expires` as in `Changes`.
+
+        Raises:
+            ConflictError: another load has begun.
+            StoreError: the store can't be written.
+        """
+        self._store.commit(Changes(puts, expects=[self._claim], expires=expires))
+
+    def switch(self, state: ViewState, form: Form) -> None:
+        """Makes the generation the one that is read, its stream beginning anew, then deletes the one before it.
+
+        Args:
+            state: of the view, as it is from now on.
+            form: of its rows.
+
+        Raises:
+            ConflictError: another load has begun.
+            StoreError: the store can't be written.
+        """
+        names = [keys.state_of(self._view), keys.load_of(self._view)]
+        while True:
+            before, claim = self._store.read_many(names)
+            switched = Changes(
+                [state.put(self._view), (keys.of_view(keys.FORMS, self._view.id), msgspec.json.encode(form))],
+                [keys.files_of(self._view)],
+                expects=[(names[0], before), self._claim],
+                drops=[names[1]],
+            )
+            try:
+                self._store.commit(switched)
+                break
+            except ConflictError:
+                if claim != self._claim[1]:
+                    raise
+        if _generation(before) not in (-1, self.generation):
+            discard(self._store, keys.rows_of(self._view, _generation(before)))
+
+
+def discard(store: OnlineStore, prefix: bytes, size: int = DELETED) -> int:
+    """Deletes the keys with a prefix that nobody reads any more, in steps that are short enough to write between them.
+
+    Returns:
+        how many there were.
+
+    Raises:
+        StoreError: the store can't be written.
+    """
+    count = 0
+    for page in store.pages(prefix, size):
+        store.commit(Changes(drops=[key for key, _ in page]))
+        count += len(page)
+    return count
+
+
+def _generation(state: bytes) -> int:
+    """Which generation is read by a view's state; -1: none."""
+    if not state:
+        return -1
+    found = msgspec.json.decode(state, type=ViewState)
+    return found.generation if found.complete else -1
+
+
+def _next(read: int) -> int:
+    return (read + 1) % keys.GENERATIONS

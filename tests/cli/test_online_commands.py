@@ -1,0 +1,112 @@
+"""`online ls`, `online compact` and `online drop`, as a person and as a program calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from bedplate.cli.main import run
+from bedplate.testing.simulator import START
+from bedplate.types import DAY, format_time
+
+FEATURES = """
+from bedplate import Count, Entity, FeatureView, Last, Source
+
+events = Source("events", "events.parquet", time="time")
+user = Entity("user", key="user")
+view = FeatureView("visits", user, events, {{"n": Count(windows="{window}"), "page": Last("page", windows="2d")}})
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "bedplate.toml").touch()
+    (tmp_path / "features.py").write_text(FEATURES.format(window="1d"))
+    times = [START + i * 3 * DAY for i in range(10)]
+    frame = pl.DataFrame({"user": range(10), "time": times, "page": [f"page {i}" for i in range(10)]})
+    frame.write_parquet(tmp_path / "events.parquet")
+    return tmp_path
+
+
+@pytest.fixture
+def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*words: str) -> tuple[int, str, str]:
+        code = run([*words, "--project", str(folder)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_listing_compacting_and_dropping(folder: Path, call: Any) -> None:
+    assert call("online", "ls")[:2] == (0, "the online store is empty; run: bedplate materialize\n")
+    assert call("apply")[0] == 0
+    assert call("materialize", "--until", format_time(START + 28 * DAY))[0] == 0
+    code, out, _ = call("online", "ls")
+    lines = [line.split() for line in out.splitlines()]
+    assert (code, lines[1][0], lines[1][2:5]) == (0, "visits", ["current", "0", "10"])
+    assert lines[2][:7] == ["1", "versions", "of", "views,", "10", "rows,", lines[2][6]]
+    (view,) = json.loads(call("online", "ls", "--json")[1])["views"]
+    assert (view["rows"], view["left_rows"], view["loading"], view["is_current"]) == (10, 0, None, True)
+    assert view["state"]["until"] == START + 28 * DAY
+
+    would = json.loads(call("online", "compact", "--dry-run", "--json")[1])
+    assert (would["dry_run"], would["views"][0]["deleted"], would["texts"]) == (True, 9, 0)
+    code, out, _ = call("online", "compact")
+    assert (code, out.splitlines()[-1]) == (0, "dropped 9 texts")
+    assert json.loads(call("online", "ls", "--json")[1])["views"][0]["rows"] == 1
+
+    (folder / "features.py").write_text(FEATURES.format(window="3d"))
+    assert call("apply")[0] == 0
+    assert call("materialize", "--until", format_time(START + 28 * DAY))[0] == 0
+    out = call("online", "ls")[1]
+    assert sorted(line.split()[2] for line in out.splitlines()[1:3]) == ["current", "not"]
+    done = json.loads(call("online", "compact", "--json")[1])["views"]
+    assert sorted(v["dropped"] for v in done) == [False, True]
+
+    assert call("online", "drop", "visit")[0] == 4
+    assert call("online", "drop", "visits")[1].startswith("deleted 1 versions of 'visits': 1 rows")
+    assert json.loads(call("online", "ls", "--json")[1])["views"] == []
+
+
+def test_what_the_project_does_not_have_goes_only_when_asked(folder: Path, call: Any) -> None:
+    call("apply")
+    call("materialize")
+    renamed = (folder / "features.py").read_text().replace('"visits"', '"others"')
+    (folder / "features.py").write_text(renamed)
+    assert json.loads(call("online", "compact", "--json")[1]) == {"dry_run": False, "views": [], "texts": 0}
+    done = json.loads(call("online", "compact", "--removed", "--json")[1])
+    assert ([v["dropped"] for v in done["views"]], done["texts"]) == ([True], 10)
+
+
+def test_a_changed_view_goes_on_with_its_old_rows_unless_it_is_to_be_loaded_anew(folder: Path, call: Any) -> None:
+    until = format_time(START + 28 * DAY)
+    call("apply")
+    assert call("materialize", "--until", until)[0] == 0
+    (folder / "features.py").write_text(FEATURES.format(window="1d").replace('"n":', '"visits":'))
+    call("apply")
+    code, out, _ = call("materialize", "--until", until)
+    assert (code, "kept: goes on with the rows of its old version" in out) == (0, True)
+    assert json.loads(call("materialize", "--json")[1])["views"][0]["adopted"] is True
+    found = {v["state"]["id"]: v for v in json.loads(call("online", "ls", "--json")[1])["views"]}
+    (new,) = [v for v in found.values() if v["is_current"]]
+    assert (new["rows"], new["state"]["events"]) == (0, 10)
+    assert found[new["state"]["adopted"]["id"]]["state"]["successor"] == new["state"]["id"]
+
+    done = json.loads(call("materialize", "--until", until, "--replace", "--json")[1])["views"][0]
+    assert (done["adopted"], done["kept"], done["events"]) == (False, False, 10)
+    (new,) = [v for v in json.loads(call("online", "ls", "--json")[1])["views"] if v["is_current"]]
+    assert (new["rows"], new["state"]["adopted"]) == (10, None)
+
+
+def test_a_changed_view_is_loaded_where_another_time_is_asked_for(folder: Path, call: Any) -> None:
+    call("apply")
+    call("materialize", "--until", format_time(START + 28 * DAY))
+    (folder / "features.py").write_text(FEATURES.format(window="1d").replace('"n":', '"visits":'))
+    call("apply")
+    done = json.loads(call("materialize", "--until", format_time(START + 20 * DAY), "--json")[1])["views"][0]
+    assert (done["adopted"], done["kept"], done["events"]) == (False, False, 7)
