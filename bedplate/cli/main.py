@@ -35,6 +35,7 @@ COMMANDS = {
     "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
     "materialize": ("bedplate.cli.materialize:materialize", "Fill the online store from history."),
     "ingest": ("bedplate.cli.ingest:ingest", "Keep the online store current from a stream of files."),
+    "online": ("bedplate.cli.online:online", "Compare the online store with history."),
     "serve": ("bedplate.cli.serve:serve", "Serve recommendations and scores over HTTP."),
 }
 """Each command: the attribute that holds it, and its line in the list of commands."""
