@@ -21,6 +21,13 @@ from bedplate.types import Array, Bools, Float32s, Int64s
 if TYPE_CHECKING:
     import polars as pl
 
+REQUEST_ID, TIME, CANDIDATE, WEIGHT, KEY, LABEL = "request_id", "time", "candidate", "weight", "key.", "label."
+"""The columns of a batch beside its features where it is a table; those of keys begin with `key.` and end with the
+entity's name, those of labels with `label.`."""
+
+_SHOWN = 8
+"""How many columns of a kind are named where a batch is shown."""
+
 TextLookup: TypeAlias = "Mapping[int, str]"
 """The text behind each 64-bit string id of a column (see `canonical.string_ids`)."""
 
@@ -47,6 +54,19 @@ def texts_of(texts: TextLookup, ids: Sequence[int]) -> list[str]:
     if isinstance(texts, ManyTexts):
         texts.load(ids)
     return [texts[i] for i in ids]
+
+
+def known_texts(texts: TextLookup, ids: Sequence[int], name: str = "") -> pl.Series:
+    """The texts of many ids, null where an id has none that is known.
+
+    >>> known_texts({7: "mug"}, [7, 8]).to_list()
+    ['mug', None]
+    """
+    import polars as pl
+
+    if isinstance(texts, ManyTexts):
+        texts.load(ids)
+    return pl.Series(name, [texts.get(i) for i in ids], dtype=pl.String)
 
 
 @final
@@ -252,6 +272,7 @@ def series_of_lists(values: pl.Series, offsets: Int64s, name: str = "") -> pl.Se
         offsets: [n + 1] int64, ascending.
         name: of the series.
 
+    >>> import polars as pl
     >>> series_of_lists(pl.Series([1, 2, 3]), np.array([0, 2, 2, 3])).to_list()
     [[1, 2], [], [3]]
     """
@@ -289,7 +310,7 @@ def _series_of_texts(ids: Int64s, present: Bools | None, texts: TextLookup, name
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Batch:
     """R requests with N candidates in all.
 
@@ -302,6 +323,10 @@ class Batch:
         candidates: [N] int64, the key of each candidate (an integer or the id of a string).
         labels: [N] float32 each, by label name; NaN where the label is not known yet.
         weights: [N] float32, or None for all ones.
+        keys: [R] int64 each, the key of each entity of the request (an integer or the id of a string), by its name; a
+            server leaves them out.
+        texts: the texts behind the ids of strings, where they are known: of `request_ids` under `request_id`, of
+            `candidates` under `candidate`, of an entity's keys under `key.` and its name.
     """
 
     request: Mapping[str, Column]
@@ -312,6 +337,8 @@ class Batch:
     candidates: Int64s
     labels: Mapping[str, Float32s] = field(default_factory=dict[str, Float32s])
     weights: Float32s | None = None
+    keys: Mapping[str, Int64s] = field(default_factory=dict[str, "Int64s"])
+    texts: Mapping[str, TextLookup] = field(default_factory=dict[str, "TextLookup"])
 
     def __post_init__(self) -> None:
         """Checks that every column has the length that `offsets` says.
@@ -324,7 +351,7 @@ class Batch:
             shown = np.array2string(offsets, threshold=8)
             raise DataError(f"got offsets {shown}, expected them to begin at 0 and to ascend", where="batch")
         requests, items = len(offsets) - 1, int(offsets[-1])
-        of_request = (self.times, self.request_ids, *_parts(self.request))
+        of_request = (self.times, self.request_ids, *self.keys.values(), *_parts(self.request))
         of_item = (self.candidates, *_parts(self.item), *self.labels.values())
         if self.weights is not None:
             of_item = (*of_item, self.weights)
@@ -337,6 +364,7 @@ class Batch:
             ("times", self.times, requests),
             ("request_ids", self.request_ids, requests),
             ("candidates", self.candidates, items),
+            *((f"keys of '{k}'", c, requests) for k, c in self.keys.items()),
             *((f"request column '{k}'", c, requests) for k, c in self.request.items()),
             *((f"item column '{k}'", c, items) for k, c in self.item.items()),
             *((f"label '{k}'", c, items) for k, c in self.labels.items()),
@@ -362,6 +390,67 @@ class Batch:
         array([0, 0, 1])
         """
         return expand(self.offsets)
+
+    def __repr__(self) -> str:
+        """The numbers of rows, and the columns, a line for each kind of them.
+
+        >>> zeros = np.zeros(2, np.int64)
+        >>> Batch({}, {"price": Dense(np.zeros(3))}, np.array([0, 2, 3]), zeros, zeros, np.arange(3))
+        Batch of 2 requests with 3 candidates
+          item: price
+        """
+        columns = {"keys": self.keys, "request": self.request, "item": self.item, "labels": self.labels}
+        lines = [f"  {kind}: {_listed(list(names))}" for kind, names in columns.items() if names]
+        return "\n".join([f"Batch of {self.requests:,} requests with {self.items:,} candidates", *lines])
+
+    def to_frame(self) -> pl.DataFrame:
+        """A flat table for a person to look at: a row for each candidate, what belongs to its request repeated.
+
+        Returns:
+            N rows: `request_id`, `time`, `key.ENTITY` for each entity of the request, `candidate`, `label.NAME` for
+            each label (null where it is not known yet), `weight` where there are weights; then the features under their
+            names, those of the request first. Ids of strings are shown as the strings where these are known (null where
+            some are and this one is not), lists as lists, vectors as arrays, values that are not present as nulls.
+
+        Raises:
+            DataError: a feature has the name of another column.
+
+        >>> b = Batch({}, {}, np.array([0, 2]), np.zeros(1, np.int64), np.array([7]), np.array([8, 9]))
+        >>> b.to_frame().drop("time").rows()
+        [(7, 8), (7, 9)]
+        """
+        import polars as pl
+
+        request = [
+            self._ids(REQUEST_ID, self.request_ids),
+            pl.Series(TIME, self.times, dtype=pl.Int64).cast(pl.Datetime("us", "UTC")),
+            *(self._ids(f"{KEY}{name}", keys) for name, keys in self.keys.items()),
+        ]
+        item = [
+            self._ids(CANDIDATE, self.candidates),
+            *(pl.Series(f"{LABEL}{name}", values, nan_to_null=True) for name, values in self.labels.items()),
+            *([] if self.weights is None else [pl.Series(WEIGHT, self.weights)]),
+        ]
+        taken = {series.name for series in (*request, *item)}
+        wrong = next((name for name in (*self.request, *self.item) if name in taken), None)
+        if wrong is not None:
+            raise DataError(f"the feature '{wrong}' has the name of another column of the table", where="batch")
+        features = [column_to_series(column, name) for name, column in self.request.items()]
+        repeated = pl.DataFrame([*request, *features])[self.request_of_item()].get_columns()
+        own = [column_to_series(column, name) for name, column in self.item.items()]
+        return pl.DataFrame([*repeated[: len(request)], *item, *repeated[len(request) :], *own])
+
+    def _ids(self, name: str, ids: Int64s) -> pl.Series:
+        """Ids as their texts, where these are known."""
+        import polars as pl
+
+        texts = self.texts.get(name)
+        return pl.Series(name, ids, dtype=pl.Int64) if texts is None else known_texts(texts, ids.tolist(), name)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def expand(offsets: Int64s) -> Int64s:

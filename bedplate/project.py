@@ -303,14 +303,15 @@ class Project:
             times: n times, or one for all: datetimes, dates, ISO 8601 texts or integer microseconds, between 1970 and
                 2200; NumPy datetimes of any unit.
             reader: where to read; the project's history unless given.
-            context: n values for each context of the request that features need, by its name; null unless given.
+            context: n values for each context of the request that features need, by its name; None where a request has
+                none.
 
         Returns:
-            n rows: a column for each entity, `time`, and a column for each feature.
+            n rows: a column for each entity that has keys, `time`, and a column for each feature.
 
         Raises:
-            DataError: keys and times differ in number, an entity's keys are missing, keys are of an unknown entity, or
-                a key or a time is null or none; says which.
+            DataError: keys and times differ in number, an entity's keys or a context that is needed is missing, keys
+                are of an unknown entity, or a key or a time is null or none; says which.
             DefinitionError: something else than features is asked for, or nothing.
             NotFoundError: no feature or view has this name.
         """

@@ -51,6 +51,10 @@ def flipped(vectors):
     return vectors[:, ::-1]
 
 
+def widened(vectors):
+    return np.concatenate([vectors, vectors[:, :1]], axis=1)
+
+
 def known(names):
     return np.array([n in NAMES for n in names])
 

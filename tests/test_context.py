@@ -186,11 +186,21 @@ def test_lookup_takes_context():
     assert found["request.query"].to_list() == ["buy", None]
     assert found["request.budget"].to_list() == [3.0, 2.5]
     assert found["overlap"].to_list()[1] is None
-    assert lookup_table(graph, OracleHistory(), asked, [1], at)["overlap"].to_list() == [None]
+    # A value that is forgotten is not a request without one.
+    budget = {"budget": [1.0, 1.0]}
+    with pytest.raises(
+        DataError, match=r"no values of the context 'query', which 'overlap' reads(.|\n)*with None where"
+    ):
+        lookup_table(graph, OracleHistory(), "overlap", [1], at)
+    with pytest.raises(DataError, match="no values of the context 'query'"):
+        lookup_table(graph, OracleHistory(), asked, [1, 1], at, budget)
+    with pytest.raises(DataError, match="no values of the context 'budget'\n"):
+        lookup_table(graph, OracleHistory(), ["request.budget"], [1], at)
+    assert lookup_table(graph, OracleHistory(), "hour", {}, at).height == 1
     for context, message in (
         ({"qeury": ["x"]}, "unknown context 'qeury'\n  did you mean 'query'"),
         ({"query": [3]}, "expected values of type string"),
-        ({"query": ["x", "y", "z"]}, "got 3 values of request.query and 2 times|got keys"),
+        (budget | {"query": ["x", "y", "z"]}, "got 3 values of request.query and 2 times|got keys"),
         ({"since": ["soon"]}, "soon"),
     ):
         with pytest.raises(DataError, match=message):

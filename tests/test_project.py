@@ -283,6 +283,20 @@ def test_derived_features_follow_their_inputs(retail: Project) -> None:
     assert retail.lookup("weekday", {}, "2011-11-06")["weekday"].to_list() == [7]
 
 
+def test_every_key_that_was_given_is_in_the_table(retail: Project) -> None:
+    """In the order given, also where no feature is about the entity: so that the table joins back."""
+    keys, times = asked(retail, "customer_product", 20)
+    given = {"product": keys["product"], "customer": keys["customer"]}
+    whole = retail.lookup("product_lines.price", given, times)
+    assert whole.columns == ["product", "customer", "time", "product_lines.price"]
+    assert whole["customer"].to_list() == list(keys["customer"])
+    alone = retail.lookup("product_lines.price", {"product": keys["product"]}, times)
+    assert_frame_equal(whole.drop("customer"), alone)
+    assert retail.lookup("weekday", given, times).columns == ["product", "customer", "time", "weekday"]
+    with pytest.raises(DataError, match="1 of 'customer'; and 20 times"):
+        retail.lookup("product_lines.price", given | {"customer": keys["customer"][:1]}, times)
+
+
 def test_times_may_be_given_in_many_ways(retail: Project) -> None:
     keys = asked(retail, "customer_lines", 3)[0]["customer"]
     micros = to_micros("2011-06-01")

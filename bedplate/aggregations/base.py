@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, final
 
 import msgspec
 
+from bedplate.aggregations.text import expression_text, shown_expression
 from bedplate.aggregations.window import Window, WindowLike, windows_of
 from bedplate.arguments import checks_arguments
 from bedplate.batch import Column, TextLookup
@@ -58,26 +59,6 @@ def to_expression(expression: ExpressionLike, place: str | None = None) -> pl.Ex
     return expression
 
 
-_LONGEST = 100
-"""Characters of an expression that a message shows whole."""
-
-
-def shown_expression(expression: pl.Expr) -> str:
-    """A row expression for a message: its text, or of a long one the columns that it uses.
-
-    >>> import polars as pl
-    >>> shown_expression(pl.col("price") * 2)
-    'the expression [(col("price")) * (dyn int: 2)]'
-    >>> shown_expression(pl.sum_horizontal([pl.col("price") * i for i in range(9)]) + pl.col("item"))
-    'an expression of price, item'
-    """
-    text = str(expression)
-    if len(text) <= _LONGEST and "\n" not in text:
-        return f"the expression {text}"
-    columns = list(dict.fromkeys(expression.meta.root_names()))
-    return f"an expression of {', '.join(columns[:12]) or 'no column'}"
-
-
 @final
 class Selection:
     """Row values of the events that count: inputs, and an optional condition.
@@ -111,7 +92,7 @@ class Selection:
         self.inputs = tuple(to_expression(e, place) for e in inputs)
         self.where = None if where is None else to_expression(where, place)
         shown = self.inputs[:1] if keeps_null else self.inputs
-        self.text = ", ".join(map(str, shown)) if text is None else text
+        self.text = ", ".join(map(expression_text, shown)) if text is None else text
         self.form: dict[str, Any] = {
             "inputs": [expression_form(e, place) for e in self.inputs],
             "where": None if self.where is None else expression_form(self.where, place),
@@ -438,6 +419,7 @@ class Aggregation(ABC):
     def columns(self) -> frozenset[str]:
         """The columns of the source that its inputs and conditions read.
 
+        >>> import polars as pl
         >>> from bedplate.aggregations.arithmetic import Sum
         >>> sorted(Sum("price", where=pl.col("kind") == "paid").columns)
         ['kind', 'price']

@@ -16,6 +16,7 @@ from bedplate.aggregations.base import (
     Reduce,
     Reduction,
 )
+from bedplate.aggregations.text import expression_text
 from bedplate.aggregations.window import Window, WindowLike
 from bedplate.batch import Column, Dense
 from bedplate.errors import DefinitionError
@@ -41,7 +42,7 @@ class Ratio(Aggregation):
     >>> import polars as pl
     >>> from bedplate.aggregations.arithmetic import Count
     >>> Ratio(Count(where=pl.col("kind") == "click"), Count(), windows="7d", smoothing=(1, 20)).text
-    'Ratio(Count() where [(col("kind")) == ("click")] / Count(); smoothing=(1, 20))'
+    'Ratio(Count() where col("kind") == "click" / Count(); smoothing=(1, 20))'
     """
 
     __slots__ = ("denominator", "numerator", "smoothing")
@@ -122,7 +123,7 @@ class Ratio(Aggregation):
     def text(self) -> str:
         """Both aggregations, each with its condition."""
         parts = " / ".join(
-            p.text if p.selection.where is None else f"{p.text} where {p.selection.where}"
+            p.text if p.selection.where is None else f"{p.text} where {expression_text(p.selection.where)}"
             for p in (self.numerator, self.denominator)
         )
         return f"Ratio({parts})" if self.smoothing is None else f"Ratio({parts}; smoothing={self.smoothing})"

@@ -76,6 +76,6 @@ def _build(project: Project, plans: Sequence[Planned], progress: ProgressLine) -
         with project.located():
             plan.build.run(show)
         seconds, written = time.perf_counter() - began, plan.build.size() - before
-        facts = {"view": plan.build.view.name, "parts": plan.parts, "rows": plan.rows}
+        facts = {"view": plan.name, "parts": plan.parts, "rows": plan.rows}
         built.append(facts | {"seconds": seconds, "bytes": written})
     return built

@@ -94,6 +94,7 @@ def _slot(build: Build, number: int) -> dict[str, Any]:
         "rows": build.rows(number),
         "there": slot.segment is not None,
         "missing": [m.text for m in missing],
+        "kinds": [m.kind for m in missing],
         "seconds": build.seconds_of(number),
     }
 
@@ -106,12 +107,19 @@ def _shown(found: list[dict[str, Any]]) -> str:
         [
             span_text(Span(f["begin"], f["until"])),
             f"{f['rows']:,}",
-            "there" if f["there"] and not f["missing"] else ", ".join(f["missing"]),
+            "there" if f["there"] and not f["missing"] else _counted(f["kinds"]),
             f"{f['seconds']:.1f}" if f["missing"] else "-",
         ]
         for f in found
     ]
     return table(["times", "rows", "missing", "seconds"], rows, [1, 3])
+
+
+def _counted(kinds: list[str]) -> str:
+    """What is missing, in few words; JSON has every part."""
+    from bedplate.cli.plan import counted
+
+    return counted([(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)])
 
 
 def _estimate(build: Build) -> str:

@@ -35,7 +35,7 @@ _SHOWN = 5
     "context",
     metavar="NAME=VALUE",
     multiple=True,
-    help="Context of the request, such as query='red mug'; null unless given. A vector is JSON: taste=[1,2].",
+    help="Context of the request that a FEATURE reads, such as query='red mug'. A vector is JSON: taste=[1,2].",
 )
 @click.option("--online", is_flag=True, help="Read the online store instead of history.")
 @project_option

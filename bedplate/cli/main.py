@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ Exit codes:
   7    a proof that must hold does not
   8    done in part: what was left out is listed
   70   an unexpected error inside Bedplate
-  130  interrupted
+  130  interrupted, by Ctrl-C or by SIGTERM, which a scheduler sends: what is finished is kept
   141  the reader of the output has gone"""
 
 
@@ -174,4 +175,7 @@ def main() -> NoReturn:
     """The console script `bedplate`."""
     # Read when torch is first imported: threads that wait must not spin, which on a busy machine is most of the cost.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # What ends a command politely is to end it as Ctrl-C does; a parent that has it ignored has its way.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))

@@ -95,8 +95,9 @@ def _table(found: Sequence[TimelineFacts]) -> str:
 def gc(directory: Path, dry_run: bool, as_json: bool) -> None:
     """Delete what no definition needs.
 
-    Needed is what the definitions read of the sources as they are now, and what other projects that share the store
-    needed at their last 'bedplate apply'. Segments that were merged, indexes of earlier data, and columns of removed
+    Needed is what the definitions read of the sources as they are now, and what other projects that share the store,
+    and the other git branches of this one, needed at their last 'bedplate apply'; a branch that was deleted needs
+    nothing. Segments that were merged, indexes of earlier data, and columns of removed
     features are not. What a running process reads, or a build is at work on, stays: it is listed as in use. All of it
     can be built again.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from bedplate.cli.options import echo_json, json_option, project_option
-from bedplate.cli.tables import table
+from bedplate.cli.tables import size, table
 
 if TYPE_CHECKING:
     from bedplate.datasets.drift import Drift
@@ -28,13 +28,23 @@ class Planned:
 
     Attributes:
         build: the build.
-        is_label: whether it is a dataset's label.
+        labels: the names of the datasets' labels that it is of; none for a feature view.
         missing: the parts that it builds, without those that a view before it builds.
     """
 
     build: Build
-    is_label: bool
+    labels: tuple[str, ...]
     missing: tuple[Missing, ...]
+
+    @property
+    def name(self) -> str:
+        """The view's name, or that of the labels; labels that differ in horizon or threshold alone are one."""
+        return ", ".join(f"label.{name}" for name in self.labels) or self.build.view.name
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes will be built."""
+        return sum(m.bytes for m in self.missing)
 
     def texts(self, kind: str) -> list[str]:
         """The different parts of a kind ("timeline", "column" or "reduction") as text."""
@@ -86,10 +96,13 @@ def planned(project: Project) -> list[Planned]:
     """What each view and label misses, a part that several of them miss counted for the first."""
     seen: set[Path] = set()
     plans: list[Planned] = []
+    labels: dict[str, dict[str, None]] = {}
+    for label in (one for dataset in project.datasets.values() for one in dataset.labels):
+        labels.setdefault(label.view.id, {})[label.label.name] = None
     for build in project.builds():
         missing = tuple(m for m in build.missing() if m.folder not in seen)
         seen.update(m.folder for m in missing)
-        plans.append(Planned(build, project.views.get(build.view.name) is None, missing))
+        plans.append(Planned(build, tuple(labels.get(build.view.id, ())), missing))
     return plans
 
 
@@ -102,8 +115,9 @@ def plan(directory: Path, with_features: bool, as_json: bool) -> None:
 
     Features, datasets, training jobs and services are checked against each other and against the columns of the
     sources. Nothing is built. A row of the table is a feature view or a label of a dataset; what two of them share is
-    counted for the first. The seconds are a rough estimate. Features that were added (+), removed (-) or changed (~)
-    since the last 'bedplate apply' are listed with their definitions; in JSON these are 'changes', null before it. So
+    counted for the first. The seconds and bytes are rough estimates; the first build on a machine compiles its loops
+    too, which takes some seconds more. Features that were added (+), removed (-) or changed (~) since the last
+    'bedplate apply' are listed with their definitions; in JSON these are 'changes', null before it. So
     are columns of the sources that were added, removed or got another type since, with the definitions that use them;
     in JSON these are 'drift'.
 
@@ -120,7 +134,8 @@ def plan(directory: Path, with_features: bool, as_json: bool) -> None:
     if as_json:
         echo_json(_document(project, plans, changes) | {"drift": [asdict(d) for d in moved]})
         return
-    click.echo(f"project {project.config.name} in {project.root}")
+    built = _built(plans)
+    click.echo(f"project {project.config.name} in {project.root}" + (f", {size(built)} built" if built else ""))
     if plans:
         click.echo(f"\n{_views_table(plans)}")
     if with_features and project.graph.features:
@@ -154,8 +169,19 @@ def to_build(plans: Sequence[Planned]) -> str:
     """One line: what there is to build, in how many seconds, and how."""
     kinds = zip(*(p.counts for p in plans), strict=True)
     counts = counted([(sum(n for n, _ in of_kind), of_kind[0][1]) for of_kind in kinds])
-    seconds = sum(p.seconds for p in plans)
-    return f"to build: {counts}, about {_rounded(seconds)} s; run: bedplate apply" if counts else "nothing to build"
+    seconds, written = sum(p.seconds for p in plans), sum(p.bytes for p in plans)
+    return (
+        f"to build: {counts}, about {_rounded(seconds)} s and {size(written)}; run: bedplate apply"
+        if counts
+        else "nothing to build"
+    )
+
+
+def _built(plans: Sequence[Planned]) -> int:
+    """How many bytes the segments take that the views and labels read, each counted once."""
+    from bedplate.offline.segment import bytes_of
+
+    return sum(bytes_of(folder) for folder in {s.folder for p in plans for s in p.build.segments})
 
 
 def _rounded(seconds: float) -> str:
@@ -165,11 +191,11 @@ def _rounded(seconds: float) -> str:
 def _views_table(plans: Sequence[Planned]) -> str:
     rows = [
         [
-            p.build.view.name,
+            p.name,
             p.build.view.view.source.name,
             p.build.snapshot.text,
             ", ".join(e.name for e in p.build.view.view.entities),
-            "label" if p.is_label else str(len(p.build.view.features)),
+            "label" if p.labels else str(len(p.build.view.features)),
             p.text,
             _rounded(p.seconds) if p.parts else "-",
         ]
@@ -204,13 +230,13 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
         "directory": str(project.root),
         "views": [
             {
-                "name": p.build.view.name,
-                "kind": "label" if p.is_label else "view",
+                "name": p.name,
+                "kind": "label" if p.labels else "view",
                 "id": p.build.view.id,
                 "source": p.build.view.view.source.name,
                 "snapshot": {"id": p.build.snapshot.id, "rows": p.build.snapshot.rows, "text": p.build.snapshot.text},
                 "entities": [e.name for e in p.build.view.view.entities],
-                "features": [] if p.is_label else [_feature(f) for f in p.build.view.features.values()],
+                "features": [] if p.labels else [_feature(f) for f in p.build.view.features.values()],
                 "build": {
                     "timeline": bool(p.texts("timeline")),
                     "columns": p.texts("column"),
@@ -219,6 +245,7 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
                     "extends": bool(p.rows) and p.build.extends,
                 },
                 "seconds": p.seconds,
+                "bytes": p.bytes,
             }
             for p in plans
         ],
@@ -237,6 +264,8 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
         },
         "parts": sum(p.parts for p in plans),
         "seconds": sum(p.seconds for p in plans),
+        "bytes": sum(p.bytes for p in plans),
+        "bytes_built": _built(plans),
     }
 
 

@@ -87,18 +87,20 @@ def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool)
     version = trained.version
     if promote:
         registry.promote(version.name, version.version, reason="bedplate train --promote")
+    # A run whose model is equal to that of an earlier one, to the last byte, makes no version of its own.
+    is_new = version.manifest.run == trained.run_id
     if as_json:
-        echo_json(
-            {
-                "model": version.name,
-                "version": version.version,
-                "run": trained.run_id,
-                "metrics": trained.metrics,
-                "warnings": trained.warnings,
-            }
-        )
+        facts = {"model": version.name, "version": version.version, "new": is_new, "run": trained.run_id}
+        echo_json(facts | {"metrics": trained.metrics, "warnings": trained.warnings})
         return
-    click.echo(f"registered {version.name}:{version.version}{' as champion' if promote else ''}, run {trained.run_id}")
+    champion = " as champion" if promote else ""
+    if is_new:
+        click.echo(f"registered {version.name}:{version.version}{champion}, run {trained.run_id}")
+    else:
+        click.echo(
+            f"{version.name}:{version.version} is already there{champion}, equal to the last byte: run "
+            f"{version.manifest.run} registered it, run {trained.run_id} made it again"
+        )
     for name, value in trained.metrics.items():
         click.echo(f"  {name:32} {value:.5f}")
     for warning in trained.warnings:

@@ -2,6 +2,7 @@
 
 A part is two tables. `requests` has a row for each request, `items` one for each candidate, those of a request together
 and in the order of the requests; both have `request_id`. A feature is in the table of its level, under its full name.
+Ids of texts are hashes, 64 bits wide; the text behind each is in a column of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,23 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from bedplate.batch import Batch, Column, Dense, Embedding, Ids, Ragged, TextLookup, column_to_series
+from bedplate.batch import (
+    CANDIDATE,
+    KEY,
+    LABEL,
+    REQUEST_ID,
+    TIME,
+    WEIGHT,
+    Batch,
+    Column,
+    Dense,
+    Embedding,
+    Ids,
+    Ragged,
+    TextLookup,
+    column_to_series,
+    known_texts,
+)
 from bedplate.datasets.dataset import CompiledDataset
 from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.errors import DefinitionError
@@ -23,14 +40,14 @@ from bedplate.features.entity import encode
 from bedplate.features.vectors import matrix_of
 from bedplate.types import Array, Bools, Int64s, Type
 
-REQUEST_ID, TIME, BATCH, ITEMS = "request_id", "time", "batch", "items"
-"""The columns of `requests` before its features: the id (of a text its hash), the time, the number of the batch in its
-epoch, and the number of candidates."""
+BATCH, ITEMS, REQUEST_TEXT, KEY_TEXT = "batch", "items", "request_text", "text."
+"""The columns of `requests` before its features, beside `request_id`, `time`, and `key.ENTITY` for each entity of the
+request: the number of the batch in its epoch, the number of candidates, and the texts behind ids and keys that are
+texts, of an entity's keys in `text.ENTITY`."""
 
-CANDIDATE, CANDIDATE_TEXT, WEIGHT, LABEL = "candidate", "candidate_text", "weight", "label."
-"""The columns of `items` beside `request_id` and its features: the key (of a text its hash), the text behind it where
-keys are texts and it is known, the weight where there are weights, and a column for each label, which begins so; null
-where the label is not known yet."""
+CANDIDATE_TEXT = "candidate_text"
+"""The column of `items` beside `request_id`, `candidate` (the key), `label.NAME` for each label (null where it is not
+known yet), `weight` where there are weights, and its features: the text behind a key that is one, where it is known."""
 
 
 class WrittenColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,8 +96,9 @@ def columns_of(compiled: CompiledDataset) -> tuple[WrittenColumn, ...]:
     ]
     if compiled.negatives is not None:
         found += [WrittenColumn(LOG_Q, "item", Type.FLOAT, is_single=True), WrittenColumn(SAMPLED, "item", Type.BOOL)]
-    taken = {REQUEST_ID, TIME, BATCH, ITEMS, CANDIDATE, CANDIDATE_TEXT, WEIGHT}
+    taken = {REQUEST_ID, REQUEST_TEXT, TIME, BATCH, ITEMS, CANDIDATE, CANDIDATE_TEXT, WEIGHT}
     taken |= {f"{LABEL}{label.label.name}" for label in compiled.labels}
+    taken |= {f"{prefix}{e.name}" for e in compiled.dataset.spine.entities for prefix in (KEY, KEY_TEXT)}
     wrong = [c.name for c in found if c.name in taken]
     if wrong:
         raise DefinitionError(
@@ -98,15 +116,13 @@ class Layout:
     Args:
         columns: of the features.
         labels: their names.
-        texts: behind the candidates' keys, where these are texts.
+        keys: the names of the request's entities.
     """
 
-    __slots__ = ("_columns", "_labels", "_texts")
+    __slots__ = ("_columns", "_keys", "_labels")
 
-    def __init__(
-        self, columns: Sequence[WrittenColumn], labels: Sequence[str], texts: TextLookup | None = None
-    ) -> None:
-        self._columns, self._labels, self._texts = tuple(columns), tuple(labels), texts
+    def __init__(self, columns: Sequence[WrittenColumn], labels: Sequence[str], keys: Sequence[str] = ()) -> None:
+        self._columns, self._labels, self._keys = tuple(columns), tuple(labels), tuple(keys)
 
     def tables(self, batch: Batch, number: int) -> tuple[pl.DataFrame, pl.DataFrame]:
         """A batch as rows of `requests` and of `items`.
@@ -121,14 +137,16 @@ class Layout:
             pl.Series(TIME, batch.times).cast(pl.Datetime("us", "UTC")),
             pl.Series(BATCH, np.full(batch.requests, number, np.int64)),
             pl.Series(ITEMS, counts),
+            *_texts(batch, REQUEST_ID, batch.request_ids, REQUEST_TEXT),
         ]
+        for name in self._keys:
+            keys = batch.keys[name]
+            requests += [pl.Series(f"{KEY}{name}", keys), *_texts(batch, f"{KEY}{name}", keys, f"{KEY_TEXT}{name}")]
         items: list[pl.Series] = [
             pl.Series(REQUEST_ID, np.repeat(batch.request_ids, counts)),
             pl.Series(CANDIDATE, batch.candidates),
+            *_texts(batch, CANDIDATE, batch.candidates, CANDIDATE_TEXT),
         ]
-        if self._texts is not None:
-            known: list[str | None] = [self._texts.get(key) for key in batch.candidates.tolist()]
-            items.append(pl.Series(CANDIDATE_TEXT, known, pl.String))
         items += [
             pl.Series(f"{LABEL}{name}", batch.labels[name].astype(np.float32), nan_to_null=True)
             for name in self._labels
@@ -160,7 +178,25 @@ class Layout:
             candidates=_whole(items[CANDIDATE]),
             labels={name: _floats(items[f"{LABEL}{name}"]) for name in self._labels},
             weights=_floats(items[WEIGHT]) if WEIGHT in items.columns else None,
+            keys={name: _whole(requests[f"{KEY}{name}"]) for name in self._keys},
+            texts=self._texts_of(requests, items),
         )
+
+    def _texts_of(self, requests: pl.DataFrame, items: pl.DataFrame) -> dict[str, TextLookup]:
+        """The texts that the rows hold."""
+        columns = [(requests, f"{KEY}{name}", f"{KEY_TEXT}{name}") for name in self._keys]
+        columns += [(requests, REQUEST_ID, REQUEST_TEXT), (items, CANDIDATE, CANDIDATE_TEXT)]
+        found: dict[str, TextLookup] = {}
+        for table, ids, texts in columns:
+            if texts in table.columns:
+                known = table.select(ids, texts).drop_nulls().unique()
+                found[ids] = dict(zip(known[ids].to_list(), known[texts].to_list(), strict=True))
+        return found
+
+
+def _texts(batch: Batch, ids: str, values: Int64s, name: str) -> list[pl.Series]:
+    """The column of the texts behind ids, where they are texts."""
+    return [known_texts(batch.texts[ids], values.tolist(), name)] if ids in batch.texts else []
 
 
 def _whole(series: pl.Series) -> Int64s:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
@@ -14,15 +15,19 @@ from bedplate.datasets.dataset import CompiledDataset
 from bedplate.datasets.ends import LabelEnd, read_ends
 from bedplate.datasets.feedback import FeedbackSummary, read_feedback
 from bedplate.datasets.labelled import Labelled
+from bedplate.datasets.labels import CompiledLabel
 from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.sampling import PopularitySampler
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.summary import DatasetSummary, SplitSummary
-from bedplate.errors import DataError, NotFoundError, suggest
+from bedplate.errors import ConfigError, DataError, NotFoundError, suggest
 from bedplate.features.assemble import Candidates, Join
 from bedplate.features.model import Scorers, check_time_true
 from bedplate.offline.base import History
 from bedplate.types import LATEST_TIME, Int64s
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _AT_ONCE = 65_536
 """Requests whose negatives are drawn at once for a summary; bounds its memory."""
@@ -91,7 +96,8 @@ class LoadedDataset:
     """
 
     __slots__ = (
-        "_join", "_labelled", "_ranges", "_sampler", "compiled", "history", "scorers", "snapshots", "spine",
+        "_feedback", "_join", "_labelled", "_ranges", "_sampler", "_summary", "_texts", "_uncensored", "compiled",
+        "history", "scorers", "snapshots", "spine",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +109,9 @@ class LoadedDataset:
     ) -> None:
         self.compiled, self.history, self.scorers = compiled, history, scorers
         self.spine = compiled.spine.read()
+        self._texts = compiled.spine.texts(self.spine)
+        self._feedback: tuple[FeedbackSummary, ...] | None = None
+        self._summary: tuple[tuple[int, int], DatasetSummary] | None = None
         rows = self.spine.rows
         self._join = Join(compiled.selected, rows.item, scorers)
         read = [(compiled.dataset.spine.source.name, self.spine.snapshot, compiled.dataset.spine.place)]
@@ -180,7 +189,7 @@ class LoadedDataset:
         """
         split, wanted = self.compiled.dataset.split, self.compiled.labels if labels else ()
         values = {c.label.name: c.read(self.history, rows, split) for c in wanted}
-        return self._join.batch(self.history, rows, values)
+        return replace(self._join.batch(self.history, rows, values), texts=self._texts)
 
     def sample(self, chosen: Int64s, seed: int, epoch: int) -> Batch:
         """A batch of requests with positives, negatives (of this seed and epoch), features and labels.
@@ -197,8 +206,40 @@ class LoadedDataset:
         added: Mapping[str, Column] = {LOG_Q: drawn.log_q, SAMPLED: Dense(drawn.sampled)}
         return replace(batch, item={**batch.item, **added})
 
+    def frame(self, split: str, rows: int = 1000, seed: int = 0, epoch: int = 0) -> pl.DataFrame:
+        """A sample of a split as a table, with features, labels and negatives; see `Batch.to_frame`.
+
+        Whole requests, evenly spread over the split and in order of time, are joined for it alone.
+
+        Args:
+            split: train, validation or test.
+            rows: how many rows the table has at most, where more than one request fits into them.
+            seed: of the run whose negatives are shown.
+            epoch: of the run.
+
+        Raises:
+            ConfigError: `rows` is below 1.
+            NotFoundError: there is no such split.
+        """
+        if rows < 1:
+            raise ConfigError(f"rows is {rows}, expected at least 1", where="frame of a dataset")
+        first, last = self.positions(split)
+        sizes = self.sizes()
+        count = min(rows, last - first)
+        while True:
+            chosen = np.unique(np.linspace(first, last - 1, count).astype(np.int64))
+            total = int(sizes[chosen].sum())
+            if total <= rows or count <= 1:
+                return self.sample(chosen, seed, epoch).to_frame()
+            count = max(1, min(count - 1, count * rows // total))
+
     def summary(self, seed: int = 0, epoch: int = 0) -> DatasetSummary:
-        """What each split holds; the negatives are those of this seed and epoch."""
+        """What each split holds; the negatives are those of this seed and epoch. Counted once."""
+        if self._summary is None or self._summary[0] != (seed, epoch):
+            self._summary = (seed, epoch), self._summarized(seed, epoch)
+        return self._summary[1]
+
+    def _summarized(self, seed: int, epoch: int) -> DatasetSummary:
         used = sum(last - first for first, last in self._ranges.values())
         splits = tuple(self._split_summary(name, seed, epoch) for name in SPLITS)
         gap = len(self.spine.rows.times) - used
@@ -209,16 +250,18 @@ class LoadedDataset:
         return read_ends(self.compiled.labels, self.compiled.root, self.history, self.spine.rows.times)
 
     def feedback(self) -> tuple[FeedbackSummary, ...]:
-        """Of each label that is joined by the request's id, what its rows are; reads its source.
+        """Of each label that is joined by the request's id, what its rows are; reads its source, once.
 
         Raises:
             DataError: rows that can't be read, or another state of the source than the rest was read in.
         """
-        return tuple(
-            read_feedback(c, self.spine.rows, self.compiled.root, self.snapshots)
-            for c in self.compiled.labels
-            if c.label.request is not None
-        )
+        if self._feedback is None:
+            self._feedback = tuple(
+                read_feedback(c, self.spine.rows, self.compiled.root, self.snapshots)
+                for c in self.compiled.labels
+                if c.label.request is not None
+            )
+        return self._feedback
 
     def _split_summary(self, name: str, seed: int, epoch: int) -> SplitSummary:
         first, last = self.positions(name)
@@ -235,8 +278,8 @@ class LoadedDataset:
             name=name,
             requests=last - first,
             rows=positives + negatives,
-            positives=positives,
-            negatives=negatives,
+            listed=positives,
+            drawn=negatives,
             censored=self._ranges[name][1] - last,
             without_negatives=without,
             missing_negatives=missing,
@@ -244,4 +287,15 @@ class LoadedDataset:
             duplicates=int(self.spine.duplicates[first:last].sum()),
             censored_labels={n: known.censored(name, last) for n, known in self._labelled.items()},
             crossing_labels={n: known.crossing(name, last) for n, known in self._labelled.items()},
+            labels={c.label.name: self._label_summary(c, first, last) for c in self.compiled.labels},
         )
+
+    def _label_summary(self, label: CompiledLabel, first: int, last: int) -> tuple[int, float]:
+        """Of how many listed candidates of these requests a label is known, and its mean."""
+        count, total = 0, 0.0
+        for start in range(first, last, _AT_ONCE):
+            rows = select_requests(self.spine.rows, np.arange(start, min(last, start + _AT_ONCE)))
+            values = label.read(self.history, rows, self.compiled.dataset.split)
+            known = values[np.isfinite(values)]
+            count, total = count + len(known), total + float(known.sum(dtype=np.float64))
+        return count, total / count if count else math.nan

@@ -47,4 +47,6 @@ def slice_batch(batch: Batch, first: int, last: int) -> Batch:
         candidates=batch.candidates[start:stop],
         labels={n: v[start:stop] for n, v in batch.labels.items()},
         weights=None if batch.weights is None else batch.weights[start:stop],
+        keys={n: k[first:last] for n, k in batch.keys.items()},
+        texts=batch.texts,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -12,11 +13,12 @@ import polars as pl
 
 from bedplate.aggregations.base import ExpressionLike, to_expression
 from bedplate.arguments import checks_arguments
-from bedplate.batch import Ids, Ragged, TextLookup
+from bedplate.batch import CANDIDATE, KEY, REQUEST_ID, Ids, Ragged, TextLookup
 from bedplate.canonical import digest, expression_form
 from bedplate.datasets.checks import check_events, check_kind, id_type
 from bedplate.datasets.context import SpineContext
 from bedplate.datasets.reading import read_rows
+from bedplate.datasets.texts import ReadTexts
 from bedplate.errors import DataError, DefinitionError
 from bedplate.features.assemble import Candidates
 from bedplate.features.context import Context
@@ -149,6 +151,33 @@ class CompiledSpine:
         columns = {"request": spine.request, "item": spine.item.key} | {f"key {e.name}": e.key for e in spine.entities}
         others = self._context.expressions
         return self._grouped(*read_rows(spine.source, self._root, spine.where, columns, spine.place, others))
+
+    def texts(self, requests: Requests) -> Mapping[str, TextLookup]:
+        """The texts behind ids of strings as `Batch.texts` has them; those of requests and their keys are read late.
+
+        Args:
+            requests: what was read. A later look at the texts raises `DataError` where the source has changed since.
+        """
+        spine = self.spine
+        columns = {REQUEST_ID: (spine.request, self.request_type)}
+        columns |= {f"{KEY}{e.name}": (e.key, self._kinds[e.name]) for e in spine.entities}
+        found: dict[str, TextLookup] = {
+            name: ReadTexts(partial(self._read_texts, column, requests.snapshot))
+            for name, (column, kind) in columns.items()
+            if kind is Type.STRING
+        }
+        return found if requests.item_texts is None else found | {CANDIDATE: requests.item_texts}
+
+    def _read_texts(self, column: str, snapshot: str) -> pl.Series:
+        spine = self.spine
+        frame, now = read_rows(spine.source, self._root, spine.where, {"text": column}, spine.place)
+        if now != snapshot:
+            raise DataError(
+                "the source was changed since the dataset was loaded: the texts of its keys can't be told",
+                where=f"{spine.place}, column '{column}'",
+                hint="load the dataset anew",
+            )
+        return frame["text"]
 
     def _grouped(self, frame: pl.DataFrame, snapshot: str) -> Requests:
         spine = self.spine

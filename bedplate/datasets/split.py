@@ -61,10 +61,10 @@ class TimeSplit:
         Args:
             wait: how long after a request a label is complete, microseconds: the requests that have it.
 
-        >>> TimeSplit(100, 200, gap="10us").bounds()["validation"]
-        (100, 190)
-        >>> TimeSplit(100, 200, gap="10us").bounds(wait=30)["validation"]
-        (100, 170)
+        >>> TimeSplit(10**15, 2 * 10**15, gap="10us").bounds()["validation"]
+        (1000000000000000, 1999999999999990)
+        >>> TimeSplit(10**15, 2 * 10**15, gap="10us").bounds(wait=30)["validation"]
+        (1000000000000000, 1999999999999970)
         """
         gap = max(self.gap, wait)
         return {
@@ -76,7 +76,8 @@ class TimeSplit:
     def looks_ahead(self, times: Int64s, wait: int) -> Bools:
         """[n]: whether a label that is complete so long after a time would look into the next split.
 
-        >>> TimeSplit(100, 200, gap="10us").looks_ahead(np.array([89, 90, 100, 180]), 10).tolist()
+        >>> split = TimeSplit(10**15 + 100, 10**15 + 200, gap="10us")
+        >>> split.looks_ahead(10**15 + np.array([89, 90, 100, 180]), 10).tolist()
         [False, True, False, False]
         """
         return ((times < self.validation) & (times >= self.validation - wait)) | (
@@ -90,7 +91,8 @@ class TimeSplit:
             times: [R] int64, ascending.
             wait: as for `bounds`.
 
-        >>> TimeSplit(100, 200, gap="10us").ranges(np.array([5, 95, 100, 189, 190, 200]))
+        >>> split = TimeSplit(10**15 + 100, 10**15 + 200, gap="10us")
+        >>> split.ranges(10**15 + np.array([5, 95, 100, 189, 190, 200]))
         {'train': (0, 1), 'validation': (2, 4), 'test': (5, 6)}
         """
         return {

@@ -31,7 +31,7 @@ from bedplate.datasets.split import SPLITS
 from bedplate.errors import ConfigError, DataError, StoreError
 from bedplate.files import aside, fsync_dir, fsync_file, fsync_tree, move_folder, write_atomic
 
-FORMAT = 1
+FORMAT = 2
 """The version of the files."""
 
 MANIFEST, PLAN, JOURNAL, LOCK = "manifest.json", "plan.json", "parts.jsonl", "lock"
@@ -57,6 +57,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         part_items: rows of `items` after which a part ends.
         columns: the features.
         labels: their names.
+        keys: the names of the request's entities.
     """
 
     format: int
@@ -69,6 +70,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     part_items: int
     columns: tuple[WrittenColumn, ...]
     labels: tuple[str, ...]
+    keys: tuple[str, ...] = ()
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -208,6 +210,7 @@ def _plan(dataset: LoadedDataset, seed: int, epochs: int, part_items: int) -> Pl
         part_items=part_items,
         columns=columns_of(compiled),
         labels=tuple(label.label.name for label in compiled.labels),
+        keys=tuple(entity.name for entity in compiled.dataset.spine.entities),
     )
 
 
@@ -253,7 +256,7 @@ class _Writer:
 
     def __init__(self, dataset: LoadedDataset, plan: Plan, working: Path, progress: Progress) -> None:
         self._dataset, self._plan, self._working, self._progress = dataset, plan, working, progress
-        self._layout = Layout(plan.columns, plan.labels, dataset.item_texts)
+        self._layout = Layout(plan.columns, plan.labels, plan.keys)
 
     def run(self) -> None:
         """Goes on from the parts that are there."""

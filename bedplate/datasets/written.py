@@ -152,7 +152,7 @@ class WrittenLoader:
                 continue
             requests, items = (_read(path) for path in part.files(self._dataset.folder))
             plan = self._dataset.manifest.plan
-            whole = Layout(plan.columns, plan.labels).batch(requests, items)
+            whole = Layout(plan.columns, plan.labels, plan.keys).batch(requests, items)
             ends = np.searchsorted(requests[BATCH].to_numpy(), np.arange(part.first, part.first + part.batches + 1))
             bounds: list[int] = ends.tolist()
             for i in range(max(0, start - part.first), part.batches):

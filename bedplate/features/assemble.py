@@ -165,6 +165,7 @@ class Join:
             request_ids=rows.request_ids,
             candidates=rows.candidates,
             labels=labels or {},
+            keys=rows.request_keys,
         )
 
     def _reads_of_request(self, rows: Candidates) -> list[Read]:

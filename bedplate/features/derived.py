@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.aggregations.base import to_expression
+from bedplate.aggregations.text import expression_text
 from bedplate.arguments import checks_arguments
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, column_to_series
 from bedplate.canonical import expression_form
@@ -94,9 +95,10 @@ class DerivedFeature:
     @property
     def text(self) -> str:
         """The definition for a person to read."""
-        if self._form is None:
-            return str(self.expression)
-        return f"{self._form['function']}({', '.join(self.inputs)}): {self._form['type']}"
+        if self.expression is not None:
+            return expression_text(self.expression)
+        form = self._form or {}
+        return f"{form['function']}({', '.join(self.inputs)}): {form['type']}"
 
     def form(self) -> dict[str, Any]:
         """The canonical form."""

@@ -22,9 +22,30 @@ _RELATIVE = 1e-6
 _PROVEN = 16
 """Rows that are computed alone, too, when a function is first used."""
 
+_FITTING: dict[str, tuple[Type, ...]] = {
+    "a number": (Type.FLOAT, Type.INT),
+    "a text": (Type.STRING,),
+    "a time": (Type.TIME, Type.INT),
+    "a vector": (),
+}
+"""Which types an input of each kind may have; a vector has a type for each width."""
+
+_expected: dict[RowFunction, tuple[str, ...]] = {}
+"""The kind of each input, of the functions that say it."""
+
 _STRINGS = ("", "red mug", "Mug", "red  Mug 42", "ünïcode ✓", "a", "Europe/Vienna")
 _NUMBERS = (0.0, 1.0, -1.5, 0.25, 48.2, -122.4, 1e6)
 _WHOLE = (0, 1, -3, 7, 2**40, 42, 5)
+
+
+def expects(function: RowFunction, *kinds: str) -> None:
+    """Says what a function takes, so that wrong inputs are told by their types before it is tried.
+
+    Args:
+        function: the function.
+        kinds: for each input "a number", "a text", "a time" or "a vector"; vectors are all of one width.
+    """
+    _expected[function] = tuple(kinds)
 
 
 @final
@@ -49,17 +70,46 @@ class VectorFunction:
         self._function, self._kind, self._is_list, self._place = function, kind, is_list, place
         self._proven = False
 
-    def check(self, types: Sequence[Type]) -> None:
+    def check(self, types: Sequence[tuple[str, Type]]) -> None:
         """Runs the function on made-up rows of these types, together and alone.
 
+        Args:
+            types: the name and type of each input, in order.
+
         Raises:
-            DefinitionError: it fails, gives something else than it declares, or depends on other rows.
+            DefinitionError: it does not take such inputs, fails, gives something else than it declares, or depends on
+                other rows.
         """
-        arrays = [_sample(kind, i) for i, kind in enumerate(types)]
+        shown = ", ".join(f"{name} {kind}" for name, kind in types)
+        self._check_expected([kind for _, kind in types], shown)
+        arrays = [_sample(kind, i) for i, (_, kind) in enumerate(types)]
         try:
             self._prove(arrays)
         except DataError as error:
-            raise DefinitionError(error.message, where=error.where, hint=error.hint) from error
+            message = f"{error.message}; its inputs are {shown}"
+            raise DefinitionError(message, where=error.where, hint=error.hint) from error
+
+    def _check_expected(self, types: Sequence[Type], shown: str) -> None:
+        expected = _expected.get(self._function)
+        if expected is None:
+            return
+        name = self._function.__name__
+        fits = len(types) == len(expected) and all(
+            bool(given.width) if kind == "a vector" else given in _FITTING[kind]
+            for given, kind in zip(types, expected, strict=True)
+        )
+        if not fits:
+            raise DefinitionError(
+                f"{name} takes {', '.join(expected)}; got {shown}",
+                where=self._place,
+                hint="name other inputs, in this order",
+            )
+        if len({t.width for t in types if t.width}) > 1:
+            raise DefinitionError(
+                f"{name} takes vectors of one width; got {shown}",
+                where=self._place,
+                hint="the embeddings of one model have one width: is one of them declared with another?",
+            )
 
     def column(self, inputs: Sequence[Column], rows: int) -> Column:
         """The values of n rows.
@@ -107,7 +157,8 @@ class VectorFunction:
             raise DataError(
                 f"the function fails: {type(error).__name__}: {error}",
                 where=self._place,
-                hint="for a value that it can't use it must give NaN, None or a masked value: in serving any may come",
+                hint="it must take arrays of its inputs' types, and for a value that it can't use give NaN, None or a "
+                "masked value: in serving any may come",
             ) from error
         if self._is_list:
             return _lists(result, self._kind, rows, self._place)

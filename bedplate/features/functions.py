@@ -14,6 +14,7 @@ import polars as pl
 
 from bedplate.errors import DefinitionError
 from bedplate.features.derived import REQUEST_TIME
+from bedplate.features.function import expects
 from bedplate.types import Array, Float32s, Float64s, Int64s
 
 EARTH_RADIUS = 6371.0088
@@ -162,3 +163,11 @@ def token_overlap(query: Array, text: Array) -> Float64s:
 @functools.lru_cache(maxsize=1 << 16)
 def _words(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text.lower()))
+
+
+expects(haversine, "a number", "a number", "a number", "a number")
+expects(dot, "a vector", "a vector")
+expects(cosine, "a vector", "a vector")
+expects(token_overlap, "a text", "a text")
+expects(local_hour, "a time", "a text")
+expects(local_weekday, "a time", "a text")

@@ -320,7 +320,7 @@ class FeatureGraph:
         """The declared type of a function's values, once the function has been tried on made-up rows."""
         if derived.function is None or derived.output is None:
             raise DefinitionError("expected an expression or a function", where=place)
-        kinds: list[Type] = []
+        kinds: list[tuple[str, Type]] = []
         for name in derived.inputs:
             feature = self.features.get(name)
             if feature is not None and feature.is_list:
@@ -329,7 +329,7 @@ class FeatureGraph:
                     where=place,
                     hint="a Polars expression does: pl.col(...).list",
                 )
-            kinds.append(Type.TIME if feature is None else feature.type)
+            kinds.append((name, Type.TIME if feature is None else feature.type))
         derived.function.check(kinds)
         return derived.output
 

@@ -86,11 +86,11 @@ def lookup_table(
         features: features, views or their names.
         keys: n keys, or n keys for each entity by its name.
         times: n times, or one for all.
-        context: n values for each context, by its name; null unless given.
+        context: n values for each context, by its name.
         scorers: gives the models behind features.
 
     Raises:
-        DataError: as `Project.lookup`, and values of context that differ in number or are of another type.
+        DataError: as `Project.lookup`, and values of context that are missing, differ in number or are of another type.
         DefinitionError: something else than features is asked for, or nothing.
         NotFoundError: no feature or view has this name.
     """
@@ -105,8 +105,8 @@ def lookup_table(
     if missing:
         needed = ", ".join(entities)
         raise DataError(f"no keys of '{missing[0]}'", where="lookup", hint=f"these features need keys of: {needed}")
-    encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in entities}
-    given = _context(graph, context or {})
+    encoded = {e: encode_keys(by_entity[e], kinds[e], f"keys of '{e}'") for e in by_entity}
+    given = _context(graph, selected, context or {})
     micros = asked_times(times, max(map(len, [*encoded.values(), *given.values()]), default=1), "lookup: times")
     if any(len(k) != len(micros) for k in encoded.values()):
         counts = ", ".join(f"{len(k)} of '{e}'" for e, k in encoded.items())
@@ -116,13 +116,13 @@ def lookup_table(
         counted = f"{len(given[wrong[0]])} values of {wrong[0]} and {len(micros)} times"
         raise DataError(f"got {counted}; expected as many of each", where="lookup: context")
     columns = lookup(selected, reader, encoded, micros, given, scorers(selected))
-    shown = [pl.Series(e, by_entity[e]) for e in entities]
+    shown = [pl.Series(e, by_entity[e]) for e in by_entity]
     time = pl.Series("time", micros).cast(pl.Datetime("us", "UTC"))
     return pl.DataFrame([*shown, time, *(column_to_series(c, n) for n, c in columns.items())])
 
 
-def _context(graph: FeatureGraph, given: Mapping[str, Sequence[Any]]) -> dict[str, Column]:
-    """Values of context as columns, by full name."""
+def _context(graph: FeatureGraph, selected: Selected, given: Mapping[str, Sequence[Any]]) -> dict[str, Column]:
+    """Values of context as columns, by full name; of every context that the features need."""
     found: dict[str, Column] = {}
     for name, values in given.items():
         full = name if name.startswith(PREFIX) else f"{PREFIX}{name}"
@@ -141,6 +141,15 @@ def _context(graph: FeatureGraph, given: Mapping[str, Sequence[Any]]) -> dict[st
                 where=f"lookup: {context.place}",
             ) from None
         found[full] = series_to_column(series)
+    for name, full in ((c.name, f"{PREFIX}{c.name}") for c in selected.contexts):
+        if full not in found:
+            readers = [d.name for d in selected.derived if full in d.inputs]
+            raise DataError(
+                f"no values of the context '{name}'" + (f", which '{readers[0]}' reads" if readers else ""),
+                where="lookup",
+                hint=f'give context={{"{name}": [...]}}, with None where a request has none; on the command line '
+                f"--context {name}=VALUE",
+            )
     return found
 
 

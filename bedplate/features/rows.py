@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.aggregations.attribute import Attribute
-from bedplate.aggregations.base import shown_expression
+from bedplate.aggregations.text import shown_expression
 from bedplate.batch import TextLookup
 from bedplate.errors import DataError
 from bedplate.features.decimals import decimals_as_floats
@@ -143,7 +143,7 @@ def prepare_rows(
         DataError: rows that can't be read, a null or impossible time, a null key, an infinite number, an integer beyond
             int64.
     """
-    name, where = name or view.view.source.table(view.root).row_name, _condition(view, span)
+    name, where = name or view.view.source.table(view.root).row_name, _condition(view, raw, span)
     source = view.view.source
     columns, keys = _columns(view, only), _keys(view)
     try:
@@ -194,17 +194,28 @@ def prepare_table(
 
 
 def prepare_batches(
-    view: CompiledView, raw: pl.LazyFrame, only: Sequence[int] | None = None, span: Span | None = None
+    view: CompiledView,
+    raw: pl.LazyFrame,
+    only: Sequence[int] | None = None,
+    span: Span | None = None,
+    at_once: int = _PIECE,
 ) -> Iterator[Rows]:
     """As `prepare_rows`, a batch of rows at a time; what is wrong is named by its place in its batch.
+
+    Args:
+        view: the compiled view.
+        raw: as for `prepare_rows`.
+        only: as for `prepare_rows`.
+        span: as for `prepare_rows`.
+        at_once: how many rows a batch has at most, about.
 
     Raises:
         DataError: as `prepare_rows`.
         Exception: one of `UNREADABLE`, for rows that can't be read.
     """
     source = view.view.source
-    query = event_query(source, raw, _columns(view, only), _condition(view, span))
-    for frame in query.collect_batches(chunk_size=_PIECE):
+    query = event_query(source, raw, _columns(view, only), _condition(view, raw, span))
+    for frame in query.collect_batches(chunk_size=at_once):
         check_events(frame, source, raw, keys=_keys(view), place=view.place, row=str)
         yield _rows(view, frame, only, str)
 
@@ -230,18 +241,12 @@ def _check_given(
         _floats(frame["given"].to_numpy(), f"{view.place}, source '{source.name}', {shown_expression(given)}", row)
 
 
-def _condition(view: CompiledView, span: Span | None) -> pl.Expr | None:
+def _condition(view: CompiledView, raw: pl.LazyFrame, span: Span | None) -> pl.Expr | None:
     """The view's condition and the range of times; a row without a time is kept, to be found."""
     where = view.view.where
     if span is None or span == (None, None):
         return where
-    time, (begin, until) = pl.col(TIME), span
-    inside = pl.lit(value=True)
-    if begin is not None:
-        inside &= time >= begin
-    if until is not None:
-        inside &= time < until
-    inside = inside | time.is_null()
+    inside = view.view.source.during(raw, *span)
     return inside if where is None else inside & where
 
 

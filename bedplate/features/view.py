@@ -10,15 +10,8 @@ from typing import Any, cast, final
 import polars as pl
 
 from bedplate.aggregations.attribute import Attribute, attributes_of
-from bedplate.aggregations.base import (
-    Aggregation,
-    ExpressionLike,
-    Reduce,
-    Reduction,
-    Selection,
-    shown_expression,
-    to_expression,
-)
+from bedplate.aggregations.base import Aggregation, ExpressionLike, Reduce, Reduction, Selection, to_expression
+from bedplate.aggregations.text import expression_text, shown_expression
 from bedplate.aggregations.window import Window
 from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest, expression_form
@@ -372,7 +365,7 @@ class CompiledView:
         return tuple(calls), features
 
     def _text(self, aggregation: Aggregation, window: Window | None) -> str:
-        conditions = [str(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
+        conditions = [expression_text(c) for c in (self.view.where, aggregation.selection.where) if c is not None]
         ttl, delay = self._ttl(aggregation, window), self.view.source.delay
         available = self.view.source.available
         parts = [

@@ -147,13 +147,17 @@ def _aligned(rows: int, width: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _join(parts: list[tuple[Array, Ragged]], texts: TextLookup | None) -> Ragged:
-    order = np.concatenate([rows for rows, _ in parts])
-    lengths = np.concatenate([np.diff(column.offsets) for _, column in parts])
-    offsets = np.zeros(len(order) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    values = np.concatenate([column.values.values for _, column in parts])
+    """The lists of all rows in order; the parts are taken out one by one, so that few values are there twice."""
+    offsets = np.zeros(sum(len(rows) for rows, _ in parts) + 1, np.int64)
+    for rows, column in parts:
+        offsets[rows + 1] = np.diff(column.offsets)
+    np.cumsum(offsets, out=offsets)
     first = parts[0][1].values
-    flat = Ids(values, None, texts) if isinstance(first, Ids) else Dense(values)
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
-    return Ragged(flat, offsets).take(place)
+    values = np.empty((int(offsets[-1]), *first.values.shape[1:]), first.values.dtype)
+    while parts:
+        rows, column = parts.pop()
+        lengths = np.diff(column.offsets)
+        places = np.repeat(offsets[rows] - column.offsets[:-1], lengths)
+        places += np.arange(len(places))
+        values[places] = column.values.values
+    return Ragged(Ids(values, None, texts) if isinstance(first, Ids) else Dense(values), offsets)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import final
 
@@ -19,6 +21,7 @@ from bedplate.features.view import CompiledView
 from bedplate.files import new_folder, remove_leftovers, write_atomic
 from bedplate.offline.build import PartBuild, Progress, Sorted, column_ids, wanted_reductions
 from bedplate.offline.cover import Slot
+from bedplate.offline.cuts import Cut, find_cuts, part_counts
 from bedplate.offline.index import Timeline
 from bedplate.offline.memory import Budget
 from bedplate.offline.pieces import TableRows
@@ -28,6 +31,7 @@ from bedplate.offline.spill import Spill
 BUILDING = "building"
 """The folder of what is being built, in a timeline's."""
 _SORTED = "sorted.json"
+_CUTS = "cuts.json"
 
 
 @final
@@ -60,22 +64,70 @@ class BucketBuild:
         began, reads = time.perf_counter(), [Read([p.id for p in slot.pieces], slot.span)]
         with working_folder(self._folder, slot.id) as work:
             if not target.exists():
-                progress(f"{self._view.name}: read {slot.rows:,} rows into {buckets} buckets")
+                progress(f"{self._view.name}: read {self._table.about(slot):,} rows into {buckets} buckets")
                 spill = self._spill(work, reads, None, buckets, progress)
+                cuts = self._cuts(work / _CUTS, spill)
                 finished = work / "segment"
                 finished.mkdir(exist_ok=True)
 
-                def build(bucket: int) -> None:
-                    if not (finished / str(bucket)).exists():
-                        progress(f"{self._view.name}: sort bucket {bucket + 1} of {spill.buckets}")
-                        self._build(spill.rows(bucket), finished / str(bucket))
-                    spill.forget(bucket)
+                def build(number: int, rows: Callable[[], Rows]) -> None:
+                    if not (finished / str(number)).exists():
+                        progress(f"{self._view.name}: sort bucket {number + 1} of {buckets + len(cuts)}")
+                        self._build(rows(), finished / str(number))
 
-                in_threads(build, range(spill.buckets), self._threads)
-                found = [_read_sorted(finished / str(b)) for b in range(spill.buckets)]
-                write_atomic(finished / MANIFEST, to_json(self._table.manifest(slot, found, reads, began)))
+                self._each_part(spill, cuts, build, lambda number: (finished / str(number)).exists())
+                found = [_read_sorted(finished / str(n)) for n in range(buckets + len(cuts))]
+                write_atomic(finished / MANIFEST, to_json(self._table.manifest(slot, found, reads, began, cuts)))
                 finished.rename(target)
         return Segment(target)
+
+    def _cuts(self, path: Path, spill: Spill) -> list[Cut]:
+        """Where to cut buckets that are too large, as an earlier call has said or found now."""
+        if not path.exists():
+            wanted = [self._budget.parts(self._view, rows, self._threads) for rows in spill.counts]
+            found = [
+                cut
+                for bucket, (parts, rows) in enumerate(zip(wanted, spill.counts, strict=True))
+                if parts > 1
+                for cut in find_cuts(self._view, bucket, spill.batches(bucket), rows, parts)
+            ]
+            write_atomic(path, to_json(found))
+        return msgspec.json.decode(path.read_bytes(), type=list[Cut])
+
+    def _each_part(
+        self,
+        spill: Spill,
+        cuts: Sequence[Cut],
+        build: Callable[[int, Callable[[], Rows]], None],
+        done: Callable[[int], bool],
+    ) -> None:
+        """Builds each part from its rows, some at once; what a part was built from is deleted.
+
+        Args:
+            spill: the rows by bucket.
+            cuts: where buckets are cut.
+            build: takes the number of a part, and what reads its rows.
+            done: whether a part needs no rows any more.
+        """
+        first = [0, *accumulate(part_counts(spill.buckets, cuts))]
+
+        def build_bucket(bucket: int) -> None:
+            build(first[bucket], partial(spill.rows, bucket))
+            spill.forget(bucket)
+
+        whole = [bucket for bucket in range(spill.buckets) if first[bucket + 1] - first[bucket] == 1]
+        in_threads(build_bucket, whole, self._threads)
+        for bucket in sorted({cut.bucket for cut in cuts}):
+            numbers = range(first[bucket], first[bucket + 1])
+            if all(map(done, numbers)):
+                continue
+            parts = spill.split(bucket, [cut for cut in cuts if cut.bucket == bucket])
+
+            def build_part(part: int, parts: Spill = parts, begin: int = numbers.start) -> None:
+                build(begin + part, partial(parts.rows, part))
+                parts.forget(part)
+
+            in_threads(build_part, range(len(numbers)), self._threads)
 
     def _build(self, rows: Rows, target: Path) -> None:
         """Sorts the rows of a bucket, and builds all that the view needs of it."""
@@ -101,24 +153,27 @@ class BucketBuild:
         if not columns:
             return
         with working_folder(self._folder, columns_name(self._view, segment)) as work:
-            progress(f"{self._view.name}: read {slot.rows:,} rows into {len(builds)} buckets")
-            spill = self._spill(work, segment.manifest.reads, columns, len(builds), progress)
+            manifest = segment.manifest
+            progress(f"{self._view.name}: read {self._table.about(slot):,} rows into {manifest.buckets} buckets")
+            spill = self._spill(work, manifest.reads, columns, manifest.buckets, progress)
 
-            def build(bucket: int) -> None:
-                part = builds[bucket]
+            def build(number: int, rows: Callable[[], Rows]) -> None:
+                part = builds[number]
                 missing = part.missing_columns()
                 remove_leftovers(part.timeline.folder / "columns")
                 if missing:
-                    progress(f"{self._view.name}: columns of bucket {bucket + 1} of {spill.buckets}")
-                    rows = spill.rows(bucket)
-                    part.check_rows(len(rows))
-                    for position, values in zip(columns, rows.selections, strict=True):
+                    progress(f"{self._view.name}: columns of bucket {number + 1} of {len(builds)}")
+                    found = rows()
+                    part.check_rows(len(found))
+                    for position, values in zip(columns, found.selections, strict=True):
                         if position in missing:
                             with new_folder(part.timeline.column_folder(self._columns[position])) as folder:
                                 part.write_column(folder, position, values)
-                spill.forget(bucket)
 
-            in_threads(build, range(spill.buckets), self._threads)
+            self._each_part(spill, manifest.cuts, build, lambda number: not builds[number].missing_columns())
+
+    def _at_once(self) -> tuple[int, int]:
+        return self._budget.batch(self._view), self._budget.piece(self._view)
 
     def _spill(
         self, work: Path, reads: Sequence[Read], only: Sequence[int] | None, buckets: int, progress: Progress
@@ -126,7 +181,7 @@ class BucketBuild:
         """The table's rows by bucket, as an earlier call has left them or read now."""
         spill = Spill(work / "spill", self._view, only)
         if not (work / "spill").exists():
-            spill.write(self._table.batches(reads, only, self._budget.batch(self._view), progress), buckets)
+            spill.write(self._table.batches(reads, only, *self._at_once(), progress), buckets)
             try:
                 self._table.check_unchanged()
             except DataError:

@@ -20,9 +20,11 @@ from bedplate.features.view import CompiledView
 from bedplate.offline import kernels
 from bedplate.offline.blocks import BLOCKED, build_blocks
 from bedplate.offline.flight import Known, following_same
-from bedplate.offline.index import Texts, Timeline, open_array, row_type, selection_id
+from bedplate.offline.index import Timeline, row_type, selection_id
+from bedplate.offline.mapped import open_array
 from bedplate.offline.order import in_runs, number_keys, order_by_code
 from bedplate.offline.ragged import RAGGED, build_ragged, previous_table
+from bedplate.offline.texts import Texts
 from bedplate.types import Array, Int64s
 
 Progress: TypeAlias = Callable[[str], None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -45,7 +46,7 @@ class Builder:
         threads: how many buckets are built at once.
     """
 
-    __slots__ = ("_buckets", "_budget", "_folder", "_parts", "_slots", "_table", "_threads", "_view")
+    __slots__ = ("_budget", "_folder", "_parts", "_slots", "_table", "_threads", "_view")
 
     def __init__(
         self, view: CompiledView, table: TableRows, folder: Path, slots: Sequence[Slot], budget: Budget, threads: int
@@ -53,7 +54,6 @@ class Builder:
         self._view, self._table, self._folder = view, table, folder
         self._slots, self._parts = list(slots), ViewParts(view)
         self._budget, self._threads = budget, threads
-        self._buckets = BucketBuild(view, table, folder, budget, threads)
 
     def run(self, store: Path, progress: Progress) -> list[Slot]:
         """The segments of the index, all of them built; some may have been put together.
@@ -118,17 +118,19 @@ class Builder:
     def _complete(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Slot:
         segment = slot.segment
         if segment is None:
-            buckets = self._budget.buckets(self._view, slot.rows, self._threads)
+            budget = replace(self._budget, texts=self._table.texts(slot))
+            buckets = budget.buckets(self._view, self._table.about(slot), self._threads)
             if buckets == 1:
                 segment = self._sort(slot, sealer, held, progress)
             else:
                 self._check_ties(slot, None)
                 self._describe(held)
-                segment = self._buckets.sort(slot, self._folder / FOLDER / slot.id, buckets, progress)
+                segment = self._bucket_build(budget).sort(slot, self._folder / FOLDER / slot.id, buckets, progress)
         elif len(segment.parts) == 1:
             self._add_columns(slot, segment, sealer, progress)
-        else:
-            self._buckets.add_columns(slot, segment, progress)
+        elif any(PartBuild(self._view, part).missing_columns() for part in segment.parts):
+            budget = replace(self._budget, texts=self._table.texts(slot))
+            self._bucket_build(budget).add_columns(slot, segment, progress)
         for part in segment.parts:
             build = PartBuild(self._view, part)
             for position, reduction in build.missing_reductions():
@@ -137,9 +139,12 @@ class Builder:
                     build.write_reduction(folder, position, reduction)
         return Slot(slot.pieces, slot.span, segment)
 
+    def _bucket_build(self, budget: Budget) -> BucketBuild:
+        return BucketBuild(self._view, self._table, self._folder, budget, self._threads)
+
     def _sort(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Segment:
         name, began = self._view.name, time.perf_counter()
-        progress(f"{name}: read {slot.rows:,} rows")
+        progress(f"{name}: read {self._table.about(slot):,} rows")
         reads = [Read([p.id for p in slot.pieces], slot.span)]
         rows = self._table.rows(reads, None)
         self._table.check_unchanged()
@@ -172,7 +177,7 @@ class Builder:
         columns = build.missing_columns()
         if not columns:
             return
-        progress(f"{self._view.name}: read {slot.rows:,} rows")
+        progress(f"{self._view.name}: read {self._table.about(slot):,} rows")
         rows = self._table.rows(segment.manifest.reads, columns)
         self._table.check_unchanged()
         build.check_rows(len(rows))

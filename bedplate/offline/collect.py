@@ -15,8 +15,8 @@ from typing import final
 
 from bedplate.files import aside, leftovers
 from bedplate.offline.buckets import BUILDING
-from bedplate.offline.extend import Build
-from bedplate.offline.needs import Needs, needs_of, needs_of_others
+from bedplate.offline.extend import Build, needs_of
+from bedplate.offline.needs import Needs, needs_of_others
 from bedplate.offline.segment import FOLDER, Lock, bytes_of
 
 _KINDS = ("columns", "reductions")
@@ -80,7 +80,7 @@ def _folders(store: Path) -> list[Path]:
     """The folders in which builds write aside."""
     inner = [p for t in store.iterdir() if t.is_dir() for p in (t / FOLDER, t / BUILDING) if p.is_dir()]
     work = [p for t in inner if t.name == BUILDING for p in t.iterdir() if p.is_dir()]
-    buckets = [p for w in work for p in (w / "segment", w / "merged") if p.is_dir()]
+    buckets = [p for w in work for p in (w / "segment", w / "merged", w / "spill") if p.is_dir()]
     parts = [p for t in inner if t.name == FOLDER for kind in _KINDS for p in t.glob(f"*/*/{kind}")]
     return [store, *inner, *work, *buckets, *parts]
 

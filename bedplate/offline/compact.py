@@ -69,7 +69,8 @@ def compact(
         builds: the builds of the views; those that lack something are left out.
         budget: the memory that it may use.
         threads: how many buckets are merged at once.
-        whole: merges all segments of a timeline into one; else those that `tail` says.
+        whole: merges all segments of a timeline into one; else those that `tail` says. Segments with a key whose events
+            do not fit into memory together stay as they are.
         progress: told each step.
 
     Returns:
@@ -86,7 +87,8 @@ def compact(
     for together in by_timeline.values():
         segments = together[0].segments
         count = len(segments) if whole else tail([s.manifest.rows for s in segments])
-        if count and _lie_together(segments[-count:]):
+        chosen = segments[len(segments) - count :]
+        if count and _lie_together(chosen) and _fit(chosen, together, budget, threads):
             try:
                 merged.append(Compaction(together, budget, threads).run(count, progress))
             except OSError as error:
@@ -179,6 +181,14 @@ def _lie_together(segments: Sequence[Segment]) -> bool:
         return True
     pairs = pairwise(sorted((m.span for m in manifests), key=lambda s: -1 if s.begin is None else s.begin))
     return all(m.pieces == first.pieces for m in manifests) and all(a.until == b.begin for a, b in pairs)
+
+
+def _fit(segments: Sequence[Segment], builds: Sequence[Build], budget: Budget, threads: int) -> bool:
+    """Whether each key's events of all segments are few enough for one part: compaction cuts no bucket."""
+    if any(s.manifest.cuts for s in segments):
+        return False
+    rows = sum(max(int(np.diff(part.offsets).max(initial=0)) for part in s.parts) for s in segments)
+    return all(budget.parts(build.view, rows, threads) == 1 for build in builds)
 
 
 def _joined(manifests: Sequence[SegmentManifest]) -> tuple[list[str], Span]:

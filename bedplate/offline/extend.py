@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import final
 
@@ -14,6 +15,7 @@ from bedplate.offline.builder import Builder
 from bedplate.offline.cover import WHOLE, Slot, cover
 from bedplate.offline.index import timeline_id
 from bedplate.offline.memory import Budget
+from bedplate.offline.needs import Needs, recorded_needs
 from bedplate.offline.parts import Missing, ViewParts
 from bedplate.offline.pieces import TableRows
 from bedplate.offline.segment import FOLDER, Segment, Span, bytes_of, segments_of
@@ -67,7 +69,7 @@ class Build:
         Raises:
             DataError: the table can't be read.
         """
-        return self._table.bounds(Slot(tuple(self._table.pieces), WHOLE, None))
+        return self._table.event_bounds(self._table.pieces)
 
     def _cost(self, slot: Slot) -> float:
         return sum(missing.seconds for missing in self._missing_of(slot))
@@ -146,14 +148,15 @@ class Build:
                 f"of {self.snapshot.rows:,} are indexed"
             )
         entities = [e.name for e in self.view.view.entities]
-        found = [s.manifest for folder in timelines_of(self.path) for s in segments_of(folder)]
-        of_source = [m for m in found if m.source == name]
-        before = [m for m in of_source if m.entities == entities]
-        if not before or any(m.snapshot == self.snapshot.id for m in of_source):
+        found = [s for folder in timelines_of(self.path) for s in segments_of(folder) if s.manifest.source == name]
+        before = [s for s in found if s.manifest.entities == entities]
+        if not before or any(s.manifest.snapshot == self.snapshot.id for s in found):
             return None
+        rows = _indexed(self.path, self.view.root or Path(), before)
+        counted = "" if rows is None else f"{rows:,} events were indexed, "
         return (
-            f"the source '{name}' changed since its index was built: {before[-1].rows:,} events were indexed, it is "
-            f"{self.snapshot.text} now; another name, size or modification time of a file is a change too"
+            f"the source '{name}' changed since its index was built: {counted}it is {self.snapshot.text} now; another "
+            "name, size or modification time of a file is a change too"
         )
 
     def seconds(self) -> float:
@@ -194,7 +197,28 @@ class Build:
         return self.segments
 
 
+def needs_of(builds: Iterable[Build]) -> dict[str, Needs]:
+    """What views need, by timeline; of one that is not built, what the build will use."""
+    found: dict[str, Needs] = {}
+    for build in builds:
+        found.setdefault(build.folder.name, Needs()).add(
+            Needs({slot.id for slot in build.slots}, build.part_names(), build.work_names())
+        )
+    return found
+
+
 def timelines_of(path: Path) -> list[Path]:
     """The folders of an offline store's timelines, the one that was changed last at the end."""
     found = [p.parent for p in path.glob("*/timeline.json")]
     return sorted(found, key=lambda p: (p / FOLDER).stat().st_mtime_ns if (p / FOLDER).exists() else 0)
+
+
+def _indexed(path: Path, root: Path, segments: Sequence[Segment]) -> int | None:
+    """How many events the last apply's index of some segments' source and entities has; None: not on record."""
+    needs = recorded_needs(path, root)
+    timelines: dict[Path, int] = {}
+    for segment in segments:
+        timeline = segment.folder.parent.parent
+        if timeline.name in needs and segment.folder.name in needs[timeline.name].segments:
+            timelines[timeline] = timelines.get(timeline, 0) + segment.manifest.rows
+    return next(reversed(timelines.values()), None)

@@ -12,7 +12,7 @@ from bedplate.features.rows import GroupedRows
 from bedplate.features.view import CompiledView
 from bedplate.offline.base import History
 from bedplate.offline.compact import compact
-from bedplate.offline.extend import Build, Progress
+from bedplate.offline.extend import Build, Progress, needs_of
 from bedplate.offline.memory import Budget
 from bedplate.offline.needs import record_needs
 from bedplate.offline.reading import ViewReader
@@ -59,7 +59,7 @@ class IndexedHistory(History):
         """
         if compact(builds, self._budget, self._threads, progress=progress):
             builds = [self.build(build.view) for build in builds]
-        record_needs(self._path, root, builds)
+        record_needs(self._path, root, needs_of(builds))
 
     def compact(
         self, builds: Sequence[Build], *, whole: bool = False, progress: Progress = lambda _: None

@@ -4,15 +4,15 @@
         timeline.json                           what it is, for people
         segments/<segment id>/                  the events of some pieces of the table, see `segment`
             segment.json                        what it holds, for checks
-            0/ 1/ ...                           its buckets: the keys whose hash begins with these bits
+            0/ 1/ ...                           its buckets: the keys whose hash begins with these bits; see `cuts` too
                 keys.npy [K, entities]  offsets.npy [K + 1]  times.npy [N]  order.npy [N] (each row's place of arrival)
                 known.npy [N] ...               only where the source says when rows could be known, see `flight`
                 sequence.npy [N]                only where the source declares a sequence
-                key 0/ ids.npy texts.json       the strings behind string keys
+                key 0/                          the strings behind string keys, see `texts`
                 columns/<selection id>/         the values of one selection, in the bucket's order
                     input 0.npy [M] ...         one file an input, for the M rows that count; of vectors [M, width]
                     rank.npy [N + 1]  rows.npy [M]  only where some rows do not count
-                    input 0/ ids.npy texts.json the strings behind a string input
+                    input 0/                    the strings behind a string input
                 reductions/<selection id>-<reduce>/  what makes one reduction fast: prefix sums, extremes of blocks, ...
         building/                               what an interrupted build of a large segment goes on from, see `spill`
 
@@ -23,27 +23,23 @@ a segment, a new feature at most a column and a reduction, a new window, delay o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
-from threading import Lock
 from typing import Any, final
-from weakref import WeakValueDictionary
 
-import msgspec
 import numpy as np
 
 from bedplate.aggregations.base import Selection
 from bedplate.batch import TextLookup
-from bedplate.canonical import digest, to_json
-from bedplate.errors import StoreError
+from bedplate.canonical import digest
 from bedplate.features.view import CompiledView
 from bedplate.offline.flight import Known
+from bedplate.offline.mapped import open_array, release
+from bedplate.offline.texts import Texts
 from bedplate.types import Array, Int64s, Type
 
-FORMAT = 2
+FORMAT = 3
 """The version of the layout; part of every timeline's id, so that an old layout is never read by new code."""
 
 
@@ -63,84 +59,6 @@ def selection_id(selection: Selection, types: tuple[Type, ...]) -> str:
 def row_type(rows: int) -> type[np.unsignedinteger[Any] | np.signedinteger[Any]]:
     """The type of the numbers of so many rows."""
     return np.uint32 if rows < 2**32 else np.int64
-
-
-_LOADING = Lock()
-"""Held while the head of an array file is read: Python 3.11 at times fails where two threads parse at once."""
-
-
-@final
-class Texts(Mapping[int, str]):
-    """The strings behind 64-bit ids, read when first asked for."""
-
-    __slots__ = ("_folder", "_known")
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._known: dict[int, str] | None = None
-
-    def _load(self) -> dict[int, str]:
-        if self._known is None:
-            with _LOADING:
-                ids = np.load(self._folder / "ids.npy").tolist()
-            names = msgspec.json.decode((self._folder / "texts.json").read_bytes(), type=list[str])
-            self._known = dict(zip(ids, names, strict=True))
-        return self._known
-
-    def __getitem__(self, key: int) -> str:
-        """The string of an id."""
-        return self._load()[key]
-
-    def __iter__(self) -> Iterator[int]:
-        """The ids."""
-        return iter(self._load())
-
-    def __len__(self) -> int:
-        """How many strings there are."""
-        return len(self._load())
-
-    @staticmethod
-    def write(folder: Path, texts: Mapping[int, str]) -> None:
-        """Writes strings into a new folder."""
-        folder.mkdir()
-        np.save(folder / "ids.npy", np.fromiter(texts.keys(), np.int64, len(texts)))
-        (folder / "texts.json").write_bytes(to_json(list(texts.values())))
-
-
-_open: WeakValueDictionary[tuple[int, int], Array] = WeakValueDictionary()
-"""The arrays that are open, by device and inode: their files never change."""
-
-
-def open_array(path: Path) -> Array:
-    """An array file, memory-mapped and read-only; a file that is open already is not mapped again."""
-    try:
-        state = path.stat()
-        identity = state.st_dev, state.st_ino
-        array = _open.get(identity)
-        if array is None:
-            with _LOADING:
-                array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-            _open[identity] = array
-    except ValueError:  # an empty file can't be mapped
-        array = np.load(path, allow_pickle=False)
-        array.flags.writeable = False
-    except OSError as error:
-        raise StoreError(
-            f"can't read a column file: {error}",
-            where=str(path),
-            hint="delete the folder of the timeline that it is in, and run: bedplate apply",
-        ) from error
-    return array
-
-
-def release(arrays: Iterable[Array]) -> None:
-    """Lets go of the pages of mapped arrays: they stay in the system's cache, and come back when they are read."""
-    for array in arrays:
-        base: Any = array
-        while isinstance(base, np.ndarray):
-            base = base.base
-        if isinstance(base, mmap):
-            base.madvise(MADV_DONTNEED)
 
 
 @final
@@ -244,6 +162,11 @@ class Timeline:
             self._reductions[name] = {p.stem: open_array(p) for p in sorted(folder.glob("*.npy"))}
         return self._reductions[name]
 
+    def forget(self) -> None:
+        """Lets go of the pages of the arrays, and of what was worked out from them."""
+        self._starts.clear()
+        release(self.arrays())
+
     def arrays(self) -> list[Array]:
         """The arrays that are open."""
         found: list[Any] = [v for v in self.__dict__.values() if isinstance(v, np.ndarray)]
@@ -252,6 +175,7 @@ class Timeline:
             found += [known.rows, *known.greatest, *known.least]
         for files in self._columns.values():
             found += [a for a in (files.rank, files.rows, *files.inputs) if a is not None]
+            found += [a for t in files.texts if isinstance(t, Texts) for a in t.arrays()]
         for arrays in self._reductions.values():
             found += arrays.values()
         return found

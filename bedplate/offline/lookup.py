@@ -27,8 +27,9 @@ from bedplate.offline.answer import Answer
 from bedplate.offline.blocks import BLOCKED, read_blocks
 from bedplate.offline.build import column_ids
 from bedplate.offline.flight import Pieces, split
-from bedplate.offline.index import ColumnFiles, Timeline, release, row_type
-from bedplate.offline.ragged import RAGGED, read_ragged, room, runs
+from bedplate.offline.index import ColumnFiles, Timeline, row_type
+from bedplate.offline.mapped import release
+from bedplate.offline.ragged import MOST, RAGGED, read_ragged, room, runs
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
@@ -150,15 +151,15 @@ class IndexReader:
         view: the compiled view.
         timeline: the bucket, complete for the view.
         threads: how many threads a large lookup may use.
+        most: how many values of lists one of them may hold at once.
     """
 
-    __slots__ = ("_columns", "_files", "_starts", "_table", "_threads", "timeline", "view")
+    __slots__ = ("_columns", "_files", "_most", "_table", "_threads", "timeline", "view")
 
-    def __init__(self, view: CompiledView, timeline: Timeline, threads: int) -> None:
-        self.view, self.timeline, self._threads = view, timeline, threads
+    def __init__(self, view: CompiledView, timeline: Timeline, threads: int, most: int = MOST) -> None:
+        self.view, self.timeline, self._threads, self._most = view, timeline, threads, most
         self._columns = column_ids(view)
         self._files = [timeline.column(c, t) for c, t in zip(self._columns, view.types, strict=True)]
-        self._starts = [timeline.key_starts(c, f) for c, f in zip(self._columns, self._files, strict=True)]
         self._table: _KeyTable | None = None
 
     def read(self, names: Sequence[str], keys: Int64s, times: Int64s) -> Mapping[str, Column]:
@@ -187,7 +188,7 @@ class IndexReader:
 
         self.expect(len(keys))
         block = find(Asked(np.arange(len(keys)), self.positions(keys), times)) if len(keys) <= BLOCK else None
-        if block is not None and len(runs([self.rooms(calls, ranges, ttl, block)])) == 1:
+        if block is not None and len(runs([self.rooms(calls, ranges, ttl, block)], self._most)) == 1:
             columns = dict(self._columns_of(calls, ranges, ttl, block))
         else:
             columns = self._in_blocks(calls, ranges, ttl, keys, times, find)
@@ -199,8 +200,12 @@ class IndexReader:
             self._table = _KeyTable.of(self.timeline.keys)
 
     def forget(self) -> None:
-        """Lets go of the memory that lookups took: the pages of the index, and the table of its keys."""
+        """Lets go of the memory that lookups took: the pages of the index, and what was worked out from them."""
         self._table = None
+        self.timeline.forget()
+
+    def release(self) -> None:
+        """Lets go of the pages of the index."""
         release(self.timeline.arrays())
 
     def find(self, asked: Asked, shift: int, limits: Int64s) -> tuple[Int64s, Int64s]:
@@ -240,7 +245,7 @@ class IndexReader:
                 every = asked.block(start, start + BLOCK)
                 different, starts = (every, None) if direct else every.different()
                 found = find(different)
-                for run in runs([self.rooms(others, ranges, ttl, found)]):
+                for run in runs([self.rooms(others, ranges, ttl, found)], self._most):
                     block = found.part(run)
                     part = answer.direct(block.asked.rows) if direct else answer.part(block.asked.rows)
                     for group in totals:
@@ -303,7 +308,14 @@ class IndexReader:
             arrays = self.timeline.reduction(self._columns[i], Reduce.SUM.value) if i in summed else {}
             exact_starts, exact, lines = arrays.get("exact starts"), arrays.get("exact"), lines_of(of_selection)
             totals.append(
-                Totals(arrays.get("prefix"), exact_starts, exact, self._starts[i], self._files[i].rank, lines)
+                Totals(
+                    arrays.get("prefix"),
+                    exact_starts,
+                    exact,
+                    self.timeline.key_starts(self._columns[i], self._files[i]),
+                    self._files[i].rank,
+                    lines,
+                )
             )
         return totals
 
@@ -391,7 +403,7 @@ class IndexReader:
         files, reduce = self._files[index], reduction.reduce
         a, b = _values_of(files, a, b)
         if reduce is Reduce.LATEST:
-            return self._latest(files, reduction.depth, a, b)
+            return _latest(files, self.timeline.times, reduction.depth, a, b)
         if reduce is Reduce.COUNT:
             return Scalar(b - a)
         if reduce is Reduce.EARLIEST:
@@ -404,7 +416,16 @@ class IndexReader:
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
             exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
-            kernels.range_sums(arrays["prefix"], exact_starts, exact, self._starts[index], codes, a, b, out)
+            kernels.range_sums(
+                arrays["prefix"],
+                exact_starts,
+                exact,
+                self.timeline.key_starts(self._columns[index], self._files[index]),
+                codes,
+                a,
+                b,
+                out,
+            )
             return Scalar(out)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
@@ -413,20 +434,6 @@ class IndexReader:
         largest = reduce is Reduce.MAX
         kernels.range_extremes(files.inputs[0], arrays["first"], arrays["second"], largest, a, b, out, present)
         return Scalar(out, present)
-
-    def _latest(self, files: ColumnFiles, depth: int, a: Int64s, b: Int64s) -> Latest | Newest:
-        if depth == 1:
-            present = b > a
-            positions = np.where(present, b - 1, 0)
-            rows = positions if files.rows is None else _gather(files.rows, positions)
-            columns = tuple(_gather(v, positions) for v in files.inputs)
-            return Newest(present, _gather(self.timeline.times, rows), columns, files.texts)
-        offsets = np.zeros(len(a) + 1, np.int64)
-        np.cumsum(np.minimum(b - a, depth), out=offsets[1:])
-        positions = np.empty(int(offsets[-1]), np.int64)
-        kernels.last_positions(b, offsets, positions)
-        rows = positions if files.rows is None else files.rows[positions]
-        return Latest(offsets, self.timeline.times[rows], tuple(v[positions] for v in files.inputs), files.texts)
 
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time."""
@@ -500,6 +507,22 @@ def leading_of(
 def _values_of(files: ColumnFiles, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:
     """Of the rows [a, b) the first value of a selection, and the one after the last."""
     return (a, b) if files.rank is None else (files.rank[a], files.rank[b])
+
+
+def _latest(files: ColumnFiles, times: Int64s, depth: int, a: Int64s, b: Int64s) -> Latest | Newest:
+    """The last `depth` events of rows [a, b)."""
+    if depth == 1:
+        present = b > a
+        positions = np.where(present, b - 1, 0)
+        rows = positions if files.rows is None else _gather(files.rows, positions)
+        columns = tuple(_gather(v, positions) for v in files.inputs)
+        return Newest(present, _gather(times, rows), columns, files.texts)
+    offsets = np.zeros(len(a) + 1, np.int64)
+    np.cumsum(np.minimum(b - a, depth), out=offsets[1:])
+    positions = np.empty(int(offsets[-1]), np.int64)
+    kernels.last_positions(b, offsets, positions)
+    rows = positions if files.rows is None else files.rows[positions]
+    return Latest(offsets, times[rows], tuple(v[positions] for v in files.inputs), files.texts)
 
 
 def _earliest(files: ColumnFiles, times: Int64s, a: Int64s, b: Int64s) -> Oldest:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from bedplate.aggregations.base import Reduce
 from bedplate.features.view import CompiledView
+from bedplate.types import Type
 
 DEFAULT = 2_000_000_000
 """The budget of a process, where `bedplate.toml` sets none; bytes."""
@@ -19,6 +22,61 @@ _PLACES = (Reduce.DISTINCT, Reduce.COUNTS, Reduce.SMALLEST, Reduce.LATEST_BY)
 """Reductions for which the places of equal values, or blocks of hashes, are worked out."""
 _READING = 0.35
 """The share of the room that the reading of batches and other processes' pages take."""
+_UNEQUAL = 1.5
+"""How many times the mean a bucket may be before it is cut."""
+_LOOKUP = 0.25
+"""The share of the room that a lookup's working arrays take, beside pages of the index and what it gives back."""
+_VALUE = 150
+"""Bytes that a value of a list takes while the lists of several parts are merged."""
+_RANGE = 100
+"""Bytes that a row takes for each range in each part: where it begins and ends, and what it gives, twice."""
+_STRING = 40
+"""Bytes that a string of a row takes while its part is built: its id and place, several times."""
+_HELD = 250
+"""Bytes that a string takes in memory beside its characters, which are there twice."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TextSize:
+    """About how many bytes of memory strings take.
+
+    Attributes:
+        table: all of a table's, each once.
+        row: those of a row, by the mean.
+    """
+
+    table: float = 0.0
+    row: float = 0.0
+
+    @staticmethod
+    def of(samples: Sequence[Mapping[int, str]], looked_at: int, rows: int) -> TextSize:
+        """From runs of rows of a column of strings.
+
+        How many different strings there are follows from how many come again in another run.
+
+        Args:
+            samples: the different strings of each run, by id.
+            looked_at: how many rows the runs have.
+            rows: how many the table has.
+
+        >>> same, different = [{7: "mug"}] * 4, [{i: "mug"} for i in range(4)]
+        >>> TextSize.of(same, 4, 10**6).table < TextSize.of(different, 4, 10**6).table
+        True
+        """
+        found = sum(map(len, samples))
+        if not found:
+            return TextSize()
+        again = found - len(set[int]().union(*samples))
+        kinds = (found**2 - sum(len(s) ** 2 for s in samples)) / 2 / max(again, 0.5)
+        drawn = rows * found / looked_at
+        different = kinds * -math.expm1(-drawn / kinds) if kinds else drawn
+        size = _HELD + 2 * sum(len(t.encode()) for s in samples for t in s.values()) / found
+        return TextSize(different * size, size * found / looked_at)
+
+    def __add__(self, other: TextSize) -> TextSize:
+        """Of both."""
+        return TextSize(self.table + other.table, self.row + other.row)
 
 
 @final
@@ -28,28 +86,53 @@ class Budget:
 
     Attributes:
         limit: bytes.
+        texts: the strings of the table that is read.
     """
 
     limit: int = DEFAULT
+    texts: TextSize = TextSize()
 
     def room(self) -> int:
         """What is left of it now; bytes."""
         return max(self.limit - resident(), LEAST)
 
     def batch(self, view: CompiledView) -> int:
-        """How many rows to read at once."""
-        return min(max(self.room() // (4 * bytes_per_row(view)), 1 << 16), 1 << 20)
+        """How many rows of the table to read by one query."""
+        return min(max(self._rows(view, 4), 1 << 12 if self.texts.row else 1 << 16), 1 << 20)
+
+    def piece(self, view: CompiledView) -> int:
+        """How many of them to take at once."""
+        return min(max(self._rows(view, 16), 1 << 10), 1 << 17)
+
+    def _rows(self, view: CompiledView, share: int) -> int:
+        return int(self.room() // (share * (bytes_per_row(view) + self.texts.row)))
 
     def buckets(self, view: CompiledView, rows: int, threads: int) -> int:
         """Into how many buckets so many rows go, a power of two: 1 where they fit into memory at once."""
-        room, needed = (1 - _READING) * self.room(), rows * bytes_per_row(view)
-        if needed <= room:
+        needed = rows * bytes_per_row(view)
+        if needed + self.texts.table <= self.share(1):
             return 1
         buckets = 2
         # Keys have different numbers of events, so buckets do; several are in work at once.
-        while 1.5 * needed * threads / buckets > room and buckets < _MOST_BUCKETS:
+        while _UNEQUAL * needed / buckets > self.share(threads) and buckets < _MOST_BUCKETS:
             buckets *= 2
         return buckets
+
+    def parts(self, view: CompiledView, rows: int, threads: int) -> int:
+        """Into how many parts a bucket of so many rows is cut."""
+        return max(1, math.ceil(rows * bytes_per_row(view) / self.share(threads)))
+
+    def values(self, threads: int) -> int:
+        """How many values of lists one of some threads of a lookup may hold at once."""
+        return max(int(_LOOKUP * self.room() / threads / _VALUE), 1 << 10)
+
+    def block(self, ranges: int, readers: int, threads: int) -> int:
+        """How many rows one of some threads of a lookup may take at once, of so many ranges in so many parts."""
+        return max(int(_LOOKUP * self.room() / threads / (readers * (_RANGE * ranges + _RANGE))), 1 << 7)
+
+    def share(self, threads: int) -> float:
+        """What one of several parts that are built at once may take; bytes."""
+        return (1 - _READING) * self.room() / threads
 
 
 def bytes_per_row(view: CompiledView) -> int:
@@ -62,7 +145,10 @@ def bytes_per_row(view: CompiledView) -> int:
     sorting = 16 * len(view.key_types) + 28
     source = view.view.source
     sorting += 24 * (source.available is not None) + 16 * (source.sequence is not None)
-    values = sum(1 + sum(kind.dtype.itemsize * max(kind.width, 1) for kind in kinds) for kinds in view.types)
+    strings = sum(kind is Type.STRING for kinds in (view.key_types, *view.types) for kind in kinds)
+    values = _STRING * strings + sum(
+        1 + sum(kind.dtype.itemsize * max(kind.width, 1) for kind in kinds) for kinds in view.types
+    )
     places = any(r.reduce in _PLACES for c in view.calls for r in c.aggregation.reductions)
     return sorting + values + (48 if places else 24)
 

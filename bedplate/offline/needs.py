@@ -1,11 +1,12 @@
 """What projects need of an offline store, on record, so that `gc` in one does not delete what another one reads.
 
-needs/<project>.json    the project's folder, and by timeline the segments, columns and reductions of its last apply
+needs/<project>.json    the project's folder and git branch, and by timeline the segments, columns and reductions of the
+                        last apply there
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
@@ -15,7 +16,7 @@ from bedplate.canonical import digest
 from bedplate.config import CONFIG_FILE
 from bedplate.errors import StoreError
 from bedplate.files import write_record
-from bedplate.offline.extend import Build
+from bedplate.offline.branches import branches_of
 
 _FOLDER = "needs"
 
@@ -45,35 +46,40 @@ class Needs(msgspec.Struct, frozen=True):
 class _Record(msgspec.Struct, frozen=True):
     root: str
     timelines: dict[str, Needs]
+    branch: str = ""
 
 
-def needs_of(builds: Iterable[Build]) -> dict[str, Needs]:
-    """What views need, by timeline; of one that is not built, what the build will use."""
-    found: dict[str, Needs] = {}
-    for build in builds:
-        found.setdefault(build.folder.name, Needs()).add(
-            Needs({slot.id for slot in build.slots}, build.part_names(), build.work_names())
-        )
-    return found
-
-
-def record_needs(store: Path, root: Path, builds: Sequence[Build]) -> None:
-    """Puts on record what a project needs, in place of what it needed before.
+def record_needs(store: Path, root: Path, needs: Mapping[str, Needs]) -> None:
+    """Puts on record what a project needs on its git branch, by timeline, in place of what it needed there before.
 
     Raises:
         StoreError: the record can't be written.
     """
-    record = msgspec.json.encode(_Record(str(root), needs_of(builds)), order="sorted")
-    write_record(_path(store, root), record, "what the project needs")
+    branch = branches_of(root).current
+    record = msgspec.json.encode(_Record(str(root), dict(needs), branch), order="sorted")
+    write_record(_path(store, root, branch), record, "what the project needs")
+
+
+def recorded_needs(store: Path, root: Path) -> Mapping[str, Needs]:
+    """What a project needed at its last apply on its git branch, by timeline; nothing where no record can be read."""
+    try:
+        path = _path(store, root, branches_of(root).current)
+        return msgspec.json.decode(path.read_bytes(), type=_Record).timelines
+    except (OSError, msgspec.MsgspecError):
+        return {}
 
 
 def needs_of_others(store: Path, root: Path) -> dict[str, Needs]:
-    """What the other projects that share a store need, by timeline, those that are still there.
+    """What the other projects that share a store need, and other branches of this one, those that are still there.
+
+    Returns:
+        the needs by timeline.
 
     Raises:
         StoreError: a record can't be read.
     """
     found: dict[str, Needs] = {}
+    own = _path(store, root, branches_of(root).current)
     for path in sorted((store / _FOLDER).glob("*.json")):
         try:
             record = msgspec.json.decode(path.read_bytes(), type=_Record)
@@ -83,11 +89,17 @@ def needs_of_others(store: Path, root: Path) -> dict[str, Needs]:
                 where=str(path),
                 hint="delete the file, and run 'bedplate apply' in that project",
             ) from error
-        if path != _path(store, root) and (Path(record.root) / CONFIG_FILE).is_file():
+        if path != own and _is_there(record):
             for timeline, needs in record.timelines.items():
                 found.setdefault(timeline, Needs()).add(needs)
     return found
 
 
-def _path(store: Path, root: Path) -> Path:
-    return store / _FOLDER / f"{digest(str(root))[:16]}.json"
+def _is_there(record: _Record) -> bool:
+    root = Path(record.root)
+    return (root / CONFIG_FILE).is_file() and record.branch in branches_of(root).there
+
+
+def _path(store: Path, root: Path, branch: str) -> Path:
+    name = digest([str(root), branch] if branch else str(root))
+    return store / _FOLDER / f"{name[:16]}.json"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import final
 
@@ -14,9 +15,22 @@ from bedplate.features.rows import JoinedRows, Rows, prepare_batches, prepare_ro
 from bedplate.features.view import CompiledView
 from bedplate.offline.build import Progress, Sorted
 from bedplate.offline.cover import Slot
+from bedplate.offline.cuts import Cut
 from bedplate.offline.index import FORMAT
-from bedplate.offline.segment import Read, SegmentManifest
-from bedplate.sources.base import TIME, UNREADABLE, Piece, Snapshot, epoch_micros, unreadable
+from bedplate.offline.memory import TextSize
+from bedplate.offline.sampling import sampled_texts
+from bedplate.offline.segment import Read, SegmentManifest, Span
+from bedplate.offline.times import PieceTimes
+from bedplate.sources.base import TIME, UNREADABLE, Piece, Snapshot, unreadable
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A piece, and how many rows of the table come before it."""
+
+    piece: Piece
+    before: int
 
 
 @final
@@ -32,7 +46,8 @@ class TableRows:
         self._source = view.view.source
         self._table = self._source.table(view.root)
         self.snapshot: Snapshot = self._table.snapshot()
-        self._times: dict[str, tuple[int, int] | None] = {}
+        self._times = PieceTimes(view)
+        self._counts: dict[str, int] = {}
 
     @cached_property
     def pieces(self) -> Sequence[Piece]:
@@ -61,11 +76,11 @@ class TableRows:
         """
         found: list[Rows] = []
         for read in reads:
-            pieces, raw, before = self._scan(read)
-            count = sum(p.rows for p in pieces)
+            parts, raw = self._scan(read)
+            count = sum(p.piece.rows for p in parts)
 
-            def name(row: int, before: int = before) -> str:
-                return self._table.row_name(before + row)
+            def name(row: int, parts: Sequence[_Part] = parts) -> str:
+                return self._row_name(parts, row)
 
             found.append(prepare_table(self.view, raw, count, only, name, (read.span.begin, read.span.until)))
         if len(found) == 1:
@@ -76,7 +91,7 @@ class TableRows:
         return joined.rows()
 
     def batches(
-        self, reads: Sequence[Read], only: Sequence[int] | None, at_once: int, progress: Progress
+        self, reads: Sequence[Read], only: Sequence[int] | None, at_once: int, piece: int, progress: Progress
     ) -> Iterator[Rows]:
         """As `rows`, a batch at a time.
 
@@ -85,6 +100,7 @@ class TableRows:
             only: as for `rows`.
             at_once: how many rows of the table one query reads. What a cleaning step needs is read by one query: it may
                 look at all of it.
+            piece: how many rows a batch has at most, about.
             progress: told how far it is.
 
         Raises:
@@ -95,7 +111,7 @@ class TableRows:
             span = read.span.begin, read.span.until
             for raw, before in self._queries(read, at_once):
                 try:
-                    for batch in prepare_batches(self.view, raw, only, span):
+                    for batch in prepare_batches(self.view, raw, only, span, piece):
                         done += len(batch)
                         progress(f"{self.view.name}: {done:,} rows in buckets")
                         yield batch
@@ -106,6 +122,11 @@ class TableRows:
                         raise
                     raise unreadable(self._table.name, error) from error
 
+    def texts(self, slot: Slot) -> TextSize:
+        """About how much memory the strings of a slot's rows take; some are looked at where there are many rows."""
+        pieces = [part.piece for part in self._parts(Read([p.id for p in slot.pieces], slot.span))]
+        return sampled_texts(self.view, pieces)
+
     def _queries(self, read: Read, at_once: int) -> Iterator[tuple[pl.LazyFrame, int | None]]:
         """The rows of a read, in order, and how many of the table come before, where the rows are not too many.
 
@@ -114,22 +135,41 @@ class TableRows:
         if self._source.prepare is not None:
             yield self._scan(read)[1], None
             return
-        pieces, _, before = self._scan(read)
-        for piece in pieces:
+        for part in self._parts(read):
+            piece = part.piece
             step = at_once if piece.slices else max(piece.rows, 1)
             for start in range(0, piece.rows, step):
                 raw = piece.scan() if step >= piece.rows else piece.scan().slice(start, step)
-                yield raw, before + start if step <= at_once else None
-            before += piece.rows
+                yield raw, part.before + start if step <= at_once else None
 
-    def _scan(self, read: Read) -> tuple[Sequence[Piece], pl.LazyFrame, int]:
-        """The pieces of a read, their rows, and how many rows of the table come before."""
-        if len(read.pieces) == len(self.pieces):
-            return self.pieces, self._table.scan(), 0
-        start = next(i for i, p in enumerate(self.pieces) if p.id == read.pieces[0])
-        pieces = self.pieces[start : start + len(read.pieces)]
-        scans = [p.scan() for p in pieces]
-        return pieces, scans[0] if len(scans) == 1 else pl.concat(scans), sum(p.rows for p in self.pieces[:start])
+    def _scan(self, read: Read) -> tuple[Sequence[_Part], pl.LazyFrame]:
+        """The pieces that a read needs, and their rows."""
+        parts = self._parts(read)
+        if len(parts) == len(self.pieces):
+            return parts, self._table.scan()
+        if not parts:
+            return parts, self._table.scan().clear()
+        scans = [p.piece.scan() for p in parts]
+        return parts, scans[0] if len(scans) == 1 else pl.concat(scans)
+
+    def _parts(self, read: Read) -> Sequence[_Part]:
+        """The pieces of a read, but those that are known to hold no row in its range of times."""
+        start = next((i for i, p in enumerate(self.pieces) if p.id == read.pieces[0]), 0) if read.pieces else 0
+        before = sum(p.rows for p in self.pieces[:start])
+        found: list[_Part] = []
+        for piece in self.pieces[start : start + len(read.pieces)]:
+            if self._times.may_hold(piece, read.span):
+                found.append(_Part(piece, before))
+            before += piece.rows
+        return found
+
+    def _row_name(self, parts: Sequence[_Part], row: int) -> str:
+        """What a message calls a row by its position among the rows of some pieces."""
+        for part in parts:
+            if row < part.piece.rows:
+                return self._table.row_name(part.before + row)
+            row -= part.piece.rows
+        return f"row {row:,}"
 
     def count(self, slot: Slot) -> int:
         """How many of the table's rows are in a slot's range of times.
@@ -137,38 +177,39 @@ class TableRows:
         Raises:
             DataError: the table can't be read.
         """
-        _, raw, _ = self._scan(Read([p.id for p in slot.pieces], slot.span))
-        times, begin, until = self._source.events(raw).select(pl.col(TIME)), slot.span.begin, slot.span.until
-        inside = times if begin is None else times.filter(pl.col(TIME) >= begin)
-        inside = inside if until is None else inside.filter(pl.col(TIME) < until)
-        try:
-            return int(inside.select(pl.len()).collect().item())
-        except UNREADABLE as error:
-            raise unreadable(self._table.name, error) from error
+        if slot.id not in self._counts:
+            _, raw = self._scan(Read([p.id for p in slot.pieces], slot.span))
+            inside = self._source.during(raw, slot.span.begin, slot.span.until)
+            try:
+                rows = self._source.events(raw).filter(inside).select(pl.len()).collect()
+            except UNREADABLE as error:
+                raise unreadable(self._table.name, error) from error
+            self._counts[slot.id] = int(rows.item())
+        return self._counts[slot.id]
+
+    def about(self, slot: Slot) -> int:
+        """About how many of the table's rows are in a slot's range of times: never fewer than there are.
+
+        They are counted where that is cheap, or was done already: of a cleaned table it would take the whole step.
+        """
+        if slot.span.is_whole or (self._source.prepare is not None and slot.id not in self._counts):
+            return sum(p.piece.rows for p in self._parts(Read([p.id for p in slot.pieces], slot.span)))
+        return self.count(slot)
 
     def bounds(self, slot: Slot) -> tuple[int, int] | None:
         """The smallest and the greatest time of a slot's rows, as the table has them where it can be told."""
         if slot.segment is not None:
             manifest = slot.segment.manifest
             return None if manifest.low is None or manifest.high is None else (manifest.low, manifest.high)
-        found = [b for b in map(self._piece_bounds, slot.pieces) if b is not None]
+        found = [b for b in map(self._times.of, slot.pieces) if b is not None]
         return (min(b[0] for b in found), max(b[1] for b in found)) if found else None
 
-    def _piece_bounds(self, piece: Piece) -> tuple[int, int] | None:
-        if piece.id not in self._times:
-            raw, name = piece.scan(), self._source.time
-            try:
-                dtype = raw.collect_schema().get(name)
-                if dtype is not None and (dtype.is_integer() or dtype.base_type() in {pl.Datetime, pl.Date}):
-                    times, time = raw, epoch_micros(pl.col(name), dtype)
-                else:  # the cleaning step makes the column
-                    times, time = self._source.events(raw), pl.col(TIME)
-                frame = times.select(time.min().alias("low"), time.max().alias("high")).collect()
-            except UNREADABLE as error:
-                raise unreadable(self._table.name, error) from error
-            low, high = frame.row(0)
-            self._times[piece.id] = None if low is None else (low, high)
-        return self._times[piece.id]
+    def event_bounds(self, pieces: Sequence[Piece]) -> tuple[int, int] | None:
+        """The smallest and the greatest time of the events of pieces, as the cleaning step makes them."""
+        if self._times.column is not None or self._source.prepare is None:
+            return self.bounds(Slot(tuple(pieces), Span(), None))
+        _, raw = self._scan(Read([p.id for p in pieces], Span()))
+        return self._times.of_rows(self._source.events(raw), pl.col(TIME))
 
     def check_unchanged(self) -> None:
         """Raises `DataError` where the table has another state now."""
@@ -180,18 +221,22 @@ class TableRows:
                 hint="run it again; nothing was built under the old name",
             )
 
-    def manifest(self, slot: Slot, found: Sequence[Sorted], reads: list[Read], began: float) -> SegmentManifest:
+    def manifest(
+        self, slot: Slot, found: Sequence[Sorted], reads: list[Read], began: float, cuts: Sequence[Cut] = ()
+    ) -> SegmentManifest:
         """What a segment is whose buckets were just sorted.
 
         Args:
             slot: what it covers.
-            found: what the sorting of each bucket found.
+            found: what the sorting of each part found.
             reads: how its rows were read.
             began: when, by the performance counter.
+            cuts: where its buckets are cut into parts.
         """
         there = [f for f in found if f.rows]
         first, end = min((f.first for f in there), default=-1), max((f.end for f in there), default=-1)
-        bounds = self.bounds(slot) if self.together or not slot.span.is_whole else None
+        whole = self.bounds(slot) if self.together and slot.span.is_whole else None
+        bounds = whole if slot.span.is_whole else self.event_bounds(slot.pieces)
         return SegmentManifest(
             format=FORMAT,
             source=self._source.name,
@@ -200,7 +245,7 @@ class TableRows:
             pieces=[p.id for p in slot.pieces],
             span=slot.span,
             reads=reads,
-            buckets=len(found),
+            buckets=len(found) - len(cuts),
             rows=sum(f.rows for f in there),
             keys=sum(f.keys for f in there),
             first=first,
@@ -209,4 +254,5 @@ class TableRows:
             low=min(bounds[0], first) if bounds and there else bounds and bounds[0],
             high=max(bounds[1], end) if bounds and there else bounds and bounds[1],
             seconds=round(time.perf_counter() - began, 3),
+            cuts=list(cuts),
         )

@@ -15,7 +15,7 @@ from typing import final
 import numpy as np
 
 from bedplate.aggregations.base import Partial, Reduce, Reduction
-from bedplate.aggregations.merge import merge_sets
+from bedplate.aggregations.merge import Piece, merge_sets
 from bedplate.batch import Column
 from bedplate.errors import StoreError
 from bedplate.features.rows import GroupedRows
@@ -37,13 +37,15 @@ from bedplate.offline.lookup import (
     ranges_of,
 )
 from bedplate.offline.memory import Budget, resident
-from bedplate.offline.ragged import RAGGED, runs
+from bedplate.offline.ragged import MOST, RAGGED, runs
 from bedplate.offline.segment import Lock, Segment
 from bedplate.offline.spill import bucket_numbers, bucket_rows
 from bedplate.types import Array, Int64s
 
 _LISTED = (*RAGGED, Reduce.DISTINCT)
 """Reductions whose partials are lists of values, where there are several segments."""
+_EVER = -(2**63)
+"""Before every time."""
 _FULL = 0.8
 """The share of the budget above which a lookup lets go of the pages of the index."""
 
@@ -68,6 +70,12 @@ class Question:
     shift: int
     ttl: int | None
     ahead: bool
+
+    def reach(self, times: Int64s) -> tuple[int, int]:
+        """The times of events that rows at some times may use: from the first to before the second."""
+        lengths, hops = self.limits[:, 0], self.limits[:, 1]
+        until = int(times.max()) + self.shift
+        return _EVER if (lengths < 0).any() else int(times.min()) - int((lengths + hops).max()), until
 
 
 @final
@@ -101,8 +109,9 @@ class ViewReader:
         self.buckets = max(s.manifest.buckets for s in self.segments)
         self._coverage = None if slots[0].span.is_whole else Coverage.of(view, [s.manifest for s in self.segments])
         self._readers: dict[tuple[int, int], IndexReader] = {}
+        self._most = min(budget.values(threads), MOST)
         self._empty: dict[tuple[tuple[tuple[str, ...], ...], bool], Mapping[str, Column]] = {}
-        self._only = self._reader(0, 0) if len(self.segments) == 1 and self.buckets == 1 else None
+        self._only = self._reader(0, 0) if sum(len(s.parts) for s in self.segments) == 1 else None
 
     @property
     def rows(self) -> int:
@@ -164,7 +173,7 @@ class ViewReader:
             pool = stack.enter_context(ThreadPoolExecutor(self._threads)) if large else None
             for bucket in np.flatnonzero(np.diff(offsets)).tolist():
                 rows = order[offsets[bucket] : offsets[bucket + 1]]
-                self._fill(question, self._bucket(bucket), keys, times, rows, answer, pool)
+                self._fill(question, bucket, keys, times, rows, answer, pool)
         columns = answer.columns()
         return {name: columns[name] for name in names}
 
@@ -178,25 +187,30 @@ class ViewReader:
 
     def _every(self) -> list[IndexReader]:
         """The readers of all buckets of all segments: together they have all texts."""
-        return [self._reader(i, b) for i, s in enumerate(self.segments) for b in range(s.manifest.buckets)]
+        return [self._reader(i, p) for i, s in enumerate(self.segments) for p in range(len(s.parts))]
 
-    def _bucket(self, bucket: int) -> list[IndexReader]:
-        """The readers of a bucket of every segment; one with fewer buckets has the keys of several in one."""
-        return [
-            self._reader(i, bucket * segment.manifest.buckets // self.buckets)
-            for i, segment in enumerate(self.segments)
-        ]
+    def _bucket(self, bucket: int) -> tuple[list[IndexReader], Int64s]:
+        """The readers of a bucket of every segment, and the first and last times [n, 2] of the events of each.
 
-    def _reader(self, segment: int, bucket: int) -> IndexReader:
-        if (segment, bucket) not in self._readers:
-            part = self.segments[segment].parts[bucket]
-            self._readers[segment, bucket] = IndexReader(self.view, part, self._threads)
-        return self._readers[segment, bucket]
+        A segment with fewer buckets has the keys of several in one.
+        """
+        readers, times = list[IndexReader](), list[tuple[int, int]]()
+        for i, segment in enumerate(self.segments):
+            own = bucket * segment.manifest.buckets // self.buckets
+            readers += [self._reader(i, part) for part in segment.parts_of(own)]
+            times += segment.times_of(own)
+        return readers, np.array(times, np.int64)
+
+    def _reader(self, segment: int, part: int) -> IndexReader:
+        if (segment, part) not in self._readers:
+            timeline = self.segments[segment].parts[part]
+            self._readers[segment, part] = IndexReader(self.view, timeline, self._threads, self._most)
+        return self._readers[segment, part]
 
     def _fill(
         self,
         question: Question,
-        readers: list[IndexReader],
+        bucket: int,
         keys: Int64s,
         times: Int64s,
         rows: Array,
@@ -204,41 +218,74 @@ class ViewReader:
         pool: ThreadPoolExecutor | None,
     ) -> None:
         """Puts the values of the rows of a bucket into an answer."""
+        readers, spans = self._bucket(bucket)
         for reader in readers:
             reader.expect(len(rows))
-        largest = max(range(len(readers)), key=lambda i: len(readers[i].timeline.times))
+        largest = readers[max(range(len(readers)), key=lambda i: len(readers[i].timeline.times))]
         if pool is None:
-            asked = Asked(np.arange(len(rows)), readers[largest].positions(keys[rows]), times[rows])
+            asked = Asked(np.arange(len(rows)), largest.positions(keys[rows]), times[rows])
         else:
-            asked = readers[largest].arrange(keys[rows], times[rows], pool)
+            asked = largest.arrange(keys[rows], times[rows], pool)
 
         def work(start: int) -> None:
-            every = asked.block(start, start + BLOCK)
+            every = asked.block(start, start + size)
             part, starts = every.different()
             places = rows[part.rows]
-            codes = [part.codes if i == largest else reader.positions(keys[places]) for i, reader in enumerate(readers)]
-            whole = self._blocks(question, readers, [Asked(places, c, part.times) for c in codes])
-            wanted = question.calls, question.ranges, question.ttl
-            pairs = zip(readers, whole, strict=True)
-            for run in runs([reader.rooms(*wanted, block, _LISTED) for reader, block in pairs]):
-                blocks = [block.part(run) for block in whole]
-                room = answer.part(places[run])
-                for name, column in self._values(question, readers, blocks):
-                    answer.put(room, name, column)
-                same = starts[run.start : run.stop + 1]
-                answer.add(room.repeated(rows[every.rows[same[0] : same[-1]]], np.diff(same)))
+            low, until = question.reach(part.times)
+            # The others have no event for any of these rows; one at least says what no event gives.
+            near = np.flatnonzero((spans[:, 0] < until) & (spans[:, 1] >= low)).tolist() or [0]
+            chosen = [readers[i] for i in near]
+            codes = [part.codes if r is largest else r.positions(keys[places]) for r in chosen]
+            every_place = rows[every.rows]
+            self._put(question, chosen, [Asked(places, c, part.times) for c in codes], every_place, starts, answer)
 
-        starts = range(0, len(rows), BLOCK)
+        size = min(BLOCK, self._budget.block(len(question.ranges), len(readers), self._threads))
+        starts = range(0, len(rows), size)
         list(map(work, starts) if pool is None else pool.map(work, starts))
-        if self.buckets > 1 and (len(rows) > BLOCK or resident() > _FULL * self._budget.limit):
+        if (self.buckets > 1 and len(rows) > BLOCK) or self._is_full:
             for reader in readers:
                 reader.forget()
+
+    @property
+    def _is_full(self) -> bool:
+        return resident() > _FULL * self._budget.limit
+
+    def _ease(self, reader: IndexReader) -> None:
+        """Lets go of the pages that a part was just read from, where memory is short."""
+        if self._is_full:
+            reader.release()
+
+    def _put(
+        self,
+        question: Question,
+        readers: list[IndexReader],
+        asked: list[Asked],
+        places: Array,
+        starts: Int64s,
+        answer: Answer,
+    ) -> None:
+        """Puts the values of a block of n rows into an answer, each at the places `[starts[i], starts[i + 1])`."""
+        whole = self._blocks(question, readers, asked)
+        rooms: list[Int64s] = []
+        for reader, block in zip(readers, whole, strict=True):
+            rooms.append(reader.rooms(question.calls, question.ranges, question.ttl, block, _LISTED))
+            self._ease(reader)
+        for run in runs(rooms, self._most):
+            blocks = [block.part(run) for block in whole]
+            room = answer.part(asked[0].rows[run])
+            for name, column in self._values(question, readers, blocks):
+                answer.put(room, name, column)
+            same = starts[run.start : run.stop + 1]
+            answer.add(room.repeated(places[same[0] : same[-1]], np.diff(same)))
 
     def _blocks(self, question: Question, readers: list[IndexReader], asked: list[Asked]) -> list[Block]:
         """What the ranges cover in every segment."""
         limits, bounds = question.limits.copy(), question.limits[:, 2].tolist()
         limits[:, 2] = -1  # a bound is over all segments
-        found = [reader.find(a, question.shift, limits) for reader, a in zip(readers, asked, strict=True)]
+        found: list[tuple[Int64s, Int64s]] = []
+        for reader, own in zip(readers, asked, strict=True):
+            found.append(reader.find(own, question.shift, limits))
+            self._ease(reader)
         first, stop = np.stack([f for f, _ in found]), np.stack([s for _, s in found])
         if any(bound >= 0 for bound in bounds):
             known = [None if question.ahead else r.timeline.known for r in readers]
@@ -260,8 +307,11 @@ class ViewReader:
         """The values of a block of rows, each by its full name."""
 
         def partial(reduction: Reduction, index: int, over: int) -> Partial:
-            pairs = zip(readers, blocks, strict=True)
-            return merge_sets(reduction, [reader.set_of(reduction, index, over, block) for reader, block in pairs])
+            sets: list[Piece] = []
+            for reader, block in zip(readers, blocks, strict=True):
+                sets.append(reader.set_of(reduction, index, over, block))
+                self._ease(reader)
+            return merge_sets(reduction, sets)
 
         return columns_of_calls(
             self.view, question.calls, question.ranges, question.ttl, blocks[0].asked.times, partial
@@ -298,7 +348,7 @@ class ViewReader:
             yield from self._only.grouped(keys_at_once)
             return
         for bucket in range(self.buckets):
-            readers = self._bucket(bucket)
+            readers, _ = self._bucket(bucket)
             yield from merged_groups(readers, bucket, self.buckets, keys_at_once)
             for reader in readers:
                 reader.forget()

@@ -13,6 +13,7 @@ import fcntl
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, final
 
@@ -20,6 +21,7 @@ import msgspec
 
 from bedplate.canonical import digest
 from bedplate.errors import StoreError
+from bedplate.offline.cuts import Cut, part_counts
 from bedplate.offline.index import FORMAT, Timeline
 
 FOLDER = "segments"
@@ -87,6 +89,7 @@ class SegmentManifest(msgspec.Struct, frozen=True):
         low: the smallest time of the pieces' rows, as they are in the table where it can be told; None: not looked at.
         high: the greatest of them.
         seconds: how long the sorting took.
+        cuts: where buckets that are too large for one part are cut, ascending; see `cuts`.
     """
 
     format: int
@@ -105,6 +108,7 @@ class SegmentManifest(msgspec.Struct, frozen=True):
     low: int | None
     high: int | None
     seconds: float
+    cuts: list[Cut] = []
 
 
 def segment_id(pieces: Sequence[str], span: Span) -> str:
@@ -119,14 +123,28 @@ class Segment:
     Args:
         folder: its folder.
         manifest: what it is, where that is known already.
+
+    Attributes:
+        parts: of all buckets, one after the other.
     """
 
-    __slots__ = ("folder", "manifest", "parts")
+    __slots__ = ("_first", "folder", "manifest", "parts")
 
     def __init__(self, folder: Path, manifest: SegmentManifest | None = None) -> None:
         self.folder = folder
         self.manifest = manifest or read_manifest(folder)
-        self.parts = tuple(Timeline(folder / str(b)) for b in range(self.manifest.buckets))
+        counts = part_counts(self.manifest.buckets, self.manifest.cuts)
+        self._first = [0, *accumulate(counts)]
+        self.parts = tuple(Timeline(folder / str(p)) for p in range(self._first[-1]))
+
+    def parts_of(self, bucket: int) -> range:
+        """The numbers of the parts of a bucket, in order of time."""
+        return range(self._first[bucket], self._first[bucket + 1])
+
+    def times_of(self, bucket: int) -> list[tuple[int, int]]:
+        """The first and the last time that events of each part of a bucket may have."""
+        cuts = [cut.time for cut in self.manifest.cuts if cut.bucket == bucket]
+        return list(pairwise([self.manifest.first, *cuts, self.manifest.end]))
 
     def has(self, name: Path) -> bool:
         """Whether every bucket has a column or reduction, named by its path in the bucket."""

@@ -4,19 +4,22 @@ A table that does not fit into memory is read once, batch by batch, and each bat
 the bucket of their key; then each bucket is read back and built by itself. What is wholly written stays when a build is
 interrupted, and the next one goes on from it:
 
-    building/<id>/spill/        the buckets' rows, one file a bucket: of one batch after the other a head and arrays
+    building/<id>/spill/        the buckets' rows, one file a bucket: of each batch a head, arrays, strings
         rows.json               how many rows each bucket has
-    building/<id>/segment/      the buckets that are finished
+        7 parts/                as spill/, the parts of a bucket that is cut, see `cuts`
+    building/<id>/segment/      the parts that are finished
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import msgspec
 import numpy as np
@@ -27,10 +30,14 @@ from bedplate.features.rows import JoinedRows, Rows, SelectedValues
 from bedplate.features.view import CompiledView
 from bedplate.files import new_folder
 from bedplate.offline import kernels
+from bedplate.offline.cuts import Cut, part_numbers
 from bedplate.offline.order import order_by_code
-from bedplate.types import Array, Int64s
+from bedplate.offline.texts import TextBlock, TextRun, merge_runs, packed
+from bedplate.types import Array, Int64s, Type
 
 _ROWS = "rows.json"
+
+_Runs: TypeAlias = "list[TextRun | None]"
 
 
 def bucket_numbers(keys: Int64s, buckets: int) -> Array:
@@ -66,19 +73,25 @@ class Spill:
     @property
     def buckets(self) -> int:
         """How many buckets there are."""
-        return len(self._counts())
+        return len(self.counts)
 
-    def _counts(self) -> list[int]:
+    @property
+    def counts(self) -> list[int]:
+        """How many rows each bucket has."""
         return msgspec.json.decode((self._folder / _ROWS).read_bytes(), type=list[int])
 
     def write(self, batches: Iterable[Rows], buckets: int) -> None:
         """Puts rows into buckets; the folder is there, and whole, when all of them are."""
+        self._write(((batch, bucket_numbers(batch.keys, buckets)) for batch in batches), buckets)
+
+    def _write(self, batches: Iterable[tuple[Rows, Array]], buckets: int) -> None:
+        """Puts batches of rows, each with the numbers of its rows' buckets, into files."""
         counts = [0] * buckets
         with new_folder(self._folder) as folder:
             for bucket in range(buckets):
                 (folder / str(bucket)).touch()
-            for batch in batches:
-                offsets, order = bucket_rows(bucket_numbers(batch.keys, buckets), buckets)
+            for batch, numbers in batches:
+                offsets, order = bucket_rows(numbers, buckets)
                 for bucket in np.flatnonzero(np.diff(offsets)).tolist():
                     rows = order[offsets[bucket] : offsets[bucket + 1]]
                     counts[bucket] += len(rows)
@@ -86,23 +99,66 @@ class Spill:
                         file.write(_packed(batch, rows))
             (folder / _ROWS).write_bytes(to_json(counts))
 
+    def split(self, bucket: int, cuts: Sequence[Cut]) -> Spill:
+        """The rows of a bucket by part, as an earlier call has left them or cut now; the bucket has none then."""
+        parts = Spill(self._folder / f"{bucket} parts", self._view, self._only)
+        if not parts._folder.exists():
+            parts._write(part_numbers(self.batches(bucket), cuts), len(cuts) + 1)
+        self.forget(bucket)
+        return parts
+
     def rows(self, bucket: int) -> Rows:
-        """The rows of a bucket, in order of arrival."""
-        joined = JoinedRows(self._view, self._counts()[bucket], self._only)
+        """The rows of a bucket, in order of arrival; their strings stay in files until `forget`."""
+        joined = JoinedRows(self._view, self.counts[bucket], self._only)
+        runs: list[_Runs] = []
         with (self._folder / str(bucket)).open("rb") as file:
-            for batch in self._batches(file):
+            for batch, of_batch in self._read(file):
                 joined.add(batch)
-        return joined.rows()
+                runs.append(of_batch)
+                if of_batch:
+                    file.seek(max([file.tell(), *(run.end for run in of_batch if run is not None)]))
+            texts = [
+                self._merged(bucket, number, file, [r[number] for r in runs]) if is_text else None
+                for number, is_text in enumerate(self._text_columns())
+            ]
+        return self._with_texts(joined.rows(), texts)
+
+    def batches(self, bucket: int) -> Iterator[Rows]:
+        """As `rows`, in the batches in which they came."""
+        with (self._folder / str(bucket)).open("rb") as file:
+            for batch, runs in self._read(file):
+                blocks = [None if run is None else run.block(file) for run in runs]
+                yield self._with_texts(batch, blocks)
 
     def forget(self, bucket: int) -> None:
         """Deletes the rows of a bucket that is built."""
         with suppress(FileNotFoundError):
             (self._folder / str(bucket)).unlink()
+        for number in range(len(self._text_columns())):
+            shutil.rmtree(self._folder / f"{bucket} texts {number}", ignore_errors=True)
 
-    def _batches(self, file: BufferedReader) -> Iterator[Rows]:
-        source, view = self._view.view.source, self._view
-        wanted = range(len(view.selections)) if self._only is None else self._only
-        long = np.dtype(np.int64)
+    def _wanted(self) -> Sequence[int]:
+        return range(len(self._view.selections)) if self._only is None else self._only
+
+    def _text_columns(self) -> list[bool]:
+        """For each key and each input of the selections whether it is a string."""
+        kinds = [*self._view.key_types, *(kind for s in self._wanted() for kind in self._view.types[s])]
+        return [kind is Type.STRING for kind in kinds]
+
+    def _merged(self, bucket: int, number: int, file: BufferedReader, runs: Sequence[TextRun | None]) -> TextLookup:
+        return merge_runs(self._folder / f"{bucket} texts {number}", file, [run for run in runs if run is not None])
+
+    def _with_texts(self, rows: Rows, texts: Sequence[TextLookup | None]) -> Rows:
+        """Rows with the strings behind their keys, and then behind the inputs of one selection after the other."""
+        at, selections = len(self._view.key_types), list[SelectedValues]()
+        for selected in rows.selections:
+            selections.append(replace(selected, texts=tuple(texts[at : at + len(selected.inputs)])))
+            at += len(selected.inputs)
+        return replace(rows, key_texts=tuple(texts[: len(self._view.key_types)]), selections=tuple(selections))
+
+    def _read(self, file: BufferedReader) -> Iterator[tuple[Rows, _Runs]]:
+        """The batches without their strings, and where these are: the file is to be at their end for the next one."""
+        view, source, long = self._view, self._view.view.source, np.dtype(np.int64)
         while size := file.read(8):
             head = msgspec.msgpack.decode(file.read(int.from_bytes(size, "little")), type=_Head)
 
@@ -114,11 +170,16 @@ class Spill:
             known = None if source.available is None else load(long)
             sequence = None if source.sequence is None else load(long)
             selections: list[SelectedValues] = []
-            for s, some, texts in zip(wanted, head.some, head.texts, strict=True):
+            for s, some in zip(self._wanted(), head.some, strict=True):
                 valid = load(np.dtype(np.bool_)) if some else None
                 inputs = tuple(load(kind.dtype, kind.shape) for kind in view.types[s])
-                selections.append(SelectedValues(valid, inputs, tuple(texts)))
-            yield Rows(times, keys, tuple(selections), tuple(head.key_texts), known, sequence)
+                selections.append(SelectedValues(valid, inputs, (None,) * len(inputs)))
+            runs: _Runs = []
+            at = file.tell()
+            for sizes in head.texts:
+                runs.append(None if sizes is None else TextRun(at, *sizes))
+                at = at if sizes is None else TextRun(at, *sizes).end
+            yield Rows(times, keys, tuple(selections), (None,) * len(view.key_types), known, sequence), runs
 
 
 @final
@@ -127,39 +188,30 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         rows: how many there are.
-        key_texts: the strings behind the keys of each entity.
         some: of each selection, whether an array says which rows count.
-        texts: of each selection the strings behind its inputs.
+        texts: of each key, then of each input, how many strings there are and their bytes; None: it is no string.
     """
 
     rows: int
-    key_texts: list[dict[int, str] | None]
     some: list[bool]
-    texts: list[list[dict[int, str] | None]]
+    texts: list[tuple[int, int] | None]
 
 
 def _packed(batch: Rows, rows: Array) -> bytes:
-    """Some rows of a batch as bytes: the length of the head, the head, and the arrays one after the other."""
+    """Some rows of a batch as bytes: the length of the head, the head, arrays and strings one after the other."""
     arrays = [batch.times, batch.keys, *(a for a in (batch.known, batch.sequence) if a is not None)]
-    texts: list[list[dict[int, str] | None]] = []
+    texts = [_texts(t, column, None, rows) for t, column in zip(batch.key_texts, batch.keys.T, strict=True)]
     for selected in batch.selections:
         arrays += [*(() if selected.valid is None else (selected.valid,)), *selected.inputs]
-        texts.append(_texts(selected.texts, selected.inputs, selected.valid, rows))
-    key_texts = _texts(batch.key_texts, list(batch.keys.T), None, rows)
-    head = _Head(len(rows), key_texts, [s.valid is not None for s in batch.selections], texts)
-    packed = msgspec.msgpack.encode(head)
-    return b"".join([len(packed).to_bytes(8, "little"), packed, *(a[rows].tobytes() for a in arrays)])
+        texts += [_texts(t, c, selected.valid, rows) for t, c in zip(selected.texts, selected.inputs, strict=True)]
+    sizes = [None if t is None else (len(t), len(t.blob)) for t in texts]
+    head = msgspec.msgpack.encode(_Head(len(rows), [s.valid is not None for s in batch.selections], sizes))
+    strings = [part for block in texts if block is not None for part in packed(block)]
+    return b"".join([len(head).to_bytes(8, "little"), head, *(a[rows].tobytes() for a in arrays), *strings])
 
 
-def _texts(
-    texts: Sequence[TextLookup | None], columns: Sequence[Array], valid: Array | None, rows: Array
-) -> list[dict[int, str] | None]:
+def _texts(known: TextLookup | None, column: Array, valid: Array | None, rows: Array) -> TextBlock | None:
     """The strings behind the ids of some rows."""
-    found: list[dict[int, str] | None] = []
-    for known, column in zip(texts, columns, strict=True):
-        if known is None:
-            found.append(None)
-        else:
-            ids = column[rows] if valid is None else column[rows[valid[rows]]]
-            found.append({i: known[i] for i in np.unique(ids).tolist()})
-    return found
+    if known is None:
+        return None
+    return TextBlock.of(known, np.unique(column[rows] if valid is None else column[rows[valid[rows]]]))

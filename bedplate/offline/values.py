@@ -238,6 +238,18 @@ def seek_counts(
 
 
 @compiled
+def _insert(
+    row: Any, count: Any, last: Any, place: Array, begin: Any, end: Any, rows: Int64s, counts: Int64s, lasts: Int64s
+) -> None:
+    """Puts a value among those from `begin` to `end`, in order of value: where each stands in `order`."""
+    at = end
+    while at > begin and place[rows[at - 1]] > place[row]:
+        rows[at], counts[at], lasts[at] = rows[at - 1], counts[at - 1], lasts[at - 1]
+        at -= 1
+    rows[at], counts[at], lasts[at] = row, count, last
+
+
+@compiled
 def range_top(
     values: Array,
     order: Array,
@@ -282,8 +294,7 @@ def range_top(
     most = max(0, np.minimum(b - a, kinds).max()) if len(a) else 0
     at_row = np.empty(max(0, lengths.max()) if len(a) else 0, np.int64)
     all_rows, all_counts, all_lasts = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
-    best = np.empty(min(depth, most), np.int64)
-    n = 0
+    best, n = np.empty(min(depth, most), np.int64), 0
     offsets[0] = 0
     for i in range(len(a)):
         start, stop, begin = a[i], b[i], n
@@ -294,12 +305,8 @@ def range_top(
             found = seek_counts(*tables, start, stop, all_rows, all_counts, all_lasts)
         size = _most_frequent(all_rows, all_counts, all_lasts, found, place, times, timeline_rows, best)
         for j in range(size):
-            # In order of value: where each stands in `order`.
-            row, at = all_rows[best[j]], n
-            while at > begin and place[rows[at - 1]] > place[row]:
-                rows[at], counts[at], lasts[at] = rows[at - 1], counts[at - 1], lasts[at - 1]
-                at -= 1
-            rows[at], counts[at], lasts[at] = row, all_counts[best[j]], all_lasts[best[j]]
+            row = best[j]
+            _insert(all_rows[row], all_counts[row], all_lasts[row], place, begin, n, rows, counts, lasts)
             n += 1
         offsets[i + 1] = n
 

@@ -13,7 +13,8 @@ import polars as pl
 from bedplate.arguments import checks_arguments
 from bedplate.canonical import calls_python, digest_bytes, expression_form
 from bedplate.errors import BedplateError, DataError, DefinitionError, reason, suggest
-from bedplate.types import DAY, EARLIEST_TIME, Type, format_duration, parse_duration, type_of
+from bedplate.sources.pruning import Bounds
+from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, Type, format_duration, parse_duration, type_of
 
 Prepare: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
 """A cleaning step. It must give the same rows however the table is split by time, rows of equal time staying together:
@@ -57,6 +58,11 @@ class Snapshot:
     text: str
 
 
+def unknown_bounds(_: str) -> Bounds | None:
+    """The bounds of a column of which nothing is known before it is read."""
+    return None
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -67,12 +73,15 @@ class Piece:
         rows: the number of rows.
         scan: reads the rows, in their order, lazily.
         slices: whether a slice of them (`scan().slice(...)`) costs no more than its own rows.
+        bounds: what metadata says of a column of integers, datetimes or dates, without a look at the rows; None: it
+            does not say. Naive datetimes are of UTC.
     """
 
     id: str
     rows: int
     scan: Callable[[], pl.LazyFrame]
     slices: bool = False
+    bounds: Callable[[str], Bounds | None] = unknown_bounds
 
 
 class Table(ABC):
@@ -298,6 +307,49 @@ class Source:
         ]
         return self._prepared(raw).with_columns(columns)
 
+    def during(self, raw: pl.LazyFrame, begin: int | None, until: int | None) -> pl.Expr:
+        """The condition on `events(raw)` that an event is in a range of times; a row without a time meets it too.
+
+        Where the time column has a type that files and servers can compare, the condition is on that column, so that
+        what holds no row of the range need not be read.
+
+        Args:
+            raw: rows as the table holds them.
+            begin: the first time, microseconds; None: without begin.
+            until: the time after the last; None: without end.
+        """
+        name, dtype = TIME, pl.Int64()
+        if self.time != ALWAYS:
+            found = self._prepared(raw.clear()).collect_schema()[self.time]
+            name, dtype = (self.time, found) if is_time(found) else (name, dtype)
+        time, inside = pl.col(name), pl.lit(value=True)
+        if begin is not None:
+            inside = (time >= _at(begin, dtype)) | time.is_null()
+        if until is not None:
+            before = (time < _at(until, dtype)) | time.is_null()
+            inside = before if begin is None else inside & before
+        return inside
+
+    def time_column(self, root: Path | None = None) -> str | None:
+        """The column of the table that holds the event times; None: the cleaning step makes them.
+
+        A step that gives the column another name, or leaves out rows one by one, does not make the times. Polars knows:
+        it hands a condition on the times down to the table just where both mean the same.
+        """
+        if self.prepare is None or self.time == ALWAYS:
+            return None if self.time == ALWAYS else self.time
+        from bedplate.sources.scan import terms_asked
+
+        schema = self.table(root).schema()
+
+        def query(rows: pl.LazyFrame) -> pl.LazyFrame:
+            return self.events(rows).filter(self.during(rows, EARLIEST_TIME, LATEST_TIME))
+
+        own = terms_asked(schema, self.events)  # what the step itself asks for
+        asked = [t for t in terms_asked(schema, query) if t.or_null and t not in own]
+        columns = {t.column for t in asked if is_time(schema[t.column])}
+        return columns.pop() if len(columns) == 1 else None
+
     def has_integers(self, raw: pl.LazyFrame, column: str) -> bool:
         """Whether a column of these rows, cleaned, holds integers and not datetimes or dates."""
         return column != ALWAYS and self._prepared(raw.clear()).collect_schema()[column].is_integer()
@@ -384,6 +436,21 @@ def _check_time(time: object, place: str, *, of_time: bool) -> None:
             where=place,
             hint="leave them out, or name the column that says from when each row holds",
         )
+
+
+def is_time(dtype: pl.DataType | None) -> bool:
+    """Whether a column of this type holds times in whole units that can be compared where they are."""
+    return dtype is not None and (dtype == pl.Int64 or dtype.base_type() in {pl.Datetime, pl.Date})
+
+
+def _at(micros: int, dtype: pl.DataType) -> pl.Expr:
+    """The first value of a type that is no earlier than a time, as a literal."""
+    if isinstance(dtype, pl.Date):
+        return pl.lit(-(-micros // DAY), pl.Int32).cast(dtype)
+    ticks = micros
+    if isinstance(dtype, pl.Datetime):
+        ticks = {"ms": -(-micros // 1000), "us": micros, "ns": micros * 1000}[dtype.time_unit]
+    return pl.lit(ticks, pl.Int64).cast(dtype)
 
 
 def epoch_micros(time: pl.Expr, dtype: pl.DataType) -> pl.Expr:

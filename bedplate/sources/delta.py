@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, final
@@ -68,6 +68,13 @@ class _File:
     def form(self) -> list[Any]:
         """What its rows are: a file is never changed."""
         return [self.shown, self.rows, None if self.deleted is None else self.deleted.to_list()]
+
+    def bounds_of(self, column: str) -> Bounds | None:
+        """The bounds of a column: writers cut those of times to milliseconds, a value may lie a little above."""
+        known = self.bounds.get(column)
+        if known is None or not isinstance(known.high, datetime):
+            return known
+        return replace(known, high=known.high + timedelta(microseconds=999))
 
     @property
     def kept(self) -> int:
@@ -146,7 +153,7 @@ class DeltaTable(Table):
         """The files of the version; those that later versions add come last."""
         state = self._state
         kept = [(f, state_id("delta", state.table, f.form)) for f in state.files]
-        return [Piece(identity, f.kept, partial(self._scan, [f])) for f, identity in kept]
+        return [Piece(identity, f.kept, partial(self._scan, [f]), bounds=f.bounds_of) for f, identity in kept]
 
     def _scan(self, files: Sequence[_File]) -> pl.LazyFrame:
         schema = self._state.schema
@@ -265,10 +272,11 @@ def _file_of(
     shown = unquote(action["path"])
     partition = {c: action.get(f"partition.{c}") for c in schema if c in partitions}
     rows = action["num_records"]
-    bounds = {c: Bounds(value, value, value is None) for c, value in partition.items()}
+    bounds = {c: Bounds(value, value, value is None, value is None) for c, value in partition.items()}
     for column in schema.keys() - partitions:
-        is_null = rows is not None and action.get(f"null_count.{column}") == rows
-        bounds[column] = Bounds(action.get(f"min.{column}"), action.get(f"max.{column}"), is_null)
+        nulls = action.get(f"null_count.{column}")
+        is_null = rows is not None and nulls == rows
+        bounds[column] = Bounds(action.get(f"min.{column}"), action.get(f"max.{column}"), is_null, nulls != 0)
     path = shown if "://" in shown or shown.startswith("/") else f"{root}/{shown}"
     if rows is None:  # a writer may leave it out
         rows = int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())

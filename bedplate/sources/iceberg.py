@@ -6,7 +6,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import Any, final
@@ -21,20 +21,23 @@ from pyiceberg.expressions import (
     EqualTo,
     GreaterThan,
     GreaterThanOrEqual,
+    IsNull,
     LessThan,
     LessThanOrEqual,
+    Or,
 )
 from pyiceberg.io import pyarrow as files
-from pyiceberg.manifest import ManifestContent
+from pyiceberg.manifest import DataFile, ManifestContent
 from pyiceberg.schema import Schema
 from pyiceberg.table import FileScanTask, StaticTable
 from pyiceberg.table import Table as Iceberg
 from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
+from pyiceberg.types import DateType, IcebergType, IntegerType, LongType, TimestampType, TimestamptzType
 
 from bedplate.errors import BedplateError, DataError, reason, suggest
 from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, unreadable
 from bedplate.sources.location import Location, moment, state_id, url_parts, whole
-from bedplate.sources.pruning import Operator, Term
+from bedplate.sources.pruning import Bounds, Operator, Term
 from bedplate.sources.scan import scan_rows
 from bedplate.types import format_time
 
@@ -158,6 +161,7 @@ class IcebergTable(Table):
                 state_id("iceberg", table, names, t.file.file_path),
                 t.file.record_count,
                 partial(self._scan, t.file.file_path),
+                bounds=partial(_bounds, t.file, self._state.iceberg),
             )
             for t in tasks
         ]
@@ -305,8 +309,44 @@ def _condition(terms: Sequence[Term], state: _State) -> BooleanExpression | None
     """The terms as Iceberg's condition, of the columns whose names are still those of the table."""
     current = {f.name: f.field_id for f in state.table.schema().fields}
     same = {f.name for f in state.iceberg.fields if current.get(f.name) == f.field_id}
-    found = [_CONDITIONS[t.operator](t.column, _literal(t.value)) for t in terms if t.column in same]
+    found = [_of_term(t) for t in terms if t.column in same]
     return reduce(And, found) if found else None
+
+
+def _of_term(term: Term) -> BooleanExpression:
+    found = _CONDITIONS[term.operator](term.column, _literal(term.value))
+    either: Any = Or
+    is_null: Any = IsNull
+    return either(found, is_null(term.column)) if term.or_null else found
+
+
+def _bounds(file: DataFile, schema: Schema, column: str) -> Bounds | None:
+    """What the metadata of a file says of a column of integers, dates or times."""
+    try:
+        field = schema.find_field(column)
+    except ValueError:
+        return None
+    low, high = (file.lower_bounds or {}).get(field.field_id), (file.upper_bounds or {}).get(field.field_id)
+    nulls = (file.null_value_counts or {}).get(field.field_id)
+    try:
+        least, greatest = (_whole_value(form, field.field_type) for form in (low, high))
+    except OverflowError:  # further away than dates here go
+        return None
+    return None if least is None or greatest is None else Bounds(least, greatest, has_null=nulls != 0)
+
+
+def _whole_value(form: bytes | None, kind: IcebergType) -> int | date | datetime | None:
+    """A bound of a column of integers, dates or times; None: there is none, or it is of another type."""
+    if form is None:
+        return None
+    number = int.from_bytes(form, "little", signed=True)  # older files of a widened column have the shorter form
+    if isinstance(kind, IntegerType | LongType):
+        return number
+    if isinstance(kind, DateType):
+        return date(1970, 1, 1) + timedelta(days=number)
+    if isinstance(kind, TimestampType | TimestamptzType):
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=number)
+    return None
 
 
 def _literal(value: Any) -> Any:

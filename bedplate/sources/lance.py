@@ -189,7 +189,8 @@ def _condition(term: Term, dtype: pl.DataType) -> str | None:
         text = f"'{quoted}'"
     else:
         text = repr(value).lower()
-    return f"`{term.column}` {'=' if term.operator == '==' else term.operator} {text}"
+    condition = f"`{term.column}` {'=' if term.operator == '==' else term.operator} {text}"
+    return f"({condition} OR `{term.column}` IS NULL)" if term.or_null else condition
 
 
 def _kept(fragment: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,13 @@ import polars as pl
 from bedplate.canonical import digest
 from bedplate.errors import DataError
 from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, unreadable
-from bedplate.sources.pruning import Term
+from bedplate.sources.footer import read_bounds
+from bedplate.sources.partition import Value, folder_of, partitions
+from bedplate.sources.pruning import Bounds, Term, may_match
 from bedplate.sources.scan import scan_rows
+
+_AT_ONCE = 16
+"""How many files of a partitioned table are read side by side."""
 
 
 @final
@@ -26,11 +32,20 @@ class _Layout:
         schema: every column, with the type that it has in the first file that has it.
         problems: the columns on which files disagree, each with what is wrong.
         is_same: whether all files have the same columns.
+        partition: the columns that the names of folders hold.
+        values: each file's values of them.
     """
 
     schema: Mapping[str, pl.DataType]
     problems: Mapping[str, str]
     is_same: bool
+    partition: Sequence[str]
+    values: Mapping[Path, Mapping[str, Value]]
+
+    def bounds(self, file: Path) -> Mapping[str, Bounds]:
+        """What the names of a file's folders say of columns; null where they do not name one."""
+        known = {c: self.values[file].get(c) for c in self.partition}
+        return {c: Bounds(v, v, is_null=v is None, has_null=v is None) for c, v in known.items()}
 
 
 @final
@@ -38,7 +53,9 @@ class ParquetTable(Table):
     """Parquet files read in the order of their paths.
 
     A column that later files add is null in those before. One that later files lack, or have with another type, can't
-    be used; it does no harm where nothing uses it.
+    be used; it does no harm where nothing uses it. Folders named `column=value` below the folder, or from the first
+    wildcard of a glob on, hold a column each (see `partition.partitions`); a column that a file holds is that of the
+    files, whatever the folders are named.
 
     Args:
         pattern: a file, a folder (every `*.parquet` below it) or a glob.
@@ -46,11 +63,12 @@ class ParquetTable(Table):
         place: what a message says the table is for, in front of the path, such as "source 'orders'".
     """
 
-    __slots__ = ("_footers", "_pattern", "_place", "_root")
+    __slots__ = ("_bounds", "_footers", "_pattern", "_place", "_root")
 
     def __init__(self, pattern: str, root: Path, place: str | None = None) -> None:
         self._pattern, self._root, self._place = pattern, root, place
         self._footers: dict[Path, tuple[int, int, Mapping[str, pl.DataType]]] = {}
+        self._bounds: dict[Path, tuple[int, int, Mapping[str, Bounds]]] = {}
 
     @property
     def name(self) -> str:
@@ -113,7 +131,13 @@ class ParquetTable(Table):
         files = self.files()
         layout = self._layout(files)
         return [
-            Piece(self._state_id([file]), count, partial(self._scan, [file], layout), slices=True)
+            Piece(
+                self._state_id([file]),
+                count,
+                partial(self._rows_of, file, layout) if layout.partition else partial(self._scan, [file], layout),
+                slices=True,
+                bounds=partial(self._bounds_of, file, layout),
+            )
             for file, count in zip(files, self._counts(files), strict=True)
         ]
 
@@ -146,13 +170,30 @@ class ParquetTable(Table):
             raise unreadable(self._where(file), error) from error
         return known[2]
 
+    def _bounds_of(self, file: Path, layout: _Layout, column: str) -> Bounds | None:
+        """What a file's footer, or the names of its folders, say of a column."""
+        if column in layout.partition or column in layout.problems:
+            return layout.bounds(file).get(column)
+        try:
+            state = file.stat()
+            known = self._bounds.get(file)
+            if known is None or known[:2] != (state.st_size, state.st_mtime_ns):
+                known = state.st_size, state.st_mtime_ns, read_bounds(file)
+                self._bounds[file] = known
+        except (OSError, ValueError):  # who reads the file says what is wrong with it
+            return None
+        return known[2].get(column)
+
     def _layout(self, files: Sequence[Path]) -> _Layout:
         schema: dict[str, pl.DataType] = {}
         first: dict[str, Path] = {}
         problems: dict[str, str] = {}
         is_same = True
+        held = {file: self._columns(file) for file in files}
+        types, values = partitions(folder_of(self._root / self._pattern), files)
+        partition = [c for c in types if not any(c in columns for columns in held.values())]
         for file in files:
-            found = self._columns(file)
+            found = {**held[file], **{c: types[c] for c in partition if c in values[file]}}
             for column in {**schema, **found}:
                 got, expected = found.get(column), schema.get(column)
                 is_same = is_same and (got == expected or file is files[0])
@@ -164,7 +205,7 @@ class ParquetTable(Table):
                         f"it is {got or 'not there'} in {self._shown(file)}, in {self._shown(first[column])} it is "
                         f"{expected}",
                     )
-        return _Layout(schema, problems, is_same)
+        return _Layout(schema, problems, is_same, partition, values)
 
     def _state_id(self, files: list[Path]) -> str:
         """The hash of names, sizes and modification times."""
@@ -179,15 +220,13 @@ class ParquetTable(Table):
 
     def _scan(self, files: Sequence[Path], layout: _Layout) -> pl.LazyFrame:
         # The files are found already: a name with a bracket in it is no pattern.
-        if layout.is_same:
+        if layout.is_same and not layout.partition:
             return pl.scan_parquet(list(files), glob=False)
-        schema = {c: dtype for c, dtype in layout.schema.items() if c not in layout.problems}
-        rows = pl.scan_parquet(list(files), glob=False, schema=schema, missing_columns="insert", extra_columns="ignore")
-        if not layout.problems:
-            return rows
+        if not layout.problems and not layout.partition:
+            return _selected(files, layout)
         where = self._where(self._root / self._pattern)
 
-        def read(columns: list[str], _: Sequence[Term]) -> Iterator[pl.DataFrame]:
+        def read(columns: list[str], terms: Sequence[Term]) -> Iterator[pl.DataFrame]:
             for column in columns:
                 if column in layout.problems:
                     raise DataError(
@@ -195,6 +234,31 @@ class ParquetTable(Table):
                         where=where,
                         hint="write all files of the table with one type, or leave the column out",
                     )
-            yield from rows.select(columns).collect_batches(maintain_order=True)
+            wanted = iter([f for f in files if may_match(terms, layout.bounds(f))])
+            while group := list(itertools.islice(wanted, _AT_ONCE)):
+                rows = pl.concat([_partitioned(file, layout, terms).select(columns) for file in group])
+                yield from rows.collect_batches(maintain_order=True)
 
         return scan_rows(where, layout.schema, read)
+
+    def _rows_of(self, file: Path, layout: _Layout) -> pl.LazyFrame:
+        """The rows of one file of a partitioned table, of which a slice costs no more than its own rows."""
+        return self._scan([file], layout) if layout.problems else _partitioned(file, layout)
+
+
+def _selected(files: Sequence[Path], layout: _Layout) -> pl.LazyFrame:
+    """The rows of files, with the columns that can be read of those that they hold."""
+    schema = {c: t for c, t in layout.schema.items() if c not in layout.problems and c not in layout.partition}
+    return pl.scan_parquet(list(files), glob=False, schema=schema, missing_columns="insert", extra_columns="ignore")
+
+
+def _partitioned(file: Path, layout: _Layout, terms: Sequence[Term] = ()) -> pl.LazyFrame:
+    """The rows of one file that may meet the terms, with all columns of the table that can be read."""
+    rows = _selected([file], layout)
+    for term in terms:
+        condition = term.expression(layout.schema[term.column])
+        if condition is not None and term.column not in layout.problems and term.column not in layout.partition:
+            rows = rows.filter(condition)
+    values = layout.values[file]
+    added = [pl.lit(values.get(c), dtype=layout.schema[c]).alias(c) for c in layout.partition]
+    return rows.with_columns(added).select([c for c in layout.schema if c not in layout.problems])

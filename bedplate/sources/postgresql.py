@@ -342,6 +342,7 @@ def _condition(term: Term, kind: str) -> str | None:
     if kind not in _COMPARABLE:
         return None
     column, value = _quoted(term.column), term.value
+    is_null = f" OR {column} IS NULL" if term.or_null else ""
     if isinstance(value, str):
         if "\0" in value:
             return None
@@ -354,7 +355,7 @@ def _condition(term: Term, kind: str) -> str | None:
         text = f"{_text(repr(value))}::float8"
     else:
         text = str(value)
-    return f"{column} {'=' if term.operator == '==' else term.operator} {text}"
+    return f"({column} {'=' if term.operator == '==' else term.operator} {text}{is_null})"
 
 
 def _quoted(name: str) -> str:

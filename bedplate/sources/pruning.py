@@ -8,7 +8,7 @@ that were read. Terms only ever leave out what the condition leaves out too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias, final
@@ -27,7 +27,7 @@ _OPERATORS: Mapping[Operator, Callable[[Any, Any], Any]] = {
 }
 _MIRRORED: Mapping[Operator, Operator] = {"==": "==", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _CLOSED: Sequence[Literal["both", "left", "right", "none"]] = ("both", "left", "right", "none")
-_MILLISECOND = timedelta(milliseconds=1)
+_CUT = timedelta(microseconds=999)
 
 
 @final
@@ -37,13 +37,26 @@ class Term:
 
     Attributes:
         column: a column of the table.
-        operator: how the column's value compares with `value`; a null meets no condition.
+        operator: how the column's value compares with `value`.
         value: of the column's type; never null, never NaN.
+        or_null: whether a null meets the condition too; else it meets none.
     """
 
     column: str
     operator: Operator
     value: Value
+    or_null: bool = False
+
+    def expression(self, dtype: pl.DataType) -> pl.Expr | None:
+        """The condition for Polars, on a column of a type; None: the value has no exact form in it."""
+        column, value = pl.col(self.column), pl.lit(self.value)
+        if isinstance(dtype, pl.Datetime):
+            if dtype.time_unit == "ms":
+                return None
+            value = value if dtype.time_zone is None else value.dt.convert_time_zone(dtype.time_zone)
+            value = value.cast(dtype)
+        met: pl.Expr = _OPERATORS[self.operator](column, value)
+        return met | column.is_null() if self.or_null else met
 
 
 @final
@@ -55,11 +68,22 @@ class Bounds:
         low: no value is less; None: not known.
         high: no value is greater; None: not known.
         is_null: whether every value is null.
+        has_null: whether a value may be null.
     """
 
     low: Any = None
     high: Any = None
     is_null: bool = False
+    has_null: bool = True
+
+    def may_meet(self, term: Term) -> bool:
+        """Whether a value within the bounds may meet a term.
+
+        >>> term = Term("n", "<", 3, or_null=True)
+        >>> Bounds(5, 7).may_meet(term), Bounds(5, 7, has_null=False).may_meet(term)
+        (True, False)
+        """
+        return (term.or_null and (self.is_null or self.has_null)) or self.may_hold(term.operator, term.value)
 
     def may_hold(self, operator: Operator, value: Value) -> bool:
         """Whether a value within the bounds may meet a condition.
@@ -69,8 +93,8 @@ class Bounds:
         """
         if self.is_null:
             return False
-        # Writers cut bounds of times to milliseconds: the greatest value may lie a little above.
-        high = self.high + _MILLISECOND if isinstance(self.high, datetime) else self.high
+        # Writers cut bounds of times to milliseconds: the greatest value may lie up to this much above.
+        high = self.high + _CUT if isinstance(self.high, datetime) else self.high
         try:
             if self.low is not None and operator in ("==", "<", "<="):
                 compare = _OPERATORS["<" if operator == "<" else "<="]
@@ -89,7 +113,7 @@ def may_match(terms: Sequence[Term], bounds: Mapping[str, Bounds]) -> bool:
     >>> may_match([Term("day", "==", 3)], {"day": Bounds(1, 2)}), may_match([Term("day", "==", 3)], {})
     (False, True)
     """
-    return all(bounds[t.column].may_hold(t.operator, t.value) for t in terms if t.column in bounds)
+    return all(bounds[t.column].may_meet(t) for t in terms if t.column in bounds)
 
 
 def terms_of(predicate: pl.Expr | None, schema: Mapping[str, pl.DataType]) -> list[Term]:
@@ -112,8 +136,19 @@ def terms_of(predicate: pl.Expr | None, schema: Mapping[str, pl.DataType]) -> li
     if len(parts) == 3:
         found = _between(predicate, *parts)
     elif len(parts) == 2:
+        if (parts[0] | parts[1]).meta.eq(predicate):
+            return _or_null(parts[0], parts[1], schema)
         found = _comparison(predicate, *parts)
     return [t for column, operator, value in found if (t := _term(column, operator, value, schema)) is not None]
+
+
+def _or_null(left: pl.Expr, right: pl.Expr, schema: Mapping[str, pl.DataType]) -> list[Term]:
+    """The terms of a condition that a null meets too: one of its two parts asks for a null."""
+    for null, other in ((right, left), (left, right)):
+        column = null.meta.root_names()
+        if len(column) == 1 and pl.col(column[0]).is_null().meta.eq(null):
+            return [replace(t, or_null=True) for t in terms_of(other, schema) if t.column == column[0]]
+    return []
 
 
 def _comparison(predicate: pl.Expr, left: pl.Expr, right: pl.Expr) -> list[tuple[pl.Expr, Operator, Any]]:

@@ -62,3 +62,23 @@ def scan_rows(
 def _typed(frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
     other = [pl.col(c).cast(schema[c]) for c, dtype in frame.schema.items() if dtype != schema[c]]
     return frame.with_columns(other) if other else frame
+
+
+def terms_asked(schema: Mapping[str, pl.DataType], query: Callable[[pl.LazyFrame], pl.LazyFrame]) -> Sequence[Term]:
+    """The terms with which a query asks a table of these columns for rows.
+
+    Returns:
+        none where the query reads the table several times, as what it asks for once says little then; or where it
+        fails on no rows.
+    """
+    asked: list[Sequence[Term]] = []
+
+    def rows(columns: list[str] | None, predicate: pl.Expr | None, *_: object) -> Iterator[pl.DataFrame]:
+        asked.append(terms_of(predicate, schema))
+        yield pl.DataFrame(schema={c: schema[c] for c in schema if columns is None or c in columns})
+
+    try:
+        query(register_io_source(rows, schema=dict(schema), is_pure=True)).collect()
+    except UNREADABLE:
+        return []
+    return asked[0] if len(asked) == 1 else []

@@ -11,7 +11,7 @@ class TestMyTable(TableContract):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +19,8 @@ from pathlib import Path
 import polars as pl
 
 from bedplate.errors import BedplateError, DataError
-from bedplate.sources.base import Source, Table
+from bedplate.sources.base import UNREADABLE, Source, Table
+from bedplate.types import DAY, to_micros
 
 FRAME = pl.DataFrame(
     {
@@ -87,6 +88,23 @@ _CONDITIONS: dict[str, pl.Expr] = {
 """Conditions on `FRAME`, of which a table may leave to Polars what it can't use."""
 
 
+_FIRST = to_micros("2026-01-01")
+
+
+def _day(number: int) -> pl.DataFrame:
+    """Two events of a day, at its begin and, but for the date, at its last microsecond."""
+    whole = pl.Series("whole", [_FIRST + number * DAY, _FIRST + (number + 1) * DAY - 1])
+    times = pl.DataFrame({"user": [2 * number, 2 * number + 1], "whole": whole})
+    return times.with_columns(
+        date=whole.cast(pl.Datetime("us")).dt.date(),
+        naive=whole.cast(pl.Datetime("us")),
+        utc=whole.cast(pl.Datetime("us", "UTC")),
+    )
+
+
+_DAYS = [_day(number) for number in range(3)]
+
+
 class TableContract:
     """Inherit, say how a table is made, and run with pytest."""
 
@@ -97,6 +115,13 @@ class TableContract:
     def missing(self, folder: Path) -> Table | None:
         """A table that is not there; None: there is always one."""
         raise BedplateError("a contract suite says what a missing table is", where=type(self).__name__)
+
+    def days(self, folder: Path, frames: Sequence[pl.DataFrame]) -> tuple[Table, Callable[[int], None]] | None:
+        """A table to which the frames were written one by one, and what makes the rows of one of them unreadable.
+
+        None: the kind keeps no rows apart, so that nothing of it can be left unread.
+        """
+        return None
 
     def read_as(self, dtype: pl.DataType) -> pl.DataType | None:
         """The type that a column comes back as: the same unless the format has another for it; None: it has none."""
@@ -197,6 +222,45 @@ class TableContract:
             assert table.snapshot().id != before.id
             assert table.snapshot().rows == 8
 
+    def test_what_holds_no_row_of_a_range_of_times_is_not_read(self, tmp_path: Path) -> None:
+        """A query of one day reads neither the day before nor the one after, whatever type the times have.
+
+        Metadata says of each piece which times are in it, to the millisecond.
+        """
+        for name in _DAYS[0].columns[1:]:
+            made = self.days(tmp_path / name, [frame.select("user", name) for frame in _DAYS])
+            if made is None:
+                return
+            table, damage = made
+            pieces = table.pieces()
+            for day in (0, 2):
+                damage(day)
+            source = Source("rows", table, time=name)
+            inside = source.during(table.scan(), _FIRST + DAY, _FIRST + 2 * DAY)
+            assert source.scan().filter(inside).select("user").collect()["user"].to_list() == [2, 3], name
+            assert _is_unreadable(source.scan()), name
+            bounds = [piece.bounds(name) for piece in pieces]
+            for day, known in enumerate(bounds):
+                assert known is not None, name
+                assert not known.has_null, name
+                assert to_micros(known.low) == _FIRST + day * DAY, name
+                assert 0 <= to_micros(known.high) - to_micros(_DAYS[day][name].to_list()[1]) < 1000, name
+
+    def test_a_range_of_times_holds_the_rows_without_a_time(self, tmp_path: Path) -> None:
+        """They are of no range and of all of them: whoever reads a range finds them."""
+        for name in ("date", "whole", "naive", "utc"):
+            frame = pl.concat(_DAYS)
+            frame = frame.select("user", pl.when(pl.col("user") != 4).then(pl.col(name)).alias("time"))
+            source = Source("rows", self.make(tmp_path, frame), time="time")
+            for begin, until, users in (
+                (_FIRST + DAY, _FIRST + 2 * DAY, [2, 3, 4]),
+                (None, _FIRST + 1, [0, 4] if name != "date" else [0, 1, 4]),
+                (_FIRST + 2 * DAY, None, [4, 5]),
+            ):
+                inside = source.during(source.table().scan(), begin, until)
+                found = source.scan().filter(inside).select("user").collect()["user"]
+                assert found.to_list() == users, (name, begin, until)
+
     def test_a_missing_table_is_an_error(self, tmp_path: Path) -> None:
         """It names the table, and says what to do."""
         table = self.missing(tmp_path)
@@ -216,6 +280,14 @@ class TableContract:
         names = [table.row_name(row) for row in range(4)]
         assert len(set(names)) == 4
         assert all(names)
+
+
+def _is_unreadable(rows: pl.LazyFrame) -> bool:
+    try:
+        rows.select("user").collect()
+    except (DataError, *UNREADABLE):
+        return True
+    return False
 
 
 def _data_error(call: Callable[[], object]) -> DataError | None:

@@ -150,7 +150,7 @@ def test_where_a_window_starts(length, hop, time):
 
 
 def test_the_text_of_an_aggregation_says_what_it_is():
-    assert Sum(X * 2).text == 'Sum([(col("x")) * (dyn int: 2)])'
+    assert Sum(X * 2).text == 'Sum(col("x") * 2)'
     assert LastN({"a": "x", "b": "s"}, 5, age="age").text == 'LastN(col("x"), col("s"); n=5, age=age)'
     assert (Count().text, TimeSince().text) == ("Count()", "TimeSince()")
 

@@ -203,6 +203,6 @@ def test_a_label_of_the_others_looks_forward(aggregation, tmp_path):
 
 def test_texts_for_people():
     rate = Ratio(Count(where=pl.col("a") > 1), Count(), smoothing=(1, 2))
-    assert rate.text == 'Ratio(Count() where [(col("a")) > (dyn int: 1)] / Count(); smoothing=(1, 2))'
+    assert rate.text == 'Ratio(Count() where col("a") > 1 / Count(); smoothing=(1, 2))'
     assert DecayedSum("x", half_life="36h").text == 'DecayedSum(col("x"); half_life=36h)'
     assert Rate(windows="1d", per="1h").text == "Rate(per=1h)"

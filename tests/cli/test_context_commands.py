@@ -66,8 +66,12 @@ def test_lookup_takes_context_of_every_type(project: Path, call: Call) -> None:
     first, second = (row["values"] for row in json.loads(out))
     assert first == {"overlap": 0.5, "alike": 1.0, "rest": 5.0, "age": 10, "guest": True, "items.v": [1.0, 0.0]}
     assert (second["overlap"], second["alike"]) == (0.0, 0.0)
-    code, out, _ = call("lookup", *names[:5], *words)
-    assert [set(row["values"].values()) for row in json.loads(out)] == [{None}, {None}]
+    code, out, _ = call("lookup", "rest", "--context", "budget=null", *words)
+    assert [row["values"]["rest"] for row in json.loads(out)] == [None, None]
+    code, out, said = call("lookup", *names[:5], *words)
+    assert (code, out) == (3, "")
+    assert "no values of the context 'query', which 'overlap' reads" in said
+    assert "--context query=VALUE" in said
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,8 @@ def test_a_mistake_names_the_file_and_line(project: Path, call: Call) -> None:
     (project / "features.py").write_text(FEATURES.replace('inputs=[query, "items.title"]', 'inputs=[query, "items.v"]'))
     code, _, err = call("plan", "--project", project)
     assert code == 2
-    assert err.startswith("error: features.py:12: derived feature 'overlap': the function fails: TypeError")
+    assert err.startswith("error: features.py:12: derived feature 'overlap': token_overlap takes a text, a text; got")
+    assert "request.query string, items.v vector[2]" in err
     (project / "features.py").write_text(FEATURES.replace('"query", str', '"query", dict'))
     code, _, err = call("plan", "--project", project)
     assert err.startswith("error: features.py:10: context 'query': got the type 'dict'")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,78 @@ def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
         return code, out, err
 
     return call
+
+
+def test_a_source_that_changed_is_told_with_all_that_was_indexed(folder: Path, call: Any) -> None:
+    """However many segments the index has, and whatever segments of earlier states still lie beside them."""
+    assert call("apply")[0] == 0
+    add(folder, 2)
+    assert call("apply")[0] == 0
+    for moment in (1, 2):
+        for path in (folder / "data").glob("*.parquet"):
+            os.utime(path, ns=(moment, moment))
+        code, out, _ = call("plan")
+        assert code == 0
+        assert "changed since its index was built: 30 events were indexed, it is 3 files, 30 rows now" in out
+        assert call("apply")[0] == 0
+    # Without a record of what was read last there is no such number.
+    for path in (folder / "data").glob("*.parquet"):
+        os.utime(path, ns=(3, 3))
+    for record in (folder / ".bedplate" / "offline" / "needs").glob("*.json"):
+        record.write_text("{")
+    assert "changed since its index was built: it is 3 files, 30 rows now" in call("plan")[1]
+
+
+ENDED = """
+import os, signal, sys
+from bedplate.cli import main, progress
+
+shown, name = progress.ProgressLine.__call__, sys.argv[1]
+
+
+def show(line, text):
+    shown(line, text)
+    os.kill(os.getpid(), getattr(signal, name))
+
+
+progress.ProgressLine.__call__ = show
+sys.argv = ["bedplate", "apply", "--project", sys.argv[2]]
+main.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_what_ends_a_build_says_that_it_goes_on(folder: Path, call: Any, name: str) -> None:
+    """An orchestrator's SIGTERM as a person's Ctrl-C."""
+    words = [sys.executable, "-c", ENDED, name, str(folder)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr.endswith("interrupted: the finished parts are kept; 'bedplate apply' goes on from them\n")
+    assert call("apply")[0] == 0
+    assert call("plan")[1].endswith("nothing to build\n")
+
+
+def test_plan_says_how_many_bytes_there_are_and_will_be(folder: Path, call: Any) -> None:
+    times = [START + i for i in range(20_000)]
+    frame = pl.DataFrame({"user": [i % 300 for i in range(20_000)], "time": times, "x": range(20_000)})
+    frame.write_parquet(folder / "data" / "00.parquet")
+    before = json.loads(call("plan", "--json")[1])
+    assert (before["bytes_built"], before["bytes"]) == (0, before["views"][0]["bytes"])
+    assert call("apply")[0] == 0
+    after = json.loads(call("plan", "--json")[1])
+    assert after["bytes"] == 0
+    assert after["bytes_built"] == sum(f.stat().st_size for f in folder.glob(".bedplate/offline/*/segments/**/*.*"))
+    assert before["bytes"] == pytest.approx(after["bytes_built"], rel=0.35)
+    assert call("plan")[1].splitlines()[0].endswith(" MB built") or " kB built" in call("plan")[1]
+
+
+def test_what_is_missing_is_told_by_its_condition_and_counted_in_the_table(folder: Path, call: Any) -> None:
+    text = FEATURES.replace('Sum("x", windows="1d")', 'Sum("x", windows="1d", where=pl.col("x") == 3)')
+    (folder / "features.py").write_text(text)
+    words = ("backfill", "visits", "--from", format_time(START), "--to", format_time(START + DAY), "--dry-run")
+    assert "1 timeline, 2 columns, 1 reduction" in call(*words)[1]
+    (part,) = json.loads(call(*words, "--json")[1])["parts"]
+    assert 'col("x") where col("x") == 3' in part["missing"]
 
 
 def test_new_data_is_planned_and_applied_as_an_extension(folder: Path, call: Any) -> None:
@@ -108,7 +183,9 @@ def test_a_backfill_says_what_is_missing_builds_it_and_then_has_nothing_to_do(fo
     window = ("--from", format_time(START), "--to", format_time(START + DAY))
     code, out, _ = call("backfill", "visits", *window, "--dry-run")
     assert code == 0
-    assert "timeline, events, x, sum of x" in out.replace('col("x")', "x")
+    assert "1 timeline, 2 columns, 1 reduction" in out
+    (part,) = json.loads(call("backfill", "visits", *window, "--dry-run", "--json")[1])["parts"]
+    assert part["missing"] == ["timeline", "events", 'col("x")', 'sum of col("x")']
     assert out.splitlines()[-1].startswith("to build: about ")
     assert not (folder / ".bedplate").exists()
     code, out, err = call("backfill", "visits", *window)

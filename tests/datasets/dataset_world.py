@@ -131,6 +131,9 @@ def assert_same_batch(got: Batch, expected: Batch) -> None:
         assert list(columns) == list(others), side
         for name in columns:
             assert column_to_series(columns[name]).to_list() == column_to_series(others[name]).to_list(), name
+    assert list(got.keys) == list(expected.keys)
+    for name, keys in got.keys.items():
+        assert keys.tolist() == expected.keys[name].tolist(), name
     assert list(got.labels) == list(expected.labels)
     for name, values in got.labels.items():
         np.testing.assert_array_equal(values, expected.labels[name])

@@ -144,11 +144,13 @@ def test_feedback_of_another_state_of_the_source_is_refused(tmp_path):
     compiled = make(label).compile(GRAPH)
     history = built(tmp_path / "history", compiled.views)
     snapshot = history.reader(compiled.views[-1]).snapshot
-    dataset = LoadedDataset(compiled, history, {compiled.views[-1].id: snapshot})
-    assert dataset.feedback()[0].used == 1
+    dataset, asked = (LoadedDataset(compiled, history, {compiled.views[-1].id: snapshot}) for _ in range(2))
+    assert asked.feedback()[0].used == 1
     clicks(("r1", "a", 65), ("r2", "a", 125)).table().scan().collect().write_parquet(path)
     with pytest.raises(DataError, match="changed since the dataset was loaded"):
         dataset.summary()
+    # What was counted once is of the state that the dataset is of.
+    assert asked.summary().feedback == asked.feedback()
 
 
 def test_requests_of_the_same_id_type_meet():

@@ -214,13 +214,13 @@ def test_the_summary_counts_what_the_loader_gives(seed):
     for numbers in summary.splits:
         batches = list(Loader(dataset, numbers.name).epoch(9, 0)) if numbers.requests else []
         sampled = [bool(s) for b in batches for s in b.item[SAMPLED].values]
-        assert numbers.rows == len(sampled) == numbers.positives + numbers.negatives
-        assert numbers.negatives == sum(sampled)
-        assert numbers.negatives + numbers.missing_negatives == 6 * (numbers.requests - numbers.without_negatives)
+        assert numbers.rows == len(sampled) == numbers.listed + numbers.drawn
+        assert numbers.drawn == sum(sampled)
+        assert numbers.drawn + numbers.missing_negatives == 6 * (numbers.requests - numbers.without_negatives)
         first, last = dataset.positions(numbers.name)
         assert numbers.duplicates == dataset.spine.duplicates[first:last].sum()
     assert summary.form()["splits"][0]["name"] == "train"
-    assert f"{summary.splits[0].negatives:,}" in str(summary)
+    assert f"{summary.splits[0].drawn:,}" in str(summary)
 
 
 def test_requests_hold_what_was_chosen_and_any_candidates_can_be_assembled():

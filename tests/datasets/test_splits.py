@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from bedplate.datasets.split import SPLITS, TimeSplit
 from bedplate.errors import DefinitionError
+from bedplate.testing.simulator import START
 
 
 @given(
-    times=st.lists(st.integers(0, 300), max_size=60).map(sorted),
-    validation=st.integers(30, 150),
+    times=st.lists(st.integers(START, START + 300), max_size=60).map(sorted),
+    validation=st.integers(START + 30, START + 150),
     length=st.integers(1, 100),
     gap=st.integers(1, 30),
 )

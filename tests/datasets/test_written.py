@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.batch import Batch, Dense, Embedding, Ids, Ragged, column_to_series
+from bedplate.canonical import string_ids
 from bedplate.datasets import writing
 from bedplate.datasets.dataset import Dataset
 from bedplate.datasets.layout import Layout, WrittenColumn
@@ -36,9 +37,11 @@ from bedplate.datasets.written import WrittenDataset
 from bedplate.errors import ConfigError, DataError, DefinitionError, NotFoundError, StoreError
 from bedplate.features.context import Context
 from bedplate.features.derived import DerivedFeature, series_to_column
+from bedplate.features.entity import Entity
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.vectors import vector
 from bedplate.features.view import FeatureView
+from bedplate.offline.history import IndexedHistory
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import ITEM, START, USER
 from bedplate.types import HOUR, Type
@@ -112,6 +115,50 @@ def test_the_tables_join_by_request_for_other_tools(dataset: LoadedDataset, tmp_
     assert items.schema["i2.recent_item"] == pl.List(pl.String)
     assert requests.schema["u2.seen"] == pl.Datetime("us", "UTC")
     assert set(items["candidate_text"].unique()) <= {f"item {i}" for i in range(9)}
+
+
+def test_the_keys_of_the_request_are_in_the_files_with_their_texts(dataset: LoadedDataset, tmp_path: Path) -> None:
+    """A tool that knows neither the hashes nor the project can join the source's own columns."""
+    write_dataset(dataset, tmp_path / "out")
+    requests = pl.read_parquet(tmp_path / "out" / "*" / "*.requests.parquet")
+    log = dataset.compiled.dataset.spine.source.scan().select("request", "user").unique().collect()
+    assert requests.height > 20
+    joined = requests.join(log, left_on="request_text", right_on="request", how="left")
+    assert joined["user"].equals(requests["key.user"], null_equal=False)
+    assert requests["request_id"].to_list() == string_ids(requests["request_text"].to_list())
+
+
+def test_keys_that_are_texts_are_read_when_they_are_written_and_come_back(tmp_path: Path) -> None:
+    events = shop_events(5, 120).with_columns(who=pl.format("u{}", "user"), shop=pl.col("user") * 7)
+    path = tmp_path / "events.parquet"
+    events.write_parquet(path)
+    source = Source("events", str(path), time="time")
+    who = [Entity("who", key="who"), Entity("shop", key="shop")]
+    spine = Spine(source, request="request", entities=who, item=ITEM)
+    features = FeatureGraph([], [DerivedFeature("asked", pl.col("request.time").dt.truncate("1h"))])
+
+    def opened() -> LoadedDataset:
+        shop = Dataset("shop", spine=spine, labels=(), features=["asked"], split=SPLIT, batch_items=20)
+        return LoadedDataset(shop.compile(features), IndexedHistory(tmp_path / "none"))
+
+    loaded = opened()
+    write_dataset(loaded, tmp_path / "out")
+    requests = pl.read_parquet(tmp_path / "out" / "train-0" / "*.requests.parquet")
+    assert {"key.who": pl.Int64, "text.who": pl.String, "key.shop": pl.Int64}.items() <= requests.schema.items()
+    assert "text.shop" not in requests.columns
+    log = events.select("request", "who", "shop").unique()
+    joined = requests.join(log, left_on="request_text", right_on="request", how="left")
+    assert joined["who"].equals(joined["text.who"], null_equal=False)
+    assert joined["shop"].equals(joined["key.shop"], null_equal=False)
+    for one, other in zip(
+        WrittenDataset(tmp_path / "out").loader("train").epoch(0, 0), Loader(loaded, "train").epoch(0, 0), strict=True
+    ):
+        assert_same_batch(one, other)
+        assert one.to_frame().equals(other.to_frame())
+    late = opened()
+    events.head(100).write_parquet(path)
+    with pytest.raises(DataError, match=r"column 'request': the source was changed since the dataset was(.|\n)*anew"):
+        late.frame("train")
 
 
 def test_every_form_of_column_comes_back() -> None:
@@ -270,7 +317,7 @@ def test_damaged_files_are_refused(dataset: LoadedDataset, tmp_path: Path, damag
     elif damage == "manifest":
         index.write_bytes(index.read_bytes()[:-9])
     else:
-        index.write_text(index.read_text().replace('"format": 1', '"format": 2', 1))
+        index.write_text(index.read_text().replace('"format": 2', '"format": 1', 1))
     with pytest.raises(StoreError) as caught:
         WrittenDataset(out).verify()
     assert str(out) in str(caught.value)

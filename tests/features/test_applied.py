@@ -134,11 +134,11 @@ def test_a_plan_shows_what_changed_since_the_last_apply(folder, capsys):
     lines = plan(folder, capsys).splitlines()
     begin = lines.index("changed since the last apply")
     assert lines[begin + 1 : begin + 6] == [
-        '  - double: float64, [(col("spending.last")) * (dyn int: 2)]',
+        '  - double: float64, col("spending.last") * 2',
         "  - spending.n: int64, Count() over all history",
         "  + spending.n_1d: int64, Count() over 1d (hop 1h)",
         '  ~ spending.sum_7d: Sum(col("price")) over 7d (hop 1h) -> Sum(col("price")) over 7d (hop 1d)',
-        '  + twice: float64, [(col("spending.last")) * (dyn int: 2)]',
+        '  + twice: float64, col("spending.last") * 2',
     ]
     changes = json.loads(plan(folder, capsys, "--json"))["changes"]
     assert [f["name"] for f in changes["added"]] == ["spending.n_1d", "twice"]

@@ -129,7 +129,7 @@ def test_a_function_of_one_text_is_called_once_for_each():
         (rows.flipped, ["v.image"], "vector[4]", r"shape \[7, 3\], expected an array \[7, 4\] of vector"),
         (rows.lengths, ["v.name"], str, "a int among the strings"),
         (rows.double, ["v.x"], list[float], "gives .* lists|gives a ndarray"),
-        (rows.failing, ["v.x"], float, "the function fails: ValueError: no such zone"),
+        (rows.failing, ["v.x"], float, "fails: ValueError: no such zone; its inputs are v.x float64\n  it must take"),
         (rows.double, ["v.tags"], float, "'v.tags' is a list of string, which no function takes"),
         (rows.double, ["v.y"], float, "unknown feature 'v.y'"),
     ],
@@ -138,6 +138,39 @@ def test_a_function_of_one_text_is_called_once_for_each():
 def test_what_is_wrong_is_said_when_it_is_defined(function, inputs, kind, message):
     with pytest.raises(DefinitionError, match=message):
         graph(feature(function, inputs, kind))
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "message"),
+    [
+        (
+            ready.cosine,
+            ["v.image", "v.name"],
+            r"cosine takes a vector, a vector; got v.image vector\[3\], v.name string",
+        ),
+        (ready.dot, ["v.image", "wide"], r"dot takes vectors of one width; got v.image vector\[3\], wide vector\[4\]"),
+        (
+            ready.haversine,
+            ["v.x", "v.x", "v.name", "v.x"],
+            "haversine takes a number, .*; got v.x float64, v.x float64, v.name",
+        ),
+        (ready.haversine, ["v.x", "v.x"], "haversine takes a number, .*; got v.x float64, v.x float64"),
+        (ready.token_overlap, ["v.name", "v.n"], "token_overlap takes a text, a text; got v.name string, v.n int64"),
+        (ready.local_hour, ["v.x", "v.name"], "local_hour takes a time, a text; got v.x float64, v.name string"),
+        (
+            ready.local_weekday,
+            ["v.name", "request.time"],
+            "local_weekday takes a time, a text; got v.name string, request.time",
+        ),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
+)
+def test_a_shipped_function_says_which_types_it_takes(function, inputs, message):
+    """In the project's words, not in NumPy's."""
+    wide = DerivedFeature("wide", function=rows.widened, inputs=["v.image"], type="vector[4]")
+    with pytest.raises(DefinitionError, match=message) as caught:
+        graph(wide, feature(function, inputs, int if "local" in function.__name__ else float))
+    assert "derived feature 'f'" in str(caught.value)
 
 
 def test_the_law_of_rows_is_checked_on_the_first_real_rows_too():

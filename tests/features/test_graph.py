@@ -197,9 +197,9 @@ def test_a_difference_is_readable():
     made = diff(GRAPH.features, new.features)
     assert made.lines() == [
         '- hour: int64, col("request.time").dt.hour()',
-        '~ rate: [(col("i.sum")) / (col("u.n_7d"))] -> [(col("i.sum")) / ([(col("u.n_7d")) + (dyn int: 1)])]',
-        '~ twice: [(col("rate")) * (dyn int: 2)] (what it is computed from has changed: its source, the step '
-        "prepare, or its inputs)",
+        '~ rate: col("i.sum") / col("u.n_7d") -> col("i.sum") / (col("u.n_7d") + 1)',
+        '~ twice: col("rate") * 2 '
+        "(what it is computed from has changed: its source, the step prepare, its code, or its inputs)",
         '- u.at: int64, Last(col("time")) over all history',
         '~ u.last: string, Last(col("item")) over all history -> float64, Last(col("x")) over all history',
         "+ u.n_30d: int64, Count() over 30d (hop 1d)",

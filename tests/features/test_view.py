@@ -176,9 +176,9 @@ def test_the_text_says_all_that_a_person_asks_about():
         delay="5m",
     ).compile()
     assert [f.text for f in made.features.values()] == [
-        'Sum(col("x")) over 7d (hop 1h) where [(col("y")) > (dyn int: 0)] and col("b"), delay 5m',
-        'LastN(col("s"); n=3) over all history where [(col("y")) > (dyn int: 0)], ttl 30d, delay 5m',
-        'Count() over 10us (exact, last 5 events) where [(col("y")) > (dyn int: 0)], delay 5m',
+        'Sum(col("x")) over 7d (hop 1h) where col("y") > 0 and col("b"), delay 5m',
+        'LastN(col("s"); n=3) over all history where col("y") > 0, ttl 30d, delay 5m',
+        'Count() over 10us (exact, last 5 events) where col("y") > 0, delay 5m',
     ]
 
 

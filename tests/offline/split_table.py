@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import polars as pl
 
 from bedplate.canonical import digest, digest_bytes
-from bedplate.sources.base import Piece, Snapshot, Table
+from bedplate.sources.base import Piece, Snapshot, Table, is_time
+from bedplate.sources.pruning import Bounds
 
 
 class SplitTable(Table):
@@ -36,4 +38,12 @@ class SplitTable(Table):
         ids = [
             digest_bytes([str(i).encode(), p.rechunk().write_ipc(None).getvalue()]) for i, p in enumerate(self.parts)
         ]
-        return [Piece(i, p.height, p.lazy) for i, p in zip(ids, self.parts, strict=True)]
+        return [Piece(i, p.height, p.lazy, bounds=partial(_bounds, p)) for i, p in zip(ids, self.parts, strict=True)]
+
+
+def _bounds(rows: pl.DataFrame, column: str) -> Bounds | None:
+    values = rows[column] if column in rows.columns else None
+    if values is None or not is_time(values.dtype):
+        return None
+    nulls = values.null_count()
+    return Bounds(values.min(), values.max(), is_null=nulls == len(values), has_null=nulls > 0)

@@ -232,6 +232,7 @@ def test_late_rows_and_ties_across_segments_equal_the_oracle(tmp_path_factory, s
     folder, available = tmp_path_factory.mktemp("history"), order[0]
     where = sorted({c * len(simulation.events) // 100 for c in cuts})
     used = ("events_in", "quantity", "cheapest", "last_kind", "recent", "near_recent", "different_in", "since")
+    used += ("first_price", "first_kind", "first_seen_in", "first_item_in", "last_over_first")
     chosen = {n: a for n, a in every_aggregation().items() if n in used}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory.Budget, "buckets", lambda self, view, rows, threads: buckets)

@@ -24,6 +24,7 @@ from bedplate.features.view import FeatureView
 from bedplate.offline import memory
 from bedplate.offline.collect import collect
 from bedplate.offline.compact import compact, tail
+from bedplate.offline.extend import needs_of
 from bedplate.offline.history import IndexedHistory
 from bedplate.offline.listing import listing
 from bedplate.offline.memory import Budget
@@ -292,7 +293,7 @@ def test_what_another_project_needs_is_kept_until_it_is_gone(tmp_path):
     (other / "bedplate.toml").touch()
     view = account_view(days(1))
     built(store, view)
-    record_needs(store, other, [IndexedHistory(store).build(view)])
+    record_needs(store, other, needs_of([IndexedHistory(store).build(view)]))
     assert garbage(store, root=tmp_path / "mine") == []
     (other / "bedplate.toml").unlink()
     assert garbage(store, root=tmp_path / "mine") == [("segment", False)]

@@ -15,6 +15,7 @@ from bedplate.errors import DataError, DefinitionError
 from bedplate.sources.base import Source
 from bedplate.sources.events import read_events
 from bedplate.sources.postgresql import PostgreSQLTable, open_table
+from bedplate.types import to_micros
 
 ROWS = """
 CREATE TABLE {name} (n int8 PRIMARY KEY, time timestamptz, x float8, word text);
@@ -94,10 +95,18 @@ def test_the_server_gets_what_is_asked_for_and_no_more(server, name):
     query = rows.filter(pl.col("time") >= datetime(2026, 1, 2, tzinfo=UTC), pl.col("word") == "it's").select("n")
     assert query.collect()["n"].to_list() == []
     assert rows.filter(pl.col("n") * 2 > 4).select("n").collect()["n"].to_list() == [3]
+    source = Source("rows", table(name), time="time")
+    inside = source.during(rows, to_micros("2026-01-02"), to_micros("2026-01-03"))
+    assert source.events(rows).filter(inside).select("n").collect()["n"].to_list() == [2]
     server.execute("ALTER SYSTEM RESET log_statement", "SELECT pg_reload_conf()")
     asked = [line for line in server.log.read_text().splitlines() if f"FROM {name}" in line and "ORDER BY" in line]
     conditions = "\"word\" COLLATE \"C\" = 'it''s'", "\"time\" >= '2026-01-02T00:00:00+00:00'::timestamptz"
     assert any(all(c in line for c in conditions) for line in asked)
+    ranged = (
+        '("time" >= \'2026-01-02T00:00:00+00:00\'::timestamptz OR "time" IS NULL)',
+        '("time" < \'2026-01-03T00:00:00+00:00\'::timestamptz OR "time" IS NULL)',
+    )
+    assert any(all(c in line for c in ranged) for line in asked)
     assert all('"x"' not in line for line in asked)
     assert any(f'SELECT "n" AS "n" FROM {name} ORDER BY "n"' in line for line in asked)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate.sources.pruning import Bounds, may_match, terms_of
+from bedplate.sources.pruning import Bounds, Term, may_match, terms_of
 from bedplate.testing.tables import TYPES
 
 SCHEMA = {
@@ -40,10 +40,13 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
         (pl.col("b") == pl.lit(value=True), "b == True"),
         (pl.col("x") < 2.5, "x < 2.5"),
         (pl.col("n") > pl.lit(2) + 3, "n > 5"),
+        ((pl.col("n") > 1) | pl.col("n").is_null(), "n > 1 or null"),
+        (pl.col("n").is_null() | pl.col("n").is_between(2, 4), "n >= 2 or null, n <= 4 or null"),
     ],
 )
 def test_terms_are_found(condition, expected):
-    assert ", ".join(f"{t.column} {t.operator} {t.value}" for t in terms_of(condition, SCHEMA)) == expected
+    shown = [f"{t.column} {t.operator} {t.value}{' or null' * t.or_null}" for t in terms_of(condition, SCHEMA)]
+    assert ", ".join(shown) == expected
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,8 @@ def test_terms_are_found(condition, expected):
     [
         pl.col("n") != 3,
         (pl.col("n") > 1) | (pl.col("s") == "a"),
+        (pl.col("n") > 1) | pl.col("s").is_null(),
+        (pl.col("n") > 1) | pl.col("n").is_not_null(),
         ~(pl.col("n") > 1),
         pl.col("n") > pl.col("x"),
         pl.col("n").is_null(),
@@ -85,7 +90,9 @@ values = st.lists(st.none() | numbers, min_size=1, max_size=5)
 def conditions(draw: st.DrawFn) -> pl.Expr:
     """Comparisons of a column with numbers, in conjunctions and disjunctions."""
     column, value = pl.col(draw(st.sampled_from(["a", "b"]))), draw(numbers)
-    kind = draw(st.integers(0, 8))
+    kind = draw(st.integers(0, 9))
+    if kind == 9:
+        return (column < value) | column.is_null()
     if kind == 7:
         return draw(conditions()) & draw(conditions())
     if kind == 8:
@@ -98,9 +105,43 @@ def conditions(draw: st.DrawFn) -> pl.Expr:
 def test_a_file_is_left_out_only_without_a_row(a, b, condition):
     count = min(len(a), len(b))
     rows = pl.DataFrame({"a": a[:count], "b": b[:count]}, schema={"a": pl.Int64, "b": pl.Int64})
-    bounds = {c: Bounds(rows[c].min(), rows[c].max(), rows[c].null_count() == count) for c in rows.columns}
-    if not may_match(terms_of(condition, dict(rows.schema)), bounds):
+    nulls = {c: rows[c].null_count() for c in rows.columns}
+    bounds = {c: Bounds(rows[c].min(), rows[c].max(), n == count, n > 0) for c, n in nulls.items()}
+    terms = terms_of(condition, dict(rows.schema))
+    if not may_match(terms, bounds):
         assert rows.filter(condition).is_empty()
+    kept = rows.lazy()
+    for term in terms:
+        kept = kept.filter(expression(term, pl.Int64()))
+    assert kept.filter(condition).collect().equals(rows.filter(condition))
+
+
+def expression(term: Term, dtype: pl.DataType) -> pl.Expr:
+    found = term.expression(dtype)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (pl.Datetime("us", "UTC"), [False, True, True]),
+        (pl.Datetime("us", "Europe/Berlin"), [False, True, True]),
+        (pl.Datetime("ns", "America/New_York"), [False, True, True]),
+        (pl.Datetime("ms", "UTC"), None),
+    ],
+)
+def test_a_term_is_a_condition_on_times_of_any_zone_where_it_is_exact(dtype, expected):
+    times = pl.Series("t", [NOON.replace(hour=11), NOON, NOON.replace(hour=13)]).cast(dtype)
+    found = Term("t", ">=", NOON).expression(dtype)
+    assert (None if found is None else pl.select(t=times).select(found)["t"].to_list()) == expected
+
+
+def test_a_file_with_a_null_is_read_where_a_null_is_asked_for():
+    terms = terms_of((pl.col("n") > 5) | pl.col("n").is_null(), SCHEMA)
+    assert may_match(terms, {"n": Bounds(0, 5)})
+    assert may_match(terms, {"n": Bounds(is_null=True, has_null=True)})
+    assert not may_match(terms, {"n": Bounds(0, 5, has_null=False)})
 
 
 def test_bounds_leave_files_out():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import lance
@@ -35,9 +36,24 @@ class TestMemoryTable(TableContract):
         return None
 
 
+def in_order_of_writing(found: Iterable[Path], count: int) -> Callable[[int], None]:
+    """What takes away the file of a day, of files that were written one after the other."""
+    files = sorted(found, key=lambda p: p.stat().st_mtime_ns)
+    assert len(files) == count
+    return lambda day: files[day].unlink()
+
+
 class ParquetContract(TableContract):
     def missing(self, folder: Path) -> Table | None:
         return ParquetTable("missing.parquet", folder, "source 'orders'")
+
+
+def damage_rows(file: Path) -> None:
+    """Makes the rows of a Parquet file unreadable; what its footer says stays."""
+    content = bytearray(file.read_bytes())
+    length = int.from_bytes(content[-8:-4], "little")
+    content[4 : -8 - length] = bytes(len(content) - 12 - length)
+    file.write_bytes(content)
 
 
 class TestParquetFile(ParquetContract):
@@ -53,6 +69,29 @@ class TestParquetFolder(ParquetContract):
         frame[:middle].write_parquet(folder / "rows" / "a.parquet")
         frame[middle:].write_parquet(folder / "rows" / "later" / "a.parquet")
         return ParquetTable("rows", folder)
+
+    def days(self, folder: Path, frames: Sequence[pl.DataFrame]) -> tuple[Table, Callable[[int], None]]:
+        folder.mkdir()
+        files = [folder / f"{day}.parquet" for day in range(len(frames))]
+        for file, frame in zip(files, frames, strict=True):
+            frame.write_parquet(file)
+        return ParquetTable(".", folder), lambda day: damage_rows(files[day])
+
+
+class TestPartitionedParquet(ParquetContract):
+    def make(self, folder: Path, frame: pl.DataFrame) -> Table:
+        """Part of a partition column is in the folder, and part in the files, which hold all: theirs is what counts."""
+        for place, rows in (("user=7/day=2026-01-01", frame[:2]), ("user=8/day=x", frame[2:])):
+            (folder / "rows" / place).mkdir(parents=True, exist_ok=True)
+            rows.write_parquet(folder / "rows" / place / "a.parquet")
+        return ParquetTable("rows" if {"day", "user"} <= set(frame.columns) else "rows/*/*/*.parquet", folder)
+
+    def days(self, folder: Path, frames: Sequence[pl.DataFrame]) -> tuple[Table, Callable[[int], None]]:
+        files = [folder / f"day={day}" / "a.parquet" for day in range(len(frames))]
+        for file, frame in zip(files, frames, strict=True):
+            file.parent.mkdir(parents=True)
+            frame.write_parquet(file)
+        return ParquetTable(".", folder), lambda day: damage_rows(files[day])
 
 
 class TestParquetGlob(ParquetContract):
@@ -71,6 +110,11 @@ class TestDeltaTable(TableContract):
 
     def missing(self, folder: Path) -> Table | None:
         return DeltaTable("missing")
+
+    def days(self, folder: Path, frames: Sequence[pl.DataFrame]) -> tuple[Table, Callable[[int], None]]:
+        for frame in frames:
+            write_deltalake(folder, frame, mode="append")
+        return DeltaTable(folder), in_order_of_writing(folder.glob("*.parquet"), len(frames))
 
     def read_as(self, dtype: pl.DataType) -> pl.DataType | None:
         if isinstance(dtype, pl.Datetime):
@@ -95,6 +139,14 @@ class TestIcebergTable(TableContract):
             return pl.Datetime("us", dtype.time_zone) if has_form else None
         small = dtype in (pl.Int8, pl.Int16)
         return None if dtype.is_unsigned_integer() else pl.Int32() if small else dtype
+
+    def days(self, folder: Path, frames: Sequence[pl.DataFrame]) -> tuple[Table, Callable[[int], None]]:
+        folder.mkdir()
+        with Warehouse(folder) as warehouse:
+            warehouse.create("days", frames[0])
+            for frame in frames:
+                warehouse.append("days", frame)
+        return IcebergTable("shop/days", root=folder), in_order_of_writing(folder.rglob("*.parquet"), len(frames))
 
 
 class TestLanceTable(TableContract):

@@ -207,6 +207,15 @@ def test_the_command_trains_and_promotes(project: Project, capsys: pytest.Captur
     assert shown["model"] == "retail_logistic"
     registry = Registry(project.config.registry_path)
     assert registry.get("retail_logistic@champion").version == shown["version"]
+    assert shown["new"]
+    # Trained on equal data with equal settings it is the same version, and says so.
+    assert command([*words[:4], *words[5:]]) == 0
+    said = capsys.readouterr().out
+    same = (
+        f"retail_logistic:{shown['version']} is already there as champion, equal to the last byte: run {shown['run']}"
+    )
+    assert said.startswith(same)
+    assert "registered retail" not in said
     assert command(["train", "retail_logistik", "--project", str(project.root)]) == 4
     assert "retail_logistic" in capsys.readouterr().err
 
