@@ -2,8 +2,8 @@
 
 Each seed is a month of its own with late, duplicate, out-of-order and poisoned events, seen by four views that together
 hold every aggregation. After each step every view's answers are compared with the oracle over exactly the events that
-its state says are in the store: one lost, or counted twice, is a difference. The first difference ends the campaign with
-the seed, the step, what was done so far, and the fewest events that show it.
+its state says are in the store: one lost, or counted twice, is a difference. The first difference ends the campaign
+with the seed, the step, what was done so far, and the fewest events that show it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,18 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from campaign_oracle import Wrong, compare, smallest
-from campaign_world import VIEWS, World
+from campaign_world import VIEWS, CommandError, World
 
 INGEST = ("ingest", "stream", "--late")
+
+
+ACTIONS = ("ingest", "kill", "follow", "restart", "poison", "again", "change", "reload")
+"""What can happen in a step: the methods of `Campaign`."""
 
 
 class DifferenceError(Exception):
@@ -32,17 +38,16 @@ class Campaign:
         folder: an empty folder for the project.
         seed: what happens follows from it, but for the moments of kills.
         events: how many events the month has.
-        steps: how many steps there are; the last one takes in all that is left.
+        steps: what happens, of `ACTIONS`; after the last one all that is left is taken in.
         questions: how many keys and times are asked for of each view after each step.
         store: the URL of the online store.
     """
 
-    def __init__(self, folder: Path, seed: int, events: int, steps: int, questions: int, store: str) -> None:
+    def __init__(self, folder: Path, seed: int, events: int, steps: Sequence[str], questions: int, store: str) -> None:
         self.world = World(folder, seed, events, store)
         self.done: list[str] = []
-        self.compared = 0
         self._steps, self._questions = steps, questions
-        self._each = -(-(events - self.world.loaded) // steps)
+        self._each = -(-(events - self.world.loaded) // len(steps))
 
     def run(self) -> None:
         """Runs it.
@@ -55,13 +60,8 @@ class Campaign:
         world.run("apply")
         world.run("materialize")
         self._check("loaded")
-        actions = [self._ingest, self._kill, self._follow, self._restart, self._poison, self._again, self._change]
-        actions += [self._reload]
-        order: list[int] = []
-        for _ in range(self._steps):
-            if not order:  # each comes once before any comes again
-                order = world.draw.permutation(len(actions)).tolist()
-            actions[order.pop()]()
+        for step in self._steps:
+            getattr(self, f"_{step}")()
         world.send(len(world.events))
         world.run(*INGEST)
         self._check("all taken in")
@@ -127,7 +127,6 @@ class Campaign:
     def _check(self, step: str) -> None:
         self.done.append(f"{step} ({self.world.sent:,} events sent)")
         found = list(compare(self.world, self._questions))
-        self.compared += 1
         if found:
             raise DifferenceError(self._report(found))
 
@@ -146,6 +145,14 @@ class Campaign:
         return "\n  ".join(lines)
 
 
+def drawn_steps(seed: int, count: int) -> list[str]:
+    """What happens: each action comes once before any comes again."""
+    draw, steps = np.random.default_rng([seed, 2]), list[str]()
+    while len(steps) < count:
+        steps += draw.permutation(ACTIONS).tolist()
+    return steps[:count]
+
+
 def main() -> int:
     """Runs the campaign of the command line; 0: every answer was the oracle's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,15 +165,14 @@ def main() -> int:
     options = parser.parse_args()
     for seed in range(options.first, options.first + options.seeds):
         began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix=f"campaign-{seed}-"))
-        campaign = Campaign(
-            folder / "project", seed, options.events, options.steps, options.questions, options.store
-        )
+        steps = drawn_steps(seed, options.steps)
+        campaign = Campaign(folder / "project", seed, options.events, steps, options.questions, options.store)
         try:
             campaign.run()
-        except Exception as error:
-            print(f"{type(error).__name__}: {error}", "what was done: " + "; ".join(campaign.done), folder, sep="\n  ")
+        except (DifferenceError, CommandError) as error:
+            print(f"seed {seed}: {type(error).__name__}: {error}\n  steps: {', '.join(steps)}\n  {folder}")
             return 7
-        print(f"seed {seed}: {campaign.compared} comparisons, all equal, {time.monotonic() - began:.0f} s", flush=True)
+        print(f"seed {seed}: {len(campaign.done)} comparisons, all equal, {time.monotonic() - began:.0f} s", flush=True)
     return 0
 
 

@@ -51,9 +51,7 @@ def compare(world: World, count: int) -> Iterator[Wrong]:
     with open_store(world.store, world.folder) as store:
         states = {name: read_state(store, project.views[name]) for name in VIEWS}
         counts = {name: taken(world, state) for name, state in states.items()}
-        references = {
-            name: Reference(project.views[name], world.events[: counts[name]].lazy()) for name in VIEWS
-        }
+        references = {name: Reference(project.views[name], world.events[: counts[name]].lazy()) for name in VIEWS}
         for name in VIEWS:
             yield from _of_view(world, store, project.views[name], references[name], states[name], count)
         if len(set(counts.values())) == 1:
@@ -116,7 +114,9 @@ def smallest(world: World, wrong: Wrong) -> str:
         ids = rows[column] if rows[column].dtype.is_integer() else pl.Series(string_ids(rows[column].to_list()))
         rows = rows.filter(ids == key)
     if not _differs(world, wrong, rows):
-        return "not in memory with the key's events alone: look at what was killed, at the load and at the order of steps"
+        return (
+            "not in memory with the key's events alone: look at what was killed, at the load and at the order of steps"
+        )
     step, tries = max(1, len(rows) // 2), 0
     while step and tries < _TRIES:
         begin = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -197,7 +196,7 @@ class World:
     def _write(rows: pl.DataFrame, path: Path) -> None:
         aside = path.with_name(f".{path.name}.tmp")
         rows.write_parquet(aside)
-        os.replace(aside, path)
+        aside.replace(path)
 
 
 def questions(draw: np.random.Generator, watermark: int, count: int) -> np.ndarray:
