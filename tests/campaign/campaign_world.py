@@ -180,8 +180,9 @@ class World:
 
     def _names(self, view: str) -> list[str]:
         names = np.array(list(every_aggregation()))
-        kept = names[self.draw.random(len(names)) < 0.7].tolist()
-        return sorted({*kept, "events", *(["last_item"] if view == "by_user" else [])})
+        # One view has them all, the others most, so that layouts differ.
+        kept = names[self.draw.random(len(names)) < (1 if view == "by_user" else 0.7)].tolist()
+        return sorted({*kept, "events"})
 
     def _define(self) -> None:
         text = DEFINITIONS.format(chosen=self._chosen, hours=self._hours)
