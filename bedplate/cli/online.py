@@ -1,4 +1,4 @@
-"""`bedplate online`: what the online store holds, compaction, and deleting what nobody needs."""
+"""`bedplate online`: what the online store holds, whether history says the same, and deleting what nobody needs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from bedplate.cli.main import INTERRUPTED_EXIT
 from bedplate.cli.options import echo_json, json_option, open_online, project_option
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.tables import elapsed, moment, size, table
+from bedplate.cli.verify import verify
 
 if TYPE_CHECKING:
     from bedplate.online.compact import Compacted
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def online() -> None:
-    """List, compact and clean up the online store.
+    """List, compact, clean up and verify the online store.
 
     \b
     Examples:
       bedplate online ls
       bedplate online compact --dry-run
       bedplate online drop old_view
+      bedplate online verify
     """
 
 
@@ -169,3 +171,6 @@ def drop(view: str, directory: Path, as_json: bool) -> None:
         return
     rows, freed = sum(v.rows for v in gone), size(sum(v.bytes for v in gone))
     click.echo(f"deleted {len(gone):,} versions of '{view}': {rows:,} rows, {freed}")
+
+
+online.add_command(verify)

@@ -26,7 +26,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON f
 
 def echo_json(value: Any) -> None:
     """Writes a value as indented JSON to stdout; numbers that aren't numbers are null."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def open_registry(directory: Path) -> Registry:

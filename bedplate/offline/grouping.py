@@ -36,6 +36,16 @@ def merged_groups(
         yield _group(readers, keys[start:stop], [p[start:stop] for p in places])
 
 
+def events_of(readers: Sequence[IndexReader], keys: Int64s) -> GroupedRows:
+    """All events of some keys.
+
+    Args:
+        readers: of all buckets of all segments, those of a segment before those that arrived after it.
+        keys: [k, entities] int64, different ones.
+    """
+    return _group(readers, keys, [_positions(reader.timeline.keys, keys) for reader in readers])
+
+
 def _own(keys: Int64s, bucket: int, buckets: int) -> tuple[Array, Int64s]:
     own = np.flatnonzero(bucket_numbers(keys, buckets) == bucket)
     return own, keys[own]

@@ -24,7 +24,7 @@ from bedplate.offline import seek
 from bedplate.offline.answer import Answer
 from bedplate.offline.cover import Slot
 from bedplate.offline.coverage import Coverage
-from bedplate.offline.grouping import merged_groups
+from bedplate.offline.grouping import events_of, merged_groups
 from bedplate.offline.lookup import (
     BLOCK,
     Asked,
@@ -322,18 +322,28 @@ class ViewReader:
         parts = [part.keys for segment in self.segments for part in segment.parts]
         return parts[0] if len(parts) == 1 else np.unique(np.concatenate(parts), axis=0)
 
+    def events(self, keys: Int64s) -> GroupedRows:
+        """All events of some keys [k, entities], different ones in ascending order.
+
+        Raises:
+            StoreError: the index holds ranges of times only.
+        """
+        self._check_whole()
+        return events_of(self._every(), keys)
+
+    def later(self, time: int) -> int:
+        """How many events could be known at a time or later, apart from a delay; microseconds."""
+        timelines = [reader.timeline for reader in self._every()]
+        known = [t.times if t.known is None else t.known.rows for t in timelines]
+        return sum(int(np.count_nonzero(k >= time)) for k in known)
+
     def grouped(self, keys_at_once: int) -> Iterator[GroupedRows]:
         """All events, a run of keys at a time.
 
         Raises:
             StoreError: the index holds ranges of times only.
         """
-        if self._coverage is not None and not self._coverage.is_whole:
-            raise StoreError(
-                f"the as-of index holds events {self._coverage.text} only, and all are needed",
-                where=self.view.place,
-                hint="run: bedplate apply",
-            )
+        self._check_whole()
         if self._only is not None:
             yield from self._only.grouped(keys_at_once)
             return
@@ -342,3 +352,11 @@ class ViewReader:
             yield from merged_groups(readers, bucket, self.buckets, keys_at_once)
             for reader in readers:
                 reader.forget()
+
+    def _check_whole(self) -> None:
+        if self._coverage is not None and not self._coverage.is_whole:
+            raise StoreError(
+                f"the as-of index holds events {self._coverage.text} only, and all are needed",
+                where=self.view.place,
+                hint="run: bedplate apply",
+            )

@@ -7,6 +7,7 @@ A generation is what one bulk load brought and the stream added to it; the view'
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -95,6 +96,13 @@ def prefixed(prefix: bytes, keys: Int64s) -> list[bytes]:
     out["view"] = prefix
     np.bitwise_xor(np.ascontiguousarray(keys).view(np.uint64), _SIGN, out=out["keys"])
     return out.view(f"V{form.itemsize}").tolist()
+
+
+def entities_in(names: Sequence[bytes], entities: int) -> Int64s:
+    """[n, entities] int64: the keys of entities that keys of rows hold, the inverse of `row_keys`."""
+    width = 8 * entities
+    words = np.frombuffer(b"".join(name[-width:] for name in names), ">u8").astype(np.uint64)
+    return (words ^ _SIGN).view(np.int64).reshape(-1, entities)
 
 
 @functools.lru_cache

@@ -83,7 +83,15 @@ class Simulation:
         return Simulation(self.events, self.users[kept], self.items[kept], self.times[kept])
 
 
-def simulate(seed: int, events: int = 200, questions: int = 60, users: int = 4, items: int = 3) -> Simulation:
+def simulate(
+    seed: int,
+    events: int = 200,
+    questions: int = 60,
+    users: int = 4,
+    items: int = 3,
+    span: int = SPAN,
+    pace: int = SPAN // 200,
+) -> Simulation:
     """A simulated history.
 
     Args:
@@ -92,11 +100,13 @@ def simulate(seed: int, events: int = 200, questions: int = 60, users: int = 4, 
         questions: how many rows to ask for.
         users: how many users have events, at most; one more is asked for.
         items: how many items have events, at most; one more is asked for.
+        span: how long the history is, microseconds; then its times begin anew.
+        pace: how long it is from one event to the next, at most; microseconds.
 
     >>> simulate(7, events=50).events.head(20).equals(simulate(7, events=20).events)
     True
     """
-    frame = _events(seed, events, users, items)
+    frame = _events(seed, events, users, items, span, pace)
     draw = np.random.default_rng([seed, 100])
     names = [f"item {i}" for i in range(items + 1)]
     return Simulation(
@@ -107,9 +117,9 @@ def simulate(seed: int, events: int = 200, questions: int = 60, users: int = 4, 
     )
 
 
-def _events(seed: int, count: int, users: int, items: int) -> pl.DataFrame:
+def _events(seed: int, count: int, users: int, items: int, span: int, pace: int) -> pl.DataFrame:
     streams = iter(np.random.default_rng([seed, i]) for i in range(60))
-    times = _times(streams, count)
+    times = _times(streams, count, span, pace)
     prices = np.round(next(streams).random(count) * 100, 2)
     nan = next(streams).random(count) < 0.05
     frame = pl.DataFrame(
@@ -149,9 +159,9 @@ def _known(times: Int64s, streams: Iterator[np.random.Generator]) -> Int64s:
     return np.where(kind > 0.95, times - MINUTE, result)
 
 
-def _times(streams: Iterator[np.random.Generator], count: int) -> Int64s:
+def _times(streams: Iterator[np.random.Generator], count: int, span: int, pace: int) -> Int64s:
     """Times that mostly grow with arrival: on edges, beside them, tied with an earlier one, or late."""
-    base = START + _whole(next(streams), 0, SPAN // 200, count).cumsum() % SPAN
+    base = START + _whole(next(streams), 0, pace, count).cumsum() % span
     kind = next(streams).random(count)
     step = _STEPS[_whole(next(streams), 0, len(_STEPS), count)]
     beside = base - base % step + _whole(next(streams), -1, 2, count)
