@@ -67,9 +67,13 @@ class Held:
         Raises:
             StoreError: the store can't be read or does not hold the view.
         """
-        values = store.read_many([*store_keys.row_keys(view, keys), store_keys.state_of(view)])
-        words, offsets = values.rows(len(keys))
-        return Held(decode_state(values.last(1)[0], view, store), words, offsets)
+        of_state = store_keys.state_of(view)
+        state = decode_state(store.read_many([of_state]).data, view, store)
+        while True:  # again where the view is switched to another generation meanwhile
+            values = store.read_many([*store_keys.row_keys(view, keys, state.generation), of_state])
+            before, state = state, decode_state(values.last(1)[0], view, store)
+            if state.generation == before.generation:
+                return Held(state, *values.rows(len(keys)))
 
     def row(self, position: int) -> HeldRow:
         """One of the rows."""
@@ -149,7 +153,9 @@ def stored_keys(store: OnlineStore, view: CompiledView, count: int, seed: int) -
         count: how many.
         seed: equal seeds choose equal keys of equal stores.
     """
-    names = sorted({name for name, _ in store.scan(store_keys.rows_of(view))})
+    state = decode_state(store.read_many([store_keys.state_of(view)]).data, view, store)
+    rows = store_keys.rows_of(view, state.generation)
+    names = sorted({name for page in store.pages(rows) for name, _ in page})
     if len(names) > count:
         chosen: list[int] = np.random.default_rng(seed).choice(len(names), count, replace=False).tolist()
         names = [names[i] for i in chosen]

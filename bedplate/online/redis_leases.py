@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from time import monotonic
 from typing import Any, Protocol, final
 
-from bedplate.errors import StoreError
+from bedplate.errors import ConflictError, StoreError
 from bedplate.online.redis_script import RELEASE, RENEW
 from bedplate.process import process_alive, process_token
 
@@ -79,7 +79,7 @@ class Leases:
                 break
             if other is not None:
                 self._ask(key, (b"EVAL", RELEASE, 1, key, other), "write")
-        raise StoreError(
+        raise ConflictError(
             f"another writer is at work on '{name}'",
             where=self._url,
             hint="a load or an ingest is running; stop it first, or wait until it is done. One that was killed on "

@@ -37,7 +37,8 @@ class Wrong:
 
 def taken(world: World, state: ViewState) -> int:
     """How many of the month's events a view's state says are in the store."""
-    return world.loaded if not state.file else int(state.file.partition(".")[0].rstrip("a")) + state.row
+    reached = state.position("")
+    return int(reached.name.partition(".")[0].rstrip("a")) + reached.at if reached.name else world.loaded
 
 
 def compare(world: World, count: int) -> Iterator[Wrong]:
