@@ -37,6 +37,8 @@ BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
 _KEPT = 8
 """Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
+_REPEATED = 8
+"""Of so many rows at least one must ask for the same as another, so that each different one is looked up once."""
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
 _BUCKET_BITS = 10
@@ -244,6 +246,8 @@ class IndexReader:
             def work(start: int) -> None:
                 every = asked.block(start, start + BLOCK)
                 different, starts = (every, None) if direct else every.different()
+                if _REPEATED * (len(every) - len(different)) < len(every):  # copying the answers would cost more
+                    different, starts = every, None
                 found = find(different)
                 for run in runs([self.rooms(others, ranges, ttl, found)], self._most):
                     block = found.part(run)
@@ -255,6 +259,8 @@ class IndexReader:
                     if starts is not None:
                         same = starts[run.start : run.stop + 1]
                         answer.add(part.repeated(every.rows[same[0] : same[-1]], np.diff(same)))
+                    elif not direct:
+                        answer.add(part)
                 if start // BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
                     values = [v for files in self._files for v in files.inputs]
                     release([timeline.times, *values, *(t.prefix for t in totals if t.prefix is not None)])
