@@ -194,7 +194,8 @@ class Project:
             views: names of views; all of the project when empty.
             until: only events before this time are loaded, and the stream's are those from then on. At most now: the
                 store answers exactly from this time on, and of later times nothing can be known yet. By default just
-                after a view's last event (never later than now), or where the stream of the view's source began.
+                after the last event of the view's source, whether it is of the view or not (never later than now), or
+                where the stream of the source began.
             replace: loads views anew whose stream is at work. The stream is then taken in from its first file again,
                 which must not hold events before `until`: `Ingest` refuses them.
             progress: told what is under way.
@@ -249,7 +250,8 @@ class Project:
         source = view.view.source.name
         of_source = [known[v.id] for v in self.views.values() if v.view.source.name == source and v.id in known]
         began = [s.until for s in of_source if s.file]
-        return max(began) if began else min(system_clock(), self.history.known(view) + 1)
+        # A stream begins at one time for all views of its source: one with a condition has had a last event before.
+        return max(began) if began else min(system_clock(), self.history.known_of_source(view) + 1)
 
     def dataset(self, name: str) -> CompiledDataset:
         """A dataset by name.

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
+import polars as pl
+
 from bedplate.batch import Column
 from bedplate.errors import DefinitionError, StoreError
 from bedplate.features.rows import GroupedRows
@@ -17,6 +19,7 @@ from bedplate.offline.memory import Budget
 from bedplate.offline.needs import record_needs
 from bedplate.offline.reading import ViewReader
 from bedplate.offline.segment import Lock, Segment, Span
+from bedplate.sources.base import AVAILABLE, TIME
 from bedplate.types import Int64s
 
 
@@ -111,6 +114,19 @@ class IndexedHistory(History):
         """When the last of the view's events could be known, apart from a delay; microseconds."""
         reader = self.reader(view)
         return reader.end if view.view.source.available is None else reader.known
+
+    def known_of_source(self, view: CompiledView) -> int:
+        """When the last row of the view's source could be known, of this view or not, apart from a delay; -1 if none.
+
+        Raises:
+            StoreError: the source has other rows than the view's index.
+        """
+        source, times = view.view.source, (TIME, AVAILABLE)
+        greatest = [pl.col(name).max() for name in times if name in source.order_columns()]
+        known = source.scan(view.root).select(pl.max_horizontal(greatest)).collect().item()
+        if self.build(view).snapshot.id != self.reader(view).snapshot:
+            raise StoreError("the table has changed since its index was read", where=view.place, hint="run it again")
+        return -1 if known is None else int(known)
 
     def grouped(self, view: CompiledView, keys_at_once: int = 4096) -> Iterator[GroupedRows]:
         """All events of a view by key, for an online store's bulk load."""
