@@ -35,8 +35,8 @@ from bedplate.types import Array, Int64s
 
 BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
-_KEPT = 8
-"""Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
+_HELD = 64 << 20
+"""Bytes of the index that a large lookup has read when it lets go of the pages, so that it does not hold all of it."""
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
 _BUCKET_BITS = 10
@@ -239,7 +239,10 @@ class IndexReader:
         others = [c for c in calls if c not in quick]
         timeline, direct = self.timeline, len(totals) == 1 and not others
         with ThreadPoolExecutor(self._threads) as pool:
-            asked = self.arrange(keys, times, pool)
+            asked, begins = self.arrange(keys, times, pool), range(0, len(keys), BLOCK)
+            read = [timeline.times, *(v for f in self._files for v in f.inputs)]
+            read += [t.prefix for t in totals if t.prefix is not None]
+            kept = max(1, _HELD * len(begins) // max(1, sum(array.nbytes for array in read)))
 
             def work(start: int) -> None:
                 every = asked.block(start, start + BLOCK)
@@ -255,11 +258,10 @@ class IndexReader:
                     if starts is not None:
                         same = starts[run.start : run.stop + 1]
                         answer.add(part.repeated(every.rows[same[0] : same[-1]], np.diff(same)))
-                if start // BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
-                    values = [v for files in self._files for v in files.inputs]
-                    release([timeline.times, *values, *(t.prefix for t in totals if t.prefix is not None)])
+                if start // BLOCK % kept == kept - 1:  # keys ascend: what was read is not read again
+                    release(read)
 
-            list(pool.map(work, range(0, len(keys), BLOCK)))
+            list(pool.map(work, begins))
         return answer.columns()
 
     def rooms(
