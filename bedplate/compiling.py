@@ -30,7 +30,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 @functools.cache
 def code_id(function: FunctionType) -> str:
-    """The hash of a function's source, of that of all functions that it calls, and of the constants that they use."""
+    """The hash of a function's source, of all functions that it calls with their options, and of the constants used."""
     return digest_bytes(text.encode() for _, text in sorted(_parts(function, {}).items()))
 
 
@@ -45,6 +45,7 @@ def _parts(function: FunctionType, found: dict[str, str]) -> dict[str, str]:
             elif isinstance(value, np.ndarray):
                 found[f"{place} {name}"] = value.tobytes().hex()
             elif isinstance(inner := getattr(value, "py_func", value), FunctionType):
+                found[f"{place} {name}"] = _text(getattr(value, "targetoptions", {}))
                 _parts(inner, found)
             elif (module := getattr(value, "__module__", None) or "").startswith(_PACKAGE):
                 found[module] = Path(inspect.getfile(inspect.getmodule(value) or function)).read_text()
@@ -63,6 +64,10 @@ def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def _text(options: dict[str, Any]) -> str:
+    return repr(sorted(options.items()))
+
+
 def _names(code: CodeType) -> Iterator[str]:
     yield from code.co_names
     for constant in code.co_consts:
@@ -72,11 +77,15 @@ def _names(code: CodeType) -> Iterator[str]:
 
 @final
 class _Cache(_FunctionCache):
-    """Numba's cache of a function; an entry is found by `code_id` too."""
+    """Numba's cache of a function; an entry is found by `code_id` and the options too."""
+
+    def __init__(self, function: Any, options: dict[str, Any]) -> None:
+        _FunctionCache.__init__(self, function)
+        self._options = _text(options)
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         of_function: Any = _FunctionCache._index_key(self, sig, codegen)
-        return (*of_function, code_id(self._py_func))
+        return (*of_function, code_id(self._py_func), self._options)
 
 
 def compiled(function: _Function, **options: Any) -> _Function:
@@ -87,5 +96,5 @@ def compiled(function: _Function, **options: Any) -> _Function:
         options: further ones of `numba.njit`.
     """
     dispatcher: Any = numba.njit(nogil=True, **options)(function)
-    dispatcher._cache = _Cache(function)  # what `cache=True` does, with another key
+    dispatcher._cache = _Cache(function, options)  # what `cache=True` does, with another key
     return cast("_Function", dispatcher)

@@ -82,6 +82,19 @@ def test_a_constant_of_another_file_counts_and_other_files_do_not(package):
     assert run(package) == ["126", "0"]
 
 
+@pytest.mark.parametrize("name", ["caller", "called"])
+def test_options_from_another_file_count(package, name):
+    """Those of the function itself, and of one that it calls, such as whether a division by zero is an error."""
+    options = "from functools import partial\nfrom bedplate.compiling import compiled\njit = partial(compiled{})\n"
+    source = (package / f"{name}.py").read_text()
+    (package / f"{name}.py").write_text("from bedplate.options import jit\n" + source.replace("@compiled", "@jit"))
+    (package / "options.py").write_text(options.format(""))
+    assert run(package) == ["42", "0"]
+    assert run(package) == ["42", "1"]
+    (package / "options.py").write_text(options.format(', error_model="numpy"'))
+    assert run(package) == ["42", "0"]
+
+
 def test_what_is_called_through_a_module_counts(package):
     caller = CALLER.replace("from bedplate.called import answer", "from bedplate import called")
     (package / "caller.py").write_text(caller.replace("answer()", "called.answer()"))

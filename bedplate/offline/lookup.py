@@ -11,13 +11,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import TypeAlias, final
+from typing import final
 
 import numpy as np
 
 from bedplate.aggregations.base import Latest, Newest, Oldest, Partial, Reduce, Reduction, Scalar, Values
 from bedplate.aggregations.merge import Piece, merge, union
-from bedplate.aggregations.window import Window
 from bedplate.batch import Column
 from bedplate.errors import StoreError
 from bedplate.features.rows import GroupedRows, SelectedValues
@@ -30,22 +29,18 @@ from bedplate.offline.flight import Pieces, split
 from bedplate.offline.index import ColumnFiles, Timeline, row_type
 from bedplate.offline.mapped import release
 from bedplate.offline.ragged import MOST, RAGGED, read_ragged, room, runs
+from bedplate.offline.ranges import Range, limits_of, range_of, ranges_of
 from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
 from bedplate.types import Array, Int64s
 
 BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
-_KEPT = 8
-"""Blocks after which a thread lets go of the pages of the index, so that a large lookup does not hold all of it."""
-_REPEATED = 8
-"""Of so many rows at least one must ask for the same as another, so that each different one is looked up once."""
+_HELD = 16 << 20
+"""Bytes of the index that a large lookup has read when it lets go of the pages, so that it does not hold all of it."""
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
 _BUCKET_BITS = 10
 """The logarithm of the most buckets that rows are put into: so many places are written to in turn."""
-
-Range: TypeAlias = "tuple[Window | None, int | None]"
-"""A window and, for values carried forward, a ttl."""
 
 
 @final
@@ -241,13 +236,15 @@ class IndexReader:
         others = [c for c in calls if c not in quick]
         timeline, direct = self.timeline, len(totals) == 1 and not others
         with ThreadPoolExecutor(self._threads) as pool:
-            asked = self.arrange(keys, times, pool)
+            asked, begins = self.arrange(keys, times, pool), range(0, len(keys), BLOCK)
+            used = {self.view.reduction_index(r) for c in others for r in c.aggregation.reductions}
+            read = [timeline.times, *(v for i in used for v in self._files[i].inputs)]
+            read += [t.prefix for t in totals if t.prefix is not None]
+            kept = max(1, _HELD * len(begins) // max(1, sum(array.nbytes for array in read)))
 
             def work(start: int) -> None:
                 every = asked.block(start, start + BLOCK)
                 different, starts = (every, None) if direct else every.different()
-                if _REPEATED * (len(every) - len(different)) < len(every):  # copying the answers would cost more
-                    different, starts = every, None
                 found = find(different)
                 for run in runs([self.rooms(others, ranges, ttl, found)], self._most):
                     block = found.part(run)
@@ -259,13 +256,10 @@ class IndexReader:
                     if starts is not None:
                         same = starts[run.start : run.stop + 1]
                         answer.add(part.repeated(every.rows[same[0] : same[-1]], np.diff(same)))
-                    elif not direct:
-                        answer.add(part)
-                if start // BLOCK % _KEPT == _KEPT - 1:  # keys ascend: what was read is not read again
-                    values = [v for files in self._files for v in files.inputs]
-                    release([timeline.times, *values, *(t.prefix for t in totals if t.prefix is not None)])
+                if start // BLOCK % kept == kept - 1:  # keys ascend: what was read is not read again
+                    release(read)
 
-            list(pool.map(work, range(0, len(keys), BLOCK)))
+            list(pool.map(work, begins))
         return answer.columns()
 
     def rooms(
@@ -542,31 +536,6 @@ def _earliest(files: ColumnFiles, times: Int64s, a: Int64s, b: Int64s) -> Oldest
 
 def _gather(values: Array, rows: Int64s) -> Array:
     return values[rows] if len(values) else np.zeros((len(rows), *values.shape[1:]), values.dtype)
-
-
-def range_of(call: Call, reduction: Reduction, ttl: int | None) -> Range:
-    """The range over which a call wants a reduction."""
-    return call.window, ttl if reduction.reduce in (Reduce.LATEST, Reduce.LATEST_BY) else None
-
-
-def ranges_of(calls: Sequence[Call], ttl: int | None) -> dict[Range, int]:
-    """Every different range with its number."""
-    found = dict.fromkeys(range_of(c, r, ttl) for c in calls for r in c.aggregation.reductions)
-    return {over: number for number, over in enumerate(found)}
-
-
-def limits_of(ranges: Mapping[Range, int], *, ahead: bool) -> Int64s:
-    """[ranges, 4] as `seek.find_rows` takes them."""
-    return np.array([(0, 0, -1, -1) if ahead else _limits(r) for r in ranges], np.int64).reshape(-1, 4)
-
-
-def _limits(over: Range) -> tuple[int, int, int, int]:
-    """A range as `find_rows` takes it."""
-    window, ttl = over
-    last = -1 if ttl is None else ttl
-    if window is None:
-        return -1, 0, -1, last
-    return window.length, window.hop, -1 if window.bound is None else window.bound, last
 
 
 def no_rows(ranges: int) -> Block:

@@ -30,14 +30,12 @@ from bedplate.offline.lookup import (
     Asked,
     Block,
     IndexReader,
-    Range,
     columns_of_calls,
-    limits_of,
     no_rows,
-    ranges_of,
 )
 from bedplate.offline.memory import Budget, resident
 from bedplate.offline.ragged import MOST, RAGGED, runs
+from bedplate.offline.ranges import Range, limits_of, ranges_of
 from bedplate.offline.segment import Lock, Segment
 from bedplate.offline.spill import bucket_numbers, bucket_rows
 from bedplate.types import Array, Int64s
