@@ -30,7 +30,6 @@ from bedplate.online.codec import (
     Layout,
 )
 from bedplate.online.folding import merge_into_rows
-from bedplate.online.old_rows import with_old_rows
 from bedplate.online.plan import ReadPlan
 from bedplate.online.state import ViewState, decode_state
 from bedplate.types import Int64s
@@ -73,17 +72,19 @@ class Held:
         while True:  # again where the view is switched to another generation meanwhile
             values = store.read_many([*store_keys.row_keys(view, keys, state.generation), of_state])
             before, state = state, decode_state(values.last(1)[0], view, store)
-            if state.generation != before.generation:
-                continue
-            rows = values.rows(len(keys))
-            if state.adopted is not None:
-                rows = with_old_rows(store, Layout(view), state.adopted, keys, *rows)
-            if rows is not None:  # else all rows of the old version were taken over meanwhile
-                return Held(state, *rows)
+            if state.generation == before.generation:
+                return Held(state, *values.rows(len(keys)))
 
     def row(self, position: int) -> HeldRow:
         """One of the rows."""
         return HeldRow(self.words[self.offsets[position] : self.offsets[position + 1]])
+
+    def chosen(self, positions: Int64s) -> tuple[Int64s, Int64s]:
+        """Some of the rows: their words, and where each begins."""
+        parts = [self.row(i).words for i in positions.tolist()]
+        offsets: Int64s = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(p) for p in parts], out=offsets[1:])
+        return np.concatenate([self.words[:0], *parts]), offsets
 
 
 @final
@@ -153,15 +154,12 @@ def stored_keys(store: OnlineStore, view: CompiledView, count: int, seed: int) -
         seed: equal seeds choose equal keys of equal stores.
     """
     state = decode_state(store.read_many([store_keys.state_of(view)]).data, view, store)
-    prefixes = [store_keys.rows_of(view, state.generation)]
-    if state.adopted is not None:
-        prefixes.append(store_keys.of_view(store_keys.ROWS, state.adopted.id) + bytes([state.adopted.generation]))
-    # The same key may have a row in both.
-    names = sorted({name[len(p) :] for p in prefixes for page in store.pages(p) for name, _ in page})
+    rows = store_keys.rows_of(view, state.generation)
+    names = sorted({name for page in store.pages(rows) for name, _ in page})
     if len(names) > count:
         chosen: list[int] = np.random.default_rng(seed).choice(len(names), count, replace=False).tolist()
         names = [names[i] for i in chosen]
-    return store_keys.entities_in([prefixes[0] + name for name in names], len(view.view.entities))
+    return store_keys.entities_in(names, len(view.view.entities))
 
 
 def answers(plan: ReadPlan, events: Int64s, parts: Sequence[Int64s], time: int, texts: TextLookup) -> Columns:

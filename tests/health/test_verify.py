@@ -8,13 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bedplate.aggregations.arithmetic import Count, Mean, Sum
+from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.ordered import Last
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.health.verify import Verification, verify
 from bedplate.offline.history import IndexedHistory
 from bedplate.online import keys as store_keys
-from bedplate.online.adoption import adopt
 from bedplate.online.base import Changes
 from bedplate.online.codec import Layout
 from bedplate.online.ingest import Ingest
@@ -215,16 +214,6 @@ def test_a_damaged_row(case):
     case.change(4, lambda words: words[:-1])
     cause, evidence = only(case.verify(table), 4, {"n", "x", "n_in_1h", "kind"})
     assert (cause, "its counts say another number" in evidence) == ("row damaged", True)
-
-
-def test_rows_taken_over_from_an_old_version_are_verified_as_the_new_one_reads_them(case):
-    table = filled(case)
-    changed = case.view(mean=Mean("x"))
-    assert adopt(case.store, [changed])[changed.id].adopted is not None
-    history = case.history(table, mean=Mean("x"))
-    found = verify(case.store, history, [changed])
-    [view] = found.views
-    assert (view.keys, view.values, found.differ) == (5, 25, 0)
 
 
 def test_a_row_of_an_old_version(case):
