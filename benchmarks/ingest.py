@@ -46,8 +46,8 @@ HERE = Path(__file__).parent
 START, DAY = 1_700_006_400_000_000, 86_400_000_000
 WINDOWS = {"1h": DAY // 24, "1d": DAY, "7d": 7 * DAY, "30d": 30 * DAY}
 HOPS = {"1h": DAY // 288, "1d": DAY // 24, "7d": DAY // 24, "30d": DAY}
-FILE_ROWS, READ_KEYS, COMPARED, STEP = 250_000, 500, 1_000, LmdbStore.step_events
-KINDS = ("even", "skewed")
+FILE_ROWS, READ_KEYS, COMPARED, FILLED, STEP = 250_000, 500, 1_000, 500_000, LmdbStore.step_events
+KINDS, LASTING = ("even", "skewed"), "lasting"
 
 
 def view_of() -> CompiledView:
@@ -59,14 +59,14 @@ def view_of() -> CompiledView:
 
 
 def generate(folder: Path, events: int, keys: int, days: int) -> None:
-    """The events of each kind in files, in order of time."""
+    """The events of each kind in files, in order of time; and more of the even ones, for what lasts longer."""
     draw = np.random.default_rng(0)
-    times = START + np.arange(events) * (days * DAY // events)
-    for kind in KINDS:
-        users = draw.integers(0, keys, events) if kind == "even" else draw.zipf(1.3, events) % keys
-        frame = pl.DataFrame({"user": users, "time": times, "price": draw.random(events)})
+    for kind, count in (*((k, events) for k in KINDS), (LASTING, 4 * events)):
+        times = START + np.arange(count) * (days * DAY // count)
+        users = draw.zipf(1.3, count) % keys if kind == "skewed" else draw.integers(0, keys, count)
+        frame = pl.DataFrame({"user": users, "time": times, "price": draw.random(count)})
         (folder / kind).mkdir()
-        for first in range(0, events, FILE_ROWS):
+        for first in range(0, count, FILE_ROWS):
             frame[first : first + FILE_ROWS].write_parquet(folder / kind / f"{first:09}.parquet")
 
 
@@ -154,8 +154,9 @@ def worker(name: str) -> None:
     """Takes in the even keys for so many seconds, whenever it is told to on standard input."""
     folder, view = Path(name), view_of()
     with opened(folder, "beside") as store:
-        taking = Ingest(store, [view], folder / "even")
-        taking.turn()
+        taking = Ingest(store, [view], folder / LASTING)
+        while taking.events < FILLED:
+            taking.turn()
         print("ready", flush=True)
         for line in sys.stdin:
             before, processor, began = taking.events, time.process_time(), time.perf_counter()
@@ -171,7 +172,7 @@ def reader(name: str, keys: str) -> None:
     """Reads for so many seconds, whenever it is told to on standard input, and says what a read took."""
     folder, view, draw = Path(name), view_of(), np.random.default_rng(2)
     with LmdbStore(folder / "beside") as store:
-        asking, end = OnlineReader(store), np.full(READ_KEYS, end_of(folder, "even"))
+        asking, end = OnlineReader(store), np.full(READ_KEYS, end_of(folder, LASTING))
         for line in sys.stdin:
             until, took = time.perf_counter() + float(line), list[float]()
             while time.perf_counter() < until:
@@ -199,24 +200,27 @@ def answer(process: subprocess.Popen[str]) -> Any:
 
 
 def reads_beside(folder: str, keys: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """What a read takes alone and beside a worker, in turns; the first of each is not counted."""
+    """What a read takes alone and beside a worker, in turns; the first of each is not counted.
+
+    Rows grow meanwhile: so one comes first in every other round, the other in those between.
+    """
     quiet, busy, taken = list[float](), list[float](), list[dict[str, float]]()
-    with started("worker", folder) as writing:
+    with started("worker", folder) as writing, started("reader", folder, str(keys)) as reading:
         assert writing.stdout is not None
         if writing.stdout.readline() != "ready\n":
             raise SystemExit("the worker failed")
-        with started("reader", folder, str(keys)) as reading:
-            for number in range(rounds + 1):
-                told(reading, seconds)
-                alone = answer(reading)
+        told(reading, seconds)
+        answer(reading)
+        for beside in [False, True, True, False] * rounds:
+            if beside:
                 told(writing, seconds)
-                told(reading, seconds)
-                beside, work = answer(reading), answer(writing)
-                if number:
-                    quiet, busy, taken = quiet + alone, busy + beside, [*taken, work]
-            for process in (reading, writing):
-                assert process.stdin is not None
-                process.stdin.close()
+            told(reading, seconds)
+            (busy if beside else quiet).extend(answer(reading))
+            if beside:
+                taken.append(answer(writing))
+        for process in (reading, writing):
+            assert process.stdin is not None
+            process.stdin.close()
     milliseconds = {
         f"{name}_{what}_ms": round(1000 * float(np.percentile(took, share)), 4)
         for name, took in (("quiet", quiet), ("busy", busy))
@@ -260,7 +264,7 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--days", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=4, help="how often reads are measured alone and beside")
+    parser.add_argument("--rounds", type=int, default=3, help="reads are measured twice as often, alone and beside")
     parser.add_argument("--feast-events", type=int, default=20_000)
     parser.add_argument("--feast-python", type=Path, default=os.environ.get("FEAST_PYTHON"))
     parser.add_argument("--json", type=Path, help="where to write the result")
