@@ -33,7 +33,7 @@ from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
 from bedplate.online.refused import refused_rows
-from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_state, group, merged_rows, texts_of
+from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_to_write, group, merged_rows, texts_of
 from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.events import RowName, row_text
@@ -219,7 +219,7 @@ class Ingest:
             known = self._reached.get(view.id)
             if known is not None and known.raw == raw:
                 continue
-            reached, prefix = _Reached(raw, decode_state(raw, view, self._store)), keys.files_of(view)
+            reached, prefix = _Reached(raw, decode_to_write(raw, view, self._store)), keys.files_of(view)
             for key, _ in self._store.scan(prefix):
                 folder, _, name = key[len(prefix) :].decode().rpartition("/")
                 reached.completed_in(folder).add(name)
