@@ -74,7 +74,8 @@ def serve(
 
         project = Project(directory)
         config = project.config
-        reader = FallbackReader(open_online(config), config.online_deadline / SECOND, config.online_cache)
+        resident, seconds = project.resident(), config.online_deadline / SECOND
+        reader = FallbackReader(open_online(config), seconds, config.online_cache, resident=resident)
         found = FeatureLookup(project.graph, reader, project.scorers, most_keys=most_keys)
         with project.located():
             for view, error in warm_up(found).items():

@@ -49,7 +49,7 @@ def serve(service: str | None, directory: Path, as_json: bool, host: str, port: 
         registry = Registry(project.config.registry_path)
         config, asked = project.config, definition.deadline
         deadline = config.online_deadline if asked is None else parse_duration(asked)
-        reader = FallbackReader(store, deadline / SECOND, config.online_cache)
+        reader = FallbackReader(store, deadline / SECOND, config.online_cache, resident=project.resident())
         return load_pipeline(definition, project.graph, reader, registry, threads=threads)
 
     def announce(url: str, seconds: float) -> None:

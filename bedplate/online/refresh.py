@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import final
@@ -32,7 +33,7 @@ from bedplate.online.resident_files import (
     Manifest,
     SizedWriter,
     read_current,
-    read_json,
+    read_manifest,
     write_current,
 )
 from bedplate.online.state import ViewState, check_rows, decode_state
@@ -110,7 +111,7 @@ def _refresh(store: OnlineStore, view: CompiledView, folder: Path, clock: Clock,
         current = read_current(folder)
         known = None if current is None else _known(folder, current, view)
         if current is not None and known is not None and known.state == found.decode() and now < known.until:
-            write_current(folder, Current(current.version, now))
+            write_current(folder, Current(current.version, now, current.crc))
             return _refreshed(known, current.version, kept=True)
         version = _free(folder, current)
         with (
@@ -124,7 +125,8 @@ def _refresh(store: OnlineStore, view: CompiledView, folder: Path, clock: Clock,
             after = _readable(store.read_many([keys.state_of(view)]).data, view, store)
             if after.generation != state.generation:
                 continue  # the generation that was copied may be half deleted
-        write_current(folder, Current(version, now))
+        crc = zlib.crc32((folder / str(version) / "manifest.json").read_bytes())
+        write_current(folder, Current(version, now, crc))
         return _refreshed(manifest, version, kept=False)
 
 
@@ -215,7 +217,7 @@ def _readable(found: bytes, view: CompiledView, store: OnlineStore) -> ViewState
 def _known(folder: Path, current: Current, view: CompiledView) -> Manifest | None:
     """What the version that is read is; None: it can't be kept."""
     try:
-        manifest = read_json(folder / str(current.version) / "manifest.json", Manifest)
+        manifest = read_manifest(folder / str(current.version), current.crc)
     except (FileNotFoundError, StoreError):
         return None
     return manifest if manifest.fits(view) else None

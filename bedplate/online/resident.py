@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -104,7 +104,7 @@ class ResidentViews:
             self._thread.join()
 
     def read(self, read: Read, reader: OnlineReader, *, any_age: bool = False) -> Columns | None:
-        """The values of n rows; None: the view is not resident, or its version is too old.
+        """The values of n rows; None: the view is not resident, or its version is too old, also for its `freshness`.
 
         Args:
             read: what to read.
@@ -115,7 +115,7 @@ class ResidentViews:
             AheadError: a row is ahead of a time asked for.
         """
         held = self._held.get(read.view.id)
-        if held is None or not (any_age or self._clock() - held.checked <= self._most_age):
+        if held is None or not (any_age or self._is_recent(held, read)):
             return None
         return held.version.read(read, reader)
 
@@ -129,6 +129,12 @@ class ResidentViews:
         now, nothing = self._clock(), float("nan")
         held = {view.name: self._held.get(view.id) for view in self.views.values()}
         return {name: nothing if h is None else (now - h.checked) / SECOND for name, h in held.items()}
+
+    def _is_recent(self, held: _Held, read: Read) -> bool:
+        if self._clock() - held.checked > self._most_age:
+            return False
+        bound = read.view.view.freshness
+        return bound is None or int(read.times.max(initial=0)) - held.version.mapped.manifest.watermark <= bound
 
     def _look(self, view: CompiledView) -> None:
         folder = self._root / view.id
@@ -147,7 +153,7 @@ class ResidentViews:
             self._held[view.id] = held._replace(checked=current.checked)
             return
         try:
-            mapped = Mapped(folder / str(current.version))
+            mapped = Mapped(folder / str(current.version), current.crc)
         except FileNotFoundError:
             del self._seen[view.id]  # two versions later already; the next look finds the new one
             return
@@ -185,6 +191,13 @@ class ResidentReader(Reader):
     def read_all(self, reads: Sequence[Read]) -> list[Columns]:
         """As `OnlineReader.read_all`; a view is read as one version or one step of the store has it."""
         found = [self._resident.read(read, self._reader) for read in reads]
-        left = [read for read, columns in zip(reads, found, strict=True) if columns is None]
-        stored = iter(self._reader.read_all(left) if left else [])
-        return [next(stored) if columns is None else columns for columns in found]
+        return with_gaps_filled(found, reads, self._reader.read_all)
+
+
+def with_gaps_filled(
+    found: Sequence[Columns | None], reads: Sequence[Read], read_all: Callable[[Sequence[Read]], list[Columns]]
+) -> list[Columns]:
+    """What was found of reads, and in the gaps what reading the others together gives."""
+    left = [read for read, columns in zip(reads, found, strict=True) if columns is None]
+    others = iter(read_all(left) if left else [])
+    return [next(others) if columns is None else columns for columns in found]

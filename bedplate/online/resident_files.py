@@ -88,10 +88,12 @@ class Current(msgspec.Struct, frozen=True):
     Attributes:
         version: its number.
         checked: the last time at which the store held just this, microseconds.
+        crc: the CRC-32 of its manifest, which has those of its files.
     """
 
     version: int
     checked: int
+    crc: int
 
 
 @final
@@ -100,6 +102,7 @@ class Mapped:
 
     Args:
         folder: of the version.
+        crc: of its manifest.
 
     Attributes:
         manifest: what it is.
@@ -115,8 +118,8 @@ class Mapped:
 
     __slots__ = ("manifest", "offsets", "records", "slots", "words")
 
-    def __init__(self, folder: Path) -> None:
-        self.manifest = read_json(folder / "manifest.json", Manifest)
+    def __init__(self, folder: Path, crc: int) -> None:
+        self.manifest = read_manifest(folder, crc)
         found = {name: _mapped(folder / f"{name}.bin", name, self.manifest.files.get(name)) for name in FILES}
         self.records = found["records"].reshape(self.manifest.rows + 1, -1)
         self.slots, self.offsets, self.words = found["slots"], found["offsets"], found["words"]
@@ -172,9 +175,22 @@ def read_current(folder: Path) -> Current | None:
         StoreError: the file is damaged.
     """
     try:
-        return read_json(folder / "current.json", Current)
+        return _decoded(folder / "current.json", (folder / "current.json").read_bytes(), Current)
     except FileNotFoundError:
         return None
+
+
+def read_manifest(folder: Path, crc: int) -> Manifest:
+    """What the version in a folder is.
+
+    Raises:
+        FileNotFoundError: it is gone.
+        StoreError: it is damaged, or another version of Bedplate wrote it.
+    """
+    path = folder / "manifest.json"
+    content = path.read_bytes()
+    _check_crc(path, zlib.crc32(content), crc)
+    return _decoded(path, content, Manifest)
 
 
 def write_current(folder: Path, current: Current) -> None:
@@ -192,21 +208,19 @@ def write_current(folder: Path, current: Current) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def read_json(path: Path, kind: type[_Struct]) -> _Struct:
-    """A file of JSON.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        StoreError: it is not of this form.
-    """
+def _decoded(path: Path, content: bytes, kind: type[_Struct]) -> _Struct:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.DecodeError as error:
-        raise damaged(path, f"it is not what was written: {error}") from error
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _damaged(path, f"it is not what was written: {error}") from error
 
 
-def damaged(path: Path, what: str) -> StoreError:
-    """The error of a file that does not hold what was written."""
+def _check_crc(path: Path, got: int, expected: int) -> None:
+    if got != expected:
+        raise _damaged(path, f"its CRC-32 is {got:08x}, expected {expected:08x}")
+
+
+def _damaged(path: Path, what: str) -> StoreError:
     return StoreError(
         what, where=str(path), hint="delete the view's folder, then run: bedplate online refresh; the store has it all"
     )
@@ -216,7 +230,7 @@ def _mapped(path: Path, name: str, facts: FileFacts | None) -> Array:
     with path.open("rb") as file:
         size = path.stat().st_size
         if facts is None or size != facts.bytes:
-            raise damaged(path, f"it has {size:,} bytes, expected {0 if facts is None else facts.bytes:,}")
+            raise _damaged(path, f"it has {size:,} bytes, expected {0 if facts is None else facts.bytes:,}")
         if not size:
             return np.zeros(0, FILES[name])
         pages = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -224,6 +238,5 @@ def _mapped(path: Path, name: str, facts: FileFacts | None) -> Array:
     crc = 0
     for begin in range(0, size, _CHUNK):
         crc = zlib.crc32(pages[begin : begin + _CHUNK], crc)
-    if crc != facts.crc:
-        raise damaged(path, f"its CRC-32 is {crc:08x}, expected {facts.crc:08x}")
+    _check_crc(path, crc, facts.crc)
     return np.frombuffer(pages, FILES[name])
