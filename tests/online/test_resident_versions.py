@@ -291,7 +291,7 @@ def test_a_refresh_that_is_killed_leaves_whole_versions_for_every_process(tmp_pa
     while not all(r.exists() for r in ready):
         time.sleep(0.01)
     draw, resident = random.Random(3), views(root)
-    for _ in range(4):
+    for _ in range(3):
         writer = processes.Process(target=_refresh_for_ever, args=(str(path), str(root)), daemon=True)
         writer.start()
         before, began = (root / VIEW.id / "current.json").read_bytes(), time.monotonic()
