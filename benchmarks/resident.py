@@ -6,13 +6,16 @@ The floor is written by hand: a float32 file a feature, mapped, the keys sorted 
 into the same float32 matrix. It knows no nulls, no time and no windows, and its keys are a plain sorted array. "By row"
 keeps one file with a row a key instead. The dict has a float32 row behind each key. All read the same random keys, in
 turns; values are compared first. Of windows the floor's values are those of one moment, ours move on with the time.
-It ends with 1 where a target is missed.
+"Moved on" are reads after a window's edge has passed, before the next refresh. At the end another process refreshes
+the first view without a pause while it is read, and versions are switched. It ends with 1 where a target is missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
+import statistics
 import sys
 import tempfile
 import time
@@ -29,6 +32,8 @@ from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.ordered import Last
 from bedplate.features.view import CompiledView
+from bedplate.online import keys as store_keys
+from bedplate.online.base import Changes
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.lmdb import LmdbStore
 from bedplate.online.load import bulk_load
@@ -182,7 +187,52 @@ def measure(name: str, view: CompiledView, frame: pl.DataFrame, folder: Path, ro
     print("  " + ", ".join(f"{which} {ms:.3f}" for which, ms in found.items()))
     print(f"  refresh of {made.rows:,} rows, {made.bytes / 1e6:.0f} MB: {seconds:.1f} s")
     store.close()
-    return {"features": len(view.features), "milliseconds": found, "refresh_seconds": seconds, "bytes": made.bytes}
+    busy = dict[str, float]()
+    if name == "last":
+        busy = while_refreshed(folder, view, len(keys), lambda r, i: stacked(r, view, users[i], NOW), rounds)
+    facts = {"features": len(view.features), "refresh_seconds": seconds, "bytes": made.bytes}
+    return {**facts, "milliseconds": found, "while_refreshed": busy}
+
+
+def refresh_for_ever(folder: Path, keys: int) -> None:
+    """Steps without events, and after each a refresh, which copies all."""
+    view, _ = last_view(keys)
+    with LmdbStore(folder / "store") as store:
+        while True:
+            state = store.read_many([store_keys.state_of(view)]).data
+            store.commit(Changes([(store_keys.state_of(view), state + b" ")]))
+            refresh(store, view, folder / "resident", clock=lambda: NOW)
+
+
+def while_refreshed(
+    folder: Path, view: CompiledView, keys: int, read: Callable[[ResidentReader, int], object], rounds: int
+) -> dict[str, float]:
+    """Reads, quiet and while another process refreshes: the median and the 99th percentile, milliseconds."""
+    views = ResidentViews(folder / "resident", [view], clock=lambda: NOW)
+    with LmdbStore(folder / "store") as store:
+        reader, found = ResidentReader(store, views), dict[str, float]()
+        views.watch(0.1)
+        process = multiprocessing.get_context("spawn").Process(
+            target=refresh_for_ever, args=(folder, keys), daemon=True
+        )
+        for what in ("quiet", "busy"):
+            if what == "busy":
+                process.start()
+                before = (folder / "resident" / view.id / "current.json").read_bytes()
+                while (folder / "resident" / view.id / "current.json").read_bytes() == before:
+                    time.sleep(0.01)
+            took = list[float]()
+            for i in range(10 * rounds):
+                begin = time.perf_counter()
+                read(reader, i % rounds)
+                took.append((time.perf_counter() - begin) * 1e3)
+                time.sleep(0.001)
+            found |= {f"{what}_p50": statistics.median(took), f"{what}_p99": statistics.quantiles(took, n=100)[98]}
+        process.kill()
+        process.join()
+        views.close()
+    print("  " + ", ".join(f"{what} {ms:.3f}" for what, ms in found.items()))
+    return found
 
 
 def main() -> int:
