@@ -36,7 +36,6 @@ from bedplate.types import format_time, parse_moment
 
 if TYPE_CHECKING:
     from bedplate.online.base import OnlineStore
-    from bedplate.online.resident import ResidentViews
     from bedplate.online.state import ViewState
     from bedplate.serving.service import Service
     from bedplate.training.job import Job
@@ -259,22 +258,6 @@ class Project:
         # A stream begins at one time for all views of its source: one with a condition has had a last event before.
         return max(began) if began else min(system_clock(), self.history.known_of_source(view) + 1)
 
-    def resident(self) -> ResidentViews | None:
-        """The views that `bedplate.toml` names as resident, of which new versions are looked for; None: there are none.
-
-        Raises:
-            NotFoundError: no view has such a name.
-        """
-        from bedplate.online.resident import ResidentViews
-
-        config = self.config
-        if not config.resident:
-            return None
-        views = [_named("view", self.views, name, "bedplate.toml: online.resident") for name in config.resident]
-        found = ResidentViews(config.resident_path, views, config.resident_age)
-        found.watch()
-        return found
-
     def dataset(self, name: str) -> CompiledDataset:
         """A dataset by name.
 
@@ -391,9 +374,9 @@ class Project:
         return compiled
 
 
-def _named(kind: str, known: Mapping[str, _Definition], name: str, where: str | None = None) -> _Definition:
+def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definition:
     if name not in known:
-        raise NotFoundError(f"no {kind} is named '{name}'", where=where, hint=suggest(name, known))
+        raise NotFoundError(f"no {kind} is named '{name}'", hint=suggest(name, known))
     return known[name]
 
 

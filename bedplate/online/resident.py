@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -17,7 +17,8 @@ import numpy as np
 
 from bedplate.batch import Columns
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import StoreError
+from bedplate.config import CONFIG_FILE, Config
+from bedplate.errors import NotFoundError, StoreError, suggest
 from bedplate.features.reader import Read, Reader
 from bedplate.features.view import CompiledView
 from bedplate.online.base import OnlineStore
@@ -192,6 +193,27 @@ class ResidentReader(Reader):
         """As `OnlineReader.read_all`; a view is read as one version or one step of the store has it."""
         found = [self._resident.read(read, self._reader) for read in reads]
         return with_gaps_filled(found, reads, self._reader.read_all)
+
+
+def open_resident(config: Config, views: Mapping[str, CompiledView]) -> ResidentViews | None:
+    """The views that `online.resident` names, of which new versions are looked for; None: it names none.
+
+    Args:
+        config: of the project.
+        views: its views by name.
+
+    Raises:
+        NotFoundError: no view has such a name.
+    """
+    for name in config.resident:
+        if name not in views:
+            where = f"{config.root / CONFIG_FILE}: online.resident"
+            raise NotFoundError(f"no view is named '{name}'", where=where, hint=suggest(name, views))
+    if not config.resident:
+        return None
+    found = ResidentViews(config.resident_path, [views[name] for name in config.resident], config.resident_age)
+    found.watch()
+    return found
 
 
 def with_gaps_filled(

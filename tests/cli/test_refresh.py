@@ -18,7 +18,7 @@ from bedplate.batch import Dense
 from bedplate.cli.main import run
 from bedplate.errors import NotFoundError
 from bedplate.online.base import open_store
-from bedplate.online.resident import ResidentReader
+from bedplate.online.resident import ResidentReader, open_resident
 from bedplate.project import Project
 from bedplate.testing.simulator import START
 from bedplate.types import DAY
@@ -63,7 +63,7 @@ def test_what_is_resident_is_refreshed_and_read(folder: Path, call: Any) -> None
     (again,) = json.loads(call("--json")[1])["views"]
     assert (again["view"], again["version"], again["kept"], again["rows"]) == ("prices", 1, True, 10)
     project = Project(folder)
-    resident = project.resident()
+    resident = open_resident(project.config, project.views)
     assert resident is not None
     with open_store(project.config.online_url) as store:
         view = project.views["prices"]
@@ -85,11 +85,11 @@ def test_views_by_name_and_wrong_names(folder: Path, call: Any) -> None:
     assert (code != 0, "--every" in err) == (True, True)
     (folder / "bedplate.toml").write_text('[online]\nresident = ["price"]\n')
     with pytest.raises(NotFoundError, match=r"online\.resident"):
-        Project(folder).resident()
+        open_resident(Project(folder).config, Project(folder).views)
     (folder / "bedplate.toml").write_text("")
     code, _, err = call()
     assert (code != 0, "no view is resident" in err) == (True, True)
-    assert Project(folder).resident() is None
+    assert open_resident(Project(folder).config, {}) is None
 
 
 def test_a_view_that_is_not_loaded_is_an_error(folder: Path, call: Any) -> None:
