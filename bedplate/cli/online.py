@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def online() -> None:
-    """List, compact, clean up and verify the online store, and refresh what is resident.
+    """List, compact, verify and refresh the online store.
 
     \b
     Examples:
