@@ -1,9 +1,9 @@
 """Cells: values of features that stay the same for a while if no event comes, kept ready in resident records.
 
-A count, a sum, a mean, a last value and an attribute change only when an event comes, and where a window has one, when
-the window's tail moves on by a hop. So such a value is finalised once and holds for all times between two edges. All
-other values (ages, decay, exact windows, lists, what a `ttl` or `valid_to` ends) are finalised of the packed row at
-each read, by the plan and kernels that read the store.
+Most values (counts, sums, ratios, extremes, last values, attributes) change only when an event comes, and those of a
+window when its tail moves on by a hop. So such a value is finalised once and holds for all times between two edges. All
+others (ages, decay, rates, exact windows, lists, what a `ttl` or `valid_to` ends, aggregations that a project brings)
+are finalised of the packed row at each read, by the plan and kernels that read the store.
 
 A record, 64-bit words:
 
@@ -19,7 +19,14 @@ from typing import NamedTuple, final
 import numpy as np
 
 from bedplate.aggregations.attribute import Attribute
-from bedplate.aggregations.base import Reduce
+from bedplate.aggregations.base import Aggregation, Reduce
+from bedplate.aggregations.counts import Histogram
+from bedplate.aggregations.distinct import CountDistinct
+from bedplate.aggregations.extremes import Max, Min
+from bedplate.aggregations.moments import StdDev, Variance
+from bedplate.aggregations.ordered import First
+from bedplate.aggregations.ratio import Ratio
+from bedplate.aggregations.sketches import ApproxCountDistinct, Quantile
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column, Columns, Dense, Embedding, Ids, Ragged, Stack, TextLookup
 from bedplate.features.view import Call, CompiledView
@@ -30,6 +37,9 @@ from bedplate.types import Array, Bools, Int64s
 
 ALWAYS = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 """The times, from the first to before the second, for which a value without a window holds."""
+
+
+_STEADY = (ApproxCountDistinct, CountDistinct, First, Histogram, Max, Min, Quantile, StdDev, Variance)
 
 
 @final
@@ -168,9 +178,20 @@ def lifetime(window: Window, time: int) -> tuple[int, int]:
 def _holds(view: CompiledView, call: Call) -> bool:
     """Whether a value stays the same between events and the edges of its window."""
     aggregation = call.aggregation
-    is_steady = aggregation.valid_to is None if isinstance(aggregation, Attribute) else aggregation.finish is not None
     carried = any(r.reduce in (Reduce.LATEST, Reduce.LATEST_BY) for r in aggregation.reductions)
-    return is_steady and not (carried and view.view.ttl is not None) and (call.window is None or call.window.hop > 0)
+    if (carried and view.view.ttl is not None) or (call.window is not None and not call.window.hop):
+        return False
+    outputs = aggregation.outputs(view.input_types(aggregation))
+    return _is_steady(aggregation) and not any(output.is_list for output in outputs)
+
+
+def _is_steady(aggregation: Aggregation) -> bool:
+    """Whether `finalize` makes the same of the same partials at every time."""
+    if isinstance(aggregation, Ratio):
+        return _is_steady(aggregation.numerator) and _is_steady(aggregation.denominator)
+    if isinstance(aggregation, Attribute):
+        return aggregation.valid_to is None
+    return aggregation.finish is not None or isinstance(aggregation, _STEADY)
 
 
 def _part(

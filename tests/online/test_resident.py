@@ -14,8 +14,12 @@ from resident_views import NOW, DeafStore, items, load, of, refreshed
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.attribute import Attribute
+from bedplate.aggregations.counts import TopK
 from bedplate.aggregations.decay import DecayedCount
+from bedplate.aggregations.extremes import Min
 from bedplate.aggregations.ordered import Last, LastN, TimeSince
+from bedplate.aggregations.ratio import Rate, Ratio
+from bedplate.aggregations.sketches import Quantile
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column, Columns, Ids, Ragged
 from bedplate.errors import AheadError
@@ -128,11 +132,19 @@ def test_what_changes_with_the_time_has_no_cells():
         "recent": LastN("price", 3),
         "since": TimeSince(),
         "fading": DecayedCount(half_life="1h"),
+        "rate": Rate(windows="1h"),
+        "share": Ratio(Count(where=pl.col("flag")), Count(), windows="1h"),
+        "worth": Ratio(DecayedCount(half_life="1h"), Count()),
+        "lowest": Min("price", windows="1d"),
+        "ranks": Quantile("quantity", [0, 1]),
+        "top": TopK("quantity", 2),
     }
+    steady_names = ("n_1h", "mean_1d", "last", "image", "said", "share_1h", "lowest_1d", "ranks_p0", "ranks_p100")
     steady = Cells(simulated_view(simulation, features=features)).places
-    assert list(steady) == [f"simulated.{n}" for n in ("n_1h", "mean_1d", "last", "image", "said")]
+    assert list(steady) == [f"simulated.{n}" for n in steady_names]
     ended = Cells(simulated_view(simulation, features=features, ttl=HOUR)).places
-    assert list(ended) == ["simulated.n_1h", "simulated.mean_1d"]
+    carried = ("last", "image", "said")
+    assert list(ended) == [f"simulated.{n}" for n in steady_names if n not in carried]
     none = Cells(simulated_view(simulation, features={"since": TimeSince()}))
     assert (list(none.places), none.width) == ([], 2)
 
