@@ -100,13 +100,11 @@ class Cells:
         layout, k, entities = self._plan.layout, len(keys), keys.shape[1]
         settled = np.full(k + 1, ALWAYS[0], np.int64)
         kernels.settled_at(words, offsets, layout.shape, layout.delay, layout.known_at, settled[:k])
+        # A row that is settled only after a window has moved on has a value of then: no read takes it, as none is both
+        # after all events of the row and before the edge.
         times = np.maximum(settled, time)
         records = np.zeros((k + 1, self.width), np.int64)
         records[:k, :entities], records[:, entities] = keys, settled
-        for window in {p.window for p in self.places.values() if p.window is not None}:
-            # The row's events count only after the window has moved on: no record of it holds.
-            moved = times >= lifetime(window, time)[1]
-            records[moved, entities] = ALWAYS[1]
         found = self._plan.read(words, np.append(offsets, offsets[-1]), times, {})
         for name, place in self.places.items():
             column = found[name]
