@@ -97,6 +97,7 @@ class ReadPlan:
         layout: of the view's rows.
         names: as asked for.
         groups: the calls to finalise, those that are alike together.
+        places: where each feature is in what `read` gives.
     """
 
     __slots__ = (
@@ -107,7 +108,6 @@ class ReadPlan:
         "_located",
         "_most_calls",
         "_most_inputs",
-        "_places",
         "_ragged_requests",
         "_slot_columns",
         "_slots_at",
@@ -116,6 +116,7 @@ class ReadPlan:
         "groups",
         "layout",
         "names",
+        "places",
     )
 
     def __init__(self, view: CompiledView, names: Sequence[str]) -> None:
@@ -127,7 +128,7 @@ class ReadPlan:
         alike = self._alike([c for c in view.calls if wanted.intersection(c.names)])
         self.groups = tuple(self._group(calls, requests, columns) for calls in alike)
         self._most_calls = max((len(g.calls) for g in self.groups), default=1)
-        self._places = self._all_places()
+        self.places = self._all_places()
         scalars, slots, self._latest_requests = (
             np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests[:_RAGGED], _WIDTHS, strict=True)
         )
@@ -179,7 +180,7 @@ class ReadPlan:
                 partials = [found.partial(part) for part in group.parts]
                 for column in aggregation.finalize(partials, repeated[: calls * n]):
                     parts.extend(split(column, calls))
-        return Columns(parts, self._places)
+        return Columns(parts, self.places)
 
     def _all_places(self) -> Places:
         """Where `read` puts each feature."""
