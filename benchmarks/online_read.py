@@ -32,6 +32,7 @@ import numpy as np
 import polars as pl
 import redis
 from record import machine, save
+from servers import redis_server
 
 from bedplate.aggregations.arithmetic import Count, Mean, Sum
 from bedplate.aggregations.base import Aggregation
@@ -129,25 +130,6 @@ class RedisFloor:
         found: Any = self.client.mget([user.to_bytes(8, "big") for user in users.tolist()])
         words = np.frombuffer(b"".join(found), np.float64).reshape(len(users), -1)
         return words[:, : self.width].astype(np.float32)
-
-
-@contextlib.contextmanager
-def redis_server(folder: Path) -> Generator[int]:
-    """The port of a new Redis server that keeps nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    options = ["--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
-    server = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-    try:
-        with redis.Redis(port=port) as client:
-            while True:
-                with contextlib.suppress(redis.ConnectionError):
-                    client.ping()
-                    break
-        yield port
-    finally:
-        server.kill()
-        server.wait()
 
 
 def medians(calls: list[Callable[[int], object]], rounds: int, before: Callable[[], object]) -> list[float]:
