@@ -14,16 +14,13 @@ nothing to remember; "again" are the same reads of a store that nobody writes. I
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import gc
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 

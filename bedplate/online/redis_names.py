@@ -7,8 +7,10 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import TypeVar, final
 
 from bedplate.online import keys
 
@@ -19,6 +21,19 @@ MARK = b"!"
 """In the index of a group: that it has rows."""
 
 _MOST_HEADS = 10_000
+_FIRST: Callable[[bytes], bytes] = itemgetter(slice(9))
+_KEY: Callable[[tuple[bytes, object]], bytes] = itemgetter(0)
+_Pair = TypeVar("_Pair", tuple[bytes, bytes], tuple[bytes, int])
+
+
+def firsts(pairs: Iterable[_Pair]) -> set[bytes]:
+    """The first nine bytes of the keys of pairs: they say of what kind a key is, and of which group. They are few."""
+    return set(map(_FIRST, map(_KEY, pairs)))
+
+
+def runs(pairs: Iterable[_Pair]) -> Iterator[tuple[bytes, Iterator[_Pair]]]:
+    """Pairs of a key and something in runs of equal first nine bytes."""
+    return groupby(pairs, lambda pair: pair[0][:9])
 
 
 class TextKeyError(Exception):
@@ -71,8 +86,11 @@ class Names:
         Raises:
             TextKeyError: one is of a text.
         """
-        heads = self._heads
-        return [heads[key[:9]] + key[9:] for key in wanted]
+        found: list[bytes] = []
+        for first, alike in groupby(wanted, _FIRST):
+            head = self._heads[first]
+            found += [head + key[9:] for key in alike]
+        return found
 
     def key(self, name: bytes) -> bytes:
         """The key of a name."""
@@ -89,6 +107,10 @@ class Names:
     def step(self, group: bytes) -> bytes:
         """Which step a group was changed by last."""
         return self._namespace + b"!s{." + group + b"}"
+
+    def session_step(self, group: bytes, session: bytes) -> bytes:
+        """Which step of many rows a group was changed by last in a session."""
+        return self.step(group) + session
 
     def claim(self, name: str) -> bytes:
         """The lease of whoever writes what has a name."""
