@@ -2,9 +2,9 @@
 
     .venv-feast/bin/python benchmarks/feast_materialize.py FOLDER COMPARED STORE
 
-FOLDER has feast.parquet; STORE is the `online_store` of feature_store.yaml, as JSON. Writes the online values of so many
-keys to feast_values.parquet there, and prints the seconds of `materialize`, after one of an hour of events that makes
-everything ready.
+FOLDER has feast.parquet; STORE is the `online_store` of feature_store.yaml, as JSON. Writes the online values of so
+many keys to feast_values.parquet there, and prints the seconds of `materialize`, after one of an hour of events that
+makes everything ready.
 """
 
 from __future__ import annotations

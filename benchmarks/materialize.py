@@ -4,7 +4,7 @@
 
 Each key has one event of 10 float values. Bedplate loads them from its as-of index, which is built first, for the keys
 and for three times as many; the limit is the raw store, which is given the very rows that Bedplate wrote, ready in
-memory: LMDB's own `putmulti` in transactions of as many, and for Redis pipelines of `MSET`. Feast materializes the first
+memory: by LMDB's `putmulti` in transactions of as many, by Redis in pipelines of `MSET`. Feast materializes the first
 keys from a Parquet file that holds no others, into SQLite and into Redis, and its online values are compared with
 Bedplate's. Each contestant is a process of its own; the Redis server is a new one on a free port. Memory is what a
 process has of its own beside mapped files (RssAnon), read every few milliseconds while it loads.
