@@ -5,8 +5,9 @@
 All hold the same values of 5,000 users, read the same random ones and take turns, ten reads each; Redis is one new
 server on a free port. Feast's time is that of `get_online_features(...).to_dict()` in a process of its own, without
 what it takes to send the values here; Bedplate's that of the read and of one float32 matrix with its presence mask.
-Values must be equal. A step is committed before each of Bedplate's reads, so that it has nothing to remember. The target is that
-500 keys take Feast 100 times as long, from LMDB beside SQLite and from Redis beside Redis.
+Values must be equal. A step is committed before each of Bedplate's reads, so that it has nothing to remember.
+
+The target is that 500 keys take Feast 100 times as long, from LMDB beside SQLite and from Redis beside Redis.
 """
 
 from __future__ import annotations
