@@ -34,7 +34,7 @@ from bedplate.online.compiled import (
     jit,
     window_start,
 )
-from bedplate.online.folding import add_whole
+from bedplate.online.tiles import find_tiles, is_of_tiles, read_sum_and_counts, read_tiles, same_window, take
 from bedplate.online.wide import read_wide
 from bedplate.types import Int64s
 
@@ -94,25 +94,6 @@ def locate_rows(
 
 
 @jit
-def _take(
-    code: int, is_float: int, words: Any, floats: Any, at: int, values: Any, value_floats: Any, present: Any, i: int
-) -> None:
-    """Merges the value at a word into value i; a count counts it."""
-    if code == _COUNT:
-        values[i] += 1
-    elif code == _SUM:
-        if is_float:
-            value_floats[i] += floats[at]
-        else:
-            values[i] = add_whole(values[i], words[at])
-    else:
-        smaller = floats[at] < value_floats[i] if is_float else words[at] < values[i]
-        if not present[i] or smaller == (code == _MIN):
-            values[i] = words[at]
-    present[i] = True
-
-
-@jit
 def _read_totals(
     words: Any, floats: Any, offsets: Any, located: Any, request: Any, values: Any, value_floats: Any, present: Any
 ) -> None:
@@ -125,87 +106,7 @@ def _read_totals(
         if code == _COUNT:
             values[i] = words[row + partial]
         elif code == _SUM or words[row + number] > 0:
-            _take(code, is_float, words, floats, row + partial, values, value_floats, present, i)
-
-
-@jit
-def _find_tiles(words: Any, times: Any, width: int, located: Any, request: Any, found: Any) -> None:
-    """Fills `found` [n] with the word of the first tile in each row that a request's window covers."""
-    length, hop, at = request[LENGTH], request[HOP], request[AT]
-    time, since = MISSING, MISSING
-    for i in range(len(times)):
-        if located[i, 0] < 0:
-            continue
-        if times[i] != time:  # most often all rows are asked for as of one time
-            time = times[i]
-            since = window_start(time, length, hop)
-        begin = located[i, at + 1]
-        low, high = np.int64(0), (located[i, at + 2] - begin) // width
-        while low < high:
-            middle = (low + high) // 2
-            if words[begin + middle * width] < since:
-                low = middle + 1
-            else:
-                high = middle
-        found[i] = begin + low * width
-
-
-@jit
-def _read_tiles(
-    words: Any,
-    floats: Any,
-    width: int,
-    located: Any,
-    first: Any,
-    request: Any,
-    values: Any,
-    value_floats: Any,
-    present: Any,
-) -> None:
-    """Reading windows is most of the work: no call and no array is made in the loops over rows and tiles."""
-    code, is_float, at, partial = request[CODE], request[IS_FLOAT], request[AT], request[PARTIAL]
-    distance = request[NUMBER_AT] - partial
-    for i in range(len(values)):
-        if located[i, 0] < 0:
-            continue
-        k, end = first[i] + partial, located[i, at + 2]
-        if code == _COUNT:  # no key has so many events that it could overflow
-            number = np.int64(0)
-            while k < end:
-                number += words[k]
-                k += width
-            values[i] = number
-        elif code == _SUM and is_float:
-            real = 0.0
-            while k < end:
-                real += floats[k]
-                k += width
-            value_floats[i] = real
-        elif code == _SUM:
-            whole = np.int64(0)
-            while k < end:
-                whole = add_whole(whole, words[k])
-                k += width
-            values[i] = whole
-        else:
-            while k < end:
-                if words[k + distance] > 0:
-                    _take(code, is_float, words, floats, k, values, value_floats, present, i)
-                k += width
-
-
-@jit
-def _same_window(requests: Any, r: int) -> int:
-    """The first request that reads the same tiles as request r."""
-    for q in range(r):
-        if (
-            requests[q, SOURCE] == TILE
-            and 0 <= requests[q, CODE] < WIDE
-            and requests[q, AT] == requests[r, AT]
-            and requests[q, LENGTH] == requests[r, LENGTH]
-        ):
-            return q
-    return r
+            take(code, is_float, words, floats, row + partial, values, value_floats, present, i)
 
 
 @jit
@@ -234,7 +135,7 @@ def _add_events(
         for k in range(first, kept + visible[i]):
             event = located[i, at + 1] + k * size if k < kept else located[i, 0] + (k - kept) * size
             if words[event] >= since and is_valid(words, event, selection):
-                _take(code, is_float, words, floats, event + word, values, value_floats, present, i)
+                take(code, is_float, words, floats, event + word, values, value_floats, present, i)
 
 
 @jit
@@ -318,6 +219,13 @@ def read_scalars(
     values[:] = 0
     present[:] = False
     first = np.empty((len(requests), n), np.int64)  # of those with a window of tiles: where they begin
+    done = np.zeros(len(requests), np.bool_)
+    for r in range(len(requests)):
+        if is_of_tiles(requests, r) and same_window(requests, r) == r:
+            find_tiles(words, times, sections[requests[r, AT], WIDTH], located, requests[r], first[r])
+            read_sum_and_counts(
+                words, floats, sections[requests[r, AT], WIDTH], located, first[r], requests, r, values, done
+            )
     for r in range(len(requests)):
         request, out, there = requests[r], values[r * n : (r + 1) * n], present[r * n : (r + 1) * n]
         out_floats = out.view(np.float64)
@@ -331,11 +239,9 @@ def read_scalars(
             continue
         if request[SOURCE] == TOTAL:
             _read_totals(words, floats, offsets, located, request, out, out_floats, there)
-        elif request[SOURCE] == TILE:
-            width, same = sections[request[AT], WIDTH], _same_window(requests, r)
-            if same == r:
-                _find_tiles(words, times, width, located, request, first[r])
-            _read_tiles(words, floats, width, located, first[same], request, out, out_floats, there)
+        elif request[SOURCE] == TILE and not done[r]:
+            width, begins = sections[request[AT], WIDTH], first[same_window(requests, r)]
+            read_tiles(words, floats, width, located, begins, request, out, out_floats, there)
         _add_events(words, floats, offsets, times, size, located, visible, request, out, out_floats, there)
 
 

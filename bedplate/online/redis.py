@@ -163,9 +163,8 @@ class RedisStore(OnlineStore):
         if not wanted:
             return [], []
         try:
-            names = self._names.of(wanted)
             if not self._servers.apart:
-                return [(names[0], (b"MGET", *names))], [range(len(names))]
+                return [(self._names.groups, self._names.packed_mget(wanted))], [range(len(wanted))]
         except TextKeyError:
             pass
         places: dict[bytes, list[int]] = {}
@@ -178,8 +177,8 @@ class RedisStore(OnlineStore):
             if wanted[at[0]].startswith(keys.TEXTS):
                 asked.append((self._names.texts, (b"HMGET", self._names.texts, *(wanted[i][1:] for i in at))))
             else:
-                names = self._names.of([wanted[i] for i in at])
-                asked.append((names[0], (b"MGET", *names)))
+                of_group = [wanted[i] for i in at]
+                asked.append((self._names.of(of_group[:1])[0], self._names.packed_mget(of_group)))
         return asked, list(places.values())
 
     def _change_texts(self, changes: Changes, puts: list[tuple[bytes, bytes]]) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from itertools import chain, groupby, repeat
 from typing import Any, TypeAlias
 
-Command: TypeAlias = tuple[Any, ...]
-"""A command and its arguments: bytes, texts and numbers."""
+Command: TypeAlias = tuple[Any, ...] | bytes
+"""A command and its arguments: bytes, texts and numbers; or all of it as it is sent."""
 
 
 def packed(command: Command) -> bytes:
@@ -19,7 +19,11 @@ def packed(command: Command) -> bytes:
     >>> packed((b"GET", "key"))
     b'*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n'
     """
-    words = [word if type(word) is bytes else str(word).encode() for word in command]
+    if isinstance(command, bytes):
+        return command
+    words: Sequence[bytes] = command
+    if set(map(type, command)) != {bytes}:
+        words = [word if type(word) is bytes else str(word).encode() for word in command]
     parts = [b"*%d\r\n" % len(words)]
     for length, alike in groupby(words, len):
         head = b"$%d\r\n" % length
