@@ -260,7 +260,13 @@ class ReadPlan:
     ) -> Part:
         needs = [self._needs(call)[index] for call in calls]
         kernel, out = self._kernel(needs[0]), self._slot_columns
-        first = len(requests[kernel])
+        first, reduction = len(requests[kernel]), needs[0].reduction
+        if kernel == _SCALAR and calls[0].aggregation.finish is not None:  # equal sums and counts are read once
+            made, known = [self._scalar(need, len(needs)) for need in needs], requests[_SCALAR]
+            for begin in range(first):
+                if known[begin : begin + len(made)] == made:
+                    kinds = (self.layout.view.output_type(reduction),)
+                    return Part(kernel, begin, begin + len(made), kinds, out, reduction)
         for i, need in enumerate(needs):
             if kernel == _SCALAR:
                 requests[kernel].append(self._scalar(need, len(needs)))
@@ -271,7 +277,7 @@ class ReadPlan:
                 place = (len(columns), len(inputs), out + i, len(needs))
                 requests[kernel].append((*self._latest(need), *place))
                 columns.extend(inputs)
-        reduction, kinds = needs[0].reduction, self.layout.view.types[needs[0].selection]
+        kinds = self.layout.view.types[needs[0].selection]
         last = len(requests[kernel])
         if kernel == _SLOT:
             self._slot_columns += len(needs) * sum(map(words_in, kinds))

@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from bedplate.errors import StoreError, UnavailableError
 from bedplate.online.redis_address import RedisAddress
-from bedplate.online.redis_script import Command
+from bedplate.online.redis_wire import Command, packed
 
 SEND_TIMEOUT = 30.0
 """How long a connection may take to send a command; seconds."""
@@ -144,8 +144,7 @@ class Servers(ABC):
         with ExitStack() as used:
             connections = [(used.enter_context(s.connection(until)), indexes) for s, indexes in of_servers.items()]
             for connection, indexes in connections:
-                packed = connection.pack_commands([asked[i][1] for i in indexes])
-                connection.send_packed_command(packed, check_health=False)
+                connection.send_packed_command([packed(asked[i][1]) for i in indexes], check_health=False)
             for connection, indexes in connections:
                 for i in indexes:
                     found[i] = connection.read_response(timeout=left_until(until))
@@ -230,7 +229,7 @@ class Cluster(Servers):
         for server in list(self._servers.values()):
             try:
                 with server.connection(until) as connection:
-                    connection.send_packed_command(connection.pack_command("CLUSTER", "SLOTS"), check_health=False)
+                    connection.send_packed_command([packed((b"CLUSTER", b"SLOTS"))], check_health=False)
                     found = connection.read_response(timeout=left_until(until))
             except (exceptions.AuthenticationError, exceptions.ResponseError):
                 raise
@@ -258,7 +257,7 @@ def left_until(until: float) -> float:
 def ask_server(server: Server, command: Command, until: float) -> Any:
     """The answer of one server to one command."""
     with server.connection(until) as connection:
-        connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        connection.send_packed_command([packed(command)], check_health=False)
         return connection.read_response(timeout=left_until(until))
 
 
