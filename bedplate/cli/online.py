@@ -105,7 +105,7 @@ def compact(removed: bool, dry_run: bool, directory: Path, as_json: bool) -> Non
     Rows are folded anew at the watermark: tiles, values and events that are too old for every window go, and rows of
     which nothing counts any more. An old version of a view goes once the store holds the one that is defined. --removed
     deletes views of other names too: give it only where no other project shares the store. Texts that nothing names go
-    at the end, unless a writer is at work.
+    at the end.
 
     \b
     Examples:

@@ -13,8 +13,9 @@ import hashlib
 import secrets
 import threading
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -30,7 +31,7 @@ from bedplate.online.redis_asking import Asking
 from bedplate.online.redis_leases import LEASE, Leases
 from bedplate.online.redis_listing import Listing
 from bedplate.online.redis_names import ROWS, Names, TextKeyError
-from bedplate.online.redis_script import Step, steps_of
+from bedplate.online.redis_script import TEXTS, Command, Step, steps_of
 from bedplate.online.redis_servers import (
     Asked,
     Cluster,
@@ -188,24 +189,38 @@ class RedisStore(OnlineStore):
         for prefix in changes.deletes:
             if prefix.startswith(keys.TEXTS):
                 gone += [k[1:] for page in self._listing.texts(prefix, PAGE) for k, _ in page]
+        put = [x for key, value in changes.puts if key.startswith(keys.TEXTS) for x in (key[1:], value)]
+        expected = [x for key, value in changes.expects if key.startswith(keys.TEXTS) for x in (key[1:], value)]
+        if expected:
+            counts = len(expected) // 2, len(gone)
+            self._once(texts, lambda _: (b"EVAL", TEXTS, 1, texts, *counts, *expected, *gone, *put))
+            return
         for first in range(0, len(gone), _CHUNK):
             self._asking.one(texts, (b"HDEL", texts, *gone[first : first + _CHUNK]), "write")
-        put = [x for key, value in changes.puts if key.startswith(keys.TEXTS) for x in (key[1:], value)]
         for first in range(0, len(put), 2 * _CHUNK):
             self._asking.one(texts, (b"HSET", texts, *put[first : first + 2 * _CHUNK]), "write")
 
     def _take(self, step: Step) -> None:
-        """Takes a step once: sends it until there is an answer, which is the same however often it came through."""
+        """Takes a step once; the answer is the same however often it comes through."""
         session, number = self._session()
         name = self._names.step(step.groups()[0])
-        sent, registered, text = 0, False, False
+
+        def command(text: bool, registered: bool = False) -> Command:
+            return step.command(self._names, session, number, registered=registered, text=text)
+
+        if self._once(name, command) == b"REGISTER":
+            self._asking.one(self._names.groups, (b"SADD", self._names.groups, *step.indexed()), "write")
+            self._once(name, partial(command, registered=True))
+
+    def _once(self, name: bytes, command: Callable[[bool], Command]) -> bytes:
+        """Sends a script until there is an answer, as its hash or, where the server does not know it, as its text."""
+        sent, text = 0, False
 
         def attempt(until: float) -> bytes:
             nonlocal sent, text
-            command = step.command(self._names, session, number, registered=registered, text=text)
             try:
                 sent += 1
-                return self._servers.ask([(name, command)], min(until, monotonic() + _ATTEMPT))[0]
+                return self._servers.ask([(name, command(text))], min(until, monotonic() + _ATTEMPT))[0]
             except UnreachableError:
                 sent -= 1
                 raise
@@ -214,14 +229,11 @@ class RedisStore(OnlineStore):
                 return attempt(until)
 
         answer = self._asking.retried("write", None, attempt, lambda: sent > 0)
-        if answer == b"REGISTER":
-            self._asking.one(self._names.groups, (b"SADD", self._names.groups, *step.indexed()), "write")
-            registered, sent = True, 0
-            answer = self._asking.retried("write", None, attempt, lambda: sent > 0)
         if answer == b"CONFLICT" and sent > 1:
             raise self._asking.uncertain("another writer came after it was sent")
         if answer == b"CONFLICT":
             raise conflict(self.url)
+        return answer
 
     def _session(self) -> tuple[bytes, int]:
         """This thread's session and the number of its next step."""

@@ -67,6 +67,20 @@ at = at + counts[6]
 for i = 1, counts[7] do redis.call('ZREM', KEYS[firsts[7] + i], ARGV[at + i]) end
 return 'OK'
 """
+
+TEXTS = """
+local at, expected, dropped = 2, tonumber(ARGV[1]), tonumber(ARGV[2])
+for i = at + 1, at + 2 * expected, 2 do
+    if (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then return 'CONFLICT' end
+end
+at = at + 2 * expected
+for i = at + 1, at + dropped do redis.call('HDEL', KEYS[1], ARGV[i]) end
+for i = at + dropped + 1, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 'OK'
+"""
+"""Changes texts that are as expected. ARGV are how many are expected and dropped, then texts and values expected, texts
+dropped, texts and values put."""
+
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
@@ -155,17 +169,18 @@ def steps_of(changes: Changes, dropped: Sequence[bytes], *, apart: bool) -> list
         dropped: the keys that its deletes and drops mean.
         apart: whether each group is a step of its own, or all are one.
     """
+    expects = [(key, value) for key, value in changes.expects if not key.startswith(keys.TEXTS)]
     if not apart:
         puts = [(key, value) for key, value in changes.puts if not key.startswith(keys.TEXTS)]
         emptied = {p[1:] for p in changes.deletes if p.startswith(ROWS) and len(p) == 9}
-        step = Step(changes.expects, list(dropped), puts, changes.expires, emptied)
+        step = Step(expects, list(dropped), puts, changes.expires, emptied)
         return [step] if step.groups() else []
     steps: dict[bytes, Step] = {}
 
     def of(key: bytes) -> Step:
         return steps.setdefault(keys.group_of(key), Step())
 
-    for key, value in changes.expects:
+    for key, value in expects:
         of(key).expects.append((key, value))
     for key in dropped:
         of(key).drops.append(key)

@@ -44,6 +44,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         generation: of the rows that are read; see `generations`.
         adopted: the old rows that are read where there is none of the generation; None: none.
         successor: the id of the version that goes on with these rows, which never change any more; empty: none.
+        texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation: int = 0
     adopted: Adopted | None = None
     successor: str = ""
+    texts: str = ""
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
@@ -125,7 +127,12 @@ def read_state(store: OnlineStore, view: CompiledView) -> ViewState:
     Raises:
         StoreError: the view was never loaded, or not completely, or a changed version of it goes on with its rows.
     """
-    state = decode_state(store.read_many([keys.state_of(view)]).data, view, store)
+    return written_state(store.read_many([keys.state_of(view)]).data, view, store)
+
+
+def written_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewState:
+    """The state from its bytes, for those who write; see `read_state`."""
+    state = decode_state(value, view, store)
     if state.successor:
         raise StoreError(
             "a changed version of the view goes on with these rows, which can only be read as they were",
