@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from bedplate.cli.options import echo_json, json_option, project_option
-from bedplate.cli.tables import size, table
+from bedplate.cli.tables import counted, size, table
 
 if TYPE_CHECKING:
     from bedplate.datasets.drift import Drift
@@ -81,15 +81,6 @@ class Planned:
         """What is to be built, for a person."""
         new = f"{self.rows:,} new rows: " if self.rows and self.build.extends else ""
         return new + counted(self.counts) if self.missing else "-"
-
-
-def counted(counts: Sequence[tuple[int, str]]) -> str:
-    """Numbers of things, those that are there.
-
-    >>> counted([(1, "timeline"), (0, "column"), (12000, "reduction")])
-    '1 timeline, 12,000 reductions'
-    """
-    return ", ".join(f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in counts if n)
 
 
 def planned(project: Project) -> list[Planned]:

@@ -19,7 +19,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic
-from typing import final
+from typing import ClassVar, final
 
 from redis import exceptions
 
@@ -64,6 +64,8 @@ class RedisStore(OnlineStore):
         ConfigError: the URL is not of the form, or the server is of a cluster and the URL of none.
         StoreError: the server can't be reached or used, or holds a store of another version.
     """
+
+    step_events: ClassVar[int] = 3_000
 
     def __init__(self, url: str, root: Path | None = None, *, patience: float = PATIENCE, lease: float = LEASE) -> None:
         self._address: RedisAddress = parse_address(url, root)

@@ -16,7 +16,7 @@ from redis.connection import Connection, SSLConnection
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from bedplate.errors import StoreError
+from bedplate.errors import StoreError, UnavailableError
 from bedplate.online.redis_address import RedisAddress
 from bedplate.online.redis_script import Command
 
@@ -288,4 +288,5 @@ def refusal(what: str, error: Exception, url: str) -> StoreError:
         hint = "the server belongs to a cluster: begin the URL with redis+cluster://"
     elif text.startswith("NOPERM"):
         hint = "the server's user needs more rights: docs/redis.md lists them"
-    return StoreError(f"can't {what} the online store: {text}", where=url, hint=hint)
+    kind = UnavailableError if is_passing(error) else StoreError
+    return kind(f"can't {what} the online store: {text}", where=url, hint=hint)
