@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -38,7 +33,6 @@ from bedplate.testing.online_store import grouped, write_files
 from bedplate.testing.simulator import ITEM, START, USER, simulate, simulated_view
 from bedplate.types import DAY, HOUR
 
-KILLS = int(os.environ.get("BEDPLATE_KILLS", "3"))
 EVENTS = 400
 
 
@@ -76,34 +70,6 @@ class Stream:
                 times = np.maximum(asked.times, watermark)
                 got = OnlineReader(store).read(view, names, keys, times)
                 assert mismatches(got, Reference(view).read(view, names, keys, times)) == []
-
-
-WORKER = """
-import sys
-from pathlib import Path
-from bedplate.online.base import open_store
-from bedplate.online.ingest import Ingest
-from bedplate.testing.simulator import USER, ITEM, simulate, simulated_view
-simulation = simulate(5, events=400)
-views = [simulated_view(simulation, e, delay=3_600_000_000) for e in ((USER,), (ITEM, USER))]
-ingest = Ingest(open_store(sys.argv[1]), views, Path(sys.argv[2]), batch=3, late=True)
-print("ready", flush=True)
-ingest.run()
-"""
-
-
-def test_killed_workers_lose_nothing_and_count_nothing_twice(server, tmp_path):
-    stream = Stream(f"{server.url}/1", tmp_path)
-    draw, killed = random.Random(7), 0
-    for _ in range(KILLS):
-        command = [sys.executable, "-c", WORKER, stream.url, str(stream.files)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(draw.uniform(0.0, 0.3))
-            process.kill()
-            killed += process.wait() == -signal.SIGKILL
-    assert killed
-    stream.check()
 
 
 def test_a_worker_goes_on_when_connections_and_the_server_are_killed(server, tmp_path):
