@@ -38,7 +38,8 @@ def list_(directory: Path, as_json: bool) -> None:
     """List the views that the store holds: versions, rows, sizes, and how far each of them is.
 
     Of a view that was changed, the store may hold several versions. Events before UNTIL are from history, and reads are
-    exact from the time in EXACT FROM on; FRESH says how far that is behind now.
+    exact from the time in EXACT FROM on; FRESH says how long ago the
+    stream was last known to be taken in: a worker says now and then that nothing more was there.
 
     \b
     Examples:
@@ -78,7 +79,7 @@ def _table(found: StoreFacts) -> str:
             f"{v.state.events:,}",
             moment(v.state.until),
             moment(v.state.watermark),
-            elapsed(max(0, now - v.state.watermark)),
+            elapsed(max(0, now - v.state.fresh_until)),
         ]
         for v in found.views
     ]

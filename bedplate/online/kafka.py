@@ -183,6 +183,10 @@ class KafkaStream(Stream):
             raise self._failure(error.args[0]) from error
         return max(0, high - max(after.at, low))
 
+    def has(self, partition: str) -> bool:
+        """Whether it is one of the topic."""
+        return partition.startswith(f"{self._topic}/")
+
     def close(self) -> None:
         """Leaves the group, so that its partitions are assigned to other workers at once."""
         self._consumer.close()
