@@ -239,7 +239,7 @@ class Ingest:
             if self._stream.lag(partition, min(at.values())) == 0:
                 for view in self._views:
                     self._note(view, partition, at[view.id], now)
-                self._note_due[partition] = monotonic() + _NOTE_SECONDS
+        self._note_due[partition] = monotonic() + _NOTE_SECONDS
 
     def _note(self, view: CompiledView, partition: str, at: Position, now: int) -> None:
         while (reached := self._reached[view.id]).state.position(partition) == at:
