@@ -20,9 +20,6 @@ from bedplate.errors import StoreError, UnavailableError
 from bedplate.online.redis_address import RedisAddress
 from bedplate.online.redis_script import Command
 
-SEND_TIMEOUT = 30.0
-"""How long a connection may take to send a command; seconds."""
-
 _READ_SIZE = 1 << 18
 _SLOTS = 16384
 _LEAST = 0.0005
@@ -100,8 +97,6 @@ class Server:
             raise
         except (exceptions.RedisError, OSError) as error:
             raise UnreachableError(str(error)) from error
-        connection.socket_timeout = SEND_TIMEOUT
-        connection.update_current_socket_timeout(SEND_TIMEOUT)
         return connection
 
 
@@ -145,7 +140,7 @@ class Servers(ABC):
             connections = [(used.enter_context(s.connection(until)), indexes) for s, indexes in of_servers.items()]
             for connection, indexes in connections:
                 packed = connection.pack_commands([asked[i][1] for i in indexes])
-                connection.send_packed_command(packed, check_health=False)
+                _send(connection, packed, until)
             for connection, indexes in connections:
                 for i in indexes:
                     found[i] = connection.read_response(timeout=left_until(until))
@@ -230,7 +225,7 @@ class Cluster(Servers):
         for server in list(self._servers.values()):
             try:
                 with server.connection(until) as connection:
-                    connection.send_packed_command(connection.pack_command("CLUSTER", "SLOTS"), check_health=False)
+                    _send(connection, connection.pack_command("CLUSTER", "SLOTS"), until)
                     found = connection.read_response(timeout=left_until(until))
             except (exceptions.AuthenticationError, exceptions.ResponseError):
                 raise
@@ -258,7 +253,7 @@ def left_until(until: float) -> float:
 def ask_server(server: Server, command: Command, until: float) -> Any:
     """The answer of one server to one command."""
     with server.connection(until) as connection:
-        connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        _send(connection, connection.pack_command(*command), until)
         return connection.read_response(timeout=left_until(until))
 
 
@@ -290,3 +285,9 @@ def refusal(what: str, error: Exception, url: str) -> StoreError:
         hint = "the server's user needs more rights: docs/redis.md lists them"
     kind = UnavailableError if is_passing(error) else StoreError
     return kind(f"can't {what} the online store: {text}", where=url, hint=hint)
+
+
+def _send(connection: Any, packed: Any, until: float) -> None:
+    """Sends commands by a time of the monotonic clock, also ones that do not fit into what the system buffers."""
+    connection.update_current_socket_timeout(left_until(until))
+    connection.send_packed_command(packed, check_health=False)

@@ -383,6 +383,22 @@ def test_a_read_is_in_time_or_an_error(tmp_path):
             store.read_many([STATE], deadline=time.monotonic() + 0.05)
 
 
+def test_what_no_buffer_holds_is_in_time_too():
+    """The system takes in some megabytes for a server that stands still, then sending waits."""
+    with running("--appendonly", "no") as server, RedisStore(server.url, patience=0.3) as store:
+        names = [ROW + b"%01000d" % i for i in range(15_000)]
+        store.read_many(names[:1])
+        server.freeze()
+        begin = time.monotonic()
+        with pytest.raises(DeadlineError):
+            store.read_many(names, deadline=begin + 0.2)
+        with pytest.raises(StoreError):
+            store.commit(Changes([(name, name) for name in names]))
+        assert time.monotonic() - begin < 10  # the connection's own bound is longer
+        server.thaw()
+        assert list(store.read_many(names[:2])) == [b"", b""]
+
+
 def test_reads_and_steps_wait_for_a_server_that_starts_again(tmp_path):
     with running("--appendonly", "yes", "--appendfsync", "always") as server, RedisStore(server.url) as store:
         store.commit(Changes([(STATE, b"1")]))
