@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +146,7 @@ class World:
         try:
             if not self.feed.has_end:
                 self._wait_until_taken()
+                self._wait_until_following(processes)
                 for process in processes:
                     process.send_signal(signal.SIGTERM)
             for process in processes:
@@ -169,6 +170,11 @@ class World:
 
     def _said(self, process: subprocess.Popen[str]) -> str:
         return self._log_of[process.pid].read_text()[-2000:]
+
+    def _wait_until_following(self, processes: Sequence[subprocess.Popen[str]]) -> None:
+        for process in processes:
+            while "follow" not in self._said(process) and process.poll() is None:
+                time.sleep(0.02)
 
     def _wait_until_taken(self) -> None:
         project, began = self.project(), time.monotonic()
@@ -213,9 +219,7 @@ class World:
         """
         processes = [self._worker("--follow") for _ in range(self.workers)]
         try:
-            for process in processes:
-                while "follow" not in self._said(process) and process.poll() is None:
-                    time.sleep(0.02)
+            self._wait_until_following(processes)
             for _ in range(3):
                 self.send(count // 3 + 1)
                 time.sleep(self.draw.random() * 0.5)

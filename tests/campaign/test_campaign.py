@@ -24,7 +24,7 @@ STORE = "lmdb:.bedplate/online"
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """A campaign that has run."""
     folder = tmp_path_factory.mktemp("campaign") / "project"
-    campaign = Campaign(folder, 5, 240, ["kill", "change"], 12, store=STORE)
+    campaign = Campaign(folder, 5, 240, ["kill", "change"], 12, store=STORE, stream="parts", workers=2)
     campaign.run()
     return campaign
 
