@@ -33,7 +33,7 @@ from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
 from bedplate.online.refused import refused_rows
-from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, group, merged_rows, texts_of, written_state
+from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_to_write, group, merged_rows, texts_of
 from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.events import RowName, row_text
@@ -221,7 +221,7 @@ class Ingest:
             known = self._reached.get(view.id)
             if known is not None and known.raw == raw:
                 continue
-            reached, prefix = _Reached(raw, written_state(raw, view, self._store)), keys.files_of(view)
+            reached, prefix = _Reached(raw, decode_to_write(raw, view, self._store)), keys.files_of(view)
             if known is None or known.state.texts != reached.state.texts:
                 self._texts.clear()
             for key, _ in self._store.scan(prefix):
