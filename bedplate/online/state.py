@@ -18,7 +18,7 @@ from bedplate.online.base import OnlineStore, text_puts
 from bedplate.online.codec import Layout
 from bedplate.online.folding import merge_into_rows
 from bedplate.online.old_rows import Adopted, with_old_rows
-from bedplate.online.streams import BEGINNING, Position
+from bedplate.online.streams import BEGINNING, Origin, Position
 from bedplate.types import MINUTE, Int64s
 
 REWIND = MINUTE
@@ -47,6 +47,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         successor: the id of the version that goes on with these rows, which never change any more; empty: none.
         seen: up to when each partition of the stream was taken in, microseconds: the time of its newest event, or of a
             look at it that found no more.
+        origins: of which stream the position of each partition is, where that is known; see `origins`.
         texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
@@ -63,6 +64,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     successor: str = ""
     texts: str = ""
     seen: dict[str, int] = {}
+    origins: dict[str, Origin] = {}
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
