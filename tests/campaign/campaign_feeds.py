@@ -166,6 +166,7 @@ class Topic(Feed):
         """Begins another topic."""
         self._topics, self._loaded = self._topics + 1, loaded
         self._topic, self._sent = f"events{self._topics}", [list[int]() for _ in range(self._partitions)]
+        self._producer.list_topics(self._topic, timeout=10)  # which makes it
         self.words = (f"kafka://{self._address}/{self._topic}", "--settings", str(self._settings))
 
     def _name(self, part: int) -> str:
