@@ -6,7 +6,7 @@ import re
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -161,28 +161,27 @@ def ingest(
 
     _check(stream, until, follow)
     shown: list[Measures] = []
-    with ExitStack() as opened:
-        if metrics is not None:
-            opened.enter_context(_served(metrics, shown))
+    with nullcontext() if metrics is None else _served(metrics, shown):
         project = Project(directory)
         chosen = _chosen(project, sources)
         aside = letters or project.root / ".bedplate" / "letters"
         topic = _Topic(group, aside, form, settings) if _is_topic(stream) else None
         taking = _Taking(stream, topic, None if until is None else parse_time(until, "--until"), follow, late, batch)
-        begin = time.perf_counter()
-        interrupted = taking.run(project, chosen, shown)
-        seconds = time.perf_counter() - begin
-    progressed = [Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown]
+        interrupted, seconds = taking.run(project, chosen, shown)
     if not follow and not any(Path(stream).rglob("*.parquet")):
         click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
+    _echo([Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown], seconds, interrupted, as_json)
+    if interrupted and not follow:
+        click.get_current_context().exit(INTERRUPTED_EXIT)
+
+
+def _echo(progressed: Sequence[Progressed], seconds: float, interrupted: bool, as_json: bool) -> None:
     if as_json:
         found = [asdict(p) for p in progressed]
         echo_json({"sources": found, "seconds": seconds, "interrupted": interrupted})
     else:
         click.echo(progress_table(progressed))
         click.echo(f"{'interrupted' if interrupted else 'done'} after {seconds:.1f} s")
-    if interrupted and not follow:
-        click.get_current_context().exit(INTERRUPTED_EXIT)
 
 
 def _is_topic(stream: str) -> bool:
@@ -223,8 +222,14 @@ class _Taking:
     late: bool
     batch: int | None
 
-    def run(self, project: Project, chosen: Mapping[str, list[CompiledView]], shown: list[Measures]) -> bool:
-        """Takes in what there is for each source, how it stands being `shown`; whether a signal ended it."""
+    def run(
+        self, project: Project, chosen: Mapping[str, list[CompiledView]], shown: list[Measures]
+    ) -> tuple[bool, float]:
+        """Takes in what there is for each source, how it stands being `shown`.
+
+        Returns:
+            whether a signal ended it, and how many seconds it took.
+        """
         from bedplate.online.ingest import Ingest
         from bedplate.online.workers import POLL, STORE_PATIENCE, run_workers
 
@@ -242,10 +247,12 @@ class _Taking:
                 progress(f"following {self.stream}; Ctrl-C ends it")
             wait = POLL if self.topic is None else 0.0  # a topic is waited for by its own
             show = Standing(progress)
+            begin = time.perf_counter()
             interrupted = run_workers(workers, self.until, follow=self.follow, progress=show, poll=wait)
+            seconds = time.perf_counter() - begin
             for worker in workers:
                 worker.measure_lag()
-            return interrupted
+            return interrupted, seconds
 
 
 @click.command()

@@ -227,7 +227,7 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
                 "source": p.build.view.view.source.name,
                 "snapshot": {"id": p.build.snapshot.id, "rows": p.build.snapshot.rows, "text": p.build.snapshot.text},
                 "entities": [e.name for e in p.build.view.view.entities],
-                "features": [] if p.labels else [_feature(f) for f in p.build.view.features.values()],
+                "features": [] if p.labels else [feature_facts(f) for f in p.build.view.features.values()],
                 "build": {
                     "timeline": bool(p.texts("timeline")),
                     "columns": p.texts("column"),
@@ -240,18 +240,18 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
             }
             for p in plans
         ],
-        "contexts": [_feature(project.graph.features[name]) for name in project.graph.contexts],
-        "linked": [_feature(project.graph.features[name]) for name in project.graph.chained],
-        "derived": [_feature(project.graph.features[name]) for name in project.graph.derived],
+        "contexts": [feature_facts(project.graph.features[name]) for name in project.graph.contexts],
+        "linked": [feature_facts(project.graph.features[name]) for name in project.graph.chained],
+        "derived": [feature_facts(project.graph.features[name]) for name in project.graph.derived],
         "datasets": list(project.datasets),
         "jobs": [job.name for job in project.jobs],
         "services": [service.name for service in project.services],
         "changes": None
         if changes is None
         else {
-            "added": [_feature(f) for f in changes.added],
-            "removed": [_feature(f) for f in changes.removed],
-            "changed": [{"old": _feature(old), "new": _feature(new)} for old, new in changes.changed],
+            "added": [feature_facts(f) for f in changes.added],
+            "removed": [feature_facts(f) for f in changes.removed],
+            "changed": [{"old": feature_facts(old), "new": feature_facts(new)} for old, new in changes.changed],
         },
         "parts": sum(p.parts for p in plans),
         "seconds": sum(p.seconds for p in plans),
@@ -260,7 +260,8 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
     }
 
 
-def _feature(feature: Feature) -> dict[str, Any]:
+def feature_facts(feature: Feature) -> dict[str, Any]:
+    """A feature for programs."""
     return {
         "name": feature.name,
         "type": feature.type,

@@ -39,10 +39,15 @@ class ProgressLine:
         """Shows a step."""
         self.show(text)
 
-    def show(self, text: str) -> bool:
-        """Shows a step, unless another one was shown a moment ago; whether it did."""
+    def show(self, text: str, *, at_once: bool = False) -> bool:
+        """Shows a step, unless another one was shown a moment ago; whether it did.
+
+        Args:
+            text: the step.
+            at_once: show it also then.
+        """
         now = time.monotonic()
-        if now - self._shown < self._every:
+        if now - self._shown < self._every and not at_once:
             return False
         self._shown = now
         if self._terminal:

@@ -71,20 +71,27 @@ class Progressed:
 
 @final
 class Standing:
-    """Shows how workers stand; while nothing comes on a terminal only, where a line is written over."""
+    """Shows how workers stand.
 
-    __slots__ = ("_line", "_seen")
+    On a terminal always, where a line is written over. Else when something was taken in, and when the store is away or
+    there again.
+    """
+
+    __slots__ = ("_away", "_line", "_seen")
 
     def __init__(self, line: ProgressLine) -> None:
         self._line = line
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, int] = {}
+        self._away: set[str] = set()
 
     def __call__(self, measures: Measures) -> None:
         """Shows how a worker stands."""
-        seen = measures.events, measures.errors
-        is_new = self._seen.get(measures.source) != seen
-        if (is_new or self._line.is_terminal) and self._line.show(standing_text(measures)):
-            self._seen[measures.source] = seen
+        source, is_away = measures.source, bool(measures.trouble)
+        turned = is_away != (source in self._away)
+        is_new = turned or (not is_away and self._seen.get(source) != measures.events)
+        if (is_new or self._line.is_terminal) and self._line.show(standing_text(measures), at_once=turned):
+            self._seen[source] = measures.events
+            (self._away.add if is_away else self._away.discard)(source)
 
 
 def standing_text(measures: Measures, clock: Clock = system_clock) -> str:

@@ -71,6 +71,7 @@ class Measures:
 
     def took(self, partition: str, end: Position, events: int, newest: int) -> None:
         """A micro-batch was taken in."""
+        self.trouble = ""
         found = self.partitions.setdefault(partition, PartitionMeasures())
         found.events += events
         self.events += events

@@ -125,12 +125,12 @@ def run_workers(
         left = list(workers)
         waiting = {id(w): _Waiting(None if follow else patience) for w in workers}
         while left and not stop.is_set():
-            taken = busy = False
+            taken = busy = away = False
             for worker in list(left):
                 try:
                     turn = worker.turn(until, progress)
                 except _PASSING as error:
-                    wait, busy = waiting[id(worker)].after(error), True
+                    wait, away = waiting[id(worker)].after(error), True
                     _note(worker.measures, error)
                     _show(progress, [worker])
                     stop.wait(wait)
@@ -142,7 +142,7 @@ def run_workers(
                         left.remove(worker)
                 if stop.is_set():
                     break
-            if taken or not left:
+            if taken or away or not left:
                 continue
             if not follow and not busy:
                 break
