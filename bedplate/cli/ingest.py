@@ -265,8 +265,9 @@ class _Taking:
 def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, directory: Path, as_json: bool) -> None:
     """Take the mended dead letters of FILE into the online store, each once.
 
-    A letter is known by its topic, partition and offset: one that was taken in is passed over. One that is still wrong
-    is an error that names it, and nothing of its view is changed.
+    A letter is known by its topic, partition and offset. Into each view those are taken whose events were withheld from
+    it, once; others are passed over. One that is still wrong is an error that names it, and nothing of its view is
+    changed.
 
     \b
     Example:
@@ -280,7 +281,7 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
     taken: dict[str, int] = {}
     with open_online(project.config) as store:
         for view in (v for views in _chosen(project, sources).values() for v in views):
-            taken[view.name] = Ingest(store, [view], LetterStream(file, view, form), late=late).run().events
+            taken[view.name] = Ingest(store, [view], LetterStream(file, view, store, form), late=late).run().events
     if as_json:
         echo_json({"views": [{"view": name, "letters": count} for name, count in taken.items()]})
     else:

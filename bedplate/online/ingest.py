@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -32,7 +32,8 @@ from bedplate.online.codec import Layout
 from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
-from bedplate.online.refused import refused_rows
+from bedplate.online.overflow import BeyondWordsError
+from bedplate.online.refused import check_each_time, refused_rows, rows_of_keys
 from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_to_write, group, merged_rows, texts_of
 from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
@@ -99,6 +100,7 @@ class _Prepared:
     until: int  # for which time the view was loaded when they were checked
     rows: Rows
     events: Events
+    withheld: frozenset[str]  # the names of events that it could have held, see `letters`
 
 
 @final
@@ -306,21 +308,36 @@ class Ingest:
 
     def _prepared(self, views: Sequence[CompiledView], batch: MicroBatch) -> tuple[MicroBatch, list[_Prepared]]:
         """The micro-batch without what can't be taken in, as rows of all views, before one of them is changed."""
+        withheld: Collection[str] = ()
         try:
             with naming(batch.where):
                 prepared = [self._prepare(view, batch) for view in views]
+                if batch.refuse is not None:
+                    check_each_time(views[0].view.source, batch.rows)
+                    withheld = batch.refuse({})
         except DataError:
             if batch.refuse is None:
                 raise
             wrong = refused_rows(views, batch.rows)
-            batch.refuse(wrong)
-            kept = pl.Series([number not in wrong for number in range(len(batch.rows))], dtype=pl.Boolean)
-            batch = replace(batch, rows=batch.rows.filter(kept))
+            withheld, batch = batch.refuse(wrong), batch.without(wrong)
             with naming(batch.where):
-                return batch, [self._prepare(view, batch) for view in views]
-        if batch.refuse is not None:
-            batch.refuse({})
-        return batch, prepared
+                prepared = [self._prepare(view, batch) for view in views]
+        return batch, [replace(each, withheld=frozenset(withheld)) for each in prepared]
+
+    def _without(
+        self, prepared: _Prepared, batch: MicroBatch, error: BeyondWordsError
+    ) -> tuple[_Prepared, MicroBatch]:
+        """What was prepared without the events that sums have no room for; an error where they can't be kept aside."""
+        view = prepared.view
+        since = prepared.until if self._stream.overlaps_history and not self._late else 0
+        wrong = rows_of_keys(view, batch.rows, error.keys, since)
+        if batch.refuse is None:
+            raise DataError(
+                f"{batch.row(wrong[0])}: {error.message}", where=f"{batch.where}: {error.where}", hint=error.hint
+            ) from None
+        withheld = batch.refuse(dict.fromkeys(wrong, f"{error.where}: {error.message}"))
+        batch = batch.without(wrong)
+        return replace(self._prepare(view, batch), withheld=prepared.withheld.union(withheld)), batch
 
     def _prepare(self, view: CompiledView, batch: MicroBatch) -> _Prepared:
         raw = batch.rows.lazy()
@@ -330,7 +347,7 @@ class Ingest:
             rows = rows if self._late else rows.where(rows.visible >= until)
         elif not self._late:
             _check_not_loaded(view, raw, rows, until, batch.row)
-        return _Prepared(view, until, rows, group(self._layouts[view.id], rows))
+        return _Prepared(view, until, rows, group(self._layouts[view.id], rows), frozenset())
 
     def _commit(self, prepared: _Prepared, batch: MicroBatch) -> bool:
         """Changes a view's rows and position in one step; whether it was still where the micro-batch begins."""
@@ -339,7 +356,11 @@ class Ingest:
             reached = self._reached[view.id]
             if (reached.state.position(batch.partition), reached.state.until) != (batch.begin, prepared.until):
                 return False
-            state, changes = self._changes(prepared, batch, reached)
+            try:
+                state, changes = self._changes(prepared, batch, reached)
+            except BeyondWordsError as error:
+                prepared, batch = self._without(prepared, batch, error)
+                continue
             texts = texts_of(prepared.rows, self._texts)
             changes.puts.extend(texts)
             try:
@@ -353,6 +374,8 @@ class Ingest:
                 time.sleep(random.uniform(0, wait))
                 wait = min(2 * wait, _LONGEST_WAIT)
                 self._refresh()
+                if not all(self._store.read_many([keys.letter_of(view, name) for name in batch.letters])):
+                    return False  # somebody else took a letter in
                 continue
             reached.raw, reached.state = state.put(view)[1], state
             self.measures.watermarks[view.name] = state.watermark
@@ -381,6 +404,9 @@ class Ingest:
         changes.puts.append(state.put(view))
         folder = f"{batch.partition}/" if batch.partition else ""
         changes.puts.extend((keys.files_of(view) + f"{folder}{name}".encode(), b"1") for name in batch.completes)
+        changes.puts.extend((keys.letter_of(view, name), b"1") for name in sorted(prepared.withheld))
+        changes.expects.extend((keys.letter_of(view, name), b"1") for name in batch.letters)
+        changes.drops.extend(keys.letter_of(view, name) for name in batch.letters)
         return state, changes
 
     def _seen(self, prepared: _Prepared, batch: MicroBatch, before: ViewState) -> dict[str, int]:

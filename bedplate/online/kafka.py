@@ -154,13 +154,13 @@ class KafkaStream(Stream):
         frame, wrong = self._payloads.decode([payload for _, payload in taken])
         numbers = [number for number in range(len(taken)) if number not in wrong]
 
-        def refuse(further: Mapping[int, str]) -> None:
+        def refuse(further: Mapping[int, str]) -> Collection[str]:
             letters = wrong | {numbers[row]: why for row, why in further.items()}
             where = int(partition.rpartition("/")[2])
             found = [Letter.of(self._topic, where, taken[n][0], letters[n], taken[n][1]) for n in sorted(letters)]
             if found:
-                write_letters(self._letters, found)
-                self.letters_written += len(found)
+                self.letters_written += write_letters(self._letters, found)
+            return [letter.name for letter in found]
 
         return MicroBatch(
             partition=partition,

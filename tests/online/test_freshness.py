@@ -109,5 +109,5 @@ def test_what_is_left_out_is_not_said_to_be_taken_in(store: OnlineStore, tmp_pat
 def test_letters_say_nothing_of_how_far_a_stream_is(store: OnlineStore, tmp_path: Path) -> None:
     letter = Letter.of("t", 0, 7, "why", b'{"user": 1, "time": %d}' % (START + 1))
     (tmp_path / "a.jsonl").write_bytes(msgspec.json.encode(letter))
-    assert Ingest(store, [VIEW], LetterStream(tmp_path / "a.jsonl", VIEW)).run().events == 1
+    assert Ingest(store, [VIEW], LetterStream(tmp_path / "a.jsonl", VIEW, store)).run().events == 1
     assert read_state(store, VIEW).seen == {}
