@@ -13,7 +13,7 @@ import contextlib
 import random
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import final
@@ -29,6 +29,7 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
+from bedplate.online.completed import CompletedNames
 from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
@@ -73,11 +74,7 @@ class _Reached:
 
     raw: bytes
     state: ViewState
-    completed: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-
-    def completed_in(self, partition: str) -> set[str]:
-        """The names of what was wholly taken in of a partition."""
-        return self.completed.setdefault(partition, set())
+    completed: CompletedNames
 
 
 @final
@@ -223,14 +220,16 @@ class Ingest:
             known = self._reached.get(view.id)
             if known is not None and known.raw == raw:
                 continue
-            reached, prefix = _Reached(raw, decode_to_write(raw, view, self._store)), keys.files_of(view)
-            if known is None or known.state.texts != reached.state.texts:
+            state = decode_to_write(raw, view, self._store)
+            if known is None or known.state.texts != state.texts:
                 self._texts.clear()
-            for key, _ in self._store.scan(prefix):
-                folder, _, name = key[len(prefix) :].decode().rpartition("/")
-                reached.completed_in(folder).add(name)
-            self._reached[view.id] = reached
-            self.measures.watermarks[view.name] = reached.state.watermark
+            if known is None or (known.state.generation, known.state.until) != (state.generation, state.until):
+                completed = CompletedNames(self._store, view)
+            else:
+                completed = known.completed
+                completed.forget_absent()
+            self._reached[view.id] = _Reached(raw, state, completed)
+            self.measures.watermarks[view.name] = state.watermark
 
     def _note_end(self, partition: str) -> None:
         """Says in the states now and then that a partition has no more, so that a quiet stream is known to be quiet."""
@@ -273,7 +272,7 @@ class Ingest:
         """Takes in one micro-batch of a partition; False: there was none, or another worker was first."""
         at = self._positions(partition)
         for reached in self._reached.values():
-            self._stream.check(partition, reached.state.position(partition), reached.completed_in(partition))
+            self._stream.check(partition, reached.state.position(partition), reached.completed.of(partition))
         # A view that was loaded later than the others is at a position of its own.
         begin = min(at.values())
         uncertain = self._uncertain.pop(partition, None)
@@ -281,7 +280,7 @@ class Ingest:
             self._took(partition, uncertain)
         views = [v for v in self._views if at[v.id] == begin]
         before = min((p for p in at.values() if p > begin), default=None)
-        completed = self._reached[views[0].id].completed_in(partition)
+        completed = self._reached[views[0].id].completed.of(partition)
         batch = self._stream.read(partition, begin, before, self._batch, completed)
         if batch is None:
             return False
@@ -379,7 +378,7 @@ class Ingest:
                 continue
             reached.raw, reached.state = state.put(view)[1], state
             self.measures.watermarks[view.name] = state.watermark
-            reached.completed_in(batch.partition).update(batch.completes)
+            reached.completed.of(batch.partition).add(batch.completes)
             if len(self._texts) > MOST_TEXTS:
                 self._texts.clear()
             return True
@@ -402,8 +401,7 @@ class Ingest:
         changes.puts.extend(puts)
         changes.expires.extend(expiries(layout, puts, watermark, self._clock()))
         changes.puts.append(state.put(view))
-        folder = f"{batch.partition}/" if batch.partition else ""
-        changes.puts.extend((keys.files_of(view) + f"{folder}{name}".encode(), b"1") for name in batch.completes)
+        changes.puts.extend((reached.completed.key(batch.partition, name), b"1") for name in batch.completes)
         changes.puts.extend((keys.letter_of(view, name), b"1") for name in sorted(prepared.withheld))
         changes.expects.extend((keys.letter_of(view, name), b"1") for name in batch.letters)
         changes.drops.extend(keys.letter_of(view, name) for name in batch.letters)
