@@ -6,6 +6,7 @@ answered. Form: https://arrow.apache.org/docs/format/Columnar.html and Message.f
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,12 @@ _INT, _FLOAT, _UTF8, _BOOL, _DATE, _TIMESTAMP = 2, 3, 5, 6, 8, 10
 _LIST, _FIXED_LIST, _LARGE_UTF8, _LARGE_LIST, _UTF8_VIEW = 12, 16, 20, 21, 24
 _FLOAT_BITS = (16, 32, 64)
 _WIDTHS = {_UTF8: 4, _LARGE_UTF8: 8, _LIST: 4, _LARGE_LIST: 8}
+_CATEGORIES = re.compile(rb"0;0;(u8|u16|u32);")
+"""What Polars says beside a column of texts with numbers."""
+
 _INLINE = 12  # bytes of a text that a view holds itself
+_SECONDS = 62_135_596_800  # so many before 1970 the years of a calendar begin
+_UNITS = (1, 1_000, 1_000_000, 1_000_000_000)  # of times, in a second
 
 
 class CompressedError(RequestError):
@@ -52,6 +58,7 @@ class _Field:
         size: of each list of a fixed size.
         dictionary: the id of the dictionary whose entries the values number, or None.
         texts: kind of the dictionary's texts.
+        most: how far from 1970 a time may be, in its unit; 0: it is none.
     """
 
     kind: int
@@ -60,6 +67,7 @@ class _Field:
     size: int = 0
     dictionary: int | None = None
     texts: int = 0
+    most: int = 0
 
 
 def check_stream(body: bytes, most_rows: int) -> None:
@@ -169,6 +177,10 @@ class _Checked:
         values = buffers.next()
         if len(values) * 8 < rows * field.bits:
             raise ValueError("a column has fewer values than rows")
+        if field.most:
+            times = np.frombuffer(values, f"<i{field.bits // 8}", rows)[there].astype(np.int64)
+            if len(times) and (times.min() < -field.most or times.max() > field.most):
+                raise ValueError("a time is of no year from 1 to 3938")
         if field.dictionary is None:
             return np.zeros(0, np.int64)
         return self._chosen(field, values, there, rows)
@@ -205,6 +217,12 @@ def _field(column: FlatTable) -> _Field:
 
 def _plain_field(column: FlatTable) -> _Field:
     kind, inner = column.number(2, "<B"), column.tables(5)
+    for entry in column.tables(6):
+        name, value = entry.text(0), entry.text(1)
+        if name.startswith((b"_PL", b"ARROW:")) and not (
+            _CATEGORIES.fullmatch(value) if name == b"_PL_CATEGORICAL2" else name == b"_PL_ENUM_VALUES2" and _is_enum(value)
+        ):
+            raise _unknown("of an extension")
     described = column.table(3)
     if kind == _INT and described.number(0, "<i") in (8, 16, 32, 64):
         return _Field(kind, described.number(0, "<i"))
@@ -214,13 +232,39 @@ def _plain_field(column: FlatTable) -> _Field:
         return _Field(kind, 0)
     if kind == _BOOL:
         return _Field(kind, 1)
-    if kind == _TIMESTAMP or kind == _DATE:
-        return _Field(kind, 32 if kind == _DATE and described.number(0, "<h", 1) == 0 else 64)
+    if kind == _TIMESTAMP and 0 <= described.number(0, "<h") < len(_UNITS):
+        return _Field(kind, 64, most=min(_SECONDS * _UNITS[described.number(0, "<h")], (1 << 63) - 1))
+    if kind == _DATE:
+        is_days = described.number(0, "<h", 1) == 0
+        return _Field(kind, 32, most=_SECONDS // 86_400) if is_days else _Field(kind, 64, most=_SECONDS * 1_000)
     if kind in (_LIST, _LARGE_LIST, _FIXED_LIST) and len(inner) == 1:
         elements, size = _plain_field(inner[0]), described.number(0, "<i") if kind == _FIXED_LIST else 0
         if elements.kind in (_INT, _FLOAT) and not inner[0].has(4) and size >= 0:
             return _Field(kind, 0, elements, size)
     raise _unknown(str(kind))
+
+
+def _is_enum(value: bytes) -> bool:
+    """Whether this is what Polars says beside texts of a fixed list: each of it after its length; none twice."""
+    texts, at = list[bytes](), 0
+    while at < len(value):
+        digits, colon, _ = value[at : at + 8].partition(b";")
+        if not colon or not digits.isdigit():
+            return False
+        begin = at + len(digits) + 1
+        at = begin + int(digits)
+        texts.append(value[begin:at])
+        if at > len(value) or not _is_text(texts[-1]):
+            return False
+    return len(set(texts)) == len(texts)
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _unknown(kind: str) -> RequestError:

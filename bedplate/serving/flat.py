@@ -60,6 +60,11 @@ class FlatTable:
         places = range(begin, begin + 4 * count, 4)
         return [FlatTable(self._data, at + _number("<I", self._data, at)) for at in places]
 
+    def text(self, field: int) -> bytes:
+        """The bytes of a text."""
+        begin, count = self._span(field, 1)
+        return self._data[begin : begin + count]
+
     def numbers(self, field: int, width: int = 1) -> Int64s:
         """A vector of int64, or of structs of so many of them, [n, width]."""
         begin, count = self._span(field, 8 * width)
