@@ -18,6 +18,7 @@ from bedplate.cli.options import echo_json, json_option, open_online, project_op
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.standing import Progressed, Standing, progress_table
 from bedplate.cli.tables import table
+from bedplate.config import without_password
 from bedplate.errors import ConfigError, NotFoundError, suggest
 from bedplate.types import parse_time
 
@@ -193,7 +194,7 @@ def _check(stream: str, until: str | None, follow: bool) -> None:
         raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
     if _URL.match(stream) and not _is_topic(stream) and not Path(stream).exists():
         raise ConfigError(
-            f"got '{stream}', expected a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC",
+            f"got '{without_password(stream)}', expected a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC",
             where="ingest",
             hint="of a table of another kind 'bedplate materialize' loads the newest state",
         )

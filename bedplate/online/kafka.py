@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from bedplate.config import without_password
 from bedplate.errors import ConfigError, DataError
 from bedplate.features.view import CompiledView
 from bedplate.online.letters import Letter, write_letters
@@ -291,7 +292,7 @@ def parse_url(url: str) -> tuple[str, str]:
     topic = parts.path.strip("/")
     if parts.scheme != "kafka" or not parts.netloc or not topic or "/" in topic or "@" in parts.netloc:
         raise ConfigError(
-            f"got the stream '{url}', expected kafka://HOST:PORT/TOPIC",
+            f"got the stream '{without_password(url)}', expected kafka://HOST:PORT/TOPIC",
             where="ingest",
             hint="names and passwords are settings of librdkafka: --settings FILE",
         )
