@@ -241,6 +241,8 @@ def _online_url(url: str, root: Path, file: Path) -> str:
 def _engine_url(url: str, file: Path) -> str:
     if url not in ENGINES:
         raise ConfigError(
-            f"got '{without_password(url)}', expected local", where=f"{file}: engine.url", hint=suggest(url, ENGINES, "engines")
+            f"got '{without_password(url)}', expected local",
+            where=f"{file}: engine.url",
+            hint=suggest(url, ENGINES, "engines"),
         )
     return url

@@ -323,9 +323,7 @@ class Ingest:
                 prepared = [self._prepare(view, batch) for view in views]
         return batch, [replace(each, withheld=frozenset(withheld)) for each in prepared]
 
-    def _without(
-        self, prepared: _Prepared, batch: MicroBatch, error: BeyondWordsError
-    ) -> tuple[_Prepared, MicroBatch]:
+    def _without(self, prepared: _Prepared, batch: MicroBatch, error: BeyondWordsError) -> tuple[_Prepared, MicroBatch]:
         """What was prepared without the events that sums have no room for; an error where they can't be kept aside."""
         view = prepared.view
         since = prepared.until if self._stream.overlaps_history and not self._late else 0

@@ -320,7 +320,6 @@ class LmdbStore(OnlineStore):
             hint = f"more than {_READERS} readers are at work"
         return StoreError(f"can't {what} the online store: {error}", where=self.url, hint=hint)
 
-
     def _disk(self) -> str:
         """How the disk is, as a message says it: LMDB calls a full one an input/output error."""
         try:

@@ -75,9 +75,7 @@ def beyond_in_merge(
 
     def merge(first: int, last: int) -> None:
         rows, new = offsets[first : last + 1], event_offsets[first : last + 1]
-        merge_into_rows(
-            layout, words[rows[0] : rows[-1]], rows - rows[0], events[new[0] : new[-1]], new - new[0], line
-        )
+        merge_into_rows(layout, words[rows[0] : rows[-1]], rows - rows[0], events[new[0] : new[-1]], new - new[0], line)
 
     return beyond(merge, 0, len(offsets) - 1)
 

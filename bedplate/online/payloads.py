@@ -160,27 +160,28 @@ def _micros(value: Any, column: str) -> Any:
     """Microseconds of a time, or of each in a list.
 
     Raises:
-        ValueError: a whole number within a year after 1970, which is likelier seconds or milliseconds.
+        ValueError: a whole number within the year after 1970, which is likelier seconds or milliseconds.
     """
     if value is None:
         return None
     if isinstance(value, list):
         return [_micros(v, column) for v in cast("list[Any]", value)]
-    if isinstance(value, int) and value >= 0:
-        check_micros(value, column)
+    why = doubt(value, column) if isinstance(value, int) and value else None  # 0 is the epoch in every unit
+    if why is not None:
+        raise ValueError(why)
     return to_micros(value)
 
 
-def check_micros(time: int, column: str) -> None:
-    """Raises `ValueError` where a time that is a whole number can't be microseconds.
+def doubt(time: int, column: str) -> str | None:
+    """Why a time that is a whole number can't be microseconds, or None: it may be.
 
-    >>> check_micros(1_768_669_200_000, "time")
-    Traceback (most recent call last):
-    ValueError: the time 'time' is 1768669200000, as microseconds 1970-01-21T11:17:49.2Z; milliseconds? ...
+    >>> doubt(1_768_669_200_000, "time")[:65]
+    "the time 'time' is 1768669200000, as microseconds 1970-01-21T11:1"
     """
-    unit = likely_unit(time)
-    if unit is not None:
-        raise ValueError(f"the time '{column}' is {time}, as microseconds {format_time(time)}; {unit_hint(unit)}")
+    unit = likely_unit(time) if time >= 0 else None
+    if unit is None:
+        return None
+    return f"the time '{column}' is {time}, as microseconds {format_time(time)}; {unit_hint(unit)}"
 
 
 def _parser(form: str, root: Path) -> Parse:

@@ -10,8 +10,8 @@ import polars as pl
 from bedplate.errors import BedplateError, DataError, reason
 from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
-from bedplate.online.payloads import check_micros
-from bedplate.sources.base import AVAILABLE, TIME, UNREADABLE, Source
+from bedplate.online.payloads import doubt
+from bedplate.sources.base import ALWAYS, AVAILABLE, TIME, UNREADABLE, Source
 from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, Int64s
 
 _POSITION = "__position__"
@@ -54,7 +54,9 @@ def _plainly_wrong(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[in
     checks[f"the time '{source.time}' is null"] = time.is_null()
     outside = ((time < EARLIEST_TIME) | (time >= LATEST_TIME)).fill_null(value=False)
     checks[f"the time '{source.time}' is not between 1970 and 2200"] = outside
-    return doubtful_times(source, rows) | {number: text for text, marked in checks.items() for number in marked.arg_true().to_list()}
+    return doubtful_times(source, rows) | {
+        number: text for text, marked in checks.items() for number in marked.arg_true().to_list()
+    }
 
 
 def check_each_time(source: Source, rows: pl.DataFrame) -> None:
@@ -68,21 +70,22 @@ def check_each_time(source: Source, rows: pl.DataFrame) -> None:
 
 
 def doubtful_times(source: Source, rows: pl.DataFrame) -> dict[int, str]:
-    """The numbers of the rows with times that are whole numbers and no microseconds, with the reason; see `likely_unit`.
+    """The numbers of the rows of a topic whose times are 0, or whole numbers and no microseconds, with the reason.
 
-    Where the source has a cleaning step these are numbers of rows after it.
+    Payloads of many producers have 0 where they lack a time. Where the source has a cleaning step these are numbers of
+    rows after it.
     """
     raw, found = rows.lazy(), dict[int, str]()
-    columns = {n: c for n, c in source.order_columns().items() if n in (TIME, AVAILABLE) and source.has_integers(raw, c)}
-    if not columns:
-        return found
+    columns = {
+        name: column
+        for name, column in source.order_columns().items()
+        if name in (TIME, AVAILABLE) and column != ALWAYS
+    }
     events = source.events(raw).select(*columns).collect()
     for name, column in columns.items():
-        for number in events[name].is_between(EARLIEST_TIME, 365 * DAY, closed="left").arg_true().to_list():
-            try:
-                check_micros(events[name][number], column)
-            except ValueError as error:
-                found[number] = str(error)
+        end = 365 * DAY if source.has_integers(raw, column) else 1
+        for number in events[name].is_between(0, end, closed="left").arg_true().to_list():
+            found[number] = doubt(events[name][number], column) or f"the time '{column}' is 0"
     return found
 
 
@@ -100,7 +103,9 @@ def rows_of_keys(view: CompiledView, rows: pl.DataFrame, keys: Int64s, since: in
 
     def prepared(part: pl.LazyFrame) -> tuple[Rows, list[int]]:
         found = prepare_rows(view, part, name=lambda _: "the event")
-        hit = [k in wanted and at >= since for k, at in zip(map(tuple, found.keys.tolist()), found.visible, strict=True)]
+        hit = [
+            k in wanted and at >= since for k, at in zip(map(tuple, found.keys.tolist()), found.visible, strict=True)
+        ]
         return found, np.flatnonzero(hit).tolist()
 
     found, hit = prepared(raw)

@@ -128,7 +128,9 @@ class _Checked:
             self._rows += header.number(0, "<q")
             if self._rows > self._most_rows:
                 raise TooLargeError(
-                    f"got {self._rows:,} rows, expected at most {self._most_rows:,}", where="body", hint="ask in several calls"
+                    f"got {self._rows:,} rows, expected at most {self._most_rows:,}",
+                    where="body",
+                    hint="ask in several calls",
                 )
             buffers = _Buffers(self._body, begin, end, header)
             for field in self._fields:
@@ -185,7 +187,9 @@ class _Checked:
             return np.zeros(0, np.int64)
         return self._chosen(field, values, there, rows)
 
-    def _chosen(self, field: _Field, values: memoryview, there: np.ndarray[tuple[int], np.dtype[np.bool_]], rows: int) -> Int64s:
+    def _chosen(
+        self, field: _Field, values: memoryview, there: np.ndarray[tuple[int], np.dtype[np.bool_]], rows: int
+    ) -> Int64s:
         """The lengths of the texts that a column names."""
         form = np.dtype(f"<{'u' if field.size else 'i'}{field.bits // 8}")
         places = np.frombuffer(values, form, rows)[there].astype(np.int64)
@@ -220,7 +224,9 @@ def _plain_field(column: FlatTable) -> _Field:
     for entry in column.tables(6):
         name, value = entry.text(0), entry.text(1)
         if name.startswith((b"_PL", b"ARROW:")) and not (
-            _CATEGORIES.fullmatch(value) if name == b"_PL_CATEGORICAL2" else name == b"_PL_ENUM_VALUES2" and _is_enum(value)
+            _CATEGORIES.fullmatch(value)
+            if name == b"_PL_CATEGORICAL2"
+            else name == b"_PL_ENUM_VALUES2" and _is_enum(value)
         ):
             raise _unknown("of an extension")
     described = column.table(3)

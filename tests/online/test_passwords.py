@@ -75,7 +75,9 @@ def test_commands_do_not_show_it(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_what_is_no_password_is_shown() -> None:
-    assert without_password("redis://app:x@cache:6380/2?namespace=shop") == "redis://app:***@cache:6380/2?namespace=shop"
+    assert (
+        without_password("redis://app:x@cache:6380/2?namespace=shop") == "redis://app:***@cache:6380/2?namespace=shop"
+    )
     assert without_password("rediss+cluster://one:6379,two:6379") == "rediss+cluster://one:6379,two:6379"
     assert without_password("kafka://one:9092,two:9092/events") == "kafka://one:9092,two:9092/events"
     assert without_password("lmdb:/a b/online") == "lmdb:/a b/online"
