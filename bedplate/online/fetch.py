@@ -21,8 +21,8 @@ from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.codec import LAST_FOLDED
 from bedplate.online.old_rows import with_old_rows
-from bedplate.online.plan import ReadPlan, UnreadableRowError
 from bedplate.online.overflow import BeyondWordsError, beyond
+from bedplate.online.plan import ReadPlan, UnreadableRowError
 from bedplate.online.state import ViewState, check_rows, decode_state
 from bedplate.types import Int64s, format_time
 

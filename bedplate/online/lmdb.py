@@ -272,7 +272,7 @@ class LmdbStore(OnlineStore):
                 raise self._failure("write", error) from error
 
     def _check_readers(self) -> None:
-        """Frees now and then what killed readers held: no page that they could see is used again, and the file grows."""
+        """Frees now and then what killed readers held: no page that they could see is used again."""
         if time.monotonic() >= self._check_due:
             self._environment.reader_check()
             self._check_due = time.monotonic() + _CHECK_SECONDS

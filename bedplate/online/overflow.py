@@ -19,7 +19,7 @@ from bedplate.online.folding import merge_into_rows
 from bedplate.types import LATEST_TIME, Int64s
 
 LARGE = 1 << 40
-"""Sums of smaller numbers reach what a word holds after eight million events, and are found out when they are folded."""
+"""Sums of smaller numbers need eight million events to fill a word, and are found out when they are folded."""
 
 _HINT = "sum it as floats: pl.col(...).cast(pl.Float64)"
 

@@ -80,7 +80,7 @@ def parse_address(url: str, root: Path | None = None) -> RedisAddress:
         raise ConfigError(
             "an @ after the first / or ?",
             where=shown,
-            hint="in a password write / as %2F, ? as %3F, # as %23 and @ as %40, or name a variable: ?password_env=NAME",
+            hint="in a password write / as %2F, ? as %3F, # as %23 and @ as %40; or use ?password_env=NAME",
         )
     options = _options(query, shown)
     files = {name: _file(options[name], root, f"{shown}: {name}") for name in _FILES if name in options}

@@ -17,8 +17,8 @@ from bedplate.online import keys
 from bedplate.online.base import OnlineStore, text_puts
 from bedplate.online.codec import Layout
 from bedplate.online.folding import merge_into_rows
-from bedplate.online.overflow import BeyondWordsError, beyond_in_merge, beyond_when_folded
 from bedplate.online.old_rows import Adopted, with_old_rows
+from bedplate.online.overflow import BeyondWordsError, beyond_in_merge, beyond_when_folded
 from bedplate.online.streams import BEGINNING, Position
 from bedplate.types import MINUTE, Int64s
 

@@ -19,7 +19,7 @@ from bedplate.serving.flat import FlatTable
 from bedplate.types import Int64s
 
 MOST_TEXT = 64 << 20
-"""The texts of a request hold so many bytes at most, each row's counted, as an encoding may name one text many times."""
+"""The texts of a request hold so many bytes at most; each row's counts, as many rows may name one text."""
 
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _INT, _FLOAT, _UTF8, _BOOL, _DATE, _TIMESTAMP = 2, 3, 5, 6, 8, 10

@@ -16,10 +16,10 @@ from google.protobuf import descriptor_pb2, timestamp_pb2
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bedplate.online.payloads import Payloads
-from bedplate.online.refused import doubtful_times, refused_rows
 from bedplate.aggregations.arithmetic import Count
 from bedplate.features.view import FeatureView
+from bedplate.online.payloads import Payloads
+from bedplate.online.refused import doubtful_times, refused_rows
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import START, USER
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 
@@ -25,8 +26,6 @@ from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import START, USER
 from bedplate.types import DAY, HOUR
-
-import numpy as np
 
 SCHEMA = {"user": pl.Int64(), "time": pl.Int64(), "amount": pl.Int64(), "flag": pl.Int64()}
 SOURCE = Source("events", pl.DataFrame(schema=SCHEMA), time="time")

@@ -1,4 +1,4 @@
-"""Whatever an Arrow body holds, the answer says what is wrong with it, soon and in little memory, and no library fails."""
+"""Whatever an Arrow body holds, the answer says what is wrong with it, soon and in little memory."""
 
 from __future__ import annotations
 
