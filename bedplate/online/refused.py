@@ -98,14 +98,13 @@ def rows_of_keys(view: CompiledView, rows: pl.DataFrame, keys: Int64s, since: in
         keys: [k, entities] int64.
         since: events that could be known before this time are left out; microseconds.
     """
-    wanted = set(map(tuple, keys.tolist()))
+    wanted: set[tuple[int, ...]] = set(map(tuple, keys.tolist()))
     source, raw = view.view.source, rows.lazy()
 
     def prepared(part: pl.LazyFrame) -> tuple[Rows, list[int]]:
         found = prepare_rows(view, part, name=lambda _: "the event")
-        hit = [
-            k in wanted and at >= since for k, at in zip(map(tuple, found.keys.tolist()), found.visible, strict=True)
-        ]
+        of_rows: list[tuple[int, ...]] = list(map(tuple, found.keys.tolist()))
+        hit = [key in wanted and at >= since for key, at in zip(of_rows, found.visible.tolist(), strict=True)]
         return found, np.flatnonzero(hit).tolist()
 
     found, hit = prepared(raw)

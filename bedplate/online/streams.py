@@ -69,14 +69,15 @@ class MicroBatch:
 
     def without(self, wrong: Collection[int]) -> MicroBatch:
         """The micro-batch without the rows of some numbers."""
-        kept = [number for number in range(len(self.rows)) if number not in wrong]
-        refuse = self.refuse
-        return replace(
-            self,
-            rows=self.rows[kept],
-            row=lambda row: self.row(kept[row]),
-            refuse=refuse and (lambda further: refuse({kept[row]: why for row, why in further.items()})),
-        )
+        kept, refuse = [number for number in range(len(self.rows)) if number not in wrong], self.refuse
+
+        def row(number: int) -> str:
+            return self.row(kept[number])
+
+        def refused(further: Mapping[int, str]) -> Collection[str]:
+            return () if refuse is None else refuse({kept[number]: why for number, why in further.items()})
+
+        return replace(self, rows=self.rows[kept], row=row, refuse=None if refuse is None else refused)
 
 
 class Stream(ABC):
