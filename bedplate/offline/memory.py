@@ -29,6 +29,10 @@ _VALUE = 150
 """Bytes that a value of a list takes while the lists of several parts are merged."""
 _RANGE = 100
 """Bytes that a row takes for each range in each part: where it begins and ends, and what it gives, twice."""
+_KEY = 8
+"""Bytes of a key of a row."""
+_PLACED = 20
+"""Bytes that a row's time takes, its place of arrival, and its place in the order; a little more for their pages."""
 _STRING = 40
 """Bytes that a string of a row takes while its part is built: its id and place, several times."""
 _HELD = 250
@@ -111,9 +115,9 @@ class Budget:
 
     def buckets(self, view: CompiledView, rows: int, threads: int) -> int:
         """Into how many buckets so many rows go, a power of two: 1 where they fit into memory at once."""
-        needed = rows * bytes_per_row(view)
-        if needed + self.texts.table <= self.share(1):
+        if rows * bytes_of_whole(view) + self.texts.table <= self.share(1):
             return 1
+        needed = rows * bytes_per_row(view)
         buckets = 2
         # Keys have different numbers of events, so buckets do; several are in work at once.
         while _UNEQUAL * needed / buckets > self.share(threads) and buckets < _MOST_BUCKETS:
@@ -137,6 +141,18 @@ class Budget:
         return (1 - _READING) * self.room() / threads
 
 
+def bytes_of_whole(view: CompiledView) -> int:
+    """As `bytes_per_row`, for a segment of one bucket, whose rows are put in order while they are read.
+
+    Its keys and times are not in memory any more when columns and reductions are made.
+    """
+    source = view.view.source
+    if source.available is not None or source.sequence is not None:
+        return bytes_per_row(view)
+    reading = _KEY * len(view.key_types) + _PLACED + _bytes_of_values(view)
+    return max(reading, _PLACED + _bytes_of_reductions(view))
+
+
 def bytes_per_row(view: CompiledView) -> int:
     """About how many bytes of memory building an index takes for each row: its arrays, and what is being written.
 
@@ -144,15 +160,21 @@ def bytes_per_row(view: CompiledView) -> int:
     >>> bytes_per_row(simulated_view(simulate(1))) > 100
     True
     """
-    sorting = 16 * len(view.key_types) + 28
     source = view.view.source
+    sorting = 2 * _KEY * len(view.key_types) + 28
     sorting += 24 * (source.available is not None) + 16 * (source.sequence is not None)
+    return sorting + _bytes_of_values(view) + _bytes_of_reductions(view)
+
+
+def _bytes_of_values(view: CompiledView) -> int:
     strings = sum(kind is Type.STRING for kinds in (view.key_types, *view.types) for kind in kinds)
-    values = _STRING * strings + sum(
-        1 + sum(kind.dtype.itemsize * max(kind.width, 1) for kind in kinds) for kinds in view.types
-    )
+    widths = (1 + sum(kind.dtype.itemsize * max(kind.width, 1) for kind in kinds) for kinds in view.types)
+    return _STRING * strings + sum(widths)
+
+
+def _bytes_of_reductions(view: CompiledView) -> int:
     places = any(r.reduce in _PLACES for c in view.calls for r in c.aggregation.reductions)
-    return sorting + values + (48 if places else 24)
+    return 48 if places else 24
 
 
 def resident() -> int:
