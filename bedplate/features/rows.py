@@ -6,9 +6,7 @@ aggregated.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
@@ -23,6 +21,7 @@ from bedplate.features.decimals import decimals_as_floats
 from bedplate.features.entity import encode
 from bedplate.features.vectors import matrix_of, wrong_vectors
 from bedplate.features.view import CompiledView
+from bedplate.overlap import overlapped
 from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME, UNREADABLE
 from bedplate.sources.events import RowName, check_events, check_unit, event_query, read_events, row_text
 from bedplate.types import LATEST_TIME, Array, Bools, Int64s, Type, likely_unit
@@ -35,8 +34,6 @@ Put: TypeAlias = Callable[[Array, Array], None]
 
 PIECE = 1 << 17
 """Rows of a table that are read at once."""
-_WAITING = 2
-"""The most pieces that wait to be put behind the others."""
 
 
 @final
@@ -230,15 +227,8 @@ def join_batches(
     def add(batch: Rows) -> None:
         joined.add(batch, None if arrange is None else arrange(batch))
 
-    waiting: deque[Future[None]] = deque()
     try:
-        with ThreadPoolExecutor(1) as pool:  # so that the next piece is converted meanwhile
-            for batch in prepare_batches(view, raw, only, span):
-                waiting.append(pool.submit(add, batch))
-                if len(waiting) == _WAITING:
-                    waiting.popleft().result()
-            for added in waiting:
-                added.result()
+        overlapped(add, prepare_batches(view, raw, only, span))
         return joined.rows()
     except (DataError, *UNREADABLE):
         return None

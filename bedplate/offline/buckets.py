@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import final
 
 import msgspec
@@ -46,11 +47,12 @@ class BucketBuild:
         threads: how many buckets are built at once.
     """
 
-    __slots__ = ("_budget", "_columns", "_folder", "_table", "_threads", "_view")
+    __slots__ = ("_budget", "_columns", "_folder", "_table", "_threads", "_view", "_working")
 
     def __init__(self, view: CompiledView, table: TableRows, folder: Path, budget: Budget, threads: int) -> None:
         self._view, self._table, self._folder, self._budget, self._threads = view, table, folder, budget, threads
         self._columns = column_ids(view)
+        self._working = BoundedSemaphore(threads)
 
     def sort(self, slot: Slot, target: Path, buckets: int, progress: Progress) -> Segment:
         """Builds a segment; what an earlier call has finished is not built again.
@@ -73,7 +75,8 @@ class BucketBuild:
                 def build(number: int, rows: Callable[[], Rows]) -> None:
                     if not (finished / str(number)).exists():
                         progress(f"{self._view.name}: sort bucket {number + 1} of {buckets + len(cuts)}")
-                        self._build(rows(), finished / str(number))
+                        with new_folder(finished / str(number)) as folder, self._working:
+                            self._build(rows(), folder)
 
                 self._each_part(spill, cuts, build, lambda number: (finished / str(number)).exists())
                 found = [_read_sorted(finished / str(n)) for n in range(buckets + len(cuts))]
@@ -103,6 +106,8 @@ class BucketBuild:
     ) -> None:
         """Builds each part from its rows, some at once; what a part was built from is deleted.
 
+        One more than are worked on: while a part is flushed to the disk, the next one has begun.
+
         Args:
             spill: the rows by bucket.
             cuts: where buckets are cut.
@@ -116,7 +121,7 @@ class BucketBuild:
             spill.forget(bucket)
 
         whole = [bucket for bucket in range(spill.buckets) if first[bucket + 1] - first[bucket] == 1]
-        in_threads(build_bucket, whole, self._threads)
+        in_threads(build_bucket, whole, self._threads + 1)
         for bucket in sorted({cut.bucket for cut in cuts}):
             numbers = range(first[bucket], first[bucket + 1])
             if all(map(done, numbers)):
@@ -127,24 +132,23 @@ class BucketBuild:
                 build(begin + part, partial(parts.rows, part))
                 parts.forget(part)
 
-            in_threads(build_part, range(len(numbers)), self._threads)
+            in_threads(build_part, range(len(numbers)), self._threads + 1)
 
-    def _build(self, rows: Rows, target: Path) -> None:
-        """Sorts the rows of a bucket, and builds all that the view needs of it."""
-        with new_folder(target) as folder:
-            build = PartBuild(self._view, Timeline(folder))
-            (folder / _SORTED).write_bytes(to_json(build.write_timeline(folder, rows)))
-            selected = list(enumerate(rows.selections))
-            del rows
-            while selected:
-                position, values = selected.pop()
-                column = build.timeline.column_folder(self._columns[position])
-                column.mkdir()
-                build.write_column(column, position, values)
-            for position, reduction in wanted_reductions(self._view):
-                written = build.timeline.reduction_folder(self._columns[position], reduction.stored)
-                written.mkdir()
-                build.write_reduction(written, position, reduction)
+    def _build(self, rows: Rows, folder: Path) -> None:
+        """Sorts the rows of a bucket into an empty folder, and builds all that the view needs of it."""
+        build = PartBuild(self._view, Timeline(folder))
+        (folder / _SORTED).write_bytes(to_json(build.write_timeline(folder, rows)))
+        selected = list(enumerate(rows.selections))
+        del rows
+        while selected:
+            position, values = selected.pop()
+            column = build.timeline.column_folder(self._columns[position])
+            column.mkdir()
+            build.write_column(column, position, values)
+        for position, reduction in wanted_reductions(self._view):
+            written = build.timeline.reduction_folder(self._columns[position], reduction.stored)
+            written.mkdir()
+            build.write_reduction(written, position, reduction)
 
     def add_columns(self, slot: Slot, segment: Segment, progress: Progress) -> None:
         """Builds the view's columns that a segment lacks."""
@@ -161,8 +165,10 @@ class BucketBuild:
                 part = builds[number]
                 missing = part.missing_columns()
                 remove_leftovers(part.timeline.folder / "columns")
-                if missing:
-                    progress(f"{self._view.name}: columns of bucket {number + 1} of {len(builds)}")
+                if not missing:
+                    return
+                progress(f"{self._view.name}: columns of bucket {number + 1} of {len(builds)}")
+                with self._working:
                     found = rows()
                     part.check_rows(len(found))
                     for position, values in zip(columns, found.selections, strict=True):

@@ -17,7 +17,7 @@ from bedplate.offline.buckets import BucketBuild
 from bedplate.offline.build import PartBuild, Progress
 from bedplate.offline.cover import Slot
 from bedplate.offline.index import FORMAT, Timeline
-from bedplate.offline.memory import Budget
+from bedplate.offline.memory import Budget, bytes_of_whole
 from bedplate.offline.parts import ViewParts
 from bedplate.offline.pieces import TableRows
 from bedplate.offline.seal import Sealer
@@ -118,7 +118,7 @@ class Builder:
     def _complete(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Slot:
         segment = slot.segment
         if segment is None:
-            budget = replace(self._budget, texts=self._table.texts(slot))
+            budget = replace(self._budget, texts=self._table.texts(slot), whole=bytes_of_whole(self._view))
             buckets = budget.buckets(self._view, self._table.about(slot), self._threads)
             if buckets == 1:
                 segment = self._sort(slot, sealer, held, progress)

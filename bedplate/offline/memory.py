@@ -93,10 +93,12 @@ class Budget:
     Attributes:
         limit: bytes.
         texts: the strings of the table that is read.
+        whole: bytes of a row where all are in one bucket; 0: as many as in one of several.
     """
 
     limit: int = DEFAULT
     texts: TextSize = TextSize()
+    whole: int = 0
 
     def room(self) -> int:
         """What is left of it now; bytes."""
@@ -115,7 +117,7 @@ class Budget:
 
     def buckets(self, view: CompiledView, rows: int, threads: int) -> int:
         """Into how many buckets so many rows go, a power of two: 1 where they fit into memory at once."""
-        if rows * bytes_of_whole(view) + self.texts.table <= self.share(1):
+        if rows * (self.whole or bytes_per_row(view)) + self.texts.table <= self.share(1):
             return 1
         needed = rows * bytes_per_row(view)
         buckets = 2

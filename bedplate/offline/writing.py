@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
@@ -18,6 +19,9 @@ PIECE = 1 << 16
 """Rows of a piece: what is read and written for it stays in the cache of a core."""
 _WRITE = 2
 """The flag of `sync_file_range` that says to begin, and not to wait."""
+
+_VECTORS = 64
+"""Pieces of bytes that are given to one write."""
 
 Make: TypeAlias = Callable[[int, int], Array]
 """Makes the rows of an array from the first number to before the second."""
@@ -65,6 +69,17 @@ class ArrayWriter:
         os.close(self._descriptor)
 
 
+def write_all(file: FileIO, parts: Sequence[bytes | memoryview]) -> None:
+    """Writes some pieces of bytes to a file without a buffer, one after the other."""
+    left = [memoryview(part) for part in parts if len(part)]
+    while left:
+        written = os.writev(file.fileno(), left[:_VECTORS])
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if written:  # one write may take less than it is given
+            left[0] = left[0][written:]
+
+
 def write_pieces(
     path: Path,
     dtype: np.dtype[Any],
@@ -99,17 +114,20 @@ def write_pieces(
         writer.close()
 
 
+def gathered(values: Array, order: Array) -> Array:
+    """A new array of values[order]."""
+    result = np.empty((len(order), *values.shape[1:]), values.dtype)
+    if values.ndim == 1:
+        kernels.gather(values, order, result)
+    elif values.shape[1] == 1:
+        kernels.gather(values.reshape(-1), order, result.reshape(-1))
+    else:
+        np.take(values, order, axis=0, out=result, mode="clip")
+    return result
+
+
 def write_gathered(path: Path, values: Array, order: Array, threads: int) -> None:
     """Writes values[order]."""
-
-    def make(first: int, stop: int) -> Array:
-        rows = order[first:stop]
-        piece = np.empty((len(rows), *values.shape[1:]), values.dtype)
-        if values.ndim > 1:
-            np.take(values, rows, axis=0, out=piece, mode="clip")
-        else:
-            kernels.gather(values, rows, piece)
-        return piece
-
     bounds = [(first, min(first + PIECE, len(order))) for first in range(0, len(order), PIECE)]
-    write_pieces(path, values.dtype, (len(order), *values.shape[1:]), bounds, make, threads)
+    shape = len(order), *values.shape[1:]
+    write_pieces(path, values.dtype, shape, bounds, lambda a, b: gathered(values, order[a:b]), threads)
