@@ -156,8 +156,10 @@ def _join(parts: list[tuple[Array, Ragged]], texts: TextLookup | None) -> Ragged
     values = np.empty((int(offsets[-1]), *first.values.shape[1:]), first.values.dtype)
     while parts:
         rows, column = parts.pop()
-        lengths = np.diff(column.offsets)
-        places = np.repeat(offsets[rows] - column.offsets[:-1], lengths)
-        places += np.arange(len(places))
-        values[places] = column.values.values
+        found = np.ascontiguousarray(column.values.values)
+        kernels.scatter_lists(_matrix(found), column.offsets, rows, offsets, _matrix(values))
     return Ragged(Ids(values, None, texts) if isinstance(first, Ids) else Dense(values), offsets)
+
+
+def _matrix(values: Array) -> Array:
+    return values.reshape(len(values), -1) if values.size else values.reshape(len(values), 0)

@@ -565,6 +565,17 @@ def scatter(values: Array, rows: Array, out: Array) -> None:
 
 
 @compiled
+def scatter_lists(values: Array, starts: Int64s, rows: Array, offsets: Int64s, out: Array) -> None:
+    """Puts list i, `values[starts[i]:starts[i + 1]]` of [m, c], at `out[offsets[rows[i]]]`."""
+    for i in range(len(rows)):
+        at = np.uint64(offsets[rows[i]])
+        for j in range(starts[i], starts[i + 1]):
+            for c in range(values.shape[1]):
+                out[at, c] = values[j, c]
+            at += np.uint64(1)
+
+
+@compiled
 def valid_rows(valid: Bools, order: Array, rank: Int64s, rows: Int64s) -> int:
     """Ranks and row numbers of the rows that count, in index order.
 
