@@ -62,8 +62,9 @@ class RangedRows:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, np.flatnonzero(sizes).tolist()))
         every = [found[number] for number in sorted(found)]
-        offsets = np.concatenate([*(o for _, o in every), [len(order)]])
-        return KeyOrder(np.concatenate([k for k, _ in every]), offsets, order)
+        keys = np.concatenate([self.rows.keys[:0], *(k for k, _ in every)])
+        offsets = np.concatenate([*(o for _, o in every), np.array([len(order)])])
+        return KeyOrder(keys, offsets, order)
 
     def _order_range(self, number: int, order: Array) -> tuple[Int64s, Int64s]:
         """Fills the order of a range's rows by key; its keys, and where the rows of each begin in the order."""
@@ -104,7 +105,7 @@ class KeyRanges:
     def arrange(self, batch: Rows) -> Put:
         """What puts a batch's rows in order of key range, rows of one range as they stand."""
         keys, times, begin = np.ascontiguousarray(batch.keys), batch.times, self._rows
-        if not self._bounds:
+        if not self._rows and len(batch):
             self._cut(keys[:, 0])
         bounds, rows = np.zeros(self._number + 1, np.int64), self._arrival.room(len(batch))
         is_ascending = ranging.by_range(keys, times, self._low, self._shift, self._spans, begin, bounds, rows)
@@ -124,8 +125,6 @@ class KeyRanges:
 
     def _cut(self, keys: Int64s) -> None:
         """Cuts the keys into ranges by those of the first batch."""
-        if not len(keys):
-            return
         self._low, high = int(keys.min()), int(keys.max())
         self._shift = max(0, (high - self._low + 1).bit_length() - _CELLS.bit_length() + 1)
         counts = np.zeros(((high - self._low) >> self._shift) + 1, np.int64)
