@@ -412,10 +412,14 @@ def fill_totals(
 def block_extremes(values: Array, size: int, largest: bool, out: Array) -> None:
     """The extreme of each run of `size` values."""
     for block in range(len(out)):
-        best = values[block * size]
-        for i in range(block * size + 1, min(len(values), (block + 1) * size)):
-            if (values[i] > best) == largest and values[i] != best:
-                best = values[i]
+        start, stop = np.uint64(block * size), np.uint64(min(len(values), (block + 1) * size))
+        best = values[start]
+        if largest:
+            for i in range(start, stop):
+                best = values[i] if values[i] > best else best
+        else:
+            for i in range(start, stop):
+                best = values[i] if values[i] < best else best
         out[block] = best
 
 
