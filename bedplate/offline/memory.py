@@ -21,6 +21,8 @@ _PLACES = (Reduce.DISTINCT, Reduce.COUNTS, Reduce.SMALLEST, Reduce.LATEST_BY)
 """Reductions for which the places of equal values, or blocks of hashes, are worked out."""
 _READING = 0.35
 """The share of the room that the reading of batches and other processes' pages take."""
+_READ, _WHOLE = 150_000_000, 0.85
+"""Bytes that reading a table in pieces takes beside its rows, and the share of a large room that both may take."""
 _UNEQUAL = 1.5
 """How many times the mean a bucket may be before it is cut."""
 _LOOKUP = 0.25
@@ -93,7 +95,7 @@ class Budget:
     Attributes:
         limit: bytes.
         texts: the strings of the table that is read.
-        whole: bytes of a row where all are in one bucket; 0: as many as in one of several.
+        whole: bytes of a row where all are in one bucket, see `bytes_of_whole`; 0: as many as in one of several.
     """
 
     limit: int = DEFAULT
@@ -117,9 +119,11 @@ class Budget:
 
     def buckets(self, view: CompiledView, rows: int, threads: int) -> int:
         """Into how many buckets so many rows go, a power of two: 1 where they fit into memory at once."""
-        if rows * (self.whole or bytes_per_row(view)) + self.texts.table <= self.share(1):
-            return 1
         needed = rows * bytes_per_row(view)
+        if needed + self.texts.table <= self.share(1):
+            return 1
+        if self.whole and rows * self.whole + self.texts.table + _READ <= _WHOLE * self.room():
+            return 1
         buckets = 2
         # Keys have different numbers of events, so buckets do; several are in work at once.
         while _UNEQUAL * needed / buckets > self.share(threads) and buckets < _MOST_BUCKETS:
