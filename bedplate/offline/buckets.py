@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import final
 
 import msgspec
@@ -47,12 +46,11 @@ class BucketBuild:
         threads: how many buckets are built at once.
     """
 
-    __slots__ = ("_budget", "_columns", "_folder", "_table", "_threads", "_view", "_working")
+    __slots__ = ("_budget", "_columns", "_folder", "_table", "_threads", "_view")
 
     def __init__(self, view: CompiledView, table: TableRows, folder: Path, budget: Budget, threads: int) -> None:
         self._view, self._table, self._folder, self._budget, self._threads = view, table, folder, budget, threads
         self._columns = column_ids(view)
-        self._working = BoundedSemaphore(threads)
 
     def sort(self, slot: Slot, target: Path, buckets: int, progress: Progress) -> Segment:
         """Builds a segment; what an earlier call has finished is not built again.
@@ -75,7 +73,7 @@ class BucketBuild:
                 def build(number: int, rows: Callable[[], Rows]) -> None:
                     if not (finished / str(number)).exists():
                         progress(f"{self._view.name}: sort bucket {number + 1} of {buckets + len(cuts)}")
-                        with new_folder(finished / str(number)) as folder, self._working:
+                        with new_folder(finished / str(number)) as folder:
                             self._build(rows(), folder)
 
                 self._each_part(spill, cuts, build, lambda number: (finished / str(number)).exists())
@@ -106,8 +104,6 @@ class BucketBuild:
     ) -> None:
         """Builds each part from its rows, some at once; what a part was built from is deleted.
 
-        One more than are worked on: while a part is flushed to the disk, the next one has begun.
-
         Args:
             spill: the rows by bucket.
             cuts: where buckets are cut.
@@ -121,7 +117,7 @@ class BucketBuild:
             spill.forget(bucket)
 
         whole = [bucket for bucket in range(spill.buckets) if first[bucket + 1] - first[bucket] == 1]
-        in_threads(build_bucket, whole, self._threads + 1)
+        in_threads(build_bucket, whole, self._threads)
         for bucket in sorted({cut.bucket for cut in cuts}):
             numbers = range(first[bucket], first[bucket + 1])
             if all(map(done, numbers)):
@@ -132,7 +128,7 @@ class BucketBuild:
                 build(begin + part, partial(parts.rows, part))
                 parts.forget(part)
 
-            in_threads(build_part, range(len(numbers)), self._threads + 1)
+            in_threads(build_part, range(len(numbers)), self._threads)
 
     def _build(self, rows: Rows, folder: Path) -> None:
         """Sorts the rows of a bucket into an empty folder, and builds all that the view needs of it."""
@@ -168,13 +164,12 @@ class BucketBuild:
                 if not missing:
                     return
                 progress(f"{self._view.name}: columns of bucket {number + 1} of {len(builds)}")
-                with self._working:
-                    found = rows()
-                    part.check_rows(len(found))
-                    for position, values in zip(columns, found.selections, strict=True):
-                        if position in missing:
-                            with new_folder(part.timeline.column_folder(self._columns[position])) as folder:
-                                part.write_column(folder, position, values)
+                found = rows()
+                part.check_rows(len(found))
+                for position, values in zip(columns, found.selections, strict=True):
+                    if position in missing:
+                        with new_folder(part.timeline.column_folder(self._columns[position])) as folder:
+                            part.write_column(folder, position, values)
 
             self._each_part(spill, manifest.cuts, build, lambda number: not builds[number].missing_columns())
 
