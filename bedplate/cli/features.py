@@ -15,7 +15,12 @@ TOKEN_VARIABLE = "BEDPLATE_FEATURES_TOKEN"
 
 @click.group()
 def features() -> None:
-    """Serve features to programs outside Python."""
+    """Serve features to programs outside Python.
+
+    \b
+    Example:
+      bedplate features serve --port 8000
+    """
 
 
 @features.command()

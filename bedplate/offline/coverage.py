@@ -52,6 +52,15 @@ class Coverage:
         """Whether all of the table's events are held."""
         return len(self._begins) == 1 and self._begins[0] == _EVER and self._ends[0] == _NEVER
 
+    def check_whole(self) -> None:
+        """Raises `StoreError` where not all of the table's events are held."""
+        if not self.is_whole:
+            raise StoreError(
+                f"the as-of index holds events {self.text} only, and all are needed",
+                where=self._view.place,
+                hint="run: bedplate apply",
+            )
+
     @property
     def text(self) -> str:
         """The ranges for a person, such as "from 2026-01-01T00:00:00Z to 2026-02-01T00:00:00Z"."""

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final
 
 from bedplate.aggregations.base import Reduce
 from bedplate.features.view import CompiledView
@@ -23,6 +23,8 @@ _READING = 0.35
 """The share of the room that the reading of batches and other processes' pages take."""
 _READ, _WHOLE = 150_000_000, 0.85
 """Bytes that reading a table in pieces takes beside its rows, and the share of a large room that both may take."""
+_FULL = 0.8
+"""The share of the budget above which a lookup lets go of the pages of the index."""
 _UNEQUAL = 1.5
 """How many times the mean a bucket may be before it is cut."""
 _LOOKUP = 0.25
@@ -87,6 +89,11 @@ class TextSize:
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
+class _Mapped(Protocol):
+    def release(self) -> None:
+        """Lets go of the pages that were read."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -105,6 +112,16 @@ class Budget:
     def room(self) -> int:
         """What is left of it now; bytes."""
         return max(self.limit - resident(), LEAST)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether little is left of it, so that pages of indexes that were read are to be let go of."""
+        return resident() > _FULL * self.limit
+
+    def ease(self, reader: _Mapped) -> None:
+        """Lets go of the pages that a part was just read from, where memory is short."""
+        if self.is_full:
+            reader.release()
 
     def batch(self, view: CompiledView) -> int:
         """How many rows of the table to read by one query."""

@@ -17,7 +17,6 @@ import numpy as np
 from bedplate.aggregations.base import Partial, Reduce, Reduction
 from bedplate.aggregations.merge import Piece, merge_sets
 from bedplate.batch import Column
-from bedplate.errors import StoreError
 from bedplate.features.rows import GroupedRows
 from bedplate.features.view import Call, CompiledView
 from bedplate.offline import seek
@@ -33,7 +32,7 @@ from bedplate.offline.lookup import (
     columns_of_calls,
     no_rows,
 )
-from bedplate.offline.memory import Budget, resident
+from bedplate.offline.memory import Budget
 from bedplate.offline.ragged import MOST, RAGGED, runs
 from bedplate.offline.ranges import Range, limits_of, ranges_of
 from bedplate.offline.segment import Lock, Segment
@@ -44,8 +43,6 @@ _LISTED = (*RAGGED, Reduce.DISTINCT)
 """Reductions whose partials are lists of values, where there are several segments."""
 _EVER = -(2**63)
 """Before every time."""
-_FULL = 0.8
-"""The share of the budget above which a lookup lets go of the pages of the index."""
 
 
 @final
@@ -240,18 +237,9 @@ class ViewReader:
         size = min(BLOCK, self._budget.block(len(question.ranges), len(readers), self._threads))
         starts = range(0, len(rows), size)
         list(map(work, starts) if pool is None else pool.map(work, starts))
-        if (self.buckets > 1 and len(rows) > BLOCK) or self._is_full:
+        if (self.buckets > 1 and len(rows) > BLOCK) or self._budget.is_full:
             for reader in readers:
                 reader.forget()
-
-    @property
-    def _is_full(self) -> bool:
-        return resident() > _FULL * self._budget.limit
-
-    def _ease(self, reader: IndexReader) -> None:
-        """Lets go of the pages that a part was just read from, where memory is short."""
-        if self._is_full:
-            reader.release()
 
     def _put(
         self,
@@ -267,7 +255,7 @@ class ViewReader:
         rooms: list[Int64s] = []
         for reader, block in zip(readers, whole, strict=True):
             rooms.append(reader.rooms(question.calls, question.ranges, question.ttl, block, _LISTED))
-            self._ease(reader)
+            self._budget.ease(reader)
         for run in runs(rooms, self._most):
             blocks = [block.part(run) for block in whole]
             room = answer.part(asked[0].rows[run])
@@ -283,7 +271,7 @@ class ViewReader:
         found: list[tuple[Int64s, Int64s]] = []
         for reader, own in zip(readers, asked, strict=True):
             found.append(reader.find(own, question.shift, limits))
-            self._ease(reader)
+            self._budget.ease(reader)
         first, stop = np.stack([f for f, _ in found]), np.stack([s for _, s in found])
         if any(bound >= 0 for bound in bounds):
             known = [None if question.ahead else r.timeline.known for r in readers]
@@ -308,7 +296,7 @@ class ViewReader:
             sets: list[Piece] = []
             for reader, block in zip(readers, blocks, strict=True):
                 sets.append(reader.set_of(reduction, index, over, block))
-                self._ease(reader)
+                self._budget.ease(reader)
             return merge_sets(reduction, sets)
 
         return columns_of_calls(
@@ -326,7 +314,8 @@ class ViewReader:
         Raises:
             StoreError: the index holds ranges of times only.
         """
-        self._check_whole()
+        if self._coverage is not None:
+            self._coverage.check_whole()
         return events_of(self._every(), keys)
 
     def later(self, time: int) -> int:
@@ -341,7 +330,8 @@ class ViewReader:
         Raises:
             StoreError: the index holds ranges of times only.
         """
-        self._check_whole()
+        if self._coverage is not None:
+            self._coverage.check_whole()
         if self._only is not None:
             yield from self._only.grouped(keys_at_once)
             return
@@ -350,11 +340,3 @@ class ViewReader:
             yield from merged_groups(readers, bucket, self.buckets, keys_at_once)
             for reader in readers:
                 reader.forget()
-
-    def _check_whole(self) -> None:
-        if self._coverage is not None and not self._coverage.is_whole:
-            raise StoreError(
-                f"the as-of index holds events {self._coverage.text} only, and all are needed",
-                where=self.view.place,
-                hint="run: bedplate apply",
-            )

@@ -34,7 +34,7 @@ from bedplate.online.codec import Layout
 from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.refused import refused_rows
-from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_state, group, merged_rows, texts_of
+from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_to_write, group, merged_rows, texts_of
 from bedplate.online.streams import MicroBatch, Stream
 from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
@@ -216,7 +216,7 @@ class Ingest:
             known = self._reached.get(view.id)
             if known is not None and known.raw == raw:
                 continue
-            reached, prefix = _Reached(raw, decode_state(raw, view, self._store)), keys.files_of(view)
+            reached, prefix = _Reached(raw, decode_to_write(raw, view, self._store)), keys.files_of(view)
             for key, _ in self._store.scan(prefix):
                 folder, _, name = key[len(prefix) :].decode().rpartition("/")
                 reached.completed_in(folder).add(name)

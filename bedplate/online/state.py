@@ -125,7 +125,16 @@ def read_state(store: OnlineStore, view: CompiledView) -> ViewState:
     Raises:
         StoreError: the view was never loaded, or not completely, or a changed version of it goes on with its rows.
     """
-    state = decode_state(store.read_many([keys.state_of(view)]).data, view, store)
+    return decode_to_write(store.read_many([keys.state_of(view)]).data, view, store)
+
+
+def decode_to_write(value: bytes, view: CompiledView, store: OnlineStore) -> ViewState:
+    """The state from its bytes, for those who write.
+
+    Raises:
+        StoreError: as `read_state`.
+    """
+    state = decode_state(value, view, store)
     if state.successor:
         raise StoreError(
             "a changed version of the view goes on with these rows, which can only be read as they were",

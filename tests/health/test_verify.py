@@ -74,7 +74,7 @@ class Case:
 
     def change(self, user: int, change) -> None:
         """Changes the words of a user's row."""
-        key = store_keys.row_keys(self.view(), np.array([[user]], np.int64))[0]
+        key = store_keys.row_keys(self.view(), np.array([[user]], np.int64), 0)[0]
         words = np.frombuffer(self.store.read_many([key]).data, np.int64).copy()
         self.store.commit(Changes([(key, change(words).tobytes())]))
 
@@ -183,7 +183,7 @@ def test_an_event_twice(case):
 
 def test_a_row_that_is_missing(case):
     table = filled(case)
-    [key] = store_keys.row_keys(case.view(), np.array([[3]], np.int64))
+    [key] = store_keys.row_keys(case.view(), np.array([[3]], np.int64), 0)
     case.store.commit(Changes(deletes=[key]))
     cause, evidence = only(case.verify(table), 3, {"n", "x", "n_in_1h", "kind"})
     assert cause == "row missing"

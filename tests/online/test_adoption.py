@@ -103,7 +103,7 @@ def test_a_changed_view_goes_on_with_the_rows_and_the_stream_of_the_old_one(tmp_
         assert Ingest(store, [OLD], tmp_path / "begun").run().events == 20
         before = read(store, OLD)
         state = adopt(store, [FITS])[FITS.id]
-        assert (state.adopted.id, state.file, state.events) == (OLD.id, first.name, 80)
+        assert (state.adopted.id, state.positions[""].name, state.events) == (OLD.id, first.name, 80)
         assert adopt(store, [FITS]) == {}
         loaded(fresh, FITS, FRAME)
         assert Ingest(fresh, [FITS], tmp_path / "begun").run().events == 20

@@ -165,7 +165,7 @@ def test_a_stream_goes_on_in_the_new_generation(tmp_path: Path) -> None:
     load(store, 3.0)
     assert value(OnlineReader(store), view) == 3.0
     state = read_state(store, view)
-    assert (state.generation, state.file) == (1, "")
+    assert (state.generation, state.positions) == (1, {})
     assert Ingest(store, [view], tmp_path).run().events == KEYS
     reader = OnlineReader(store)
     found = reader.read(view, ["v.x"], np.arange(KEYS).reshape(-1, 1), np.full(KEYS, NOW + 1))["v.x"]
