@@ -35,8 +35,8 @@ _RANGE = 100
 """Bytes that a row takes for each range in each part: where it begins and ends, and what it gives, twice."""
 _KEY = 8
 """Bytes of a key of a row."""
-_PLACED = 20
-"""Bytes that a row's time takes, its place of arrival, and its place in the order; a little more for their pages."""
+_PLACED = 16
+"""Bytes that a row's time takes, its place of arrival, and its place in the order."""
 _STRING = 40
 """Bytes that a string of a row takes while its part is built: its id and place, several times."""
 _HELD = 250
