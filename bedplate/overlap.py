@@ -23,14 +23,15 @@ def overlapped(work: Callable[[_Item], None], items: Iterable[_Item]) -> None:
     >>> found
     [0, 1, 2]
     """
-    waiting: deque[Future[None]] = deque()
+    # Items are held until they are done: they are freed where they were made, which allocators take back at once.
+    waiting: deque[tuple[Future[None], _Item]] = deque()
     with ThreadPoolExecutor(1) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
+                waiting.append((pool.submit(work, item), item))
                 if len(waiting) == _WAITING:
-                    waiting.popleft().result()
-            for done in waiting:
+                    waiting.popleft()[0].result()
+            for done, _ in waiting:
                 done.result()
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)

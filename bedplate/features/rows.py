@@ -32,7 +32,7 @@ Span: TypeAlias = "tuple[int | None, int | None]"
 Put: TypeAlias = Callable[[Array, Array], None]
 """Fills the second array with the rows of the first one in some order."""
 
-PIECE = 1 << 17
+_PIECE = 1 << 17
 """Rows of a table that are read at once."""
 
 
@@ -199,7 +199,7 @@ def prepare_table(
     Raises:
         DataError: as `prepare_rows`.
     """
-    joined = join_batches(view, raw, rows, only, span) if rows > PIECE else None
+    joined = join_batches(view, raw, rows, only, span) if rows > _PIECE else None
     # Of rows that are wrong, a look at the whole table says how many they are, and which is the first.
     return prepare_rows(view, raw, only, name, span) if joined is None else joined
 
@@ -239,7 +239,7 @@ def prepare_batches(
     raw: pl.LazyFrame,
     only: Sequence[int] | None = None,
     span: Span | None = None,
-    at_once: int = PIECE,
+    at_once: int = _PIECE,
 ) -> Iterator[Rows]:
     """As `prepare_rows`, a batch of rows at a time; what is wrong is named by its place in its batch.
 

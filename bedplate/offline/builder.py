@@ -118,8 +118,10 @@ class Builder:
     def _complete(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Slot:
         segment = slot.segment
         if segment is None:
-            budget = replace(self._budget, texts=self._table.texts(slot), whole=bytes_of_whole(self._view))
-            buckets = budget.buckets(self._view, self._table.about(slot), self._threads)
+            rows = self._table.about(slot)
+            whole = bytes_of_whole(self._view) if self._table.is_ranged(rows) else 0
+            budget = replace(self._budget, texts=self._table.texts(slot), whole=whole)
+            buckets = budget.buckets(self._view, rows, self._threads)
             if buckets == 1:
                 segment = self._sort(slot, sealer, held, progress)
             else:

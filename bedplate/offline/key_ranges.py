@@ -20,6 +20,8 @@ from bedplate.offline.index import row_type
 from bedplate.offline.order import KeyOrder, number_keys, order_by_code
 from bedplate.types import Array, Int64s
 
+LEAST = 1 << 23
+"""Rows of a table for which it is worth the places of arrival that it takes: the columns of fewer are in the cache."""
 _ROWS = 1 << 16
 """About how many rows a range has: their columns fit into the cache of a core."""
 _MOST = 256

@@ -169,9 +169,6 @@ def bytes_of_whole(view: CompiledView) -> int:
 
     Its keys and times are not in memory any more when columns and reductions are made.
     """
-    source = view.view.source
-    if source.available is not None or source.sequence is not None:
-        return bytes_per_row(view)
     reading = _KEY * len(view.key_types) + _PLACED + _bytes_of_values(view)
     return max(reading, _PLACED + _bytes_of_reductions(view))
 

@@ -12,7 +12,6 @@ import polars as pl
 
 from bedplate.errors import DataError
 from bedplate.features.rows import (
-    PIECE,
     JoinedRows,
     Rows,
     join_batches,
@@ -21,6 +20,7 @@ from bedplate.features.rows import (
     prepare_table,
 )
 from bedplate.features.view import CompiledView
+from bedplate.offline import key_ranges
 from bedplate.offline.build import Progress, Sorted
 from bedplate.offline.cover import Slot
 from bedplate.offline.cuts import Cut
@@ -99,13 +99,17 @@ class TableRows:
             joined.add(rows)
         return joined.rows()
 
+    def is_ranged(self, rows: int) -> bool:
+        """Whether so many rows are put in order of key range while they are read."""
+        return rows >= key_ranges.LEAST and not self.tied
+
     def ranged(self, read: Read) -> RangedRows | None:
         """All rows of a read, put in order of key range; None: read them by `rows`.
 
         They are too few to be worth it, something else than time and arrival orders them, or one of them is wrong.
         """
         count = sum(p.piece.rows for p in self._parts(read))
-        if count <= PIECE or self.tied:
+        if not self.is_ranged(count):
             return None
         ranges, span = KeyRanges(count), (read.span.begin, read.span.until)
         joined = join_batches(self.view, self._scan(read)[1], count, None, span, ranges.arrange)

@@ -100,6 +100,7 @@ def test_an_index_is_the_same_either_way(kind, tmp_path, monkeypatch):
     source = Source("events", str(tmp_path / "events.parquet"), time="time")
     view = FeatureView("v", entities, source, features).compile()
     monkeypatch.setattr(key_ranges, "_ROWS", 20_000)
+    monkeypatch.setattr(key_ranges, "LEAST", rows)
     IndexedHistory(tmp_path / "one").build(view).run()
     monkeypatch.setattr(TableRows, "ranged", lambda *_: None)
     IndexedHistory(tmp_path / "other").build(view).run()
@@ -108,7 +109,8 @@ def test_an_index_is_the_same_either_way(kind, tmp_path, monkeypatch):
     assert [name for name in one if one[name] != other[name]] == []
 
 
-def test_rows_that_something_else_orders_are_not_put_in_order_while_they_are_read(tmp_path):
+def test_rows_that_something_else_orders_are_not_put_in_order_while_they_are_read(monkeypatch):
+    monkeypatch.setattr(key_ranges, "LEAST", 200_000)
     frame = pl.DataFrame({"user": np.arange(200_000) % 9, "time": 10**15 + np.arange(200_000)})
     frame = frame.with_columns(number=pl.col("time") % 5)
     for sequence, is_ranged in ((None, True), ("number", False)):
