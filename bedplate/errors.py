@@ -82,6 +82,10 @@ class ConflictError(StoreError):
     http_status = 409
 
 
+class UnavailableError(StoreError):
+    """A store can't be reached now: its server is down, or the connection is cut. Nothing has changed; try again."""
+
+
 class UncertainError(StoreError):
     """Whether a store has taken a step is not known: the connection was lost. Read the state again, then go on."""
 

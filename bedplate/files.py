@@ -139,32 +139,6 @@ def move_folder(folder: Path, target: Path) -> bool:
     return True
 
 
-def replace_folder(folder: Path, target: Path) -> None:
-    """Puts a complete folder in the place of another, and deletes the other; flushes the content first.
-
-    A folder can't be renamed over one that is not empty, so the old one is moved aside first. A crash between the two
-    renames leaves no `target` and the old folder aside, hidden: use it for what can be built again, and names that are
-    new each time (`move_folder`) where readers must always find one.
-
-    Raises:
-        OSError: a folder can't be flushed or renamed; the old one is put back.
-    """
-    fsync_tree(folder)
-    old = aside(target)
-    try:
-        target.rename(old)
-    except FileNotFoundError:
-        folder.rename(target)
-    else:
-        try:
-            folder.rename(target)
-        except OSError:
-            old.rename(target)
-            raise
-    fsync_dir(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def leftovers(folder: Path) -> list[Path]:
     """What processes that are gone left aside in a folder (not below it)."""
     if not folder.is_dir():

@@ -200,7 +200,7 @@ class Project:
                 after the last event of the view's source, whether it is of the view or not (never later than now), or
                 where the stream of the source began.
             replace: loads views anew whose stream is at work. The stream is then taken in from its first file again,
-                which must not hold events before `until`: `Ingest` refuses them.
+                which must not hold events before `until`: `Ingest` refuses them. Those of a topic are passed over.
             progress: told what is under way.
 
         Raises:

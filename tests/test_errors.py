@@ -20,6 +20,7 @@ CODES = {
     "AheadError": (5, 409),
     "ConflictError": (5, 409),
     "DeadlineError": (5, 504),
+    "UnavailableError": (5, 503),
     "UncertainError": (5, 503),
     "ArtifactError": (6, 503),
     "ProofError": (7, 500),

@@ -14,7 +14,7 @@ import pytest
 from bedplate.errors import StoreError
 from bedplate.features.applied import read_applied, write_applied
 from bedplate.features.view import Feature
-from bedplate.files import leftovers, move_folder, new_folder, replace_folder, write_atomic
+from bedplate.files import leftovers, move_folder, new_folder, write_atomic
 from bedplate.types import Type
 
 
@@ -94,32 +94,6 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
     assert outcomes.count(True) == 1
     assert len(outcomes) > 5
-
-
-def test_a_replaced_folder_is_the_old_or_the_new_one(tmp_path: Path) -> None:
-    target, fresh = tmp_path / "target", tmp_path / "fresh"
-
-    def prepare() -> None:
-        for folder, content in ((target, "old"), (fresh, "new")):
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            (folder / "x").write_text(content)
-
-    prepare()
-    outcomes = list[bool]()
-    for done in attempts(lambda: replace_folder(fresh, target)):
-        outcomes.append(done)
-        aside = [p for p in tmp_path.iterdir() if p.name.startswith(".")]
-        if target.is_dir():
-            assert (target / "x").read_text() == "new" or not done
-        else:  # the disk failed between the two renames, and once more when the old one was put back
-            assert [(p / "x").read_text() for p in aside] == ["old"]
-            assert (fresh / "x").read_text() == "new"
-        for path in aside:
-            shutil.rmtree(path)
-        prepare()
-    assert outcomes[-1] is True
-    assert len(outcomes) > 4
 
 
 def test_moving_fails_loudly_unless_the_target_is_there(tmp_path: Path) -> None:

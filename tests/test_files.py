@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bedplate.files import aside, leftovers, move_folder, new_folder, remove_leftovers, replace_folder, write_atomic
+from bedplate.files import aside, leftovers, move_folder, new_folder, remove_leftovers, write_atomic
 from bedplate.process import process_alive, process_token
 
 
@@ -67,18 +67,6 @@ def test_move_folder_says_whether_it_moved(tmp_path: Path) -> None:
     assert (tmp_path / "target" / "x").read_text() == "a"
     with pytest.raises(FileNotFoundError):
         move_folder(tmp_path / "absent", tmp_path / "elsewhere")
-
-
-def test_replace_folder_puts_the_new_one_in_place(tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x").write_text(name)
-        replace_folder(tmp_path / name, tmp_path / "target")
-    assert (tmp_path / "target" / "x").read_text() == "second"
-    assert _names(tmp_path) == ["target", "target/x"]
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / "absent", tmp_path / "target")
-    assert (tmp_path / "target" / "x").read_text() == "second"
 
 
 _LEAVE = """

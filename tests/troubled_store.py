@@ -1,4 +1,4 @@
-"""A store that can be told to fail: slow, down, or silent for ever."""
+"""A store that can be told to fail: slow, down, silent for ever, or lost in the middle of a step."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from bedplate.errors import StoreError
+from bedplate.errors import UnavailableError, UncertainError
 from bedplate.online.base import Changes, OnlineStore, Values
 
 
 class TroubledStore(OnlineStore):
-    """Another store, whose reads do what `mood` says: `well`, `down` (an error), `broken` or `silent` till `free`."""
+    """Another store, whose reads do what `mood` says: `well`, `down` (an error), `broken` or `silent` till `free`.
+
+    Steps do what the moods in `steps` say, one after the other, then `well`: `down`, `taken` or `lost` (the step is, or
+    it is not, and nobody knows).
+    """
 
     def __init__(self, store: OnlineStore) -> None:
         self.store, self.mood, self.asked = store, "well", 0
+        self.steps: list[str] = []
         self.free = threading.Event()
 
     @property
@@ -24,7 +29,7 @@ class TroubledStore(OnlineStore):
     def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = (), deadline: float | None = None) -> Values:
         self.asked += 1
         if self.mood == "down":
-            raise StoreError("connection lost", where=self.url)
+            raise UnavailableError("connection lost", where=self.url)
         if self.mood == "broken":
             raise ConnectionResetError("reset by peer")
         if self.mood == "silent":
@@ -38,7 +43,13 @@ class TroubledStore(OnlineStore):
         return self.store.writing(names)
 
     def commit(self, changes: Changes) -> None:
-        self.store.commit(changes)
+        mood = self.steps.pop(0) if self.steps else "well"
+        if mood == "down":
+            raise UnavailableError("connection lost", where=self.url)
+        if mood != "lost":
+            self.store.commit(changes)
+        if mood != "well":
+            raise UncertainError("whether the step was taken is not known", where=self.url)
 
     def close(self) -> None:
         self.free.set()

@@ -117,7 +117,7 @@ def _shown(found: list[dict[str, Any]]) -> str:
 
 def _counted(kinds: list[str]) -> str:
     """What is missing, in few words; JSON has every part."""
-    from bedplate.cli.plan import counted
+    from bedplate.cli.tables import counted
 
     return counted([(kinds.count(kind), kind) for kind in dict.fromkeys(kinds)])
 

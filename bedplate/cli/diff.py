@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from bedplate.cli.options import echo_json, json_option, open_registry, project_option
-from bedplate.cli.plan import Planned, planned, to_build
+from bedplate.cli.plan import Planned, feature_facts, planned, to_build
 from bedplate.cli.tables import table
 from bedplate.errors import ProofError
 
 if TYPE_CHECKING:
     from bedplate.features.diff import GraphDiff
-    from bedplate.features.view import Feature
     from bedplate.project import Project
 
 
@@ -134,9 +133,9 @@ def _document(
     return {
         "revision": revision,
         "commit": commit,
-        "added": [_feature(f) for f in changes.added],
-        "removed": [_feature(f) for f in changes.removed],
-        "changed": [{"old": _feature(old), "new": _feature(new)} for old, new in changes.changed],
+        "added": [feature_facts(f) for f in changes.added],
+        "removed": [feature_facts(f) for f in changes.removed],
+        "changed": [{"old": feature_facts(old), "new": feature_facts(new)} for old, new in changes.changed],
         "build": [
             {
                 "view": p.build.view.name,
@@ -150,14 +149,4 @@ def _document(
         ],
         "seconds": sum(p.seconds for p in plans),
         "models": [{"model": r.model, "aliases": r.aliases, "feature": r.feature, "now": r.now} for r in reads],
-    }
-
-
-def _feature(feature: Feature) -> dict[str, Any]:
-    return {
-        "name": feature.name,
-        "type": feature.type,
-        "list": feature.is_list,
-        "id": feature.id,
-        "definition": feature.text,
     }

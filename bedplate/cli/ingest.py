@@ -6,7 +6,7 @@ import re
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -16,36 +16,19 @@ import click
 from bedplate.cli.main import INTERRUPTED_EXIT
 from bedplate.cli.options import echo_json, json_option, open_online, project_option
 from bedplate.cli.progress import ProgressLine
+from bedplate.cli.standing import Progressed, Standing, progress_table
 from bedplate.cli.tables import table
 from bedplate.errors import ConfigError, NotFoundError, suggest
-from bedplate.types import format_time, parse_time
+from bedplate.types import parse_time
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 
 if TYPE_CHECKING:
     from bedplate.features.view import CompiledView
-    from bedplate.online.streams import MicroBatch, Stream
+    from bedplate.online.ingest_metrics import MetricsEndpoint
+    from bedplate.online.measures import Measures
+    from bedplate.online.streams import Stream
     from bedplate.project import Project
-
-
-@final
-@dataclass(slots=True)
-class Progressed:
-    """What was taken in for one source.
-
-    Attributes:
-        source: its name.
-        views: the views that it keeps current.
-        files: how many files were taken in to their end.
-        rows: how many rows of files.
-        watermark: reads from this time on are exact; microseconds.
-    """
-
-    source: str
-    views: list[str]
-    files: int = 0
-    rows: int = 0
-    watermark: int = 0
 
 
 @final
@@ -102,6 +85,17 @@ class _Topic:
 @_source_option
 @click.option("--until", metavar="TIME", help="Stop before the first file with an event at this time or later.")
 @click.option("--follow", is_flag=True, help="Wait for more files, until Ctrl-C or SIGTERM.")
+@click.option(
+    "--batch",
+    metavar="EVENTS",
+    type=click.IntRange(1),
+    help="Events of a step. [default: what suits the store, 50000 for LMDB, 3000 for Redis]",
+)
+@click.option(
+    "--metrics",
+    metavar="[HOST:]PORT",
+    help="Serve metrics for Prometheus there; port 0 picks a free one. [host: 127.0.0.1]",
+)
 @_late_option
 @_format_option
 @click.option("--group", help="Of a topic: the consumer group whose workers share it. [default: bedplate-SOURCE]")
@@ -125,6 +119,8 @@ def ingest(
     sources: tuple[str, ...],
     until: str | None,
     follow: bool,
+    batch: int | None,
+    metrics: str | None,
     late: bool,
     form: str,
     group: str | None,
@@ -146,6 +142,9 @@ def ingest(
     An event of a topic that can't be taken in goes to a file of dead letters with the reason, and does not stop it:
     mend its payload there, then 'bedplate ingest replay FILE'.
 
+    A store that can't be reached is tried again: with --follow as long as it takes, else for half a minute. --metrics
+    serves what --follow shows: how many events are left, how many come in a second, how old the newest is, and errors.
+
     'bedplate materialize' loaded every event of history before its time. An event of the stream from before that time
     is an error, as it would count twice. Where such events reached the stream only, --late takes them in; they change
     values from now on.
@@ -155,31 +154,34 @@ def ingest(
       bedplate ingest stream
       bedplate ingest --source lines --source returns stream --follow
       bedplate ingest --until 2011-11-25 stream --json
-      bedplate ingest kafka://broker:9092/clicks --source clicks --follow
+      bedplate ingest kafka://broker:9092/clicks --source clicks --follow --metrics 9100
       bedplate ingest replay .bedplate/letters/clicks/clicks-0-00000000000000000007.jsonl --source clicks
     """
     from bedplate.project import Project
 
     _check(stream, until, follow)
-    project = Project(directory)
-    chosen = _chosen(project, sources)
-    limit = None if until is None else parse_time(until, "--until")
-    aside = letters or project.root / ".bedplate" / "letters"
-    topic = _Topic(group, aside, form, settings) if _is_topic(stream) else None
-    begin = time.perf_counter()
-    progressed, interrupted = _take(project, chosen, stream, topic, limit, follow=follow, late=late)
-    seconds = time.perf_counter() - begin
+    shown: list[Measures] = []
+    with nullcontext() if metrics is None else _served(metrics, shown):
+        project = Project(directory)
+        chosen = _chosen(project, sources)
+        aside = letters or project.root / ".bedplate" / "letters"
+        topic = _Topic(group, aside, form, settings) if _is_topic(stream) else None
+        taking = _Taking(stream, topic, None if until is None else parse_time(until, "--until"), follow, late, batch)
+        interrupted, seconds = taking.run(project, chosen, shown)
     if not follow and not any(Path(stream).rglob("*.parquet")):
         click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
+    _echo([Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown], seconds, interrupted, as_json)
+    if interrupted and not follow:
+        click.get_current_context().exit(INTERRUPTED_EXIT)
+
+
+def _echo(progressed: Sequence[Progressed], seconds: float, interrupted: bool, as_json: bool) -> None:
     if as_json:
         found = [asdict(p) for p in progressed]
         echo_json({"sources": found, "seconds": seconds, "interrupted": interrupted})
     else:
-        rows = [[p.source, ", ".join(p.views), f"{p.files:,}", f"{p.rows:,}", _moment(p)] for p in progressed]
-        click.echo(table(["source", "views", "files", "rows", "exact from"], rows, [2, 3]))
+        click.echo(progress_table(progressed))
         click.echo(f"{'interrupted' if interrupted else 'done'} after {seconds:.1f} s")
-    if interrupted and not follow:
-        click.get_current_context().exit(INTERRUPTED_EXIT)
 
 
 def _is_topic(stream: str) -> bool:
@@ -199,38 +201,58 @@ def _check(stream: str, until: str | None, follow: bool) -> None:
         raise click.UsageError("a topic has no end, expected --follow")
 
 
-def _take(
-    project: Project,
-    chosen: Mapping[str, list[CompiledView]],
-    stream: str,
-    topic: _Topic | None,
-    until: int | None,
-    *,
-    follow: bool,
-    late: bool,
-) -> tuple[list[Progressed], bool]:
-    """Takes in what there is for each source; and whether a signal ended it."""
-    from bedplate.online.ingest import POLL, Ingest, run_workers
+def _served(address: str, shown: Sequence[Measures]) -> MetricsEndpoint:
+    """The endpoint of the metrics of what will be shown."""
+    from bedplate.online.ingest_metrics import MetricsEndpoint, parse_address
 
-    with open_online(project.config) as store, ProgressLine(every=5.0) as progress, ExitStack() as opened:
-        streams: dict[str, Stream | Path] = dict.fromkeys(chosen, Path(stream))
-        if topic is not None:
-            streams.update(topic.open(stream, chosen, opened))
-        workers = {name: Ingest(store, views, streams[name], late=late) for name, views in chosen.items()}
-        names = {worker: name for name, worker in workers.items()}
-        if follow:
-            progress(f"following {stream}; Ctrl-C ends it")
+    endpoint = MetricsEndpoint(*parse_address(address), shown)
+    click.echo(f"metrics at {endpoint.url}", err=True)
+    return endpoint
 
-        def show(worker: Ingest, batch: MicroBatch) -> None:
-            place = "/".join(filter(None, (batch.partition, batch.end.name)))
-            progress(f"{names[worker]}: {place}, {batch.end.at:,} rows")
 
-        wait = POLL if topic is None else 0.0  # a topic is waited for by its own
-        interrupted = run_workers(list(workers.values()), until, follow=follow, progress=show, poll=wait)
-        return [
-            Progressed(name, [v.name for v in chosen[name]], w.files, w.events, w.watermark)
-            for name, w in workers.items()
-        ], interrupted
+@final
+@dataclass(frozen=True, slots=True)
+class _Taking:
+    """What the command line says of how a stream is taken in."""
+
+    stream: str
+    topic: _Topic | None
+    until: int | None
+    follow: bool
+    late: bool
+    batch: int | None
+
+    def run(
+        self, project: Project, chosen: Mapping[str, list[CompiledView]], shown: list[Measures]
+    ) -> tuple[bool, float]:
+        """Takes in what there is for each source, how it stands being `shown`.
+
+        Returns:
+            whether a signal ended it, and how many seconds it took.
+        """
+        from bedplate.online.ingest import Ingest
+        from bedplate.online.workers import POLL, STORE_PATIENCE, run_workers
+
+        with (
+            open_online(project.config, STORE_PATIENCE) as store,
+            ProgressLine(every=5.0) as progress,
+            ExitStack() as opened,
+        ):
+            streams: dict[str, Stream | Path] = dict.fromkeys(chosen, Path(self.stream))
+            if self.topic is not None:
+                streams.update(self.topic.open(self.stream, chosen, opened))
+            workers = [Ingest(store, v, streams[n], batch=self.batch, late=self.late) for n, v in chosen.items()]
+            shown.extend(w.measures for w in workers)
+            if self.follow:
+                progress(f"following {self.stream}; Ctrl-C ends it")
+            wait = POLL if self.topic is None else 0.0  # a topic is waited for by its own
+            show = Standing(progress)
+            begin = time.perf_counter()
+            interrupted = run_workers(workers, self.until, follow=self.follow, progress=show, poll=wait)
+            seconds = time.perf_counter() - begin
+            for worker in workers:
+                worker.measure_lag()
+            return interrupted, seconds
 
 
 @click.command()
@@ -263,10 +285,6 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
         echo_json({"views": [{"view": name, "letters": count} for name, count in taken.items()]})
     else:
         click.echo(table(["view", "letters"], [[name, f"{count:,}"] for name, count in taken.items()], [1]))
-
-
-def _moment(progressed: Progressed) -> str:
-    return format_time(progressed.watermark) if progressed.watermark else "-"
 
 
 def _chosen(project: Project, names: Sequence[str]) -> Mapping[str, list[CompiledView]]:

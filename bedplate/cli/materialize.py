@@ -29,7 +29,7 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
     """Fill the online store with VIEWs (all of them by default) as of a time, so that a stream can go on from there.
 
     Reads the indexes that 'bedplate apply' built. Without --until, all events are loaded that are not later than now.
-    The stream must hold the events from then on and no others: 'bedplate ingest' refuses earlier ones.
+    The stream goes on from there: 'bedplate ingest' refuses earlier events in files, and passes them over in a topic.
     A view that 'bedplate ingest' has brought further is kept as it is, and a new view of the same source is loaded up
     to where that stream began. Running it again gives the same store.
     A view that the store holds already is read as it was until its load is whole, and after Ctrl-C or a crash too.

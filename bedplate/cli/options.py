@@ -42,8 +42,12 @@ def open_registry(directory: Path) -> Registry:
     return Registry(load_config(directory).registry_path)
 
 
-def open_online(config: Config) -> OnlineStore:
+def open_online(config: Config, patience: float | None = None) -> OnlineStore:
     """The online store that a project names.
+
+    Args:
+        config: of the project.
+        patience: how long a store of servers tries a lost connection again by itself, seconds; None: its own.
 
     Raises:
         ConfigError: it is in memory, so that it would be gone with this process.
@@ -57,4 +61,4 @@ def open_online(config: Config) -> OnlineStore:
             where="bedplate.toml: online.url",
             hint='name one that stays, such as "lmdb:.bedplate/online"',
         )
-    return open_store(config.online_url, config.root)
+    return open_store(config.online_url, config.root, patience)

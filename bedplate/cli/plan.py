@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from bedplate.cli.options import echo_json, json_option, project_option
-from bedplate.cli.tables import size, table
+from bedplate.cli.tables import counted, size, table
 
 if TYPE_CHECKING:
     from bedplate.datasets.drift import Drift
@@ -81,15 +81,6 @@ class Planned:
         """What is to be built, for a person."""
         new = f"{self.rows:,} new rows: " if self.rows and self.build.extends else ""
         return new + counted(self.counts) if self.missing else "-"
-
-
-def counted(counts: Sequence[tuple[int, str]]) -> str:
-    """Numbers of things, those that are there.
-
-    >>> counted([(1, "timeline"), (0, "column"), (12000, "reduction")])
-    '1 timeline, 12,000 reductions'
-    """
-    return ", ".join(f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in counts if n)
 
 
 def planned(project: Project) -> list[Planned]:
@@ -236,7 +227,7 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
                 "source": p.build.view.view.source.name,
                 "snapshot": {"id": p.build.snapshot.id, "rows": p.build.snapshot.rows, "text": p.build.snapshot.text},
                 "entities": [e.name for e in p.build.view.view.entities],
-                "features": [] if p.labels else [_feature(f) for f in p.build.view.features.values()],
+                "features": [] if p.labels else [feature_facts(f) for f in p.build.view.features.values()],
                 "build": {
                     "timeline": bool(p.texts("timeline")),
                     "columns": p.texts("column"),
@@ -249,18 +240,18 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
             }
             for p in plans
         ],
-        "contexts": [_feature(project.graph.features[name]) for name in project.graph.contexts],
-        "linked": [_feature(project.graph.features[name]) for name in project.graph.chained],
-        "derived": [_feature(project.graph.features[name]) for name in project.graph.derived],
+        "contexts": [feature_facts(project.graph.features[name]) for name in project.graph.contexts],
+        "linked": [feature_facts(project.graph.features[name]) for name in project.graph.chained],
+        "derived": [feature_facts(project.graph.features[name]) for name in project.graph.derived],
         "datasets": list(project.datasets),
         "jobs": [job.name for job in project.jobs],
         "services": [service.name for service in project.services],
         "changes": None
         if changes is None
         else {
-            "added": [_feature(f) for f in changes.added],
-            "removed": [_feature(f) for f in changes.removed],
-            "changed": [{"old": _feature(old), "new": _feature(new)} for old, new in changes.changed],
+            "added": [feature_facts(f) for f in changes.added],
+            "removed": [feature_facts(f) for f in changes.removed],
+            "changed": [{"old": feature_facts(old), "new": feature_facts(new)} for old, new in changes.changed],
         },
         "parts": sum(p.parts for p in plans),
         "seconds": sum(p.seconds for p in plans),
@@ -269,7 +260,8 @@ def _document(project: Project, plans: Sequence[Planned], changes: GraphDiff | N
     }
 
 
-def _feature(feature: Feature) -> dict[str, Any]:
+def feature_facts(feature: Feature) -> dict[str, Any]:
+    """A feature for programs."""
     return {
         "name": feature.name,
         "type": feature.type,

@@ -30,11 +30,25 @@ class ProgressLine:
         self._every = _SECONDS if self._terminal else every
         self._shown = -self._every
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether there is one line, which is written over."""
+        return self._terminal
+
     def __call__(self, text: str) -> None:
         """Shows a step."""
+        self.show(text)
+
+    def show(self, text: str, *, at_once: bool = False) -> bool:
+        """Shows a step, unless another one was shown a moment ago; whether it did.
+
+        Args:
+            text: the step.
+            at_once: show it also then.
+        """
         now = time.monotonic()
-        if now - self._shown < self._every:
-            return
+        if now - self._shown < self._every and not at_once:
+            return False
         self._shown = now
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -42,6 +56,7 @@ class ProgressLine:
         else:
             self._stream.write(f"{text}\n")
         self._stream.flush()
+        return True
 
     def __enter__(self) -> Self:
         """The line itself."""

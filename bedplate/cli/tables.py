@@ -66,6 +66,15 @@ def elapsed(micros: int) -> str:
     return f"{micros // HOUR}h {micros % HOUR // MINUTE}m"
 
 
+def counted(counts: Sequence[tuple[int, str]]) -> str:
+    """Numbers of things, those that are there.
+
+    >>> counted([(1, "timeline"), (0, "column"), (12000, "reduction")])
+    '1 timeline, 12,000 reductions'
+    """
+    return ", ".join(f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in counts if n)
+
+
 def sparkline(values: Sequence[float], width: int = 24) -> str:
     """A row of bars from the lowest value to the highest; a dot where there is no number.
 

@@ -58,6 +58,11 @@ def with_candidates(rows: Candidates, candidates: Int64s, offsets: Int64s) -> Ca
     return replace(rows, candidates=candidates, offsets=offsets)
 
 
+def without_candidates(rows: Candidates) -> Candidates:
+    """The same requests with no candidates, for what is computed of a request alone."""
+    return with_candidates(rows, np.zeros(0, np.int64), np.zeros(len(rows.times) + 1, np.int64))
+
+
 def _one_each(read: Sequence[tuple[str, str, str]]) -> dict[str, str]:
     """The snapshot of each source; `read` has a source's name, a snapshot and what read it."""
     found: dict[str, tuple[str, str]] = {}

@@ -110,7 +110,7 @@ class Rows:
 @final
 @dataclass(frozen=True, slots=True)
 class GroupedRows:
-    """Events of k keys, sorted by (key, time, arrival): what the as-of index hands to an online store's bulk load.
+    """Events of k keys, sorted by (key, time, ties, arrival), for the bulk load of an online store.
 
     Attributes:
         keys: [k, entities] int64, in ascending order.

@@ -29,9 +29,9 @@ class History(Reader, Protocol):
         ...
 
     def end(self, view: CompiledView) -> int:
-        """The greatest event time of the view's source, microseconds; what is later is not known yet."""
+        """The greatest time of the view's events, microseconds; what is later is not known yet."""
         ...
 
     def known(self, view: CompiledView) -> int:
-        """When the last event of the view's source could be known, apart from a delay; microseconds."""
+        """When the last of the view's events could be known, apart from a delay; microseconds."""
         return self.end(view)

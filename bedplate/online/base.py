@@ -94,9 +94,12 @@ class OnlineStore(ABC):
     Attributes:
         keeps_deadlines: whether `read_many` itself comes back by its deadline whatever happens, so that it needs no
             thread that can be left behind (`guard.GuardedStore`). True of what waits for no other process.
+        step_events: of so many events of a stream a step is best made: of more where a step costs much apart from its
+            rows, such as a flush to the disk; of fewer where nobody else is answered while one is taken.
     """
 
     keeps_deadlines: ClassVar[bool] = False
+    step_events: ClassVar[int] = 50_000
 
     @property
     @abstractmethod
@@ -241,12 +244,14 @@ def text_puts(texts: Mapping[int, str]) -> list[tuple[bytes, bytes]]:
     return list(zip(keys.text_keys(ids), (b"=" + t.encode() for t in texts.values()), strict=True))
 
 
-def open_store(url: str, root: Path | None = None) -> OnlineStore:
+def open_store(url: str, root: Path | None = None, patience: float | None = None) -> OnlineStore:
     """Opens the store of a URL: `lmdb:PATH` (a folder, made if missing), `redis://HOST:PORT/DB` or `memory:`.
 
     Args:
         url: the URL.
         root: where a relative path starts, the project's folder.
+        patience: how long a store of servers tries a lost connection again by itself, seconds; None: as it does unless
+            told.
 
     Raises:
         ConfigError: the URL names no known kind of store.
@@ -266,13 +271,13 @@ def open_store(url: str, root: Path | None = None) -> OnlineStore:
 
         return LmdbStore((root or Path()) / rest)
     if kind in ONLINE_SCHEMES and rest.startswith("//"):
-        return _redis(url, root)
+        return _redis(url, root, patience)
     raise ConfigError(f"got the online store '{without_password(url)}', expected {ONLINE_URLS}", where="online")
 
 
-def _redis(url: str, root: Path | None) -> OnlineStore:
+def _redis(url: str, root: Path | None, patience: float | None) -> OnlineStore:
     try:
-        from bedplate.online.redis import RedisStore
+        from bedplate.online.redis import PATIENCE, RedisStore
     except ModuleNotFoundError as error:
         raise missing_extra(error) or error from error
-    return RedisStore(url, root)
+    return RedisStore(url, root, patience=PATIENCE if patience is None else patience)

@@ -180,7 +180,7 @@ class Layout:
         width: words of an event: time, valid bits, every different input once, and the ties.
         words: for each selection the words of an event that hold its inputs.
         ring: the section of the view's last events; -1: none.
-        latest: the section of the last events of a selection, or its slot as a negative number (see `slot_at`).
+        latest: the section of the last events of a selection.
         distinct: the section of each selection's different values.
         latest_by: the section of each selection's last events of different values.
         smallest: the section of each selection's smallest hashes.

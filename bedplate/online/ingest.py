@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from typing import TypeAlias, final
+from typing import final
 
 import msgspec
 import numpy as np
 import polars as pl
 
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import ConflictError, DataError, DefinitionError, StoreError
+from bedplate.errors import ConflictError, DataError, DefinitionError, StoreError, UncertainError
 from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
@@ -33,20 +31,17 @@ from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
+from bedplate.online.measures import Measures
 from bedplate.online.refused import refused_rows
 from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_to_write, group, merged_rows, texts_of
-from bedplate.online.streams import MicroBatch, Stream
+from bedplate.online.streams import MicroBatch, Position, Stream
+from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
 
-BATCH = 50_000
-"""How many events are one micro-batch, by default."""
-
-POLL = 1.0
-"""How often the stream is asked for new events when following, in seconds."""
-
 _LONGEST_WAIT = 0.05  # seconds before a step that met with a conflict is tried again
-_BUSY = 0.02  # seconds between two attempts at a partition that another worker has
+_LAG_SECONDS = 5.0  # between two looks at how much is left
+_LAG_SHARE = 20  # looking takes at most so small a part of the time
 
 
 @final
@@ -69,10 +64,6 @@ class Ingested:
     interrupted: bool
 
 
-Progress: TypeAlias = "Callable[[Ingest, MicroBatch], None]"
-"""Called with the worker and each micro-batch that it took in."""
-
-
 @final
 @dataclass(slots=True)
 class _Reached:
@@ -89,18 +80,13 @@ class _Reached:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What became of a turn.
+class _Taking:
+    """What a micro-batch counts once it is taken in."""
 
-    Attributes:
-        taken: whether something was taken in.
-        busy: whether another worker was at work on a partition.
-        over: whether there is nothing left before the time until which to take in.
-    """
-
-    taken: bool
-    busy: bool
-    over: bool
+    end: Position
+    events: int
+    newest: int
+    completes: bool
 
 
 @final
@@ -122,7 +108,8 @@ class Ingest:
         store: the store; the views are completely loaded.
         views: compiled views of one source.
         stream: where events come from; a path is a directory to which files are appended.
-        batch: events of a micro-batch, apart from what the stream gives in one piece.
+        batch: events of a micro-batch, apart from what the stream gives in one piece; None: as many as a step of the
+            store is best made of.
         rewind: reads may ask for a time so much before the watermark; microseconds.
         clock: an event ahead of this clock does not push the watermark beyond it.
         late: take in events from before the time that a view was loaded for. The load held every event of history that
@@ -130,8 +117,7 @@ class Ingest:
             error.
 
     Attributes:
-        events: events taken in so far.
-        files: files taken in to their end so far.
+        measures: how it stands.
 
     Raises:
         DefinitionError: the views are not of one source.
@@ -143,7 +129,7 @@ class Ingest:
         views: Sequence[CompiledView],
         stream: Stream | Path,
         *,
-        batch: int = BATCH,
+        batch: int | None = None,
         rewind: int = REWIND,
         clock: Clock = system_clock,
         late: bool = False,
@@ -153,12 +139,26 @@ class Ingest:
             raise DefinitionError(f"got views of the sources {names}, expected one source", where="ingest")
         self._store, self._views = store, tuple(views)
         self._stream = FileStream(stream, views[0]) if isinstance(stream, Path) else stream
-        self._batch, self._rewind, self._clock, self._late = batch, rewind, clock, late
+        self._batch = store.step_events if batch is None else batch
+        self._rewind, self._clock, self._late = rewind, clock, late
         self._layouts = {v.id: Layout(v) for v in views}
         self._reached: dict[str, _Reached] = {}
         self._texts: set[int] = set()
-        self.events = self.files = 0
+        self._partitions: Sequence[str] = ()
+        self._uncertain: dict[str, _Taking] = {}
+        self._lag_due = 0.0
+        self.measures = Measures(names[0])
         self._is_over = self._is_overtaken = False
+
+    @property
+    def events(self) -> int:
+        """Events taken in so far."""
+        return self.measures.events
+
+    @property
+    def files(self) -> int:
+        """Files taken in to their end so far."""
+        return self.measures.files
 
     @property
     def watermark(self) -> int:
@@ -168,7 +168,7 @@ class Ingest:
     def run(
         self, until: int | None = None, *, follow: bool = False, progress: Progress | None = None, poll: float = POLL
     ) -> Ingested:
-        """Takes in what is there, and with `follow` what comes; see `run_workers`."""
+        """Takes in what is there, and with `follow` what comes; see `workers.run_workers`."""
         before, begin = (self.events, self.files), monotonic()
         interrupted = run_workers([self], until, follow=follow, progress=progress, poll=poll)
         taken = self.events - before[0], self.files - before[1]
@@ -182,6 +182,8 @@ class Ingest:
             progress: called after each micro-batch.
 
         Raises:
+            UnavailableError: the store can't be reached now; nothing of a micro-batch was taken in.
+            UncertainError: whether a micro-batch was taken in is not known. The next turn finds out.
             StoreError: the store can't be written, or a view is not loaded.
             DataError: the stream can't be read or its columns are not those of the source's table, events would be
                 lost, or an event is from before the time that a view was loaded for (see `late`). What was taken in
@@ -190,7 +192,8 @@ class Ingest:
         taken = busy = False
         self._is_over = self._is_overtaken = False
         self._refresh()
-        for partition in self._stream.partitions():
+        self._partitions = self._stream.partitions()
+        for partition in self._partitions:
             with contextlib.ExitStack() as claimed:
                 try:
                     claimed.enter_context(self._store.writing([f"{v.id}/{partition}" for v in self._views]))
@@ -198,15 +201,15 @@ class Ingest:
                     busy = True
                     continue
                 self._refresh()
-                batch = self._step(partition, until)
-            if batch is None:
+                found = self._step(partition, until)
+            self.measures.letters, self.measures.stream_errors = self._stream.letters_written, self._stream.errors
+            if not found:
                 continue
             taken = True
-            self.events += len(batch.rows)
-            left = [r for r in self._reached.values() if r.state.position(partition) < batch.end]
-            self.files += bool(batch.completes) and not left
             if progress is not None:
-                progress(self, batch)
+                progress(self.measures)
+        if monotonic() >= self._lag_due:
+            self.measure_lag()
         return Turn(taken, busy or self._is_overtaken, self._is_over and not taken)
 
     def _refresh(self) -> None:
@@ -221,28 +224,57 @@ class Ingest:
                 folder, _, name = key[len(prefix) :].decode().rpartition("/")
                 reached.completed_in(folder).add(name)
             self._reached[view.id] = reached
+            self.measures.watermarks[view.name] = reached.state.watermark
 
-    def _step(self, partition: str, until: int | None) -> MicroBatch | None:
-        """Takes in one micro-batch of a partition; None: there was none, or another worker was first."""
-        at = {v.id: self._reached[v.id].state.position(partition) for v in self._views}
+    def measure_lag(self) -> None:
+        """Asks the stream how many events of each partition are left; where it can't say, that is not known."""
+        began, lags = monotonic(), dict[str, int | None]()
+        with contextlib.suppress(DataError, OSError):
+            for partition in self._partitions:
+                lags[partition] = self._stream.lag(partition, min(self._positions(partition).values()))
+        self.measures.found_lags(lags, self._partitions)
+        self._lag_due = monotonic() + max(_LAG_SECONDS, _LAG_SHARE * (monotonic() - began))
+
+    def _positions(self, partition: str) -> dict[str, Position]:
+        """Up to where each view, by its id, has taken in a partition."""
+        return {v.id: self._reached[v.id].state.position(partition) for v in self._views}
+
+    def _step(self, partition: str, until: int | None) -> bool:
+        """Takes in one micro-batch of a partition; False: there was none, or another worker was first."""
+        at = self._positions(partition)
         for reached in self._reached.values():
             self._stream.check(partition, reached.state.position(partition), reached.completed_in(partition))
         # A view that was loaded later than the others is at a position of its own.
         begin = min(at.values())
+        uncertain = self._uncertain.pop(partition, None)
+        if uncertain is not None and uncertain.end <= begin:
+            self._took(partition, uncertain)
         views = [v for v in self._views if at[v.id] == begin]
         before = min((p for p in at.values() if p > begin), default=None)
         completed = self._reached[views[0].id].completed_in(partition)
         batch = self._stream.read(partition, begin, before, self._batch, completed)
         if batch is None:
-            return None
+            return False
         if until is not None and batch.newest() >= until:
             self._is_over = True
-            return None
+            return False
         batch, prepared = self._prepared(views, batch)
-        if all(self._commit(each, batch) for each in prepared):
-            return batch
-        self._is_overtaken = True
-        return None
+        newest = max(int(p.rows.visible.max(initial=-1)) for p in prepared)
+        taking = _Taking(batch.end, len(batch.rows), newest, bool(batch.completes))
+        try:
+            taken = all(self._commit(each, batch) for each in prepared)
+        except UncertainError:
+            self._uncertain[partition] = taking
+            raise
+        if taken:
+            self._took(partition, taking)
+        self._is_overtaken |= not taken
+        return taken
+
+    def _took(self, partition: str, taken: _Taking) -> None:
+        left = [p for p in self._positions(partition).values() if p < taken.end]
+        self.measures.files += taken.completes and not left
+        self.measures.took(partition, taken.end, taken.events, taken.newest)
 
     def _prepared(self, views: Sequence[CompiledView], batch: MicroBatch) -> tuple[MicroBatch, list[_Prepared]]:
         """The micro-batch without what can't be taken in, as rows of all views, before one of them is changed."""
@@ -288,12 +320,14 @@ class Ingest:
                 self._texts.difference_update(int.from_bytes(key[1:], "big", signed=True) for key, _ in texts)
                 if not isinstance(error, ConflictError):
                     raise
+                self.measures.conflicts += 1
                 # Another partition's step, or one of a worker that took this partition over.
                 time.sleep(random.uniform(0, wait))
                 wait = min(2 * wait, _LONGEST_WAIT)
                 self._refresh()
                 continue
             reached.raw, reached.state = state.put(view)[1], state
+            self.measures.watermarks[view.name] = state.watermark
             reached.completed_in(batch.partition).update(batch.completes)
             if len(self._texts) > MOST_TEXTS:
                 self._texts.clear()
@@ -321,51 +355,6 @@ class Ingest:
         return state, changes
 
 
-def run_workers(
-    workers: Sequence[Ingest],
-    until: int | None = None,
-    *,
-    follow: bool = False,
-    progress: Progress | None = None,
-    poll: float = POLL,
-) -> bool:
-    """Lets the workers of several sources take in what is there, in turns, and with `follow` what comes.
-
-    SIGINT (Ctrl-C) and SIGTERM end it after the micro-batch at work; a second one at once, which is safe too.
-
-    Args:
-        workers: the workers.
-        until: leave out a file with an event at this time or later, and what comes after it; microseconds.
-        follow: wait for more until a signal comes, or `until` is reached.
-        progress: called after each micro-batch.
-        poll: seconds between two looks at a stream that has nothing new.
-
-    Returns:
-        whether a signal ended it.
-
-    Raises:
-        StoreError: as `Ingest.turn`.
-        DataError: as `Ingest.turn`.
-    """
-    with stop_signals() as stop:
-        left = list(workers)
-        while left and not stop.is_set():
-            taken = busy = False
-            for worker in list(left):
-                turn = worker.turn(until, progress)
-                taken, busy = taken or turn.taken, busy or turn.busy
-                if turn.over and not turn.busy:
-                    left.remove(worker)
-                if stop.is_set():
-                    break
-            if taken or not left:
-                continue
-            if not follow and not busy:
-                break
-            stop.wait(_BUSY if busy else poll)
-        return stop.is_set()
-
-
 def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: int, name: RowName) -> None:
     """Raises `DataError` where an event is from before the time that the view was loaded for."""
     before = rows.visible < until
@@ -380,25 +369,3 @@ def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: 
         hint="load the view again with an earlier --until (bedplate materialize), or move the file away; --late takes "
         "such events in where history did not hold them",
     )
-
-
-@contextlib.contextmanager
-def stop_signals() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, the first time; only the main thread of a process gets signals."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

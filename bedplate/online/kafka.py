@@ -29,7 +29,15 @@ AGE = 0.5
 
 _WAIT = 0.05  # seconds that one look at the broker may take
 _FETCH = 5_000
-_PASSING = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF)
+_LAG_TIME = 1.0  # seconds that the broker may take to say where a partition ends
+_PASSING = (
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TRANSPORT,
+    KafkaError._TIMED_OUT,
+    KafkaError._PARTITION_EOF,
+    # The group went on without this worker, which was waiting for the store; its partitions are assigned anew.
+    KafkaError._MAX_POLL_EXCEEDED,
+)
 
 
 @final
@@ -170,7 +178,7 @@ class KafkaStream(Stream):
     def lag(self, partition: str, after: Position) -> int:
         """The offsets between a position and the end of a partition, which the broker tells."""
         try:
-            low, high = self._consumer.get_watermark_offsets(self._place(partition), timeout=5.0)
+            low, high = self._consumer.get_watermark_offsets(self._place(partition), timeout=_LAG_TIME)
         except KafkaException as error:
             raise self._failure(error.args[0]) from error
         return max(0, high - max(after.at, low))

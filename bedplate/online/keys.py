@@ -43,7 +43,7 @@ FILES = b"f"
 
 
 def of_view(letter: bytes, view_id: str) -> bytes:
-    """What the keys of a kind (`STATES`, `LOADS`, `ROWS`, `FILES`) begin with for the view of an id."""
+    """What the keys of a kind (`STATES`, `LOADS`, `ROWS`, `FILES`, `FORMS`) begin with for the view of an id."""
     return letter + bytes.fromhex(view_id)[:8]
 
 

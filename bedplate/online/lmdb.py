@@ -34,6 +34,7 @@ MAP_SIZE = 1 << 30
 RECENT_BYTES = 64 << 20
 """So much of what was read of the store's present state is remembered in a process."""
 
+_REQUEST = 10_000  # keys at most of a read whose values are remembered: one of more is no request's, but a writer's
 _ENTRY_BYTES = 160  # what Python adds to a key and a value in a dictionary
 _READERS = 1022
 _PAUSE = 0.0005  # seconds
@@ -169,7 +170,7 @@ class LmdbStore(OnlineStore):
         while True:
             try:
                 with self._gate, self._environment.begin() as transaction:
-                    get = self._getter(transaction)
+                    get = self._getter(transaction) if len(wanted) <= _REQUEST else _get
                     found: list[bytes] = []
                     for run in runs:
                         found += get(transaction, wanted[len(found) : run.start])

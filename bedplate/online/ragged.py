@@ -14,8 +14,7 @@ from bedplate.aggregations.base import Counts, Hashes, Reduce
 from bedplate.batch import TextLookup
 from bedplate.hashing import hash_word
 from bedplate.online.codec import COUNTS, MISSING, WIDTH, Layout, Need, from_words
-from bedplate.online.folding import is_valid, jit
-from bedplate.online.kernels import window_start
+from bedplate.online.compiled import is_valid, jit, window_start
 from bedplate.types import Int64s, Type
 
 R_AT, R_IS_RING, R_SELECTION, R_WORD, R_DEPTH, R_LENGTH, R_HOP, R_BOUND = range(8)

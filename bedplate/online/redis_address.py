@@ -17,7 +17,6 @@ from urllib.parse import parse_qsl, unquote
 from bedplate.config import without_password
 from bedplate.errors import ConfigError, suggest
 
-SCHEMES = ("redis", "rediss", "redis+cluster", "rediss+cluster")
 NAMESPACE = "bp"
 """What the names of all keys begin with, by default, before a colon."""
 

@@ -21,6 +21,8 @@ LEASE = 15.0
 
 _RENEWALS = 4  # in the time of a lease
 _RELEASE_TIME = 1.0  # seconds
+_HELD: set[bytes] = set()
+"""The owners of this process that hold leases: any other of its own is one that it could not give up."""
 
 
 class Ask(Protocol):
@@ -57,6 +59,8 @@ class Leases:
         """
         over = threading.Event()
         with ExitStack() as claimed:
+            _HELD.add(self._owner)
+            claimed.callback(_HELD.discard, self._owner)
             for key, name in self._names.items():
                 self._claim(key, name)
                 claimed.callback(self._release, key)
@@ -75,7 +79,7 @@ class Leases:
             other = self._ask(key, (b"GET", key), "read")
             if other == self._owner:  # the answer to the first try was lost
                 return
-            if other is not None and process_alive(other.decode().partition("/")[0]):
+            if other is not None and _is_at_work(other):
                 break
             if other is not None:
                 self._ask(key, (b"EVAL", RELEASE, 1, key, other), "write")
@@ -96,3 +100,8 @@ class Leases:
     def _release(self, key: bytes) -> None:
         with suppress(StoreError):  # it ends by itself
             self._ask(key, (b"EVAL", RELEASE, 1, key, self._owner), "write", monotonic() + _RELEASE_TIME)
+
+
+def _is_at_work(owner: bytes) -> bool:
+    token = owner.decode().partition("/")[0]
+    return owner in _HELD if token == process_token() else process_alive(token)

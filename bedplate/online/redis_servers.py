@@ -16,9 +16,9 @@ from redis.connection import Connection, SSLConnection
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from bedplate.errors import StoreError
+from bedplate.errors import StoreError, UnavailableError
 from bedplate.online.redis_address import RedisAddress
-from bedplate.online.redis_script import Command
+from bedplate.online.redis_wire import Command, packed
 
 SEND_TIMEOUT = 30.0
 """How long a connection may take to send a command; seconds."""
@@ -144,8 +144,7 @@ class Servers(ABC):
         with ExitStack() as used:
             connections = [(used.enter_context(s.connection(until)), indexes) for s, indexes in of_servers.items()]
             for connection, indexes in connections:
-                packed = connection.pack_commands([asked[i][1] for i in indexes])
-                connection.send_packed_command(packed, check_health=False)
+                connection.send_packed_command([packed(asked[i][1]) for i in indexes], check_health=False)
             for connection, indexes in connections:
                 for i in indexes:
                     found[i] = connection.read_response(timeout=left_until(until))
@@ -230,7 +229,7 @@ class Cluster(Servers):
         for server in list(self._servers.values()):
             try:
                 with server.connection(until) as connection:
-                    connection.send_packed_command(connection.pack_command("CLUSTER", "SLOTS"), check_health=False)
+                    connection.send_packed_command([packed((b"CLUSTER", b"SLOTS"))], check_health=False)
                     found = connection.read_response(timeout=left_until(until))
             except (exceptions.AuthenticationError, exceptions.ResponseError):
                 raise
@@ -258,7 +257,7 @@ def left_until(until: float) -> float:
 def ask_server(server: Server, command: Command, until: float) -> Any:
     """The answer of one server to one command."""
     with server.connection(until) as connection:
-        connection.send_packed_command(connection.pack_command(*command), check_health=False)
+        connection.send_packed_command([packed(command)], check_health=False)
         return connection.read_response(timeout=left_until(until))
 
 
@@ -288,4 +287,5 @@ def refusal(what: str, error: Exception, url: str) -> StoreError:
         hint = "the server belongs to a cluster: begin the URL with redis+cluster://"
     elif text.startswith("NOPERM"):
         hint = "the server's user needs more rights: docs/redis.md lists them"
-    return StoreError(f"can't {what} the online store: {text}", where=url, hint=hint)
+    kind = UnavailableError if is_passing(error) else StoreError
+    return kind(f"can't {what} the online store: {text}", where=url, hint=hint)

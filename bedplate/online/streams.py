@@ -67,7 +67,15 @@ class MicroBatch:
 
 
 class Stream(ABC):
-    """Where events come from. A stream is read by one thread at a time."""
+    """Where events come from. A stream is read by one thread at a time.
+
+    Attributes:
+        letters_written: events so far that could not be taken in and went aside.
+        errors: errors of the stream so far that passed.
+    """
+
+    letters_written: int = 0
+    errors: int = 0
 
     @property
     @abstractmethod

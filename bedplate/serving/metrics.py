@@ -6,8 +6,10 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import final
 
+from bedplate.exposition import family, header, sample
 from bedplate.online.fallback import Degraded
 from bedplate.online.guard import GuardedStore
+from bedplate.online.resident import ResidentViews
 
 _BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
@@ -22,12 +24,13 @@ class Metrics:
     bedplate_requests_total{route="rank",status="200"} 1
     """
 
-    __slots__ = ("_counts", "_degraded", "_histograms", "_store")
+    __slots__ = ("_counts", "_degraded", "_histograms", "_resident", "_store")
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], int] = {}
         self._degraded: dict[tuple[str, str], int] = {}
         self._store: GuardedStore | None = None
+        self._resident: ResidentViews | None = None
         self._histograms: dict[str, tuple[list[int], list[float]]] = {}
 
     def observe(self, route: str, status: int, seconds: float) -> None:
@@ -46,52 +49,46 @@ class Metrics:
             for how, rows in found.counts().items():
                 self._degraded[view, how] = self._degraded.get((view, how), 0) + rows
 
-    def watch(self, store: GuardedStore) -> None:
-        """Shows from now on how the reads of a store fail."""
-        self._store = store
+    def watch(self, store: GuardedStore, resident: ResidentViews | None = None) -> None:
+        """Shows from now on how the reads of a store fail, and how old what is resident is."""
+        self._store, self._resident = store, resident
 
     def text(self) -> str:
         """All of it, for a scraper."""
-        lines = [
-            "# HELP bedplate_requests_total Requests answered.",
-            "# TYPE bedplate_requests_total counter",
-            *(
-                f'bedplate_requests_total{{route="{route}",status="{status}"}} {count}'
-                for (route, status), count in sorted(self._counts.items())
-            ),
-            "# HELP bedplate_request_seconds Time in the handler.",
-            "# TYPE bedplate_request_seconds histogram",
-        ]
+        counts = [({"route": r, "status": s}, count) for (r, s), count in sorted(self._counts.items())]
+        lines = family("bedplate_requests_total", "counter", "Requests answered.", counts)
+        lines += header("bedplate_request_seconds", "histogram", "Time in the handler.")
         for route, (buckets, total) in sorted(self._histograms.items()):
             seen = 0
             for bound, count in zip((*_BOUNDS, "+Inf"), buckets, strict=True):
                 seen += count
-                lines.append(f'bedplate_request_seconds_bucket{{route="{route}",le="{bound}"}} {seen}')
-            lines.append(f'bedplate_request_seconds_sum{{route="{route}"}} {total[0]:.6f}')
-            lines.append(f'bedplate_request_seconds_count{{route="{route}"}} {seen}')
-        return "\n".join([*lines, *self._of_degraded(), *self._of_store()]) + "\n"
+                lines.append(sample("bedplate_request_seconds_bucket", {"route": route, "le": bound}, seen))
+            lines.append(sample("bedplate_request_seconds_sum", {"route": route}, f"{total[0]:.6f}"))
+            lines.append(sample("bedplate_request_seconds_count", {"route": route}, seen))
+        return "\n".join([*lines, *self._of_degraded(), *self._of_store(), *self._of_resident()]) + "\n"
 
     def _of_degraded(self) -> list[str]:
-        return [
-            "# HELP bedplate_degraded_rows_total Rows answered from the cache, without values, or without stale ones.",
-            "# TYPE bedplate_degraded_rows_total counter",
-            *(
-                f'bedplate_degraded_rows_total{{view="{view}",how="{how}"}} {rows}'
-                for (view, how), rows in sorted(self._degraded.items())
-            ),
-        ]
+        return family(
+            "bedplate_degraded_rows_total",
+            "counter",
+            "Rows answered from the cache, without values, or without stale ones.",
+            [({"view": view, "how": how}, rows) for (view, how), rows in sorted(self._degraded.items())],
+        )
 
     def _of_store(self) -> list[str]:
         if self._store is None:
             return []
+        up = "Whether the online store is asked; 0: its reads failed a moment ago."
+        failed = "Reads that the online store did not answer."
+        counts = [({"reason": why}, count) for why, count in self._store.failed.items()]
         return [
-            "# HELP bedplate_online_up Whether the online store is asked; 0: its reads failed a moment ago.",
-            "# TYPE bedplate_online_up gauge",
-            f"bedplate_online_up {int(self._store.is_up)}",
-            "# HELP bedplate_online_failed_reads_total Reads that the online store did not answer.",
-            "# TYPE bedplate_online_failed_reads_total counter",
-            *(
-                f'bedplate_online_failed_reads_total{{reason="{why}"}} {count}'
-                for why, count in self._store.failed.items()
-            ),
+            *family("bedplate_online_up", "gauge", up, [({}, int(self._store.is_up))]),
+            *family("bedplate_online_failed_reads_total", "counter", failed, counts),
         ]
+
+    def _of_resident(self) -> list[str]:
+        if self._resident is None:
+            return []
+        ages = [({"view": view}, f"{age:.3f}") for view, age in sorted(self._resident.ages().items())]
+        what = "How long ago the online store held what is resident; NaN: nothing."
+        return family("bedplate_resident_age_seconds", "gauge", what, ages)

@@ -17,7 +17,6 @@ from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.written import WrittenDataset
 from bedplate.errors import DataError, NotFoundError
-from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
@@ -234,17 +233,3 @@ def _catalogue(dataset: LoadedDataset, model: Model, encoder: Encoder) -> Catalo
     one = select_requests(dataset.spine.rows, np.array([first]))
     batch = dataset.assemble(with_candidates(one, known, np.array([0, len(known)])), labels=False)
     return catalogue_vectors(model, encoder, [batch], dataset.item_texts)
-
-
-def without_candidates(rows: Candidates) -> Candidates:
-    """The same requests with no candidates, for what is computed of a request alone."""
-    return with_candidates(rows, np.zeros(0, np.int64), np.zeros(len(rows.times) + 1, np.int64))
-
-
-def chunks(count: int, size: int) -> Sequence[Int64s]:
-    """The positions 0 to count in runs of `size`.
-
-    >>> [c.tolist() for c in chunks(3, 2)]
-    [[0, 1], [2]]
-    """
-    return [np.arange(i, min(count, i + size)) for i in range(0, count, size)]

@@ -13,8 +13,8 @@ from bedplate.features.assemble import Candidates
 from bedplate.metrics.intervals import Estimate, paired_difference
 from bedplate.models.two_tower import TwoTower
 from bedplate.project import Project
-from bedplate.training.catalogue import Catalogue, model_score
 from bedplate.training.run import Trained, catalogue_candidates
+from bedplate.training.whole_catalogue import CatalogueEvaluation, model_score
 from bedplate.types import Array
 
 REQUESTS = 400
@@ -27,7 +27,7 @@ def judge(project: Project, dataset: LoadedDataset, trained: Mapping[str, Traine
     first, last = dataset.positions("test")
     chosen = np.unique(np.linspace(first, last - 1, min(REQUESTS, last - first)).astype(np.int64))
     items = catalogue_candidates(dataset)
-    catalogue = Catalogue(dataset, select_requests(dataset.spine.rows, chosen), items)
+    catalogue = CatalogueEvaluation(dataset, select_requests(dataset.spine.rows, chosen), items)
     towers, ranker, logistic = (trained[n] for n in ("retail_retrieval", "retail_ranker", "retail_logistic"))
     model, vectors = towers.result.model, towers.catalogue
     if not isinstance(model, TwoTower) or vectors is None:

@@ -185,7 +185,7 @@ def test_bulk_load_and_stream_end_in_the_values_of_history(project: Path, call: 
     )
     code, out, _ = call("ingest", project / "stream", *at)
     assert code == 0
-    assert [line.split()[-3] for line in out.splitlines()[1:3]] == ["0", "0"]
+    assert [line.split()[-6] for line in out.splitlines()[1:3]] == ["0", "0"]
 
     keys = sample(small_rows())
     assert len(keys) > 400

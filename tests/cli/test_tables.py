@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate.cli.plan import counted
-from bedplate.cli.tables import elapsed, facts, moment, number, size, sparkline, table
+from bedplate.cli.tables import counted, elapsed, facts, moment, number, size, sparkline, table
 from bedplate.types import DAY, HOUR, MINUTE, SECOND, to_micros
 
 words = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=9)

@@ -192,3 +192,17 @@ def test_letters_keep_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}")
     with pytest.raises(DataError, match="line 1: it is no dead letter"):
         read_letters(tmp_path / "a.jsonl")
+
+
+def test_a_worker_that_waited_too_long_for_its_store_joins_the_group_again(broker: Broker, tmp_path: Path) -> None:
+    store, topic = loaded(), "away"
+    broker.send(topic, [event(1)])
+    least = {"heartbeat.interval.ms": 100, "session.timeout.ms": 6_000, "max.poll.interval.ms": 6_000}
+    opened = KafkaStream(broker.url(topic), VIEW, "g", tmp_path / "letters", age=0.0, settings=least)
+    worker = Ingest(store, [VIEW], opened)
+    turn_until([worker], lambda: read_state(store, VIEW).events == 1)
+    time.sleep(6.5)
+    broker.send(topic, [event(1)])
+    turn_until([worker], lambda: read_state(store, VIEW).events == 2)
+    opened.close()
+    assert worker.measures.stream_errors >= 1

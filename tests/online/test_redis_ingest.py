@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
@@ -9,16 +11,17 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Generator
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from redis_server import Server, running
+from redis_server import Server, free_port, running
 
 from bedplate.cli.main import run
-from bedplate.errors import StoreError
 from bedplate.features.rows import prepare_rows
 from bedplate.offline.reference import Reference
 from bedplate.online.base import OnlineStore, open_store
@@ -102,28 +105,30 @@ def test_killed_workers_lose_nothing_and_count_nothing_twice(server, tmp_path):
 
 def test_a_worker_goes_on_when_connections_and_the_server_are_killed(server, tmp_path):
     stream = Stream(f"{server.url}/2", tmp_path)
-    over = threading.Event()
+    draw, over = random.Random(8), threading.Event()
+    with open_store(stream.url, patience=0.3) as store:
+        ingest = stream.ingest(store)
 
-    def work() -> None:
-        with open_store(stream.url) as store:
-            while not over.is_set():
-                try:
-                    stream.ingest(store).run()
-                    over.set()
-                except StoreError:  # what was taken is read again
-                    continue
+        def work() -> None:
+            ingest.run()
+            over.set()
 
-    worker = threading.Thread(target=work)
-    worker.start()
-    draw = random.Random(8)
-    for kills in range(12):
-        over.wait(draw.uniform(0.0, 0.05))
-        if kills % 4 == 3:
-            server.kill()
-            server.start()
-        else:
-            server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    worker.join()
+        worker = threading.Thread(target=work)
+        worker.start()
+        for kills in range(12):
+            over.wait(draw.uniform(0.0, 0.05))
+            if kills % 4 == 3:
+                errors = ingest.measures.store_errors
+                server.kill()
+                while ingest.measures.store_errors == errors and not over.wait(0.01):
+                    pass
+                server.start()
+            else:
+                server.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        worker.join()
+        assert over.is_set()
+        assert ingest.measures.store_errors
+        assert ingest.events == EVENTS - 40  # though it was not told of each step
     stream.check()
 
 
@@ -136,20 +141,27 @@ activity = FeatureView("activity", user, clicks, {"n": Count(), "page": Last("pa
 """
 
 
+CLICKS = pl.DataFrame(
+    {"user": [1, 2, 1, 2], "time": [DAY * i for i in range(1, 5)], "page": ["a", "b", "c", "d"]}
+).with_columns(pl.col("time").cast(pl.Datetime("us")))
+
+
+def make_project(folder: Path, url: str) -> None:
+    """A project with clicks, of which the last two come in a stream."""
+    (folder / "features.py").write_text(FEATURES)
+    (folder / "bedplate.toml").write_text(f'online.url = "{url}"')
+    CLICKS.write_parquet(folder / "clicks.parquet")
+    (folder / "stream").mkdir()
+    CLICKS[2:].write_parquet(folder / "stream" / "1.parquet")
+
+
 def test_the_commands_work_on_redis(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("STORE_PASSWORD", "a secret word")
     server.client.config_set("requirepass", "a secret word")
     server.client.execute_command("AUTH", "a secret word")
     try:
-        (tmp_path / "features.py").write_text(FEATURES)
         url = f"{server.url}/3?password_env=STORE_PASSWORD"
-        (tmp_path / "bedplate.toml").write_text(f'online.url = "{url}"')
-        frame = pl.DataFrame(
-            {"user": [1, 2, 1, 2], "time": [DAY * i for i in range(1, 5)], "page": ["a", "b", "c", "d"]}
-        ).with_columns(pl.col("time").cast(pl.Datetime("us")))
-        frame.write_parquet(tmp_path / "clicks.parquet")
-        (tmp_path / "stream").mkdir()
-        frame[2:].write_parquet(tmp_path / "stream" / "1.parquet")
+        make_project(tmp_path, url)
         stream, project = str(tmp_path / "stream"), ["--project", str(tmp_path)]
         for command in (["apply"], ["materialize", "--until", "1970-01-04"], ["ingest", stream], ["ingest", stream]):
             assert run([*command, *project]) == 0
@@ -163,3 +175,45 @@ def test_the_commands_work_on_redis(server, tmp_path, monkeypatch, capsys):
         assert "'STORE_PASSWORD' is not set" in capsys.readouterr().err
     finally:
         server.client.config_set("requirepass", "")
+
+
+def test_a_server_that_is_stopped_and_started_is_waited_for_and_counted(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bedplate.online.workers.STORE_PATIENCE", 0.05)
+    make_project(tmp_path, f"{server.url}/4")
+    project, port = ["--project", str(tmp_path)], free_port()
+    for command in (["apply"], ["materialize", "--until", "1970-01-04"]):
+        assert run([*command, *project]) == 0
+
+    def wait_for(*wanted: str) -> None:
+        began, shown = time.monotonic(), list[str]()
+        while not set(wanted) <= set(shown) and time.monotonic() < began + 60:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                shown = [line.removeprefix("bedplate_ingest_") for line in answer.read().decode().splitlines()]
+            time.sleep(0.01)
+
+    def trouble() -> None:
+        total, up = 'events_total{source="clicks",partition=""}', 'store_up{source="clicks"}'
+        wait_for(f"{total} 2", f"{up} 1")
+        server.kill()
+        wait_for(f"{up} 0")
+        server.start()
+        more = CLICKS[:3].with_columns(pl.col("time") + timedelta(days=9))
+        more.write_parquet(tmp_path / "stream" / ".2")
+        (tmp_path / "stream" / ".2").rename(tmp_path / "stream" / "2.parquet")
+        wait_for(f"{total} 5", f"{up} 1")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    capsys.readouterr()
+    troubling = threading.Thread(target=trouble)
+    troubling.start()
+    assert run(["ingest", str(tmp_path / "stream"), "--follow", "--metrics", str(port), "--json", *project]) == 0
+    troubling.join()
+    printed = capsys.readouterr()
+    (found,) = json.loads(printed.out)["sources"]
+    assert (found["rows"], found["files"], found["lag"], found["conflicts"], found["letters"]) == (5, 2, 0, 0, 0)
+    assert found["store_errors"] >= 1
+    assert found["freshness"] > 0 < found["rows_per_second"]
+    assert f"metrics at http://127.0.0.1:{port}/metrics\n" in printed.err
+    away, back = [line for line in printed.err.splitlines() if "store error" in line]
+    assert away.startswith("clicks: 1 store error, trying again: ")
+    assert "events/s" in back

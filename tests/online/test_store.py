@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,21 @@ class TestLmdbStore(OnlineStoreContract):
             store._process += 1
             with pytest.raises(StoreError, match="forked"):
                 store.read_many([b"k"])
+
+
+def test_what_a_writer_reads_is_not_remembered(tmp_path):
+    keys = [b"r%06d" % i for i in range(12_000)]
+    with LmdbStore(tmp_path) as store:
+        store.commit(Changes([(key, b"v" * 1_000) for key in keys]))
+        store.read_many(keys[:1])  # the step is known from now on
+        tracemalloc.start()
+        try:
+            for count, least, most in ((12_000, 0, 1 << 18), (8_000, 8_000_000, 12_000_000)):
+                for _ in range(2):
+                    store.read_many(keys[:count])
+                assert least <= tracemalloc.get_traced_memory()[0] <= most
+        finally:
+            tracemalloc.stop()
 
 
 def test_texts_are_read_when_asked_for():

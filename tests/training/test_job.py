@@ -42,9 +42,9 @@ from bedplate.models.base import Targets
 from bedplate.models.binary import sampled_logit
 from bedplate.offline.history import IndexedHistory
 from bedplate.testing.simulator import START
-from bedplate.training.catalogue import Catalogue, model_score
 from bedplate.training.report import Status
 from bedplate.training.run import catalogue_candidates, train
+from bedplate.training.whole_catalogue import CatalogueEvaluation, model_score
 from bedplate.types import DAY
 
 
@@ -114,7 +114,7 @@ def test_the_whole_catalogue_is_ranked_as_by_hand(project: Project, tmp_path: Pa
     np.testing.assert_array_equal(vectors.keys, items)
     first, _ = dataset.positions("test")
     requests = select_requests(dataset.spine.rows, np.arange(first, first + 5))
-    catalogue = Catalogue(dataset, requests, items)
+    catalogue = CatalogueEvaluation(dataset, requests, items)
     found = catalogue.retrieve(trained.result.model, trained.encoder, vectors, 100)
     score = model_score(dataset, trained.result.model, trained.encoder)
     everything = catalogue.best_of_all(score, 100)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bedplate.batch import Column, Ragged
-from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
+from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates, without_candidates
 from bedplate.errors import DataError
 from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
@@ -22,7 +22,6 @@ from bedplate.metrics.retrieval import ndcg_at_k, recall_at_k, top_k
 from bedplate.models.base import Model
 from bedplate.models.two_tower import TwoTower
 from bedplate.training.export import CatalogueVectors
-from bedplate.training.run import chunks, without_candidates
 from bedplate.training.source import to_ready
 from bedplate.types import Array, Float32s, Int64s
 
@@ -33,7 +32,7 @@ _AT_ONCE = 64
 
 
 @final
-class Catalogue:
+class CatalogueEvaluation:
     """Requests to judge by, and all candidates that could have been recommended.
 
     Args:
@@ -61,7 +60,7 @@ class Catalogue:
         """
         queries = encoder.making({f.tensor for f in encoder.fields if f.level == "request"})
         found: list[Int64s] = []
-        for at in chunks(len(self.requests.times), _AT_ONCE):
+        for at in _chunks(len(self.requests.times), _AT_ONCE):
             rows = without_candidates(select_requests(self.requests, at))
             batch = self.dataset.assemble(rows, labels=False)
             with torch.no_grad():
@@ -76,7 +75,7 @@ class Catalogue:
         """The retrieved candidates [R, count] in the order of their scores, best first."""
         count = retrieved.shape[1]
         ranked: list[Int64s] = []
-        for at in chunks(len(retrieved), _AT_ONCE):
+        for at in _chunks(len(retrieved), _AT_ONCE):
             offsets = np.arange(len(at) + 1, dtype=np.int64) * count
             rows = with_candidates(select_requests(self.requests, at), retrieved[at].ravel(), offsets)
             order = np.argsort(-score(rows).reshape(len(at), count), axis=1, kind="stable")
@@ -86,7 +85,7 @@ class Catalogue:
     def best_of_all(self, score: Score, count: int) -> Int64s:
         """[R, count] the best of the whole catalogue by a score, best first."""
         found: list[Int64s] = []
-        for at in chunks(len(self.requests.times), 16):
+        for at in _chunks(len(self.requests.times), 16):
             every = np.tile(self.items, len(at))
             offsets = np.arange(len(at) + 1, dtype=np.int64) * len(self.items)
             scores = score(with_candidates(select_requests(self.requests, at), every, offsets))
@@ -135,3 +134,12 @@ def model_score(dataset: LoadedDataset, model: Model, encoder: Encoder) -> Score
             return model(to_ready(batch, encoder).inputs)["score"].numpy()
 
     return score
+
+
+def _chunks(count: int, size: int) -> Sequence[Int64s]:
+    """The positions 0 to count in runs of `size`.
+
+    >>> [c.tolist() for c in _chunks(3, 2)]
+    [[0, 1], [2]]
+    """
+    return [np.arange(i, min(count, i + size)) for i in range(0, count, size)]

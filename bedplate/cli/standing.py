@@ -1,0 +1,140 @@
+"""What `bedplate ingest` shows of its workers: a line while they are at work, and a table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, final
+
+from bedplate.cli.progress import ProgressLine
+from bedplate.cli.tables import counted, elapsed, table
+from bedplate.clock import Clock, system_clock
+from bedplate.types import SECOND, format_time
+
+if TYPE_CHECKING:
+    from bedplate.online.measures import Measures
+
+_HEADINGS = ["source", "views", "files", "rows", "rows/s", "left", "fresh", "errors", "exact from"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """What was taken in for one source.
+
+    Attributes:
+        source: its name.
+        views: the views that it keeps current.
+        files: how many files were taken in to their end.
+        rows: how many rows of files.
+        watermark: reads from this time on are exact; microseconds.
+        lag: rows of the stream that are left, as far as that is known; None: it is not.
+        rows_per_second: of the whole run.
+        freshness: how old the newest event of the last micro-batch is, seconds; None: no view took one in.
+        conflicts: steps that were made anew, as another worker was first.
+        letters: events that went to dead letters.
+        store_errors: how often the store could not be reached or did not say what became of a step.
+        stream_errors: errors of the stream that passed.
+    """
+
+    source: str
+    views: list[str]
+    files: int
+    rows: int
+    watermark: int
+    lag: int | None
+    rows_per_second: float
+    freshness: float | None
+    conflicts: int
+    letters: int
+    store_errors: int
+    stream_errors: int
+
+    @classmethod
+    def of(cls, measures: Measures, views: Sequence[str], seconds: float) -> Self:
+        """What a worker took in for some views in so many seconds."""
+        return cls(
+            source=measures.source,
+            views=list(views),
+            files=measures.files,
+            rows=measures.events,
+            watermark=min(measures.watermarks.values(), default=0),
+            lag=measures.lag,
+            rows_per_second=measures.events / seconds,
+            freshness=measures.freshness(system_clock()),
+            conflicts=measures.conflicts,
+            letters=measures.letters,
+            store_errors=measures.store_errors,
+            stream_errors=measures.stream_errors,
+        )
+
+
+@final
+class Standing:
+    """Shows how workers stand.
+
+    On a terminal always, where a line is written over. Else when something was taken in, and when the store is away or
+    there again.
+    """
+
+    __slots__ = ("_away", "_line", "_seen")
+
+    def __init__(self, line: ProgressLine) -> None:
+        self._line = line
+        self._seen: dict[str, int] = {}
+        self._away: set[str] = set()
+
+    def __call__(self, measures: Measures) -> None:
+        """Shows how a worker stands."""
+        source, is_away = measures.source, bool(measures.trouble)
+        turned = is_away != (source in self._away)
+        is_new = turned or (not is_away and self._seen.get(source) != measures.events)
+        if (is_new or self._line.is_terminal) and self._line.show(standing_text(measures), at_once=turned):
+            self._seen[source] = measures.events
+            (self._away.add if is_away else self._away.discard)(source)
+
+
+def standing_text(measures: Measures, clock: Clock = system_clock) -> str:
+    """How a worker stands, in a line.
+
+    Args:
+        measures: of the worker.
+        clock: what freshness is measured by.
+    """
+    errors = counted(
+        [
+            (measures.conflicts, "conflict"),
+            (measures.letters, "dead letter"),
+            (measures.store_errors, "store error"),
+            (measures.stream_errors, "stream error"),
+        ]
+    )
+    if measures.trouble:
+        return f"{measures.source}: {errors}, trying again: {measures.trouble}"
+    old = measures.freshness(clock())
+    parts = [
+        f"{measures.rate:,.0f} events/s",
+        "" if measures.lag is None else f"{measures.lag:,} left",
+        "" if old is None else f"newest {elapsed(max(0, round(old * SECOND)))} old",
+        errors,
+    ]
+    return f"{measures.source}: {measures.place or 'nothing yet'}; {', '.join(filter(None, parts))}"
+
+
+def progress_table(progressed: Sequence[Progressed]) -> str:
+    """A table of what was taken in; its errors are all that was tried again or went aside."""
+    rows = [
+        [
+            p.source,
+            ", ".join(p.views),
+            f"{p.files:,}",
+            f"{p.rows:,}",
+            f"{p.rows_per_second:,.0f}",
+            "-" if p.lag is None else f"{p.lag:,}",
+            "-" if p.freshness is None else elapsed(max(0, round(p.freshness * SECOND))),
+            f"{p.conflicts + p.letters + p.store_errors + p.stream_errors:,}",
+            format_time(p.watermark) if p.watermark else "-",
+        ]
+        for p in progressed
+    ]
+    return table(_HEADINGS, rows, [2, 3, 4, 5, 7])

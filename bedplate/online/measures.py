@@ -1,0 +1,127 @@
+"""How a worker stands: what it took in, how fast, how far it is behind, and what went wrong.
+
+One thread, the worker's, writes; others read at any time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import final
+
+from bedplate.online.streams import Position
+
+RATE_SECONDS = 10.0
+"""The rate of events is that of so many seconds."""
+
+
+@final
+@dataclass(slots=True)
+class PartitionMeasures:
+    """How a worker stands in one partition.
+
+    Attributes:
+        events: events taken in.
+        newest: when the newest event of the last micro-batch could be known, apart from a delay; microseconds, -1: no
+            view counts any.
+        lag: events of the stream that are not taken in yet when it was last asked; None: that is not known.
+    """
+
+    events: int = 0
+    newest: int = -1
+    lag: int | None = None
+
+
+@final
+@dataclass(slots=True)
+class Measures:
+    """How a worker stands.
+
+    Attributes:
+        source: the name of the source.
+        events: events taken in.
+        files: files taken in to their end.
+        conflicts: steps that were made anew, as another worker or partition was first.
+        store_errors: turns that ended because the store could not be reached, or did not say what became of a step.
+        trouble: what the store said last, while it can't be reached; empty: it can.
+        letters: events that went aside.
+        stream_errors: errors of the stream that passed.
+        place: what was taken in last, as a person knows it.
+        newest: as of a partition, in the last micro-batch of all.
+        partitions: how it stands in each.
+        watermarks: of each view by its name, when its state was last read; microseconds.
+    """
+
+    source: str
+    events: int = 0
+    files: int = 0
+    conflicts: int = 0
+    store_errors: int = 0
+    trouble: str = ""
+    letters: int = 0
+    stream_errors: int = 0
+    place: str = ""
+    newest: int = -1
+    partitions: dict[str, PartitionMeasures] = field(default_factory=dict[str, PartitionMeasures])
+    watermarks: dict[str, int] = field(default_factory=dict[str, int])
+    _began: float = field(default_factory=monotonic)
+    _taken: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])
+
+    def took(self, partition: str, end: Position, events: int, newest: int) -> None:
+        """A micro-batch was taken in."""
+        self.trouble = ""
+        found = self.partitions.setdefault(partition, PartitionMeasures())
+        found.events += events
+        self.events += events
+        if newest >= 0:
+            found.newest = self.newest = newest
+        self.place = f"{'/'.join(filter(None, (partition, end.name)))}, {end.at:,} rows"
+        now = monotonic()
+        while self._taken and self._taken[0][0] < now - RATE_SECONDS:
+            self._taken.popleft()
+        self._taken.append((now, events))
+
+    def found_lags(self, lags: dict[str, int | None], partitions: Sequence[str]) -> None:
+        """So many events are left in each partition; of those that are not said it is not known."""
+        for partition in partitions:
+            self.partitions.setdefault(partition, PartitionMeasures()).lag = lags.get(partition)
+        for partition in self.partitions.keys() - set(partitions):  # another worker has it
+            self.partitions[partition].lag = None
+
+    def failed(self, error: Exception) -> None:
+        """The store can't be reached now."""
+        self.store_errors += 1
+        self.trouble = str(error).partition("\n")[0]
+
+    @property
+    def errors(self) -> int:
+        """Errors of the store and of the stream that passed."""
+        return self.store_errors + self.stream_errors
+
+    @property
+    def lag(self) -> int | None:
+        """Events that are not taken in yet, of the partitions of which that is known; None: of none."""
+        known = [p.lag for p in list(self.partitions.values()) if p.lag is not None]
+        return sum(known) if known else None
+
+    @property
+    def rate(self) -> float:
+        """Events a second, of the last ten seconds."""
+        now = monotonic()
+        seconds = min(RATE_SECONDS, now - self._began)
+        return sum(n for at, n in list(self._taken) if at >= now - RATE_SECONDS) / max(seconds, 0.001)
+
+    def freshness(self, now: int) -> float | None:
+        """Seconds from the newest event of the last micro-batch to a time in microseconds; None: there is none."""
+        return age(self.newest, now)
+
+
+def age(newest: int, now: int) -> float | None:
+    """Seconds between two times in microseconds; None where the first is -1.
+
+    >>> age(1_000_000, 3_500_000)
+    2.5
+    """
+    return None if newest < 0 else (now - newest) / 1e6
