@@ -123,3 +123,64 @@ def test_rows_that_something_else_orders_are_not_put_in_order_while_they_are_rea
 
 def _whole(rows: TableRows) -> Read:
     return Read([p.id for p in rows.pieces], Span())
+
+
+def arranged(keys: np.ndarray, ranges: int, batch: int) -> np.ndarray:
+    """The bounds of the ranges of keys [n] that come in batches."""
+    arranger = KeyRanges(ranges * key_ranges._ROWS)
+    for start in range(0, len(keys), batch):
+        part = keys[start : start + batch].reshape(-1, 1)
+        arranger.arrange(Rows(np.arange(start, start + len(part)), part, ()))
+    return arranger.rows(Rows(np.arange(len(keys)), keys.reshape(-1, 1), ())).bounds
+
+
+@pytest.mark.parametrize("spread", [1, 10**12])
+def test_ranges_have_about_as_many_rows_each(spread):
+    draw = np.random.default_rng(1)
+    for keys in (draw.integers(0, 10**5, 40_000), (draw.random(40_000) ** 3 * 10**5).astype(np.int64)):
+        sizes = np.diff(arranged(keys * spread, 8, 10_000), axis=1).sum(axis=0)
+        assert sizes.sum() == len(keys)
+        assert sizes.max() <= 1.5 * len(keys) / 8
+
+
+def test_keys_that_the_first_batch_does_not_show_are_in_the_ranges_at_the_ends():
+    keys = np.concatenate([np.arange(1000, 2000), np.arange(1000), np.arange(2000, 5000), [-(2**63), 2**63 - 1]])
+    bounds = arranged(keys, 4, 1000)
+    assert np.diff(bounds, axis=1)[0].max() <= 300
+    assert np.diff(bounds, axis=1)[1].tolist() == [1000, 0, 0, 0]
+    assert np.diff(bounds, axis=1)[2:].sum(axis=0).tolist() == [1, 0, 0, 3001]
+
+
+def test_a_hot_key_has_a_range_of_its_own_and_the_others_are_cut():
+    draw = np.random.default_rng(2)
+    keys = np.where(draw.random(40_000) < 0.9, 70_000, draw.integers(0, 10**5, 40_000))
+    sizes = np.diff(arranged(keys, 16, 10_000), axis=1).sum(axis=0)
+    assert sizes.max() >= 36_000
+    assert np.count_nonzero(sizes) >= 2
+    assert sizes.sum() == len(keys)
+
+
+def test_pairs_whose_first_key_is_always_the_same_are_in_one_range():
+    draw = np.random.default_rng(3)
+    keys = np.stack([np.full(500, 7), draw.integers(0, 50, 500)], axis=1)
+    times = np.arange(500)
+    arranger = KeyRanges(5 * key_ranges._ROWS)
+    put = arranger.arrange(Rows(times, keys, ()))
+    own = np.empty_like(keys)
+    put(keys, own)
+    ranged = arranger.rows(Rows(times, own, ()))
+    assert np.count_nonzero(np.diff(ranged.bounds)) == 1
+    order = ranged.order(2)
+    assert ranged.arrival[order.order].tolist() == np.lexsort((times, keys[:, 1])).tolist()
+    assert order.keys.tolist() == [[7, k] for k in np.unique(keys[:, 1]).tolist()]
+
+
+def test_a_table_without_a_row_that_counts_has_no_keys():
+    arranger = KeyRanges(key_ranges._ROWS)
+    empty = Rows(np.zeros(0, np.int64), np.zeros((0, 2), np.int64), ())
+    arranger.arrange(empty)
+    for ranged in (arranger.rows(empty), KeyRanges(0).rows(empty)):
+        order = ranged.order(2)
+        assert order.keys.shape == (0, 2)
+        assert order.offsets.tolist() == [0]
+        assert len(order.order) == 0
