@@ -40,7 +40,8 @@ def list_(directory: Path, as_json: bool) -> None:
     """List the views that the store holds: versions, rows, sizes, and how far each of them is.
 
     Of a view that was changed, the store may hold several versions. Events before UNTIL are from history, and reads are
-    exact from the time in EXACT FROM on; FRESH says how far that is behind now.
+    exact from the time in EXACT FROM on; FRESH says how long ago the
+    stream was last known to be taken in: a worker says now and then that nothing more was there.
 
     \b
     Examples:
@@ -80,7 +81,7 @@ def _table(found: StoreFacts) -> str:
             f"{v.state.events:,}",
             moment(v.state.until),
             moment(v.state.watermark),
-            elapsed(max(0, now - v.state.watermark)),
+            elapsed(max(0, now - v.state.fresh_until)),
         ]
         for v in found.views
     ]
@@ -107,7 +108,7 @@ def compact(removed: bool, dry_run: bool, directory: Path, as_json: bool) -> Non
     Rows are folded anew at the watermark: tiles, values and events that are too old for every window go, and rows of
     which nothing counts any more. An old version of a view goes once the store holds the one that is defined. --removed
     deletes views of other names too: give it only where no other project shares the store. Texts that nothing names go
-    at the end, unless a writer is at work.
+    at the end.
 
     \b
     Examples:

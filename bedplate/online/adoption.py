@@ -6,6 +6,7 @@ read as one of the new form; it is written under its own key. The old version's 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -57,10 +58,13 @@ def adopt(store: OnlineStore, views: Sequence[CompiledView], until: int | None =
 def _take_over(store: OnlineStore, layout: Layout, old: ViewState) -> ViewState:
     view, old_key = layout.view, keys.of_view(keys.STATES, old.id)
     with store.writing([view.id, old.id]):
-        before = store.read_many([old_key]).data
-        old = msgspec.json.decode(before, type=ViewState)
-        frozen = msgspec.structs.replace(old, successor=view.id)
-        store.commit(Changes([(old_key, msgspec.json.encode(frozen))], expects=[(old_key, before)]))
+        while True:
+            before = store.read_many([old_key]).data
+            old = msgspec.json.decode(before, type=ViewState)
+            frozen = msgspec.structs.replace(old, successor=view.id)
+            with contextlib.suppress(ConflictError):  # of a step of the old version, which is its last but one
+                store.commit(Changes([(old_key, msgspec.json.encode(frozen))], expects=[(old_key, before)]))
+                break
         discard(store, keys.rows_of(view))
         state = msgspec.structs.replace(
             old, id=view.id, generation=0, adopted=Adopted(old.id, old.generation), successor=""

@@ -6,6 +6,7 @@ what it has taken in of its stream. Rows, texts and stream position change toget
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -75,7 +76,8 @@ class Changes:
         puts: keys and values.
         deletes: prefixes of keys: all that begin so are deleted.
         expects: keys and the values that they must have still, empty for a key that is not there; otherwise the step is
-            not taken. All that a writer read before it made the step changes only together with one of these.
+            not taken. All that a writer read before it made the step changes only together with one of these. A step
+            expects texts only where it changes nothing else.
         expires: keys and the time from which on a store may forget them, microseconds since the epoch; one that is put
             again without it is kept.
         drops: keys that are deleted, each whether it is there or not.
@@ -160,7 +162,7 @@ class OnlineStore(ABC):
         """Applies all changes, or (an error, a killed process) none; when it returns they are as safe as the store is.
 
         A store that is shared by several servers keeps what begins with the same view together (`keys.group_of`): a
-        step is then atomic for each view, and texts, which never change, are put before what names them.
+        step is then atomic for each view, and texts are put before what names them.
 
         Raises:
             ConflictError: a value is not what the changes expect; nothing has changed.
@@ -234,14 +236,30 @@ class StoredTexts(ManyTexts):
         if not missing:
             return
         values = self._store.read_many(keys.text_keys(np.array(missing, np.int64)))
-        self._known.update((i, v[1:].decode()) for i, v in zip(missing, values, strict=True) if v)
+        self._known.update((i, _text(v)) for i, v in zip(missing, values, strict=True) if v)
+
+
+_PUT, _UNMARKED = b"#", b"="
+_MARK_BYTES = 8
 
 
 def text_puts(texts: Mapping[int, str]) -> list[tuple[bytes, bytes]]:
-    """What to put so that texts are found behind their ids."""
+    """What to put so that texts are found behind their ids.
+
+    Each call marks them with random bytes of its own, so that whoever drops texts sees that one was put again.
+    """
     ids = np.fromiter(texts.keys(), np.int64, len(texts))
-    # A letter before the text: values are never empty, and "" is a text.
-    return list(zip(keys.text_keys(ids), (b"=" + t.encode() for t in texts.values()), strict=True))
+    begin = _PUT + os.urandom(_MARK_BYTES)
+    return list(zip(keys.text_keys(ids), (begin + t.encode() for t in texts.values()), strict=True))
+
+
+def text_mark(value: bytes) -> bytes:
+    """The mark of the call that put a text; zeros for one of a store that was written before there were marks."""
+    return value[1 : 1 + _MARK_BYTES] if value[:1] == _PUT else bytes(_MARK_BYTES)
+
+
+def _text(value: bytes) -> str:
+    return value[1 if value[:1] == _UNMARKED else 1 + _MARK_BYTES :].decode()
 
 
 def open_store(url: str, root: Path | None = None, patience: float | None = None) -> OnlineStore:

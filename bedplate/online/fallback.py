@@ -2,8 +2,8 @@
 
 Views that are resident are read from their versions, and the store is not asked for them unless these are too old.
 
-What an answer lacks is said of each view: `Degraded`. A view whose watermark is older than its `freshness` has no
-values either, wherever its rows come from. No value is a presence mask, never a zero.
+What an answer lacks is said of each view: `Degraded`. A view whose stream was taken in no further than its `freshness`
+before the time asked for has no values either, wherever its rows come from. No value is a presence mask, never a zero.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bedplate.online.fetch import OnlineReader
 from bedplate.online.guard import GuardedStore, UnavailableError
 from bedplate.online.recent import RecentRows
 from bedplate.online.resident import ResidentViews, with_gaps_filled
+from bedplate.online.state import fresh_until
 from bedplate.types import SECOND, Bools, Float64s, Int64s, Type
 
 DEADLINE_SECONDS = 0.05
@@ -40,7 +41,8 @@ class Degraded(msgspec.Struct, omit_defaults=True):
         default: rows without values, because the store could not be read and they were not seen before.
         stale: rows without values, because the view is older than its `freshness`.
         age_seconds: how long ago the oldest of the cached rows was read.
-        behind_seconds: how far the view's watermark is behind the time asked for, where it is stale.
+        behind_seconds: how long before the time asked for the view's stream was last known to be taken in, where it is
+            stale.
     """
 
     cached: int = 0
@@ -164,14 +166,15 @@ class FallbackReader(Reader):
         return _without_stale(read, columns, np.full(len(read.times), self.resident.watermark(view)), degraded)
 
     def _watermarks_of(self, reads: Sequence[Read], values: Values) -> list[int]:
-        """The watermark of each read's view; 0 where nobody asks for it."""
+        """Up to when the stream of each read's view was taken in; 0 where nobody asks for it."""
         if all(read.view.view.freshness is None for read in reads):
             return [0] * len(reads)
         found: list[int] = []
         for read, state in zip(reads, values.last(len(reads)), strict=True):
             known = self._watermarks.get(read.view.id)
             if known is None or known[0] != state:
-                known = self._watermarks[read.view.id] = state, msgspec.json.decode(state, type=_State).watermark
+                told = msgspec.json.decode(state, type=_State)
+                known = self._watermarks[read.view.id] = state, fresh_until(told.watermark, told.seen)
             found.append(known[1])
         return found
 
@@ -251,6 +254,7 @@ class _State(msgspec.Struct):
     """What is needed of a view's state."""
 
     watermark: int
+    seen: dict[str, int] = {}
 
 
 def _flag_recalled(read: Read, seen: Float64s, now: float, degraded: dict[str, Degraded]) -> None:

@@ -119,6 +119,10 @@ class FileStream(Stream):
                 total += self._size(path) - (after.at if path.name == after.name else 0)
         return total
 
+    def has(self, partition: str) -> bool:
+        """Whether the subdirectory was there when they were listed last."""
+        return partition in self._files
+
     def close(self) -> None:
         """Nothing is held open."""
 

@@ -13,11 +13,12 @@ from typing import final
 import msgspec
 
 from bedplate.errors import ConflictError
+from bedplate.features.rows import GroupedRows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.forms import Form
-from bedplate.online.state import ViewState
+from bedplate.online.state import MOST_TEXTS, ViewState, texts_of
 
 DELETED = 10_000
 """So many keys are deleted in one step."""
@@ -31,11 +32,13 @@ class LoadState(msgspec.Struct, frozen=True):
         generation: which it fills.
         until: every event before this time; microseconds.
         token: of this load, different from those of all others.
+        texts: as in `ViewState`.
     """
 
     generation: int
     until: int
     token: str
+    texts: str = ""
 
 
 @final
@@ -49,13 +52,15 @@ class Loading:
 
     Attributes:
         generation: which is filled.
+        token: of the load.
     """
 
-    __slots__ = ("_claim", "_store", "_view", "generation")
+    __slots__ = ("_claim", "_store", "_texts", "_view", "generation", "token")
 
     def __init__(self, store: OnlineStore, view: CompiledView, state: LoadState) -> None:
-        self._store, self._view, self.generation = store, view, state.generation
+        self._store, self._view, self.generation, self.token = store, view, state.generation, state.token
         self._claim = keys.load_of(view), msgspec.json.encode(state)
+        self._texts: set[int] = set()
 
     @staticmethod
     def begin(store: OnlineStore, view: CompiledView, until: int) -> Loading:
@@ -65,26 +70,48 @@ class Loading:
             ConflictError: another writer was first.
             StoreError: the store can't be written.
         """
-        names = [keys.state_of(view), keys.load_of(view)]
-        expects = list(zip(names, store.read_many(names), strict=True))
-        read = _generation(expects[0][1])
-        loading = Loading(store, view, LoadState(_next(read), until, uuid.uuid4().hex))
-        puts = [loading._claim]
-        if read < 0:
-            puts.append(ViewState(view.name, view.id, complete=False, until=until, watermark=until).put(view))
-        store.commit(Changes(puts, expects=expects))
+        names, token = [keys.state_of(view), keys.load_of(view)], uuid.uuid4().hex
+        while True:
+            expects = list(zip(names, store.read_many(names), strict=True))
+            read = _generation(expects[0][1])
+            loading = Loading(store, view, LoadState(_next(read), until, token))
+            puts = [loading._claim]
+            if read < 0:
+                puts.append(ViewState(view.name, view.id, complete=False, until=until, watermark=until).put(view))
+            try:
+                store.commit(Changes(puts, expects=expects))
+                break
+            except ConflictError:
+                if _token(store.read_many(names[1:]).data) != _token(expects[1][1]):
+                    raise
         for left in {_next(read), (read - 1) % keys.GENERATIONS} if read >= 0 else {_next(read)}:
             discard(store, keys.rows_of(view, left))
         return loading
 
-    def add(self, puts: list[tuple[bytes, bytes]], expires: list[tuple[bytes, int]]) -> None:
-        """Puts rows of the generation that is filled, and texts; `expires` as in `Changes`.
+    def add(self, puts: list[tuple[bytes, bytes]], part: GroupedRows, expires: list[tuple[bytes, int]]) -> None:
+        """Puts rows of the generation that is filled, and the texts of their events; `expires` as in `Changes`.
 
         Raises:
             ConflictError: another load has begun.
             StoreError: the store can't be written.
         """
-        self._store.commit(Changes(puts, expects=[self._claim], expires=expires))
+        while True:
+            texts = texts_of(part, self._texts)
+            try:
+                self._store.commit(Changes(puts + texts, expects=[self._claim], expires=expires))
+                break
+            except ConflictError:
+                self._go_on()
+        if len(self._texts) > MOST_TEXTS:
+            self._texts.clear()
+
+    def _go_on(self) -> None:
+        """After a conflict: texts are dropped meanwhile, so that all are put again; or raises it."""
+        (found,) = self._store.read_many([self._claim[0]])
+        if _token(found) != self.token:
+            raise ConflictError("another load has begun", where=self._view.place, hint="let one of them run")
+        self._texts.clear()
+        self._claim = self._claim[0], found
 
     def switch(self, state: ViewState, form: Form) -> None:
         """Makes the generation the one that is read, its stream beginning anew, then deletes the one before it.
@@ -99,7 +126,7 @@ class Loading:
         """
         names = [keys.state_of(self._view), keys.load_of(self._view)]
         while True:
-            before, claim = self._store.read_many(names)
+            (before,) = self._store.read_many(names[:1])
             switched = Changes(
                 [state.put(self._view), (keys.of_view(keys.FORMS, self._view.id), msgspec.json.encode(form))],
                 [keys.files_of(self._view)],
@@ -110,8 +137,7 @@ class Loading:
                 self._store.commit(switched)
                 break
             except ConflictError:
-                if claim != self._claim[1]:
-                    raise
+                self._go_on()
         if _generation(before) not in (-1, self.generation):
             discard(self._store, keys.rows_of(self._view, _generation(before)))
 
@@ -130,6 +156,11 @@ def discard(store: OnlineStore, prefix: bytes, size: int = DELETED) -> int:
         store.commit(Changes(drops=[key for key, _ in page]))
         count += len(page)
     return count
+
+
+def _token(load: bytes) -> str:
+    """Of a load's state; empty: there is none."""
+    return msgspec.json.decode(load, type=LoadState).token if load else ""
 
 
 def _generation(state: bytes) -> int:

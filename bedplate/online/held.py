@@ -30,6 +30,7 @@ from bedplate.online.codec import (
     Layout,
 )
 from bedplate.online.folding import merge_into_rows
+from bedplate.online.old_rows import with_old_rows
 from bedplate.online.plan import ReadPlan
 from bedplate.online.state import ViewState, decode_state
 from bedplate.types import Int64s
@@ -72,8 +73,13 @@ class Held:
         while True:  # again where the view is switched to another generation meanwhile
             values = store.read_many([*store_keys.row_keys(view, keys, state.generation), of_state])
             before, state = state, decode_state(values.last(1)[0], view, store)
-            if state.generation == before.generation:
-                return Held(state, *values.rows(len(keys)))
+            if state.generation != before.generation:
+                continue
+            found = words, offsets = values.rows(len(keys))
+            if state.adopted is not None:
+                found = with_old_rows(store, Layout(view), state.adopted, keys, words, offsets)
+            if found is not None:
+                return Held(state, *found)
 
     def row(self, position: int) -> HeldRow:
         """One of the rows."""
@@ -154,12 +160,15 @@ def stored_keys(store: OnlineStore, view: CompiledView, count: int, seed: int) -
         seed: equal seeds choose equal keys of equal stores.
     """
     state = decode_state(store.read_many([store_keys.state_of(view)]).data, view, store)
-    rows = store_keys.rows_of(view, state.generation)
-    names = sorted({name for page in store.pages(rows) for name, _ in page})
-    if len(names) > count:
-        chosen: list[int] = np.random.default_rng(seed).choice(len(names), count, replace=False).tolist()
-        names = [names[i] for i in chosen]
-    return store_keys.entities_in(names, len(view.view.entities))
+    places, entities = [store_keys.rows_of(view, state.generation)], len(view.view.entities)
+    if state.adopted is not None:
+        places.append(store_keys.of_view(store_keys.ROWS, state.adopted.id) + bytes([state.adopted.generation]))
+    # A key ends with those of its entities; what comes before them is not the same where rows were taken over.
+    ends = sorted({name[-8 * entities :] for rows in places for page in store.pages(rows) for name, _ in page})
+    if len(ends) > count:
+        chosen: list[int] = np.random.default_rng(seed).choice(len(ends), count, replace=False).tolist()
+        ends = [ends[i] for i in chosen]
+    return store_keys.entities_in(ends, entities)
 
 
 def answers(plan: ReadPlan, events: Int64s, parts: Sequence[Int64s], time: int, texts: TextLookup) -> Columns:

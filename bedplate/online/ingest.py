@@ -40,6 +40,7 @@ from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
 
 _LONGEST_WAIT = 0.05  # seconds before a step that met with a conflict is tried again
+_NOTE_SECONDS = 5.0  # between two notes that a partition has no more
 _LAG_SECONDS = 5.0  # between two looks at how much is left
 _LAG_SHARE = 20  # looking takes at most so small a part of the time
 
@@ -146,7 +147,7 @@ class Ingest:
         self._texts: set[int] = set()
         self._partitions: Sequence[str] = ()
         self._uncertain: dict[str, _Taking] = {}
-        self._lag_due = 0.0
+        self._lag_due, self._note_due = 0.0, dict[str, float]()
         self.measures = Measures(names[0])
         self._is_over = self._is_overtaken = False
 
@@ -204,6 +205,7 @@ class Ingest:
                 found = self._step(partition, until)
             self.measures.letters, self.measures.stream_errors = self._stream.letters_written, self._stream.errors
             if not found:
+                self._note_end(partition)
                 continue
             taken = True
             if progress is not None:
@@ -220,11 +222,37 @@ class Ingest:
             if known is not None and known.raw == raw:
                 continue
             reached, prefix = _Reached(raw, decode_to_write(raw, view, self._store)), keys.files_of(view)
+            if known is None or known.state.texts != reached.state.texts:
+                self._texts.clear()
             for key, _ in self._store.scan(prefix):
                 folder, _, name = key[len(prefix) :].decode().rpartition("/")
                 reached.completed_in(folder).add(name)
             self._reached[view.id] = reached
             self.measures.watermarks[view.name] = reached.state.watermark
+
+    def _note_end(self, partition: str) -> None:
+        """Says in the states now and then that a partition has no more, so that a quiet stream is known to be quiet."""
+        if self._is_over or not self._stream.has(partition) or monotonic() < self._note_due.get(partition, 0.0):
+            return
+        now, at = self._clock(), self._positions(partition)
+        with contextlib.suppress(DataError, OSError):
+            if self._stream.lag(partition, min(at.values())) == 0:
+                for view in self._views:
+                    self._note(view, partition, at[view.id], now)
+        self._note_due[partition] = monotonic() + _NOTE_SECONDS
+
+    def _note(self, view: CompiledView, partition: str, at: Position, now: int) -> None:
+        while (reached := self._reached[view.id]).state.position(partition) == at:
+            seen = {name: time for name, time in reached.state.seen.items() if self._stream.has(name)}
+            seen[partition] = max(now, seen.get(partition, now))
+            noted = msgspec.structs.replace(reached.state, seen=seen)
+            try:
+                self._store.commit(Changes([noted.put(view)], expects=[(keys.state_of(view), reached.raw)]))
+            except ConflictError:
+                self._refresh()
+                continue
+            reached.raw, reached.state = noted.put(view)[1], noted
+            return
 
     def measure_lag(self) -> None:
         """Asks the stream how many events of each partition are left; where it can't say, that is not known."""
@@ -343,6 +371,7 @@ class Ingest:
             newest=max(before.newest, int(rows.times.max(initial=-1))),
             events=before.events + len(rows),
             positions=before.positions | {batch.partition: batch.end},
+            seen=self._seen(prepared, batch, before),
         )
         changes = Changes(expects=[(keys.state_of(view), reached.raw)])
         layout = self._layouts[view.id]
@@ -353,6 +382,13 @@ class Ingest:
         folder = f"{batch.partition}/" if batch.partition else ""
         changes.puts.extend((keys.files_of(view) + f"{folder}{name}".encode(), b"1") for name in batch.completes)
         return state, changes
+
+    def _seen(self, prepared: _Prepared, batch: MicroBatch, before: ViewState) -> dict[str, int]:
+        """Up to when each partition is taken in after a micro-batch."""
+        newest = min(int(prepared.rows.visible.max(initial=-1)), self._clock())
+        if newest < 0 or not self._stream.has(batch.partition):
+            return before.seen
+        return before.seen | {batch.partition: max(newest, before.seen.get(batch.partition, newest))}
 
 
 def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: int, name: RowName) -> None:

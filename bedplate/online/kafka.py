@@ -48,12 +48,16 @@ class _Buffer:
     Attributes:
         at: the position after which they come; None: it was not asked for yet.
         since: when the first of them came, on the monotonic clock.
+        is_sought: whether none has come since the position was sought.
+        first: the offset that came first after that, if it was a later one than was asked for; -1: none.
     """
 
     at: Position | None = None
     messages: deque[tuple[int, bytes | None]] = field(default_factory=deque[tuple[int, "bytes | None"]])
     since: float = 0.0
     is_paused: bool = True
+    is_sought: bool = False
+    first: int = -1
 
 
 @final
@@ -183,6 +187,10 @@ class KafkaStream(Stream):
             raise self._failure(error.args[0]) from error
         return max(0, high - max(after.at, low))
 
+    def has(self, partition: str) -> bool:
+        """Whether it is one of the topic."""
+        return partition.startswith(f"{self._topic}/")
+
     def close(self) -> None:
         """Leaves the group, so that its partitions are assigned to other workers at once."""
         self._consumer.close()
@@ -212,7 +220,7 @@ class KafkaStream(Stream):
             if error.args[0].code() == KafkaError._STATE:  # not ready yet: it is asked again
                 return
             raise self._failure(error.args[0]) from error
-        buffer.at = after
+        buffer.at, buffer.is_sought = after, True
         buffer.messages.clear()
         self._resume(partition, buffer)
 
@@ -231,6 +239,8 @@ class KafkaStream(Stream):
             offset = message.offset()
             if buffer is None or buffer.at is None or offset is None or offset < buffer.at.at:
                 continue
+            if not self._is_next(f"{message.topic()}/{message.partition()}", buffer, offset):
+                continue
             if not buffer.messages:
                 buffer.since = monotonic()
             buffer.messages.append((offset, message.value()))
@@ -238,6 +248,19 @@ class KafkaStream(Stream):
         for partition in full:
             self._consumer.pause([self._place(partition)])
             self._buffers[partition].is_paused = True
+
+    def _is_next(self, partition: str, buffer: _Buffer, offset: int) -> bool:
+        """Whether a message follows those that are buffered. What was on its way before a seek may come after it."""
+        at = buffer.at or BEGINNING
+        while buffer.messages and buffer.messages[-1][0] >= offset:
+            buffer.messages.pop()  # it is delivered once more, with what comes after it
+        if buffer.is_sought and offset > at.at and buffer.first != offset:
+            if buffer.first < 0 or offset < buffer.first:
+                buffer.first = offset  # believed when it comes again: a topic may have no event at an offset
+                self._seek(partition, buffer, at)
+            return False
+        buffer.is_sought, buffer.first = False, -1
+        return True
 
     def _check(self, error: KafkaError) -> None:
         if error.code() in _PASSING or error.retriable():

@@ -18,7 +18,7 @@ from bedplate.online.codec import Layout
 from bedplate.online.expiry import expiries
 from bedplate.online.forms import form_of
 from bedplate.online.generations import Loading
-from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, new_rows, texts_of
+from bedplate.online.state import REWIND, Events, ViewState, new_rows
 from bedplate.types import Bools, Int64s
 
 Progress: TypeAlias = Callable[[int], None]
@@ -63,7 +63,7 @@ def bulk_load(
     Raises:
         StoreError: the store can't be written, or another writer is at work on the view.
     """
-    layout, known = Layout(view), set[int]()
+    layout = Layout(view)
     events, newest = 0, -1
     with store.writing([view.id]):
         loading = Loading.begin(store, view, until)
@@ -72,14 +72,14 @@ def bulk_load(
                 packed = Events(part.keys, part.offsets, layout.pack(part))
                 with _uncollected():
                     rows = new_rows(layout, packed, until - rewind, loading.generation)
-                    loading.add(rows + texts_of(part, known), expiries(layout, rows, until, clock()))
-                if len(known) > MOST_TEXTS:
-                    known.clear()
+                    loading.add(rows, part, expiries(layout, rows, until, clock()))
                 events += len(part.times)
                 newest = max(newest, int(part.times.max(initial=-1)))
                 if progress is not None:
                     progress(events)
-        state = ViewState(view.name, view.id, True, until, until, newest, events, generation=loading.generation)
+        state = ViewState(
+            view.name, view.id, True, until, until, newest, events, generation=loading.generation, texts=loading.token
+        )
         loading.switch(state, form_of(layout))
     return state
 

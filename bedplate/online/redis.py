@@ -29,7 +29,7 @@ from bedplate.online.redis_asking import Asking
 from bedplate.online.redis_leases import LEASE, Leases
 from bedplate.online.redis_listing import Listing
 from bedplate.online.redis_names import ROWS, Names, TextKeyError
-from bedplate.online.redis_script import Script, Step, parted, steps_of
+from bedplate.online.redis_script import Script, Step, TextsScript, parted, steps_of
 from bedplate.online.redis_servers import (
     Asked,
     Cluster,
@@ -189,29 +189,37 @@ class RedisStore(OnlineStore):
         for prefix in changes.deletes:
             if prefix.startswith(keys.TEXTS):
                 gone += [k[1:] for page in self._listing.texts(prefix, PAGE) for k, _ in page]
+        put = [x for key, value in puts for x in (key[1:], value)]
+        expected = [x for key, value in changes.expects if key.startswith(keys.TEXTS) for x in (key[1:], value)]
+        if expected:
+            self._once(TextsScript(texts, expected, gone, put))
+            return
         for first in range(0, len(gone), _CHUNK):
             self._asking.one(texts, (b"HDEL", texts, *gone[first : first + _CHUNK]), "write")
-        put = [x for key, value in puts for x in (key[1:], value)]
         for first in range(0, len(put), 2 * _CHUNK):
             self._asking.one(texts, (b"HSET", texts, *put[first : first + 2 * _CHUNK]), "write")
 
     def _take(self, step: Step) -> None:
-        """Takes a step once: sends it until there is an answer, which is the same however often it came through."""
+        """Takes a step once; the answer is the same however often it comes through."""
         kind = Transaction if len(step.puts) >= MANY else Script
         taking = kind(self._names, step, *self._session())
+        if self._once(taking) == b"REGISTER":
+            self._asking.one(self._names.groups, (b"SADD", self._names.groups, *step.indexed()), "write")
+            taking.registered, taking.sent = True, 0
+            self._once(taking)
+
+    def _once(self, taking: Script | Transaction | TextsScript) -> bytes:
+        """Sends it until there is an answer, which is the same however often it came through."""
 
         def attempt(until: float) -> bytes:
             return taking.attempt(self._servers, min(until, monotonic() + _ATTEMPT))
 
         answer = self._asking.retried("write", None, attempt, lambda: taking.sent > 0)
-        if answer == b"REGISTER":
-            self._asking.one(self._names.groups, (b"SADD", self._names.groups, *step.indexed()), "write")
-            taking.registered, taking.sent = True, 0
-            answer = self._asking.retried("write", None, attempt, lambda: taking.sent > 0)
         if answer == b"CONFLICT":
             if taking.may_be_taken:
                 raise self._asking.uncertain("another writer came after it was sent")
             raise conflict(self.url)
+        return answer
 
     def _session(self) -> tuple[bytes, int]:
         """This thread's session and the number of its next step."""

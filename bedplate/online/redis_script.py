@@ -68,6 +68,20 @@ at = at + counts[6]
 for i = 1, counts[7] do redis.call('ZREM', KEYS[firsts[7] + i], ARGV[at + i]) end
 return 'OK'
 """
+
+_TEXTS = """
+local at, expected, dropped = 2, tonumber(ARGV[1]), tonumber(ARGV[2])
+for i = at + 1, at + 2 * expected, 2 do
+    if (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then return 'CONFLICT' end
+end
+at = at + 2 * expected
+for i = at + 1, at + dropped do redis.call('HDEL', KEYS[1], ARGV[i]) end
+for i = at + dropped + 1, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return 'OK'
+"""
+"""Changes texts that are as expected. ARGV are how many are expected and dropped, then texts and values expected, texts
+dropped, texts and values put."""
+
 _SHA = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
@@ -206,6 +220,42 @@ class Script:
             return self.attempt(servers, until)
 
 
+@final
+class TextsScript:
+    """Texts that are changed where texts are as expected, sent until it is clear that they were.
+
+    Args:
+        name: of the texts.
+        expected: texts and the values that they must have, one after the other.
+        dropped: texts.
+        put: texts and values, one after the other.
+
+    Attributes:
+        sent: how often it was sent.
+    """
+
+    __slots__ = ("_command", "_name", "sent")
+
+    def __init__(self, name: bytes, expected: Sequence[bytes], dropped: Sequence[bytes], put: Sequence[bytes]) -> None:
+        counts = len(expected) // 2, len(dropped)
+        self._name, self.sent = name, 0
+        self._command: Command = (b"EVAL", _TEXTS, 1, name, *counts, *expected, *dropped, *put)
+
+    @property
+    def may_be_taken(self) -> bool:
+        """As for `Script`."""
+        return self.sent > 1
+
+    def attempt(self, servers: Servers, until: float) -> bytes:
+        """`OK` or `CONFLICT`; raises as `Script.attempt`."""
+        try:
+            self.sent += 1
+            return servers.ask([(self._name, self._command)], until)[0]
+        except UnreachableError:
+            self.sent -= 1
+            raise
+
+
 def parted(puts: list[_Put]) -> tuple[list[_Put], list[_Put]]:
     """Keys and values of texts, and all others."""
     if not any(first.startswith(keys.TEXTS) for first in firsts(puts)):
@@ -222,16 +272,17 @@ def steps_of(changes: Changes, puts: list[_Put], dropped: Sequence[bytes], *, ap
         dropped: the keys that its deletes and drops mean.
         apart: whether each group is a step of its own, or all are one.
     """
+    expects = [(key, value) for key, value in changes.expects if not key.startswith(keys.TEXTS)]
     if not apart:
         emptied = {p[1:] for p in changes.deletes if p.startswith(ROWS) and len(p) == 9}
-        step = Step(changes.expects, list(dropped), puts, changes.expires, emptied)
+        step = Step(expects, list(dropped), puts, changes.expires, emptied)
         return [step] if step.groups() else []
     steps: dict[bytes, Step] = {}
 
     def of(key: bytes) -> Step:
         return steps.setdefault(keys.group_of(key), Step())
 
-    for key, value in changes.expects:
+    for key, value in expects:
         of(key).expects.append((key, value))
     for key in dropped:
         of(key).drops.append(key)

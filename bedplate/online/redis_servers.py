@@ -20,9 +20,6 @@ from bedplate.errors import StoreError, UnavailableError
 from bedplate.online.redis_address import RedisAddress
 from bedplate.online.redis_wire import Command, packed
 
-SEND_TIMEOUT = 30.0
-"""How long a connection may take to send a command; seconds."""
-
 _READ_SIZE = 1 << 18
 _SLOTS = 16384
 _LEAST = 0.0005
@@ -100,8 +97,6 @@ class Server:
             raise
         except (exceptions.RedisError, OSError) as error:
             raise UnreachableError(str(error)) from error
-        connection.socket_timeout = SEND_TIMEOUT
-        connection.update_current_socket_timeout(SEND_TIMEOUT)
         return connection
 
 
@@ -144,7 +139,7 @@ class Servers(ABC):
         with ExitStack() as used:
             connections = [(used.enter_context(s.connection(until)), indexes) for s, indexes in of_servers.items()]
             for connection, indexes in connections:
-                connection.send_packed_command([packed(asked[i][1]) for i in indexes], check_health=False)
+                send(connection, [packed(asked[i][1]) for i in indexes], until)
             for connection, indexes in connections:
                 for i in indexes:
                     found[i] = connection.read_response(timeout=left_until(until))
@@ -229,7 +224,7 @@ class Cluster(Servers):
         for server in list(self._servers.values()):
             try:
                 with server.connection(until) as connection:
-                    connection.send_packed_command([packed((b"CLUSTER", b"SLOTS"))], check_health=False)
+                    send(connection, [packed((b"CLUSTER", b"SLOTS"))], until)
                     found = connection.read_response(timeout=left_until(until))
             except (exceptions.AuthenticationError, exceptions.ResponseError):
                 raise
@@ -257,7 +252,7 @@ def left_until(until: float) -> float:
 def ask_server(server: Server, command: Command, until: float) -> Any:
     """The answer of one server to one command."""
     with server.connection(until) as connection:
-        connection.send_packed_command([packed(command)], check_health=False)
+        send(connection, [packed(command)], until)
         return connection.read_response(timeout=left_until(until))
 
 
@@ -289,3 +284,9 @@ def refusal(what: str, error: Exception, url: str) -> StoreError:
         hint = "the server's user needs more rights: docs/redis.md lists them"
     kind = UnavailableError if is_passing(error) else StoreError
     return kind(f"can't {what} the online store: {text}", where=url, hint=hint)
+
+
+def send(connection: Any, packed: Any, until: float) -> None:
+    """Sends commands by a time of the monotonic clock, also ones that do not fit into what the system buffers."""
+    connection.update_current_socket_timeout(left_until(until))
+    connection.send_packed_command(packed, check_health=False)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, final
 
 from bedplate.online.redis_names import Names
 from bedplate.online.redis_script import Step
-from bedplate.online.redis_servers import Servers, left_until
+from bedplate.online.redis_servers import Servers, left_until, send
 from bedplate.online.redis_wire import packed, packed_mset
 
 MANY = 500
@@ -114,7 +114,7 @@ def _chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
 
 def _ask(connection: Any, commands: Sequence[bytes], until: float) -> list[Any]:
     """The answers to commands, which are all sent first."""
-    connection.send_packed_command(commands, check_health=False)
+    send(connection, commands, until)
     return [connection.read_response(timeout=left_until(until)) for _ in commands]
 
 

@@ -121,7 +121,7 @@ def _refresh(store: OnlineStore, view: CompiledView, folder: Path, clock: Clock,
             for page in store.pages(keys.rows_of(view, state.generation)):
                 build.add(store, page)
                 progress(build.rows)
-            manifest = build.finish(found.decode(), state.watermark)
+            manifest = build.finish(found.decode(), state.fresh_until)
             after = _readable(store.read_many([keys.state_of(view)]).data, view, store)
             if after.generation != state.generation:
                 continue  # the generation that was copied may be half deleted

@@ -57,7 +57,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         view_id: its id.
         features: the ids of the features that have cells, by full name.
         state: the view's state in the store, before its rows were read: JSON.
-        watermark: of that state, microseconds. The rows hold all events that it counts, or more.
+        watermark: until when its stream was known to be taken in, microseconds; the rows hold all of that, or more.
         time: as of when cells were computed, microseconds.
         until: before which all cells hold, microseconds.
         rows: how many keys there are.

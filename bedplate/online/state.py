@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -44,6 +45,9 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         generation: of the rows that are read; see `generations`.
         adopted: the old rows that are read where there is none of the generation; None: none.
         successor: the id of the version that goes on with these rows, which never change any more; empty: none.
+        seen: up to when each partition of the stream was taken in, microseconds: the time of its newest event, or of a
+            look at it that found no more.
+        texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
     name: str
@@ -57,14 +61,30 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generation: int = 0
     adopted: Adopted | None = None
     successor: str = ""
+    texts: str = ""
+    seen: dict[str, int] = {}
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
         return self.positions.get(partition, BEGINNING)
 
+    @property
+    def fresh_until(self) -> int:
+        """Up to when the stream is known to be taken in, of all its partitions; microseconds."""
+        return fresh_until(self.watermark, self.seen)
+
     def put(self, view: CompiledView) -> tuple[bytes, bytes]:
         """What to put so that this is the view's state."""
         return keys.state_of(view), msgspec.json.encode(self)
+
+
+def fresh_until(watermark: int, seen: Mapping[str, int]) -> int:
+    """See `ViewState.fresh_until`.
+
+    >>> fresh_until(20, {}), fresh_until(20, {"a": 20, "b": 90}), fresh_until(20, {"a": 20, "b": 5})
+    (20, 20, 5)
+    """
+    return min(seen.values(), default=watermark)
 
 
 @final

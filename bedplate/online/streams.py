@@ -124,6 +124,10 @@ class Stream(ABC):
     def close(self) -> None:
         """Gives up what the stream holds open."""
 
+    def has(self, partition: str) -> bool:
+        """Whether events may come in a partition that a view has seen, whoever reads it."""
+        return partition in self.partitions()
+
     def check(self, partition: str, reached: Position, completed: Collection[str]) -> None:  # noqa: B027  (most have nothing to check)
         """Raises `DataError` where events would be lost after a position.
 

@@ -10,27 +10,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import numpy as np
 import polars as pl
 import pytest
 
+from bedplate.aggregations.ordered import Last
 from bedplate.batch import Column
 from bedplate.errors import ConflictError, DeadlineError, StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.rows import GroupedRows, SelectedValues, prepare_rows
-from bedplate.features.view import CompiledView
+from bedplate.features.view import CompiledView, FeatureView
 from bedplate.online import keys
-from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.base import Changes, OnlineStore, text_puts
 from bedplate.online.codec import Layout
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.online.state import group, merged_rows, states, texts_of
-from bedplate.testing.columns import mismatches
-from bedplate.testing.simulator import ITEM, USER, Simulation, simulate, simulated_view
+from bedplate.online.texts import drop_texts
+from bedplate.sources.base import Source
+from bedplate.testing.columns import mismatches, plain
+from bedplate.testing.simulator import ITEM, START, USER, Simulation, simulate, simulated_view
 from bedplate.types import HOUR, Int64s
 
 
@@ -212,6 +215,44 @@ class OnlineStoreContract:
                     assert raises_store_error(lambda: store.writing(["a"]).__enter__())
             with store.writing(["a"]):
                 store.commit(Changes([(b"k", b"v")]))
+
+    def test_texts_change_only_where_they_are_as_expected(self, tmp_path: Path) -> None:
+        """A step of texts that expects some to be as they were is not taken where one was put again meanwhile."""
+        one, two, three = text_puts({1: "one", 2: "two", 3: ""})
+        names = [one[0], two[0], three[0]]
+        with self.open(tmp_path) as store:
+            store.commit(Changes([one, two]))
+            for expected in ([one, (two[0], b"")], [(one[0], two[1]), two], [(three[0], three[1])]):
+                with pytest.raises(ConflictError):
+                    store.commit(Changes([three], drops=names, expects=expected))
+                assert list(store.read_many(names)) == [one[1], two[1], b""]
+            store.commit(Changes([three], drops=[one[0], two[0]], expects=[one, (three[0], b"")]))
+            assert list(store.read_many(names)) == [b"", b"", three[1]]
+
+    def test_texts_are_dropped_while_workers_name_them(self, tmp_path: Path) -> None:
+        """Texts that no row names any more are dropped beside workers, and none that a row names is ever missing."""
+        at = range(90)
+        frame = pl.DataFrame(
+            {"user": [i % 3 for i in at], "time": [START + i * HOUR for i in at], "page": [f"page {i % 5}" for i in at]}
+        )
+        source = Source("events", frame, time="time")
+        view = FeatureView("v", USER, source, {"page": Last("page")}).compile()
+        for part in range(3):
+            write_files(frame.filter(pl.col("user") == part), tmp_path / "files" / f"{part}", [0])
+        with self.open(tmp_path) as store:
+            bulk_load(store, view, [], START)
+            workers = [Ingest(store, [view], tmp_path / "files", batch=1) for _ in range(2)]
+            threads = [threading.Thread(target=worker.run) for worker in workers]
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                drop_texts(store)
+                sleep(0.001)
+            drop_texts(store)
+            columns = OnlineReader(store).read(
+                view, ["v.page"], np.arange(3).reshape(-1, 1), np.full(3, START + 90 * HOUR)
+            )
+            assert plain(columns["v.page"]) == ["page 2", "page 3", "page 4"]
 
     def test_readers_see_whole_steps(self, tmp_path: Path) -> None:
         """While steps of a view are written, every read sees one of them whole."""

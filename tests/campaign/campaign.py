@@ -13,18 +13,21 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from campaign_feeds import Files, Topic
 from campaign_oracle import Wrong, compare, smallest
 from campaign_world import VIEWS, CommandError, World
 
-INGEST = ("ingest", "stream", "--late")
-
-
-ACTIONS = ("ingest", "kill", "follow", "restart", "poison", "again", "change", "reload")
+ACTIONS = ("ingest", "kill", "follow", "restart", "poison", "again", "compact", "change", "reload")
 """What can happen in a step: the methods of `Campaign`."""
+
+
+LMDB = "lmdb:.bedplate/online"
 
 
 class DifferenceError(Exception):
@@ -40,11 +43,13 @@ class Campaign:
         events: how many events the month has.
         steps: what happens, of `ACTIONS`; after the last one all that is left is taken in.
         questions: how many keys and times are asked for of each view after each step.
-        store: the URL of the online store.
+        world: further arguments of `World`.
     """
 
-    def __init__(self, folder: Path, seed: int, events: int, steps: Sequence[str], questions: int, store: str) -> None:
-        self.world = World(folder, seed, events, store)
+    def __init__(
+        self, folder: Path, seed: int, events: int, steps: Sequence[str], questions: int, **world: Any
+    ) -> None:
+        self.world = World(folder, seed, events, **world)
         self.done: list[str] = []
         self._steps, self._questions = steps, questions
         self._each = -(-(events - self.world.loaded) // len(steps))
@@ -63,19 +68,19 @@ class Campaign:
         for step in self._steps:
             getattr(self, f"_{step}")()
         world.send(len(world.events))
-        world.run(*INGEST)
+        world.take_in()
         self._check("all taken in")
 
     def _ingest(self) -> None:
         self._send()
-        self.world.run(*INGEST)
+        self.world.take_in()
         self._check("ingest")
 
     def _kill(self) -> None:
         self._send()
-        killed = self.world.run_and_kill(*INGEST)
+        killed = self.world.take_in(kill=True)
         self._check(f"ingest, {'killed' if killed else 'which ended before it was killed'}")
-        self.world.run(*INGEST)
+        self.world.take_in()
         self._check("ingest after the kill")
 
     def _follow(self) -> None:
@@ -88,15 +93,28 @@ class Campaign:
 
     def _poison(self) -> None:
         self._send()
-        path = self.world.poison()
-        self.world.run(*INGEST, code=3)
+        feed = self.world.feed
+        if isinstance(feed, Topic):
+            feed.poison(self.world.draw)
+            self.world.take_in()
+            self._check("ingest of poisoned events")
+            return
+        assert isinstance(feed, Files)
+        path = feed.poison(self.world.draw, self.world.sent)
+        self.world.take_in(code=3)
         self._check("ingest up to a poisoned file")
         path.unlink()
 
     def _again(self) -> None:
-        name = self.world.send_again()
-        self.world.run(*INGEST)
+        feed = self.world.feed
+        name = feed.again(self.world.draw) if isinstance(feed, Files) else ""
+        self.world.take_in()
         self._check(f"ingest of {name or 'nothing'} once more")
+
+    def _compact(self) -> None:
+        world = self.world
+        world.follow_and_stop(self._each, signal.SIGTERM, lambda: world.run("online", "compact"))
+        self._check("a compaction beside a follower")
 
     def _change(self) -> None:
         world = self.world
@@ -111,7 +129,7 @@ class Campaign:
 
     def _reload(self) -> None:
         world = self.world
-        world.run(*INGEST)
+        world.take_in()
         world.catch_up()
         world.run_and_kill("apply")
         world.run("apply")
@@ -135,7 +153,7 @@ class Campaign:
         lines = [
             f"seed {self.world.seed}, step {len(self.done)}: {len(found)} features differ; the first:",
             f"{first.line}",
-            f"key {first.key} at {first.time}, {first.taken:,} events taken in",
+            f"key {first.key} at {first.time}, {first.taken.sum():,} events taken in",
             *(f"also {w.feature} of {w.key} at {w.time}" for w in found[1:10]),
             "what was done: " + "; ".join(self.done),
             f"the project: {self.world.folder}",
@@ -161,19 +179,35 @@ def main() -> int:
     parser.add_argument("--events", type=int, default=2000, help="events of the month")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--questions", type=int, default=25, help="keys and times of each view, after each step")
-    parser.add_argument("--store", default="lmdb:.bedplate/online", help="URL of the online store")
+    parser.add_argument("--store", default=LMDB, help="URL of the online store, or redis: a server is started")
+    parser.add_argument("--stream", default="files", choices=["files", "parts", "topic"], help="where events come from")
+    parser.add_argument("--workers", type=int, default=1, help="so many share the stream")
     options = parser.parse_args()
-    for seed in range(options.first, options.first + options.seeds):
-        began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix=f"campaign-{seed}-"))
-        steps = drawn_steps(seed, options.steps)
-        campaign = Campaign(folder / "project", seed, options.events, steps, options.questions, options.store)
-        try:
-            campaign.run()
-        except (DifferenceError, CommandError) as error:
-            print(f"seed {seed}: {type(error).__name__}: {error}\n  steps: {', '.join(steps)}\n  {folder}")
-            return 7
-        print(f"seed {seed}: {len(campaign.done)} comparisons, all equal, {time.monotonic() - began:.0f} s", flush=True)
+    with ExitStack() as opened:
+        for seed in range(options.first, options.first + options.seeds):
+            began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix=f"campaign-{seed}-"))
+            store = opened.enter_context(_redis()) if options.store == "redis" else options.store
+            steps = drawn_steps(seed, options.steps)
+            world = {"store": store, "stream": options.stream, "workers": options.workers}
+            try:
+                campaign = Campaign(folder / "project", seed, options.events, steps, options.questions, **world)
+                campaign.run()
+            except (DifferenceError, CommandError) as error:
+                print(f"seed {seed}: {type(error).__name__}: {error}\n  steps: {', '.join(steps)}\n  {folder}")
+                return 7
+            took = time.monotonic() - began
+            print(f"seed {seed}: {len(campaign.done)} comparisons, all equal, {took:.0f} s", flush=True)
     return 0
+
+
+@contextmanager
+def _redis() -> Generator[str]:
+    """The URL of a new server."""
+    sys.path.append(str(Path(__file__).parents[1] / "online"))
+    from redis_server import running
+
+    with running("--appendonly", "no") as server:
+        yield server.url
 
 
 if __name__ == "__main__":

@@ -32,13 +32,7 @@ class Wrong:
     key: tuple[int, ...]
     time: int
     line: str
-    taken: int
-
-
-def taken(world: World, state: ViewState) -> int:
-    """How many of the month's events a view's state says are in the store."""
-    reached = state.position("")
-    return int(reached.name.partition(".")[0].rstrip("a")) + reached.at if reached.name else world.loaded
+    taken: np.ndarray
 
 
 def compare(world: World, count: int) -> Iterator[Wrong]:
@@ -51,11 +45,11 @@ def compare(world: World, count: int) -> Iterator[Wrong]:
     project = world.project()
     with open_store(world.store, world.folder) as store:
         states = {name: read_state(store, project.views[name]) for name in VIEWS}
-        counts = {name: taken(world, state) for name, state in states.items()}
-        references = {name: Reference(project.views[name], world.events[: counts[name]].lazy()) for name in VIEWS}
+        taken = {name: world.feed.taken(state) for name, state in states.items()}
+        references = {n: Reference(project.views[n], world.events.filter(taken[n]).lazy()) for n in VIEWS}
         for name in VIEWS:
             yield from _of_view(world, store, project.views[name], references[name], states[name], count)
-        if len(set(counts.values())) == 1:
+        if all((mask == taken[VIEWS[0]]).all() for mask in taken.values()):
             yield from _behind_link(world, store, project, references, max(s.watermark for s in states.values()))
 
 
@@ -70,7 +64,7 @@ def _of_view(
     for name in names:
         for line in mismatches({name: got[name]}, {name: expected[name]}):
             row = int(line.partition("first is row ")[2].partition(":")[0])
-            yield Wrong(view, name, tuple(keys[row].tolist()), int(times[row]), line, taken(world, state))
+            yield Wrong(view, name, tuple(keys[row].tolist()), int(times[row]), line, world.feed.taken(state))
 
 
 def _keys(world: World, view: CompiledView, count: int) -> np.ndarray:
@@ -96,7 +90,14 @@ def _behind_link(
         for user, ours, theirs in zip(users.tolist(), got, expected, strict=True):
             if not _same(ours, theirs):
                 line = f"{name}: got {ours!r}, expected {theirs!r}"
-                yield Wrong(references["by_user"].view, name, (user,), int(times[0]), line, world.sent)
+                yield Wrong(
+                    references["by_user"].view,
+                    name,
+                    (user,),
+                    int(times[0]),
+                    line,
+                    np.arange(len(world.events)) < world.sent,
+                )
 
 
 def _same(ours: object, theirs: object) -> bool:
@@ -110,7 +111,7 @@ def _same(ours: object, theirs: object) -> bool:
 def smallest(world: World, wrong: Wrong) -> str:
     """The fewest events of the key that differ in memory too, as what makes them again; or that there are none."""
     columns = [e.key for e in wrong.view.view.entities]
-    rows = world.events[: wrong.taken].with_row_index("arrival")
+    rows = world.events.with_row_index("number").filter(wrong.taken)
     for column, key in zip(columns, wrong.key, strict=True):
         ids = rows[column] if rows[column].dtype.is_integer() else pl.Series(string_ids(rows[column].to_list()))
         rows = rows.filter(ids == key)
@@ -128,14 +129,14 @@ def smallest(world: World, wrong: Wrong) -> str:
             else:
                 begin += step
         step //= 2
-    kept = [f"event {r['arrival']}: {r}" for r in rows.iter_rows(named=True)]
+    kept = [f"event {r['number']}: {r}" for r in rows.iter_rows(named=True)]
     return f"{len(rows)} events, loaded before event {world.loaded}, then one by one:\n" + "\n".join(kept)
 
 
 def _differs(world: World, wrong: Wrong, rows: pl.DataFrame) -> bool:
     """Whether a feature differs where these rows were loaded and streamed in memory."""
-    cut = int((rows["arrival"] < world.loaded).sum())
-    events = rows.drop("arrival")
+    cut = int((rows["number"] < world.loaded).sum())
+    events = rows.drop("number")
     store, watermark = fill(wrong.view, events, [cut, *range(cut + 1, len(rows))], REWIND)
     keys, times = np.array([wrong.key], np.int64), np.array([max(wrong.time, watermark)], np.int64)
     names: Sequence[str] = [wrong.feature]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from campaign_feeds import Feed, Files, Topic, write
 
+from bedplate.online.base import open_store
+from bedplate.online.state import read_state
 from bedplate.project import Project
 from bedplate.testing.simulator import every_aggregation, simulate
 from bedplate.types import DAY, MINUTE
@@ -36,9 +39,9 @@ def features(view):
     return {{n: known[n] for n in CHOSEN[view]}} | {{"extra": Sum("quantity", windows=HOURS[view])}}
 
 
-events = Source("events", "table.parquet", time="time", delay="5m")
-timely = Source("timely", "table.parquet", time="time", available="known", sequence="rank")
-states = Source("states", "table.parquet", time="time")
+events = Source("events", "table.parquet", time="time", delay="5m"{sequence})
+timely = Source("timely", "table.parquet", time="time", available="known", sequence="{rank}")
+states = Source("states", "table.parquet", time="time"{sequence})
 by_user = FeatureView("by_user", USER, events, features("by_user"))
 by_pair = FeatureView("by_pair", [USER, ITEM], timely, features("by_pair"), ttl="1d")
 by_item = FeatureView("by_item", ITEM, timely, features("by_item"), where=pl.col("quantity") > 0)
@@ -59,6 +62,8 @@ class World:
         seed: of events, definitions and the order of what happens.
         events: how many events the month has.
         store: the URL of the online store.
+        stream: `files` of a directory, in `parts` of one, or a `topic`.
+        workers: so many share the stream.
 
     Attributes:
         events: all events of the month in order of arrival.
@@ -67,57 +72,43 @@ class World:
         draw: the randomness of what happens.
     """
 
-    def __init__(self, folder: Path, seed: int, events: int, store: str) -> None:
+    def __init__(
+        self, folder: Path, seed: int, events: int, store: str, stream: str = "files", workers: int = 1
+    ) -> None:
         self.folder, self.seed, self.store = folder, seed, store
         self.draw = np.random.default_rng([seed, 1])
         self.events = simulate(seed, events, users=6, items=4, span=MONTH, pace=2 * MONTH // events).events
         self.loaded = self.sent = max(1, events // 10)
+        self.workers, self._is_apart = workers, stream != "files"
+        if self._is_apart:  # events of one item and time come from several partitions: a column says their order
+            number = pl.int_range(pl.len()).alias("turn")
+            self.events = self.events.with_columns(number, pl.col("price").fill_nan(None))
         self._chosen = {view: self._names(view) for view in VIEWS}
         self._hours = dict.fromkeys(VIEWS, "3h")
         self._took: dict[str, float] = {}
-        (folder / "stream").mkdir(parents=True)
+        self._logs: list[Path] = []
+        self._log_of: dict[int, Path] = {}
+        folder.mkdir(parents=True)
+        self.feed: Feed = self._feed(stream)
         (folder / "bedplate.toml").write_text(f'[online]\nurl = "{store}"\n')
         self._write_table()
         self._define()
 
-    @property
-    def stream(self) -> Path:
-        """The directory of the stream."""
-        return self.folder / "stream"
+    def _feed(self, stream: str) -> Feed:
+        if stream == "topic":
+            return Topic(self.folder, self.events, self.loaded)
+        return Files(self.folder / "stream", self.events, self.loaded, 3 if stream == "parts" else 1)
 
     def project(self) -> Project:
         """The project as it is defined now."""
         return Project(self.folder)
 
     def send(self, count: int) -> None:
-        """Appends the next events to the stream, as a file that is named by the first of them."""
+        """Appends the next events to the stream."""
         end = min(len(self.events), self.sent + count)
         if end > self.sent:
-            self._write(self.events[self.sent : end], self.stream / f"{self.sent:08}.parquet")
+            self.feed.send(self.sent, end)
             self.sent = end
-
-    def send_again(self) -> str:
-        """Delivers a file of the stream once more under its name; the name."""
-        files = sorted(self.stream.glob("*.parquet"))
-        if not files:
-            return ""
-        path = files[self.draw.integers(len(files))]
-        self._write(pl.read_parquet(path), path)
-        return path.name
-
-    def poison(self) -> Path:
-        """Appends a file that can't be taken in."""
-        path = self.stream / f"{self.sent:08}a.parquet"
-        kind, rows = self.draw.integers(4), self.events[self.sent - 1 : self.sent + 4]
-        if kind == 0:
-            path.write_bytes(b"PAR1 is how it begins")
-        elif kind == 1:
-            self._write(rows.with_columns(pl.lit("now").alias("time")), path)
-        elif kind == 2:
-            self._write(rows.with_columns(pl.when(pl.int_range(pl.len()) > 0).then("user").alias("user")), path)
-        else:
-            self._write(rows.with_columns(pl.lit(17, pl.Int64).alias("time")), path)
-        return path
 
     def change(self, view: str) -> None:
         """Gives a view other features."""
@@ -131,9 +122,67 @@ class World:
         self._write_table()
 
     def clear(self) -> None:
-        """Removes the files of the stream, which the load that follows has from the table."""
-        shutil.rmtree(self.stream)
-        self.stream.mkdir()
+        """Begins the stream anew, without what the load that follows has from the table."""
+        self.feed.begin_anew(self.loaded)
+
+    def take_in(self, code: int = 0, *, kill: bool = False) -> bool:
+        """Lets the workers take in what was sent; with `kill` at least one of them is killed meanwhile.
+
+        Returns:
+            whether a worker was killed at work.
+
+        Raises:
+            CommandError: a worker ended with another code.
+        """
+        processes, killed = [self._worker() for _ in range(self.workers)], False
+        if kill:
+            time.sleep(self.draw.random() * 1.1 * self._took.get("ingest", 2.0))
+            for process in processes[: self.draw.integers(1, self.workers + 1)]:
+                process.kill()
+                killed |= process.wait() == -signal.SIGKILL
+            if not self.feed.has_end:
+                processes += [self._worker()]
+        began = time.monotonic()
+        try:
+            if not self.feed.has_end:
+                self._wait_until_taken()
+                self._wait_until_following(processes)
+                for process in processes:
+                    process.send_signal(signal.SIGTERM)
+            for process in processes:
+                if process.wait(600) not in (code, -signal.SIGKILL if kill else code):
+                    raise CommandError(f"a worker ended with {process.returncode}, not {code}: {self._said(process)}")
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        self._took["ingest"] = time.monotonic() - began
+        return killed
+
+    def _worker(self, *more: str) -> subprocess.Popen[str]:
+        words = ("ingest", *self.feed.words, "--late", *(("--follow",) if not self.feed.has_end else more))
+        number = len(self._logs)
+        self._logs.append(self.folder / f"worker-{number}.log")
+        with self._logs[-1].open("w") as log:
+            process = subprocess.Popen(self._command(words), cwd=self.folder, stdout=log, stderr=log, text=True)
+        self._log_of[process.pid] = self._logs[-1]
+        return process
+
+    def _said(self, process: subprocess.Popen[str]) -> str:
+        return self._log_of[process.pid].read_text()[-2000:]
+
+    def _wait_until_following(self, processes: Sequence[subprocess.Popen[str]]) -> None:
+        for process in processes:
+            while "follow" not in self._said(process) and process.poll() is None:
+                time.sleep(0.02)
+
+    def _wait_until_taken(self) -> None:
+        project, began = self.project(), time.monotonic()
+        with open_store(self.store, self.folder) as store:
+            while not all(self.feed.is_taken(read_state(store, project.views[name])) for name in VIEWS):
+                if time.monotonic() > began + 300:
+                    raise CommandError("the workers do not take in what was sent")
+                time.sleep(0.05)
 
     def run(self, *words: str, code: int = 0) -> str:
         """Runs a command to its end; what it wrote to stderr.
@@ -160,20 +209,31 @@ class World:
                 process.kill()
             return process.wait() == -signal.SIGKILL
 
-    def follow_and_stop(self, count: int, stop: signal.Signals) -> None:
-        """Lets a worker follow the stream while files are appended to it, then sends it a signal."""
-        command = self._command(("ingest", "stream", "--late", "--follow"))
-        with subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            assert process.stderr is not None
-            process.stderr.readline()  # it follows now
+    def follow_and_stop(self, count: int, stop: signal.Signals, meanwhile: Callable[[], object] = int) -> None:
+        """Lets workers follow the stream while events are appended to it, then sends each a signal.
+
+        Args:
+            count: of events.
+            stop: the signal.
+            meanwhile: done while they are at work.
+        """
+        processes = [self._worker("--follow") for _ in range(self.workers)]
+        try:
+            self._wait_until_following(processes)
             for _ in range(3):
                 self.send(count // 3 + 1)
                 time.sleep(self.draw.random() * 0.5)
-            process.send_signal(stop)
-            process.stderr.read()
-            code = process.wait()
-        if code != (0 if stop is signal.SIGTERM else -stop):
-            raise CommandError(f"a worker that got {stop.name} ended with {code}")
+            meanwhile()
+            for process in processes:
+                process.send_signal(stop)
+            for process in processes:
+                if process.wait(60) != (0 if stop is signal.SIGTERM else -stop):
+                    code = process.returncode
+                    raise CommandError(f"a worker that got {stop.name} ended with {code}: {self._said(process)}")
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
     def _command(self, words: tuple[str, ...]) -> list[str]:
         return [sys.executable, "-m", "bedplate", *words]
@@ -185,19 +245,14 @@ class World:
         return sorted({*kept, "events"})
 
     def _define(self) -> None:
-        text = DEFINITIONS.format(chosen=self._chosen, hours=self._hours)
+        sequence, rank = (', sequence="turn"', "turn") if self._is_apart else ("", "rank")
+        text = DEFINITIONS.format(chosen=self._chosen, hours=self._hours, sequence=sequence, rank=rank)
         aside = self.folder / "features.tmp"
         aside.write_text(text)
         aside.rename(self.folder / "features.py")
 
     def _write_table(self) -> None:
-        self._write(self.events[: self.loaded], self.folder / "table.parquet")
-
-    @staticmethod
-    def _write(rows: pl.DataFrame, path: Path) -> None:
-        aside = path.with_name(f".{path.name}.tmp")
-        rows.write_parquet(aside)
-        aside.replace(path)
+        write(self.events[: self.loaded], self.folder / "table.parquet")
 
 
 def questions(draw: np.random.Generator, watermark: int, count: int) -> np.ndarray:

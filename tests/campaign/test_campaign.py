@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import campaign_oracle
+import numpy as np
 import polars as pl
 import pytest
 from campaign import ACTIONS, Campaign, DifferenceError, drawn_steps
@@ -23,7 +24,7 @@ STORE = "lmdb:.bedplate/online"
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """A campaign that has run."""
     folder = tmp_path_factory.mktemp("campaign") / "project"
-    campaign = Campaign(folder, 5, 240, ["kill", "change"], 12, STORE)
+    campaign = Campaign(folder, 5, 240, ["kill", "change"], 12, store=STORE, stream="parts", workers=2)
     campaign.run()
     return campaign
 
@@ -64,7 +65,7 @@ def test_what_differs_in_memory_is_made_small(campaign, monkeypatch):
     monkeypatch.setattr(campaign_oracle, "fill", forgetful)
     row = world.events.filter(pl.col("quantity") == 7).row(0, named=True)
     view = world.project().views["by_user"]
-    wrong = Wrong(view, "by_user.events", (row["user"],), START + 60 * DAY, "", len(world.events))
+    wrong = Wrong(view, "by_user.events", (row["user"],), START + 60 * DAY, "", np.full(len(world.events), True))
     assert smallest(world, wrong).startswith("1 events, loaded before event 24")
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from redis_server import running
 
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.ordered import Last
+from bedplate.canonical import string_ids
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.health.verify import Verification, verify
 from bedplate.offline.history import IndexedHistory
 from bedplate.online import keys as store_keys
-from bedplate.online.base import Changes
+from bedplate.online.adoption import adopt
+from bedplate.online.base import Changes, OnlineStore, open_store, text_puts
 from bedplate.online.codec import Layout
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
-from bedplate.online.state import ViewState
+from bedplate.online.state import ViewState, read_state
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import ITEM, START, USER, simulate, simulated_view
 from bedplate.types import HOUR, MINUTE
@@ -44,9 +49,9 @@ def rows(count: int = 100) -> pl.DataFrame:
 class Case:
     """A view over a table in a file, an offline store, an online store, and a stream."""
 
-    def __init__(self, folder: Path, **source: object) -> None:
+    def __init__(self, folder: Path, store: OnlineStore | None = None, **source: object) -> None:
         self.folder, self.source = folder, source
-        self.store, self.files = MemoryStore(), 0
+        self.store, self.files = store or MemoryStore(), 0
 
     def view(self, **features: object) -> CompiledView:
         source = Source("events", str(self.folder / "table.parquet"), time="time", **self.source)
@@ -72,16 +77,28 @@ class Case:
         history = self.history(table, **features)
         return verify(self.store, history, [self.view(**features)], at=at)
 
+    def key(self, user: int) -> bytes:
+        """Of a user's row."""
+        state = read_state(self.store, self.view())
+        return store_keys.row_keys(self.view(), np.array([[user]], np.int64), state.generation)[0]
+
     def change(self, user: int, change) -> None:
         """Changes the words of a user's row."""
-        key = store_keys.row_keys(self.view(), np.array([[user]], np.int64), 0)[0]
+        key = self.key(user)
         words = np.frombuffer(self.store.read_many([key]).data, np.int64).copy()
         self.store.commit(Changes([(key, change(words).tobytes())]))
 
 
 @pytest.fixture
-def case(tmp_path: Path) -> Case:
-    return Case(tmp_path)
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Case]:
+    with ExitStack() as opened:
+        kind = getattr(request, "param", "memory")
+        url = {"memory": "memory:", "lmdb": f"lmdb:{tmp_path}/store", "redis": ""}[kind]
+        url = url or opened.enter_context(running("--appendonly", "no")).url
+        yield Case(tmp_path, opened.enter_context(open_store(url)))
+
+
+every_store = pytest.mark.parametrize("case", ["memory", "lmdb", "redis"], indirect=True)
 
 
 def split(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -135,6 +152,7 @@ def test_a_late_event_that_history_got_after_the_load(case):
     assert "without 1 event of history, 2024-03-01T00:42:00Z" in evidence
 
 
+@every_store
 def test_a_late_event_that_came_with_the_stream_only(case):
     table = filled(case)
     late = table[42:43].with_columns(x=pl.lit(1e6), time=pl.col("time") + 1, known=pl.col("time") + 1)
@@ -161,6 +179,7 @@ def test_an_event_that_the_stream_left_out(case):
     assert "2024-03-01T01:11:00Z" in evidence
 
 
+@every_store
 def test_a_worker_that_is_behind(case):
     table = rows()
     case.load(split(table)[0])
@@ -181,10 +200,29 @@ def test_an_event_twice(case):
     assert "2024-03-01T00:42:00Z" in evidence
 
 
+def test_rows_that_a_changed_view_took_over_are_compared(case):
+    table = rows()
+    filled(case, table[:-20])
+    old_row = case.key(3)
+    less = {n: f for n, f in FEATURES.items() if n != "kind"}
+    changed = FeatureView("v", USER, case.view().view.source, less).compile()
+    assert list(adopt(case.store, [changed])) == [changed.id]
+    case.history(table[:-17])
+    history = IndexedHistory(case.folder / "offline")
+    history.build(changed).run(lambda _: None)
+    found = verify(case.store, history, [changed])
+    assert (found.differ, found.views[0].keys) == (0, 5)
+    table[-20:-17].write_parquet(case.folder / "stream" / "010.parquet")
+    Ingest(case.store, [changed], case.folder / "stream").run()
+    found = verify(case.store, history, [changed])
+    assert (found.differ, found.views[0].keys) == (0, 5)
+    case.store.commit(Changes(drops=[old_row]))  # of a user without a new one
+    assert set(verify(case.store, history, [changed]).causes) == {"row missing"}
+
+
 def test_a_row_that_is_missing(case):
     table = filled(case)
-    [key] = store_keys.row_keys(case.view(), np.array([[3]], np.int64), 0)
-    case.store.commit(Changes(deletes=[key]))
+    case.store.commit(Changes(drops=[case.key(3)]))
     cause, evidence = only(case.verify(table), 3, {"n", "x", "n_in_1h", "kind"})
     assert cause == "row missing"
     assert "a row of 12 events" in evidence
@@ -216,6 +254,7 @@ def test_a_damaged_row(case):
     assert (cause, "its counts say another number" in evidence) == ("row damaged", True)
 
 
+@every_store
 def test_a_row_of_an_old_version(case):
     table = filled(case)
 
@@ -231,8 +270,7 @@ def test_a_row_of_an_old_version(case):
 
 def test_a_text_that_is_missing(case):
     table = filled(case)
-    [name] = {n for n, text in case.store.scan(store_keys.TEXTS) if text == b"=kind 98"}
-    case.store.commit(Changes(deletes=[name]))
+    case.store.commit(Changes(drops=[name for name, _ in text_puts({string_ids(["kind 98"])[0]: ""})]))
     found = case.verify(table)
     cause, _ = only(found, 3, {"kind"})
     assert cause == "text missing"
@@ -240,6 +278,7 @@ def test_a_text_that_is_missing(case):
     assert (difference.history, difference.online[:3]) == ("kind 98", "id ")
 
 
+@every_store
 def test_a_definition_that_has_changed(case):
     table = filled(case)
     found = case.verify(table, more=Sum("x", windows="1d"))

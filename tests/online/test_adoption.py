@@ -29,6 +29,7 @@ from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.online.plan import ReadPlan
 from bedplate.online.state import read_state
+from bedplate.online.streams import Position
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches
 from bedplate.testing.online_store import fill, grouped, write_files
@@ -103,7 +104,7 @@ def test_a_changed_view_goes_on_with_the_rows_and_the_stream_of_the_old_one(tmp_
         assert Ingest(store, [OLD], tmp_path / "begun").run().events == 20
         before = read(store, OLD)
         state = adopt(store, [FITS])[FITS.id]
-        assert (state.adopted.id, state.positions[""].name, state.events) == (OLD.id, first.name, 80)
+        assert (state.adopted.id, state.position(""), state.events) == (OLD.id, Position(first.name, 20), 80)
         assert adopt(store, [FITS]) == {}
         loaded(fresh, FITS, FRAME)
         assert Ingest(fresh, [FITS], tmp_path / "begun").run().events == 20

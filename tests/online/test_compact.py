@@ -179,8 +179,7 @@ def test_views_of_other_names_go_when_asked_and_not_under_a_writer():
     with store.writing([view.id]):
         with pytest.raises(StoreError, match="another writer"):
             compact(store, [], removed=True)
-        with pytest.raises(StoreError, match="another writer"):
-            drop_texts(store)
+        assert drop_texts(store) == 0
     (done,) = compact(store, [], removed=True)
     assert (done.dropped, done.rows) == (True, 2)
     assert drop_texts(store) == 4

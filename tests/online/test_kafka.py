@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import polars as pl
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.errors import ConfigError, DataError
@@ -92,6 +93,61 @@ def test_a_topic_is_taken_in_from_where_the_store_is(broker: Broker, tmp_path: P
     turn_until([worker], lambda: read_state(store, VIEW).events == 105)
     assert worker.events == 5
     again.close()
+
+
+class Stale:
+    """A consumer that once gives messages from before a seek after it, and later some a second time."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer, self._kept, self._times = consumer, list[Any](), 2
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def keep(self) -> None:
+        """Reads what there is, to give it again."""
+        while len(self._kept) < 10:
+            self._kept += self._consumer.consume(100, 0.05)
+
+    def consume(self, count: int, wait: float) -> list[Any]:
+        found = self._consumer.consume(count, wait)
+        if found and self._times:
+            self._times -= 1
+            return [*self._kept[5:], *found, *self._kept[7:]]
+        return found
+
+
+def test_messages_that_are_late_or_come_twice_are_taken_in_once(broker: Broker, tmp_path: Path) -> None:
+    store, topic = loaded(), "stale"
+    broker.send(topic, [event(1, i) for i in range(10)])
+    other = Consumer({"bootstrap.servers": broker.address, "group.id": "other"})
+    other.assign([TopicPartition(topic, 0, 0)])
+    kept = Stale(other)
+    kept.keep()
+    opened = stream(broker, topic, tmp_path)
+    kept._consumer = opened._consumer
+    opened._consumer = kept
+    turn_until([Ingest(store, [VIEW], opened)], lambda: read_state(store, VIEW).position(f"{topic}/0").at == 10)
+    assert read_state(store, VIEW).events == 10
+    opened.close()
+    other.close()
+
+
+class Gap(Stale):
+    """A consumer of a topic that has no event at its first offsets."""
+
+    def consume(self, count: int, wait: float) -> list[Any]:
+        return [m for m in self._consumer.consume(count, wait) if m.error() is not None or m.offset() > 2]
+
+
+def test_a_topic_may_have_no_event_at_an_offset(broker: Broker, tmp_path: Path) -> None:
+    store, topic = loaded(), "gap"
+    broker.send(topic, [event(1, i) for i in range(10)])
+    opened = stream(broker, topic, tmp_path)
+    opened._consumer = Gap(opened._consumer)
+    turn_until([Ingest(store, [VIEW], opened)], lambda: read_state(store, VIEW).position(f"{topic}/0").at == 10)
+    assert read_state(store, VIEW).events == 7
+    opened.close()
 
 
 def test_poison_events_go_aside_with_the_reason(broker: Broker, tmp_path: Path) -> None:

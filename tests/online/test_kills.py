@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import random
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import polars as pl
 import pytest
+from redis_server import running
 from stream_worker import work, world
 
 from bedplate.features.rows import prepare_rows
@@ -20,6 +22,7 @@ from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
 from bedplate.online.state import read_state
+from bedplate.online.streams import Position
 from bedplate.testing.columns import mismatches
 from bedplate.testing.online_store import grouped, write_files
 from bedplate.testing.simulator import START, Simulation
@@ -39,20 +42,31 @@ def prepare(store: OnlineStore, folder: Path, simulation: Simulation, views: lis
         write_files(rows, folder / f"{part}", range(0, len(rows), 30))
 
 
+def ends(folder: Path) -> dict[str, Position]:
+    """The end of each partition."""
+    last = {part.name: max(part.iterdir()) for part in folder.iterdir()}
+    return {name: Position(path.name, len(pl.read_parquet(path))) for name, path in last.items()}
+
+
 def assert_whole(store: OnlineStore, folder: Path, simulation: Simulation, views: list[CompiledView]) -> None:
     """Takes in what is left, and compares every row with the oracle."""
     done = Ingest(store, views, folder, late=True).run()
     for view in views:
-        assert read_state(store, view).events == len(simulation.events)
+        state = read_state(store, view)
+        assert (state.events, state.positions) == (len(simulation.events), ends(folder))
         asked = simulation.since(done.watermark)
         keys = asked.keys(view.view.entities)
         got = OnlineReader(store).read(view, list(view.features), keys, asked.times)
         assert mismatches(got, Reference(view).read(view, list(view.features), keys, asked.times)) == []
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"lmdb:{tmp_path / 'store'}"
+@pytest.fixture(params=["lmdb", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
+    if request.param == "lmdb":
+        yield f"lmdb:{tmp_path / 'store'}"
+        return
+    with running("--appendonly", "no") as server:
+        yield f"{server.url}/0"
 
 
 def test_workers_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: Path, url: str) -> None:

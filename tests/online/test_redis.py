@@ -107,9 +107,10 @@ def test_texts_are_in_one_hash_and_read_with_rows(store, server):
     store.commit(Changes([*text_puts(texts), (ROW + b"a", b"row")]))
     found = StoredTexts(store)
     assert dict(found) == texts
-    (text, _), *_ = text_puts({5: ""})
-    assert list(store.read_many([ROW + b"a", text, b"x", text])) == [b"row", b"=text 1505", b"", b"=text 1505"]
-    assert list(store.pages(text)) == [[(text, b"=text 1505")]]
+    (text, value), *_ = text_puts({5: "text 1505"})
+    store.commit(Changes([(text, value)]))
+    assert list(store.read_many([ROW + b"a", text, b"x", text])) == [b"row", value, b"", value]
+    assert list(store.pages(text)) == [[(text, value)]]
     store.commit(Changes(drops=[text]))
     assert len(store.scan(b"t")) == 2999
     store.commit(Changes(deletes=[b"t"]))
@@ -389,6 +390,22 @@ def test_a_read_is_in_time_or_an_error(tmp_path):
             store.commit(Changes([(STATE, b"3")]))
         with pytest.raises(DeadlineError):
             store.read_many([STATE], deadline=time.monotonic() + 0.05)
+
+
+def test_what_no_buffer_holds_is_in_time_too():
+    """The system takes in some megabytes for a server that stands still, then sending waits."""
+    with running("--appendonly", "no") as server, RedisStore(server.url, patience=0.3) as store:
+        names = [ROW + b"%01000d" % i for i in range(15_000)]
+        store.read_many(names[:1])
+        server.freeze()
+        begin = time.monotonic()
+        with pytest.raises(DeadlineError):
+            store.read_many(names, deadline=begin + 0.2)
+        with pytest.raises(StoreError):
+            store.commit(Changes([(name, name) for name in names]))
+        assert time.monotonic() - begin < 10  # the connection's own bound is longer
+        server.thaw()
+        assert list(store.read_many(names[:2])) == [b"", b""]
 
 
 def test_reads_and_steps_wait_for_a_server_that_starts_again(tmp_path):

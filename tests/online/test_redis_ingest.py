@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -21,21 +19,26 @@ import polars as pl
 import pytest
 from redis_server import Server, free_port, running
 
+from bedplate.aggregations.ordered import Last
 from bedplate.cli.main import run
 from bedplate.features.rows import prepare_rows
+from bedplate.features.view import FeatureView
 from bedplate.offline.reference import Reference
-from bedplate.online.base import OnlineStore, open_store
+from bedplate.online.base import OnlineStore, StoredTexts, open_store
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
+from bedplate.online.redis import RedisStore
+from bedplate.online.redis_script import Step
 from bedplate.online.state import read_state
+from bedplate.online.texts import drop_texts
 from bedplate.project import Project
+from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches, plain
 from bedplate.testing.online_store import grouped, write_files
-from bedplate.testing.simulator import ITEM, USER, simulate, simulated_view
+from bedplate.testing.simulator import ITEM, START, USER, simulate, simulated_view
 from bedplate.types import DAY, HOUR
 
-KILLS = int(os.environ.get("BEDPLATE_KILLS", "3"))
 EVENTS = 400
 
 
@@ -75,34 +78,6 @@ class Stream:
                 assert mismatches(got, Reference(view).read(view, names, keys, times)) == []
 
 
-WORKER = """
-import sys
-from pathlib import Path
-from bedplate.online.base import open_store
-from bedplate.online.ingest import Ingest
-from bedplate.testing.simulator import USER, ITEM, simulate, simulated_view
-simulation = simulate(5, events=400)
-views = [simulated_view(simulation, e, delay=3_600_000_000) for e in ((USER,), (ITEM, USER))]
-ingest = Ingest(open_store(sys.argv[1]), views, Path(sys.argv[2]), batch=3, late=True)
-print("ready", flush=True)
-ingest.run()
-"""
-
-
-def test_killed_workers_lose_nothing_and_count_nothing_twice(server, tmp_path):
-    stream = Stream(f"{server.url}/1", tmp_path)
-    draw, killed = random.Random(7), 0
-    for _ in range(KILLS):
-        command = [sys.executable, "-c", WORKER, stream.url, str(stream.files)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(draw.uniform(0.0, 0.3))
-            process.kill()
-            killed += process.wait() == -signal.SIGKILL
-    assert killed
-    stream.check()
-
-
 def test_a_worker_goes_on_when_connections_and_the_server_are_killed(server, tmp_path):
     stream = Stream(f"{server.url}/2", tmp_path)
     draw, over = random.Random(8), threading.Event()
@@ -130,6 +105,31 @@ def test_a_worker_goes_on_when_connections_and_the_server_are_killed(server, tmp
         assert ingest.measures.store_errors
         assert ingest.events == EVENTS - 40  # though it was not told of each step
     stream.check()
+
+
+def test_texts_that_a_step_on_hand_has_put_are_dropped_and_put_again(server, tmp_path, monkeypatch):
+    frame = pl.DataFrame({"user": 1, "time": [START + i * HOUR for i in range(4)], "page": ["x", "y", "z", "x"]})
+    view = FeatureView("v", USER, Source("events", frame, time="time"), {"page": Last("page")}).compile()
+    write_files(frame, tmp_path / "files", [0])
+    take = RedisStore._take
+    with RedisStore(f"{server.url}/4") as store:
+        bulk_load(store, view, [], START)
+        worker = Ingest(store, [view], tmp_path / "files", batch=1)
+        for _ in range(3):
+            worker.turn()
+
+        def late(self: RedisStore, step: Step) -> None:  # its texts are there by now
+            monkeypatch.setattr(RedisStore, "_take", take)
+            drop_texts(store)
+            assert sorted(StoredTexts(store).values()) == ["y", "z"]
+            take(self, step)
+
+        monkeypatch.setattr(RedisStore, "_take", late)
+        worker.turn()
+        assert sorted(StoredTexts(store).values()) == ["x", "y", "z"]
+        assert drop_texts(store) == 1
+        found = OnlineReader(store).read(view, ["v.page"], np.array([[1]]), np.array([START + DAY]))
+        assert plain(found["v.page"]) == ["x"]
 
 
 FEATURES = """
