@@ -19,7 +19,14 @@ ENGINES = ("local",)
 _KEYS = {
     "project": {"name": str, "definitions": list},
     "offline": {"path": str, "memory": str},
-    "online": {"url": str, "deadline": str, "cache": str},
+    "online": {
+        "url": str,
+        "deadline": str,
+        "cache": str,
+        "resident": list,
+        "resident_path": str,
+        "resident_age": str,
+    },
     "registry": {"path": str},
     "engine": {"url": str},
 }
@@ -49,6 +56,9 @@ class Config:
             `memory:`.
         online_deadline: how long a read of the online store may take while features are served; microseconds.
         online_cache: how much memory the rows read last may take, which are used when it can't be read; bytes.
+        resident: names of the views that are read from mapped files while features are served.
+        resident_path: the folder of these files.
+        resident_age: how long ago the online store may have held what they hold; then it is read; microseconds.
         registry_path: the folder of runs and model versions.
         engine_url: where work runs: `local`.
     """
@@ -61,6 +71,9 @@ class Config:
     online_url: str
     online_deadline: int
     online_cache: int
+    resident: tuple[str, ...]
+    resident_path: Path
+    resident_age: int
     registry_path: Path
     engine_url: str
 
@@ -126,6 +139,11 @@ def load_config(directory: Path) -> Config:
         online_url=_online_url(online.get("url", "lmdb:.bedplate/online"), root, file),
         online_deadline=parse_duration(online.get("deadline", "50ms"), where=f"{file}: online.deadline"),
         online_cache=_size(online.get("cache", "64MB"), f"{file}: online.cache"),
+        resident=_texts(online.get("resident", []), f"{file}: online.resident"),
+        resident_path=_resolve(
+            online.get("resident_path", ".bedplate/resident"), root, f"{file}: online.resident_path"
+        ),
+        resident_age=parse_duration(online.get("resident_age", "5m"), where=f"{file}: online.resident_age"),
         registry_path=_path(tables, "registry", ".bedplate/registry", root, file),
         engine_url=_engine_url(tables.get("engine", {}).get("url", "local"), file),
     )
@@ -185,6 +203,12 @@ def _definitions(names: list[Any] | None, root: Path, file: Path) -> tuple[Path,
         if names.count(name) > 1:
             raise ConfigError(f"'{name}' is listed twice", where=where)
     return tuple(root / name for name in names)
+
+
+def _texts(values: list[Any], where: str) -> tuple[str, ...]:
+    for value in values:
+        _check_type(value, str, f"{where}: an entry")
+    return tuple(dict.fromkeys(values))
 
 
 def _path(tables: Mapping[str, Any], table: str, default: str, root: Path, file: Path) -> Path:

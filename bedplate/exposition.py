@@ -35,6 +35,6 @@ def sample(name: str, labels: Mapping[str, object], value: float | str) -> str:
     return f"{name}{{{shown}}} {value}" if shown else f"{name} {value}"
 
 
-def family(name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, object], float]]) -> list[str]:
+def family(name: str, kind: str, text: str, samples: Iterable[tuple[Mapping[str, object], float | str]]) -> list[str]:
     """A metric with its values, each with its labels; see `header`."""
     return [*header(name, kind, text), *(sample(name, labels, value) for labels, value in samples)]

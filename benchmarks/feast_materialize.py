@@ -1,9 +1,10 @@
-"""Run by Feast's Python for materialize.py: fills its SQLite online store.
+"""Run by Feast's Python for materialize.py: fills its online store.
 
-    .venv-feast/bin/python benchmarks/feast_materialize.py FOLDER COMPARED
+    .venv-feast/bin/python benchmarks/feast_materialize.py FOLDER COMPARED STORE
 
-FOLDER has feast.parquet. Writes the online values of so many keys to feast_values.parquet there, and prints the seconds
-of `materialize`, after one of a few seconds of events that makes everything ready.
+FOLDER has feast.parquet; STORE is the `online_store` of feature_store.yaml, as JSON. Writes the online values of so
+many keys to feast_values.parquet there, and prints the seconds of `materialize`, after one of an hour of events that
+makes everything ready.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from feast.types import Float64  # noqa: E402
 BEGIN = datetime.fromtimestamp(1_700_006_400, UTC)
 
 
-def main(folder: Path, compared: int) -> None:
+def main(folder: Path, compared: int, store_config: dict[str, str]) -> None:
     config = RepoConfig(
         project="benchmark",
-        registry=str(folder / "feast.db"),
+        registry=str(folder / f"feast-{store_config['type']}.db"),
         provider="local",
         offline_store={"type": "duckdb"},
-        online_store={"type": "sqlite", "path": str(folder / "online.db")},
+        online_store=store_config,
         entity_key_serialization_version=3,
     )
     store = FeatureStore(config=config)
@@ -58,4 +59,4 @@ def main(folder: Path, compared: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))

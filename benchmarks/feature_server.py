@@ -2,9 +2,10 @@
 
     python benchmarks/feature_server.py [--feast-python .venv-feast/bin/python] [--requests 60] [--json FILE]
 
-Both serve the same values of 5,000 users from their embedded stores (LMDB, SQLite), each a process of its own with one
-worker, and take turns. What a client has at the end is compared: Feast's JSON decoded, Bedplate's JSON decoded, and
-Bedplate's Arrow stream as columns; decoding counts for each. One connection, kept open. Values must be equal.
+All serve the same values of 5,000 users, each a process of its own with one worker, and take turns: Bedplate from LMDB,
+Feast from SQLite and from a new Redis server on a free port. What a client has at the end is compared: Feast's JSON
+decoded, Bedplate's JSON decoded, and Bedplate's Arrow stream as columns; decoding counts for each. One connection to
+each, kept open. Values must be equal.
 
 The target is that the binary answer for 500 keys takes at most 1/50 of Feast's time at the median.
 """
@@ -12,6 +13,7 @@ The target is that the binary answer for 500 keys takes at most 1/50 of Feast's 
 from __future__ import annotations
 
 import argparse
+import functools
 import http.client
 import io
 import os
@@ -28,6 +30,7 @@ import msgspec
 import numpy as np
 import polars as pl
 from record import judge, machine, save
+from servers import redis_server
 
 from bedplate.types import DAY, HOUR
 
@@ -90,8 +93,8 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def prepare(root: Path, feast_python: Path) -> pl.DataFrame:
-    """The table, and both stores filled from it."""
+def prepare(root: Path, feast_python: Path, port: int) -> pl.DataFrame:
+    """The table, and all stores filled from it; the Redis server listens at the port."""
     rng = np.random.default_rng(0)
     now = int(time.time()) * 1_000_000
     columns: dict[str, Any] = {"user": np.arange(USERS)}
@@ -110,15 +113,16 @@ def prepare(root: Path, feast_python: Path) -> pl.DataFrame:
             capture_output=True,
         )
     script = Path(__file__).with_name("feast_online.py")
-    subprocess.run([str(feast_python), str(script), str(root), str(FEATURES)], check=True, capture_output=True)
+    command = [str(feast_python), str(script), str(root), str(FEATURES), str(port)]
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     return frame
 
 
-def ways(feast: Server, ours: Server) -> dict[str, Callable[[list[int]], np.ndarray[Any, Any]]]:
+def ways(feasts: dict[str, Server], ours: Server) -> dict[str, Callable[[list[int]], np.ndarray[Any, Any]]]:
     """What asks for the features of users, as a matrix [users, features]."""
     names = [f"rows:f{i}" for i in range(FEATURES)]
 
-    def ask_feast(users: list[int]) -> np.ndarray[Any, Any]:
+    def ask_feast(feast: Server, users: list[int]) -> np.ndarray[Any, Any]:
         body = msgspec.json.encode({"features": names, "entities": {"user": users}})
         found = msgspec.json.decode(feast.post("/get-online-features", body, {"Content-Type": "application/json"}))
         order = {name: i for i, name in enumerate(found["metadata"]["feature_names"])}
@@ -134,20 +138,24 @@ def ways(feast: Server, ours: Server) -> dict[str, Callable[[list[int]], np.ndar
         answer = ours.post("/v1/features", body, {"Accept": ARROW})
         return pl.read_ipc_stream(io.BytesIO(answer)).to_numpy()
 
-    return {"feast serve": ask_feast, "bedplate json": ask_json, "bedplate arrow": ask_arrow}
+    theirs = {f"feast serve, {store}": functools.partial(ask_feast, feast) for store, feast in feasts.items()}
+    return {**theirs, "bedplate json": ask_json, "bedplate arrow": ask_arrow}
 
 
-def measure(root: Path, feast_python: Path, requests: int) -> dict[str, Any]:
-    frame = prepare(root, feast_python)
+def measure(root: Path, feast_python: Path, requests: int, redis_port: int) -> dict[str, Any]:
+    frame = prepare(root, feast_python, redis_port)
     expected = frame.select(f"f{i}" for i in range(FEATURES)).to_numpy()
     rng = np.random.default_rng(1)
-    ports = free_port(), free_port()
-    feast = Server([str(feast_python.parent / "feast"), "serve", "-p", str(ports[0]), "--no-access-log"],
-                   root / "repo", ports[0])  # fmt: skip
-    ours = Server([sys.executable, "-m", "bedplate", "features", "serve", "--port", str(ports[1])], root, ports[1])
+    feasts: dict[str, Server] = {}
+    for store in ("sqlite", "redis"):
+        port = free_port()
+        command = [str(feast_python.parent / "feast"), "serve", "-p", str(port), "--no-access-log"]
+        feasts[store] = Server(command, root / store, port)
+    port = free_port()
+    ours = Server([sys.executable, "-m", "bedplate", "features", "serve", "--port", str(port)], root, port)
     while b"true" not in health(ours):
         time.sleep(0.05)
-    asks = ways(feast, ours)
+    asks = ways(feasts, ours)
     taken: dict[str, dict[int, list[float]]] = {name: {size: [] for size in SIZES} for name in asks}
     try:
         for size in SIZES:
@@ -161,8 +169,8 @@ def measure(root: Path, feast_python: Path, requests: int) -> dict[str, Any]:
                             taken[name][size].append((time.perf_counter() - begin) * 1e3)
                         assert np.array_equal(found, expected[some]), name
     finally:
-        feast.stop()
-        ours.stop()
+        for server in (*feasts.values(), ours):
+            server.stop()
     return {
         name: {
             str(size): {f"p{q}": float(np.quantile(t, q / 100)) for q in (10, 50, 99)} for size, t in by_size.items()
@@ -182,18 +190,23 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), options.feast_python.absolute(), options.requests)
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as port:
+        found = measure(Path(folder), options.feast_python.absolute(), options.requests, port)
     result: dict[str, Any] = {"machine": machine(), "features": FEATURES, "ms": found}
     for name, by_size in found.items():
         for size, ms in by_size.items():
             print(f"{name:15} {size:>4} keys  p10 {ms['p10']:8.2f}  p50 {ms['p50']:8.2f}  p99 {ms['p99']:8.2f} ms")
     most = str(SIZES[-1])
-    ratio = {name: found["feast serve"][most]["p50"] / found[name][most]["p50"] for name in found}
-    print(
-        f"{most} keys: JSON {ratio['bedplate json']:.0f}x, Arrow {ratio['bedplate arrow']:.0f}x faster than feast serve"
-    )
-    code = judge(result, {"feast serve / arrow, 500 keys": (ratio["bedplate arrow"], ">=", TARGET)})
+    ratios = {
+        theirs: {ours: found[theirs][most]["p50"] / found[ours][most]["p50"] for ours in found if "bedplate" in ours}
+        for theirs in found
+        if "feast" in theirs
+    }
+    for theirs, of_ours in ratios.items():
+        print(f"{theirs}, {most} keys: " + ", ".join(f"{ours} {ratio:.0f}x faster" for ours, ratio in of_ours.items()))
+    result["ratios"] = ratios
+    targets = {f"{theirs} / arrow, {most} keys": (r["bedplate arrow"], ">=", TARGET) for theirs, r in ratios.items()}
+    code = judge(result, targets)
     print(f"wrote {save('feature_server', result, options.json)}")
     sys.exit(code)
 

@@ -1,11 +1,12 @@
-"""Filling an online store with the last values of many keys: Bedplate beside raw LMDB and Feast.
+"""Filling an online store with the last values of many keys: Bedplate beside the raw store and Feast, LMDB and Redis.
 
-    python benchmarks/materialize.py [--keys N] [--times 4] [--feast-keys N] [--feast-python FILE] [--json FILE]
+    python benchmarks/materialize.py [--keys N] [--times 3] [--feast-keys N] [--feast-python FILE] [--json FILE]
 
-Each key has one event of 10 float values. Bedplate loads them into LMDB from its as-of index, which is built first, for
-the keys and for four times as many; the limit is LMDB's own `putmulti` of the very rows that Bedplate wrote, ready in
-memory, in transactions of as many. Feast materializes the first keys into SQLite from a Parquet file that holds no
-others, and its online values are compared with Bedplate's. Each contestant is a process of its own. Memory is what a
+Each key has one event of 10 float values. Bedplate loads them from its as-of index, which is built first, for the keys
+and for three times as many; the limit is the raw store, which is given the very rows that Bedplate wrote, ready in
+memory: by LMDB's `putmulti` in transactions of as many, by Redis in pipelines of `MSET`. Feast materializes the first
+keys from a Parquet file that holds no others, into SQLite and into Redis, and its online values are compared with
+Bedplate's. Each contestant is a process of its own; the Redis server is a new one on a free port. Memory is what a
 process has of its own beside mapped files (RssAnon), read every few milliseconds while it loads.
 """
 
@@ -25,15 +26,17 @@ from typing import Any
 import lmdb
 import numpy as np
 import polars as pl
+import redis
 from record import judge, machine, save
+from servers import redis_server
 
 from bedplate.aggregations.ordered import Last
 from bedplate.features.entity import Entity
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.history import IndexedHistory
 from bedplate.online import keys as store_keys
+from bedplate.online.base import open_store
 from bedplate.online.fetch import OnlineReader
-from bedplate.online.lmdb import LmdbStore
 from bedplate.online.load import BATCH, bulk_load
 from bedplate.sources.base import Source
 
@@ -42,6 +45,8 @@ START, DAY = 1_700_006_400_000_000, 86_400_000_000
 UNTIL = START + 60 * DAY
 VALUES = tuple(f"f{i}" for i in range(10))
 BLOCK, COMPARED = 200_000, 1_000
+TARGETS = {"embedded": 50.0, "redis": 15.0}
+"""By the kind of store how many times Feast's rows a second."""
 
 
 def generate(path: Path, count: int) -> None:
@@ -82,42 +87,54 @@ class Peak:
         return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
 
 
-def ours(folder: str, rows: str) -> None:
-    """Loads the keys of a file into LMDB, from the index."""
+def ours(folder: str, rows: str, url: str) -> None:
+    """Loads the keys of a file into a store, from the index."""
     path = Path(folder) / rows
     view, history = view_of(path), IndexedHistory(Path(folder) / "index")
     began = time.perf_counter()
     history.build(view).run()
     built = time.perf_counter() - began
-    with LmdbStore(Path(folder) / "warm") as store:
+    with open_store("memory:") as store:
         bulk_load(store, view, [next(history.grouped(view, 1000))], UNTIL)
-    with LmdbStore(path.with_suffix(".online")) as store, Peak() as peak:
+    with open_store(url) as store, Peak() as peak:
         began = time.perf_counter()
         state = bulk_load(store, view, history.grouped(view, BLOCK), UNTIL)
         seconds = time.perf_counter() - began
     facts = {"index_s": built, "seconds": seconds, "peak_bytes": peak.most, "bytes_before": peak.before}
-    print(json.dumps({**facts, "rows": state.events}))
+    print(json.dumps({**facts, "rows": state.events, "rows_per_second": state.events / seconds}))
 
 
-def limit(folder: str, rows: str) -> None:
-    """Puts the rows of Bedplate's store into another LMDB."""
-    with LmdbStore((Path(folder) / rows).with_suffix(".online")) as store:
-        pages = list(store.pages(store_keys.ROWS, BATCH))
-    environment: Any = lmdb.open(str(Path(folder) / "raw"), map_size=4 << 30)
-    began = time.perf_counter()
-    for page in pages:
-        with environment.begin(write=True) as transaction:
-            transaction.cursor().putmulti(page)
-    seconds = time.perf_counter() - began
-    environment.close()
+def limit(folder: str, url: str, port: str) -> None:
+    """Puts the rows of Bedplate's store into another LMDB, or into another database of the Redis server."""
+    with open_store(url) as store:
+        pages = list(store.pages(store_keys.ROWS, BATCH if url.startswith("lmdb") else 1000))
+    if url.startswith("lmdb"):
+        environment: Any = lmdb.open(str(Path(folder) / "raw"), map_size=4 << 30)
+        began = time.perf_counter()
+        for page in pages:
+            with environment.begin(write=True) as transaction:
+                transaction.cursor().putmulti(page)
+        seconds = time.perf_counter() - began
+        environment.close()
+    else:
+        client = redis.Redis(port=int(port), db=8)
+        began = time.perf_counter()
+        for first in range(0, len(pages), 50):
+            pipeline = client.pipeline(transaction=False)
+            for page in pages[first : first + 50]:
+                pipeline.mset(dict(page))
+            pipeline.execute()
+        seconds = time.perf_counter() - began
+        client.flushdb()
+    rows = sum(map(len, pages))
     width = sum(len(row) for _, row in pages[0]) / len(pages[0])
-    print(json.dumps({"seconds": seconds, "rows": sum(map(len, pages)), "row_bytes": width}))
+    print(json.dumps({"seconds": seconds, "rows": rows, "rows_per_second": rows / seconds, "row_bytes": width}))
 
 
-def differing(folder: Path, rows: str) -> int:
+def differing(folder: Path, rows: str, url: str) -> int:
     """How many of Feast's online values are not Bedplate's."""
     expected = pl.read_parquet(folder / "feast_values.parquet")
-    with LmdbStore((folder / rows).with_suffix(".online")) as store:
+    with open_store(url) as store:
         view = view_of(folder / rows)
         keys = expected["user"].to_numpy().reshape(-1, 1)
         found = OnlineReader(store).read(view, list(view.features), keys, np.full(len(keys), UNTIL))
@@ -140,42 +157,61 @@ def child(command: list[str]) -> dict[str, Any]:
     return found
 
 
+def compare(folder: Path, kind: str, port: int, options: argparse.Namespace) -> dict[str, Any]:
+    """All contestants of one kind of store."""
+    store = {"type": "sqlite", "path": str(folder / "online.db")}
+    urls = {size: f"lmdb:{folder / size}.online" for size in ("rows", "more")}
+    if kind == "redis":
+        store = {"type": "redis", "connection_string": f"127.0.0.1:{port},db=7"}
+        urls = {size: f"redis://127.0.0.1:{port}?namespace={size}" for size in ("rows", "more")}
+    found = {f"bedplate_{size}": run("ours", str(folder), f"{size}.parquet", url) for size, url in urls.items()}
+    found["limit"] = run("limit", str(folder), urls["rows"], str(port))
+    if Path(options.feast_python).exists():
+        command = [str(options.feast_python), str(HERE / "feast_materialize.py"), str(folder), str(COMPARED)]
+        feast = child([*command, json.dumps(store)])
+        found["feast"] = feast | {"rows_per_second": feast["rows"] / feast["seconds"]}
+        wrong = differing(folder, "rows.parquet", urls["rows"])
+        if wrong:
+            raise SystemExit(f"{kind}: {wrong} of {COMPARED * len(VALUES)} online values differ from Feast's")
+    return found
+
+
+def report(kind: str, found: dict[str, Any], options: argparse.Namespace) -> dict[str, tuple[float, str, float]]:
+    """Prints what was found of a kind of store; the targets."""
+    mine, more, raw = found["bedplate_rows"], found["bedplate_more"], found["limit"]
+    speed, highest = mine["rows_per_second"], raw["rows_per_second"]
+    print(f"{kind}: bedplate {speed:,.0f} rows/s, the raw store {highest:,.0f} rows/s: {highest / speed:.2f}x")
+    print(f"own memory at most {mine['peak_bytes'] / 1e6:,.0f} MB, {more['peak_bytes'] / 1e6:,.0f} MB for more keys")
+    grown = round(more["peak_bytes"] / mine["peak_bytes"], 3)
+    targets = {f"{kind}: memory for {options.times}x the keys": (grown, "<=", 1.15)}
+    if "feast" in found:
+        theirs = found["feast"]["rows_per_second"]
+        print(f"{kind}: feast {theirs:,.0f} rows/s")
+        targets[f"{kind}: times Feast's rows/s"] = (round(speed / theirs, 1), ">=", TARGETS[kind])
+    return targets
+
+
 def main() -> int:
     """Runs all contestants; 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", type=int, default=1_000_000)
-    parser.add_argument("--times", type=int, default=4, help="how many times as many keys to show the memory of")
+    parser.add_argument("--times", type=int, default=3, help="how many times as many keys to show the memory of")
     parser.add_argument("--feast-keys", type=int, default=20_000)
-    parser.add_argument("--feast-python", type=Path, default=os.environ.get("FEAST_PYTHON"))
+    feast_python = os.environ.get("FEAST_PYTHON", HERE.parent / ".venv-feast" / "bin" / "python")
+    parser.add_argument("--feast-python", type=Path, default=feast_python)
+    parser.add_argument("--store", choices=list(TARGETS), action="append", help="only this kind of store")
     parser.add_argument("--json", type=Path, help="where to write the result")
     options = parser.parse_args()
-    feast_python = options.feast_python or HERE.parent / ".venv-feast" / "bin" / "python"
     result: dict[str, Any] = {"machine": machine(), "keys": options.keys, "values": len(VALUES)}
-    with tempfile.TemporaryDirectory() as name:
+    targets: dict[str, tuple[float, str, float]] = {}
+    with tempfile.TemporaryDirectory() as name, redis_server(Path(name)) as port:
         folder = Path(name)
         sizes = {"rows": options.keys, "more": options.keys * options.times, "feast": options.feast_keys}
         for size, count in sizes.items():
             generate(folder / f"{size}.parquet", count)
-        for size in ("rows", "more"):
-            found = run("ours", name, f"{size}.parquet")
-            found["rows_per_second"] = found["rows"] / found["seconds"]
-            result[f"bedplate_{size}"] = found
-        result["limit"] = run("limit", name, "rows.parquet")
-        if Path(feast_python).exists():
-            feast = child([str(feast_python), str(HERE / "feast_materialize.py"), name, str(COMPARED)])
-            result["feast"] = feast
-            wrong = differing(folder, "rows.parquet")
-            if wrong:
-                raise SystemExit(f"{wrong} of {COMPARED * len(VALUES)} online values differ from Feast's")
-    mine, more = result["bedplate_rows"], result["bedplate_more"]
-    speed, raw = mine["rows_per_second"], result["limit"]["rows"] / result["limit"]["seconds"]
-    print(f"bedplate {speed:,.0f} rows/s, raw putmulti {raw:,.0f} rows/s: {raw / speed:.2f}x")
-    print(f"own memory at most {mine['peak_bytes'] / 1e6:,.0f} MB, {more['peak_bytes'] / 1e6:,.0f} MB for more keys")
-    targets = {f"memory for {options.times}x the keys": (round(more["peak_bytes"] / mine["peak_bytes"], 3), "<=", 1.15)}
-    if "feast" in result:
-        theirs = result["feast"]["rows"] / result["feast"]["seconds"]
-        print(f"feast {theirs:,.0f} rows/s into SQLite")
-        targets["times Feast's rows/s into SQLite"] = (round(speed / theirs, 1), ">=", 50.0)
+        for kind in options.store or TARGETS:
+            result[kind] = compare(folder, kind, port, options)
+            targets |= report(kind, result[kind], options)
     code = judge(result, targets)
     save("materialize", result, options.json)
     return code

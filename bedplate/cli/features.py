@@ -74,12 +74,14 @@ def serve(
     def load() -> FeatureLookup:
         from bedplate.cli.options import open_online
         from bedplate.online.fallback import FallbackReader
+        from bedplate.online.resident import open_resident
         from bedplate.project import Project
         from bedplate.types import SECOND
 
         project = Project(directory)
         config = project.config
-        reader = FallbackReader(open_online(config), config.online_deadline / SECOND, config.online_cache)
+        resident, seconds = open_resident(config, project.views), config.online_deadline / SECOND
+        reader = FallbackReader(open_online(config), seconds, config.online_cache, resident=resident)
         found = FeatureLookup(project.graph, reader, project.scorers, most_keys=most_keys)
         with project.located():
             for view, error in warm_up(found).items():

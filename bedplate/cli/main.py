@@ -36,7 +36,7 @@ COMMANDS = {
     "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
     "materialize": ("bedplate.cli.materialize:materialize", "Fill the online store from history."),
     "ingest": ("bedplate.cli.ingest:ingest", "Keep the online store current from a stream."),
-    "online": ("bedplate.cli.online:online", "List, compact, clean up and verify the online store."),
+    "online": ("bedplate.cli.online:online", "List, compact, verify and refresh the online store."),
     "features": ("bedplate.cli.features:features", "Serve features to programs outside Python."),
     "serve": ("bedplate.cli.serve:serve", "Serve recommendations and scores over HTTP."),
 }

@@ -10,6 +10,7 @@ import click
 from bedplate.cli.main import INTERRUPTED_EXIT
 from bedplate.cli.options import echo_json, json_option, open_online, project_option
 from bedplate.cli.progress import ProgressLine
+from bedplate.cli.refresh import refresh
 from bedplate.cli.tables import elapsed, moment, size, table
 from bedplate.cli.verify import verify
 
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def online() -> None:
-    """List, compact, clean up and verify the online store.
+    """List, compact, verify and refresh the online store.
 
     \b
     Examples:
       bedplate online ls
       bedplate online compact --dry-run
       bedplate online drop old_view
+      bedplate online refresh
       bedplate online verify
     """
 
@@ -174,4 +176,5 @@ def drop(view: str, directory: Path, as_json: bool) -> None:
     click.echo(f"deleted {len(gone):,} versions of '{view}': {rows:,} rows, {freed}")
 
 
+online.add_command(refresh)
 online.add_command(verify)

@@ -34,6 +34,7 @@ def serve(service: str | None, directory: Path, as_json: bool, host: str, port: 
     """
     from bedplate.online.base import open_store
     from bedplate.online.fallback import FallbackReader
+    from bedplate.online.resident import open_resident
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.serving.load import load_pipeline
@@ -49,7 +50,9 @@ def serve(service: str | None, directory: Path, as_json: bool, host: str, port: 
         registry = Registry(project.config.registry_path)
         config, asked = project.config, definition.deadline
         deadline = config.online_deadline if asked is None else parse_duration(asked)
-        reader = FallbackReader(store, deadline / SECOND, config.online_cache)
+        reader = FallbackReader(
+            store, deadline / SECOND, config.online_cache, resident=open_resident(config, project.views)
+        )
         return load_pipeline(definition, project.graph, reader, registry, threads=threads)
 
     def announce(url: str, seconds: float) -> None:

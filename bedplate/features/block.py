@@ -48,7 +48,7 @@ class Block:
         self.ids = tuple(named)
         self._vocabularies, self._choice = vocabularies, vocabularies.choose(list(named.values()))
         self._candidate = self.ids.index(CANDIDATE) if CANDIDATE in self.ids else None
-        self._take_numbers, self._take_ids = _Takes(self.numbers, _numbers), _Takes(self.ids, _identities)
+        self._take_numbers, self._take_ids = Takes(self.numbers, numbers_of), Takes(self.ids, _identities)
         self.names = (*self.numbers, *self.vectors, *self.ids)
 
     def dense(self, columns: Columns, n: int) -> Float32s:
@@ -115,7 +115,7 @@ class _Take(NamedTuple):
 
 
 @final
-class _Takes:
+class Takes:
     """Puts the columns of given names into the rows of a matrix; remembers how for the places that it saw last."""
 
     __slots__ = ("_last", "_names", "_values")
@@ -160,7 +160,12 @@ def _span(positions: list[int]) -> slice | Int64s:
     return np.array(positions, np.int64)
 
 
-def _numbers(part: Stack | Column, name: str) -> _Values:
+def numbers_of(part: Stack | Column, name: str) -> _Values:
+    """The numbers [k, n] of a stack or column and which are present.
+
+    Raises:
+        DataError: it holds something else.
+    """
     if type(part) is Stack and not part.is_ids:
         return part.values, part.present
     if type(part) is Dense:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast, final
 
 from bedplate.errors import ConfigError, reason
+from bedplate.migration.feast_redis import RedisUrl, is_redis, redis_url
 from bedplate.migration.report import Report
 
 CONFIG_FILE = "feature_store.yaml"
@@ -34,7 +35,7 @@ name = {name}
 {offline}# path = ".bedplate/offline"
 
 [online]
-{online}# url = "lmdb:.bedplate/online"
+{online}
 
 [registry]
 # path = ".bedplate/registry"
@@ -103,29 +104,67 @@ def read_config(root: Path) -> FeastConfig:
 
 
 def toml(config: FeastConfig) -> str:
-    """The content of `bedplate.toml`. Addresses and passwords of Feast's stores are not copied."""
-    online, offline = config.type_of("online_store"), config.type_of("offline_store")
+    """The content of `bedplate.toml`. Of Feast's stores only the address of Redis is copied, and no password."""
+    offline = config.type_of("offline_store")
     return _TOML.format(
         name=json.dumps(config.project),
-        online="" if online in _EMBEDDED else f"# Feast's online store was {online}.\n",
+        online=_online(config),
         offline="" if offline in _FILES else f"# Feast's offline store was {offline}.\n",
     )
+
+
+def _redis(config: FeastConfig) -> RedisUrl | None:
+    """The URL of its online store, where that is Redis."""
+    if not is_redis(config.type_of("online_store")):
+        return None
+    return redis_url(config.settings.get("online_store"), config.project, config.root)
+
+
+def _online(config: FeastConfig) -> str:
+    """What the table `online` holds."""
+    kind, redis = config.type_of("online_store"), _redis(config)
+    if redis is None or not redis.url:
+        return (
+            "" if kind in _EMBEDDED else f"# Feast's online store was {kind}.\n"
+        ) + '# url = "lmdb:.bedplate/online"'
+    where = f"# The password is in the environment variable {redis.password_env}.\n" if redis.password_env else ""
+    return f"{where}url = {json.dumps(redis.url)}"
+
+
+def _report_online(config: FeastConfig, report: Report) -> None:
+    """Puts down what became of the online store."""
+    kind, redis = config.type_of("online_store"), _redis(config)
+    if kind in _EMBEDDED:
+        report.carry("online store", kind or "sqlite", CONFIG_FILE, "the embedded store LMDB")
+    elif redis is not None and redis.url:
+        report.carry("online store", kind, CONFIG_FILE, f"`{redis.url}`, beside Feast's own keys")
+        report.note(
+            "Feast's rows in Redis are not read: fill the store with `bedplate materialize`"
+            + (f", the password in the environment variable `{redis.password_env}`" if redis.password_env else "")
+        )
+        for setting in redis.left:
+            report.leave(
+                "setting of the online store",
+                setting,
+                CONFIG_FILE,
+                "the URL of Bedplate's store has no place for it",
+                "see whether you need it: docs/redis.md says what rows, connections and certificates do",
+            )
+    else:
+        report.leave(
+            "online store",
+            kind,
+            CONFIG_FILE,
+            redis.reason if redis is not None else "Bedplate's online stores are LMDB, embedded, and Redis",
+            "fill one with 'bedplate materialize': the embedded one, or a server that `online.url` names",
+        )
 
 
 def report_settings(config: FeastConfig, report: Report) -> None:
     """Puts down which settings were carried over and which were not."""
     report.carry("project", config.project, CONFIG_FILE, f"the project `{config.project}` in bedplate.toml")
-    online, offline = config.type_of("online_store"), config.type_of("offline_store")
-    if online in _EMBEDDED:
-        report.carry("online store", online or "sqlite", CONFIG_FILE, "the embedded store LMDB")
-    else:
-        report.leave(
-            "online store",
-            online,
-            CONFIG_FILE,
-            "Bedplate's online store is embedded (LMDB)",
-            "fill it with 'bedplate materialize'; every process that serves has its own or shares its folder",
-        )
+    _report_online(config, report)
+    offline = config.type_of("offline_store")
     if offline in _FILES:
         report.carry("offline store", offline or "dask", CONFIG_FILE, "as-of indexes in .bedplate/offline")
     else:
@@ -144,5 +183,5 @@ def report_settings(config: FeastConfig, report: Report) -> None:
                 setting,
                 CONFIG_FILE,
                 "bedplate.toml has no such setting",
-                "see whether you need it: Bedplate works in one process, on this machine, without servers",
+                "see whether you need it: Bedplate needs no servers of its own",
             )

@@ -1,5 +1,7 @@
 """Reads that always answer: where the store is slow or down, the rows seen last, and where there is none, no value.
 
+Views that are resident are read from their versions, and the store is not asked for them unless these are too old.
+
 What an answer lacks is said of each view: `Degraded`. A view whose stream was taken in no further than its `freshness`
 before the time asked for has no values either, wherever its rows come from. No value is a presence mask, never a zero.
 """
@@ -22,6 +24,7 @@ from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.guard import GuardedStore, UnavailableError
 from bedplate.online.recent import RecentRows
+from bedplate.online.resident import ResidentViews, with_gaps_filled
 from bedplate.online.state import fresh_until
 from bedplate.types import SECOND, Bools, Float64s, Int64s, Type
 
@@ -67,12 +70,14 @@ class FallbackReader(Reader):
         seconds: how long the store may take for a read; after one that failed, the rest of an answer does without.
         recent_bytes: about how much memory the rows seen last may take.
         guard: the store with another guard than the one of `seconds`.
+        resident: the views that are resident.
 
     Attributes:
         guard: the store as it is read.
+        resident: as given.
     """
 
-    __slots__ = ("_reader", "_recent", "_watermarks", "guard")
+    __slots__ = ("_reader", "_recent", "_watermarks", "guard", "resident")
 
     def __init__(
         self,
@@ -80,8 +85,9 @@ class FallbackReader(Reader):
         seconds: float = DEADLINE_SECONDS,
         recent_bytes: int = RECENT_BYTES,
         guard: GuardedStore | None = None,
+        resident: ResidentViews | None = None,
     ) -> None:
-        self.guard = guard or GuardedStore(store, seconds)
+        self.guard, self.resident = guard or GuardedStore(store, seconds), resident
         self._reader = OnlineReader(self.guard)
         self._recent = RecentRows(recent_bytes)
         self._watermarks: dict[str, tuple[bytes, int]] = {}
@@ -143,6 +149,22 @@ class FallbackReader(Reader):
                 found[i] = _without_stale(read, found[i], np.where(there, watermarks, read.times), degraded)
         return found
 
+    def mapped(self, read: Read, degraded: dict[str, Degraded], *, any_age: bool = False) -> Columns | None:
+        """What the resident version of a view says; None: there is none, or it is too old.
+
+        Raises:
+            AheadError: a row is ahead of a time asked for.
+        """
+        columns = None if self.resident is None else self.resident.read(read, self._reader, any_age=any_age)
+        if columns is None or self.resident is None or not any_age or not len(read.keys):
+            return columns
+        view, flag = read.view, degraded.setdefault(read.view.name, Degraded())
+        flag.cached += len(read.keys)
+        flag.age_seconds = max(flag.age_seconds, self.resident.ages()[view.name])
+        if view.view.freshness is None:
+            return columns
+        return _without_stale(read, columns, np.full(len(read.times), self.resident.watermark(view)), degraded)
+
     def _watermarks_of(self, reads: Sequence[Read], values: Values) -> list[int]:
         """Up to when the stream of each read's view was taken in; 0 where nobody asks for it."""
         if all(read.view.view.freshness is None for read in reads):
@@ -183,12 +205,31 @@ class Reading(Reader):
 
     def read_all(self, reads: Sequence[Read]) -> list[Columns]:
         """As `OnlineReader.read_all`, whatever the store does."""
+        return with_gaps_filled([self._mapped(read) for read in reads], reads, self._stored)
+
+    def _stored(self, reads: Sequence[Read]) -> list[Columns]:
         if self.failure is None:
             try:
                 return self._reader.fresh(reads, self._texts_of, self.degraded)
             except UnavailableError as error:
                 self.failure = error
+        return with_gaps_filled([self._mapped(read, any_age=True) for read in reads], reads, self._recalled)
+
+    def _recalled(self, reads: Sequence[Read]) -> list[Columns]:
         return self._reader.recalled(reads, self._texts_of, self.degraded)
+
+    def _mapped(self, read: Read, *, any_age: bool = False) -> Columns | None:
+        columns = self._reader.mapped(read, self.degraded, any_age=any_age)
+        names = [n for n in read.names if n in self._texts_of] if self._texts_of else []
+        if columns is None or not names:
+            return columns
+        if self.failure is None:
+            try:
+                _load_texts(columns, names)
+                return columns
+            except UnavailableError as error:
+                self.failure = error
+        return _without_unknown_texts(columns, names)
 
 
 def texts_read(selected: Selected, shown: Collection[str] = ()) -> frozenset[str]:

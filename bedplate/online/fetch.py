@@ -126,7 +126,7 @@ class OnlineReader(Reader):
         words, offsets = values.rows(sum(len(read.keys) for read in reads))
         found, first = list[Columns](), 0
         for read in reads:
-            found.append(self._columns(read, words, offsets[first : first + len(read.keys) + 1]))
+            found.append(self.unpacked(read, words, offsets[first : first + len(read.keys) + 1]))
             first += len(read.keys)
         return found
 
@@ -136,7 +136,17 @@ class OnlineReader(Reader):
             known = self._states[view.id] = state, decode_state(state, view, self._store)
         return known[1]
 
-    def _columns(self, read: Read, words: Int64s, offsets: Int64s) -> Columns:
+    def unpacked(self, read: Read, words: Int64s, offsets: Int64s) -> Columns:
+        """The features of a read from its packed rows; the store is not asked.
+
+        Args:
+            read: the read of n keys.
+            words: holds the rows.
+            offsets: [n + 1] into them.
+
+        Raises:
+            AheadError: a row is ahead of a time asked for.
+        """
         plan, times = self._plan(read.view, tuple(read.names)), np.ascontiguousarray(read.times, np.int64)
         try:
             return plan.read(words, offsets, times, self.texts)

@@ -34,7 +34,7 @@ from bedplate.online.compiled import (
     jit,
     window_start,
 )
-from bedplate.online.folding import add_whole
+from bedplate.online.tiles import find_tiles, is_of_tiles, read_sum_and_counts, read_tiles, same_window, take
 from bedplate.online.wide import read_wide
 from bedplate.types import Int64s
 
@@ -48,6 +48,9 @@ L_FIRST, L_NUMBER, L_OUT, L_STRIDE = range(9, 13)
 """The columns of LATEST requests. L_AT is a section or the first word of a slot; L_FIRST and L_NUMBER choose
 the words of events in `columns`; L_OUT is the first output column, L_STRIDE the distance to the next; L_BY is the word
 of an event whose values must differ; -1: none."""
+
+FIRST_TIME = MISSING + 1
+"""Before every event, and after a slot that has none."""
 
 
 @jit
@@ -91,25 +94,6 @@ def locate_rows(
 
 
 @jit
-def _take(
-    code: int, is_float: int, words: Any, floats: Any, at: int, values: Any, value_floats: Any, present: Any, i: int
-) -> None:
-    """Merges the value at a word into value i; a count counts it."""
-    if code == _COUNT:
-        values[i] += 1
-    elif code == _SUM:
-        if is_float:
-            value_floats[i] += floats[at]
-        else:
-            values[i] = add_whole(values[i], words[at])
-    else:
-        smaller = floats[at] < value_floats[i] if is_float else words[at] < values[i]
-        if not present[i] or smaller == (code == _MIN):
-            values[i] = words[at]
-    present[i] = True
-
-
-@jit
 def _read_totals(
     words: Any, floats: Any, offsets: Any, located: Any, request: Any, values: Any, value_floats: Any, present: Any
 ) -> None:
@@ -122,57 +106,7 @@ def _read_totals(
         if code == _COUNT:
             values[i] = words[row + partial]
         elif code == _SUM or words[row + number] > 0:
-            _take(code, is_float, words, floats, row + partial, values, value_floats, present, i)
-
-
-@jit
-def _read_tiles(
-    words: Any,
-    floats: Any,
-    times: Any,
-    width: int,
-    located: Any,
-    request: Any,
-    values: Any,
-    value_floats: Any,
-    present: Any,
-) -> None:
-    """Reading windows is most of the work: no call and no array is made in the loops over rows and tiles."""
-    code, is_float, at, partial = request[CODE], request[IS_FLOAT], request[AT], request[PARTIAL]
-    length, hop, distance = request[LENGTH], request[HOP], request[NUMBER_AT] - partial
-    time, since = MISSING, MISSING
-    for i in range(len(times)):
-        if located[i, 0] < 0:
-            continue
-        if times[i] != time:  # most often all rows are asked for as of one time
-            time = times[i]
-            since = window_start(time, length, hop)
-        begin, end = located[i, at + 1], located[i, at + 2]
-        low, high = np.int64(0), (end - begin) // width
-        while low < high:
-            middle = (low + high) // 2
-            if words[begin + middle * width] < since:
-                low = middle + 1
-            else:
-                high = middle
-        k = begin + low * width + partial
-        if code == _COUNT or (code == _SUM and not is_float):
-            whole = np.int64(0)
-            while k < end:
-                whole = add_whole(whole, words[k])
-                k += width
-            values[i] = whole
-        elif code == _SUM:
-            real = 0.0
-            while k < end:
-                real += floats[k]
-                k += width
-            value_floats[i] = real
-        else:
-            while k < end:
-                if words[k + distance] > 0:
-                    _take(code, is_float, words, floats, k, values, value_floats, present, i)
-                k += width
+            take(code, is_float, words, floats, row + partial, values, value_floats, present, i)
 
 
 @jit
@@ -201,7 +135,7 @@ def _add_events(
         for k in range(first, kept + visible[i]):
             event = located[i, at + 1] + k * size if k < kept else located[i, 0] + (k - kept) * size
             if words[event] >= since and is_valid(words, event, selection):
-                _take(code, is_float, words, floats, event + word, values, value_floats, present, i)
+                take(code, is_float, words, floats, event + word, values, value_floats, present, i)
 
 
 @jit
@@ -284,6 +218,14 @@ def read_scalars(
     floats, size, n = words.view(np.float64), shape[1], len(times)
     values[:] = 0
     present[:] = False
+    first = np.empty((len(requests), n), np.int64)  # of those with a window of tiles: where they begin
+    done = np.zeros(len(requests), np.bool_)
+    for r in range(len(requests)):
+        if is_of_tiles(requests, r) and same_window(requests, r) == r:
+            find_tiles(words, times, sections[requests[r, AT], WIDTH], located, requests[r], first[r])
+            read_sum_and_counts(
+                words, floats, sections[requests[r, AT], WIDTH], located, first[r], requests, r, values, done
+            )
     for r in range(len(requests)):
         request, out, there = requests[r], values[r * n : (r + 1) * n], present[r * n : (r + 1) * n]
         out_floats = out.view(np.float64)
@@ -297,9 +239,9 @@ def read_scalars(
             continue
         if request[SOURCE] == TOTAL:
             _read_totals(words, floats, offsets, located, request, out, out_floats, there)
-        elif request[SOURCE] == TILE:
-            width = sections[request[AT], WIDTH]
-            _read_tiles(words, floats, times, width, located, request, out, out_floats, there)
+        elif request[SOURCE] == TILE and not done[r]:
+            width, begins = sections[request[AT], WIDTH], first[same_window(requests, r)]
+            read_tiles(words, floats, width, located, begins, request, out, out_floats, there)
         _add_events(words, floats, offsets, times, size, located, visible, request, out, out_floats, there)
 
 
@@ -328,28 +270,42 @@ def read_slots(
             request[L_AT], request[L_SELECTION], request[L_TTL], request[L_FIRST], request[L_NUMBER],
         )  # fmt: skip
         length, hop, out, stride = request[L_LENGTH], request[L_HOP], request[L_OUT], request[L_STRIDE]
-        time, since = MISSING, MISSING
-        for i in range(len(times)):
-            event, is_slot = np.int64(-1), True
-            pending = located[i, 0]
-            if pending >= 0:
-                if times[i] != time:
-                    time = times[i]
-                    since = window_start(time, length, hop)
-                    if ttl >= 0:
-                        since = max(since, time - ttl)
-                event = offsets[i] + at
-                for k in range(visible[i] - 1, -1, -1):
-                    if is_valid(words, pending + k * size, selection):
-                        event, is_slot = pending + k * size, False
-                        break
-                if words[event] == MISSING or words[event] < since:
-                    event = np.int64(-1)
-            present[r * n + i] = event >= 0
-            found_times[r * n + i] = words[event] if event >= 0 else 0
+        time, since = MISSING, FIRST_TIME
+        there, seen, taken = present[r * n : r * n + n], found_times[r * n : r * n + n], values[out * n : out * n + n]
+        for i in range(n):
+            if located[i, 0] < 0:
+                there[i], seen[i] = False, 0
+                for c in range(number):
+                    values[(out + c * stride) * n + i] = 0
+                continue
+            if times[i] != time:  # most often all rows are asked for as of one time
+                time = times[i]
+                since = max(window_start(time, length, hop), FIRST_TIME)
+                if ttl >= 0:
+                    since = max(since, time - ttl)
+            event, is_slot = offsets[i] + at, True
+            if visible[i] > 0:
+                pending = _last_pending(words, located[i, 0], visible[i], size, selection)
+                if pending >= 0:
+                    event, is_slot = pending, False
+            is_there = words[event] >= since
+            there[i] = is_there
+            seen[i] = words[event] if is_there else 0
+            if number == 1 and is_slot:
+                taken[i] = words[event + 1] if is_there else 0
+                continue
             for c in range(number):
                 word = 1 + c if is_slot else columns[first + c]
-                values[(out + c * stride) * n + i] = words[event + word] if event >= 0 else 0
+                values[(out + c * stride) * n + i] = words[event + word] if is_there else 0
+
+
+@jit
+def _last_pending(words: Any, pending: int, visible: int, size: int, selection: int) -> int:
+    """The word of the last event that counts, of those that are kept as they are; -1: none does."""
+    for k in range(visible - 1, -1, -1):
+        if is_valid(words, pending + k * size, selection):
+            return pending + k * size
+    return -1
 
 
 @jit

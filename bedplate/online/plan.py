@@ -97,6 +97,7 @@ class ReadPlan:
         layout: of the view's rows.
         names: as asked for.
         groups: the calls to finalise, those that are alike together.
+        places: where each feature is in what `read` gives.
     """
 
     __slots__ = (
@@ -107,7 +108,6 @@ class ReadPlan:
         "_located",
         "_most_calls",
         "_most_inputs",
-        "_places",
         "_ragged_requests",
         "_slot_columns",
         "_slots_at",
@@ -116,6 +116,7 @@ class ReadPlan:
         "groups",
         "layout",
         "names",
+        "places",
     )
 
     def __init__(self, view: CompiledView, names: Sequence[str]) -> None:
@@ -127,7 +128,7 @@ class ReadPlan:
         alike = self._alike([c for c in view.calls if wanted.intersection(c.names)])
         self.groups = tuple(self._group(calls, requests, columns) for calls in alike)
         self._most_calls = max((len(g.calls) for g in self.groups), default=1)
-        self._places = self._all_places()
+        self.places = self._all_places()
         scalars, slots, self._latest_requests = (
             np.array(r, np.int64).reshape(-1, w) for r, w in zip(requests[:_RAGGED], _WIDTHS, strict=True)
         )
@@ -179,7 +180,7 @@ class ReadPlan:
                 partials = [found.partial(part) for part in group.parts]
                 for column in aggregation.finalize(partials, repeated[: calls * n]):
                     parts.extend(split(column, calls))
-        return Columns(parts, self._places)
+        return Columns(parts, self.places)
 
     def _all_places(self) -> Places:
         """Where `read` puts each feature."""
@@ -259,7 +260,13 @@ class ReadPlan:
     ) -> Part:
         needs = [self._needs(call)[index] for call in calls]
         kernel, out = self._kernel(needs[0]), self._slot_columns
-        first = len(requests[kernel])
+        first, reduction = len(requests[kernel]), needs[0].reduction
+        if kernel == _SCALAR and calls[0].aggregation.finish is not None:  # equal sums and counts are read once
+            made, known = [self._scalar(need, len(needs)) for need in needs], requests[_SCALAR]
+            for begin in range(first):
+                if known[begin : begin + len(made)] == made:
+                    kinds = (self.layout.view.output_type(reduction),)
+                    return Part(kernel, begin, begin + len(made), kinds, out, reduction)
         for i, need in enumerate(needs):
             if kernel == _SCALAR:
                 requests[kernel].append(self._scalar(need, len(needs)))
@@ -270,7 +277,7 @@ class ReadPlan:
                 place = (len(columns), len(inputs), out + i, len(needs))
                 requests[kernel].append((*self._latest(need), *place))
                 columns.extend(inputs)
-        reduction, kinds = needs[0].reduction, self.layout.view.types[needs[0].selection]
+        kinds = self.layout.view.types[needs[0].selection]
         last = len(requests[kernel])
         if kernel == _SLOT:
             self._slot_columns += len(needs) * sum(map(words_in, kinds))

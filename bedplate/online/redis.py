@@ -1,10 +1,11 @@
 """The shared online store: Redis or Valkey, one server or a cluster. Any number of machines read it and write it.
 
-A view's rows and state are read with one MGET. A step is one script on each server that it changes something on, which
-nothing interrupts: on one server the whole step, in a cluster what it changes of one view. Texts are written before.
+A view's rows and state are read with one MGET. A step is one script on each server that it changes something on, or one
+transaction where it has many rows, which nothing interrupts: on one server the whole step, in a cluster what it changes
+of one view. Texts are written before.
 
 A step whose answer is lost is sent again until it is clear that it was taken once: the server knows the last step of
-each writer (`redis_script`). A step is as safe as the server is set to keep it; see docs/redis.md.
+each writer (`redis_script`, `redis_transaction`). A step is as safe as the server is set to keep it; see docs/redis.md.
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ import hashlib
 import secrets
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from itertools import count
 from pathlib import Path
 from time import monotonic
 from typing import ClassVar, final
-
-from redis import exceptions
 
 from bedplate.errors import ConfigError, ConflictError, StoreError, UncertainError
 from bedplate.online import keys
@@ -31,14 +29,14 @@ from bedplate.online.redis_asking import Asking
 from bedplate.online.redis_leases import LEASE, Leases
 from bedplate.online.redis_listing import Listing
 from bedplate.online.redis_names import ROWS, Names, TextKeyError
-from bedplate.online.redis_script import TEXTS, Command, Step, steps_of
+from bedplate.online.redis_script import Script, Step, TextsScript, parted, steps_of
 from bedplate.online.redis_servers import (
     Asked,
     Cluster,
     OneServer,
-    UnreachableError,
     ask_server,
 )
+from bedplate.online.redis_transaction import MANY, Transaction
 
 FORMAT = b"1"
 """The version of the store's form: kept in the store, and checked when it is opened."""
@@ -138,13 +136,14 @@ class RedisStore(OnlineStore):
         dropped = dict.fromkeys(k for k in changes.drops if not k.startswith(keys.TEXTS))
         for prefix in changes.deletes:
             dropped.update(dict.fromkeys(self._listing.named(prefix)))
-        steps = steps_of(changes, list(dropped), apart=self._servers.apart)
+        texts, puts = parted(changes.puts)
+        steps = steps_of(changes, puts, list(dropped), apart=self._servers.apart)
         if len(steps) > 1 and changes.expects:
             # What all views expect is looked at before the first view's step, so that a late writer changes nothing.
             found = self.read_many([k for k, _ in changes.expects])
             if any(value != now for (_, value), now in zip(changes.expects, found, strict=True)):
                 raise conflict(self.url)
-        self._change_texts(changes)
+        self._change_texts(changes, texts)
         for taken, step in enumerate(steps):
             try:
                 self._take(step)
@@ -166,9 +165,8 @@ class RedisStore(OnlineStore):
         if not wanted:
             return [], []
         try:
-            names = self._names.of(wanted)
             if not self._servers.apart:
-                return [(names[0], (b"MGET", *names))], [range(len(names))]
+                return [(self._names.groups, self._names.packed_mget(wanted))], [range(len(wanted))]
         except TextKeyError:
             pass
         places: dict[bytes, list[int]] = {}
@@ -181,21 +179,20 @@ class RedisStore(OnlineStore):
             if wanted[at[0]].startswith(keys.TEXTS):
                 asked.append((self._names.texts, (b"HMGET", self._names.texts, *(wanted[i][1:] for i in at))))
             else:
-                names = self._names.of([wanted[i] for i in at])
-                asked.append((names[0], (b"MGET", *names)))
+                of_group = [wanted[i] for i in at]
+                asked.append((self._names.of(of_group[:1])[0], self._names.packed_mget(of_group)))
         return asked, list(places.values())
 
-    def _change_texts(self, changes: Changes) -> None:
+    def _change_texts(self, changes: Changes, puts: list[tuple[bytes, bytes]]) -> None:
         texts = self._names.texts
         gone = [k[1:] for k in changes.drops if k.startswith(keys.TEXTS)]
         for prefix in changes.deletes:
             if prefix.startswith(keys.TEXTS):
                 gone += [k[1:] for page in self._listing.texts(prefix, PAGE) for k, _ in page]
-        put = [x for key, value in changes.puts if key.startswith(keys.TEXTS) for x in (key[1:], value)]
+        put = [x for key, value in puts for x in (key[1:], value)]
         expected = [x for key, value in changes.expects if key.startswith(keys.TEXTS) for x in (key[1:], value)]
         if expected:
-            counts = len(expected) // 2, len(gone)
-            self._once(texts, lambda _: (b"EVAL", TEXTS, 1, texts, *counts, *expected, *gone, *put))
+            self._once(TextsScript(texts, expected, gone, put))
             return
         for first in range(0, len(gone), _CHUNK):
             self._asking.one(texts, (b"HDEL", texts, *gone[first : first + _CHUNK]), "write")
@@ -204,36 +201,23 @@ class RedisStore(OnlineStore):
 
     def _take(self, step: Step) -> None:
         """Takes a step once; the answer is the same however often it comes through."""
-        session, number = self._session()
-        name = self._names.step(step.groups()[0])
-
-        def command(text: bool, registered: bool = False) -> Command:
-            return step.command(self._names, session, number, registered=registered, text=text)
-
-        if self._once(name, command) == b"REGISTER":
+        kind = Transaction if len(step.puts) >= MANY else Script
+        taking = kind(self._names, step, *self._session())
+        if self._once(taking) == b"REGISTER":
             self._asking.one(self._names.groups, (b"SADD", self._names.groups, *step.indexed()), "write")
-            self._once(name, partial(command, registered=True))
+            taking.registered, taking.sent = True, 0
+            self._once(taking)
 
-    def _once(self, name: bytes, command: Callable[[bool], Command]) -> bytes:
-        """Sends a script until there is an answer, as its hash or, where the server does not know it, as its text."""
-        sent, text = 0, False
+    def _once(self, taking: Script | Transaction | TextsScript) -> bytes:
+        """Sends it until there is an answer, which is the same however often it came through."""
 
         def attempt(until: float) -> bytes:
-            nonlocal sent, text
-            try:
-                sent += 1
-                return self._servers.ask([(name, command(text))], min(until, monotonic() + _ATTEMPT))[0]
-            except UnreachableError:
-                sent -= 1
-                raise
-            except exceptions.NoScriptError:
-                text, sent = True, sent - 1
-                return attempt(until)
+            return taking.attempt(self._servers, min(until, monotonic() + _ATTEMPT))
 
-        answer = self._asking.retried("write", None, attempt, lambda: sent > 0)
-        if answer == b"CONFLICT" and sent > 1:
-            raise self._asking.uncertain("another writer came after it was sent")
+        answer = self._asking.retried("write", None, attempt, lambda: taking.sent > 0)
         if answer == b"CONFLICT":
+            if taking.may_be_taken:
+                raise self._asking.uncertain("another writer came after it was sent")
             raise conflict(self.url)
         return answer
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar, final
 from redis import exceptions
 
 from bedplate.errors import DeadlineError, UncertainError
-from bedplate.online.redis_script import Command
 from bedplate.online.redis_servers import Asked, Server, Servers, UnreachableError, ask_server, is_passing, refusal
+from bedplate.online.redis_wire import Command
 
 _PAUSES = (0.0, 0.005, 0.02, 0.1, 0.5)  # seconds; the last one again and again
 _T = TypeVar("_T")

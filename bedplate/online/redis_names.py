@@ -7,8 +7,13 @@ none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import TypeVar, final
+
+import numpy as np
+import numpy.typing as npt
 
 from bedplate.online import keys
 
@@ -19,6 +24,21 @@ MARK = b"!"
 """In the index of a group: that it has rows."""
 
 _MOST_HEADS = 10_000
+_FIRST: Callable[[bytes], bytes] = itemgetter(slice(9))
+_FEW = 8
+_LINE = np.frombuffer(b"\r\n", np.uint8)
+_KEY: Callable[[tuple[bytes, object]], bytes] = itemgetter(0)
+_Pair = TypeVar("_Pair", tuple[bytes, bytes], tuple[bytes, int])
+
+
+def firsts(pairs: Iterable[_Pair]) -> set[bytes]:
+    """The first nine bytes of the keys of pairs: they say of what kind a key is, and of which group. They are few."""
+    return set(map(_FIRST, map(_KEY, pairs)))
+
+
+def runs(pairs: Iterable[_Pair]) -> Iterator[tuple[bytes, Iterator[_Pair]]]:
+    """Pairs of a key and something in runs of equal first nine bytes."""
+    return groupby(pairs, lambda pair: pair[0][:9])
 
 
 class TextKeyError(Exception):
@@ -71,8 +91,48 @@ class Names:
         Raises:
             TextKeyError: one is of a text.
         """
-        heads = self._heads
-        return [heads[key[:9]] + key[9:] for key in wanted]
+        found: list[bytes] = []
+        for first, alike in groupby(wanted, _FIRST):
+            head = self._heads[first]
+            found += [head + key[9:] for key in alike]
+        return found
+
+    def packed_mget(self, wanted: Sequence[bytes]) -> bytes:
+        r"""`MGET` of the names of keys, as it is sent; the many keys of a view are put together in one go.
+
+        Raises:
+            TextKeyError: one is of a text.
+
+        >>> Names("shop").packed_mget([b"m:format"])
+        b'*2\r\n$4\r\nMGET\r\n$17\r\nshop:m{.m}:format\r\n'
+        """
+        parts = [b"*%d\r\n$4\r\nMGET\r\n" % (len(wanted) + 1)]
+        for length, alike in groupby(wanted, len):
+            run = list(alike)
+            if length < 10 or len(run) < _FEW:
+                parts += self._packed_one_by_one(run)
+                continue
+            rows = np.frombuffer(b"".join(run), np.uint8).reshape(-1, length)
+            begins = np.flatnonzero((rows[1:, :9] != rows[:-1, :9]).any(axis=1)) + 1
+            if len(begins) * _FEW > len(run):
+                parts += self._packed_one_by_one(run)
+                continue
+            ends: list[int] = [*begins.tolist(), len(run)]
+            parts += [self._packed_rows(rows[begin:end]) for begin, end in zip([0, *ends], ends, strict=False)]
+        return b"".join(parts)
+
+    def _packed_one_by_one(self, wanted: Sequence[bytes]) -> list[bytes]:
+        return [b"$%d\r\n%b\r\n" % (len(name), name) for name in self.of(wanted)]
+
+    def _packed_rows(self, rows: npt.NDArray[np.uint8]) -> bytes:
+        """Keys [n, length] that begin with the same nine bytes, as arguments of a command."""
+        head, rest = self._heads[rows[0, :9].tobytes()], rows[:, 9:]
+        lead = b"$%d\r\n%b" % (len(head) + rest.shape[1], head)
+        out = np.empty((len(rows), len(lead) + rest.shape[1] + 2), np.uint8)
+        out[:, : len(lead)] = np.frombuffer(lead, np.uint8)
+        out[:, len(lead) : -2] = rest
+        out[:, -2:] = _LINE
+        return out.tobytes()
 
     def key(self, name: bytes) -> bytes:
         """The key of a name."""
@@ -89,6 +149,10 @@ class Names:
     def step(self, group: bytes) -> bytes:
         """Which step a group was changed by last."""
         return self._namespace + b"!s{." + group + b"}"
+
+    def session_step(self, group: bytes, session: bytes) -> bytes:
+        """Which step of many rows a group was changed by last in a session."""
+        return self.step(group) + session
 
     def claim(self, name: str) -> bytes:
         """The lease of whoever writes what has a name."""

@@ -15,14 +15,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, TypeAlias, final
+from typing import TypeAlias, final
+
+from redis import exceptions
 
 from bedplate.online import keys
 from bedplate.online.base import Changes
-from bedplate.online.redis_names import MARK, ROWS, Names
-
-Command: TypeAlias = tuple[Any, ...]
-"""A command and its arguments."""
+from bedplate.online.redis_names import MARK, ROWS, Names, firsts, runs
+from bedplate.online.redis_servers import Servers, UnreachableError
+from bedplate.online.redis_wire import Command
 
 _SCRIPT = """
 local counts = {}
@@ -68,7 +69,7 @@ for i = 1, counts[7] do redis.call('ZREM', KEYS[firsts[7] + i], ARGV[at + i]) en
 return 'OK'
 """
 
-TEXTS = """
+_TEXTS = """
 local at, expected, dropped = 2, tonumber(ARGV[1]), tonumber(ARGV[2])
 for i = at + 1, at + 2 * expected, 2 do
     if (redis.call('HGET', KEYS[1], ARGV[i]) or '') ~= ARGV[i + 1] then return 'CONFLICT' end
@@ -89,6 +90,8 @@ RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIR
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('UNLINK', KEYS[1]) end return 0"
 """Gives a lease of this owner up."""
 
+_Put: TypeAlias = tuple[bytes, bytes]
+
 
 @final
 @dataclass(slots=True)
@@ -108,16 +111,22 @@ class Step:
     puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     expires: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
     emptied: set[bytes] = field(default_factory=set[bytes])
+    _firsts: set[bytes] = field(default_factory=set[bytes], init=False)
 
     def groups(self) -> list[bytes]:
         """The groups that the step expects or changes something of."""
-        pairs = chain(self.expects, self.puts, self.expires)
-        firsts = {key[:9] for key, _ in pairs} | {key[:9] for key in self.drops}
-        return sorted({keys.group_of(first) for first in firsts} | self.emptied)
+        of_step = self._of_puts() | firsts(self.expects) | firsts(self.expires) | {key[:9] for key in self.drops}
+        return sorted({keys.group_of(first) for first in of_step} | self.emptied)
 
     def indexed(self) -> list[bytes]:
         """The groups that get something into their index."""
-        return sorted({keys.group_of(first) for first in {key[:9] for key, _ in self.puts}})
+        return sorted(set(map(keys.group_of, self._of_puts())))
+
+    def _of_puts(self) -> set[bytes]:
+        """See `firsts`; looked at once, for puts are many, and none comes when they are asked for."""
+        if not self._firsts:
+            self._firsts = firsts(self.puts)
+        return self._firsts
 
     def command(self, names: Names, session: bytes, number: int, *, registered: bool, text: bool) -> Command:
         """The script with what it works on.
@@ -129,7 +138,7 @@ class Step:
             registered: whether the groups are known to be in the list of groups.
             text: send the script itself and not its hash.
         """
-        adds, removes = self._index()
+        adds, removes = self.index()
         pairs = [self.expects, [(k, b"") for k in self.drops], self.puts, self.expires]
         steps = [names.step(g) for g in self.groups()]
         indexes = [[names.index(g) for g, _ in entries] for entries in (adds, removes)]
@@ -151,27 +160,120 @@ class Step:
             *(member for _, member in removes),
         )
 
-    def _index(self) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]:
+    def index(self) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]]:
         """What goes into the groups' indexes, and what out of them."""
-        marked = {key[:9] for key, _ in self.puts if key.startswith(ROWS)}
-        adds = dict.fromkeys((keys.group_of(first), MARK) for first in sorted(marked))
-        adds.update(dict.fromkeys((keys.group_of(k), k) for k, _ in self.puts if not k.startswith(ROWS)))
+        of_puts = sorted(self._of_puts())
+        adds = dict.fromkeys((keys.group_of(first), MARK) for first in of_puts if first.startswith(ROWS))
+        if len(adds) < len(of_puts):
+            adds.update(dict.fromkeys((keys.group_of(k), k) for k, _ in self.puts if not k.startswith(ROWS)))
         removes = dict.fromkeys((keys.group_of(k), k) for k in self.drops if not k.startswith(ROWS))
         removes.update(dict.fromkeys((g, MARK) for g in self.emptied))
         return list(adds), [r for r in removes if r not in adds]
 
 
-def steps_of(changes: Changes, dropped: Sequence[bytes], *, apart: bool) -> list[Step]:
+@final
+class Script:
+    """A step that is sent as a script until it is clear that it was taken once.
+
+    Args:
+        names: of keys.
+        step: the step.
+        session: of the writer.
+        number: of the step in its session.
+
+    Attributes:
+        sent: how often it was sent.
+        registered: whether the groups are known to be in the list of groups.
+    """
+
+    __slots__ = ("_name", "_names", "_step", "_text", "_which", "registered", "sent")
+
+    def __init__(self, names: Names, step: Step, session: bytes, number: int) -> None:
+        self._names, self._step, self._which = names, step, (session, number)
+        self._name = names.step(step.groups()[0])
+        self.sent, self.registered, self._text = 0, False, False
+
+    @property
+    def may_be_taken(self) -> bool:
+        """Whether the step may be taken though there is a conflict: what it expects was changed by it, or by others."""
+        return self.sent > 1
+
+    def attempt(self, servers: Servers, until: float) -> bytes:
+        """Tries to take the step.
+
+        Returns:
+            `OK`, `TAKEN` (it was before), `CONFLICT`, or `REGISTER`: a group is not in the list of groups.
+
+        Raises:
+            UnreachableError: the server could not be reached; nothing was sent.
+            exceptions.RedisError: it did not answer in time, or with an error.
+        """
+        command = self._step.command(self._names, *self._which, registered=self.registered, text=self._text)
+        try:
+            self.sent += 1
+            return servers.ask([(self._name, command)], until)[0]
+        except UnreachableError:
+            self.sent -= 1
+            raise
+        except exceptions.NoScriptError:
+            self._text, self.sent = True, self.sent - 1
+            return self.attempt(servers, until)
+
+
+@final
+class TextsScript:
+    """Texts that are changed where texts are as expected, sent until it is clear that they were.
+
+    Args:
+        name: of the texts.
+        expected: texts and the values that they must have, one after the other.
+        dropped: texts.
+        put: texts and values, one after the other.
+
+    Attributes:
+        sent: how often it was sent.
+    """
+
+    __slots__ = ("_command", "_name", "sent")
+
+    def __init__(self, name: bytes, expected: Sequence[bytes], dropped: Sequence[bytes], put: Sequence[bytes]) -> None:
+        counts = len(expected) // 2, len(dropped)
+        self._name, self.sent = name, 0
+        self._command: Command = (b"EVAL", _TEXTS, 1, name, *counts, *expected, *dropped, *put)
+
+    @property
+    def may_be_taken(self) -> bool:
+        """As for `Script`."""
+        return self.sent > 1
+
+    def attempt(self, servers: Servers, until: float) -> bytes:
+        """`OK` or `CONFLICT`; raises as `Script.attempt`."""
+        try:
+            self.sent += 1
+            return servers.ask([(self._name, self._command)], until)[0]
+        except UnreachableError:
+            self.sent -= 1
+            raise
+
+
+def parted(puts: list[_Put]) -> tuple[list[_Put], list[_Put]]:
+    """Keys and values of texts, and all others."""
+    if not any(first.startswith(keys.TEXTS) for first in firsts(puts)):
+        return [], puts
+    return [p for p in puts if p[0].startswith(keys.TEXTS)], [p for p in puts if not p[0].startswith(keys.TEXTS)]
+
+
+def steps_of(changes: Changes, puts: list[_Put], dropped: Sequence[bytes], *, apart: bool) -> list[Step]:
     """The steps of changes without texts.
 
     Args:
         changes: what changes.
+        puts: of these, without those of texts.
         dropped: the keys that its deletes and drops mean.
         apart: whether each group is a step of its own, or all are one.
     """
     expects = [(key, value) for key, value in changes.expects if not key.startswith(keys.TEXTS)]
     if not apart:
-        puts = [(key, value) for key, value in changes.puts if not key.startswith(keys.TEXTS)]
         emptied = {p[1:] for p in changes.deletes if p.startswith(ROWS) and len(p) == 9}
         step = Step(expects, list(dropped), puts, changes.expires, emptied)
         return [step] if step.groups() else []
@@ -184,11 +286,10 @@ def steps_of(changes: Changes, dropped: Sequence[bytes], *, apart: bool) -> list
         of(key).expects.append((key, value))
     for key in dropped:
         of(key).drops.append(key)
-    for key, value in changes.puts:
-        if not key.startswith(keys.TEXTS):
-            of(key).puts.append((key, value))
-    for key, time in changes.expires:
-        of(key).expires.append((key, time))
+    for first, some in runs(puts):
+        of(first).puts += some
+    for first, expires in runs(changes.expires):
+        of(first).expires += expires
     for prefix in changes.deletes:
         if prefix.startswith(ROWS) and len(prefix) == 9:
             of(prefix).emptied.add(prefix[1:])

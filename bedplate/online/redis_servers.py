@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from bedplate.errors import StoreError, UnavailableError
 from bedplate.online.redis_address import RedisAddress
-from bedplate.online.redis_script import Command
+from bedplate.online.redis_wire import Command, packed
 
 _READ_SIZE = 1 << 18
 _SLOTS = 16384
@@ -139,8 +139,7 @@ class Servers(ABC):
         with ExitStack() as used:
             connections = [(used.enter_context(s.connection(until)), indexes) for s, indexes in of_servers.items()]
             for connection, indexes in connections:
-                packed = connection.pack_commands([asked[i][1] for i in indexes])
-                _send(connection, packed, until)
+                send(connection, [packed(asked[i][1]) for i in indexes], until)
             for connection, indexes in connections:
                 for i in indexes:
                     found[i] = connection.read_response(timeout=left_until(until))
@@ -225,7 +224,7 @@ class Cluster(Servers):
         for server in list(self._servers.values()):
             try:
                 with server.connection(until) as connection:
-                    _send(connection, connection.pack_command("CLUSTER", "SLOTS"), until)
+                    send(connection, [packed((b"CLUSTER", b"SLOTS"))], until)
                     found = connection.read_response(timeout=left_until(until))
             except (exceptions.AuthenticationError, exceptions.ResponseError):
                 raise
@@ -253,7 +252,7 @@ def left_until(until: float) -> float:
 def ask_server(server: Server, command: Command, until: float) -> Any:
     """The answer of one server to one command."""
     with server.connection(until) as connection:
-        _send(connection, connection.pack_command(*command), until)
+        send(connection, [packed(command)], until)
         return connection.read_response(timeout=left_until(until))
 
 
@@ -287,7 +286,7 @@ def refusal(what: str, error: Exception, url: str) -> StoreError:
     return kind(f"can't {what} the online store: {text}", where=url, hint=hint)
 
 
-def _send(connection: Any, packed: Any, until: float) -> None:
+def send(connection: Any, packed: Any, until: float) -> None:
     """Sends commands by a time of the monotonic clock, also ones that do not fit into what the system buffers."""
     connection.update_current_socket_timeout(left_until(until))
     connection.send_packed_command(packed, check_health=False)

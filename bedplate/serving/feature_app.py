@@ -59,7 +59,7 @@ class FeatureApp:
     def open(self, features: FeatureLookup) -> None:
         """Becomes ready."""
         self._features = features
-        self._metrics.watch(features.reader.guard)
+        self._metrics.watch(features.reader.guard, features.reader.resident)
         self._ready = True
 
     def close(self) -> None:

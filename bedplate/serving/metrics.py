@@ -9,6 +9,7 @@ from typing import final
 from bedplate.exposition import family, header, sample
 from bedplate.online.fallback import Degraded
 from bedplate.online.guard import GuardedStore
+from bedplate.online.resident import ResidentViews
 
 _BOUNDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
@@ -23,12 +24,13 @@ class Metrics:
     bedplate_requests_total{route="rank",status="200"} 1
     """
 
-    __slots__ = ("_counts", "_degraded", "_histograms", "_store")
+    __slots__ = ("_counts", "_degraded", "_histograms", "_resident", "_store")
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], int] = {}
         self._degraded: dict[tuple[str, str], int] = {}
         self._store: GuardedStore | None = None
+        self._resident: ResidentViews | None = None
         self._histograms: dict[str, tuple[list[int], list[float]]] = {}
 
     def observe(self, route: str, status: int, seconds: float) -> None:
@@ -47,9 +49,9 @@ class Metrics:
             for how, rows in found.counts().items():
                 self._degraded[view, how] = self._degraded.get((view, how), 0) + rows
 
-    def watch(self, store: GuardedStore) -> None:
-        """Shows from now on how the reads of a store fail."""
-        self._store = store
+    def watch(self, store: GuardedStore, resident: ResidentViews | None = None) -> None:
+        """Shows from now on how the reads of a store fail, and how old what is resident is."""
+        self._store, self._resident = store, resident
 
     def text(self) -> str:
         """All of it, for a scraper."""
@@ -63,7 +65,7 @@ class Metrics:
                 lines.append(sample("bedplate_request_seconds_bucket", {"route": route, "le": bound}, seen))
             lines.append(sample("bedplate_request_seconds_sum", {"route": route}, f"{total[0]:.6f}"))
             lines.append(sample("bedplate_request_seconds_count", {"route": route}, seen))
-        return "\n".join([*lines, *self._of_degraded(), *self._of_store()]) + "\n"
+        return "\n".join([*lines, *self._of_degraded(), *self._of_store(), *self._of_resident()]) + "\n"
 
     def _of_degraded(self) -> list[str]:
         return family(
@@ -83,3 +85,10 @@ class Metrics:
             *family("bedplate_online_up", "gauge", up, [({}, int(self._store.is_up))]),
             *family("bedplate_online_failed_reads_total", "counter", failed, counts),
         ]
+
+    def _of_resident(self) -> list[str]:
+        if self._resident is None:
+            return []
+        ages = [({"view": view}, f"{age:.3f}") for view, age in sorted(self._resident.ages().items())]
+        what = "How long ago the online store held what is resident; NaN: nothing."
+        return family("bedplate_resident_age_seconds", "gauge", what, ages)

@@ -15,6 +15,7 @@ from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
 from bedplate.online.fallback import FallbackReader, Reading, texts_read
 from bedplate.online.guard import GuardedStore
+from bedplate.online.resident import ResidentViews
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.filters import Filters
 from bedplate.serving.hydrate import Hydrator, keys_in, take_candidates
@@ -104,6 +105,11 @@ class Pipeline:
     def store(self) -> GuardedStore | None:
         """The store as it is read, where the reads may fall back."""
         return None if self._fallback is None else self._fallback.guard
+
+    @property
+    def resident(self) -> ResidentViews | None:
+        """The resident views, where the reads may fall back."""
+        return None if self._fallback is None else self._fallback.resident
 
     @property
     def catalogue(self) -> Catalogue | None:

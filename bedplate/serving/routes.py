@@ -71,7 +71,7 @@ class App:
         self._pipeline = pipeline
         self._models = {artifact.model.name: artifact.model for artifact in pipeline.models.values()}
         if pipeline.store is not None:
-            self._metrics.watch(pipeline.store)
+            self._metrics.watch(pipeline.store, pipeline.resident)
         self._ready = True
 
     def close(self) -> None:

@@ -197,20 +197,20 @@ def test_servers_are_left_and_their_secrets_are_copied_nowhere(world: World) -> 
     world.define(SHOP)
     world.write(
         "feature_store.yaml",
-        YAML + "online_store: {type: redis, connection_string: 'host:6379,password=hunter2'}\n"
+        YAML + "online_store: {type: dynamodb, password: hunter2}\n"
         "offline_store: {type: snowflake.offline, password: hunter2}\n"
         "auth: {type: oidc, client_secret: hunter2}\nfeature_server: {enabled: true}\nflags: {}\n",
     )
     left = world.left()
     assert list(left) == [
-        "online store redis",
+        "online store dynamodb",
         "offline store snowflake.offline",
         "setting auth",
         "setting feature_server",
     ]
     written = "".join(content.decode() for content in state(world.target).values())
     assert "hunter2" not in written
-    assert "# Feast's online store was redis.\n" in written
+    assert "# Feast's online store was dynamodb.\n" in written
 
 
 def test_the_settings_of_a_local_store_are_all_carried_over(world: World) -> None:

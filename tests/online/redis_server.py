@@ -121,6 +121,8 @@ class Proxy:
 
     Attributes:
         holds_requests: requests are kept until `let_go`.
+        holds_transactions: the same, of what begins with `MULTI` only.
+        before_transaction: called before one is passed on.
         cuts_answers: a connection is cut in place of an answer, so many times.
         meanwhile: called before a connection is cut in place of an answer.
     """
@@ -129,18 +131,19 @@ class Proxy:
         self._server_port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self.holds_requests, self.cuts_answers = False, 0
+        self.holds_requests, self.holds_transactions, self.cuts_answers = False, False, 0
         self.held: list[tuple[socket.socket, bytes]] = []
         self._late: list[bytes] = []
         self.meanwhile: Callable[[], object] = int
+        self.before_transaction: Callable[[], object] = int
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def let_go(self) -> list[bytes]:
-        """Sends what was held, and gives the server's answers, which no client gets."""
+    def let_go(self, ending: bytes = b"\r\n") -> list[bytes]:
+        """Sends what was held, and gives the server's answers, which end so and which no client gets."""
         self._late = []
         for upstream, data in self.held:
             upstream.sendall(data)
-        while len(self._late) < len(self.held):
+        while b"".join(self._late).count(ending) < len(self.held):
             time.sleep(0.001)
         self.held = []
         return self._late
@@ -160,7 +163,12 @@ class Proxy:
     def _requests(self, client: socket.socket, upstream: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(1 << 16):
-                if self.holds_requests:
+                is_transaction = b"MULTI" in data
+                while is_transaction and b"EXEC" not in data and (more := client.recv(1 << 16)):
+                    data += more
+                if is_transaction:
+                    self.before_transaction()
+                if self.holds_requests or (is_transaction and self.holds_transactions):
                     self.held.append((upstream, data))
                     client.shutdown(socket.SHUT_RDWR)
                     return
@@ -175,7 +183,8 @@ class Proxy:
                     self.cuts_answers -= 1
                     self.meanwhile()
                     break
-                client.sendall(data)
+                with contextlib.suppress(OSError):  # what was held is answered too, to nobody
+                    client.sendall(data)
         with contextlib.suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
         client.close()

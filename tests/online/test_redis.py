@@ -16,6 +16,7 @@ from redis_server import Proxy, Server, free_port, running, running_cluster
 from bedplate.errors import ConfigError, ConflictError, DeadlineError, MissingExtraError, StoreError, UncertainError
 from bedplate.online.base import Changes, OnlineStore, StoredTexts, open_store, text_puts
 from bedplate.online.redis import RedisStore
+from bedplate.online.redis_transaction import MANY
 from bedplate.testing.online_store import OnlineStoreContract
 
 STATE, ROW = b"v12345678", b"r12345678"
@@ -198,7 +199,8 @@ def test_a_certificate_is_for_encrypted_connections(tmp_path):
 
 
 def test_the_extra_is_named_when_the_library_is_missing(monkeypatch):
-    monkeypatch.delitem(sys.modules, "bedplate.online.redis")
+    for name in [n for n in sys.modules if n.startswith("bedplate.online.redis")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'bedplate\[redis\]'"):
         open_store("redis://127.0.0.1")
@@ -242,6 +244,14 @@ def test_a_cluster_keeps_a_view_on_one_server(cluster, tmp_path):
         with pytest.raises(ConflictError):
             store.commit(Changes([(b"v" + v + b"x", b"2") for v in views], expects=[(b"v" + views[7] + b"x", b"3")]))
         assert store.scan(b"v") == sorted(p for p in puts if p[0].startswith(b"v"))
+
+
+def test_a_cluster_takes_the_step_of_many_rows_of_each_view(cluster, tmp_path):
+    views = [bytes([b]) * 8 for b in range(100, 104)]
+    puts = [(b"r" + view + b"%d" % i, view) for view in views for i in range(MANY)]
+    with open_store(f"redis+cluster://127.0.0.1:{cluster[0].port}?namespace={namespace(tmp_path)}") as store:
+        store.commit(Changes(puts, expects=[(b"v" + view, b"") for view in views]))
+        assert store.scan(b"r") == sorted(puts)
 
 
 def test_a_slot_that_moves_is_followed(cluster, tmp_path):

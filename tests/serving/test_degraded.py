@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from bedplate.features.graph import FeatureGraph
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
+from bedplate.online.refresh import refresh
+from bedplate.online.resident import ResidentViews
 from bedplate.registry.registry import Registry
 from bedplate.serving.http import Request
 from bedplate.serving.load import load_pipeline
@@ -102,3 +105,23 @@ def test_a_deadline_is_a_duration() -> None:
     assert shop.service(deadline="20ms").deadline == "20ms"
     with pytest.raises(DefinitionError, match="service 'shop': deadline"):
         shop.service(deadline="20")
+
+
+def test_a_service_ranks_by_what_is_resident(
+    store: TroubledStore, troubled: App, features: FeatureGraph, registry: Registry, tmp_path: Path
+) -> None:
+    well = ask(troubled, "/rank", RANK)
+    views = list(features.views.values())
+    for view in views:
+        refresh(store, view, tmp_path, clock=lambda: shop.NOW)
+    resident = ResidentViews(tmp_path, views, clock=lambda: shop.NOW)
+    app = App()
+    reader = FallbackReader(store, 0.05, resident=resident)
+    app.open(load_pipeline(shop.service(), features, reader, registry, clock=lambda: shop.NOW))
+    asked = store.asked
+    assert ask(app, "/rank", RANK) == well
+    assert store.asked == asked
+    store.mood = "down"
+    assert ask(app, "/rank", RANK) == well
+    text = app.handle(Request("GET", "/metrics", {}, b"")).body.decode()
+    assert 'bedplate_resident_age_seconds{view="products"} 0.000' in text
