@@ -25,6 +25,7 @@ from confluent_kafka import (
 )
 
 from bedplate.clock import Clock, system_clock
+from bedplate.config import without_password
 from bedplate.errors import ConfigError, DataError
 from bedplate.features.view import CompiledView
 from bedplate.online.kafka_connection import Connection
@@ -187,7 +188,7 @@ class KafkaStream(Stream):
         if buffer.at != after:
             self._seek(partition, buffer, after)
             return None
-        self._resume(partition, buffer)
+        _resume(self._connection.consumer, partition, buffer, self._wanted)
         if after == BEGINNING and buffer.ends is not None and 0 < buffer.ends[0] == buffer.ends[1]:
             # All was dropped: that it was looked at in time is kept, as later it could not be told any more.
             buffer.at, buffer.since = Position("", buffer.ends[1]), monotonic()
@@ -206,13 +207,13 @@ class KafkaStream(Stream):
         frame, wrong = self._payloads.decode([payload for _, payload in taken])
         numbers = [number for number in range(len(taken)) if number not in wrong]
 
-        def refuse(further: Mapping[int, str]) -> None:
+        def refuse(further: Mapping[int, str]) -> Collection[str]:
             letters = wrong | {numbers[row]: why for row, why in further.items()}
             where = int(partition.rpartition("/")[2])
             found = [Letter.of(self._topic, where, taken[n][0], letters[n], taken[n][1]) for n in sorted(letters)]
             if found:
-                write_letters(self._letters, found)
-                self.letters_written += len(found)
+                self.letters_written += write_letters(self._letters, found)
+            return [letter.name for letter in found]
 
         return MicroBatch(
             partition=partition,
@@ -221,15 +222,9 @@ class KafkaStream(Stream):
             rows=frame,
             where=f"{self._url}, partition {partition}",
             row=lambda row: f"the event at offset {taken[numbers[row]][0]:,}",
-            newest=lambda: self._newest(frame),
+            newest=lambda: _newest(self._view, frame),
             refuse=refuse,
         )
-
-    def _newest(self, frame: pl.DataFrame) -> int:
-        source = self._view.view.source
-        known = [pl.col(name).max() for name in (TIME, AVAILABLE) if name in source.order_columns()]
-        newest = source.events(frame.lazy()).select(pl.max_horizontal(known)).collect().item()
-        return -1 if newest is None else int(newest)
 
     def lag(self, partition: str, after: Position) -> int:
         """The offsets between a position and the end of a partition, which the broker tells."""
@@ -243,9 +238,6 @@ class KafkaStream(Stream):
     def close(self) -> None:
         """Leaves the group, so that its partitions are assigned to other workers at once."""
         self._connection.consumer.close()
-
-    def _place(self, partition: str, offset: int = 0) -> TopicPartition:
-        return TopicPartition(self._topic, _number(partition), offset)
 
     def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         """Takes partitions over; they rest until the store has said from where on."""
@@ -269,19 +261,14 @@ class KafkaStream(Stream):
             except DataError:  # it is asked again
                 return
         try:
-            self._connection.consumer.seek(self._place(partition, OFFSET_BEGINNING if after == BEGINNING else after.at))
+            self._connection.consumer.seek(_place(partition, OFFSET_BEGINNING if after == BEGINNING else after.at))
         except KafkaException as error:
             if error.args[0].code() == KafkaError._STATE:  # not ready yet: it is asked again
                 return
             raise self._connection.failure(error.args[0]) from error
         buffer.at, buffer.is_sought, buffer.oldest = after, True, -1
         buffer.messages.clear()
-        self._resume(partition, buffer)
-
-    def _resume(self, partition: str, buffer: _Buffer) -> None:
-        if buffer.is_paused and len(buffer.messages) < self._wanted:
-            self._connection.consumer.resume([self._place(partition)])
-            buffer.is_paused = False
+        _resume(self._connection.consumer, partition, buffer, self._wanted)
 
     def _fetch(self) -> None:
         doubted = set[str]()
@@ -302,7 +289,7 @@ class KafkaStream(Stream):
             buffer.messages.append((offset, message.value()))
         full = [p for p, b in self._buffers.items() if not b.is_paused and len(b.messages) >= 2 * max(self._wanted, 1)]
         for partition in full:
-            self._connection.consumer.pause([self._place(partition)])
+            self._connection.consumer.pause([_place(partition)])
             self._buffers[partition].is_paused = True
 
     def _is_next(self, partition: str, buffer: _Buffer, offset: int) -> bool:
@@ -324,6 +311,23 @@ def _number(partition: str) -> int:
     return int(partition.rpartition("/")[2])
 
 
+def _place(partition: str, offset: int = 0) -> TopicPartition:
+    return TopicPartition(partition.rpartition("/")[0], _number(partition), offset)
+
+
+def _resume(consumer: Consumer, partition: str, buffer: _Buffer, wanted: int) -> None:
+    if buffer.is_paused and len(buffer.messages) < wanted:
+        consumer.resume([_place(partition)])
+        buffer.is_paused = False
+
+
+def _newest(view: CompiledView, frame: pl.DataFrame) -> int:
+    source = view.view.source
+    known = [pl.col(name).max() for name in (TIME, AVAILABLE) if name in source.order_columns()]
+    newest = source.events(frame.lazy()).select(pl.max_horizontal(known)).collect().item()
+    return -1 if newest is None else int(newest)
+
+
 def parse_url(url: str) -> tuple[str, str]:
     """The brokers and the topic of a URL.
 
@@ -337,7 +341,7 @@ def parse_url(url: str) -> tuple[str, str]:
     topic = parts.path.strip("/")
     if parts.scheme != "kafka" or not parts.netloc or not topic or "/" in topic or "@" in parts.netloc:
         raise ConfigError(
-            f"got the stream '{url}', expected kafka://HOST:PORT/TOPIC",
+            f"got the stream '{without_password(url)}', expected kafka://HOST:PORT/TOPIC",
             where="ingest",
             hint="names and passwords are settings of librdkafka: --settings FILE",
         )

@@ -61,6 +61,6 @@ def turn_until(workers: list[Ingest], done: Callable[[], bool]) -> None:
             worker.turn()
 
 
-def stream(broker: Broker, topic: str, folder: Path, group: str = "g", age: float = 0.0, **more: Any) -> KafkaStream:
+def stream(broker: Broker, topic: str, folder: Path, group: str = "", age: float = 0.0, **more: Any) -> KafkaStream:
     quick = {"heartbeat.interval.ms": 100, "session.timeout.ms": 6_000}
-    return KafkaStream(broker.url(topic), VIEW, group, folder / "letters", age=age, settings=quick, **more)
+    return KafkaStream(broker.url(topic), VIEW, group or topic, folder / "letters", age=age, settings=quick, **more)

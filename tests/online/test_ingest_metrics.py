@@ -14,6 +14,8 @@ from bedplate.cli.main import run
 from bedplate.cli.standing import standing_text
 from bedplate.errors import ConfigError
 from bedplate.exposition import CONTENT_TYPE
+from bedplate.online import keys
+from bedplate.online.base import Changes
 from bedplate.online.ingest_metrics import MetricsEndpoint, metrics_text, parse_address
 from bedplate.online.lmdb import LmdbStore
 from bedplate.online.measures import Measures
@@ -38,6 +40,8 @@ def test_each_metric_has_its_type_help_and_labels() -> None:
     assert samples == {
         f"bedplate_ingest_events_total{{{first}}}": "50",
         f"bedplate_ingest_events_total{{{second}}}": "7",
+        f"bedplate_ingest_passed_over_total{{{first}}}": "0",
+        f"bedplate_ingest_passed_over_total{{{second}}}": "0",
         f"bedplate_ingest_lag_events{{{first}}}": "1200",
         f"bedplate_ingest_freshness_seconds{{{first}}}": "2.0",
         'bedplate_ingest_watermark_seconds{source="clicks",view="v"}': "2.5",
@@ -45,6 +49,7 @@ def test_each_metric_has_its_type_help_and_labels() -> None:
         'bedplate_ingest_dead_letters_total{source="clicks"}': "2",
         'bedplate_ingest_store_errors_total{source="clicks"}': "0",
         'bedplate_ingest_store_up{source="clicks"}': "1",
+        'bedplate_ingest_stream_up{source="clicks"}': "1",
         'bedplate_ingest_stream_errors_total{source="clicks"}': "4",
     }
     names = {name.partition("{")[0] for name in samples} | {"bedplate_ingest_events_per_second"}
@@ -128,6 +133,12 @@ def test_a_port_that_is_taken_is_an_error_before_anything_is_taken_in(
 def test_a_step_has_as_many_events_as_are_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[int] = []
     commit = LmdbStore.commit
-    monkeypatch.setattr(LmdbStore, "commit", lambda store, changes: found.append(1) or commit(store, changes))
+
+    def noted(store: LmdbStore, changes: Changes) -> None:
+        if any(key.startswith(keys.ROWS) for key, _ in changes.puts):
+            found.append(1)
+        commit(store, changes)
+
+    monkeypatch.setattr(LmdbStore, "commit", noted)
     assert run(["ingest", str(folder / "stream"), "--project", str(folder), "--batch", "1", "--metrics", "0"]) == 0
     assert len(found) == 2

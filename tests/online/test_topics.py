@@ -70,7 +70,7 @@ def test_where_the_source_says_when_a_row_could_be_known_late_events_count_once(
     rows = [(i, i) for i in range(12)] + [(3, 11), (4, 9)]  # of which the last but one came too late for the load
     payloads = [b'{"user": 1, "time": %d, "amount": 1.0, "came": %d}' % (START + t, START + c) for t, c in rows]
     broker.send("known", payloads)
-    opened = KafkaStream(broker.url("known"), view, "g", tmp_path, age=0.0)
+    opened = KafkaStream(broker.url("known"), view, "known", tmp_path, age=0.0)
     turn_until([Ingest(store, [view], opened)], lambda: read_state(store, view).position("known/0").at == 14)
     assert read_state(store, view).events == 3
     opened.close()
