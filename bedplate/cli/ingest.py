@@ -159,7 +159,7 @@ def ingest(
     serves what --follow shows: how many events are left, how many come in a second, how old the newest is, and errors.
 
     'bedplate materialize' loaded every event of history before its time. An event of the stream from before that time
-    is an error, as it would count twice; of a topic it is passed over. Where such events reached the stream only, --late
+    is an error, as it would count twice (of a topic it is passed over). Where they reached the stream only, --late
     takes them in; they change values from now on.
 
     \b
@@ -180,8 +180,7 @@ def ingest(
         aside = letters or project.root / ".bedplate" / "letters"
         topic = _Topic(group, aside, form, settings) if _is_topic(stream) else None
         end = parse_time(until, "--until") if until else None
-        taking = _Taking(stream, topic, end, follow, late, moved, batch)
-        interrupted, seconds = taking.run(project, chosen, shown)
+        interrupted, seconds = _Taking(stream, topic, end, follow, late, moved, batch).run(project, chosen, shown)
     if not follow and not any(Path(stream).rglob("*.parquet")):
         click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
     _echo([Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown], seconds, interrupted, as_json)

@@ -158,6 +158,11 @@ class Topic(Feed):
             self.poisoned += 1
         self._producer.flush(10)
 
+    def taken(self, state: ViewState) -> np.ndarray:
+        """As for all; late events of a topic are passed over."""
+        late = self._events["time"].to_numpy() < state.until
+        return super().taken(state) & ~(late & (np.arange(len(late)) >= self._loaded))
+
     def is_taken(self, state: ViewState) -> bool:
         """Whether all that was sent is in the store, or was put aside."""
         return all(state.position(self._name(p)).at >= len(sent) for p, sent in enumerate(self._sent))
