@@ -160,7 +160,8 @@ class Topic(Feed):
 
     def taken(self, state: ViewState) -> np.ndarray:
         """As for all; late events of a topic are passed over."""
-        late = self._events["time"].to_numpy() < state.until
+        known = pl.max_horizontal("time", "known") if state.name in ("by_pair", "by_item") else pl.col("time")
+        late = self._events.select(known).to_series().to_numpy() < state.until
         return super().taken(state) & ~(late & (np.arange(len(late)) >= self._loaded))
 
     def is_taken(self, state: ViewState) -> bool:
