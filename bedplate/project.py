@@ -347,7 +347,7 @@ class Project:
             name = rest[1:] or None
         if name is None and len(found) == 1:
             return next(iter(found.values()))
-        if not found:
+        if not found and (name is None or suffix):
             hint = f"define a {kind.__name__} in {_FILES.get(word, 'features.py')}; 'bedplate plan' checks it"
             if suffix and place not in [path.name for path in self.config.definitions]:
                 hint = "it is none of the files of definitions: name it under project.definitions in bedplate.toml"
