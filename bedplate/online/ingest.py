@@ -33,7 +33,8 @@ from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
 from bedplate.online.refused import refused_rows
-from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_to_write, group, merged_rows, texts_of
+from bedplate.online.rows import MOST_TEXTS, Events, group, merged_rows, texts_of
+from bedplate.online.state import REWIND, ViewState, decode_to_write
 from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.events import RowName, row_text
