@@ -98,17 +98,18 @@ def _value(text: str) -> Any:
 
 def _replaced(config: _Config, path: Sequence[str], value: Any, setting: str) -> _Config:
     kind = type(config)
+    title = kind.__qualname__.rpartition("<locals>.")[2]
     fields = {f.name: f for f in msgspec.structs.fields(kind)}
     name = path[0]
     if name not in fields:
-        raise ConfigError(f"{kind.__name__} has no field '{name}'", where=setting, hint=suggest(name, fields, "fields"))
+        raise ConfigError(f"{title} has no field '{name}'", where=setting, hint=suggest(name, fields, "fields"))
     current = getattr(config, name)
     if len(path) > 1:
         if not isinstance(current, msgspec.Struct):
-            raise ConfigError(f"'{name}' of {kind.__name__} has no fields", where=setting)
+            raise ConfigError(f"'{name}' of {title} has no fields", where=setting)
         return msgspec.structs.replace(config, **{name: _replaced(current, path[1:], value, setting)})
     try:
         converted = msgspec.convert(value, fields[name].type)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"'{name}' of {kind.__name__}: {error}", where=setting) from None
+        raise ConfigError(f"'{name}' of {title}: {error}", where=setting) from None
     return msgspec.structs.replace(config, **{name: converted})

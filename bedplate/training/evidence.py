@@ -9,6 +9,7 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import StoreError
 from bedplate.features.encoding import CANDIDATE
 from bedplate.features.view import Feature
+from bedplate.identity import class_id
 from bedplate.registry.manifest import plain_config
 from bedplate.registry.run import RunRecord
 from bedplate.training.config import MAY_CHANGE
@@ -37,7 +38,20 @@ def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feat
     found = compiled.definitions()
     found |= {f"view {view.name}": view.id for view in compiled.selected.every_view}
     found |= {f"model of {name}": version for name, version in models_behind(job, dataset).items()}
-    return found | {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
+    found |= {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
+    return found | code_of(job)
+
+
+def code_of(job: Job) -> dict[str, str]:
+    """The id of the code of a model of the project's own; that of Bedplate's models is in the version of Bedplate.
+
+    Raises:
+        DefinitionError: its source can't be read, or it uses something that can change.
+    """
+    kind = job.model_class
+    if kind.__module__.partition(".")[0] == "bedplate":
+        return {}
+    return {f"model {kind.__qualname__}": class_id(kind, f"{job.place}: model '{kind.__qualname__}'")}
 
 
 def models_behind(job: Job, dataset: LoadedDataset) -> dict[str, str]:

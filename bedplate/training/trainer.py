@@ -17,13 +17,14 @@ from bedplate.features.encoder import Encoder
 from bedplate.files import remove_leftovers
 from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.base import Model, seeded
+from bedplate.models.batch import TensorBatch
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
 from bedplate.training.config import MAY_CHANGE, TrainerConfig
 from bedplate.training.evaluate import evaluate
 from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.report import Log, Show, Status
-from bedplate.training.source import Batches, Ready, Waiting, prefetched
+from bedplate.training.source import Batches, Waiting, prefetched
 
 
 @final
@@ -175,9 +176,9 @@ class _Run:
                 hint="its length and its batches must not change while a run goes on",
             )
 
-    def _step(self, batch: Ready) -> float:
+    def _step(self, batch: TensorBatch) -> float:
         self.optimizer.clear()
-        loss = self.model.loss(self.model(batch.inputs), batch.targets)
+        loss = self.model.loss(self.model(batch), batch)
         value = loss.item()
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
@@ -226,14 +227,14 @@ class _Run:
             )
         return value
 
-    def _not_finite(self, what: str, batch: Ready) -> DataError:
+    def _not_finite(self, what: str, batch: TensorBatch) -> DataError:
         found: list[str] = []
         for name, tensor in batch.inputs.items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 finite = torch.isfinite(tensor).flatten(0, -2).all(dim=0)
                 columns = self.encoder.columns_of(name)
                 found.append(f"{name} ({', '.join(c for c, ok in zip(columns, finite, strict=True) if not ok)})")
-        labels = [f"label {n}" for n, t in batch.targets.labels.items() if not bool(torch.isfinite(t).all())]
+        labels = [f"label {n}" for n, t in batch.labels.items() if not bool(torch.isfinite(t).all())]
         named = ", ".join([*found, *labels])
         return DataError(
             what + (f"; not finite: {named}" if named else "; all inputs and labels are finite"),
@@ -299,7 +300,7 @@ def _identity(config: TrainerConfig, model: Model, encoder: Encoder, batches: in
     fixed = {k: v for k, v in msgspec.to_builtins(config).items() if k not in MAY_CHANGE}
     return {
         "trainer config": digest(fixed),
-        "model": digest([type(model).__name__, msgspec.to_builtins(model.config)]),
+        "model": digest([model.config.title(), msgspec.to_builtins(model.config)]),
         "encoder": encoder.digest(),
         "number of batches": str(batches),
     }
