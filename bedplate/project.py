@@ -202,8 +202,7 @@ class Project:
                 where the stream of the source began.
             replace: loads views anew whose stream is at work. The stream is then taken in from its first file again,
                 which must not hold events before `until`: `Ingest` refuses them. Those of a topic are passed over.
-            adopt: views that have changed go on with the rows and the stream of their old version, where these hold all
-                that they need. The old version is frozen: its workers get an error. Nobody else may need it.
+            adopt: changed views go on with the rows of their old version, which is frozen; see `online.adoption`.
             progress: told what is under way.
 
         Raises:
@@ -222,9 +221,7 @@ class Project:
         asked = None if until is None else _until_now(until)
         known = {s.id: s for s in states(store) if s.complete}
         known |= adoption.adopt(store, chosen, asked) if adopt and not replace else {}
-        for view in chosen:
-            if not replace and view.id in known and known[view.id].successor:
-                adoption.resume(store, view.id)
+        adoption.resume(store, [] if replace else [view.id for view in chosen])
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
         done: list[Materialized] = []
         for view, reader, micros in zip(chosen, readers, untils, strict=True):

@@ -128,14 +128,15 @@ def release(store: OnlineStore, view_id: str) -> None:
         thaw(store, view_id, successor)  # of an adoption that was interrupted, or of one that was undone
 
 
-def resume(store: OnlineStore, view_id: str) -> None:
-    """Lets a frozen version of a view go on with its stream where it was; see `release`.
+def resume(store: OnlineStore, view_ids: Sequence[str]) -> None:
+    """Lets those versions of views that are frozen go on with their streams where they were; see `release`.
 
     Raises:
-        StoreError: the store can't be read or written, or a writer is at work on the version.
+        StoreError: the store can't be read or written, or a writer is at work on such a version.
     """
-    with store.writing([view_id]):
-        release(store, view_id)
+    for frozen in [s.id for s in states(store) if s.successor and s.id in view_ids]:
+        with store.writing([frozen]):
+            release(store, frozen)
 
 
 def thaw(store: OnlineStore, view_id: str, successor: str) -> None:
