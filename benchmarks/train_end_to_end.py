@@ -37,7 +37,7 @@ def steps(job: Job, encoder: Encoder, batches: Iterator[TensorBatch]) -> tuple[i
     """Rows, seconds and the last loss of forward, backward and optimiser over batches."""
     torch.manual_seed(0)
     model, c = job.model_class(job.model, encoder.layout), job.trainer
-    optimizer = Optimizer(model, c.learning_rate, c.embedding_learning_rate, c.weight_decay, c.clip_norm)
+    optimizer = Optimizer(model, c)
     model.train()
     rows, last, began = 0, 0.0, time.perf_counter()
     for batch in batches:

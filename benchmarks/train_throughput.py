@@ -124,7 +124,7 @@ def from_tensors(name: str, encoder: Encoder, batches: list[Batch], config: Trai
     """Rows a second of forward, backward and optimiser on tensors that are there already."""
     model = build(name, encoder)
     c = config
-    optimizer = Optimizer(model, c.learning_rate, c.embedding_learning_rate, c.weight_decay, c.clip_norm)
+    optimizer = Optimizer(model, c)
     ready = [to_tensors(b, encoder) for b in batches]
     model.train()
     began = time.perf_counter()

@@ -12,7 +12,7 @@ from bedplate.features.view import Feature
 from bedplate.identity import class_id
 from bedplate.registry.manifest import plain_config
 from bedplate.registry.run import RunRecord
-from bedplate.training.config import MAY_CHANGE
+from bedplate.training.config import may_change
 from bedplate.training.job import Job
 
 SETTINGS = "settings"
@@ -68,7 +68,7 @@ def settings_of(record: RunRecord) -> list[str]:
 def require_same(record: RunRecord, job: Job, definitions: Mapping[str, str], sources: Mapping[str, str]) -> None:
     """Checks that a run began with the same definitions, source snapshots and config as it would go on with.
 
-    Of the config, what only says how long and how fast a run goes on may differ: `MAY_CHANGE`, and how many golden
+    Of the config, what only says how long and how fast a run goes on may differ: `may_change`, and how many golden
     requests are kept. That settings were given is not compared, only what they make of the config.
 
     Raises:
@@ -105,5 +105,5 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{part}.{name}": one for name, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
         else:
             found[part] = value
-    free = {"golden", SETTINGS, *(f"trainer.{name}" for name in MAY_CHANGE)}
+    free = {"golden", SETTINGS, *(f"trainer.{name}" for name in may_change(config.get("trainer", {})))}
     return {path: value for path, value in found.items() if path not in free}
