@@ -29,7 +29,8 @@ from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
-from bedplate.online.state import group, merged_rows, states, texts_of
+from bedplate.online.rows import group, merged_rows, texts_of
+from bedplate.online.state import states
 from bedplate.online.texts import drop_texts
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches, plain
