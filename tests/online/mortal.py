@@ -1,5 +1,8 @@
 """What processes do that tests kill: they take in a stream, load or compact, and may die at a moment that is chosen.
 
+Run as a program it forks off a process for each line of its input, so that these need not import anything: a line is
+what `live` is called with, and answered with the process's number; a number is answered with how that process ended.
+
 A moment is before, within and after each write transaction of LMDB; before and after what a step sends to Redis, and
 after the answer. So between two of a store's round trips there is always one.
 """
@@ -7,11 +10,12 @@ after the answer. So between two of a store's round trips there is always one.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Callable, Generator
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from bedplate.online.compact import compact
 from bedplate.online.ingest import Ingest
 from bedplate.online.lmdb import LmdbStore
 from bedplate.online.load import bulk_load
+from bedplate.online.texts import drop_texts
 from bedplate.sources.base import Source
 from bedplate.testing.online_store import grouped
 from bedplate.testing.simulator import START
@@ -85,27 +90,27 @@ def load(store: OnlineStore, chosen: list[CompiledView], rows: pl.DataFrame, bat
         bulk_load(store, view, [grouped(view, rows)], until, batch=batch)
 
 
-def processes() -> ForkServerContext:
-    """Whose processes have imported this module when they begin."""
-    found = get_context("forkserver")
-    found.set_forkserver_preload(["mortal"])
-    return found
-
-
 def live(
-    url: str, files: str, doing: str, size: tuple[int, int], batch: int, moment: int, planted: str, done: Any = None
+    url: str,
+    files: str,
+    doing: str,
+    size: tuple[int, int],
+    batch: int,
+    moment: int = 0,
+    planted: str = "",
+    done: str = "",
 ) -> None:
     """Does something in a process of its own.
 
     Args:
         url: of the store.
         files: the stream's directory.
-        doing: `ingest`, `follow`, `load` or `compact`.
+        doing: `ingest`, `follow`, `load`, `compact`, or `tidy`, which compacts and drops texts without end.
         size: of the world, as for `events`.
         batch: events of a step.
         moment: at which it dies, counted from one; 0: none.
         planted: the fault that the store has, of `PLANTED`; empty: none.
-        done: how many steps it took; counted here.
+        done: the file to which it adds a byte after each of its steps; empty: none.
     """
     rows = events(*size)
     chosen = views(rows)
@@ -114,17 +119,22 @@ def live(
             PLANTED[planted](store)
         if moment:
             _mortal(store, moment)
-        if doing == "load":
-            load(store, chosen, rows[:LOADED], batch)
-        elif doing == "compact":
-            compact(store, chosen)
-        else:
+        with open(done or os.devnull, "ab", buffering=0) as counted:
 
             def count(_: object) -> None:
-                if done is not None:
-                    done.value += 1
+                counted.write(b".")
 
-            Ingest(store, chosen, Path(files), batch=batch).run(follow=doing == "follow", poll=0.01, progress=count)
+            if doing == "load":
+                load(store, chosen, rows[:LOADED], batch)
+            elif doing == "compact":
+                compact(store, chosen)
+            elif doing == "tidy":
+                while True:
+                    compact(store, chosen)
+                    drop_texts(store)
+                    count(None)
+            else:
+                Ingest(store, chosen, Path(files), batch=batch).run(follow=doing == "follow", poll=0.01, progress=count)
 
 
 def _mortal(store: OnlineStore, moment: int) -> None:
@@ -184,3 +194,28 @@ def _watch_connections(pass_moment: Callable[[], object]) -> None:
         return answer
 
     Connection.send_packed_command, Connection.read_response = sending, reading
+
+
+def _serve() -> None:
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if isinstance(asked, int):
+            _answer(os.waitstatus_to_exitcode(os.waitpid(asked, 0)[1]))
+        elif number := os.fork():
+            _answer(number)
+        else:
+            try:
+                live(**asked)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+
+
+def _answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mortal import LOADED, events, live, load, processes, views
+from mortal import LOADED, events, load, views
 
 from bedplate.features.entity import encode
 from bedplate.features.view import CompiledView
@@ -24,6 +28,35 @@ from bedplate.testing.online_store import write_files
 from bedplate.types import HOUR
 
 BATCH = 5
+
+
+class Nursery:
+    """Where processes that die come from; see `mortal`."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, what: object) -> int:
+        """Starts a process, or waits for one to end."""
+        if self._process is None:
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "POLARS_MAX_THREADS": "1"}
+            command = [sys.executable, str(Path(__file__).with_name("mortal.py"))]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(f"{json.dumps(what)}\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
+
+
+NURSERY = Nursery()
 
 
 class World:
@@ -54,14 +87,16 @@ class World:
                 self.expected.append(content(whole, self.views))
                 self.values.append(values(whole, self.views, self.rows))
 
+    def start(self, doing: str, **options: Any) -> int:
+        """A process that does something; its number."""
+        common = {"url": self.url, "files": str(self.files), "doing": doing, "size": self.size, "batch": self.batch}
+        return NURSERY.ask(common | options)
+
     def live(self, doing: str, moment: int, planted: str = "") -> bool:
         """Lets a process do something and die at a moment; whether it did."""
-        arguments = self.url, str(self.files), doing, self.size, self.batch, moment, planted
-        process = processes().Process(target=live, args=arguments)
-        process.start()
-        process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        return process.exitcode != 0
+        code = NURSERY.ask(self.start(doing, moment=moment, planted=planted))
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
 
     def ingest(self, store: OnlineStore) -> Ingest:
         """A worker that lives."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from mortal import LOADED, load
-from mortal_world import World, assert_oracle, content, values
+from mortal_world import NURSERY, World, assert_oracle, content, values
 from planted import PLANTED
 from redis_server import running, running_cluster
 
@@ -37,6 +37,13 @@ def server(request: pytest.FixtureRequest) -> Generator[str]:
     else:
         with running_cluster(1) as (one,):
             yield one.url.replace("redis", "redis+cluster", 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nursery() -> Generator[None]:
+    """Ends where the tests' processes come from."""
+    yield
+    NURSERY.close()
 
 
 @pytest.fixture
