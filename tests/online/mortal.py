@@ -105,7 +105,7 @@ def live(
     Args:
         url: of the store.
         files: the stream's directory.
-        doing: `ingest`, `follow`, `load`, `compact`, or `tidy`, which compacts and drops texts without end.
+        doing: `ingest`, `follow`, `load` (the first view), `load_all`, `compact`, or `tidy`, which compacts and drops texts without end.
         size: of the world, as for `events`.
         batch: events of a step.
         moment: at which it dies, counted from one; 0: none.
@@ -124,8 +124,8 @@ def live(
             def count(_: object) -> None:
                 counted.write(b".")
 
-            if doing == "load":
-                load(store, chosen, rows[:LOADED], batch)
+            if doing in ("load", "load_all"):
+                load(store, chosen[:1] if doing == "load" else chosen, rows[:LOADED], batch)
             elif doing == "compact":
                 compact(store, chosen)
             elif doing == "tidy":

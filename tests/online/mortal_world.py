@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -67,29 +68,42 @@ class World:
         folder: for files.
         size: events and users.
         batch: events of a step.
-
-    Attributes:
-        expected: by step of the stream what the store holds of each view.
-        values: by step of the stream what is read.
     """
 
     def __init__(self, url: str, folder: Path, size: tuple[int, int], batch: int = BATCH) -> None:
         self.url, self.files, self.size, self.batch = url, folder / "files", size, batch
         self.rows = events(*size)
         self.views = views(self.rows)
-        self.files.mkdir()
         write_files(self.rows, self.files, [LOADED, LOADED + batch + 2])
+
+    @cached_property
+    def expected(self) -> list[list[dict[Any, Any]]]:
+        """By step of the stream what the store holds of each view."""
+        return [held for held, _ in self._whole]
+
+    @cached_property
+    def values(self) -> list[list[dict[str, list[object]]]]:
+        """By step of the stream what is read."""
+        return [read for _, read in self._whole]
+
+    @cached_property
+    def _whole(self) -> list[tuple[Any, Any]]:
         with MemoryStore() as whole:
             load(whole, self.views, self.rows[:LOADED], 100)
-            self.expected, self.values = [content(whole, self.views)], [values(whole, self.views, self.rows)]
-            worker = Ingest(whole, self.views, self.files, batch=batch)
-            while worker.turn().taken:
-                self.expected.append(content(whole, self.views))
-                self.values.append(values(whole, self.views, self.rows))
+            worker, found = self.ingest(whole), list[tuple[Any, Any]]()
+            while not found or worker.turn().taken:
+                found.append((content(whole, self.views), values(whole, self.views, self.rows)))
+        return found
 
     def start(self, doing: str, **options: Any) -> int:
         """A process that does something; its number."""
-        common = {"url": self.url, "files": str(self.files), "doing": doing, "size": self.size, "batch": self.batch}
+        common: dict[str, Any] = {
+            "url": self.url,
+            "files": str(self.files),
+            "doing": doing,
+            "size": self.size,
+            "batch": self.batch,
+        }
         return NURSERY.ask(common | options)
 
     def live(self, doing: str, moment: int, planted: str = "") -> bool:
