@@ -7,6 +7,8 @@ class TestMyStore(OnlineStoreContract):
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -94,6 +96,17 @@ def raises_store_error(call: Callable[[], object]) -> bool:
     except StoreError:
         return True
     return False
+
+
+@contextlib.contextmanager
+def _switching_often() -> Iterator[None]:
+    """Lets threads take turns so often that they meet within a step."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 class OnlineStoreContract:
@@ -258,25 +271,30 @@ class OnlineStoreContract:
         """While steps of a view are written, every read sees one of them whole."""
         names = [b"r12345678%04d" % i for i in range(200)]
         torn: list[set[bytes]] = []
-        with self.open(tmp_path) as store:
+        seen: list[set[bytes]] = [set(), set()]
+        with self.open(tmp_path) as store, _switching_often():
             store.commit(Changes([(n, b"0") for n in names]))
             is_over = threading.Event()
 
-            def read() -> None:
+            def read(of_reader: set[bytes]) -> None:
                 while not is_over.is_set():
-                    seen = set(store.read_many(names))
-                    if len(seen) != 1:
-                        torn.append(seen)
+                    values = set(store.read_many(names))
+                    of_reader.update(values)
+                    if len(values) != 1:
+                        torn.append(values)
 
-            readers = [threading.Thread(target=read) for _ in range(2)]
+            readers = [threading.Thread(target=read, args=(of_reader,)) for of_reader in seen]
             for reader in readers:
                 reader.start()
-            for step in range(40):
+            step, until = 0, monotonic() + 60.0
+            while step < 40 or (min(map(len, seen)) < 40 and not torn and monotonic() < until):
+                step += 1
                 store.commit(Changes([(n, b"%d" % step) for n in names]))
             is_over.set()
             for reader in readers:
                 reader.join()
         assert torn == []
+        assert min(map(len, seen)) >= 40
 
     def test_a_view_is_readable_once_loaded(self, tmp_path: Path) -> None:
         """Before its load is complete a view can't be read; an interrupted load is started again from nothing."""

@@ -105,7 +105,8 @@ def live(
     Args:
         url: of the store.
         files: the stream's directory.
-        doing: `ingest`, `follow`, `load` (the first view), `load_all`, `compact`, or `tidy`, which compacts and drops texts without end.
+        doing: `ingest`, `follow`, `load` (the first view), `load_all`, `compact`, or `tidy`: it compacts and drops texts
+            without end.
         size: of the world, as for `events`.
         batch: events of a step.
         moment: at which it dies, counted from one; 0: none.
@@ -119,7 +120,7 @@ def live(
             PLANTED[planted](store)
         if moment:
             _mortal(store, moment)
-        with open(done or os.devnull, "ab", buffering=0) as counted:
+        with Path(done or os.devnull).open("ab", buffering=0) as counted:
 
             def count(_: object) -> None:
                 counted.write(b".")
@@ -206,7 +207,7 @@ def _serve() -> None:
         else:
             try:
                 live(**asked)
-            except BaseException:
+            except BaseException:  # noqa: BLE001  (a fork must not go on as its parent)
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)

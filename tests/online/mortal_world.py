@@ -45,7 +45,8 @@ class Nursery:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
             )
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(f"{json.dumps(what)}\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())

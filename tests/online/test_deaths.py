@@ -23,10 +23,11 @@ from bedplate.online.redis_transaction import MANY
 from bedplate.testing.online_store import write_files
 
 KILLS = int(os.environ.get("BEDPLATE_KILLS", "4"))
-EVENTS = LOADED + 7 + max(KILLS, 5)
+EVENTS = LOADED + 3 + KILLS
+STORES = ["lmdb", "redis"] if KILLS <= 4 else ["lmdb", "redis", "redis+cluster"]
 
 
-@pytest.fixture(scope="module", params=["lmdb", "redis", "redis+cluster"])
+@pytest.fixture(scope="module", params=STORES)
 def server(request: pytest.FixtureRequest) -> Generator[str]:
     """The URL of a server without its database; empty: there is none."""
     if request.param == "lmdb":
@@ -125,7 +126,7 @@ def test_a_first_load_that_died_is_not_read(tmp_path: Path, url: str) -> None:
     with open_store(url) as store:
         for moment in range(1, 4):
             assert world.live("load", 3 * moment)
-            with pytest.raises(StoreError, match="does not hold|only in part"):
+            with pytest.raises(StoreError, match=r"does not hold|only in part"):
                 content(store, world.views)
         assert not world.live("load_all", 0)
         assert world.steps(store) == [0, 0]
@@ -174,7 +175,7 @@ def overtake(store: OnlineStore, world: World, files: Path) -> tuple[int, int]:
 def test_a_worker_that_another_overtakes_begins_its_step_anew(
     tmp_path: Path, url: str, planted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(url, tmp_path, (EVENTS, 4))
+    world = World(url, tmp_path, (LOADED + 12, 4))
     rest = world.rows[LOADED:]
     for part in range(4):
         write_files(rest.filter(rest["user"].str.ends_with(str(part))), tmp_path / "parts" / str(part), [0])

@@ -1,4 +1,4 @@
-"""Several workers share a stream and are killed at random moments under load: nothing is lost and nothing counts twice."""
+"""Several workers share a stream and are killed at random moments under load: nothing is lost, nothing counts twice."""
 
 from __future__ import annotations
 
