@@ -105,8 +105,8 @@ def live(
     Args:
         url: of the store.
         files: the stream's directory.
-        doing: `ingest`, `follow`, `load` (the first view), `load_all`, `compact`, or `tidy`: it compacts and drops texts
-            without end.
+        doing: `ingest`, `follow`, `load` (the first view), `load_all`, `compact`, or `tidy`: it compacts and drops
+            texts without end.
         size: of the world, as for `events`.
         batch: events of a step.
         moment: at which it dies, counted from one; 0: none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -43,7 +44,7 @@ class Nursery:
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "POLARS_MAX_THREADS": "1"}
             command = [sys.executable, str(Path(__file__).with_name("mortal.py"))]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, process_group=0
             )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -52,9 +53,14 @@ class Nursery:
         return int(self._process.stdout.readline())
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends it, and what came from it and has not ended."""
         if self._process is not None:
-            self._process.communicate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
             self._process = None
 
 
