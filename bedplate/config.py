@@ -35,7 +35,9 @@ _TYPE_NAMES = {"str": "a string", "list": "a list", "dict": "a table", "bool": "
 _SIZE = re.compile(r"^([0-9]+(?:\.[0-9]+)?) ?([MG])B$", re.IGNORECASE)
 LEAST_MEMORY = 500_000_000
 """The smallest budget of memory that can be set; bytes."""
-_PASSWORD = re.compile(r"^([^/]*//[^/?@:]*:)[^/?]*(@)")
+URL_OPTIONS = ("ca", "cert", "key", "namespace", "password_env")
+"""The options that the URL of an online store may have; none of them holds a password."""
+_USER = re.compile(r"[A-Za-z0-9_.-]*")
 _LINE = re.compile(r"at line (\d+)")
 
 
@@ -77,12 +79,31 @@ class Config:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown.
+    """A URL as it may be shown: all that may be a password is hidden, wherever it stands and whatever is in it.
 
     >>> without_password("redis://app:secret@cache:6379/0"), without_password("lmdb:store")
     ('redis://app:***@cache:6379/0', 'lmdb:store')
+    >>> without_password("redis://:sec/ret@cache/0?namespace=a&password=secret")
+    'redis://:***@cache/0?namespace=a&password=***'
     """
-    return _PASSWORD.sub(r"\1***\2", url)
+    begin = re.match("[^:/@?#]*:?/*", url)
+    scheme = begin[0] if begin else ""
+    login, at, rest = url[len(scheme) :].rpartition("@")
+    if "?" in login:  # either the password has one in it, or an option's value an @
+        return f"{scheme}***"
+    user, colon, _ = login.partition(":")
+    known = user if scheme.endswith("://") and colon and _USER.fullmatch(user) else ""
+    place, question, options = rest.partition("?")
+    place, mark, _ = place.partition("#")
+    shown = "&".join(map(_shown_option, options.split("&"))) if question else ""
+    return f"{scheme}{known}{colon}{'***@' if at else ''}{place}{'#***' if mark else ''}{question}{shown}"
+
+
+def _shown_option(text: str) -> str:
+    name, equals, value = text.partition("=")
+    if name in URL_OPTIONS:
+        return text if "#" not in value else f"{name}=***"
+    return f"{name}=***" if equals and _USER.fullmatch(name) else "***"
 
 
 def load_config(directory: Path) -> Config:
@@ -232,7 +253,7 @@ def _online_url(url: str, root: Path, file: Path) -> str:
         )
     if scheme == "memory":
         if rest:
-            raise ConfigError(f"got '{url}', expected nothing after 'memory:'", where=where)
+            raise ConfigError(f"got '{without_password(url)}', expected nothing after 'memory:'", where=where)
         return url
     if scheme == "lmdb":
         return f"lmdb:{_resolve(rest, root, where)}"
@@ -244,6 +265,8 @@ def _online_url(url: str, root: Path, file: Path) -> str:
 def _engine_url(url: str, file: Path) -> str:
     if url not in ENGINES:
         raise ConfigError(
-            f"got '{url}', expected local", where=f"{file}: engine.url", hint=suggest(url, ENGINES, "engines")
+            f"got '{without_password(url)}', expected local",
+            where=f"{file}: engine.url",
+            hint=suggest(url, ENGINES, "engines"),
         )
     return url

@@ -105,6 +105,10 @@ class Definitions:
             if id(part) in places:
                 self.places.setdefault(called, places[id(part)])
 
+    def is_in(self, file: str, called: str) -> bool:
+        """Whether a definition, by what a message calls it, is made in a file."""
+        return self.places.get(called, "").rpartition(":")[0] == file
+
     def place(self, where: str | None) -> str | None:
         """The place of an error with the file in front, where the first definition that it names is known."""
         places = (self.places.get(found[0]) for found in _NAMED.finditer(where or ""))

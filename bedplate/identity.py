@@ -28,7 +28,7 @@ from bedplate.errors import DefinitionError
 _CONSTANT: tuple[Any, ...] = (str, bytes, int, float, complex, date, timedelta, ZoneInfo, np.generic, np.dtype)
 _GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME")
 _ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
-_NO_CODE = ("bedplate", *sys.stdlib_module_names)
+_NO_CODE = ("bedplate", "torch", *sys.stdlib_module_names)
 """Packages whose classes are taken by their names where a class inherits from them."""
 
 _Forms: TypeAlias = dict[str, str]

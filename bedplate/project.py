@@ -326,11 +326,11 @@ class Project:
             return lookup_table(self.graph, reader or self.history, features, keys, times, context, self.scorers)
 
     def find(self, kind: type[_Definition], name: str | None = None) -> _Definition:
-        """A definition of another kind (a service, a training job) by its variable's name or its own.
+        """A definition of another kind (a service, a training job) by its name, or by the file that defines it.
 
         Args:
             kind: the class of the definition.
-            name: its name; None when the project has only one.
+            name: its name, "FILE.py:NAME", or "FILE.py" where that file has only one; None when the project has.
 
         Raises:
             NotFoundError: there is none, or none of this name.
@@ -339,16 +339,21 @@ class Project:
         for variable, value in self.definitions.others:
             if isinstance(value, kind):
                 found[str(getattr(value, "name", variable))] = value
+        word, place = kind.__name__.lower(), "the project"
+        file, suffix, rest = (name or "").rpartition(".py")
+        if suffix and rest[:1] in ("", ":"):
+            place = f"{Path(file).name}.py"
+            found = {n: d for n, d in found.items() if self.definitions.is_in(place, f"{word} '{n}'")}
+            name = rest[1:] or None
         if name is None and len(found) == 1:
             return next(iter(found.values()))
-        word = kind.__name__.lower()
-        if name is None and not found:
-            raise NotFoundError(
-                f"the project defines no {word}",
-                hint=f"define a {kind.__name__} in {_FILES.get(word, 'features.py')}; 'bedplate plan' checks it",
-            )
+        if not found:
+            hint = f"define a {kind.__name__} in {_FILES.get(word, 'features.py')}; 'bedplate plan' checks it"
+            if suffix and place not in [path.name for path in self.config.definitions]:
+                hint = "it is none of the files of definitions: name it under project.definitions in bedplate.toml"
+            raise NotFoundError(f"{place} defines no {word}", hint=hint)
         if name is None:
-            raise NotFoundError(f"the project defines {len(found)} {word}s", hint=f"name one of: {', '.join(found)}")
+            raise NotFoundError(f"{place} defines {len(found)} {word}s", hint=f"name one of: {', '.join(found)}")
         return _named(word, found, name)
 
     def _check_jobs_and_services(self) -> None:

@@ -28,20 +28,21 @@ from bedplate.cli.init import init
 from bedplate.datasets.loader import Loader
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
+from bedplate.models.batch import TensorBatch
 from bedplate.training.optimizer import Optimizer
-from bedplate.training.source import Ready, Waiting, prefetched, to_ready
+from bedplate.training.source import Waiting, prefetched, to_tensors
 
 
-def steps(job: Job, encoder: Encoder, batches: Iterator[Ready]) -> tuple[int, float, float]:
+def steps(job: Job, encoder: Encoder, batches: Iterator[TensorBatch]) -> tuple[int, float, float]:
     """Rows, seconds and the last loss of forward, backward and optimiser over batches."""
     torch.manual_seed(0)
     model, c = job.model_class(job.model, encoder.layout), job.trainer
-    optimizer = Optimizer(model, c.learning_rate, c.embedding_learning_rate, c.weight_decay, c.clip_norm)
+    optimizer = Optimizer(model, c)
     model.train()
     rows, last, began = 0, 0.0, time.perf_counter()
     for batch in batches:
         optimizer.clear()
-        loss = model.loss(model(batch.inputs), batch.targets)
+        loss = model.loss(model(batch), batch)
         last = loss.item()
         loss.backward()
         optimizer.gradient_norm().item()
@@ -68,7 +69,7 @@ def main() -> None:
         job = project.find(Job, options.job)
         loader = Loader(project.load(job.dataset), "train")
         encoder = fit(job.inputs, islice(loader.epoch(0, 0), job.fit_batches))
-        ready = [to_ready(b, encoder) for b in islice(loader.epoch(0, 0), options.batches)]
+        ready = [to_tensors(b, encoder) for b in islice(loader.epoch(0, 0), options.batches)]
         limit, whole, waits = [], [], []
         for _ in range(3):
             rows, seconds, expected = steps(job, encoder, iter(ready))

@@ -36,7 +36,7 @@ from bedplate.models.logistic import Logistic
 from bedplate.models.two_tower import TwoTower
 from bedplate.training.config import TrainerConfig
 from bedplate.training.optimizer import Optimizer
-from bedplate.training.source import to_ready
+from bedplate.training.source import to_tensors
 from bedplate.training.trainer import Trainer
 
 REQUESTS, CANDIDATES, BATCHES = 100, 40, 40
@@ -124,13 +124,13 @@ def from_tensors(name: str, encoder: Encoder, batches: list[Batch], config: Trai
     """Rows a second of forward, backward and optimiser on tensors that are there already."""
     model = build(name, encoder)
     c = config
-    optimizer = Optimizer(model, c.learning_rate, c.embedding_learning_rate, c.weight_decay, c.clip_norm)
-    ready = [to_ready(b, encoder) for b in batches]
+    optimizer = Optimizer(model, c)
+    ready = [to_tensors(b, encoder) for b in batches]
     model.train()
     began = time.perf_counter()
     for batch in ready:
         optimizer.clear()
-        loss = model.loss(model(batch.inputs), batch.targets)
+        loss = model.loss(model(batch), batch)
         loss.item()
         loss.backward()
         optimizer.gradient_norm().item()

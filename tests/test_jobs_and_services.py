@@ -92,7 +92,7 @@ JOBS = [
      "train.py:4: job 'ranker': trainer: metric",
      "the model of DCNConfig reports 'calibration', which no epoch can be chosen by\n  metrics: auc, "
      "expected_calibration_error, log_loss, loss, normalised_entropy, request_auc"),
-    ('DCNConfig("bought")', "3", "train.py:4: job 'ranker'", "got the config int, expected one of DCNConfig, "),
+    ('DCNConfig("bought")', "3", "train.py:4: job 'ranker': model", "got a int, expected ModelConfig"),
     ("Number()", 'Number(log="x")', "train.py:3: encoding Number", "log is 'x': expected `bool`, got `str`"),
     ("Category(), length=5", "Category(), length=-3", "train.py:3: encoding Sequence",
      "length is -3, expected at least 1"),

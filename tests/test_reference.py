@@ -91,12 +91,11 @@ def test_every_key_of_the_configuration_is_listed() -> None:
 
 def test_every_aggregation_encoding_and_config_is_on_the_page() -> None:
     from bedplate.aggregations.base import Aggregation
-    from bedplate.training.job import _MODELS
+    from bedplate.models.config import ModelConfig
 
-    public = [getattr(bedplate, n) for n in bedplate.__all__ if n != "Trainer"]
-    found = {k.__name__ for k in public if isinstance(k, type) and issubclass(k, Aggregation)}
-    found |= {k.__name__ for k in public if k.__module__ == "bedplate.features.encoding"} | {
-        m.__name__ for m in _MODELS
-    }
+    public = [k for n in bedplate.__all__ if n != "Trainer" and isinstance(k := getattr(bedplate, n), type)]
+    found = {k.__name__ for k in public if issubclass(k, Aggregation)}
+    found |= {k.__name__ for k in public if k.__module__ == "bedplate.features.encoding"}
+    found |= {k.__name__ for k in public if issubclass(k, ModelConfig)}
     assert len(found) == 16
     assert found <= set(NAMES)

@@ -18,6 +18,7 @@ from bedplate.cli.options import echo_json, json_option, open_online, project_op
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.standing import Progressed, Standing, progress_table
 from bedplate.cli.tables import table
+from bedplate.config import without_password
 from bedplate.errors import ConfigError, NotFoundError, suggest
 from bedplate.types import parse_time
 
@@ -193,7 +194,7 @@ def _check(stream: str, until: str | None, follow: bool) -> None:
         raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
     if _URL.match(stream) and not _is_topic(stream) and not Path(stream).exists():
         raise ConfigError(
-            f"got '{stream}', expected a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC",
+            f"got '{without_password(stream)}', expected a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC",
             where="ingest",
             hint="of a table of another kind 'bedplate materialize' loads the newest state",
         )
@@ -265,8 +266,9 @@ class _Taking:
 def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, directory: Path, as_json: bool) -> None:
     """Take the mended dead letters of FILE into the online store, each once.
 
-    A letter is known by its topic, partition and offset: one that was taken in is passed over. One that is still wrong
-    is an error that names it, and nothing of its view is changed.
+    A letter is known by its topic, partition and offset. Into each view those are taken whose events were withheld from
+    it, once; others are passed over. One that is still wrong is an error that names it, and nothing of its view is
+    changed.
 
     \b
     Example:
@@ -280,7 +282,7 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
     taken: dict[str, int] = {}
     with open_online(project.config) as store:
         for view in (v for views in _chosen(project, sources).values() for v in views):
-            taken[view.name] = Ingest(store, [view], LetterStream(file, view, form), late=late).run().events
+            taken[view.name] = Ingest(store, [view], LetterStream(file, view, store, form), late=late).run().events
     if as_json:
         echo_json({"views": [{"view": name, "letters": count} for name, count in taken.items()]})
     else:

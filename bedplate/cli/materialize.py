@@ -13,6 +13,7 @@ from bedplate.cli.main import INTERRUPTED_EXIT
 from bedplate.cli.options import echo_json, json_option, open_online, project_option
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.tables import table
+from bedplate.config import without_password
 from bedplate.types import format_time
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
         click.get_current_context().exit(INTERRUPTED_EXIT)
     seconds = time.perf_counter() - began
     if as_json:
-        echo_json({"views": done, "store": project.config.online_url, "seconds": seconds})
+        echo_json({"views": done, "store": without_password(project.config.online_url), "seconds": seconds})
         return
     loaded = [d for d in done if not d.kept]
     click.echo(_table(done))

@@ -37,9 +37,10 @@ def train(
     directory: Path,
     as_json: bool,
 ) -> None:
-    """Train the model of JOB, a Job of the project's train.py, and register the version.
+    """Train the model of JOB, a Job of the project, and register the version.
 
-    SETTINGS replace the job's own: model.NAME=VALUE or trainer.NAME=VALUE. Ctrl-C leaves a checkpoint; '--resume RUN'
+    JOB is the job's name, FILE.py:NAME, or FILE.py where that file has only one. SETTINGS replace the job's own:
+    model.NAME=VALUE or trainer.NAME=VALUE. Ctrl-C leaves a checkpoint; '--resume RUN'
     goes on from it with the run's settings and ends with the same weights as if nothing had happened. Settings given
     with --resume may only say how long and at what pace it goes on.
 
@@ -47,6 +48,7 @@ def train(
     Examples:
       bedplate train retail_ranker --promote
       bedplate train retail_ranker trainer.epochs=1 model.rank=64
+      bedplate train train.py:retail_ranker model.layers=[64,32]
       bedplate train retail_ranker --resume 20261122-1015
       bedplate train retail_ranker --from baskets-2011
       bedplate train retail_ranker --json

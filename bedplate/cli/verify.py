@@ -13,6 +13,7 @@ from bedplate.cli.main import PARTIAL_EXIT
 from bedplate.cli.options import echo_json, json_option, open_online, project_option
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.tables import number, table
+from bedplate.config import without_password
 from bedplate.errors import ProofError
 from bedplate.types import format_time, parse_time
 
@@ -58,7 +59,7 @@ def verify(views: tuple[str, ...], count: int, at: str | None, seed: int, direct
     with open_online(project.config) as store, ProgressLine(every=1.0) as progress, project.located():
         found = compare(store, project.history, chosen, keys=count, at=instant, seed=seed, progress=progress)
     if as_json:
-        echo_json(_document(found, project.config.online_url, time.perf_counter() - began))
+        echo_json(_document(found, without_password(project.config.online_url), time.perf_counter() - began))
     else:
         click.echo(_text(found))
     if found.is_wrong:
@@ -66,7 +67,7 @@ def verify(views: tuple[str, ...], count: int, at: str | None, seed: int, direct
             f"{found.differ:,} of {found.compared:,} values differ between the store and history"
             if found.differ
             else "the store holds another version of a view",
-            where=project.config.online_url,
+            where=without_password(project.config.online_url),
         )
     if any(v.cause for v in found.views):
         click.get_current_context().exit(PARTIAL_EXIT)

@@ -6,7 +6,7 @@ aggregated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
@@ -21,12 +21,16 @@ from bedplate.features.decimals import decimals_as_floats
 from bedplate.features.entity import encode
 from bedplate.features.vectors import matrix_of, wrong_vectors
 from bedplate.features.view import CompiledView
+from bedplate.overlap import overlapped
 from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME, UNREADABLE
 from bedplate.sources.events import RowName, check_events, check_unit, event_query, read_events, row_text
 from bedplate.types import LATEST_TIME, Array, Bools, Int64s, Type, likely_unit
 
 Span: TypeAlias = "tuple[int | None, int | None]"
 """A range of event times: from the first to before the second, microseconds; None: without end."""
+
+Put: TypeAlias = Callable[[Array, Array], None]
+"""Fills the second array with the rows of the first one in some order."""
 
 _PIECE = 1 << 17
 """Rows of a table that are read at once."""
@@ -195,16 +199,39 @@ def prepare_table(
     Raises:
         DataError: as `prepare_rows`.
     """
-    if rows > _PIECE:
-        joined = JoinedRows(view, rows, only)
-        try:
-            for batch in prepare_batches(view, raw, only, span):
-                joined.add(batch)
-            return joined.rows()
-        except (DataError, *UNREADABLE):
-            del joined
+    joined = join_batches(view, raw, rows, only, span) if rows > _PIECE else None
     # Of rows that are wrong, a look at the whole table says how many they are, and which is the first.
-    return prepare_rows(view, raw, only, name, span)
+    return prepare_rows(view, raw, only, name, span) if joined is None else joined
+
+
+def join_batches(
+    view: CompiledView,
+    raw: pl.LazyFrame,
+    rows: int,
+    only: Sequence[int] | None,
+    span: Span | None,
+    arrange: Callable[[Rows], Put] | None = None,
+) -> Rows | None:
+    """All rows of a table, read in pieces; None: some are wrong, and `prepare_rows` says which.
+
+    Args:
+        view: the compiled view.
+        raw: rows as the table holds them.
+        rows: about how many there are.
+        only: as for `prepare_rows`.
+        span: as for `prepare_rows`.
+        arrange: gives what puts the rows of each piece in order; None: they stay as they come.
+    """
+    joined = JoinedRows(view, rows, only)
+
+    def add(batch: Rows) -> None:
+        joined.add(batch, None if arrange is None else arrange(batch))
+
+    try:
+        overlapped(add, prepare_batches(view, raw, only, span))
+        return joined.rows()
+    except (DataError, *UNREADABLE):
+        return None
 
 
 def prepare_batches(
@@ -299,23 +326,36 @@ def _rows(view: CompiledView, frame: pl.DataFrame, only: Sequence[int] | None, r
 
 
 @final
-class _Column:
-    """An array that grows by pieces; room that is never filled takes no memory."""
+class RowsColumn:
+    """An array that grows by pieces; room that is never filled takes no memory.
+
+    Args:
+        shape: of the array as it is expected to become.
+        dtype: of its values.
+    """
 
     __slots__ = ("_array", "_used")
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self._array, self._used = np.empty(shape, dtype), 0
 
-    def add(self, piece: Array) -> None:
-        """Appends rows."""
-        stop = self._used + len(piece)
+    def add(self, piece: Array, put: Put | None = None) -> None:
+        """Appends rows, as they stand or as `put` gives them."""
+        room = self.room(len(piece))
+        if put is None:
+            room[...] = piece
+        else:
+            put(piece, room)
+
+    def room(self, rows: int) -> Array:
+        """Room for so many rows more, to be filled."""
+        start, stop = self._used, self._used + rows
         if stop > len(self._array):
             wider = np.empty((2 * stop, *self._array.shape[1:]), self._array.dtype)
-            wider[: self._used] = self._array[: self._used]
+            wider[:start] = self._array[:start]
             self._array = wider
-        self._array[self._used : stop] = piece
         self._used = stop
+        return self._array[start:stop]
 
     def array(self) -> Array:
         """The rows."""
@@ -334,44 +374,62 @@ class JoinedRows:
 
     def __init__(self, view: CompiledView, rows: int, only: Sequence[int] | None) -> None:
         wanted = _wanted(view, only)
-        self._times = _Column((rows,), np.int64)
+        self._expected, self._rows = rows, 0
+        self._times = RowsColumn((rows,), np.int64)
         source = view.view.source
-        self._known = None if source.available is None else _Column((rows,), np.int64)
-        self._sequence = None if source.sequence is None else _Column((rows,), np.int64)
-        self._keys = _Column((rows, len(view.key_types)), np.int64)
-        self._inputs = [[_Column((rows, *kind.shape), kind.dtype) for kind in view.types[s]] for s in wanted]
-        self._valid = [_Column((rows,), np.bool_) for _ in wanted]
+        self._known = None if source.available is None else RowsColumn((rows,), np.int64)
+        self._sequence = None if source.sequence is None else RowsColumn((rows,), np.int64)
+        self._keys = RowsColumn((rows, len(view.key_types)), np.int64)
+        self._inputs = [[RowsColumn((rows, *kind.shape), kind.dtype) for kind in view.types[s]] for s in wanted]
+        self._valid: list[RowsColumn | None] = [None for _ in wanted]
         self._key_texts = [dict[int, str]() if kind is Type.STRING else None for kind in view.key_types]
         self._texts = [[dict[int, str]() if k is Type.STRING else None for k in view.types[s]] for s in wanted]
 
-    def add(self, piece: Rows) -> None:
+    def add(self, piece: Rows, put: Put | None = None) -> None:
         """Copies the rows of a piece.
+
+        Args:
+            piece: the rows.
+            put: puts them in order; None: they stay as they stand.
 
         Raises:
             DataError: two different strings have the same id.
         """
-        self._times.add(piece.times)
+        self._times.add(piece.times, put)
         for column, values in ((self._known, piece.known), (self._sequence, piece.sequence)):
             if column is not None and values is not None:
-                column.add(values)
-        self._keys.add(piece.keys)
+                column.add(values, put)
+        self._keys.add(piece.keys, put)
         _add_texts(self._key_texts, piece.key_texts)
         for s, selected in enumerate(piece.selections):
-            self._valid[s].add(np.ones(len(piece), np.bool_) if selected.valid is None else selected.valid)
+            self._add_valid(s, len(piece), selected.valid, put)
             _add_texts(self._texts[s], selected.texts)
             for column, values in zip(self._inputs[s], selected.inputs, strict=True):
-                column.add(values)
+                column.add(values, put)
+
+        self._rows += len(piece)
+
+    def _add_valid(self, selection: int, rows: int, valid: Bools | None, put: Put | None) -> None:
+        """Takes which rows of a selection count; nothing is kept as long as all do."""
+        known = self._valid[selection]
+        if known is None and valid is not None:
+            known = self._valid[selection] = RowsColumn((max(self._expected, self._rows + rows),), np.bool_)
+            known.room(self._rows)[...] = True
+        if known is not None and valid is None:
+            known.room(rows)[...] = True
+        elif known is not None and valid is not None:
+            known.add(valid, put)
 
     def rows(self) -> Rows:
         """All rows."""
-        valid = [v.array() for v in self._valid]
+        valid = [None if v is None else v.array() for v in self._valid]
         return Rows(
             times=self._times.array(),
             known=None if self._known is None else self._known.array(),
             sequence=None if self._sequence is None else self._sequence.array(),
             keys=self._keys.array(),
             selections=tuple(
-                SelectedValues(None if v.all() else v, tuple(i.array() for i in inputs), tuple(texts))
+                SelectedValues(None if v is None or v.all() else v, tuple(i.array() for i in inputs), tuple(texts))
                 for v, inputs, texts in zip(valid, self._inputs, self._texts, strict=True)
             ),
             key_texts=tuple(self._key_texts),

@@ -45,6 +45,13 @@ class InputVectors(nn.Module):
         """[N, item_width]."""
         return self._side("item", inputs)
 
+    def rows(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """[N, request_width + item_width]: both sides, that of the request repeated for each of its candidates."""
+        sides = [self.request(inputs).index_select(0, inputs["request_of_item"])] if self.request_width else []
+        if self.item_width:
+            sides.append(self.item(inputs))
+        return torch.cat(sides, dim=1)
+
     def elements(self, name: str, inputs: Mapping[str, Tensor]) -> Elements:
         """The vectors of a group of sequences; row 0 of its first category marks padding."""
         ids = inputs[f"sequence_ids.{name}"]

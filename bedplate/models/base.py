@@ -6,51 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bedplate.errors import DataError, DefinitionError, suggest
+from bedplate.errors import DefinitionError
 from bedplate.features.encoding import Layout, Level
+from bedplate.models.batch import TensorBatch
+from bedplate.models.config import ModelConfig
 from bedplate.types import Float32s, Float64s, Int64s
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What a batch's scores are compared with.
-
-    Attributes:
-        labels: [N] float32 each, by label name; 0 where the label is not known.
-        weights: [N] float32.
-        candidates: [N] int64, the keys of the candidates.
-        log_q: [N] float32, the log of the probability with which each was drawn, or would have been; None: not known.
-        known: [N] bool each, in which rows a label is known (not censored), by label name; those of which all are known
-            are not here.
-    """
-
-    labels: Mapping[str, Tensor]
-    weights: Tensor
-    candidates: Tensor
-    log_q: Tensor | None = None
-    known: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
-
-    def label(self, name: str) -> Tensor:
-        """A label's values; 0 where it is not known, see `weights_of`.
-
-        Raises:
-            DataError: the batch has no such label.
-        """
-        if name not in self.labels:
-            raise DataError(f"the batch has no label '{name}'", where="model", hint=suggest(name, self.labels))
-        return self.labels[name]
-
-    def weights_of(self, name: str) -> Tensor:
-        """[N]: the weights of the rows for a label; 0 where it is not known."""
-        return self.weights * self.known[name] if name in self.known else self.weights
 
 
 @final
@@ -83,51 +49,81 @@ class Prediction:
 
 
 class Model(nn.Module, ABC):
-    """A model on an encoder's tensors.
+    """A model on the tensors of an encoder.
 
-    Its constructor takes a frozen config (a `msgspec.Struct` with a `seed`) and the encoder's `Layout`, and draws the
-    same weights for the same two.
+    A model is a class with a `Config`, whose constructor takes a config and the encoder's `Layout` and draws the same
+    weights for the same two. A job that is given the config trains the model.
 
     Attributes:
-        config: all choices.
+        Config: all choices, a subclass of `models.config.ModelConfig`.
+        config: those of this model.
         layout: the tensors that it takes.
         served_levels: what the exported graph reads: of the request, of the candidates, or both.
     """
 
+    Config: ClassVar[type[ModelConfig]]
     served_levels: ClassVar[tuple[Level, ...]] = ("request", "item")
 
-    def __init__(self, config: msgspec.Struct, layout: Layout) -> None:
+    def __init__(self, config: ModelConfig, layout: Layout) -> None:
         super().__init__()
         self.config = config
         self.layout = layout
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Lets the class's own `Config` say which model it is of."""
+        super().__init_subclass__(**options)
+        config = cls.__dict__.get("Config")
+        if config is not None and not config.implemented_by:
+            config.implemented_by = cls
+
     @abstractmethod
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs by name; `score` [N] orders the candidates of a request.
 
         Args:
-            inputs: the encoder's tensors of R requests and N candidates.
+            batch: the encoder's tensors of R requests and N candidates, by name.
         """
 
-    @abstractmethod
-    def served(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The outputs of the exported graph; the first size of each is R or N.
+    def served(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs of the exported graph, the score unless a model says otherwise; the first size of each is R or N.
 
         Args:
-            inputs: the encoder's tensors of `served_levels`.
+            batch: the encoder's tensors of `served_levels`.
         """
+        return {"score": self(batch)["score"]}
 
     @abstractmethod
-    def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+    def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """The mean loss of a batch, a scalar."""
 
-    def judged(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+    def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """[N]: the scores that `metrics` gets; the outputs' own unless a model says otherwise."""
         return outputs["score"]
 
     @abstractmethod
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """What a validation reports, by name."""
+
+
+class RetrievalModel(Model, ABC):
+    """A model that gives requests and candidates vectors of one space, those of candidates computed ahead.
+
+    A candidate's score is the larger, the greater the product of the two vectors is.
+    """
+
+    served_levels: ClassVar[tuple[Level, ...]] = ("request",)
+
+    @abstractmethod
+    def query(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """[R, width] vectors of the requests; reads nothing of the candidates."""
+
+    @abstractmethod
+    def item(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """[N, width] vectors of the candidates; reads nothing of the requests."""
+
+    def served(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`query` [R, width]; the candidates' vectors are computed ahead, for the catalogue."""
+        return {"query": self.query(batch)}
 
 
 @contextmanager

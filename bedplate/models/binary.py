@@ -10,16 +10,46 @@ Metrics on drawn candidates are of `logit - log q`, too: those rows are what the
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from bedplate.errors import DataError
-from bedplate.models.base import Targets, weighted_mean
+from bedplate.features.encoding import Layout
+from bedplate.metrics.report import binary_report
+from bedplate.models.base import Model, Prediction, weighted_mean
+from bedplate.models.batch import TensorBatch
+from bedplate.models.config import BinaryConfig
 
 
-def sampled_logit(outputs: Mapping[str, Tensor], targets: Targets, correct_sampling: bool) -> Tensor:
+class BinaryModel(Model, ABC):
+    """A model of a binary label by its log-odds: its `forward` gives `logit` [N], the rest is here."""
+
+    def __init__(self, config: BinaryConfig, layout: Layout) -> None:
+        super().__init__(config, layout)
+        self.label, self.correct_sampling = config.label, config.correct_sampling
+
+    def served(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`score` [N], the probability of the label."""
+        return {"score": probability(self(batch)["logit"])}
+
+    def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
+        """The weighted mean log loss, corrected for drawn negatives if the config says so."""
+        logit = sampled_logit(outputs, batch, self.correct_sampling)
+        return binary_loss(logit, batch.label(self.label), batch.weights_of(self.label))
+
+    def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
+        """[N]: the probability of the label among the batch's candidates."""
+        return probability(sampled_logit(outputs, batch, self.correct_sampling))
+
+    def metrics(self, prediction: Prediction) -> dict[str, float]:
+        """Those of `binary_report`."""
+        return binary_report(*prediction.of(self.label))
+
+
+def sampled_logit(outputs: Mapping[str, Tensor], batch: TensorBatch, correct_sampling: bool) -> Tensor:
     """[N]: the log-odds of the label among the batch's candidates.
 
     Raises:
@@ -27,13 +57,13 @@ def sampled_logit(outputs: Mapping[str, Tensor], targets: Targets, correct_sampl
     """
     if not correct_sampling:
         return outputs["logit"]
-    if targets.log_q is None:
+    if batch.log_q is None:
         raise DataError(
             "correct_sampling needs the probability of each candidate, which the batch does not have",
             where="model",
             hint="give the dataset negatives, or set correct_sampling=False",
         )
-    return outputs["logit"] - targets.log_q
+    return outputs["logit"] - batch.log_q
 
 
 def binary_loss(logit: Tensor, label: Tensor, weights: Tensor) -> Tensor:

@@ -1,8 +1,12 @@
-"""The configs of the models: pure data, so that a project's jobs are read without torch."""
+"""The configs of the models: pure data, so that a project's jobs are read without torch.
+
+A model of a project's own has its config inside, see `models.base.Model`.
+"""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import importlib
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -11,35 +15,84 @@ from bedplate.features.checks import check_least, check_types
 from bedplate.metrics.report import BINARY_METRICS
 
 
-class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the configs of all models have; each model's own adds its choices.
+
+    Attributes:
+        implemented_by: the model that the config is of, or "module:Class", which is imported when the model is made; a
+            `Config` that is written inside its model is given the model.
+        needs_binary: whether the label must be one of 0 and 1.
+        metrics: the names of what its validation reports beside the loss.
+        label: that it predicts.
+        seed: of the first weights.
+    """
+
+    implemented_by: ClassVar[str | type] = ""
+    needs_binary: ClassVar[bool] = False
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    label: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks the types.
+
+        Raises:
+            ConfigError: a value is of another type than its field, the label has no name, or the seed is below 0.
+        """
+        check_types(self, self.title())
+        check_least(self, "seed", 0, self.title())
+        if not self.label:
+            raise ConfigError("got no label, expected the name of one", where=self.title())
+
+    @classmethod
+    def title(cls) -> str:
+        """What a message calls the config: `DCNConfig`, or `Wide.Config` where it is inside its model."""
+        return cls.__qualname__.rpartition("<locals>.")[2]
+
+
+class BinaryConfig(ModelConfig, frozen=True, forbid_unknown_fields=True):
+    """What the configs of models of a binary label have; see `models.binary`.
+
+    Attributes:
+        correct_sampling: learn the log-odds of the label without the sampling of negatives.
+    """
+
+    needs_binary: ClassVar[bool] = True
+    metrics: ClassVar[tuple[str, ...]] = BINARY_METRICS
+
+    correct_sampling: bool = False
+
+
+def implementation(config: ModelConfig) -> Any:
+    """The model's class; imports what it is made with, such as torch."""
+    known = config.implemented_by
+    if isinstance(known, type):
+        return known
+    module, _, name = known.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class DCNConfig(BinaryConfig, frozen=True, forbid_unknown_fields=True):
     """Choices of a `DCN`.
 
     Attributes:
-        needs_binary: whether the label must be one of 0 and 1.
-        metrics: the names of what its validation reports beside the loss.
-        label: the binary label that it predicts.
         embedding: the width of a category's vector.
         cross_layers: how many crosses; the degree of the highest is one more.
         rank: of the cross matrices; 0 for full ones.
         attention: the width of queries, keys and values.
         layers: widths of the deep part, which runs beside the crosses.
         dropout: after each layer of the deep part.
-        correct_sampling: learn the log-odds of the label without the sampling of negatives; see `models.binary`.
-        seed: of the first weights.
     """
 
-    needs_binary: ClassVar[bool] = True
-    metrics: ClassVar[tuple[str, ...]] = BINARY_METRICS
+    implemented_by: ClassVar[str | type] = "bedplate.models.dcn:DCN"
 
-    label: str
     embedding: int = 16
     cross_layers: int = 2
     rank: int = 32
     attention: int = 16
     layers: tuple[int, ...] = (128, 64)
     dropout: float = 0.0
-    correct_sampling: bool = False
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Checks types and ranges.
@@ -47,7 +100,7 @@ class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             ConfigError: a value is of another type than its field, or out of its range.
         """
-        _check(self, "DCNConfig")
+        super().__post_init__()
         check_least(self, "embedding cross_layers attention", 1, "DCNConfig")
         check_least(self, "rank", 0, "DCNConfig")
         if not self.layers:
@@ -55,40 +108,27 @@ class DCNConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _check_layers(self.layers, self.dropout, "DCNConfig")
 
 
-class LogisticConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Choices of a `Logistic`.
+class LogisticConfig(BinaryConfig, frozen=True, forbid_unknown_fields=True):
+    """Choices of a `Logistic`: those of every model of a binary label."""
 
-    Attributes:
-        needs_binary: whether the label must be one of 0 and 1.
-        metrics: the names of what its validation reports beside the loss.
-        label: the binary label that it predicts.
-        correct_sampling: learn the log-odds of the label without the sampling of negatives; see `models.binary`.
-        seed: of the first weights.
+    implemented_by: ClassVar[str | type] = "bedplate.models.logistic:Logistic"
+
+
+class RetrievalConfig(ModelConfig, frozen=True, forbid_unknown_fields=True):
+    """What the configs of models for retrieval have, which give requests and candidates vectors of one space.
+
+    An input of the candidate may depend on the candidate's entity alone: its vectors are computed ahead.
     """
 
-    needs_binary: ClassVar[bool] = True
-    metrics: ClassVar[tuple[str, ...]] = BINARY_METRICS
-
-    label: str
-    correct_sampling: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks the types.
-
-        Raises:
-            ConfigError: a value is of another type than its field, or the label has no name.
-        """
-        _check(self, "LogisticConfig")
+    metrics: ClassVar[tuple[str, ...]] = ("request_auc",)
 
 
-class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TwoTowerConfig(RetrievalConfig, frozen=True, forbid_unknown_fields=True):
     """Choices of a `TwoTower`.
 
+    Candidates whose label is above 0 are the request's positives.
+
     Attributes:
-        needs_binary: whether the label must be one of 0 and 1.
-        metrics: the names of what its validation reports beside the loss.
-        label: candidates where it is above 0 are the request's positives.
         embedding: the width of a category's vector.
         layers: hidden widths of each tower.
         width: of the vectors.
@@ -96,13 +136,10 @@ class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         frequency_slots: a power of two; the size of the table that estimates how often a candidate is in a batch.
         frequency_rate: the weight of the newest gap in that estimate.
         dropout: after each hidden layer.
-        seed: of the first weights.
     """
 
-    needs_binary: ClassVar[bool] = False
-    metrics: ClassVar[tuple[str, ...]] = ("request_auc",)
+    implemented_by: ClassVar[str | type] = "bedplate.models.two_tower:TwoTower"
 
-    label: str
     embedding: int = 16
     layers: tuple[int, ...] = (128,)
     width: int = 64
@@ -110,7 +147,6 @@ class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frequency_slots: int = 65_536
     frequency_rate: float = 0.05
     dropout: float = 0.0
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Checks types and ranges.
@@ -119,7 +155,7 @@ class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ConfigError: a value is of another type than its field, or out of its range.
         """
         place, slots = "TwoTowerConfig", self.frequency_slots
-        _check(self, place)
+        super().__post_init__()
         check_least(self, "embedding width frequency_slots", 1, place)
         if slots & (slots - 1):
             raise ConfigError(f"frequency_slots is {slots}, expected a power of two", where=place)
@@ -128,13 +164,6 @@ class TwoTowerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not 0 < self.frequency_rate <= 1:
             raise ConfigError(f"frequency_rate is {self.frequency_rate}, expected more than 0, at most 1", where=place)
         _check_layers(self.layers, self.dropout, place)
-
-
-def _check(config: DCNConfig | LogisticConfig | TwoTowerConfig, place: str) -> None:
-    check_types(config, place)
-    check_least(config, "seed", 0, place)
-    if not config.label:
-        raise ConfigError("got no label, expected the name of one", where=place)
 
 
 def _check_layers(layers: tuple[int, ...], dropout: float, place: str) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from bedplate.features.encoding import Layout, Level
+from bedplate.features.encoding import Layout
 from bedplate.layers.attention import SequencePooling
 from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import MLP
 from bedplate.metrics.classification import request_auc
-from bedplate.models.base import Model, Prediction, Targets, require, seeded, weighted_mean
+from bedplate.models.base import Prediction, RetrievalModel, require, seeded, weighted_mean
+from bedplate.models.batch import TensorBatch
 from bedplate.models.config import TwoTowerConfig
 
 _NOTHING = -1e9  # the logit of what is no negative: far below any other, and finite, so that gradients stay numbers
@@ -21,7 +22,7 @@ _MULTIPLIER = -7046029254386353131  # 2^64 / golden ratio as a signed integer: F
 
 
 @final
-class TwoTower(Model):
+class TwoTower(RetrievalModel):
     """The score of a request and a candidate is the cosine of their vectors over the temperature.
 
     The loss is a softmax of each positive against all candidates of the batch that are not positives of its request,
@@ -30,7 +31,7 @@ class TwoTower(Model):
     that it is in a batch, estimated from the gaps between the batches that held it (algorithm 2 there).
     """
 
-    served_levels: ClassVar[tuple[Level, ...]] = ("request",)
+    Config = TwoTowerConfig
 
     def __init__(self, config: TwoTowerConfig, layout: Layout) -> None:
         """Draws the weights.
@@ -65,33 +66,29 @@ class TwoTower(Model):
         hidden = MLP(width, config.layers, config.dropout)
         return nn.Sequential(hidden, nn.Linear(hidden.width, config.width))
 
-    def query(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def query(self, batch: Mapping[str, Tensor]) -> Tensor:
         """[R, width] unit vectors of the requests; reads nothing of the candidates."""
-        parts = [self.vectors.request(inputs)] if self.vectors.request_width else []
+        parts = [self.vectors.request(batch)] if self.vectors.request_width else []
         for group, pooling in zip(self.layout.sequences, self.sequences, strict=True):
-            parts.append(pooling(*self.vectors.elements(group.name, inputs)))
+            parts.append(pooling(*self.vectors.elements(group.name, batch)))
         return nn.functional.normalize(self.query_tower(torch.cat(parts, dim=1)), dim=1)
 
-    def item(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def item(self, batch: Mapping[str, Tensor]) -> Tensor:
         """[N, width] unit vectors of the candidates; reads nothing of the requests."""
-        return nn.functional.normalize(self.item_tower(self.vectors.item(inputs)), dim=1)
+        return nn.functional.normalize(self.item_tower(self.vectors.item(batch)), dim=1)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`query` [R, width], `item` [N, width], `score` [N], and `request_of_item` as it came in."""
-        query, item = self.query(inputs), self.item(inputs)
-        request_of_item = inputs["request_of_item"]
+        query, item = self.query(batch), self.item(batch)
+        request_of_item = batch["request_of_item"]
         score = (query.index_select(0, request_of_item) * item).sum(dim=1) / self.temperature
         return {"query": query, "item": item, "score": score, "request_of_item": request_of_item}
 
-    def served(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`query` [R, width]; the candidates' vectors are computed ahead, for the catalogue."""
-        return {"query": self.query(inputs)}
-
-    def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
+    def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """The weighted mean over positives of the corrected softmax loss; a training step updates the frequencies."""
-        positive = targets.label(self.label) > 0
+        positive = batch.label(self.label) > 0
         request_of_item = outputs["request_of_item"]
-        unique, inverse = _unique(targets.candidates)
+        unique, inverse = _unique(batch.candidates)
         rows = torch.arange(len(inverse))
         first = torch.full((len(unique),), len(inverse)).scatter_reduce(0, inverse, rows, "amin")
         correction = self._log_probability(unique)
@@ -101,7 +98,7 @@ class TwoTower(Model):
         others = torch.logsumexp(logits.masked_fill(bought, _NOTHING), dim=1)
         own = outputs["score"][positive] - correction[inverse[positive]]
         losses = nn.functional.softplus(others[request_of_item[positive]] - own)
-        return weighted_mean(losses, targets.weights[positive])
+        return weighted_mean(losses, batch.weights[positive])
 
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """`request_auc`: how often a positive scores above another candidate of its request."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -118,8 +119,8 @@ class Answer:
         for name, column in part.lists.items():
             self._lists[name].append((part.rows, column))
 
-    def columns(self) -> dict[str, Column]:
-        """All columns."""
+    def columns(self, pool: ThreadPoolExecutor | None = None) -> dict[str, Column]:
+        """All columns; lists are joined by the threads of a pool."""
         result: dict[str, Column] = {}
         for name, column in self._like.items():
             place = self.places[name]
@@ -129,7 +130,8 @@ class Answer:
                 result[name] = Ids(values, present, column.texts)
             else:
                 result[name] = Dense(values, present) if isinstance(column, Dense) else Embedding(values, present)
-        return result | {name: _join(parts, self._texts.get(name)) for name, parts in self._lists.items()}
+        joined = {name: _join(parts, self._texts.get(name), pool) for name, parts in self._lists.items()}
+        return result | joined
 
 
 def _columns(matrices: Mapping[int, Array], at: int, like: Array) -> Array:
@@ -146,7 +148,7 @@ def _aligned(rows: int, width: int, dtype: np.dtype[Any]) -> Array:
     return words[start : start + rows * width].reshape(rows, width)
 
 
-def _join(parts: list[tuple[Array, Ragged]], texts: TextLookup | None) -> Ragged:
+def _join(parts: list[tuple[Array, Ragged]], texts: TextLookup | None, pool: ThreadPoolExecutor | None) -> Ragged:
     """The lists of all rows in order; the parts are taken out one by one, so that few values are there twice."""
     offsets = np.zeros(sum(len(rows) for rows, _ in parts) + 1, np.int64)
     for rows, column in parts:
@@ -154,10 +156,15 @@ def _join(parts: list[tuple[Array, Ragged]], texts: TextLookup | None) -> Ragged
     np.cumsum(offsets, out=offsets)
     first = parts[0][1].values
     values = np.empty((int(offsets[-1]), *first.values.shape[1:]), first.values.dtype)
-    while parts:
+
+    def put(_: int) -> None:
         rows, column = parts.pop()
-        lengths = np.diff(column.offsets)
-        places = np.repeat(offsets[rows] - column.offsets[:-1], lengths)
-        places += np.arange(len(places))
-        values[places] = column.values.values
+        found = np.ascontiguousarray(column.values.values)
+        kernels.scatter_lists(_matrix(found), column.offsets, rows, offsets, _matrix(values))
+
+    list((map if pool is None else pool.map)(put, range(len(parts))))
     return Ragged(Ids(values, None, texts) if isinstance(first, Ids) else Dense(values), offsets)
+
+
+def _matrix(values: Array) -> Array:
+    return values.reshape(len(values), -1) if values.size else values.reshape(len(values), 0)

@@ -73,7 +73,8 @@ class BucketBuild:
                 def build(number: int, rows: Callable[[], Rows]) -> None:
                     if not (finished / str(number)).exists():
                         progress(f"{self._view.name}: sort bucket {number + 1} of {buckets + len(cuts)}")
-                        self._build(rows(), finished / str(number))
+                        with new_folder(finished / str(number)) as folder:
+                            self._build(rows(), folder)
 
                 self._each_part(spill, cuts, build, lambda number: (finished / str(number)).exists())
                 found = [_read_sorted(finished / str(n)) for n in range(buckets + len(cuts))]
@@ -129,22 +130,21 @@ class BucketBuild:
 
             in_threads(build_part, range(len(numbers)), self._threads)
 
-    def _build(self, rows: Rows, target: Path) -> None:
-        """Sorts the rows of a bucket, and builds all that the view needs of it."""
-        with new_folder(target) as folder:
-            build = PartBuild(self._view, Timeline(folder))
-            (folder / _SORTED).write_bytes(to_json(build.write_timeline(folder, rows)))
-            selected = list(enumerate(rows.selections))
-            del rows
-            while selected:
-                position, values = selected.pop()
-                column = build.timeline.column_folder(self._columns[position])
-                column.mkdir()
-                build.write_column(column, position, values)
-            for position, reduction in wanted_reductions(self._view):
-                written = build.timeline.reduction_folder(self._columns[position], reduction.stored)
-                written.mkdir()
-                build.write_reduction(written, position, reduction)
+    def _build(self, rows: Rows, folder: Path) -> None:
+        """Sorts the rows of a bucket into an empty folder, and builds all that the view needs of it."""
+        build = PartBuild(self._view, Timeline(folder))
+        (folder / _SORTED).write_bytes(to_json(build.write_timeline(folder, rows)))
+        selected = list(enumerate(rows.selections))
+        del rows
+        while selected:
+            position, values = selected.pop()
+            column = build.timeline.column_folder(self._columns[position])
+            column.mkdir()
+            build.write_column(column, position, values)
+        for position, reduction in wanted_reductions(self._view):
+            written = build.timeline.reduction_folder(self._columns[position], reduction.stored)
+            written.mkdir()
+            build.write_reduction(written, position, reduction)
 
     def add_columns(self, slot: Slot, segment: Segment, progress: Progress) -> None:
         """Builds the view's columns that a segment lacks."""
@@ -161,14 +161,15 @@ class BucketBuild:
                 part = builds[number]
                 missing = part.missing_columns()
                 remove_leftovers(part.timeline.folder / "columns")
-                if missing:
-                    progress(f"{self._view.name}: columns of bucket {number + 1} of {len(builds)}")
-                    found = rows()
-                    part.check_rows(len(found))
-                    for position, values in zip(columns, found.selections, strict=True):
-                        if position in missing:
-                            with new_folder(part.timeline.column_folder(self._columns[position])) as folder:
-                                part.write_column(folder, position, values)
+                if not missing:
+                    return
+                progress(f"{self._view.name}: columns of bucket {number + 1} of {len(builds)}")
+                found = rows()
+                part.check_rows(len(found))
+                for position, values in zip(columns, found.selections, strict=True):
+                    if position in missing:
+                        with new_folder(part.timeline.column_folder(self._columns[position])) as folder:
+                            part.write_column(folder, position, values)
 
             self._each_part(spill, manifest.cuts, build, lambda number: not builds[number].missing_columns())
 

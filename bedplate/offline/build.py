@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import TypeAlias, final
 
 import numpy as np
 
@@ -20,11 +18,14 @@ from bedplate.features.view import CompiledView
 from bedplate.offline import kernels
 from bedplate.offline.blocks import BLOCKED, build_blocks
 from bedplate.offline.flight import Known, following_same
-from bedplate.offline.index import Timeline, row_type, selection_id
+from bedplate.offline.index import Timeline, selection_id
+from bedplate.offline.key_ranges import RangedRows
 from bedplate.offline.mapped import open_array
-from bedplate.offline.order import in_runs, number_keys, order_by_code
+from bedplate.offline.order import extremes, order_rows
 from bedplate.offline.ragged import RAGGED, build_ragged, previous_table
+from bedplate.offline.sums import write_sums
 from bedplate.offline.texts import Texts
+from bedplate.offline.writing import write_gathered
 from bedplate.types import Array, Int64s
 
 Progress: TypeAlias = Callable[[str], None]
@@ -32,8 +33,6 @@ Progress: TypeAlias = Callable[[str], None]
 
 COST = "cost.json"
 """The file of a column or a reduction that says what it took to build."""
-_CHUNK = 1 << 18
-"""Rows of a column that one thread puts in order at a time."""
 
 
 @final
@@ -58,11 +57,12 @@ class PartBuild:
         threads: how many threads put a column in order.
     """
 
-    __slots__ = ("_columns", "_threads", "timeline", "view")
+    __slots__ = ("_columns", "_order", "_threads", "timeline", "view")
 
     def __init__(self, view: CompiledView, timeline: Timeline, threads: int = 1) -> None:
         self.view, self.timeline, self._threads = view, timeline, threads
         self._columns = column_ids(view)
+        self._order: Array | None = None
 
     def missing_columns(self) -> list[int]:
         """The positions of the selections without values in the index."""
@@ -82,38 +82,49 @@ class PartBuild:
                 hint="the prepare step must give the same rows each time; then delete the index and apply again",
             )
 
-    def write_timeline(self, folder: Path, rows: Rows) -> Sorted:
-        """Writes the order of rows by key and time into an empty folder."""
-        keys, codes = number_keys(rows.keys, self._threads)
-        offsets = np.zeros(len(keys) + 1, np.int64)
-        order = np.empty(len(rows), row_type(len(rows)))
-        before = np.lexsort(rows.ties[::-1]).astype(order.dtype) if rows.ties else order[:0]
-        order_by_code(codes, before, offsets, order, self._threads)
-        del codes
-        if len(before) or not kernels.is_ascending(rows.times):
-            kernels.sort_slices(rows.times, offsets, order)
+    def write_timeline(self, folder: Path, rows: Rows, ranged: RangedRows | None = None) -> Sorted:
+        """Writes the order of rows by key and time into an empty folder.
+
+        Args:
+            folder: the folder.
+            rows: the rows, in order of arrival unless `ranged` says another.
+            ranged: these rows in order of key range.
+        """
+        found = order_rows(rows, self._threads) if ranged is None else ranged.order(self._threads)
+        keys, offsets, order = found.keys, found.offsets, found.order
         np.save(folder / "keys.npy", keys)
         np.save(folder / "offsets.npy", offsets)
-        np.save(folder / "order.npy", order)
-        _write_gathered(folder / "times.npy", rows.times, order, self._threads)
+        if ranged is None:
+            np.save(folder / "order.npy", order)
+        else:
+            write_gathered(folder / "order.npy", ranged.arrival, order, self._threads)
+        write_gathered(folder / "times.npy", rows.times, order, self._threads)
         if rows.known is not None:
             Known.of(rows.known[order]).save(folder)
         if rows.sequence is not None:
-            _write_gathered(folder / "sequence.npy", rows.sequence, order, self._threads)
+            write_gathered(folder / "sequence.npy", rows.sequence, order, self._threads)
         for entity, texts in enumerate(rows.key_texts):
             if texts is not None:
                 Texts.write(folder / f"key {entity}", texts)
         (folder / "columns").mkdir()
         (folder / "reductions").mkdir()
-        self.timeline.adopt(keys, offsets, order, open_array(folder / "times.npy"))
+        self._order = order
+        names = ("keys", "offsets", "order", "times")
+        self.timeline.adopt({name: open_array(folder / f"{name}.npy") for name in names})
         if not len(rows):
             return Sorted(0, 0, -1, -1, -1)
-        first, end, known = int(rows.times.min()), int(rows.times.max()), int(rows.visible.max())
-        return Sorted(len(rows), len(keys), first, end, known)
+        first, end = extremes(rows.times, self._threads)
+        return Sorted(len(rows), len(keys), first, end, end if rows.known is None else int(rows.known.max()))
 
     def write_column(self, folder: Path, position: int, values: SelectedValues) -> None:
-        """Writes the values of a selection, which are in order of arrival, into an empty folder."""
-        began, order = time.perf_counter(), self.timeline.order
+        """Writes the values of a selection into an empty folder.
+
+        Args:
+            folder: the folder.
+            position: of the selection.
+            values: its values, of the rows that `write_timeline` was given; else in order of arrival.
+        """
+        began, order = time.perf_counter(), self.timeline.order if self._order is None else self._order
         if values.valid is not None:
             rank, found = np.empty(len(order) + 1, np.int64), np.empty(len(order), np.int64)
             found = found[: kernels.valid_rows(values.valid, order, rank, found)]
@@ -121,7 +132,7 @@ class PartBuild:
             np.save(folder / "rows.npy", found)
             order = order[found]
         for i, (array, texts) in enumerate(zip(values.inputs, values.texts, strict=True)):
-            _write_gathered(folder / f"input {i}.npy", array, order, self._threads)
+            write_gathered(folder / f"input {i}.npy", array, order, self._threads)
             if texts is not None:
                 Texts.write(folder / f"input {i}", texts)
         write_cost(folder, began)
@@ -137,8 +148,10 @@ class PartBuild:
                 arrays = build_ragged(reduction, files, starts)
             elif reduction.reduce in BLOCKED:
                 arrays = build_blocks(reduction, files, self.timeline.times)
+            elif reduction.reduce is Reduce.SUM and files.inputs[0].dtype.kind == "f":
+                arrays = write_sums(folder / "prefix.npy", files.inputs[0], starts, self._threads)
             else:
-                arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts, self._threads)
+                arrays = _reduction_arrays(reduction.reduce, files.inputs[0], starts)
         except OverflowError:
             raise self._overflow(position, files.inputs[0], starts) from None
         if reduction.reduce is Reduce.DISTINCT and self.view.view.source.available is not None:
@@ -178,41 +191,7 @@ def write_cost(folder: Path, began: float) -> None:
     (folder / COST).write_bytes(to_json({"seconds": round(time.perf_counter() - began, 3)}))
 
 
-def _write_gathered(path: Path, values: Array, order: Array, threads: int) -> None:
-    """Writes values[order] in pieces, so that no second copy of the column is ever in memory."""
-    shape, row = (len(order), *values.shape[1:]), values[:1].nbytes
-    with path.open("wb", buffering=0) as file:
-        header: dict[str, Any] = {
-            "descr": np.lib.format.dtype_to_descr(values.dtype),
-            "fortran_order": False,
-            "shape": shape,
-        }
-        np.lib.format.write_array_header_1_0(file, header)
-        begin = file.tell()
-
-        def write(first: int) -> None:
-            rows = order[first : first + _CHUNK]
-            piece = np.empty((len(rows), *shape[1:]), values.dtype)
-            if values.ndim > 1:
-                np.take(values, rows, axis=0, out=piece, mode="clip")
-            else:
-                kernels.gather(values, rows, piece)
-            left, at = piece.data.cast("B"), begin + first * row
-            while len(left):  # one write may take less than it is given
-                written = os.pwrite(file.fileno(), left, at)
-                left, at = left[written:], at + written
-
-        if threads == 1 or len(order) <= _CHUNK:
-            for first in range(0, len(order), _CHUNK):
-                write(first)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(write, range(0, len(order), _CHUNK)))
-
-
-def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s, threads: int) -> dict[str, Array]:
-    if reduce is Reduce.SUM and values.dtype.kind == "f":
-        return _float_sums(values, starts, threads)
+def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str, Array]:
     if reduce is Reduce.SUM:
         whole = np.empty(len(values), np.int64)
         kernels.whole_prefix_sums(values, starts, whole)
@@ -225,29 +204,6 @@ def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s, threads: in
     kernels.previous_same(values.astype(np.int64), starts, previous_table(starts), previous)
     kernels.sort_blocks(previous, kernels.DISTINCT_BLOCK, blocks)
     return {"previous": previous, "blocks": blocks}
-
-
-def _float_sums(values: Array, starts: Int64s, threads: int) -> dict[str, Array]:
-    """Sums of each key's values, runs of keys with about as many values each side by side."""
-    sums, exact_starts = np.empty(len(values), np.float64), np.empty(len(starts) - 1, np.int64)
-    used: dict[int, tuple[slice, int]] = {}
-
-    def fill(number: int, run: slice) -> None:
-        first, stop = np.searchsorted(starts[:-1], (run.start, run.stop)).tolist()
-        keys = slice(first, stop if run.stop < len(values) else len(exact_starts))
-        count = kernels.prefix_sums(values, starts[first : keys.stop + 1], sums, exact_starts[keys])
-        used[number] = keys, int(count)
-
-    total = 0
-    for number in range(in_runs(fill, len(values), threads)):
-        keys, count = used[number]
-        exact_starts[keys] += np.where(exact_starts[keys] >= 0, total, 0)
-        total += count
-    if not total:
-        return {"prefix": sums}
-    exact = np.empty((total, 2), np.float64)
-    kernels.exact_sums(values, starts, exact_starts, exact)
-    return {"prefix": sums, "exact": exact, "exact starts": exact_starts}
 
 
 def _blocks(values: Array, largest: bool) -> Array:

@@ -17,7 +17,7 @@ from bedplate.offline.buckets import BucketBuild
 from bedplate.offline.build import PartBuild, Progress
 from bedplate.offline.cover import Slot
 from bedplate.offline.index import FORMAT, Timeline
-from bedplate.offline.memory import Budget
+from bedplate.offline.memory import Budget, bytes_of_whole
 from bedplate.offline.parts import ViewParts
 from bedplate.offline.pieces import TableRows
 from bedplate.offline.seal import Sealer
@@ -118,8 +118,10 @@ class Builder:
     def _complete(self, slot: Slot, sealer: Sealer, held: ExitStack, progress: Progress) -> Slot:
         segment = slot.segment
         if segment is None:
-            budget = replace(self._budget, texts=self._table.texts(slot))
-            buckets = budget.buckets(self._view, self._table.about(slot), self._threads)
+            rows = self._table.about(slot)
+            whole = bytes_of_whole(self._view) if self._table.is_ranged(rows) else 0
+            budget = replace(self._budget, texts=self._table.texts(slot), whole=whole)
+            buckets = budget.buckets(self._view, rows, self._threads)
             if buckets == 1:
                 segment = self._sort(slot, sealer, held, progress)
             else:
@@ -132,7 +134,7 @@ class Builder:
             budget = replace(self._budget, texts=self._table.texts(slot))
             self._bucket_build(budget).add_columns(slot, segment, progress)
         for part in segment.parts:
-            build = PartBuild(self._view, part)
+            build = PartBuild(self._view, part, self._threads)
             for position, reduction in build.missing_reductions():
                 progress(f"{self._view.name}: {reduction.stored} of {self._parts.text(position)}")
                 with sealer.folder(part.reduction_folder(self._parts.columns[position], reduction.stored)) as folder:
@@ -146,7 +148,8 @@ class Builder:
         name, began = self._view.name, time.perf_counter()
         progress(f"{name}: read {self._table.about(slot):,} rows")
         reads = [Read([p.id for p in slot.pieces], slot.span)]
-        rows = self._table.rows(reads, None)
+        ranged = self._table.ranged(reads[0])
+        rows = self._table.rows(reads, None) if ranged is None else ranged.rows
         self._table.check_unchanged()
         progress(f"{name}: sort {len(rows):,} events by key and time")
         self._describe(held)
@@ -155,7 +158,7 @@ class Builder:
         build = PartBuild(self._view, part, self._threads)
         with sealer.folder(target) as folder:
             (folder / "0").mkdir()
-            found = build.write_timeline(folder / "0", rows)
+            found = build.write_timeline(folder / "0", rows, ranged)
             if self._table.tied:
                 self._check_ties(slot, Timeline(folder / "0"))
             manifest = self._table.manifest(slot, [found], reads, began)

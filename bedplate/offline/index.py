@@ -23,6 +23,7 @@ a segment, a new feature at most a column and a reduction, a new window, delay o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -133,9 +134,9 @@ class Timeline:
         """Where a reduction's files are; see `Reduction.stored`."""
         return self.folder / "reductions" / f"{column}-{stored}"
 
-    def adopt(self, keys: Int64s, offsets: Int64s, order: Array, times: Int64s) -> None:
-        """Takes arrays that a build has just made."""
-        self.__dict__.update(keys=keys, offsets=offsets, order=order, times=times)
+    def adopt(self, arrays: Mapping[str, Array]) -> None:
+        """Takes arrays that a build has just made, by the names of the properties."""
+        self.__dict__.update(arrays)
 
     def column(self, column: str, types: tuple[Type, ...]) -> ColumnFiles:
         """The values of a selection."""

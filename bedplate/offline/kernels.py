@@ -412,10 +412,14 @@ def fill_totals(
 def block_extremes(values: Array, size: int, largest: bool, out: Array) -> None:
     """The extreme of each run of `size` values."""
     for block in range(len(out)):
-        best = values[block * size]
-        for i in range(block * size + 1, min(len(values), (block + 1) * size)):
-            if (values[i] > best) == largest and values[i] != best:
-                best = values[i]
+        start, stop = np.uint64(block * size), np.uint64(min(len(values), (block + 1) * size))
+        best = values[start]
+        if largest:
+            for i in range(start, stop):
+                best = values[i] if values[i] > best else best
+        else:
+            for i in range(start, stop):
+                best = values[i] if values[i] < best else best
         out[block] = best
 
 
@@ -562,6 +566,17 @@ def scatter(values: Array, rows: Array, out: Array) -> None:
         row = np.uint64(rows[i])
         for c in range(values.shape[1]):
             out[row, c] = values[i, c]
+
+
+@compiled
+def scatter_lists(values: Array, starts: Int64s, rows: Array, offsets: Int64s, out: Array) -> None:
+    """Puts list i, `values[starts[i]:starts[i + 1]]` of [m, c], at `out[offsets[rows[i]]]`."""
+    for i in range(len(rows)):
+        at = np.uint64(offsets[rows[i]])
+        for j in range(starts[i], starts[i + 1]):
+            for c in range(values.shape[1]):
+                out[at, c] = values[j, c]
+            at += np.uint64(1)
 
 
 @compiled

@@ -260,7 +260,7 @@ class IndexReader:
                     release(read)
 
             list(pool.map(work, begins))
-        return answer.columns()
+            return answer.columns(pool)
 
     def rooms(
         self,
@@ -334,7 +334,8 @@ class IndexReader:
 
     def arrange(self, keys: Int64s, times: Int64s, pool: ThreadPoolExecutor) -> Asked:
         """The asked rows in buckets of neighbouring keys: what one thread reads is then near in memory."""
-        runs = [slice(i, i + _RUN) for i in range(0, len(keys), _RUN)]
+        size = min(_RUN, max(BLOCK, -(-len(keys) // self._threads)))
+        runs = [slice(i, i + size) for i in range(0, len(keys), size)]
         codes = list(pool.map(self.positions, [keys[run] for run in runs]))
         shift = max(0, (len(self.timeline.keys) + 1).bit_length() - _BUCKET_BITS)
         counts = np.zeros((len(runs), (len(self.timeline.keys) >> shift) + 1), np.int64)

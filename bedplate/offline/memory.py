@@ -21,6 +21,8 @@ _PLACES = (Reduce.DISTINCT, Reduce.COUNTS, Reduce.SMALLEST, Reduce.LATEST_BY)
 """Reductions for which the places of equal values, or blocks of hashes, are worked out."""
 _READING = 0.35
 """The share of the room that the reading of batches and other processes' pages take."""
+_READ, _WHOLE = 150_000_000, 0.85
+"""Bytes that reading a table in pieces takes beside its rows, and the share of a large room that both may take."""
 _FULL = 0.8
 """The share of the budget above which a lookup lets go of the pages of the index."""
 _UNEQUAL = 1.5
@@ -31,6 +33,10 @@ _VALUE = 150
 """Bytes that a value of a list takes while the lists of several parts are merged."""
 _RANGE = 100
 """Bytes that a row takes for each range in each part: where it begins and ends, and what it gives, twice."""
+_KEY = 8
+"""Bytes of a key of a row."""
+_PLACED = 16
+"""Bytes that a row's time takes, its place of arrival, and its place in the order."""
 _STRING = 40
 """Bytes that a string of a row takes while its part is built: its id and place, several times."""
 _HELD = 250
@@ -96,10 +102,12 @@ class Budget:
     Attributes:
         limit: bytes.
         texts: the strings of the table that is read.
+        whole: bytes of a row where all are in one bucket, see `bytes_of_whole`; 0: as many as in one of several.
     """
 
     limit: int = DEFAULT
     texts: TextSize = TextSize()
+    whole: int = 0
 
     def room(self) -> int:
         """What is left of it now; bytes."""
@@ -131,6 +139,8 @@ class Budget:
         needed = rows * bytes_per_row(view)
         if needed + self.texts.table <= self.share(1):
             return 1
+        if self.whole and rows * self.whole + self.texts.table + _READ <= _WHOLE * self.room():
+            return 1
         buckets = 2
         # Keys have different numbers of events, so buckets do; several are in work at once.
         while _UNEQUAL * needed / buckets > self.share(threads) and buckets < _MOST_BUCKETS:
@@ -154,6 +164,15 @@ class Budget:
         return (1 - _READING) * self.room() / threads
 
 
+def bytes_of_whole(view: CompiledView) -> int:
+    """As `bytes_per_row`, for a segment of one bucket, whose rows are put in order while they are read.
+
+    Its keys and times are not in memory any more when columns and reductions are made.
+    """
+    reading = _KEY * len(view.key_types) + _PLACED + _bytes_of_values(view)
+    return max(reading, _PLACED + _bytes_of_reductions(view))
+
+
 def bytes_per_row(view: CompiledView) -> int:
     """About how many bytes of memory building an index takes for each row: its arrays, and what is being written.
 
@@ -161,15 +180,21 @@ def bytes_per_row(view: CompiledView) -> int:
     >>> bytes_per_row(simulated_view(simulate(1))) > 100
     True
     """
-    sorting = 16 * len(view.key_types) + 28
     source = view.view.source
+    sorting = 2 * _KEY * len(view.key_types) + 28
     sorting += 24 * (source.available is not None) + 16 * (source.sequence is not None)
+    return sorting + _bytes_of_values(view) + _bytes_of_reductions(view)
+
+
+def _bytes_of_values(view: CompiledView) -> int:
     strings = sum(kind is Type.STRING for kinds in (view.key_types, *view.types) for kind in kinds)
-    values = _STRING * strings + sum(
-        1 + sum(kind.dtype.itemsize * max(kind.width, 1) for kind in kinds) for kinds in view.types
-    )
+    widths = (1 + sum(kind.dtype.itemsize * max(kind.width, 1) for kind in kinds) for kinds in view.types)
+    return _STRING * strings + sum(widths)
+
+
+def _bytes_of_reductions(view: CompiledView) -> int:
     places = any(r.reduce in _PLACES for c in view.calls for r in c.aggregation.reductions)
-    return sorting + values + (48 if places else 24)
+    return 48 if places else 24
 
 
 def resident() -> int:

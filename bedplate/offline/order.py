@@ -1,18 +1,57 @@
-"""The order of a bucket's rows by key, found by several threads: each takes a run of the rows."""
+"""The order of a bucket's rows by key and time, found by several threads: each takes a run of the rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import final
 
 import numpy as np
 
+from bedplate.features.rows import Rows
 from bedplate.offline import kernels
+from bedplate.offline.index import row_type
 from bedplate.types import Array, Int64s
 
 _RUN = 1 << 19
 """Fewer rows than this are left to one thread."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class KeyOrder:
+    """Rows in order of key and time.
+
+    Attributes:
+        keys: [k, entities] the different keys, ascending.
+        offsets: [k + 1] where each key's rows begin.
+        order: [n] row numbers.
+    """
+
+    keys: Int64s
+    offsets: Int64s
+    order: Array
+
+
+def order_rows(rows: Rows, threads: int) -> KeyOrder:
+    """Rows in order of key, time, what orders ties, and arrival."""
+    keys, codes = number_keys(rows.keys, threads)
+    offsets = np.zeros(len(keys) + 1, np.int64)
+    order = np.empty(len(rows), row_type(len(rows)))
+    before = np.lexsort(rows.ties[::-1]).astype(order.dtype) if rows.ties else order[:0]
+    order_by_code(codes, before, offsets, order, threads)
+    if len(before) or not kernels.is_ascending(rows.times):
+        kernels.sort_slices(rows.times, offsets, order)
+    return KeyOrder(keys, offsets, order)
+
+
+def extremes(values: Int64s, threads: int) -> tuple[int, int]:
+    """The smallest and the largest value; there is one at least."""
+    found: list[tuple[int, int]] = []
+    in_runs(lambda _, run: found.append((int(values[run].min()), int(values[run].max()))), len(values), threads)
+    return min(low for low, _ in found), max(high for _, high in found)
 
 
 def in_runs(work: Callable[[int, slice], None], rows: int, threads: int) -> int:

@@ -11,12 +11,21 @@ from typing import final
 import polars as pl
 
 from bedplate.errors import DataError
-from bedplate.features.rows import JoinedRows, Rows, prepare_batches, prepare_rows, prepare_table
+from bedplate.features.rows import (
+    JoinedRows,
+    Rows,
+    join_batches,
+    prepare_batches,
+    prepare_rows,
+    prepare_table,
+)
 from bedplate.features.view import CompiledView
+from bedplate.offline import key_ranges
 from bedplate.offline.build import Progress, Sorted
 from bedplate.offline.cover import Slot
 from bedplate.offline.cuts import Cut
 from bedplate.offline.index import FORMAT
+from bedplate.offline.key_ranges import KeyRanges, RangedRows
 from bedplate.offline.memory import TextSize
 from bedplate.offline.sampling import sampled_texts
 from bedplate.offline.segment import Read, SegmentManifest, Span
@@ -89,6 +98,22 @@ class TableRows:
         for rows in found:
             joined.add(rows)
         return joined.rows()
+
+    def is_ranged(self, rows: int) -> bool:
+        """Whether so many rows are put in order of key range while they are read."""
+        return rows >= key_ranges.LEAST and not self.tied
+
+    def ranged(self, read: Read) -> RangedRows | None:
+        """All rows of a read, put in order of key range; None: read them by `rows`.
+
+        They are too few to be worth it, something else than time and arrival orders them, or one of them is wrong.
+        """
+        count = sum(p.piece.rows for p in self._parts(read))
+        if not self.is_ranged(count):
+            return None
+        ranges, span = KeyRanges(count), (read.span.begin, read.span.until)
+        joined = join_batches(self.view, self._scan(read)[1], count, None, span, ranges.arrange)
+        return ranges.rows(joined) if joined else None
 
     def batches(
         self, reads: Sequence[Read], only: Sequence[int] | None, at_once: int, piece: int, progress: Progress

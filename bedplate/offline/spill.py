@@ -33,6 +33,8 @@ from bedplate.offline import kernels
 from bedplate.offline.cuts import Cut, part_numbers
 from bedplate.offline.order import order_by_code
 from bedplate.offline.texts import TextBlock, TextRun, merge_runs, packed
+from bedplate.offline.writing import gathered, write_all
+from bedplate.overlap import overlapped
 from bedplate.types import Array, Int64s, Type
 
 _ROWS = "rows.json"
@@ -87,16 +89,20 @@ class Spill:
     def _write(self, batches: Iterable[tuple[Rows, Array]], buckets: int) -> None:
         """Puts batches of rows, each with the numbers of its rows' buckets, into files."""
         counts = [0] * buckets
+
+        def put(found: tuple[Rows, Array]) -> None:
+            offsets, order = bucket_rows(found[1], buckets)
+            batch = _in_order(found[0], order)
+            for bucket in np.flatnonzero(np.diff(offsets)).tolist():
+                rows = slice(*offsets[bucket : bucket + 2].tolist())
+                counts[bucket] += rows.stop - rows.start
+                with (folder / str(bucket)).open("ab", buffering=0) as file:
+                    write_all(file, _packed(batch, rows))
+
         with new_folder(self._folder) as folder:
             for bucket in range(buckets):
                 (folder / str(bucket)).touch()
-            for batch, numbers in batches:
-                offsets, order = bucket_rows(numbers, buckets)
-                for bucket in np.flatnonzero(np.diff(offsets)).tolist():
-                    rows = order[offsets[bucket] : offsets[bucket + 1]]
-                    counts[bucket] += len(rows)
-                    with (folder / str(bucket)).open("ab") as file:
-                        file.write(_packed(batch, rows))
+            overlapped(put, batches)
             (folder / _ROWS).write_bytes(to_json(counts))
 
     def split(self, bucket: int, cuts: Sequence[Cut]) -> Spill:
@@ -197,7 +203,26 @@ class _Head(msgspec.Struct, frozen=True, array_like=True):
     texts: list[tuple[int, int] | None]
 
 
-def _packed(batch: Rows, rows: Array) -> bytes:
+def _in_order(batch: Rows, order: Array) -> Rows:
+    """The rows of a batch in an order of them."""
+    return replace(
+        batch,
+        times=gathered(batch.times, order),
+        keys=gathered(batch.keys, order),
+        known=None if batch.known is None else gathered(batch.known, order),
+        sequence=None if batch.sequence is None else gathered(batch.sequence, order),
+        selections=tuple(
+            SelectedValues(
+                None if s.valid is None else gathered(s.valid, order),
+                tuple(gathered(values, order) for values in s.inputs),
+                s.texts,
+            )
+            for s in batch.selections
+        ),
+    )
+
+
+def _packed(batch: Rows, rows: slice) -> list[bytes | memoryview]:
     """Some rows of a batch as bytes: the length of the head, the head, arrays and strings one after the other."""
     arrays = [batch.times, batch.keys, *(a for a in (batch.known, batch.sequence) if a is not None)]
     texts = [_texts(t, column, None, rows) for t, column in zip(batch.key_texts, batch.keys.T, strict=True)]
@@ -205,13 +230,14 @@ def _packed(batch: Rows, rows: Array) -> bytes:
         arrays += [*(() if selected.valid is None else (selected.valid,)), *selected.inputs]
         texts += [_texts(t, c, selected.valid, rows) for t, c in zip(selected.texts, selected.inputs, strict=True)]
     sizes = [None if t is None else (len(t), len(t.blob)) for t in texts]
-    head = msgspec.msgpack.encode(_Head(len(rows), [s.valid is not None for s in batch.selections], sizes))
+    some = [s.valid is not None for s in batch.selections]
+    head = msgspec.msgpack.encode(_Head(rows.stop - rows.start, some, sizes))
     strings = [part for block in texts if block is not None for part in packed(block)]
-    return b"".join([len(head).to_bytes(8, "little"), head, *(a[rows].tobytes() for a in arrays), *strings])
+    return [len(head).to_bytes(8, "little"), head, *(a[rows].data.cast("B") for a in arrays), *strings]
 
 
-def _texts(known: TextLookup | None, column: Array, valid: Array | None, rows: Array) -> TextBlock | None:
+def _texts(known: TextLookup | None, column: Array, valid: Array | None, rows: slice) -> TextBlock | None:
     """The strings behind the ids of some rows."""
     if known is None:
         return None
-    return TextBlock.of(known, np.unique(column[rows] if valid is None else column[rows[valid[rows]]]))
+    return TextBlock.of(known, np.unique(column[rows] if valid is None else column[rows][valid[rows]]))

@@ -323,35 +323,34 @@ def _most_frequent(
     best: Int64s,
 ) -> Any:
     """Fills `best` with which of the first `found` values are the most frequent; how many there are."""
-    size = 0
+    size, least = 0, np.int64(0)
     for j in range(found):
-        if size == len(best) and counts[j] < counts[best[size - 1]]:
-            continue  # most often so, and cheaper than the whole comparison
+        count = counts[j]
+        if count < least:
+            continue  # most often so
         at = size
-        while at > 0 and _is_before(rows, counts, lasts, place, times, timeline_rows, j, best[at - 1]):
+        while at > 0:
+            other = best[at - 1]
+            if count < counts[other]:
+                break
+            if count == counts[other] and not _is_later(rows, lasts, place, times, timeline_rows, j, other):
+                break
             at -= 1
         if at < len(best):
             size = min(size + 1, len(best))
             for k in range(size - 1, at, -1):
                 best[k] = best[k - 1]
             best[at] = j
+            if size == len(best):
+                least = counts[best[size - 1]]
     return size
 
 
 @compiled
-def _is_before(
-    rows: Int64s,
-    counts: Int64s,
-    lasts: Int64s,
-    place: Array,
-    times: Int64s,
-    timeline_rows: Int64s,
-    one: Any,
-    other: Any,
+def _is_later(
+    rows: Int64s, lasts: Int64s, place: Array, times: Int64s, timeline_rows: Int64s, one: Any, other: Any
 ) -> Any:
-    """Whether a value is more frequent than another, or as frequent and seen later, or seen then and smaller."""
-    if counts[one] != counts[other]:
-        return counts[one] > counts[other]
+    """Whether a value was seen later than another, or then too and is smaller."""
     last, other_last = lasts[one], lasts[other]
     if len(timeline_rows):
         last, other_last = timeline_rows[last], timeline_rows[other_last]

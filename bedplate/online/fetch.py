@@ -6,6 +6,7 @@ together, as if their keys were of one call.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import final
@@ -20,8 +21,9 @@ from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.codec import LAST_FOLDED
 from bedplate.online.old_rows import with_old_rows
+from bedplate.online.overflow import BeyondWordsError, beyond
 from bedplate.online.plan import ReadPlan, UnreadableRowError
-from bedplate.online.state import ViewState, beyond_words, check_rows, decode_state
+from bedplate.online.state import ViewState, check_rows, decode_state
 from bedplate.types import Int64s, format_time
 
 _MOST_PLANS = 4096
@@ -148,8 +150,13 @@ class OnlineReader(Reader):
         plan, times = self._plan(read.view, tuple(read.names)), np.ascontiguousarray(read.times, np.int64)
         try:
             return plan.read(words, offsets, times, self.texts)
-        except OverflowError as error:
-            raise beyond_words(read.view, error) from None
+        except OverflowError:
+
+            def part(first: int, last: int) -> None:
+                with contextlib.suppress(UnreadableRowError):
+                    plan.read(words, offsets[first : last + 1], times[first:last], self.texts)
+
+            raise BeyondWordsError(read.view, read.keys[beyond(part, 0, len(times))]) from None
         except UnreadableRowError as error:
             check_rows(self._store, plan.layout, words, offsets)
             folded = int(words[offsets[error.row] + LAST_FOLDED])

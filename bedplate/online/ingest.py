@@ -12,8 +12,8 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import final
@@ -29,10 +29,12 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
+from bedplate.online.completed import CompletedNames
 from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
-from bedplate.online.refused import refused_rows
+from bedplate.online.overflow import BeyondWordsError
+from bedplate.online.refused import check_each_time, refused_rows, rows_of_keys
 from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_to_write, group, merged_rows, texts_of
 from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
@@ -72,11 +74,7 @@ class _Reached:
 
     raw: bytes
     state: ViewState
-    completed: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-
-    def completed_in(self, partition: str) -> set[str]:
-        """The names of what was wholly taken in of a partition."""
-        return self.completed.setdefault(partition, set())
+    completed: CompletedNames
 
 
 @final
@@ -99,6 +97,7 @@ class _Prepared:
     until: int  # for which time the view was loaded when they were checked
     rows: Rows
     events: Events
+    withheld: frozenset[str]  # the names of events that it could have held, see `letters`
 
 
 @final
@@ -221,14 +220,16 @@ class Ingest:
             known = self._reached.get(view.id)
             if known is not None and known.raw == raw:
                 continue
-            reached, prefix = _Reached(raw, decode_to_write(raw, view, self._store)), keys.files_of(view)
-            if known is None or known.state.texts != reached.state.texts:
+            state = decode_to_write(raw, view, self._store)
+            if known is None or known.state.texts != state.texts:
                 self._texts.clear()
-            for key, _ in self._store.scan(prefix):
-                folder, _, name = key[len(prefix) :].decode().rpartition("/")
-                reached.completed_in(folder).add(name)
-            self._reached[view.id] = reached
-            self.measures.watermarks[view.name] = reached.state.watermark
+            if known is None or (known.state.generation, known.state.until) != (state.generation, state.until):
+                completed = CompletedNames(self._store, view)
+            else:
+                completed = known.completed
+                completed.forget_absent()
+            self._reached[view.id] = _Reached(raw, state, completed)
+            self.measures.watermarks[view.name] = state.watermark
 
     def _note_end(self, partition: str) -> None:
         """Says in the states now and then that a partition has no more, so that a quiet stream is known to be quiet."""
@@ -271,7 +272,7 @@ class Ingest:
         """Takes in one micro-batch of a partition; False: there was none, or another worker was first."""
         at = self._positions(partition)
         for reached in self._reached.values():
-            self._stream.check(partition, reached.state.position(partition), reached.completed_in(partition))
+            self._stream.check(partition, reached.state.position(partition), reached.completed.of(partition))
         # A view that was loaded later than the others is at a position of its own.
         begin = min(at.values())
         uncertain = self._uncertain.pop(partition, None)
@@ -279,7 +280,7 @@ class Ingest:
             self._took(partition, uncertain)
         views = [v for v in self._views if at[v.id] == begin]
         before = min((p for p in at.values() if p > begin), default=None)
-        completed = self._reached[views[0].id].completed_in(partition)
+        completed = self._reached[views[0].id].completed.of(partition)
         batch = self._stream.read(partition, begin, before, self._batch, completed)
         if batch is None:
             return False
@@ -306,21 +307,34 @@ class Ingest:
 
     def _prepared(self, views: Sequence[CompiledView], batch: MicroBatch) -> tuple[MicroBatch, list[_Prepared]]:
         """The micro-batch without what can't be taken in, as rows of all views, before one of them is changed."""
+        withheld: Collection[str] = ()
         try:
             with naming(batch.where):
                 prepared = [self._prepare(view, batch) for view in views]
+                if batch.refuse is not None:
+                    check_each_time(views[0].view.source, batch.rows)
+                    withheld = batch.refuse({})
         except DataError:
             if batch.refuse is None:
                 raise
             wrong = refused_rows(views, batch.rows)
-            batch.refuse(wrong)
-            kept = pl.Series([number not in wrong for number in range(len(batch.rows))], dtype=pl.Boolean)
-            batch = replace(batch, rows=batch.rows.filter(kept))
+            withheld, batch = batch.refuse(wrong), batch.without(wrong)
             with naming(batch.where):
-                return batch, [self._prepare(view, batch) for view in views]
-        if batch.refuse is not None:
-            batch.refuse({})
-        return batch, prepared
+                prepared = [self._prepare(view, batch) for view in views]
+        return batch, [replace(each, withheld=frozenset(withheld)) for each in prepared]
+
+    def _without(self, prepared: _Prepared, batch: MicroBatch, error: BeyondWordsError) -> tuple[_Prepared, MicroBatch]:
+        """What was prepared without the events that sums have no room for; an error where they can't be kept aside."""
+        view = prepared.view
+        since = prepared.until if self._stream.overlaps_history and not self._late else 0
+        wrong = rows_of_keys(view, batch.rows, error.keys, since)
+        if batch.refuse is None:
+            raise DataError(
+                f"{batch.row(wrong[0])}: {error.message}", where=f"{batch.where}: {error.where}", hint=error.hint
+            ) from None
+        withheld = batch.refuse(dict.fromkeys(wrong, f"{error.where}: {error.message}"))
+        batch = batch.without(wrong)
+        return replace(self._prepare(view, batch), withheld=prepared.withheld.union(withheld)), batch
 
     def _prepare(self, view: CompiledView, batch: MicroBatch) -> _Prepared:
         raw = batch.rows.lazy()
@@ -330,7 +344,7 @@ class Ingest:
             rows = rows if self._late else rows.where(rows.visible >= until)
         elif not self._late:
             _check_not_loaded(view, raw, rows, until, batch.row)
-        return _Prepared(view, until, rows, group(self._layouts[view.id], rows))
+        return _Prepared(view, until, rows, group(self._layouts[view.id], rows), frozenset())
 
     def _commit(self, prepared: _Prepared, batch: MicroBatch) -> bool:
         """Changes a view's rows and position in one step; whether it was still where the micro-batch begins."""
@@ -339,7 +353,11 @@ class Ingest:
             reached = self._reached[view.id]
             if (reached.state.position(batch.partition), reached.state.until) != (batch.begin, prepared.until):
                 return False
-            state, changes = self._changes(prepared, batch, reached)
+            try:
+                state, changes = self._changes(prepared, batch, reached)
+            except BeyondWordsError as error:
+                prepared, batch = self._without(prepared, batch, error)
+                continue
             texts = texts_of(prepared.rows, self._texts)
             changes.puts.extend(texts)
             try:
@@ -353,10 +371,12 @@ class Ingest:
                 time.sleep(random.uniform(0, wait))
                 wait = min(2 * wait, _LONGEST_WAIT)
                 self._refresh()
+                if not all(self._store.read_many([keys.letter_of(view, name) for name in batch.letters])):
+                    return False  # somebody else took a letter in
                 continue
             reached.raw, reached.state = state.put(view)[1], state
             self.measures.watermarks[view.name] = state.watermark
-            reached.completed_in(batch.partition).update(batch.completes)
+            reached.completed.of(batch.partition).add(batch.completes)
             if len(self._texts) > MOST_TEXTS:
                 self._texts.clear()
             return True
@@ -379,8 +399,10 @@ class Ingest:
         changes.puts.extend(puts)
         changes.expires.extend(expiries(layout, puts, watermark, self._clock()))
         changes.puts.append(state.put(view))
-        folder = f"{batch.partition}/" if batch.partition else ""
-        changes.puts.extend((keys.files_of(view) + f"{folder}{name}".encode(), b"1") for name in batch.completes)
+        changes.puts.extend((reached.completed.key(batch.partition, name), b"1") for name in batch.completes)
+        changes.puts.extend((keys.letter_of(view, name), b"1") for name in sorted(prepared.withheld))
+        changes.expects.extend((keys.letter_of(view, name), b"1") for name in batch.letters)
+        changes.drops.extend(keys.letter_of(view, name) for name in batch.letters)
         return state, changes
 
     def _seen(self, prepared: _Prepared, batch: MicroBatch, before: ViewState) -> dict[str, int]:

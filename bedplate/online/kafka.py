@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import polars as pl
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
+from bedplate.config import without_password
 from bedplate.errors import ConfigError, DataError
 from bedplate.features.view import CompiledView
 from bedplate.online.letters import Letter, write_letters
@@ -154,13 +155,13 @@ class KafkaStream(Stream):
         frame, wrong = self._payloads.decode([payload for _, payload in taken])
         numbers = [number for number in range(len(taken)) if number not in wrong]
 
-        def refuse(further: Mapping[int, str]) -> None:
+        def refuse(further: Mapping[int, str]) -> Collection[str]:
             letters = wrong | {numbers[row]: why for row, why in further.items()}
             where = int(partition.rpartition("/")[2])
             found = [Letter.of(self._topic, where, taken[n][0], letters[n], taken[n][1]) for n in sorted(letters)]
             if found:
-                write_letters(self._letters, found)
-                self.letters_written += len(found)
+                self.letters_written += write_letters(self._letters, found)
+            return [letter.name for letter in found]
 
         return MicroBatch(
             partition=partition,
@@ -291,7 +292,7 @@ def parse_url(url: str) -> tuple[str, str]:
     topic = parts.path.strip("/")
     if parts.scheme != "kafka" or not parts.netloc or not topic or "/" in topic or "@" in parts.netloc:
         raise ConfigError(
-            f"got the stream '{url}', expected kafka://HOST:PORT/TOPIC",
+            f"got the stream '{without_password(url)}', expected kafka://HOST:PORT/TOPIC",
             where="ingest",
             hint="names and passwords are settings of librdkafka: --settings FILE",
         )

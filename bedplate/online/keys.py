@@ -42,6 +42,10 @@ FILES = b"f"
 """The names of the files that a view has taken in."""
 
 
+LETTER = b"\0"
+"""After `FILES` and the view, before the name of an event that was withheld from it."""
+
+
 def of_view(letter: bytes, view_id: str) -> bytes:
     """What the keys of a kind (`STATES`, `LOADS`, `ROWS`, `FILES`, `FORMS`) begin with for the view of an id."""
     return letter + bytes.fromhex(view_id)[:8]
@@ -76,6 +80,14 @@ def load_of(view: CompiledView) -> bytes:
 def files_of(view: CompiledView) -> bytes:
     """What the keys of the names of the files that a view has taken in begin with."""
     return of_view(FILES, view.id)
+
+
+def letter_of(view: CompiledView, name: str) -> bytes:
+    """The key of the note that an event was withheld from a view; `name` is its letter's, see `letters`.
+
+    It is among those of `files_of`, with which it goes when a view is loaded anew, and is taken over.
+    """
+    return files_of(view) + LETTER + name.encode()
 
 
 def row_keys(view: CompiledView, keys: Int64s, generation: int) -> list[bytes]:

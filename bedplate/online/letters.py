@@ -1,14 +1,19 @@
 """Dead letters: events of a stream that can't be taken in, kept with the reason, to be mended and taken in later.
 
-Files of JSON lines. Each is written whole, before the step that moves the position past its events, and
-is named by its first event: what a killed worker left is written again by the next one. Two workers at the same events
-may write one twice; a letter is known by topic, partition and offset.
+Files of JSON lines. Each is written whole, before the step that moves the position past its events, and is named by its
+first event. A letter is known by topic, partition and offset, and written once: what a killed worker left, or another
+view's worker, stays as it is, mended or not. A file that is there is never changed.
+
+That an event was withheld from a view is kept in the store, by the step that moved the view's position past it: only
+then a replay takes the letter into this view, in the step that takes the note away. So nothing depends on the files.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import contextlib
+import fcntl
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import final
 
@@ -57,12 +62,56 @@ class Letter(msgspec.Struct, frozen=True, omit_defaults=True):
             return Letter(topic, partition, offset, reason, base64=base64.b64encode(payload or b"").decode())
 
 
-def write_letters(directory: Path, letters: Sequence[Letter]) -> None:
-    """Writes the letters of one micro-batch, which has some, as a file."""
-    first = letters[0]
+_NEAR = 3
+"""Files of one name but for so many last digits hold all letters of so many offsets: a file holds no others."""
+
+
+def write_letters(directory: Path, letters: Sequence[Letter]) -> int:
+    """Writes the letters of one micro-batch that are in no file yet, and says how many these were."""
+    near: dict[str, list[Letter]] = {}
+    for letter in letters:
+        near.setdefault(_file_name(letter)[:-_NEAR], []).append(letter)
     directory.mkdir(parents=True, exist_ok=True)
-    lines = b"".join(msgspec.json.encode(letter) + b"\n" for letter in letters)
-    write_atomic(directory / f"{first.topic}-{first.partition}-{first.offset:020}.jsonl", lines)
+    written = 0
+    with _alone(directory):
+        for begin, found in near.items():
+            there = {name for path in directory.glob(f"{begin}*.jsonl") for name in _names(path)}
+            new = [letter for letter in found if letter.name not in there]
+            if new:
+                lines = b"".join(msgspec.json.encode(letter) + b"\n" for letter in new)
+                write_atomic(_free(directory, _file_name(new[0])), lines)
+            written += len(new)
+    return written
+
+
+def _file_name(letter: Letter) -> str:
+    return f"{letter.topic}-{letter.partition}-{letter.offset:020}"
+
+
+def _free(directory: Path, name: str) -> Path:
+    """A file that is not there: one of the name may be, from which somebody took the letter out."""
+    path, number = directory / f"{name}.jsonl", 1
+    while path.exists():
+        number += 1
+        path = directory / f"{name}-{number}.jsonl"
+    return path
+
+
+def _names(path: Path) -> list[str]:
+    """By what the letters of a file are known, those left out that somebody is at work on."""
+    names: list[str] = []
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError):
+            names.append(msgspec.json.decode(line, type=Letter).name)
+    return names
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Generator[None]:
+    """Lets no two workers write letters into a directory at once."""
+    with (directory / ".lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def read_letters(path: Path) -> list[Letter]:

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -38,6 +39,9 @@ _REQUEST = 10_000  # keys at most of a read whose values are remembered: one of 
 _ENTRY_BYTES = 160  # what Python adds to a key and a value in a dictionary
 _READERS = 1022
 _PAUSE = 0.0005  # seconds
+_CHECK_SECONDS = 10.0  # between two looks of a writer for readers that were killed
+_DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
+_FULL = 64 << 20  # bytes: with less LMDB may have no room for a step
 
 
 @final
@@ -152,7 +156,8 @@ class LmdbStore(OnlineStore):
             path.mkdir(parents=True, exist_ok=True)
             # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
             self._environment: Any = lmdb.open(str(path), map_size=map_size, max_readers=_READERS)
-            self._environment.reader_check()  # frees what killed readers held
+            self._check_due = 0.0
+            self._check_readers()
         except (OSError, lmdb.Error) as error:
             raise self._failure("open", error) from error
         self._check_format()
@@ -257,6 +262,7 @@ class LmdbStore(OnlineStore):
                         transaction.delete(key)
                     cursor = transaction.cursor()
                     cursor.putmulti(changes.puts)
+                self._check_readers()
                 return
             except lmdb.MapFullError:
                 self._resize(2 * self._environment.info()["map_size"])
@@ -264,6 +270,12 @@ class LmdbStore(OnlineStore):
                 self._resize(0)
             except (OSError, lmdb.Error) as error:
                 raise self._failure("write", error) from error
+
+    def _check_readers(self) -> None:
+        """Frees now and then what killed readers held: no page that they could see is used again."""
+        if time.monotonic() >= self._check_due:
+            self._environment.reader_check()
+            self._check_due = time.monotonic() + _CHECK_SECONDS
 
     def close(self) -> None:
         """Closes the environment."""
@@ -302,11 +314,20 @@ class LmdbStore(OnlineStore):
         hint = "check that the folder holds a store of Bedplate"
         if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "permission" in text or "read-only" in text:
             hint = "the folder must be writable: make it so, or name another one in the store's URL"
-        elif number == errno.ENOSPC or "no space" in text:
-            hint = "the disk is full; nothing of this step was written: make room and run it again"
+        elif number in _DISK_ERRORS or any(os.strerror(e).lower() in text for e in _DISK_ERRORS):
+            hint = f"{self._disk()}; nothing of this step was written: make room or repair it, and run it again"
         elif isinstance(error, lmdb.ReadersFullError):
             hint = f"more than {_READERS} readers are at work"
         return StoreError(f"can't {what} the online store: {error}", where=self.url, hint=hint)
+
+    def _disk(self) -> str:
+        """How the disk is, as a message says it: LMDB calls a full one an input/output error."""
+        try:
+            free = shutil.disk_usage(self.path).free
+        except OSError:
+            return "the disk of the folder can't be asked for its free space"
+        limit = "full" if free < _FULL else "faulty, or there is a limit on the size of files"
+        return f"the disk of the folder has {free:,} bytes free and is {limit}"
 
 
 def _get(transaction: Any, wanted: Sequence[bytes]) -> list[bytes]:

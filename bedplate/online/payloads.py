@@ -1,22 +1,23 @@
 """Payloads: from the bytes of events to rows of the source's table, by its schema; what does not fit is named.
 
 Field names are the table's columns. A column that a payload lacks is null there, and a field that is no column is left
-out. A time is a text as in ISO 8601 (without an offset it is UTC) or whole microseconds since the epoch.
+out. A time is a text as in ISO 8601 (without an offset it is UTC) or whole microseconds since the epoch; a whole number
+that is likelier seconds or milliseconds is refused.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, final
+from typing import Annotated, Any, TypeAlias, cast, final
 
 import msgspec
 import polars as pl
 
 from bedplate.errors import ConfigError, DefinitionError, reason
-from bedplate.types import to_micros
+from bedplate.types import format_time, likely_unit, to_micros, unit_hint
 
 _BITS: dict[type[pl.DataType], int] = {
     pl.Int8: 7,
@@ -36,7 +37,7 @@ _TYPES: dict[type[pl.DataType], Any] = {
     pl.Binary: bytes,
     pl.Boolean: bool,
     pl.Date: date,
-    pl.Datetime: datetime | int,
+    pl.Datetime: datetime | Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)],
     pl.Float32: float,
     pl.Float64: float,
     pl.String: str,
@@ -80,6 +81,7 @@ class Payloads:
     def decode(self, payloads: Sequence[bytes | None]) -> tuple[pl.DataFrame, dict[int, str]]:
         """The rows of the payloads that fit, in their order, and by number what is wrong with each other one."""
         found: list[msgspec.Struct] = []
+        numbers: list[int] = []
         wrong: dict[int, str] = {}
         parse, struct = self._parse, self._struct
         for number, payload in enumerate(payloads):
@@ -88,13 +90,29 @@ class Payloads:
                 continue
             try:
                 found.append(parse(payload, struct))
+                numbers.append(number)
             except Exception as error:  # noqa: BLE001  (libraries raise what they like, and no payload may stop a stream)
                 wrong[number] = reason(error)
-        columns = {
-            name: _series(name, [getattr(event, field) for event in found], dtype)
-            for field, (name, dtype) in zip(self._fields, self._schema.items(), strict=True)
-        }
-        return pl.DataFrame(columns), wrong
+        try:
+            return self._frame(found), wrong
+        except (Exception, pl.exceptions.PanicException):  # noqa: BLE001  (which row it is, is found below)
+            pass
+        rows = [self._frame([])]
+        for number, event in zip(numbers, found, strict=True):
+            try:
+                rows.append(self._frame([event]))
+            except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001  (as above)
+                wrong[number] = reason(error)
+        return pl.concat(rows), wrong
+
+    def _frame(self, events: Sequence[msgspec.Struct]) -> pl.DataFrame:
+        """The rows of events; raises what a value that its column can't hold makes of it."""
+        return pl.DataFrame(
+            {
+                name: _series(name, [getattr(event, field) for event in events], dtype)
+                for field, (name, dtype) in zip(self._fields, self._schema.items(), strict=True)
+            }
+        )
 
 
 def _type_of(dtype: pl.DataType, column: str) -> Any:
@@ -102,7 +120,7 @@ def _type_of(dtype: pl.DataType, column: str) -> Any:
     if type(dtype) in _BITS:
         bits = _BITS[type(dtype)]
         low, high = (-(1 << bits), (1 << bits) - 1) if dtype.is_signed_integer() else (0, (1 << bits) - 1)
-        return int if dtype == pl.Int64 else Annotated[int, msgspec.Meta(ge=low, le=high)]
+        return Annotated[int, msgspec.Meta(ge=low, le=high)]
     if isinstance(dtype, pl.List | pl.Array):
         inner = _type_of(dtype.inner, column) | None  # pyright: ignore[reportArgumentType]
         if isinstance(dtype, pl.Array):
@@ -118,10 +136,52 @@ def _type_of(dtype: pl.DataType, column: str) -> Any:
 
 
 def _series(name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
-    if isinstance(dtype, pl.Datetime):
-        times = [t if t is None or isinstance(t, int) else to_micros(t) for t in values]
-        return pl.Series(name, times, pl.Int64).cast(pl.Datetime("us", dtype.time_zone)).cast(dtype)
+    if _holds_times(dtype):
+        return pl.Series(name, [_micros(v, name) for v in values], _with_micros(dtype)).cast(dtype)
     return pl.Series(name, values, dtype)
+
+
+def _holds_times(dtype: pl.DataType) -> bool:
+    if isinstance(dtype, pl.List | pl.Array):
+        return _holds_times(dtype.inner)  # pyright: ignore[reportArgumentType]
+    return isinstance(dtype, pl.Datetime)
+
+
+def _with_micros(dtype: pl.DataType) -> pl.DataType:
+    """The type with times of microseconds, of which any unit can be made."""
+    if isinstance(dtype, pl.List):
+        return pl.List(_with_micros(dtype.inner))  # pyright: ignore[reportArgumentType]
+    if isinstance(dtype, pl.Array):
+        return pl.Array(_with_micros(dtype.inner), dtype.size)  # pyright: ignore[reportArgumentType]
+    return pl.Datetime("us", dtype.time_zone) if isinstance(dtype, pl.Datetime) else dtype
+
+
+def _micros(value: Any, column: str) -> Any:
+    """Microseconds of a time, or of each in a list.
+
+    Raises:
+        ValueError: a whole number within the year after 1970, which is likelier seconds or milliseconds.
+    """
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return [_micros(v, column) for v in cast("list[Any]", value)]
+    why = doubt(value, column) if isinstance(value, int) and value else None  # 0 is the epoch in every unit
+    if why is not None:
+        raise ValueError(why)
+    return to_micros(value)
+
+
+def doubt(time: int, column: str) -> str | None:
+    """Why a time that is a whole number can't be microseconds, or None: it may be.
+
+    >>> doubt(1_768_669_200_000, "time")[:65]
+    "the time 'time' is 1768669200000, as microseconds 1970-01-21T11:1"
+    """
+    unit = likely_unit(time) if time >= 0 else None
+    if unit is None:
+        return None
+    return f"the time '{column}' is {time}, as microseconds {format_time(time)}; {unit_hint(unit)}"
 
 
 def _parser(form: str, root: Path) -> Parse:
@@ -172,10 +232,13 @@ def _protobuf(described: bytes, name: str) -> Parse:
     def parse(payload: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
         event, found = message.FromString(payload), dict[str, Any]()
         for field, has_presence, is_time in fields:
-            if not has_presence or event.HasField(field):
+            if field in struct.__struct_encode_fields__ and (not has_presence or event.HasField(field)):
                 value = getattr(event, field)
-                found[field] = value.ToMicroseconds() if is_time else value
-        return msgspec.convert({k: v if isinstance(v, _PLAIN) else list(v) for k, v in found.items()}, struct)
+                if is_time:
+                    found[field] = value.ToDatetime(UTC)  # no whole number whose unit is in doubt
+                else:
+                    found[field] = value if isinstance(value, _PLAIN) else list(value)
+        return msgspec.convert(found, struct)
 
     return parse
 

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import final
 from urllib.parse import parse_qsl, unquote
 
-from bedplate.config import without_password
+from bedplate.config import URL_OPTIONS, without_password
 from bedplate.errors import ConfigError, suggest
 
 NAMESPACE = "bp"
 """What the names of all keys begin with, by default, before a colon."""
 
 _FILES = ("ca", "cert", "key")
-_OPTIONS = (*_FILES, "namespace", "password_env")
 _PORT = 6379
 
 
@@ -77,6 +76,12 @@ def parse_address(url: str, root: Path | None = None) -> RedisAddress:
     servers, _, path = rest.partition("/")
     login, _, hosts = servers.rpartition("@")
     user, _, password = login.partition(":")
+    if "@" in path or "@" in query:
+        raise ConfigError(
+            "an @ after the first / or ?",
+            where=shown,
+            hint="in a password write / as %2F, ? as %3F, # as %23 and @ as %40; or use ?password_env=NAME",
+        )
     options = _options(query, shown)
     files = {name: _file(options[name], root, f"{shown}: {name}") for name in _FILES if name in options}
     cluster, tls = scheme.endswith("+cluster"), scheme.startswith("rediss")
@@ -100,8 +105,9 @@ def parse_address(url: str, root: Path | None = None) -> RedisAddress:
 def _options(query: str, shown: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
     for name, value in options.items():
-        if name not in _OPTIONS:
-            raise ConfigError(f"unknown option '{name}'", where=shown, hint=suggest(name, _OPTIONS, "options"))
+        if name not in URL_OPTIONS:
+            named = f" '{name}'" if f"{name}=***" in shown else ""
+            raise ConfigError(f"unknown option{named}", where=shown, hint=suggest(name, URL_OPTIONS, "options"))
         if not value:
             raise ConfigError(f"the option '{name}' is empty", where=shown)
     if set("{}") & set(options.get("namespace", "")):

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from bedplate.errors import DataError, reason
-from bedplate.features.rows import prepare_rows
+from bedplate.errors import BedplateError, DataError, reason
+from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
-from bedplate.sources.base import TIME, UNREADABLE
-from bedplate.types import EARLIEST_TIME, LATEST_TIME
+from bedplate.online.payloads import doubt
+from bedplate.sources.base import ALWAYS, AVAILABLE, TIME, UNREADABLE, Source
+from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, Int64s
+
+_POSITION = "__position__"
 
 
 def refused_rows(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[int, str]:
@@ -31,6 +34,7 @@ def refused_rows(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[int,
         try:
             for view in views:
                 prepare_rows(view, rows[part].lazy(), name=lambda _: "the event")
+            check_each_time(views[0].view.source, rows[part])
         except (DataError, *UNREADABLE) as error:
             if len(part) == 1:
                 wrong[part[0]] = f"{error.where}: {error.message}" if isinstance(error, DataError) else reason(error)
@@ -50,4 +54,67 @@ def _plainly_wrong(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[in
     checks[f"the time '{source.time}' is null"] = time.is_null()
     outside = ((time < EARLIEST_TIME) | (time >= LATEST_TIME)).fill_null(value=False)
     checks[f"the time '{source.time}' is not between 1970 and 2200"] = outside
-    return {number: text for text, marked in checks.items() for number in marked.arg_true().to_list()}
+    return doubtful_times(source, rows) | {
+        number: text for text, marked in checks.items() for number in marked.arg_true().to_list()
+    }
+
+
+def check_each_time(source: Source, rows: pl.DataFrame) -> None:
+    """Checks each time of a micro-batch as `check_unit` checks the greatest: events come from many producers.
+
+    Raises:
+        DataError: a whole number that is likelier seconds or milliseconds.
+    """
+    for why in doubtful_times(source, rows).values():
+        raise DataError(why, where=f"source '{source.name}'")
+
+
+def doubtful_times(source: Source, rows: pl.DataFrame) -> dict[int, str]:
+    """The numbers of the rows of a topic whose times are 0, or whole numbers and no microseconds, with the reason.
+
+    Payloads of many producers have 0 where they lack a time. Where the source has a cleaning step these are numbers of
+    rows after it.
+    """
+    raw, found = rows.lazy(), dict[int, str]()
+    columns = {
+        name: column
+        for name, column in source.order_columns().items()
+        if name in (TIME, AVAILABLE) and column != ALWAYS
+    }
+    events = source.events(raw).select(*columns).collect()
+    for name, column in columns.items():
+        end = 365 * DAY if source.has_integers(raw, column) else 1
+        for number in events[name].is_between(0, end, closed="left").arg_true().to_list():
+            found[number] = doubt(events[name][number], column) or f"the time '{column}' is 0"
+    return found
+
+
+def rows_of_keys(view: CompiledView, rows: pl.DataFrame, keys: Int64s, since: int) -> list[int]:
+    """The numbers of the rows whose events are of some keys.
+
+    Args:
+        view: compiled view.
+        rows: rows as the source's table holds them, that can be prepared.
+        keys: [k, entities] int64.
+        since: events that could be known before this time are left out; microseconds.
+    """
+    wanted: set[tuple[int, ...]] = set(map(tuple, keys.tolist()))
+    source, raw = view.view.source, rows.lazy()
+
+    def prepared(part: pl.LazyFrame) -> tuple[Rows, list[int]]:
+        found = prepare_rows(view, part, name=lambda _: "the event")
+        of_rows: list[tuple[int, ...]] = list(map(tuple, found.keys.tolist()))
+        hit = [key in wanted and at >= since for key, at in zip(of_rows, found.visible.tolist(), strict=True)]
+        return found, np.flatnonzero(hit).tolist()
+
+    found, hit = prepared(raw)
+    try:
+        events = source.events(raw.with_row_index(_POSITION))
+        events = events if view.view.where is None else events.filter(view.view.where)
+        placed = events.select(_POSITION, TIME).collect()
+        if np.array_equal(placed[TIME].to_numpy(), found.times):
+            return sorted({int(placed[_POSITION][number]) for number in hit})
+    except (BedplateError, *UNREADABLE):
+        pass
+    # The cleaning step loses the positions.
+    return [number for number in range(len(rows)) if prepared(rows[number].lazy())[1]] or list(range(len(rows)))

@@ -8,21 +8,25 @@ from typing import final
 
 from bedplate.errors import DataError
 from bedplate.features.view import CompiledView
+from bedplate.online import keys
+from bedplate.online.base import OnlineStore
 from bedplate.online.letters import read_letters
 from bedplate.online.payloads import Payloads
+from bedplate.online.refused import doubtful_times
 from bedplate.online.streams import MicroBatch, Position, Stream
 
 PARTITION = "replay"
-"""The name of the partition of letters; of each view, the letters that were taken in are known by name."""
+"""The name of the partition of letters."""
 
 
 @final
 class LetterStream(Stream):
-    """The letters of a file, their payloads mended by hand.
+    """The letters of a file, their payloads mended by hand: those whose events were withheld from a view.
 
     Args:
         path: the file, as it was written or a part of it.
-        view: the compiled view that takes them in: another view may have taken in others.
+        view: the compiled view that takes them in: from another view others were withheld.
+        store: knows which these are.
         form: of the payloads, see `Payloads`.
 
     Raises:
@@ -30,8 +34,9 @@ class LetterStream(Stream):
         DataError: the file can't be read.
     """
 
-    def __init__(self, path: Path, view: CompiledView, form: str = "json") -> None:
+    def __init__(self, path: Path, view: CompiledView, store: OnlineStore, form: str = "json") -> None:
         self._path, self._letters = path, read_letters(path)
+        self._view, self._store = view, store
         self._payloads = Payloads(form, view.view.source.table(view.root).schema(), view.root)
 
     @property
@@ -51,10 +56,12 @@ class LetterStream(Stream):
         Raises:
             DataError: a payload is still wrong.
         """
-        left = [letter for letter in self._letters if letter.name not in completed][:rows]
+        notes = self._store.read_many([keys.letter_of(self._view, letter.name) for letter in self._letters])
+        left = [letter for letter, note in zip(self._letters, notes, strict=True) if note][:rows]
         if not left:
             return None
         frame, wrong = self._payloads.decode([letter.data for letter in left])
+        wrong = wrong or doubtful_times(self._view.view.source, frame)
         if wrong:
             number, why = min(wrong.items())
             raise DataError(
@@ -75,7 +82,7 @@ class LetterStream(Stream):
             where=self.name,
             row=row,
             newest=lambda: -1,
-            completes=tuple(letter.name for letter in left),
+            letters=tuple(letter.name for letter in left),
         )
 
     def lag(self, partition: str, after: Position) -> int:

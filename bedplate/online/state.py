@@ -10,7 +10,7 @@ from typing import Any, final
 import msgspec
 import numpy as np
 
-from bedplate.errors import ConflictError, DataError, StoreError
+from bedplate.errors import ConflictError, StoreError
 from bedplate.features.rows import GroupedRows, Rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
@@ -18,6 +18,7 @@ from bedplate.online.base import OnlineStore, text_puts
 from bedplate.online.codec import Layout
 from bedplate.online.folding import merge_into_rows
 from bedplate.online.old_rows import Adopted, with_old_rows
+from bedplate.online.overflow import BeyondWordsError, beyond_in_merge, beyond_when_folded
 from bedplate.online.streams import BEGINNING, Position
 from bedplate.types import MINUTE, Int64s
 
@@ -208,12 +209,18 @@ def merged_rows(
         events: the events.
         line: those that could be seen before this time are folded.
         state: of the view, as it is before these events; None: it was loaded once, and nothing else.
+
+    Raises:
+        BeyondWordsError: sums of some keys are beyond 64 bits, or would be once all their events are folded.
     """
     names = keys.row_keys(layout.view, events.keys, 0 if state is None else state.generation)
     words, offsets = store.read_many(names).rows(len(names))
     if state is not None and state.adopted is not None:
         words, offsets = _with_adopted(store, layout, state.adopted, events.keys, words, offsets)
     check_rows(store, layout, words, offsets)
+    found = beyond_when_folded(layout, words, offsets, events.words, events.offsets)
+    if found:
+        raise BeyondWordsError(layout.view, events.keys[found])
     return _puts(names, layout, words, offsets, events, line)
 
 
@@ -240,8 +247,9 @@ def _puts(
 ) -> list[tuple[bytes, bytes]]:
     try:
         out, ends = merge_into_rows(layout, words, offsets, events.words, events.offsets, line)
-    except OverflowError as error:
-        raise beyond_words(layout.view, error) from None
+    except OverflowError:
+        found = beyond_in_merge(layout, words, offsets, events.words, events.offsets, line)
+        raise BeyondWordsError(layout.view, events.keys[found]) from None
     return list(zip(names, split_rows(out, ends), strict=True))
 
 
@@ -252,11 +260,6 @@ def split_rows(words: Int64s, ends: Int64s) -> list[bytes]:
         return words.view(f"V{8 * sizes[0]}").tolist()
     data, at = words.tobytes(), (ends * 8).tolist()
     return list(map(data.__getitem__, map(slice, at[:-1], at[1:])))
-
-
-def beyond_words(view: CompiledView, error: OverflowError) -> DataError:
-    """The error for a sum that no word of a row can hold."""
-    return DataError(str(error), where=view.place, hint="sum it as floats: pl.col(...).cast(pl.Float64)")
 
 
 def check_rows(store: OnlineStore, layout: Layout, words: Int64s, offsets: Int64s) -> Int64s:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import msgspec
@@ -52,7 +52,8 @@ class MicroBatch:
             microseconds, -1 for none.
         completes: the names of what is wholly taken in with them, such as a file, by which it is remembered.
         refuse: keeps aside what was not or can't be taken in of the micro-batch, before it is: called with the numbers
-            of further rows and why; None: such a row stops the stream.
+            of further rows and why, gives the names of all that is kept aside; None: such a row stops the stream.
+        letters: the names of events that were kept aside, and are taken in with this one.
     """
 
     partition: str
@@ -63,7 +64,20 @@ class MicroBatch:
     row: Callable[[int], str]
     newest: Callable[[], int]
     completes: tuple[str, ...] = ()
-    refuse: Callable[[Mapping[int, str]], None] | None = None
+    refuse: Callable[[Mapping[int, str]], Collection[str]] | None = None
+    letters: tuple[str, ...] = ()
+
+    def without(self, wrong: Collection[int]) -> MicroBatch:
+        """The micro-batch without the rows of some numbers."""
+        kept, refuse = [number for number in range(len(self.rows)) if number not in wrong], self.refuse
+
+        def row(number: int) -> str:
+            return self.row(kept[number])
+
+        def refused(further: Mapping[int, str]) -> Collection[str]:
+            return () if refuse is None else refuse({kept[number]: why for number, why in further.items()})
+
+        return replace(self, rows=self.rows[kept], row=row, refuse=None if refuse is None else refused)
 
 
 class Stream(ABC):

@@ -23,6 +23,7 @@ import polars as pl
 from bedplate.batch import Column, Dense, Ids, Ragged, column_to_series, texts_of
 from bedplate.errors import DataError, RequestError
 from bedplate.features.entity import encode_keys as encode_series
+from bedplate.serving.arrow_check import check_stream
 from bedplate.serving.feature_plan import FeatureLookup, FeaturePlan, Values
 from bedplate.serving.http import Request, Response
 from bedplate.serving.wire import KEY_TYPES, decode, encode_keys
@@ -106,6 +107,7 @@ def _of_arrow(request: Request, features: FeatureLookup) -> Values:
     headers = request.headers
     names = headers.get(FEATURES_HEADER.lower().encode(), b"").decode("latin-1")
     plan = features.plan([name.strip() for name in names.split(",") if name.strip()])
+    check_stream(request.body, features.most_keys)
     try:
         frame = pl.read_ipc_stream(io.BytesIO(request.body))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:

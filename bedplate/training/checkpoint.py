@@ -14,7 +14,7 @@ from bedplate.files import aside, fsync_dir, fsync_file
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
-FORMAT = 1
+FORMAT = 2
 
 
 @final
@@ -25,11 +25,12 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
         epoch: the current one, from 0.
         batch: how many batches of it are done.
         step: how many batches of all epochs are done.
-        loss_sum: of the current epoch, weighted by rows.
-        rows: of the current epoch.
+        loss_sum: since the last validation, weighted by rows.
+        rows: since the last validation.
+        evaluated: the step of the last validation.
         best: the best value of the judged metric; None before the first validation.
-        best_epoch: its epoch.
-        history: the metrics of each finished epoch.
+        best_at: which validation it is of.
+        history: the metrics of each validation.
     """
 
     epoch: int = 0
@@ -37,8 +38,9 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     step: int = 0
     loss_sum: float = 0.0
     rows: int = 0
+    evaluated: int = 0
     best: float | None = None
-    best_epoch: int = -1
+    best_at: int = -1
     history: list[dict[str, float]] = msgspec.field(default_factory=list[dict[str, float]])
 
     def copy(self) -> Progress:

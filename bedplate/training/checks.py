@@ -11,7 +11,7 @@ from bedplate.features.encoding import TAKES, Bag, Category, Encoding, Number, S
 from bedplate.features.fitting import check_encodings
 from bedplate.features.graph import THE_REQUEST
 from bedplate.features.view import Feature
-from bedplate.models.config import TwoTowerConfig
+from bedplate.models.config import RetrievalConfig
 from bedplate.training.job import Job
 from bedplate.types import Type
 
@@ -72,7 +72,7 @@ def _check_label(job: Job, dataset: CompiledDataset) -> None:
     if job.model.needs_binary and not labels[name].is_binary:
         raise DefinitionError(
             f"label '{name}' of dataset '{job.dataset}' is not binary but the value of a "
-            f"{type(labels[name].label.aggregation).__name__}; the model of {type(job.model).__name__} predicts "
+            f"{type(labels[name].label.aggregation).__name__}; the model of {job.model.title()} predicts "
             "whether it is 0 or 1",
             where=f"{job.place}: model",
             hint=f"give it a threshold: Label('{name}', ..., at_least=1)",
@@ -80,7 +80,7 @@ def _check_label(job: Job, dataset: CompiledDataset) -> None:
 
 
 def check_towers(job: Job, dataset: CompiledDataset) -> None:
-    """Checks that the item tower of a two-tower model reads nothing of the request.
+    """Checks that the item tower of a retrieval model reads nothing of the request.
 
     The vectors of the catalogue are computed ahead, of all candidates as of one time, for whatever request will come:
     an input of the candidate may depend on the candidate's entity, and on `request.time`, which then is that time (as
@@ -93,7 +93,7 @@ def check_towers(job: Job, dataset: CompiledDataset) -> None:
     Raises:
         DefinitionError: an input of the candidate depends on another entity too.
     """
-    if not isinstance(job.model, TwoTowerConfig):
+    if not isinstance(job.model, RetrievalConfig):
         return
     item, about = dataset.dataset.spine.item.name, dataset.selected.about
     for name in job.inputs:
@@ -102,7 +102,7 @@ def check_towers(job: Job, dataset: CompiledDataset) -> None:
             named = " and ".join(e if e == THE_REQUEST else f"'{e}'" for e in entities)
             raise DefinitionError(
                 f"'{name}' is about {named}, expected an input about '{item}' alone "
-                "or about the request alone: a two-tower model's vectors of candidates are computed ahead, for no "
+                "or about the request alone: a retrieval model's vectors of candidates are computed ahead, for no "
                 "request",
                 where=f"{job.place}: inputs",
                 hint="leave it out here and give it to the ranking model; features of the request go to the model as "

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 from bedplate.errors import ConfigError, suggest
 from bedplate.features.checks import check_least, check_types
+from bedplate.training.schedule import Schedule
 
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 
 
-MAY_CHANGE = frozenset({"epochs", "patience", "checkpoint_every", "prefetch"})
-"""The choices of a `TrainerConfig` that a resumed run may make anew: how long it goes on and at what pace."""
+_MAY_CHANGE = frozenset({"epochs", "patience", "checkpoint_every", "prefetch"})
+
+
+def may_change(trainer: Mapping[str, Any]) -> frozenset[str]:
+    """The choices of a `TrainerConfig` that a resumed run may make anew: how long it goes on and at what pace.
+
+    Where the learning rates fall until the last update, how many there are is no such choice.
+
+    Args:
+        trainer: the config as plain values.
+
+    >>> "epochs" in may_change({"schedule": "constant"}), "epochs" in may_change({"schedule": "cosine"})
+    (True, False)
+    """
+    return _MAY_CHANGE if trainer.get("schedule", "constant") == "constant" else _MAY_CHANGE - {"epochs"}
 
 
 class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,11 +37,20 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         epochs: at most so many passes over the training data.
         learning_rate: of AdamW, for all weights but embeddings.
-        embedding_learning_rate: of row-wise Adagrad, for embeddings.
+        embedding_learning_rate: of Adagrad, for embeddings.
+        embedding_optimizer: Adagrad with one accumulator a row, or one a weight; both touch only rows with a gradient.
         weight_decay: of AdamW.
         clip_norm: the largest norm of a gradient (embeddings aside); None for any.
-        metric: what a validation is judged by, for early stopping and for the epoch that is kept.
-        patience: stops after so many epochs in a row without a better metric.
+        accumulate: batches whose gradients are one update, each batch weighted by its candidates.
+        warmup: updates over which the learning rates rise from 0.
+        schedule: what they do then: stay, or fall to 0 at the last update, in a straight line or as a half cosine.
+        average: the decay of a moving average of the weights (embeddings aside), with which the model is judged and
+            kept; 0 for none.
+        precision: of the forward and backward pass; weights and updates are float32.
+        compile: a backend of `torch.compile`, such as "inductor"; None for none.
+        metric: what a validation is judged by, for early stopping and for the weights that are kept.
+        evaluate_every: batches between two validations, beside the one at the end of each epoch; None: only that one.
+        patience: stops after so many validations in a row without a better metric.
         checkpoint_every: steps between two checkpoints; there is one after each epoch too.
         prefetch: how many encoded batches wait for the trainer at most.
         seed: of dropout and of the order of batches.
@@ -36,9 +59,17 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     epochs: int = 5
     learning_rate: float = 1e-3
     embedding_learning_rate: float = 0.05
+    embedding_optimizer: Literal["row_wise_adagrad", "adagrad"] = "row_wise_adagrad"
     weight_decay: float = 1e-5
     clip_norm: float | None = 10.0
+    accumulate: int = 1
+    warmup: int = 0
+    schedule: Schedule = "constant"
+    average: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: str | None = None
     metric: str = "loss"
+    evaluate_every: int | None = None
     patience: int = 2
     checkpoint_every: int = 1000
     prefetch: int = 4
@@ -53,8 +84,12 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_types(self, "trainer")
         if not self.metric:
             raise ConfigError("got no metric, expected the name of one", where="trainer")
-        check_least(self, "epochs patience checkpoint_every prefetch", 1, "trainer")
-        check_least(self, "weight_decay seed", 0, "trainer")
+        check_least(self, "epochs patience checkpoint_every prefetch accumulate", 1, "trainer")
+        check_least(self, "weight_decay seed warmup average", 0, "trainer")
+        if self.evaluate_every is not None:
+            check_least(self, "evaluate_every", 1, "trainer")
+        if not self.average < 1:
+            raise ConfigError(f"average is {self.average}, expected below 1", where="trainer")
         for name in ("learning_rate", "embedding_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0", where="trainer")
@@ -98,17 +133,18 @@ def _value(text: str) -> Any:
 
 def _replaced(config: _Config, path: Sequence[str], value: Any, setting: str) -> _Config:
     kind = type(config)
+    title = kind.__qualname__.rpartition("<locals>.")[2]
     fields = {f.name: f for f in msgspec.structs.fields(kind)}
     name = path[0]
     if name not in fields:
-        raise ConfigError(f"{kind.__name__} has no field '{name}'", where=setting, hint=suggest(name, fields, "fields"))
+        raise ConfigError(f"{title} has no field '{name}'", where=setting, hint=suggest(name, fields, "fields"))
     current = getattr(config, name)
     if len(path) > 1:
         if not isinstance(current, msgspec.Struct):
-            raise ConfigError(f"'{name}' of {kind.__name__} has no fields", where=setting)
+            raise ConfigError(f"'{name}' of {title} has no fields", where=setting)
         return msgspec.structs.replace(config, **{name: _replaced(current, path[1:], value, setting)})
     try:
         converted = msgspec.convert(value, fields[name].type)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"'{name}' of {kind.__name__}: {error}", where=setting) from None
+        raise ConfigError(f"'{name}' of {title}: {error}", where=setting) from None
     return msgspec.structs.replace(config, **{name: converted})

@@ -31,17 +31,17 @@ def predict(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, p
         for batch in ready:
             if not batch.rows:
                 continue
-            outputs = model(batch.inputs)
-            loss += model.loss(outputs, batch.targets).item() * batch.rows
-            scores.append(model.judged(outputs, batch.targets).numpy().astype(np.float64))
-            for name, values in batch.targets.labels.items():
-                known = batch.targets.known.get(name)
+            outputs = model(batch)
+            loss += model.loss(outputs, batch).item() * batch.rows
+            scores.append(model.judged(outputs, batch).numpy().astype(np.float64))
+            for name, values in batch.labels.items():
+                known = batch.known.get(name)
                 there = values if known is None else values.masked_fill(~known, float("nan"))
                 labels.setdefault(name, []).append(there.numpy())
-            weights.append(batch.targets.weights.numpy())
-            requests.append(batch.inputs["request_of_item"].numpy() + first_request)
+            weights.append(batch.weights.numpy())
+            requests.append(batch["request_of_item"].numpy() + first_request)
             request_ids.append(batch.request_ids)
-            candidates.append(batch.targets.candidates.numpy())
+            candidates.append(batch.candidates.numpy())
             first_request += len(batch.request_ids)
     if not scores:
         raise DataError("the source has no candidates to score", where="validation")

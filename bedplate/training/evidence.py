@@ -9,9 +9,10 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import StoreError
 from bedplate.features.encoding import CANDIDATE
 from bedplate.features.view import Feature
+from bedplate.identity import class_id
 from bedplate.registry.manifest import plain_config
 from bedplate.registry.run import RunRecord
-from bedplate.training.config import MAY_CHANGE
+from bedplate.training.config import may_change
 from bedplate.training.job import Job
 
 SETTINGS = "settings"
@@ -37,7 +38,20 @@ def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feat
     found = compiled.definitions()
     found |= {f"view {view.name}": view.id for view in compiled.selected.every_view}
     found |= {f"model of {name}": version for name, version in models_behind(job, dataset).items()}
-    return found | {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
+    found |= {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
+    return found | code_of(job)
+
+
+def code_of(job: Job) -> dict[str, str]:
+    """The id of the code of a model of the project's own; that of Bedplate's models is in the version of Bedplate.
+
+    Raises:
+        DefinitionError: its source can't be read, or it uses something that can change.
+    """
+    kind = job.model_class
+    if kind.__module__.partition(".")[0] == "bedplate":
+        return {}
+    return {f"model {kind.__qualname__}": class_id(kind, f"{job.place}: model '{kind.__qualname__}'")}
 
 
 def models_behind(job: Job, dataset: LoadedDataset) -> dict[str, str]:
@@ -54,7 +68,7 @@ def settings_of(record: RunRecord) -> list[str]:
 def require_same(record: RunRecord, job: Job, definitions: Mapping[str, str], sources: Mapping[str, str]) -> None:
     """Checks that a run began with the same definitions, source snapshots and config as it would go on with.
 
-    Of the config, what only says how long and how fast a run goes on may differ: `MAY_CHANGE`, and how many golden
+    Of the config, what only says how long and how fast a run goes on may differ: `may_change`, and how many golden
     requests are kept. That settings were given is not compared, only what they make of the config.
 
     Raises:
@@ -91,5 +105,5 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{part}.{name}": one for name, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
         else:
             found[part] = value
-    free = {"golden", SETTINGS, *(f"trainer.{name}" for name in MAY_CHANGE)}
+    free = {"golden", SETTINGS, *(f"trainer.{name}" for name in may_change(config.get("trainer", {})))}
     return {path: value for path, value in found.items() if path not in free}

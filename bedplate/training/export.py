@@ -19,10 +19,9 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Described, Signature
 from bedplate.files import new_folder
-from bedplate.models.base import Model
-from bedplate.models.two_tower import TwoTower
+from bedplate.models.base import Model, RetrievalModel
 from bedplate.training.graph import Session, served, to_onnx
-from bedplate.training.source import to_ready
+from bedplate.training.source import to_tensors
 from bedplate.types import Array, Float32s, Int64s
 
 
@@ -57,7 +56,7 @@ class CatalogueVectors:
 
 
 def catalogue_vectors(
-    model: TwoTower, encoder: Encoder, catalogue: Iterable[Batch], texts: TextLookup | None = None
+    model: RetrievalModel, encoder: Encoder, catalogue: Iterable[Batch], texts: TextLookup | None = None
 ) -> CatalogueVectors:
     """The vectors of all candidates.
 
@@ -78,7 +77,7 @@ def catalogue_vectors(
     with torch.no_grad():
         for batch in catalogue:
             keys.append(batch.candidates)
-            vectors.append(model.item(to_ready(batch, items).inputs).numpy())
+            vectors.append(model.item(to_tensors(batch, items)).numpy())
     if not keys:
         raise DataError("the catalogue has no candidates", where="export")
     joined = np.concatenate(keys)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Self, final
 
 import msgspec
 
@@ -14,21 +13,12 @@ from bedplate.datasets.dataset import Dataset
 from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.encoding import CANDIDATE, Encoding
 from bedplate.metrics.classification import NOT_FOR_JUDGING
-from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
+from bedplate.models.config import ModelConfig, implementation
 from bedplate.registry.version import NAME_PATTERN
 from bedplate.training.config import TrainerConfig, override
 
 if TYPE_CHECKING:
     from bedplate.models.base import Model
-
-ModelConfig: TypeAlias = DCNConfig | TwoTowerConfig | LogisticConfig
-"""The config of a model; its class says which model."""
-
-_MODELS: Mapping[type[msgspec.Struct], str] = {
-    DCNConfig: "bedplate.models.dcn:DCN",
-    TwoTowerConfig: "bedplate.models.two_tower:TwoTower",
-    LogisticConfig: "bedplate.models.logistic:Logistic",
-}
 
 
 @checks_arguments
@@ -79,9 +69,18 @@ class Job:
         if not dataset:
             raise DefinitionError("got an empty text, expected the name of a dataset", where=f"{self.place}: dataset")
         self.dataset = dataset if isinstance(dataset, str) else dataset.name
-        if type(model) not in _MODELS:
-            known = ", ".join(c.__name__ for c in _MODELS)
-            raise DefinitionError(f"got the config {type(model).__name__}, expected one of {known}", where=self.place)
+        check_kind(
+            model,
+            ModelConfig,
+            f"{self.place}: model",
+            hint="for example DCNConfig(label='clicked'), or MyModel.Config(label='clicked') of a model of your own",
+        )
+        if not model.implemented_by:
+            raise DefinitionError(
+                f"got {model.title()}, which is the config of no model",
+                where=f"{self.place}: model",
+                hint="write the class inside its model, as Config",
+            )
         check_kind(inputs, Mapping, f"{self.place}: inputs")
         for feature, encoding in inputs.items():
             check_kind(feature, str, f"{self.place}: inputs")
@@ -107,7 +106,7 @@ class Job:
         if metric not in judges:
             said = f"'{metric}', which no epoch can be chosen by" if metric in reported else f"no '{metric}'"
             raise DefinitionError(
-                f"the model of {type(self.model).__name__} reports {said}",
+                f"the model of {self.model.title()} reports {said}",
                 where=f"{self.place}: trainer: metric",
                 hint=suggest(metric, judges, "metrics"),
             )
@@ -120,8 +119,7 @@ class Job:
     @property
     def model_class(self) -> type[Model]:
         """The model that the config is of; imports torch."""
-        module, _, name = _MODELS[type(self.model)].partition(":")
-        return getattr(importlib.import_module(module), name)
+        return implementation(self.model)
 
     def check_inputs(self, offered: Sequence[str]) -> None:
         """Checks that the dataset offers every input.
@@ -169,7 +167,7 @@ class Job:
         """The whole job as plain JSON values, for the manifest."""
         return {
             "dataset": self.dataset,
-            "model": {"class": type(self.model).__name__} | msgspec.to_builtins(self.model),
+            "model": {"class": self.model.title()} | msgspec.to_builtins(self.model),
             "inputs": msgspec.to_builtins(self.inputs),
             "trainer": msgspec.to_builtins(self.trainer),
             "fit_batches": self.fit_batches,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.layers.embedding import FusedEmbedding
+from bedplate.training.config import TrainerConfig
 
 
 @final
@@ -59,30 +60,57 @@ class RowWiseAdagrad:
 
 
 @final
+class Adagrad:
+    """Adagrad (Duchi et al. 2011): `s += g^2`, `w -= rate g / (sqrt(s) + eps)`, for rows with a gradient only.
+
+    Args:
+        parameters: tables [rows, width]; the state is as large.
+        rate: the learning rate.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
+        self.parameters, self.rate = list(parameters), rate
+        self._torch = torch.optim.Adagrad(self.parameters, lr=rate) if self.parameters else None
+
+    def step(self) -> None:
+        """Updates every table that has a gradient."""
+        if self._torch is not None:
+            self._torch.param_groups[0]["lr"] = self.rate
+            self._torch.step()  # pyright: ignore[reportUnknownMemberType]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The accumulators."""
+        return {} if self._torch is None else self._torch.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over accumulators."""
+        if self._torch is not None:
+            self._torch.load_state_dict(state)
+
+
+@final
 class Optimizer:
-    """Row-wise Adagrad for embedding tables; AdamW (Loshchilov and Hutter 2019) for all other weights.
+    """Adagrad for embedding tables; AdamW (Loshchilov and Hutter 2019) for all other weights.
+
+    Biases and embeddings are not decayed.
 
     Args:
         model: whose weights are trained.
-        rate: AdamW's learning rate.
-        embedding_rate: Adagrad's.
-        weight_decay: AdamW's; biases and embeddings are not decayed.
-        clip_norm: the largest norm of the gradient of the weights that are no embeddings; None for any.
+        config: the rates and the rest.
     """
 
-    def __init__(
-        self, model: nn.Module, rate: float, embedding_rate: float, weight_decay: float, clip_norm: float | None
-    ) -> None:
+    def __init__(self, model: nn.Module, config: TrainerConfig) -> None:
         tables = [m.weight for m in model.modules() if isinstance(m, FusedEmbedding)]
         known = {id(t) for t in tables}
         self.dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
         groups = [
-            {"params": [p for p in self.dense if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in self.dense if p.ndim > 1], "weight_decay": config.weight_decay},
             {"params": [p for p in self.dense if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, fused=True)
-        self.adagrad = RowWiseAdagrad(tables, embedding_rate)
-        self.clip_norm = clip_norm
+        self._config = config
+        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
+        kind = RowWiseAdagrad if config.embedding_optimizer == "row_wise_adagrad" else Adagrad
+        self.adagrad = kind(tables, config.embedding_learning_rate)
 
     def clear(self) -> None:
         """Forgets the gradients."""
@@ -90,10 +118,22 @@ class Optimizer:
         for table in self.adagrad.parameters:
             table.grad = None
 
+    def scale_gradients(self, by: float) -> None:
+        """Multiplies all gradients."""
+        for weights in (*self.dense, *self.adagrad.parameters):
+            if weights.grad is not None:
+                weights.grad.mul_(by)
+
     def gradient_norm(self) -> Tensor:
         """The norm of the gradient of the weights that are no embeddings, before it is clipped to `clip_norm`."""
-        largest = self.clip_norm if self.clip_norm is not None else float("inf")
+        largest = self._config.clip_norm if self._config.clip_norm is not None else float("inf")
         return nn.utils.clip_grad_norm_(self.dense, largest)
+
+    def set_rates(self, factor: float) -> None:
+        """Multiplies the config's learning rates."""
+        for group in self.adam.param_groups:
+            group["lr"] = self._config.learning_rate * factor
+        self.adagrad.rate = self._config.embedding_learning_rate * factor
 
     def step(self) -> None:
         """Updates all weights."""

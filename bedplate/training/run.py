@@ -22,8 +22,7 @@ from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
 from bedplate.files import new_folder
 from bedplate.metrics.report import warnings_of
-from bedplate.models.base import Model
-from bedplate.models.two_tower import TwoTower
+from bedplate.models.base import Model, RetrievalModel
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
@@ -224,7 +223,7 @@ def catalogue_candidates(dataset: LoadedDataset) -> Int64s:
 
 def _catalogue(dataset: LoadedDataset, model: Model, encoder: Encoder) -> CatalogueVectors | None:
     """The candidates' vectors as of the test split's first request; None for a model that is not for retrieval."""
-    if not isinstance(model, TwoTower):
+    if not isinstance(model, RetrievalModel):
         return None
     first, last = dataset.positions("test")
     if first == last:

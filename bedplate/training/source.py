@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias, final
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from bedplate.batch import Batch, Dense
 from bedplate.datasets.negatives import LOG_Q
 from bedplate.features.encoder import Encoder
-from bedplate.models.base import Targets
+from bedplate.models.batch import TensorBatch
 from bedplate.types import Array
 
 
@@ -39,25 +38,7 @@ class Batches(Protocol):
         ...
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A batch as tensors.
-
-    Attributes:
-        inputs: the encoder's tensors.
-        targets: labels, weights and candidates.
-        request_ids: [R] int64.
-        rows: N.
-    """
-
-    inputs: dict[str, Tensor]
-    targets: Targets
-    request_ids: Array
-    rows: int
-
-
-def to_ready(batch: Batch, encoder: Encoder) -> Ready:
+def to_tensors(batch: Batch, encoder: Encoder) -> TensorBatch:
     """Encodes a batch; the tensors share the arrays' memory.
 
     Writable copies are made of arrays that are read-only (memory-mapped), which torch would warn of.
@@ -67,17 +48,14 @@ def to_ready(batch: Batch, encoder: Encoder) -> Ready:
     labels = {n: np.asarray(v, np.float32) for n, v in batch.labels.items()}
     unknown = {n: there for n, v in labels.items() if (there := np.isnan(v)).any()}
     labels |= {n: np.where(there, np.float32(0), labels[n]) for n, there in unknown.items()}
-    return Ready(
-        inputs=_tensors(encoder.encode(batch)),
-        targets=Targets(
-            _tensors(labels),
-            _tensor(weights),
-            _tensor(batch.candidates),
-            _tensor(np.asarray(drawn.values, np.float32)) if isinstance(drawn, Dense) else None,
-            _tensors({n: ~there for n, there in unknown.items()}),
-        ),
-        request_ids=batch.request_ids,
-        rows=batch.items,
+    return TensorBatch(
+        _tensors(encoder.encode(batch)),
+        _tensors(labels),
+        _tensor(weights),
+        _tensor(batch.candidates),
+        _tensor(np.asarray(drawn.values, np.float32)) if isinstance(drawn, Dense) else None,
+        _tensors({n: ~there for n, there in unknown.items()}),
+        batch.request_ids,
     )
 
 
@@ -99,11 +77,13 @@ class Waiting:
         self.seconds = 0.0
 
 
-_Queued: TypeAlias = "Ready | BaseException | None"
+_Queued: TypeAlias = "TensorBatch | BaseException | None"
 
 
 @contextmanager
-def prefetched(batches: Iterator[Batch], encoder: Encoder, depth: int, waiting: Waiting) -> Generator[Iterator[Ready]]:
+def prefetched(
+    batches: Iterator[Batch], encoder: Encoder, depth: int, waiting: Waiting
+) -> Generator[Iterator[TensorBatch]]:
     """Reads and encodes batches in a thread, at most `depth` ahead, in order; what it raises is raised here.
 
     Leaving the context ends the thread. Nothing is drawn at random in the thread, so the order of threads can't matter.
@@ -123,13 +103,13 @@ def prefetched(batches: Iterator[Batch], encoder: Encoder, depth: int, waiting: 
     def work() -> None:
         try:
             for batch in batches:
-                if not put(to_ready(batch, encoder)):
+                if not put(to_tensors(batch, encoder)):
                     return
             put(None)
         except BaseException as error:  # noqa: BLE001 - raised again by the consumer
             put(error)
 
-    def consume() -> Iterator[Ready]:
+    def consume() -> Iterator[TensorBatch]:
         while True:
             began = time.perf_counter()
             item = buffer.get()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -17,13 +18,18 @@ from bedplate.features.encoder import Encoder
 from bedplate.files import remove_leftovers
 from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.base import Model, seeded
+from bedplate.models.batch import TensorBatch
+from bedplate.training.average import Average
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
-from bedplate.training.config import MAY_CHANGE, TrainerConfig
+from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
+from bedplate.training.forensics import not_finite
+from bedplate.training.forward import forward_pass
 from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.report import Log, Show, Status
-from bedplate.training.source import Batches, Ready, Waiting, prefetched
+from bedplate.training.schedule import factor
+from bedplate.training.source import Batches, Waiting, prefetched
 
 
 @final
@@ -32,10 +38,10 @@ class TrainResult:
     """What training gave.
 
     Attributes:
-        model: with the weights of the best epoch, ready to predict.
-        metrics: of the best epoch.
-        best_epoch: from 0.
-        history: the metrics of every epoch, `train_loss` among them.
+        model: with the weights of the best validation, ready to predict.
+        metrics: of the best validation.
+        best_at: which validation it is, from 0; with `evaluate_every` unset they are the epochs.
+        history: the metrics of every validation, `train_loss` since the one before among them.
         steps: batches trained on, in all.
         rows_per_second: candidates a second of training time (validation aside) in this process; 0 if nothing was left.
         wait_share: the share of that time spent waiting for data.
@@ -45,7 +51,7 @@ class TrainResult:
 
     model: Model
     metrics: dict[str, float]
-    best_epoch: int
+    best_at: int
     history: list[dict[str, float]]
     steps: int
     rows_per_second: float
@@ -114,26 +120,31 @@ class _Run:
         self.model, self.encoder, self.train, self.validation = model, encoder, train, validation
         self.folder, self.interrupt = folder, interrupt
         c = self.config
-        self.optimizer = Optimizer(model, c.learning_rate, c.embedding_learning_rate, c.weight_decay, c.clip_norm)
+        self.optimizer = Optimizer(model, c)
+        self.average = Average(self.optimizer.dense, c.average) if c.average else None
+        self.forward = forward_pass(model, c)
         self.progress = Progress()
         self.waiting = Waiting()
         self.rows, self.seconds = 0, 0.0
+        self.grouped = 0  # candidates behind the gradients of the next update
+        self.saved = 0  # the step of the last checkpoint
         self.batches = len(train)
+        self.updates = -(-self.batches // c.accumulate)  # of an epoch
         self.identity = _identity(c, model, encoder, self.batches)
 
     def run(self) -> TrainResult:
         resumed = self._resume()
         while not self._finished():
-            self._train_epoch()
-            self._end_epoch()
+            if self._train_epoch():
+                self._end_epoch()
         stopped = self.progress.epoch < self.config.epochs
         best = load_state(self.folder / BEST)
         self.model.load_state_dict(best["model"])
         self.model.eval()
         return TrainResult(
             model=self.model,
-            metrics=self.progress.history[self.progress.best_epoch],
-            best_epoch=self.progress.best_epoch,
+            metrics=self.progress.history[self.progress.best_at],
+            best_at=self.progress.best_at,
             history=self.progress.history,
             steps=self.progress.step,
             rows_per_second=self.rows / self.seconds if self.seconds else 0.0,
@@ -143,52 +154,93 @@ class _Run:
         )
 
     def _finished(self) -> bool:
-        done = self.progress.epoch
-        waited = done - 1 - self.progress.best_epoch
-        return done >= self.config.epochs or (done > 0 and waited >= self.config.patience)
+        return self.progress.epoch >= self.config.epochs or self._is_patience_over()
 
-    def _train_epoch(self) -> None:
+    def _is_patience_over(self) -> bool:
+        done = len(self.progress.history)
+        return done > 0 and done - 1 - self.progress.best_at >= self.config.patience
+
+    def _train_epoch(self) -> bool:
+        """Trains to the end of the epoch; False: patience ended before."""
         self.model.train()
         progress = self.progress
         source = self.train.epoch(self.config.seed, progress.epoch, progress.batch)
         began = time.perf_counter()
         with prefetched(source, self.encoder, self.config.prefetch, self.waiting) as ready:
             for batch in ready:
-                loss = self._step(batch)
+                loss = self._gradients(batch)
                 progress.batch += 1
                 progress.step += 1
                 progress.loss_sum += loss * batch.rows
                 progress.rows += batch.rows
                 self.rows += batch.rows
-                if self.interrupt.asked:
-                    self._stop()
-                if progress.step % self.config.checkpoint_every == 0:
-                    self._save()
+                is_update = progress.batch % self.config.accumulate == 0 or progress.batch == self.batches
+                if is_update:
+                    self._update(loss, batch)
                 now = time.perf_counter()
                 self.seconds, began = self.seconds + now - began, now
+                if is_update and self._pause():
+                    return False
                 if self.show is not None:
                     self.show(self._status(None))
+                began = time.perf_counter()
         if progress.batch != self.batches:
             raise DataError(
                 f"epoch {progress.epoch} had {progress.batch} batches, expected {self.batches}",
                 where="training source",
                 hint="its length and its batches must not change while a run goes on",
             )
+        return True
 
-    def _step(self, batch: Ready) -> float:
-        self.optimizer.clear()
-        loss = self.model.loss(self.model(batch.inputs), batch.targets)
+    def _pause(self) -> bool:
+        """What is done between two updates: a validation, a checkpoint, an end; True: patience is over."""
+        progress, every = self.progress, self.config.evaluate_every
+        if every is not None and progress.step - progress.evaluated >= every and progress.batch < self.batches:
+            self._evaluate()
+            self._save()
+            if self._is_patience_over():
+                return True
+        if self.interrupt.asked:
+            self._stop()
+        if progress.step // self.config.checkpoint_every > self.saved // self.config.checkpoint_every:
+            self._save()
+        return False
+
+    def _gradients(self, batch: TensorBatch) -> float:
+        """Adds a batch's gradients to those of the next update; the loss."""
+        if not self.grouped:
+            self.optimizer.clear()
+        loss = self.model.loss(self.forward(batch), batch)
         value = loss.item()
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
+        if self.config.accumulate > 1:
+            loss = loss * batch.rows
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
-        norm = self.optimizer.gradient_norm().item()
-        if not math.isfinite(norm):
-            raise self._not_finite(f"the loss is {value}, but its gradient's norm is {norm}", batch)
-        self.optimizer.step()
+        self.grouped += batch.rows
         return value
 
-    def _end_epoch(self) -> None:
+    def _update(self, loss: float, batch: TensorBatch) -> None:
+        if self.config.accumulate > 1:
+            self.optimizer.scale_gradients(1.0 / max(self.grouped, 1))
+        norm = self.optimizer.gradient_norm().item()
+        if not math.isfinite(norm):
+            raise self._not_finite(f"the loss is {loss}, but its gradient's norm is {norm}", batch)
+        c, done = self.config, self.progress.epoch * self.updates + (self.progress.batch - 1) // self.config.accumulate
+        if c.warmup or c.schedule != "constant":
+            self.optimizer.set_rates(factor(c.schedule, c.warmup, c.epochs * self.updates, done))
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+        self.grouped = 0
+
+    def _evaluate(self) -> None:
+        """Judges the weights, and keeps them where they are the best."""
+        with nullcontext() if self.average is None else self.average.in_place():
+            self._judge()
+        self.model.train()
+
+    def _judge(self) -> None:
         progress = self.progress
         metrics = {"train_loss": progress.loss_sum / max(progress.rows, 1)}
         metrics |= evaluate(
@@ -198,14 +250,19 @@ class _Run:
         progress.history.append(metrics)
         sign = 1.0 if self.config.metric in LOWER_IS_BETTER else -1.0
         if progress.best is None or sign * value < sign * progress.best:
-            progress.best, progress.best_epoch = value, progress.epoch
+            progress.best, progress.best_at = value, len(progress.history) - 1
             save_state(self.folder / BEST, {"model": self.model.state_dict()})
         if self.show is not None:
             self.show(self._status(metrics))
         if self.log is not None:
             self.log(progress.step, metrics)
+        progress.evaluated, progress.loss_sum, progress.rows = progress.step, 0.0, 0
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        self._evaluate()
         progress.epoch += 1
-        progress.batch, progress.loss_sum, progress.rows = 0, 0.0, 0
+        progress.batch = 0
         self._save()
         if self.interrupt.asked and not self._finished():
             self._stop()
@@ -226,22 +283,8 @@ class _Run:
             )
         return value
 
-    def _not_finite(self, what: str, batch: Ready) -> DataError:
-        found: list[str] = []
-        for name, tensor in batch.inputs.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                finite = torch.isfinite(tensor).flatten(0, -2).all(dim=0)
-                columns = self.encoder.columns_of(name)
-                found.append(f"{name} ({', '.join(c for c, ok in zip(columns, finite, strict=True) if not ok)})")
-        labels = [f"label {n}" for n, t in batch.targets.labels.items() if not bool(torch.isfinite(t).all())]
-        named = ", ".join([*found, *labels])
-        return DataError(
-            what + (f"; not finite: {named}" if named else "; all inputs and labels are finite"),
-            where=f"training, step {self.progress.step}",
-            hint="make such values null where the feature is defined"
-            if named
-            else "lower learning_rate or embedding_learning_rate, or set clip_norm",
-        )
+    def _not_finite(self, what: str, batch: TensorBatch) -> DataError:
+        return not_finite(what, self.progress.step, batch, self.model, self.encoder, self.folder)
 
     def _save(self) -> None:
         for name, tensor in self.model.state_dict().items():
@@ -255,10 +298,12 @@ class _Run:
             "identity": self.identity,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "random": torch.get_rng_state(),
             "progress": msgspec.to_builtins(self.progress),
         }
         save_state(self.folder / CHECKPOINT, state)
+        self.saved = self.progress.step
 
     def _resume(self) -> int:
         path = self.folder / CHECKPOINT
@@ -274,8 +319,11 @@ class _Run:
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])
         self.progress = msgspec.convert(state["progress"], Progress)
+        self.saved = self.progress.step
         return self.progress.step
 
     def _stop(self) -> None:
@@ -296,10 +344,10 @@ class _Run:
 
 def _identity(config: TrainerConfig, model: Model, encoder: Encoder, batches: int) -> dict[str, str]:
     """What must be the same to go on from a checkpoint; a run may be prolonged and checkpointed at another pace."""
-    fixed = {k: v for k, v in msgspec.to_builtins(config).items() if k not in MAY_CHANGE}
+    fixed = {k: v for k, v in msgspec.to_builtins(config).items() if k not in may_change(msgspec.to_builtins(config))}
     return {
         "trainer config": digest(fixed),
-        "model": digest([type(model).__name__, msgspec.to_builtins(model.config)]),
+        "model": digest([model.config.title(), msgspec.to_builtins(model.config)]),
         "encoder": encoder.digest(),
         "number of batches": str(batches),
     }

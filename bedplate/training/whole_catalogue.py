@@ -19,10 +19,9 @@ from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
 from bedplate.metrics.intervals import Estimate, mean_interval
 from bedplate.metrics.retrieval import ndcg_at_k, recall_at_k, top_k
-from bedplate.models.base import Model
-from bedplate.models.two_tower import TwoTower
+from bedplate.models.base import Model, RetrievalModel
 from bedplate.training.export import CatalogueVectors
-from bedplate.training.source import to_ready
+from bedplate.training.source import to_tensors
 from bedplate.types import Array, Float32s, Int64s
 
 Score: TypeAlias = Callable[[Candidates], Array]
@@ -47,7 +46,7 @@ class CatalogueEvaluation:
         self.dataset, self.requests, self.items = dataset, requests, items
 
     def retrieve(
-        self, model: TwoTower, encoder: Encoder, vectors: CatalogueVectors, count: int, always: Sequence[str] = ()
+        self, model: RetrievalModel, encoder: Encoder, vectors: CatalogueVectors, count: int, always: Sequence[str] = ()
     ) -> Int64s:
         """[R, count] the nearest candidates to each request's vector, nearest first.
 
@@ -64,7 +63,7 @@ class CatalogueEvaluation:
             rows = without_candidates(select_requests(self.requests, at))
             batch = self.dataset.assemble(rows, labels=False)
             with torch.no_grad():
-                query = model.query(to_ready(batch, queries).inputs).numpy()
+                query = model.query(to_tensors(batch, queries)).numpy()
             scores = query @ vectors.vectors.T
             for name in always:
                 _put_first(scores, vectors.keys, batch.request[name])
@@ -131,7 +130,7 @@ def model_score(dataset: LoadedDataset, model: Model, encoder: Encoder) -> Score
     def score(rows: Candidates) -> Float32s:
         batch = dataset.assemble(rows, labels=False)
         with torch.no_grad():
-            return model(to_ready(batch, encoder).inputs)["score"].numpy()
+            return model(to_tensors(batch, encoder))["score"].numpy()
 
     return score
 

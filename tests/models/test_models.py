@@ -8,7 +8,8 @@ import torch
 
 from bedplate.errors import ConfigError, DataError, DefinitionError
 from bedplate.features.encoding import BagLayout, Layout, SequenceLayout
-from bedplate.models.base import Model, Targets
+from bedplate.models.base import Model
+from bedplate.models.batch import TensorBatch
 from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.models.dcn import DCN
 from bedplate.models.logistic import Logistic
@@ -46,7 +47,7 @@ def make_targets(items, labels=None, candidates=None, weights=None):
     labels = (rng.random(items) < 0.4).astype(np.float32) if labels is None else np.asarray(labels, np.float32)
     candidates = np.arange(items) if candidates is None else np.asarray(candidates, np.int64)
     weights = torch.ones(items) if weights is None else torch.tensor(weights)
-    return Targets({"label": torch.from_numpy(labels)}, weights, torch.from_numpy(candidates))
+    return TensorBatch({}, {"label": torch.from_numpy(labels)}, weights, torch.from_numpy(candidates))
 
 
 @pytest.mark.parametrize("model", models(), ids=lambda m: type(m).__name__)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from bedplate.offline.memory import LEAST, Budget, TextSize, bytes_per_row, resident
+from bedplate.offline.memory import LEAST, Budget, TextSize, bytes_of_whole, bytes_per_row, resident
 from bedplate.testing.simulator import simulate, simulated_view
 
 ROOM = {"uniform": 36_000_000, "hot key": 36_000_000, "long texts": 64_000_000, "lists": 36_000_000}
@@ -23,6 +24,7 @@ ROWS = {"uniform": 3_300_000, "hot key": 3_300_000, "long texts": 800_000, "list
 
 PROGRAM = """
 import json, sys
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from bedplate.aggregations.arithmetic import Count, Sum
@@ -148,3 +150,23 @@ def test_how_many_strings_there_are_follows_from_those_that_come_again():
 def test_a_budget_that_is_used_up_leaves_the_least():
     assert Budget(1).room() == LEAST
     assert Budget(resident() + 10 * LEAST).room() == pytest.approx(10 * LEAST, rel=0.2)
+
+
+def test_a_table_that_is_put_in_order_while_it_is_read_needs_less_for_a_row() -> None:
+    view = simulated_view(simulate(1))
+    whole, part = bytes_of_whole(view), bytes_per_row(view)
+    assert 0 < whole < part
+    room = 3_000_000_000
+    budget = Budget(resident() + room)
+    rows = int(0.79 * room) // whole
+    assert budget.buckets(view, rows, 2) > 1
+    assert replace(budget, whole=whole).buckets(view, rows, 2) == 1
+    assert replace(budget, whole=whole).buckets(view, 2 * rows, 2) > 1
+
+
+def test_where_memory_is_short_reading_is_counted_beside_the_rows() -> None:
+    view = simulated_view(simulate(1))
+    budget = Budget(resident() + LEAST, whole=bytes_of_whole(view))
+    rows = LEAST // bytes_per_row(view)
+    assert budget.buckets(view, rows // 2, 2) == 1
+    assert budget.buckets(view, rows, 2) > 1

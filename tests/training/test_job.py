@@ -38,7 +38,7 @@ from bedplate.errors import ConfigError, DataError, DefinitionError
 from bedplate.features.artifact import read_golden
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.signature import Signature
-from bedplate.models.base import Targets
+from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import sampled_logit
 from bedplate.offline.history import IndexedHistory
 from bedplate.testing.simulator import START
@@ -138,7 +138,7 @@ def test_the_whole_catalogue_is_ranked_as_by_hand(project: Project, tmp_path: Pa
 
 def test_mistakes_of_a_job_are_named(project: Project, tmp_path: Path) -> None:
     job = project.find(Job, "retail_ranker")
-    with pytest.raises(DefinitionError, match="expected one of DCNConfig"):
+    with pytest.raises(DefinitionError, match="got a TrainerConfig, expected ModelConfig"):
         Job("j", dataset="baskets", model=TrainerConfig(), inputs=job.inputs)
     with pytest.raises(DefinitionError, match="expected at least 1"):
         Job("j", dataset="baskets", model=job.model, inputs={})
@@ -229,11 +229,11 @@ def test_the_correction_takes_the_sampling_out(project: Project) -> None:
     log_q = torch.from_numpy(np.asarray(drawn.values, np.float32).copy())
     outputs = {"logit": torch.zeros(batch.items)}
     ones = torch.ones(batch.items)
-    targets = Targets({}, ones, torch.from_numpy(batch.candidates.copy()), log_q)
+    targets = TensorBatch({}, {}, ones, torch.from_numpy(batch.candidates.copy()), log_q)
     assert torch.equal(sampled_logit(outputs, targets, correct_sampling=True), -log_q)
     assert torch.equal(sampled_logit(outputs, targets, correct_sampling=False), outputs["logit"])
     with pytest.raises(DataError, match="correct_sampling"):
-        sampled_logit(outputs, Targets({}, ones, targets.candidates), correct_sampling=True)
+        sampled_logit(outputs, TensorBatch({}, {}, ones, targets.candidates), correct_sampling=True)
 
 
 def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from bedplate.layers import embedding as embedding_module
 from bedplate.layers.embedding import FusedEmbedding
 from bedplate.layers.linear import MLP
+from bedplate.training.config import TrainerConfig
 from bedplate.training.optimizer import Optimizer, RowWiseAdagrad
 
 
@@ -56,7 +57,7 @@ def test_step_is_the_formula():
 
 def test_clipping_bounds_the_gradient_of_what_is_no_embedding():
     model = torch.nn.Sequential(FusedEmbedding(5, 3), torch.nn.Flatten(), MLP(6, (4,)))
-    optimizer = Optimizer(model, 1e-3, 0.1, 0.0, clip_norm=0.5)
+    optimizer = Optimizer(model, TrainerConfig(weight_decay=0.0, clip_norm=0.5))
     (model(torch.tensor([[1, 2]])) * 1000).sum().backward()
     assert optimizer.gradient_norm() > 0.5
     assert torch.stack([p.grad.norm() for p in optimizer.dense]).norm() <= 0.5 + 1e-4
@@ -67,5 +68,5 @@ def test_clipping_bounds_the_gradient_of_what_is_no_embedding():
 
 def test_biases_are_not_decayed():
     model = MLP(3, (4,))
-    groups = Optimizer(model, 1e-3, 0.1, 0.3, None).adam.param_groups
+    groups = Optimizer(model, TrainerConfig(weight_decay=0.3, clip_norm=None)).adam.param_groups
     assert [(g["weight_decay"], [p.ndim for p in g["params"]]) for g in groups] == [(0.3, [2]), (0.0, [1])]

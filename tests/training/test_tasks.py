@@ -15,7 +15,8 @@ from bedplate.batch import Batch
 from bedplate.features.encoding import Layout
 from bedplate.layers.inputs import InputVectors
 from bedplate.metrics.report import binary_report
-from bedplate.models.base import Model, Prediction, Targets, seeded
+from bedplate.models.base import Model, Prediction, seeded
+from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import binary_loss
 from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.models.dcn import DCN
@@ -23,7 +24,7 @@ from bedplate.models.logistic import Logistic
 from bedplate.models.two_tower import TwoTower
 from bedplate.training.config import TrainerConfig
 from bedplate.training.evaluate import predict
-from bedplate.training.source import to_ready
+from bedplate.training.source import to_tensors
 from bedplate.training.trainer import Trainer
 
 TASKS = ("label", "late")
@@ -55,16 +56,13 @@ class TwoTasks(Model):
             self.vectors = InputVectors(layout, 4)
             self.heads = nn.Linear(self.vectors.item_width + self.vectors.request_width, 2)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        request = self.vectors.request(inputs).index_select(0, inputs["request_of_item"])
-        both = self.heads(torch.cat([self.vectors.item(inputs), request], dim=1))
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        request = self.vectors.request(batch).index_select(0, batch["request_of_item"])
+        both = self.heads(torch.cat([self.vectors.item(batch), request], dim=1))
         return {"label": both[:, 0], "late": both[:, 1], "score": both[:, 0]}
 
-    def served(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"score": self(inputs)["score"]}
-
-    def loss(self, outputs: Mapping[str, Tensor], targets: Targets) -> Tensor:
-        losses = [binary_loss(outputs[t], targets.label(t), targets.weights_of(t)) for t in TASKS]
+    def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
+        losses = [binary_loss(outputs[t], batch.label(t), batch.weights_of(t)) for t in TASKS]
         return torch.stack(losses).sum()
 
     def metrics(self, prediction: Prediction) -> dict[str, float]:
@@ -90,9 +88,9 @@ def test_a_model_learns_two_tasks_of_which_one_is_censored(tmp_path, encoder):
     assert np.isnan(prediction.labels["late"]).sum() == 6 * 8 * 12
     scores, late, _, _ = prediction.of("late")
     assert np.corrcoef(scores, late)[0, 1] < -0.5
-    ready = to_ready(next(Censored(1, salt=2).epoch(0, 0)), encoder)
-    outputs = result.model(ready.inputs)
-    assert np.corrcoef(outputs["late"].detach().numpy(), ready.targets.labels["label"].numpy())[0, 1] < -0.5
+    ready = to_tensors(next(Censored(1, salt=2).epoch(0, 0)), encoder)
+    outputs = result.model(ready)
+    assert np.corrcoef(outputs["late"].detach().numpy(), ready.labels["label"].numpy())[0, 1] < -0.5
 
 
 @pytest.mark.parametrize(
@@ -106,15 +104,15 @@ def test_a_model_learns_two_tasks_of_which_one_is_censored(tmp_path, encoder):
 def test_rows_whose_label_is_not_known_have_no_weight(encoder, kind, config):
     (batch,) = Censored(1).epoch(0, 0)
     known = ~np.isnan(batch.labels["late"])
-    ready = to_ready(batch, encoder)
-    assert ready.targets.known.keys() == {"late"}
-    assert ready.targets.known["late"].tolist() == known.tolist()
+    ready = to_tensors(batch, encoder)
+    assert ready.known.keys() == {"late"}
+    assert ready.known["late"].tolist() == known.tolist()
     plain = replace(batch, labels={"late": np.nan_to_num(batch.labels["late"])}, weights=known.astype(np.float32))
-    other = to_ready(plain, encoder)
-    assert other.targets.known == {}
+    other = to_tensors(plain, encoder)
+    assert other.known == {}
     model = kind(config, encoder.layout).eval()
-    outputs = model(ready.inputs)
-    assert model.loss(outputs, ready.targets).item() == model.loss(outputs, other.targets).item()
+    outputs = model(ready)
+    assert model.loss(outputs, ready).item() == model.loss(outputs, other).item()
     whole, half = predict(model, encoder, Censored(1)), predict(model, encoder, Known())
     assert model.metrics(whole) == pytest.approx(model.metrics(half))
 

@@ -140,7 +140,7 @@ def test_a_crash_at_any_step_and_a_resume_end_in_the_same_weights(encoder, tmp_p
     resumed = Trainer(CONFIG).fit(DCN(MODEL, encoder.layout), encoder, source, Source(3, salt=1), tmp_path)
     assert_same(final_state(folder), final_state(tmp_path))
     assert resumed.history == result.history
-    assert resumed.best_epoch == result.best_epoch
+    assert resumed.best_at == result.best_at
     assert_same(resumed.model.state_dict(), result.model.state_dict())
     # The status is shown after each of 14 steps and after the validation; checkpoints: every 3 steps, and epochs.
     epoch, position = divmod(step - 1, BATCHES + 1)
@@ -301,8 +301,8 @@ def test_early_stopping_keeps_the_best_epoch(encoder, tmp_path):
     losses = [m["loss"] for m in result.history]
     assert result.stopped_early
     assert len(losses) < 30
-    assert result.best_epoch == int(np.argmin(losses)) == len(losses) - 3
-    assert evaluate(result.model, encoder, validation, seed=1)["loss"] == losses[result.best_epoch]
+    assert result.best_at == int(np.argmin(losses)) == len(losses) - 3
+    assert evaluate(result.model, encoder, validation, seed=1)["loss"] == losses[result.best_at]
 
 
 def test_metrics_are_logged_by_step(uninterrupted):

@@ -1,0 +1,108 @@
+"""What was not finite when training stopped for it: which features, which rows, saved to a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from bedplate.errors import DataError
+from bedplate.features.encoder import Encoder
+from bedplate.files import write_atomic
+from bedplate.models.base import Model
+from bedplate.models.batch import TensorBatch
+from bedplate.types import Array
+
+FILE = "not-finite.parquet"
+"""The rows, in the folder of the checkpoints: `request_id`, `candidate` (null: all of the request) and `what`."""
+
+_MOST = 10_000  # rows
+
+
+def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, folder: Path) -> DataError:
+    """The error that names what is not finite in a batch: inputs and labels, else outputs and weights.
+
+    Args:
+        what: was found, such as "the loss is nan".
+        step: batches before.
+        batch: on which.
+        model: with the weights that it had.
+        encoder: of the batch.
+        folder: where `FILE` goes.
+    """
+    found = _inputs(batch, encoder) | {
+        f"label {name}": ~torch.isfinite(values) for name, values in batch.labels.items() if not _is_finite(values)
+    }
+    values: Mapping[str, Tensor] = {}
+    hint = "make such values null where the feature is defined"
+    if not found:
+        with torch.no_grad():
+            values = model(batch.inputs)
+        found = {f"output {name}": _of_rows(v) for name, v in values.items() if v.is_floating_point()}
+        found = {name: wrong for name, wrong in found.items() if bool(wrong.any())}
+        weights = [name for name, w in model.named_parameters() if not _is_finite(w)]
+        what += "; all inputs and labels are finite" + (
+            f", but not the weights {', '.join(weights)}" if weights else ""
+        )
+        hint = "lower learning_rate or embedding_learning_rate, or set clip_norm"
+    else:
+        what += f"; not finite: {', '.join(found)}"
+    rows = _rows(found, batch)
+    if len(rows):
+        path = folder / FILE
+        write_atomic(path, _encoded(rows))
+        what += f" ({len(rows):,} rows: {path})"
+    return DataError(what, where=f"training, step {step}", hint=hint)
+
+
+def _is_finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
+
+
+def _of_rows(values: Tensor) -> Tensor:
+    """[n] bool: in which rows a value is not finite."""
+    return ~torch.isfinite(values).flatten(1).all(dim=1) if values.ndim > 1 else ~torch.isfinite(values)
+
+
+def _inputs(batch: TensorBatch, encoder: Encoder) -> dict[str, Tensor]:
+    """In which rows each column of the inputs is not finite, of those where one is not."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in batch.items():
+        if not tensor.is_floating_point() or _is_finite(tensor):
+            continue
+        wrong = ~torch.isfinite(tensor)
+        columns = wrong.any(dim=1) if wrong.ndim > 2 else wrong
+        for column, rows in zip(encoder.columns_of(name), columns.unbind(dim=1), strict=True):
+            if bool(rows.any()):
+                found[f"{name} ({column})"] = rows
+    return found
+
+
+def _rows(found: Mapping[str, Tensor], batch: TensorBatch) -> pl.DataFrame:
+    parts: list[pl.DataFrame] = []
+    requests = batch.request_ids[batch["request_of_item"].numpy()]
+    for name, wrong in found.items():
+        at: Array = np.flatnonzero(wrong.numpy())[:_MOST]
+        of_items = len(wrong) == batch.rows
+        candidates = batch.candidates.numpy()[at] if of_items else [None] * len(at)
+        parts.append(
+            pl.DataFrame(
+                {
+                    "request_id": (requests if of_items else batch.request_ids)[at],
+                    "candidate": pl.Series(candidates, dtype=pl.Int64),
+                    "what": pl.Series([name] * len(at), dtype=pl.String),
+                }
+            )
+        )
+    return pl.concat(parts)[:_MOST] if parts else pl.DataFrame()
+
+
+def _encoded(rows: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer)
+    return buffer.getvalue()

@@ -1,0 +1,42 @@
+"""The forward pass of a training step: as the model has it, in less precision, or compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from bedplate.models.base import Model
+from bedplate.models.batch import TensorBatch
+from bedplate.training.config import TrainerConfig
+
+Forward: TypeAlias = Callable[[TensorBatch], Mapping[str, Tensor]]
+
+
+def forward_pass(model: Model, config: TrainerConfig) -> Forward:
+    """The model's outputs for a batch, float32 whatever they were computed in.
+
+    Args:
+        model: the model.
+        config: its `precision` and `compile`.
+    """
+    run: Callable[[Any], dict[str, Tensor]] = model
+    if config.compile is not None:
+        untyped: Any = torch
+        compiled = untyped.compile(model, backend=config.compile, dynamic=True)
+
+        def run_compiled(batch: TensorBatch) -> dict[str, Tensor]:
+            return compiled(batch.inputs)
+
+        run = run_compiled
+    if config.precision == "float32":
+        return run
+
+    def reduced(batch: TensorBatch) -> dict[str, Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outputs = run(batch)
+        return {name: v.float() if v.is_floating_point() else v for name, v in outputs.items()}
+
+    return reduced
