@@ -186,6 +186,7 @@ class Project:
         until: str | int | date | None = None,
         *,
         replace: bool = False,
+        adopt: bool = False,
         progress: Progress = lambda _: None,
     ) -> list[Materialized]:
         """Fills an online store from history, so that it answers as of `until` and a stream can go on from there.
@@ -201,6 +202,7 @@ class Project:
                 where the stream of the source began.
             replace: loads views anew whose stream is at work. The stream is then taken in from its first file again,
                 which must not hold events before `until`: `Ingest` refuses them. Those of a topic are passed over.
+            adopt: changed views go on with the rows of their old version, which is frozen; see `online.adoption`.
             progress: told what is under way.
 
         Raises:
@@ -209,7 +211,7 @@ class Project:
             StoreError: the offline store lacks a view (run `apply` first), the store can't be written, or `until` is
                 not where the stream of a view began.
         """
-        from bedplate.online.adoption import adopt
+        from bedplate.online import adoption
         from bedplate.online.load import bulk_load
         from bedplate.online.state import states
 
@@ -218,7 +220,8 @@ class Project:
             readers = [self.history.reader(view) for view in chosen]
         asked = None if until is None else _until_now(until)
         known = {s.id: s for s in states(store) if s.complete}
-        known |= {} if replace else adopt(store, chosen, asked)
+        known |= adoption.adopt(store, chosen, asked) if adopt and not replace else {}
+        adoption.resume(store, [] if replace else [view.id for view in chosen])
         untils = [self._until(view, asked, {} if replace else known) for view in chosen]
         done: list[Materialized] = []
         for view, reader, micros in zip(chosen, readers, untils, strict=True):
@@ -347,7 +350,7 @@ class Project:
             name = rest[1:] or None
         if name is None and len(found) == 1:
             return next(iter(found.values()))
-        if not found:
+        if not found and (name is None or suffix):
             hint = f"define a {kind.__name__} in {_FILES.get(word, 'features.py')}; 'bedplate plan' checks it"
             if suffix and place not in [path.name for path in self.config.definitions]:
                 hint = "it is none of the files of definitions: name it under project.definitions in bedplate.toml"

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--until", metavar="TIME", help="Load the events before this time, at most now: ISO 8601, UTC.")
 @click.option("--replace", is_flag=True, help="Load views anew whose stream is at work.")
+@click.option("--adopt", is_flag=True, help="Let changed views go on with the rows of their old version, freezing it.")
 @project_option
 @json_option
 @click.argument("views", nargs=-1, metavar="[VIEW]...")
-def materialize(views: tuple[str, ...], until: str | None, replace: bool, directory: Path, as_json: bool) -> None:
+def materialize(
+    views: tuple[str, ...], until: str | None, replace: bool, adopt: bool, directory: Path, as_json: bool
+) -> None:
     """Fill the online store with VIEWs (all of them by default) as of a time, so that a stream can go on from there.
 
     Reads the indexes that 'bedplate apply' built. Without --until, all events are loaded that are not later than now.
@@ -35,11 +38,17 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
     to where that stream began. Running it again gives the same store.
     A view that the store holds already is read as it was until its load is whole, and after Ctrl-C or a crash too.
 
+    A view whose definition has changed is loaded beside its old version, which goes on. With --adopt it goes on with
+    the rows and the stream of the old version instead, where these hold all that it needs: nothing is loaded. The old
+    version is then frozen: its workers end with an error, and its readers get what it held. Give it only where no other
+    project, and no other branch of this one, needs the old version. Materializing that one lets it go on.
+
     \b
     Examples:
       bedplate materialize
       bedplate materialize --until 2011-11-11
       bedplate materialize --until 2011-11-11 customer_lines product_lines --json
+      bedplate materialize --adopt
     """
     from bedplate.project import Project
 
@@ -47,7 +56,7 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
     began = time.perf_counter()
     try:
         with open_online(project.config) as store, ProgressLine(every=1.0) as progress:
-            done = project.materialize(store, views, until, replace=replace, progress=progress)
+            done = project.materialize(store, views, until, replace=replace, adopt=adopt, progress=progress)
     except KeyboardInterrupt:
         click.echo(
             "interrupted: the store answers as before; 'bedplate materialize' loads the view at work from its start",
@@ -55,6 +64,12 @@ def materialize(views: tuple[str, ...], until: str | None, replace: bool, direct
         )
         click.get_current_context().exit(INTERRUPTED_EXIT)
     seconds = time.perf_counter() - began
+    for view in [d.view for d in done if d.adopted]:
+        click.echo(
+            f"warning: '{view}' reads rows of its old version, which is frozen: workers that still define it so end "
+            "with an error, readers get what it held; 'bedplate online compact' takes the rows over and deletes it",
+            err=True,
+        )
     if as_json:
         echo_json({"views": done, "store": without_password(project.config.online_url), "seconds": seconds})
         return

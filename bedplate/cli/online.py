@@ -41,7 +41,8 @@ def list_(directory: Path, as_json: bool) -> None:
 
     Of a view that was changed, the store may hold several versions. Events before UNTIL are from history, and reads are
     exact from the time in EXACT FROM on; FRESH says how long ago the
-    stream was last known to be taken in: a worker says now and then that nothing more was there.
+    stream was last known to be taken in: a worker says now and then that nothing more was there. ROWS counts those of
+    an old version too that a view goes on with ('bedplate materialize --adopt'); the old version is frozen.
 
     \b
     Examples:
@@ -61,7 +62,8 @@ def list_(directory: Path, as_json: bool) -> None:
         click.echo("the online store is empty; run: bedplate materialize")
         return
     click.echo(_table(found))
-    rows, taken = sum(v.rows + v.left_rows for v in found.views), sum(v.bytes + v.left_bytes for v in found.views)
+    rows = sum(v.rows - v.adopted_rows + v.left_rows for v in found.views)
+    taken = sum(v.bytes + v.left_bytes for v in found.views)
     texts = f"{found.texts:,} texts, {size(found.text_bytes)}"
     click.echo(f"{len(found.views):,} versions of views, {rows:,} rows, {size(taken)}; {texts}")
 
@@ -94,21 +96,24 @@ def _status(view: ViewFacts) -> str:
         return "loading again" if view.generation >= 0 else "loading"
     if view.generation < 0:
         return "in part"
+    if view.state.successor:
+        return "frozen"
     return "current" if view.is_current else "not defined"
 
 
 @online.command()
 @click.option("--removed", is_flag=True, help="Delete views that the project does not have any more too.")
+@click.option("--newer", is_flag=True, help="Delete versions that are newer than the project's own too.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @project_option
 @json_option
-def compact(removed: bool, dry_run: bool, directory: Path, as_json: bool) -> None:
+def compact(removed: bool, newer: bool, dry_run: bool, directory: Path, as_json: bool) -> None:
     """Take out of the store what no read can see any more, while it is read and written.
 
     Rows are folded anew at the watermark: tiles, values and events that are too old for every window go, and rows of
-    which nothing counts any more. An old version of a view goes once the store holds the one that is defined. --removed
-    deletes views of other names too: give it only where no other project shares the store. Texts that nothing names go
-    at the end.
+    which nothing counts any more. An old version of a view goes once the store holds the one that is defined. A version
+    that came to the store after that one stays: another branch may have loaded it. --newer deletes it, and --removed
+    views of other names: give them only where nobody else shares the store. Texts that nothing names go at the end.
 
     \b
     Examples:
@@ -125,7 +130,7 @@ def compact(removed: bool, dry_run: bool, directory: Path, as_json: bool) -> Non
     try:
         with open_online(project.config) as store, ProgressLine(every=1.0) as progress:
             every = list(project.views.values())
-            views = compaction.compact(store, every, removed=removed, dry_run=dry_run, progress=progress)
+            views = compaction.compact(store, every, removed=removed, newer=newer, dry_run=dry_run, progress=progress)
             try:
                 texts: int | None = drop_texts(store, dry_run=dry_run)
             except StoreError as error:
@@ -144,10 +149,13 @@ def compact(removed: bool, dry_run: bool, directory: Path, as_json: bool) -> Non
 
 def _changes(views: list[Compacted]) -> str:
     rows = [
-        [v.view, v.id[:12], f"{v.rows:,}", f"{v.shrunk:,}", f"{v.deleted:,}", size(v.bytes), "all" if v.dropped else ""]
-        for v in views
+        [v.view, v.id[:12], f"{v.rows:,}", f"{v.shrunk:,}", f"{v.deleted:,}", size(v.bytes), _what(v)] for v in views
     ]
     return table(["view", "version", "rows", "smaller", "deleted", "freed", ""], rows, [2, 3, 4, 5])
+
+
+def _what(done: Compacted) -> str:
+    return "all" if done.dropped else "kept: newer than the project's" if done.newer else ""
 
 
 @online.command()

@@ -1,39 +1,45 @@
 """Adoption: a view that has changed goes on with the rows of its old version, where these hold all that it needs.
 
-Its state names the version that it took over. A row is looked for under its own key first, then under the old one, and
-read as one of the new form; it is written under its own key. The old version's rows never change after that.
+Its state names the version that it took over, whose own state names it as the successor. A row is looked for under its
+own key first, then under the old one, and read as one of the new form; it is written under its own key. While an old
+version has a successor its writers get an error and its rows stay as they are. `finish` ends that, whoever asks for it:
+the successor gets all rows under its own keys, and the old version may go on or be deleted.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
-from bedplate.errors import ConflictError, StoreError
+from bedplate.clock import Clock, system_clock
+from bedplate.errors import ConflictError
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
-from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.base import PAGE, Changes, OnlineStore
 from bedplate.online.codec import Layout
-from bedplate.online.forms import form_of
+from bedplate.online.forms import Form, form_of
 from bedplate.online.generations import discard
-from bedplate.online.old_rows import Adopted, way_from, with_old_rows
-from bedplate.online.state import ViewState, states
+from bedplate.online.old_rows import decoded_form, rows_to_write, way_from
+from bedplate.online.state import Adopted, ViewState, decoded, states
 from bedplate.types import Int64s
 
 
-def adopt(store: OnlineStore, views: Sequence[CompiledView], until: int | None = None) -> Mapping[str, ViewState]:
+def adopt(
+    store: OnlineStore, views: Sequence[CompiledView], until: int | None = None, *, clock: Clock = system_clock
+) -> dict[str, ViewState]:
     """Lets views of which the store has no rows go on with those of an old version, where there is one that holds all.
 
-    The old version can be read on as it was, and its writers get an error. An adoption that is interrupted is gone on
-    with by the next one.
+    The old version is frozen: it can be read on as it was, and its writers get an error. So nobody must need it any
+    more. An adoption that is interrupted is gone on with by the next one.
 
     Args:
         store: the store.
         views: the compiled views.
         until: only versions that were loaded up to this time; microseconds. None: any.
+        clock: says when they came to the store.
 
     Returns:
         by the id of each view that went on so its state.
@@ -45,29 +51,33 @@ def adopt(store: OnlineStore, views: Sequence[CompiledView], until: int | None =
     for view in views:
         if any(s.id == view.id and s.complete for s in found):
             continue
-        fitting = [s for s in found if s.name == view.name and s.complete and s.adopted is None]
-        fitting = [s for s in fitting if s.successor in ("", view.id) and until in (None, s.until)]
+        fitting = [s for s in found if s.name == view.name and _can_be_taken(s, view) and until in (None, s.until)]
         for old in sorted(fitting, key=lambda s: (s.watermark, s.id), reverse=True):
             form = store.read_many([keys.of_view(keys.FORMS, old.id)]).data
-            if form and way_from(form, layout := Layout(view)) is not None:
-                done[view.id] = _take_over(store, layout, old)
+            if form and way_from(form, form_of(layout := Layout(view))) is not None:
+                done[view.id] = _take_over(store, layout, old.id, clock())
                 break
     return done
 
 
-def _take_over(store: OnlineStore, layout: Layout, old: ViewState) -> ViewState:
-    view, old_key = layout.view, keys.of_view(keys.STATES, old.id)
-    with store.writing([view.id, old.id]):
+def _can_be_taken(old: ViewState, view: CompiledView) -> bool:
+    return old.complete and old.adopted is None and old.successor in ("", view.id)
+
+
+def _take_over(store: OnlineStore, layout: Layout, old_id: str, now: int) -> ViewState:
+    view, old_key = layout.view, keys.of_view(keys.STATES, old_id)
+    with store.writing([view.id, old_id]):
         while True:
             before = store.read_many([old_key]).data
-            old = msgspec.json.decode(before, type=ViewState)
+            if not before or not _can_be_taken(old := decoded(before), view):
+                raise ConflictError("its old version was changed meanwhile", where=view.place, hint="run it again")
             frozen = msgspec.structs.replace(old, successor=view.id)
             with contextlib.suppress(ConflictError):  # of a step of the old version, which is its last but one
                 store.commit(Changes([(old_key, msgspec.json.encode(frozen))], expects=[(old_key, before)]))
                 break
         discard(store, keys.rows_of(view))
         state = msgspec.structs.replace(
-            old, id=view.id, generation=0, adopted=Adopted(old.id, old.generation), successor=""
+            old, id=view.id, generation=0, adopted=Adopted(old.id, old.generation), successor="", made=now
         )
         files = keys.of_view(keys.FILES, old.id)
         taken = [(keys.files_of(view) + key[len(files) :], value) for key, value in store.scan(files)]
@@ -76,46 +86,90 @@ def _take_over(store: OnlineStore, layout: Layout, old: ViewState) -> ViewState:
     return state
 
 
-def finish(store: OnlineStore, layout: Layout, size: int) -> None:
-    """Writes all rows that a view has taken over under their own keys, so that the old version is not needed any more.
+def finish(store: OnlineStore, view_id: str, size: int = PAGE) -> None:
+    """Writes all rows that a view has taken over under its own keys, and lets go of the old version, which may go on.
+
+    What is needed to know of the view is in the store, so that whoever changes the old version can do it.
+
+    Args:
+        store: the store.
+        view_id: of the view; nothing is done where it is not there or reads no old rows.
+        size: about so many rows are written in one step.
 
     Raises:
         StoreError: the store can't be read or written.
     """
-    view = layout.view
-    state_key = keys.state_of(view)
-    state = msgspec.json.decode(store.read_many([state_key]).data, type=ViewState)
-    if state.adopted is None:
+    state_key, form_key = (keys.of_view(letter, view_id) for letter in (keys.STATES, keys.FORMS))
+    raw, form = store.read_many([state_key, form_key])
+    adopted = decoded(raw).adopted if raw else None
+    if adopted is None:
         return
-    old = keys.of_view(keys.ROWS, state.adopted.id) + bytes([state.adopted.generation])
-    for page in store.pages(old, size):
-        entities = np.frombuffer(b"".join(key[10:] for key, _ in page), ">u8").astype(np.uint64)
-        of_keys = (entities ^ np.uint64(1 << 63)).view(np.int64).reshape(len(page), -1)
-        while not _take_rows(store, layout, state.adopted, of_keys):
+    own = decoded_form(form)
+    for page in store.pages(keys.rows_under(adopted.id, adopted.generation), size):
+        of_keys = keys.words_in([key for key, _ in page]).reshape(len(page), -1)
+        while not _take_rows(store, own, adopted, of_keys):
             pass  # a step of the view came between
-    while True:
-        before = store.read_many([state_key]).data
-        now = msgspec.structs.replace(msgspec.json.decode(before, type=ViewState), adopted=None)
-        try:
-            store.commit(Changes([now.put(view)], expects=[(state_key, before)]))
-            return
-        except ConflictError:
-            continue
+    _change(store, view_id, "adopted", adopted, None)
+    thaw(store, adopted.id, view_id)
 
 
-def _take_rows(store: OnlineStore, layout: Layout, adopted: Adopted, entities: Int64s) -> bool:
-    names, state_key = keys.row_keys(layout.view, entities, 0), keys.state_of(layout.view)
-    values = store.read_many([*names, state_key])
-    (before,) = values.last(1)
-    words, offsets = values.rows(len(names))
-    found = with_old_rows(store, layout, adopted, entities, words, offsets)
-    if found is None:
-        raise StoreError("the old version was deleted", where=layout.view.place, hint="run: bedplate materialize")
-    rows, ends = found
-    missing = np.flatnonzero((np.diff(offsets) == 0) & (np.diff(ends) > 0)).tolist()
-    puts = [(names[i], rows[ends[i] : ends[i + 1]].tobytes()) for i in missing]
+def release(store: OnlineStore, view_id: str) -> None:
+    """Lets a version of a view be changed whose rows another one may read: that one gets them under its own keys.
+
+    To be called with the version claimed for writing.
+
+    Raises:
+        StoreError: the store can't be read or written.
+    """
+    value = store.read_many([keys.of_view(keys.STATES, view_id)]).data
+    successor = decoded(value).successor if value else ""
+    if successor:
+        finish(store, successor)
+        thaw(store, view_id, successor)  # of an adoption that was interrupted, or of one that was undone
+
+
+def resume(store: OnlineStore, view_ids: Sequence[str]) -> None:
+    """Lets those versions of views that are frozen go on with their streams where they were; see `release`.
+
+    Raises:
+        StoreError: the store can't be read or written, or a writer is at work on such a version.
+    """
+    for frozen in [s.id for s in states(store) if s.successor and s.id in view_ids]:
+        with store.writing([frozen]):
+            release(store, frozen)
+
+
+def thaw(store: OnlineStore, view_id: str, successor: str) -> None:
+    """Lets a version go on that was frozen for a successor, which does not read its rows any more."""
+    _change(store, view_id, "successor", successor, "")
+
+
+def _take_rows(store: OnlineStore, form: Form, adopted: Adopted, entities: Int64s) -> bool:
+    """Writes rows of some keys where the view has none; whether it could, and no step of the view came between."""
+    state_key = keys.of_view(keys.STATES, form.id)
+    (before,) = store.read_many([state_key])
+    if not before or (state := decoded(before)).adopted != adopted:
+        return True
+    names = keys.prefixed(keys.rows_under(form.id, state.generation), entities)
+    words, offsets = store.read_many(names).rows(len(names))
     try:
+        rows, ends = rows_to_write(store, form, adopted, entities, words, offsets)
+        missing = np.flatnonzero((np.diff(offsets) == 0) & (np.diff(ends) > 0)).tolist()
+        puts = [(names[i], rows[ends[i] : ends[i + 1]].tobytes()) for i in missing]
         store.commit(Changes(puts, expects=[(state_key, before)]))
     except ConflictError:
         return False
     return True
+
+
+def _change(store: OnlineStore, view_id: str, field: str, expected: object, value: object) -> None:
+    """Gives a field of a state another value while it has the expected one."""
+    key = keys.of_view(keys.STATES, view_id)
+    while True:
+        before = store.read_many([key]).data
+        if not before or getattr(state := decoded(before), field) != expected:
+            return
+        after = msgspec.json.encode(msgspec.structs.replace(state, **{field: value}))
+        with contextlib.suppress(ConflictError):
+            store.commit(Changes([(key, after)], expects=[(key, before)]))
+            return

@@ -12,13 +12,14 @@ from bedplate.clock import Clock, system_clock
 from bedplate.errors import ConflictError, NotFoundError, StoreError, suggest
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
-from bedplate.online.adoption import finish
+from bedplate.online.adoption import finish, release, thaw
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import LAST_FOLDED, Layout
 from bedplate.online.expiry import ends_of, expiries
 from bedplate.online.folding import merge_into_rows
 from bedplate.online.generations import discard
-from bedplate.online.state import REWIND, ViewState, check_rows, split_rows, states
+from bedplate.online.rows import check_rows, split_rows
+from bedplate.online.state import REWIND, ViewState, decoded, states
 from bedplate.types import Int64s
 
 Progress: TypeAlias = Callable[[str], None]
@@ -36,6 +37,7 @@ class Compacted(msgspec.Struct, frozen=True):
         view: the view's name.
         id: the version's.
         dropped: whether all of it is deleted, because no definition needs it.
+        newer: whether nothing was done to it, because it came to the store after the version that the project defines.
         rows: how many rows it had.
         shrunk: how many are smaller now.
         deleted: how many are gone.
@@ -49,6 +51,7 @@ class Compacted(msgspec.Struct, frozen=True):
     shrunk: int
     deleted: int
     bytes: int
+    newer: bool = False
 
 
 def compact(
@@ -56,6 +59,7 @@ def compact(
     views: Sequence[CompiledView],
     *,
     removed: bool = False,
+    newer: bool = False,
     dry_run: bool = False,
     rewind: int = REWIND,
     clock: Clock = system_clock,
@@ -65,12 +69,14 @@ def compact(
 
     Of rows go the tiles, values and counts that are too old for every window, and whole rows of which nothing counts
     any more. What is read at the watermark or later, and so much before it as writers allow, stays the same. An old
-    version of a view goes once the store holds the one that is defined. Readers and writers go on.
+    version of a view goes once the store holds the one that is defined. A newer one may be that of another project, or
+    of another state of this one, that shares the store. Readers and writers go on.
 
     Args:
         store: the store.
         views: all views of the project.
         removed: views of names that the project does not have go too; no other project may share the store.
+        newer: versions that came to the store after the ones that are defined go too; nobody else may need them.
         dry_run: only says what would be done.
         rewind: as for `bulk_load`.
         clock: as for `bulk_load`.
@@ -80,19 +86,28 @@ def compact(
         StoreError: the store can't be read or written, or a writer is at work on a version that is to go.
     """
     by_id, found = {view.id: view for view in views}, states(store)
-    names, loaded = {v.name for v in views}, {s.name for s in found if s.complete and s.id in by_id}
+    names = {v.name for v in views}
+    own = {s.name: s for s in found if s.complete and s.id in by_id}
     done: list[Compacted] = []
     found.sort(key=lambda s: s.id not in by_id)  # what others went on with goes after they have taken all of it over
     for state in found:
         view = by_id.get(state.id)
         if view is not None and state.complete:
             if not dry_run:
-                finish(store, Layout(view), PAGE)
+                finish(store, view.id, PAGE)
             done.append(_Folding(store, view, rewind, clock, dry_run=dry_run).run(state, progress))
-        elif view is None and (state.name in loaded or (removed and state.name not in names)):
+        elif view is None and state.name in own and not newer and _is_newer(state, own[state.name]):
+            done.append(Compacted(state.name, state.id, False, 0, 0, 0, 0, newer=True))
+        elif view is None and (state.name in own or (removed and state.name not in names)):
             progress(f"{state.name}: deleting version {state.id[:12]}")
             done.append(_drop(store, state, dry_run=dry_run))
     return done
+
+
+def _is_newer(state: ViewState, own: ViewState) -> bool:
+    """Whether a version came to the store after another one of its view, or went on with its rows."""
+    went_on = own.successor == state.id or (state.adopted is not None and state.adopted.id == own.id)
+    return went_on or state.made > own.made
 
 
 def drop(store: OnlineStore, name: str) -> list[Compacted]:
@@ -107,6 +122,7 @@ def drop(store: OnlineStore, name: str) -> list[Compacted]:
     if not chosen:
         known = sorted({state.name for state in found})
         raise NotFoundError(f"the online store holds no view '{name}'", where=store.url, hint=suggest(name, known))
+    chosen.sort(key=lambda s: s.adopted is None)  # first those that read rows of others
     return [_drop(store, state, dry_run=False) for state in chosen]
 
 
@@ -120,8 +136,11 @@ def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool) -> Compacted:
         taken += sum(len(key) + len(value) for key, value in page)
     if not dry_run:
         with store.writing([state.id]):
+            release(store, state.id)
             store.commit(Changes(deletes=[files], drops=[state_key, load_key, keys.of_view(keys.FORMS, state.id)]))
             discard(store, rows)
+        if state.adopted is not None:
+            thaw(store, state.adopted.id, state.id)
     return Compacted(state.name, state.id, True, count, 0, count, taken)
 
 
@@ -151,7 +170,7 @@ class _Folding:
         state_key = keys.state_of(self._view)
         values = self._store.read_many([*names, state_key])
         (before,) = values.last(1)
-        state = msgspec.json.decode(before, type=ViewState) if before else None
+        state = decoded(before) if before else None
         if state is None or not state.complete or state.generation != generation:
             raise StoreError("the view was loaded anew", where=self._view.place, hint="run it again")
         words, offsets = values.rows(len(names))

@@ -20,10 +20,12 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.codec import LAST_FOLDED
+from bedplate.online.forms import form_of
 from bedplate.online.old_rows import with_old_rows
 from bedplate.online.overflow import BeyondWordsError, beyond
 from bedplate.online.plan import ReadPlan, UnreadableRowError
-from bedplate.online.state import ViewState, check_rows, decode_state
+from bedplate.online.rows import check_rows
+from bedplate.online.state import ViewState, decode_state
 from bedplate.types import Int64s, format_time
 
 _MOST_PLANS = 4096
@@ -108,7 +110,7 @@ class OnlineReader(Reader):
             rows = words[of_read[0] : of_read[-1]], of_read - of_read[0]
             if state.adopted is not None:
                 layout = self._plan(read.view, tuple(read.names)).layout
-                with_old = with_old_rows(self._store, layout, state.adopted, read.keys, *rows)
+                with_old = with_old_rows(self._store, form_of(layout), state.adopted, read.keys, *rows)
                 if with_old is None:
                     return None
                 rows = with_old

@@ -7,6 +7,7 @@ the new one, word by word; what is in them is the same, as both say the same of 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any, final
 
@@ -40,8 +41,8 @@ from bedplate.types import Int64s
 
 
 @final
-class Form(msgspec.Struct, frozen=True):
-    """What the rows of a version of a view hold.
+class Form(msgspec.Struct, frozen=True, eq=False):
+    """What the rows of a version of a view hold. It is equal to nothing but itself.
 
     Attributes:
         id: of the view.
@@ -55,6 +56,7 @@ class Form(msgspec.Struct, frozen=True):
         sections: kind, width, selection, depth, keep and hop of each.
         tiles: by the number of its section the words of each partial result in a tile.
         totals: the words of each partial result in the row.
+        lifetime: as of `Layout`: a row of which nothing counts any more after it may be gone.
     """
 
     id: str
@@ -68,8 +70,10 @@ class Form(msgspec.Struct, frozen=True):
     sections: list[tuple[int, int, int, int, int, int]]
     tiles: dict[int, dict[str, tuple[int, int]]]
     totals: dict[str, tuple[int, int]]
+    lifetime: int
 
 
+@functools.lru_cache(maxsize=64)
 def form_of(layout: Layout) -> Form:
     """The form of a layout's rows."""
     view = layout.view
@@ -97,6 +101,7 @@ def form_of(layout: Layout) -> Form:
         [tuple(row[c] for c in columns) for row in layout.sections.tolist()],
         {section: _words(group, 1, selections) for section, group in layout.tiles.values()},
         _words(layout.totals, layout.totals_at, selections),
+        layout.lifetime,
     )
 
 
@@ -170,7 +175,12 @@ class Conversion:
 
 
 def conversion(old: Form, new: Form) -> Conversion | None:
-    """The way from one form to another; None: the old rows do not hold all that the new ones need."""
+    """The way from one form to another; None: the old rows do not hold all that the new ones need.
+
+    Rows of which nothing counted any more for the old version may be gone, so that the new one must not need them.
+    """
+    if not _is_long_enough(old.lifetime, new.lifetime):
+        return None
     same_events = old.events == new.events and set(new.selections) <= set(old.selections)
     if not same_events or any(old.inputs.get(name, (0, 0))[1] != n for name, (_, n) in new.inputs.items()):
         return None
@@ -235,8 +245,13 @@ def _is_kept(section: tuple[int, ...], kind: int, depth: int, keep: int) -> bool
         return False
     if kind in (LATEST, LATEST_BY):
         return section[3] >= depth
-    long_enough = section[4] < 0 or 0 <= keep <= section[4]
+    long_enough = _is_long_enough(section[4], keep)
     return long_enough if kind in (TILES, DISTINCT, SMALLEST) else long_enough and (section[4] < 0) == (keep < 0)
+
+
+def _is_long_enough(old: int, new: int) -> bool:
+    """Whether what is kept for so long is there for all of another time; -1: for ever."""
+    return old < 0 or 0 <= new <= old
 
 
 @jit

@@ -18,7 +18,8 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.forms import Form
-from bedplate.online.state import MOST_TEXTS, ViewState, texts_of
+from bedplate.online.rows import MOST_TEXTS, texts_of
+from bedplate.online.state import ViewState, decoded
 
 DELETED = 10_000
 """So many keys are deleted in one step."""
@@ -63,8 +64,14 @@ class Loading:
         self._texts: set[int] = set()
 
     @staticmethod
-    def begin(store: OnlineStore, view: CompiledView, until: int) -> Loading:
+    def begin(store: OnlineStore, view: CompiledView, until: int, now: int = 0) -> Loading:
         """Claims the next generation, and deletes what earlier loads have left of others than the one that is read.
+
+        Args:
+            store: the store.
+            view: the compiled view.
+            until: as of `LoadState`.
+            now: the time; microseconds.
 
         Raises:
             ConflictError: another writer was first.
@@ -77,7 +84,8 @@ class Loading:
             loading = Loading(store, view, LoadState(_next(read), until, token))
             puts = [loading._claim]
             if read < 0:
-                puts.append(ViewState(view.name, view.id, complete=False, until=until, watermark=until).put(view))
+                begun = ViewState(view.name, view.id, complete=False, until=until, watermark=until, made=now)
+                puts.append(begun.put(view))
             try:
                 store.commit(Changes(puts, expects=expects))
                 break
@@ -113,20 +121,25 @@ class Loading:
         self._texts.clear()
         self._claim = self._claim[0], found
 
-    def switch(self, state: ViewState, form: Form) -> None:
+    def switch(self, state: ViewState, form: Form) -> ViewState:
         """Makes the generation the one that is read, its stream beginning anew, then deletes the one before it.
 
         Args:
-            state: of the view, as it is from now on.
+            state: of the view, as it is from now on, but for when it came to the store.
             form: of its rows.
 
+        Returns:
+            the state.
+
         Raises:
-            ConflictError: another load has begun.
+            ConflictError: another load has begun, or a changed version of the view reads the rows that would go.
             StoreError: the store can't be written.
         """
         names = [keys.state_of(self._view), keys.load_of(self._view)]
         while True:
             (before,) = self._store.read_many(names[:1])
+            if before:
+                state = msgspec.structs.replace(state, made=self._before(before).made)
             switched = Changes(
                 [state.put(self._view), (keys.of_view(keys.FORMS, self._view.id), msgspec.json.encode(form))],
                 [keys.files_of(self._view)],
@@ -140,6 +153,18 @@ class Loading:
                 self._go_on()
         if _generation(before) not in (-1, self.generation):
             discard(self._store, keys.rows_of(self._view, _generation(before)))
+        return state
+
+    def _before(self, value: bytes) -> ViewState:
+        """The state before a switch, from its bytes."""
+        before = decoded(value)
+        if before.successor:
+            raise ConflictError(
+                f"a changed version of the view ({before.successor[:12]}) began to read its rows meanwhile",
+                where=self._view.place,
+                hint="run it again",
+            )
+        return before
 
 
 def discard(store: OnlineStore, prefix: bytes, size: int = DELETED) -> int:
@@ -167,7 +192,7 @@ def _generation(state: bytes) -> int:
     """Which generation is read by a view's state; -1: none."""
     if not state:
         return -1
-    found = msgspec.json.decode(state, type=ViewState)
+    found = decoded(state)
     return found.generation if found.complete else -1
 
 

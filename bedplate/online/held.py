@@ -30,6 +30,7 @@ from bedplate.online.codec import (
     Layout,
 )
 from bedplate.online.folding import merge_into_rows
+from bedplate.online.forms import form_of
 from bedplate.online.old_rows import with_old_rows
 from bedplate.online.plan import ReadPlan
 from bedplate.online.state import ViewState, decode_state
@@ -77,7 +78,7 @@ class Held:
                 continue
             found = words, offsets = values.rows(len(keys))
             if state.adopted is not None:
-                found = with_old_rows(store, Layout(view), state.adopted, keys, words, offsets)
+                found = with_old_rows(store, form_of(Layout(view)), state.adopted, keys, words, offsets)
             if found is not None:
                 return Held(state, *found)
 
@@ -162,7 +163,7 @@ def stored_keys(store: OnlineStore, view: CompiledView, count: int, seed: int) -
     state = decode_state(store.read_many([store_keys.state_of(view)]).data, view, store)
     places, entities = [store_keys.rows_of(view, state.generation)], len(view.view.entities)
     if state.adopted is not None:
-        places.append(store_keys.of_view(store_keys.ROWS, state.adopted.id) + bytes([state.adopted.generation]))
+        places.append(store_keys.rows_under(state.adopted.id, state.adopted.generation))
     # A key ends with those of its entities; what comes before them is not the same where rows were taken over.
     ends = sorted({name[-8 * entities :] for rows in places for page in store.pages(rows) for name, _ in page})
     if len(ends) > count:

@@ -36,7 +36,8 @@ from bedplate.online.measures import Measures
 from bedplate.online.origins import check_origin
 from bedplate.online.overflow import BeyondWordsError
 from bedplate.online.refused import check_each_time, refused_rows, rows_of_keys
-from bedplate.online.state import MOST_TEXTS, REWIND, Events, ViewState, decode_to_write, group, merged_rows, texts_of
+from bedplate.online.rows import MOST_TEXTS, Events, group, merged_rows, texts_of
+from bedplate.online.state import REWIND, ViewState, decode_to_write
 from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.base import AVAILABLE, TIME

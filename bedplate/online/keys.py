@@ -39,6 +39,7 @@ GENERATIONS = 256
 """So many generations of a view's rows are told apart."""
 
 _SIGN = np.uint64(1 << 63)
+_OF_ROWS = 10  # bytes that come before the keys of entities: letter, view, generation
 
 
 FILES = b"f"
@@ -67,7 +68,12 @@ def group_of(key: bytes) -> bytes:
 
 def rows_of(view: CompiledView, generation: int | None = None) -> bytes:
     """What the keys of a view's rows begin with, those of one generation or all."""
-    return of_view(ROWS, view.id) + (b"" if generation is None else bytes([generation]))
+    return of_view(ROWS, view.id) if generation is None else rows_under(view.id, generation)
+
+
+def rows_under(view_id: str, generation: int) -> bytes:
+    """What the keys of the rows of a generation begin with, for the view of an id."""
+    return of_view(ROWS, view_id) + bytes([generation])
 
 
 def state_of(view: CompiledView) -> bytes:
@@ -118,6 +124,12 @@ def entities_in(names: Sequence[bytes], entities: int) -> Int64s:
     width = 8 * entities
     words = np.frombuffer(b"".join(name[-width:] for name in names), ">u8").astype(np.uint64)
     return (words ^ _SIGN).view(np.int64).reshape(-1, entities)
+
+
+def words_in(names: Sequence[bytes]) -> Int64s:
+    """[n * entities] int64: the keys of entities that keys of rows hold, one row's after the other's."""
+    words = np.frombuffer(b"".join(name[_OF_ROWS:] for name in names), ">u8").astype(np.uint64)
+    return (words ^ _SIGN).view(np.int64)
 
 
 @functools.lru_cache

@@ -22,8 +22,10 @@ class ViewFacts(msgspec.Struct, frozen=True):
         is_current: whether the project defines it so.
         generation: which one is read; -1: none, as its first load is at work or was interrupted.
         loading: the load at work or interrupted; None: there is none.
-        rows: of the generation that is read.
-        bytes: of these rows and their keys.
+        rows: that are read: of the generation, and the adopted ones.
+        bytes: of the rows of the generation and their keys.
+        adopted_rows: of the old version that the view goes on with, where it has none of its own; they are among the
+            rows of that one too, as are their bytes.
         left_rows: of other generations: of a load at work or interrupted, or not yet deleted.
         left_bytes: of these.
     """
@@ -36,6 +38,7 @@ class ViewFacts(msgspec.Struct, frozen=True):
     bytes: int
     left_rows: int
     left_bytes: int
+    adopted_rows: int = 0
 
 
 @final
@@ -74,9 +77,20 @@ def _view(store: OnlineStore, state: ViewState, *, is_current: bool) -> ViewFact
     load = store.read_many([keys.of_view(keys.LOADS, state.id)]).data
     loading = msgspec.json.decode(load, type=LoadState) if load else None
     rows, taken = _counted(store, of_rows)
-    served, served_bytes = (0, 0) if generation < 0 else _counted(store, of_rows + bytes([generation]))
+    served, served_bytes = (0, 0) if generation < 0 else _counted(store, keys.rows_under(state.id, generation))
     left, left_bytes = max(0, rows - served), max(0, taken - served_bytes)
-    return ViewFacts(state, is_current, generation, loading, served, served_bytes, left, left_bytes)
+    old = _adopted(store, state)
+    return ViewFacts(state, is_current, generation, loading, served + old, served_bytes, left, left_bytes, old)
+
+
+def _adopted(store: OnlineStore, state: ViewState) -> int:
+    """How many rows of an old version are read where the view has none of its own."""
+    if state.adopted is None:
+        return 0
+    count, own = 0, keys.rows_under(state.id, state.generation)
+    for page in store.pages(keys.rows_under(state.adopted.id, state.adopted.generation)):
+        count += sum(not row for row in store.read_many([own + key[len(own) :] for key, _ in page]))
+    return count
 
 
 def _counted(store: OnlineStore, prefix: bytes) -> tuple[int, int]:

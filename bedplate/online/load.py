@@ -13,12 +13,14 @@ import numpy as np
 from bedplate.clock import Clock, system_clock
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import CompiledView
+from bedplate.online.adoption import release, thaw
 from bedplate.online.base import OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.expiry import expiries
 from bedplate.online.forms import form_of
 from bedplate.online.generations import Loading
-from bedplate.online.state import REWIND, Events, ViewState, new_rows
+from bedplate.online.rows import Events, new_rows
+from bedplate.online.state import REWIND, ViewState, states
 from bedplate.types import Bools, Int64s
 
 Progress: TypeAlias = Callable[[int], None]
@@ -45,6 +47,7 @@ def bulk_load(
     switches: until then, and where the load is interrupted, the view is read as it was before. Called again it starts
     from nothing. After it the store's reads are exact at `until` and later, and its stream begins with the first file.
     `Ingest` refuses events before `until` unless told that they are late: the blocks hold all that history has of them.
+    A changed version that goes on with the rows of this one (see `adoption`) gets them under its own keys before.
 
     Args:
         store: the store.
@@ -66,7 +69,8 @@ def bulk_load(
     layout = Layout(view)
     events, newest = 0, -1
     with store.writing([view.id]):
-        loading = Loading.begin(store, view, until)
+        release(store, view.id)
+        loading = Loading.begin(store, view, until, clock())
         for block in blocks:
             for part in _parts(_before(block, until), batch):
                 packed = Events(part.keys, part.offsets, layout.pack(part))
@@ -80,7 +84,9 @@ def bulk_load(
         state = ViewState(
             view.name, view.id, True, until, until, newest, events, generation=loading.generation, texts=loading.token
         )
-        loading.switch(state, form_of(layout))
+        state = loading.switch(state, form_of(layout))
+        for old in states(store):
+            thaw(store, old.id, view.id)
     return state
 
 

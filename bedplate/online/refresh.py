@@ -36,7 +36,8 @@ from bedplate.online.resident_files import (
     read_manifest,
     write_current,
 )
-from bedplate.online.state import ViewState, check_rows, decode_state
+from bedplate.online.rows import check_rows
+from bedplate.online.state import ViewState, decode_state
 from bedplate.types import Int64s
 
 MOST_ROWS = 1 << 30

@@ -81,9 +81,7 @@ def _named(store: OnlineStore, known: Int64s) -> Bools:
     is_named = np.zeros(len(known), np.bool_)
     for page in store.pages(keys.ROWS):
         _mark(known, is_named, np.frombuffer(b"".join(value for _, value in page), np.int64))
-        # A key ends with those of its entities, signs flipped.
-        entities = np.frombuffer(b"".join(key[10:] for key, _ in page), ">u8").astype(np.uint64)
-        _mark(known, is_named, (entities ^ np.uint64(1 << 63)).view(np.int64))
+        _mark(known, is_named, keys.words_in([key for key, _ in page]))
     return is_named
 
 

@@ -33,7 +33,7 @@ from bedplate.online.codec import Layout
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
-from bedplate.online.state import group, merged_rows, texts_of
+from bedplate.online.rows import group, merged_rows, texts_of
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches
 from bedplate.testing.online_store import grouped

@@ -7,10 +7,13 @@ class TestMyStore(OnlineStoreContract):
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time_ns
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -29,7 +32,8 @@ from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
-from bedplate.online.state import group, merged_rows, states, texts_of
+from bedplate.online.rows import group, merged_rows, texts_of
+from bedplate.online.state import states
 from bedplate.online.texts import drop_texts
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches, plain
@@ -96,8 +100,25 @@ def raises_store_error(call: Callable[[], object]) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def _switching_often() -> Iterator[None]:
+    """Lets threads take turns so often that they meet within a step."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
 class OnlineStoreContract:
-    """Inherit, say how a store is opened, and run with pytest."""
+    """Inherit, say how a store is opened, and run with pytest.
+
+    Attributes:
+        forgets: whether the store itself forgets keys whose time to expire has come; it need not.
+    """
+
+    forgets: ClassVar[bool] = False
 
     def open(self, folder: Path) -> OnlineStore:
         """A store that is empty the first time that it is opened for a folder."""
@@ -149,6 +170,18 @@ class OnlineStoreContract:
             store.commit(Changes([(k, b"1") for k in (b"r12345678a", b"r12345678ab", b"r12345678b", b"r12345678c")]))
             store.commit(Changes([(b"r12345678b", b"2")], drops=[b"r12345678a", b"r12345678b", b"r12345678x"]))
             assert store.scan(b"r12345678") == [(b"r12345678ab", b"1"), (b"r12345678b", b"2"), (b"r12345678c", b"1")]
+
+    def test_keys_expire_unless_they_are_put_again(self, tmp_path: Path) -> None:
+        """A store that forgets keys forgets those whose time has come, and not one that is put again without a time."""
+        names, now = [b"r12345678%d" % i for i in range(4)], time_ns() // 1000
+        soon, ahead = now + 300_000, now + 3_600_000_000
+        with self.open(tmp_path) as store:
+            times = zip(names, (1_000_001, soon, ahead, soon), strict=True)
+            store.commit(Changes([(n, b"1") for n in names], expires=list(times)))
+            store.commit(Changes([(names[3], b"2")]))
+            sleep(max(0.0, (soon - time_ns() // 1000) / 1e6) + 0.01)
+            gone = b"" if self.forgets else b"1"
+            assert list(store.read_many(names)) == [gone, gone, b"1", b"2"]
 
     def test_pages_go_on_while_others_write(self, tmp_path: Path) -> None:
         """Every key that is there all the time is in the pages, though those of earlier pages are dropped meanwhile."""
@@ -258,25 +291,30 @@ class OnlineStoreContract:
         """While steps of a view are written, every read sees one of them whole."""
         names = [b"r12345678%04d" % i for i in range(200)]
         torn: list[set[bytes]] = []
-        with self.open(tmp_path) as store:
+        seen: list[set[bytes]] = [set(), set()]
+        with self.open(tmp_path) as store, _switching_often():
             store.commit(Changes([(n, b"0") for n in names]))
             is_over = threading.Event()
 
-            def read() -> None:
+            def read(of_reader: set[bytes]) -> None:
                 while not is_over.is_set():
-                    seen = set(store.read_many(names))
-                    if len(seen) != 1:
-                        torn.append(seen)
+                    values = set(store.read_many(names))
+                    of_reader.update(values)
+                    if len(values) != 1:
+                        torn.append(values)
 
-            readers = [threading.Thread(target=read) for _ in range(2)]
+            readers = [threading.Thread(target=read, args=(of_reader,)) for of_reader in seen]
             for reader in readers:
                 reader.start()
-            for step in range(40):
+            step, until = 0, monotonic() + 60.0
+            while step < 40 or (min(map(len, seen)) < 40 and not torn and monotonic() < until):
+                step += 1
                 store.commit(Changes([(n, b"%d" % step) for n in names]))
             is_over.set()
             for reader in readers:
                 reader.join()
         assert torn == []
+        assert min(map(len, seen)) >= 40
 
     def test_a_view_is_readable_once_loaded(self, tmp_path: Path) -> None:
         """Before its load is complete a view can't be read; an interrupted load is started again from nothing."""

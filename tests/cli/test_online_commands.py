@@ -89,12 +89,16 @@ def test_a_changed_view_goes_on_with_its_old_rows_unless_it_is_to_be_loaded_anew
     assert call("materialize", "--until", until)[0] == 0
     (folder / "features.py").write_text(FEATURES.format(window="1d").replace('"n":', '"visits":'))
     call("apply")
-    code, out, _ = call("materialize", "--until", until)
+    code, out, err = call("materialize", "--until", until, "--adopt")
     assert (code, "kept: goes on with the rows of its old version" in out) == (0, True)
+    assert "warning: 'visits' reads rows of its old version, which is frozen" in err
     assert json.loads(call("materialize", "--json")[1])["views"][0]["adopted"] is True
     found = {v["state"]["id"]: v for v in json.loads(call("online", "ls", "--json")[1])["views"]}
     (new,) = [v for v in found.values() if v["is_current"]]
-    assert (new["rows"], new["state"]["events"]) == (0, 10)
+    assert (new["rows"], new["adopted_rows"], new["state"]["events"]) == (10, 10, 10)
+    out = call("online", "ls")[1]
+    assert sorted(line.split()[2:5:2] for line in out.splitlines()[1:3]) == [["current", "10"], ["frozen", "10"]]
+    assert ", 10 rows, " in out.splitlines()[-1]
     assert found[new["state"]["adopted"]["id"]]["state"]["successor"] == new["state"]["id"]
 
     done = json.loads(call("materialize", "--until", until, "--replace", "--json")[1])["views"][0]
@@ -110,3 +114,49 @@ def test_a_changed_view_is_loaded_where_another_time_is_asked_for(folder: Path, 
     call("apply")
     done = json.loads(call("materialize", "--until", format_time(START + 20 * DAY), "--json")[1])["views"][0]
     assert (done["adopted"], done["kept"], done["events"]) == (False, False, 7)
+
+
+def test_a_changed_view_leaves_its_old_version_alone_unless_it_is_told_to_adopt_it(folder: Path, call: Any) -> None:
+    changed = FEATURES.format(window="1d").replace('"n":', '"visits":')
+    call("apply")
+    call("materialize")
+    stream(folder, call)
+    (folder / "features.py").write_text(changed)
+    call("apply")
+    done = json.loads(call("materialize", "--json")[1])["views"][0]
+    assert (done["adopted"], done["events"]) == (False, 10)
+    states = {v["is_current"]: v["state"] for v in json.loads(call("online", "ls", "--json")[1])["views"]}
+    assert (states[True]["adopted"], states[False]["successor"]) == (None, "")
+
+
+def test_an_old_version_that_was_frozen_goes_on_once_it_is_materialized(folder: Path, call: Any) -> None:
+    old, changed = FEATURES.format(window="1d"), FEATURES.format(window="1d").replace('"n":', '"visits":')
+    call("apply")
+    call("materialize")
+    stream(folder, call)
+    (folder / "features.py").write_text(changed)
+    call("apply")
+    assert call("materialize", "--adopt")[0] == 0
+
+    (folder / "features.py").write_text(old)
+    code, _, err = call("ingest", str(folder / "stream"))
+    assert (code, "bedplate materialize" in err) == (5, True)
+    out = call("online", "compact", "--dry-run")[1]
+    assert "kept: newer than the project's" in out
+    assert "kept: its stream goes on" in call("materialize")[1]
+    assert call("ingest", str(folder / "stream"))[0] == 0
+
+    (folder / "features.py").write_text(changed)
+    assert call("ingest", str(folder / "stream"))[0] == 0
+    found = json.loads(call("online", "ls", "--json")[1])["views"]
+    assert [(v["rows"], v["adopted_rows"], v["state"]["adopted"], v["state"]["successor"]) for v in found] == [
+        (11, 0, None, "")
+    ] * 2
+
+
+def stream(folder: Path, call: Any) -> None:
+    """Takes in an event of an eleventh user."""
+    (folder / "stream").mkdir()
+    row = pl.DataFrame({"user": [10], "time": [START + 28 * DAY], "page": ["late"]})
+    row.write_parquet(folder / "stream" / "000000.parquet")
+    assert call("ingest", str(folder / "stream"))[0] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -18,17 +19,18 @@ from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
 from bedplate.online import keys
 from bedplate.online.adoption import adopt
-from bedplate.online.base import StoredTexts
+from bedplate.online.base import Changes, StoredTexts
 from bedplate.online.codec import Layout
-from bedplate.online.compact import compact
+from bedplate.online.compact import compact, drop
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.forms import conversion, form_of
+from bedplate.online.held import Held
 from bedplate.online.ingest import Ingest
 from bedplate.online.lmdb import LmdbStore
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.online.plan import ReadPlan
-from bedplate.online.state import read_state
+from bedplate.online.state import read_state, states
 from bedplate.online.streams import Position
 from bedplate.sources.base import Source
 from bedplate.testing.columns import mismatches
@@ -178,3 +180,139 @@ def test_a_reader_reads_again_when_the_old_rows_were_taken_over_meanwhile(monkey
     monkeypatch.setattr(MemoryStore, "read_many", late)
     assert mismatches(read(store, FITS), expected) == []
     assert done == ["compacted"]
+
+
+@pytest.mark.parametrize("more", [0, 20])
+def test_an_old_version_that_is_loaded_again_takes_nothing_from_the_one_that_reads_its_rows(tmp_path, more):
+    store, fresh = MemoryStore(), MemoryStore()
+    loaded(store, OLD, FRAME)
+    adopt(store, [FITS])
+    loaded(fresh, FITS, FRAME)
+    if more:
+        write_files(
+            FRAME[:more].with_columns(time=pl.col("time") + 3 * DAY, user=pl.col("user") % 2), tmp_path, [0, more]
+        )
+        assert Ingest(store, [FITS], tmp_path).run().events == Ingest(fresh, [FITS], tmp_path).run().events == more
+    expected = read(fresh, FITS)
+    loaded(store, OLD, FRAME[:5])
+    assert read_state(store, FITS).adopted is None
+    assert mismatches(read(store, FITS), expected) == []
+    other = MemoryStore()
+    loaded(other, OLD, FRAME[:5])
+    assert mismatches(read(store, OLD), read(other, OLD)) == []
+
+
+OTHER = small(other=Mean("x"))
+
+
+def test_whoever_deletes_an_old_version_leaves_its_rows_to_the_one_that_reads_them():
+    store = MemoryStore()
+    for time, view in enumerate([OLD, OTHER], 1):
+        bulk_load(store, view, [grouped(view, FRAME)], END, clock=lambda t=time: t)
+    adopt(store, [FITS])
+    expected = read(store, FITS)
+    done = {d.id: (d.dropped, d.newer) for d in compact(store, [OTHER])}
+    assert done == {OLD.id: (True, False), OTHER.id: (False, False), FITS.id: (False, True)}
+    assert mismatches(read(store, FITS), expected) == []
+
+
+def test_an_old_project_does_not_delete_what_went_on_with_its_rows():
+    store = MemoryStore()
+    loaded(store, OLD, FRAME)
+    before = read(store, OLD)
+    adopt(store, [FITS])
+    expected = read(store, FITS)
+    done = compact(store, [OLD])
+    assert [(d.id, d.dropped, d.newer) for d in done] == [(OLD.id, False, False), (FITS.id, False, True)]
+    assert mismatches(read(store, FITS), expected) == []
+    done = compact(store, [OLD], newer=True)
+    assert [(d.id, d.dropped, d.newer) for d in done] == [(OLD.id, False, False), (FITS.id, True, False)]
+    assert read_state(store, OLD).successor == ""
+    assert mismatches(read(store, OLD), before) == []
+
+
+def test_a_version_that_came_later_than_the_one_that_is_defined_stays():
+    store = MemoryStore()
+    for time, view in enumerate([OLD, OTHER, FITS], 1):
+        bulk_load(store, view, [grouped(view, FRAME)], END, clock=lambda t=time: t)
+    bulk_load(store, OTHER, [grouped(OTHER, FRAME)], END, clock=lambda: 4)  # it is no newer for that
+    done = {d.id: (d.dropped, d.newer) for d in compact(store, [OTHER])}
+    assert done == {OLD.id: (True, False), OTHER.id: (False, False), FITS.id: (False, True)}
+
+
+def test_rows_that_are_gone_behind_a_view_are_an_error_and_no_zeros(tmp_path):
+    store = MemoryStore()
+    loaded(store, OLD, FRAME)
+    state = adopt(store, [FITS])[FITS.id]
+    old = read_state_of(store, OLD)
+    write_files(FRAME[:5].with_columns(time=pl.col("time") + 3 * DAY), tmp_path, [0, 5])
+    for changed in (
+        Changes([msgspec.structs.replace(old, generation=old.generation + 1).put(OLD)]),
+        Changes([msgspec.structs.replace(old, successor="").put(OLD)]),
+        Changes(drops=[keys.state_of(OLD)]),
+    ):
+        store.commit(changed)
+        for call in (
+            lambda: read(store, FITS),
+            lambda: Held.read(store, FITS, np.arange(10).reshape(-1, 1)),
+            lambda: Ingest(store, [FITS], tmp_path).run(),
+            lambda: compact(store, [FITS]),
+        ):
+            with pytest.raises(StoreError, match="were deleted or loaded anew") as caught:
+                call()
+            assert "--replace" in (caught.value.hint or "")
+    assert read_state(store, FITS) == state
+
+
+def read_state_of(store, view):
+    """The state of a view, also where it can't be written."""
+    return next(s for s in states(store) if s.id == view.id)
+
+
+def test_a_version_that_is_dropped_takes_those_with_it_that_read_its_rows():
+    store = MemoryStore()
+    loaded(store, OLD, FRAME)
+    adopt(store, [FITS])
+    assert [d.id for d in drop(store, "v")] == [FITS.id, OLD.id]
+    assert states(store) == []
+    assert store.scan(keys.ROWS) == []
+
+
+def test_an_adoption_that_is_undone_lets_the_old_version_go_on(tmp_path):
+    store = MemoryStore()
+    loaded(store, OLD, FRAME)
+    adopt(store, [FITS])
+    loaded(store, FITS, FRAME)
+    write_files(FRAME[:5].with_columns(time=pl.col("time") + 3 * DAY), tmp_path, [0, 5])
+    assert Ingest(store, [OLD, FITS], tmp_path).run().events == 5
+
+
+def lasting(ttl, **features):
+    source = Source("events", FRAME, time="time")
+    return FeatureView("v", Entity("user", key="user"), source, features, ttl=ttl).compile()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fits"),
+    [
+        (lasting("1d", x=Last("x")), lasting(None, x=Last("x")), False),
+        (lasting("1d", x=Last("x")), lasting("2d", x=Last("x")), False),
+        (lasting("2d", x=Last("x")), lasting("1d", x=Last("x")), True),
+        (lasting(None, x=Last("x")), lasting("1d", x=Last("x")), True),
+        (lasting("1d", x=Last("x"), n=Count("x")), lasting(None, x=Last("x")), True),
+        (lasting("1d", x=Last("x"), n=Count("x", windows="3d")), lasting("2d", x=Last("x")), True),
+        (lasting("1d", x=Last("x"), n=Count("x", windows="3d")), lasting("9d", x=Last("x")), False),
+    ],
+)
+def test_rows_that_may_be_gone_already_are_not_adopted_by_what_needs_them(old, new, fits):
+    store, fresh = MemoryStore(), MemoryStore()
+    loaded(store, old, FRAME)
+    compact(store, [old])
+    assert bool(adopt(store, [new])) is fits
+    if fits:
+        loaded(fresh, new, FRAME)
+        asked = np.full(10, END)
+        both = [
+            OnlineReader(s).read(new, list(new.features), np.arange(10).reshape(-1, 1), asked) for s in (store, fresh)
+        ]
+        assert mismatches(*both) == []

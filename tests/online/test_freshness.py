@@ -11,9 +11,11 @@ import polars as pl
 import pytest
 
 from bedplate.aggregations.arithmetic import Count
+from bedplate.errors import StoreError
 from bedplate.features.reader import Read
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.online import ingest, keys
+from bedplate.online.adoption import adopt
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.ingest import Ingest
@@ -112,3 +114,22 @@ def test_letters_say_nothing_of_how_far_a_stream_is(store: OnlineStore, tmp_path
     store.commit(Changes([(keys.letter_of(VIEW, letter.name), b"1")]))  # as the step that withheld it
     assert Ingest(store, [VIEW], LetterStream(tmp_path / "a.jsonl", VIEW, store)).run().events == 1
     assert read_state(store, VIEW).seen == {}
+
+
+def test_a_version_that_was_frozen_is_stale_while_the_changed_one_goes_on(store: OnlineStore, tmp_path: Path) -> None:
+    write_files(FRAME, tmp_path, [0])
+    now = Now(START + HOUR)
+    Ingest(store, [VIEW], tmp_path, clock=now).run()
+    feature = {"times": Count()}
+    renamed = FeatureView("v", USER, VIEW.view.source, feature, freshness="1h").compile()
+    assert adopt(store, [renamed])
+    now.time = STALE
+    with pytest.raises(StoreError, match="goes on with these rows"):
+        Ingest(store, [VIEW], tmp_path, clock=now).run()
+    Ingest(store, [renamed], tmp_path, clock=now).run()
+    read = Read(VIEW, ["v.n"], np.array([[1]]), np.array([STALE]))
+    reading = FallbackReader(store).begin()
+    assert plain(reading.read_all([read])[0]["v.n"]) == [None]
+    assert reading.degraded["v"].stale == 1
+    read = Read(renamed, ["v.times"], np.array([[1]]), np.array([STALE]))
+    assert plain(FallbackReader(store).begin().read_all([read])[0]["v.times"]) == [10]

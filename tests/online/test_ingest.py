@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 import signal
 import subprocess
 import sys
@@ -44,8 +42,6 @@ from bedplate.testing.simulator import (
     ttls,
 )
 from bedplate.types import DAY, HOUR, MINUTE
-
-KILLS = int(os.environ.get("BEDPLATE_KILLS", "4"))
 
 
 def loaded(view: CompiledView, events: pl.DataFrame, store=None):
@@ -275,24 +271,6 @@ def _prepared(tmp_path: Path):
         loaded(view, simulation.events[:40], store)
     write_files(simulation.events, tmp_path / "files", range(40, 400, 30))
     return simulation, views, store
-
-
-def test_kills_lose_nothing_and_count_nothing_twice(tmp_path):
-    simulation, views, store = _prepared(tmp_path)
-    draw, killed = random.Random(7), 0
-    for _ in range(KILLS):
-        process = _worker(tmp_path)
-        time.sleep(draw.uniform(0.0, 0.4))
-        process.kill()
-        killed += process.wait() == -signal.SIGKILL
-        process.stdout.close()
-    done = Ingest(store, views, tmp_path / "files", late=True).run()
-    state = read_state(store, views[0])
-    assert state.events == 400
-    assert killed
-    for view in views:
-        assert_equals_oracle(store, view, simulation, done.watermark)
-    store.close()
 
 
 def test_a_signal_ends_a_worker_after_its_micro_batch(tmp_path):

@@ -1,98 +1,104 @@
-"""Several workers share a stream and are killed at random moments: nothing is lost and nothing counts twice."""
+"""Several workers share a stream and are killed at random moments under load: nothing is lost, nothing counts twice."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
+import signal
 import time
 from collections.abc import Generator
 from pathlib import Path
 
-import polars as pl
 import pytest
+from mortal import LOADED, load
+from mortal_world import NURSERY, World, assert_oracle
 from redis_server import running
-from stream_worker import work, world
 
-from bedplate.features.rows import prepare_rows
-from bedplate.features.view import CompiledView
-from bedplate.offline.reference import Reference
 from bedplate.online.base import OnlineStore, open_store
-from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
-from bedplate.online.load import bulk_load
 from bedplate.online.state import read_state
-from bedplate.online.streams import Position
-from bedplate.testing.columns import mismatches
-from bedplate.testing.online_store import grouped, write_files
-from bedplate.testing.simulator import START, Simulation
+from bedplate.testing.online_store import write_files
 
 KILLS = int(os.environ.get("BEDPLATE_KILLS", "4"))
-WORKERS, PARTITIONS, LOADED = 3, 4, 40
-
-
-def prepare(store: OnlineStore, folder: Path, simulation: Simulation, views: list[CompiledView]) -> None:
-    """The first events are loaded, the others in a partition by user."""
-    first = simulation.events[:LOADED]
-    for view in views:
-        until = max(START, int(prepare_rows(view, first.lazy()).visible.max(initial=0)) + 1)
-        bulk_load(store, view, [grouped(view, first)], until)
-    for part in range(PARTITIONS):
-        rows = simulation.events[LOADED:].filter(pl.col("user").hash(0) % PARTITIONS == part)
-        write_files(rows, folder / f"{part}", range(0, len(rows), 30))
-
-
-def ends(folder: Path) -> dict[str, Position]:
-    """The end of each partition."""
-    last = {part.name: max(part.iterdir()) for part in folder.iterdir()}
-    return {name: Position(path.name, len(pl.read_parquet(path))) for name, path in last.items()}
-
-
-def assert_whole(store: OnlineStore, folder: Path, simulation: Simulation, views: list[CompiledView]) -> None:
-    """Takes in what is left, and compares every row with the oracle."""
-    done = Ingest(store, views, folder, late=True).run()
-    for view in views:
-        state = read_state(store, view)
-        assert (state.events, state.positions) == (len(simulation.events), ends(folder))
-        asked = simulation.since(done.watermark)
-        keys = asked.keys(view.view.entities)
-        got = OnlineReader(store).read(view, list(view.features), keys, asked.times)
-        assert mismatches(got, Reference(view).read(view, list(view.features), keys, asked.times)) == []
+WORKERS, PARTITIONS, USERS, BATCH = 3, 4, 12, 2
+AHEAD, EACH = 120, 40
+PATIENCE = 120.0  # seconds
 
 
 @pytest.fixture(params=["lmdb", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
     if request.param == "lmdb":
         yield f"lmdb:{tmp_path / 'store'}"
-        return
-    with running("--appendonly", "no") as server:
-        yield f"{server.url}/0"
+    else:
+        with running("--appendonly", "no") as server:
+            yield f"{server.url}/0"
+    NURSERY.close()
+
+
+class Crowd:
+    """Workers on a stream to which events are appended, and a process that compacts; each is followed by another."""
+
+    def __init__(self, world: World, store: OnlineStore, folder: Path) -> None:
+        self._world, self._store, self._folder = world, store, folder
+        self.files, self.sent = folder / "parts", LOADED
+        self._lives = [self._begin("follow", i) for i in range(WORKERS)] + [self._begin("tidy", WORKERS)]
+
+    def _begin(self, doing: str, place: int) -> tuple[int, Path, str]:
+        done = self._folder / f"{place}-{time.monotonic_ns()}"
+        number = self._world.start(doing, done=str(done), files=str(self.files), batch=BATCH)
+        return number, done, doing
+
+    def taken(self) -> int:
+        """Events that a view has taken in."""
+        return read_state(self._store, self._world.views[0]).events
+
+    def send(self) -> None:
+        """Appends events as long as few are left."""
+        while self.sent < self.taken() + AHEAD:
+            rows = self._world.rows[self.sent : self.sent + EACH]
+            assert len(rows)
+            for part in range(PARTITIONS):
+                chosen = rows.filter(rows["user"].str.slice(5).cast(int) % PARTITIONS == part)
+                folder = self.files / f"{part}"
+                write_files(chosen, self._folder / "aside", [0])
+                folder.mkdir(parents=True, exist_ok=True)
+                for path in (self._folder / "aside").iterdir():
+                    path.rename(folder / f"{self.sent:08}.parquet")
+            self.sent += len(rows)
+
+    def kill(self, place: int, before: int, pause: float) -> int:
+        """Kills a process that is at work, once events have been taken in; how many had been."""
+        number, done, doing = self._lives[place]
+        until = time.monotonic() + PATIENCE
+        while not done.exists() or not done.stat().st_size or self.taken() <= before:
+            assert time.monotonic() < until
+            self.send()
+            time.sleep(0.001)
+        time.sleep(pause)
+        self.send()
+        os.kill(number, signal.SIGKILL)
+        assert NURSERY.ask(number) == -signal.SIGKILL
+        taken = self.taken()
+        assert before < taken < self.sent
+        self._lives[place] = self._begin(doing, place)
+        return taken
+
+    def end(self) -> None:
+        """Kills all."""
+        for number, _, _ in self._lives:
+            os.kill(number, signal.SIGKILL)
+            assert NURSERY.ask(number) == -signal.SIGKILL
 
 
 def test_workers_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: Path, url: str) -> None:
-    simulation, views = world()
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["stream_worker"])
-    draw, files = random.Random(11), tmp_path / "files"
+    world, draw, taken = World(url, tmp_path, (400 * (KILLS + 5), USERS)), random.Random(11), LOADED
     with open_store(url) as store:
-        prepare(store, files, simulation, views)
-        workers = [processes.Process(target=work, args=(url, str(files)), daemon=True) for _ in range(WORKERS)]
-        for worker in workers:
-            worker.start()
-        seen = [LOADED]
-        for _ in range(KILLS):
-            began = time.monotonic()
-            while read_state(store, views[0]).events == seen[-1] and time.monotonic() < began + 60:
-                time.sleep(0.002)
-            time.sleep(draw.uniform(0.0, 0.1))
-            seen.append(read_state(store, views[0]).events)
-            place = draw.randrange(WORKERS)
-            workers[place].kill()
-            workers[place].join()
-            workers[place] = processes.Process(target=work, args=(url, str(files)), daemon=True)
-            workers[place].start()
-        for worker in workers:
-            worker.kill()
-            worker.join()
-        assert seen[1] < len(simulation.events)  # they were killed at work
-        assert_whole(store, files, simulation, views)
+        load(store, world.views, world.rows[:LOADED], 100)
+        crowd = Crowd(world, store, tmp_path)
+        crowd.send()
+        for kill in range(KILLS + 1):  # the first one that goes is the one that compacts
+            place = WORKERS - kill % (WORKERS + 1)
+            taken = crowd.kill(place, taken, draw.uniform(0.0, 0.05))
+        crowd.end()
+        Ingest(store, world.views, crowd.files).run()
+        assert_oracle(store, world.views, world.rows[: crowd.sent])

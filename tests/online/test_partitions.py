@@ -174,22 +174,6 @@ def test_a_partition_at_which_another_is_at_work_is_waited_for(tmp_path: Path) -
     assert worker.events == 40
 
 
-@pytest.mark.parametrize("file", ["", "000050.parquet"])
-def test_a_state_with_one_file_is_read_as_the_position_in_the_directory(tmp_path: Path, file: str) -> None:
-    view, store = compiled(), MemoryStore()
-    empty(store, view)
-    write_files(FRAME, tmp_path, [0, 50])
-    fields = msgspec.to_builtins(read_state(store, view))
-    del fields["positions"]
-    at = (store_keys.state_of(view), msgspec.json.encode(fields | {"file": file, "row": 20 if file else 0}))
-    store.commit(Changes([at, (store_keys.files_of(view) + b"000000.parquet", b"1")]))
-    assert read_state(store, view).positions == ({"": Position(file, 20)} if file else {})
-    worker = Ingest(store, [view], tmp_path)
-    if file:
-        assert worker.run().events == 30
-        assert read_state(store, view).position("") == Position("000050.parquet", 50)
-
-
 def test_a_state_of_another_form_is_refused() -> None:
     view, store = compiled(), MemoryStore()
     empty(store, view)

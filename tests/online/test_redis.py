@@ -48,6 +48,8 @@ def namespace(folder: Path) -> str:
 
 
 class TestRedisStore(OnlineStoreContract):
+    forgets = True
+
     @pytest.fixture(autouse=True)
     def _server(self, server: Server) -> None:
         self.server = server
@@ -57,6 +59,8 @@ class TestRedisStore(OnlineStoreContract):
 
 
 class TestRedisCluster(OnlineStoreContract):
+    forgets = True
+
     @pytest.fixture(autouse=True)
     def _servers(self, cluster: list[Server]) -> None:
         self.servers = cluster
