@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from synthetic import Source, make_batch, make_encoder
+from synthetic import Source, make_batch
 
 from bedplate.batch import Dense
 from bedplate.datasets.slices import slice_batch
@@ -32,18 +32,7 @@ ALL = {
     "embedding_optimizer": "adagrad",
 }
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return make_encoder()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fit(encoder, folder, source, show=None, log=None, **config):
