@@ -17,7 +17,7 @@ from bedplate.errors import ConfigError, DataError, StoreError
 from bedplate.models.config import DCNConfig
 from bedplate.models.dcn import DCN
 from bedplate.training.checkpoint import load_state
-from bedplate.training.config import TrainerConfig
+from bedplate.training.config import TrainerConfig, override
 from bedplate.training.evaluate import evaluate
 from bedplate.training.forensics import FILE
 from bedplate.training.trainer import Trainer
@@ -191,6 +191,18 @@ def test_rows_that_are_not_finite_are_saved(encoder, tmp_path):
 def test_choices_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         TrainerConfig(**wrong)
+
+
+def test_a_backend_that_torch_does_not_have_is_named(encoder, tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer: compile is 'inducter'.*\n  did you mean 'inductor'"):
+        fit(encoder, tmp_path, Source(1), compile="inducter")
+
+
+def test_choices_by_name_are_suggested():
+    with pytest.raises(ConfigError, match=r"schedule=cosin: .*\n  did you mean 'cosine'"):
+        override(TrainerConfig(), ["schedule=cosin"])
+    with pytest.raises(ConfigError, match=r"schedule is 'steps'.*\n.*constant, cosine, linear"):
+        TrainerConfig(schedule="steps")
 
 
 def test_plain_values_make_the_same_config():
