@@ -32,7 +32,7 @@ COMMANDS = {
     "lookup": ("bedplate.cli.lookup:lookup", "Show feature values of keys at a time."),
     "datasets": ("bedplate.cli.datasets:datasets", "Write a training set to files, and show what files hold."),
     "train": ("bedplate.cli.train:train", "Train a job's model and register the version."),
-    "runs": ("bedplate.cli.runs:runs", "List and show runs."),
+    "runs": ("bedplate.cli.runs:runs", "List, show and compare runs."),
     "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
     "materialize": ("bedplate.cli.materialize:materialize", "Fill the online store from history."),
     "ingest": ("bedplate.cli.ingest:ingest", "Keep the online store current from a stream."),

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from bedplate.cli.options import echo_json, json_option, open_registry, project_option
+from bedplate.cli.runs_diff import diff
 from bedplate.cli.tables import elapsed, facts, moment, number, sparkline, table
 
 if TYPE_CHECKING:
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
 
 @click.group()
 def runs() -> None:
-    """List and show runs.
+    """List, show and compare runs.
 
     \b
     Examples:
       bedplate runs list
       bedplate runs show 20260105-093000-1f2e3d
+      bedplate runs diff ranker:3 ranker:4
     """
+
+
+runs.add_command(diff)
 
 
 @runs.command("list")

@@ -23,6 +23,7 @@ from bedplate.features.view import Feature
 from bedplate.files import new_folder
 from bedplate.metrics.report import warnings_of
 from bedplate.models.base import Model, RetrievalModel
+from bedplate.registry.environment import keep_environment
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
@@ -31,6 +32,7 @@ from bedplate.training.checks import check_job
 from bedplate.training.evaluate import predict
 from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
+from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.predictions import keep_predictions
@@ -117,7 +119,7 @@ def train(
         require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
         run = registry.resume_run(resume)
     with run:
-        encoder = _encoder(job, training, run.folder, progress)
+        encoder = _encoder(job, dataset, training, run.folder, progress)
         model = job.model_class(job.model, encoder.layout)
         trainer = Trainer(job.trainer, log=run.log_metrics, show=show)
         progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
@@ -162,12 +164,15 @@ def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
             )
 
 
-def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> Encoder:
+def _encoder(job: Job, dataset: LoadedDataset, training: Batches, folder: Path, progress: Progress) -> Encoder:
     """The run's encoder: fitted once, then the same one for every resumption."""
     if (folder / ENCODER).exists():
         return Encoder.load(folder / ENCODER)
     progress(f"fit encodings of {len(job.inputs)} inputs on {min(job.fit_batches, len(training))} batches")
-    encoder = fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches))
+    keep_environment(folder)
+    watcher = Watcher(job.inputs, min(job.fit_batches, len(training)))
+    encoder = fit(job.inputs, watcher.watch(islice(training.epoch(job.trainer.seed, 0), job.fit_batches)))
+    watcher.write(folder, dataset)
     with new_folder(folder / ENCODER) as aside:
         encoder.save(aside)
     return encoder

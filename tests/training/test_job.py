@@ -41,8 +41,10 @@ from bedplate.features.signature import Signature
 from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import sampled_logit
 from bedplate.offline.history import IndexedHistory
+from bedplate.registry.environment import read_environment
 from bedplate.testing.simulator import START
 from bedplate.training.comparison import measure
+from bedplate.training.inputs import SplitRows, read_summary
 from bedplate.training.predictions import PREDICTIONS, read_predictions
 from bedplate.training.report import Status
 from bedplate.training.run import catalogue_candidates, train
@@ -94,6 +96,15 @@ def test_a_job_becomes_a_version_with_its_evidence(project: Project, tmp_path: P
     kept = pl.read_parquet(run.folder / PREDICTIONS).group_by("request", maintain_order=True).first()
     assert kept["request_id"].to_list() == rows.request_ids[first:last].tolist()
     assert kept["time"].cast(pl.Int64).to_list() == rows.times[first:last].tolist()
+    data = read_summary(run.folder)
+    assert data is not None
+    first, last = dataset.positions("train")
+    assert data.splits["train"] == SplitRows(
+        last - first, int(dataset.sizes()[first:last].sum()), int(rows.times[first]), int(rows.times[last - 1])
+    )
+    assert set(data.inputs) == set(job.inputs)
+    assert 0 < (data.labels["bought"] or 0) < 1
+    assert read_environment(run.folder) == manifest.environment
     assert trained.catalogue is None
     assert any("fit encodings" in s for s in steps)
 
