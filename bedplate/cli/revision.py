@@ -93,7 +93,7 @@ def features_at(root: Path, revision: Revision) -> Mapping[str, Feature]:
     place = f"the project at {revision.text}"
     with tempfile.TemporaryDirectory(prefix="bedplate-diff-") as temporary:
         folder, answer = Path(temporary, "project"), Path(temporary, "features.json")
-        _extract(root, revision, folder)
+        extract(root, revision, folder)
         if not (folder / "bedplate.toml").is_file():
             raise NotFoundError("it had no bedplate.toml yet", where=place, hint="name a later revision")
         package = str(Path(__file__).parents[2])
@@ -119,7 +119,12 @@ def features_at(root: Path, revision: Revision) -> Mapping[str, Feature]:
     return {f.name: f for f in msgspec.json.decode(found.features, type=list[Feature])}
 
 
-def _extract(root: Path, revision: Revision, folder: Path) -> None:
+def extract(root: Path, revision: Revision, folder: Path) -> None:
+    """Writes the files that a project had at a revision into a new folder.
+
+    Raises:
+        NotFoundError: the project was not there.
+    """
     tree = f"{revision.commit}:{revision.prefix.rstrip('/')}"
     archive = _git(root, "archive", "--format=zip", tree, top=True)
     if archive.returncode:

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from bedplate.cli.options import echo_json, json_option, open_registry, project_option
+from bedplate.cli.runs_bisect import bisect
 from bedplate.cli.runs_diff import diff
 from bedplate.cli.tables import elapsed, facts, moment, number, sparkline, table
 
@@ -29,6 +30,7 @@ def runs() -> None:
 
 
 runs.add_command(diff)
+runs.add_command(bisect)
 
 
 @runs.command("list")

@@ -128,6 +128,38 @@ def differences(
     return found
 
 
+def contrast(
+    terms: Sequence[tuple[float, Mapping[str, Summed]]],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """For each metric of all terms, the sum of `weight * metric` on the same draws of the same requests.
+
+    Args:
+        terms: a weight and the metrics of one model each.
+        confidence: as in `estimates`.
+        resamples: as in `estimates`.
+        seed: as in `estimates`.
+
+    Raises:
+        DataError: they are not of the same number of requests, or as for `estimates`.
+    """
+    names = [name for name in terms[0][1] if all(name in metrics for _, metrics in terms)]
+    if len({len(metrics[name].parts) for _, metrics in terms for name in names}) > 1:
+        raise DataError("got other numbers of requests, expected the same ones", where="metrics")
+    drawn = _resampled([metrics[name] for _, metrics in terms for name in names], confidence, resamples, seed)
+    found: dict[str, Estimate] = {}
+    for i, name in enumerate(names):
+        parts = [(weight, *drawn[i + j * len(names)]) for j, (weight, _) in enumerate(terms)]
+        value = sum(weight * one for weight, one, _, _ in parts)
+        if isfinite(value):
+            total = np.sum([weight * values for weight, _, values, _ in parts], axis=0)
+            found[name] = _estimate(value, total, parts[0][3], confidence)
+    return found
+
+
 def _estimate(value: float, drawn: Float64s, count: int, confidence: float) -> Estimate:
     known = drawn[np.isfinite(drawn)]  # a resample may hold no positive
     low, high = np.quantile(known, [0.5 - confidence / 2, 0.5 + confidence / 2])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import NormalDist
 from typing import final
 
 import msgspec
 import numpy as np
 
 from bedplate.errors import DataError, NotFoundError, suggest
-from bedplate.metrics.bootstrap import Summed, binary_sums, differences, estimates
+from bedplate.metrics.bootstrap import Summed, binary_sums, contrast, differences, estimates
 from bedplate.metrics.classification import LOWER_IS_BETTER, NOT_FOR_JUDGING
 from bedplate.metrics.intervals import Estimate
 from bedplate.models.prediction import Prediction
@@ -76,6 +78,48 @@ def measure(prediction: Prediction, label: str, confidence: float = 0.95, seed: 
         NotFoundError: there is no such label.
     """
     return estimates(_sums(prediction, label), confidence=confidence, seed=seed)
+
+
+def combine(
+    terms: Sequence[tuple[float, Prediction]], label: str, confidence: float = 0.95, seed: int = 0
+) -> dict[str, Estimate]:
+    """The sum of `weight * metric` over predictions, for each metric of all: of differences, and of means of them.
+
+    Predictions of the same rows share their draws. Those of other rows are independent: their errors add up in squares,
+    and the interval is the normal one.
+
+    Args:
+        terms: a weight and what a model predicted, each.
+        label: the name of the label.
+        confidence: of the intervals.
+        seed: of the draws.
+
+    Raises:
+        DataError: fewer than two requests, or labels that are not 0 or 1.
+        NotFoundError: there is no such label.
+    """
+    groups: list[list[tuple[float, Prediction]]] = []
+    for weight, one in terms:
+        own = next((g for g in groups if g[0][1] is one or rows_differ(g[0][1], one, label) is None), None)
+        if own is None:
+            groups.append([(weight, one)])
+        else:
+            own.append((weight, one))
+    parts = [
+        contrast([(w, _sums(p, label)) for w, p in group], confidence=confidence, seed=seed + i)
+        for i, group in enumerate(groups)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    names = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: _added([part[name] for part in parts], confidence) for name in names}
+
+
+def _added(parts: Sequence[Estimate], confidence: float) -> Estimate:
+    """The sum of independent estimates."""
+    mean, error = sum(p.mean for p in parts), sum(p.error**2 for p in parts) ** 0.5
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * error
+    return Estimate(mean, error, mean - reach, mean + reach, min(p.count for p in parts))
 
 
 def rows_differ(a: Prediction, b: Prediction, label: str) -> str | None:
