@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import msgspec
 
 from bedplate.cli.options import echo_json, json_option, open_registry, project_option
 from bedplate.cli.runs_bisect import bisect
-from bedplate.cli.runs_diff import diff
+from bedplate.cli.runs_diff import diff, run_of
 from bedplate.cli.tables import elapsed, facts, moment, number, sparkline, table
 
 if TYPE_CHECKING:
@@ -78,23 +79,57 @@ def list_runs(name: str | None, status: str | None, limit: int, directory: Path,
 
 @runs.command()
 @click.argument("run")
+@click.option("--plots/--no-plots", default=True, help="Draw the loss, the metric it is judged by and the calibration.")
 @project_option
 @json_option
-def show(run: str, directory: Path, as_json: bool) -> None:
-    """Show RUN, an id or the beginning of one: status, config and metrics.
+def show(run: str, plots: bool, directory: Path, as_json: bool) -> None:
+    """Show RUN: status, config, metrics and charts.
+
+    RUN is an id, the beginning of one, or a model version. The charts of all metrics are files in the run's folder,
+    plots/*.svg, which training writes; those of a run that goes on are written by this command.
 
     \b
     Examples:
       bedplate runs show 20260105-093000-1f2e3d
+      bedplate runs show ranker@champion --no-plots
       bedplate runs show 20260105-0930 --json
     """
-    from bedplate.registry.lineage import branched, code_text, made_of
+    from bedplate.training.plots import charts
 
-    found = open_registry(directory).run(run)
+    found = run_of(open_registry(directory), run)
     metrics = found.metrics()
     if as_json:
-        echo_json({**_plain(found), "folder": str(found.folder), "points": metrics})
+        files = sorted(str(path) for path in (found.folder / "plots").glob("*.svg"))
+        echo_json({**_plain(found), "folder": str(found.folder), "points": metrics, "plots": files})
         return
+    _echo_facts(found)
+    if metrics:
+        click.echo("\n" + _metrics_table(metrics))
+    drawn = charts(found) if plots else {}
+    if drawn:
+        from bedplate.cli.drawing import draw
+
+        _write_missing(found)
+        judged = str(found.record.config.get("trainer", {}).get("metric", ""))
+        for name in dict.fromkeys(("loss", judged, "calibration")):
+            if name in drawn:
+                click.echo("\n" + draw(drawn[name]))
+        click.echo(f"\nall {len(drawn)} charts: {found.folder / 'plots'}")
+
+
+def _write_missing(run: StoredRun) -> None:
+    """Writes the charts of a run that has none, or that goes on; a registry that can't be written is only read."""
+    from bedplate.errors import StoreError
+    from bedplate.training.plots import write_plots
+
+    if run.status == "running" or not (run.folder / "plots").is_dir():
+        with contextlib.suppress(StoreError):
+            write_plots(run)
+
+
+def _echo_facts(found: StoredRun) -> None:
+    from bedplate.registry.lineage import branched, code_text, made_of
+
     record = found.record
     rows = [
         ("run", found.id),
@@ -114,8 +149,6 @@ def show(run: str, directory: Path, as_json: bool) -> None:
     branches = made_of(record.definitions, record.sources)
     if branches:
         click.echo("\nmade of\n" + "\n".join(f"  {line}" for line in branched(branches)))
-    if metrics:
-        click.echo("\n" + _metrics_table(metrics))
 
 
 def _metrics_table(metrics: dict[str, list[Point]]) -> str:

@@ -26,7 +26,7 @@ from bedplate.models.base import Model, RetrievalModel
 from bedplate.registry.environment import keep_environment
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
-from bedplate.registry.run import Run
+from bedplate.registry.run import Run, StoredRun
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
 from bedplate.training.evaluate import predict
@@ -35,6 +35,7 @@ from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_ve
 from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
+from bedplate.training.plots import write_plots
 from bedplate.training.predictions import keep_predictions
 from bedplate.training.report import Show
 from bedplate.training.source import Batches
@@ -132,6 +133,7 @@ def train(
         keep_predictions(run.folder, test, dataset)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
+        write_plots(StoredRun(run.folder, run.record))
         progress("export, and reproduce the golden requests")
         return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
 

@@ -105,6 +105,7 @@ def test_a_job_becomes_a_version_with_its_evidence(project: Project, tmp_path: P
     assert set(data.inputs) == set(job.inputs)
     assert 0 < (data.labels["bought"] or 0) < 1
     assert read_environment(run.folder) == manifest.environment
+    assert {"loss.svg", "calibration.svg"} <= {path.name for path in (run.folder / "plots").iterdir()}
     assert trained.catalogue is None
     assert any("fit encodings" in s for s in steps)
 
