@@ -27,7 +27,7 @@ _KEYS = {
         "resident_path": str,
         "resident_age": str,
     },
-    "registry": {"path": str},
+    "registry": {"path": str, "mirror": str},
     "engine": {"url": str},
 }
 _DEFINITIONS = ("features.py", "datasets.py", "service.py", "train.py")
@@ -60,6 +60,7 @@ class Config:
         resident_path: the folder of these files.
         resident_age: how long ago the online store may have held what they hold; then it is read; microseconds.
         registry_path: the folder of runs and model versions.
+        registry_mirror: the MLflow store that a run is copied to when it has ended, a URI or a folder; empty: none.
         engine_url: where work runs: `local`.
     """
 
@@ -75,6 +76,7 @@ class Config:
     resident_path: Path
     resident_age: int
     registry_path: Path
+    registry_mirror: str
     engine_url: str
 
 
@@ -145,6 +147,7 @@ def load_config(directory: Path) -> Config:
         ),
         resident_age=parse_duration(online.get("resident_age", "5m"), where=f"{file}: online.resident_age"),
         registry_path=_path(tables, "registry", ".bedplate/registry", root, file),
+        registry_mirror=tables.get("registry", {}).get("mirror", ""),
         engine_url=_engine_url(tables.get("engine", {}).get("url", "local"), file),
     )
 

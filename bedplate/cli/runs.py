@@ -12,6 +12,7 @@ import msgspec
 from bedplate.cli.options import echo_json, json_option, open_registry, project_option
 from bedplate.cli.runs_bisect import bisect
 from bedplate.cli.runs_diff import diff, run_of
+from bedplate.cli.runs_mirror import mirror
 from bedplate.cli.tables import elapsed, facts, moment, number, sparkline, table
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def runs() -> None:
 
 runs.add_command(diff)
 runs.add_command(bisect)
+runs.add_command(mirror)
 
 
 @runs.command("list")

@@ -53,6 +53,7 @@ def train(
       bedplate train retail_ranker --from baskets-2011
       bedplate train retail_ranker --json
     """
+    from bedplate.cli.runs_mirror import mirror_later
     from bedplate.datasets.written import WrittenDataset
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
@@ -80,8 +81,11 @@ def train(
             progress=lambda step: click.echo(step, err=True),
         )
     except TrainingInterruptedError as error:
+        if error.run is not None:
+            mirror_later(project.config, error.run)
         error.hint = f"go on with: bedplate train {job} --resume {error.run}"
         raise
+    mirror_later(project.config, trained.run_id)
     _echo(trained, registry, as_json=as_json, promote=promote)
 
 

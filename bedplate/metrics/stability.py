@@ -43,7 +43,7 @@ def shares_of_numbers(points: Array, reference: Array) -> Float64s:
 
     >>> points = np.arange(101.0)
     >>> shares_of_numbers(points, points).round(2).tolist()
-    [0.11, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.09]
+    [0.11, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1]
     """
     tenths = np.asarray(reference)[np.linspace(0, len(reference) - 1, BINS + 1).round().astype(np.int64)]
     edges = np.unique(tenths[1:-1])

@@ -49,7 +49,7 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any], without: Collection[str]
     >>> changes({"model": {"rank": 8, "layers": [4]}, "seed": 1}, {"model": {"rank": 16, "layers": [4]}})
     [Change(name='model.rank', a=8, b=16), Change(name='seed', a=1, b=None)]
     """
-    one, other = (_by_path({k: v for k, v in side.items() if k not in without}) for side in (a, b))
+    one, other = (by_path({k: v for k, v in side.items() if k not in without}) for side in (a, b))
     names = dict.fromkeys((*one, *other))
     return [Change(n, one.get(n), other.get(n)) for n in names if one.get(n, _MISSING) != other.get(n, _MISSING)]
 
@@ -57,11 +57,16 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any], without: Collection[str]
 _MISSING = object()
 
 
-def _by_path(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+def by_path(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    """The values of nested mappings, each by its path.
+
+    >>> by_path({"model": {"rank": 8}, "seed": 1})
+    {'model.rank': 8, 'seed': 1}
+    """
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= _by_path(cast("Mapping[str, Any]", value), f"{start}{name}.")
+            found |= by_path(cast("Mapping[str, Any]", value), f"{start}{name}.")
         else:
             found[f"{start}{name}"] = value
     return found
