@@ -28,6 +28,7 @@ _OPERATORS: Mapping[Operator, Callable[[Any, Any], Any]] = {
 _MIRRORED: Mapping[Operator, Operator] = {"==": "==", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _CLOSED: Sequence[Literal["both", "left", "right", "none"]] = ("both", "left", "right", "none")
 _CUT = timedelta(microseconds=999)
+_NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32})
 
 
 @final
@@ -146,9 +147,14 @@ def _or_null(left: pl.Expr, right: pl.Expr, schema: Mapping[str, pl.DataType]) -
     """The terms of a condition that a null meets too: one of its two parts asks for a null."""
     for null, other in ((right, left), (left, right)):
         column = null.meta.root_names()
-        if len(column) == 1 and pl.col(column[0]).is_null().meta.eq(null):
+        if len(column) == 1 and _asks_null(null, column[0]):
             return [replace(t, or_null=True) for t in terms_of(other, schema) if t.column == column[0]]
     return []
+
+
+def _asks_null(null: pl.Expr, column: str) -> bool:
+    """Whether an expression asks for a null in a column, which widening leaves one."""
+    return any(c.is_null().meta.eq(null) for c in (pl.col(column), pl.col(column).cast(pl.Int64)))
 
 
 def _comparison(predicate: pl.Expr, left: pl.Expr, right: pl.Expr) -> list[tuple[pl.Expr, Operator, Any]]:
@@ -193,10 +199,24 @@ def _constant(expression: pl.Expr) -> Any:
     return values[0]
 
 
-def _term(column: pl.Expr, operator: Operator, value: Any, schema: Mapping[str, pl.DataType]) -> Term | None:
-    if not column.meta.is_column():
+def is_narrow(dtype: pl.DataType | None) -> bool:
+    """Whether values are integers of up to 32 bits: as int64 they are the same, and compare alike."""
+    return dtype is not None and dtype.base_type() in _NARROW
+
+
+def _named(column: pl.Expr, schema: Mapping[str, pl.DataType]) -> str | None:
+    """The name of a bare column, or of one of narrow integers that is widened; None: it is another expression."""
+    names = column.meta.root_names()
+    if len(names) != 1:
         return None
-    name = column.meta.root_names()[0]
+    is_wide = is_narrow(schema.get(names[0])) and pl.col(names[0]).cast(pl.Int64).meta.eq(column)
+    return names[0] if is_wide or column.meta.is_column() else None
+
+
+def _term(column: pl.Expr, operator: Operator, value: Any, schema: Mapping[str, pl.DataType]) -> Term | None:
+    name = _named(column, schema)
+    if name is None:
+        return None
     dtype = schema.get(name)
     # To Polars NaN is greater than every number; the bounds that writers keep leave it out.
     is_bounded = operator in ("==", "<", "<=") or dtype != pl.Float64
