@@ -147,14 +147,9 @@ def _or_null(left: pl.Expr, right: pl.Expr, schema: Mapping[str, pl.DataType]) -
     """The terms of a condition that a null meets too: one of its two parts asks for a null."""
     for null, other in ((right, left), (left, right)):
         column = null.meta.root_names()
-        if len(column) == 1 and _asks_null(null, column[0]):
+        if len(column) == 1 and any(f.is_null().meta.eq(null) for f in _forms(column[0], schema)):
             return [replace(t, or_null=True) for t in terms_of(other, schema) if t.column == column[0]]
     return []
-
-
-def _asks_null(null: pl.Expr, column: str) -> bool:
-    """Whether an expression asks for a null in a column, which widening leaves one."""
-    return any(c.is_null().meta.eq(null) for c in (pl.col(column), pl.col(column).cast(pl.Int64)))
 
 
 def _comparison(predicate: pl.Expr, left: pl.Expr, right: pl.Expr) -> list[tuple[pl.Expr, Operator, Any]]:
@@ -204,13 +199,17 @@ def is_narrow(dtype: pl.DataType | None) -> bool:
     return dtype is not None and dtype.base_type() in _NARROW
 
 
+def _forms(name: str, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """A column, and if it holds narrow integers the same widened: Polars drops the check of a cast that can't fail."""
+    column = pl.col(name)
+    casts = [column.cast(pl.Int64, strict=strict) for strict in (True, False)]
+    return [column, *casts] if is_narrow(schema.get(name)) else [column]
+
+
 def _named(column: pl.Expr, schema: Mapping[str, pl.DataType]) -> str | None:
-    """The name of a bare column, or of one of narrow integers that is widened; None: it is another expression."""
+    """The name of a column that is bare or widened; None: it is another expression."""
     names = column.meta.root_names()
-    if len(names) != 1:
-        return None
-    is_wide = is_narrow(schema.get(names[0])) and pl.col(names[0]).cast(pl.Int64).meta.eq(column)
-    return names[0] if is_wide or column.meta.is_column() else None
+    return names[0] if len(names) == 1 and any(f.meta.eq(column) for f in _forms(names[0], schema)) else None
 
 
 def _term(column: pl.Expr, operator: Operator, value: Any, schema: Mapping[str, pl.DataType]) -> Term | None:

@@ -35,6 +35,7 @@ from bedplate.types import DAY, HOUR
 
 START = 20_000 * DAY
 USER = Entity("user", key="user")
+ITEM = Entity("item", key="a")
 NARROW = [pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32]
 SPENT = pl.col("ended") - pl.col("started")
 SCHEMA = {
@@ -61,7 +62,7 @@ FEATURES = {
     "square": Sum(pl.col("q") * pl.col("q"), windows="1d"),
     "double": Mean(pl.col("q") * 2),
 }
-# net: (1 - 7) + (4 - 2); square: 100^2 + 30^2; double: (200 + 60) / 2.
+# The net is -6 and 2 together, the square that of 100 and of 30, the double the mean of 200 and 60.
 EXPECTED = {"long": [1], "longest": [100], "shortest_1d": [-10], "net": [-4], "square_1d": [10_900], "double": [130.0]}
 KEYS, LATER = np.array([[7]]), np.array([START + 3 * HOUR])
 
@@ -121,7 +122,7 @@ def test_the_condition_of_a_view_and_of_a_spine_is_not_wrapped_round(tmp_path: P
     history = IndexedHistory(tmp_path)
     history.build(view).run()
     assert values(history, view)["square_1d"] == [10_000]
-    spine = Spine(Source("events", FRAME, time="time"), request="time", entities=USER, item=USER, where=SPENT < 0)
+    spine = Spine(Source("events", FRAME, time="time"), request="time", entities=USER, item=ITEM, where=SPENT < 0)
     assert spine.compile().read().rows.times.tolist() == [START]
 
 
