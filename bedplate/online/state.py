@@ -11,7 +11,7 @@ from bedplate.errors import StoreError
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import OnlineStore
-from bedplate.online.streams import BEGINNING, Position
+from bedplate.online.streams import BEGINNING, Origin, Position
 from bedplate.types import MINUTE
 
 REWIND = MINUTE
@@ -51,6 +51,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         made: when the version came to the store, by the clock; microseconds. Loading it again does not change that.
         seen: up to when each partition of the stream was taken in, microseconds: the time of its newest event, or of a
             look at it that found no more.
+        origins: of which stream the position of each partition is, where that is known; see `origins`.
         texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
@@ -68,6 +69,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: str = ""
     made: int = 0
     seen: dict[str, int] = {}
+    origins: dict[str, Origin] = {}
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
