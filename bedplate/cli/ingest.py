@@ -1,4 +1,4 @@
-"""`bedplate ingest`: keep the online store current from a directory of appended files."""
+"""`bedplate ingest`: keep the online store current from a directory of appended files, or from a topic."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ _source_option = click.option(
     "--source", "sources", metavar="SOURCE", multiple=True, help="What the files hold; may be repeated."
 )
 _late_option = click.option(
-    "--late", is_flag=True, help="Take in events from before the load too: history did not hold them."
+    "--late",
+    is_flag=True,
+    help="Of a directory: take in events from before the load too: history did not hold them.",
 )
 
 

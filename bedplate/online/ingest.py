@@ -351,7 +351,7 @@ class Ingest:
     def _without(self, prepared: _Prepared, batch: MicroBatch, error: BeyondWordsError) -> tuple[_Prepared, MicroBatch]:
         """What was prepared without the events that sums have no room for; an error where they can't be kept aside."""
         view = prepared.view
-        since = prepared.until if self._stream.overlaps_history and not self._late else 0
+        since = prepared.until if self._stream.overlaps_history else 0
         wrong = rows_of_keys(view, batch.rows, error.keys, since)
         if batch.refuse is None:
             raise DataError(

@@ -6,6 +6,7 @@ of dead letters. Fetching is bounded: of a partition that is ahead of the store 
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class _Buffer:
         at: the position after which they come; None: it was not asked for yet.
         since: when the first of them came, on the monotonic clock.
         is_sought: whether none has come since the position was sought.
-        ends: where the partition began and ended when it was assigned; None: that is not known yet.
+        ends: where the partition begins and ends, where it was asked since the beginning was sought; None: it was not.
         oldest: the broker's time of the first message after the position was sought, microseconds; -1: none.
     """
 
@@ -229,6 +230,9 @@ class KafkaStream(Stream):
     def lag(self, partition: str, after: Position) -> int:
         """The offsets between a position and the end of a partition, which the broker tells."""
         low, high = self._connection.ends(_number(partition))
+        buffer = self._buffers.get(partition)
+        if buffer is not None and buffer.is_sought and buffer.at == BEGINNING:
+            buffer.ends = low, high
         return max(0, high - max(after.at, low))
 
     def has(self, partition: str) -> bool:
@@ -255,18 +259,13 @@ class KafkaStream(Stream):
 
     def _seek(self, partition: str, buffer: _Buffer, after: Position) -> None:
         """Begins anew at a position."""
-        if after == BEGINNING:
-            try:
-                buffer.ends = self._connection.ends(_number(partition))
-            except DataError:  # it is asked again
-                return
         try:
             self._connection.consumer.seek(_place(partition, OFFSET_BEGINNING if after == BEGINNING else after.at))
         except KafkaException as error:
             if error.args[0].code() == KafkaError._STATE:  # not ready yet: it is asked again
                 return
             raise self._connection.failure(error.args[0]) from error
-        buffer.at, buffer.is_sought, buffer.oldest = after, True, -1
+        buffer.at, buffer.is_sought, buffer.oldest, buffer.ends = after, True, -1, None
         buffer.messages.clear()
         _resume(self._connection.consumer, partition, buffer, self._wanted)
 
@@ -297,12 +296,19 @@ class KafkaStream(Stream):
         at = buffer.at or BEGINNING
         while buffer.messages and buffer.messages[-1][0] >= offset:
             buffer.messages.pop()  # it is delivered once more, with what comes after it
-        begin = max(at.at, buffer.ends[0] if buffer.ends is not None and at == BEGINNING else 0)
-        if not buffer.is_sought or offset == begin:
+        if not buffer.is_sought:
             return True
-        # A topic may have no event at an offset: of a transaction, or cleaned up. Who never sought can tell.
-        if offset == self._connection.first(_number(partition), at.at):
+        if offset == at.at:
+            buffer.ends = None  # all is there, whatever is dropped from now on
             return True
+        with contextlib.suppress(DataError):  # of brokers that do not answer: it is sought once more
+            if at == BEGINNING:  # asked only now, as the answer waits behind what is fetched
+                buffer.ends = ends = self._connection.ends(_number(partition))
+                if offset == ends[0]:
+                    return True
+            # A topic may have no event at an offset: of a transaction, or cleaned up. Who never sought can tell.
+            if offset == self._connection.first(_number(partition), at.at):
+                return True
         self._seek(partition, buffer, at)
         return False
 

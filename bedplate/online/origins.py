@@ -1,17 +1,17 @@
 """Which stream the positions of a view are of: a position in one says nothing of another with the same partitions.
 
-A topic is known by its name and its cluster. A directory is known by a hidden file in it, which moves with it and is
-the same wherever it is mounted; where it can't be written, by its path.
+A topic is known by its name and its cluster. A directory is known by a hidden folder in it, which moves with it and is
+the same wherever it is mounted; where it can't be written, by its path. The folder holds nothing but another empty one,
+whose name is what the directory is known by: a file there would stop readers of whole directories, such as Polars.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import final
 
 import msgspec
 
@@ -24,14 +24,7 @@ from bedplate.online.state import decode_to_write
 from bedplate.online.streams import BEGINNING, Origin, Position, Stream
 
 MARKER = ".bedplate-stream"
-"""The file in a directory by which it is known."""
-
-
-@final
-class _Known(msgspec.Struct, frozen=True):
-    """What is in a marker."""
-
-    stream: str
+"""The folder in a directory by which it is known."""
 
 
 def of_directory(directory: Path) -> Origin:
@@ -41,22 +34,32 @@ def of_directory(directory: Path) -> Origin:
         DataError: its marker is no marker.
     """
     path, name = directory / MARKER, str(directory.resolve())
-    temporary = aside(path)
     try:
         if not path.exists():
-            temporary.write_bytes(msgspec.json.encode(_Known(secrets.token_hex(8))))
-            with contextlib.suppress(FileExistsError):  # another worker was first
-                os.link(temporary, path)
-        return Origin(msgspec.json.decode(path.read_bytes(), type=_Known).stream, name)
-    except msgspec.MsgspecError as error:
-        raise DataError(
-            f"it is no marker of a stream: {error}", where=str(path), hint="delete it, then run again with --moved"
-        ) from error
+            _mark(path)
+        inside = [p.name for p in path.iterdir()] if path.is_dir() else []
     except OSError:  # of a directory that can't be written
         return Origin(name, name)
+    if len(inside) != 1:
+        raise DataError(
+            "it is no marker of a stream: it should be a folder that holds one empty folder",
+            where=str(path),
+            hint="delete it, then run again with --moved",
+        )
+    return Origin(inside[0], name)
+
+
+def _mark(path: Path) -> None:
+    """Makes a marker; that of another worker who is first stays, as no folder takes the place of one with content."""
+    temporary = aside(path)
+    try:
+        (temporary / secrets.token_hex(8)).mkdir(parents=True)
+        temporary.rename(path)
+    except OSError:
+        if not path.exists():
+            raise
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_origin(

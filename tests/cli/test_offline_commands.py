@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from bedplate.cli.main import run
 from bedplate.testing.simulator import START
 from bedplate.types import DAY, format_time
 
@@ -40,16 +39,6 @@ def add(folder: Path, day: int) -> None:
     times = [START + day * DAY + i for i in range(10)]
     frame = pl.DataFrame({"user": [i % 3 for i in range(10)], "time": times, "x": range(10)})
     frame.write_parquet(folder / "data" / f"{day:02}.parquet")
-
-
-@pytest.fixture
-def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str) -> tuple[int, str, str]:
-        code = run([*words, "--project", str(folder)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_a_source_that_changed_is_told_with_all_that_was_indexed(folder: Path, call: Any) -> None:

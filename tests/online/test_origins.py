@@ -72,9 +72,9 @@ def test_a_directory_that_cannot_be_marked_is_known_by_its_path(
     def refuse(*_: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(origins.os, "link", refuse)
     write_files(FRAME[:6], tmp_path / "a", [0])
     write_files(FRAME[6:], tmp_path / "b", [0])
+    monkeypatch.setattr(Path, "rename", refuse)
     Ingest(store, [VIEW], tmp_path / "a").run()
     assert [p.name for p in (tmp_path / "a").iterdir()] == [p.name for p in (tmp_path / "b").iterdir()]
     with pytest.raises(DataError, match="another stream"):
@@ -87,6 +87,29 @@ def test_a_marker_that_is_none_is_an_error(store: MemoryStore, tmp_path: Path) -
     (tmp_path / MARKER).write_text("7")
     with pytest.raises(DataError, match="no marker"):
         Ingest(store, [VIEW], tmp_path).run()
+    (tmp_path / MARKER).unlink()
+    (tmp_path / MARKER).mkdir()
+    with pytest.raises(DataError, match="no marker"):
+        Ingest(store, [VIEW], tmp_path).run()
+
+
+def test_the_first_of_two_workers_marks_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(temporary: Path, path: Path) -> None:
+        monkeypatch.undo()
+        firsts.append(origins.of_directory(tmp_path))
+        temporary.rename(path)
+
+    firsts: list[origins.Origin] = []
+    monkeypatch.setattr(Path, "rename", second)
+    assert origins.of_directory(tmp_path) == origins.of_directory(tmp_path) == firsts[0]
+    assert [p.name for p in tmp_path.iterdir()] == [MARKER]
+
+
+def test_a_marked_directory_is_still_read_as_a_whole_by_others(store: MemoryStore, tmp_path: Path) -> None:
+    write_files(FRAME, tmp_path, [0])
+    assert Ingest(store, [VIEW], tmp_path).run().events == 10
+    assert (tmp_path / MARKER).exists()
+    assert pl.scan_parquet(tmp_path).collect().height == pl.read_parquet(tmp_path).height == 10
 
 
 def test_one_partition_that_stands_still_makes_all_keys_stale(store: MemoryStore, tmp_path: Path) -> None:
