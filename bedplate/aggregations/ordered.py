@@ -20,6 +20,7 @@ from bedplate.aggregations.base import (
     Reduce,
     Reduction,
 )
+from bedplate.aggregations.text import shown_input
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup
 from bedplate.errors import DefinitionError
@@ -186,7 +187,7 @@ class LastN(Aggregation):
             )
         if self.is_distinct and types[-1] is Type.FLOAT:
             raise DefinitionError(
-                f"distinct takes int64, string, bool, timestamp; got float64 from {self.selection.form['inputs'][-1]}",
+                f"distinct takes int64, string, bool, timestamp; got float64 from {shown_input(self.selection.inputs[-1])}",
                 hint="round it to something that recurs, and cast it to pl.Int64",
             )
         kinds = [types[i] for i in self._inputs]
