@@ -104,12 +104,14 @@ def gc(directory: Path, dry_run: bool, forget: tuple[Path, ...], as_json: bool) 
     """Delete what no definition needs.
 
     Needed is what the definitions read of the sources as they are now, and what other projects that share the store,
-    and the other git branches of this one, needed at their last 'bedplate apply' and built by 'bedplate backfill' since;
-    a branch that was deleted needs nothing. What can't be seen from here (a project on another host, or on a disk that
-    is not mounted) is not taken for gone: its needs are kept, and listed, until --forget names it. Where git can't
-    tell which branches there are, nothing is deleted (exit code 5). Segments that were merged, indexes of earlier data, and columns of removed
-    features are not. What a running process reads, or a build is at work on, stays: it is listed as in use. All of it
-    can be built again.
+    and the other git branches of this one, needed at their last 'bedplate apply' and built by 'bedplate backfill'
+    since; a branch that was deleted needs nothing. Segments that were merged, indexes of earlier data, and columns of
+    removed features are not. What a running process reads, or a build is at work on, stays: it is listed as in use.
+    All of it can be built again.
+
+    What can't be seen from here (a project on another host, or on a disk that is not mounted) is not taken for gone:
+    its needs are kept, and listed, until --forget names it. Where git can't tell which branches there are, nothing is
+    deleted, and the exit code is 5.
 
     \b
     Examples:

@@ -94,7 +94,7 @@ def table_columns(
 def explained(
     path: Path, views: Sequence[FeatureView], datasets: Sequence[Dataset], root: Path | None
 ) -> Generator[None]:
-    """Says with an error of a definition that a column which it names is gone since the last apply, or of another type."""
+    """Says with an error that a column which it names is gone, or has another type, since the last apply."""
     try:
         yield
     except DefinitionError as error:

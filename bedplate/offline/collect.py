@@ -1,8 +1,9 @@
 """Garbage collection: deleting what no definition needs.
 
 Needed is what the project's definitions read of the sources as they are now, and what other projects that share the
-store read at their last apply, also where their folder can't be seen from here. A model needs nothing of an index: its evidence is in its own folder. What a process
-reads is kept until it ends, and a timeline at which a build is at work is left as it is.
+store read at their last apply, also where their folder can't be seen from here. A model needs nothing of an index: its
+evidence is in its own folder. What a process reads is kept until it ends, and a timeline at which a build is at work is
+left as it is.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 needs/<project>.json    the project's folder and git branch, and by timeline the segments, columns and reductions of the
                         last apply there, and of the backfills since
 
-What can't be seen is not taken for gone. A project whose folder is not there (it may be on another host, or on a disk that
-is not mounted) keeps what it needs until it is forgotten by name, and where git can't tell the branches nothing is said.
+What can't be seen is not taken for gone. A project whose folder is not there (it may be on another host, or on a disk
+is not mounted) keeps what it needs until it is forgotten by name. Git that fails to tell the branches is an error.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def recorded_needs(store: Path, root: Path) -> Mapping[str, Needs]:
 
 
 def claims_of_others(store: Path, root: Path, forgotten: Sequence[Path] = ()) -> list[Claim]:
-    """What the other projects that share a store need, and other branches of this one, unless they are known to be gone.
+    """What other projects that share a store need, and other branches of this one, unless they are known to be gone.
 
     Args:
         store: the offline store's folder.
