@@ -122,7 +122,11 @@ def claims_of_others(store: Path, root: Path, forgotten: Sequence[Path] = ()) ->
     """
     own, found = _path(store, _place(root)), list[Claim]()
     passed = {str(folder) for folder in forgotten}
-    branches = functools.cache(lambda folder: branches_of(Path(folder)))
+
+    @functools.cache
+    def branches(folder: str) -> Branches | None:
+        return branches_of(Path(folder))
+
     for path, record in _records(store):
         if path == own or record.root in passed:
             continue

@@ -83,7 +83,9 @@ def another(folder: Path, shared: Path) -> Path:
     return other
 
 
-def test_what_a_backfill_built_or_began_is_kept_by_the_gc_of_others(folder: Path, call: Any, monkeypatch: Any) -> None:
+def test_what_a_backfill_built_or_began_is_kept_by_the_gc_of_others(
+    folder: Path, call: Any, monkeypatch: Any, capsys: Any
+) -> None:
     store = folder / ".bedplate" / "offline"
     other, words = another(folder, store), ("backfill", "visits", "--from", format_time(START), "--to")
     recorded: list[int] = []
@@ -98,6 +100,7 @@ def test_what_a_backfill_built_or_began_is_kept_by_the_gc_of_others(folder: Path
     assert call(*words, format_time(START + 2 * DAY))[0] == 0
     assert recorded == [1, 1]
     assert run(["offline", "gc", "--project", str(other)]) == 0
+    assert capsys.readouterr().out.endswith("deleted nothing\n")
     assert json.loads(call(*words, format_time(START + 2 * DAY), "--json")[1])["built"] is False
     assert json.loads(call("offline", "gc", "--json")[1])["garbage"] == []
 
