@@ -122,7 +122,7 @@ def limit(name: str, kind: str) -> None:
         rows = {key: row for page in store.pages(store_keys.rows_of(view)) for key, row in page}
     prefix = next(iter(rows))[:10]
     steps: list[list[tuple[bytes, bytes]]] = []
-    for path in sorted((folder / kind).iterdir()):
+    for path in sorted((folder / kind).glob("*.parquet")):
         users = pl.read_parquet(path, columns=["user"])["user"]
         for first in range(0, len(users), STEP):
             keys = store_keys.prefixed(prefix, users[first : first + STEP].unique().sort().to_numpy().reshape(-1, 1))

@@ -1,4 +1,4 @@
-"""`bedplate ingest`: keep the online store current from a directory of appended files."""
+"""`bedplate ingest`: keep the online store current from a directory of appended files, or from a topic."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")
 
 if TYPE_CHECKING:
     from bedplate.features.view import CompiledView
+    from bedplate.online.base import OnlineStore
     from bedplate.online.ingest_metrics import MetricsEndpoint
+    from bedplate.online.kafka import KafkaStream
     from bedplate.online.measures import Measures
     from bedplate.online.streams import Stream
     from bedplate.project import Project
@@ -52,7 +54,9 @@ _source_option = click.option(
     "--source", "sources", metavar="SOURCE", multiple=True, help="What the files hold; may be repeated."
 )
 _late_option = click.option(
-    "--late", is_flag=True, help="Take in events from before the load too: history did not hold them."
+    "--late",
+    is_flag=True,
+    help="Of a directory: take in events from before the load too: history did not hold them.",
 )
 
 
@@ -66,17 +70,20 @@ class _Topic:
     form: str
     settings: Path | None
 
-    def open(self, url: str, chosen: Mapping[str, list[CompiledView]], opened: ExitStack) -> dict[str, Stream]:
+    def open(
+        self, url: str, chosen: Mapping[str, list[CompiledView]], store: OnlineStore, opened: ExitStack
+    ) -> dict[str, KafkaStream]:
         """The topic once a source, as each is at a position of its own."""
+        from bedplate.online.groups import group_name
         from bedplate.online.kafka import KafkaStream
 
         try:
             given = {} if self.settings is None else tomllib.loads(self.settings.read_text())
         except (OSError, ValueError) as error:
             raise ConfigError(f"can't read the settings: {error}", where=str(self.settings)) from error
-        streams: dict[str, Stream] = {}
+        streams: dict[str, KafkaStream] = {}
         for name, views in chosen.items():
-            group, letters = self.group or f"bedplate-{name}", self.letters / name
+            group, letters = group_name(store, views, self.group), self.letters / name
             streams[name] = KafkaStream(url, views[0], group, letters, form=self.form, settings=given)
             opened.callback(streams[name].close)
         return streams
@@ -99,7 +106,13 @@ class _Topic:
 )
 @_late_option
 @_format_option
-@click.option("--group", help="Of a topic: the consumer group whose workers share it. [default: bedplate-SOURCE]")
+@click.option(
+    "--moved", is_flag=True, help="STREAM is the one taken in so far, moved or restored: go on from the positions."
+)
+@click.option(
+    "--group",
+    help="Of a topic: the consumer group that shares it; SOURCE is appended. [default: of the store and the views]",
+)
 @click.option(
     "--letters",
     metavar="DIR",
@@ -124,6 +137,7 @@ def ingest(
     metrics: str | None,
     late: bool,
     form: str,
+    moved: bool,
     group: str | None,
     letters: Path | None,
     settings: Path | None,
@@ -147,8 +161,8 @@ def ingest(
     serves what --follow shows: how many events are left, how many come in a second, how old the newest is, and errors.
 
     'bedplate materialize' loaded every event of history before its time. An event of the stream from before that time
-    is an error, as it would count twice. Where such events reached the stream only, --late takes them in; they change
-    values from now on.
+    is an error, as it would count twice (of a topic it is passed over). Where they reached the stream only, --late
+    takes them in; they change values from now on.
 
     \b
     Examples:
@@ -167,8 +181,8 @@ def ingest(
         chosen = _chosen(project, sources)
         aside = letters or project.root / ".bedplate" / "letters"
         topic = _Topic(group, aside, form, settings) if _is_topic(stream) else None
-        taking = _Taking(stream, topic, None if until is None else parse_time(until, "--until"), follow, late, batch)
-        interrupted, seconds = taking.run(project, chosen, shown)
+        end = parse_time(until, "--until") if until else None
+        interrupted, seconds = _Taking(stream, topic, end, follow, late, moved, batch).run(project, chosen, shown)
     if not follow and not any(Path(stream).rglob("*.parquet")):
         click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
     _echo([Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown], seconds, interrupted, as_json)
@@ -221,6 +235,7 @@ class _Taking:
     until: int | None
     follow: bool
     late: bool
+    moved: bool
     batch: int | None
 
     def run(
@@ -231,7 +246,9 @@ class _Taking:
         Returns:
             whether a signal ended it, and how many seconds it took.
         """
+        from bedplate.online.files import FileStream
         from bedplate.online.ingest import Ingest
+        from bedplate.online.origins import move
         from bedplate.online.workers import POLL, STORE_PATIENCE, run_workers
 
         with (
@@ -239,13 +256,18 @@ class _Taking:
             ProgressLine(every=5.0) as progress,
             ExitStack() as opened,
         ):
-            streams: dict[str, Stream | Path] = dict.fromkeys(chosen, Path(self.stream))
-            if self.topic is not None:
-                streams.update(self.topic.open(self.stream, chosen, opened))
+            topics = {} if self.topic is None else self.topic.open(self.stream, chosen, store, opened)
+            streams: Mapping[str, Stream] = topics or {
+                n: FileStream(Path(self.stream), v[0]) for n, v in chosen.items()
+            }
+            if self.moved:
+                for name, views in chosen.items():
+                    move(store, views, streams[name])
             workers = [Ingest(store, v, streams[n], batch=self.batch, late=self.late) for n, v in chosen.items()]
             shown.extend(w.measures for w in workers)
             if self.follow:
-                progress(f"following {self.stream}; Ctrl-C ends it")
+                groups = f" as group {', '.join(t.group for t in topics.values())}" if topics else ""
+                progress(f"following {self.stream}{groups}; Ctrl-C ends it")
             wait = POLL if self.topic is None else 0.0  # a topic is waited for by its own
             show = Standing(progress)
             begin = time.perf_counter()

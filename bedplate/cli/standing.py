@@ -14,7 +14,7 @@ from bedplate.types import SECOND, format_time
 if TYPE_CHECKING:
     from bedplate.online.measures import Measures
 
-_HEADINGS = ["source", "views", "files", "rows", "rows/s", "left", "fresh", "errors", "exact from"]
+_HEADINGS = ["source", "views", "files", "rows", "passed over", "rows/s", "left", "fresh", "errors", "exact from"]
 
 
 @final
@@ -26,7 +26,8 @@ class Progressed:
         source: its name.
         views: the views that it keeps current.
         files: how many files were taken in to their end.
-        rows: how many rows of files.
+        rows: how many rows were taken in.
+        passed_over: how many rows were not taken in, as the loads of all views had those of their time.
         watermark: reads from this time on are exact; microseconds.
         lag: rows of the stream that are left, as far as that is known; None: it is not.
         rows_per_second: of the whole run.
@@ -41,6 +42,7 @@ class Progressed:
     views: list[str]
     files: int
     rows: int
+    passed_over: int
     watermark: int
     lag: int | None
     rows_per_second: float
@@ -58,6 +60,7 @@ class Progressed:
             views=list(views),
             files=measures.files,
             rows=measures.events,
+            passed_over=measures.passed_over,
             watermark=min(measures.watermarks.values(), default=0),
             lag=measures.lag,
             rows_per_second=measures.events / seconds,
@@ -86,11 +89,11 @@ class Standing:
 
     def __call__(self, measures: Measures) -> None:
         """Shows how a worker stands."""
-        source, is_away = measures.source, bool(measures.trouble)
+        source, is_away = measures.source, bool(measures.trouble or measures.stream_trouble)
         turned = is_away != (source in self._away)
-        is_new = turned or (not is_away and self._seen.get(source) != measures.events)
+        is_new = turned or (not is_away and self._seen.get(source) != measures.events + measures.passed_over)
         if (is_new or self._line.is_terminal) and self._line.show(standing_text(measures), at_once=turned):
-            self._seen[source] = measures.events
+            self._seen[source] = measures.events + measures.passed_over
             (self._away.add if is_away else self._away.discard)(source)
 
 
@@ -109,11 +112,12 @@ def standing_text(measures: Measures, clock: Clock = system_clock) -> str:
             (measures.stream_errors, "stream error"),
         ]
     )
-    if measures.trouble:
-        return f"{measures.source}: {errors}, trying again: {measures.trouble}"
+    if trouble := measures.trouble or measures.stream_trouble:
+        return f"{measures.source}: {', '.join(filter(None, (errors, 'trying again')))}: {trouble}"
     old = measures.freshness(clock())
     parts = [
         f"{measures.rate:,.0f} events/s",
+        f"{measures.passed_over:,} passed over" if measures.passed_over else "",
         "" if measures.lag is None else f"{measures.lag:,} left",
         "" if old is None else f"newest {elapsed(max(0, round(old * SECOND)))} old",
         errors,
@@ -129,6 +133,7 @@ def progress_table(progressed: Sequence[Progressed]) -> str:
             ", ".join(p.views),
             f"{p.files:,}",
             f"{p.rows:,}",
+            f"{p.passed_over:,}",
             f"{p.rows_per_second:,.0f}",
             "-" if p.lag is None else f"{p.lag:,}",
             "-" if p.freshness is None else elapsed(max(0, round(p.freshness * SECOND))),
@@ -137,4 +142,4 @@ def progress_table(progressed: Sequence[Progressed]) -> str:
         ]
         for p in progressed
     ]
-    return table(_HEADINGS, rows, [2, 3, 4, 5, 7])
+    return table(_HEADINGS, rows, [2, 3, 4, 5, 6, 8])

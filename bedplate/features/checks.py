@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args, get_origin
+
 import msgspec
 
-from bedplate.errors import BedplateError, ConfigError
+from bedplate.errors import BedplateError, ConfigError, suggest
 
 
 def check_types(config: msgspec.Struct, place: str, error: type[BedplateError] = ConfigError) -> None:
@@ -27,7 +29,19 @@ def check_types(config: msgspec.Struct, place: str, error: type[BedplateError] =
             msgspec.convert(value, field.type)
         except msgspec.ValidationError as invalid:
             said = str(invalid)
-            raise error(f"{field.name} is {value!r}: {said[:1].lower()}{said[1:]}", where=place) from None
+            hint = one_of(value, field.type)
+            raise error(f"{field.name} is {value!r}: {said[:1].lower()}{said[1:]}", where=place, hint=hint) from None
+
+
+def one_of(value: Any, kind: Any) -> str | None:
+    """A hint with the values that a field takes, the nearest one first; None where it takes any of its type.
+
+    >>> one_of("cosin", Literal["constant", "cosine"])
+    "did you mean 'cosine'?"
+    >>> one_of("cosin", str) is None
+    True
+    """
+    return suggest(str(value), get_args(kind), "values") if get_origin(kind) is Literal else None
 
 
 def check_least(

@@ -16,7 +16,8 @@ import polars as pl
 
 from bedplate.errors import DataError, reason
 from bedplate.features.view import CompiledView
-from bedplate.online.streams import MicroBatch, Position, Stream
+from bedplate.online.origins import of_directory
+from bedplate.online.streams import MicroBatch, Origin, Position, Stream
 from bedplate.sources.base import AVAILABLE, TIME, UNREADABLE
 
 _TABLES = {
@@ -37,11 +38,12 @@ class FileStream(Stream):
             one micro-batch, as the step may look at several rows.
     """
 
-    __slots__ = ("_directory", "_facts", "_files", "_view")
+    __slots__ = ("_directory", "_facts", "_files", "_origin", "_view")
 
     def __init__(self, directory: Path, view: CompiledView) -> None:
         self._directory, self._view = directory, view
         self._files: dict[str, list[str]] = {}
+        self._origin: Origin | None = None
         self._facts: dict[tuple[str, Path], tuple[int, int, int]] = {}
 
     @property
@@ -69,7 +71,17 @@ class FileStream(Stream):
         self._files = {"": _files(entries)} | {p.name: _files(_entries(p)) for p in folders}
         return list(self._files)
 
-    def check(self, partition: str, reached: Position, completed: Collection[str]) -> None:
+    @property
+    def origin(self) -> Origin:
+        """By the marker in the directory."""
+        self._origin = self._origin or of_directory(self._directory)
+        return self._origin
+
+    def all_partitions(self) -> Sequence[str]:
+        """As last listed."""
+        return list(self._files)
+
+    def check(self, partition: str, reached: Position, completed: Collection[str], until: int) -> None:
         """Raises `DataError` where a file that was taken in in part is gone, or one would be passed over."""
         names, folder = self._files.get(partition, []), self._directory / partition
         if reached.name and reached.name not in completed and reached.name not in names:

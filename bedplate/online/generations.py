@@ -19,7 +19,7 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.forms import Form
 from bedplate.online.rows import MOST_TEXTS, texts_of
-from bedplate.online.state import ViewState, decoded
+from bedplate.online.state import ViewState, decode, decoded
 
 DELETED = 10_000
 """So many keys are deleted in one step."""
@@ -185,7 +185,7 @@ def discard(store: OnlineStore, prefix: bytes, size: int = DELETED) -> int:
 
 def _token(load: bytes) -> str:
     """Of a load's state; empty: there is none."""
-    return msgspec.json.decode(load, type=LoadState).token if load else ""
+    return decode(load, LoadState, "a load").token if load else ""
 
 
 def _generation(state: bytes) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import ConflictError, DataError, DefinitionError, StoreError, UncertainError
+from bedplate.errors import ConfigError, ConflictError, DataError, DefinitionError, StoreError, UncertainError
 from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
@@ -33,12 +33,14 @@ from bedplate.online.completed import CompletedNames
 from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
+from bedplate.online.origins import check_origin
 from bedplate.online.overflow import BeyondWordsError
 from bedplate.online.refused import check_each_time, refused_rows, rows_of_keys
 from bedplate.online.rows import MOST_TEXTS, Events, group, merged_rows, texts_of
 from bedplate.online.state import REWIND, ViewState, decode_to_write
 from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
+from bedplate.sources.base import AVAILABLE, TIME
 from bedplate.sources.events import RowName, row_text
 from bedplate.types import format_time
 
@@ -55,6 +57,7 @@ class Ingested:
 
     Attributes:
         events: events of the stream.
+        passed_over: events of the stream that were not taken in, as the load had those of their time.
         files: files taken in to their end.
         seconds: how long it took.
         watermark: the least of the views' watermarks, microseconds: reads from then on are exact.
@@ -62,6 +65,7 @@ class Ingested:
     """
 
     events: int
+    passed_over: int
     files: int
     seconds: float
     watermark: int
@@ -85,6 +89,7 @@ class _Taking:
 
     end: Position
     events: int
+    passed_over: int
     newest: int
     completes: bool
 
@@ -98,6 +103,7 @@ class _Prepared:
     until: int  # for which time the view was loaded when they were checked
     rows: Rows
     events: Events
+    passed_over: int
     withheld: frozenset[str]  # the names of events that it could have held, see `letters`
 
 
@@ -115,13 +121,14 @@ class Ingest:
         clock: an event ahead of this clock does not push the watermark beyond it.
         late: take in events from before the time that a view was loaded for. The load held every event of history that
             is so old, so these must be events that history did not hold; they count from now on. Without it they are an
-            error.
+            error. A topic has both kinds, and nothing tells which is which.
 
     Attributes:
         measures: how it stands.
 
     Raises:
         DefinitionError: the views are not of one source.
+        ConfigError: `late` with a stream that also holds what history has, such as a topic.
     """
 
     def __init__(
@@ -140,6 +147,8 @@ class Ingest:
             raise DefinitionError(f"got views of the sources {names}, expected one source", where="ingest")
         self._store, self._views = store, tuple(views)
         self._stream = FileStream(stream, views[0]) if isinstance(stream, Path) else stream
+        if late and self._stream.overlaps_history:
+            raise _late_refused(self._stream.name, names[0])
         self._batch = store.step_events if batch is None else batch
         self._rewind, self._clock, self._late = rewind, clock, late
         self._layouts = {v.id: Layout(v) for v in views}
@@ -170,9 +179,10 @@ class Ingest:
         self, until: int | None = None, *, follow: bool = False, progress: Progress | None = None, poll: float = POLL
     ) -> Ingested:
         """Takes in what is there, and with `follow` what comes; see `workers.run_workers`."""
-        before, begin = (self.events, self.files), monotonic()
+        measures = self.measures
+        before, begin = (measures.events, measures.passed_over, measures.files), monotonic()
         interrupted = run_workers([self], until, follow=follow, progress=progress, poll=poll)
-        taken = self.events - before[0], self.files - before[1]
+        taken = measures.events - before[0], measures.passed_over - before[1], measures.files - before[2]
         return Ingested(*taken, monotonic() - begin, self.watermark, interrupted)
 
     def turn(self, until: int | None = None, progress: Progress | None = None) -> Turn:
@@ -194,6 +204,7 @@ class Ingest:
         self._is_over = self._is_overtaken = False
         self._refresh()
         self._partitions = self._stream.partitions()
+        self.measures.stream_trouble = self._stream.trouble
         for partition in self._partitions:
             with contextlib.ExitStack() as claimed:
                 try:
@@ -245,7 +256,8 @@ class Ingest:
 
     def _note(self, view: CompiledView, partition: str, at: Position, now: int) -> None:
         while (reached := self._reached[view.id]).state.position(partition) == at:
-            seen = {name: time for name, time in reached.state.seen.items() if self._stream.has(name)}
+            seen = dict.fromkeys(self._stream.all_partitions(), reached.state.fresh_until)
+            seen |= {name: time for name, time in reached.state.seen.items() if self._stream.has(name)}
             seen[partition] = max(now, seen.get(partition, now))
             noted = msgspec.structs.replace(reached.state, seen=seen)
             try:
@@ -272,8 +284,10 @@ class Ingest:
     def _step(self, partition: str, until: int | None) -> bool:
         """Takes in one micro-batch of a partition; False: there was none, or another worker was first."""
         at = self._positions(partition)
-        for reached in self._reached.values():
-            self._stream.check(partition, reached.state.position(partition), reached.completed.of(partition))
+        for view in self._views:
+            reached, state = self._reached[view.id], self._reached[view.id].state
+            check_origin(view, partition, at[view.id], state.origins, self._stream.origin)
+            self._stream.check(partition, at[view.id], reached.completed.of(partition), state.until)
         # A view that was loaded later than the others is at a position of its own.
         begin = min(at.values())
         uncertain = self._uncertain.pop(partition, None)
@@ -290,7 +304,8 @@ class Ingest:
             return False
         batch, prepared = self._prepared(views, batch)
         newest = max(int(p.rows.visible.max(initial=-1)) for p in prepared)
-        taking = _Taking(batch.end, len(batch.rows), newest, bool(batch.completes))
+        passed_over = self._passed_over(prepared, batch)
+        taking = _Taking(batch.end, len(batch.rows) - passed_over, passed_over, newest, bool(batch.completes))
         try:
             taken = all(self._commit(each, batch) for each in prepared)
         except UncertainError:
@@ -304,7 +319,16 @@ class Ingest:
     def _took(self, partition: str, taken: _Taking) -> None:
         left = [p for p in self._positions(partition).values() if p < taken.end]
         self.measures.files += taken.completes and not left
-        self.measures.took(partition, taken.end, taken.events, taken.newest)
+        self.measures.took(partition, taken.end, taken.events, taken.newest, taken.passed_over)
+
+    def _passed_over(self, prepared: Sequence[_Prepared], batch: MicroBatch) -> int:
+        """How many events of a micro-batch are of a time that the loads of all views had."""
+        if not any(p.passed_over for p in prepared):
+            return 0
+        source, until = self._views[0].view.source, min(p.until for p in prepared)
+        known = [name for name in (TIME, AVAILABLE) if name in source.order_columns()]
+        old = pl.max_horizontal(known) < until
+        return min(int(source.events(batch.rows.lazy()).select(old.sum()).collect().item()), len(batch.rows))
 
     def _prepared(self, views: Sequence[CompiledView], batch: MicroBatch) -> tuple[MicroBatch, list[_Prepared]]:
         """The micro-batch without what can't be taken in, as rows of all views, before one of them is changed."""
@@ -327,7 +351,7 @@ class Ingest:
     def _without(self, prepared: _Prepared, batch: MicroBatch, error: BeyondWordsError) -> tuple[_Prepared, MicroBatch]:
         """What was prepared without the events that sums have no room for; an error where they can't be kept aside."""
         view = prepared.view
-        since = prepared.until if self._stream.overlaps_history and not self._late else 0
+        since = prepared.until if self._stream.overlaps_history else 0
         wrong = rows_of_keys(view, batch.rows, error.keys, since)
         if batch.refuse is None:
             raise DataError(
@@ -339,13 +363,14 @@ class Ingest:
 
     def _prepare(self, view: CompiledView, batch: MicroBatch) -> _Prepared:
         raw = batch.rows.lazy()
-        rows = prepare_rows(view, raw, name=batch.row)
+        found = rows = prepare_rows(view, raw, name=batch.row)
         until = self._reached[view.id].state.until
         if self._stream.overlaps_history:
-            rows = rows if self._late else rows.where(rows.visible >= until)
+            rows = rows.where(rows.visible >= until)
         elif not self._late:
             _check_not_loaded(view, raw, rows, until, batch.row)
-        return _Prepared(view, until, rows, group(self._layouts[view.id], rows), frozenset())
+        count = len(found) - len(rows)
+        return _Prepared(view, until, rows, group(self._layouts[view.id], rows), count, frozenset())
 
     def _commit(self, prepared: _Prepared, batch: MicroBatch) -> bool:
         """Changes a view's rows and position in one step; whether it was still where the micro-batch begins."""
@@ -384,7 +409,7 @@ class Ingest:
 
     def _changes(self, prepared: _Prepared, batch: MicroBatch, reached: _Reached) -> tuple[ViewState, Changes]:
         """The step from a view's state to the one after a micro-batch."""
-        view, rows, before = prepared.view, prepared.rows, reached.state
+        view, rows, before, origin = prepared.view, prepared.rows, reached.state, self._stream.origin
         watermark = max(before.watermark, min(int(rows.visible.max(initial=-1)), self._clock()))
         state = msgspec.structs.replace(
             before,
@@ -393,6 +418,7 @@ class Ingest:
             events=before.events + len(rows),
             positions=before.positions | {batch.partition: batch.end},
             seen=self._seen(prepared, batch, before),
+            origins=before.origins if origin is None else before.origins | {batch.partition: origin},
         )
         changes = Changes(expects=[(keys.state_of(view), reached.raw)])
         layout = self._layouts[view.id]
@@ -408,10 +434,21 @@ class Ingest:
 
     def _seen(self, prepared: _Prepared, batch: MicroBatch, before: ViewState) -> dict[str, int]:
         """Up to when each partition is taken in after a micro-batch."""
-        newest = min(int(prepared.rows.visible.max(initial=-1)), self._clock())
-        if newest < 0 or not self._stream.has(batch.partition):
+        if not self._stream.has(batch.partition):
             return before.seen
-        return before.seen | {batch.partition: max(newest, before.seen.get(batch.partition, newest))}
+        # A partition that nobody has looked at holds the view back.
+        seen = dict.fromkeys(self._stream.all_partitions(), before.fresh_until) | before.seen
+        newest = min(int(prepared.rows.visible.max(initial=-1)), self._clock())
+        return seen | {batch.partition: max(newest, before.seen.get(batch.partition, before.until))}
+
+
+def _late_refused(stream: str, source: str) -> ConfigError:
+    return ConfigError(
+        f"got late events of '{stream}', which also holds what was loaded from history: they would count twice",
+        where=f"source '{source}'",
+        hint="declare when a row could be known: Source(..., available=COLUMN), such as the time at which it came "
+        "to the topic; then late events are taken in without --late, and those in the load are not",
+    )
 
 
 def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: int, name: RowName) -> None:

@@ -39,6 +39,7 @@ def metrics_text(workers: Sequence[Measures], clock: Clock = system_clock) -> st
     families: list[tuple[str, str, str, Sequence[tuple[dict[str, str], float]]]] = [
         ("events_per_second", "gauge", "Events taken in a second, of the last ten.", of_sources(lambda w: w.rate)),
         ("events_total", "counter", "Events taken in.", [(labels, p.events) for labels, p in parts]),
+        ("passed_over_total", "counter", "Events whose time the loads had.", [(x, p.passed_over) for x, p in parts]),
         ("lag_events", "gauge", "Events of the stream that are not taken in yet.", lags),
         ("freshness_seconds", "gauge", "Age of the newest event of the last micro-batch.", ages),
         ("watermark_seconds", "gauge", "Reads of this time or later are exact.", [(v, t / 1e6) for v, t in views]),
@@ -46,6 +47,7 @@ def metrics_text(workers: Sequence[Measures], clock: Clock = system_clock) -> st
         ("dead_letters_total", "counter", "Events that went aside.", of_sources(lambda w: w.letters)),
         ("store_errors_total", "counter", "Turns that the store ended.", of_sources(lambda w: w.store_errors)),
         ("store_up", "gauge", "Whether the store can be reached.", of_sources(lambda w: int(not w.trouble))),
+        ("stream_up", "gauge", "Whether the stream can be reached.", of_sources(lambda w: int(not w.stream_trouble))),
         ("stream_errors_total", "counter", "Errors of the stream that passed.", of_sources(lambda w: w.stream_errors)),
     ]
     lines = [line for name, kind, text, samples in families for line in family(_PREFIX + name, kind, text, samples)]

@@ -17,6 +17,9 @@ from bedplate.types import Int64s
 FORMAT_KEY = b"m:format"
 """The version of the store's form."""
 
+ID_KEY = b"m:id"
+"""What tells the store from others: `groups.store_id`."""
+
 STATES = b"v"
 """What is known about each view: `state.ViewState`."""
 

@@ -10,7 +10,7 @@ import msgspec
 from bedplate.online import keys
 from bedplate.online.base import OnlineStore
 from bedplate.online.generations import LoadState
-from bedplate.online.state import ViewState, states
+from bedplate.online.state import ViewState, decode, states
 
 
 @final
@@ -75,7 +75,7 @@ def listing(store: OnlineStore, defined: Collection[str]) -> StoreFacts:
 def _view(store: OnlineStore, state: ViewState, *, is_current: bool) -> ViewFacts:
     generation, of_rows = state.generation if state.complete else -1, keys.of_view(keys.ROWS, state.id)
     load = store.read_many([keys.of_view(keys.LOADS, state.id)]).data
-    loading = msgspec.json.decode(load, type=LoadState) if load else None
+    loading = decode(load, LoadState, "a load") if load else None
     rows, taken = _counted(store, of_rows)
     served, served_bytes = (0, 0) if generation < 0 else _counted(store, keys.rows_under(state.id, generation))
     left, left_bytes = max(0, rows - served), max(0, taken - served_bytes)

@@ -24,12 +24,14 @@ class PartitionMeasures:
 
     Attributes:
         events: events taken in.
+        passed_over: events that were not, as the loads of the views had those of their time.
         newest: when the newest event of the last micro-batch could be known, apart from a delay; microseconds, -1: no
             view counts any.
         lag: events of the stream that are not taken in yet when it was last asked; None: that is not known.
     """
 
     events: int = 0
+    passed_over: int = 0
     newest: int = -1
     lag: int | None = None
 
@@ -42,10 +44,12 @@ class Measures:
     Attributes:
         source: the name of the source.
         events: events taken in.
+        passed_over: as of a partition, of all.
         files: files taken in to their end.
         conflicts: steps that were made anew, as another worker or partition was first.
         store_errors: turns that ended because the store could not be reached, or did not say what became of a step.
         trouble: what the store said last, while it can't be reached; empty: it can.
+        stream_trouble: why the stream can't be reached now; empty: it can.
         letters: events that went aside.
         stream_errors: errors of the stream that passed.
         place: what was taken in last, as a person knows it.
@@ -56,10 +60,12 @@ class Measures:
 
     source: str
     events: int = 0
+    passed_over: int = 0
     files: int = 0
     conflicts: int = 0
     store_errors: int = 0
     trouble: str = ""
+    stream_trouble: str = ""
     letters: int = 0
     stream_errors: int = 0
     place: str = ""
@@ -69,12 +75,14 @@ class Measures:
     _began: float = field(default_factory=monotonic)
     _taken: deque[tuple[float, int]] = field(default_factory=deque[tuple[float, int]])
 
-    def took(self, partition: str, end: Position, events: int, newest: int) -> None:
+    def took(self, partition: str, end: Position, events: int, newest: int, passed_over: int = 0) -> None:
         """A micro-batch was taken in."""
         self.trouble = ""
         found = self.partitions.setdefault(partition, PartitionMeasures())
         found.events += events
+        found.passed_over += passed_over
         self.events += events
+        self.passed_over += passed_over
         if newest >= 0:
             found.newest = self.newest = newest
         self.place = f"{'/'.join(filter(None, (partition, end.name)))}, {end.at:,} rows"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 
-import msgspec
 import numpy as np
 
 from bedplate.errors import ConflictError, StoreError
 from bedplate.online import keys
 from bedplate.online.base import OnlineStore
 from bedplate.online.forms import Conversion, Form, conversion
-from bedplate.online.state import Adopted, decoded
+from bedplate.online.state import Adopted, decode, decoded
 from bedplate.types import Int64s
 
 
@@ -81,19 +80,8 @@ def way_from(old: bytes, new: Form) -> Conversion | None:
 
 
 def decoded_form(value: bytes) -> Form:
-    """A form from its bytes.
-
-    Raises:
-        StoreError: it is of another version of Bedplate.
-    """
-    try:
-        return msgspec.json.decode(value, type=Form)
-    except msgspec.ValidationError as error:
-        raise StoreError(
-            f"the online store says what rows of a view hold in a way that is not known here: {error}",
-            where="online store",
-            hint="another version of Bedplate wrote it: use that one, or load the view anew into another store",
-        ) from error
+    """A form from its bytes; raises as `state.decode`."""
+    return decode(value, Form, "what rows of a view hold")
 
 
 def _is_held(state: bytes, adopted: Adopted, successor: str) -> bool:

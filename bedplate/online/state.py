@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import TypeVar, final
 
 import msgspec
 
@@ -11,8 +11,10 @@ from bedplate.errors import StoreError
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import OnlineStore
-from bedplate.online.streams import BEGINNING, Position
+from bedplate.online.streams import BEGINNING, Origin, Position
 from bedplate.types import MINUTE
+
+_Kind = TypeVar("_Kind")
 
 REWIND = MINUTE
 """How far before the watermark a read may ask, by default: events that recent stay pending, so that a request that is
@@ -51,6 +53,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         made: when the version came to the store, by the clock; microseconds. Loading it again does not change that.
         seen: up to when each partition of the stream was taken in, microseconds: the time of its newest event, or of a
             look at it that found no more.
+        origins: of which stream the position of each partition is, where that is known; see `origins`.
         texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
@@ -68,6 +71,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: str = ""
     made: int = 0
     seen: dict[str, int] = {}
+    origins: dict[str, Origin] = {}
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
@@ -92,20 +96,30 @@ def fresh_until(watermark: int, seen: Mapping[str, int]) -> int:
     return min(seen.values(), default=watermark)
 
 
-def decoded(value: bytes) -> ViewState:
-    """A state from its bytes.
+def decode(value: bytes, kind: type[_Kind], what: str) -> _Kind:
+    """What a store keeps of a view beside its rows, from its bytes.
+
+    Args:
+        value: the bytes.
+        kind: what they are of.
+        what: what a message calls it.
 
     Raises:
         StoreError: it has a form that is not known here.
     """
     try:
-        return msgspec.json.decode(value, type=ViewState)
+        return msgspec.json.decode(value, type=kind)
     except msgspec.ValidationError as error:
         raise StoreError(
-            f"the online store holds a view's state in a form that is not known here: {error}",
+            f"the online store holds {what} in a form that is not known here: {error}",
             where="online store",
             hint="another version of Bedplate wrote it: use that one, or load the view anew into another store",
         ) from error
+
+
+def decoded(value: bytes) -> ViewState:
+    """A state from its bytes; raises as `decode`."""
+    return decode(value, ViewState, "a view's state")
 
 
 def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewState:

@@ -37,6 +37,19 @@ BEGINNING = Position()
 
 
 @final
+class Origin(msgspec.Struct, frozen=True):
+    """Which stream it is.
+
+    Attributes:
+        id: the same wherever the stream is read.
+        name: what a message calls it.
+    """
+
+    id: str
+    name: str
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Events of one partition that follow each other.
@@ -85,11 +98,19 @@ class Stream(ABC):
 
     Attributes:
         letters_written: events so far that could not be taken in and went aside.
-        errors: errors of the stream so far that passed.
     """
 
     letters_written: int = 0
-    errors: int = 0
+
+    @property
+    def errors(self) -> int:
+        """Errors of the stream so far that passed."""
+        return 0
+
+    @property
+    def trouble(self) -> str:
+        """Why it can't be reached now, and what to check; empty: it can."""
+        return ""
 
     @property
     @abstractmethod
@@ -100,6 +121,20 @@ class Stream(ABC):
     def overlaps_history(self) -> bool:
         """Whether it also holds events from before the time a view is loaded for, which are then passed over."""
         return False
+
+    @property
+    def origin(self) -> Origin | None:
+        """Which stream it is, once it was asked for its partitions; None: positions in it are of no other one."""
+        return None
+
+    def described(self) -> Origin | None:
+        """As `origin`, asked for.
+
+        Raises:
+            DataError: the stream can't be read.
+        """
+        self.partitions()
+        return self.origin
 
     @abstractmethod
     def partitions(self) -> Sequence[str]:
@@ -142,11 +177,16 @@ class Stream(ABC):
         """Whether events may come in a partition that a view has seen, whoever reads it."""
         return partition in self.partitions()
 
-    def check(self, partition: str, reached: Position, completed: Collection[str]) -> None:  # noqa: B027  (most have nothing to check)
+    def all_partitions(self) -> Sequence[str]:
+        """The partitions in which events may come, whoever reads them, as of the last call of `partitions`."""
+        return [name for name in self.partitions() if self.has(name)]
+
+    def check(self, partition: str, reached: Position, completed: Collection[str], until: int) -> None:  # noqa: B027  (most have nothing to check)
         """Raises `DataError` where events would be lost after a position.
 
         Args:
             partition: its name.
             reached: up to where it was taken in.
             completed: the names of what was wholly taken in, see `MicroBatch.completes`.
+            until: events from before this time are in the store from elsewhere; microseconds.
         """

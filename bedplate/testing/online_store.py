@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from time import monotonic, sleep, time_ns
 from typing import ClassVar
@@ -101,7 +101,7 @@ def raises_store_error(call: Callable[[], object]) -> bool:
 
 
 @contextlib.contextmanager
-def _switching_often() -> Iterator[None]:
+def _switching_often() -> Generator[None]:
     """Lets threads take turns so often that they meet within a step."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

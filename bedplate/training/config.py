@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from bedplate.errors import ConfigError, suggest
-from bedplate.features.checks import check_least, check_types
+from bedplate.features.checks import check_least, check_types, one_of
 from bedplate.training.schedule import Schedule
 
 _Config = TypeVar("_Config", bound=msgspec.Struct)
@@ -146,5 +146,6 @@ def _replaced(config: _Config, path: Sequence[str], value: Any, setting: str) ->
     try:
         converted = msgspec.convert(value, fields[name].type)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"'{name}' of {title}: {error}", where=setting) from None
+        hint = one_of(value, fields[name].type)
+        raise ConfigError(f"'{name}' of {title}: {error}", where=setting, hint=hint) from None
     return msgspec.structs.replace(config, **{name: converted})

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from bedplate.errors import ConfigError, suggest
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.training.config import TrainerConfig
@@ -21,10 +22,20 @@ def forward_pass(model: Model, config: TrainerConfig) -> Forward:
     Args:
         model: the model.
         config: its `precision` and `compile`.
+
+    Raises:
+        ConfigError: torch has no such backend.
     """
     run: Callable[[Any], dict[str, Tensor]] = model
     if config.compile is not None:
         untyped: Any = torch
+        known: list[str] = untyped.compiler.list_backends(exclude_tags=())
+        if config.compile not in known:
+            raise ConfigError(
+                f"compile is '{config.compile}', which is no backend of torch.compile",
+                where="trainer",
+                hint=suggest(config.compile, known, "backends"),
+            )
         compiled = untyped.compile(model, backend=config.compile, dynamic=True)
 
         def run_compiled(batch: TensorBatch) -> dict[str, Tensor]:

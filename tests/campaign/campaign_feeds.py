@@ -158,6 +158,12 @@ class Topic(Feed):
             self.poisoned += 1
         self._producer.flush(10)
 
+    def taken(self, state: ViewState) -> np.ndarray:
+        """As for all; late events of a topic are passed over."""
+        known = pl.max_horizontal("time", "known") if state.name in ("by_pair", "by_item") else pl.col("time")
+        late = self._events.select(known).to_series().to_numpy() < state.until
+        return super().taken(state) & ~(late & (np.arange(len(late)) >= self._loaded))
+
     def is_taken(self, state: ViewState) -> bool:
         """Whether all that was sent is in the store, or was put aside."""
         return all(state.position(self._name(p)).at >= len(sent) for p, sent in enumerate(self._sent))
@@ -166,6 +172,7 @@ class Topic(Feed):
         """Begins another topic."""
         self._topics, self._loaded = self._topics + 1, loaded
         self._topic, self._sent = f"events{self._topics}", [list[int]() for _ in range(self._partitions)]
+        self._producer.list_topics(self._topic, timeout=10)  # which makes it
         self.words = (f"kafka://{self._address}/{self._topic}", "--settings", str(self._settings))
 
     def _name(self, part: int) -> str:

@@ -160,7 +160,7 @@ class World:
         return killed
 
     def _worker(self, *more: str) -> subprocess.Popen[str]:
-        words = ("ingest", *self.feed.words, "--late", *(("--follow",) if not self.feed.has_end else more))
+        words = ("ingest", *self.feed.words, *(("--late", *more) if self.feed.has_end else ("--follow",)))
         number = len(self._logs)
         self._logs.append(self.folder / f"worker-{number}.log")
         with self._logs[-1].open("w") as log:

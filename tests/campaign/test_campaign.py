@@ -18,6 +18,7 @@ from bedplate.testing.simulator import START, every_aggregation, simulate
 from bedplate.types import DAY
 
 STORE = "lmdb:.bedplate/online"
+pytestmark = pytest.mark.xdist_group("campaign")  # one process runs the campaign for all of them
 
 
 @pytest.fixture(scope="module")

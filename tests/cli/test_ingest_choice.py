@@ -153,10 +153,10 @@ def test_what_is_printed_says_where_each_source_stands(folder: Path, capsys: pyt
     capsys.readouterr()
     assert run(["ingest", str(folder / "stream"), "--project", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    heads = ["SOURCE", "VIEWS", "FILES", "ROWS", "ROWS/S", "LEFT", "FRESH", "ERRORS", "EXACT", "FROM"]
+    heads = ["SOURCE", "VIEWS", "FILES", "ROWS", "PASSED", "OVER", "ROWS/S", "LEFT", "FRESH", "ERRORS", "EXACT", "FROM"]
     assert lines[0].split() == heads
     shown = [line.split() for line in lines[1:3]]
-    assert [line[:4] + line[5:6] + line[-2:] for line in shown] == [
+    assert [line[:4] + line[6:7] + line[-2:] for line in shown] == [
         ["buys", "bought", "1", "4", "0", "0", "2026-01-01T07:00:00Z"],
         ["views", "viewed", "1", "4", "0", "0", "2026-01-01T06:00:00Z"],
     ]

@@ -45,16 +45,6 @@ def add(folder: Path, day: int) -> None:
     frame.write_parquet(folder / "data" / f"{day:02}.parquet")
 
 
-@pytest.fixture
-def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str) -> tuple[int, str, str]:
-        code = run([*words, "--project", str(folder)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def test_a_source_that_changed_is_told_with_all_that_was_indexed(folder: Path, call: Any) -> None:
     """However many segments the index has, and whatever segments of earlier states still lie beside them."""
     assert call("apply")[0] == 0

@@ -9,7 +9,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from bedplate.cli.main import run
 from bedplate.testing.simulator import START
 from bedplate.types import DAY, format_time
 
@@ -30,16 +29,6 @@ def folder(tmp_path: Path) -> Path:
     frame = pl.DataFrame({"user": range(10), "time": times, "page": [f"page {i}" for i in range(10)]})
     frame.write_parquet(tmp_path / "events.parquet")
     return tmp_path
-
-
-@pytest.fixture
-def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str) -> tuple[int, str, str]:
-        code = run([*words, "--project", str(folder)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_listing_compacting_and_dropping(folder: Path, call: Any) -> None:

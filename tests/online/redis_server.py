@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -19,6 +20,11 @@ from typing import Any
 import redis
 
 MISSING = "Redis is not installed; scripts/test installs it (Debian: apt-get install redis-server)"
+
+
+def namespace(folder: Path) -> str:
+    """A namespace of a test's own in a server that tests share."""
+    return hashlib.blake2b(str(folder).encode(), digest_size=6).hexdigest()
 
 
 def program() -> str:

@@ -111,10 +111,12 @@ def test_a_changed_view_goes_on_with_the_rows_and_the_stream_of_the_old_one(tmp_
         loaded(fresh, FITS, FRAME)
         assert Ingest(fresh, [FITS], tmp_path / "begun").run().events == 20
         assert mismatches(read(store, FITS), read(fresh, FITS)) == []
+        for path in (tmp_path / "files").iterdir():
+            shutil.copy(path, tmp_path / "begun" / path.name)
         with pytest.raises(StoreError, match="a changed version of the view goes on"):
-            Ingest(store, [OLD], tmp_path / "files").run()
-        assert Ingest(store, [FITS], tmp_path / "files").run().events == 40
-        assert Ingest(fresh, [FITS], tmp_path / "files").run().events == 40
+            Ingest(store, [OLD], tmp_path / "begun").run()
+        assert Ingest(store, [FITS], tmp_path / "begun").run().events == 40
+        assert Ingest(fresh, [FITS], tmp_path / "begun").run().events == 40
         assert mismatches(read(store, FITS), read(fresh, FITS)) == []
         assert mismatches(read(store, OLD), before) == []
         assert len(store.scan(keys.rows_of(FITS))) == 4

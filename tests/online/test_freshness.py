@@ -73,9 +73,10 @@ def test_a_quiet_stream_is_fresh_as_long_as_a_worker_looks(store: OnlineStore, t
     worker = Ingest(store, [VIEW], tmp_path, clock=now)
     assert worker.turn().taken
     assert read_state(store, VIEW).fresh_until == START + 9 * MINUTE
-    for now.time in (START + 2 * HOUR, START + DAY):
+    for time in (START + 2 * HOUR, START + DAY):
+        now.time = time
         assert not worker.turn().taken
-        assert counted(store, now.time + HOUR) == [10]
+        assert counted(store, time + HOUR) == [10]
     assert [counted(store, t) for t in (FRESH, STALE)] == [[10], [None]]  # nobody looks any more
 
 

@@ -40,6 +40,8 @@ def test_each_metric_has_its_type_help_and_labels() -> None:
     assert samples == {
         f"bedplate_ingest_events_total{{{first}}}": "50",
         f"bedplate_ingest_events_total{{{second}}}": "7",
+        f"bedplate_ingest_passed_over_total{{{first}}}": "0",
+        f"bedplate_ingest_passed_over_total{{{second}}}": "0",
         f"bedplate_ingest_lag_events{{{first}}}": "1200",
         f"bedplate_ingest_freshness_seconds{{{first}}}": "2.0",
         'bedplate_ingest_watermark_seconds{source="clicks",view="v"}': "2.5",
@@ -47,6 +49,7 @@ def test_each_metric_has_its_type_help_and_labels() -> None:
         'bedplate_ingest_dead_letters_total{source="clicks"}': "2",
         'bedplate_ingest_store_errors_total{source="clicks"}': "0",
         'bedplate_ingest_store_up{source="clicks"}': "1",
+        'bedplate_ingest_stream_up{source="clicks"}': "1",
         'bedplate_ingest_stream_errors_total{source="clicks"}': "4",
     }
     names = {name.partition("{")[0] for name in samples} | {"bedplate_ingest_events_per_second"}

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from redis_server import Proxy, Server, free_port, running, running_cluster
+from redis_server import Server, free_port, namespace, running, running_cluster
 
 from bedplate.errors import ConfigError, ConflictError, DeadlineError, MissingExtraError, StoreError, UncertainError
 from bedplate.online.base import Changes, OnlineStore, StoredTexts, open_store, text_puts
@@ -41,10 +41,6 @@ def certificate(tmp_path_factory) -> Path:
     command += " -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
     subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
     return folder
-
-
-def namespace(folder: Path) -> str:
-    return hashlib.blake2b(str(folder).encode(), digest_size=6).hexdigest()
 
 
 class TestRedisStore(OnlineStoreContract):
@@ -275,19 +271,6 @@ def test_a_slot_that_moves_is_followed(cluster, tmp_path):
         assert list(store.read_many([STATE, ROW + b"a"])) == [b"1", b"row"]
         store.commit(Changes([(STATE, b"2")], expects=[(STATE, b"1")]))
         assert store.scan(b"v") == [(STATE, b"2")]
-
-
-@pytest.fixture
-def proxy(server: Server) -> Generator[Proxy]:
-    proxy = Proxy(server.port)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def through(proxy: Proxy, tmp_path: Path) -> Generator[RedisStore]:
-    with RedisStore(f"redis://127.0.0.1:{proxy.port}?namespace={namespace(tmp_path)}", patience=2.0) as store:
-        yield store
 
 
 def test_a_step_whose_answer_is_lost_is_taken_once(through, proxy):

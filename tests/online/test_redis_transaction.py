@@ -8,7 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from redis_server import Proxy, Server, running
+from redis_server import Server, namespace, running
 
 from bedplate.errors import ConflictError, StoreError, UncertainError
 from bedplate.online.base import Changes
@@ -31,20 +31,7 @@ def server() -> Generator[Server]:
 
 @pytest.fixture
 def store(server: Server, tmp_path: Path) -> Generator[RedisStore]:
-    with RedisStore(f"{server.url}?namespace={tmp_path.name}") as store:
-        yield store
-
-
-@pytest.fixture
-def proxy(server: Server) -> Generator[Proxy]:
-    proxy = Proxy(server.port)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-def through(proxy: Proxy, tmp_path: Path) -> Generator[RedisStore]:
-    with RedisStore(f"redis://127.0.0.1:{proxy.port}?namespace={tmp_path.name}", patience=2.0) as store:
+    with RedisStore(f"{server.url}?namespace={namespace(tmp_path)}") as store:
         yield store
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from synthetic import Source, make_batch, make_encoder
+from synthetic import Source, make_batch
 
 from bedplate.batch import Dense
 from bedplate.datasets.slices import slice_batch
@@ -17,7 +17,7 @@ from bedplate.errors import ConfigError, DataError, StoreError
 from bedplate.models.config import DCNConfig
 from bedplate.models.dcn import DCN
 from bedplate.training.checkpoint import load_state
-from bedplate.training.config import TrainerConfig
+from bedplate.training.config import TrainerConfig, override
 from bedplate.training.evaluate import evaluate
 from bedplate.training.forensics import FILE
 from bedplate.training.trainer import Trainer
@@ -32,18 +32,7 @@ ALL = {
     "embedding_optimizer": "adagrad",
 }
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return make_encoder()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def fit(encoder, folder, source, show=None, log=None, **config):
@@ -202,6 +191,18 @@ def test_rows_that_are_not_finite_are_saved(encoder, tmp_path):
 def test_choices_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         TrainerConfig(**wrong)
+
+
+def test_a_backend_that_torch_does_not_have_is_named(encoder, tmp_path):
+    with pytest.raises(ConfigError, match=r"trainer: compile is 'inducter'.*\n  did you mean 'inductor'"):
+        fit(encoder, tmp_path, Source(1), compile="inducter")
+
+
+def test_choices_by_name_are_suggested():
+    with pytest.raises(ConfigError, match=r"schedule=cosin: .*\n  did you mean 'cosine'"):
+        override(TrainerConfig(), ["schedule=cosin"])
+    with pytest.raises(ConfigError, match=r"schedule is 'steps'.*\n.*constant, cosine, linear"):
+        TrainerConfig(schedule="steps")
 
 
 def test_plain_values_make_the_same_config():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic import Source, make_encoder
+from synthetic import Source
 from torch import Tensor, nn
 
 from bedplate.batch import Batch
@@ -72,11 +72,6 @@ class TwoTasks(Model):
             report = binary_report(1 / (1 + np.exp(-scores)), labels, weights, requests)
             found |= {f"{task}_{name}": value for name, value in report.items()} | {f"{task}_rows": float(len(labels))}
         return found
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return make_encoder()
 
 
 def test_a_model_learns_two_tasks_of_which_one_is_censored(tmp_path, encoder):

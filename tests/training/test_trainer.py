@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from run_training import BATCHES, CONFIG, MODEL
-from synthetic import Source, make_batch, make_encoder
+from synthetic import Source, make_batch
 
 from bedplate.batch import Dense
 from bedplate.errors import ConfigError, DataError, StoreError
@@ -34,18 +34,7 @@ KILLS = int(os.environ.get("BEDPLATE_KILLS", "3"))
 """How many times training is killed at a random moment; a few by default, many for a campaign."""
 SEEDED = {"patience": 9, "seed": 5}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return make_encoder()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def final_state(folder: Path) -> dict:
