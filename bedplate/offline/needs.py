@@ -4,7 +4,7 @@ needs/<project>.json    the project's folder and git branch, and by timeline the
                         last apply there, and of the backfills since
 
 What can't be seen is not taken for gone. A project whose folder is not there (it may be on another host, or on a disk
-is not mounted) keeps what it needs until it is forgotten by name. Git that fails to tell the branches is an error.
+that is not mounted) keeps what it needs until it is forgotten by name. Git that fails to tell the branches is an error.
 """
 
 from __future__ import annotations

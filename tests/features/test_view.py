@@ -246,7 +246,7 @@ COMPILED = [
     (
         {"features": {"a": TopK("money", 3)}},
         FEATURE,
-        "got float64 from money",
+        "got float64 from 'money'",
         "is Decimal(precision=10, scale=2), which",
     ),
     ({"features": {"a": CountDistinct(pl.col("money") * 2)}}, FEATURE, "got float64", "Decimal(precision="),
