@@ -14,7 +14,7 @@ import bedplate
 from bedplate import config
 
 PAGE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
-FITTED = {"Number": {"mean", "scale", "presence"}, "Vector": {"width", "presence"}}
+FITTED = {"Number": {"mean", "scale", "presence", "nan"}, "Vector": {"width", "presence"}}
 NAMES = [
     "Count",
     "Sum",

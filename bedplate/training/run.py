@@ -110,6 +110,7 @@ def train(
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
     training, validation, testing = _batches(dataset, files)
+    learner = learner_of(job)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
     if resume is None:
@@ -119,7 +120,6 @@ def train(
         require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
         run = registry.resume_run(resume)
     with run:
-        learner = learner_of(job)
         encoder = _encoder(job, learner, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
         try:
