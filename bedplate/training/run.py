@@ -34,6 +34,7 @@ from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.learner import Learner, learner_of
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
+from bedplate.training.predictions import keep_predictions
 from bedplate.training.report import Show
 from bedplate.training.result import TrainResult
 from bedplate.types import Int64s
@@ -125,15 +126,21 @@ def train(
         try:
             result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
         except TrainingInterruptedError as error:
-            run.finish("interrupted")
-            error.run, error.where = run.id, f"run '{run.id}'"
-            raise
+            raise _interrupted(run, error) from None
         progress("evaluate on the test split")
         test = learner.predict(result.model, encoder, testing)
+        keep_predictions(run.folder, test, dataset)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
         return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics)
+
+
+def _interrupted(run: Run, error: TrainingInterruptedError) -> TrainingInterruptedError:
+    """Ends the run as interrupted; the error says which run it was."""
+    run.finish("interrupted")
+    error.run, error.where = run.id, f"run '{run.id}'"
+    return error
 
 
 def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
