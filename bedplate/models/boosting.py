@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bedplate.errors import ConfigError, DataError
+from bedplate.errors import ConfigError, DataError, suggest
 from bedplate.models.estimator import Estimator, Rows
 from bedplate.models.estimators import BoostedConfig
 from bedplate.models.forest import Forest, concatenated, forest_part
@@ -188,8 +188,6 @@ def require_known(params: Mapping[str, Any], known: frozenset[str], place: str) 
     Raises:
         ConfigError: it does not know one; the nearest is named.
     """
-    from bedplate.errors import suggest
-
     for name in params:
         if name not in known:
             raise ConfigError(

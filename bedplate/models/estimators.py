@@ -123,8 +123,20 @@ class BoostedConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
                 hint="leave it out, or take objective='binary'",
             )
         for name in self.params:
-            if name in self.reserved:
-                raise ConfigError(f"params has '{name}'", where=place, hint=f"it is {self.reserved[name]}")
+            self.check_own(name, name)
+
+    def check_own(self, name: str, shown: str) -> None:
+        """Checks that a parameter of the library is none that is a field, or fixed.
+
+        Args:
+            name: of the parameter.
+            shown: the name under which it was given, which may be another one for the same.
+
+        Raises:
+            ConfigError: it is.
+        """
+        if name in self.reserved:
+            raise ConfigError(f"params has '{shown}'", where=self.title(), hint=f"it is {self.reserved[name]}")
 
     def reported(self) -> tuple[str, ...]:
         """The names of what a validation reports beside the loss: an order has no probabilities."""
@@ -177,6 +189,7 @@ class XGBoostConfig(BoostedConfig, frozen=True, forbid_unknown_fields=True):
         "base_score": _OURS,
         "booster": _OURS,
         "random_state": "the field seed",
+        "num_parallel_tree": "not supported: a round is a tree",
         "tree_method": "fixed: hist",
         "grow_policy": "lossguide where the field leaves is given",
     }

@@ -31,8 +31,10 @@ class LightGBM(Boosted):
 
     def __init__(self, config: BoostedConfig, columns: tuple[MatrixColumn, ...]) -> None:
         super().__init__(config, columns)
-        aliases: dict[str, Any] = _ALIASES._get_all_param_aliases()
-        require_known(config.params, frozenset(aliases), config.title())
+        names = {alias: main for main, others in _ALIASES._get_all_param_aliases().items() for alias in (*others, main)}
+        require_known(config.params, frozenset(names), config.title())
+        for name in config.params:
+            config.check_own(names[name], name)
 
     def open(self, train: Rows) -> Any:
         """The rows in the library's bins, a byte or two a value."""

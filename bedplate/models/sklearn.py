@@ -13,9 +13,10 @@ from bedplate.errors import ConfigError, DataError, DefinitionError, suggest
 from bedplate.models.boosting import BLOCK_ROWS
 from bedplate.models.estimator import Fitted, Rows
 from bedplate.models.estimators import EstimatorConfig, SklearnConfig
+from bedplate.models.forest import forest_part
 from bedplate.models.matrix import MatrixColumn, named
 from bedplate.models.nodes import MATRIX, OPSET, SCORE, Part, constant, float32_of, float64_of, node
-from bedplate.models.sklearn_trees import tree_part
+from bedplate.models.sklearn_trees import trees_of
 from bedplate.types import Array, Float32s, Float64s
 
 # Neither library has complete types.
@@ -77,8 +78,7 @@ class SklearnEstimator(Fitted):
                 where=self.config.title(),
                 hint="take a classifier, for example sklearn.ensemble:HistGradientBoostingClassifier",
             )
-        for step in _steps(self._fitted):
-            kind: Any = type(step)
+        for kind in map(_kind, _steps(self._fitted)):
             if kind.__module__.startswith("sklearn.") and kind not in _EXPORTED:
                 raise ConfigError(
                     f"{kind.__name__} can't be exported to ONNX by skl2onnx",
@@ -117,9 +117,9 @@ class SklearnEstimator(Fitted):
 
     def part(self) -> Part:
         """The estimator's trees, or what skl2onnx exports, in float64 where its operators can."""
-        trees = tree_part(self._fitted)
+        trees = trees_of(self._fitted)
         if trees is not None:
-            return trees
+            return forest_part(trees.forest, trees.bias, probability=trees.is_logit)
         errors: list[str] = []
         for kind, cast in ((_types.DoubleTensorType, float64_of), (_types.FloatTensorType, float32_of)):
             try:
@@ -148,8 +148,11 @@ class SklearnEstimator(Fitted):
         return Part(nodes, [*graph.initializer, constant("positive", np.array(1, np.int64))], _OPSET)
 
     def importance(self) -> Mapping[str, Mapping[str, float]]:
-        """What the estimator says of its columns: impurities or coefficients; nothing of a pipeline."""
+        """What the estimator says of its columns: impurities, coefficients or gains; nothing of a pipeline."""
         found: dict[str, Mapping[str, float]] = {}
+        trees = trees_of(self._fitted)
+        if trees is not None and trees.is_logit:
+            found["gain"] = named(trees.forest.importance(len(self.columns))[0], self.columns)
         for measure, attribute in (("impurity", "feature_importances_"), ("coefficient", "coef_")):
             values: Array | None = getattr(self._fitted, attribute, None)
             if values is not None and np.size(values) == len(self.columns):
@@ -175,6 +178,10 @@ def _named(config: SklearnConfig) -> Any:
             hint=suggest(name, [n for n in dir(found) if n[:1].isupper()], "classes"),
         )
     return getattr(found, name)
+
+
+def _kind(estimator: object) -> Any:
+    return type(estimator)
 
 
 def _steps(estimator: Any) -> list[Any]:

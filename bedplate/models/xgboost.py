@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
-from bedplate.errors import ConfigError
+from bedplate.errors import ConfigError, suggest
 from bedplate.models.boosting import BLOCK_ROWS, Boosted, Segment, group_sizes
 from bedplate.models.estimator import Rows
 from bedplate.models.estimators import BoostedConfig, EstimatorConfig, XGBoostConfig
@@ -45,7 +45,9 @@ class XGBoost(Boosted):
             warnings.simplefilter("always")
             matrix = self._matrix(np.zeros((2, len(self.columns)), np.float32), label=[0, 1])
             try:
-                _xgboost.Booster(self._params(0), [matrix]).update(matrix, 0)
+                booster = _xgboost.Booster(self._params(0) | {"verbosity": 1}, [matrix])
+                booster.update(matrix, 0)
+                known = sorted(_keys(json.loads(booster.save_config())))
             except (TypeError, ValueError, _xgboost.core.XGBoostError) as error:
                 raise ConfigError(
                     f"the library refuses the parameters: {str(error).strip().splitlines()[0]}",
@@ -53,7 +55,11 @@ class XGBoost(Boosted):
                 ) from error
         unused = re.findall(r'"(\w+)"', " ".join(str(w.message) for w in said if "not used" in str(w.message)))
         if unused:
-            raise ConfigError(f"the library has no parameter '{unused[0]}'", where=f"{c.title()}: params")
+            raise ConfigError(
+                f"the library has no parameter '{unused[0]}'",
+                where=f"{c.title()}: params",
+                hint=suggest(unused[0], known, "parameters"),
+            )
 
     def open(self, train: Rows) -> Any:
         """The rows in the library's bins, a byte or two a value."""
@@ -151,6 +157,14 @@ class _Grown:
         if self._parsed[0] != self.rounds:
             self._parsed = self.rounds, json.loads(self.content())["learner"]["gradient_booster"]["model"]["trees"]
         return self._parsed[1]
+
+
+def _keys(document: dict[str, Any]) -> set[str]:
+    """The names of all values of a nested document."""
+    found: set[str] = set()
+    for name, value in document.items():
+        found |= _keys(value) if isinstance(value, dict) else {name}  # pyright: ignore[reportUnknownArgumentType]
+    return found
 
 
 def _of_groups(weights: Float32s, sizes: Array) -> Float32s:

@@ -144,7 +144,7 @@ def _replaced(config: _Config, path: Sequence[str], value: Any, setting: str) ->
         raise ConfigError(f"{title} has no field '{name}'", where=setting, hint=suggest(name, fields, "fields"))
     current = getattr(config, name)
     if len(path) == 2 and isinstance(current, dict):
-        path, value = path[:1], _with_key(current, path[1], value)
+        path, value = path[:1], _with_key(current, path[1], value)  # pyright: ignore[reportUnknownArgumentType]
     if len(path) > 1:
         if not isinstance(current, msgspec.Struct):
             raise ConfigError(f"'{name}' of {title} has no fields", where=setting)

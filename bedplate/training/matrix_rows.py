@@ -137,8 +137,9 @@ def _not_finite(batch: Batch, encoder: Encoder) -> Iterator[tuple[str, Bools]]:
         column = source.get(field.feature)
         if not isinstance(column, Dense | Embedding) or column.values.dtype.kind != "f":
             continue
-        wrong: Bools = (~np.isfinite(column.values)).reshape(len(column), -1).any(axis=1)
+        finite: Bools = np.isfinite(column.values)
+        wrong: Bools = np.logical_not(finite if finite.ndim == 1 else np.logical_and.reduce(finite, axis=1))
         if column.present is not None:
-            wrong &= column.present
+            wrong = wrong & column.present
         if wrong.any():
             yield field.feature, wrong
