@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import msgspec
 import numpy as np
@@ -202,7 +202,7 @@ class Rounds:
         if not path.exists():
             return RoundProgress(identity)
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=RoundProgress)
+            found = _decoded(path.read_bytes())
         except (OSError, msgspec.MsgspecError) as error:
             raise StoreError(
                 f"the checkpoint can't be read: {error}", where=str(path), hint="delete it to start from the beginning"
@@ -215,6 +215,18 @@ class Rounds:
                 hint="start a new run (bedplate train without --resume)",
             )
         return found
+
+
+class _Written(msgspec.Struct):
+    history: list[dict[str, float | None]] = []
+
+
+def _decoded(content: bytes) -> RoundProgress:
+    """The progress; JSON has no NaN, which a metric may be: it is written as null."""
+    history = msgspec.json.decode(content, type=_Written).history
+    plain: dict[str, Any] = msgspec.json.decode(content)
+    plain["history"] = [{n: math.nan if v is None else v for n, v in metrics.items()} for metrics in history]
+    return msgspec.convert(plain, RoundProgress)
 
 
 def judged_metrics(model: Estimator, scores: Float64s, rows: Rows) -> dict[str, float]:

@@ -190,6 +190,32 @@ def test_a_killed_run_reads_no_rows_twice_and_is_of_one_config(tmp_path: Path) -
     assert len(run.training.made) == BATCHES
 
 
+def test_a_metric_that_is_not_a_number_is_kept_by_a_checkpoint(tmp_path: Path) -> None:
+    """No request has candidates of both labels: its AUC is not a number."""
+
+    def change(batch: Batch) -> Batch:
+        label = (batch.request["user.taste"].values > 0).astype(np.float32)
+        return replace(batch, labels={"label": label[batch.request_of_item()]})
+
+    run = Run(job(boosted(LightGBMConfig)), tmp_path)
+    steps: list[int] = []
+
+    def stop(status: RoundStatus) -> None:
+        if status.what == "round":
+            steps.append(status.done)
+            if len(steps) == 13:
+                signal.raise_signal(signal.SIGINT)
+
+    def fit() -> Any:
+        return run.learner.fit(run.encoder, Wrong(change), Wrong(change), run.folder, run.logged.__setitem__, stop)
+
+    with pytest.raises(TrainingInterruptedError):
+        fit()
+    result = fit()
+    assert result.resumed_step == 7
+    assert [np.isnan(metrics["request_auc"]) for metrics in result.history] == [True] * 6
+
+
 def test_the_same_seed_gives_the_same_model_and_another_another(tmp_path: Path) -> None:
     scores = []
     for i, seed in enumerate((1, 1, 2)):
