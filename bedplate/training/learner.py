@@ -11,6 +11,7 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import missing_extra
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described
+from bedplate.models.config import implementation
 from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.prediction import Prediction
 from bedplate.training.job import Job
@@ -73,18 +74,23 @@ class Learner(Protocol):
 
 
 def learner_of(job: Job) -> Learner:
-    """What trains a job's model; imports the library that it is made with.
+    """What trains a job's model; imports the library that it is made with."""
+    if isinstance(job.model, EstimatorConfig):
+        from bedplate.training.estimating import Estimating
+
+        return Estimating(job)
+    from bedplate.training.network import Network
+
+    return Network(job)
+
+
+def require_library(job: Job) -> None:
+    """Imports the library that a job's model is made with.
 
     Raises:
-        MissingExtraError: the library is not installed.
+        MissingExtraError: it is not installed.
     """
     try:
-        if isinstance(job.model, EstimatorConfig):
-            from bedplate.training.estimating import Estimating
-
-            return Estimating(job)
-        from bedplate.training.network import Network
-
-        return Network(job)
+        implementation(job.model)
     except ModuleNotFoundError as error:
         raise missing_extra(error) or error from error

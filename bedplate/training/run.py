@@ -32,7 +32,7 @@ from bedplate.training.checks import check_job
 from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
-from bedplate.training.learner import Learner, learner_of
+from bedplate.training.learner import Learner, learner_of, require_library
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.predictions import keep_predictions
 from bedplate.training.report import Show
@@ -102,16 +102,17 @@ def train(
         progress: told each step that begins.
 
     Raises:
+        MissingExtraError: the library that the model is made with is not installed.
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
+    require_library(job)
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
     training, validation, testing = _batches(dataset, files)
-    learner = learner_of(job)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
     if resume is None:
@@ -121,6 +122,7 @@ def train(
         require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
         run = registry.resume_run(resume)
     with run:
+        learner = learner_of(job)
         encoder = _encoder(job, learner, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
         try:

@@ -26,7 +26,7 @@ from bedplate.models.matrix import MatrixLayout
 from bedplate.training import memory
 from bedplate.training.estimating import IMPORTANCE, ROWS, Estimating
 from bedplate.training.interrupt import TrainingInterruptedError
-from bedplate.training.learner import learner_of
+from bedplate.training.learner import learner_of, require_library
 from bedplate.training.report import RoundStatus
 from bedplate.training.wrong_rows import FILE
 
@@ -365,7 +365,7 @@ def test_a_missing_library_names_its_extra(
     monkeypatch.delitem(sys.modules, config.implemented_by.partition(":")[0], raising=False)
     extra = "sklearn" if library == "skl2onnx" else library
     with pytest.raises(MissingExtraError, match=rf"pip install 'bedplate\[{extra}\]'"):
-        learner_of(job(config))
+        require_library(job(config))
 
 
 def test_jobs_are_read_without_a_library() -> None:
