@@ -138,13 +138,17 @@ _EXTRAS = {
     "httptools": "serve",
     "lance": "lance",
     "mlflow": "mlflow",
+    "lightgbm": "lightgbm",
     "onnx": "train",
     "onnxruntime": "serve",
     "onnxscript": "train",
     "pyiceberg": "iceberg",
     "redis": "redis",
+    "skl2onnx": "sklearn",
+    "sklearn": "sklearn",
     "torch": "train",
     "uvloop": "serve",
+    "xgboost": "xgboost",
     "yaml": "feast",
 }
 

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
-from bedplate.files import write_atomic
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
-from bedplate.types import Array
-
-FILE = "not-finite.parquet"
-"""The rows, in the folder of the checkpoints: `request_id`, `candidate` (null: all of the request) and `what`."""
-
-_MOST = 10_000  # rows
+from bedplate.training.wrong_rows import written_rows
 
 
 def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, folder: Path) -> DataError:
@@ -33,7 +24,7 @@ def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: 
         batch: on which.
         model: with the weights that it had.
         encoder: of the batch.
-        folder: where `FILE` goes.
+        folder: where `wrong_rows.FILE` goes.
     """
     found = _inputs(batch, encoder) | {
         f"label {name}": ~torch.isfinite(values) for name, values in batch.labels.items() if not _is_finite(values)
@@ -52,11 +43,9 @@ def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: 
         hint = "lower learning_rate or embedding_learning_rate, or set clip_norm"
     else:
         what += f"; not finite: {', '.join(found)}"
-    rows = _rows(found, batch)
-    if len(rows):
-        path = folder / FILE
-        write_atomic(path, _encoded(rows))
-        what += f" ({len(rows):,} rows: {path})"
+    wrong = {name: rows.numpy() for name, rows in found.items()}
+    requests = batch.request_ids[batch["request_of_item"].numpy()]
+    what += written_rows(folder, wrong, batch.request_ids, requests, batch.candidates.numpy())
     return DataError(what, where=f"training, step {step}", hint=hint)
 
 
@@ -81,28 +70,3 @@ def _inputs(batch: TensorBatch, encoder: Encoder) -> dict[str, Tensor]:
             if bool(rows.any()):
                 found[f"{name} ({column})"] = rows
     return found
-
-
-def _rows(found: Mapping[str, Tensor], batch: TensorBatch) -> pl.DataFrame:
-    parts: list[pl.DataFrame] = []
-    requests = batch.request_ids[batch["request_of_item"].numpy()]
-    for name, wrong in found.items():
-        at: Array = np.flatnonzero(wrong.numpy())[:_MOST]
-        of_items = len(wrong) == batch.rows
-        candidates = batch.candidates.numpy()[at] if of_items else [None] * len(at)
-        parts.append(
-            pl.DataFrame(
-                {
-                    "request_id": (requests if of_items else batch.request_ids)[at],
-                    "candidate": pl.Series(candidates, dtype=pl.Int64),
-                    "what": pl.Series([name] * len(at), dtype=pl.String),
-                }
-            )
-        )
-    return pl.concat(parts)[:_MOST] if parts else pl.DataFrame()
-
-
-def _encoded(rows: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    rows.write_parquet(buffer)
-    return buffer.getvalue()

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bedplate.batch import Batch
 from bedplate.datasets.loaded import LoadedDataset
+from bedplate.errors import missing_extra
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described
+from bedplate.models.config import implementation
+from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.prediction import Prediction
 from bedplate.training.job import Job
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
@@ -72,6 +75,22 @@ class Learner(Protocol):
 
 def learner_of(job: Job) -> Learner:
     """What trains a job's model; imports the library that it is made with."""
+    if isinstance(job.model, EstimatorConfig):
+        from bedplate.training.estimating import Estimating
+
+        return Estimating(job)
     from bedplate.training.network import Network
 
     return Network(job)
+
+
+def require_library(job: Job) -> None:
+    """Imports the library that a job's model is made with.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        implementation(job.model)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from error

@@ -34,7 +34,7 @@ from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, 
 from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
-from bedplate.training.learner import Learner, learner_of
+from bedplate.training.learner import Learner, learner_of, require_library
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.plots import write_plots
 from bedplate.training.predictions import keep_predictions
@@ -105,12 +105,14 @@ def train(
         progress: told each step that begins.
 
     Raises:
+        MissingExtraError: the library that the model is made with is not installed.
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
+    require_library(job)
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
     training, validation, testing = _batches(dataset, files)
