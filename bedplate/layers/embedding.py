@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,12 @@ class FusedEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors [..., width] of ids [...] int64."""
         return nn.functional.embedding(ids, self.weight, padding_idx=0, sparse=self.sparse)
+
+
+def table_names(model: nn.Module) -> list[str]:
+    """The names of a model's embedding tables, in the order in which it has them."""
+    untyped: Any = model
+    return [f"{name}.weight" for name, module in untyped.named_modules() if isinstance(module, FusedEmbedding)]
 
 
 def masked_mean(vectors: Tensor, ids: Tensor) -> Tensor:

@@ -18,6 +18,15 @@ from bedplate.training.job import Job
 SETTINGS = "settings"
 """Where a run's config keeps the settings that replaced the job's own, as they were given."""
 
+CONTINUED = "continued"
+"""Where a run's config and a version's keep from what it was continued (`continuing.Continuation`)."""
+
+RETRAINING = "retraining"
+"""Where a run's config keeps which retraining it is of."""
+
+RUN_ONLY = (CONTINUED, RETRAINING)
+"""What a run's config holds and no job: a resumed run has it from its beginning."""
+
 _SHOWN = 8
 """How many differences a message names."""
 
@@ -105,5 +114,5 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{part}.{name}": one for name, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
         else:
             found[part] = value
-    free = {"golden", SETTINGS, *(f"trainer.{name}" for name in may_change(config.get("trainer", {})))}
+    free = {"golden", SETTINGS, *RUN_ONLY, *(f"trainer.{name}" for name in may_change(config.get("trainer", {})))}
     return {path: value for path, value in found.items() if path not in free}

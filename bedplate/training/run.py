@@ -28,6 +28,7 @@ from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
+from bedplate.training.continuing import START, Beginning, Continuation
 from bedplate.training.evaluate import predict
 from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
@@ -80,6 +81,7 @@ def train(
     root: Path,
     *,
     resume: str | None = None,
+    continued: Continuation | None = None,
     files: WrittenDataset | None = None,
     show: Show | None = None,
     progress: Progress = lambda _: None,
@@ -93,6 +95,8 @@ def train(
         registry: where the run and the version go.
         root: the project's folder, whose git state is recorded.
         resume: the id of an interrupted run of this job to go on with; None starts a new one.
+        continued: from which version it goes on, and on which rows; None: from the beginning. A run that is resumed
+            has it from its beginning.
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
@@ -105,33 +109,41 @@ def train(
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
     """
     check_job(job, {job.dataset: dataset.compiled})
+    began = None if resume is None else registry.run(resume).record
+    continued = continued if began is None else Continuation.began(began)
+    if continued is not None:
+        dataset = continued.dataset(dataset, files=files is not None)
     _check_labelled(job, dataset)
     training, validation, testing = _batches(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
-    if resume is None:
-        config = job.form() | ({SETTINGS: list(job.settings)} if job.settings else {})
+    beginning = Beginning(continued, registry, job, definitions)
+    beginning.check(dataset.split)
+    if began is None:
+        config = job.form() | ({SETTINGS: list(job.settings)} if job.settings else {}) | beginning.form
         run = registry.start_run(job.name, config, project=root, definitions=definitions, sources=dataset.snapshots)
     else:
-        require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
-        run = registry.resume_run(resume)
+        require_same(began, job, definitions, dataset.snapshots)
+        run = registry.resume_run(began.id)
     with run:
-        encoder = _encoder(job, training, run.folder, progress)
+        encoder = _encoder(job, training, run.folder, beginning, progress)
         model = job.model_class(job.model, encoder.layout)
+        optimizer = beginning.weights(model, encoder, run.folder / CHECKPOINTS)
         trainer = Trainer(job.trainer, log=run.log_metrics, show=show)
         progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
         try:
-            result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
+            result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS, optimizer)
         except TrainingInterruptedError as error:
             run.finish("interrupted")
             error.run, error.where = run.id, f"run '{run.id}'"
             raise
+        (run.folder / CHECKPOINTS / START).unlink(missing_ok=True)
         progress("evaluate on the test split")
         test = predict(result.model, encoder, testing, prefetch=job.trainer.prefetch)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
-        return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
+        return _register(job, dataset, features, registry, root, run, result, encoder, metrics, beginning)
 
 
 def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
@@ -155,12 +167,12 @@ def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
             )
 
 
-def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> Encoder:
-    """The run's encoder: fitted once, then the same one for every resumption."""
+def _encoder(job: Job, training: Batches, folder: Path, beginning: Beginning, progress: Progress) -> Encoder:
+    """The run's encoder: fitted once, or carried over, then the same one for every resumption."""
     if (folder / ENCODER).exists():
         return Encoder.load(folder / ENCODER)
     progress(f"fit encodings of {len(job.inputs)} inputs on {min(job.fit_batches, len(training))} batches")
-    encoder = fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches))
+    encoder = beginning.encoder(fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches)))
     with new_folder(folder / ENCODER) as aside:
         encoder.save(aside)
     return encoder
@@ -176,6 +188,7 @@ def _register(
     result: TrainResult,
     encoder: Encoder,
     metrics: Mapping[str, float],
+    beginning: Beginning,
 ) -> Trained:
     catalogue = _catalogue(dataset, result.model, encoder)
     artifact = run.artifact / job.name
@@ -189,15 +202,17 @@ def _register(
         catalogue=catalogue,
         models=models_behind(job, dataset),
     )
+    learnt, trained = beginning.until(dataset.learnt_until, dataset.trained_until)
     manifest = gather(
         root,
         definitions=run.record.definitions,
         sources=run.record.sources,
-        config=job.form(),
+        config=job.form() | beginning.form,
         seeds={"trainer": job.trainer.seed, "model": job.model.seed},
         metrics=metrics,
-        parents=sorted(set(models_behind(job, dataset).values())),
-        trained_until=dataset.trained_until,
+        parents=sorted({*models_behind(job, dataset).values(), *beginning.parents}),
+        learnt_until=learnt,
+        trained_until=trained,
     )
     version = registry.register(job.name, artifact, manifest=manifest, run_id=run.id)
     return Trained(version, run.id, result, encoder, metrics, catalogue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,15 @@ class Trainer:
         self.log = log
         self.show = show
 
-    def fit(self, model: Model, encoder: Encoder, train: Batches, validation: Batches, folder: Path) -> TrainResult:
+    def fit(
+        self,
+        model: Model,
+        encoder: Encoder,
+        train: Batches,
+        validation: Batches,
+        folder: Path,
+        optimizer: Mapping[str, Any] | None = None,
+    ) -> TrainResult:
         """Trains, or goes on from the checkpoint in `folder`.
 
         The weights after an interruption (a signal, a crash, kill -9) and another call are bit for bit those of a run
@@ -87,6 +96,7 @@ class Trainer:
             train: the training batches.
             validation: the batches that each epoch is judged on; the first epoch of this source.
             folder: for the checkpoint; made if missing, and of this run only.
+            optimizer: the state that the optimiser begins with; None: it knows nothing yet.
 
         Raises:
             TrainingInterruptedError: SIGINT or SIGTERM; after the checkpoint was written.
@@ -99,7 +109,10 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         with seeded(self.config.seed), noticed_interrupt() as interrupt:
-            return _Run(self, model, encoder, train, validation, folder, interrupt).run()
+            run = _Run(self, model, encoder, train, validation, folder, interrupt)
+            if optimizer is not None:
+                run.optimizer.load_state_dict(dict(optimizer))
+            return run.run()
 
 
 @final
