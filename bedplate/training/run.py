@@ -34,6 +34,7 @@ from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, 
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
+from bedplate.training.predictions import keep_predictions
 from bedplate.training.report import Show
 from bedplate.training.source import Batches
 from bedplate.training.trainer import Trainer, TrainResult
@@ -134,16 +135,22 @@ def train(
         try:
             result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS, optimizer)
         except TrainingInterruptedError as error:
-            run.finish("interrupted")
-            error.run, error.where = run.id, f"run '{run.id}'"
-            raise
+            raise _interrupted(run, error) from None
         (run.folder / CHECKPOINTS / START).unlink(missing_ok=True)
         progress("evaluate on the test split")
         test = predict(result.model, encoder, testing, prefetch=job.trainer.prefetch)
+        keep_predictions(run.folder, test, dataset)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
         return _register(job, dataset, features, registry, root, run, result, encoder, metrics, beginning)
+
+
+def _interrupted(run: Run, error: TrainingInterruptedError) -> TrainingInterruptedError:
+    """Ends the run as interrupted; the error says which run it was."""
+    run.finish("interrupted")
+    error.run, error.where = run.id, f"run '{run.id}'"
+    return error
 
 
 def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
