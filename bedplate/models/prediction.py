@@ -1,4 +1,4 @@
-"""What a model predicted over a whole source, with what it is compared with; needs no torch to be read again."""
+"""A model's scores over a whole source, whichever library made them."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 
+from bedplate.batch import Batch
 from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
 from bedplate.datasets.loader import Loader
@@ -22,23 +24,24 @@ from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
 from bedplate.files import new_folder
 from bedplate.metrics.report import warnings_of
-from bedplate.models.base import Model, RetrievalModel
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
-from bedplate.training.continuing import START, Beginning, Continuation
-from bedplate.training.evaluate import predict
+from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
-from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
+from bedplate.training.learner import Learner, learner_of
+from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.predictions import keep_predictions
 from bedplate.training.report import Show
-from bedplate.training.source import Batches
-from bedplate.training.trainer import Trainer, TrainResult
+from bedplate.training.result import TrainResult
 from bedplate.types import Int64s
+
+if TYPE_CHECKING:
+    from bedplate.training.source import Batches
 
 Progress: TypeAlias = Callable[[str], None]
 """Told each step that begins."""
@@ -63,7 +66,7 @@ class Trained:
 
     version: ModelVersion
     run_id: str
-    result: TrainResult
+    result: TrainResult[Any]
     encoder: Encoder
     metrics: Mapping[str, float]
     catalogue: CatalogueVectors | None
@@ -118,7 +121,7 @@ def train(
     training, validation, testing = _batches(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
-    beginning = Beginning(continued, registry, job, definitions)
+    beginning = Beginning(continued, registry, definitions)
     beginning.check(dataset.split)
     if began is None:
         config = job.form() | ({SETTINGS: list(job.settings)} if job.settings else {}) | beginning.form
@@ -127,23 +130,20 @@ def train(
         require_same(began, job, definitions, dataset.snapshots)
         run = registry.resume_run(began.id)
     with run:
-        encoder = _encoder(job, training, run.folder, beginning, progress)
-        model = job.model_class(job.model, encoder.layout)
-        optimizer = beginning.weights(model, encoder, run.folder / CHECKPOINTS)
-        trainer = Trainer(job.trainer, log=run.log_metrics, show=show)
-        progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
+        learner = learner_of(job, beginning)
+        encoder = _encoder(job, learner, training, run.folder, progress)
+        progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
         try:
-            result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS, optimizer)
+            result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
         except TrainingInterruptedError as error:
             raise _interrupted(run, error) from None
-        (run.folder / CHECKPOINTS / START).unlink(missing_ok=True)
         progress("evaluate on the test split")
-        test = predict(result.model, encoder, testing, prefetch=job.trainer.prefetch)
+        test = learner.predict(result.model, encoder, testing)
         keep_predictions(run.folder, test, dataset)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
-        return _register(job, dataset, features, registry, root, run, result, encoder, metrics, beginning)
+        return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
 
 
 def _interrupted(run: Run, error: TrainingInterruptedError) -> TrainingInterruptedError:
@@ -174,12 +174,12 @@ def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
             )
 
 
-def _encoder(job: Job, training: Batches, folder: Path, beginning: Beginning, progress: Progress) -> Encoder:
-    """The run's encoder: fitted once, or carried over, then the same one for every resumption."""
+def _encoder(job: Job, learner: Learner, training: Batches, folder: Path, progress: Progress) -> Encoder:
+    """The run's encoder: fitted once, then the same one for every resumption."""
     if (folder / ENCODER).exists():
         return Encoder.load(folder / ENCODER)
     progress(f"fit encodings of {len(job.inputs)} inputs on {min(job.fit_batches, len(training))} batches")
-    encoder = beginning.encoder(fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches)))
+    encoder = learner.encoder(fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches)))
     with new_folder(folder / ENCODER) as aside:
         encoder.save(aside)
     return encoder
@@ -187,20 +187,21 @@ def _encoder(job: Job, training: Batches, folder: Path, beginning: Beginning, pr
 
 def _register(
     job: Job,
+    learner: Learner,
     dataset: LoadedDataset,
     features: Mapping[str, Feature],
     registry: Registry,
     root: Path,
     run: Run,
-    result: TrainResult,
+    result: TrainResult[Any],
     encoder: Encoder,
     metrics: Mapping[str, float],
     beginning: Beginning,
 ) -> Trained:
-    catalogue = _catalogue(dataset, result.model, encoder)
+    catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
     shutil.rmtree(artifact, ignore_errors=True)  # of an attempt that was interrupted before it was registered
-    export(
+    learner.export(
         result.model,
         encoder,
         artifact,
@@ -243,14 +244,11 @@ def catalogue_candidates(dataset: LoadedDataset) -> Int64s:
     return np.unique(rows.candidates[: rows.offsets[dataset.positions("test")[0]]])
 
 
-def _catalogue(dataset: LoadedDataset, model: Model, encoder: Encoder) -> CatalogueVectors | None:
-    """The candidates' vectors as of the test split's first request; None for a model that is not for retrieval."""
-    if not isinstance(model, RetrievalModel):
-        return None
+def _whole_catalogue(dataset: LoadedDataset) -> Batch:
+    """A batch of every candidate as of the test split's first request."""
     first, last = dataset.positions("test")
     if first == last:
         raise NotFoundError("the test split has no requests", where=dataset.compiled.dataset.place)
     known = catalogue_candidates(dataset)
     one = select_requests(dataset.spine.rows, np.array([first]))
-    batch = dataset.assemble(with_candidates(one, known, np.array([0, len(known)])), labels=False)
-    return catalogue_vectors(model, encoder, [batch], dataset.item_texts)
+    return dataset.assemble(with_candidates(one, known, np.array([0, len(known)])), labels=False)

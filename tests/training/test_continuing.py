@@ -14,8 +14,9 @@ from bedplate.cli.main import run as command
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.rolling import RollingSplit
 from bedplate.errors import DataError, DefinitionError, NotFoundError
-from bedplate.training.continuing import Continuation, Parent
+from bedplate.training.continuing import Continuation
 from bedplate.training.evaluate import predict
+from bedplate.training.inheritance import Parent
 from bedplate.training.run import Trained, train
 
 

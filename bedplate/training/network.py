@@ -1,0 +1,79 @@
+"""A job's network: made with torch, trained by `trainer.Trainer`. Satisfies `learner.Learner`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import final
+
+from bedplate.batch import Batch
+from bedplate.datasets.loaded import LoadedDataset
+from bedplate.features.encoder import Encoder
+from bedplate.features.signature import Described
+from bedplate.models.base import Model, RetrievalModel
+from bedplate.models.prediction import Prediction
+from bedplate.training.continuing import Beginning
+from bedplate.training.evaluate import predict
+from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
+from bedplate.training.inheritance import START, Inheritance
+from bedplate.training.job import Job
+from bedplate.training.report import Log, Show
+from bedplate.training.result import TrainResult
+from bedplate.training.source import Batches
+from bedplate.training.trainer import Trainer
+
+
+@final
+class Network:
+    """Trains the `Model` that a job's config is of.
+
+    Args:
+        job: the job.
+        beginning: of the run.
+    """
+
+    __slots__ = ("_inheritance", "_job", "title")
+
+    def __init__(self, job: Job, beginning: Beginning) -> None:
+        self._job, self.title = job, job.model_class.__name__
+        self._inheritance = Inheritance(beginning, job)
+
+    def encoder(self, fitted: Encoder) -> Encoder:
+        """The encoder itself, or of what a parent knows as the parent encodes it."""
+        return self._inheritance.encoder(fitted)
+
+    def fit(
+        self, encoder: Encoder, training: Batches, validation: Batches, folder: Path, log: Log, show: Show | None
+    ) -> TrainResult[Model]:
+        """Trains the network; see `Trainer.fit`."""
+        model: Model = self._job.model_class(self._job.model, encoder.layout)
+        state = self._inheritance.weights(model, encoder, folder)
+        result = Trainer(self._job.trainer, log=log, show=show).fit(model, encoder, training, validation, folder, state)
+        (folder / START).unlink(missing_ok=True)
+        return result
+
+    def predict(self, model: Model, encoder: Encoder, source: Batches) -> Prediction:
+        """The scores over a source."""
+        return predict(model, encoder, source, prefetch=self._job.trainer.prefetch)
+
+    def catalogue(
+        self, model: Model, encoder: Encoder, batch: Callable[[], Batch], dataset: LoadedDataset
+    ) -> CatalogueVectors | None:
+        """The candidates' vectors of a model for retrieval, else None."""
+        if not isinstance(model, RetrievalModel):
+            return None
+        return catalogue_vectors(model, encoder, [batch()], dataset.item_texts)
+
+    def export(
+        self,
+        model: Model,
+        encoder: Encoder,
+        folder: Path,
+        *,
+        features: Mapping[str, Described],
+        golden: Sequence[GoldenBatch],
+        catalogue: CatalogueVectors | None,
+        models: Mapping[str, str],
+    ) -> None:
+        """Writes the network's artifact; see `export`."""
+        export(model, encoder, folder, features=features, golden=golden, catalogue=catalogue, models=models)
