@@ -1,4 +1,4 @@
-"""A model's scores over a whole source, whichever library made them."""
+"""What a model predicted over a whole source, with what it is compared with; needs no torch to be read again."""
 
 from __future__ import annotations
 
