@@ -137,6 +137,7 @@ _EXTRAS = {
     "hiredis": "redis",
     "httptools": "serve",
     "lance": "lance",
+    "optuna": "search",
     "onnx": "train",
     "onnxruntime": "serve",
     "onnxscript": "train",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest
@@ -132,6 +133,12 @@ class Dataset:
             DefinitionError: an unknown feature or column, an entity that the spine does not have, keys of two types.
         """
         return CompiledDataset(self, graph, root)
+
+    def with_features(self, features: Sequence[FeatureLike]) -> Self:
+        """The dataset with these features beside its own."""
+        found = copy(self)
+        found.features = (*self.features, *features)
+        return found
 
     def form(self) -> dict[str, Any]:
         """The canonical form; features in it are as they were given."""

@@ -24,7 +24,10 @@ CONTINUED = "continued"
 RETRAINING = "retraining"
 """Where a run's config keeps which retraining it is of."""
 
-RUN_ONLY = (CONTINUED, RETRAINING)
+SEARCHED = "searched"
+"""Where a run's config keeps which trial of which study it is."""
+
+RUN_ONLY = (CONTINUED, RETRAINING, SEARCHED)
 """What a run's config holds and no job: a resumed run has it from its beginning."""
 
 _SHOWN = 8
@@ -67,6 +70,12 @@ def models_behind(job: Job, dataset: LoadedDataset) -> dict[str, str]:
     """The model version behind each feature that a model makes and that the job's inputs are computed from."""
     features = dataset.compiled.selected.models_behind(job.inputs)
     return {f.name: dataset.scorers[f.name].version for f in features}
+
+
+def run_config(job: Job, retraining: str | None) -> dict[str, Any]:
+    """What a run's config says of its job: the whole of it, the settings that changed it, and its retraining."""
+    settings = {SETTINGS: list(job.settings)} if job.settings else {}
+    return job.form() | settings | ({} if retraining is None else {RETRAINING: retraining})
 
 
 def settings_of(record: RunRecord) -> list[str]:

@@ -16,6 +16,7 @@ from bedplate.metrics.classification import NOT_FOR_JUDGING
 from bedplate.models.config import ModelConfig, implementation
 from bedplate.registry.version import NAME_PATTERN
 from bedplate.training.config import TrainerConfig, override
+from bedplate.training.promotion import PromotionRules
 
 if TYPE_CHECKING:
     from bedplate.models.base import Model
@@ -35,6 +36,7 @@ class Job:
         trainer: how it is trained.
         fit_batches: how many training batches the encodings are fitted on.
         golden: how many test requests are kept with their scores as evidence.
+        promotion: when `bedplate retrain` gives a new version the place of the champion.
 
     Attributes:
         settings: what `with_settings` put in place of the job's own, in order.
@@ -45,7 +47,7 @@ class Job:
             project.
     """
 
-    __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "settings", "trainer")
+    __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "promotion", "settings", "trainer")
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class Job:
         trainer: TrainerConfig | None = None,
         fit_batches: int = 64,
         golden: int = 4,
+        promotion: PromotionRules | None = None,
     ) -> None:
         self.name = name
         self.settings: tuple[str, ...] = ()
@@ -90,6 +93,8 @@ class Job:
         self.model, self.inputs = model, dict(inputs)
         self.trainer = TrainerConfig() if trainer is None else trainer
         check_kind(self.trainer, TrainerConfig, f"{self.place}: trainer")
+        self.promotion = PromotionRules() if promotion is None else promotion
+        check_kind(self.promotion, PromotionRules, f"{self.place}: promotion")
         self._check_metric()
         check_number(fit_batches, f"{self.place}: fit_batches", whole=True)
         check_number(golden, f"{self.place}: golden", whole=True)
@@ -138,10 +143,12 @@ class Job:
     def with_settings(self, settings: Sequence[str]) -> Self:
         """The job with settings such as `model.rank=64` or `trainer.epochs=2` in place of its own.
 
+        Settings of its rules begin with `promotion`.
+
         Raises:
             ConfigError: a setting is not of the form, or names nothing.
         """
-        parts: dict[str, list[str]] = {"model": [], "trainer": []}
+        parts: dict[str, list[str]] = {"model": [], "trainer": [], "promotion": []}
         for setting in settings:
             head, dot, rest = setting.partition(".")
             if not dot or head not in parts:
@@ -159,6 +166,7 @@ class Job:
             trainer=override(self.trainer, parts["trainer"]),
             fit_batches=self.fit_batches,
             golden=self.golden,
+            promotion=override(self.promotion, parts["promotion"]),
         )
         changed.settings = (*self.settings, *settings)
         return changed

@@ -30,7 +30,7 @@ from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
 from bedplate.training.continuing import Beginning, Continuation
-from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
+from bedplate.training.evidence import definitions_of, models_behind, require_same, run_config
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.learner import Learner, learner_of
@@ -86,6 +86,7 @@ def train(
     *,
     resume: str | None = None,
     continued: Continuation | None = None,
+    retraining: str | None = None,
     files: WrittenDataset | None = None,
     show: Show | None = None,
     progress: Progress = lambda _: None,
@@ -101,6 +102,7 @@ def train(
         resume: the id of an interrupted run of this job to go on with; None starts a new one.
         continued: from which version it goes on, and on which rows; None: from the beginning. A run that is resumed
             has it from its beginning.
+        retraining: the id of the retraining that a new run is of, which its config keeps.
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
@@ -124,7 +126,7 @@ def train(
     beginning = Beginning(continued, registry, definitions)
     beginning.check(dataset.split)
     if began is None:
-        config = job.form() | ({SETTINGS: list(job.settings)} if job.settings else {}) | beginning.form
+        config = run_config(job, retraining) | beginning.form
         run = registry.start_run(job.name, config, project=root, definitions=definitions, sources=dataset.snapshots)
     else:
         require_same(began, job, definitions, dataset.snapshots)
