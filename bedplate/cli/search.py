@@ -54,7 +54,7 @@ def search(name: str, trials: int | None, processes: int, directory: Path, as_js
     total = trials or definition.trials
     others = [_another(name, total, directory) for _ in range(processes - 1)]
     try:
-        study.run(total, on_stderr(), lambda step: click.echo(step, err=True))
+        found = study.run(total, on_stderr(), lambda step: click.echo(step, err=True))
         failed = [process.returncode for process in others if process.wait()]
     except TrainingInterruptedError as error:
         error.hint = "run the same again to go on from there"
@@ -66,8 +66,7 @@ def search(name: str, trials: int | None, processes: int, directory: Path, as_js
                 process.wait()
     if failed:
         click.echo(f"warning: {len(failed)} of the other processes failed, with {failed}", err=True)
-    found = study.run(total)  # with what the other processes found
-    _echo(found, as_json=as_json)
+    _echo(study.run(total) if others else found, as_json=as_json)  # with what the other processes found
 
 
 def _search(project: Project, name: str) -> Search:

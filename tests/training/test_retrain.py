@@ -18,6 +18,7 @@ import retraining_project as small
 
 from bedplate import Project, Registry
 from bedplate.cli.main import run as command
+from bedplate.training import retrain as retraining
 from bedplate.training.champion import score_test
 from bedplate.training.predictions import read_predictions
 from bedplate.training.retrain import FILE, locked
@@ -167,25 +168,27 @@ def test_a_feature_that_only_the_champion_reads_is_read_from_history(folder: Pat
     assert outcome["compared"]["auc"]["a"]["mean"] > 0.8
 
 
-@pytest.mark.parametrize("point", ["predictions:write_predictions", "retrain:_write"])
-def test_after_kill_9_the_next_call_goes_on_and_nothing_is_done_twice(
-    point: str, folder: Path, retrain: Retrain
-) -> None:
+def test_after_kill_9_the_next_call_goes_on_and_nothing_is_done_twice(folder: Path, retrain: Retrain) -> None:
     small.write(folder, 48)
     script = Path(__file__).with_name("run_killed.py")
-    words = [script, f"bedplate.training.{point}", "1", "retrain", "ranker", "--project", folder]
+    words = [script, "bedplate.training.predictions:write_predictions", "1", "retrain", "ranker", "--project", folder]
     process = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
     assert process.returncode == -signal.SIGKILL, process.stderr
     code, outcome = retrain()
     check_done_once(folder, code, outcome)
 
 
-def test_what_was_decided_is_done_by_the_next_call(
-    folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
+def stopped(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("point", [(retraining, "_write"), (Registry, "promote")], ids=["decision", "promotion"])
+def test_what_was_begun_is_ended_by_the_next_call(
+    point: tuple[Any, str], folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small.write(folder, 48)
     with monkeypatch.context() as patched:
-        patched.setattr(Registry, "promote", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(*point, stopped)
         assert retrain("--continue")[0] == 130
     assert registry(folder).aliases("ranker") == {"champion": 1}
     check_done_once(folder, *retrain("--continue"))
@@ -199,4 +202,4 @@ def check_done_once(folder: Path, code: int, outcome: dict[str, Any]) -> None:
     assert [run.status for run in found.runs("ranker")] == ["finished", "finished"]
     assert found.aliases("ranker") == {"champion": 2 if code == 0 else 1}
     assert len(found.history("ranker")) == (2 if code == 0 else 1)
-    assert json.loads((found.runs("ranker")[0].folder / FILE).read_bytes())["version"] == "ranker:2"
+    assert json.loads((found.run(outcome["run"]).folder / FILE).read_bytes())["version"] == "ranker:2"
