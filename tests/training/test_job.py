@@ -22,6 +22,7 @@ from bedplate import (
     Job,
     Label,
     LogisticConfig,
+    Mean,
     Number,
     Project,
     Registry,
@@ -42,7 +43,8 @@ from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import sampled_logit
 from bedplate.offline.history import IndexedHistory
 from bedplate.testing.simulator import START
-from bedplate.training.comparison import measure
+from bedplate.training.champion import score_test
+from bedplate.training.comparison import measure, rows_differ
 from bedplate.training.predictions import PREDICTIONS, read_predictions
 from bedplate.training.report import Status
 from bedplate.training.run import catalogue_candidates, train
@@ -80,6 +82,10 @@ def test_a_job_becomes_a_version_with_its_evidence(project: Project, tmp_path: P
     assert {"log_loss", "test_auc", "test_calibration"} <= set(manifest.metrics)
     assert set(Signature.load(version.path).features()) <= set(project.graph.features)
     assert len(read_golden(version.path)) == 2
+    # Scored from its artifact, as a later model is compared with it, it gives what its run kept.
+    kept, scored = read_predictions(registry.run(trained.run_id).folder), score_test(version, dataset)
+    assert rows_differ(kept, scored, "bought") is None
+    np.testing.assert_allclose(scored.scores, kept.scores, rtol=1e-4, atol=1e-6)
     run = registry.run(trained.run_id)
     assert run.status == "finished"
     measured = measure(read_predictions(run.folder), "bought")
@@ -127,6 +133,9 @@ def test_the_whole_catalogue_is_ranked_as_by_hand(project: Project, tmp_path: Pa
     assert vectors is not None
     items = catalogue_candidates(dataset)
     np.testing.assert_array_equal(vectors.keys, items)
+    kept, scored = read_predictions(registry.run(trained.run_id).folder), score_test(trained.version, dataset)
+    known = (kept.requests == 0) & np.isin(kept.candidates, items)
+    np.testing.assert_allclose(scored.scores[known], kept.scores[known] * job.model.temperature, rtol=1e-4, atol=1e-6)
     first, _ = dataset.positions("test")
     requests = select_requests(dataset.spine.rows, np.arange(first, first + 5))
     catalogue = CatalogueEvaluation(dataset, requests, items)
@@ -257,6 +266,8 @@ def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(
     frame = pl.DataFrame({"request": day, "user": [1] * 20, "item": ["a"] * 20, "time": START + day * DAY})
     paid = Source("paid", frame.head(9), time="time")
     labels = [Label(n, user, paid, Count(), within=f"{n}d", at_least=1) for n in ("1", "2")]
+    dear = Mean("request", where=pl.col("request") < 7)
+    labels.append(Label("dear", user, paid, dear, within="1d", at_least=1, empty="masked"))
     dataset = Dataset(
         "d",
         spine=Spine(Source("shown", frame, time="time"), request="request", entities=user, item=item),
@@ -268,8 +279,10 @@ def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(
     for view in dataset.views:
         history.build(view).run()
     loaded, registry = LoadedDataset(dataset, history), Registry(tmp_path / "r")
-    assert [loaded.labelled(label, "test") for label in ("1", "2")] == [1, 0]
-    job = Job("j", dataset="d", model=LogisticConfig("2"), inputs={"candidate": Category(), "hour": Number()})
-    with pytest.raises(DataError, match="label '2' is known for none of the 1 requests of the split 'test'"):
-        train(job, loaded, {}, registry, tmp_path)
+    assert [loaded.labelled(label, "test") for label in ("1", "2", "dear")] == [1, 0, 0]
+    assert [loaded.labelled("dear", split) for split in ("train", "validation")] == [2, 3]
+    for name in ("2", "dear"):
+        job = Job("j", dataset="d", model=LogisticConfig(name), inputs={"candidate": Category(), "hour": Number()})
+        with pytest.raises(DataError, match=f"label '{name}' is known for none of the 1 requests of the split 'test'"):
+            train(job, loaded, {}, registry, tmp_path)
     assert registry.runs() == []
