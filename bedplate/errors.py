@@ -139,6 +139,7 @@ _EXTRAS = {
     "lance": "lance",
     "mlflow": "mlflow",
     "lightgbm": "lightgbm",
+    "optuna": "search",
     "onnx": "train",
     "onnxruntime": "serve",
     "onnxscript": "train",

@@ -17,6 +17,7 @@ import click
 from bedplate.errors import BedplateError, missing_extra, suggest
 
 PARTIAL_EXIT = 8
+REFUSED_EXIT = 9
 UNEXPECTED_EXIT = 70
 INTERRUPTED_EXIT = 130
 CLOSED_EXIT = 141
@@ -32,6 +33,8 @@ COMMANDS = {
     "lookup": ("bedplate.cli.lookup:lookup", "Show feature values of keys at a time."),
     "datasets": ("bedplate.cli.datasets:datasets", "Write a training set to files, and show what files hold."),
     "train": ("bedplate.cli.train:train", "Train a job's model and register the version."),
+    "retrain": ("bedplate.cli.retrain:retrain", "Train on fresh data, and promote what is no worse."),
+    "search": ("bedplate.cli.search:search", "Try other choices of a job, many at once, resumable."),
     "runs": ("bedplate.cli.runs:runs", "List, show and compare runs."),
     "models": ("bedplate.cli.models:models", "List, show, promote and roll back model versions."),
     "materialize": ("bedplate.cli.materialize:materialize", "Fill the online store from history."),
@@ -53,6 +56,7 @@ Exit codes:
   6    a model's folder is incomplete, changed or not reproducible
   7    a proof that must hold does not
   8    done in part: what was left out is listed
+  9    refused: a model may not take the champion's place, for the reasons that are listed
   70   an unexpected error inside Bedplate
   130  interrupted, by Ctrl-C or by SIGTERM, which a scheduler sends: what is finished is kept
   141  the reader of the output has gone"""

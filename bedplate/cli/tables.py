@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bedplate.types import HOUR, MINUTE, SECOND, format_time
+
+if TYPE_CHECKING:
+    from bedplate.metrics.intervals import Estimate
 
 _BARS = "▁▂▃▄▅▆▇█"
 _GAP = "·"
@@ -42,6 +46,16 @@ def number(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "nan"
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+
+
+def interval(estimate: Estimate) -> str:
+    """A difference with its interval.
+
+    >>> from bedplate.metrics.intervals import Estimate
+    >>> interval(Estimate(0.5, 0.1, 0.3, 0.7, 9))
+    '+0.50000 [+0.30000, +0.70000]'
+    """
+    return f"{estimate.mean:+.5f} [{estimate.low:+.5f}, {estimate.high:+.5f}]"
 
 
 def moment(micros: int) -> str:

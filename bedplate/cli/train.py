@@ -11,6 +11,7 @@ from bedplate.cli.options import echo_json, json_option, project_option
 
 if TYPE_CHECKING:
     from bedplate.registry.registry import Registry
+    from bedplate.training.continuing import Rows
     from bedplate.training.run import Trained
 
 
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 @project_option
 @json_option
 @click.option("--resume", metavar="RUN", help="Go on with an interrupted run; its id or the beginning of it.")
+@click.option(
+    "--continue",
+    "parent",
+    metavar="MODEL",
+    help="Go on from a model version: NAME (its champion), NAME:VERSION or NAME@ALIAS.",
+)
+@click.option(
+    "--rows",
+    type=click.Choice(["since", "all"]),
+    help="With --continue: learn from the rows that the version did not learn from (the default), or from all.",
+)
 @click.option(
     "--from",
     "files",
@@ -32,6 +44,8 @@ def train(
     job: str,
     settings: tuple[str, ...],
     resume: str | None,
+    parent: str | None,
+    rows: Rows | None,
     files: Path | None,
     promote: bool,
     directory: Path,
@@ -42,7 +56,8 @@ def train(
     JOB is the job's name, FILE.py:NAME, or FILE.py where that file has only one. SETTINGS replace the job's own:
     model.NAME=VALUE or trainer.NAME=VALUE. Ctrl-C leaves a checkpoint; '--resume RUN'
     goes on from it with the run's settings and ends with the same weights as if nothing had happened. Settings given
-    with --resume may only say how long and at what pace it goes on.
+    with --resume may only say how long and at what pace it goes on. --continue begins with the weights of a version:
+    known ids and features keep theirs, and the first scores are that version's.
 
     \b
     Examples:
@@ -50,6 +65,7 @@ def train(
       bedplate train retail_ranker trainer.epochs=1 model.rank=64
       bedplate train train.py:retail_ranker model.layers=[64,32]
       bedplate train retail_ranker --resume 20261122-1015
+      bedplate train retail_ranker --continue retail_ranker@champion
       bedplate train retail_ranker --from baskets-2011
       bedplate train retail_ranker --json
     """
@@ -57,12 +73,17 @@ def train(
     from bedplate.datasets.written import WrittenDataset
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
+    from bedplate.training.continuing import Continuation
     from bedplate.training.evidence import settings_of
     from bedplate.training.interrupt import TrainingInterruptedError
     from bedplate.training.job import Job
     from bedplate.training.report import on_stderr
     from bedplate.training.run import train as run_job
 
+    if resume is not None and parent is not None:
+        raise click.UsageError("--resume goes on with a run as it began; leave --continue out")
+    if rows is not None and parent is None:
+        raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
     project = Project(directory)
     registry = Registry(project.config.registry_path)
     run = None if resume is None else registry.run(resume)
@@ -76,6 +97,7 @@ def train(
             registry,
             project.root,
             resume=run and run.id,
+            continued=None if parent is None else Continuation.of(registry.get(parent), rows or "since"),
             files=None if files is None else WrittenDataset(files),
             show=on_stderr(),
             progress=lambda step: click.echo(step, err=True),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 from bedplate.arguments import checks_arguments
 from bedplate.canonical import digest
@@ -12,6 +13,7 @@ from bedplate.datasets.checks import check_kind, check_list, check_name, check_n
 from bedplate.datasets.labels import CompiledLabel, Label
 from bedplate.datasets.leaks import check_allowed, check_fresh, check_outcomes
 from bedplate.datasets.negatives import LOG_Q, SAMPLED, CompiledNegatives, Negatives
+from bedplate.datasets.rolling import RollingSplit
 from bedplate.datasets.spine import CompiledSpine, Spine
 from bedplate.datasets.split import TimeSplit
 from bedplate.errors import DefinitionError, suggest
@@ -57,7 +59,7 @@ class Dataset:
         spine: Spine,
         labels: Label | Sequence[Label] = (),
         features: Sequence[FeatureLike],
-        split: TimeSplit,
+        split: TimeSplit | RollingSplit,
         negatives: Negatives | None = None,
         batch_items: int | None = None,
         batch_requests: int | None = None,
@@ -70,7 +72,7 @@ class Dataset:
         )
         self.allow = dict(allow or {})
         check_kind(spine, Spine, f"{self.place}: spine")
-        check_kind(split, TimeSplit, f"{self.place}: split")
+        check_kind(split, TimeSplit | RollingSplit, f"{self.place}: split")
         if negatives is not None:
             check_kind(negatives, Negatives, f"{self.place}: negatives")
         self.spine, self.split, self.negatives = spine, split, negatives
@@ -105,11 +107,11 @@ class Dataset:
                 where=self.place,
             )
         for label in self.labels:
-            if self.split.validation + label.complete_after >= self.split.test:
+            if label.complete_after >= self.split.validation_length:
                 maturity = f" and the maturity {format_duration(label.maturity)}" if label.maturity else ""
                 raise DefinitionError(
                     f"no request of validation would have label '{label.name}': the split is "
-                    f"{format_duration(self.split.test - self.split.validation)} long, no more than the horizon "
+                    f"{format_duration(self.split.validation_length)} long, no more than the horizon "
                     f"{format_duration(label.horizon)}{maturity}, and no label looks into the next split",
                     where=self.place,
                     hint="move test later, or validation earlier",
@@ -131,6 +133,12 @@ class Dataset:
             DefinitionError: an unknown feature or column, an entity that the spine does not have, keys of two types.
         """
         return CompiledDataset(self, graph, root)
+
+    def with_features(self, features: Sequence[FeatureLike]) -> Self:
+        """The dataset with these features beside its own."""
+        found = copy(self)
+        found.features = (*self.features, *features)
+        return found
 
     def form(self) -> dict[str, Any]:
         """The canonical form; features in it are as they were given."""

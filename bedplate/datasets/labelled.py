@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, final
 
 import numpy as np
@@ -35,6 +35,11 @@ class Labelled:
         label = compiled.label
         complete = int(np.searchsorted(times, compiled.last_time(history), side="right"))
         return cls(label.horizon, split.ranges(times, label.complete_after), complete)
+
+    def without(self, split: str, first: int) -> Self:
+        """The same without the split's requests before `first`."""
+        begins, last = self.apart[split]
+        return replace(self, apart={**self.apart, split: (max(begins, min(first, last)), last)})
 
     def positions(self, split: str) -> tuple[int, int]:
         """The requests `[first, last)` of a split that have the label."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Self, final
 
 import numpy as np
 
@@ -92,6 +93,7 @@ class LoadedDataset:
 
     Attributes:
         scorers: as given.
+        split: its splits, at their times.
         snapshots: the snapshot that was read of each source, by the source's name: by the spine, by the negatives and
             by the indexes of the features and labels.
 
@@ -102,7 +104,7 @@ class LoadedDataset:
 
     __slots__ = (
         "_feedback", "_join", "_labelled", "_ranges", "_sampler", "_summary", "_texts", "_uncensored", "compiled",
-        "history", "scorers", "snapshots", "spine",
+        "history", "scorers", "snapshots", "spine", "split",
     )  # fmt: skip
 
     def __init__(
@@ -130,11 +132,30 @@ class LoadedDataset:
         known = indexed or {}
         read += [(v.view.source.name, known[v.id], f"index of {v.place}") for v in compiled.views if v.id in known]
         self.snapshots: Mapping[str, str] = _one_each(read)
-        split, waits = compiled.dataset.split, [c.label.complete_after for c in compiled.labels]
+        known_until = [c.last_time(history) for c in compiled.labels]
+        ends = [*known_until, *(int(time) for time in rows.times[-1:])]
+        self.split = split = compiled.dataset.split.at(min(ends, default=0) + 1)
+        waits = [c.label.complete_after for c in compiled.labels]
         self._ranges = split.ranges(rows.times, min(waits, default=0))
         self._labelled = {c.label.name: Labelled.of(c, split, rows.times, history) for c in compiled.labels}
         used = [int(rows.times[first]) for first, last in self._ranges.values() if first < last]
         check_time_true(compiled.selected.models, scorers, min(used, default=LATEST_TIME), compiled.dataset.place)
+
+    def since(self, time: int) -> Self:
+        """The dataset whose training split has only the requests from a time on, microseconds."""
+        found = copy(self)
+        first, last = self._ranges["train"]
+        first = min(max(first, int(np.searchsorted(self.spine.rows.times, time))), last)
+        found._ranges = {**self._ranges, "train": (first, last)}
+        found._labelled = {name: known.without("train", first) for name, known in self._labelled.items()}
+        found._summary = None
+        return found
+
+    @property
+    def learnt_until(self) -> int:
+        """The time of the last training request: what a model that is continued has not learnt from is later."""
+        first, last = self.positions("train")
+        return int(self.spine.rows.times[last - 1]) if first < last else 0
 
     @property
     def trained_until(self) -> int:
@@ -199,8 +220,8 @@ class LoadedDataset:
             labels: whether to read labels too; those that are not known yet, or would look into the next split, are
                 NaN.
         """
-        split, wanted = self.compiled.dataset.split, self.compiled.labels if labels else ()
-        values = {c.label.name: c.read(self.history, rows, split) for c in wanted}
+        wanted = self.compiled.labels if labels else ()
+        values = {c.label.name: c.read(self.history, rows, self.split) for c in wanted}
         return replace(self._join.batch(self.history, rows, values), texts=self._texts)
 
     def sample(self, chosen: Int64s, seed: int, epoch: int) -> Batch:
@@ -314,4 +335,4 @@ class LoadedDataset:
         """The listed candidates of the requests `[first, last)`, some at once, and their label."""
         for start in range(first, last, _AT_ONCE):
             rows = select_requests(self.spine.rows, np.arange(start, min(last, start + _AT_ONCE)))
-            yield rows, label.read(self.history, rows, self.compiled.dataset.split)
+            yield rows, label.read(self.history, rows, self.split)

@@ -46,7 +46,7 @@ class Loader:
         self._first, self._last = dataset.positions(split)
         self._shuffles = split == "train"
         if self._first == self._last:
-            first, last = dataset.compiled.dataset.split.bounds()[split]
+            first, last = dataset.split.bounds()[split]
             raise DataError(
                 f"the split '{split}' has no requests that are not censored between {format_time(first)} and "
                 f"{format_time(last)}",

@@ -55,6 +55,15 @@ class TimeSplit:
                 hint="move test later, or validation earlier",
             )
 
+    @property
+    def validation_length(self) -> int:
+        """Microseconds between the beginnings of validation and test."""
+        return self.test - self.validation
+
+    def at(self, end: int) -> TimeSplit:
+        """The split itself, wherever the data ends; see `rolling.RollingSplit`."""
+        return self
+
     def bounds(self, wait: int = 0) -> Mapping[str, tuple[int, int]]:
         """For each split its first time and the first time after it.
 

@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from bedplate.layers.axes import Axes, Axis
+
 
 @final
 class CandidateAttention(nn.Module):
@@ -30,6 +32,16 @@ class CandidateAttention(nn.Module):
         self.inner = width
         with torch.no_grad():
             self.element.bias[-1] = -1.0  # begins with small weights: most elements have nothing to do with a candidate
+
+    def axes(self, group: str, item: Axis, elements: Axis) -> Axes:
+        """What its weights' axes are for a group of sequences; see `Model.axes`."""
+        keys, inner = _own(group, "key", self.inner), _own(group, "element", 2 * self.inner + 1)
+        return {
+            "query.weight": (keys, item),
+            "query.bias": (keys,),
+            "element.weight": (inner, elements),
+            "element.bias": (inner,),
+        }
 
     def forward(self, item: Tensor, elements: Tensor, mask: Tensor, request_of_item: Tensor) -> Tensor:
         """[N, width + 1].
@@ -60,9 +72,23 @@ class SequencePooling(nn.Module):
         self.element = nn.Linear(element_width, width + 1)
         self.inner = width
 
+    def axes(self, group: str, elements: Axis) -> Axes:
+        """What its weights' axes are for a group of sequences; see `Model.axes`."""
+        inner = _own(group, "element", self.width)
+        return {"element.weight": (inner, elements), "element.bias": (inner,)}
+
     def forward(self, elements: Tensor, mask: Tensor) -> Tensor:
         """[R, width + 1] of elements [R, length, element_width] and mask [R, length]."""
         values, scores = self.element(elements).split((self.inner, 1), dim=2)
         weights = torch.sigmoid(scores) * mask.unsqueeze(2)
         total = weights.sum(dim=1)
         return torch.cat(((weights * values).sum(dim=1) / (1.0 + total), torch.log1p(total)), dim=1)
+
+
+def pooled_axis(group: str, width: int) -> Axis:
+    """What the columns of a pooled group of sequences are, for `Model.axes`."""
+    return _own(group, "pooled", width)
+
+
+def _own(group: str, what: str, width: int) -> Axis:
+    return tuple((group, what, i) for i in range(width))

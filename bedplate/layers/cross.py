@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from bedplate.layers.axes import Axes, Axis, prefixed
 from bedplate.layers.linear import SplitLinear
 
 
@@ -22,11 +23,22 @@ class CrossNetwork(nn.Module):
         """At least one layer."""
         super().__init__()
         width = request_width + item_width
-        self.width = width
+        self.width, self.rank = width, rank
         inner = rank or width
         self.first = SplitLinear(request_width, item_width, inner)
         self.down = nn.ModuleList(nn.Linear(width, inner, bias=False) for _ in range(layers - 1))
         self.up = nn.ModuleList(nn.Linear(rank, width) if rank else nn.Identity() for _ in range(layers))
+
+    def axes(self, request: Axis, item: Axis) -> Axes:
+        """What its weights' axes are; see `Model.axes`."""
+        both = request + item
+        inner = None if self.rank else both
+        found = prefixed("first", self.first.axes(request, item, inner))
+        found |= {f"down.{i}.weight": (inner, both) for i in range(len(self.down))}
+        if self.rank:
+            for i in range(len(self.up)):
+                found |= {f"up.{i}.weight": (both, None), f"up.{i}.bias": (both,)}
+        return found
 
     def forward(self, request: Tensor, item: Tensor, request_of_item: Tensor) -> Tensor:
         """[N, request_width + item_width]."""

@@ -81,6 +81,12 @@ def _coalesced(rows: Tensor, values: Tensor, count: int) -> Tensor:
     )
 
 
+def table_names(model: nn.Module) -> list[str]:
+    """The names of a model's embedding tables, in the order in which it has them."""
+    untyped: Any = model
+    return [f"{name}.weight" for name, module in untyped.named_modules() if isinstance(module, FusedEmbedding)]
+
+
 def masked_mean(vectors: Tensor, ids: Tensor) -> Tensor:
     """[n, width]: the mean of vectors [n, length, width] whose id [n, length] is not 0; zeros where all are."""
     count = (ids != 0).sum(dim=1, keepdim=True).clamp(min=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.features.encoding import Layout, Level
+from bedplate.layers.axes import Axis, InputColumn
 from bedplate.layers.embedding import FusedEmbedding, masked_mean
 
 
@@ -26,11 +27,12 @@ class InputVectors(nn.Module):
     Attributes:
         request_width, item_width: columns of the two sides.
         element_widths: of each group of sequences.
+        width: of an embedding.
     """
 
     def __init__(self, layout: Layout, width: int) -> None:
         super().__init__()
-        self.layout = layout
+        self.layout, self.width = layout, width
         self.embedding = FusedEmbedding(layout.rows, width)
         bags = {level: sum(b.level == level for b in layout.bags) for level in ("request", "item")}
         self.request_width = layout.request_dense + width * (layout.request_ids + bags["request"])
@@ -60,6 +62,21 @@ class InputVectors(nn.Module):
             vectors = torch.cat((vectors, inputs[f"sequence_numbers.{name}"]), dim=2)
         return Elements(vectors, (ids[:, :, 0] != 0).to(vectors.dtype))
 
+    def axis(self, level: Level) -> Axis:
+        """What the columns of a side are, for `Model.axes`."""
+        found = _columns(f"{level}_dense", getattr(self.layout, f"{level}_dense"))
+        found += _columns(f"{level}_ids", getattr(self.layout, f"{level}_ids"), self.width)
+        for bag in self.layout.bags:
+            found += _columns(f"bag_ids.{bag.name}", int(bag.level == level), self.width)
+        return found
+
+    def element_axis(self, name: str) -> Axis:
+        """What the columns of a group's elements are, for `Model.axes`."""
+        group = next(s for s in self.layout.sequences if s.name == name)
+        return _columns(f"sequence_ids.{name}", group.ids, self.width) + _columns(
+            f"sequence_numbers.{name}", group.numbers
+        )
+
     def _side(self, level: Level, inputs: Mapping[str, Tensor]) -> Tensor:
         parts: list[Tensor] = []
         if getattr(self.layout, f"{level}_dense"):
@@ -71,3 +88,7 @@ class InputVectors(nn.Module):
                 ids = inputs[f"bag_ids.{bag.name}"]
                 parts.append(masked_mean(self.embedding(ids), ids))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _columns(tensor: str, columns: int, parts: int = 1) -> Axis:
+    return tuple(InputColumn(tensor, column, part) for column in range(columns) for part in range(parts))

@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from bedplate.layers.axes import Axes, Axis
+
 
 @final
 class SplitLinear(nn.Module):
@@ -23,6 +25,11 @@ class SplitLinear(nn.Module):
         self.request = nn.Parameter(joint.weight.detach()[:, :request_width].clone())
         self.item = nn.Parameter(joint.weight.detach()[:, request_width:].clone())
         self.bias = nn.Parameter(joint.bias.detach().clone())
+
+    @staticmethod
+    def axes(request: Axis, item: Axis, out: Axis | None = None) -> Axes:
+        """What its weights' axes are; see `Model.axes`."""
+        return {"request": (out, request), "item": (out, item), "bias": (out,)}
 
     def forward(self, request: Tensor, item: Tensor, request_of_item: Tensor) -> Tensor:
         """[N, width] of request [R, request_width] and item [N, item_width]."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bedplate.errors import DefinitionError
 from bedplate.features.encoding import Layout, Level
+from bedplate.layers.axes import Axes
 from bedplate.models.batch import TensorBatch
 from bedplate.models.config import ModelConfig
 from bedplate.models.prediction import Prediction
@@ -68,6 +69,15 @@ class Model(nn.Module, ABC):
     def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """[N]: the scores that `metrics` gets; the outputs' own unless a model says otherwise."""
         return outputs["score"]
+
+    def axes(self) -> Axes:
+        """What the axes of the weights stand for that read or give the columns of the encoder's tensors, by name.
+
+        With them a model goes on from one with other features (`training.warm_start`): weights are taken over by what
+        they stand for, and those that read a new feature begin at 0. Embedding tables need none. Without any, a model
+        goes on only with the same features.
+        """
+        return {}
 
     @abstractmethod
     def metrics(self, prediction: Prediction) -> dict[str, float]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
 
 from bedplate.features.encoding import Layout
-from bedplate.layers.attention import CandidateAttention
+from bedplate.layers.attention import CandidateAttention, pooled_axis
+from bedplate.layers.axes import Axes, Axis, prefixed
 from bedplate.layers.cross import CrossNetwork
 from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import SplitMLP
@@ -47,6 +48,21 @@ class DCN(BinaryModel):
             self.deep = SplitMLP(request, item, config.layers, config.dropout)
             self.crossed = nn.Linear(request + item, 1)
             self.deepened = nn.Linear(self.deep.width, 1, bias=False)
+
+    def axes(self) -> Axes:
+        """What the axes of the weights of the first layers are."""
+        request, item = self.vectors.axis("request"), self.vectors.axis("item")
+        found: dict[str, tuple[Axis | None, ...]] = {}
+        pooled: Axis = ()
+        for i, group in enumerate(self.layout.sequences):
+            attention = cast(CandidateAttention, self.attention[i])
+            elements = self.vectors.element_axis(group.name)
+            found |= prefixed(f"attention.{i}", attention.axes(group.name, item, elements))
+            pooled += pooled_axis(group.name, attention.width)
+        item += pooled
+        found |= prefixed("cross", self.cross.axes(request, item))
+        found |= prefixed("deep.first", self.deep.first.axes(request, item))
+        return found | {"crossed.weight": (None, request + item)}
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`logit` [N], and `score` [N], the probability of the label."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.features.encoding import Layout
+from bedplate.layers.axes import NOTHING, Axes
 from bedplate.layers.inputs import InputVectors
 from bedplate.models.base import require, seeded
 from bedplate.models.binary import BinaryModel, probability
@@ -33,6 +34,15 @@ class Logistic(BinaryModel):
             require(self.vectors.item_width > 0, "the encoder gives nothing about the candidate", "Logistic")
             self.item = nn.Linear(self.vectors.item_width, 1)
             self.request = nn.Linear(max(self.vectors.request_width, 1), 1, bias=False)
+
+    def axes(self) -> Axes:
+        """What the axes of the weights are."""
+        elements = sum((self.vectors.element_axis(g.name) for g in self.layout.sequences), ())
+        return {
+            "sequence.weight": (None, elements or NOTHING),
+            "item.weight": (None, self.vectors.axis("item")),
+            "request.weight": (None, self.vectors.axis("request") or NOTHING),
+        }
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`logit` [N], and `score` [N], the probability of the label."""

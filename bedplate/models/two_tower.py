@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from bedplate.features.encoding import Layout
-from bedplate.layers.attention import SequencePooling
+from bedplate.layers.attention import SequencePooling, pooled_axis
+from bedplate.layers.axes import Axes, Axis, prefixed
 from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import MLP
 from bedplate.metrics.classification import request_auc
@@ -66,6 +67,20 @@ class TwoTower(RetrievalModel):
     def _tower(width: int, config: TwoTowerConfig) -> nn.Module:
         hidden = MLP(width, config.layers, config.dropout)
         return nn.Sequential(hidden, nn.Linear(hidden.width, config.width))
+
+    def axes(self) -> Axes:
+        """What the axes of the weights of the first layers are."""
+        request = self.vectors.axis("request")
+        found: dict[str, tuple[Axis | None, ...]] = {}
+        for i, group in enumerate(self.layout.sequences):
+            pooling = cast(SequencePooling, self.sequences[i])
+            found |= prefixed(f"sequences.{i}", pooling.axes(group.name, self.vectors.element_axis(group.name)))
+            request += pooled_axis(group.name, pooling.width)
+        first = "0.steps.0.weight" if cast(TwoTowerConfig, self.config).layers else "1.weight"
+        return found | {
+            f"query_tower.{first}": (None, request),
+            f"item_tower.{first}": (None, self.vectors.axis("item")),
+        }
 
     def query(self, batch: Mapping[str, Tensor]) -> Tensor:
         """[R, width] unit vectors of the requests; reads nothing of the candidates."""

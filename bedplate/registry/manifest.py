@@ -71,9 +71,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         environment: Python, platform and libraries.
         metrics: final metrics; null is not a number.
         files: every file of the artifact but the manifest, by its path in the folder; filled by the registry.
-        parents: the model versions this one depends on, as `name:version`: those that make its features.
+        parents: the model versions this one depends on, as `name:version`: those that make its features, and the one
+            that it was continued from.
         trained_until: the time up to which the model knows what happened, microseconds: the last label that its
             training and validation saw. None where that is not known.
+        learnt_until: the time of the last request that its weights were fitted on, microseconds; validation, which is
+            later, only chose among them. None where that is not known.
     """
 
     format: int = MANIFEST_FORMAT
@@ -91,6 +94,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileRecord] = {}
     parents: tuple[str, ...] = ()
     trained_until: int | None = None
+    learnt_until: int | None = None
 
     def content_id(self) -> str:
         """The id of what makes the model what it is: files, definitions, sources, config, seeds and parents.
@@ -111,6 +115,7 @@ def gather(
     metrics: Mapping[str, float],
     parents: Iterable[str] = (),
     trained_until: int | None = None,
+    learnt_until: int | None = None,
 ) -> Manifest:
     """A manifest with the facts of this process: the environment, and the git state of the folder `root`.
 
@@ -123,6 +128,7 @@ def gather(
         metrics: final metrics.
         parents: model versions this one depends on, as `name:version`.
         trained_until: the time up to which the model knows what happened, microseconds.
+        learnt_until: the time of the last request that its weights were fitted on, microseconds.
 
     Raises:
         DataError: the config can't be written as a JSON object.
@@ -137,6 +143,7 @@ def gather(
         metrics={k: float(v) for k, v in metrics.items()},
         parents=tuple(parents),
         trained_until=trained_until,
+        learnt_until=learnt_until,
     )
 
 

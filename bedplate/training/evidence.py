@@ -18,6 +18,18 @@ from bedplate.training.job import Job
 SETTINGS = "settings"
 """Where a run's config keeps the settings that replaced the job's own, as they were given."""
 
+CONTINUED = "continued"
+"""Where a run's config and a version's keep from what it was continued (`continuing.Continuation`)."""
+
+RETRAINING = "retraining"
+"""Where a run's config keeps which retraining it is of."""
+
+SEARCHED = "searched"
+"""Where a run's config keeps which trial of which study it is."""
+
+RUN_ONLY = (CONTINUED, RETRAINING, SEARCHED)
+"""What a run's config holds and no job: a resumed run has it from its beginning."""
+
 _SHOWN = 8
 """How many differences a message names."""
 
@@ -58,6 +70,12 @@ def models_behind(job: Job, dataset: LoadedDataset) -> dict[str, str]:
     """The model version behind each feature that a model makes and that the job's inputs are computed from."""
     features = dataset.compiled.selected.models_behind(job.inputs)
     return {f.name: dataset.scorers[f.name].version for f in features}
+
+
+def run_config(job: Job, retraining: str | None) -> dict[str, Any]:
+    """What a run's config says of its job: the whole of it, the settings that changed it, and its retraining."""
+    settings = {SETTINGS: list(job.settings)} if job.settings else {}
+    return job.form() | settings | ({} if retraining is None else {RETRAINING: retraining})
 
 
 def settings_of(record: RunRecord) -> list[str]:
@@ -105,5 +123,5 @@ def _fixed(config: Mapping[str, Any]) -> dict[str, Any]:
             found |= {f"{part}.{name}": one for name, one in value.items()}  # pyright: ignore[reportUnknownVariableType]
         else:
             found[part] = value
-    free = {"golden", SETTINGS, *(f"trainer.{name}" for name in may_change(config.get("trainer", {})))}
+    free = {"golden", SETTINGS, *RUN_ONLY, *(f"trainer.{name}" for name in may_change(config.get("trainer", {})))}
     return {path: value for path, value in found.items() if path not in free}

@@ -17,6 +17,7 @@ from bedplate.models.config import ModelConfig, implementation
 from bedplate.models.estimators import TRAINER_FIELDS, EstimatorConfig
 from bedplate.registry.version import NAME_PATTERN
 from bedplate.training.config import TrainerConfig, override
+from bedplate.training.promotion import PromotionRules
 
 if TYPE_CHECKING:
     from bedplate.models.base import Model
@@ -46,6 +47,7 @@ class Job:
         trainer: how it is trained.
         fit_batches: how many training batches the encodings are fitted on.
         golden: how many test requests are kept with their scores as evidence.
+        promotion: when `bedplate retrain` gives a new version the place of the champion.
 
     Attributes:
         settings: what `with_settings` put in place of the job's own, in order.
@@ -56,7 +58,7 @@ class Job:
             project.
     """
 
-    __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "settings", "trainer")
+    __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "promotion", "settings", "trainer")
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Job:
         trainer: TrainerConfig | None = None,
         fit_batches: int = 64,
         golden: int = 4,
+        promotion: PromotionRules | None = None,
     ) -> None:
         self.name = name
         self.settings: tuple[str, ...] = ()
@@ -101,6 +104,8 @@ class Job:
         self.model, self.inputs = model, dict(inputs)
         self.trainer = TrainerConfig() if trainer is None else trainer
         check_kind(self.trainer, TrainerConfig, f"{self.place}: trainer")
+        self.promotion = PromotionRules() if promotion is None else promotion
+        check_kind(self.promotion, PromotionRules, f"{self.place}: promotion")
         self._check_metric()
         self._check_trainer()
         check_number(fit_batches, f"{self.place}: fit_batches", whole=True)
@@ -165,10 +170,12 @@ class Job:
     def with_settings(self, settings: Sequence[str]) -> Self:
         """The job with settings such as `model.rank=64` or `trainer.epochs=2` in place of its own.
 
+        Settings of its rules begin with `promotion`.
+
         Raises:
             ConfigError: a setting is not of the form, or names nothing.
         """
-        parts: dict[str, list[str]] = {"model": [], "trainer": []}
+        parts: dict[str, list[str]] = {"model": [], "trainer": [], "promotion": []}
         for setting in settings:
             head, dot, rest = setting.partition(".")
             if not dot or head not in parts:
@@ -186,6 +193,7 @@ class Job:
             trainer=override(self.trainer, parts["trainer"]),
             fit_batches=self.fit_batches,
             golden=self.golden,
+            promotion=override(self.promotion, parts["promotion"]),
         )
         changed.settings = (*self.settings, *settings)
         return changed

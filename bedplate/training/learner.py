@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bedplate.batch import Batch
 from bedplate.datasets.loaded import LoadedDataset
-from bedplate.errors import missing_extra
+from bedplate.errors import ConfigError, missing_extra
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described
 from bedplate.models.config import implementation
 from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.prediction import Prediction
+from bedplate.training.continuing import Beginning
 from bedplate.training.job import Job
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.report import Log, Show
@@ -73,15 +74,26 @@ class Learner(Protocol):
         ...
 
 
-def learner_of(job: Job) -> Learner:
-    """What trains a job's model; imports the library that it is made with."""
+def learner_of(job: Job, beginning: Beginning) -> Learner:
+    """What trains a job's model; imports the library that it is made with.
+
+    Raises:
+        ConfigError: an estimator should go on from a version.
+    """
     if isinstance(job.model, EstimatorConfig):
+        if beginning.continued is not None:
+            raise ConfigError(
+                f"a {job.model.title()} is trained from the beginning, and should go on from "
+                f"'{beginning.continued.parent}'",
+                where=job.place,
+                hint="leave --continue out; bedplate retrain trains estimators too, without it",
+            )
         from bedplate.training.estimating import Estimating
 
         return Estimating(job)
     from bedplate.training.network import Network
 
-    return Network(job)
+    return Network(job, beginning)
 
 
 def require_library(job: Job) -> None:

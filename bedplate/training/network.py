@@ -13,8 +13,10 @@ from bedplate.features.signature import Described
 from bedplate.models.base import Model, RetrievalModel
 from bedplate.models.config import implementation
 from bedplate.models.prediction import Prediction
+from bedplate.training.continuing import Beginning
 from bedplate.training.evaluate import predict
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
+from bedplate.training.inheritance import START, Inheritance
 from bedplate.training.job import Job
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
@@ -28,23 +30,28 @@ class Network:
 
     Args:
         job: the job.
+        beginning: of the run.
     """
 
-    __slots__ = ("_job", "title")
+    __slots__ = ("_inheritance", "_job", "title")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, beginning: Beginning) -> None:
         self._job, self.title = job, job.model_class.__name__
+        self._inheritance = Inheritance(beginning, job)
 
     def encoder(self, fitted: Encoder) -> Encoder:
-        """The encoder itself."""
-        return fitted
+        """The encoder itself, or of what a parent knows as the parent encodes it."""
+        return self._inheritance.encoder(fitted)
 
     def fit(
         self, encoder: Encoder, training: Batches, validation: Batches, folder: Path, log: Log, show: Show | None
     ) -> TrainResult[Model]:
         """Trains the network; see `Trainer.fit`."""
         model: Model = implementation(self._job.model)(self._job.model, encoder.layout)
-        return Trainer(self._job.trainer, log=log, show=show).fit(model, encoder, training, validation, folder)
+        state = self._inheritance.weights(model, encoder, folder)
+        result = Trainer(self._job.trainer, log=log, show=show).fit(model, encoder, training, validation, folder, state)
+        (folder / START).unlink(missing_ok=True)
+        return result
 
     def predict(self, model: Model, encoder: Encoder, source: Batches) -> Prediction:
         """The scores over a source."""

@@ -72,6 +72,11 @@ class Adagrad:
         self.parameters, self.rate = list(parameters), rate
         self._torch = torch.optim.Adagrad(self.parameters, lr=rate) if self.parameters else None
 
+    @property
+    def sums(self) -> list[Tensor]:
+        """The accumulators [rows, width] of each table."""
+        return [] if self._torch is None else [self._torch.state[p]["sum"] for p in self.parameters]
+
     def step(self) -> None:
         """Updates every table that has a gradient."""
         if self._torch is not None:

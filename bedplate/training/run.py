@@ -30,7 +30,8 @@ from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, StoredRun
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
-from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
+from bedplate.training.continuing import Beginning, Continuation
+from bedplate.training.evidence import definitions_of, models_behind, require_same, run_config
 from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
@@ -87,6 +88,8 @@ def train(
     root: Path,
     *,
     resume: str | None = None,
+    continued: Continuation | None = None,
+    retraining: str | None = None,
     files: WrittenDataset | None = None,
     show: Show | None = None,
     progress: Progress = lambda _: None,
@@ -100,6 +103,9 @@ def train(
         registry: where the run and the version go.
         root: the project's folder, whose git state is recorded.
         resume: the id of an interrupted run of this job to go on with; None starts a new one.
+        continued: from which version it goes on, and on which rows; None: from the beginning. A run that is resumed
+            has it from its beginning.
+        retraining: the id of the retraining that a new run is of, which its config keeps.
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
@@ -114,18 +120,24 @@ def train(
     """
     require_library(job)
     check_job(job, {job.dataset: dataset.compiled})
+    began = None if resume is None else registry.run(resume).record
+    continued = continued if began is None else Continuation.began(began)
+    if continued is not None:
+        dataset = continued.dataset(dataset, files=files is not None)
     _check_labelled(job, dataset)
     training, validation, testing = _batches(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
-    if resume is None:
-        config = job.form() | ({SETTINGS: list(job.settings)} if job.settings else {})
+    beginning = Beginning(continued, registry, definitions)
+    beginning.check(dataset.split)
+    if began is None:
+        config = run_config(job, retraining) | beginning.form
         run = registry.start_run(job.name, config, project=root, definitions=definitions, sources=dataset.snapshots)
     else:
-        require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
-        run = registry.resume_run(resume)
+        require_same(began, job, definitions, dataset.snapshots)
+        run = registry.resume_run(began.id)
     with run:
-        learner = learner_of(job)
+        learner = learner_of(job, beginning)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
         try:
@@ -139,7 +151,7 @@ def train(
         run.log_metrics(result.steps, metrics)
         write_plots(StoredRun(run.folder, run.record))
         progress("export, and reproduce the golden requests")
-        return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics)
+        return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
 
 
 def _interrupted(run: Run, error: TrainingInterruptedError) -> TrainingInterruptedError:
@@ -198,6 +210,7 @@ def _register(
     result: TrainResult[Any],
     encoder: Encoder,
     metrics: Mapping[str, float],
+    beginning: Beginning,
 ) -> Trained:
     catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
@@ -211,15 +224,17 @@ def _register(
         catalogue=catalogue,
         models=models_behind(job, dataset),
     )
+    learnt, trained = beginning.until(dataset.learnt_until, dataset.trained_until)
     manifest = gather(
         root,
         definitions=run.record.definitions,
         sources=run.record.sources,
-        config=job.form(),
+        config=job.form() | beginning.form,
         seeds={"trainer": job.trainer.seed, "model": job.model.seed},
         metrics=metrics,
-        parents=sorted(set(models_behind(job, dataset).values())),
-        trained_until=dataset.trained_until,
+        parents=sorted({*models_behind(job, dataset).values(), *beginning.parents}),
+        learnt_until=learnt,
+        trained_until=trained,
     )
     version = registry.register(job.name, artifact, manifest=manifest, run_id=run.id)
     return Trained(version, run.id, result, encoder, metrics, catalogue)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, final
@@ -48,7 +49,13 @@ class Trainer:
         self.show = show
 
     def fit(
-        self, model: Model, encoder: Encoder, train: Batches, validation: Batches, folder: Path
+        self,
+        model: Model,
+        encoder: Encoder,
+        train: Batches,
+        validation: Batches,
+        folder: Path,
+        optimizer: Mapping[str, Any] | None = None,
     ) -> TrainResult[Model]:
         """Trains, or goes on from the checkpoint in `folder`.
 
@@ -61,6 +68,7 @@ class Trainer:
             train: the training batches.
             validation: the batches that each epoch is judged on; the first epoch of this source.
             folder: for the checkpoint; made if missing, and of this run only.
+            optimizer: the state that the optimiser begins with; None: it knows nothing yet.
 
         Raises:
             TrainingInterruptedError: SIGINT or SIGTERM; after the checkpoint was written.
@@ -73,7 +81,10 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         with seeded(self.config.seed), noticed_interrupt() as interrupt:
-            return _Run(self, model, encoder, train, validation, folder, interrupt).run()
+            run = _Run(self, model, encoder, train, validation, folder, interrupt)
+            if optimizer is not None:
+                run.optimizer.load_state_dict(dict(optimizer))
+            return run.run()
 
 
 @final

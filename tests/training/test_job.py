@@ -44,7 +44,8 @@ from bedplate.models.binary import sampled_logit
 from bedplate.offline.history import IndexedHistory
 from bedplate.registry.environment import read_environment
 from bedplate.testing.simulator import START
-from bedplate.training.comparison import measure
+from bedplate.training.champion import score_test
+from bedplate.training.comparison import measure, rows_differ
 from bedplate.training.inputs import SplitRows, read_summary
 from bedplate.training.predictions import PREDICTIONS, read_predictions
 from bedplate.training.report import Status
@@ -83,6 +84,10 @@ def test_a_job_becomes_a_version_with_its_evidence(project: Project, tmp_path: P
     assert {"log_loss", "test_auc", "test_calibration"} <= set(manifest.metrics)
     assert set(Signature.load(version.path).features()) <= set(project.graph.features)
     assert len(read_golden(version.path)) == 2
+    # Scored from its artifact, as a later model is compared with it, it gives what its run kept.
+    kept, scored = read_predictions(registry.run(trained.run_id).folder), score_test(version, dataset)
+    assert rows_differ(kept, scored, "bought") is None
+    np.testing.assert_allclose(scored.scores, kept.scores, rtol=1e-4, atol=1e-6)
     run = registry.run(trained.run_id)
     assert run.status == "finished"
     measured = measure(read_predictions(run.folder), "bought")
@@ -140,6 +145,9 @@ def test_the_whole_catalogue_is_ranked_as_by_hand(project: Project, tmp_path: Pa
     assert vectors is not None
     items = catalogue_candidates(dataset)
     np.testing.assert_array_equal(vectors.keys, items)
+    kept, scored = read_predictions(registry.run(trained.run_id).folder), score_test(trained.version, dataset)
+    known = (kept.requests == 0) & np.isin(kept.candidates, items)
+    np.testing.assert_allclose(scored.scores[known], kept.scores[known] * job.model.temperature, rtol=1e-4, atol=1e-6)
     first, _ = dataset.positions("test")
     requests = select_requests(dataset.spine.rows, np.arange(first, first + 5))
     catalogue = CatalogueEvaluation(dataset, requests, items)

@@ -1,0 +1,77 @@
+"""Whether fresh rows are such as a model can be judged on: inputs that went missing, numbers that moved away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bedplate.batch import Batch, Column, Dense, Ragged
+from bedplate.datasets.loaded import LoadedDataset
+from bedplate.features.encoding import CANDIDATE, Encoding, Number
+from bedplate.training.promotion import PromotionRules
+from bedplate.types import Float64s
+
+_REQUESTS = 2000
+"""At most so many requests of a split are looked at, evenly over its time."""
+
+
+def problems(dataset: LoadedDataset, inputs: Mapping[str, Encoding], rules: PromotionRules) -> list[str]:
+    """How the inputs of the test split differ from those of the training split by more than the rules allow.
+
+    Args:
+        dataset: with both splits.
+        inputs: what a job's model reads.
+        rules: how much they may.
+    """
+    was, now = (_sample(dataset, split) for split in ("train", "test"))
+    found: list[str] = []
+    for name, encoding in inputs.items():
+        if name == CANDIDATE:
+            continue
+        before, after = _column(was, name), _column(now, name)
+        missing = [_missing(column) for column in (before, after)]
+        if missing[1] - missing[0] > rules.largest_missing:
+            found.append(
+                f"the input '{name}' is null in {missing[1]:.0%} of the test rows, of the training rows in "
+                f"{missing[0]:.0%} (largest_missing is {rules.largest_missing:g})"
+            )
+        elif isinstance(encoding, Number) and isinstance(before, Dense) and isinstance(after, Dense):
+            found += _moved(name, _numbers(before, encoding), _numbers(after, encoding), rules)
+    return found
+
+
+def _sample(dataset: LoadedDataset, split: str) -> Batch:
+    first, last = dataset.positions(split)
+    chosen = np.unique(np.linspace(first, last - 1, min(_REQUESTS, last - first)).astype(np.int64))
+    return dataset.sample(chosen, 0, 0)
+
+
+def _column(batch: Batch, name: str) -> Column:
+    return batch.request[name] if name in batch.request else batch.item[name]
+
+
+def _missing(column: Column) -> float:
+    """The share of nulls, of lists that of empty ones."""
+    if isinstance(column, Ragged):
+        return float((np.diff(column.offsets) == 0).mean()) if len(column.offsets) > 1 else 0.0
+    return 0.0 if column.present is None else 1.0 - float(column.present.mean())
+
+
+def _numbers(column: Dense, encoding: Number) -> Float64s:
+    values = column.values if column.present is None else column.values[column.present]
+    x = values.astype(np.float64)
+    return np.copysign(np.log1p(np.abs(x)), x) if encoding.log else x
+
+
+def _moved(name: str, before: Float64s, after: Float64s, rules: PromotionRules) -> list[str]:
+    if len(before) < 2 or not len(after):
+        return []
+    spread = float(before.std())
+    moved = abs(float(after.mean()) - float(before.mean()))
+    if spread == 0 or moved <= rules.largest_shift * spread:
+        return []
+    return [
+        f"the mean of the input '{name}' moved by {moved / spread:.1f} standard deviations from training to test "
+        f"(largest_shift is {rules.largest_shift:g})"
+    ]

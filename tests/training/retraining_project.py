@@ -1,0 +1,71 @@
+"""A small project whose data grows day by day, to be trained again and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+DAY = 86_400_000_000
+BEGIN = 1_767_225_600_000_000
+
+FEATURES = """
+from bedplate import Count, Dataset, Entity, FeatureView, Label, Source, Spine, Sum
+from bedplate.datasets.rolling import RollingSplit
+
+plays = Source("plays", "plays.parquet", time="time", delay="1m")
+user, video = Entity("user", key="user"), Entity("video", key="video")
+users = FeatureView("users", user, plays, {"likes": Sum("liked", windows="28d"), "n": Count(windows="28d")})
+videos = FeatureView("videos", video, plays, {"likes": Sum("liked", windows="28d"), "n": Count(windows="28d")})
+pages = Dataset(
+    "pages",
+    spine=Spine(plays, request="page", entities=user, item=video),
+    labels=Label("liked", [user, video], plays, Sum("liked"), within="1m", at_least=1),
+    features=[users, videos],
+    split=RollingSplit(validation="8d", test="8d", gap="1d"),
+    batch_requests=100,
+)
+"""
+
+TRAIN = """
+from features import pages
+from bedplate import Category, DCNConfig, Job, Number, TrainerConfig
+
+amount = Number(log=True)
+inputs = {"candidate": Category(), "users.likes_28d": amount, "users.n_28d": amount}
+inputs |= {"videos.likes_28d": amount, "videos.n_28d": amount}
+quick = TrainerConfig(epochs=2, metric="log_loss", learning_rate=0.01)
+small = DCNConfig("liked", layers=(8,), rank=4, embedding=4)
+ranker = Job("ranker", dataset=pages, model=small, inputs=inputs, trainer=quick)
+"""
+
+
+def plays(days: int, seed: int = 0, noise: float = 0.0) -> pl.DataFrame:
+    """50 requests a day; every two weeks videos come that were never seen before."""
+    parts: list[pl.DataFrame] = []
+    for day in range(days):
+        rng, n = np.random.default_rng([seed, day]), 50
+        video = rng.integers(0, 20, n) + 2 * (day // 14)
+        liked = (rng.random(n) < np.where(rng.random(n) < noise, 0.5, 0.05 + 0.9 * (video % 4 == 0))).astype(int)
+        times = BEGIN + day * DAY + np.sort(rng.integers(0, DAY, n))
+        page, user = day * n + np.arange(n), rng.integers(0, 30, n)
+        parts.append(pl.DataFrame({"page": page, "user": user, "video": video, "liked": liked, "time": times}))
+    return pl.concat(parts)
+
+
+def write(folder: Path, days: int, **data: float) -> None:
+    """Puts so many days of data in place of what is there."""
+    aside = folder / "plays.parquet.new"
+    plays(days, **data).write_parquet(aside)  # pyright: ignore[reportArgumentType]
+    aside.replace(folder / "plays.parquet")
+
+
+def make(folder: Path, days: int, train: str = TRAIN) -> Path:
+    """The project in a new folder."""
+    folder.mkdir()
+    (folder / "bedplate.toml").touch()
+    (folder / "features.py").write_text(FEATURES)
+    (folder / "train.py").write_text(train)
+    write(folder, days)
+    return folder

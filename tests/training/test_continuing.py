@@ -1,0 +1,144 @@
+"""Continuing from a version on new data: which rows are learnt, what is recorded, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import retraining_project as small
+
+from bedplate import Job, Project, Registry, TimeSplit
+from bedplate.cli.main import run as command
+from bedplate.datasets.loader import Loader
+from bedplate.datasets.rolling import RollingSplit
+from bedplate.errors import DataError, DefinitionError, NotFoundError
+from bedplate.training.continuing import Continuation
+from bedplate.training.evaluate import predict
+from bedplate.training.inheritance import Parent
+from bedplate.training.run import Trained, train
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a champion of its first 40 days, and 46 days of data by now."""
+    folder = small.make(tmp_path_factory.mktemp("continuing") / "project", 40)
+    assert command(["apply", "--project", str(folder)]) == 0
+    assert command(["train", "ranker", "--promote", "--project", str(folder)]) == 0
+    small.write(folder, 46)
+    assert command(["apply", "--project", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def project(grown: Path, tmp_path: Path) -> Project:
+    return Project(shutil.copytree(grown, tmp_path / "project"))
+
+
+def go_on(project: Project, *settings: str, rows: str = "since", **options: object) -> Trained:
+    registry = Registry(project.config.registry_path)
+    job = project.find(Job, "ranker").with_settings(settings)
+    continued = Continuation.of(registry.get("ranker"), rows)  # pyright: ignore[reportArgumentType]
+    dataset, features = project.load("pages"), project.graph.features
+    return train(job, dataset, features, registry, project.root, continued=continued, **options)  # pyright: ignore[reportArgumentType]
+
+
+def test_it_learns_the_rows_that_its_parent_did_not_and_says_from_what_it_came(project: Project) -> None:
+    registry = Registry(project.config.registry_path)
+    was = registry.get("ranker:1")
+    trained = go_on(project)
+    dataset, manifest = project.load("pages"), trained.version.manifest
+    first, last = dataset.positions("train")
+    times = dataset.spine.rows.times[first:last]
+    assert was.manifest.learnt_until is not None
+    new = int((times > was.manifest.learnt_until).sum())
+    assert 0 < new < len(times)
+    assert trained.result.steps == 2 * -(-new // 100)
+    assert manifest.parents == ("ranker:1",)
+    assert manifest.learnt_until == times[-1]
+    assert manifest.config["continued"] == {
+        "parent": "ranker:1",
+        "rows": "since",
+        "since": was.manifest.learnt_until + 1,
+    }
+    assert "model ranker:1" in registry.lineage("ranker", 2).tree()
+    everything = go_on(project, rows="all")
+    assert everything.result.steps == 2 * -(-len(times) // 100)
+
+
+def test_before_its_first_step_it_gives_the_scores_of_its_parent(project: Project) -> None:
+    registry = Registry(project.config.registry_path)
+    # So small a rate changes no float32 weight: what is judged is what it began with.
+    trained = go_on(project, "trainer.learning_rate=1e-30", "trainer.embedding_learning_rate=1e-30")
+    parent = go_on(project, "trainer.learning_rate=1e-30", "trainer.embedding_learning_rate=1e-30", rows="all")
+    test = Loader(project.load("pages"), "test")
+    source = Parent(registry, registry.get("ranker:1"), project.find(Job, "ranker"))
+    expected = predict(source.model(), source.encoder, test).scores
+    for one in (trained, parent):
+        np.testing.assert_allclose(predict(one.result.model, one.encoder, test).scores, expected, rtol=1e-6)
+
+
+def test_an_interrupted_one_ends_with_the_weights_of_one_that_was_not(project: Project) -> None:
+    whole = go_on(project, "trainer.checkpoint_every=1")
+
+    def stop(status: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        go_on(project, "trainer.checkpoint_every=1", show=stop)
+    registry = Registry(project.config.registry_path)
+    run = registry.runs("ranker")[0]
+    assert run.status == "interrupted"
+    shutil.rmtree(registry.run(registry.get("ranker:1").manifest.run or "").folder)  # what it began with it has
+    job = project.find(Job, "ranker").with_settings(["trainer.checkpoint_every=1"])
+    dataset, features = project.load("pages"), project.graph.features
+    resumed = train(job, dataset, features, registry, project.root, resume=run.id)
+    assert str(resumed.version) == str(whole.version)
+    assert not list(run.folder.rglob("start.pt"))
+
+
+def test_a_missing_run_and_a_split_that_was_seen_are_said(project: Project) -> None:
+    registry = Registry(project.config.registry_path)
+    champion = registry.get("ranker")
+    go_on(project)
+    registry.promote("ranker", 2)
+    with pytest.raises(DataError, match=r"(?s)no training request .* 'ranker:2' has learnt nothing.*RollingSplit"):
+        go_on(project)
+    small.write(project.root, 40)
+    assert command(["apply", "--project", str(project.root)]) == 0
+    with pytest.raises(DataError, match=r"'ranker:2' knows what happened until .* when validation begins"):
+        go_on(Project(project.root), rows="all")
+    shutil.rmtree(registry.run(champion.manifest.run or "").folder)
+    registry.promote("ranker", 1)
+    said = r"(?s)model 'ranker:1': the run '.*' that made it.*no longer there.*train from"
+    with pytest.raises(NotFoundError, match=said):
+        go_on(Project(project.root), rows="all")
+
+
+def test_the_command_line_says_what_does_not_go_together(grown: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--project", str(grown)]
+    assert command(["train", "ranker", "--rows", "all", *where]) == 2
+    assert "give --continue too" in capsys.readouterr().err
+    assert command(["train", "ranker", "--continue", "ranker", "--resume", "x", *where]) == 2
+    assert "leave --continue out" in capsys.readouterr().err
+    assert command(["train", "ranker", "--continue", "ranker:7", *where]) == 4
+
+
+def test_a_rolling_split_moves_with_the_data_and_its_definition_stays() -> None:
+    split = RollingSplit(validation="8d", test="7d", gap="1d")
+    assert split.at(10**15 + small.DAY).test == split.at(10**15).test + small.DAY
+    assert split.at(10**15).form() == TimeSplit(10**15 - 15 * small.DAY, 10**15 - 7 * small.DAY, gap="1d").form()
+    with pytest.raises(DefinitionError, match="no time is left"):
+        RollingSplit(validation="1d", test="7d", gap="1d")
+
+
+def test_a_rolling_split_ends_with_the_last_time_whose_labels_are_known(project: Project) -> None:
+    dataset = project.load("pages")
+    first, last = dataset.positions("test")
+    times = dataset.spine.rows.times
+    assert len(times) - 3 < last <= len(times)
+    end = dataset.split.test + 8 * small.DAY
+    assert end == times[-1] - 60_000_000 + 1
+    assert times[last - 1] < end
+    assert times[first] >= dataset.split.test > times[first - 1]

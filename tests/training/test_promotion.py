@@ -1,0 +1,82 @@
+"""When a comparison makes a champion, and when it refuses: only what an interval says, margins, guards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from bedplate.errors import ConfigError
+from bedplate.metrics.intervals import Estimate
+from bedplate.training.comparison import Comparison
+from bedplate.training.promotion import PromotionRules, judge, judge_first
+
+
+def point(mean: float, reach: float = 0.01) -> Estimate:
+    return Estimate(mean, reach / 2, mean - reach, mean + reach, 500)
+
+
+def change(was: float, by: float, reach: float = 0.01) -> Comparison:
+    return Comparison(point(was), point(was + by), point(by, reach))
+
+
+def decided(compared: dict[str, Comparison], requests: int = 500, **rules: Any) -> tuple[str, str]:
+    verdict = judge(PromotionRules(**rules), "loss", compared, requests)
+    return verdict.decision, "; ".join(verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    ("metric", "by", "rules", "decision"),
+    [
+        ("log_loss", -0.02, {}, "promote"),
+        ("log_loss", 0.005, {}, "promote"),  # worse, but not clearly
+        ("log_loss", 0.02, {}, "refuse"),
+        ("log_loss", 0.02, {"margin": 0.015}, "promote"),
+        ("log_loss", 0.03, {"margin": 0.015}, "refuse"),
+        ("auc", -0.02, {}, "refuse"),
+        ("auc", 0.02, {}, "promote"),
+        ("auc", 0.005, {"must_win": True}, "refuse"),
+        ("auc", 0.02, {"must_win": True}, "promote"),
+    ],
+)
+def test_what_is_clearly_worse_is_refused(metric: str, by: float, rules: dict[str, Any], decision: str) -> None:
+    got, reasons = decided({metric: change(0.5, by)}, metric=metric, **rules)
+    assert got == decision
+    assert reasons.startswith(f"{metric} {0.5 + by:.4f}, champion 0.5000, difference {by:+.4f} [")
+
+
+def test_guards_and_calibration_are_looked_at_too() -> None:
+    better = change(0.5, -0.1)
+    assert decided({"log_loss": better, "calibration": change(1.02, 0.04)})[0] == "promote"
+    got, reasons = decided({"log_loss": better, "calibration": change(1.02, 0.2)})
+    assert (got, "guard calibration 1.2200, champion 1.0200" in reasons) == ("refuse", True)
+    assert decided({"log_loss": better, "calibration": change(1.3, -0.28)})[0] == "promote"  # nearer to 1
+    assert decided({"log_loss": better, "calibration": change(0.8, -0.1)})[0] == "refuse"  # further below it
+    assert decided({"log_loss": better, "calibration": change(1.02, 0.2)}, guards={})[0] == "promote"
+    got, reasons = decided({"log_loss": better, "calibration": change(1.9, 0.0)})
+    assert (got, "further from 1 than 0.5" in reasons) == ("refuse", True)
+    got, reasons = decided({"log_loss": better, "auc": change(0.7, -0.1)}, guards={"auc": 0.05})
+    assert (got, "guard auc" in reasons) == ("refuse", True)
+
+
+def test_too_few_requests_and_no_metric_are_refused() -> None:
+    got, reasons = decided({"log_loss": change(0.5, -0.1)}, requests=99)
+    assert (got, "only 99 requests to compare on, expected at least 100" in reasons) == ("refuse", True)
+    assert decided({})[0] == "refuse"
+
+
+def test_a_first_champion_must_know_more_than_the_mean_label() -> None:
+    good = {"log_loss": point(0.4), "normalised_entropy": point(0.9), "calibration": point(1.1)}
+    assert judge_first(PromotionRules(), "auc", good, 500).reasons == [
+        "the first champion: log_loss 0.4000 [0.3900, 0.4100]"
+    ]
+    for wrong in ({"normalised_entropy": point(1.1)}, {"calibration": point(1.6)}):
+        assert judge_first(PromotionRules(), "auc", good | wrong, 500).decision == "refuse"
+    assert judge_first(PromotionRules(), "auc", good, 50).decision == "refuse"
+
+
+def test_rules_are_checked() -> None:
+    for wrong in ({"margin": -1.0}, {"confidence": 1.0}, {"minimum_requests": 1}, {"must_win": 3}):
+        with pytest.raises((ConfigError, msgspec.ValidationError)):
+            PromotionRules(**wrong)

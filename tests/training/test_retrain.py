@@ -1,0 +1,205 @@
+"""`bedplate retrain` on data that grows: promoted or refused by a comparison on the same rows, once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import retraining_project as small
+
+from bedplate import Project, Registry
+from bedplate.cli.main import run as command
+from bedplate.training import retrain as retraining
+from bedplate.training.champion import score_test
+from bedplate.training.predictions import read_predictions
+from bedplate.training.retrain import FILE, locked
+
+Retrain = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a champion of its first 40 days."""
+    folder = small.make(tmp_path_factory.mktemp("retrain") / "project", 40)
+    assert command(["retrain", "ranker", "--project", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(before: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(before, tmp_path / "project")
+
+
+@pytest.fixture
+def retrain(folder: Path, capsys: pytest.CaptureFixture[str]) -> Retrain:
+    def run(*words: str) -> tuple[int, dict[str, Any]]:
+        capsys.readouterr()
+        code = command(["retrain", "ranker", *words, "--json", "--project", str(folder)])
+        out = capsys.readouterr().out
+        return code, json.loads(out) if out else {}
+
+    return run
+
+
+def registry(folder: Path) -> Registry:
+    return Registry(Project(folder).config.registry_path)
+
+
+def test_the_first_is_promoted_and_with_nothing_new_nothing_is_done(folder: Path, retrain: Retrain) -> None:
+    found = registry(folder)
+    assert found.aliases("ranker") == {"champion": 1}
+    outcome = json.loads((found.runs("ranker")[0].folder / FILE).read_bytes())
+    assert outcome["status"] == "promoted"
+    assert outcome["reasons"][0].startswith("the first champion: log_loss 0.")
+    for words in ((), ("--continue",), ("--dry-run",)):
+        code, outcome = retrain(*words)
+        assert (code, outcome["status"], outcome["version"]) == (0, "nothing", None)
+    assert "ranker:1 is of the same data" in outcome["reasons"][0]
+    assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_new_data_makes_a_version_that_is_compared_on_rows_that_neither_knows(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    code, planned = retrain("--continue", "--dry-run")
+    assert (code, planned["status"]) == (0, "would train")
+    assert "400 training requests from ranker:1 on" in planned["reasons"][0]
+    assert len(registry(folder).runs("ranker")) == 1
+    code, outcome = retrain("--continue")
+    assert (code, outcome["status"], outcome["champion"], outcome["version"]) == (0, "promoted", "ranker:1", "ranker:2")
+    found = registry(folder)
+    assert found.aliases("ranker") == {"champion": 2}
+    assert found.get("ranker:2").manifest.parents == ("ranker:1",)
+    reason = found.history("ranker")[-1].reason or ""
+    assert reason.startswith("bedplate retrain: log_loss 0.")
+    dataset = Project(folder).load("pages")
+    first, last = dataset.positions("test")
+    known = found.get("ranker:1").manifest.trained_until or 0
+    assert outcome["requests"] == int((dataset.spine.rows.times[first:last] > known).sum()) > 300
+    compared = outcome["compared"]["log_loss"]
+    assert (
+        compared["difference"]["low"] <= compared["b"]["mean"] - compared["a"]["mean"] <= compared["difference"]["high"]
+    )
+    # What the champion's artifact gives on these rows is what the run that made it would have kept of them.
+    again = score_test(found.get("ranker:2"), dataset)
+    kept = read_predictions(found.get("ranker:2").path.parents[2] / "runs" / (outcome["run"] or ""))
+    assert np.array_equal(again.candidates, kept.candidates)
+    np.testing.assert_allclose(again.scores, kept.scores, rtol=1e-5, atol=1e-6)
+
+
+def test_a_worse_one_is_refused_kept_and_not_made_again(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    bad = ("trainer.learning_rate=1e-9", "trainer.embedding_learning_rate=1e-9", "promotion.guards={}")
+    code, outcome = retrain(*bad)
+    assert (code, outcome["status"], outcome["version"]) == (9, "refused", "ranker:2")
+    assert any("clearly worse than the champion" in reason for reason in outcome["reasons"])
+    assert registry(folder).aliases("ranker") == {"champion": 1}
+    assert retrain(*bad) == (code, outcome)
+    assert len(registry(folder).runs("ranker")) == 2
+    # By other rules the same version is judged anew; nothing is trained.
+    code, outcome = retrain(*bad, "promotion.margin=9", "promotion.largest_miscalibration=99")
+    assert (code, outcome["status"], outcome["version"]) == (0, "promoted", "ranker:2")
+    assert len(registry(folder).runs("ranker")) == 2
+
+
+def test_what_a_person_took_back_stays_so(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    assert retrain("--continue")[1]["status"] == "promoted"
+    registry(folder).rollback("ranker", reason="it sells nothing")
+    code, outcome = retrain("--continue")
+    assert (code, outcome["status"]) == (0, "nothing")
+    assert "taken back" in outcome["reasons"][0]
+    assert registry(folder).aliases("ranker") == {"champion": 1}
+
+
+def test_two_at_once_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(registry(folder), "ranker"):
+        assert command(["retrain", "ranker", "--project", str(folder)]) == 5
+    assert "model 'ranker': another process is retraining it" in capsys.readouterr().err
+
+
+def test_unfit_data_is_refused_before_anything_is_trained(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    code, outcome = retrain("promotion.minimum_requests=5000")
+    assert (code, outcome["status"]) == (9, "refused")
+    assert "expected at least 5,000 (minimum_requests)" in outcome["reasons"][0]
+    code, outcome = retrain("promotion.largest_shift=0.01")
+    assert code == 9
+    assert "the mean of the input 'users.likes_28d' moved by" in outcome["reasons"][0]
+    assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_an_input_that_went_missing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small.make(tmp_path / "project", 40)
+    counts = '"n": Count(windows="28d")})'
+    features = small.FEATURES.replace(counts, '"n": Count(windows="28d"), "seen": Last("seen", windows="7d")})', 1)
+    (folder / "features.py").write_text(features.replace("import Count", "import Count, Last"))
+    (folder / "train.py").write_text(small.TRAIN.replace("inputs |=", 'inputs["users.seen_7d"] = amount\ninputs |=', 1))
+    rows = small.plays(40).with_columns(seen=pl.when(pl.int_range(pl.len()) < 1000).then(1.5))
+    rows.write_parquet(folder / "plays.parquet")
+    assert command(["retrain", "ranker", "--project", str(folder), "promotion.largest_missing=0.2"]) == 9
+    assert "the input 'users.seen_7d' is null in 100% of the test rows" in capsys.readouterr().out
+    assert registry(folder).runs("ranker") == []
+
+
+def test_a_champion_whose_features_changed_can_t_be_compared(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    changed = small.FEATURES.replace('delay="1m"', 'delay="2m"').replace('within="1m"', 'within="2m"')
+    (folder / "features.py").write_text(changed)
+    code, outcome = retrain()
+    assert code == 9
+    assert "the champion can't be compared on this data" in outcome["reasons"][0]
+
+
+def test_a_feature_that_only_the_champion_reads_is_read_from_history(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    (folder / "features.py").write_text(small.FEATURES.replace("features=[users, videos]", "features=[users]"))
+    (folder / "train.py").write_text(small.TRAIN.replace('inputs |= {"videos', '# inputs |= {"videos'))
+    code, outcome = retrain("--continue", "--rows", "all", "promotion.guards={}", "promotion.margin=1")
+    assert (code, outcome["champion"], outcome["version"]) == (0, "ranker:1", "ranker:2")
+    assert outcome["compared"]["auc"]["a"]["mean"] > 0.8
+
+
+def test_after_kill_9_the_next_call_goes_on_and_nothing_is_done_twice(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    script = Path(__file__).with_name("run_killed.py")
+    words = [script, "bedplate.training.predictions:write_predictions", "1", "retrain", "ranker", "--project", folder]
+    process = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    code, outcome = retrain()
+    check_done_once(folder, code, outcome)
+
+
+def stopped(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("point", [(retraining, "_write"), (Registry, "promote")], ids=["decision", "promotion"])
+def test_what_was_begun_is_ended_by_the_next_call(
+    point: tuple[Any, str], folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.write(folder, 48)
+    with monkeypatch.context() as patched:
+        patched.setattr(*point, stopped)
+        assert retrain("--continue")[0] == 130
+    assert registry(folder).aliases("ranker") == {"champion": 1}
+    check_done_once(folder, *retrain("--continue"))
+
+
+def check_done_once(folder: Path, code: int, outcome: dict[str, Any]) -> None:
+    assert code in (0, 9)
+    assert outcome["version"] == "ranker:2"
+    found = registry(folder)
+    assert found.versions("ranker") == [1, 2]
+    assert [run.status for run in found.runs("ranker")] == ["finished", "finished"]
+    assert found.aliases("ranker") == {"champion": 2 if code == 0 else 1}
+    assert len(found.history("ranker")) == (2 if code == 0 else 1)
+    assert json.loads((found.run(outcome["run"]).folder / FILE).read_bytes())["version"] == "ranker:2"

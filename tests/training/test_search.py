@@ -1,0 +1,149 @@
+"""`bedplate search`: trials that are runs, ended early where they fall behind, gone on with after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import retraining_project as small
+
+from bedplate import Job, Project, Registry
+from bedplate.cli.main import run as command
+from bedplate.errors import DefinitionError
+from bedplate.training.search import Choice, Int, Log, Search, Uniform
+
+SEARCH = """
+from bedplate.training.search import Choice, Int, Log, Search
+
+rates = {"trainer.learning_rate": Log(1e-3, 1e-1), "model.rank": Int(2, 6), "model.layers": Choice(((8,), (8, 4)))}
+wider = Search("wider", job=ranker, space=rates, trials=5, pruner="none")
+bad = {"trainer.learning_rate": Choice((1e-9, 3e-2)), "trainer.embedding_learning_rate": Choice((1e-9, 5e-2))}
+early = Search("early", job=ranker, space=bad, trials=9)
+"""
+Found = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = small.make(tmp_path_factory.mktemp("search") / "project", 40, small.TRAIN + SEARCH)
+    assert command(["apply", "--project", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def folder(applied: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(applied, tmp_path / "project")
+
+
+@pytest.fixture
+def search(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Found]:
+    def run(*words: str) -> Found:
+        capsys.readouterr()
+        assert command(["search", *words, "--json", "--project", str(folder)]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def registry(folder: Path) -> Registry:
+    return Registry(Project(folder).config.registry_path)
+
+
+def test_a_study_has_its_trials_their_importance_and_the_best_against_the_default(
+    folder: Path, search: Callable[..., Found]
+) -> None:
+    found = search("wider")
+    assert [t["state"] for t in found["trials"]] == ["complete"] * 5
+    assert (found["metric"], found["lower_is_better"]) == ("log_loss", True)
+    best = min(found["trials"], key=lambda t: t["value"])
+    assert found["best"] == best
+    assert set(found["importance"]) == {"trainer.learning_rate", "model.rank", "model.layers"}
+    assert sum(found["importance"].values()) == pytest.approx(1)
+    was, now, difference = (found["difference"]["log_loss"][part] for part in ("a", "b", "difference"))
+    assert (was["mean"], now["mean"]) == pytest.approx((found["default"]["value"], best["value"]), rel=1e-5)
+    assert difference["low"] <= difference["mean"] <= difference["high"]
+    runs = {run.id: run for run in registry(folder).runs("ranker")}
+    assert set(runs) == {found["default"]["run"], *(t["run"] for t in found["trials"])}
+    assert registry(folder).models() == []
+    # A trial is what the job is with the trial's settings.
+    job = Project(folder).find(Job, "ranker").with_settings(best["settings"])
+    assert runs[best["run"]].record.config["model"] == json.loads(json.dumps(job.form()["model"]))
+    stored = folder / ".bedplate" / "registry" / "studies" / "wider" / found["id"] / "study.json"
+    assert json.loads(stored.read_bytes()) == found
+    # Run again, it has its trials; asked for more, it makes those that are missing.
+    assert search("wider") == found
+    more = search("wider", "--trials", "6")
+    assert more["trials"][:5] == found["trials"]
+    assert len(registry(folder).runs("ranker")) == 7
+
+
+def test_trials_that_fall_behind_are_ended_early(folder: Path, search: Callable[..., Found]) -> None:
+    found = search("early")
+    pruned = [t for t in found["trials"] if t["state"] == "pruned"]
+    assert pruned
+    for trial in pruned:
+        assert "1e-9" in " ".join(trial["settings"])
+        assert 1 <= trial["validations"] < 2 + 1
+        assert registry(folder).run(trial["run"]).status == "finished"
+
+
+def test_after_kill_9_other_processes_go_on_with_the_same_trials(folder: Path, search: Callable[..., Found]) -> None:
+    script = Path(__file__).with_name("run_killed.py")
+    # In the second trial, before what it predicts is kept; the default's are kept first.
+    words = [script, "bedplate.training.trial:write_predictions", "3", "search", "wider", "--trials", "3"]
+    process = subprocess.run(
+        [sys.executable, *map(str, words), "--project", str(folder)], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    before = {run.id: run for run in registry(folder).runs("ranker")}
+    assert sorted(run.status for run in before.values()) == ["finished", "finished", "interrupted"]
+    found = search("wider", "--trials", "3", "--processes", "2")
+    assert [t["state"] for t in found["trials"]] == ["complete"] * 3
+    first = found["trials"][:2]
+    assert {found["default"]["run"], *(t["run"] for t in first)} == set(before)
+    assert [before[t["run"]].record.config["settings"] for t in first] == [t["settings"] for t in first]
+    assert [run.status for run in registry(folder).runs("ranker")] == ["finished"] * 4
+
+
+def test_a_job_without_a_search_has_the_usual_one(folder: Path, search: Callable[..., Found]) -> None:
+    found = search("ranker", "--trials", "1")
+    assert [s.partition("=")[0] for s in found["trials"][0]["settings"]] == [
+        "trainer.learning_rate",
+        "trainer.embedding_learning_rate",
+        "trainer.weight_decay",
+        "model.dropout",
+    ]
+    assert found["importance"] == {}
+
+
+def test_what_is_wrong_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--project", str(folder)]
+    assert command(["search", "wide", *where]) == 4
+    assert "no search or job is named 'wide'" in capsys.readouterr().err
+    text = small.TRAIN + SEARCH.replace('"model.rank"', '"model.ranks"')
+    (folder / "train.py").write_text(text)
+    assert command(["search", "wider", *where]) == 2
+    assert "did you mean 'rank'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({}, "5 trials of 0 choices"),
+        ({"rank": Int(1, 2)}, "expected model.NAME or trainer.NAME"),
+        ({"model.rank": Int(4, 4)}, "got 4 to 4, expected low below high"),
+        ({"trainer.learning_rate": Log(0.0, 1.0)}, "expected low below high, low above 0"),
+        ({"model.dropout": Uniform(0.5, 0.1)}, "got 0.5 to 0.1"),
+        ({"model.layers": Choice(((8,),))}, "got 1 values, expected at least 2"),
+    ],
+)
+def test_a_wrong_space_is_refused_when_it_is_defined(space: Any, said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        Search("s", job="ranker", space=space, trials=5)

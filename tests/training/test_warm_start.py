@@ -1,0 +1,204 @@
+"""A model that goes on from another one begins with its scores, whatever else its encoder knows by now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from synthetic import ENCODINGS, Source, make_batch
+
+from bedplate.batch import Batch, Dense, Ids
+from bedplate.errors import DefinitionError
+from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import Category, Encoding, Number, Sequence
+from bedplate.features.fitting import fit
+from bedplate.models.base import Model
+from bedplate.models.config import DCNConfig, LogisticConfig, ModelConfig, TwoTowerConfig, implementation
+from bedplate.training.carried_encoder import carried_encoder, kept_features
+from bedplate.training.carried_optimizer import carried_optimizer
+from bedplate.training.config import TrainerConfig
+from bedplate.training.optimizer import Optimizer
+from bedplate.training.source import to_tensors
+from bedplate.training.trainer import Trainer
+from bedplate.training.warm_start import Side, WarmStart
+
+CONFIGS = [
+    DCNConfig("label", layers=(8, 4), rank=3, cross_layers=2, attention=4, embedding=4),
+    DCNConfig("label", layers=(8,), rank=0, cross_layers=3, attention=4, embedding=4),
+    LogisticConfig("label"),
+    TwoTowerConfig("label", layers=(8,), width=4, embedding=4, frequency_slots=64),
+    TwoTowerConfig("label", layers=(), width=4, embedding=4, frequency_slots=64),
+]
+OTHER = {f"feature {name}": "1" for name in ENCODINGS}
+# The old features in another order, one of them gone, and new ones of every kind, which come first.
+GROWN: dict[str, Encoding] = {
+    "user.age": Number(log=True),
+    "user.recent": Sequence(Category("product"), "earlier", 3),
+    "user.city": Category(),
+    "product.price": Number(),
+    **{name: ENCODINGS[name] for name in reversed(ENCODINGS)},
+}
+
+
+def grown(batch: Batch, seed: int = 3, shift: int = 0) -> Batch:
+    """The batch with new features, and with other ids, where `shift` is not 0."""
+    rng = np.random.default_rng(seed)
+    request = {
+        **batch.request,
+        "user.age": Dense(rng.normal(size=batch.requests), rng.random(batch.requests) < 0.7),
+        "user.city": Ids(rng.integers(0, 5, batch.requests)),
+        "user.recent": batch.request["user.products"],
+    }
+    item = {**batch.item, "product.price": Dense(rng.normal(size=batch.items))}
+    return replace(batch, request=request, item=item, candidates=batch.candidates + shift)
+
+
+def side(config: ModelConfig, encodings: Mapping[str, Encoding], seed: int, **data: int) -> tuple[Side, list[Batch]]:
+    batches = [grown(b, i, **data) for i, b in enumerate(Source(6, salt=seed).epoch(0, 0))]
+    encoder = fit(encodings, batches)
+    model: Model = implementation(config)(msgspec.structs.replace(config, seed=seed), encoder.layout)
+    return Side(model.eval(), encoder), batches
+
+
+def continued(parent: Side, fitted: Encoder, config: ModelConfig, now: Mapping[str, str] = OTHER) -> WarmStart:
+    kept = kept_features(parent.encoder, fitted, OTHER, now)
+    encoder = carried_encoder(parent.encoder, fitted, kept)
+    model = implementation(config)(msgspec.structs.replace(config, seed=99), encoder.layout)
+    start = WarmStart(parent, Side(model.eval(), encoder), kept)
+    model.load_state_dict(start.weights())
+    return start
+
+
+def scores(one: Side, batch: Batch) -> np.ndarray[Any, Any]:
+    with torch.no_grad():
+        return one.model(to_tensors(batch, one.encoder))["score"].numpy()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.title()}{getattr(c, 'layers', '')}")
+def test_with_the_same_features_the_first_scores_are_those_of_the_parent_to_the_last_bit(config: ModelConfig) -> None:
+    parent, batches = side(config, ENCODINGS, 1)
+    start = continued(parent, parent.encoder, config)
+    for batch in batches:
+        assert np.array_equal(scores(start.own, batch), scores(parent, batch))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.title()}{getattr(c, 'layers', '')}")
+def test_with_new_features_and_ids_the_first_scores_are_those_of_the_parent(config: ModelConfig) -> None:
+    parent, old = side(config, ENCODINGS, 1)
+    own, new = side(config, GROWN, 2, shift=17)
+    start = continued(parent, own.encoder, config)
+    assert start.own.encoder.layout.rows > parent.encoder.layout.rows
+    for batch in (*old, *new):
+        np.testing.assert_allclose(scores(start.own, batch), scores(parent, batch), rtol=2e-6, atol=2e-7)
+    # The test can see a difference: the parent's weights at the wrong places give other scores.
+    drawn = implementation(config)(config, start.own.encoder.layout)
+    assert np.abs(scores(Side(drawn.eval(), start.own.encoder), old[0]) - scores(parent, old[0])).max() > 1e-3
+
+
+def test_what_reads_a_new_feature_begins_at_zero_and_learns() -> None:
+    config = CONFIGS[0]
+    parent, _ = side(config, ENCODINGS, 1)
+    own, _ = side(config, GROWN, 2)
+    start = continued(parent, own.encoder, config)
+    column = start.own.encoder.columns_of("item_dense").index("product.price")
+    weights = start.own.model.get_parameter("deep.first.item")
+    assert weights[:, column].abs().max() == 0
+    start.own.model.train()
+    batch = to_tensors(grown(make_batch(np.random.default_rng(0))), start.own.encoder)
+    start.own.model.loss(start.own.model(batch), batch).backward()
+    assert weights.grad is not None
+    assert weights.grad[:, column].abs().max() > 0
+
+
+def test_scales_and_ids_of_the_parent_stay_and_new_ids_begin_as_unknown_ones() -> None:
+    config = CONFIGS[2]
+    parent, _ = side(config, ENCODINGS, 1)
+    own, _ = side(config, GROWN, 2, shift=17)
+    start = continued(parent, own.encoder, config)
+    fields = {f.feature: f.encoding for f in start.own.encoder.fields}
+    was = {f.feature: f.encoding for f in parent.encoder.fields}
+    assert (
+        fields["user.taste"] == was["user.taste"] != {f.feature: f for f in own.encoder.fields}["user.taste"].encoding
+    )
+    keys, known = start.own.encoder.vocabularies["product"].keys, parent.encoder.vocabularies["product"].keys
+    assert set(keys.tolist()) == {*known.tolist(), *own.encoder.vocabularies["product"].keys.tolist()}
+    new = int(np.flatnonzero(~np.isin(keys, known))[0])
+    table = "vectors.embedding.weight"
+    got = start.own.model.get_parameter(table)[start.own.encoder.vocabularies.first_rows["product"] + 2 + new]
+    assert torch.equal(got, parent.model.get_parameter(table)[parent.encoder.vocabularies.first_rows["product"] + 1])
+
+
+def test_a_feature_whose_definition_has_changed_is_a_new_one() -> None:
+    config = CONFIGS[0]
+    parent, _ = side(config, ENCODINGS, 1)
+    start = continued(parent, parent.encoder, config, OTHER | {"feature product.style": "2"})
+    column = start.own.encoder.columns_of("item_dense").index("product.style")
+    assert start.own.model.get_parameter("deep.first.item")[:, column].abs().max() == 0
+    assert start.own.model.get_parameter("deep.first.request").abs().min() > 0
+
+
+@pytest.mark.parametrize("kind", ["row_wise_adagrad", "adagrad"])
+def test_the_optimisers_state_is_carried_over_by_meaning(kind: Any, tmp_path: Any) -> None:
+    config, trainer = CONFIGS[0], TrainerConfig(epochs=1, embedding_optimizer=kind)
+    parent, batches = side(config, ENCODINGS, 1)
+    was = Optimizer(parent.model, trainer)
+    parent.model.train()
+    for batch in batches:
+        was.clear()
+        tensors = to_tensors(batch, parent.encoder)
+        parent.model.loss(parent.model(tensors), tensors).backward()
+        was.step()
+    own, _ = side(config, GROWN, 2, shift=17)
+    start = continued(parent, own.encoder, config)
+    optimizer = Optimizer(start.own.model, trainer)
+    state = carried_optimizer(start, was, optimizer)
+    moments = optimizer.adam.state[start.own.model.get_parameter("deep.first.item")]
+    before = was.adam.state[parent.model.get_parameter("deep.first.item")]
+    columns = [e.columns_of("item_dense").index("product.style") for e in (start.own.encoder, parent.encoder)]
+    assert moments["step"] == len(batches)
+    assert torch.equal(moments["exp_avg"][:, columns[0]], before["exp_avg"][:, columns[1]])
+    assert moments["exp_avg"][:, start.own.encoder.columns_of("item_dense").index("product.price")].abs().max() == 0
+    vocabularies = [e.vocabularies for e in (start.own.encoder, parent.encoder)]
+    keys = [v["product"].keys for v in vocabularies]
+    rows = [
+        v.first_rows["product"] + 2 + int(np.flatnonzero(k == 30)[0]) for v, k in zip(vocabularies, keys, strict=True)
+    ]
+    assert torch.equal(optimizer.adagrad.sums[0][rows[0]], was.adagrad.sums[0][rows[1]])
+    assert was.adagrad.sums[0][rows[1]].max() > 0
+    result = Trainer(trainer).fit(start.own.model, start.own.encoder, Grown(3), Grown(1, salt=4), tmp_path, state)
+    assert result.steps == 3
+
+
+class Grown(Source):
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Any:
+        return (grown(b) for b in super().epoch(seed, epoch, start))
+
+
+def test_another_model_or_other_layers_are_refused() -> None:
+    parent, _ = side(CONFIGS[0], ENCODINGS, 1)
+    with pytest.raises(DefinitionError, match=r"the parent is a DCN, the job's model a Logistic"):
+        continued(parent, parent.encoder, CONFIGS[2])
+    wider = msgspec.structs.replace(CONFIGS[0], layers=(16, 4))
+    with pytest.raises(DefinitionError, match=r"'deep.first.request' are \[16, .*\], those of the parent \[8, "):
+        continued(parent, parent.encoder, wider)
+    deeper = msgspec.structs.replace(CONFIGS[0], cross_layers=3)
+    with pytest.raises(DefinitionError, match="the parent has no weights 'cross"):
+        continued(parent, parent.encoder, deeper)
+
+
+def test_a_model_that_does_not_say_what_reads_its_features_goes_on_with_the_same_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = CONFIGS[2]
+    parent, batches = side(config, ENCODINGS, 1)
+    own, _ = side(config, GROWN, 2)
+    monkeypatch.setattr(implementation(config), "axes", Model.axes)
+    start = continued(parent, parent.encoder, config)
+    assert np.array_equal(scores(start.own, batches[0]), scores(parent, batches[0]))
+    with pytest.raises(DefinitionError, match=r"(?s)does not say what reads them.*axes\(\)"):
+        continued(parent, own.encoder, config)
