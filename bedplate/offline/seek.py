@@ -178,7 +178,16 @@ def first_from(times: Int64s, start: Any, stop: Any, bound: Any) -> Any:
 
 @compiled
 def find_rows(
-    times: Int64s, offsets: Int64s, codes: Array, asked: Int64s, shift: Any, ranges: Int64s, a: Int64s, b: Int64s
+    times: Int64s,
+    offsets: Int64s,
+    codes: Array,
+    asked: Int64s,
+    shift: Any,
+    ranges: Int64s,
+    low: Any,
+    high: Any,
+    a: Int64s,
+    b: Int64s,
 ) -> None:
     """For n keys and times the rows of w ranges, which all end before `asked + shift`.
 
@@ -191,6 +200,8 @@ def find_rows(
         asked: [n] times.
         shift: microseconds: minus the delay, or how far ahead to look.
         ranges: [w, 4]: length (-1: all history), hop (0: exact), bound (-1: none) and ttl (-1: none).
+        low: no time of the timeline is before it: what begins no later needs no search.
+        high: none is after it, likewise.
         a: [w, n], filled with the first row of each range.
         b: [n], filled with the row after the last.
     """
@@ -207,7 +218,10 @@ def find_rows(
             at[:] = np.uint64(offsets[code])
             end = np.uint64(offsets[code + 1])
         before_code, before_time = code, time
-        at[count] = first_from(times, at[count], end, time + shift)
+        if time + shift > high:
+            at[count] = end
+        elif time + shift > low:
+            at[count] = first_from(times, at[count], end, time + shift)
         stop = np.int64(at[count])
         b[i] = stop
         for w in range(count):
@@ -220,7 +234,10 @@ def find_rows(
                         start -= start % hop
                 if ttl >= 0:
                     start = max(start, time - ttl)
-                at[w] = first_from(times, at[w], end, start)
+                if start > high:
+                    at[w] = end
+                elif start > low:
+                    at[w] = first_from(times, at[w], end, start)
             row = min(np.int64(at[w]), stop)
             a[w, i] = row if last < 0 else max(row, stop - last)
 

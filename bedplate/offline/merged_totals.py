@@ -1,0 +1,223 @@
+"""Counts, sums and means over several parts of an index, filled in place by one loop.
+
+A sum of floats is the sum of the parts' differences of running sums, see `running`. Where that has lost too many
+digits, because the parts cancel each other or what came before does, it is found anew to twice the digits of a float:
+so what an index gives does not depend on how it is cut into segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+
+from bedplate.aggregations.merge import beyond_words
+from bedplate.compiling import compiled
+from bedplate.offline.answer import Part
+from bedplate.offline.instructions import load_like, load_word
+from bedplate.offline.running import FETCHED, add_float, exact_between, fetch_row, is_lost
+from bedplate.offline.totals import NO_BYTES, NOTHING, Totals
+from bedplate.types import Array, Int64s
+
+
+@final
+class MergedTotals:
+    """What gives the counts, sums and means of one selection over several parts.
+
+    Args:
+        parts: what gives those of each part; at least one.
+    """
+
+    __slots__ = ("_dtype", "_parts", "_places")
+
+    def __init__(self, parts: Sequence[Totals]) -> None:
+        self._parts = tuple(parts)
+        sums = [NOTHING if p.prefix is None else p.prefix for p in parts]
+        ranks = [0 if p.rank is None else p.rank.ctypes.data for p in parts]
+        places = [[s.ctypes.data for s in sums], [p.starts.ctypes.data for p in parts], ranks]
+        self._places, self._dtype = np.array(places, np.uint64), sums[0].dtype
+
+    def fill(self, chosen: Sequence[int], codes: Array, first: Int64s, stop: Int64s, part: Part) -> None:
+        """Fills the values of n rows.
+
+        Args:
+            chosen: the numbers of the p parts that have events of these rows.
+            codes: [p, n] positions of their keys in each; -1 for none.
+            first: [p, ranges, n] the first row of each range in each.
+            stop: [p, n] the row after the last.
+            part: where the values go.
+
+        Raises:
+            DataError: a sum of whole numbers is beyond 64 bits.
+        """
+        whole = True if self._dtype.kind == "i" else None
+        prefixes, starts, ranks = np.ascontiguousarray(self._places[:, list(chosen)])
+        matrix, lines = part.matrices[8], self._parts[0].lines
+        lost = np.empty((stop.shape[1] * len(lines), 2), np.int64)
+        found: tuple[int, float] = merge_totals(
+            prefixes,
+            starts,
+            ranks,
+            np.zeros(1, self._dtype),
+            whole,
+            codes,
+            first,
+            stop,
+            lines,
+            part.places,
+            matrix.view(np.int64),
+            matrix.view(self._dtype),
+            matrix.view(np.float64),
+            part.matrices.get(1, NO_BYTES),
+            lost,
+        )
+        if found[0] and whole:
+            raise beyond_words(found[1])
+        if found[0]:
+            self._find_anew(chosen, codes, first, stop, part, lost[: found[0]])
+
+    def _find_anew(
+        self, chosen: Sequence[int], codes: Array, first: Int64s, stop: Int64s, part: Part, lost: Int64s
+    ) -> None:
+        """Fills the sums of floats of some rows and lines; see `merge_totals`."""
+        counts, totals, lines = np.zeros(len(lost), np.int64), np.zeros((len(lost), 2)), self._parts[0].lines
+        for i, number in enumerate(chosen):
+            of = self._parts[number]
+            if of.prefix is not None:
+                rank = NOTHING if of.rank is None else of.rank
+                rows = codes[i], first[i], stop[i]
+                add_exact(of.prefix, of.rests, of.values, of.starts, rank, *rows, lines, lost, counts, totals)
+        put_exact(lines, lost, part.places, counts, totals, part.matrices[8].view(np.float64))
+
+
+@compiled
+def merge_totals(
+    prefixes: Array,
+    starts: Array,
+    ranks: Array,
+    like: Array,
+    whole: Any,
+    codes: Array,
+    first: Int64s,
+    stop: Int64s,
+    lines: Int64s,
+    places: Array,
+    counts: Int64s,
+    sums: Array,
+    means: Array,
+    present: Array,
+    lost: Int64s,
+) -> Any:
+    """Counts, sums and means of one selection over p parts, for n rows, into matrices of many columns.
+
+    Args:
+        prefixes: [p] uint64 addresses of the selection's running sums.
+        starts: [p] uint64 addresses of where each key's values begin.
+        ranks: [p] uint64 addresses of how many values come before each row; 0: every row counts.
+        like: [1] a 0 of the sums' type.
+        whole: True for sums of whole numbers, None for those of floats: another loop runs.
+        codes: [p, n] positions of keys.
+        first: [p, ranges, n] the first row of each range.
+        stop: [p, n] the row after the last.
+        lines: as for `running.fill_totals`, as are the next five.
+        places: [n].
+        counts: [.., columns].
+        sums: [.., columns].
+        means: [.., columns].
+        present: [.., columns].
+        lost: [n * lines, 2], filled with the rows and lines whose sums are wrong: of whole numbers those beyond 64
+            bits, of floats those that have too few digits.
+
+    Returns:
+        how many these are, and about what the sum of the last one is.
+    """
+    found, last = 0, 0.0
+    for i in range(len(places)):
+        if i + FETCHED < len(places):
+            fetch_row(counts, present, np.int64(places[i + FETCHED]))
+        place = np.uint64(places[i])
+        for line in range(len(lines)):
+            is_summed = lines[line, 2] >= 0 or lines[line, 3] >= 0
+            count, total, about, size = np.int64(0), like[0], 0.0, 0.0
+            for p in range(len(prefixes)):
+                a, b = first[p, lines[line, 0], i], stop[p, i]
+                if ranks[p]:
+                    a, b = load_word(ranks[p], a), load_word(ranks[p], b)
+                if b > a:
+                    count += b - a
+                    if is_summed:
+                        after, before = load_like(prefixes[p], b - 1, like), like[0]
+                        if a > load_word(starts[p], np.int64(codes[p, i])):
+                            before = load_like(prefixes[p], a - 1, like)
+                        total += after - before
+                        about += np.float64(after) - np.float64(before)
+                        size += abs(np.float64(after)) + abs(np.float64(before))
+            if lines[line, 1] >= 0:
+                counts[place, lines[line, 1]] = count
+            if lines[line, 2] >= 0:
+                sums[place, lines[line, 2]] = total
+            if lines[line, 3] >= 0:
+                means[place, lines[line, 3]] = total / max(count, 1)
+                present[place, lines[line, 4]] = count > 0
+            # The wrapped sum and the rounded one differ by 2**64 where it wraps, and else by far less.
+            is_wrong = is_lost(total, size) if whole is None else abs(about - total) > 2.0**62
+            if is_summed and is_wrong:
+                lost[found, 0], lost[found, 1], last = i, line, about
+                found += 1
+    return found, last
+
+
+@compiled
+def add_exact(
+    prefix: Array,
+    rests: Array | None,
+    values: Array | None,
+    key_starts: Int64s,
+    rank: Int64s,
+    codes: Array,
+    first: Int64s,
+    stop: Int64s,
+    lines: Int64s,
+    lost: Int64s,
+    counts: Int64s,
+    totals: Array,
+) -> None:
+    """Adds what a part has of some rows and lines: how many values, and their sum to twice the digits of a float.
+
+    Args:
+        prefix: as for `running.exact_between`, as are the next two.
+        rests: the same.
+        values: the same.
+        key_starts: as for `running.fill_totals`, as are the next five.
+        rank: the same.
+        codes: [n].
+        first: [ranges, n].
+        stop: [n].
+        lines: [lines, 5].
+        lost: [k, 2] the rows and lines.
+        counts: [k], added to.
+        totals: [k, 2], the sum and what rounding left off it, added to.
+    """
+    for j in range(len(lost)):
+        i, line = lost[j, 0], lost[j, 1]
+        a, b = first[lines[line, 0], i], stop[i]
+        if len(rank):
+            a, b = rank[a], rank[b]
+        if b > a:
+            counts[j] += b - a
+            high, low = exact_between(prefix, rests, values, key_starts[codes[i]], a, b)
+            totals[j, 0], rest = add_float(totals[j, 0], totals[j, 1], high)
+            totals[j, 1] = rest + low
+
+
+@compiled
+def put_exact(lines: Int64s, lost: Int64s, places: Array, counts: Int64s, totals: Array, matrix: Array) -> None:
+    """Fills sums and means of some rows and lines; see `merge_totals` and `add_exact`."""
+    for j in range(len(lost)):
+        line, place = lost[j, 1], np.uint64(places[lost[j, 0]])
+        total = totals[j, 0] + totals[j, 1]
+        if lines[line, 2] >= 0:
+            matrix[place, lines[line, 2]] = total
+        if lines[line, 3] >= 0:
+            matrix[place, lines[line, 3]] = total / max(counts[j], 1)
