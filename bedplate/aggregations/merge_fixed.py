@@ -136,5 +136,6 @@ def _decayed(pieces: Decayed, half_life: int, owners: Int64s) -> Decayed:
     there = pieces.values != 0
     newest = reduced(np.maximum, np.where(there, pieces.times, never), owners, never)
     elapsed = np.where(there, np.repeat(newest, np.diff(owners)) - pieces.times, 0)
-    values = reduced(np.add, decay(pieces.values, elapsed, half_life), owners, 0)
+    with np.errstate(over="ignore"):
+        values = reduced(np.add, decay(pieces.values, elapsed, half_life), owners, 0)
     return Decayed(values, np.where(newest == never, 0, newest))

@@ -73,14 +73,14 @@ def load_word(_: Any, _address: Any, _index: Any) -> Any:
 
 @_inline
 def load_like(_: Any, _address: Any, _index: Any, like: Any) -> Any:
-    """The value at a place of the array at an address, of the type of the values of another array."""
+    """The value at a place of the array at an address, of the type of another value."""
 
     def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_data_type(signature.return_type)
         pointer = builder.inttoptr(arguments[0], kind.as_pointer())
         return builder.load(builder.gep(pointer, [arguments[1]]))
 
-    return like.dtype(types.uint64, types.int64, like), write
+    return like(types.uint64, types.int64, like), write
 
 
 @_inline

@@ -237,7 +237,7 @@ class IndexReader:
     ) -> Mapping[str, Column]:
         """The values of many rows, block by block in order of key, by several threads."""
         answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, no_rows(len(ranges)))))
-        # Rows in flight lie anywhere in a range: prefix sums alone do not give its totals.
+        # Rows in flight lie anywhere in a range: running sums alone do not give its totals.
         quick = [c for c in calls if in_place(c) and self.timeline.known is None]
         totals = [self.totals(w) for w in wanted_totals(self.view, quick, ranges, ttl, answer.places, self.is_whole)]
         others = [c for c in calls if c not in quick]

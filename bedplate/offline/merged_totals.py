@@ -15,8 +15,8 @@ import numpy as np
 from bedplate.aggregations.merge import beyond_words
 from bedplate.compiling import compiled
 from bedplate.offline.answer import Part
-from bedplate.offline.instructions import load_like, load_word
-from bedplate.offline.running import FETCHED, add_float, exact_between, fetch_row, is_lost
+from bedplate.offline.instructions import choose, load_like, load_word
+from bedplate.offline.running import FETCHED, add_exact, fetch_row, is_lost, put_exact
 from bedplate.offline.totals import NO_BYTES, NOTHING, Totals
 from bedplate.types import Array, Int64s
 
@@ -70,6 +70,7 @@ class MergedTotals:
             matrix.view(self._dtype),
             matrix.view(np.float64),
             part.matrices.get(1, NO_BYTES),
+            bool((lines[:, 2:4] >= 0).any()),
             lost,
         )
         if found[0] and whole:
@@ -107,6 +108,7 @@ def merge_totals(
     sums: Array,
     means: Array,
     present: Array,
+    is_summed: Any,
     lost: Int64s,
 ) -> Any:
     """Counts, sums and means of one selection over p parts, for n rows, into matrices of many columns.
@@ -126,98 +128,56 @@ def merge_totals(
         sums: [.., columns].
         means: [.., columns].
         present: [.., columns].
+        is_summed: whether any line wants more than counts.
         lost: [n * lines, 2], filled with the rows and lines whose sums are wrong: of whole numbers those beyond 64
             bits, of floats those that have too few digits.
 
     Returns:
         how many these are, and about what the sum of the last one is.
     """
-    found, last = 0, 0.0
+    found, last, zero = 0, 0.0, like[0]
+    number, total = np.empty(len(lines), np.int64), np.empty(len(lines), like.dtype)
+    about, size = np.empty(len(lines)), np.empty(len(lines))
     for i in range(len(places)):
         if i + FETCHED < len(places):
             fetch_row(counts, present, np.int64(places[i + FETCHED]))
+        for line in range(len(lines)):
+            number[line], total[line], about[line], size[line] = 0, zero, 0.0, 0.0
+        for p in range(len(prefixes)):
+            stopped = stop[p, i]
+            if stopped == 0:
+                continue
+            b, start = (
+                load_word(ranks[p], stopped) if ranks[p] else stopped,
+                load_word(starts[p], np.int64(codes[p, i])),
+            )
+            if b <= start:
+                continue
+            after = load_like(prefixes[p], b - 1, zero) if is_summed else zero
+            for line in range(len(lines)):
+                a = first[p, lines[line, 0], i]
+                if ranks[p]:
+                    a = load_word(ranks[p], a)
+                if b > a:
+                    number[line] += b - a
+                    if is_summed:
+                        before = load_like(prefixes[p], max(a, 1) - 1, zero)
+                        before = choose(a > start, before, zero)
+                        total[line] += after - before
+                        about[line] += np.float64(after) - np.float64(before)
+                        size[line] += abs(np.float64(after)) + abs(np.float64(before))
         place = np.uint64(places[i])
         for line in range(len(lines)):
-            is_summed = lines[line, 2] >= 0 or lines[line, 3] >= 0
-            count, total, about, size = np.int64(0), like[0], 0.0, 0.0
-            for p in range(len(prefixes)):
-                a, b = first[p, lines[line, 0], i], stop[p, i]
-                if ranks[p]:
-                    a, b = load_word(ranks[p], a), load_word(ranks[p], b)
-                if b > a:
-                    count += b - a
-                    if is_summed:
-                        after, before = load_like(prefixes[p], b - 1, like), like[0]
-                        if a > load_word(starts[p], np.int64(codes[p, i])):
-                            before = load_like(prefixes[p], a - 1, like)
-                        total += after - before
-                        about += np.float64(after) - np.float64(before)
-                        size += abs(np.float64(after)) + abs(np.float64(before))
             if lines[line, 1] >= 0:
-                counts[place, lines[line, 1]] = count
+                counts[place, lines[line, 1]] = number[line]
             if lines[line, 2] >= 0:
-                sums[place, lines[line, 2]] = total
+                sums[place, lines[line, 2]] = total[line]
             if lines[line, 3] >= 0:
-                means[place, lines[line, 3]] = total / max(count, 1)
-                present[place, lines[line, 4]] = count > 0
+                means[place, lines[line, 3]] = total[line] / max(number[line], 1)
+                present[place, lines[line, 4]] = number[line] > 0
             # The wrapped sum and the rounded one differ by 2**64 where it wraps, and else by far less.
-            is_wrong = is_lost(total, size) if whole is None else abs(about - total) > 2.0**62
-            if is_summed and is_wrong:
-                lost[found, 0], lost[found, 1], last = i, line, about
+            wrong = is_lost(total[line], size[line]) if whole is None else abs(about[line] - total[line]) > 2.0**62
+            if wrong and (lines[line, 2] >= 0 or lines[line, 3] >= 0):
+                lost[found, 0], lost[found, 1], last = i, line, about[line]
                 found += 1
     return found, last
-
-
-@compiled
-def add_exact(
-    prefix: Array,
-    rests: Array | None,
-    values: Array | None,
-    key_starts: Int64s,
-    rank: Int64s,
-    codes: Array,
-    first: Int64s,
-    stop: Int64s,
-    lines: Int64s,
-    lost: Int64s,
-    counts: Int64s,
-    totals: Array,
-) -> None:
-    """Adds what a part has of some rows and lines: how many values, and their sum to twice the digits of a float.
-
-    Args:
-        prefix: as for `running.exact_between`, as are the next two.
-        rests: the same.
-        values: the same.
-        key_starts: as for `running.fill_totals`, as are the next five.
-        rank: the same.
-        codes: [n].
-        first: [ranges, n].
-        stop: [n].
-        lines: [lines, 5].
-        lost: [k, 2] the rows and lines.
-        counts: [k], added to.
-        totals: [k, 2], the sum and what rounding left off it, added to.
-    """
-    for j in range(len(lost)):
-        i, line = lost[j, 0], lost[j, 1]
-        a, b = first[lines[line, 0], i], stop[i]
-        if len(rank):
-            a, b = rank[a], rank[b]
-        if b > a:
-            counts[j] += b - a
-            high, low = exact_between(prefix, rests, values, key_starts[codes[i]], a, b)
-            totals[j, 0], rest = add_float(totals[j, 0], totals[j, 1], high)
-            totals[j, 1] = rest + low
-
-
-@compiled
-def put_exact(lines: Int64s, lost: Int64s, places: Array, counts: Int64s, totals: Array, matrix: Array) -> None:
-    """Fills sums and means of some rows and lines; see `merge_totals` and `add_exact`."""
-    for j in range(len(lost)):
-        line, place = lost[j, 1], np.uint64(places[lost[j, 0]])
-        total = totals[j, 0] + totals[j, 1]
-        if lines[line, 2] >= 0:
-            matrix[place, lines[line, 2]] = total
-        if lines[line, 3] >= 0:
-            matrix[place, lines[line, 3]] = total / max(counts[j], 1)

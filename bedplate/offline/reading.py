@@ -55,6 +55,7 @@ class Question:
     Attributes:
         calls: the calls.
         quick: those whose values one loop over all segments fills in place.
+        others: those that are not quick.
         ranges: the number of each different range.
         limits: [ranges, 4] as `seek.find_rows` takes them.
         shift: microseconds: minus the delay, or how far ahead to look.
@@ -64,16 +65,12 @@ class Question:
 
     calls: Sequence[Call]
     quick: Sequence[Call]
+    others: Sequence[Call]
     ranges: Mapping[Range, int]
     limits: Int64s
     shift: int
     ttl: int | None
     ahead: bool
-
-    @property
-    def others(self) -> list[Call]:
-        """The calls that are not quick."""
-        return [c for c in self.calls if c not in self.quick]
 
     def reach(self, times: Int64s) -> tuple[int, int]:
         """The times of events that rows at some times may use: from the first to before the second."""
@@ -204,8 +201,10 @@ class ViewReader:
         calls = [c for c in self.view.calls if wanted.intersection(c.names)]
         ranges = ranges_of(calls, ttl)
         # Rows in flight lie anywhere in a range: running sums alone do not give its totals.
-        quick = [c for c in calls if in_place(c)] if self.view.view.source.available is None else []
-        question = Question(calls, quick, ranges, limits_of(ranges, ahead=ahead), shift, ttl, ahead)
+        in_flight = self.view.view.source.available is not None
+        quick = [c for c in calls if in_place(c) and not in_flight]
+        others = [c for c in calls if in_flight or not in_place(c)]
+        question = Question(calls, quick, others, ranges, limits_of(ranges, ahead=ahead), shift, ttl, ahead)
         if self._coverage is not None:
             self._coverage.check(question.limits, times, shift, ahead=ahead)
         like = self._like(tuple(c.names for c in calls), question)
@@ -273,9 +272,11 @@ class ViewReader:
             asked = Asked(np.arange(len(rows)), largest.positions(keys[rows]), times[rows])
         else:
             asked = largest.arrange(keys[rows], times[rows], pool)
-
         totals = [MergedTotals([r.totals(w) for r in readers]) for w in self._wanted(question, readers, answer)]
         direct = len(totals) == 1 and not question.others
+        known = largest.timeline.keys
+        # The position of each key of the largest in each, where that is less work than to look for the asked ones.
+        moved = [None if r is largest or 8 * len(rows) < len(known) else r.positions(known) for r in readers]
 
         def work(start: int) -> None:
             every = asked.block(start, start + size)
@@ -284,10 +285,11 @@ class ViewReader:
             low, until = question.reach(part.times)
             # The others have no event for any of these rows; one at least says what no event gives.
             near = np.flatnonzero((spans[:, 0] < until) & (spans[:, 1] >= low)).tolist() or [0]
-            codes, wanted = np.empty((len(near), len(part)), np.int32), keys[places]
+            codes = np.empty((len(near), len(part)), np.int32)
             for own, number in zip(codes, near, strict=True):
-                reader = readers[number]
-                own[:] = part.codes if reader is largest else reader.positions(wanted)
+                own[:] = part.codes
+                if readers[number] is not largest:
+                    _move(own, moved[number], readers[number], keys, places)
             found = self._find(question, [readers[i] for i in near], spans[near], places, part.times, codes)
             if starts is None:
                 totals[0].fill(near, codes, found.first, found.stop, answer.direct(places))
@@ -426,3 +428,22 @@ class ViewReader:
             yield from merged_groups(readers, bucket, self.buckets, keys_at_once)
             for reader in readers:
                 reader.forget()
+
+
+def _move(codes: Array, moved: Array | None, reader: IndexReader, keys: Int64s, places: Array) -> None:
+    """Changes positions of keys in another segment, -1 for none, to those in a reader's.
+
+    Args:
+        codes: [n], changed.
+        moved: [K] the position of each key of the other segment in the reader's; None: not known.
+        reader: the reader.
+        keys: all keys asked for.
+        places: [n] where among them those of the rows are.
+    """
+    if moved is None or not len(moved):
+        codes[:] = reader.positions(keys[places])
+        return
+    unknown = codes < 0
+    codes[:] = moved[np.maximum(codes, 0)]
+    if unknown.any():
+        codes[unknown] = reader.positions(keys[places[unknown]])

@@ -147,16 +147,15 @@ def is_lost(total: Any, size: Any) -> Any:
 
 
 @compiled
-def sum_between(prefix: Array, rests: Array | None, values: Array | None, start: Any, a: Any, b: Any) -> Any:
-    """The sum of values [a, b) of a key; as for `exact_between`, but `prefix` is not empty."""
+def sum_between(prefix: Array, start: Any, a: Any, b: Any) -> Any:
+    """The sum of values [a, b) of a key whose values begin at `start`, by one subtraction, and its size for `is_lost`.
+
+    `prefix` is not empty.
+    """
     nothing = prefix.dtype.type(0)
     after = choose(b > a, prefix[max(b, 1) - 1], nothing)
     before = choose((b > a) & (a > start), prefix[max(a, 1) - 1], nothing)
-    total = after - before
-    if rests is not None and values is not None and is_lost(total, abs(after) + abs(before)):
-        high, low = exact_between(prefix, rests, values, start, a, b)
-        total = prefix.dtype.type(high + low)
-    return total
+    return after - before, abs(after) + abs(before)
 
 
 @compiled
@@ -171,10 +170,18 @@ def range_sums(
     out: Array,
 ) -> None:
     """The sum of values [a, b) of each code; see `fill_totals`."""
+    found, lost = 0, np.empty(len(codes) if rests is not None else 0, np.int64)
     for i in range(len(codes)):
         out[i] = 0
         if len(prefix):
-            out[i] = sum_between(prefix, rests, values, key_starts[max(codes[i], 0)], a[i], b[i])
+            out[i], size = sum_between(prefix, key_starts[max(codes[i], 0)], a[i], b[i])
+            if rests is not None and is_lost(out[i], size):
+                lost[found] = i
+                found += 1
+    if rests is not None:
+        for i in lost[:found]:
+            total, rest = exact_between(prefix, rests, values, key_starts[codes[i]], a[i], b[i])
+            out[i] = total + rest
 
 
 @compiled
@@ -193,6 +200,61 @@ def exact_range_sums(
     for i in range(len(codes)):
         total, rest = exact_between(prefix, rests, values, key_starts[max(codes[i], 0)], a[i], b[i])
         out[i], low[i] = rounded(total, rest)
+
+
+@compiled
+def add_exact(
+    prefix: Array,
+    rests: Array | None,
+    values: Array | None,
+    key_starts: Int64s,
+    rank: Int64s,
+    codes: Array,
+    first: Int64s,
+    stop: Int64s,
+    lines: Int64s,
+    lost: Int64s,
+    counts: Int64s,
+    totals: Array,
+) -> None:
+    """Adds what a part has of some rows and lines: how many values, and their sum to twice the digits of a float.
+
+    Args:
+        prefix: as for `exact_between`, as are the next two.
+        rests: the same.
+        values: the same.
+        key_starts: as for `fill_totals`, as are the next five.
+        rank: the same.
+        codes: [n].
+        first: [ranges, n].
+        stop: [n].
+        lines: [lines, 5].
+        lost: [k, 2] the rows and lines.
+        counts: [k], added to.
+        totals: [k, 2], the sum and what rounding left off it, added to.
+    """
+    for j in range(len(lost)):
+        i, line = lost[j, 0], lost[j, 1]
+        a, b = first[lines[line, 0], i], stop[i]
+        if len(rank):
+            a, b = rank[a], rank[b]
+        if b > a:
+            counts[j] += b - a
+            high, low = exact_between(prefix, rests, values, key_starts[codes[i]], a, b)
+            totals[j, 0], rest = add_float(totals[j, 0], totals[j, 1], high)
+            totals[j, 1] = rest + low
+
+
+@compiled
+def put_exact(lines: Int64s, lost: Int64s, places: Array, counts: Int64s, totals: Array, matrix: Array) -> None:
+    """Fills sums and means of some rows and lines with what `add_exact` has found."""
+    for j in range(len(lost)):
+        line, place = lost[j, 1], np.uint64(places[lost[j, 0]])
+        total = totals[j, 0] + totals[j, 1]
+        if lines[line, 2] >= 0:
+            matrix[place, lines[line, 2]] = total
+        if lines[line, 3] >= 0:
+            matrix[place, lines[line, 3]] = total / max(counts[j], 1)
 
 
 @compiled
@@ -240,6 +302,7 @@ def fill_totals(
         means: [.., columns] float64, filled in the columns of means; 0 where nothing counts.
         present: [.., columns] bytes, filled in the columns of presence.
     """
+    found, lost = 0, np.empty((len(codes) * len(lines) if rests is not None else 0, 2), np.int64)
     for i in range(len(codes)):
         if i + FETCHED < len(codes):  # rows follow each other in order of key, so their places are anywhere
             fetch_row(counts, present, np.int64(places[i + FETCHED]))
@@ -255,9 +318,18 @@ def fill_totals(
                 counts[place, lines[line, 1]] = count
             if lines[line, 2] < 0 and lines[line, 3] < 0:
                 continue
-            total = sum_between(prefix, rests, values, start, a, last)
+            total, size = sum_between(prefix, start, a, last)
             if lines[line, 2] >= 0:
                 sums[place, lines[line, 2]] = total
             if lines[line, 3] >= 0:
                 means[place, lines[line, 3]] = total / max(count, 1)
                 present[place, lines[line, 4]] = count > 0
+            if rests is not None and is_lost(total, size):
+                lost[found, 0], lost[found, 1] = i, line
+                found += 1
+    # A loop of its own: the calls of it would slow the other one, which most often finds nothing.
+    if rests is not None and found:
+        numbers, totals = np.zeros(found, np.int64), np.zeros((found, 2))
+        lost = lost[:found]
+        add_exact(prefix, rests, values, key_starts, rank, codes, first, stop, lines, lost, numbers, totals)
+        put_exact(lines, lost, places, numbers, totals, means)

@@ -189,7 +189,7 @@ def find_rows(
     a: Int64s,
     b: Int64s,
 ) -> None:
-    """For n keys and times the rows of w ranges, which all end before `asked + shift`.
+    """For n keys and times the rows of w ranges, which all end before `asked + shift`; 0 and 0 where all are empty.
 
     Rows that follow each other with the same key and a later time are found from where the one before was.
 
@@ -208,9 +208,12 @@ def find_rows(
     count = len(ranges)
     at = np.zeros(count + 1, np.uint64)
     before_code, before_time, end = np.int64(-2), np.int64(0), np.uint64(0)
+    reach = np.int64(0)
+    for w in range(count):
+        reach = max(reach, ranges[w, 0] + ranges[w, 1] if ranges[w, 0] >= 0 else np.int64(2**62))
     for i in range(len(codes)):
         code, time = np.int64(codes[i]), asked[i]
-        if code < 0:
+        if code < 0 or time + shift <= low or time - reach > high:
             b[i] = 0
             a[:, i] = 0
             continue
@@ -226,18 +229,15 @@ def find_rows(
         b[i] = stop
         for w in range(count):
             length, hop, last, ttl = ranges[w, 0], ranges[w, 1], ranges[w, 2], ranges[w, 3]
-            if length >= 0 or ttl >= 0:
-                start = np.int64(-(2**62))
-                if length >= 0:
-                    start = time - length
-                    if hop > 0:
-                        start -= start % hop
-                if ttl >= 0:
-                    start = max(start, time - ttl)
-                if start > high:
-                    at[w] = end
-                elif start > low:
-                    at[w] = first_from(times, at[w], end, start)
+            youngest = time - ttl if ttl >= 0 else np.int64(-(2**62))
+            start = max(time - length, youngest) if length >= 0 else youngest
+            # A hop is rounded down to only where that can matter: a division takes as long as all else.
+            if start > low and max(start - hop, youngest) > high:
+                at[w] = end
+            elif start > low:
+                if length >= 0 and hop > 0:
+                    start = max(time - length - (time - length) % hop, youngest)
+                at[w] = first_from(times, at[w], end, start)
             row = min(np.int64(at[w]), stop)
             a[w, i] = row if last < 0 else max(row, stop - last)
 
