@@ -27,9 +27,12 @@ class MergedTotals:
 
     Args:
         parts: what gives those of each part; at least one.
+
+    Attributes:
+        nbytes: how many bytes of the index it may read at most, save those of values.
     """
 
-    __slots__ = ("_dtype", "_parts", "_places")
+    __slots__ = ("_dtype", "_parts", "_places", "nbytes")
 
     def __init__(self, parts: Sequence[Totals]) -> None:
         self._parts = tuple(parts)
@@ -37,6 +40,7 @@ class MergedTotals:
         ranks = [0 if p.rank is None else p.rank.ctypes.data for p in parts]
         places = [[s.ctypes.data for s in sums], [p.starts.ctypes.data for p in parts], ranks]
         self._places, self._dtype = np.array(places, np.uint64), sums[0].dtype
+        self.nbytes = sum(a.nbytes for p in parts for a in (p.prefix, p.rank, p.starts) if a is not None)
 
     def fill(self, chosen: Sequence[int], codes: Array, first: Int64s, stop: Int64s, part: Part) -> None:
         """Fills the values of n rows.
@@ -147,10 +151,9 @@ def merge_totals(
             stopped = stop[p, i]
             if stopped == 0:
                 continue
-            b, start = (
-                load_word(ranks[p], stopped) if ranks[p] else stopped,
-                load_word(starts[p], np.int64(codes[p, i])),
-            )
+            b, start = stopped, load_word(starts[p], np.int64(codes[p, i]))
+            if ranks[p]:
+                b = load_word(ranks[p], stopped)
             if b <= start:
                 continue
             after = load_like(prefixes[p], b - 1, zero) if is_summed else zero
@@ -164,8 +167,10 @@ def merge_totals(
                         before = load_like(prefixes[p], max(a, 1) - 1, zero)
                         before = choose(a > start, before, zero)
                         total[line] += after - before
-                        about[line] += np.float64(after) - np.float64(before)
-                        size[line] += abs(np.float64(after)) + abs(np.float64(before))
+                        if whole is None:
+                            size[line] += abs(after) + abs(before)
+                        else:
+                            about[line] += np.float64(after) - np.float64(before)
         place = np.uint64(places[i])
         for line in range(len(lines)):
             if lines[line, 1] >= 0:

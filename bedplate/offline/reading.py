@@ -20,7 +20,7 @@ from bedplate.batch import Column
 from bedplate.features.rows import GroupedRows
 from bedplate.features.view import Call, CompiledView
 from bedplate.offline import seek
-from bedplate.offline.answer import Answer
+from bedplate.offline.answer import Answer, Part
 from bedplate.offline.cover import Slot
 from bedplate.offline.coverage import Coverage
 from bedplate.offline.grouping import events_of, merged_groups
@@ -45,6 +45,8 @@ _LISTED = (*RAGGED, Reduce.DISTINCT)
 """Reductions whose partials are lists of values, where there are several segments."""
 _EVER = -(2**63)
 """Before every time."""
+_FEW = 1 << 8
+"""Rows whose sums are read at once where memory is short."""
 
 
 @final
@@ -292,11 +294,9 @@ class ViewReader:
                     _move(own, moved[number], readers[number], keys, places)
             found = self._find(question, [readers[i] for i in near], spans[near], places, part.times, codes)
             if starts is None:
-                totals[0].fill(near, codes, found.first, found.stop, answer.direct(places))
+                self._fill_totals(totals, near, found, answer.direct(places))
             else:
                 self._put(question, totals, near, found, rows[every.rows], starts, answer)
-            for reader in found.readers:
-                self._budget.ease(reader)
 
         size = min(BLOCK, self._budget.block(len(question.ranges), len(readers), self._threads))
         starts = range(0, len(rows), size)
@@ -370,12 +370,23 @@ class ViewReader:
         for run in runs(rooms or [np.zeros(len(found.times), np.int64)], self._most):
             blocks, some = [block.part(run) for block in whole], found.part(run)
             room = answer.part(some.places)
-            for group in totals:
-                group.fill(near, some.codes, some.first, some.stop, room)
+            self._fill_totals(totals, near, some, room)
             for name, column in self._values(question, others, found.readers, blocks) if others else ():
                 answer.put(room, name, column)
             same = starts[run.start : run.stop + 1]
             answer.add(room.repeated(places[same[0] : same[-1]], np.diff(same)))
+
+    def _fill_totals(self, totals: Sequence[MergedTotals], near: Sequence[int], found: Found, part: Part) -> None:
+        """Fills counts, sums and means of a part; a few rows at a time where the index is large for the memory left."""
+        step = max(1, len(found.times)) if self._budget.holds(sum(t.nbytes for t in totals)) else _FEW
+        for begin in range(0, len(found.times), step):
+            rows = slice(begin, min(begin + step, len(found.times)))
+            some, into = found.part(rows), part.some(rows)
+            for group in totals:
+                group.fill(near, some.codes, some.first, some.stop, into)
+                if self._budget.is_full:
+                    for reader in found.readers:
+                        reader.release()
 
     def _values(
         self, question: Question, calls: Sequence[Call], readers: list[IndexReader], blocks: list[Block]

@@ -19,6 +19,7 @@ from bedplate.aggregations.window import Window
 from bedplate.batch import column_to_series
 from bedplate.errors import DataError
 from bedplate.features.view import CompiledView, FeatureView
+from bedplate.offline import memory
 from bedplate.offline.history import IndexedHistory
 from bedplate.offline.lookup import BLOCK
 from bedplate.offline.reference import Reference
@@ -62,10 +63,11 @@ def built(
     shares=st.lists(st.floats(0, 1), min_size=1, max_size=3, unique=True),
     late=st.booleans(),
     rows_asked=st.sampled_from([0, BLOCK + 500]),
+    is_short=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_sums_over_segments_equal_the_oracle(values, rows, shares, late, rows_asked, seed):
-    """Long keys too, few rows and many, rows in flight, and windows whose edges cut large values away again."""
+def test_sums_over_segments_equal_the_oracle(values, rows, shares, late, rows_asked, is_short, seed):
+    """Long keys too, few rows and many, rows in flight, little memory, windows whose edges cut large values away."""
     draw = np.random.default_rng(seed)
     times = START + STEP * np.arange(rows)
     frame = pl.DataFrame(
@@ -77,7 +79,8 @@ def test_sums_over_segments_equal_the_oracle(values, rows, shares, late, rows_as
             "known": times + draw.choice([0, 0, STEP, 3 * STEP], rows),
         }
     )
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory.Budget, "holds", lambda self, size: not is_short)
         history, view = built(Path(folder), frame, sorted(int(s * rows) for s in shares), "known" if late else None)
         count = 25
         keys, asked = draw.integers(1, 3, (max(count, rows_asked), 1)), draw.choice(times, max(count, rows_asked)) + 1
