@@ -181,7 +181,8 @@ class IndexReader:
             limits[:, 2] = -1  # rows in flight must not count for a bound
 
         def find(asked: Asked) -> Block:
-            first, stop = self.find(asked, shift, limits)
+            first, stop = np.empty((len(limits), len(asked)), np.int64), np.empty(len(asked), np.int64)
+            self.find(asked, shift, limits, _ANY_TIME, first, stop)
             return Block(asked, first, stop) if known is None else self.known_block(asked, first, stop, bounds)
 
         self.expect(len(keys))
@@ -206,18 +207,12 @@ class IndexReader:
         """Lets go of the pages of the index."""
         release(self.timeline.arrays())
 
-    def find(self, asked: Asked, shift: int, limits: Int64s) -> tuple[Int64s, Int64s]:
-        """The first rows [ranges, n] of each range, and the rows after the last [n]; see `seek.find_rows`."""
-        first, stop = np.empty((len(limits), len(asked)), np.int64), np.empty(len(asked), np.int64)
-        self.find_into(asked, shift, limits, _ANY_TIME, first, stop)
-        return first, stop
-
-    def find_into(
-        self, asked: Asked, shift: int, limits: Int64s, times: tuple[int, int], first: Int64s, stop: Int64s
+    def find(
+        self, asked: Asked, shift: int, limits: Int64s, span: tuple[int, int], first: Int64s, stop: Int64s
     ) -> None:
-        """As `find`, into arrays that there are; no event is before the first of two times or after the second."""
-        own, offsets = self.timeline.times, self.timeline.offsets
-        seek.find_rows(own, offsets, asked.codes, asked.times, shift, limits, *times, first, stop)
+        """Fills the first rows [ranges, n] of each range, and the rows after the last [n]; see `seek.find_rows`."""
+        times, offsets = self.timeline.times, self.timeline.offsets
+        seek.find_rows(times, offsets, asked.codes, asked.times, shift, limits, span, first, stop)
 
     def known_block(self, asked: Asked, first: Int64s, stop: Int64s, bounds: Sequence[int]) -> Block:
         """What ranges cover without the rows that could not be known at the times asked for."""
@@ -356,20 +351,11 @@ class IndexReader:
         """The partial over the rows of a range; of a DISTINCT the different values, which can be merged."""
         if reduction.reduce is not Reduce.DISTINCT:
             return self._partial(reduction, index, over, block, is_merged=True)
-        if block.pieces is None:
-            return self._distinct_values(index, block.first[over], block.stop)
-        pieces = block.pieces[over]
-        return union(self._distinct_values(index, pieces.first, pieces.stop), pieces.owners)
-
-    def _distinct_values(self, index: int, a: Int64s, b: Int64s) -> Values:
         files, arrays = self._files[index], self.timeline.reduction(self._columns[index], Reduce.DISTINCT)
-        a, b = _values_of(files, a, b)
-        counts, offsets = np.empty(len(a), np.int64), np.zeros(len(a) + 1, np.int64)
-        kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, counts)
-        np.cumsum(counts, out=offsets[1:])
-        values = np.empty(int(offsets[-1]), files.inputs[0].dtype)
-        kernels.distinct_values(files.inputs[0], arrays["previous"], arrays["blocks"], a, b, offsets, values)
-        return Values(offsets, values)
+        if block.pieces is None:
+            return _distinct_values(files, arrays, block.first[over], block.stop)
+        pieces = block.pieces[over]
+        return union(_distinct_values(files, arrays, pieces.first, pieces.stop), pieces.owners)
 
     def _partial(
         self, reduction: Reduction, index: int, over: int, block: Block, *, is_merged: bool = False
@@ -391,19 +377,6 @@ class IndexReader:
         late = known.count_late(asked.times, pieces.start, block.stop, files.rank, files.rows, *links)
         return Scalar(found.values - late)
 
-    def _sums(self, index: int, codes: Array, a: Int64s, b: Int64s, out: Array, *, is_merged: bool) -> Scalar:
-        """The sums of the values `[a, b)` of keys; of floats that are to be merged to twice their digits."""
-        files, column = self._files[index], self._columns[index]
-        arrays, starts = self.timeline.reduction(column, Reduce.SUM.value), self.timeline.key_starts(column, files)
-        rests = arrays.get("rests")
-        sums = arrays["prefix"], rests, None if rests is None else files.inputs[0], starts
-        if not is_merged or out.dtype.kind != "f":
-            running.range_sums(*sums, codes, a, b, out)
-            return Scalar(out)
-        low = np.empty(len(out), np.float64)
-        running.exact_range_sums(*sums, codes, a, b, out, low)
-        return Scalar(out, rests=low)
-
     def _partial_of(
         self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s, *, is_merged: bool
     ) -> Partial:
@@ -423,7 +396,8 @@ class IndexReader:
             return read_blocks(reduction, arrays, files, self.timeline.times, a, b)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
-            return self._sums(index, codes, a, b, out, is_merged=is_merged)
+            starts = self.timeline.key_starts(self._columns[index], files)
+            return _sums(arrays, files.inputs[0], starts, codes, a, b, out, is_merged=is_merged)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
             return Scalar(out)
@@ -499,6 +473,39 @@ def leading_of(
                 most = max(most, before.depth) if most and before.depth else 0
             found[place] = replace(reduction, depth=most)
     return found
+
+
+def _distinct_values(files: ColumnFiles, arrays: Mapping[str, Array], a: Int64s, b: Int64s) -> Values:
+    """The different values of a selection in the rows [a, b)."""
+    a, b = _values_of(files, a, b)
+    counts, offsets = np.empty(len(a), np.int64), np.zeros(len(a) + 1, np.int64)
+    kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, counts)
+    np.cumsum(counts, out=offsets[1:])
+    values = np.empty(int(offsets[-1]), files.inputs[0].dtype)
+    kernels.distinct_values(files.inputs[0], arrays["previous"], arrays["blocks"], a, b, offsets, values)
+    return Values(offsets, values)
+
+
+def _sums(
+    arrays: Mapping[str, Array],
+    values: Array,
+    starts: Int64s,
+    codes: Array,
+    a: Int64s,
+    b: Int64s,
+    out: Array,
+    *,
+    is_merged: bool,
+) -> Scalar:
+    """The sums of the values `[a, b)` of keys, into `out`; of floats that are to be merged to twice their digits."""
+    rests = arrays.get("rests")
+    sums = arrays["prefix"], rests, None if rests is None else values, starts, codes, a, b, out
+    if not is_merged or out.dtype.kind != "f":
+        running.range_sums(*sums)
+        return Scalar(out)
+    low = np.empty(len(out), np.float64)
+    running.exact_range_sums(*sums, low)
+    return Scalar(out, rests=low)
 
 
 def _values_of(files: ColumnFiles, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:

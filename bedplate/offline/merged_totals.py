@@ -16,7 +16,7 @@ from bedplate.aggregations.merge import beyond_words
 from bedplate.compiling import compiled
 from bedplate.offline.answer import Part
 from bedplate.offline.instructions import choose, load_like, load_word
-from bedplate.offline.running import FETCHED, add_exact, fetch_row, is_lost, put_exact
+from bedplate.offline.running import add_exact, fetch_row, is_lost, put_exact
 from bedplate.offline.totals import NO_BYTES, NOTHING, Totals
 from bedplate.types import Array, Int64s
 
@@ -56,24 +56,17 @@ class MergedTotals:
             DataError: a sum of whole numbers is beyond 64 bits.
         """
         whole = True if self._dtype.kind == "i" else None
-        prefixes, starts, ranks = np.ascontiguousarray(self._places[:, list(chosen)])
         matrix, lines = part.matrices[8], self._parts[0].lines
         lost = np.empty((stop.shape[1] * len(lines), 2), np.int64)
+        sums, bytes_of = matrix.view(self._dtype), part.matrices.get(1, NO_BYTES)
         found: tuple[int, float] = merge_totals(
-            prefixes,
-            starts,
-            ranks,
+            tuple(np.ascontiguousarray(self._places[:, list(chosen)])),
             np.zeros(1, self._dtype),
             whole,
-            codes,
-            first,
-            stop,
+            (codes, first, stop),
             lines,
             part.places,
-            matrix.view(np.int64),
-            matrix.view(self._dtype),
-            matrix.view(np.float64),
-            part.matrices.get(1, NO_BYTES),
+            (matrix.view(np.int64), sums, matrix.view(np.float64), bytes_of),
             bool((lines[:, 2:4] >= 0).any()),
             lost,
         )
@@ -98,80 +91,53 @@ class MergedTotals:
 
 @compiled
 def merge_totals(
-    prefixes: Array,
-    starts: Array,
-    ranks: Array,
+    parts: Any,
     like: Array,
     whole: Any,
-    codes: Array,
-    first: Int64s,
-    stop: Int64s,
+    rows: Any,
     lines: Int64s,
     places: Array,
-    counts: Int64s,
-    sums: Array,
-    means: Array,
-    present: Array,
+    into: Any,
     is_summed: Any,
     lost: Int64s,
 ) -> Any:
     """Counts, sums and means of one selection over p parts, for n rows, into matrices of many columns.
 
     Args:
-        prefixes: [p] uint64 addresses of the selection's running sums.
-        starts: [p] uint64 addresses of where each key's values begin.
-        ranks: [p] uint64 addresses of how many values come before each row; 0: every row counts.
+        parts: [p] uint64 addresses each of running sums, of where keys' values begin, of ranks, 0 where all rows count.
         like: [1] a 0 of the sums' type.
         whole: True for sums of whole numbers, None for those of floats: another loop runs.
-        codes: [p, n] positions of keys.
-        first: [p, ranges, n] the first row of each range.
-        stop: [p, n] the row after the last.
-        lines: as for `running.fill_totals`, as are the next five.
-        places: [n].
-        counts: [.., columns].
-        sums: [.., columns].
-        means: [.., columns].
-        present: [.., columns].
+        rows: positions of keys [p, n], the first row of each range [p, ranges, n], the row after the last [p, n].
+        lines: as for `running.fill_totals`.
+        places: [n], as for it.
+        into: the matrices of counts, sums, means and presence, as for it.
         is_summed: whether any line wants more than counts.
-        lost: [n * lines, 2], filled with the rows and lines whose sums are wrong: of whole numbers those beyond 64
-            bits, of floats those that have too few digits.
+        lost: [n * lines, 2], filled with the rows and lines whose sums are wrong, see `is_wrong`.
 
     Returns:
-        how many these are, and about what the sum of the last one is.
+        how many these are, and of whole numbers about what the sum of the last one is.
     """
+    (prefixes, starts, ranks), (codes, first, stop), (counts, sums, means, present) = parts, rows, into
     found, last, zero = 0, 0.0, like[0]
-    number, total = np.empty(len(lines), np.int64), np.empty(len(lines), like.dtype)
-    about, size = np.empty(len(lines)), np.empty(len(lines))
+    number, total, size = np.empty(len(lines), np.int64), np.empty(len(lines), like.dtype), np.empty(len(lines))
     for i in range(len(places)):
-        if i + FETCHED < len(places):
-            fetch_row(counts, present, np.int64(places[i + FETCHED]))
-        for line in range(len(lines)):
-            number[line], total[line], about[line], size[line] = 0, zero, 0.0, 0.0
+        fetch_row(counts, present, places, i)
+        number[:], total[:], size[:], place = 0, zero, 0.0, np.uint64(places[i])
         for p in range(len(prefixes)):
-            stopped = stop[p, i]
-            if stopped == 0:
+            if stop[p, i] == 0:
                 continue
-            b, start = stopped, load_word(starts[p], np.int64(codes[p, i]))
-            if ranks[p]:
-                b = load_word(ranks[p], stopped)
-            if b <= start:
-                continue
-            after = load_like(prefixes[p], b - 1, zero) if is_summed else zero
+            b, start = stop[p, i], load_word(starts[p], np.int64(codes[p, i]))
+            b = load_word(ranks[p], b) if ranks[p] else b
+            after = load_like(prefixes[p], b - 1, zero) if is_summed and b > start else zero
             for line in range(len(lines)):
-                a = first[p, lines[line, 0], i]
-                if ranks[p]:
-                    a = load_word(ranks[p], a)
+                row = first[p, lines[line, 0], i]
+                a = load_word(ranks[p], row) if ranks[p] else row
                 if b > a:
                     number[line] += b - a
                     if is_summed:
-                        before = load_like(prefixes[p], max(a, 1) - 1, zero)
-                        before = choose(a > start, before, zero)
+                        before = choose(a > start, load_like(prefixes[p], max(a, 1) - 1, zero), zero)
                         total[line] += after - before
-                        if whole is None:
-                            size[line] += abs(after) + abs(before)
-                        else:
-                            about[line] += np.float64(after) - np.float64(before)
-        place = np.uint64(places[i])
+                        size[line] += abs(after) + abs(before) if whole is None else float(after) - float(before)
         for line in range(len(lines)):
             if lines[line, 1] >= 0:
                 counts[place, lines[line, 1]] = number[line]
@@ -180,9 +146,19 @@ def merge_totals(
             if lines[line, 3] >= 0:
                 means[place, lines[line, 3]] = total[line] / max(number[line], 1)
                 present[place, lines[line, 4]] = number[line] > 0
-            # The wrapped sum and the rounded one differ by 2**64 where it wraps, and else by far less.
-            wrong = is_lost(total[line], size[line]) if whole is None else abs(about[line] - total[line]) > 2.0**62
-            if wrong and (lines[line, 2] >= 0 or lines[line, 3] >= 0):
-                lost[found, 0], lost[found, 1], last = i, line, about[line]
+            if (lines[line, 2] >= 0 or lines[line, 3] >= 0) and is_wrong(total[line], size[line], whole):
+                lost[found, 0], lost[found, 1], last = i, line, size[line]
                 found += 1
     return found, last
+
+
+@compiled
+def is_wrong(total: Any, size: Any, whole: Any) -> Any:
+    """Whether a sum of whole numbers is beyond 64 bits, or one of floats has too few digits; `whole` says which it is.
+
+    Of floats `size` is how much was added and taken off, of whole numbers about what the sum is.
+    """
+    if whole is None:
+        return is_lost(total, size)
+    # The wrapped sum and the rounded one differ by 2**64 where it wraps, and else by far less.
+    return abs(size - total) > 2.0**62

@@ -274,7 +274,7 @@ class ViewReader:
             asked = Asked(np.arange(len(rows)), largest.positions(keys[rows]), times[rows])
         else:
             asked = largest.arrange(keys[rows], times[rows], pool)
-        totals = [MergedTotals([r.totals(w) for r in readers]) for w in self._wanted(question, readers, answer)]
+        totals = [MergedTotals([r.totals(w) for r in readers]) for w in _wanted(self.view, question, readers, answer)]
         direct = len(totals) == 1 and not question.others
         known = largest.timeline.keys
         # The position of each key of the largest in each, where that is less work than to look for the asked ones.
@@ -294,7 +294,7 @@ class ViewReader:
                     _move(own, moved[number], readers[number], keys, places)
             found = self._find(question, [readers[i] for i in near], spans[near], places, part.times, codes)
             if starts is None:
-                self._fill_totals(totals, near, found, answer.direct(places))
+                _fill_totals(self._budget, totals, near, found, answer.direct(places))
             else:
                 self._put(question, totals, near, found, rows[every.rows], starts, answer)
 
@@ -304,14 +304,6 @@ class ViewReader:
         if (self.buckets > 1 and len(rows) > BLOCK) or self._budget.is_full:
             for reader in readers:
                 reader.forget()
-
-    def _wanted(self, question: Question, readers: list[IndexReader], answer: Answer) -> list[Wanted]:
-        """What is wanted of the quick calls, by selection."""
-
-        def is_whole(index: int) -> bool:
-            return all(reader.is_whole(index) for reader in readers)
-
-        return wanted_totals(self.view, question.quick, question.ranges, question.ttl, answer.places, is_whole)
 
     def _find(
         self,
@@ -338,7 +330,7 @@ class ViewReader:
         first, stop = np.empty(shape, np.int64), np.empty((shape[0], shape[2]), np.int64)
         for i, (reader, (low, high)) in enumerate(zip(readers, spans.tolist(), strict=True)):
             own = Asked(places, codes[i], times)
-            reader.find_into(own, question.shift, limits, (low, high), first[i], stop[i])
+            reader.find(own, question.shift, limits, (low, high), first[i], stop[i])
             self._budget.ease(reader)
         if any(bound >= 0 for bound in bounds):
             known = [None if question.ahead else r.timeline.known for r in readers]
@@ -370,23 +362,11 @@ class ViewReader:
         for run in runs(rooms or [np.zeros(len(found.times), np.int64)], self._most):
             blocks, some = [block.part(run) for block in whole], found.part(run)
             room = answer.part(some.places)
-            self._fill_totals(totals, near, some, room)
+            _fill_totals(self._budget, totals, near, some, room)
             for name, column in self._values(question, others, found.readers, blocks) if others else ():
                 answer.put(room, name, column)
             same = starts[run.start : run.stop + 1]
             answer.add(room.repeated(places[same[0] : same[-1]], np.diff(same)))
-
-    def _fill_totals(self, totals: Sequence[MergedTotals], near: Sequence[int], found: Found, part: Part) -> None:
-        """Fills counts, sums and means of a part; a few rows at a time where the index is large for the memory left."""
-        step = max(1, len(found.times)) if self._budget.holds(sum(t.nbytes for t in totals)) else _FEW
-        for begin in range(0, len(found.times), step):
-            rows = slice(begin, min(begin + step, len(found.times)))
-            some, into = found.part(rows), part.some(rows)
-            for group in totals:
-                group.fill(near, some.codes, some.first, some.stop, into)
-                if self._budget.is_full:
-                    for reader in found.readers:
-                        reader.release()
 
     def _values(
         self, question: Question, calls: Sequence[Call], readers: list[IndexReader], blocks: list[Block]
@@ -439,6 +419,28 @@ class ViewReader:
             yield from merged_groups(readers, bucket, self.buckets, keys_at_once)
             for reader in readers:
                 reader.forget()
+
+
+def _wanted(view: CompiledView, question: Question, readers: list[IndexReader], answer: Answer) -> list[Wanted]:
+    """What is wanted of the quick calls, by selection."""
+
+    def is_whole(index: int) -> bool:
+        return all(reader.is_whole(index) for reader in readers)
+
+    return wanted_totals(view, question.quick, question.ranges, question.ttl, answer.places, is_whole)
+
+
+def _fill_totals(budget: Budget, totals: Sequence[MergedTotals], near: Sequence[int], found: Found, part: Part) -> None:
+    """Fills counts, sums and means of a part; a few rows at a time where the index is large for the memory left."""
+    step = max(1, len(found.times)) if budget.holds(sum(t.nbytes for t in totals)) else _FEW
+    for begin in range(0, len(found.times), step):
+        rows = slice(begin, min(begin + step, len(found.times)))
+        some, into = found.part(rows), part.some(rows)
+        for group in totals:
+            group.fill(near, some.codes, some.first, some.stop, into)
+            if budget.is_full:
+                for reader in found.readers:
+                    reader.release()
 
 
 def _move(codes: Array, moved: Array | None, reader: IndexReader, keys: Int64s, places: Array) -> None:

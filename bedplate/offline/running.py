@@ -258,12 +258,14 @@ def put_exact(lines: Int64s, lost: Int64s, places: Array, counts: Int64s, totals
 
 
 @compiled
-def fetch_row(values: Array, present: Array, row: Any) -> None:
-    """Brings near what is to be written of a row of two matrices."""
-    fetch_ahead(values, row, np.int64(0))
-    fetch_ahead(values, row, values.shape[1] - 1)
-    if len(present):
-        fetch_ahead(present, row, np.int64(0))
+def fetch_row(values: Array, present: Array, places: Array, i: Any) -> None:
+    """Brings near what is soon to be written of two matrices: rows in order of key go to places that are anywhere."""
+    if i + FETCHED < len(places):
+        row = np.int64(places[i + FETCHED])
+        fetch_ahead(values, row, np.int64(0))
+        fetch_ahead(values, row, values.shape[1] - 1)
+        if len(present):
+            fetch_ahead(present, row, np.int64(0))
 
 
 @compiled
@@ -294,8 +296,7 @@ def fill_totals(
         codes: [n] positions of keys; -1 for none, whose ranges are empty.
         first: [ranges, n] the first row of each range.
         stop: [n] the row after the last.
-        lines: [lines, 5]: a range, the columns of its count, its sum, its mean and the mean's presence, each -1 for
-            none.
+        lines: [lines, 5]: a range, the columns of its count, its sum, its mean and the mean's presence; -1: none.
         places: [n] the rows of the matrices that are filled.
         counts: [.., columns] int64, filled in the columns of counts; the next two may be the same memory.
         sums: [.., columns] of the type of `prefix`, filled in the columns of sums.
@@ -304,15 +305,12 @@ def fill_totals(
     """
     found, lost = 0, np.empty((len(codes) * len(lines) if rests is not None else 0, 2), np.int64)
     for i in range(len(codes)):
-        if i + FETCHED < len(codes):  # rows follow each other in order of key, so their places are anywhere
-            fetch_row(counts, present, np.int64(places[i + FETCHED]))
-        start = key_starts[max(codes[i], 0)]
+        fetch_row(counts, present, places, i)
+        start, place = key_starts[max(codes[i], 0)], np.uint64(places[i])
         last = rank[stop[i]] if len(rank) else stop[i]
-        place = np.uint64(places[i])
         for line in range(len(lines)):
-            a = first[lines[line, 0], i]
-            if len(rank):
-                a = rank[a]
+            row = first[lines[line, 0], i]
+            a = rank[row] if len(rank) else row
             count = last - a
             if lines[line, 1] >= 0:
                 counts[place, lines[line, 1]] = count
@@ -327,9 +325,7 @@ def fill_totals(
             if rests is not None and is_lost(total, size):
                 lost[found, 0], lost[found, 1] = i, line
                 found += 1
-    # A loop of its own: the calls of it would slow the other one, which most often finds nothing.
-    if rests is not None and found:
-        numbers, totals = np.zeros(found, np.int64), np.zeros((found, 2))
-        lost = lost[:found]
+    if rests is not None and found:  # a loop of its own: the calls of it would slow the other one
+        numbers, totals, lost = np.zeros(found, np.int64), np.zeros((found, 2)), lost[:found]
         add_exact(prefix, rests, values, key_starts, rank, codes, first, stop, lines, lost, numbers, totals)
         put_exact(lines, lost, places, numbers, totals, means)

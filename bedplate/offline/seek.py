@@ -184,8 +184,7 @@ def find_rows(
     asked: Int64s,
     shift: Any,
     ranges: Int64s,
-    low: Any,
-    high: Any,
+    span: tuple[int, int],
     a: Int64s,
     b: Int64s,
 ) -> None:
@@ -200,22 +199,19 @@ def find_rows(
         asked: [n] times.
         shift: microseconds: minus the delay, or how far ahead to look.
         ranges: [w, 4]: length (-1: all history), hop (0: exact), bound (-1: none) and ttl (-1: none).
-        low: no time of the timeline is before it: what begins no later needs no search.
-        high: none is after it, likewise.
+        span: no time of the timeline is before the first or after the second: what is outside needs no search.
         a: [w, n], filled with the first row of each range.
         b: [n], filled with the row after the last.
     """
-    count = len(ranges)
+    count, low, high = len(ranges), span[0], span[1]
     at = np.zeros(count + 1, np.uint64)
-    before_code, before_time, end = np.int64(-2), np.int64(0), np.uint64(0)
-    reach = np.int64(0)
+    before_code, before_time, end, reach = np.int64(-2), np.int64(0), np.uint64(0), np.int64(0)
     for w in range(count):
         reach = max(reach, ranges[w, 0] + ranges[w, 1] if ranges[w, 0] >= 0 else np.int64(2**62))
     for i in range(len(codes)):
         code, time = np.int64(codes[i]), asked[i]
         if code < 0 or time + shift <= low or time - reach > high:
-            b[i] = 0
-            a[:, i] = 0
+            b[i], a[:, i] = 0, 0
             continue
         if code != before_code or time < before_time:
             at[:] = np.uint64(offsets[code])
