@@ -184,10 +184,18 @@ class Reduction:
 
 @final
 class Scalar(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A partial with one value a key: `values` [n] (count, sum, min, max, distinct); `present` [n], None: all."""
+    """A partial with one value a key: count, sum, min, max, distinct.
+
+    Attributes:
+        values: [n].
+        present: [n], None: all.
+        rests: [n] float64, of a sum of floats what is to be added to `values` for twice the digits of a float; None:
+            nothing is known of it.
+    """
 
     values: Array
     present: Bools | None = None
+    rests: Array | None = None
 
 
 @final

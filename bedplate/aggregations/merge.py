@@ -29,7 +29,7 @@ from bedplate.aggregations.base import (
     Scalar,
     Values,
 )
-from bedplate.aggregations.merge_fixed import interleave_fixed, merge_fixed, reduced
+from bedplate.aggregations.merge_fixed import add_sums, interleave_fixed, merge_fixed, merge_sums, reduced
 from bedplate.batch import TextLookup
 from bedplate.errors import DataError, DefinitionError
 from bedplate.types import Array, Bools, Int64s
@@ -85,7 +85,10 @@ def merge(reduction: Reduction, pieces: Piece, owners: Int64s) -> Partial:
         return merge_fixed(_expect(pieces, _FIXED[reduce], reduce), reduction.half_life, owners)
     scalars = _expect(pieces, Scalar, reduce)
     if reduce in (Reduce.COUNT, Reduce.SUM):
-        return Scalar(_sums(scalars.values, owners))
+        if scalars.values.dtype.kind != "f":
+            return Scalar(_whole_sums(scalars.values, owners))
+        total, rest = merge_sums(scalars.values, scalars.rests, owners)
+        return Scalar(total, rests=rest)
     return _extremes(scalars, owners, largest=reduce is Reduce.MAX)
 
 
@@ -122,10 +125,14 @@ def _one_by_one(reduce: Reduce, sets: Sequence[Scalar]) -> Scalar:
     """What `merge` gives, one set after the other: no larger arrays are made."""
     values, present = sets[0].values.copy(), sets[0].present
     if reduce in (Reduce.COUNT, Reduce.SUM):
-        most = 0 if values.dtype.kind == "f" else sum(_largest(s.values) for s in sets)
-        if most > np.iinfo(np.int64).max:
+        if values.dtype.kind == "f":
+            rest = _rests(sets[0])
+            for other in sets[1:]:
+                values, rest = add_sums(values, rest, other.values, _rests(other))
+            return Scalar(values, rests=rest)
+        if sum(_largest(s.values) for s in sets) > np.iinfo(np.int64).max:
             owners = np.arange(len(values) + 1, dtype=np.int64) * len(sets)
-            return Scalar(_sums(_zipped([s.values for s in sets]), owners))
+            return Scalar(_whole_sums(_zipped([s.values for s in sets]), owners))
         for other in sets[1:]:
             values += other.values
         return Scalar(values)
@@ -136,6 +143,10 @@ def _one_by_one(reduce: Reduce, sets: Sequence[Scalar]) -> Scalar:
         present = mine | theirs
     there = _there(values, present)
     return Scalar(np.where(there, values, 0).astype(values.dtype, copy=False), there)
+
+
+def _rests(scalars: Scalar) -> Array:
+    return np.zeros(len(scalars.values)) if scalars.rests is None else scalars.rests
 
 
 def _largest(values: Array) -> int:
@@ -323,10 +334,10 @@ def _zipped(arrays: Sequence[Array]) -> Array:
 
 def _interleaved_scalars(sets: Sequence[Scalar]) -> Scalar:
     values = _zipped([s.values for s in sets])
+    rests = None if all(s.rests is None for s in sets) else _zipped([_rests(s) for s in sets])
     if all(s.present is None for s in sets):
-        return Scalar(values)
-    there = [np.ones(len(s.values), np.bool_) if s.present is None else s.present for s in sets]
-    return Scalar(values, _zipped(there))
+        return Scalar(values, rests=rests)
+    return Scalar(values, _zipped([_there(s.values, s.present) for s in sets]), rests)
 
 
 def _interleaved_rows(offsets: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
@@ -339,19 +350,22 @@ def _interleaved_rows(offsets: Sequence[Int64s]) -> tuple[Int64s, Int64s]:
     return result, rows
 
 
-def _sums(values: Array, owners: Int64s) -> Array:
+def _whole_sums(values: Array, owners: Int64s) -> Int64s:
     totals = reduced(np.add, values, owners, 0)
-    if values.dtype.kind != "i":
-        return totals
     # The wrapped sum and the rounded one differ by 2**64 where it wraps, and else by far less.
     rounded = reduced(np.add, values.astype(np.float64), owners, 0.0)
     wrong = np.abs(rounded - totals) > 2.0**62
     if wrong.any():
-        raise DataError(
-            f"a sum of whole numbers is beyond 64 bits, it reaches about {rounded[wrong][0]:.1e}",
-            hint="sum it as floats: pl.col(...).cast(pl.Float64)",
-        )
+        raise beyond_words(float(rounded[wrong][0]))
     return totals
+
+
+def beyond_words(about: float) -> DataError:
+    """The error of a sum of whole numbers that is beyond 64 bits, and about what it is."""
+    return DataError(
+        f"a sum of whole numbers is beyond 64 bits, it reaches about {about:.1e}",
+        hint="sum it as floats: pl.col(...).cast(pl.Float64)",
+    )
 
 
 def _extremes(pieces: Scalar, owners: Int64s, *, largest: bool) -> Scalar:

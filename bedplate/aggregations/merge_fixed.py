@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -68,24 +68,67 @@ def _oldest(pieces: Oldest, owners: Int64s) -> Oldest:
 
 
 def _moments(pieces: Moments, owners: Int64s) -> Moments:
-    """Pairs of neighbours, then pairs of pairs, so that it takes the logarithm of the most pieces of a key."""
-    counts, means, rests, squares = pieces.counts, pieces.means, pieces.rests, pieces.squares
+    def join(*columns: Array) -> Sequence[Array]:
+        # A variance that is beyond the range of a float is none: see `Variance`.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return columns[0] + columns[4], *merge_moments(*columns)
+
+    return Moments(*_in_pairs([pieces.counts, pieces.means, pieces.rests, pieces.squares], owners, join))
+
+
+def merge_sums(values: Array, rests: Array | None, owners: Int64s) -> tuple[Array, Array]:
+    """The sums of floats of n keys from those of their m pieces, and what is to be added for twice the digits.
+
+    Args:
+        values: [m].
+        rests: [m], what is to be added to the values; None: nothing.
+        owners: [n + 1] int64 from 0 to m, as for `merge`.
+
+    >>> total, rest = merge_sums(np.array([1e15, 0.01, -1e15]), None, np.array([0, 3]))
+    >>> total.tolist()
+    [0.01]
+    """
+    total, rest = _in_pairs([values, np.zeros(len(values)) if rests is None else rests], owners, add_sums)
+    return total, rest
+
+
+def add_sums(total: Array, rest: Array, other: Array, other_rest: Array) -> tuple[Array, Array]:
+    """Sums of floats and others, each with what is to be added to it for twice the digits (TAOCP 2, 4.2.2, theorem B).
+
+    Beyond the range of a float nothing is to be added.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = total + other
+        part = whole - total
+        left = (total - (whole - part)) + (other - part)
+        low = rest + other_rest + np.where(np.isfinite(whole), left, 0.0)
+        high = whole + low
+        return high, np.where(np.isfinite(high), (whole - high) + low, 0.0)
+
+
+def _in_pairs(columns: Sequence[Array], owners: Int64s, join: Callable[..., Sequence[Array]]) -> Sequence[Array]:
+    """The columns of n keys from those of their m pieces, 0 where there is none.
+
+    Pairs of neighbours, then pairs of pairs, so that it takes the logarithm of the most pieces of a key.
+
+    Args:
+        columns: [m] each.
+        owners: [n + 1] int64 from 0 to m, as for `merge`.
+        join: takes the columns of pieces and then those of others, 0 where there is none, and gives those of both.
+    """
     while np.diff(owners).max(initial=0) > 1:
         lengths = np.diff(owners)
         rank = np.arange(int(owners[-1])) - np.repeat(owners[:-1], lengths)
         left = np.flatnonzero(rank % 2 == 0)
         alone = np.append(rank, 0)[left + 1] == 0
         right = np.where(alone, 0, left + 1)
-        more: list[Array] = [np.where(alone, 0, c[right]) for c in (counts, means, rests, squares)]
-        merged = merge_moments(counts[left], means[left], rests[left], squares[left], *more)
-        counts = counts[left] + more[0]
-        means, rests, squares = merged
+        columns = join(*(c[left] for c in columns), *(np.where(alone, 0, c[right]) for c in columns))
         owners = np.append(0, np.cumsum((lengths + 1) // 2))
     there = np.diff(owners) > 0
-    columns = [np.zeros(len(there), c.dtype) for c in (counts, means, rests, squares)]
-    for column, found in zip(columns, (counts, means, rests, squares), strict=True):
-        column[there] = found
-    return Moments(*columns)
+    found = [np.zeros(len(there), c.dtype) for c in columns]
+    for whole, column in zip(found, columns, strict=True):
+        whole[there] = column
+    return found
 
 
 def _decayed(pieces: Decayed, half_life: int, owners: Int64s) -> Decayed:
@@ -93,5 +136,6 @@ def _decayed(pieces: Decayed, half_life: int, owners: Int64s) -> Decayed:
     there = pieces.values != 0
     newest = reduced(np.maximum, np.where(there, pieces.times, never), owners, never)
     elapsed = np.where(there, np.repeat(newest, np.diff(owners)) - pieces.times, 0)
-    values = reduced(np.add, decay(pieces.values, elapsed, half_life), owners, 0)
+    with np.errstate(over="ignore"):
+        values = reduced(np.add, decay(pieces.values, elapsed, half_life), owners, 0)
     return Decayed(values, np.where(newest == never, 0, newest))

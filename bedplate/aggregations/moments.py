@@ -64,6 +64,8 @@ def moments(partial: Partial) -> Moments:
 class _Spread(OneInput):
     """What `Variance` and `StdDev` share.
 
+    Where the squared deviations add up to more than the largest float, 1.8e308, both are null.
+
     Args:
         expression: the row expression: a number; integers beyond 2^53 are taken as the nearest float.
         windows: as for `Aggregation`.
@@ -102,15 +104,18 @@ class _Spread(OneInput):
 
     @final
     def variance(self, partials: Sequence[Partial]) -> Dense:
-        """The squared deviations over their number, or one less of it."""
+        """The squared deviations over their number, or one less of it; null where they are no finite number."""
         partial = moments(partials[0])
         number = partial.counts - self.sample
-        return Dense(partial.squares / np.maximum(number, 1), number > 0)
+        present = (number > 0) & np.isfinite(partial.squares)
+        return Dense(np.where(present, partial.squares, 0.0) / np.maximum(number, 1), present)
 
 
 @final
 class Variance(_Spread):
     """The variance of a numeric expression. Fewer than two events, or none where `sample=False`: null.
+
+    Where the squared deviations add up to more than a float can hold (values that differ by 1e154 and more): null.
 
     State: 4 words of 8 bytes a tile, or over all history; in history 1.6 bytes an event and the value itself.
 
@@ -128,6 +133,8 @@ class Variance(_Spread):
 @final
 class StdDev(_Spread):
     """The standard deviation of a numeric expression. Fewer than two events, or none where `sample=False`: null.
+
+    As for `Variance` it is null where the squared deviations are beyond the range of a float.
 
     State: as for `Variance`.
     """

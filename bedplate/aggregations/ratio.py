@@ -29,6 +29,8 @@ _NUMBERS = (Type.INT, Type.FLOAT, Type.BOOL)
 class Ratio(Aggregation):
     """One aggregation over another, over the same windows: clicks over impressions, say. Either null, or over 0: null.
 
+    So is one sum beyond the range of a float over another.
+
     State: that of both; what they share is kept once.
 
     Args:
@@ -112,7 +114,10 @@ class Ratio(Aggregation):
         if self.smoothing is not None:
             above, below = above + self.smoothing[0], below + self.smoothing[1]
         present = (below != 0) & above_there & below_there
-        return (Dense(np.where(present, above, 0.0) / np.where(present, below, 1.0), present),)
+        with np.errstate(over="ignore", invalid="ignore"):  # of sums beyond the range of a float
+            ratio = np.where(present, above, 0.0) / np.where(present, below, 1.0)
+        is_number = ~np.isnan(ratio)
+        return (Dense(np.where(is_number, ratio, 0.0), present & is_number),)
 
     def options(self) -> Mapping[str, Any]:
         """Both aggregations and the smoothing."""

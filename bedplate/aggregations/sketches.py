@@ -57,7 +57,7 @@ class Quantile(OneInput):
     six powers of ten share at most 691 buckets at an error of 1 %, 139 at 5 %.
 
     Args:
-        expression: the row expression: numbers or booleans; an infinite one is refused when it is read.
+        expression: the row expression: numbers, or booleans as 0 and 1; an infinite one is refused when it is read.
         q: one number between 0 and 1, or several: each is then a feature of its own, such as `<name>_p50`.
         error: the relative error, 0.001 to 0.5.
         windows: as for `Aggregation`.

@@ -15,7 +15,7 @@ from bedplate.canonical import to_json
 from bedplate.errors import DataError
 from bedplate.features.rows import Rows, SelectedValues
 from bedplate.features.view import CompiledView
-from bedplate.offline import kernels
+from bedplate.offline import kernels, running
 from bedplate.offline.blocks import BLOCKED, build_blocks
 from bedplate.offline.flight import Known, following_same
 from bedplate.offline.index import Timeline, selection_id
@@ -194,7 +194,7 @@ def write_cost(folder: Path, began: float) -> None:
 def _reduction_arrays(reduce: Reduce, values: Array, starts: Int64s) -> dict[str, Array]:
     if reduce is Reduce.SUM:
         whole = np.empty(len(values), np.int64)
-        kernels.whole_prefix_sums(values, starts, whole)
+        running.whole_prefix_sums(values, starts, whole)
         return {"prefix": whole}
     if reduce in (Reduce.MIN, Reduce.MAX):
         first = _blocks(values, reduce is Reduce.MAX)

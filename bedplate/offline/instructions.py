@@ -72,6 +72,18 @@ def load_word(_: Any, _address: Any, _index: Any) -> Any:
 
 
 @_inline
+def load_like(_: Any, _address: Any, _index: Any, like: Any) -> Any:
+    """The value at a place of the array at an address, of the type of another value."""
+
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_data_type(signature.return_type)
+        pointer = builder.inttoptr(arguments[0], kind.as_pointer())
+        return builder.load(builder.gep(pointer, [arguments[1]]))
+
+    return like(types.uint64, types.int64, like), write
+
+
+@_inline
 def fetch_ahead(_: Any, matrix: Any, _row: Any, _column: Any) -> Any:
     """Begins to bring the cache line of a matrix's element near, which will be written soon."""
 

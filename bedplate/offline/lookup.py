@@ -21,7 +21,7 @@ from bedplate.batch import Column
 from bedplate.errors import StoreError
 from bedplate.features.rows import GroupedRows, SelectedValues
 from bedplate.features.view import Call, CompiledView
-from bedplate.offline import kernels, seek
+from bedplate.offline import kernels, running, seek
 from bedplate.offline.answer import Answer
 from bedplate.offline.blocks import BLOCKED, read_blocks
 from bedplate.offline.build import column_ids
@@ -30,13 +30,14 @@ from bedplate.offline.index import ColumnFiles, Timeline, row_type
 from bedplate.offline.mapped import release
 from bedplate.offline.ragged import MOST, RAGGED, read_ragged, room, runs
 from bedplate.offline.ranges import Range, limits_of, range_of, ranges_of
-from bedplate.offline.totals import Totals, columns_of, in_place, lines_of
+from bedplate.offline.totals import Totals, Wanted, in_place, wanted_totals
 from bedplate.types import Array, Int64s
 
 BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
 _HELD = 16 << 20
 """Bytes of the index that a large lookup has read when it lets go of the pages, so that it does not hold all of it."""
+_ANY_TIME = -(2**63), 2**63 - 1
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
 _BUCKET_BITS = 10
@@ -180,7 +181,8 @@ class IndexReader:
             limits[:, 2] = -1  # rows in flight must not count for a bound
 
         def find(asked: Asked) -> Block:
-            first, stop = self.find(asked, shift, limits)
+            first, stop = np.empty((len(limits), len(asked)), np.int64), np.empty(len(asked), np.int64)
+            self.find(asked, shift, limits, _ANY_TIME, first, stop)
             return Block(asked, first, stop) if known is None else self.known_block(asked, first, stop, bounds)
 
         self.expect(len(keys))
@@ -205,12 +207,12 @@ class IndexReader:
         """Lets go of the pages of the index."""
         release(self.timeline.arrays())
 
-    def find(self, asked: Asked, shift: int, limits: Int64s) -> tuple[Int64s, Int64s]:
-        """The first rows [ranges, n] of each range, and the rows after the last [n]; see `seek.find_rows`."""
-        first, stop = np.empty((len(limits), len(asked)), np.int64), np.empty(len(asked), np.int64)
-        timeline = self.timeline
-        seek.find_rows(timeline.times, timeline.offsets, asked.codes, asked.times, shift, limits, first, stop)
-        return first, stop
+    def find(
+        self, asked: Asked, shift: int, limits: Int64s, span: tuple[int, int], first: Int64s, stop: Int64s
+    ) -> None:
+        """Fills the first rows [ranges, n] of each range, and the rows after the last [n]; see `seek.find_rows`."""
+        times, offsets = self.timeline.times, self.timeline.offsets
+        seek.find_rows(times, offsets, asked.codes, asked.times, shift, limits, span, first, stop)
 
     def known_block(self, asked: Asked, first: Int64s, stop: Int64s, bounds: Sequence[int]) -> Block:
         """What ranges cover without the rows that could not be known at the times asked for."""
@@ -230,9 +232,9 @@ class IndexReader:
     ) -> Mapping[str, Column]:
         """The values of many rows, block by block in order of key, by several threads."""
         answer = Answer(len(keys), dict(self._columns_of(calls, ranges, ttl, no_rows(len(ranges)))))
-        # Rows in flight lie anywhere in a range: prefix sums alone do not give its totals.
+        # Rows in flight lie anywhere in a range: running sums alone do not give its totals.
         quick = [c for c in calls if in_place(c) and self.timeline.known is None]
-        totals = self._totals(quick, ranges, ttl, answer)
+        totals = [self.totals(w) for w in wanted_totals(self.view, quick, ranges, ttl, answer.places, self.is_whole)]
         others = [c for c in calls if c not in quick]
         timeline, direct = self.timeline, len(totals) == 1 and not others
         with ThreadPoolExecutor(self._threads) as pool:
@@ -290,35 +292,16 @@ class IndexReader:
                     rooms += room(reduction, arrays, codes, a, b)
         return rooms
 
-    def _totals(
-        self, calls: Sequence[Call], ranges: Mapping[Range, int], ttl: int | None, answer: Answer
-    ) -> list[Totals]:
-        """The counts, sums and means of some calls, by selection."""
-        indexes = [self.view.reduction_index(c.aggregation.reductions[0]) for c in calls]
-        summed = [i for c, i in zip(calls, indexes, strict=True) if c.aggregation.reductions[0].reduce is Reduce.SUM]
-        # Where every row counts, all selections have the same counts: they are taken together with sums.
-        whole = next((i for i in summed if self._files[i].rank is None), None)
-        wanted: dict[int, list[tuple[int, tuple[int, int, int, int]]]] = {}
-        for call, own in zip(calls, indexes, strict=True):
-            index = own if whole is None or own in summed or self._files[own].rank is not None else whole
-            over = ranges[range_of(call, call.aggregation.reductions[0], ttl)]
-            place = answer.places[f"{self.view.name}.{call.names[0]}"]
-            wanted.setdefault(index, []).append((over, columns_of(call, place)))
-        totals: list[Totals] = []
-        for i, of_selection in wanted.items():
-            arrays = self.timeline.reduction(self._columns[i], Reduce.SUM.value) if i in summed else {}
-            exact_starts, exact, lines = arrays.get("exact starts"), arrays.get("exact"), lines_of(of_selection)
-            totals.append(
-                Totals(
-                    arrays.get("prefix"),
-                    exact_starts,
-                    exact,
-                    self.timeline.key_starts(self._columns[i], self._files[i]),
-                    self._files[i].rank,
-                    lines,
-                )
-            )
-        return totals
+    def is_whole(self, index: int) -> bool:
+        """Whether every row counts for the selection at a position."""
+        return self._files[index].rank is None
+
+    def totals(self, wanted: Wanted) -> Totals:
+        """What gives the counts, sums and means of a selection."""
+        files, column = self._files[wanted.index], self._columns[wanted.index]
+        arrays = self.timeline.reduction(column, Reduce.SUM.value) if wanted.summed else {}
+        values = files.inputs[0] if wanted.summed else None
+        return Totals.of(wanted, arrays, values, self.timeline.key_starts(column, files), files.rank)
 
     def positions(self, keys: Int64s) -> Array:
         """Each asked key's position among those of the index, int32; -1 where it is not there."""
@@ -367,32 +350,26 @@ class IndexReader:
     def set_of(self, reduction: Reduction, index: int, over: int, block: Block) -> Piece:
         """The partial over the rows of a range; of a DISTINCT the different values, which can be merged."""
         if reduction.reduce is not Reduce.DISTINCT:
-            return self._partial(reduction, index, over, block)
-        if block.pieces is None:
-            return self._distinct_values(index, block.first[over], block.stop)
-        pieces = block.pieces[over]
-        return union(self._distinct_values(index, pieces.first, pieces.stop), pieces.owners)
-
-    def _distinct_values(self, index: int, a: Int64s, b: Int64s) -> Values:
+            return self._partial(reduction, index, over, block, is_merged=True)
         files, arrays = self._files[index], self.timeline.reduction(self._columns[index], Reduce.DISTINCT)
-        a, b = _values_of(files, a, b)
-        counts, offsets = np.empty(len(a), np.int64), np.zeros(len(a) + 1, np.int64)
-        kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, counts)
-        np.cumsum(counts, out=offsets[1:])
-        values = np.empty(int(offsets[-1]), files.inputs[0].dtype)
-        kernels.distinct_values(files.inputs[0], arrays["previous"], arrays["blocks"], a, b, offsets, values)
-        return Values(offsets, values)
+        if block.pieces is None:
+            return _distinct_values(files, arrays, block.first[over], block.stop)
+        pieces = block.pieces[over]
+        return union(_distinct_values(files, arrays, pieces.first, pieces.stop), pieces.owners)
 
-    def _partial(self, reduction: Reduction, index: int, over: int, block: Block) -> Partial:
+    def _partial(
+        self, reduction: Reduction, index: int, over: int, block: Block, *, is_merged: bool = False
+    ) -> Partial:
         asked = block.asked
         if block.pieces is None:
-            return self._partial_of(reduction, index, asked.codes, block.first[over], block.stop)
+            return self._partial_of(reduction, index, asked.codes, block.first[over], block.stop, is_merged=is_merged)
         pieces = block.pieces[over]
         if reduction.reduce is not Reduce.DISTINCT:
-            found = self._partial_of(reduction, index, pieces.spread(asked.codes), pieces.first, pieces.stop)
+            codes = pieces.spread(asked.codes)
+            found = self._partial_of(reduction, index, codes, pieces.first, pieces.stop, is_merged=True)
             return merge(reduction, found, pieces.owners)
         # Numbers of different values do not add up over pieces: those that only rows in flight have are taken off.
-        found = self._partial_of(reduction, index, asked.codes, pieces.start, block.stop)
+        found = self._partial_of(reduction, index, asked.codes, pieces.start, block.stop, is_merged=False)
         arrays, known = self.timeline.reduction(self._columns[index], Reduce.DISTINCT), self.timeline.known
         if known is None or not isinstance(found, Scalar):
             raise StoreError("the as-of index does not say when rows could be known", where=self.view.place)
@@ -400,7 +377,9 @@ class IndexReader:
         late = known.count_late(asked.times, pieces.start, block.stop, files.rank, files.rows, *links)
         return Scalar(found.values - late)
 
-    def _partial_of(self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s) -> Partial:
+    def _partial_of(
+        self, reduction: Reduction, index: int, codes: Array, a: Int64s, b: Int64s, *, is_merged: bool
+    ) -> Partial:
         """The partial over the rows `[a, b)` of keys."""
         files, reduce = self._files[index], reduction.reduce
         a, b = _values_of(files, a, b)
@@ -417,18 +396,8 @@ class IndexReader:
             return read_blocks(reduction, arrays, files, self.timeline.times, a, b)
         out = np.empty(len(a), self.view.output_type(reduction).dtype)
         if reduce is Reduce.SUM:
-            exact_starts, exact = arrays.get("exact starts"), arrays.get("exact")
-            kernels.range_sums(
-                arrays["prefix"],
-                exact_starts,
-                exact,
-                self.timeline.key_starts(self._columns[index], self._files[index]),
-                codes,
-                a,
-                b,
-                out,
-            )
-            return Scalar(out)
+            starts = self.timeline.key_starts(self._columns[index], files)
+            return _sums(arrays, files.inputs[0], starts, codes, a, b, out, is_merged=is_merged)
         if reduce is Reduce.DISTINCT:
             kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, out)
             return Scalar(out)
@@ -504,6 +473,39 @@ def leading_of(
                 most = max(most, before.depth) if most and before.depth else 0
             found[place] = replace(reduction, depth=most)
     return found
+
+
+def _distinct_values(files: ColumnFiles, arrays: Mapping[str, Array], a: Int64s, b: Int64s) -> Values:
+    """The different values of a selection in the rows [a, b)."""
+    a, b = _values_of(files, a, b)
+    counts, offsets = np.empty(len(a), np.int64), np.zeros(len(a) + 1, np.int64)
+    kernels.range_distinct(arrays["previous"], arrays["blocks"], a, b, counts)
+    np.cumsum(counts, out=offsets[1:])
+    values = np.empty(int(offsets[-1]), files.inputs[0].dtype)
+    kernels.distinct_values(files.inputs[0], arrays["previous"], arrays["blocks"], a, b, offsets, values)
+    return Values(offsets, values)
+
+
+def _sums(
+    arrays: Mapping[str, Array],
+    values: Array,
+    starts: Int64s,
+    codes: Array,
+    a: Int64s,
+    b: Int64s,
+    out: Array,
+    *,
+    is_merged: bool,
+) -> Scalar:
+    """The sums of the values `[a, b)` of keys, into `out`; of floats that are to be merged to twice their digits."""
+    rests = arrays.get("rests")
+    sums = arrays["prefix"], rests, None if rests is None else values, starts, codes, a, b, out
+    if not is_merged or out.dtype.kind != "f":
+        running.range_sums(*sums)
+        return Scalar(out)
+    low = np.empty(len(out), np.float64)
+    running.exact_range_sums(*sums, low)
+    return Scalar(out, rests=low)
 
 
 def _values_of(files: ColumnFiles, a: Int64s, b: Int64s) -> tuple[Int64s, Int64s]:

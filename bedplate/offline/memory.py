@@ -29,6 +29,8 @@ _UNEQUAL = 1.5
 """How many times the mean a bucket may be before it is cut."""
 _LOOKUP = 0.25
 """The share of the room that a lookup's working arrays take, beside pages of the index and what it gives back."""
+_READ_AHEAD = 0.25
+"""The share of the room that pages of the index may take which one loop reads."""
 _VALUE = 150
 """Bytes that a value of a list takes while the lists of several parts are merged."""
 _RANGE = 100
@@ -122,6 +124,10 @@ class Budget:
         """Lets go of the pages that a part was just read from, where memory is short."""
         if self.is_full:
             reader.release()
+
+    def holds(self, size: int) -> bool:
+        """Whether so many bytes of an index may be read before the next look at `is_full`."""
+        return size <= _READ_AHEAD * self.room()
 
     def batch(self, view: CompiledView) -> int:
         """How many rows of the table to read by one query."""

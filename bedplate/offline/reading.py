@@ -20,7 +20,7 @@ from bedplate.batch import Column
 from bedplate.features.rows import GroupedRows
 from bedplate.features.view import Call, CompiledView
 from bedplate.offline import seek
-from bedplate.offline.answer import Answer
+from bedplate.offline.answer import Answer, Part
 from bedplate.offline.cover import Slot
 from bedplate.offline.coverage import Coverage
 from bedplate.offline.grouping import events_of, merged_groups
@@ -33,16 +33,20 @@ from bedplate.offline.lookup import (
     no_rows,
 )
 from bedplate.offline.memory import Budget
+from bedplate.offline.merged_totals import MergedTotals
 from bedplate.offline.ragged import MOST, RAGGED, runs
 from bedplate.offline.ranges import Range, limits_of, ranges_of
 from bedplate.offline.segment import Lock, Segment
 from bedplate.offline.spill import bucket_numbers, bucket_rows
+from bedplate.offline.totals import Wanted, in_place, wanted_totals
 from bedplate.types import Array, Int64s
 
 _LISTED = (*RAGGED, Reduce.DISTINCT)
 """Reductions whose partials are lists of values, where there are several segments."""
 _EVER = -(2**63)
 """Before every time."""
+_FEW = 1 << 8
+"""Rows whose sums are read at once where memory is short."""
 
 
 @final
@@ -52,6 +56,8 @@ class Question:
 
     Attributes:
         calls: the calls.
+        quick: those whose values one loop over all segments fills in place.
+        others: those that are not quick.
         ranges: the number of each different range.
         limits: [ranges, 4] as `seek.find_rows` takes them.
         shift: microseconds: minus the delay, or how far ahead to look.
@@ -60,6 +66,8 @@ class Question:
     """
 
     calls: Sequence[Call]
+    quick: Sequence[Call]
+    others: Sequence[Call]
     ranges: Mapping[Range, int]
     limits: Int64s
     shift: int
@@ -71,6 +79,45 @@ class Question:
         lengths, hops = self.limits[:, 0], self.limits[:, 1]
         until = int(times.max()) + self.shift
         return _EVER if (lengths < 0).any() else int(times.min()) - int((lengths + hops).max()), until
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What ranges cover in p segments, for n rows.
+
+    Attributes:
+        readers: p of them.
+        places: [n] of the rows in the answer.
+        times: [n] the times asked for.
+        codes: [p, n] the position of each row's key in each segment; -1 where it has none.
+        first: [p, ranges, n] the first row of each range.
+        stop: [p, n] the row after the last.
+    """
+
+    readers: list[IndexReader]
+    places: Array
+    times: Int64s
+    codes: Array
+    first: Int64s
+    stop: Int64s
+
+    def part(self, rows: slice) -> Found:
+        """Some of the rows, at least one; all of them: this itself."""
+        if rows.stop - rows.start == len(self.times):
+            return self
+        codes, stop = (np.ascontiguousarray(a[:, rows]) for a in (self.codes, self.stop))
+        first = np.ascontiguousarray(self.first[:, :, rows])
+        return Found(self.readers, self.places[rows], self.times[rows], codes, first, stop)
+
+    def blocks(self, *, known: bool) -> list[Block]:
+        """What they cover in each segment; without the rows in flight, if only `known` ones count."""
+        blocks: list[Block] = []
+        for i, reader in enumerate(self.readers):
+            asked, first, stop = Asked(self.places, self.codes[i], self.times), self.first[i], self.stop[i]
+            every = [-1] * len(first)
+            blocks.append(reader.known_block(asked, first, stop, every) if known else Block(asked, first, stop))
+        return blocks
 
 
 @final
@@ -155,7 +202,11 @@ class ViewReader:
         wanted = {self.view.short(n) for n in names}
         calls = [c for c in self.view.calls if wanted.intersection(c.names)]
         ranges = ranges_of(calls, ttl)
-        question = Question(calls, ranges, limits_of(ranges, ahead=ahead), shift, ttl, ahead)
+        # Rows in flight lie anywhere in a range: running sums alone do not give its totals.
+        in_flight = self.view.view.source.available is not None
+        quick = [c for c in calls if in_place(c) and not in_flight]
+        others = [c for c in calls if in_flight or not in_place(c)]
+        question = Question(calls, quick, others, ranges, limits_of(ranges, ahead=ahead), shift, ttl, ahead)
         if self._coverage is not None:
             self._coverage.check(question.limits, times, shift, ahead=ahead)
         like = self._like(tuple(c.names for c in calls), question)
@@ -177,7 +228,9 @@ class ViewReader:
         key = names, question.ahead
         if key not in self._empty:
             every = self._every()
-            self._empty[key] = dict(self._values(question, every, [no_rows(len(question.ranges))] * len(every)))
+            self._empty[key] = dict(
+                self._values(question, question.calls, every, [no_rows(len(question.ranges))] * len(every))
+            )
         return self._empty[key]
 
     def _every(self) -> list[IndexReader]:
@@ -221,18 +274,29 @@ class ViewReader:
             asked = Asked(np.arange(len(rows)), largest.positions(keys[rows]), times[rows])
         else:
             asked = largest.arrange(keys[rows], times[rows], pool)
+        totals = [MergedTotals([r.totals(w) for r in readers]) for w in _wanted(self.view, question, readers, answer)]
+        direct = len(totals) == 1 and not question.others
+        known = largest.timeline.keys
+        # The position of each key of the largest in each, where that is less work than to look for the asked ones.
+        moved = [None if r is largest or 8 * len(rows) < len(known) else r.positions(known) for r in readers]
 
         def work(start: int) -> None:
             every = asked.block(start, start + size)
-            part, starts = every.different()
+            part, starts = (every, None) if direct else every.different()
             places = rows[part.rows]
             low, until = question.reach(part.times)
             # The others have no event for any of these rows; one at least says what no event gives.
             near = np.flatnonzero((spans[:, 0] < until) & (spans[:, 1] >= low)).tolist() or [0]
-            chosen = [readers[i] for i in near]
-            codes = [part.codes if r is largest else r.positions(keys[places]) for r in chosen]
-            every_place = rows[every.rows]
-            self._put(question, chosen, [Asked(places, c, part.times) for c in codes], every_place, starts, answer)
+            codes = np.empty((len(near), len(part)), np.int32)
+            for own, number in zip(codes, near, strict=True):
+                own[:] = part.codes
+                if readers[number] is not largest:
+                    _move(own, moved[number], readers[number], keys, places)
+            found = self._find(question, [readers[i] for i in near], spans[near], places, part.times, codes)
+            if starts is None:
+                _fill_totals(self._budget, totals, near, found, answer.direct(places))
+            else:
+                self._put(question, totals, near, found, rows[every.rows], starts, answer)
 
         size = min(BLOCK, self._budget.block(len(question.ranges), len(readers), self._threads))
         starts = range(0, len(rows), size)
@@ -241,56 +305,73 @@ class ViewReader:
             for reader in readers:
                 reader.forget()
 
-    def _put(
+    def _find(
         self,
         question: Question,
         readers: list[IndexReader],
-        asked: list[Asked],
+        spans: Int64s,
+        places: Array,
+        times: Int64s,
+        codes: Array,
+    ) -> Found:
+        """What the ranges cover in some segments, for rows at some times; see `Found`.
+
+        Args:
+            question: the question.
+            readers: p of them.
+            spans: [p, 2] the first and last times of their events.
+            places: [n] of the rows in the answer.
+            times: [n].
+            codes: [p, n].
+        """
+        limits, bounds = question.limits.copy(), question.limits[:, 2].tolist()
+        limits[:, 2] = -1  # a bound is over all segments
+        shape = len(readers), len(limits), len(times)
+        first, stop = np.empty(shape, np.int64), np.empty((shape[0], shape[2]), np.int64)
+        for i, (reader, (low, high)) in enumerate(zip(readers, spans.tolist(), strict=True)):
+            own = Asked(places, codes[i], times)
+            reader.find(own, question.shift, limits, (low, high), first[i], stop[i])
+            self._budget.ease(reader)
+        if any(bound >= 0 for bound in bounds):
+            known = [None if question.ahead else r.timeline.known for r in readers]
+            addresses = np.array([r.timeline.times.ctypes.data for r in readers], np.uint64)
+            late = np.array([0 if k is None else k.rows.ctypes.data for k in known], np.uint64)
+            for over, bound in enumerate(bounds):
+                if bound >= 0:
+                    of_range = np.ascontiguousarray(first[:, over])
+                    seek.bound_rows(addresses, late, times, bound, of_range, stop)
+                    first[:, over] = of_range
+        return Found(readers, places, times, codes, first, stop)
+
+    def _put(
+        self,
+        question: Question,
+        totals: Sequence[MergedTotals],
+        near: Sequence[int],
+        found: Found,
         places: Array,
         starts: Int64s,
         answer: Answer,
     ) -> None:
         """Puts the values of a block of n rows into an answer, each at the places `[starts[i], starts[i + 1])`."""
-        whole = self._blocks(question, readers, asked)
-        rooms: list[Int64s] = []
-        for reader, block in zip(readers, whole, strict=True):
-            rooms.append(reader.rooms(question.calls, question.ranges, question.ttl, block, _LISTED))
+        others, rooms = question.others, list[Int64s]()
+        whole = found.blocks(known=not question.ahead) if others else []
+        for reader, block in zip(found.readers, whole, strict=False):
+            rooms.append(reader.rooms(others, question.ranges, question.ttl, block, _LISTED))
             self._budget.ease(reader)
-        for run in runs(rooms, self._most):
-            blocks = [block.part(run) for block in whole]
-            room = answer.part(asked[0].rows[run])
-            for name, column in self._values(question, readers, blocks):
+        for run in runs(rooms or [np.zeros(len(found.times), np.int64)], self._most):
+            blocks, some = [block.part(run) for block in whole], found.part(run)
+            room = answer.part(some.places)
+            _fill_totals(self._budget, totals, near, some, room)
+            for name, column in self._values(question, others, found.readers, blocks) if others else ():
                 answer.put(room, name, column)
             same = starts[run.start : run.stop + 1]
             answer.add(room.repeated(places[same[0] : same[-1]], np.diff(same)))
 
-    def _blocks(self, question: Question, readers: list[IndexReader], asked: list[Asked]) -> list[Block]:
-        """What the ranges cover in every segment."""
-        limits, bounds = question.limits.copy(), question.limits[:, 2].tolist()
-        limits[:, 2] = -1  # a bound is over all segments
-        found: list[tuple[Int64s, Int64s]] = []
-        for reader, own in zip(readers, asked, strict=True):
-            found.append(reader.find(own, question.shift, limits))
-            self._budget.ease(reader)
-        first, stop = np.stack([f for f, _ in found]), np.stack([s for _, s in found])
-        if any(bound >= 0 for bound in bounds):
-            known = [None if question.ahead else r.timeline.known for r in readers]
-            places = np.array([r.timeline.times.ctypes.data for r in readers], np.uint64)
-            late = np.array([0 if k is None else k.rows.ctypes.data for k in known], np.uint64)
-            for over, bound in enumerate(bounds):
-                if bound >= 0:
-                    of_range = np.ascontiguousarray(first[:, over])
-                    seek.bound_rows(places, late, asked[0].times, bound, of_range, stop)
-                    first[:, over] = of_range
-        if question.ahead:
-            return [Block(a, f, s) for a, f, s in zip(asked, first, stop, strict=True)]
-        unbounded = [-1] * len(bounds)
-        return [r.known_block(a, f, s, unbounded) for r, a, f, s in zip(readers, asked, first, stop, strict=True)]
-
     def _values(
-        self, question: Question, readers: list[IndexReader], blocks: list[Block]
+        self, question: Question, calls: Sequence[Call], readers: list[IndexReader], blocks: list[Block]
     ) -> Iterator[tuple[str, Column]]:
-        """The values of a block of rows, each by its full name."""
+        """The values of some calls for a block of rows, each by its full name."""
 
         def partial(reduction: Reduction, index: int, over: int) -> Partial:
             sets: list[Piece] = []
@@ -299,9 +380,7 @@ class ViewReader:
                 self._budget.ease(reader)
             return merge_sets(reduction, sets)
 
-        return columns_of_calls(
-            self.view, question.calls, question.ranges, question.ttl, blocks[0].asked.times, partial
-        )
+        return columns_of_calls(self.view, calls, question.ranges, question.ttl, blocks[0].asked.times, partial)
 
     def all_keys(self) -> Int64s:
         """[k, entities] every key, ascending."""
@@ -340,3 +419,44 @@ class ViewReader:
             yield from merged_groups(readers, bucket, self.buckets, keys_at_once)
             for reader in readers:
                 reader.forget()
+
+
+def _wanted(view: CompiledView, question: Question, readers: list[IndexReader], answer: Answer) -> list[Wanted]:
+    """What is wanted of the quick calls, by selection."""
+
+    def is_whole(index: int) -> bool:
+        return all(reader.is_whole(index) for reader in readers)
+
+    return wanted_totals(view, question.quick, question.ranges, question.ttl, answer.places, is_whole)
+
+
+def _fill_totals(budget: Budget, totals: Sequence[MergedTotals], near: Sequence[int], found: Found, part: Part) -> None:
+    """Fills counts, sums and means of a part; a few rows at a time where the index is large for the memory left."""
+    step = max(1, len(found.times)) if budget.holds(sum(t.nbytes for t in totals)) else _FEW
+    for begin in range(0, len(found.times), step):
+        rows = slice(begin, min(begin + step, len(found.times)))
+        some, into = found.part(rows), part.some(rows)
+        for group in totals:
+            group.fill(near, some.codes, some.first, some.stop, into)
+            if budget.is_full:
+                for reader in found.readers:
+                    reader.release()
+
+
+def _move(codes: Array, moved: Array | None, reader: IndexReader, keys: Int64s, places: Array) -> None:
+    """Changes positions of keys in another segment, -1 for none, to those in a reader's.
+
+    Args:
+        codes: [n], changed.
+        moved: [K] the position of each key of the other segment in the reader's; None: not known.
+        reader: the reader.
+        keys: all keys asked for.
+        places: [n] where among them those of the rows are.
+    """
+    if moved is None or not len(moved):
+        codes[:] = reader.positions(keys[places])
+        return
+    unknown = codes < 0
+    codes[:] = moved[np.maximum(codes, 0)]
+    if unknown.any():
+        codes[unknown] = reader.positions(keys[places[unknown]])

@@ -7,6 +7,7 @@ into Python lists, every key and time is answered by a scan over all events, and
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -182,7 +183,8 @@ def _variance(events: Sequence[Event], aggregation: Aggregation, time: int) -> l
     if number <= 0:
         return [None]
     mean = sum(values) / len(values)
-    return [float(sum((v - mean) ** 2 for v in values) / number)]
+    squares = sum((v - mean) ** 2 for v in values)
+    return [float(squares / number) if squares <= sys.float_info.max else None]
 
 
 def _std_dev(events: Sequence[Event], aggregation: Aggregation, time: int) -> list[Value]:

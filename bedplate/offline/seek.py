@@ -178,9 +178,17 @@ def first_from(times: Int64s, start: Any, stop: Any, bound: Any) -> Any:
 
 @compiled
 def find_rows(
-    times: Int64s, offsets: Int64s, codes: Array, asked: Int64s, shift: Any, ranges: Int64s, a: Int64s, b: Int64s
+    times: Int64s,
+    offsets: Int64s,
+    codes: Array,
+    asked: Int64s,
+    shift: Any,
+    ranges: Int64s,
+    span: tuple[int, int],
+    a: Int64s,
+    b: Int64s,
 ) -> None:
-    """For n keys and times the rows of w ranges, which all end before `asked + shift`.
+    """For n keys and times the rows of w ranges, which all end before `asked + shift`; 0 and 0 where all are empty.
 
     Rows that follow each other with the same key and a later time are found from where the one before was.
 
@@ -191,35 +199,40 @@ def find_rows(
         asked: [n] times.
         shift: microseconds: minus the delay, or how far ahead to look.
         ranges: [w, 4]: length (-1: all history), hop (0: exact), bound (-1: none) and ttl (-1: none).
+        span: no time of the timeline is before the first or after the second: what is outside needs no search.
         a: [w, n], filled with the first row of each range.
         b: [n], filled with the row after the last.
     """
-    count = len(ranges)
+    count, low, high = len(ranges), span[0], span[1]
     at = np.zeros(count + 1, np.uint64)
-    before_code, before_time, end = np.int64(-2), np.int64(0), np.uint64(0)
+    before_code, before_time, end, reach = np.int64(-2), np.int64(0), np.uint64(0), np.int64(0)
+    for w in range(count):
+        reach = max(reach, ranges[w, 0] + ranges[w, 1] if ranges[w, 0] >= 0 else np.int64(2**62))
     for i in range(len(codes)):
         code, time = np.int64(codes[i]), asked[i]
-        if code < 0:
-            b[i] = 0
-            a[:, i] = 0
+        if code < 0 or time + shift <= low or time - reach > high:
+            b[i], a[:, i] = 0, 0
             continue
         if code != before_code or time < before_time:
             at[:] = np.uint64(offsets[code])
             end = np.uint64(offsets[code + 1])
         before_code, before_time = code, time
-        at[count] = first_from(times, at[count], end, time + shift)
+        if time + shift > high:
+            at[count] = end
+        elif time + shift > low:
+            at[count] = first_from(times, at[count], end, time + shift)
         stop = np.int64(at[count])
         b[i] = stop
         for w in range(count):
             length, hop, last, ttl = ranges[w, 0], ranges[w, 1], ranges[w, 2], ranges[w, 3]
-            if length >= 0 or ttl >= 0:
-                start = np.int64(-(2**62))
-                if length >= 0:
-                    start = time - length
-                    if hop > 0:
-                        start -= start % hop
-                if ttl >= 0:
-                    start = max(start, time - ttl)
+            youngest = time - ttl if ttl >= 0 else np.int64(-(2**62))
+            start = max(time - length, youngest) if length >= 0 else youngest
+            # A hop is rounded down to only where that can matter: a division takes as long as all else.
+            if start > low and max(start - hop, youngest) > high:
+                at[w] = end
+            elif start > low:
+                if length >= 0 and hop > 0:
+                    start = max(time - length - (time - length) % hop, youngest)
                 at[w] = first_from(times, at[w], end, start)
             row = min(np.int64(at[w]), stop)
             a[w, i] = row if last < 0 else max(row, stop - last)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -139,6 +141,48 @@ def test_scalars(reduce, history, dtype):
     assert (got.present is None) == (expected.present is None)
     if got.present is not None:
         np.testing.assert_array_equal(got.present, expected.present)
+
+
+@given(
+    given=st.lists(
+        st.lists(
+            st.tuples(st.sampled_from([1e15, -1e15, 0.01, 1 / 3, -1e12]), st.sampled_from([0, 2**-54, -(2**-60)]))
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_sums_of_floats_have_twice_their_digits(given):
+    """Pieces are sums and what is to be added to them; sets have as many for each key."""
+    history = [[(value, value * share) for value, share in pieces] for pieces in given]
+    (total,) = Sum("x").reductions
+    values, rests = (np.array([pair[i] for pieces in history for pair in pieces]) for i in range(2))
+    got = merge(total, Scalar(values, rests=rests), owners_of(history))
+    exact = [sum(Fraction(v) + Fraction(r) for v, r in pieces) for pieces in history]
+    size = [sum(abs(v) for v, _ in pieces) for pieces in history]
+    for i, expected in enumerate(exact):
+        assert abs(Fraction(got.values[i]) + Fraction(got.rests[i]) - expected) <= size[i] * 2.0**-98
+        assert got.values[i] == pytest.approx(float(expected), rel=1e-12, abs=size[i] * 2.0**-98)
+    most = max(map(len, history))
+    if most:
+        padded = [[*pieces, *[(0.0, 0.0)] * (most - len(pieces))] for pieces in history]
+        sets = [
+            Scalar(np.array([p[k][0] for p in padded]), rests=np.array([p[k][1] for p in padded])) for k in range(most)
+        ]
+        whole, interleaved = merge_sets(total, sets), interleave(sets)
+        np.testing.assert_allclose(whole.values, got.values, rtol=1e-12, atol=max(size) * 2.0**-98)
+        assert interleaved.rests.tolist() == [r for pieces in padded for _, r in pieces]
+
+
+def test_sums_beyond_the_range_of_a_float_are_infinite():
+    (total,) = Sum("x").reductions
+    assert merge(total, Scalar(np.array([1e308, 1e308, 1.0])), np.array([0, 3])).values.tolist() == [np.inf]
+    assert merge_sets(total, [Scalar(np.array([-1e308]))] * 3).values.tolist() == [-np.inf]
+    owners = np.array([0, 2])
+    moments = merge(Reduction(Reduce.MOMENTS, SELECTION), moments_of([[(0, 1e300)], [(1, -1e300)]]), owners)
+    assert moments.squares.tolist() == [np.inf]
+    decayed = Reduction(Reduce.DECAYED_SUM, SELECTION, half_life=2)
+    assert merge(decayed, Decayed(np.array([1e308, 1e308]), np.array([5, 5])), owners).values.tolist() == [np.inf]
 
 
 @given(history=histories)
