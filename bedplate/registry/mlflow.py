@@ -26,8 +26,12 @@ _BATCH, _PARAMS, _TEXT = 1000, 100, 6000
 _WRONG = re.compile(r"[^\w\-. :/]")
 _RAISED = ("mlflow", "sqlalchemy", "requests", "alembic")
 _FILES = ("run.json", "data.json", "environment.json")
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
-"""How long a server that does not answer is waited for, where nothing else is set."""
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Where nothing else is set: how long a silent server is waited for, and that nobody is told of the use."""
 
 
 @final
@@ -64,7 +68,7 @@ class Mirror:
     """
 
     def __init__(self, uri: str) -> None:
-        for name, value in _PATIENCE.items():
+        for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         try:
             from mlflow.tracking import MlflowClient
