@@ -233,12 +233,14 @@ class Ingest:
             if known is not None and known.raw == raw:
                 continue
             state = decode_to_write(raw, view, self._store)
-            if known is None or known.state.texts != state.texts:
+            # Of steps that the store has lost, the texts and the names of what they completed are gone too.
+            before = None if known is None or state.went_back(known.state) else known
+            if before is None or before.state.texts != state.texts:
                 self._texts.clear()
-            if known is None or (known.state.generation, known.state.until) != (state.generation, state.until):
+            if before is None or (before.state.generation, before.state.until) != (state.generation, state.until):
                 completed = CompletedNames(self._store, view)
             else:
-                completed = known.completed
+                completed = before.completed
                 completed.forget_absent()
             self._reached[view.id] = _Reached(raw, state, completed)
             self.measures.watermarks[view.name] = state.watermark
