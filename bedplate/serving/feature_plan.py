@@ -21,6 +21,9 @@ from bedplate.types import Int64s, Type
 MOST_PLANS = 1000
 """Lists of features whose plans are kept; those asked for longest ago are forgotten first."""
 
+MOST_NAMES = 1000
+"""So many names a list may have where the project has no more features."""
+
 
 class TooManyKeysError(RequestError):
     """A call asks for more keys than it may."""
@@ -100,8 +103,11 @@ class FeatureLookup:
         """What must be read for features, or for all of a view: `VIEW.*`.
 
         Raises:
-            RequestError: there is no feature of this name, or none is asked for.
+            RequestError: there is no feature of this name, none is asked for, or too many are.
         """
+        most = max(MOST_NAMES, len(self.graph.features))  # what is kept of a list is bounded
+        if len(features) > most:
+            raise RequestError(f"got {len(features):,} names, expected at most {most:,}", where="$.features")
         asked = tuple(features)
         plan = self._plans.get(asked)
         if plan is None:
@@ -190,12 +196,14 @@ def warm_up(features: FeatureLookup) -> dict[str, StoreError]:
     """
     missing: dict[str, StoreError] = {}
     time = system_clock()
-    for name, view in features.graph.views.items():
-        reading = features.reader.begin()
-        try:
-            reading.read(view, list(view.features), np.zeros((1, len(view.view.entities)), np.int64), np.array([time]))
-        except StoreError as error:
-            missing[name] = error
-        if reading.failure is not None:
-            raise reading.failure
+    with features.reader.guard.starting():
+        for name, view in features.graph.views.items():
+            reading = features.reader.begin()
+            keys: Int64s = np.zeros((1, len(view.view.entities)), np.int64)
+            try:
+                reading.read(view, list(view.features), keys, np.array([time]))
+            except StoreError as error:
+                missing[name] = error
+            if reading.failure is not None:
+                raise reading.failure
     return missing
