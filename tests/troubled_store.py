@@ -14,7 +14,7 @@ SLOW = 0.03  # seconds
 
 
 class TroubledStore(OnlineStore):
-    """Another store, whose reads do what `mood` says: `well`, `down` (an error), `broken`, `slow`, `silent` till `free`.
+    """Another store, whose reads do what `mood` says: `well`, `down` (an error), `broken`, `slow` or `silent`.
 
     Steps do what the moods in `steps` say, one after the other, then `well`: `down`, `taken` or `lost` (the step is, or
     it is not, and nobody knows).

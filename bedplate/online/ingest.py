@@ -38,7 +38,7 @@ from bedplate.online.overflow import BeyondWordsError
 from bedplate.online.refused import check_each_time, refused_rows, rows_of_keys
 from bedplate.online.rows import MOST_TEXTS, Events, group, merged_rows, texts_of
 from bedplate.online.state import REWIND, ViewState, decode_to_write
-from bedplate.online.streams import MicroBatch, Position, Stream
+from bedplate.online.streams import MicroBatch, Origin, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.base import AVAILABLE, TIME
 from bedplate.sources.events import RowName, row_text
@@ -420,7 +420,7 @@ class Ingest:
             events=before.events + len(rows),
             positions=before.positions | {batch.partition: batch.end},
             seen=self._seen(prepared, batch, before),
-            origins=before.origins if origin is None else before.origins | {batch.partition: origin},
+            origins=before.origins if origin is None else _with_origin(before, batch.partition, origin),
         )
         changes = Changes(expects=[(keys.state_of(view), reached.raw)])
         layout = self._layouts[view.id]
@@ -442,6 +442,10 @@ class Ingest:
         seen = dict.fromkeys(self._stream.all_partitions(), before.fresh_until) | before.seen
         newest = min(int(prepared.rows.visible.max(initial=-1)), self._clock())
         return seen | {batch.partition: max(newest, before.seen.get(batch.partition, before.until))}
+
+
+def _with_origin(state: ViewState, partition: str, now: Origin) -> dict[str, Origin]:
+    return state.origins | {partition: now.with_known(state.origins.get(partition))}
 
 
 def _late_refused(stream: str, source: str) -> ConfigError:
