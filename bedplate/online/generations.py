@@ -65,7 +65,8 @@ class Loading:
 
     def __init__(self, store: OnlineStore, view: CompiledView, state: LoadState) -> None:
         self._store, self._view, self.generation, self.token = store, view, state.generation, state.token
-        self._claim, self._state = (keys.load_of(view), msgspec.json.encode(state)), state
+        self._claim: tuple[bytes, bytes] = keys.load_of(view), msgspec.json.encode(state)
+        self._state: LoadState = state
         self._texts: set[int] = set()
 
     @staticmethod

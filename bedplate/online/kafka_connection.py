@@ -212,7 +212,8 @@ class TopicId:
     """
 
     def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
-        self._admin, self._topic, self._known = AdminClient(dict(settings), logger=_SILENT), topic, ""
+        self._admin: Any = AdminClient(dict(settings), logger=_SILENT)
+        self._topic, self._known = topic, ""
         self._asked, self._until = self._ask()
 
     def read(self) -> str:
