@@ -170,6 +170,13 @@ class FeatureLookup:
                 hint = f"these features need keys of: {needed}"
                 raise RequestError(f"got no keys of '{entity}'", where="$.keys", hint=hint)
 
+    def check_rows(self, rows: int) -> None:
+        """Raises `TooManyKeysError` where a call asks for more rows than it may."""
+        if rows > self.most_keys:
+            raise TooManyKeysError(
+                f"got {rows:,} keys, expected at most {self.most_keys:,}", where="$.keys", hint="ask in several calls"
+            )
+
     def _rows(self, plan: FeaturePlan, counts: Mapping[str, int]) -> int:
         """How many rows a call asks for."""
         several = {name: count for name, count in counts.items() if count != 1}
@@ -178,10 +185,7 @@ class FeatureLookup:
         if wrong:
             shown = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
             raise RequestError(f"got {shown}; expected as many of each, or one", where="$.keys")
-        if rows > self.most_keys:
-            raise TooManyKeysError(
-                f"got {rows:,} keys, expected at most {self.most_keys:,}", where="$.keys", hint="ask in several calls"
-            )
+        self.check_rows(rows)
         return rows
 
 
