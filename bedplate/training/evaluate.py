@@ -7,7 +7,8 @@ import torch
 
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
-from bedplate.models.base import Model, Prediction
+from bedplate.models.base import Model
+from bedplate.models.prediction import Prediction
 from bedplate.training.source import Batches, Waiting, prefetched
 from bedplate.types import Array
 

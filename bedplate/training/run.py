@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 
+from bedplate.batch import Batch
 from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
 from bedplate.datasets.loader import Loader
@@ -22,21 +24,23 @@ from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
 from bedplate.files import new_folder
 from bedplate.metrics.report import warnings_of
-from bedplate.models.base import Model, RetrievalModel
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
-from bedplate.training.evaluate import predict
 from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
-from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
+from bedplate.training.learner import Learner, learner_of
+from bedplate.training.packing import CatalogueVectors, GoldenBatch
+from bedplate.training.predictions import keep_predictions
 from bedplate.training.report import Show
-from bedplate.training.source import Batches
-from bedplate.training.trainer import Trainer, TrainResult
+from bedplate.training.result import TrainResult
 from bedplate.types import Int64s
+
+if TYPE_CHECKING:
+    from bedplate.training.source import Batches
 
 Progress: TypeAlias = Callable[[str], None]
 """Told each step that begins."""
@@ -61,7 +65,7 @@ class Trained:
 
     version: ModelVersion
     run_id: str
-    result: TrainResult
+    result: TrainResult[Any]
     encoder: Encoder
     metrics: Mapping[str, float]
     catalogue: CatalogueVectors | None
@@ -116,22 +120,27 @@ def train(
         require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
         run = registry.resume_run(resume)
     with run:
-        encoder = _encoder(job, training, run.folder, progress)
-        model = job.model_class(job.model, encoder.layout)
-        trainer = Trainer(job.trainer, log=run.log_metrics, show=show)
-        progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
+        learner = learner_of(job)
+        encoder = _encoder(job, learner, training, run.folder, progress)
+        progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
         try:
-            result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
+            result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
         except TrainingInterruptedError as error:
-            run.finish("interrupted")
-            error.run, error.where = run.id, f"run '{run.id}'"
-            raise
+            raise _interrupted(run, error) from None
         progress("evaluate on the test split")
-        test = predict(result.model, encoder, testing, prefetch=job.trainer.prefetch)
+        test = learner.predict(result.model, encoder, testing)
+        keep_predictions(run.folder, test, dataset)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
-        return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
+        return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics)
+
+
+def _interrupted(run: Run, error: TrainingInterruptedError) -> TrainingInterruptedError:
+    """Ends the run as interrupted; the error says which run it was."""
+    run.finish("interrupted")
+    error.run, error.where = run.id, f"run '{run.id}'"
+    return error
 
 
 def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
@@ -151,16 +160,16 @@ def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
                 f"label '{job.model.label}' is known for none of the {last - first:,} requests of the split '{split}'",
                 where=f"{job.place}: dataset '{job.dataset}'",
                 hint="its horizon, with its maturity, runs past the end of the data or into the next split: choose "
-                "other times for the split",
+                "other times for the split; or it is masked where nothing happened, and nothing did",
             )
 
 
-def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> Encoder:
+def _encoder(job: Job, learner: Learner, training: Batches, folder: Path, progress: Progress) -> Encoder:
     """The run's encoder: fitted once, then the same one for every resumption."""
     if (folder / ENCODER).exists():
         return Encoder.load(folder / ENCODER)
     progress(f"fit encodings of {len(job.inputs)} inputs on {min(job.fit_batches, len(training))} batches")
-    encoder = fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches))
+    encoder = learner.encoder(fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches)))
     with new_folder(folder / ENCODER) as aside:
         encoder.save(aside)
     return encoder
@@ -168,19 +177,20 @@ def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> E
 
 def _register(
     job: Job,
+    learner: Learner,
     dataset: LoadedDataset,
     features: Mapping[str, Feature],
     registry: Registry,
     root: Path,
     run: Run,
-    result: TrainResult,
+    result: TrainResult[Any],
     encoder: Encoder,
     metrics: Mapping[str, float],
 ) -> Trained:
-    catalogue = _catalogue(dataset, result.model, encoder)
+    catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
     shutil.rmtree(artifact, ignore_errors=True)  # of an attempt that was interrupted before it was registered
-    export(
+    learner.export(
         result.model,
         encoder,
         artifact,
@@ -221,14 +231,11 @@ def catalogue_candidates(dataset: LoadedDataset) -> Int64s:
     return np.unique(rows.candidates[: rows.offsets[dataset.positions("test")[0]]])
 
 
-def _catalogue(dataset: LoadedDataset, model: Model, encoder: Encoder) -> CatalogueVectors | None:
-    """The candidates' vectors as of the test split's first request; None for a model that is not for retrieval."""
-    if not isinstance(model, RetrievalModel):
-        return None
+def _whole_catalogue(dataset: LoadedDataset) -> Batch:
+    """A batch of every candidate as of the test split's first request."""
     first, last = dataset.positions("test")
     if first == last:
         raise NotFoundError("the test split has no requests", where=dataset.compiled.dataset.place)
     known = catalogue_candidates(dataset)
     one = select_requests(dataset.spine.rows, np.array([first]))
-    batch = dataset.assemble(with_candidates(one, known, np.array([0, len(known)])), labels=False)
-    return catalogue_vectors(model, encoder, [batch], dataset.item_texts)
+    return dataset.assemble(with_candidates(one, known, np.array([0, len(known)])), labels=False)

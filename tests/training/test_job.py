@@ -22,6 +22,7 @@ from bedplate import (
     Job,
     Label,
     LogisticConfig,
+    Mean,
     Number,
     Project,
     Registry,
@@ -42,6 +43,8 @@ from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import sampled_logit
 from bedplate.offline.history import IndexedHistory
 from bedplate.testing.simulator import START
+from bedplate.training.comparison import measure
+from bedplate.training.predictions import PREDICTIONS, read_predictions
 from bedplate.training.report import Status
 from bedplate.training.run import catalogue_candidates, train
 from bedplate.training.whole_catalogue import CatalogueEvaluation, model_score
@@ -78,7 +81,20 @@ def test_a_job_becomes_a_version_with_its_evidence(project: Project, tmp_path: P
     assert {"log_loss", "test_auc", "test_calibration"} <= set(manifest.metrics)
     assert set(Signature.load(version.path).features()) <= set(project.graph.features)
     assert len(read_golden(version.path)) == 2
-    assert registry.run(trained.run_id).status == "finished"
+    run = registry.run(trained.run_id)
+    assert run.status == "finished"
+    measured = measure(read_predictions(run.folder), "bought")
+    assert {f"test_{name}": one.mean for name, one in measured.items()} == pytest.approx(
+        {
+            name: value
+            for name, value in trained.metrics.items()
+            if name.removeprefix("test_") in measured and name.startswith("test_")
+        }
+    )
+    rows, (first, last) = dataset.spine.rows, dataset.positions("test")
+    kept = pl.read_parquet(run.folder / PREDICTIONS).group_by("request", maintain_order=True).first()
+    assert kept["request_id"].to_list() == rows.request_ids[first:last].tolist()
+    assert kept["time"].cast(pl.Int64).to_list() == rows.times[first:last].tolist()
     assert trained.catalogue is None
     assert any("fit encodings" in s for s in steps)
 
@@ -242,6 +258,8 @@ def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(
     frame = pl.DataFrame({"request": day, "user": [1] * 20, "item": ["a"] * 20, "time": START + day * DAY})
     paid = Source("paid", frame.head(9), time="time")
     labels = [Label(n, user, paid, Count(), within=f"{n}d", at_least=1) for n in ("1", "2")]
+    dear = Mean("request", where=pl.col("request") < 7)
+    labels.append(Label("dear", user, paid, dear, within="1d", at_least=1, empty="masked"))
     dataset = Dataset(
         "d",
         spine=Spine(Source("shown", frame, time="time"), request="request", entities=user, item=item),
@@ -253,8 +271,10 @@ def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(
     for view in dataset.views:
         history.build(view).run()
     loaded, registry = LoadedDataset(dataset, history), Registry(tmp_path / "r")
-    assert [loaded.labelled(label, "test") for label in ("1", "2")] == [1, 0]
-    job = Job("j", dataset="d", model=LogisticConfig("2"), inputs={"candidate": Category(), "hour": Number()})
-    with pytest.raises(DataError, match="label '2' is known for none of the 1 requests of the split 'test'"):
-        train(job, loaded, {}, registry, tmp_path)
+    assert [loaded.labelled(label, "test") for label in ("1", "2", "dear")] == [1, 0, 0]
+    assert [loaded.labelled("dear", split) for split in ("train", "validation")] == [2, 3]
+    for name in ("2", "dear"):
+        job = Job("j", dataset="d", model=LogisticConfig(name), inputs={"candidate": Category(), "hour": Number()})
+        with pytest.raises(DataError, match=f"label '{name}' is known for none of the 1 requests of the split 'test'"):
+            train(job, loaded, {}, registry, tmp_path)
     assert registry.runs() == []
