@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from bedplate.errors import UnavailableError, UncertainError
 from bedplate.online.base import Changes, OnlineStore, Values
 
+SLOW = 0.03  # seconds
+
 
 class TroubledStore(OnlineStore):
-    """Another store, whose reads do what `mood` says: `well`, `down` (an error), `broken` or `silent` till `free`.
+    """Another store, whose reads do what `mood` says: `well`, `down` (an error), `broken`, `slow` or `silent`.
 
     Steps do what the moods in `steps` say, one after the other, then `well`: `down`, `taken` or `lost` (the step is, or
     it is not, and nobody knows).
@@ -34,6 +37,8 @@ class TroubledStore(OnlineStore):
             raise ConnectionResetError("reset by peer")
         if self.mood == "silent":
             self.free.wait()
+        if self.mood == "slow":
+            time.sleep(SLOW)
         return self.store.read_many(wanted, runs)
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:

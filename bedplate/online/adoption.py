@@ -9,7 +9,8 @@ the successor gets all rows under its own keys, and the old version may go on or
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -75,7 +76,7 @@ def _take_over(store: OnlineStore, layout: Layout, old_id: str, now: int) -> Vie
             with contextlib.suppress(ConflictError):  # of a step of the old version, which is its last but one
                 store.commit(Changes([(old_key, msgspec.json.encode(frozen))], expects=[(old_key, before)]))
                 break
-        discard(store, keys.rows_of(view))
+        discard(store, view.id)
         state = msgspec.structs.replace(
             old, id=view.id, generation=0, adopted=Adopted(old.id, old.generation), successor="", made=now
         )
@@ -100,16 +101,20 @@ def finish(store: OnlineStore, view_id: str, size: int = PAGE) -> None:
         StoreError: the store can't be read or written.
     """
     state_key, form_key = (keys.of_view(letter, view_id) for letter in (keys.STATES, keys.FORMS))
-    raw, form = store.read_many([state_key, form_key])
-    adopted = decoded(raw).adopted if raw else None
-    if adopted is None:
-        return
-    own = decoded_form(form)
-    for page in store.pages(keys.rows_under(adopted.id, adopted.generation), size):
-        of_keys = keys.words_in([key for key, _ in page]).reshape(len(page), -1)
-        while not _take_rows(store, own, adopted, of_keys):
-            pass  # a step of the view came between
-    _change(store, view_id, "adopted", adopted, None)
+    while True:  # anew where the store has lost steps, as one may that is started again
+        raw, form = store.read_many([state_key, form_key])
+        adopted = decoded(raw).adopted if raw else None
+        if adopted is None:
+            return
+        own, texts = decoded_form(form), decoded(raw).texts
+        for page in store.pages(keys.rows_under(adopted.id, adopted.generation), size):
+            of_keys = keys.words_in([key for key, _ in page]).reshape(len(page), -1)
+            texts = _take_rows(store, own, adopted, of_keys, texts)
+            if texts is None:
+                break
+        else:
+            if _change(store, view_id, {"adopted": adopted, "texts": texts}, {"adopted": None}):
+                break
     thaw(store, adopted.id, view_id)
 
 
@@ -141,35 +146,50 @@ def resume(store: OnlineStore, view_ids: Sequence[str]) -> None:
 
 def thaw(store: OnlineStore, view_id: str, successor: str) -> None:
     """Lets a version go on that was frozen for a successor, which does not read its rows any more."""
-    _change(store, view_id, "successor", successor, "")
+    _change(store, view_id, {"successor": successor}, {"successor": ""})
 
 
-def _take_rows(store: OnlineStore, form: Form, adopted: Adopted, entities: Int64s) -> bool:
-    """Writes rows of some keys where the view has none; whether it could, and no step of the view came between."""
-    state_key = keys.of_view(keys.STATES, form.id)
-    (before,) = store.read_many([state_key])
-    if not before or (state := decoded(before)).adopted != adopted:
-        return True
-    names = keys.prefixed(keys.rows_under(form.id, state.generation), entities)
-    words, offsets = store.read_many(names).rows(len(names))
-    try:
-        rows, ends = rows_to_write(store, form, adopted, entities, words, offsets)
-        missing = np.flatnonzero((np.diff(offsets) == 0) & (np.diff(ends) > 0)).tolist()
-        puts = [(names[i], rows[ends[i] : ends[i + 1]].tobytes()) for i in missing]
-        store.commit(Changes(puts, expects=[(state_key, before)]))
-    except ConflictError:
-        return False
-    return True
+def _take_rows(store: OnlineStore, form: Form, adopted: Adopted, entities: Int64s, texts: str) -> str | None:
+    """Writes rows of some keys where the view has none.
+
+    Each such step changes the state, and the next one expects that: so none is missed that the store has lost.
+
+    Args:
+        store: the store.
+        form: of the view's rows.
+        adopted: the old rows.
+        entities: [n, entities] int64, the keys.
+        texts: of the state, as the step before left it.
+
+    Returns:
+        the same as this step leaves it; None: it was another one, or the view reads other rows.
+    """
+    state_key, after = keys.of_view(keys.STATES, form.id), uuid.uuid4().hex
+    while True:
+        (before,) = store.read_many([state_key])
+        if not before or ((state := decoded(before)).adopted, state.texts) != (adopted, texts):
+            return None
+        names = keys.prefixed(keys.rows_under(form.id, state.generation), entities)
+        words, offsets = store.read_many(names).rows(len(names))
+        with contextlib.suppress(ConflictError):  # of a step of the view that came between
+            rows, ends = rows_to_write(store, form, adopted, entities, words, offsets)
+            missing = np.flatnonzero((np.diff(offsets) == 0) & (np.diff(ends) > 0)).tolist()
+            if not missing:
+                return texts
+            puts = [(names[i], rows[ends[i] : ends[i + 1]].tobytes()) for i in missing]
+            taken = state_key, msgspec.json.encode(msgspec.structs.replace(state, texts=after))
+            store.commit(Changes([*puts, taken], expects=[(state_key, before)]))
+            return after
 
 
-def _change(store: OnlineStore, view_id: str, field: str, expected: object, value: object) -> None:
-    """Gives a field of a state another value while it has the expected one."""
+def _change(store: OnlineStore, view_id: str, expected: Mapping[str, object], changed: Mapping[str, object]) -> bool:
+    """Changes fields of a state while some have the expected values; whether they had."""
     key = keys.of_view(keys.STATES, view_id)
     while True:
         before = store.read_many([key]).data
-        if not before or getattr(state := decoded(before), field) != expected:
-            return
-        after = msgspec.json.encode(msgspec.structs.replace(state, **{field: value}))
+        if not before or any(getattr(decoded(before), name) != value for name, value in expected.items()):
+            return False
+        after = msgspec.json.encode(msgspec.structs.replace(decoded(before), **changed))
         with contextlib.suppress(ConflictError):
             store.commit(Changes([(key, after)], expects=[(key, before)]))
-            return
+            return True

@@ -27,6 +27,9 @@ from bedplate.types import Bools, Int64s
 PAGE = 10_000
 """How many keys a page of a scan has, by default."""
 
+KNOWN_TEXTS = 500_000
+"""So many texts a reader keeps twice: about 100 MB of short ones."""
+
 
 @final
 class Values:
@@ -199,13 +202,21 @@ def conflict(url: str) -> ConflictError:
 
 @final
 class StoredTexts(ManyTexts):
-    """The texts behind string ids: those of keys and of values. Read from the store when first asked for."""
+    """The texts behind string ids: those of keys and of values. Read from the store when first asked for.
 
-    __slots__ = ("_known", "_store")
+    Those read last are kept: where they are more than a number, those read before as many others are forgotten.
 
-    def __init__(self, store: OnlineStore) -> None:
-        self._store = store
+    Args:
+        store: the store.
+        most: the number.
+    """
+
+    __slots__ = ("_known", "_most", "_older", "_store")
+
+    def __init__(self, store: OnlineStore, most: int = KNOWN_TEXTS) -> None:
+        self._store, self._most = store, most
         self._known: dict[int, str] = {}
+        self._older: dict[int, str] = {}
 
     def __getitem__(self, key: int) -> str:
         """The text behind an id.
@@ -213,9 +224,13 @@ class StoredTexts(ManyTexts):
         Raises:
             KeyError: the store has never seen it.
         """
-        if key not in self._known:
+        found = self._get(key)
+        if found is None:
             self.load([key])
-        return self._known[key]
+            found = self._get(key)
+        if found is None:
+            raise KeyError(key)
+        return found
 
     def __iter__(self) -> Iterator[int]:
         """Every id in the store."""
@@ -228,15 +243,21 @@ class StoredTexts(ManyTexts):
 
     def known(self, ids: Int64s) -> Bools:
         """Which of these ids [n] need no read of the store."""
-        return np.fromiter(map(self._known.__contains__, ids.tolist()), np.bool_, len(ids))
+        return np.fromiter((self._get(i) is not None for i in ids.tolist()), np.bool_, len(ids))
 
     def load(self, ids: Sequence[int]) -> None:
         """Reads many texts at once, so that asking for them is a look-up in memory."""
-        missing = [i for i in dict.fromkeys(ids) if i not in self._known]
+        missing = [i for i in dict.fromkeys(ids) if self._get(i) is None]
         if not missing:
             return
         values = self._store.read_many(keys.text_keys(np.array(missing, np.int64)))
+        if len(self._known) >= self._most:
+            self._older, self._known = self._known, {}
         self._known.update((i, _text(v)) for i, v in zip(missing, values, strict=True) if v)
+
+    def _get(self, key: int) -> str | None:
+        found = self._known.get(key)
+        return self._older.get(key) if found is None else found
 
 
 _PUT, _UNMARKED = b"#", b"="

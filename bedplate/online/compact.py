@@ -138,7 +138,7 @@ def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool) -> Compacted:
         with store.writing([state.id]):
             release(store, state.id)
             store.commit(Changes(deletes=[files], drops=[state_key, load_key, keys.of_view(keys.FORMS, state.id)]))
-            discard(store, rows)
+            discard(store, state.id)
         if state.adopted is not None:
             thaw(store, state.adopted.id, state.id)
     return Compacted(state.name, state.id, True, count, 0, count, taken)

@@ -3,6 +3,9 @@
 A view's state names the generation that is read. Whoever reads rows reads the state in the same call, and reads again
 where it names another generation than the keys were made with. So a switch is one step for every reader, and what an
 interrupted load has left is never seen: the next load deletes it, as it deletes what was read before its own switch.
+
+A store may lose the last steps that it said were taken, such as a server that is started again. So a load counts its
+steps in the store, and nothing is deleted but in a step that finds that the state does not name it.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from typing import final
 
 import msgspec
 
-from bedplate.errors import ConflictError
+from bedplate.errors import ConflictError, UncertainError
 from bedplate.features.rows import GroupedRows
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
@@ -34,17 +37,19 @@ class LoadState(msgspec.Struct, frozen=True):
         until: every event before this time; microseconds.
         token: of this load, different from those of all others.
         texts: as in `ViewState`.
+        steps: how many it has taken.
     """
 
     generation: int
     until: int
     token: str
     texts: str = ""
+    steps: int = 0
 
 
 @final
 class Loading:
-    """A load at work. It ends in an error as soon as another one has begun.
+    """A load at work. It ends in an error as soon as another one has begun, or the store has lost one of its steps.
 
     Args:
         store: the store.
@@ -56,11 +61,12 @@ class Loading:
         token: of the load.
     """
 
-    __slots__ = ("_claim", "_store", "_texts", "_view", "generation", "token")
+    __slots__ = ("_claim", "_state", "_store", "_texts", "_view", "generation", "token")
 
     def __init__(self, store: OnlineStore, view: CompiledView, state: LoadState) -> None:
         self._store, self._view, self.generation, self.token = store, view, state.generation, state.token
-        self._claim = keys.load_of(view), msgspec.json.encode(state)
+        self._claim: tuple[bytes, bytes] = keys.load_of(view), msgspec.json.encode(state)
+        self._state: LoadState = state
         self._texts: set[int] = set()
 
     @staticmethod
@@ -93,20 +99,23 @@ class Loading:
                 if _token(store.read_many(names[1:]).data) != _token(expects[1][1]):
                     raise
         for left in {_next(read), (read - 1) % keys.GENERATIONS} if read >= 0 else {_next(read)}:
-            discard(store, keys.rows_of(view, left))
+            discard(store, view.id, left)
         return loading
 
     def add(self, puts: list[tuple[bytes, bytes]], part: GroupedRows, expires: list[tuple[bytes, int]]) -> None:
         """Puts rows of the generation that is filled, and the texts of their events; `expires` as in `Changes`.
 
         Raises:
-            ConflictError: another load has begun.
+            ConflictError: another load has begun, or the store has lost a step of this one.
             StoreError: the store can't be written.
         """
         while True:
             texts = texts_of(part, self._texts)
+            state = msgspec.structs.replace(self._state, steps=self._state.steps + 1)
+            claim = self._claim[0], msgspec.json.encode(state)
             try:
-                self._store.commit(Changes(puts + texts, expects=[self._claim], expires=expires))
+                self._store.commit(Changes([*puts, *texts, claim], expects=[self._claim], expires=expires))
+                self._claim, self._state = claim, state
                 break
             except ConflictError:
                 self._go_on()
@@ -118,8 +127,11 @@ class Loading:
         (found,) = self._store.read_many([self._claim[0]])
         if _token(found) != self.token:
             raise ConflictError("another load has begun", where=self._view.place, hint="let one of them run")
+        state = decode(found, LoadState, "a load")
+        if state.steps != self._state.steps:
+            raise _lost(self._view.place, "steps of the load")
         self._texts.clear()
-        self._claim = self._claim[0], found
+        self._claim, self._state = (self._claim[0], found), state
 
     def switch(self, state: ViewState, form: Form) -> ViewState:
         """Makes the generation the one that is read, its stream beginning anew, then deletes the one before it.
@@ -152,7 +164,7 @@ class Loading:
             except ConflictError:
                 self._go_on()
         if _generation(before) not in (-1, self.generation):
-            discard(self._store, keys.rows_of(self._view, _generation(before)))
+            discard(self._store, self._view.id, _generation(before))
         return state
 
     def _before(self, value: bytes) -> ViewState:
@@ -167,20 +179,44 @@ class Loading:
         return before
 
 
-def discard(store: OnlineStore, prefix: bytes, size: int = DELETED) -> int:
-    """Deletes the keys with a prefix that nobody reads any more, in steps that are short enough to write between them.
+def discard(store: OnlineStore, view_id: str, generation: int | None = None, size: int = DELETED) -> int:
+    """Deletes rows of a view that nobody reads any more, in steps that are short enough to write between them.
+
+    Args:
+        store: the store.
+        view_id: of the view.
+        generation: whose rows they are; None: of all.
+        size: so many are deleted in one step.
 
     Returns:
         how many there were.
 
     Raises:
+        ConflictError: the view's state names them: the store has lost the step after which nobody reads them.
         StoreError: the store can't be written.
     """
-    count = 0
+    of_state, count = keys.of_view(keys.STATES, view_id), 0
+    prefix = keys.of_view(keys.ROWS, view_id) if generation is None else keys.rows_under(view_id, generation)
     for page in store.pages(prefix, size):
-        store.commit(Changes(drops=[key for key, _ in page]))
+        while True:
+            state = store.read_many([of_state]).data
+            if _generation(state) >= 0 and generation in (None, _generation(state)):
+                raise _lost(decoded(state).name, "the step after which nobody reads these rows, which were not deleted")
+            try:
+                store.commit(Changes(drops=[key for key, _ in page], expects=[(of_state, state)]))
+                break
+            except (ConflictError, UncertainError):  # of a step of the view; or it is done, and does no harm twice
+                continue
         count += len(page)
     return count
+
+
+def _lost(where: str, what: str) -> ConflictError:
+    return ConflictError(
+        f"the store has lost {what}, though it had said that it was taken",
+        where=where,
+        hint="it was started again, or a replica took over: run it again; docs/redis.md says how to lose nothing",
+    )
 
 
 def _token(load: bytes) -> str:

@@ -7,8 +7,8 @@ where all wait for a store that never answers, further reads give up at their de
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
 from typing import ClassVar, final
 
@@ -22,6 +22,8 @@ FAILURES = 3
 """After so many reads in a row that failed the store is not asked for a while."""
 PAUSE_SECONDS = 1.0
 """How long it is not asked; then one read tries again."""
+START_SECONDS = 10.0
+"""How long each read may take while a server starts: nobody waits for an answer, and much is done the first time."""
 THREADS = 8
 """How many reads of a store that keeps no deadlines are under way at once."""
 
@@ -106,6 +108,15 @@ class GuardedStore(OnlineStore):
         if self._circuit.succeeded():
             log.warning("the online store '%s' answers again", self.url)
         return values
+
+    @contextmanager
+    def starting(self, seconds: float = START_SECONDS) -> Generator[None]:
+        """Gives each read so much time instead, as long as the context lasts and nobody else reads."""
+        usual, self._seconds = self._seconds, max(seconds, self._seconds)
+        try:
+            yield
+        finally:
+            self._seconds = usual
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """The store's; it may take its time."""

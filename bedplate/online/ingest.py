@@ -38,7 +38,7 @@ from bedplate.online.overflow import BeyondWordsError
 from bedplate.online.refused import check_each_time, refused_rows, rows_of_keys
 from bedplate.online.rows import MOST_TEXTS, Events, group, merged_rows, texts_of
 from bedplate.online.state import REWIND, ViewState, decode_to_write
-from bedplate.online.streams import MicroBatch, Position, Stream
+from bedplate.online.streams import MicroBatch, Origin, Position, Stream
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.base import AVAILABLE, TIME
 from bedplate.sources.events import RowName, row_text
@@ -233,12 +233,14 @@ class Ingest:
             if known is not None and known.raw == raw:
                 continue
             state = decode_to_write(raw, view, self._store)
-            if known is None or known.state.texts != state.texts:
+            # Of steps that the store has lost, the texts and the names of what they completed are gone too.
+            before = None if known is None or state.went_back(known.state) else known
+            if before is None or before.state.texts != state.texts:
                 self._texts.clear()
-            if known is None or (known.state.generation, known.state.until) != (state.generation, state.until):
+            if before is None or (before.state.generation, before.state.until) != (state.generation, state.until):
                 completed = CompletedNames(self._store, view)
             else:
-                completed = known.completed
+                completed = before.completed
                 completed.forget_absent()
             self._reached[view.id] = _Reached(raw, state, completed)
             self.measures.watermarks[view.name] = state.watermark
@@ -418,7 +420,7 @@ class Ingest:
             events=before.events + len(rows),
             positions=before.positions | {batch.partition: batch.end},
             seen=self._seen(prepared, batch, before),
-            origins=before.origins if origin is None else before.origins | {batch.partition: origin},
+            origins=before.origins if origin is None else _with_origin(before, batch.partition, origin),
         )
         changes = Changes(expects=[(keys.state_of(view), reached.raw)])
         layout = self._layouts[view.id]
@@ -440,6 +442,10 @@ class Ingest:
         seen = dict.fromkeys(self._stream.all_partitions(), before.fresh_until) | before.seen
         newest = min(int(prepared.rows.visible.max(initial=-1)), self._clock())
         return seen | {batch.partition: max(newest, before.seen.get(batch.partition, before.until))}
+
+
+def _with_origin(state: ViewState, partition: str, now: Origin) -> dict[str, Origin]:
+    return state.origins | {partition: now.with_known(state.origins.get(partition))}
 
 
 def _late_refused(stream: str, source: str) -> ConfigError:

@@ -150,7 +150,7 @@ class KafkaStream(Stream):
     def partitions(self) -> Sequence[str]:
         """The partitions that the group has assigned to this worker; fetches what is there."""
         self._fetch()
-        is_known = not self._buffers or self.origin is not None or self._connection.describe()
+        is_known = not self._buffers or self._connection.is_described()
         return sorted(self._buffers) if is_known else []
 
     def all_partitions(self) -> Sequence[str]:

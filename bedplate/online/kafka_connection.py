@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeAlias, final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from bedplate.errors import ConfigError, DataError
 from bedplate.online.streams import Origin
@@ -16,6 +26,8 @@ PATIENCE = 5.0
 """How long brokers may be away before somebody hears of it, in seconds."""
 
 _ASKED = 1.0  # seconds that the brokers may take to answer a question
+_AGAIN = 10.0  # seconds after which it is asked again whether the topic is the same
+_NO_ID = "A" * 22  # of brokers that give topics none
 _FIRST = 10.0  # seconds that the first message of a partition may take
 _PASSING = (
     KafkaError._ALL_BROKERS_DOWN,
@@ -81,9 +93,11 @@ class Connection:
         self.origin: Origin | None = None
         self.partitions: Sequence[int] = ()
         self._look_due: float | None = monotonic() + PATIENCE
+        self._describe_due = 0.0
         try:
             self.consumer = Consumer({**self._settings, "error_cb": self._heard}, logger=_SILENT)
             self.consumer.subscribe([topic], on_assign=assigned, on_revoke=revoked, on_lost=revoked)
+            self._topic_id = TopicId({**self._settings, "error_cb": self._heard}, topic)
         except KafkaException as error:
             raise ConfigError(f"can't open the stream: {error.args[0].str()}", where=url) from error
 
@@ -103,7 +117,9 @@ class Connection:
             if error is None:
                 messages.append(message)
             elif error.code() in _PASSING or error.retriable():
-                self.errors += error.code() != KafkaError._PARTITION_EOF
+                if error.code() != KafkaError._PARTITION_EOF:
+                    self.errors += 1
+                    self._describe_due = 0.0  # the topic may be deleted
             else:
                 raise self.failure(error)
         if messages:
@@ -126,8 +142,14 @@ class Connection:
         self._reached()
         self.partitions = sorted(found.topics[self._topic].partitions)
         name = f"kafka:{found.cluster_id or ''}/{self._topic}"
-        self.origin = Origin(name, self._url)
+        self.origin = Origin(name, self._url, self._topic_id.read())
+        self._describe_due = monotonic() + _AGAIN
         return True
+
+    def is_described(self) -> bool:
+        """Whether it is known which stream the topic is; asks now and then whether it is still the same."""
+        is_due = self.origin is None or (monotonic() >= self._describe_due and not self.trouble)
+        return self.describe() if is_due else True
 
     def ends(self, partition: int) -> tuple[int, int]:
         """The first offset that a partition holds, and the one after its last.
@@ -178,6 +200,34 @@ class Connection:
 
     def _reached(self) -> None:
         self.trouble, self._said, self._look_due = "", "", None
+
+
+@final
+class TopicId:
+    """The id that brokers give a topic when it is made. It is asked for while the member joins its group.
+
+    Args:
+        settings: of librdkafka.
+        topic: the topic.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], topic: str) -> None:
+        self._admin: Any = AdminClient(dict(settings), logger=_SILENT)
+        self._topic, self._known = topic, ""
+        self._asked, self._until = self._ask()
+
+    def read(self) -> str:
+        """The id as it is now; empty: the brokers don't say, or not in time."""
+        if self._known:
+            self._asked, self._until = self._ask()
+        with contextlib.suppress(KafkaException, TimeoutError):
+            found = str(self._asked.result(max(0.0, self._until - monotonic())).topic_id)
+            self._known = "" if found == _NO_ID else found
+        return self._known
+
+    def _ask(self) -> tuple[Any, float]:
+        asked = self._admin.describe_topics(TopicCollection([self._topic]), request_timeout=2 * _ASKED)
+        return asked[self._topic], monotonic() + _ASKED
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """Which stream the positions of a view are of: a position in one says nothing of another with the same partitions.
 
-A topic is known by its name and its cluster. A directory is known by a hidden folder in it, which moves with it and is
-the same wherever it is mounted; where it can't be written, by its path. The folder holds nothing but another empty one,
-whose name is what the directory is known by: a file there would stop readers of whole directories, such as Polars.
+A topic is known by its name and its cluster, and by the id that brokers give each topic that is made. A directory is
+known by a hidden folder in it, which moves with it and is the same wherever it is mounted; where it can't be written,
+by its path. The folder holds nothing but another empty one, whose name is what the directory is known by: a file there
+would stop readers of whole directories, such as Polars.
 """
 
 from __future__ import annotations
@@ -75,8 +76,14 @@ def check_origin(
         now: the stream that is read.
     """
     known = before.get(partition)
-    if position == BEGINNING or known is None or now is None or known.id == now.id:
+    if position == BEGINNING or known is None or now is None or known.is_same(now):
         return
+    if known.id == now.id:
+        raise DataError(
+            "it was deleted and made anew since the view has taken it in, so that its positions are of another one",
+            where=f"{view.place}: {now.name}",
+            hint="to take in the new one load the view again: bedplate materialize --replace",
+        )
     raise DataError(
         f"the view has taken in another stream, '{known.name}', and its positions are of that one",
         where=f"{view.place}: {now.name}",

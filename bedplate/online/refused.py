@@ -48,8 +48,12 @@ def _plainly_wrong(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[in
     if source.prepare is not None:  # it may give other rows than it gets
         return {}
     events = source.events(rows.lazy()).collect()
-    columns = dict.fromkeys(e.key for v in views if v.view.where is None for e in v.view.entities)
-    checks = {f"the key '{c}' is null": events[c].is_null() for c in columns}
+    checks = dict[str, pl.Series]()
+    for view in views:
+        passed = _passed(view, events)
+        for column in {e.key for e in view.view.entities}:
+            text, marked = f"the key '{column}' is null", events[column].is_null() & passed
+            checks[text] = marked | checks.get(text, marked)
     time = events[TIME]
     checks[f"the time '{source.time}' is null"] = time.is_null()
     outside = ((time < EARLIEST_TIME) | (time >= LATEST_TIME)).fill_null(value=False)
@@ -57,6 +61,16 @@ def _plainly_wrong(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[in
     return doubtful_times(source, rows) | {
         number: text for text, marked in checks.items() for number in marked.arg_true().to_list()
     }
+
+
+def _passed(view: CompiledView, events: pl.DataFrame) -> pl.Series:
+    """[n] bool: which events are of a view; none where its condition can't be asked of all."""
+    if view.view.where is None:
+        return pl.repeat(value=True, n=len(events), eager=True)
+    try:
+        return events.select(view.view.where.fill_null(value=False).alias(_POSITION))[_POSITION]
+    except UNREADABLE:
+        return pl.repeat(value=False, n=len(events), eager=True)
 
 
 def check_each_time(source: Source, rows: pl.DataFrame) -> None:

@@ -77,6 +77,15 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Up to where a partition of the stream was taken in."""
         return self.positions.get(partition, BEGINNING)
 
+    def went_back(self, before: ViewState) -> bool:
+        """Whether it is of an earlier moment than one that was read before: the store lost its last steps since.
+
+        A store that starts again, or a replica that takes over, may have lost steps that it said were taken.
+        """
+        if (self.generation, self.until) != (before.generation, before.until):
+            return False
+        return any(self.position(partition) < at for partition, at in before.positions.items())
+
     @property
     def fresh_until(self) -> int:
         """Up to when the stream is known to be taken in, of all its partitions; microseconds."""

@@ -43,10 +43,25 @@ class Origin(msgspec.Struct, frozen=True):
     Attributes:
         id: the same wherever the stream is read.
         name: what a message calls it.
+        made: which of several that have the same id one after the other, such as a topic that was deleted and made
+            anew; empty: that is not known.
     """
 
     id: str
     name: str
+    made: str = ""
+
+    def is_same(self, other: Origin) -> bool:
+        """Whether they are one stream, as far as is known.
+
+        >>> Origin("a", "").is_same(Origin("a", "", "2")), Origin("a", "", "1").is_same(Origin("a", "", "2"))
+        (True, False)
+        """
+        return self.id == other.id and (self.made == other.made or not (self.made and other.made))
+
+    def with_known(self, before: Origin | None) -> Origin:
+        """The same with what was known of it before."""
+        return before if before is not None and before.id == self.id and not self.made else self
 
 
 @final

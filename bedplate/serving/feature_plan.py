@@ -21,6 +21,9 @@ from bedplate.types import Int64s, Type
 MOST_PLANS = 1000
 """Lists of features whose plans are kept; those asked for longest ago are forgotten first."""
 
+MOST_NAMES = 1000
+"""So many names a list may have where the project has no more features."""
+
 
 class TooManyKeysError(RequestError):
     """A call asks for more keys than it may."""
@@ -100,8 +103,11 @@ class FeatureLookup:
         """What must be read for features, or for all of a view: `VIEW.*`.
 
         Raises:
-            RequestError: there is no feature of this name, or none is asked for.
+            RequestError: there is no feature of this name, none is asked for, or too many are.
         """
+        most = max(MOST_NAMES, len(self.graph.features))  # what is kept of a list is bounded
+        if len(features) > most:
+            raise RequestError(f"got {len(features):,} names, expected at most {most:,}", where="$.features")
         asked = tuple(features)
         plan = self._plans.get(asked)
         if plan is None:
@@ -164,6 +170,13 @@ class FeatureLookup:
                 hint = f"these features need keys of: {needed}"
                 raise RequestError(f"got no keys of '{entity}'", where="$.keys", hint=hint)
 
+    def check_rows(self, rows: int) -> None:
+        """Raises `TooManyKeysError` where a call asks for more rows than it may."""
+        if rows > self.most_keys:
+            raise TooManyKeysError(
+                f"got {rows:,} keys, expected at most {self.most_keys:,}", where="$.keys", hint="ask in several calls"
+            )
+
     def _rows(self, plan: FeaturePlan, counts: Mapping[str, int]) -> int:
         """How many rows a call asks for."""
         several = {name: count for name, count in counts.items() if count != 1}
@@ -172,10 +185,7 @@ class FeatureLookup:
         if wrong:
             shown = ", ".join(f"{count} of '{name}'" for name, count in counts.items())
             raise RequestError(f"got {shown}; expected as many of each, or one", where="$.keys")
-        if rows > self.most_keys:
-            raise TooManyKeysError(
-                f"got {rows:,} keys, expected at most {self.most_keys:,}", where="$.keys", hint="ask in several calls"
-            )
+        self.check_rows(rows)
         return rows
 
 
@@ -190,12 +200,14 @@ def warm_up(features: FeatureLookup) -> dict[str, StoreError]:
     """
     missing: dict[str, StoreError] = {}
     time = system_clock()
-    for name, view in features.graph.views.items():
-        reading = features.reader.begin()
-        try:
-            reading.read(view, list(view.features), np.zeros((1, len(view.view.entities)), np.int64), np.array([time]))
-        except StoreError as error:
-            missing[name] = error
-        if reading.failure is not None:
-            raise reading.failure
+    with features.reader.guard.starting():
+        for name, view in features.graph.views.items():
+            reading = features.reader.begin()
+            keys: Int64s = np.zeros((1, len(view.view.entities)), np.int64)
+            try:
+                reading.read(view, list(view.features), keys, np.array([time]))
+            except StoreError as error:
+                missing[name] = error
+            if reading.failure is not None:
+                raise reading.failure
     return missing

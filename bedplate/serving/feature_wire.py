@@ -79,6 +79,8 @@ def _of_json(request: Request, features: FeatureLookup) -> Values:
     body: Body = decode(_decoder, request.body)
     plan = features.plan(body.features)
     features.check_keys(plan, body.keys)
+    for keys in body.keys.values():
+        features.check_rows(len(keys) if isinstance(keys, list) else 1)  # before much is made of them
     keys = {entity: _json_keys(body.keys[entity], kind, entity) for entity, kind in plan.entities.items()}
     context = {name: _context_values(name, value, plan) for name, value in body.context.items()}
     return features.values(plan, keys, context, body.time)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
@@ -197,6 +198,10 @@ class Pipeline:
 
     def warm_up(self) -> None:
         """Answers one request of keys that nobody has, so that the first real one finds everything prepared."""
+        with contextlib.nullcontext() if self._fallback is None else self._fallback.guard.starting():
+            self._warm_up()
+
+    def _warm_up(self) -> None:
         text = {name: "" if kind is Type.STRING else 0 for name, kind in self._hydrator.entities.items()}
         item: Key = "" if self._hydrator.item_type is Type.STRING else 0
         keys = {name: np.zeros(1, np.int64) for name in text}

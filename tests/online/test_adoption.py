@@ -18,7 +18,7 @@ from bedplate.errors import StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
 from bedplate.online import keys
-from bedplate.online.adoption import adopt
+from bedplate.online.adoption import adopt, finish
 from bedplate.online.base import Changes, StoredTexts
 from bedplate.online.codec import Layout
 from bedplate.online.compact import compact, drop
@@ -215,6 +215,25 @@ def test_whoever_deletes_an_old_version_leaves_its_rows_to_the_one_that_reads_th
     expected = read(store, FITS)
     done = {d.id: (d.dropped, d.newer) for d in compact(store, [OTHER])}
     assert done == {OLD.id: (True, False), OTHER.id: (False, False), FITS.id: (False, True)}
+    assert mismatches(read(store, FITS), expected) == []
+
+
+def test_rows_whose_writing_the_store_has_lost_are_taken_over_again(monkeypatch):
+    store, commit, steps = MemoryStore(), MemoryStore.commit, list[int]()
+    loaded(store, OLD, FRAME)
+    adopt(store, [FITS])
+    expected, before = read(store, FITS), store.scan(b"")
+
+    def losing(self, changes):
+        steps.append(len(steps))
+        if steps == [0, 1]:  # before the second step the first is lost, as in a server that is started again
+            commit(self, Changes(before, deletes=[b""]))
+        commit(self, changes)
+
+    monkeypatch.setattr(MemoryStore, "commit", losing)
+    finish(store, FITS.id, 3)
+    assert read_state(store, FITS).adopted is None
+    assert len(store.scan(keys.rows_of(FITS))) == len(store.scan(keys.rows_of(OLD)))
     assert mismatches(read(store, FITS), expected) == []
 
 

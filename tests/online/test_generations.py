@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +20,8 @@ from bedplate.features.entity import Entity
 from bedplate.features.rows import GroupedRows
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.online import keys
-from bedplate.online.base import OnlineStore
+from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.compact import drop
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.lmdb import LmdbStore
@@ -155,6 +156,47 @@ def test_a_load_that_another_one_followed_writes_nothing_more() -> None:
         bulk_load(store, view, overtaken(), NOW)
     assert value(OnlineReader(store), view) == 3.0
     assert len(store.scan(keys.ROWS)) == KEYS
+
+
+def lose(store: MemoryStore, before: list[tuple[bytes, bytes]]) -> None:
+    """Takes a store back to what it was, as a server that is started again and has lost its last steps."""
+    store.commit(Changes(before, deletes=[b""]))
+
+
+def test_a_load_whose_steps_the_store_has_lost_is_not_switched_to() -> None:
+    store, view = MemoryStore(), compiled()
+    load(store, 1.0)
+    kept: list[list[tuple[bytes, bytes]]] = []
+
+    def troubled(_: int) -> None:
+        kept.append(store.scan(b""))
+        if len(kept) == 3:
+            lose(store, kept[1])
+
+    with pytest.raises(ConflictError, match="has lost steps of the load"):
+        bulk_load(store, view, [grouped(view, events(2.0))], NOW, batch=10, progress=troubled)
+    assert value(OnlineReader(store), view) == 1.0
+    load(store, 3.0)
+    assert value(OnlineReader(store), view) == 3.0
+
+
+@pytest.mark.parametrize("act", [lambda store: load(store, 2.0), lambda store: drop(store, "v")])
+def test_rows_that_are_read_again_as_the_store_has_lost_a_step_are_not_deleted(
+    monkeypatch: pytest.MonkeyPatch, act: Callable[[MemoryStore], object]
+) -> None:
+    store, view = MemoryStore(), compiled()
+    load(store, 1.0)
+    before, commit = store.scan(b""), MemoryStore.commit
+
+    def losing(store: MemoryStore, changes: Changes) -> None:
+        commit(store, changes)
+        if keys.load_of(view) in changes.drops:  # a switch to a load, or the step that drops a view
+            commit(store, Changes(before, deletes=[b""]))
+
+    monkeypatch.setattr(MemoryStore, "commit", losing)
+    with pytest.raises(ConflictError, match="were not deleted"):
+        act(store)
+    assert value(OnlineReader(store), view) == 1.0
 
 
 def test_a_stream_goes_on_in_the_new_generation(tmp_path: Path) -> None:

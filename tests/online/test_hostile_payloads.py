@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from bedplate.aggregations.arithmetic import Count
 from bedplate.features.view import FeatureView
+from bedplate.online import refused
 from bedplate.online.payloads import Payloads
 from bedplate.online.refused import doubtful_times, refused_rows
 from bedplate.sources.base import Source
@@ -148,3 +149,23 @@ def test_a_protobuf_timestamp_says_its_unit(tmp_path: Path) -> None:
     rows, wrong = Payloads(form, SCHEMA, tmp_path).decode([b"\x08\x01\x32" + bytes([len(data)]) + data + more])
     assert not wrong
     assert rows["at"].to_list() == [datetime(1970, 1, 21, tzinfo=UTC)]
+
+
+def test_many_events_without_a_key_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in views with a condition, of which only events that fulfil it are wrong."""
+    frame = pl.DataFrame({"user": [None, 1] * 500, "time": [START] * 1000, "amount": [1.0, 1.0, -1.0, -1.0] * 250})
+    source = Source("events", frame, time="time")
+    views = [
+        FeatureView(name, USER, source, {"n": Count()}, where=where).compile()
+        for name, where in (("some", pl.col("amount") > 0), ("none", pl.col("amount") > 5))
+    ]
+    asked, prepare = list[int](), refused.prepare_rows
+
+    def counting(*given: Any, **named: Any) -> Any:
+        asked.append(1)
+        return prepare(*given, **named)
+
+    monkeypatch.setattr(refused, "prepare_rows", counting)
+    assert refused_rows(views, frame) == dict.fromkeys(range(0, 1000, 4), "the key 'user' is null")
+    assert len(asked) == 2
+    assert list(refused_rows(views[1:], frame)) == []

@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 from redis_server import Server, free_port, running
 
+from bedplate.aggregations.arithmetic import Count
 from bedplate.aggregations.ordered import Last
 from bedplate.cli.main import run
 from bedplate.features.rows import prepare_rows
@@ -105,6 +106,31 @@ def test_a_worker_goes_on_when_connections_and_the_server_are_killed(server, tmp
         assert ingest.measures.store_errors
         assert ingest.events == EVENTS - 40  # though it was not told of each step
     stream.check()
+
+
+@pytest.mark.parametrize("rows", [100, 50])
+def test_a_worker_goes_on_when_the_server_has_lost_its_last_steps(tmp_path, rows):
+    """As one with `appendonly yes` may when it is started again, or a replica that takes over."""
+    times = [START + i * HOUR for i in range(100)]
+    frame = pl.DataFrame({"user": range(100), "time": times, "page": [f"page {i}" for i in range(100)]})
+    view = FeatureView("v", USER, Source("e", frame, time="time"), {"n": Count(), "page": Last("page")}).compile()
+    write_files(frame, tmp_path / "files", range(0, 100, rows))
+    with running() as server, open_store(server.url) as store:
+        bulk_load(store, view, [], START)
+        worker = Ingest(store, [view], tmp_path / "files", batch=10)
+        for _ in range(3):
+            worker.turn()
+        server.client.save()
+        for _ in range(4):
+            worker.turn()
+        server.kill()
+        server.start()
+        assert read_state(store, view).events == 30
+        worker.run()
+        assert read_state(store, view).events == 100
+        keys, now = np.arange(100).reshape(-1, 1), np.full(100, START + 1000 * HOUR)
+        found = OnlineReader(store).read(view, list(view.features), keys, now)
+        assert [plain(found[name]) for name in view.features] == [[1] * 100, frame["page"].to_list()]
 
 
 def test_texts_that_a_step_on_hand_has_put_are_dropped_and_put_again(server, tmp_path, monkeypatch):

@@ -193,6 +193,18 @@ def test_many_texts_are_one_read(monkeypatch):
     assert reads == [2, 48]
 
 
+def test_no_more_texts_are_kept_than_were_read_last():
+    store = MemoryStore()
+    store.commit(Changes(text_puts({i: f"text {i}" for i in range(1000)})))
+    found = StoredTexts(store, most=20)
+    for first in range(0, 1000, 10):
+        ids = list(range(first, first + 10))
+        found.load(ids)
+        assert found.known(np.array(ids)).all()
+    assert 20 <= found.known(np.arange(1000)).sum() <= 40
+    assert [found[0], found[999]] == ["text 0", "text 999"]
+
+
 def test_urls(tmp_path):
     with open_store("lmdb:data/online", tmp_path) as store:
         assert store.url == f"lmdb:{tmp_path}/data/online"

@@ -137,6 +137,30 @@ def test_a_topic_of_another_cluster_is_refused(broker: Broker, tmp_path: Path) -
     elsewhere.close()
 
 
+def test_a_topic_that_was_deleted_and_made_anew_is_refused(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it has more events than were taken in of the one before. The mock cluster gives topics no ids."""
+    store, ids = loaded(), ["one"]
+    monkeypatch.setattr(kafka_connection.TopicId, "read", lambda _: ids[-1])
+    monkeypatch.setattr(kafka_connection, "_AGAIN", 0.0)
+    broker.send("anew", [event(1, i) for i in range(5)])
+    opened = stream(broker, "anew", tmp_path)
+    worker = Ingest(store, [VIEW], opened)
+    turn_until([worker], lambda: read_state(store, VIEW).events == 5)
+    ids.append("")  # brokers that don't say so once, or don't answer in time
+    broker.send("anew", [event(1, 6)] * 2)
+    turn_until([worker], lambda: read_state(store, VIEW).events == 7)
+    ids.append("two")
+    broker.send("anew", [event(1, 7)])
+    with pytest.raises(DataError, match="was deleted and made anew"):
+        turn_until([worker], lambda: False)
+    assert read_state(store, VIEW).events == 7
+    bulk_load(store, VIEW, [], START)
+    turn_until([worker], lambda: read_state(store, VIEW).events == 8)
+    opened.close()
+
+
 def test_two_stores_and_two_versions_of_a_view_have_groups_of_their_own(tmp_path: Path) -> None:
     changed = FeatureView("v", USER, VIEW.view.source, {"n": Count(), "m": Count()}).compile()
     with LmdbStore(tmp_path / "a") as one, LmdbStore(tmp_path / "b") as other:

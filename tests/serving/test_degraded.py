@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import shop
-from troubled_store import TroubledStore
+from troubled_store import SLOW, TroubledStore
 
 from bedplate.errors import DefinitionError, StoreError
 from bedplate.features.graph import FeatureGraph
@@ -21,6 +21,7 @@ from bedplate.online.memory import MemoryStore
 from bedplate.online.refresh import refresh
 from bedplate.online.resident import ResidentViews
 from bedplate.registry.registry import Registry
+from bedplate.serving.feature_plan import FeatureLookup, warm_up
 from bedplate.serving.http import Request
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.routes import App
@@ -99,6 +100,16 @@ def test_it_does_not_start_without_its_store(store: TroubledStore, features: Fea
     store.mood = "down"
     with pytest.raises(StoreError, match="connection lost"):
         load_pipeline(shop.service(), features, FallbackReader(store, 0.05), registry, clock=lambda: shop.NOW)
+
+
+def test_a_store_that_is_slow_at_the_start_is_waited_for(
+    store: TroubledStore, features: FeatureGraph, registry: Registry
+) -> None:
+    store.mood, clock = "slow", lambda: shop.NOW
+    app, seconds = App(), SLOW / 10
+    app.open(load_pipeline(shop.service(), features, FallbackReader(store, seconds), registry, clock=clock))
+    assert ask(app, "/rank", RANK)["degraded"]  # from then on nobody waits so long
+    assert warm_up(FeatureLookup(features, FallbackReader(store, seconds), clock=clock)) == {}
 
 
 def test_a_deadline_is_a_duration() -> None:

@@ -180,6 +180,7 @@ def test_a_plan_is_made_once(features: FeatureLookup) -> None:
     [
         ({"features": ["products.prize"], "keys": {}}, "unknown feature 'products.prize'", "$.features"),
         ({"features": []}, "got no features, expected at least one", "$.features"),
+        ({"features": ["ratio"] * 1001}, "got 1,001 names, expected at most 1,000", "$.features"),
         ({"features": ["ratio"], "keys": {"customer": [1]}}, "got no keys of 'product'", "$.keys"),
         ({"features": ["products.price"], "keys": {"product": ["a"], "cust": [1]}}, "no keys of 'cust'", "$.keys"),
         ({"features": ["products.price"], "keys": {"product": ["a", 7]}}, "got `int`", "$.keys.product[1]"),
