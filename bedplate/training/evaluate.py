@@ -8,11 +8,14 @@ import torch
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model, Prediction
-from bedplate.training.source import Batches, Waiting, prefetched
+from bedplate.training.prefetch import Ahead, Waiting, prefetched
+from bedplate.training.source import Batches, blocks_of
 from bedplate.types import Array
 
 
-def predict(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, prefetch: int = 4) -> Prediction:
+def predict(
+    model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, ahead: Ahead | None = None
+) -> Prediction:
     """The scores, labels and mean loss over the first epoch of a source, in its order.
 
     Raises:
@@ -27,7 +30,7 @@ def predict(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, p
     candidates: list[Array] = []
     loss = 0.0
     first_request = 0
-    with torch.no_grad(), prefetched(source.epoch(seed, 0), encoder, prefetch, Waiting()) as ready:
+    with torch.no_grad(), prefetched(blocks_of(source, seed, 0), encoder, ahead or Ahead(), Waiting()) as ready:
         for batch in ready:
             if not batch.rows:
                 continue
@@ -57,7 +60,9 @@ def predict(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, p
     )
 
 
-def evaluate(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, prefetch: int = 4) -> dict[str, float]:
+def evaluate(
+    model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, ahead: Ahead | None = None
+) -> dict[str, float]:
     """The model's metrics on a source, and `loss`."""
-    prediction = predict(model, encoder, source, seed=seed, prefetch=prefetch)
+    prediction = predict(model, encoder, source, seed=seed, ahead=ahead)
     return {"loss": prediction.loss, **model.metrics(prediction)}

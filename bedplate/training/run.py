@@ -33,6 +33,7 @@ from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, 
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
+from bedplate.training.prefetch import Ahead
 from bedplate.training.report import Show
 from bedplate.training.source import Batches
 from bedplate.training.trainer import Trainer, TrainResult
@@ -127,7 +128,7 @@ def train(
             error.run, error.where = run.id, f"run '{run.id}'"
             raise
         progress("evaluate on the test split")
-        test = predict(result.model, encoder, testing, prefetch=job.trainer.prefetch)
+        test = predict(result.model, encoder, testing, ahead=Ahead.of(job.trainer))
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")

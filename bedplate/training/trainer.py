@@ -27,9 +27,10 @@ from bedplate.training.forensics import not_finite
 from bedplate.training.forward import forward_pass
 from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
 from bedplate.training.optimizer import Optimizer
+from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.report import Log, Show, Status
 from bedplate.training.schedule import factor
-from bedplate.training.source import Batches, Waiting, prefetched
+from bedplate.training.source import Batches, blocks_of
 
 
 @final
@@ -124,7 +125,7 @@ class _Run:
         self.average = Average(self.optimizer.dense, c.average) if c.average else None
         self.forward = forward_pass(model, c)
         self.progress = Progress()
-        self.waiting = Waiting()
+        self.ahead, self.waiting = Ahead.of(c), Waiting()
         self.rows, self.seconds = 0, 0.0
         self.grouped = 0  # candidates behind the gradients of the next update
         self.saved = 0  # the step of the last checkpoint
@@ -164,9 +165,9 @@ class _Run:
         """Trains to the end of the epoch; False: patience ended before."""
         self.model.train()
         progress = self.progress
-        source = self.train.epoch(self.config.seed, progress.epoch, progress.batch)
+        source = blocks_of(self.train, self.config.seed, progress.epoch, progress.batch)
         began = time.perf_counter()
-        with prefetched(source, self.encoder, self.config.prefetch, self.waiting) as ready:
+        with prefetched(source, self.encoder, self.ahead, self.waiting) as ready:
             for batch in ready:
                 loss = self._gradients(batch)
                 progress.batch += 1
@@ -244,7 +245,7 @@ class _Run:
         progress = self.progress
         metrics = {"train_loss": progress.loss_sum / max(progress.rows, 1)}
         metrics |= evaluate(
-            self.model, self.encoder, self.validation, seed=self.config.seed, prefetch=self.config.prefetch
+            self.model, self.encoder, self.validation, seed=self.config.seed, ahead=self.ahead
         )
         value = self._judged(metrics)
         progress.history.append(metrics)
