@@ -1,4 +1,4 @@
-"""What an epoch is made of: blocks of batches, each of which any thread can make, and the parts that processes share."""
+"""What an epoch is made of: blocks of batches, each of which any thread can make, and parts of several processes."""
 
 from __future__ import annotations
 
@@ -93,13 +93,16 @@ Room: TypeAlias = Callable[[], int]
 class Blocks(Protocol):
     """A source of batches that are made block by block."""
 
-    def blocks(self, seed: int, epoch: int, start: int = 0, *, part: Part = WHOLE, room: Room) -> Iterator[Block]:
+    def blocks(
+        self, seed: int, epoch: int, start: int = 0, stop: int | None = None, *, part: Part = WHOLE, room: Room
+    ) -> Iterator[Block]:
         """The blocks of an epoch, in order; their batches are those of `epoch`.
 
         Args:
             seed: of the order and of what is drawn.
             epoch: from 0.
             start: leaves out this many batches.
+            stop: leaves out the batches from this one on; None: none.
             part: what is wanted of each batch.
             room: asked before each block.
         """

@@ -101,7 +101,14 @@ class Loader:
         return (batch for block in blocks for batch in block.make())
 
     def blocks(
-        self, seed: int, epoch: int, start: int = 0, *, part: Part = WHOLE, room: Room | None = None
+        self,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        part: Part = WHOLE,
+        room: Room | None = None,
     ) -> Iterator[Block]:
         """The blocks of an epoch; see `blocks.Blocks`.
 
@@ -110,16 +117,19 @@ class Loader:
         """
         if not 0 <= start <= len(self):
             raise ConfigError(f"got start={start}, expected 0 to {len(self)}", where="loader")
-        return self._blocks(seed, epoch if self._shuffles else 0, start, part, room)
+        return self._blocks(
+            seed, epoch if self._shuffles else 0, start, len(self) if stop is None else stop, part, room
+        )
 
-    def _blocks(self, seed: int, epoch: int, start: int, part: Part, room: Room | None) -> Iterator[Block]:
+    def _blocks(self, seed: int, epoch: int, start: int, end: int, part: Part, room: Room | None) -> Iterator[Block]:
         order = self._order(seed, epoch)
         before = np.concatenate(([0], np.cumsum(self._sizes[order])))
         firsts, stops = part.cut(before, self._bounds(self._sizes[order]))
         items = np.concatenate(([0], np.cumsum(before[stops] - before[firsts])))
-        while start < len(self):
+        while start < end:
             most = self._block_items if room is None else min(self._block_items, room())
             stop = max(start + 1, int(np.searchsorted(items, items[start] + most, side="right")) - 1)
+            stop = min(stop, end)
             chosen = [order[a:b] for a, b in zip(firsts[start:stop].tolist(), stops[start:stop].tolist(), strict=True)]
             yield Block(int(items[stop] - items[start]), partial(self._make, chosen, seed, epoch))
             start = stop

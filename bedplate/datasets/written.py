@@ -134,7 +134,14 @@ class WrittenLoader:
         return (batch for block in blocks for batch in block.make())
 
     def blocks(
-        self, seed: int, epoch: int, start: int = 0, *, part: Part = WHOLE, room: Room | None = None
+        self,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        part: Part = WHOLE,
+        room: Room | None = None,
     ) -> Iterator[Block]:
         """The blocks of an epoch, a pair of files each, whatever the room; see `blocks.Blocks`.
 
@@ -158,20 +165,20 @@ class WrittenLoader:
             )
         if not 0 <= start <= len(self):
             raise ConfigError(f"got start={start}, expected 0 to {len(self)}", where=where)
-        return self._blocks(self._epochs[number], start, part)
+        return self._blocks(self._epochs[number], start, len(self) if stop is None else stop, part)
 
-    def _blocks(self, files: list[writing.Part], start: int, part: Part) -> Iterator[Block]:
+    def _blocks(self, files: list[writing.Part], start: int, stop: int, part: Part) -> Iterator[Block]:
         for pair in files:
-            if pair.first + pair.batches > start:
-                yield Block(pair.items, partial(self._make, pair, start, part))
+            if pair.first < stop and pair.first + pair.batches > start:
+                yield Block(pair.items, partial(self._make, pair, start, stop, part))
 
-    def _make(self, pair: writing.Part, start: int, part: Part) -> Iterator[Batch]:
+    def _make(self, pair: writing.Part, start: int, stop: int, part: Part) -> Iterator[Batch]:
         requests, items = (_read(path) for path in pair.files(self._dataset.folder))
         plan = self._dataset.manifest.plan
         whole = Layout(plan.columns, plan.labels, plan.keys).batch(requests, items)
         bounds = np.searchsorted(requests[BATCH].to_numpy(), np.arange(pair.first, pair.first + pair.batches + 1))
         firsts, stops = (edge.tolist() for edge in part.cut(whole.offsets, bounds))
-        for i in range(max(0, start - pair.first), pair.batches):
+        for i in range(max(0, start - pair.first), min(stop - pair.first, pair.batches)):
             yield slice_batch(whole, firsts[i], stops[i])
 
 

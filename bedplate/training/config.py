@@ -15,9 +15,7 @@ from bedplate.training.schedule import Schedule
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 
 
-_MAY_CHANGE = frozenset(
-    {"epochs", "patience", "checkpoint_every", "prefetch", "prefetch_memory", "loader_threads"}
-)
+_MAY_CHANGE = frozenset({"epochs", "patience", "checkpoint_every", "prefetch", "prefetch_memory", "loader_threads"})
 
 
 def may_change(trainer: Mapping[str, Any]) -> frozenset[str]:

@@ -16,7 +16,7 @@ from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candid
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.written import WrittenDataset
-from bedplate.errors import DataError, NotFoundError
+from bedplate.errors import DataError, NotFoundError, StoreError
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
@@ -29,7 +29,8 @@ from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
 from bedplate.training.evaluate import predict
-from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
+from bedplate.training.evidence import SETTINGS, definitions_of, fingerprint, models_behind, require_same
+from bedplate.training.exchange import Connect, alone
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
@@ -84,6 +85,7 @@ def train(
     files: WrittenDataset | None = None,
     show: Show | None = None,
     progress: Progress = lambda _: None,
+    connect: Connect = alone,
 ) -> Trained:
     """Trains a job's model, evaluates it on the test split, exports it and registers the version.
 
@@ -97,6 +99,7 @@ def train(
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
+        connect: connects with other processes that train with this one, in `help_train`.
 
     Raises:
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
@@ -104,6 +107,7 @@ def train(
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
+        WorkerError: another process has ended; the last checkpoint is whole, and the run can be resumed.
     """
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
@@ -119,10 +123,12 @@ def train(
     with run:
         encoder = _encoder(job, training, run.folder, progress)
         model = job.model_class(job.model, encoder.layout)
-        trainer = Trainer(job.trainer, log=run.log_metrics, show=show)
         progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
         try:
-            result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
+            with connect() as exchange:
+                exchange.of_first((fingerprint(job, definitions, dataset.snapshots), str(run.folder)))
+                trainer = Trainer(job.trainer, log=run.log_metrics, show=show, exchange=exchange)
+                result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
         except TrainingInterruptedError as error:
             run.finish("interrupted")
             error.run, error.where = run.id, f"run '{run.id}'"
@@ -133,6 +139,43 @@ def train(
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
         return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
+
+
+def help_train(
+    job: Job,
+    dataset: LoadedDataset,
+    features: Mapping[str, Feature],
+    connect: Connect,
+    *,
+    files: WrittenDataset | None = None,
+) -> None:
+    """Trains with the process that runs `train` for the same job, and leaves files and progress to that one.
+
+    Args:
+        job: the job.
+        dataset: its dataset over its data.
+        features: definitions by full name.
+        connect: connects with the other processes.
+        files: as for `train`.
+
+    Raises:
+        StoreError: the first process has other definitions, data or config.
+        PeerLostError: another process is gone.
+    """
+    check_job(job, {job.dataset: dataset.compiled})
+    training, validation, _ = _batches(dataset, files)
+    own = fingerprint(job, definitions_of(job, dataset, features), dataset.snapshots)
+    with connect() as exchange:
+        theirs, folder = exchange.of_first((own, ""))
+        if own != theirs:
+            raise StoreError(
+                "the process of rank 0 has other definitions, sources or settings",
+                where=f"{job.place}, process of rank {exchange.rank}",
+                hint="were files of the project or of a source changed just now? Run it again",
+            )
+        encoder = Encoder.load(Path(folder) / ENCODER)
+        model = job.model_class(job.model, encoder.layout)
+        Trainer(job.trainer, exchange=exchange).fit(model, encoder, training, validation, Path(folder) / CHECKPOINTS)
 
 
 def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:

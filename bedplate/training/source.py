@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -85,7 +86,7 @@ def bytes_of_tensors(batch: TensorBatch) -> int:
 
 
 def blocks_of(
-    source: Batches, seed: int, epoch: int, start: int = 0, part: Part = WHOLE
+    source: Batches, seed: int, epoch: int, start: int = 0, *, stop: int | None = None, part: Part = WHOLE
 ) -> Callable[[Room], Iterator[Block]]:
     """The blocks of an epoch of any source; one that has no blocks is read batch by batch, in order.
 
@@ -94,13 +95,15 @@ def blocks_of(
         seed: see `Batches`.
         epoch: see `Batches`.
         start: see `Batches`.
+        stop: leaves out the batches from this one on; None: none.
         part: what is wanted of each batch.
     """
 
     def of_blocks(room: Room) -> Iterator[Block]:
         if isinstance(source, Blocks):
-            return source.blocks(seed, epoch, start, part=part, room=room)
-        return one_each(source.epoch(seed, epoch, start), part)
+            return source.blocks(seed, epoch, start, stop, part=part, room=room)
+        batches = source.epoch(seed, epoch, start)
+        return one_each(batches if stop is None else islice(batches, stop - start), part)
 
     return of_blocks
 
