@@ -68,16 +68,16 @@ def train(
       bedplate train retail_ranker --processes 4
       bedplate train retail_ranker --json
     """
-    from bedplate.training.processes import end_with_parent, own_place, started
+    from bedplate.training.processes import own_place, started
 
     place = own_place()
-    if place is not None:
-        end_with_parent()
+    if place is not None and place.rank > 0:
+        place.end_with_parent()
         _Work(directory, job, settings, resume, files).help(place)
         return
     with ExitStack() as stack:
-        connect: Connect | None = None
-        if processes > 1:
+        connect: Connect | None = None if place is None else place.connect
+        if connect is None and processes > 1:
             command = _command(directory, job, settings, resume, files)
             connect = stack.enter_context(started(command, processes)).connect
         work = _Work(directory, job, settings, resume, files)
@@ -108,7 +108,7 @@ class _Work:
 
     def train(self, connect: Connect | None) -> Trained:
         """Trains it, with other processes or alone."""
-        from bedplate.training.exchange import alone
+        from bedplate.training.exchange import WorkerError, alone
         from bedplate.training.interrupt import TrainingInterruptedError
         from bedplate.training.report import on_stderr
         from bedplate.training.run import train as run_job
@@ -126,7 +126,7 @@ class _Work:
                 progress=lambda step: click.echo(step, err=True),
                 connect=connect or alone,
             )
-        except TrainingInterruptedError as error:
+        except (TrainingInterruptedError, WorkerError) as error:
             error.hint = f"go on with: bedplate train {self.name} --resume {error.run}"
             raise
 

@@ -53,6 +53,8 @@ class Part(msgspec.Struct, frozen=True):
     def _edge(self, number: int, before: Int64s, bounds: Int64s) -> Int64s:
         """[B]: where the part of a number begins in each batch."""
         first, stop = bounds[:-1], bounds[1:]
+        if number in (0, self.count):
+            return stop if number else first
         wanted = before[first] + (before[stop] - before[first]) * number // self.count
         # Each part gets a request before one gets two, as far as they go.
         least = first + np.minimum(number, stop - first)

@@ -169,7 +169,7 @@ class WrittenLoader:
 
     def _blocks(self, files: list[writing.Part], start: int, stop: int, part: Part) -> Iterator[Block]:
         for pair in files:
-            if pair.first < stop and pair.first + pair.batches > start:
+            if max(pair.first, start) < min(pair.first + pair.batches, stop):
                 yield Block(pair.items, partial(self._make, pair, start, stop, part))
 
     def _make(self, pair: writing.Part, start: int, stop: int, part: Part) -> Iterator[Batch]:

@@ -25,6 +25,16 @@ class PeerLostError(BedplateError):
     exit_code = 75
 
 
+class WorkerError(BedplateError):
+    """A process of a training ended before the training did; the last checkpoint is whole.
+
+    Attributes:
+        run: the id of the run that can be resumed; None where the trainer was called without a run.
+    """
+
+    run: str | None = None
+
+
 class Exchange(ABC):
     """What the processes of one training tell each other.
 

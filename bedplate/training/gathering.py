@@ -77,11 +77,12 @@ def whole_batch(
         of_item.add_(before)
     whole = {name: torch.cat(rows) for name, rows in every.items()}
     placed: dict[str, Tensor] = {}
+    place: Any = _Placed.apply  # pyright: ignore[reportUnknownMemberType]
     for name, own in outputs.items():
         if name == _OF_ITEM:
             placed[name] = whole[f"in {_OF_ITEM}"]
         elif own.requires_grad:
-            placed[name] = _Placed.apply(own, every[f"out {name}"], rank)
+            placed[name] = place(own, every[f"out {name}"], rank)
         else:
             placed[name] = whole[f"out {name}"]
     return placed, _batch(whole, batch), any(s[0] for s in sizes)
@@ -128,7 +129,7 @@ def _sizes(own: list[int], count: int) -> list[list[int]]:
         dist.all_gather(every, mine)  # pyright: ignore[reportUnknownMemberType]
     except ValueError as error:
         raise DataError(f"processes have other outputs or labels than each other: {error}", where="training") from error
-    return [one.tolist() for one in every]
+    return [[int(number) for number in one] for one in every]
 
 
 def _rows(tensors: list[Tensor], sizes: list[list[int]], rank: int) -> list[list[Tensor]]:

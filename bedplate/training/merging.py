@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +24,7 @@ def merge_dense(weights: Sequence[nn.Parameter]) -> None:
             message[total + i] = 1.0
         first += weight.numel()
     dist.all_reduce(message)  # pyright: ignore[reportUnknownMemberType]
-    there: list[float] = message[total:].tolist()
+    there = [bool(flag) for flag in message[total:]]
     first = 0
     for weight, anywhere in zip(weights, there, strict=True):
         weight.grad = message[first : first + weight.numel()].view_as(weight) if anywhere else None
@@ -45,7 +46,9 @@ def merge_sparse(tables: Sequence[nn.Parameter]) -> None:
         sizes: list[int] = [int(one[i]) for one in every]
         if max(sizes):
             indices = torch.cat(_gathered(rows, sizes)).unsqueeze(0)
-            merged = torch.sparse_coo_tensor(indices, torch.cat(_gathered(values, sizes)), table.shape)
+            untyped: Any = torch
+            gradient = torch.cat(_gathered(values, sizes))
+            merged = untyped.sparse_coo_tensor(indices, gradient, table.shape, check_invariants=False)
             table.grad = merged.coalesce()
         else:
             table.grad = None

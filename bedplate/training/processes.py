@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
-from bedplate.errors import BedplateError, ConfigError
-from bedplate.training.exchange import Exchange, PeerLostError
+from bedplate.errors import ConfigError
+from bedplate.training.exchange import Exchange, PeerLostError, WorkerError
 from bedplate.training.together import connected
 
 PLACE = "BEDPLATE_TRAINING_PLACE"
@@ -28,10 +28,6 @@ _PATIENCE = 5.0  # seconds until a process that is gone, or was asked to go, is 
 _LINES = 20
 
 
-class WorkerError(BedplateError):
-    """A process of a training ended before the training did."""
-
-
 @final
 class Place:
     """Which process of a training this is.
@@ -39,38 +35,49 @@ class Place:
     Args:
         rank: from 0.
         count: how many there are.
-        folder: where they meet.
+        folder: where they meet; None: where torchrun says.
     """
 
-    def __init__(self, rank: int, count: int, folder: Path) -> None:
+    def __init__(self, rank: int, count: int, folder: Path | None) -> None:
         self.rank, self.count, self.folder = rank, count, folder
 
     @contextmanager
     def connect(self) -> Generator[Exchange]:
         """Says that this process can be met, and meets the others."""
-        (self.folder / f"ready-{self.rank}").touch()
-        with connected(self.rank, self.count, f"file://{self.folder / _STORE}") as exchange:
+        if self.folder is not None:
+            (self.folder / f"ready-{self.rank}").touch()
+        meeting = "env://" if self.folder is None else f"file://{self.folder / _STORE}"
+        with connected(self.rank, self.count, meeting) as exchange:
             yield exchange
+
+    def end_with_parent(self) -> None:
+        """Ends this process when the one that started it is gone, in whatever way: standard input ends then.
+
+        One that torchrun started is ended by torchrun.
+        """
+        folder = self.folder
+        if folder is None:
+            return
+
+        def watch() -> None:
+            with suppress(OSError):
+                while os.read(sys.stdin.fileno(), 1024):
+                    pass
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(PeerLostError.exit_code)
+
+        threading.Thread(target=watch, name="bedplate-parent", daemon=True).start()
 
 
 def own_place() -> Place | None:
-    """The place of a process that `Workers` started; None in any other."""
-    if PLACE not in os.environ:
-        return None
-    rank, count, folder = os.environ[PLACE].split("/", 2)
-    return Place(int(rank), int(count), Path(folder))
-
-
-def end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, in whatever way: standard input ends then."""
-
-    def watch() -> None:
-        with suppress(OSError):
-            while os.read(sys.stdin.fileno(), 1024):
-                pass
-        os._exit(PeerLostError.exit_code)
-
-    threading.Thread(target=watch, name="bedplate-parent", daemon=True).start()
+    """The place of a process that `Workers` or torchrun started; None in any other."""
+    known = os.environ
+    if PLACE in known:
+        rank, count, folder = known[PLACE].split("/", 2)
+        return Place(int(rank), int(count), Path(folder))
+    if "TORCHELASTIC_RUN_ID" in known and int(known["WORLD_SIZE"]) > 1:
+        return Place(int(known["RANK"]), int(known["WORLD_SIZE"]), None)
+    return None
 
 
 @final
@@ -83,7 +90,7 @@ class Workers:
     """
 
     def __init__(self, count: int, folder: Path) -> None:
-        self.place = Place(0, count, folder)
+        self.place, self._folder = Place(0, count, folder), folder
         self._logs = {rank: folder / f"{rank}.log" for rank in range(1, count)}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -94,7 +101,7 @@ class Workers:
             command: what each runs; it finds its place by `own_place`.
         """
         for rank, log in self._logs.items():
-            place = f"{rank}/{self.place.count}/{self.place.folder}"
+            place = f"{rank}/{self.place.count}/{self._folder}"
             path = os.pathsep.join(entry for entry in sys.path if entry)
             environment = {**_environment(self.place.count), PLACE: place, "PYTHONPATH": path}
             with log.open("wb") as output:
@@ -128,7 +135,7 @@ class Workers:
         Raises:
             WorkerError: one has ended.
         """
-        while not all((self.place.folder / f"ready-{rank}").exists() for rank in self._processes):
+        while not all((self._folder / f"ready-{rank}").exists() for rank in self._processes):
             if any(process.poll() is not None for process in self._processes.values()):
                 raise self.error()
             time.sleep(0.02)

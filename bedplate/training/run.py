@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,7 @@ from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
 from bedplate.training.evaluate import predict
 from bedplate.training.evidence import SETTINGS, definitions_of, fingerprint, models_behind, require_same
-from bedplate.training.exchange import Connect, alone
+from bedplate.training.exchange import Connect, WorkerError, alone
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
@@ -124,21 +125,28 @@ def train(
         encoder = _encoder(job, training, run.folder, progress)
         model = job.model_class(job.model, encoder.layout)
         progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
-        try:
-            with connect() as exchange:
-                exchange.of_first((fingerprint(job, definitions, dataset.snapshots), str(run.folder)))
-                trainer = Trainer(job.trainer, log=run.log_metrics, show=show, exchange=exchange)
-                result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
-        except TrainingInterruptedError as error:
-            run.finish("interrupted")
-            error.run, error.where = run.id, f"run '{run.id}'"
-            raise
+        with _resumable(run), connect() as exchange:
+            exchange.of_first((fingerprint(job, definitions, dataset.snapshots), str(run.folder)))
+            trainer = Trainer(job.trainer, log=run.log_metrics, show=show, exchange=exchange)
+            result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
         progress("evaluate on the test split")
         test = predict(result.model, encoder, testing, ahead=Ahead.of(job.trainer))
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
         return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
+
+
+@contextmanager
+def _resumable(run: Run) -> Generator[None]:
+    """Lets what ends a training early say which run can be resumed."""
+    try:
+        yield
+    except (TrainingInterruptedError, WorkerError) as error:
+        if isinstance(error, TrainingInterruptedError):
+            run.finish("interrupted")
+        error.run, error.where = run.id, f"run '{run.id}'"
+        raise
 
 
 def help_train(

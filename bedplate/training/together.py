@@ -50,7 +50,10 @@ class Together(Exchange):
 
     def begin(self, model: Model) -> None:
         """See `Exchange.begin`."""
-        for name, module in model.named_modules():
+        self._sparse = []
+        untyped: Any = model
+        modules: list[tuple[str, nn.Module]] = list(untyped.named_modules())
+        for name, module in modules:
             if isinstance(module, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
                 raise ConfigError(
                     f"'{name}' is a {type(module).__name__}, whose statistics are of a whole batch",
@@ -94,7 +97,7 @@ class Together(Exchange):
         """See `Exchange.of_all`."""
         values: list[Any] = [None] * self.count
         with _reaching():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value)  # pyright: ignore[reportUnknownMemberType]
         return values
 
     def at_first(self, value: _Value) -> list[_Value]:
