@@ -14,7 +14,7 @@ from bedplate.cli.options import echo_json, json_option, project_option
 
 if TYPE_CHECKING:
     from bedplate.registry.registry import Registry
-    from bedplate.training.exchange import Connect
+    from bedplate.training.joining import Connect
     from bedplate.training.processes import Place
     from bedplate.training.run import Trained
 
@@ -108,8 +108,8 @@ class _Work:
 
     def train(self, connect: Connect | None) -> Trained:
         """Trains it, with other processes or alone."""
-        from bedplate.training.exchange import WorkerError, alone
         from bedplate.training.interrupt import TrainingInterruptedError
+        from bedplate.training.joining import WorkerError
         from bedplate.training.report import on_stderr
         from bedplate.training.run import train as run_job
 
@@ -124,7 +124,7 @@ class _Work:
                 files=self.files,
                 show=on_stderr(),
                 progress=lambda step: click.echo(step, err=True),
-                connect=connect or alone,
+                connect=connect,
             )
         except (TrainingInterruptedError, WorkerError) as error:
             error.hint = f"go on with: bedplate train {self.name} --resume {error.run}"
@@ -132,7 +132,7 @@ class _Work:
 
     def help(self, place: Place) -> None:
         """Trains it with the process that shows and registers."""
-        from bedplate.training.run import help_train
+        from bedplate.training.helping import help_train
 
         dataset = self.project.load(self.job.dataset)
         help_train(self.job, dataset, self.project.graph.features, place.connect, files=self.files)

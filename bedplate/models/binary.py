@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from bedplate.errors import DataError
 from bedplate.features.encoding import Layout
 from bedplate.metrics.report import binary_report
-from bedplate.models.base import Model, Prediction, weighted_mean
+from bedplate.models.base import Model, weighted_mean
 from bedplate.models.batch import TensorBatch
 from bedplate.models.config import BinaryConfig
+from bedplate.models.prediction import Prediction
 
 
 class BinaryModel(Model, ABC):

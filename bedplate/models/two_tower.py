@@ -13,9 +13,10 @@ from bedplate.layers.attention import SequencePooling
 from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import MLP
 from bedplate.metrics.classification import request_auc
-from bedplate.models.base import Prediction, RetrievalModel, require, seeded, weighted_mean
+from bedplate.models.base import RetrievalModel, require, seeded, weighted_mean
 from bedplate.models.batch import TensorBatch
 from bedplate.models.config import TwoTowerConfig
+from bedplate.models.prediction import Prediction
 
 _NOTHING = -1e9  # the logit of what is no negative: far below any other, and finite, so that gradients stay numbers
 _MULTIPLIER = -7046029254386353131  # 2^64 / golden ratio as a signed integer: Fibonacci hashing

@@ -9,7 +9,8 @@ import torch
 
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
-from bedplate.models.base import Model, Prediction
+from bedplate.models.base import Model
+from bedplate.models.prediction import Prediction
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.source import Batches, blocks_of

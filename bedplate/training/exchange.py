@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeAlias, TypeVar, final
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar, final
 
 from torch import Tensor
 
 from bedplate.datasets.blocks import Part
-from bedplate.errors import BedplateError
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.training.optimizer import Optimizer
 
 _Value = TypeVar("_Value")
-
-
-@final
-class PeerLostError(BedplateError):
-    """Another process of the training is gone, or can't be reached."""
-
-    exit_code = 75
-
-
-class WorkerError(BedplateError):
-    """A process of a training ended before the training did; the last checkpoint is whole.
-
-    Attributes:
-        run: the id of the run that can be resumed; None where the trainer was called without a run.
-    """
-
-    run: str | None = None
 
 
 class Exchange(ABC):
@@ -144,10 +126,6 @@ class Alone(Exchange):
 
     def check_equal(self, state: Mapping[str, Any]) -> None:
         """Nothing to compare with."""
-
-
-Connect: TypeAlias = Callable[[], AbstractContextManager[Exchange]]
-"""Connects with the other processes of a training, for as long as its context."""
 
 
 @contextmanager

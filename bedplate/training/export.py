@@ -1,58 +1,24 @@
-"""Export: a trained model as an artifact (`features.artifact`), which is served without training code."""
+"""Export: a trained network as an artifact (`features.artifact`), which is served without training code."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import final
 
-import msgspec
 import numpy as np
 import torch
 
 from bedplate.batch import Batch, TextLookup
-from bedplate.errors import ArtifactError, DataError
-from bedplate.features import artifact
-from bedplate.features import signature as signatures
+from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Described, Signature
-from bedplate.files import new_folder
 from bedplate.models.base import Model, RetrievalModel
-from bedplate.training.graph import Session, served, to_onnx
+from bedplate.training.graph import served, to_onnx
+from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
 from bedplate.training.source import to_tensors
-from bedplate.types import Array, Float32s, Int64s
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class GoldenBatch:
-    """Requests that every loader of the model must score alike.
-
-    Attributes:
-        batch: a few real requests with their features.
-        request_keys: [R] int64 each, by the name of the request's entity, so that a person can ask for them again.
-    """
-
-    batch: Batch
-    request_keys: Mapping[str, Int64s] = field(default_factory=dict[str, Int64s])
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class CatalogueVectors:
-    """The candidates' side of a retrieval model.
-
-    Attributes:
-        keys: [M] int64, ascending.
-        vectors: [M, d] float32.
-        texts: the texts behind keys that are strings.
-    """
-
-    keys: Int64s
-    vectors: Float32s
-    texts: TextLookup | None = None
+from bedplate.types import Array
 
 
 def catalogue_vectors(
@@ -113,30 +79,12 @@ def export(
             than the model.
         DefinitionError: a feature of the encoder has no definition.
     """
-    if folder.exists():
-        raise ArtifactError("this is there already", where=str(folder), hint="give each artifact a folder of its own")
-    if not golden:
-        raise ArtifactError("got no golden request, expected at least one", where="export")
-    graph, tensors, outputs = to_onnx(model, _served_tensors(model, encoder))
-    kept = encoder.making({t.name for t in tensors})
-    signature = msgspec.structs.replace(Signature.of(kept, features, tensors, outputs), models=dict(models or {}))
-    session = Session(graph)
-    with new_folder(folder) as partial:
-        (partial / artifact.GRAPH).write_bytes(graph)
-        (partial / signatures.FILE).write_bytes(signature.to_json())
-        kept.save(partial / artifact.ENCODER)
-        requests: list[artifact.GoldenRequest] = []
-        for i, one in enumerate(golden):
-            encoded = kept.encode(one.batch)
-            inputs = {t.name: encoded[t.name] for t in tensors}
-            outcome = artifact.Golden(_request(i, one), inputs, served(model, inputs))
-            artifact.compare(outcome.outputs, session.run(inputs), f"export, golden request {i}")
-            artifact.write_golden(partial, i, outcome)
-            requests.append(outcome.request)
-        (partial / artifact.GOLDEN_INDEX).write_bytes(msgspec.json.encode(requests))
-        if catalogue is not None:
-            _write_catalogue(partial, catalogue)
-    return signature
+    check_place(folder, golden)
+    graph = to_onnx(model, _served_tensors(model, encoder))
+    return write_artifact(
+        graph, partial(served, model), encoder, folder,
+        features=features, golden=golden, catalogue=catalogue, models=models,
+    )  # fmt: skip
 
 
 def _served_tensors(model: Model, encoder: Encoder) -> list[TensorSpec]:
@@ -144,24 +92,3 @@ def _served_tensors(model: Model, encoder: Encoder) -> list[TensorSpec]:
     if "item" in model.served_levels:
         names.add("request_of_item")
     return [t for t in encoder.layout.tensors() if t.name in names]
-
-
-def _request(number: int, golden: GoldenBatch) -> artifact.GoldenRequest:
-    batch = golden.batch
-    return artifact.GoldenRequest(
-        file=f"{number}.npz",
-        request_ids=batch.request_ids.tolist(),
-        times=batch.times.tolist(),
-        request_keys={name: keys.tolist() for name, keys in golden.request_keys.items()},
-        offsets=batch.offsets.tolist(),
-        candidates=batch.candidates.tolist(),
-    )
-
-
-def _write_catalogue(folder: Path, catalogue: CatalogueVectors) -> None:
-    (folder / artifact.RETRIEVAL).mkdir()
-    np.save(folder / artifact.KEYS, catalogue.keys, allow_pickle=False)
-    np.save(folder / artifact.VECTORS, catalogue.vectors, allow_pickle=False)
-    if catalogue.texts is not None:
-        texts = [catalogue.texts[key] for key in catalogue.keys.tolist()]
-        (folder / artifact.TEXTS).write_bytes(msgspec.json.encode(texts))

@@ -77,12 +77,12 @@ def whole_batch(
         of_item.add_(before)
     whole = {name: torch.cat(rows) for name, rows in every.items()}
     placed: dict[str, Tensor] = {}
-    place: Any = _Placed.apply  # pyright: ignore[reportUnknownMemberType]
+    untyped: Any = _Placed
     for name, own in outputs.items():
         if name == _OF_ITEM:
             placed[name] = whole[f"in {_OF_ITEM}"]
         elif own.requires_grad:
-            placed[name] = place(own, every[f"out {name}"], rank)
+            placed[name] = untyped.apply(own, every[f"out {name}"], rank)
         else:
             placed[name] = whole[f"out {name}"]
     return placed, _batch(whole, batch), any(s[0] for s in sizes)

@@ -16,10 +16,10 @@ from bedplate.errors import ArtifactError
 from bedplate.features.artifact import compare
 from bedplate.features.encoding import TensorSpec
 from bedplate.models.base import Model
+from bedplate.training.packing import Graph, Session
 from bedplate.types import Array
 
-# Neither the runtime nor this part of torch has complete types.
-_ort: Any = importlib.import_module("onnxruntime")
+# This part of torch has no complete types.
 _onnx: Any = importlib.import_module("torch.onnx")
 
 OPSET = 17
@@ -40,10 +40,8 @@ class _Served(nn.Module):
         return tuple(self.model.served(dict(zip(self.names, tensors, strict=True))).values())
 
 
-def to_onnx(
-    model: Model, tensors: Sequence[TensorSpec]
-) -> tuple[bytes, tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """The graph of `model.served`, the tensors that it takes and those that it gives.
+def to_onnx(model: Model, tensors: Sequence[TensorSpec]) -> Graph:
+    """The graph of `model.served`.
 
     Traced by PyTorch's TorchScript exporter: the models have no control flow that depends on data, and it takes a
     twentieth of the time of the exporter that is to follow it, for a graph that runs at the same speed. The graph is
@@ -89,21 +87,7 @@ def to_onnx(
         )
         taken = {name: inputs[name] for name in session.inputs}
         compare(served(model, inputs), session.run(taken), f"export, {requests} requests and {items} candidates")
-    return graph, tuple(t for t in tensors if t.name in session.inputs), outputs
-
-
-@final
-class Session:
-    """A graph in ONNX Runtime; `inputs` names what it takes."""
-
-    def __init__(self, graph: bytes) -> None:
-        self._session: Any = _ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
-        self._outputs: list[str] = [o.name for o in self._session.get_outputs()]
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs by name."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+    return Graph(graph, tuple(t for t in tensors if t.name in session.inputs), outputs)
 
 
 def served(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:

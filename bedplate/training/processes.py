@@ -13,11 +13,13 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from bedplate.errors import ConfigError
-from bedplate.training.exchange import Exchange, PeerLostError, WorkerError
-from bedplate.training.together import connected
+from bedplate.training.joining import PeerLostError, WorkerError
+
+if TYPE_CHECKING:
+    from bedplate.training.exchange import Exchange
 
 PLACE = "BEDPLATE_TRAINING_PLACE"
 """The environment variable that makes a process one of a training: `RANK/COUNT/FOLDER`."""
@@ -44,6 +46,8 @@ class Place:
     @contextmanager
     def connect(self) -> Generator[Exchange]:
         """Says that this process can be met, and meets the others."""
+        from bedplate.training.together import connected
+
         if self.folder is not None:
             (self.folder / f"ready-{self.rank}").touch()
         meeting = "env://" if self.folder is None else f"file://{self.folder / _STORE}"

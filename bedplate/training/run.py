@@ -6,40 +6,43 @@ import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 
+from bedplate.batch import Batch
 from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.written import WrittenDataset
-from bedplate.errors import DataError, NotFoundError, StoreError
+from bedplate.errors import DataError, NotFoundError
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
 from bedplate.files import new_folder
 from bedplate.metrics.report import warnings_of
-from bedplate.models.base import Model, RetrievalModel
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
-from bedplate.training.evaluate import predict
 from bedplate.training.evidence import SETTINGS, definitions_of, fingerprint, models_behind, require_same
-from bedplate.training.exchange import Connect, WorkerError, alone
-from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
-from bedplate.training.prefetch import Ahead
+from bedplate.training.joining import Connect, Join, WorkerError
+from bedplate.training.learner import Learner, learner_of
+from bedplate.training.packing import CatalogueVectors, GoldenBatch
+from bedplate.training.predictions import keep_predictions
 from bedplate.training.report import Show
-from bedplate.training.source import Batches
-from bedplate.training.trainer import Trainer, TrainResult
+from bedplate.training.result import TrainResult
 from bedplate.types import Int64s
+
+if TYPE_CHECKING:
+    from bedplate.training.source import Batches
 
 Progress: TypeAlias = Callable[[str], None]
 """Told each step that begins."""
@@ -64,7 +67,7 @@ class Trained:
 
     version: ModelVersion
     run_id: str
-    result: TrainResult
+    result: TrainResult[Any]
     encoder: Encoder
     metrics: Mapping[str, float]
     catalogue: CatalogueVectors | None
@@ -86,7 +89,7 @@ def train(
     files: WrittenDataset | None = None,
     show: Show | None = None,
     progress: Progress = lambda _: None,
-    connect: Connect = alone,
+    connect: Connect | None = None,
 ) -> Trained:
     """Trains a job's model, evaluates it on the test split, exports it and registers the version.
 
@@ -100,7 +103,7 @@ def train(
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
-        connect: connects with other processes that train with this one, in `help_train`.
+        connect: connects with other processes that train with this one, by `helping.help_train`; None: there are none.
 
     Raises:
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
@@ -112,7 +115,7 @@ def train(
     """
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
-    training, validation, testing = _batches(dataset, files)
+    training, validation, testing = batches_of(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
     if resume is None:
@@ -122,19 +125,19 @@ def train(
         require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
         run = registry.resume_run(resume)
     with run:
-        encoder = _encoder(job, training, run.folder, progress)
-        model = job.model_class(job.model, encoder.layout)
-        progress(f"train {job.model_class.__name__} on {len(training):,} batches an epoch, run {run.id}")
-        with _resumable(run), connect() as exchange:
-            exchange.of_first((fingerprint(job, definitions, dataset.snapshots), str(run.folder)))
-            trainer = Trainer(job.trainer, log=run.log_metrics, show=show, exchange=exchange)
-            result = trainer.fit(model, encoder, training, validation, run.folder / CHECKPOINTS)
+        common = fingerprint(job, definitions, dataset.snapshots)
+        learner = learner_of(job, None if connect is None else Join(connect, common))
+        encoder = _encoder(job, learner, training, run.folder, progress)
+        progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
+        with _resumable(run):
+            result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
         progress("evaluate on the test split")
-        test = predict(result.model, encoder, testing, ahead=Ahead.of(job.trainer))
+        test = learner.predict(result.model, encoder, testing)
+        keep_predictions(run.folder, test, dataset)
         metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
-        return _register(job, dataset, features, registry, root, run, result, encoder, metrics)
+        return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics)
 
 
 @contextmanager
@@ -149,44 +152,7 @@ def _resumable(run: Run) -> Generator[None]:
         raise
 
 
-def help_train(
-    job: Job,
-    dataset: LoadedDataset,
-    features: Mapping[str, Feature],
-    connect: Connect,
-    *,
-    files: WrittenDataset | None = None,
-) -> None:
-    """Trains with the process that runs `train` for the same job, and leaves files and progress to that one.
-
-    Args:
-        job: the job.
-        dataset: its dataset over its data.
-        features: definitions by full name.
-        connect: connects with the other processes.
-        files: as for `train`.
-
-    Raises:
-        StoreError: the first process has other definitions, data or config.
-        PeerLostError: another process is gone.
-    """
-    check_job(job, {job.dataset: dataset.compiled})
-    training, validation, _ = _batches(dataset, files)
-    own = fingerprint(job, definitions_of(job, dataset, features), dataset.snapshots)
-    with connect() as exchange:
-        theirs, folder = exchange.of_first((own, ""))
-        if own != theirs:
-            raise StoreError(
-                "the process of rank 0 has other definitions, sources or settings",
-                where=f"{job.place}, process of rank {exchange.rank}",
-                hint="were files of the project or of a source changed just now? Run it again",
-            )
-        encoder = Encoder.load(Path(folder) / ENCODER)
-        model = job.model_class(job.model, encoder.layout)
-        Trainer(job.trainer, exchange=exchange).fit(model, encoder, training, validation, Path(folder) / CHECKPOINTS)
-
-
-def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
+def batches_of(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
     """The batches of training, validation and test, joined or read."""
     if files is None:
         return [Loader(dataset, split) for split in SPLITS]
@@ -207,12 +173,12 @@ def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
             )
 
 
-def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> Encoder:
+def _encoder(job: Job, learner: Learner, training: Batches, folder: Path, progress: Progress) -> Encoder:
     """The run's encoder: fitted once, then the same one for every resumption."""
     if (folder / ENCODER).exists():
         return Encoder.load(folder / ENCODER)
     progress(f"fit encodings of {len(job.inputs)} inputs on {min(job.fit_batches, len(training))} batches")
-    encoder = fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches))
+    encoder = learner.encoder(fit(job.inputs, islice(training.epoch(job.trainer.seed, 0), job.fit_batches)))
     with new_folder(folder / ENCODER) as aside:
         encoder.save(aside)
     return encoder
@@ -220,19 +186,20 @@ def _encoder(job: Job, training: Batches, folder: Path, progress: Progress) -> E
 
 def _register(
     job: Job,
+    learner: Learner,
     dataset: LoadedDataset,
     features: Mapping[str, Feature],
     registry: Registry,
     root: Path,
     run: Run,
-    result: TrainResult,
+    result: TrainResult[Any],
     encoder: Encoder,
     metrics: Mapping[str, float],
 ) -> Trained:
-    catalogue = _catalogue(dataset, result.model, encoder)
+    catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
     shutil.rmtree(artifact, ignore_errors=True)  # of an attempt that was interrupted before it was registered
-    export(
+    learner.export(
         result.model,
         encoder,
         artifact,
@@ -273,14 +240,11 @@ def catalogue_candidates(dataset: LoadedDataset) -> Int64s:
     return np.unique(rows.candidates[: rows.offsets[dataset.positions("test")[0]]])
 
 
-def _catalogue(dataset: LoadedDataset, model: Model, encoder: Encoder) -> CatalogueVectors | None:
-    """The candidates' vectors as of the test split's first request; None for a model that is not for retrieval."""
-    if not isinstance(model, RetrievalModel):
-        return None
+def _whole_catalogue(dataset: LoadedDataset) -> Batch:
+    """A batch of every candidate as of the test split's first request."""
     first, last = dataset.positions("test")
     if first == last:
         raise NotFoundError("the test split has no requests", where=dataset.compiled.dataset.place)
     known = catalogue_candidates(dataset)
     one = select_requests(dataset.spine.rows, np.array([first]))
-    batch = dataset.assemble(with_candidates(one, known, np.array([0, len(known)])), labels=False)
-    return catalogue_vectors(model, encoder, [batch], dataset.item_texts)
+    return dataset.assemble(with_candidates(one, known, np.array([0, len(known)])), labels=False)

@@ -23,8 +23,9 @@ from bedplate.errors import ConfigError, DataError
 from bedplate.layers.embedding import FusedEmbedding
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
-from bedplate.training.exchange import Exchange, PeerLostError
+from bedplate.training.exchange import Exchange
 from bedplate.training.gathering import whole_batch
+from bedplate.training.joining import PeerLostError
 from bedplate.training.merging import merge_dense, merge_sparse
 from bedplate.training.optimizer import Optimizer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -30,36 +29,9 @@ from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, not
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.report import Log, Show, Status
+from bedplate.training.result import TrainResult
 from bedplate.training.schedule import factor
 from bedplate.training.source import Batches, blocks_of
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What training gave.
-
-    Attributes:
-        model: with the weights of the best validation, ready to predict.
-        metrics: of the best validation.
-        best_at: which validation it is, from 0; with `evaluate_every` unset they are the epochs.
-        history: the metrics of every validation, `train_loss` since the one before among them.
-        steps: batches trained on, in all.
-        rows_per_second: candidates a second of training time (validation aside) in this process; 0 if nothing was left.
-        wait_share: the share of that time spent waiting for data.
-        resumed_step: the step of the checkpoint that this process went on from; 0 if it began.
-        stopped_early: whether patience ended it before the last epoch.
-    """
-
-    model: Model
-    metrics: dict[str, float]
-    best_at: int
-    history: list[dict[str, float]]
-    steps: int
-    rows_per_second: float
-    wait_share: float
-    resumed_step: int
-    stopped_early: bool
 
 
 @final
@@ -86,7 +58,9 @@ class Trainer:
         self.show = show
         self.exchange = Alone() if exchange is None else exchange
 
-    def fit(self, model: Model, encoder: Encoder, train: Batches, validation: Batches, folder: Path) -> TrainResult:
+    def fit(
+        self, model: Model, encoder: Encoder, train: Batches, validation: Batches, folder: Path
+    ) -> TrainResult[Model]:
         """Trains, or goes on from the checkpoint in `folder`.
 
         The weights after an interruption (a signal, a crash, kill -9) and another call are bit for bit those of a run
@@ -148,7 +122,7 @@ class _Run:
         self.updates = -(-self.batches // c.accumulate)  # of an epoch
         self.identity = _identity(c, model, encoder, self.batches)
 
-    def run(self) -> TrainResult:
+    def run(self) -> TrainResult[Model]:
         self.exchange.begin(self.model)
         resumed = self._resume()
         while not self._finished():

@@ -42,6 +42,8 @@ from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import sampled_logit
 from bedplate.offline.history import IndexedHistory
 from bedplate.testing.simulator import START
+from bedplate.training.comparison import measure
+from bedplate.training.predictions import PREDICTIONS, read_predictions
 from bedplate.training.report import Status
 from bedplate.training.run import catalogue_candidates, train
 from bedplate.training.whole_catalogue import CatalogueEvaluation, model_score
@@ -78,7 +80,20 @@ def test_a_job_becomes_a_version_with_its_evidence(project: Project, tmp_path: P
     assert {"log_loss", "test_auc", "test_calibration"} <= set(manifest.metrics)
     assert set(Signature.load(version.path).features()) <= set(project.graph.features)
     assert len(read_golden(version.path)) == 2
-    assert registry.run(trained.run_id).status == "finished"
+    run = registry.run(trained.run_id)
+    assert run.status == "finished"
+    measured = measure(read_predictions(run.folder), "bought")
+    assert {f"test_{name}": one.mean for name, one in measured.items()} == pytest.approx(
+        {
+            name: value
+            for name, value in trained.metrics.items()
+            if name.removeprefix("test_") in measured and name.startswith("test_")
+        }
+    )
+    rows, (first, last) = dataset.spine.rows, dataset.positions("test")
+    kept = pl.read_parquet(run.folder / PREDICTIONS).group_by("request", maintain_order=True).first()
+    assert kept["request_id"].to_list() == rows.request_ids[first:last].tolist()
+    assert kept["time"].cast(pl.Int64).to_list() == rows.times[first:last].tolist()
     assert trained.catalogue is None
     assert any("fit encodings" in s for s in steps)
 

@@ -21,9 +21,10 @@ from synthetic import Source
 
 from bedplate.errors import ConfigError, DataError
 from bedplate.training.checkpoint import load_state
-from bedplate.training.exchange import Alone, WorkerError
+from bedplate.training.exchange import Alone
 from bedplate.training.forensics import FILE
 from bedplate.training.interrupt import TrainingInterruptedError
+from bedplate.training.joining import WorkerError
 from bedplate.training.processes import started
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("parallel")]
@@ -32,6 +33,7 @@ SCRIPT = Path(__file__).with_name("run_parallel.py")
 PARENT = """
 import sys, time
 from bedplate.training.interrupt import TrainingInterruptedError
+from bedplate.training.joining import WorkerError
 from bedplate.training.processes import started
 with started([sys.executable, *sys.argv[1:]], 2) as workers:
     workers.wait_until_ready()

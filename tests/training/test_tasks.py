@@ -15,12 +15,13 @@ from bedplate.batch import Batch
 from bedplate.features.encoding import Layout
 from bedplate.layers.inputs import InputVectors
 from bedplate.metrics.report import binary_report
-from bedplate.models.base import Model, Prediction, seeded
+from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import binary_loss
 from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.models.dcn import DCN
 from bedplate.models.logistic import Logistic
+from bedplate.models.prediction import Prediction
 from bedplate.models.two_tower import TwoTower
 from bedplate.training.config import TrainerConfig
 from bedplate.training.evaluate import predict

@@ -1,0 +1,83 @@
+"""What stands between a job's batches and its artifact: a network, or an estimator of another library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bedplate.batch import Batch
+from bedplate.datasets.loaded import LoadedDataset
+from bedplate.features.encoder import Encoder
+from bedplate.features.signature import Described
+from bedplate.models.prediction import Prediction
+from bedplate.training.job import Job
+from bedplate.training.joining import Join
+from bedplate.training.packing import CatalogueVectors, GoldenBatch
+from bedplate.training.report import Log, Show
+from bedplate.training.result import TrainResult
+
+if TYPE_CHECKING:
+    from bedplate.training.source import Batches
+
+
+class Learner(Protocol):
+    """Trains a job's model, and knows what to do with it afterwards.
+
+    Attributes:
+        title: what a message calls what it trains.
+    """
+
+    title: str
+
+    def encoder(self, fitted: Encoder) -> Encoder:
+        """The encoder as the model reads it, of one that was fitted on training data."""
+        ...
+
+    def fit(
+        self, encoder: Encoder, training: Batches, validation: Batches, folder: Path, log: Log, show: Show | None
+    ) -> TrainResult[Any]:
+        """Trains, or goes on from what an interrupted call left in the folder.
+
+        Raises:
+            TrainingInterruptedError: SIGINT or SIGTERM.
+            DataError: what is learnt from holds values that are not finite.
+            StoreError: the folder holds what another job left.
+        """
+        ...
+
+    def predict(self, model: Any, encoder: Encoder, source: Batches) -> Prediction:
+        """The scores of a trained model over a source."""
+        ...
+
+    def catalogue(
+        self, model: Any, encoder: Encoder, batch: Callable[[], Batch], dataset: LoadedDataset
+    ) -> CatalogueVectors | None:
+        """The candidates' vectors of a model for retrieval, else None; `batch` has every candidate."""
+        ...
+
+    def export(
+        self,
+        model: Any,
+        encoder: Encoder,
+        folder: Path,
+        *,
+        features: Mapping[str, Described],
+        golden: Sequence[GoldenBatch],
+        catalogue: CatalogueVectors | None,
+        models: Mapping[str, str],
+    ) -> None:
+        """Writes the trained model's artifact; see `packing.write_artifact`."""
+        ...
+
+
+def learner_of(job: Job, join: Join | None = None) -> Learner:
+    """What trains a job's model; imports the library that it is made with.
+
+    Args:
+        job: the job.
+        join: how to join with other processes that train the same model; None: there are none.
+    """
+    from bedplate.training.network import Network
+
+    return Network(job, join)

@@ -1,0 +1,80 @@
+"""A job's network: made with torch, trained by `trainer.Trainer`. Satisfies `learner.Learner`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import final
+
+from bedplate.batch import Batch
+from bedplate.datasets.loaded import LoadedDataset
+from bedplate.features.encoder import Encoder
+from bedplate.features.signature import Described
+from bedplate.models.base import Model, RetrievalModel
+from bedplate.models.prediction import Prediction
+from bedplate.training.evaluate import predict
+from bedplate.training.exchange import alone
+from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
+from bedplate.training.job import Job
+from bedplate.training.joining import Join
+from bedplate.training.prefetch import Ahead
+from bedplate.training.report import Log, Show
+from bedplate.training.result import TrainResult
+from bedplate.training.source import Batches
+from bedplate.training.trainer import Trainer
+
+
+@final
+class Network:
+    """Trains the `Model` that a job's config is of.
+
+    Args:
+        job: the job.
+        join: how to join with other processes that train it; None: there are none.
+    """
+
+    __slots__ = ("_job", "_join", "title")
+
+    def __init__(self, job: Job, join: Join | None = None) -> None:
+        self._job, self._join, self.title = job, join, job.model_class.__name__
+
+    def encoder(self, fitted: Encoder) -> Encoder:
+        """The encoder itself."""
+        return fitted
+
+    def fit(
+        self, encoder: Encoder, training: Batches, validation: Batches, folder: Path, log: Log, show: Show | None
+    ) -> TrainResult[Model]:
+        """Trains the network; see `Trainer.fit`."""
+        model: Model = self._job.model_class(self._job.model, encoder.layout)
+        with alone() if self._join is None else self._join.connect() as exchange:
+            if self._join is not None:
+                exchange.of_first((self._join.fingerprint, str(folder)))
+            trainer = Trainer(self._job.trainer, log=log, show=show, exchange=exchange)
+            return trainer.fit(model, encoder, training, validation, folder)
+
+    def predict(self, model: Model, encoder: Encoder, source: Batches) -> Prediction:
+        """The scores over a source."""
+        return predict(model, encoder, source, ahead=Ahead.of(self._job.trainer))
+
+    def catalogue(
+        self, model: Model, encoder: Encoder, batch: Callable[[], Batch], dataset: LoadedDataset
+    ) -> CatalogueVectors | None:
+        """The candidates' vectors of a model for retrieval, else None."""
+        if not isinstance(model, RetrievalModel):
+            return None
+        return catalogue_vectors(model, encoder, [batch()], dataset.item_texts)
+
+    def export(
+        self,
+        model: Model,
+        encoder: Encoder,
+        folder: Path,
+        *,
+        features: Mapping[str, Described],
+        golden: Sequence[GoldenBatch],
+        catalogue: CatalogueVectors | None,
+        models: Mapping[str, str],
+    ) -> None:
+        """Writes the network's artifact; see `export`."""
+        export(model, encoder, folder, features=features, golden=golden, catalogue=catalogue, models=models)
