@@ -4,24 +4,43 @@ Numba remembers a compiled function by the file that it is in, and compiles into
 only such another file has changed, the remembered function goes on with the old code, and may give wrong values
 (https://numba.readthedocs.io/en/stable/user/jit.html#cache). So what is remembered here is also by the source of all
 that the function calls and the values of the constants that it uses, wherever they are.
+
+Two more of Numba's ways are replaced, for they make a process run what another one compiled of something else:
+
+- It counts functions in each process, the count is part of the names in the machine code, and of two pieces of code
+  with one name the first that is loaded is run for both (https://github.com/numba/numba/issues/10486). Here numbers are
+  random.
+- It numbers files in an index that is written before them: a process that is killed in between, or two that write at
+  once, leave a number for the code of something else. Here a file is named by what is in it.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import pickle
+import re
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast, final
 
 import numba
+import numba.core.bytecode
 import numba.core.caching
+import numba.core.serialize
 import numpy as np
 
 from bedplate.canonical import digest_bytes
+from bedplate.files import remove_leftovers, write_atomic
+
+log = logging.getLogger("bedplate.compiling")
 
 _FunctionCache: Any = numba.core.caching.FunctionCache
+_identity: Any = numba.core.bytecode.FunctionIdentity
+_serialize: Any = numba.core.serialize
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _CONSTANTS: tuple[type[object], ...] = (bool, int, float, str, bytes, tuple, np.generic)
@@ -75,6 +94,56 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
+def _numbers() -> Iterator[int]:
+    """Numbers of functions that no other process draws, nor one that is forked from this one; all have 19 digits."""
+    while True:
+        yield 2**62 + secrets.randbits(62)
+
+
+_identity._unique_ids = _numbers()
+_COUNTED = re.compile(r"B\dv\d+B")
+"""In a name in machine code: a number of so few digits that Numba counted it, before this file was imported."""
+
+
+@final
+class _Entries:
+    """The files of a function's compiled forms, each named by what went into it, with a digest of its content."""
+
+    def __init__(self, folder: Path, base: str, stamp: Any) -> None:
+        self._folder, self._base = folder, base
+        self._version = f"{base}.{_short(stamp)}"
+
+    def save(self, key: Any, form: Any) -> None:
+        """Writes a form, and deletes those of other versions of the function's file."""
+        content = _serialize.dumps(form)
+        path = self._path(key)
+        write_atomic(path, digest_bytes([path.name.encode(), content]).encode() + content)
+        remove_leftovers(self._folder)
+        for other in self._folder.iterdir():
+            if other.name.startswith(f"{self._base}.") and not other.name.startswith(f"{self._version}."):
+                other.unlink(missing_ok=True)
+
+    def load(self, key: Any) -> Any:
+        """A form; None: there is none, or its file is not what was written."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        begin = len(digest_bytes([]))
+        if digest_bytes([path.name.encode(), data[begin:]]).encode() != data[:begin]:
+            return None
+        return pickle.loads(data[begin:])
+
+    def _path(self, key: Any) -> Path:
+        types, *others = key
+        return self._folder / f"{self._version}.{_short([numba.__version__, [str(t) for t in types], others])}.nbc"
+
+
+def _short(value: Any) -> str:
+    return digest_bytes([repr(value).encode()])[:24]
+
+
 @final
 class _Cache(_FunctionCache):
     """Numba's cache of a function; an entry is found by `code_id` and the options too."""
@@ -82,10 +151,27 @@ class _Cache(_FunctionCache):
     def __init__(self, function: Any, options: dict[str, Any]) -> None:
         _FunctionCache.__init__(self, function)
         self._options = _text(options)
+        place: Any = self._impl.locator
+        self._cache_file = _Entries(Path(self._cache_path), self._impl.filename_base, place.get_source_stamp())
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Remembers what was compiled, if its names are its own and the disk takes it; it runs all the same."""
+        if any(_COUNTED.search(f.name) for f in data.library.get_defined_functions()):
+            _warn_once("Numba compiled parts of them before bedplate was imported: import it first")
+            return
+        try:
+            _FunctionCache.save_overload(self, sig, data)
+        except OSError as e:
+            _warn_once(f"{self._cache_path}: {e.strerror or e}")
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         of_function: Any = _FunctionCache._index_key(self, sig, codegen)
         return (*of_function, code_id(self._py_func), self._options)
+
+
+@functools.cache
+def _warn_once(why: str) -> None:
+    log.warning("compiled loops are not remembered, each process spends a minute on them (%s)", why)
 
 
 def compiled(function: _Function, **options: Any) -> _Function:
@@ -96,5 +182,8 @@ def compiled(function: _Function, **options: Any) -> _Function:
         options: further ones of `numba.njit`.
     """
     dispatcher: Any = numba.njit(nogil=True, **options)(function)
-    dispatcher._cache = _Cache(function, options)  # what `cache=True` does, with another key
+    try:
+        dispatcher._cache = _Cache(function, options)  # what `cache=True` does, with other keys and files
+    except RuntimeError:
+        _warn_once("set NUMBA_CACHE_DIR to a folder that can be written")
     return cast("_Function", dispatcher)

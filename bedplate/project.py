@@ -146,6 +146,8 @@ class Project:
         remove_leftovers(self.config.offline_path)
         builds = self.builds()
         todo = [b for b in builds if not b.is_complete]
+        if todo:
+            self.history.reserve(self.root, todo)
         with self.located():
             for build in todo:
                 build.run(progress)

@@ -159,7 +159,10 @@ ARGUMENTS: dict[str, tuple[Make, set[str]]] = {
     "Label aggregation": (lambda x: label(aggregation=x), set()),
     "Label within": (lambda x: label(within=x), set()),
     "Label at_least": (lambda x: label(at_least=x), NUMBER | {"nothing", "a negative", "a float"}),
-    "Label empty": (lambda x: label(empty=x), NUMBER | {"nothing", "a negative", "a float"}),
+    "Label empty": (
+        lambda x: label(empty=x, aggregation=Mean("price"), at_least=1),
+        NUMBER | {"nothing", "a negative", "a float"},
+    ),
     "Spine source": (lambda x: spine(source=x), {"a source"}),
     "Spine request": (lambda x: spine(request=x), set()),
     "Spine entities": (lambda x: spine(entities=x), {"an entity"}),

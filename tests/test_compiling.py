@@ -42,17 +42,17 @@ def package(tmp_path: Path) -> Path:
     """A package `bedplate` of two files with loops, one of which calls the other."""
     made = tmp_path / "bedplate"
     made.mkdir()
-    for name in ("__init__.py", "compiling.py", "canonical.py", "errors.py"):
+    for name in ("__init__.py", "compiling.py", "canonical.py", "errors.py", "files.py", "process.py"):
         (made / name).write_text("" if name == "__init__.py" else (PACKAGE / name).read_text())
     (made / "caller.py").write_text(CALLER)
     (made / "called.py").write_text(CALLED.format(answer=21))
     return made
 
 
-def run(package: Path) -> list[str]:
-    """What `doubled` gives in a process of its own, and how often it was found on disk."""
+def run(package: Path, program: str = PROGRAM) -> list[str]:
+    """What a program prints in a process of its own: what `doubled` gives, and how often it was found on disk."""
     here = {"PYTHONPATH": str(package.parent), "NUMBA_CACHE_DIR": str(package.parent / "cache")}
-    command = [sys.executable, "-c", PROGRAM]
+    command = [sys.executable, "-c", program]
     done = subprocess.run(
         command, cwd=package.parent, env=os.environ | here, capture_output=True, text=True, check=True
     )
@@ -62,6 +62,18 @@ def run(package: Path) -> list[str]:
 def test_a_second_process_compiles_nothing(package):
     assert run(package) == ["42", "0"]
     assert run(package) == ["42", "1"]
+
+
+def test_what_two_processes_compiled_is_told_apart_by_a_third(package):
+    """Numba sorts and ranks with loops of one name, to which its count gives one number too if ranks come fourth."""
+    names = ("smallest", "first", "second", "third", "fourth")
+    bodies = ("np.sort(values)[0]", "values[0]", "values[1]", "values[2]", "np.argsort(values)[0]")
+    loops = "".join(f"@compiled\ndef {n}(values):\n    return {b}\n" for n, b in zip(names, bodies, strict=True))
+    (package / "sorting.py").write_text("import numpy as np\nfrom bedplate.compiling import compiled\n" + loops)
+    values = "import numpy as np\nfrom bedplate.sorting import *\nvalues = np.arange(1000, 1100)[::-1] * 7\n"
+    run(package, values + "smallest(values)")
+    run(package, values + "first(values), second(values), third(values), fourth(values)")
+    assert run(package, values + "print(smallest(values), fourth(values))") == ["7000", "99"]
 
 
 def test_a_change_in_what_is_called_is_seen_by_the_caller(package):

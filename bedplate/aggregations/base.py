@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, final
 
 import msgspec
 
-from bedplate.aggregations.text import expression_text, shown_expression
+from bedplate.aggregations.text import expression_text, shown_input
 from bedplate.aggregations.window import Window, WindowLike, windows_of
 from bedplate.arguments import checks_arguments
 from bedplate.batch import Column, TextLookup
@@ -497,8 +497,7 @@ class Aggregation(ABC):
         """Raises `DefinitionError` unless the type is one of those accepted."""
         if got not in accepted:
             names = ", ".join(accepted)
-            given = self.selection.inputs[0]
-            shown = given.meta.root_names()[0] if given.meta.is_column() else shown_expression(given)
+            shown = shown_input(self.selection.inputs[0])
             raise DefinitionError(f"{type(self).__name__} takes {names}; got {got} from {shown}")
 
 

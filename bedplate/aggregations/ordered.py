@@ -20,6 +20,7 @@ from bedplate.aggregations.base import (
     Reduce,
     Reduction,
 )
+from bedplate.aggregations.text import shown_input
 from bedplate.aggregations.window import WindowLike
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, TextLookup
 from bedplate.errors import DefinitionError
@@ -185,8 +186,9 @@ class LastN(Aggregation):
                 f"LastN takes numbers, strings, booleans and times; got {vectors[0]}", hint="Last takes vectors"
             )
         if self.is_distinct and types[-1] is Type.FLOAT:
+            given = shown_input(self.selection.inputs[-1])
             raise DefinitionError(
-                f"distinct takes int64, string, bool, timestamp; got float64 from {self.selection.form['inputs'][-1]}",
+                f"distinct takes int64, string, bool, timestamp; got float64 from {given}",
                 hint="round it to something that recurs, and cast it to pl.Int64",
             )
         kinds = [types[i] for i in self._inputs]

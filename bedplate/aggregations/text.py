@@ -35,13 +35,22 @@ def shown_expression(expression: pl.Expr) -> str:
     >>> shown_expression(pl.col("price") * 2)
     'the expression col("price") * 2'
     >>> shown_expression(pl.sum_horizontal([pl.col("price") * i for i in range(9)]) + pl.col("item"))
-    'an expression of price, item'
+    "an expression of 'price', 'item'"
     """
     text = expression_text(expression)
     if len(text) <= _LONGEST and "\n" not in text:
         return f"the expression {text}"
     columns = list(dict.fromkeys(expression.meta.root_names()))
-    return f"an expression of {', '.join(columns[:12]) or 'no column'}"
+    return f"an expression of {', '.join(map(repr, columns[:12])) or 'no column'}"
+
+
+def shown_input(expression: pl.Expr) -> str:
+    """What an aggregation takes, for a message: a column by its quoted name, or as `shown_expression`.
+
+    >>> shown_input(pl.col("price"))
+    "'price'"
+    """
+    return f"'{expression.meta.root_names()[0]}'" if expression.meta.is_column() else shown_expression(expression)
 
 
 def _plain(text: str) -> str:

@@ -71,6 +71,8 @@ def _build(project: Project, plans: Sequence[Planned], progress: ProgressLine) -
 
     built: list[dict[str, Any]] = []
     remove_leftovers(project.config.offline_path)
+    if plans:
+        project.history.reserve(project.root, [p.build for p in plans])
     for plan in plans:
         began, before = time.perf_counter(), plan.build.size()
         with project.located():

@@ -30,7 +30,8 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
     First it says what is there and what is missing, with a rough estimate; then it builds, range after range. A lookup
     of values that need events outside of what is built is an error that says so. 'bedplate apply' builds the rest.
     Of a range before the table's first event or after its last one nothing is built, and a warning says when these are.
-    After Ctrl-C or a crash the finished parts are kept, and the same command goes on from them.
+    After Ctrl-C or a crash the finished parts are kept, and the same command goes on from them. What it builds is on
+    record as needed, until the next 'bedplate apply' says what is.
 
     \b
     Examples:
@@ -58,10 +59,13 @@ def backfill(directory: Path, view: str, begin: str | None, until: str | None, d
             click.echo(_shown(found))
             click.echo(_estimate(build))
         began, done = time.perf_counter(), False
+        if not dry_run and build.slots:
+            project.history.reserve(project.root, [build])
         if not dry_run and not build.is_complete:
             try:
                 with ProgressLine() as progress:
                     build.run(progress)
+                project.history.reserve(project.root, [build])
             except KeyboardInterrupt:
                 click.echo("interrupted: the finished parts are kept; the same command goes on from them", err=True)
                 click.get_current_context().exit(INTERRUPTED_EXIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ from bedplate.cli.tables import size, table
 if TYPE_CHECKING:
     from bedplate.offline.collect import Garbage
     from bedplate.offline.listing import TimelineFacts
+    from bedplate.offline.needs import Claim
 
 
 @click.group()
@@ -90,42 +91,84 @@ def _table(found: Sequence[TimelineFacts]) -> str:
 
 @offline.command()
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
+@click.option(
+    "--forget",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Give up what the project in this folder needs, on all its branches; may be repeated.",
+)
 @project_option
 @json_option
-def gc(directory: Path, dry_run: bool, as_json: bool) -> None:
+def gc(directory: Path, dry_run: bool, forget: tuple[Path, ...], as_json: bool) -> None:
     """Delete what no definition needs.
 
     Needed is what the definitions read of the sources as they are now, and what other projects that share the store,
-    and the other git branches of this one, needed at their last 'bedplate apply'; a branch that was deleted needs
-    nothing. Segments that were merged, indexes of earlier data, and columns of removed
-    features are not. What a running process reads, or a build is at work on, stays: it is listed as in use. All of it
-    can be built again.
+    and the other git branches of this one, needed at their last 'bedplate apply' and built by 'bedplate backfill'
+    since; a branch that was deleted needs nothing. Segments that were merged, indexes of earlier data, and columns of
+    removed features are not. What a running process reads, or a build is at work on, stays: it is listed as in use.
+    All of it can be built again.
+
+    What can't be seen from here (a project on another host, or on a disk that is not mounted) is not taken for gone:
+    its needs are kept, and listed, until --forget names it. Where git can't tell which branches there are, nothing is
+    deleted, and the exit code is 5.
 
     \b
     Examples:
       bedplate offline gc --dry-run
       bedplate offline gc
       bedplate offline gc --dry-run --json
+      bedplate offline gc --forget /mnt/old/checkout
     """
     from bedplate.offline.collect import collect
+    from bedplate.offline.needs import claims_of_others, forgettable
     from bedplate.project import Project
 
     project = Project(directory)
     path = project.config.offline_path
-    found = collect(path, project.root, project.builds(), dry_run=dry_run)
+    forgotten = [forgettable(path, folder) for folder in forget]
+    found = collect(path, project.root, project.builds(), dry_run=dry_run, forgotten=forgotten)
+    kept = [_kept(claim, path) for claim in claims_of_others(path, project.root, forgotten)]
     gone = [g for g in found if not g.in_use]
     if as_json:
         parts = [
             {"path": str(g.path.relative_to(path)), "kind": g.kind, "bytes": g.bytes, "in_use": g.in_use} for g in found
         ]
-        echo_json({"dry_run": dry_run, "garbage": parts, "bytes": sum(g.bytes for g in gone)})
+        echo_json({"dry_run": dry_run, "garbage": parts, "bytes": sum(g.bytes for g in gone), "kept": kept})
         return
+    for line in map(_kept_text, kept):
+        click.echo(line)
+    if any(k["unseen"] for k in kept):
+        click.echo("what can't be seen is kept until it is named: bedplate offline gc --forget DIR")
     if found:
         click.echo(_garbage(found, path))
     used = len(found) - len(gone)
     kinds = ", ".join(f"{n:,} {kind}{'' if n == 1 else 's'}" for kind, n in Counter(g.kind for g in gone).items())
     what = f"{kinds}, {size(sum(g.bytes for g in gone))}" if gone else "nothing"
     click.echo(f"{'would delete' if dry_run else 'deleted'} {what}{f'; {used} in use' if used else ''}")
+
+
+def _kept(claim: Claim, path: Path) -> dict[str, Any]:
+    """What a project or branch keeps, for a program."""
+    from bedplate.offline.segment import FOLDER, bytes_of
+
+    places = [path / name / FOLDER / s for name, needs in claim.timelines.items() for s in needs.segments]
+    there = [place for place in places if place.is_dir()]
+    return {
+        "root": claim.root,
+        "branch": claim.branch,
+        "commit": claim.commit,
+        "segments": len(there),
+        "bytes": sum(map(bytes_of, there)),
+        "unseen": claim.unseen,
+    }
+
+
+def _kept_text(kept: dict[str, Any]) -> str:
+    commit = f", commit {kept['commit'][:12]}" if kept["commit"] else ""
+    branch = f", branch '{kept['branch']}'" if kept["branch"] else commit
+    unseen = f" ({kept['unseen']})" if kept["unseen"] else ""
+    return f"kept for {kept['root']}{branch}: {kept['segments']:,} segments, {size(kept['bytes'])}{unseen}"
 
 
 def _garbage(found: Sequence[Garbage], path: Path) -> str:

@@ -94,7 +94,7 @@ def table_columns(
 def explained(
     path: Path, views: Sequence[FeatureView], datasets: Sequence[Dataset], root: Path | None
 ) -> Generator[None]:
-    """Says with an error of a definition that a column which it names was there at the last apply and is gone."""
+    """Says with an error that a column which it names is gone, or has another type, since the last apply."""
     try:
         yield
     except DefinitionError as error:
@@ -102,23 +102,27 @@ def explained(
         for dataset in datasets:
             negatives = [] if dataset.negatives is None else [dataset.negatives.source]
             sources += [dataset.spine.source, *(label.source for label in dataset.labels), *negatives]
-        error.hint = _lost(path, dict.fromkeys(sources), root, str(error)) or error.hint
+        error.hint = _drifted(path, dict.fromkeys(sources), root, error) or error.hint
         raise
 
 
-def _lost(path: Path, sources: Iterable[Source], root: Path | None, said: str) -> str | None:
-    """What to say where an error names a column that a table has lost."""
+def _drifted(path: Path, sources: Iterable[Source], root: Path | None, error: DefinitionError) -> str | None:
+    """What to say where an error names a column that a table has lost, or that has another type."""
     try:
         before = read_columns(path)
         changes = [(s, c) for s in sources for c in column_changes(before.get(s.name, {}), columns_of(s, root))]
     except BedplateError:  # what is reported must not hide the error that it explains
         return None
+    said = str(error)
     for source, change in changes:
-        if change.now is None and any(f"{q}{change.column}{q}" in said for q in "'\""):
-            return (
-                f"in the source '{source.name}' the {change} since the last apply: write it again, change what uses "
-                "it, or read an earlier version of the table"
+        if change.was is not None and any(f"{q}{change.column}{q}" in said for q in "'\""):
+            gone = change.now is None
+            again = "write it again" if gone else f"write it as {change.was} again"
+            text = (
+                f"in the source '{source.name}' the {change} since the last apply: {again}, change what uses it, "
+                "or read an earlier version of the table"
             )
+            return text if gone or not error.hint else f"{text}\n  {error.hint}"
     return None
 
 

@@ -65,7 +65,8 @@ class LabelEnd:
     Attributes:
         label: its name.
         source: the name of its source.
-        end: the greatest time of an event there, or of when a row could be known; microseconds.
+        end: the greatest time of an event there, or of when a row could be known; microseconds. -1: there is none. Of a
+            label that is joined by the request's id, of the rows that have one.
         stray: the rows that alone say so, if there are such.
     """
 
@@ -80,6 +81,8 @@ class LabelEnd:
         >>> print(LabelEnd("paid", "orders", 0))
           data of 'paid' end 1970-01-01T00:00:00Z, in source 'orders'
         """
+        if self.end < 0:
+            return f"  no data of '{self.label}', in source '{self.source}'"
         stray = f": {self.stray}" if self.stray is not None and self.stray.uncensored else ""
         return f"  data of '{self.label}' end {format_time(self.end)}, in source '{self.source}'{stray}"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+import polars as pl
 
 from bedplate.datasets.labels import CompiledLabel
 from bedplate.datasets.reading import read_rows
@@ -33,6 +34,7 @@ class FeedbackSummary:
         unlisted: of a request, but of a candidate that it does not have.
         early: from before their request: an error of the data, see `leaks`.
         late: from after the horizon.
+        unnamed: without the id of a request: of none, such as a click that no request led to.
     """
 
     label: str
@@ -43,18 +45,19 @@ class FeedbackSummary:
     unlisted: int
     early: int
     late: int
+    unnamed: int = 0
 
     def __str__(self) -> str:
         """A line for a person to read.
 
-        >>> print(FeedbackSummary("clicked", 10, 4, 1, 2, 0, 1, 2))
-          feedback of 'clicked': 10 rows: 4 used, 1 duplicates, 2 of unknown requests, 0 of unlisted candidates, \
-1 from before their request, 2 after the horizon
+        >>> print(FeedbackSummary("clicked", 13, 4, 1, 2, 0, 1, 2, 3))
+          feedback of 'clicked': 13 rows: 4 used, 1 duplicates, 2 of unknown requests, 0 of unlisted candidates, \
+1 from before their request, 2 after the horizon, 3 without a request
         """
         return (
             f"  feedback of '{self.label}': {self.rows:,} rows: {self.used:,} used, {self.duplicates:,} duplicates, "
             f"{self.unknown:,} of unknown requests, {self.unlisted:,} of unlisted candidates, {self.early:,} from "
-            f"before their request, {self.late:,} after the horizon"
+            f"before their request, {self.late:,} after the horizon, {self.unnamed:,} without a request"
         )
 
 
@@ -74,17 +77,20 @@ def read_feedback(
     """
     label = compiled.label
     columns = {f"key {i}": e.key for i, e in enumerate(compiled.view.view.entities)}
-    frame, snapshot = read_rows(label.source, root, label.aggregation.selection.where, columns, label.place)
+    # A row without a request is of none, whatever else it lacks; of the others the index has refused those without key.
+    others = [pl.col(column).alias(name) for name, column in columns.items()]
+    frame, snapshot = read_rows(label.source, root, label.aggregation.selection.where, {}, label.place, others)
     if snapshots.get(label.source.name, snapshot) != snapshot:
         raise DataError(
             "the source was changed since the dataset was loaded",
             where=f"{label.place}, source '{label.source.name}'",
             hint="run: bedplate apply; then open the project anew",
         )
-    keys = [encode(frame[name]) for name in columns]
-    found = _groups(keys, frame[TIME].to_numpy(), requests, label.horizon)
+    named = frame.filter(pl.col("key 0").is_not_null())
+    keys = [encode(named[name]) for name in columns]
+    found = _groups(keys, named[TIME].to_numpy(), requests, label.horizon)
     counts = np.bincount(found, minlength=6).tolist()
-    return FeedbackSummary(label.name, len(frame), *counts)
+    return FeedbackSummary(label.name, len(frame), *counts, unnamed=len(frame) - len(named))
 
 
 _USED, _DUPLICATE, _UNKNOWN, _UNLISTED, _EARLY, _LATE = range(6)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, Literal, final
 
 import numpy as np
+import polars as pl
 
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.base import Aggregation
@@ -23,9 +25,12 @@ from bedplate.features.entity import Entity, entities_of
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.base import History
 from bedplate.sources.base import Source
-from bedplate.types import Float32s, Int64s, Type, format_duration
+from bedplate.types import Array, Bools, Float32s, Int64s, Type, format_duration
 
 _NEVER_NULL = (Count, Sum, CountDistinct, ApproxCountDistinct)
+
+MASKED: Final = "masked"
+"""What a label is, for `empty=`, that is left out where its aggregation gives no value."""
 
 REQUEST = "request id"
 """The name of the entity that a label joined by request has beside its own."""
@@ -55,9 +60,13 @@ class Label:
         maturity: how long after the end of the horizon it takes until its events are complete, such as `"3d"`; needed
             where the source says by row when it could be known.
         request: the column of the source that holds the id of the request, the same as the spine's: only events of the
-            request itself count, such as clicks of one impression.
+            request itself count, such as clicks of one impression. Rows in which it is null are of no request and
+            not read, also where `end` is looked for.
         at_least: makes the label binary: 1.0 where the value is at least this, else 0.0.
-        empty: the value where no event counts, for an aggregation that gives none then (a mean, a maximum).
+        empty: what the label is where the aggregation gives no value, as a mean, a maximum or a last value do where
+            nothing happened: a number, which `at_least` is compared with too; or `"masked"`, the candidate has no label
+            then: NaN in the batch, no weight in the loss and the metrics of this task. With `at_least` it may be left
+            out, and nothing that happened is 0.0. Counts and sums are 0 where nothing happened, and take no other.
 
     Raises:
         DefinitionError: an argument does not fit.
@@ -81,7 +90,7 @@ class Label:
         maturity: str | None = None,
         request: str | None = None,
         at_least: float | None = None,
-        empty: float | None = None,
+        empty: float | Literal["masked"] | None = None,
     ) -> None:
         check_name(name, "label")
         self.name = name
@@ -103,11 +112,11 @@ class Label:
                 where=self.place,
                 hint='say after how long the events of a horizon are complete, for example maturity="3d"',
             )
-        for part, value in (("at_least", at_least), ("empty", empty)):
-            if value is not None:
-                check_number(value, f"{self.place}: {part}")
+        if at_least is not None:
+            check_number(at_least, f"{self.place}: at_least")
         self.at_least, self.empty = at_least, empty
         self._check_aggregation()
+        self._check_empty()
 
     def _check_aggregation(self) -> None:
         kind = type(self.aggregation).__name__
@@ -119,11 +128,28 @@ class Label:
             )
         if self.aggregation.looks_back:
             raise DefinitionError(f"{kind} looks back, a label looks forward", where=self.place)
-        if not isinstance(self.aggregation, _NEVER_NULL) and self.empty is None and self.at_least is None:
+
+    def _check_empty(self) -> None:
+        kind, place = type(self.aggregation).__name__, f"{self.place}: empty"
+        if isinstance(self.empty, str):
+            if self.empty != MASKED:
+                raise DefinitionError(f"got {self.empty!r}, expected a number or '{MASKED}'", where=place)
+        elif self.empty is not None:
+            check_number(self.empty, place)
+            if abs(self.empty) > float(np.finfo(np.float32).max):
+                raise DefinitionError(f"the value {self.empty} is too large for float32", where=place)
+        if isinstance(self.aggregation, _NEVER_NULL):
+            if self.empty not in (None, 0):
+                raise DefinitionError(
+                    f"got {self.empty!r}, and {kind} is 0 where no event counts",
+                    where=place,
+                    hint="leave it out; a mean, a maximum or a last value have none then",
+                )
+        elif self.empty is None and self.at_least is None:
             raise DefinitionError(
-                f"{kind} has no value where no event counts, and a label must have one",
+                f"{kind} has no value where no event counts, and the label does not say what it is then",
                 where=self.place,
-                hint="say what the label is then, for example empty=0.0",
+                hint=f"say a value, for example empty=0.0, or leave such candidates out of its task: empty='{MASKED}'",
             )
 
     @property
@@ -177,7 +203,8 @@ class CompiledLabel:
         # Named by the source, not the label: labels that differ in horizon or threshold alone share one view.
         name = f"label.{label.source.name}"
         entities = (*_of_request(label), *label.entities)
-        definition = FeatureView(name, entities, label.source, {"value": label.aggregation})
+        where = None if label.request is None else pl.col(label.request).is_not_null()
+        definition = FeatureView(name, entities, label.source, {"value": label.aggregation}, where=where)
         try:
             self.view: CompiledView = definition.compile(root)
         except DefinitionError as error:
@@ -206,7 +233,12 @@ class CompiledLabel:
         """Whether it is one of 0 and 1 by definition: a threshold, or an aggregation of a boolean column."""
         if self.label.at_least is not None:
             return True
-        return self.view.features[self.feature].type is Type.BOOL and self.label.empty in (None, 0, 1)
+        return self.view.features[self.feature].type is Type.BOOL and self.label.empty in (0, 1, MASKED)
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether a candidate has no label where the aggregation gives no value."""
+        return self.label.empty == MASKED
 
     @property
     def request_type(self) -> Type | None:
@@ -228,7 +260,8 @@ class CompiledLabel:
             split: the splits that no label may look across; None: there are none.
 
         Returns:
-            [N] float32; NaN where the request is censored, or so near to the next split that it would look into it.
+            [N] float32; NaN where the request is censored, or so near to the next split that it would look into it, or
+            where there is no value and the label is masked then.
 
         Raises:
             DataError: a value is too large for float32.
@@ -253,12 +286,24 @@ class CompiledLabel:
         column = history.ahead(self.view, [self.feature], keys, times, self.label.horizon)[self.feature]
         if not isinstance(column, Dense):
             raise DataError(f"history gave a {type(column).__name__} column, expected numbers", where=self.label.place)
-        values, present = column.values, column.present
+        present: Bools = np.ones(len(keys), np.bool_) if column.present is None else column.present
+        result = np.full(len(keys), self._where_empty(), np.float32)
+        result[present] = self._told(column.values[present])
+        return result
+
+    def _where_empty(self) -> float:
+        """What the label is where the aggregation gives no value."""
+        empty, least = self.label.empty, self.label.at_least
+        if isinstance(empty, str):
+            return math.nan
+        if empty is None:
+            return 0.0
+        return float(empty) if least is None else float(empty >= least)
+
+    def _told(self, values: Array) -> Float32s:
+        """What the label is where these are the aggregation's values."""
         if self.label.at_least is not None:
-            reached = values >= self.label.at_least
-            return (reached if present is None else reached & present).astype(np.float32)
-        if present is not None:
-            values = np.where(present, values, 0.0 if self.label.empty is None else self.label.empty)
+            return (values >= self.label.at_least).astype(np.float32)
         with np.errstate(over="ignore"):
             result = values.astype(np.float32)
         if not np.isfinite(result).all():

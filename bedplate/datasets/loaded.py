@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from bedplate.batch import Batch, Column, Dense, Ids, Ragged, TextLookup
+from bedplate.batch import Batch, Column, Dense, Ids, Ragged, TextLookup, expand
 from bedplate.datasets.dataset import CompiledDataset
 from bedplate.datasets.ends import LabelEnd, read_ends
 from bedplate.datasets.feedback import FeedbackSummary, read_feedback
@@ -24,7 +24,7 @@ from bedplate.errors import ConfigError, DataError, NotFoundError, suggest
 from bedplate.features.assemble import Candidates, Join
 from bedplate.features.model import Scorers, check_time_true
 from bedplate.offline.base import History
-from bedplate.types import LATEST_TIME, Int64s
+from bedplate.types import LATEST_TIME, Float32s, Int64s
 
 if TYPE_CHECKING:
     import polars as pl
@@ -171,9 +171,16 @@ class LoadedDataset:
         return first, max((known.positions(split)[1] for known in self._labelled.values()), default=last)
 
     def labelled(self, label: str, split: str) -> int:
-        """How many requests of a split have a label, which is known by then and does not look into the next split."""
+        """How many requests of a split have a label, which is known by then and does not look into the next split.
+
+        Of a label that is masked where its aggregation gives no value, those with a listed candidate that has one.
+        """
         first, last = self._labelled[label].positions(split)
-        return last - first
+        compiled = next(c for c in self.compiled.labels if c.label.name == label)
+        if not compiled.is_masked:
+            return last - first
+        read = self._label_of(compiled, first, last)
+        return sum(len(np.unique(expand(rows.offsets)[np.isfinite(values)])) for rows, values in read)
 
     def requests(self, split: str) -> Candidates:
         """The requests of a split in order of time, with the items that were truly chosen: each once, in order."""
@@ -298,9 +305,13 @@ class LoadedDataset:
     def _label_summary(self, label: CompiledLabel, first: int, last: int) -> tuple[int, float]:
         """Of how many listed candidates of these requests a label is known, and its mean."""
         count, total = 0, 0.0
-        for start in range(first, last, _AT_ONCE):
-            rows = select_requests(self.spine.rows, np.arange(start, min(last, start + _AT_ONCE)))
-            values = label.read(self.history, rows, self.compiled.dataset.split)
+        for _, values in self._label_of(label, first, last):
             known = values[np.isfinite(values)]
             count, total = count + len(known), total + float(known.sum(dtype=np.float64))
         return count, total / count if count else math.nan
+
+    def _label_of(self, label: CompiledLabel, first: int, last: int) -> Iterator[tuple[Candidates, Float32s]]:
+        """The listed candidates of the requests `[first, last)`, some at once, and their label."""
+        for start in range(first, last, _AT_ONCE):
+            rows = select_requests(self.spine.rows, np.arange(start, min(last, start + _AT_ONCE)))
+            yield rows, label.read(self.history, rows, self.compiled.dataset.split)

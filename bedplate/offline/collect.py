@@ -1,8 +1,9 @@
 """Garbage collection: deleting what no definition needs.
 
 Needed is what the project's definitions read of the sources as they are now, and what other projects that share the
-store read at their last apply. A model needs nothing of an index: its evidence is in its own folder. What a process
-reads is kept until it ends, and a timeline at which a build is at work is left as it is.
+store read at their last apply, also where their folder can't be seen from here. A model needs nothing of an index: its
+evidence is in its own folder. What a process reads is kept until it ends, and a timeline at which a build is at work is
+left as it is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import final
 from bedplate.files import aside, leftovers
 from bedplate.offline.buckets import BUILDING
 from bedplate.offline.extend import Build, needs_of
-from bedplate.offline.needs import Needs, needs_of_others
+from bedplate.offline.needs import Needs, claims_of_others, forget, needs_of_others
 from bedplate.offline.segment import FOLDER, Lock, bytes_of
 
 _KINDS = ("columns", "reductions")
@@ -40,7 +41,9 @@ class Garbage:
     in_use: bool
 
 
-def collect(store: Path, root: Path, builds: Sequence[Build], *, dry_run: bool) -> list[Garbage]:
+def collect(
+    store: Path, root: Path, builds: Sequence[Build], *, dry_run: bool, forgotten: Sequence[Path] = ()
+) -> list[Garbage]:
     """Deletes what no definition needs.
 
     Args:
@@ -48,21 +51,25 @@ def collect(store: Path, root: Path, builds: Sequence[Build], *, dry_run: bool) 
         root: the project's folder.
         builds: the builds of all views and labels that the project has.
         dry_run: finds it only.
+        forgotten: folders of projects whose needs do not count, and whose records are deleted.
 
     Returns:
         what was deleted, or would be, and what stays only because a process uses it.
 
     Raises:
-        StoreError: it is not known what another project needs.
+        StoreError: it is not known what another project or branch needs.
         OSError: a file can't be deleted.
     """
     if not store.is_dir():
         return []
+    claims_of_others(store, root, forgotten)  # refused before anything is deleted
+    if not dry_run:
+        forget(store, forgotten)
     found: list[Garbage] = []
     for timeline in sorted(p for p in store.iterdir() if (p / "timeline.json").exists() and p.name[0] != "."):
         lock = Lock.alone(timeline)
         needed = needs_of(builds)
-        for name, needs in needs_of_others(store, root).items():
+        for name, needs in needs_of_others(store, root, forgotten).items():
             needed.setdefault(name, Needs()).add(needs)
         for path, kind, owner in list(_unneeded(timeline, needed)):
             garbage = Garbage(path, kind, bytes_of(path), in_use=lock is None)

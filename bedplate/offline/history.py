@@ -49,6 +49,20 @@ class IndexedHistory(History):
         """
         return Build(self._path, view, self._budget, self._threads, span or Span())
 
+    def reserve(self, root: Path, builds: Sequence[Build]) -> None:
+        """Puts on record what some builds make, beside what the project needs already, so that no `gc` deletes it.
+
+        Before a build, so that its finished parts are kept too, and after one that `finish` does not follow.
+
+        Args:
+            root: the project's folder.
+            builds: the builds.
+
+        Raises:
+            StoreError: the store can't be written.
+        """
+        record_needs(self._path, root, needs_of(builds), more=True)
+
     def finish(self, root: Path, builds: Sequence[Build], progress: Progress = lambda _: None) -> None:
         """What follows the builds of a project's views: merges segments where there are many, records what is needed.
 

@@ -40,7 +40,7 @@ from bedplate.offline.mapped import open_array, release
 from bedplate.offline.texts import Texts
 from bedplate.types import Array, Int64s, Type
 
-FORMAT = 3
+FORMAT = 4
 """The version of the layout; part of every timeline's id, so that an old layout is never read by new code."""
 
 

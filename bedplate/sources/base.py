@@ -13,7 +13,7 @@ import polars as pl
 from bedplate.arguments import checks_arguments
 from bedplate.canonical import calls_python, digest_bytes, expression_form
 from bedplate.errors import BedplateError, DataError, DefinitionError, reason, suggest
-from bedplate.sources.pruning import Bounds
+from bedplate.sources.pruning import Bounds, is_narrow
 from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, Type, format_duration, parse_duration, type_of
 
 Prepare: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -256,14 +256,14 @@ class Source:
         return open_table(self._table, root, self._place)
 
     def schema(self, root: Path | None = None) -> Mapping[str, pl.DataType]:
-        """The columns after `prepare`.
+        """The columns after `prepare`, as row expressions see them: integers are int64, see `events`.
 
         Raises:
             DefinitionError: `prepare` fails on the table's columns, or the column of times, of availability or of the
                 sequence is missing or of a wrong type.
         """
         raw = self.table(root).schema()
-        schema = self._prepared(pl.LazyFrame(schema=raw)).collect_schema()
+        schema = self._widened(pl.LazyFrame(schema=raw)).collect_schema()
         for part, column in self._columns().items():
             if column not in schema:
                 raise DefinitionError(
@@ -296,16 +296,18 @@ class Source:
     def events(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         """The prepared rows of a part of the table (all of it, or a micro-batch), event times in the column `TIME`.
 
-        Where the source declares them, there are the columns `AVAILABLE` and `SEQUENCE` too.
+        Where the source declares them, there are the columns `AVAILABLE` and `SEQUENCE` too. Integers of up to 32 bits
+        are int64, so that no row expression over them wraps round at the width that a table happens to store; floats
+        and 64-bit integers are as the cleaning step gives them.
         """
-        schema = self._prepared(raw.clear()).collect_schema()
+        schema = self._widened(raw.clear()).collect_schema()
         columns = [
             pl.lit(EARLIEST_TIME, pl.Int64).alias(name)
             if name == TIME and self.time == ALWAYS
             else epoch_micros(pl.col(column), schema[column]).alias(name)
             for name, column in self.order_columns().items()
         ]
-        return self._prepared(raw).with_columns(columns)
+        return self._widened(raw).with_columns(columns)
 
     def during(self, raw: pl.LazyFrame, begin: int | None, until: int | None) -> pl.Expr:
         """The condition on `events(raw)` that an event is in a range of times; a row without a time meets it too.
@@ -320,7 +322,7 @@ class Source:
         """
         name, dtype = TIME, pl.Int64()
         if self.time != ALWAYS:
-            found = self._prepared(raw.clear()).collect_schema()[self.time]
+            found = self._widened(raw.clear()).collect_schema()[self.time]
             name, dtype = (self.time, found) if is_time(found) else (name, dtype)
         time, inside = pl.col(name), pl.lit(value=True)
         if begin is not None:
@@ -353,6 +355,13 @@ class Source:
     def has_integers(self, raw: pl.LazyFrame, column: str) -> bool:
         """Whether a column of these rows, cleaned, holds integers and not datetimes or dates."""
         return column != ALWAYS and self._prepared(raw.clear()).collect_schema()[column].is_integer()
+
+    def _widened(self, raw: pl.LazyFrame) -> pl.LazyFrame:
+        """The prepared rows, narrow integers as int64."""
+        rows = self._prepared(raw)
+        schema = self._prepared(raw.clear()).collect_schema()
+        narrow = [column for column, dtype in schema.items() if is_narrow(dtype)]
+        return rows.with_columns(pl.col(narrow).cast(pl.Int64)) if narrow else rows
 
     def _prepared(self, raw: pl.LazyFrame) -> pl.LazyFrame:
         if self.prepare is None:

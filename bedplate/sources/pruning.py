@@ -28,6 +28,7 @@ _OPERATORS: Mapping[Operator, Callable[[Any, Any], Any]] = {
 _MIRRORED: Mapping[Operator, Operator] = {"==": "==", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _CLOSED: Sequence[Literal["both", "left", "right", "none"]] = ("both", "left", "right", "none")
 _CUT = timedelta(microseconds=999)
+_NARROW = frozenset({pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32})
 
 
 @final
@@ -146,7 +147,7 @@ def _or_null(left: pl.Expr, right: pl.Expr, schema: Mapping[str, pl.DataType]) -
     """The terms of a condition that a null meets too: one of its two parts asks for a null."""
     for null, other in ((right, left), (left, right)):
         column = null.meta.root_names()
-        if len(column) == 1 and pl.col(column[0]).is_null().meta.eq(null):
+        if len(column) == 1 and any(f.is_null().meta.eq(null) for f in _forms(column[0], schema)):
             return [replace(t, or_null=True) for t in terms_of(other, schema) if t.column == column[0]]
     return []
 
@@ -193,10 +194,28 @@ def _constant(expression: pl.Expr) -> Any:
     return values[0]
 
 
+def is_narrow(dtype: pl.DataType | None) -> bool:
+    """Whether values are integers of up to 32 bits: as int64 they are the same, and compare alike."""
+    return dtype is not None and dtype.base_type() in _NARROW
+
+
+def _forms(name: str, schema: Mapping[str, pl.DataType]) -> list[pl.Expr]:
+    """A column, and if it holds narrow integers the same widened: Polars drops the check of a cast that can't fail."""
+    column = pl.col(name)
+    casts = [column.cast(pl.Int64, strict=strict) for strict in (True, False)]
+    return [column, *casts] if is_narrow(schema.get(name)) else [column]
+
+
+def _named(column: pl.Expr, schema: Mapping[str, pl.DataType]) -> str | None:
+    """The name of a column that is bare or widened; None: it is another expression."""
+    names = column.meta.root_names()
+    return names[0] if len(names) == 1 and any(f.meta.eq(column) for f in _forms(names[0], schema)) else None
+
+
 def _term(column: pl.Expr, operator: Operator, value: Any, schema: Mapping[str, pl.DataType]) -> Term | None:
-    if not column.meta.is_column():
+    name = _named(column, schema)
+    if name is None:
         return None
-    name = column.meta.root_names()[0]
     dtype = schema.get(name)
     # To Polars NaN is greater than every number; the bounds that writers keep leave it out.
     is_bounded = operator in ("==", "<", "<=") or dtype != pl.Float64

@@ -169,7 +169,7 @@ def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
                 f"label '{job.model.label}' is known for none of the {last - first:,} requests of the split '{split}'",
                 where=f"{job.place}: dataset '{job.dataset}'",
                 hint="its horizon, with its maturity, runs past the end of the data or into the next split: choose "
-                "other times for the split",
+                "other times for the split; or it is masked where nothing happened, and nothing did",
             )
 
 

@@ -162,21 +162,21 @@ FRAME = pl.DataFrame(
 SOURCE, USER = Source("e", FRAME, time="time"), Entity("user", key="user")
 
 UNFIT = [
-    (TopK("f", 2), "TopK takes int64, string, bool, timestamp; got float64 from f"),
-    (Histogram("f", [1]), "Histogram takes int64, string; got float64 from f"),
-    (Histogram("b", [1]), "Histogram takes int64, string; got bool from b"),
+    (TopK("f", 2), "TopK takes int64, string, bool, timestamp; got float64 from 'f'"),
+    (Histogram("f", [1]), "Histogram takes int64, string; got float64 from 'f'"),
+    (Histogram("b", [1]), "Histogram takes int64, string; got bool from 'b'"),
     (Histogram("s", [1]), "the categories are integers, the values string"),
     (Histogram("n", ["1"]), "the categories are strings, the values int64"),
     (Quantile("s", 0.5), "expected a number or boolean"),
     (Quantile("t", 0.5), "expected a number or boolean"),
-    (ApproxCountDistinct("f"), "ApproxCountDistinct takes int64, string, bool, timestamp; got float64 from f"),
-    (TopK("e", 2), "TopK takes int64, string, bool, timestamp; got .* from e"),
-    (Histogram("e", [1]), "Histogram takes int64, string; got .* from e"),
+    (ApproxCountDistinct("f"), "ApproxCountDistinct takes int64, string, bool, timestamp; got float64 from 'f'"),
+    (TopK("e", 2), "TopK takes int64, string, bool, timestamp; got .* from 'e'"),
+    (Histogram("e", [1]), "Histogram takes int64, string; got .* from 'e'"),
     (Quantile("e", 0.5), "expected a number or boolean"),
     (Quantile("d", 0.5), "expected a number or boolean"),
-    (ApproxCountDistinct("e"), "ApproxCountDistinct takes int64, string, bool, timestamp; got .* from e"),
+    (ApproxCountDistinct("e"), "ApproxCountDistinct takes int64, string, bool, timestamp; got .* from 'e'"),
     (LastN("n", 2, distinct="e"), "LastN takes numbers, strings, booleans and times"),
-    (LastN("n", 2, distinct="f"), "distinct takes int64, string, bool, timestamp; got float64 from f"),
+    (LastN("n", 2, distinct="f"), "distinct takes int64, string, bool, timestamp; got float64 from 'f'"),
     (LastN("n", 2, distinct="missing"), "unknown column 'missing'"),
 ]
 

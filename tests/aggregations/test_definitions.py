@@ -37,7 +37,7 @@ def test_the_type_of_the_value(aggregation, kind):
     if kind in GIVEN[aggregation]:
         assert aggregation("x").outputs([kind]) == (Output("", GIVEN[aggregation][kind]),)
     else:
-        with pytest.raises(DefinitionError, match=f"{aggregation.__name__} takes .*; got {kind} from x"):
+        with pytest.raises(DefinitionError, match=f"{aggregation.__name__} takes .*; got {kind} from 'x'"):
             aggregation("x").outputs([kind])
 
 

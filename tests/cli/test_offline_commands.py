@@ -12,6 +12,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from bedplate.cli.main import run
+from bedplate.offline.extend import Build
+from bedplate.offline.needs import needs_of_others
+from bedplate.project import Project
 from bedplate.testing.simulator import START
 from bedplate.types import DAY, format_time
 
@@ -59,6 +63,74 @@ def test_a_source_that_changed_is_told_with_all_that_was_indexed(folder: Path, c
     for record in (folder / ".bedplate" / "offline" / "needs").glob("*.json"):
         record.write_text("{")
     assert "changed since its index was built: it is 3 files, 30 rows now" in call("plan")[1]
+
+
+def another(folder: Path, shared: Path) -> Path:
+    """A project without definitions that shares the other's store."""
+    other = folder.parent / f"{folder.name}-other"
+    other.mkdir()
+    (other / "bedplate.toml").write_text(f'[offline]\npath = "{shared}"\n')
+    return other
+
+
+def test_what_a_backfill_built_or_began_is_kept_by_the_gc_of_others(
+    folder: Path, call: Any, monkeypatch: Any, capsys: Any
+) -> None:
+    store = folder / ".bedplate" / "offline"
+    other, words = another(folder, store), ("backfill", "visits", "--from", format_time(START), "--to")
+    recorded: list[int] = []
+    ran = Build.run
+
+    def run_and_look(build: Build, *rest: Any) -> Any:
+        recorded.append(len(needs_of_others(store, other)))  # it is on record before it is built
+        return ran(build, *rest)
+
+    monkeypatch.setattr(Build, "run", run_and_look)
+    assert call(*words, format_time(START + DAY))[0] == 0
+    assert call(*words, format_time(START + 2 * DAY))[0] == 0
+    assert recorded == [1, 1]
+    assert run(["offline", "gc", "--project", str(other)]) == 0
+    assert capsys.readouterr().out.endswith("deleted nothing\n")
+    assert json.loads(call(*words, format_time(START + 2 * DAY), "--json")[1])["built"] is False
+    assert json.loads(call("offline", "gc", "--json")[1])["garbage"] == []
+
+
+def test_an_apply_puts_on_record_what_it_is_about_to_build(folder: Path, call: Any, monkeypatch: Any) -> None:
+    store = folder / ".bedplate" / "offline"
+
+    def stop(*_: Any) -> None:
+        assert len(needs_of_others(store, folder.parent)) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Build, "run", stop)
+    assert call("apply")[0] == 130
+    (store / "needs").rename(store / "before")
+    with pytest.raises(KeyboardInterrupt):
+        Project(folder).apply()
+
+
+def test_gc_lists_what_it_keeps_for_whom_and_forgets_a_project_by_name(folder: Path, call: Any, capsys: Any) -> None:
+    other = another(folder, folder / ".bedplate" / "offline")
+    assert call("apply")[0] == 0
+    (folder / "bedplate.toml").rename(folder / "away")
+    gc = ["offline", "gc", "--project", str(other)]
+    assert run([*gc, "--json"]) == 0
+    (kept,) = json.loads(capsys.readouterr().out)["kept"]
+    assert (kept["root"], kept["segments"]) == (str(folder), 1)
+    assert kept["bytes"] > 0
+    assert kept["unseen"] == "its folder can't be seen from here"
+    assert run(gc) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"kept for {folder}: 1 segments, ")
+    assert lines[0].endswith(" (its folder can't be seen from here)")
+    assert lines[1:] == [
+        "what can't be seen is kept until it is named: bedplate offline gc --forget DIR",
+        "deleted nothing",
+    ]
+    assert run([*gc, "--forget", str(folder / "none")]) == 4
+    assert "nothing is on record for the project" in capsys.readouterr().err
+    assert run([*gc, "--forget", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("deleted 1 segment, ")
 
 
 ENDED = """

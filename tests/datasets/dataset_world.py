@@ -55,7 +55,10 @@ class OracleHistory(History):
         return columns
 
     def end(self, view: CompiledView) -> int:
-        return view.view.source.scan(view.root).select(pl.col("__time__").max()).collect().item()
+        events = view.view.source.scan(view.root)
+        counted = events if view.view.where is None else events.filter(view.view.where)
+        end = counted.select(pl.col("__time__").max()).collect().item()
+        return -1 if end is None else end
 
 
 def built(folder: Path, views: Sequence[CompiledView]) -> IndexedHistory:
@@ -102,6 +105,7 @@ def shop_labels(source: Source) -> tuple[Label, ...]:
         Label("again", (USER, ITEM), source, Count(), within="6h", at_least=1),
         Label("quantity", USER, source, Sum("quantity"), within="3h"),
         Label("price", ITEM, source, Mean("price"), within="1h", empty=-1.0),
+        Label("paid", ITEM, source, Mean("price"), within="1h", empty="masked"),
     )
 
 

@@ -146,6 +146,28 @@ def test_a_column_that_is_gone_is_explained_where_it_is_missed(shop, capsys):
     assert "last apply" not in capsys.readouterr().err  # a misspelt name is none that was there
 
 
+@pytest.mark.parametrize(
+    ("column", "view"),
+    [
+        ("price", 'Sum("price")'),
+        ("price", 'Sum(pl.col("price") * 2)'),
+        ("count", 'Sum("price", where=pl.col("count") > 1)'),
+    ],
+)
+def test_a_type_that_breaks_loading_is_explained(shop, capsys, column, view):
+    direct = FEATURES.split(", prepare=", maxsplit=1)[0] + ")\n" + FEATURES.split("\n", 3)[3]
+    (shop / "features.py").write_text(direct.replace('Sum("paid")', view))
+    Project(shop).apply()
+    write(shop, ROWS.cast({column: pl.String}))
+    for words in (["plan"], ["apply"], ["lookup", "spending.sum", "--key", "user=1", "--time", "2026-01-03"]):
+        assert run(words) == 2
+        was = ROWS.schema[column]
+        assert (
+            f"in the source 'orders' the column '{column}' was {was}, is String now since the last apply: "
+            f"write it as {was} again, change what uses it, or read an earlier version of the table"
+        ) in capsys.readouterr().err
+
+
 def test_files_that_disagree_are_told_with_those_who_use_the_column(shop, capsys):
     write(shop, ROWS.with_columns(time=pl.col("time") + timedelta(days=9)).cast({"price": pl.Float32}), "b")
     drift = plan(capsys)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bedplate.aggregations.arithmetic import Count, Sum
+from bedplate.aggregations.extremes import Max
 from bedplate.datasets.audit import audit
 from bedplate.datasets.dataset import Dataset
 from bedplate.datasets.feedback import FeedbackSummary
@@ -34,7 +37,7 @@ def impressions(requests: int) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["request", "user", "item", "time"], orient="row")
 
 
-def clicks(*rows: tuple[str, str, int]) -> Source:
+def clicks(*rows: tuple[str | None, str | None, int]) -> Source:
     """Clicks of (request, item, minutes after START), and one a month later that ends the data."""
     frame = pl.DataFrame([*rows, ("", "", 30 * 1440)], schema=["on", "item", "minute"], orient="row")
     frame = frame.with_columns(time=START + pl.col("minute") * MINUTE, paid=pl.col("minute") % 7)
@@ -58,7 +61,9 @@ def everything(dataset: LoadedDataset):
 @settings(max_examples=25)
 @given(
     rows=st.lists(
-        st.tuples(st.sampled_from([f"r{i}" for i in range(7)]), st.sampled_from(ITEMS), st.integers(-30, 7 * 60)),
+        st.tuples(
+            st.sampled_from([None, *(f"r{i}" for i in range(7))]), st.sampled_from(ITEMS), st.integers(-30, 7 * 60)
+        ),
         max_size=30,
     ),
     within=st.sampled_from(["30m", "2h"]),
@@ -68,22 +73,28 @@ def test_labels_by_request_equal_a_loop(tmp_path_factory, rows, within):
     labels = [
         Label("clicked", ITEM, source, Count(), within=within, request="on", at_least=1),
         Label("paid", (), source, Sum("paid"), within=within, request="on"),
+        Label("dearest", ITEM, source, Max("paid"), within=within, request="on", empty="masked"),
+        Label("dear", (), source, Max("paid"), within=within, request="on", at_least=3, empty="masked"),
     ]
     dataset = load(make(labels))
-    expected: dict[str, list[float]] = {"clicked": [], "paid": []}
+    expected: dict[str, list[float]] = {label.name: [] for label in labels}
     found = [(on, item, START + m * MINUTE, m % 7) for on, item, m in rows]
     for request, _, item, time in impressions(6).iter_rows():
         inside = [f for f in found if f[0] == request and time <= f[2] < time + horizon]
         expected["clicked"].append(float(any(f[1] == item for f in inside)))
         expected["paid"].append(float(sum(f[3] for f in inside)))
-    assert {n: v.tolist() for n, v in everything(dataset).items()} == expected
+        expected["dearest"].append(max((f[3] for f in inside if f[1] == item), default=math.nan))
+        expected["dear"].append(max((float(f[3] >= 3) for f in inside), default=math.nan))
     history = built(tmp_path_factory.mktemp("history"), dataset.compiled.views)
-    assert {n: v.tolist() for n, v in everything(load(make(labels), history)).items()} == expected
+    for loaded in (dataset, load(make(labels), history)):
+        for name, values in everything(loaded).items():
+            np.testing.assert_array_equal(values, expected[name], name)
     groups = dataset.feedback()[0]
     shown = {(r, i): t for r, _, i, t in impressions(6).iter_rows()}
     times = {r: t for (r, _), t in shown.items()}
     assert groups.rows == len(rows) + 1
-    assert groups.unknown == 1 + sum(on not in times for on, *_ in found)
+    assert groups.unnamed == sum(on is None for on, *_ in found)
+    assert groups.unknown == 1 + sum(on is not None and on not in times for on, *_ in found)
     assert groups.unlisted == sum(on in times and (on, item) not in shown for on, item, *_ in found)
     listed = [(on, item, t - times[on]) for on, item, t, _ in found if (on, item) in shown]
     assert groups.early == sum(t < 0 for *_, t in listed)
@@ -94,13 +105,53 @@ def test_labels_by_request_equal_a_loop(tmp_path_factory, rows, within):
 
 def test_every_row_of_feedback_is_counted():
     source = clicks(
-        ("r1", "a", 65), ("r1", "a", 66), ("r9", "a", 70), ("r1", "c", 70), ("r2", "b", 100), ("r2", "b", 300)
+        ("r1", "a", 65), ("r1", "a", 66), ("r9", "a", 70), ("r1", "c", 70), ("r2", "b", 100), ("r2", "b", 300),
+        (None, "a", 70), (None, None, 71), (None, None, 60 * 1440),
     )  # fmt: skip
     label = Label("clicked", ITEM, source, Count(), within="1h", request="on", at_least=1)
     dataset = load(make(label))
-    expected = FeedbackSummary("clicked", 7, used=1, duplicates=1, unknown=2, unlisted=1, early=1, late=1)
+    expected = FeedbackSummary("clicked", 10, used=1, duplicates=1, unknown=2, unlisted=1, early=1, late=1, unnamed=3)
     assert dataset.feedback() == (expected,)
     assert str(expected) in str(dataset.summary())
+
+
+def test_rows_without_a_request_build_no_index_and_do_not_end_the_data(tmp_path):
+    label = Label("clicked", ITEM, clicks((None, None, 60 * 1440)), Count(), within="1h", request="on")
+    dataset = make(label).compile(GRAPH)
+    history = built(tmp_path, dataset.views)
+    assert LoadedDataset(dataset, history).ends()[0].end == START + 30 * DAY
+
+
+@pytest.mark.parametrize("rows", [pl.col("item") == "none", pl.col("on").is_null()])
+def test_without_a_row_of_any_request_nothing_is_known(tmp_path, rows):
+    frame = clicks((None, "a", 65), ("r1", "a", 65)).table().scan().filter(rows).collect()
+    label = Label("clicked", ITEM, Source("clicks", frame, time="time"), Count(), within="1h", request="on")
+    dataset = make(label).compile(GRAPH)
+    for history in (OracleHistory(), built(tmp_path, dataset.views)):
+        loaded = LoadedDataset(dataset, history)
+        assert np.isnan(everything(loaded)["clicked"]).all()
+        assert "\n  no data of 'clicked', in source 'clicks'\n" in str(loaded.summary())
+        assert loaded.feedback()[0].unnamed == len(frame)
+
+
+def test_a_row_with_a_request_and_without_the_candidate_is_refused(tmp_path):
+    label = Label("clicked", ITEM, clicks(("r1", None, 65)), Count(), within="1h", request="on")
+    with pytest.raises(DataError, match=r"column 'item': 1 of 2 rows have no key"):
+        built(tmp_path, make(label).compile(GRAPH).views)
+
+
+def test_a_masked_label_is_counted_where_something_happened():
+    source = clicks(("r30", "a", 1805), ("r32", "a", 1925), ("r32", "b", 1930))
+    labels = [
+        Label(n, ITEM, source, Max("paid"), within="1h", request="on", empty=e)
+        for n, e in (("masked", "masked"), ("zero", 0))
+    ]
+    dataset = load(make(labels, requests=60))
+    validation = dataset.summary().splits[1]
+    assert (validation.requests, validation.listed) == (36, 72)
+    total = 1805 % 7 + 1925 % 7 + 1930 % 7
+    assert validation.labels == {"masked": (3, total / 3), "zero": (72, total / 72)}
+    assert [dataset.labelled(name, "validation") for name in ("masked", "zero")] == [2, 36]
 
 
 def test_a_condition_leaves_rows_out_of_the_counts():

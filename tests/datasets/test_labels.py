@@ -59,6 +59,9 @@ def test_labels_equal_a_loop_over_the_events(seed, within, delay, entities):
         Label("some", entities, source, Sum("quantity"), within=within, at_least=5),
         Label("mean", entities, source, Mean("price"), within=within, empty=-2.0),
         Label("cheap", entities, source, Mean("price"), within=within, at_least=-1.0),
+        Label("paid", entities, source, Mean("price"), within=within, empty="masked"),
+        Label("dear", entities, source, Mean("price"), within=within, at_least=20.0, empty="masked"),
+        Label("at_most", entities, source, Mean("price"), within=within, at_least=20.0, empty=99.0),
     ]
     rows, horizon = asked(seed), parse_duration(within)
     keys = {"user": frame["user"].to_list(), "item": string_ids(frame["item"].to_list())}
@@ -74,11 +77,15 @@ def test_labels_equal_a_loop_over_the_events(seed, within, delay, entities):
             ]
             prices = [e["price"] for e in events if e["price"] is not None and not math.isnan(e["price"])]
             if rows.times[r] + horizon > frame["time"].max():
-                expected.append([math.nan] * 4)
+                expected.append([math.nan] * len(labels))
                 continue
             quantity = sum(e["quantity"] for e in events if e["quantity"] is not None)
             mean = sum(prices) / len(prices) if prices else None
-            expected.append([len(events), float(quantity >= 5), -2.0 if mean is None else mean, float(bool(prices))])
+            if mean is None:
+                expected.append([len(events), float(quantity >= 5), -2.0, 0.0, math.nan, math.nan, 1.0])
+            else:
+                dear = float(mean >= 20)
+                expected.append([len(events), float(quantity >= 5), mean, 1.0, mean, dear, dear])
     compiled = [label.compile() for label in labels]
     with TemporaryDirectory() as folder:
         for history in (OracleHistory(), built(Path(folder), [c.view for c in compiled])):
@@ -119,7 +126,11 @@ def test_a_value_beyond_float32_is_refused():
         ({"aggregation": Count(windows="7d")}, "expected none"),
         ({"aggregation": Sum("quantty")}, "did you mean 'quantity'"),
         ({"aggregation": Sum("kind")}, "Sum takes"),
-        ({"aggregation": Mean("price")}, "for example empty=0.0"),
+        ({"aggregation": Mean("price")}, "for example empty=0.0, or leave such candidates out of its task: empty='ma"),
+        ({"aggregation": Mean("price"), "empty": "drop"}, "empty: got 'drop', expected a number or 'masked'"),
+        ({"aggregation": Mean("price"), "empty": 1e300}, "too large for float32"),
+        ({"empty": "masked"}, "got 'masked', and Count is 0 where no event counts"),
+        ({"aggregation": Sum("quantity"), "empty": 3, "at_least": 1}, "got 3, and Sum is 0 where no event counts"),
         ({"aggregation": Max("seen"), "empty": 0.0}, "expected one number"),
         ({"aggregation": Last("kind"), "empty": 0.0}, "expected one number"),
         ({"aggregation": LastN("price", 3), "empty": 0.0}, "list of float64, expected one number"),

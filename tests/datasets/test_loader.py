@@ -77,7 +77,7 @@ def test_every_value_of_every_batch_equals_the_oracle(seed, negatives):
                     assert_close(batch.request[name], column, name)
                 for name, column in expected.item.items():
                     assert_close(batch.item[name], column, name)
-                assert list(batch.labels) == ["again", "quantity", "price"]
+                assert list(batch.labels) == ["again", "quantity", "price", "paid"]
                 for name, values in expected.labels.items():
                     np.testing.assert_allclose(batch.labels[name], values, rtol=1e-6, err_msg=name)
 

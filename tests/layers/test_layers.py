@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -101,3 +102,26 @@ def test_padding_row_is_never_trained(sparse, monkeypatch):
     gradient = gradient.to_dense()
     assert gradient[3].tolist() == [2.0] * 4
     assert gradient[torch.arange(10) != 3].abs().sum() == 0
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_gradient_of_rows_is_that_of_torch(sparse, monkeypatch):
+    """Of ids that come often, of padding, and of two lookups in one step."""
+    monkeypatch.setattr(embedding_module, "SPARSE_ROWS", 0 if sparse else 1000)
+    table, ids, others = FusedEmbedding(50, 3), torch.randint(0, 20, (40, 5)), torch.randint(0, 50, (7,))
+    factors = torch.randn(40, 5, 3)
+
+    def gradient(look_up):
+        table.weight.grad = None
+        loss = (look_up(ids) * factors).sum() + look_up(others).square().sum()
+        loss.backward()
+        return loss.item(), table.weight.grad
+
+    loss, got = gradient(table)
+    expected_loss, expected = gradient(partial(torch.nn.functional.embedding, weight=table.weight, padding_idx=0))
+    assert loss == expected_loss
+    assert got.is_sparse is sparse
+    torch.testing.assert_close(got.to_dense(), expected)
+    assert got.to_dense()[0].abs().sum() == 0
+    rows = got.coalesce().indices()[0] if sparse else torch.arange(50)
+    assert torch.equal(rows, rows.unique())

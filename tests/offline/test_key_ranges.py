@@ -71,6 +71,17 @@ def test_rows_are_in_order_of_key_time_and_arrival(found, ranges, threads, guess
     assert order.offsets[0] == 0
 
 
+def test_a_batch_that_is_earlier_than_the_one_before_is_put_in_order_of_time():
+    """Each batch is in order of time, and the whole is not."""
+    arranger = KeyRanges(key_ranges._ROWS)
+    keys, times = np.array([[5], [5], [5], [5]]), np.array([20, 30, 10, 25])
+    for begin in (0, 2):
+        arranger.arrange(Rows(times[begin : begin + 2], keys[begin : begin + 2], ()))
+    ranged = arranger.rows(Rows(times, keys, ()))
+    assert not ranged.ascending
+    assert times[ranged.order(1).order].tolist() == [10, 20, 25, 30]
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """What an index holds, but for how long it took."""
     found = {p: p.read_bytes() for p in sorted(folder.rglob("*.npy"))}

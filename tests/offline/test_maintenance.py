@@ -287,7 +287,7 @@ def test_an_index_of_an_earlier_version_is_collected(tmp_path, dry_run):
     assert old.exists() == dry_run
 
 
-def test_what_another_project_needs_is_kept_until_it_is_gone(tmp_path):
+def test_what_another_project_needs_is_kept_until_it_is_forgotten(tmp_path):
     store, other = tmp_path / "store", tmp_path / "other"
     other.mkdir()
     (other / "bedplate.toml").touch()
@@ -296,7 +296,9 @@ def test_what_another_project_needs_is_kept_until_it_is_gone(tmp_path):
     record_needs(store, other, needs_of([IndexedHistory(store).build(view)]))
     assert garbage(store, root=tmp_path / "mine") == []
     (other / "bedplate.toml").unlink()
-    assert garbage(store, root=tmp_path / "mine") == [("segment", False)]
+    assert garbage(store, root=tmp_path / "mine") == []
+    found = collect(store, tmp_path / "mine", [], dry_run=False, forgotten=[other])
+    assert [g.kind for g in found] == ["segment"]
 
 
 def test_the_listing_says_who_reads_a_segment_and_what_it_took(tmp_path):

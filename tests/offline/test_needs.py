@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import polars as pl
 import pytest
 
 from bedplate.aggregations.arithmetic import Count, Sum
-from bedplate.errors import StoreError
+from bedplate.errors import NotFoundError, StoreError
 from bedplate.features.view import FeatureView
+from bedplate.offline import branches
 from bedplate.offline.branches import Branches, branches_of
 from bedplate.offline.collect import collect
 from bedplate.offline.extend import needs_of
 from bedplate.offline.history import IndexedHistory
-from bedplate.offline.needs import needs_of_others, record_needs
+from bedplate.offline.needs import claims_of_others, forgettable, needs_of_others, record_needs
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import START, USER
 
@@ -59,14 +61,33 @@ def test_a_record_is_of_the_last_apply_and_written_where_it_changed(tmp_path):
     assert path.read_bytes() != before[1]
 
 
-def test_one_s_own_record_and_those_of_projects_that_are_gone_do_not_count(tmp_path):
+def test_one_s_own_record_does_not_count_and_that_of_a_project_that_is_not_seen_does_until_it_is_forgotten(tmp_path):
     store, mine, other = tmp_path / "store", project(tmp_path / "mine"), project(tmp_path / "other")
     for root in (mine, other):
         record_needs(store, root, needs_of([build_of(store)]))
     assert len(needs_of_others(store, mine)) == 1
+    assert [(c.root, c.unseen) for c in claims_of_others(store, mine)] == [(str(other), "")]
     (other / "bedplate.toml").unlink()
-    assert needs_of_others(store, mine) == {}
+    other.rmdir()
+    assert len(needs_of_others(store, mine)) == 1
+    assert [(c.root, c.unseen) for c in claims_of_others(store, mine)] == [
+        (str(other), "its folder can't be seen from here")
+    ]
+    assert needs_of_others(store, mine, [other]) == {}
     assert needs_of_others(tmp_path / "none", mine) == {}
+
+
+def test_a_project_that_is_forgotten_is_deleted_from_the_record_but_not_by_a_dry_run(tmp_path):
+    store, mine, other = tmp_path / "store", project(tmp_path / "mine"), project(tmp_path / "other")
+    build = build_of(store)
+    build.run()
+    record_needs(store, other, needs_of([build]))
+    assert collect(store, mine, [], dry_run=False) == []
+    for dry_run in (True, False):
+        assert [g.kind for g in collect(store, mine, [], dry_run=dry_run, forgotten=[other])] == ["segment"]
+        assert len(claims_of_others(store, mine)) == dry_run
+    with pytest.raises(NotFoundError, match="nothing is on record for the project"):
+        forgettable(store, other)
 
 
 def test_nothing_is_deleted_while_a_record_cannot_be_read(tmp_path):
@@ -123,17 +144,132 @@ def test_what_another_branch_of_the_folder_needs_is_kept_until_the_branch_is_del
     assert collect(store, other, [], dry_run=True) == []
 
 
+def test_what_was_applied_at_a_commit_is_kept_while_a_branch_has_it(tmp_path):
+    store, root = tmp_path / "store", project(tmp_path / "a")
+    git(root, "init")
+    git(root, "commit", "--allow-empty", "-m", "one")
+    git(root, "switch", "--detach")
+    git(root, "commit", "--allow-empty", "-m", "two")
+    git(root, "branch", "later")
+    build = build_of(store)
+    build.run()
+    record_needs(store, root, needs_of([build]))
+    git(root, "switch", "main")
+    assert collect(store, root, [], dry_run=True) == []
+    (claim,) = claims_of_others(store, root)
+    assert (len(claim.commit), claim.branch, claim.unseen) == (40, "", "")
+    git(root, "branch", "-D", "later")
+    assert [g.kind for g in collect(store, root, [], dry_run=True)] == ["segment"]
+    git(root, "reflog", "expire", "--expire=now", "--all")
+    git(root, "gc", "--prune=now", "--quiet")
+    assert [g.kind for g in collect(store, root, [], dry_run=True)] == ["segment"]
+
+
+def test_the_record_of_a_folder_without_a_repository_ends_with_the_first_of_a_branch(tmp_path):
+    store, root, other = tmp_path / "store", project(tmp_path / "a"), project(tmp_path / "other")
+    build = build_of(store)
+    build.run()
+    record_needs(store, root, needs_of([build]))
+    git(root, "init")
+    assert collect(store, other, [], dry_run=True) == []
+    record_needs(store, root, {})
+    assert [g.kind for g in collect(store, other, [], dry_run=True)] == ["segment"]
+
+
+def test_more_needs_are_put_beside_those_on_record(tmp_path):
+    store, root = tmp_path / "store", project(tmp_path / "a")
+    one, other = needs_of([build_of(store)]), needs_of([build_of(store, {"n": Count(where=pl.col("x") > 1)})])
+    record_needs(store, root, one, more=True)
+    record_needs(store, root, other, more=True)
+    ((timeline, needs),) = needs_of_others(store, tmp_path).items()
+    assert needs.parts == one[timeline].parts | other[timeline].parts
+    record_needs(store, root, other)
+    assert needs_of_others(store, tmp_path)[timeline].parts == other[timeline].parts
+
+
 def test_branches_are_those_of_the_repository(tmp_path):
-    assert branches_of(tmp_path) == Branches("", frozenset([""]))
+    assert branches_of(tmp_path) is None
     git(tmp_path, "init")
-    assert branches_of(tmp_path) == Branches("", frozenset([""]))
+    assert branches_of(tmp_path) == Branches("main", frozenset(["main"]))
     git(tmp_path, "commit", "--allow-empty", "-m", "one")
     git(tmp_path, "branch", "a/b")
     assert branches_of(tmp_path) == Branches("main", frozenset(["main", "a/b"]))
     git(tmp_path, "switch", "--detach")
-    assert branches_of(tmp_path) == Branches("", frozenset(["", "main", "a/b"]))
+    found = branches_of(project(tmp_path / "inside"))
+    assert found is not None
+    assert (found.current, found.there, len(found.commit)) == ("", frozenset(["main", "a/b"]), 40)
 
 
-def test_without_git_there_is_one_record(tmp_path, monkeypatch):
+BROKEN = {
+    "missing": ("", "there is no 'git' on the PATH"),
+    "fails": ("echo 'fatal: detected dubious ownership in repository' >&2; exit 128", "detected dubious ownership"),
+    "hangs": ("exec sleep 60", "git took more than 0.2 s"),
+}
+
+
+def break_git(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    if how != "missing":
+        (folder / "git").write_text(f"#!/bin/sh\nPATH={os.environ['PATH']}\n{BROKEN[how][0]}\n")
+        (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(branches, "_SECONDS", 0.2)
+
+
+@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("whose", ["mine", "another's"])
+def test_nothing_is_deleted_while_git_cannot_tell_the_branches(tmp_path, monkeypatch, how, whose):
+    store, root, other = tmp_path / "store", project(tmp_path / "a"), project(tmp_path / "other")
+    git(root, "init")
+    build = build_of(store)
+    build.run()
+    record_needs(store, root, needs_of([build]))
+    break_git(tmp_path / "bin", how, monkeypatch)
+    caller = root if whose == "mine" else other
+    with pytest.raises(StoreError, match="can't tell which git branches there are") as error:
+        collect(store, caller, [], dry_run=False)
+    assert BROKEN[how][1] in error.value.message
+    assert str(error.value.hint).endswith(f"bedplate offline gc --forget {root}")
+    assert build_of(store).is_complete
+    record_needs(store, root, {})  # an apply there does not take the branch's record for its own
+    with pytest.raises(StoreError, match="can't tell which git branches"):
+        collect(store, caller, [], dry_run=False)
+    assert [g.kind for g in collect(store, caller, [], dry_run=False, forgotten=[root])] == ["segment"]
+
+
+def test_what_was_applied_while_git_could_not_tell_the_branch_is_kept(tmp_path, monkeypatch):
+    store, root = tmp_path / "store", project(tmp_path / "a")
+    git(root, "init")
+    build = build_of(store)
+    build.run()
+    with monkeypatch.context() as broken:
+        break_git(tmp_path / "bin", "missing", broken)
+        record_needs(store, root, needs_of([build]))
+        assert [g.kind for g in collect(store, root, [], dry_run=True)] == [
+            "segment"
+        ]  # its own, and no branch on record
+    assert [c.unseen for c in claims_of_others(store, root)] == ["git could not tell its branch"]
+    assert collect(store, root, [], dry_run=True) == []
+
+
+def test_a_branch_is_kept_while_its_repository_cannot_be_seen(tmp_path):
+    store, root = tmp_path / "store", project(tmp_path / "a")
+    git(root, "init")
+    build = build_of(store)
+    build.run()
+    record_needs(store, root, needs_of([build]))
+    (root / ".git").rename(tmp_path / "elsewhere")
+    assert collect(store, root, [], dry_run=True) == []
+    assert [(c.branch, c.unseen) for c in claims_of_others(store, root)] == [
+        ("main", "its git repository can't be seen from here")
+    ]
+
+
+def test_without_git_a_folder_that_is_no_repository_has_one_record(tmp_path, monkeypatch):
+    store, mine = tmp_path / "store", project(tmp_path / "mine")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert branches_of(tmp_path) == Branches("", frozenset([""]))
+    assert branches_of(mine) is None
+    build = build_of(store)
+    build.run()
+    record_needs(store, mine, needs_of([build]))
+    assert [g.kind for g in collect(store, mine, [], dry_run=False)] == ["segment"]

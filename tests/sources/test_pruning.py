@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bedplate.sources.base import Source
 from bedplate.sources.pruning import Bounds, Term, may_match, terms_of
+from bedplate.sources.scan import terms_asked
 from bedplate.testing.tables import TYPES
 
 SCHEMA = {
@@ -76,6 +78,30 @@ def test_terms_are_found(condition, expected):
 )
 def test_what_is_not_sure_is_no_term(condition):
     assert terms_of(condition, SCHEMA) == []
+
+
+@pytest.mark.parametrize("dtype", [pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32])
+def test_a_column_of_few_bits_asks_for_no_more_than_one_of_64(dtype):
+    """A source gives it as int64, which the table sees in the condition."""
+    source = Source("events", pl.DataFrame(schema={"time": pl.Int64, "n": dtype, "m": dtype}), time="time")
+    schema = source.table().schema()
+    for condition, expected in (
+        (pl.col("n") == 3, "n == 3"),
+        ((pl.col("n") > 1) & pl.col("m").is_between(2, 4), "m <= 4, m >= 2, n > 1"),
+        ((pl.col("n") > 300) | pl.col("n").is_null(), "n > 300 or null"),
+        (pl.col("n").is_in([5, 2]), "n <= 5, n >= 2"),
+        (pl.col("n") + pl.col("m") > 1, ""),
+    ):
+        found = terms_asked(schema, lambda rows, c=condition: source.events(rows).filter(c))
+        assert (
+            ", ".join(sorted(f"{t.column} {t.operator} {t.value}{' or null' * t.or_null}" for t in found)) == expected
+        )
+
+
+def test_what_cuts_values_off_is_no_term():
+    schema = {"u": pl.UInt64(), "n": pl.Int32()}
+    for column in (pl.col("u").cast(pl.Int64), pl.col("n").cast(pl.Int8), pl.col("n").cast(pl.Boolean)):
+        assert terms_of(column == 1, schema) == []
 
 
 def test_no_condition_has_no_terms():

@@ -22,6 +22,7 @@ from bedplate import (
     Job,
     Label,
     LogisticConfig,
+    Mean,
     Number,
     Project,
     Registry,
@@ -257,6 +258,8 @@ def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(
     frame = pl.DataFrame({"request": day, "user": [1] * 20, "item": ["a"] * 20, "time": START + day * DAY})
     paid = Source("paid", frame.head(9), time="time")
     labels = [Label(n, user, paid, Count(), within=f"{n}d", at_least=1) for n in ("1", "2")]
+    dear = Mean("request", where=pl.col("request") < 7)
+    labels.append(Label("dear", user, paid, dear, within="1d", at_least=1, empty="masked"))
     dataset = Dataset(
         "d",
         spine=Spine(Source("shown", frame, time="time"), request="request", entities=user, item=item),
@@ -268,8 +271,10 @@ def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(
     for view in dataset.views:
         history.build(view).run()
     loaded, registry = LoadedDataset(dataset, history), Registry(tmp_path / "r")
-    assert [loaded.labelled(label, "test") for label in ("1", "2")] == [1, 0]
-    job = Job("j", dataset="d", model=LogisticConfig("2"), inputs={"candidate": Category(), "hour": Number()})
-    with pytest.raises(DataError, match="label '2' is known for none of the 1 requests of the split 'test'"):
-        train(job, loaded, {}, registry, tmp_path)
+    assert [loaded.labelled(label, "test") for label in ("1", "2", "dear")] == [1, 0, 0]
+    assert [loaded.labelled("dear", split) for split in ("train", "validation")] == [2, 3]
+    for name in ("2", "dear"):
+        job = Job("j", dataset="d", model=LogisticConfig(name), inputs={"candidate": Category(), "hour": Number()})
+        with pytest.raises(DataError, match=f"label '{name}' is known for none of the 1 requests of the split 'test'"):
+            train(job, loaded, {}, registry, tmp_path)
     assert registry.runs() == []

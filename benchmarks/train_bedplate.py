@@ -1,0 +1,79 @@
+"""Bedplate's part of `train_peers.py`: FOLDER USERS ITEMS EPOCHS.
+
+The project of `ctr_project`: batches are joined from the tables of users and items while the model trains, and encoded.
+Where there are more users than rows the vocabulary is fitted on all of them, so that the table is as large as the
+peers'. Building the indexes and fitting the encoder is not counted, as the peers' preparation isn't.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from ctr_data import BATCH, SECOND, START, splits
+
+from bedplate import Job, Project
+from bedplate.batch import Batch, Ids
+from bedplate.datasets.loader import Loader
+from bedplate.datasets.split import SPLITS
+from bedplate.features.fitting import fit
+from bedplate.training.evaluate import predict
+from bedplate.training.trainer import Trainer
+
+
+def project_in(folder: Path, rows: int) -> Project:
+    for name in ("features.py", "train.py"):
+        shutil.copy(Path(__file__).parent / "ctr_project" / name, folder / name)
+    first = {name: START + 3600 * SECOND + bounds[0] * SECOND for name, bounds in splits(rows).items()}
+    text = json.dumps({"validation": first["validation"], "test": first["test"], "batch": BATCH})
+    (folder / "dataset.json").write_text(text)
+    (folder / "bedplate.toml").touch()
+    project = Project(folder)
+    project.apply()
+    return project
+
+
+def everyone(batch: Batch, users: int) -> Batch:
+    """A batch like this one in which each user has a request, for the vocabulary."""
+    rows = np.resize(np.arange(batch.requests), users)
+    request = {n: type(c)(c.values[rows], None) for n, c in batch.request.items()}  # type: ignore[call-arg]
+    item = {n: type(c)(c.values[rows], None) for n, c in batch.item.items()}  # type: ignore[call-arg]
+    request["users.user"] = Ids(np.arange(users))
+    return Batch(request, item, np.arange(users + 1), batch.times[rows], np.arange(users), batch.candidates[rows])
+
+
+def main(folder: Path, users: int, epochs: int) -> None:
+    rows = json.loads((folder / "shape.json").read_text())["rows"]
+    began = time.perf_counter()
+    project = project_in(folder, rows)
+    job, dataset = project.find(Job, "deepfm"), project.load("ctr")
+    job = job.with_settings([f"trainer.epochs={epochs}"])
+    train, validation, test = (Loader(dataset, split) for split in SPLITS)
+    batches = list(islice(train.epoch(0, 0), job.fit_batches))
+    known = [everyone(batches[0], users)] if users > rows else []
+    encoder = fit(job.inputs, chain(known, batches))
+    model = job.model_class(job.model, encoder.layout)
+    prepared = time.perf_counter() - began
+    result = Trainer(job.trainer).fit(model, encoder, train, validation, folder / "checkpoints")
+    metrics = result.model.metrics(predict(result.model, encoder, test))
+    print(
+        json.dumps(
+            {
+                "rows": (count := epochs * splits(rows)["train"][1]),
+                "seconds": count / result.rows_per_second,
+                "auc": metrics["auc"],
+                "prepared": prepared,
+                "waiting": result.wait_share,
+                "table_rows": encoder.layout.rows,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[4]))
