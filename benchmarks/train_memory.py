@@ -1,6 +1,6 @@
 """A training set in files, five times the budget of memory, trained within it, as the operating system counts it.
 
-    python benchmarks/train_memory.py [--memory 600e6] [--times 5] [--json FILE]
+    python benchmarks/train_memory.py [--memory 700e6] [--times 5] [--json FILE]
 
 The whole process is counted, libraries included (VmHWM). The files are those of `bedplate datasets write`, 32 numbers
 of random bits a candidate; one part is written and the others are copies of it under their own names, so that the files
@@ -131,7 +131,7 @@ def in_process(*arguments: object) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--memory", type=float, default=600e6)
+    parser.add_argument("--memory", type=float, default=700e6)
     parser.add_argument("--times", type=float, default=5)
     parser.add_argument("--ahead", default="100MB", help="trainer.prefetch_memory")
     parser.add_argument("--json", type=Path)
