@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import click
 
@@ -12,6 +15,8 @@ from bedplate.cli.options import echo_json, json_option, project_option
 if TYPE_CHECKING:
     from bedplate.registry.registry import Registry
     from bedplate.training.continuing import Rows
+    from bedplate.training.joining import Connect
+    from bedplate.training.processes import Place
     from bedplate.training.run import Trained
 
 
@@ -37,6 +42,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Read batches from files that 'bedplate datasets write' wrote; the model is the same.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Train by so many processes of this machine; the model is the same, up to rounding.",
+)
 @click.option("--promote", is_flag=True, help="Give the new version the alias 'champion'.")
 @click.argument("job")
 @click.argument("settings", nargs=-1)
@@ -47,6 +60,7 @@ def train(
     parent: str | None,
     rows: Rows | None,
     files: Path | None,
+    processes: int,
     promote: bool,
     directory: Path,
     as_json: bool,
@@ -67,48 +81,108 @@ def train(
       bedplate train retail_ranker --resume 20261122-1015
       bedplate train retail_ranker --continue retail_ranker@champion
       bedplate train retail_ranker --from baskets-2011
+      bedplate train retail_ranker --processes 4
       bedplate train retail_ranker --json
     """
-    from bedplate.cli.runs_mirror import mirror_later
-    from bedplate.datasets.written import WrittenDataset
-    from bedplate.project import Project
-    from bedplate.registry.registry import Registry
-    from bedplate.training.continuing import Continuation
-    from bedplate.training.evidence import settings_of
-    from bedplate.training.interrupt import TrainingInterruptedError
-    from bedplate.training.job import Job
-    from bedplate.training.report import on_stderr
-    from bedplate.training.run import train as run_job
+    from bedplate.training.processes import own_place, started
 
     if resume is not None and parent is not None:
         raise click.UsageError("--resume goes on with a run as it began; leave --continue out")
     if rows is not None and parent is None:
         raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
-    project = Project(directory)
-    registry = Registry(project.config.registry_path)
-    run = None if resume is None else registry.run(resume)
-    began_with = [] if run is None else settings_of(run.record)
-    definition = project.find(Job, job).with_settings([*began_with, *settings])
-    try:
-        trained = run_job(
-            definition,
-            project.load(definition.dataset),
-            project.graph.features,
-            registry,
-            project.root,
-            resume=run and run.id,
-            continued=None if parent is None else Continuation.of(registry.get(parent), rows or "since"),
-            files=None if files is None else WrittenDataset(files),
-            show=on_stderr(),
-            progress=lambda step: click.echo(step, err=True),
-        )
-    except TrainingInterruptedError as error:
-        if error.run is not None:
-            mirror_later(project.config, error.run)
-        error.hint = f"go on with: bedplate train {job} --resume {error.run}"
-        raise
-    mirror_later(project.config, trained.run_id)
-    _echo(trained, registry, as_json=as_json, promote=promote)
+    place = own_place()
+    if place is not None and place.rank > 0:
+        place.end_with_parent()
+    work = _Work(directory, job, settings, resume, files)
+    if parent is not None:
+        work.go_on(parent, rows or "since")
+    if place is not None and place.rank > 0:
+        work.help(place)
+        return
+    with ExitStack() as stack:
+        connect: Connect | None = None if place is None else place.connect
+        if connect is None and processes > 1:
+            connect = stack.enter_context(started(work.command(directory, settings), processes)).connect
+        trained = work.train(connect)
+    _echo(trained, work.registry, as_json=as_json, promote=promote)
+
+
+@final
+class _Work:
+    """A job of a project, found by the words of the command line."""
+
+    def __init__(
+        self, directory: Path, job: str, settings: Sequence[str], resume: str | None, files: Path | None
+    ) -> None:
+        from bedplate.datasets.written import WrittenDataset
+        from bedplate.project import Project
+        from bedplate.registry.registry import Registry
+        from bedplate.training.continuing import Continuation
+        from bedplate.training.evidence import settings_of
+        from bedplate.training.job import Job
+
+        self.name, self.project = job, Project(directory)
+        self.registry = Registry(self.project.config.registry_path)
+        run = None if resume is None else self.registry.run(resume)
+        self.resume = None if run is None else run.id
+        self.continued = None if run is None else Continuation.began(run.record)
+        began_with = [] if run is None else settings_of(run.record)
+        self.job = self.project.find(Job, job).with_settings([*began_with, *settings])
+        self.files = None if files is None else WrittenDataset(files)
+
+    def go_on(self, parent: str, rows: Rows) -> None:
+        """Lets it begin with what a model version has learnt."""
+        from bedplate.training.continuing import Continuation
+
+        self.continued = Continuation.of(self.registry.get(parent), rows)
+
+    def train(self, connect: Connect | None) -> Trained:
+        """Trains it, with other processes or alone."""
+        from bedplate.cli.runs_mirror import mirror_later
+        from bedplate.training.interrupt import TrainingInterruptedError
+        from bedplate.training.joining import WorkerError
+        from bedplate.training.report import on_stderr
+        from bedplate.training.run import train as run_job
+
+        try:
+            trained = run_job(
+                self.job,
+                self.project.load(self.job.dataset),
+                self.project.graph.features,
+                self.registry,
+                self.project.root,
+                resume=self.resume,
+                continued=self.continued,
+                files=self.files,
+                show=on_stderr(),
+                progress=lambda step: click.echo(step, err=True),
+                connect=connect,
+            )
+        except (TrainingInterruptedError, WorkerError) as error:
+            if error.run is not None:
+                mirror_later(self.project.config, error.run)
+            error.hint = f"go on with: bedplate train {self.name} --resume {error.run}"
+            raise
+        mirror_later(self.project.config, trained.run_id)
+        return trained
+
+    def help(self, place: Place) -> None:
+        """Trains it with the process that shows and registers."""
+        from bedplate.training.helping import help_train
+
+        dataset = self.project.load(self.job.dataset)
+        features = self.project.graph.features
+        help_train(self.job, dataset, features, place.connect, continued=self.continued, files=self.files)
+
+    def command(self, directory: Path, settings: Sequence[str]) -> list[str]:
+        """What another process runs to find the same job."""
+        options = ["--project", str(directory)]
+        if self.resume is not None:
+            options += ["--resume", self.resume]
+        elif self.continued is not None:
+            options += ["--continue", self.continued.parent, "--rows", self.continued.rows]
+        options += [] if self.files is None else ["--from", str(self.files.folder)]
+        return [sys.executable, "-m", "bedplate", "train", *options, "--", self.name, *settings]
 
 
 def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bedplate.canonical import digest
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import StoreError
 from bedplate.features.encoding import CANDIDATE
@@ -76,6 +77,11 @@ def run_config(job: Job, retraining: str | None) -> dict[str, Any]:
     """What a run's config says of its job: the whole of it, the settings that changed it, and its retraining."""
     settings = {SETTINGS: list(job.settings)} if job.settings else {}
     return job.form() | settings | ({} if retraining is None else {RETRAINING: retraining})
+
+
+def fingerprint(job: Job, definitions: Mapping[str, str], sources: Mapping[str, str]) -> str:
+    """The id of all that processes which train together must have in common."""
+    return digest([plain_config(job.form(), job.place), dict(definitions), dict(sources)])
 
 
 def settings_of(record: RunRecord) -> list[str]:

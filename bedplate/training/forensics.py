@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import final
 
 import torch
 from torch import Tensor
@@ -15,7 +16,20 @@ from bedplate.models.batch import TensorBatch
 from bedplate.training.wrong_rows import written_rows
 
 
-def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, folder: Path) -> DataError:
+@final
+class NotFiniteError(DataError):
+    """The loss or a gradient is not finite.
+
+    Attributes:
+        named: whether it is known what of the batch is not.
+    """
+
+    named: bool = False
+
+
+def not_finite(
+    what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, folder: Path
+) -> NotFiniteError:
     """The error that names what is not finite in a batch: inputs and labels, else outputs and weights.
 
     Args:
@@ -45,8 +59,10 @@ def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: 
         what += f"; not finite: {', '.join(found)}"
     wrong = {name: rows.numpy() for name, rows in found.items()}
     requests = batch.request_ids[batch["request_of_item"].numpy()]
-    what += written_rows(folder, wrong, batch.request_ids, requests, batch.candidates.numpy())
-    return DataError(what, where=f"training, step {step}", hint=hint)
+    saved = written_rows(folder, wrong, batch.request_ids, requests, batch.candidates.numpy())
+    error = NotFiniteError(what + saved, where=f"training, step {step}", hint=hint)
+    error.named = saved != ""
+    return error
 
 
 def _is_finite(values: Tensor) -> bool:

@@ -154,20 +154,17 @@ class Inheritance:
             DefinitionError: the model can't take over the weights.
             NotFoundError, StoreError, ArtifactError: as `Parent` and `Parent.model` say.
         """
-        path = folder / START
-        if self._beginning.continued is None or (folder / CHECKPOINT).is_file():
+        if self._beginning.continued is None:
             return None
-        if not path.is_file():
+        if not (folder / CHECKPOINT).is_file() and not (folder / START).is_file():
             parent = self._parent
             was = Side(parent.model(), parent.encoder)
             start = WarmStart(was, Side(model, encoder), self._kept(encoder))
             model.load_state_dict(start.weights())
             optimizer = carried_optimizer(start, parent.optimizer(was.model), Optimizer(model, self._job.trainer))
             folder.mkdir(parents=True, exist_ok=True)
-            save_state(path, {"model": model.state_dict(), "optimizer": optimizer})
-        state = load_state(path)
-        model.load_state_dict(state["model"])
-        return state["optimizer"]
+            save_state(folder / START, {"model": model.state_dict(), "optimizer": optimizer})
+        return first_state(model, folder)
 
     @property
     def _parent(self) -> Parent:
@@ -180,6 +177,22 @@ class Inheritance:
 
     def _kept(self, encoder: Encoder) -> frozenset[str]:
         return kept_features(self._parent.encoder, encoder, self._parent.definitions, self._beginning.definitions)
+
+
+def first_state(model: Model, folder: Path) -> dict[str, Any] | None:
+    """Gives a model the weights that its continued run begins with, and the state of its optimiser; None for none.
+
+    Args:
+        model: the model as it was drawn; changed.
+        folder: of the run's checkpoints, in which `Inheritance.weights` has kept both; nothing is done where there is a
+            checkpoint already.
+    """
+    path = folder / START
+    if (folder / CHECKPOINT).is_file() or not path.is_file():
+        return None
+    state = load_state(path)
+    model.load_state_dict(state["model"])
+    return state["optimizer"]
 
 
 def _other(what: str, version: ModelVersion) -> StoreError:

@@ -16,6 +16,7 @@ from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.prediction import Prediction
 from bedplate.training.continuing import Beginning
 from bedplate.training.job import Job
+from bedplate.training.joining import Join
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
@@ -74,8 +75,13 @@ class Learner(Protocol):
         ...
 
 
-def learner_of(job: Job, beginning: Beginning) -> Learner:
+def learner_of(job: Job, beginning: Beginning, join: Join | None = None) -> Learner:
     """What trains a job's model; imports the library that it is made with.
+
+    Args:
+        job: the job.
+        beginning: what the run begins with.
+        join: how to join with other processes that train the same model, see `require_library`; None: there are none.
 
     Raises:
         ConfigError: an estimator should go on from a version.
@@ -93,15 +99,26 @@ def learner_of(job: Job, beginning: Beginning) -> Learner:
         return Estimating(job)
     from bedplate.training.network import Network
 
-    return Network(job, beginning)
+    return Network(job, beginning, join)
 
 
-def require_library(job: Job) -> None:
+def require_library(job: Job, *, together: bool = False) -> None:
     """Imports the library that a job's model is made with.
+
+    Args:
+        job: the job.
+        together: whether several processes are to train it.
 
     Raises:
         MissingExtraError: it is not installed.
+        ConfigError: several processes can't train it.
     """
+    if together and isinstance(job.model, EstimatorConfig):
+        raise ConfigError(
+            f"the estimator of {job.model.title()} is trained by the threads of one process",
+            where=f"{job.place}: training by several processes",
+            hint="leave --processes out",
+        )
     try:
         implementation(job.model)
     except ModuleNotFoundError as error:

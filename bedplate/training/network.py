@@ -15,9 +15,12 @@ from bedplate.models.config import implementation
 from bedplate.models.prediction import Prediction
 from bedplate.training.continuing import Beginning
 from bedplate.training.evaluate import predict
+from bedplate.training.exchange import alone
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.inheritance import START, Inheritance
 from bedplate.training.job import Job
+from bedplate.training.joining import Join
+from bedplate.training.prefetch import Ahead
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 from bedplate.training.source import Batches
@@ -31,12 +34,13 @@ class Network:
     Args:
         job: the job.
         beginning: of the run.
+        join: how to join with other processes that train it; None: there are none.
     """
 
-    __slots__ = ("_inheritance", "_job", "title")
+    __slots__ = ("_inheritance", "_job", "_join", "title")
 
-    def __init__(self, job: Job, beginning: Beginning) -> None:
-        self._job, self.title = job, job.model_class.__name__
+    def __init__(self, job: Job, beginning: Beginning, join: Join | None = None) -> None:
+        self._job, self._join, self.title = job, join, job.model_class.__name__
         self._inheritance = Inheritance(beginning, job)
 
     def encoder(self, fitted: Encoder) -> Encoder:
@@ -49,13 +53,17 @@ class Network:
         """Trains the network; see `Trainer.fit`."""
         model: Model = implementation(self._job.model)(self._job.model, encoder.layout)
         state = self._inheritance.weights(model, encoder, folder)
-        result = Trainer(self._job.trainer, log=log, show=show).fit(model, encoder, training, validation, folder, state)
+        with alone() if self._join is None else self._join.connect() as exchange:
+            if self._join is not None:
+                exchange.of_first((self._join.fingerprint, str(folder)))
+            trainer = Trainer(self._job.trainer, log=log, show=show, exchange=exchange)
+            result = trainer.fit(model, encoder, training, validation, folder, state)
         (folder / START).unlink(missing_ok=True)
         return result
 
     def predict(self, model: Model, encoder: Encoder, source: Batches) -> Prediction:
         """The scores over a source."""
-        return predict(model, encoder, source, prefetch=self._job.trainer.prefetch)
+        return predict(model, encoder, source, ahead=Ahead.of(self._job.trainer))
 
     def catalogue(
         self, model: Model, encoder: Encoder, batch: Callable[[], Batch], dataset: LoadedDataset

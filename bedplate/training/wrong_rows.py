@@ -45,5 +45,6 @@ def written_rows(
         return ""
     buffer = io.BytesIO()
     found.write_parquet(buffer)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / FILE, buffer.getvalue())
     return f" ({len(found):,} rows: {folder / FILE})"
