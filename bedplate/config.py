@@ -138,7 +138,7 @@ def load_config(directory: Path) -> Config:
         memory=_memory(tables.get("offline", {}).get("memory", "2GB"), file),
         online_url=_online_url(online.get("url", "lmdb:.bedplate/online"), root, file),
         online_deadline=parse_duration(online.get("deadline", "50ms"), where=f"{file}: online.deadline"),
-        online_cache=_size(online.get("cache", "64MB"), f"{file}: online.cache"),
+        online_cache=parse_size(online.get("cache", "64MB"), f"{file}: online.cache"),
         resident=_texts(online.get("resident", []), f"{file}: online.resident"),
         resident_path=_resolve(
             online.get("resident_path", ".bedplate/resident"), root, f"{file}: online.resident_path"
@@ -222,8 +222,15 @@ def _resolve(text: str, root: Path, where: str) -> Path:
     return root / Path(text).expanduser()
 
 
-def _size(text: str, where: str) -> int:
-    """Bytes of a size such as "2GB"; a thousand of each unit are one of the next."""
+def parse_size(text: str, where: str) -> int:
+    """Bytes of a size such as "2GB"; a thousand of each unit are one of the next.
+
+    Raises:
+        ConfigError: it is no number with MB or GB.
+
+    >>> parse_size("1.5GB", "here")
+    1500000000
+    """
     match = _SIZE.match(text.strip())
     if match is None:
         raise ConfigError(f"got '{text}', expected a number and MB or GB", where=where, hint='for example "2GB"')
@@ -232,7 +239,7 @@ def _size(text: str, where: str) -> int:
 
 def _memory(text: str, file: Path) -> int:
     """Bytes of the budget of memory."""
-    size = _size(text, f"{file}: offline.memory")
+    size = parse_size(text, f"{file}: offline.memory")
     if size < LEAST_MEMORY:
         raise ConfigError(
             f"got '{text}', expected at least {LEAST_MEMORY // 10**6}MB",

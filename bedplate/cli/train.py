@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import click
 
@@ -11,6 +14,8 @@ from bedplate.cli.options import echo_json, json_option, project_option
 
 if TYPE_CHECKING:
     from bedplate.registry.registry import Registry
+    from bedplate.training.joining import Connect
+    from bedplate.training.processes import Place
     from bedplate.training.run import Trained
 
 
@@ -25,6 +30,14 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Read batches from files that 'bedplate datasets write' wrote; the model is the same.",
 )
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Train by so many processes of this machine; the model is the same, up to rounding.",
+)
 @click.option("--promote", is_flag=True, help="Give the new version the alias 'champion'.")
 @click.argument("job")
 @click.argument("settings", nargs=-1)
@@ -33,6 +46,7 @@ def train(
     settings: tuple[str, ...],
     resume: str | None,
     files: Path | None,
+    processes: int,
     promote: bool,
     directory: Path,
     as_json: bool,
@@ -51,38 +65,85 @@ def train(
       bedplate train train.py:retail_ranker model.layers=[64,32]
       bedplate train retail_ranker --resume 20261122-1015
       bedplate train retail_ranker --from baskets-2011
+      bedplate train retail_ranker --processes 4
       bedplate train retail_ranker --json
     """
-    from bedplate.datasets.written import WrittenDataset
-    from bedplate.project import Project
-    from bedplate.registry.registry import Registry
-    from bedplate.training.evidence import settings_of
-    from bedplate.training.interrupt import TrainingInterruptedError
-    from bedplate.training.job import Job
-    from bedplate.training.report import on_stderr
-    from bedplate.training.run import train as run_job
+    from bedplate.training.processes import own_place, started
 
-    project = Project(directory)
-    registry = Registry(project.config.registry_path)
-    run = None if resume is None else registry.run(resume)
-    began_with = [] if run is None else settings_of(run.record)
-    definition = project.find(Job, job).with_settings([*began_with, *settings])
-    try:
-        trained = run_job(
-            definition,
-            project.load(definition.dataset),
-            project.graph.features,
-            registry,
-            project.root,
-            resume=run and run.id,
-            files=None if files is None else WrittenDataset(files),
-            show=on_stderr(),
-            progress=lambda step: click.echo(step, err=True),
-        )
-    except TrainingInterruptedError as error:
-        error.hint = f"go on with: bedplate train {job} --resume {error.run}"
-        raise
-    _echo(trained, registry, as_json=as_json, promote=promote)
+    place = own_place()
+    if place is not None and place.rank > 0:
+        place.end_with_parent()
+        _Work(directory, job, settings, resume, files).help(place)
+        return
+    with ExitStack() as stack:
+        connect: Connect | None = None if place is None else place.connect
+        if connect is None and processes > 1:
+            command = _command(directory, job, settings, resume, files)
+            connect = stack.enter_context(started(command, processes)).connect
+        work = _Work(directory, job, settings, resume, files)
+        trained = work.train(connect)
+    _echo(trained, work.registry, as_json=as_json, promote=promote)
+
+
+@final
+class _Work:
+    """A job of a project, found by the words of the command line."""
+
+    def __init__(
+        self, directory: Path, job: str, settings: Sequence[str], resume: str | None, files: Path | None
+    ) -> None:
+        from bedplate.datasets.written import WrittenDataset
+        from bedplate.project import Project
+        from bedplate.registry.registry import Registry
+        from bedplate.training.evidence import settings_of
+        from bedplate.training.job import Job
+
+        self.name, self.project = job, Project(directory)
+        self.registry = Registry(self.project.config.registry_path)
+        run = None if resume is None else self.registry.run(resume)
+        self.resume = None if run is None else run.id
+        began_with = [] if run is None else settings_of(run.record)
+        self.job = self.project.find(Job, job).with_settings([*began_with, *settings])
+        self.files = None if files is None else WrittenDataset(files)
+
+    def train(self, connect: Connect | None) -> Trained:
+        """Trains it, with other processes or alone."""
+        from bedplate.training.interrupt import TrainingInterruptedError
+        from bedplate.training.joining import WorkerError
+        from bedplate.training.report import on_stderr
+        from bedplate.training.run import train as run_job
+
+        try:
+            return run_job(
+                self.job,
+                self.project.load(self.job.dataset),
+                self.project.graph.features,
+                self.registry,
+                self.project.root,
+                resume=self.resume,
+                files=self.files,
+                show=on_stderr(),
+                progress=lambda step: click.echo(step, err=True),
+                connect=connect,
+            )
+        except (TrainingInterruptedError, WorkerError) as error:
+            error.hint = f"go on with: bedplate train {self.name} --resume {error.run}"
+            raise
+
+    def help(self, place: Place) -> None:
+        """Trains it with the process that shows and registers."""
+        from bedplate.training.helping import help_train
+
+        dataset = self.project.load(self.job.dataset)
+        help_train(self.job, dataset, self.project.graph.features, place.connect, files=self.files)
+
+
+def _command(directory: Path, job: str, settings: Sequence[str], resume: str | None, files: Path | None) -> list[str]:
+    """What another process runs to find the same job."""
+    options = ["--project", str(directory)]
+    options += [] if resume is None else ["--resume", resume]
+    options += [] if files is None else ["--from", str(files)]
+    return [sys.executable, "-m", "bedplate", "train", *options, "--", job, *settings]
 
 
 def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool) -> None:

@@ -1,19 +1,27 @@
 """The loader: batches of a split, joined while they are read. No wide table is ever written.
 
 Which requests a batch has and which negatives they get depends on seed, epoch and request alone, so that any batch can
-be made by itself, and an epoch can be entered at any batch.
+be made by itself, by any thread or process, and an epoch can be entered at any batch.
+
+The order of training is a permutation of all requests, each order as probable as any other: as good as a shuffle can
+be, whatever the size of the data, for features stay in the mapped files of their indexes until their batch is joined.
+While an epoch is ordered that takes 24 bytes a request. Reading in random order is made cheap by blocks: the rows of
+many batches are looked up together, in order of their keys.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import final
 
 import numpy as np
 
 from bedplate.batch import Batch
+from bedplate.datasets.blocks import WHOLE, Block, Part, Room
 from bedplate.datasets.counter import shuffled
 from bedplate.datasets.loaded import LoadedDataset
+from bedplate.datasets.shard import Shard
 from bedplate.datasets.slices import slice_batch
 from bedplate.errors import ConfigError, DataError
 from bedplate.types import Int64s, format_time
@@ -33,29 +41,42 @@ class Loader:
         dataset: the dataset over its data.
         split: train, validation or test.
         block_items: candidate rows that are joined at once; memory grows with it.
+        shard: the requests that are read; None for all.
 
     Raises:
         NotFoundError: there is no such split.
-        DataError: the split has no requests.
+        DataError: the split, or the shard of it, has no requests.
+        ConfigError: the shard is by an entity that requests do not have.
     """
 
-    __slots__ = ("_block_items", "_dataset", "_first", "_last", "_length", "_shuffles", "_sizes")
+    __slots__ = ("_block_items", "_dataset", "_length", "_positions", "_shuffles", "_sizes")
 
-    def __init__(self, dataset: LoadedDataset, split: str, *, block_items: int = BLOCK_ITEMS) -> None:
+    def __init__(
+        self, dataset: LoadedDataset, split: str, *, block_items: int = BLOCK_ITEMS, shard: Shard | None = None
+    ) -> None:
         self._dataset, self._block_items = dataset, block_items
-        self._first, self._last = dataset.positions(split)
+        first, last = dataset.positions(split)
         self._shuffles = split == "train"
-        if self._first == self._last:
-            first, last = dataset.compiled.dataset.split.bounds()[split]
+        if first == last:
+            begin, end = dataset.compiled.dataset.split.bounds()[split]
             raise DataError(
-                f"the split '{split}' has no requests that are not censored between {format_time(first)} and "
-                f"{format_time(last)}",
+                f"the split '{split}' has no requests that are not censored between {format_time(begin)} and "
+                f"{format_time(end)}",
                 where=dataset.compiled.dataset.place,
                 hint="choose other times for the split",
             )
-        self._sizes = dataset.sizes()[self._first : self._last]
+        self._positions = np.arange(first, last)
+        if shard is not None:
+            self._positions = self._positions[shard.holds(dataset.spine.rows)[first:last]]
+            if not len(self._positions):
+                raise DataError(
+                    f"shard {shard.index} of {shard.count} has none of the {last - first:,} requests of '{split}'",
+                    where=dataset.compiled.dataset.place,
+                    hint="make fewer shards",
+                )
+        self._sizes = dataset.sizes()[self._positions]
         definition = dataset.compiled.dataset
-        requests = self._last - self._first
+        requests = len(self._positions)
         if definition.batch_requests is not None:
             self._length = -(-requests // definition.batch_requests)
         else:
@@ -76,27 +97,56 @@ class Loader:
         Raises:
             ConfigError: `start` is not within the epoch.
         """
+        blocks = self.blocks(seed, epoch, start)
+        return (batch for block in blocks for batch in block.make())
+
+    def blocks(
+        self,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        part: Part = WHOLE,
+        room: Room | None = None,
+    ) -> Iterator[Block]:
+        """The blocks of an epoch; see `blocks.Blocks`.
+
+        Raises:
+            ConfigError: `start` is not within the epoch.
+        """
         if not 0 <= start <= len(self):
             raise ConfigError(f"got start={start}, expected 0 to {len(self)}", where="loader")
-        return self._batches(seed, epoch if self._shuffles else 0, start)
+        return self._blocks(
+            seed, epoch if self._shuffles else 0, start, len(self) if stop is None else stop, part, room
+        )
 
-    def _batches(self, seed: int, epoch: int, start: int) -> Iterator[Batch]:
-        chosen = self._order(seed, epoch)
-        sizes = self._sizes[chosen - self._first]
-        bounds = self._bounds(sizes)
-        ends = np.concatenate(([0], np.cumsum(sizes)))[bounds]
-        while start < len(self):
-            stop = max(start + 1, int(np.searchsorted(ends, ends[start] + self._block_items, side="right")) - 1)
-            base = int(bounds[start])
-            block = self._dataset.sample(chosen[base : bounds[stop]], seed, epoch)
-            for i in range(start, stop):
-                yield slice_batch(block, int(bounds[i]) - base, int(bounds[i + 1]) - base)
+    def _blocks(self, seed: int, epoch: int, start: int, end: int, part: Part, room: Room | None) -> Iterator[Block]:
+        order = self._order(seed, epoch)
+        before = np.concatenate(([0], np.cumsum(self._sizes[order])))
+        firsts, stops = part.cut(before, self._bounds(self._sizes[order]))
+        items = np.concatenate(([0], np.cumsum(before[stops] - before[firsts])))
+        while start < end:
+            most = self._block_items if room is None else min(self._block_items, room())
+            stop = max(start + 1, int(np.searchsorted(items, items[start] + most, side="right")) - 1)
+            stop = min(stop, end)
+            chosen = [order[a:b] for a, b in zip(firsts[start:stop].tolist(), stops[start:stop].tolist(), strict=True)]
+            yield Block(int(items[stop] - items[start]), partial(self._make, chosen, seed, epoch))
             start = stop
 
+    def _make(self, chosen: list[Int64s], seed: int, epoch: int) -> Iterator[Batch]:
+        """Joins the rows of some batches together, and hands them out; `chosen` are places among the positions."""
+        block = self._dataset.sample(self._positions[np.concatenate(chosen)], seed, epoch)
+        base = 0
+        for places in chosen:
+            yield slice_batch(block, base, base + len(places))
+            base += len(places)
+
     def _order(self, seed: int, epoch: int) -> Int64s:
+        """[R]: places among the positions."""
         if not self._shuffles:
-            return np.arange(self._first, self._last)
-        return self._first + shuffled(seed, epoch, self._dataset.spine.rows.request_ids[self._first : self._last])
+            return np.arange(len(self._positions))
+        return shuffled(seed, epoch, self._dataset.spine.rows.request_ids[self._positions])
 
     def _bounds(self, sizes: Int64s) -> Int64s:
         """[batches + 1]: where each batch begins among the requests of the epoch; no batch is empty."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -10,11 +11,13 @@ import numpy as np
 import polars as pl
 
 from bedplate.batch import Batch
+from bedplate.datasets import writing
+from bedplate.datasets.blocks import WHOLE, Block, Part, Room
 from bedplate.datasets.layout import BATCH, Layout
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.slices import slice_batch
 from bedplate.datasets.split import SPLITS
-from bedplate.datasets.writing import Manifest, Part, digest_file, read_manifest
+from bedplate.datasets.writing import Manifest, digest_file, read_manifest
 from bedplate.errors import ConfigError, DataError, NotFoundError, StoreError, reason, suggest
 from bedplate.sources.base import UNREADABLE
 
@@ -104,7 +107,7 @@ class WrittenLoader:
         if split not in SPLITS:
             raise NotFoundError(f"no split '{split}'", where=str(dataset.folder), hint=suggest(split, SPLITS, "splits"))
         self._dataset, self._split = dataset, split
-        self._epochs: dict[int, list[Part]] = {}
+        self._epochs: dict[int, list[writing.Part]] = {}
         for part in dataset.manifest.parts:
             if part.split == split:
                 self._epochs.setdefault(part.epoch, []).append(part)
@@ -127,6 +130,24 @@ class WrittenLoader:
         Raises:
             ConfigError: the files hold another seed, or not this epoch, or `start` is not within it.
         """
+        blocks = self.blocks(seed, epoch, start)
+        return (batch for block in blocks for batch in block.make())
+
+    def blocks(
+        self,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        part: Part = WHOLE,
+        room: Room | None = None,
+    ) -> Iterator[Block]:
+        """The blocks of an epoch, a pair of files each, whatever the room; see `blocks.Blocks`.
+
+        Raises:
+            ConfigError: as `epoch`.
+        """
         plan = self._dataset.manifest.plan
         where = str(self._dataset.folder)
         if seed != plan.seed:
@@ -144,19 +165,21 @@ class WrittenLoader:
             )
         if not 0 <= start <= len(self):
             raise ConfigError(f"got start={start}, expected 0 to {len(self)}", where=where)
-        return self._batches(self._epochs[number], start)
+        return self._blocks(self._epochs[number], start, len(self) if stop is None else stop, part)
 
-    def _batches(self, parts: list[Part], start: int) -> Iterator[Batch]:
-        for part in parts:
-            if part.first + part.batches <= start:
-                continue
-            requests, items = (_read(path) for path in part.files(self._dataset.folder))
-            plan = self._dataset.manifest.plan
-            whole = Layout(plan.columns, plan.labels, plan.keys).batch(requests, items)
-            ends = np.searchsorted(requests[BATCH].to_numpy(), np.arange(part.first, part.first + part.batches + 1))
-            bounds: list[int] = ends.tolist()
-            for i in range(max(0, start - part.first), part.batches):
-                yield slice_batch(whole, bounds[i], bounds[i + 1])
+    def _blocks(self, files: list[writing.Part], start: int, stop: int, part: Part) -> Iterator[Block]:
+        for pair in files:
+            if max(pair.first, start) < min(pair.first + pair.batches, stop):
+                yield Block(pair.items, partial(self._make, pair, start, stop, part))
+
+    def _make(self, pair: writing.Part, start: int, stop: int, part: Part) -> Iterator[Batch]:
+        requests, items = (_read(path) for path in pair.files(self._dataset.folder))
+        plan = self._dataset.manifest.plan
+        whole = Layout(plan.columns, plan.labels, plan.keys).batch(requests, items)
+        bounds = np.searchsorted(requests[BATCH].to_numpy(), np.arange(pair.first, pair.first + pair.batches + 1))
+        firsts, stops = (edge.tolist() for edge in part.cut(whole.offsets, bounds))
+        for i in range(max(0, start - pair.first), min(stop - pair.first, pair.batches)):
+            yield slice_batch(whole, firsts[i], stops[i])
 
 
 def _read(path: Path) -> pl.DataFrame:

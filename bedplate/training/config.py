@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from bedplate.config import parse_size
 from bedplate.errors import ConfigError, suggest
 from bedplate.features.checks import check_least, check_types, one_of
 from bedplate.training.schedule import Schedule
@@ -14,7 +15,7 @@ from bedplate.training.schedule import Schedule
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 
 
-_MAY_CHANGE = frozenset({"epochs", "patience", "checkpoint_every", "prefetch"})
+_MAY_CHANGE = frozenset({"epochs", "patience", "checkpoint_every", "prefetch", "prefetch_memory", "loader_threads"})
 
 
 def may_change(trainer: Mapping[str, Any]) -> frozenset[str]:
@@ -53,6 +54,10 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         patience: stops after so many validations in a row without a better metric.
         checkpoint_every: steps between two checkpoints; there is one after each epoch too.
         prefetch: how many encoded batches wait for the trainer at most.
+        prefetch_memory: how much memory may be used for them and for the rows that they are made of, such as "512MB" or
+            "2GB"; a single batch, or a single part of a training set in files, that is larger is still read.
+        loader_threads: how many threads read, join and encode ahead of the trainer; the batches and their order do not
+            depend on it.
         seed: of dropout and of the order of batches.
     """
 
@@ -72,7 +77,9 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluate_every: int | None = None
     patience: int = 2
     checkpoint_every: int = 1000
-    prefetch: int = 4
+    prefetch: int = 32
+    prefetch_memory: str = "512MB"
+    loader_threads: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -84,7 +91,8 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_types(self, "trainer")
         if not self.metric:
             raise ConfigError("got no metric, expected the name of one", where="trainer")
-        check_least(self, "epochs patience checkpoint_every prefetch accumulate", 1, "trainer")
+        check_least(self, "epochs patience checkpoint_every prefetch loader_threads accumulate", 1, "trainer")
+        parse_size(self.prefetch_memory, "trainer: prefetch_memory")
         check_least(self, "weight_decay seed warmup average", 0, "trainer")
         if self.evaluate_every is not None:
             check_least(self, "evaluate_every", 1, "trainer")

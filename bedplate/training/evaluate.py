@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -9,56 +11,100 @@ from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model
 from bedplate.models.prediction import Prediction
-from bedplate.training.source import Batches, Waiting, prefetched
+from bedplate.training.exchange import Alone, Exchange
+from bedplate.training.prefetch import Ahead, Waiting, prefetched
+from bedplate.training.source import Batches, blocks_of
 from bedplate.types import Array
 
 
-def predict(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, prefetch: int = 4) -> Prediction:
+def predict(
+    model: Model,
+    encoder: Encoder,
+    source: Batches,
+    *,
+    seed: int = 0,
+    ahead: Ahead | None = None,
+    exchange: Exchange | None = None,
+) -> Prediction:
     """The scores, labels and mean loss over the first epoch of a source, in its order.
+
+    Several processes take a share of the batches each; the first one gets the scores of all, the others their own.
+
+    Args:
+        model: whose scores.
+        encoder: of the batches.
+        source: of the batches.
+        seed: of the epoch.
+        ahead: how far batches are read ahead.
+        exchange: with the other processes; None where there are none.
 
     Raises:
         DataError: the source has no candidates.
     """
+    exchange = exchange or Alone()
+    parts = exchange.at_first(_predict(model, encoder, source, seed, ahead or Ahead(), exchange.share(len(source))))
+    found = [prediction for part in parts for prediction in part]
+    if not found and exchange.rank == 0:
+        raise DataError("the source has no candidates to score", where="validation")
+    return _joined(found)
+
+
+def _predict(
+    model: Model, encoder: Encoder, source: Batches, seed: int, ahead: Ahead, share: tuple[int, int]
+) -> list[Prediction]:
+    """The scores of each of some batches that has candidates."""
     model.eval()
-    scores: list[Array] = []
-    labels: dict[str, list[Array]] = {}
-    weights: list[Array] = []
-    requests: list[Array] = []
-    request_ids: list[Array] = []
-    candidates: list[Array] = []
-    loss = 0.0
-    first_request = 0
-    with torch.no_grad(), prefetched(source.epoch(seed, 0), encoder, prefetch, Waiting()) as ready:
+    found: list[Prediction] = []
+    blocks = blocks_of(source, seed, 0, share[0], stop=share[1])
+    with torch.no_grad(), prefetched(blocks, encoder, ahead, Waiting()) as ready:
         for batch in ready:
             if not batch.rows:
                 continue
             outputs = model(batch)
-            loss += model.loss(outputs, batch).item() * batch.rows
-            scores.append(model.judged(outputs, batch).numpy().astype(np.float64))
+            labels: dict[str, Array] = {}
             for name, values in batch.labels.items():
                 known = batch.known.get(name)
-                there = values if known is None else values.masked_fill(~known, float("nan"))
-                labels.setdefault(name, []).append(there.numpy())
-            weights.append(batch.weights.numpy())
-            requests.append(batch["request_of_item"].numpy() + first_request)
-            request_ids.append(batch.request_ids)
-            candidates.append(batch.candidates.numpy())
-            first_request += len(batch.request_ids)
-    if not scores:
-        raise DataError("the source has no candidates to score", where="validation")
-    rows = sum(len(s) for s in scores)
+                labels[name] = (values if known is None else values.masked_fill(~known, float("nan"))).numpy()
+            found.append(
+                Prediction(
+                    scores=model.judged(outputs, batch).numpy().astype(np.float64),
+                    labels=labels,
+                    weights=batch.weights.numpy(),
+                    requests=batch["request_of_item"].numpy(),
+                    request_ids=batch.request_ids,
+                    candidates=batch.candidates.numpy(),
+                    loss=model.loss(outputs, batch).item(),
+                )
+            )
+    return found
+
+
+def _joined(parts: Sequence[Prediction]) -> Prediction:
+    """The predictions of batches as one, of none as an empty one."""
+    first = np.cumsum([0, *(len(p.request_ids) for p in parts)])
+    nothing = np.zeros(0, np.int64)
     return Prediction(
-        scores=np.concatenate(scores),
-        labels={name: np.concatenate(parts) for name, parts in labels.items()},
-        weights=np.concatenate(weights),
-        requests=np.concatenate(requests),
-        request_ids=np.concatenate(request_ids),
-        candidates=np.concatenate(candidates),
-        loss=loss / rows,
+        scores=np.concatenate([np.zeros(0), *(p.scores for p in parts)]),
+        labels={name: np.concatenate([p.labels[name] for p in parts]) for name in (parts[0].labels if parts else ())},
+        weights=np.concatenate([np.zeros(0, np.float32), *(p.weights for p in parts)]),
+        requests=np.concatenate([nothing, *(p.requests + at for p, at in zip(parts, first, strict=False))]),
+        request_ids=np.concatenate([nothing, *(p.request_ids for p in parts)]),
+        candidates=np.concatenate([nothing, *(p.candidates for p in parts)]),
+        loss=sum(p.loss * len(p.scores) for p in parts) / max(1, sum(len(p.scores) for p in parts)),
     )
 
 
-def evaluate(model: Model, encoder: Encoder, source: Batches, *, seed: int = 0, prefetch: int = 4) -> dict[str, float]:
-    """The model's metrics on a source, and `loss`."""
-    prediction = predict(model, encoder, source, seed=seed, prefetch=prefetch)
-    return {"loss": prediction.loss, **model.metrics(prediction)}
+def evaluate(
+    model: Model,
+    encoder: Encoder,
+    source: Batches,
+    *,
+    seed: int = 0,
+    ahead: Ahead | None = None,
+    exchange: Exchange | None = None,
+) -> dict[str, float]:
+    """The model's metrics on a source, and `loss`; the same in every process."""
+    exchange = exchange or Alone()
+    prediction = predict(model, encoder, source, seed=seed, ahead=ahead, exchange=exchange)
+    metrics = {"loss": prediction.loss, **model.metrics(prediction)} if exchange.rank == 0 else {}
+    return exchange.of_first(metrics)

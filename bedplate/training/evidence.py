@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from bedplate.canonical import digest
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import StoreError
 from bedplate.features.encoding import CANDIDATE
@@ -58,6 +59,11 @@ def models_behind(job: Job, dataset: LoadedDataset) -> dict[str, str]:
     """The model version behind each feature that a model makes and that the job's inputs are computed from."""
     features = dataset.compiled.selected.models_behind(job.inputs)
     return {f.name: dataset.scorers[f.name].version for f in features}
+
+
+def fingerprint(job: Job, definitions: Mapping[str, str], sources: Mapping[str, str]) -> str:
+    """The id of all that processes which train together must have in common."""
+    return digest([plain_config(job.form(), job.place), dict(definitions), dict(sources)])
 
 
 def settings_of(record: RunRecord) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import final
 
 import numpy as np
 import polars as pl
@@ -24,7 +25,18 @@ FILE = "not-finite.parquet"
 _MOST = 10_000  # rows
 
 
-def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, folder: Path) -> DataError:
+@final
+class NotFiniteError(DataError):
+    """The loss or a gradient is not finite.
+
+    Attributes:
+        named: whether it is known what of the batch is not.
+    """
+
+    named: bool = False
+
+
+def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, path: Path) -> NotFiniteError:
     """The error that names what is not finite in a batch: inputs and labels, else outputs and weights.
 
     Args:
@@ -33,7 +45,7 @@ def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: 
         batch: on which.
         model: with the weights that it had.
         encoder: of the batch.
-        folder: where `FILE` goes.
+        path: of the file with the rows.
     """
     found = _inputs(batch, encoder) | {
         f"label {name}": ~torch.isfinite(values) for name, values in batch.labels.items() if not _is_finite(values)
@@ -54,10 +66,11 @@ def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: 
         what += f"; not finite: {', '.join(found)}"
     rows = _rows(found, batch)
     if len(rows):
-        path = folder / FILE
         write_atomic(path, _encoded(rows))
         what += f" ({len(rows):,} rows: {path})"
-    return DataError(what, where=f"training, step {step}", hint=hint)
+    error = NotFiniteError(what, where=f"training, step {step}", hint=hint)
+    error.named = len(rows) > 0
+    return error
 
 
 def _is_finite(values: Tensor) -> bool:

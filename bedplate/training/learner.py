@@ -12,6 +12,7 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described
 from bedplate.models.prediction import Prediction
 from bedplate.training.job import Job
+from bedplate.training.joining import Join
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
@@ -70,8 +71,13 @@ class Learner(Protocol):
         ...
 
 
-def learner_of(job: Job) -> Learner:
-    """What trains a job's model; imports the library that it is made with."""
+def learner_of(job: Job, join: Join | None = None) -> Learner:
+    """What trains a job's model; imports the library that it is made with.
+
+    Args:
+        job: the job.
+        join: how to join with other processes that train the same model; None: there are none.
+    """
     from bedplate.training.network import Network
 
-    return Network(job)
+    return Network(job, join)

@@ -13,8 +13,11 @@ from bedplate.features.signature import Described
 from bedplate.models.base import Model, RetrievalModel
 from bedplate.models.prediction import Prediction
 from bedplate.training.evaluate import predict
+from bedplate.training.exchange import alone
 from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
 from bedplate.training.job import Job
+from bedplate.training.joining import Join
+from bedplate.training.prefetch import Ahead
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 from bedplate.training.source import Batches
@@ -27,12 +30,13 @@ class Network:
 
     Args:
         job: the job.
+        join: how to join with other processes that train it; None: there are none.
     """
 
-    __slots__ = ("_job", "title")
+    __slots__ = ("_job", "_join", "title")
 
-    def __init__(self, job: Job) -> None:
-        self._job, self.title = job, job.model_class.__name__
+    def __init__(self, job: Job, join: Join | None = None) -> None:
+        self._job, self._join, self.title = job, join, job.model_class.__name__
 
     def encoder(self, fitted: Encoder) -> Encoder:
         """The encoder itself."""
@@ -43,11 +47,15 @@ class Network:
     ) -> TrainResult[Model]:
         """Trains the network; see `Trainer.fit`."""
         model: Model = self._job.model_class(self._job.model, encoder.layout)
-        return Trainer(self._job.trainer, log=log, show=show).fit(model, encoder, training, validation, folder)
+        with alone() if self._join is None else self._join.connect() as exchange:
+            if self._join is not None:
+                exchange.of_first((self._join.fingerprint, str(folder)))
+            trainer = Trainer(self._job.trainer, log=log, show=show, exchange=exchange)
+            return trainer.fit(model, encoder, training, validation, folder)
 
     def predict(self, model: Model, encoder: Encoder, source: Batches) -> Prediction:
         """The scores over a source."""
-        return predict(model, encoder, source, prefetch=self._job.trainer.prefetch)
+        return predict(model, encoder, source, ahead=Ahead.of(self._job.trainer))
 
     def catalogue(
         self, model: Model, encoder: Encoder, batch: Callable[[], Batch], dataset: LoadedDataset

@@ -76,7 +76,9 @@ class Adagrad:
         """Updates every table that has a gradient."""
         if self._torch is not None:
             self._torch.param_groups[0]["lr"] = self.rate
-            self._torch.step()  # pyright: ignore[reportUnknownMemberType]
+            untyped: Any = torch.sparse
+            with untyped.check_sparse_tensor_invariants(enable=False):  # said, or torch warns that it does not check
+                self._torch.step()  # pyright: ignore[reportUnknownMemberType]
 
     def state_dict(self) -> dict[str, Any]:
         """The accumulators."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -29,9 +30,10 @@ from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
-from bedplate.training.evidence import SETTINGS, definitions_of, models_behind, require_same
+from bedplate.training.evidence import SETTINGS, definitions_of, fingerprint, models_behind, require_same
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
+from bedplate.training.joining import Connect, Join, WorkerError
 from bedplate.training.learner import Learner, learner_of
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.predictions import keep_predictions
@@ -87,6 +89,7 @@ def train(
     files: WrittenDataset | None = None,
     show: Show | None = None,
     progress: Progress = lambda _: None,
+    connect: Connect | None = None,
 ) -> Trained:
     """Trains a job's model, evaluates it on the test split, exports it and registers the version.
 
@@ -100,6 +103,7 @@ def train(
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
+        connect: connects with other processes that train with this one, by `helping.help_train`; None: there are none.
 
     Raises:
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
@@ -107,10 +111,11 @@ def train(
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
         NotFoundError: the run to resume is not there.
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
+        WorkerError: another process has ended; the last checkpoint is whole, and the run can be resumed.
     """
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
-    training, validation, testing = _batches(dataset, files)
+    training, validation, testing = batches_of(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
     if resume is None:
@@ -120,13 +125,12 @@ def train(
         require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
         run = registry.resume_run(resume)
     with run:
-        learner = learner_of(job)
+        common = fingerprint(job, definitions, dataset.snapshots)
+        learner = learner_of(job, None if connect is None else Join(connect, common))
         encoder = _encoder(job, learner, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
-        try:
+        with _resumable(run):
             result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
-        except TrainingInterruptedError as error:
-            raise _interrupted(run, error) from None
         progress("evaluate on the test split")
         test = learner.predict(result.model, encoder, testing)
         keep_predictions(run.folder, test, dataset)
@@ -136,14 +140,19 @@ def train(
         return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics)
 
 
-def _interrupted(run: Run, error: TrainingInterruptedError) -> TrainingInterruptedError:
-    """Ends the run as interrupted; the error says which run it was."""
-    run.finish("interrupted")
-    error.run, error.where = run.id, f"run '{run.id}'"
-    return error
+@contextmanager
+def _resumable(run: Run) -> Generator[None]:
+    """Lets what ends a training early say which run can be resumed."""
+    try:
+        yield
+    except (TrainingInterruptedError, WorkerError) as error:
+        if isinstance(error, TrainingInterruptedError):
+            run.finish("interrupted")
+        error.run, error.where = run.id, f"run '{run.id}'"
+        raise
 
 
-def _batches(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
+def batches_of(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
     """The batches of training, validation and test, joined or read."""
     if files is None:
         return [Loader(dataset, split) for split in SPLITS]

@@ -1,19 +1,18 @@
-"""Where batches come from, and a thread that reads and encodes the next ones while the model trains."""
+"""Where batches come from, and what they are as tensors."""
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Protocol, TypeAlias, final
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bedplate.batch import Batch, Dense
+from bedplate.batch import Batch, Column, Dense, Ragged
+from bedplate.datasets.blocks import WHOLE, Block, Blocks, Part, Room
 from bedplate.datasets.negatives import LOG_Q
 from bedplate.features.encoder import Encoder
 from bedplate.models.batch import TensorBatch
@@ -67,63 +66,50 @@ def _tensor(array: Array) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())  # pyright: ignore[reportUnknownMemberType]
 
 
-@final
-class Waiting:
-    """Seconds that the trainer waited for data."""
-
-    __slots__ = ("seconds",)
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
+def bytes_of(batch: Batch) -> int:
+    """The memory of a batch's columns."""
+    columns = [*batch.request.values(), *batch.item.values()]
+    arrays = [batch.times, batch.request_ids, batch.candidates, *batch.labels.values(), *batch.keys.values()]
+    return sum(map(_bytes_of_column, columns)) + sum(array.nbytes for array in arrays)
 
 
-_Queued: TypeAlias = "TensorBatch | BaseException | None"
+def _bytes_of_column(column: Column) -> int:
+    if isinstance(column, Ragged):
+        return _bytes_of_column(column.values) + column.offsets.nbytes
+    return column.values.nbytes + (0 if column.present is None else column.present.nbytes)
 
 
-@contextmanager
-def prefetched(
-    batches: Iterator[Batch], encoder: Encoder, depth: int, waiting: Waiting
-) -> Generator[Iterator[TensorBatch]]:
-    """Reads and encodes batches in a thread, at most `depth` ahead, in order; what it raises is raised here.
+def bytes_of_tensors(batch: TensorBatch) -> int:
+    """The memory of a batch's tensors."""
+    others = (batch.weights, batch.candidates, *batch.labels.values(), *batch.known.values())
+    return sum(tensor.nbytes for tensor in (*batch.inputs.values(), *others))
 
-    Leaving the context ends the thread. Nothing is drawn at random in the thread, so the order of threads can't matter.
+
+def blocks_of(
+    source: Batches, seed: int, epoch: int, start: int = 0, *, stop: int | None = None, part: Part = WHOLE
+) -> Callable[[Room], Iterator[Block]]:
+    """The blocks of an epoch of any source; one that has no blocks is read batch by batch, in order.
+
+    Args:
+        source: of the batches.
+        seed: see `Batches`.
+        epoch: see `Batches`.
+        start: see `Batches`.
+        stop: leaves out the batches from this one on; None: none.
+        part: what is wanted of each batch.
     """
-    buffer: queue.Queue[_Queued] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
 
-    def put(item: _Queued) -> bool:
-        while not stop.is_set():
-            try:
-                buffer.put(item, timeout=0.05)
-            except queue.Full:
-                continue
-            return True
-        return False
+    def of_blocks(room: Room) -> Iterator[Block]:
+        if isinstance(source, Blocks):
+            return source.blocks(seed, epoch, start, stop, part=part, room=room)
+        batches = source.epoch(seed, epoch, start)
+        return one_each(batches if stop is None else islice(batches, stop - start), part)
 
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not put(to_tensors(batch, encoder)):
-                    return
-            put(None)
-        except BaseException as error:  # noqa: BLE001 - raised again by the consumer
-            put(error)
+    return of_blocks
 
-    def consume() -> Iterator[TensorBatch]:
-        while True:
-            began = time.perf_counter()
-            item = buffer.get()
-            waiting.seconds += time.perf_counter() - began
-            if item is None:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
 
-    thread = threading.Thread(target=work, name="bedplate-prefetch", daemon=True)
-    thread.start()
-    try:
-        yield consume()
-    finally:
-        stop.set()
-        thread.join()
+def one_each(batches: Iterator[Batch], part: Part = WHOLE) -> Iterator[Block]:
+    """A block for each batch, which is read when its block is asked for."""
+    for batch in batches:
+        own = part.of(batch)
+        yield Block(own.items, partial(iter, (own,)))

@@ -22,14 +22,16 @@ from bedplate.training.average import Average
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
-from bedplate.training.forensics import not_finite
+from bedplate.training.exchange import Alone, Exchange
+from bedplate.training.forensics import FILE, not_finite
 from bedplate.training.forward import forward_pass
 from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
 from bedplate.training.optimizer import Optimizer
+from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.report import Log, Show, Status
 from bedplate.training.result import TrainResult
 from bedplate.training.schedule import factor
-from bedplate.training.source import Batches, Waiting, prefetched
+from bedplate.training.source import Batches, blocks_of
 
 
 @final
@@ -40,12 +42,21 @@ class Trainer:
         config: how.
         log: takes the metrics of each epoch, for example into a run.
         show: takes the status after each step (`report.on_stderr()` shows it).
+        exchange: with the other processes that train the same model on the same batches; None where there are none.
     """
 
-    def __init__(self, config: TrainerConfig, *, log: Log | None = None, show: Show | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainerConfig,
+        *,
+        log: Log | None = None,
+        show: Show | None = None,
+        exchange: Exchange | None = None,
+    ) -> None:
         self.config = config
         self.log = log
         self.show = show
+        self.exchange = Alone() if exchange is None else exchange
 
     def fit(
         self, model: Model, encoder: Encoder, train: Batches, validation: Batches, folder: Path
@@ -53,7 +64,8 @@ class Trainer:
         """Trains, or goes on from the checkpoint in `folder`.
 
         The weights after an interruption (a signal, a crash, kill -9) and another call are bit for bit those of a run
-        that was never interrupted, on the same machine with the same number of threads.
+        that was never interrupted, on the same machine with the same number of threads and processes. With another
+        number of processes they differ by the rounding of sums, and by what dropout draws.
 
         Args:
             model: with its first weights.
@@ -66,12 +78,14 @@ class Trainer:
             TrainingInterruptedError: SIGINT or SIGTERM; after the checkpoint was written.
             DataError: the loss or a gradient is not finite, or the judged metric is not a number.
             StoreError: the checkpoint can't be read or written, or is of another config, model or encoder.
-            ConfigError: the model has no such metric as the config judges by.
+            ConfigError: the model has no such metric as the config judges by, or can't be trained by several processes.
+            PeerLostError: another process is gone.
         """
         if len(train) == 0:
             raise DataError("the training source has no batches", where="trainer")
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
+        if self.exchange.rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
         with seeded(self.config.seed), noticed_interrupt() as interrupt:
             return _Run(self, model, encoder, train, validation, folder, interrupt).run()
 
@@ -91,6 +105,7 @@ class _Run:
         interrupt: Interrupt,
     ) -> None:
         self.config, self.log, self.show = trainer.config, trainer.log, trainer.show
+        self.exchange = trainer.exchange
         self.model, self.encoder, self.train, self.validation = model, encoder, train, validation
         self.folder, self.interrupt = folder, interrupt
         c = self.config
@@ -98,22 +113,24 @@ class _Run:
         self.average = Average(self.optimizer.dense, c.average) if c.average else None
         self.forward = forward_pass(model, c)
         self.progress = Progress()
-        self.waiting = Waiting()
+        self.ahead, self.waiting = Ahead.of(c), Waiting()
         self.rows, self.seconds = 0, 0.0
         self.grouped = 0  # candidates behind the gradients of the next update
         self.saved = 0  # the step of the last checkpoint
+        self.stop = False  # whether any process is to stop
         self.batches = len(train)
         self.updates = -(-self.batches // c.accumulate)  # of an epoch
         self.identity = _identity(c, model, encoder, self.batches)
 
     def run(self) -> TrainResult[Model]:
+        self.exchange.begin(self.model)
         resumed = self._resume()
         while not self._finished():
             if self._train_epoch():
                 self._end_epoch()
         stopped = self.progress.epoch < self.config.epochs
-        best = load_state(self.folder / BEST)
-        self.model.load_state_dict(best["model"])
+        if self.exchange.rank == 0:
+            self.model.load_state_dict(load_state(self.folder / BEST)["model"])
         self.model.eval()
         return TrainResult(
             model=self.model,
@@ -138,16 +155,16 @@ class _Run:
         """Trains to the end of the epoch; False: patience ended before."""
         self.model.train()
         progress = self.progress
-        source = self.train.epoch(self.config.seed, progress.epoch, progress.batch)
+        source = blocks_of(self.train, self.config.seed, progress.epoch, progress.batch, part=self.exchange.part)
         began = time.perf_counter()
-        with prefetched(source, self.encoder, self.config.prefetch, self.waiting) as ready:
+        with prefetched(source, self.encoder, self.ahead, self.waiting) as ready:
             for batch in ready:
-                loss = self._gradients(batch)
+                loss, rows = self._gradients(batch)
                 progress.batch += 1
                 progress.step += 1
-                progress.loss_sum += loss * batch.rows
-                progress.rows += batch.rows
-                self.rows += batch.rows
+                progress.loss_sum += loss * rows
+                progress.rows += rows
+                self.rows += rows
                 is_update = progress.batch % self.config.accumulate == 0 or progress.batch == self.batches
                 if is_update:
                     self._update(loss, batch)
@@ -174,27 +191,34 @@ class _Run:
             self._save()
             if self._is_patience_over():
                 return True
-        if self.interrupt.asked:
+        if self.stop:
             self._stop()
         if progress.step // self.config.checkpoint_every > self.saved // self.config.checkpoint_every:
             self._save()
         return False
 
-    def _gradients(self, batch: TensorBatch) -> float:
-        """Adds a batch's gradients to those of the next update; the loss."""
+    def _gradients(self, batch: TensorBatch) -> tuple[float, int]:
+        """Adds the gradients of this process's part of a batch to those of the next update.
+
+        Returns:
+            The loss of the whole batch, and how many candidates it has.
+        """
         if not self.grouped:
             self.optimizer.clear()
-        loss = self.model.loss(self.forward(batch), batch)
+        self.exchange.draw(self.config.seed, self.progress.step)
+        outputs, whole, self.stop = self.exchange.whole(self.forward(batch), batch, self.interrupt.asked)
+        loss = self.model.loss(outputs, whole)
         value = loss.item()
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
-        if self.config.accumulate > 1:
-            loss = loss * batch.rows
+        if self.config.accumulate > 1 or self.exchange.count > 1:
+            loss = loss * ((whole.rows if self.config.accumulate > 1 else 1) / self.exchange.count)
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
-        self.grouped += batch.rows
-        return value
+        self.grouped += whole.rows
+        return value, whole.rows
 
     def _update(self, loss: float, batch: TensorBatch) -> None:
+        self.exchange.merge(self.optimizer)
         if self.config.accumulate > 1:
             self.optimizer.scale_gradients(1.0 / max(self.grouped, 1))
         norm = self.optimizer.gradient_norm().item()
@@ -218,14 +242,15 @@ class _Run:
         progress = self.progress
         metrics = {"train_loss": progress.loss_sum / max(progress.rows, 1)}
         metrics |= evaluate(
-            self.model, self.encoder, self.validation, seed=self.config.seed, prefetch=self.config.prefetch
+            self.model, self.encoder, self.validation, seed=self.config.seed, ahead=self.ahead, exchange=self.exchange
         )
         value = self._judged(metrics)
         progress.history.append(metrics)
         sign = 1.0 if self.config.metric in LOWER_IS_BETTER else -1.0
         if progress.best is None or sign * value < sign * progress.best:
             progress.best, progress.best_at = value, len(progress.history) - 1
-            save_state(self.folder / BEST, {"model": self.model.state_dict()})
+            if self.exchange.rank == 0:
+                save_state(self.folder / BEST, {"model": self.model.state_dict()})
         if self.show is not None:
             self.show(self._status(metrics))
         if self.log is not None:
@@ -238,7 +263,8 @@ class _Run:
         progress.epoch += 1
         progress.batch = 0
         self._save()
-        if self.interrupt.asked and not self._finished():
+        self.stop = any(self.exchange.of_all(self.interrupt.asked))
+        if self.stop and not self._finished():
             self._stop()
 
     def _judged(self, metrics: dict[str, float]) -> float:
@@ -258,7 +284,12 @@ class _Run:
         return value
 
     def _not_finite(self, what: str, batch: TensorBatch) -> DataError:
-        return not_finite(what, self.progress.step, batch, self.model, self.encoder, self.folder)
+        """The error of the process whose part of the batch is the cause; each has noticed it, at the same step."""
+        path = self.folder / (f"{self.exchange.rank}-{FILE}" if self.exchange.rank else FILE)
+        own = not_finite(what, self.progress.step, batch, self.model, self.encoder, path)
+        found = self.exchange.of_all((own.named, own.message, own.hint))
+        _, message, hint = next((one for one in found if one[0]), found[0])
+        return DataError(message, where=own.where, hint=hint)
 
     def _save(self) -> None:
         for name, tensor in self.model.state_dict().items():
@@ -268,6 +299,10 @@ class _Run:
                     where=f"training, step {self.progress.step}",
                     hint="lower learning_rate or embedding_learning_rate, or set clip_norm",
                 )
+        self.exchange.check_equal(self.model.state_dict())
+        self.saved = self.progress.step
+        if self.exchange.rank:
+            return
         state: dict[str, Any] = {
             "identity": self.identity,
             "model": self.model.state_dict(),
@@ -277,7 +312,6 @@ class _Run:
             "progress": msgspec.to_builtins(self.progress),
         }
         save_state(self.folder / CHECKPOINT, state)
-        self.saved = self.progress.step
 
     def _resume(self) -> int:
         path = self.folder / CHECKPOINT

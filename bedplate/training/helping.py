@@ -1,0 +1,56 @@
+"""What the processes of a training do that neither write files nor show progress."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from bedplate.datasets.loaded import LoadedDataset
+from bedplate.datasets.written import WrittenDataset
+from bedplate.errors import StoreError
+from bedplate.features.encoder import Encoder
+from bedplate.features.view import Feature
+from bedplate.training.checks import check_job
+from bedplate.training.evidence import definitions_of, fingerprint
+from bedplate.training.job import Job
+from bedplate.training.joining import Connect
+from bedplate.training.run import ENCODER, batches_of
+from bedplate.training.trainer import Trainer
+
+
+def help_train(
+    job: Job,
+    dataset: LoadedDataset,
+    features: Mapping[str, Feature],
+    connect: Connect,
+    *,
+    files: WrittenDataset | None = None,
+) -> None:
+    """Trains with the process that runs `run.train` for the same job.
+
+    Args:
+        job: the job.
+        dataset: its dataset over its data.
+        features: definitions by full name.
+        connect: connects with the other processes.
+        files: as for `run.train`.
+
+    Raises:
+        StoreError: the first process has other definitions, data or config.
+        PeerLostError: another process is gone.
+    """
+    check_job(job, {job.dataset: dataset.compiled})
+    training, validation, _ = batches_of(dataset, files)
+    own = fingerprint(job, definitions_of(job, dataset, features), dataset.snapshots)
+    with connect() as exchange:
+        theirs, folder = exchange.of_first((own, ""))
+        if own != theirs:
+            raise StoreError(
+                "the process of rank 0 has other definitions, sources or settings",
+                where=f"{job.place}, process of rank {exchange.rank}",
+                hint="were files of the project or of a source changed just now? Run it again",
+            )
+        checkpoints = Path(folder)
+        encoder = Encoder.load(checkpoints.parent / ENCODER)
+        model = job.model_class(job.model, encoder.layout)
+        Trainer(job.trainer, exchange=exchange).fit(model, encoder, training, validation, checkpoints)

@@ -1,0 +1,223 @@
+"""Threads that read, join and encode the next batches while the model trains: in order, within a bound of memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self, final
+
+from bedplate.config import parse_size
+from bedplate.datasets.blocks import Block, Room
+from bedplate.features.encoder import Encoder
+from bedplate.models.batch import TensorBatch
+from bedplate.training.config import TrainerConfig
+from bedplate.training.source import bytes_of, bytes_of_tensors, to_tensors
+
+_FIRST_ITEMS = 8192
+"""Candidates of the first block, from which the memory of further ones is estimated."""
+
+_WORKING = 2
+"""How often a block's columns are in memory while it is made: themselves, and what they are made of."""
+
+
+@final
+class Waiting:
+    """Seconds that the trainer waited for data."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """How far threads may be ahead of the trainer; see `TrainerConfig`.
+
+    Attributes:
+        batches: encoded batches that wait at most.
+        memory: bytes of them and of blocks that are being made; one block and one batch are always made.
+        threads: how many make them.
+    """
+
+    batches: int = 32
+    memory: int = 512 * 10**6
+    threads: int = 2
+
+    @classmethod
+    def of(cls, config: TrainerConfig) -> Self:
+        """As a config says."""
+        memory = parse_size(config.prefetch_memory, "trainer: prefetch_memory")
+        return cls(config.prefetch, memory, config.loader_threads)
+
+
+@final
+class _Slot:
+    """The place of a block in the order: its batches that are ready, and how it ended."""
+
+    __slots__ = ("ended", "error", "ready", "reserved")
+
+    def __init__(self, reserved: int, error: BaseException | None = None) -> None:
+        self.ready: deque[tuple[TensorBatch, int]] = deque()
+        self.reserved, self.error, self.ended = reserved, error, error is not None
+
+
+@final
+class _Line:
+    """Blocks in work, in order; `work` is what each thread does."""
+
+    def __init__(self, blocks: Callable[[Room], Iterator[Block]], encoder: Encoder, ahead: Ahead) -> None:
+        self._encoder, self._ahead = encoder, ahead
+        self._blocks = blocks(self._room)
+        self._turn, self._changed = threading.Lock(), threading.Condition()
+        self._slots: deque[_Slot] = deque()
+        self._exhausted = self._stopped = False
+        self._batches = self._bytes = 0  # what waits and is being made
+        self._raw = self._encoded = 0.0  # bytes a candidate, the most that were seen; 0 before the first batch
+
+    def work(self) -> None:
+        """Makes blocks until there are no more."""
+        while (taken := self._take()) is not None:
+            slot, block = taken
+            try:
+                for batch in block.make():
+                    if not self._put(slot, to_tensors(batch, self._encoder), bytes_of(batch) / max(batch.items, 1)):
+                        return
+            except BaseException as error:  # noqa: BLE001 - raised again by the consumer
+                slot.error = error
+            with self._changed:
+                self._bytes -= slot.reserved
+                slot.ended = True
+                self._changed.notify_all()
+
+    def next(self) -> TensorBatch | None:
+        """The next batch in order; None: there are no more. An error is raised where its batch would be."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(self._has_news)
+                if not self._slots:
+                    return None
+                slot = self._slots[0]
+                if slot.ready:
+                    batch, size = slot.ready.popleft()
+                    self._batches, self._bytes = self._batches - 1, self._bytes - size
+                    self._changed.notify_all()
+                    return batch
+                if slot.error is not None:
+                    raise slot.error
+                self._slots.popleft()
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Lets all threads end."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _has_news(self) -> bool:
+        return bool(self._slots[0].ready or self._slots[0].ended) if self._slots else self._exhausted
+
+    def _take(self) -> tuple[_Slot, Block] | None:
+        """The next block and its slot, when there is room for it; None: there is none."""
+        with self._turn:
+            if self._exhausted or self._stopped:
+                return None
+            error: BaseException | None = None
+            block: Block | None = None
+            try:
+                block = next(self._blocks, None)
+            except BaseException as raised:  # noqa: BLE001 - raised again by the consumer
+                error = raised
+            with self._changed:
+                if block is None:
+                    self._exhausted = True
+                    if error is not None:
+                        self._slots.append(_Slot(0, error))
+                    self._changed.notify_all()
+                    return None
+                self._changed.wait_for(lambda: self._stopped or self._fits(block))
+                if self._stopped:
+                    return None
+                slot = _Slot(self._estimate(block))
+                self._bytes += slot.reserved
+                self._slots.append(slot)
+                return slot, block
+
+    def _estimate(self, block: Block) -> int:
+        return int(_WORKING * self._raw * block.items)
+
+    def _fits(self, block: Block) -> bool:
+        if not any(not slot.ended or slot.ready for slot in self._slots):
+            return True
+        known = self._raw > 0 and self._batches < self._ahead.batches
+        return known and self._bytes + self._estimate(block) <= self._ahead.memory
+
+    def _put(self, slot: _Slot, batch: TensorBatch, raw: float) -> bool:
+        """Lets a batch wait for the trainer; False: nobody wants it any more."""
+        size = bytes_of_tensors(batch)
+        with self._changed:
+            self._raw = max(self._raw, raw)
+            self._encoded = max(self._encoded, size / max(batch.rows, 1))
+            self._changed.wait_for(lambda: self._stopped or self._may_wait(slot, size))
+            if self._stopped:
+                return False
+            slot.ready.append((batch, size))
+            self._batches, self._bytes = self._batches + 1, self._bytes + size
+            self._changed.notify_all()
+            return True
+
+    def _may_wait(self, slot: _Slot, size: int) -> bool:
+        if slot is self._slots[0] and not slot.ready:
+            return True  # the trainer's next batch
+        return self._batches < self._ahead.batches and self._bytes + size <= self._ahead.memory
+
+    def _room(self) -> int:
+        """Candidates of the next block: each thread has one, and as much again waits."""
+        if not self._raw:
+            return _FIRST_ITEMS
+        share = self._ahead.memory / (self._ahead.threads + 1)
+        return int(share / (_WORKING * self._raw + self._encoded))
+
+
+@contextmanager
+def prefetched(
+    blocks: Callable[[Room], Iterator[Block]], encoder: Encoder, ahead: Ahead, waiting: Waiting
+) -> Generator[Iterator[TensorBatch]]:
+    """Makes and encodes blocks by threads; gives their batches in order, and raises here what is raised there.
+
+    Leaving the context ends the threads. Nothing that is drawn at random depends on a thread, so neither the batches
+    nor their order depend on how many there are or which is faster.
+
+    Args:
+        blocks: see `source.blocks_of`.
+        encoder: of the batches.
+        ahead: how far ahead.
+        waiting: counts the time that the consumer waits.
+    """
+    line = _Line(blocks, encoder, ahead)
+
+    def consume() -> Iterator[TensorBatch]:
+        while True:
+            began = time.perf_counter()
+            batch = line.next()
+            waiting.seconds += time.perf_counter() - began
+            if batch is None:
+                return
+            yield batch
+
+    threads = [
+        threading.Thread(target=line.work, name=f"bedplate-prefetch-{i}", daemon=True) for i in range(ahead.threads)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield consume()
+    finally:
+        line.stop()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,218 @@
+"""Starting the other processes of a training, watching them, and ending them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from bedplate.errors import ConfigError
+from bedplate.training.joining import PeerLostError, WorkerError
+
+if TYPE_CHECKING:
+    from bedplate.training.exchange import Exchange
+
+PLACE = "BEDPLATE_TRAINING_PLACE"
+"""The environment variable that makes a process one of a training: `RANK/COUNT/FOLDER`."""
+
+_STORE = "store"
+_INTERFACE = "GLOO_SOCKET_IFNAME"
+_PATIENCE = 5.0  # seconds until a process that is gone, or was asked to go, is seen to be gone
+_LINES = 20
+
+
+@final
+class Place:
+    """Which process of a training this is.
+
+    Args:
+        rank: from 0.
+        count: how many there are.
+        folder: where they meet; None: where torchrun says.
+    """
+
+    def __init__(self, rank: int, count: int, folder: Path | None) -> None:
+        self.rank, self.count, self.folder = rank, count, folder
+
+    @contextmanager
+    def connect(self) -> Generator[Exchange]:
+        """Says that this process can be met, and meets the others."""
+        from bedplate.training.together import connected
+
+        if self.folder is not None:
+            (self.folder / f"ready-{self.rank}").touch()
+        meeting = "env://" if self.folder is None else f"file://{self.folder / _STORE}"
+        with connected(self.rank, self.count, meeting) as exchange:
+            yield exchange
+
+    def end_with_parent(self) -> None:
+        """Ends this process when the one that started it is gone, in whatever way: standard input ends then.
+
+        One that torchrun started is ended by torchrun.
+        """
+        folder = self.folder
+        if folder is None:
+            return
+
+        def watch() -> None:
+            with suppress(OSError):
+                while os.read(sys.stdin.fileno(), 1024):
+                    pass
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(PeerLostError.exit_code)
+
+        threading.Thread(target=watch, name="bedplate-parent", daemon=True).start()
+
+
+def own_place() -> Place | None:
+    """The place of a process that `Workers` or torchrun started; None in any other."""
+    known = os.environ
+    if PLACE in known:
+        rank, count, folder = known[PLACE].split("/", 2)
+        return Place(int(rank), int(count), Path(folder))
+    if "TORCHELASTIC_RUN_ID" in known and int(known["WORLD_SIZE"]) > 1:
+        return Place(int(known["RANK"]), int(known["WORLD_SIZE"]), None)
+    return None
+
+
+@final
+class Workers:
+    """The processes of rank 1 and more, all on this machine.
+
+    Args:
+        count: how many processes there are, this one included.
+        folder: a new folder of theirs.
+    """
+
+    def __init__(self, count: int, folder: Path) -> None:
+        self.place, self._folder = Place(0, count, folder), folder
+        self._logs = {rank: folder / f"{rank}.log" for rank in range(1, count)}
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, command: Sequence[str]) -> None:
+        """Starts them.
+
+        Args:
+            command: what each runs; it finds its place by `own_place`.
+        """
+        for rank, log in self._logs.items():
+            place = f"{rank}/{self.place.count}/{self._folder}"
+            path = os.pathsep.join(entry for entry in sys.path if entry)
+            environment = {**_environment(self.place.count), PLACE: place, "PYTHONPATH": path}
+            with log.open("wb") as output:
+                self._processes[rank] = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C of a terminal reaches the first process alone, which tells them
+                )
+
+    @contextmanager
+    def connect(self) -> Generator[Exchange]:
+        """What this process and the others tell each other.
+
+        Raises:
+            WorkerError: one has ended before this one is through.
+        """
+        self.wait_until_ready()
+        os.environ.setdefault(_INTERFACE, _loopback())
+        try:
+            with self.place.connect() as exchange:
+                yield exchange
+        except PeerLostError as error:
+            raise self.error() from error
+
+    def wait_until_ready(self) -> None:
+        """Waits until all can be met.
+
+        Raises:
+            WorkerError: one has ended.
+        """
+        while not all((self._folder / f"ready-{rank}").exists() for rank in self._processes):
+            if any(process.poll() is not None for process in self._processes.values()):
+                raise self.error()
+            time.sleep(0.02)
+
+    def error(self) -> WorkerError:
+        """What ended them: the first one that did not end because of another."""
+        until = time.monotonic() + _PATIENCE
+        ended: dict[int, int] = {}
+        while time.monotonic() < until:
+            codes = {rank: process.poll() for rank, process in self._processes.items()}
+            ended = {rank: code for rank, code in codes.items() if code not in (None, 0, PeerLostError.exit_code)}
+            if ended:
+                break
+            time.sleep(0.02)
+        if not ended:
+            return WorkerError("another process of the training can't be reached", where="training")
+        rank, code = next(iter(ended.items()))
+        lines = self._logs[rank].read_text(errors="replace").strip().splitlines()[-_LINES:]
+        if code < 0:
+            how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
+        else:
+            how = f"failed with exit code {code}"
+        said = ":\n  " + "\n  ".join(lines) if lines else ""
+        error = WorkerError(f"the process of rank {rank} of {self.place.count} {how}{said}", where="training")
+        error.exit_code = code if code > 0 else WorkerError.exit_code
+        return error
+
+    def end(self) -> None:
+        """Ends those that are still there."""
+        until = time.monotonic() + _PATIENCE
+        for process in self._processes.values():
+            if process.stdin is not None:
+                process.stdin.close()  # see `end_with_parent`
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def started(command: Sequence[str], count: int) -> Generator[Workers]:
+    """The other processes of a training, which are gone when the context is left.
+
+    Args:
+        command: what each runs.
+        count: how many processes there are in all, at least 2.
+
+    Raises:
+        ConfigError: the count is below 2.
+    """
+    if count < 2:
+        raise ConfigError(f"got {count} processes, expected at least 2", where="training by several processes")
+    folder = Path(tempfile.mkdtemp(prefix="bedplate-training-"))
+    workers = Workers(count, folder)
+    try:
+        workers.start(command)
+        yield workers
+    finally:
+        workers.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(count: int) -> dict[str, str]:
+    """That of a process that has its share of the machine's cores, and talks to others of this machine alone."""
+    return {_INTERFACE: _loopback(), "OMP_NUM_THREADS": str(max(1, _cores() // count)), **os.environ}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _loopback() -> str:
+    """The name of the network interface that reaches only this machine."""
+    return "lo" if sys.platform == "linux" else "lo0"

@@ -1,0 +1,163 @@
+"""Several processes of one training, by torch.distributed: gloo between CPUs, NCCL where weights are on GPUs.
+
+The result is that of one process, up to the rounding of sums in another order: batches do not depend on how many
+processes there are, each process takes the loss of the whole batch, whatever loss that is (one against all candidates
+of the batch too), and gradients are added up. What a model draws at random, for dropout, depends on the number of
+processes, and on nothing else but the seed and the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar, final
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from bedplate.datasets.counter import streams
+from bedplate.errors import ConfigError, DataError
+from bedplate.layers.embedding import FusedEmbedding
+from bedplate.models.base import Model
+from bedplate.models.batch import TensorBatch
+from bedplate.training.exchange import Exchange
+from bedplate.training.gathering import whole_batch
+from bedplate.training.joining import PeerLostError
+from bedplate.training.merging import merge_dense, merge_sparse
+from bedplate.training.optimizer import Optimizer
+
+_Value = TypeVar("_Value")
+
+_SPARSE_ROWS = 10_000
+"""From so many rows of a table on, only the rows of a batch are told to the others."""
+
+_PATIENCE = timedelta(hours=6)
+"""How long a process waits for the others; that one has ended is noticed at once."""
+
+_DRAWS = 4
+"""The purpose of the seeds; see `counter.streams`."""
+
+
+@final
+class Together(Exchange):
+    """One of several processes; torch's process group is there already."""
+
+    def __init__(self) -> None:
+        super().__init__(dist.get_rank(), dist.get_world_size())
+        self._sparse: list[nn.Parameter] = []
+
+    def begin(self, model: Model) -> None:
+        """See `Exchange.begin`."""
+        self._sparse = []
+        untyped: Any = model
+        modules: list[tuple[str, nn.Module]] = list(untyped.named_modules())
+        for name, module in modules:
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):  # pyright: ignore[reportPrivateUsage]
+                raise ConfigError(
+                    f"'{name}' is a {type(module).__name__}, whose statistics are of a whole batch",
+                    where="training by several processes",
+                    hint="use LayerNorm, or train by one process",
+                )
+            if isinstance(module, FusedEmbedding):
+                module.sparse = module.sparse or len(module.weight) >= _SPARSE_ROWS
+                self._sparse += [module.weight] if module.sparse else []
+        with _reaching():
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def draw(self, seed: int, step: int) -> None:
+        """A seed of its own for each step and process."""
+        (drawn,) = streams(seed, step, _DRAWS, np.array([self.rank])).tolist()
+        torch.default_generator.manual_seed(drawn >> 1)
+
+    def whole(
+        self, outputs: Mapping[str, Tensor], batch: TensorBatch, stop: bool
+    ) -> tuple[Mapping[str, Tensor], TensorBatch, bool]:
+        """See `Exchange.whole`."""
+        with _reaching():
+            return whole_batch(outputs, batch, stop)
+
+    def merge(self, optimizer: Optimizer) -> None:
+        """See `Exchange.merge`."""
+        sparse = {id(table) for table in self._sparse}
+        with _reaching():
+            merge_sparse(self._sparse)
+            merge_dense([w for w in (*optimizer.dense, *optimizer.adagrad.parameters) if id(w) not in sparse])
+
+    def of_first(self, value: _Value) -> _Value:
+        """See `Exchange.of_first`."""
+        values = [value]
+        with _reaching():
+            dist.broadcast_object_list(values, 0)
+        return values[0]
+
+    def of_all(self, value: _Value) -> list[_Value]:
+        """See `Exchange.of_all`."""
+        values: list[Any] = [None] * self.count
+        with _reaching():
+            dist.all_gather_object(values, value)  # pyright: ignore[reportUnknownMemberType]
+        return values
+
+    def at_first(self, value: _Value) -> list[_Value]:
+        """See `Exchange.at_first`."""
+        values: list[Any] | None = [None] * self.count if self.rank == 0 else None
+        with _reaching():
+            dist.gather_object(value, values, 0)
+        return values or []
+
+    def check_equal(self, state: Mapping[str, Any]) -> None:
+        """See `Exchange.check_equal`."""
+        found = self.of_all({name: _checksum(value) for name, value in state.items()})
+        for rank, sums in enumerate(found):
+            wrong = [name for name, value in sums.items() if value != found[0][name]]
+            if wrong:
+                raise DataError(
+                    f"'{wrong[0]}' is not the same in the processes of rank 0 and {rank}",
+                    where="training by several processes",
+                    hint="does the model change it in forward? What depends on rows belongs into loss, which has "
+                    "all of a batch; or train by one process",
+                )
+
+
+def _checksum(tensor: Tensor) -> int:
+    """A number that differs between tensors that are not the same, nearly always: the sum of their bits."""
+    values = tensor.detach()
+    return int((values.view(torch.int32) if values.dtype is torch.float32 else values).sum(dtype=torch.int64))
+
+
+@contextmanager
+def _reaching() -> Generator[None]:
+    """Turns torch's errors of connections into `PeerLostError`."""
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise PeerLostError(f"another process of the training is gone: {lines[0]}", where="training") from error
+
+
+@contextmanager
+def connected(rank: int, count: int, meeting: str) -> Generator[Together]:
+    """Connects this process with the others, and takes its share of the machine's cores for torch.
+
+    Args:
+        rank: of this process.
+        count: how many there are.
+        meeting: where they meet: `file://PATH` of a file that is not there yet, or `env://`, as torchrun sets it.
+
+    Raises:
+        PeerLostError: the others do not come.
+    """
+    threads = torch.get_num_threads()
+    with _reaching():
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", meeting, _PATIENCE, count, rank
+        )
+    torch.set_num_threads(max(1, threads // count))
+    try:
+        yield Together()
+    finally:
+        torch.set_num_threads(threads)
+        dist.destroy_process_group()

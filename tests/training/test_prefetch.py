@@ -1,0 +1,147 @@
+"""Threads that are ahead of the trainer: in order, within their bounds, and gone at the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import Source, make_batch
+
+from bedplate.batch import Batch
+from bedplate.datasets.blocks import Block
+from bedplate.errors import ConfigError, DataError
+from bedplate.training.config import TrainerConfig
+from bedplate.training.prefetch import Ahead, Waiting, prefetched
+from bedplate.training.source import blocks_of, bytes_of, bytes_of_tensors, to_tensors
+
+SMALL = 8  # requests of a batch
+
+
+class Slow:
+    """Blocks of some batches each; the time that one takes is drawn, and what is there at once is counted."""
+
+    def __init__(self, sizes: list[int], pauses: list[float], fails: int | None = None) -> None:
+        self.sizes, self.pauses, self.fails = sizes, pauses, fails
+        self.lock, self.made, self.rooms = threading.Lock(), 0, []
+
+    def __call__(self, room) -> Iterator[Block]:
+        first = 0
+        for i, size in enumerate(self.sizes):
+            self.rooms.append(room())
+            yield Block(size * SMALL * 12, lambda i=i, first=first, size=size: self.make(i, first, size))
+            first += size
+
+    def make(self, block: int, first: int, size: int) -> Iterator[Batch]:
+        for number in range(first, first + size):
+            time.sleep(self.pauses[number % len(self.pauses)])
+            if block == self.fails:
+                raise DataError(f"block {block} is broken")
+            with self.lock:
+                self.made += 1
+            yield make_batch(np.random.default_rng(number), SMALL)
+
+
+def read(source, encoder, ahead, count=None):
+    """The candidates of each batch, and how many were made ahead of each at most."""
+    found, most = [], 0
+    with prefetched(source, encoder, ahead, Waiting()) as ready:
+        for batch in ready:
+            found.append(batch.candidates.tolist())
+            most = max(most, source.made - len(found))
+            if len(found) == count:
+                break
+    return found, most
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    pauses=st.lists(st.sampled_from([0.0, 0.001, 0.004]), min_size=1, max_size=5),
+    threads=st.integers(1, 4),
+    batches=st.integers(1, 5),
+    memory=st.sampled_from([1, 10**5, 10**9]),
+)
+def test_batches_are_in_order_whoever_makes_them(encoder, sizes, pauses, threads, batches, memory):
+    found, most = read(Slow(sizes, pauses), encoder, Ahead(batches, memory, threads))
+    assert found == [make_batch(np.random.default_rng(i), SMALL).candidates.tolist() for i in range(sum(sizes))]
+    assert most <= batches + threads
+    assert not [t for t in threading.enumerate() if t.name.startswith("bedplate-prefetch")]
+
+
+def test_what_waits_keeps_within_the_memory(encoder):
+    one = make_batch(np.random.default_rng(0), SMALL)
+    raw, encoded = bytes_of(one), bytes_of_tensors(to_tensors(one, encoder))
+    memory = 12 * (2 * raw + encoded)
+    source = Slow([1] * 40, [0.0])
+    with prefetched(source, encoder, Ahead(1000, memory, 3), Waiting()) as ready:
+        batch = next(ready)
+        time.sleep(0.2)
+        assert 2 <= source.made - 1 <= memory // encoded
+        assert batch.rows == SMALL * 12
+        assert len(list(ready)) == 39
+    assert source.rooms[0] == 8192  # nothing is known of its memory yet
+    assert max(source.rooms[5:]) * (2 * raw + encoded) / one.items * 4 <= memory * 1.01
+
+
+def test_threads_make_blocks_at_the_same_time(encoder):
+    both = threading.Barrier(2)
+
+    class Meeting(Slow):
+        def make(self, block, first, size):
+            if block > 0:
+                both.wait(timeout=30)  # ends only when another thread makes another block meanwhile
+            yield from super().make(block, first, size)
+
+    assert len(read(Meeting([1] * 5, [0.0]), encoder, Ahead(threads=2))[0]) == 5
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_comes_in_its_place(encoder, threads):
+    found = []
+    with (
+        pytest.raises(DataError, match="block 2 is broken"),
+        prefetched(Slow([1, 1, 1, 1], [0.01, 0.0], fails=2), encoder, Ahead(threads=threads), Waiting()) as ready,
+    ):
+        found.extend(batch.rows for batch in ready)
+    assert len(found) == 2
+
+
+def test_a_source_without_blocks_is_read_by_one_thread_at_a_time(encoder):
+    class Counting(Source):
+        inside, most = 0, 0
+
+        def epoch(self, seed, epoch, start=0):
+            for batch in super().epoch(seed, epoch, start):
+                self.inside += 1
+                self.most = max(self.most, self.inside)
+                time.sleep(0.001)
+                self.inside -= 1
+                yield batch
+
+    source = Counting(8)
+    with prefetched(blocks_of(source, 5, 1, 2, stop=7), encoder, Ahead(threads=4), Waiting()) as ready:
+        got = [batch.candidates.tolist() for batch in ready]
+    assert got == [b.candidates.tolist() for b in Source(8).epoch(5, 1, 2)][:5]
+    assert source.most == 1
+
+
+def test_tensors_share_the_memory_of_what_was_encoded(encoder, monkeypatch):
+    made = []
+    encode = type(encoder).encode
+    monkeypatch.setattr(type(encoder), "encode", lambda self, batch: made.append(encode(self, batch)) or made[-1])
+    tensors = to_tensors(make_batch(np.random.default_rng(0)), encoder)
+    for name, array in made[0].items():
+        assert np.shares_memory(array, tensors[name].numpy()), name
+
+
+def test_wrong_bounds_are_named():
+    with pytest.raises(ConfigError, match="trainer: prefetch_memory: got '5', expected a number and MB or GB"):
+        TrainerConfig(prefetch_memory="5")
+    with pytest.raises(ConfigError, match="loader_threads is 0, expected at least 1"):
+        TrainerConfig(loader_threads=0)
+    assert Ahead.of(TrainerConfig(prefetch_memory="2GB", loader_threads=3)) == Ahead(32, 2 * 10**9, 3)
