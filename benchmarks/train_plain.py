@@ -5,6 +5,7 @@ DeepFM on a table per column, Adam, and a DataLoader over tensors that are in me
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -27,7 +28,7 @@ class DeepFM(nn.Module):
         for table in (*self.tables, *self.linear):
             nn.init.normal_(table.weight, std=0.05)  # type: ignore[arg-type]
         widths = (EMBEDDING * len(counts), *LAYERS)
-        layers = [part for a, b in zip(widths, widths[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())]
+        layers = [part for a, b in itertools.pairwise(widths) for part in (nn.Linear(a, b), nn.ReLU())]
         self.deep = nn.Sequential(*layers, nn.Linear(widths[-1], 1))
 
     def forward(self, ids: Tensor) -> Tensor:

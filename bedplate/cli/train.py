@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import click
+import msgspec
 
 from bedplate.cli.options import echo_json, json_option, project_option
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from bedplate.registry.registry import Registry
     from bedplate.training.joining import Connect
     from bedplate.training.processes import Place
+    from bedplate.training.profile import Profile
+    from bedplate.training.profile_report import ProfileReport
     from bedplate.training.run import Trained
 
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Train by so many processes of this machine; the model is the same, up to rounding.",
 )
+@click.option("--profile", is_flag=True, help="Say where the time of the training goes, and what to change.")
 @click.option("--promote", is_flag=True, help="Give the new version the alias 'champion'.")
 @click.argument("job")
 @click.argument("settings", nargs=-1)
@@ -47,6 +51,7 @@ def train(
     resume: str | None,
     files: Path | None,
     processes: int,
+    profile: bool,
     promote: bool,
     directory: Path,
     as_json: bool,
@@ -56,7 +61,8 @@ def train(
     JOB is the job's name, FILE.py:NAME, or FILE.py where that file has only one. SETTINGS replace the job's own:
     model.NAME=VALUE or trainer.NAME=VALUE. Ctrl-C leaves a checkpoint; '--resume RUN'
     goes on from it with the run's settings and ends with the same weights as if nothing had happened. Settings given
-    with --resume may only say how long and at what pace it goes on.
+    with --resume may only say how long and at what pace it goes on. --profile writes profile.json and profile.txt into
+    the run's folder; the model is the same.
 
     \b
     Examples:
@@ -66,9 +72,11 @@ def train(
       bedplate train retail_ranker --resume 20261122-1015
       bedplate train retail_ranker --from baskets-2011
       bedplate train retail_ranker --processes 4
+      bedplate train retail_ranker --profile trainer.epochs=1
       bedplate train retail_ranker --json
     """
     from bedplate.training.processes import own_place, started
+    from bedplate.training.profile import Profile
 
     place = own_place()
     if place is not None and place.rank > 0:
@@ -81,8 +89,9 @@ def train(
             command = _command(directory, job, settings, resume, files)
             connect = stack.enter_context(started(command, processes)).connect
         work = _Work(directory, job, settings, resume, files)
-        trained = work.train(connect)
-    _echo(trained, work.registry, as_json=as_json, promote=promote)
+        watching = Profile("join" if files is None else "read") if profile else None
+        trained = work.train(connect, watching)
+    _echo(trained, work.registry, None if watching is None else watching.report, as_json=as_json, promote=promote)
 
 
 @final
@@ -106,7 +115,7 @@ class _Work:
         self.job = self.project.find(Job, job).with_settings([*began_with, *settings])
         self.files = None if files is None else WrittenDataset(files)
 
-    def train(self, connect: Connect | None) -> Trained:
+    def train(self, connect: Connect | None, profile: Profile | None = None) -> Trained:
         """Trains it, with other processes or alone."""
         from bedplate.training.interrupt import TrainingInterruptedError
         from bedplate.training.joining import WorkerError
@@ -125,6 +134,7 @@ class _Work:
                 show=on_stderr(),
                 progress=lambda step: click.echo(step, err=True),
                 connect=connect,
+                profile=profile,
             )
         except (TrainingInterruptedError, WorkerError) as error:
             error.hint = f"go on with: bedplate train {self.name} --resume {error.run}"
@@ -146,7 +156,9 @@ def _command(directory: Path, job: str, settings: Sequence[str], resume: str | N
     return [sys.executable, "-m", "bedplate", "train", *options, "--", job, *settings]
 
 
-def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool) -> None:
+def _echo(trained: Trained, registry: Registry, profile: ProfileReport | None, *, as_json: bool, promote: bool) -> None:
+    from bedplate.training.profile_report import text_of
+
     version = trained.version
     if promote:
         registry.promote(version.name, version.version, reason="bedplate train --promote")
@@ -154,7 +166,8 @@ def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool)
     is_new = version.manifest.run == trained.run_id
     if as_json:
         facts = {"model": version.name, "version": version.version, "new": is_new, "run": trained.run_id}
-        echo_json(facts | {"metrics": trained.metrics, "warnings": trained.warnings})
+        facts |= {"metrics": trained.metrics, "warnings": trained.warnings}
+        echo_json(facts if profile is None else facts | {"profile": msgspec.to_builtins(profile)})
         return
     champion = " as champion" if promote else ""
     if is_new:
@@ -166,5 +179,7 @@ def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool)
         )
     for name, value in trained.metrics.items():
         click.echo(f"  {name:32} {value:.5f}")
+    if profile is not None:
+        click.echo(text_of(profile))
     for warning in trained.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -14,6 +14,7 @@ from bedplate.models.prediction import Prediction
 from bedplate.training.job import Job
 from bedplate.training.joining import Join
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
+from bedplate.training.profile import Profile
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 
@@ -71,13 +72,14 @@ class Learner(Protocol):
         ...
 
 
-def learner_of(job: Job, join: Join | None = None) -> Learner:
+def learner_of(job: Job, join: Join | None = None, profile: Profile | None = None) -> Learner:
     """What trains a job's model; imports the library that it is made with.
 
     Args:
         job: the job.
         join: how to join with other processes that train the same model; None: there are none.
+        profile: is told where the time goes; None where nobody asks.
     """
     from bedplate.training.network import Network
 
-    return Network(job, join)
+    return Network(job, join, profile)

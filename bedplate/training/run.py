@@ -37,6 +37,7 @@ from bedplate.training.joining import Connect, Join, WorkerError
 from bedplate.training.learner import Learner, learner_of
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.predictions import keep_predictions
+from bedplate.training.profile import Profile
 from bedplate.training.report import Show
 from bedplate.training.result import TrainResult
 from bedplate.types import Int64s
@@ -90,6 +91,7 @@ def train(
     show: Show | None = None,
     progress: Progress = lambda _: None,
     connect: Connect | None = None,
+    profile: Profile | None = None,
 ) -> Trained:
     """Trains a job's model, evaluates it on the test split, exports it and registers the version.
 
@@ -103,6 +105,7 @@ def train(
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
+        profile: is told where the time of the training goes; None where nobody asks.
         connect: connects with other processes that train with this one, by `helping.help_train`; None: there are none.
 
     Raises:
@@ -126,11 +129,14 @@ def train(
         run = registry.resume_run(resume)
     with run:
         common = fingerprint(job, definitions, dataset.snapshots)
-        learner = learner_of(job, None if connect is None else Join(connect, common))
+        learner = learner_of(job, None if connect is None else Join(connect, common), profile)
         encoder = _encoder(job, learner, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
         with _resumable(run):
             result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
+        if profile is not None:
+            progress("measure each stage alone")
+            profile.examine(job.trainer, result.model, encoder, training, run.folder)
         progress("evaluate on the test split")
         test = learner.predict(result.model, encoder, testing)
         keep_predictions(run.folder, test, dataset)

@@ -1,5 +1,7 @@
 """DeepFM (Guo et al. 2017) on seven ids, one fused table, as a model of a project's own."""
 
+import itertools
+
 import torch
 from ctr_data import EMBEDDING, LAYERS, RATE
 from features import ctr
@@ -23,7 +25,7 @@ class DeepFM(BinaryModel):
         with seeded(config.seed):
             self.table = FusedEmbedding(layout.rows, config.embedding + 1)  # the last column is of the first order
             widths = (config.embedding * fields, *config.layers)
-            parts = [p for a, b in zip(widths, widths[1:], strict=False) for p in (nn.Linear(a, b), nn.ReLU())]
+            parts = [p for a, b in itertools.pairwise(widths) for p in (nn.Linear(a, b), nn.ReLU())]
             self.deep = nn.Sequential(*parts, nn.Linear(widths[-1], 1))
 
     def forward(self, batch):
