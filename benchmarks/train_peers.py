@@ -6,8 +6,8 @@ PYTHON has both peers:
 
     python -m venv peers && peers/bin/pip install torch==2.13.0
     peers/bin/pip install --no-deps fuxictr==2.3.10 recbole==1.2.1
-    peers/bin/pip install "ray[data,tune]" pandas scikit-learn h5py PyYAML tqdm polars pyarrow scipy colorlog colorama \\
-        tensorboard thop tabulate plotly texttable psutil pydantic pytz
+    peers/bin/pip install "ray[data,tune]" pandas scikit-learn h5py PyYAML tqdm polars pyarrow scipy colorlog \\
+        colorama tensorboard thop tabulate plotly texttable psutil pydantic pytz
 
 Seven ids of 16, two layers of 64, batches of 4096, two threads. Each is a process of its own; they take turns, and the
 median of the rounds counts: rows that were trained on over the seconds of the training epochs, the loader's and
