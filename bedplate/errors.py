@@ -137,13 +137,17 @@ _EXTRAS = {
     "hiredis": "redis",
     "httptools": "serve",
     "lance": "lance",
+    "lightgbm": "lightgbm",
     "onnx": "train",
     "onnxruntime": "serve",
     "onnxscript": "train",
     "pyiceberg": "iceberg",
     "redis": "redis",
+    "skl2onnx": "sklearn",
+    "sklearn": "sklearn",
     "torch": "train",
     "uvloop": "serve",
+    "xgboost": "xgboost",
     "yaml": "feast",
 }
 

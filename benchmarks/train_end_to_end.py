@@ -3,7 +3,7 @@
     OMP_WAIT_POLICY=passive python benchmarks/train_end_to_end.py [--job retail_ranker] [--batches 60] [--json FILE]
 
 The example's job on the example's data: the loader draws negatives, joins features and labels from the as-of indexes
-and encodes, in a thread beside the trainer. The same batches, encoded beforehand, give the limit. Both take turns three
+and encodes, in threads beside the trainer. The same batches, encoded beforehand, give the limit. Both take turns three
 times; the losses of the two must be equal, since they see the same tensors.
 """
 
@@ -30,7 +30,8 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.models.batch import TensorBatch
 from bedplate.training.optimizer import Optimizer
-from bedplate.training.source import Waiting, prefetched, to_tensors
+from bedplate.training.prefetch import Ahead, Waiting, prefetched
+from bedplate.training.source import blocks_of, to_tensors
 
 
 def steps(job: Job, encoder: Encoder, batches: Iterator[TensorBatch]) -> tuple[int, float, float]:
@@ -75,7 +76,8 @@ def main() -> None:
             rows, seconds, expected = steps(job, encoder, iter(ready))
             limit.append(rows / seconds)
             waiting = Waiting()
-            with prefetched(islice(loader.epoch(0, 0), options.batches), encoder, 4, waiting) as batches:
+            blocks = blocks_of(loader, 0, 0, stop=options.batches)
+            with prefetched(blocks, encoder, Ahead.of(job.trainer), waiting) as batches:
                 rows, seconds, got = steps(job, encoder, batches)
             whole.append(rows / seconds)
             waits.append(waiting.seconds / seconds)

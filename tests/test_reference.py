@@ -14,7 +14,7 @@ import bedplate
 from bedplate import config
 
 PAGE = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
-FITTED = {"Number": {"mean", "scale", "presence"}, "Vector": {"width", "presence"}}
+FITTED = {"Number": {"mean", "scale", "presence", "nan"}, "Vector": {"width", "presence"}}
 NAMES = [
     "Count",
     "Sum",
@@ -50,15 +50,18 @@ ELSEWHERE = {
     "DerivedFeature": "bedplate.features.derived",
     "First": "bedplate.aggregations.ordered",
     "Histogram": "bedplate.aggregations.counts",
+    "LightGBMConfig": "bedplate.models.estimators",
     "Link": "bedplate.features.links",
     "ModelFeature": "bedplate.features.model",
     "Quantile": "bedplate.aggregations.sketches",
     "Rate": "bedplate.aggregations.ratio",
     "Ratio": "bedplate.aggregations.ratio",
+    "SklearnConfig": "bedplate.models.estimators",
     "StdDev": "bedplate.aggregations.moments",
     "TopK": "bedplate.aggregations.counts",
     "Variance": "bedplate.aggregations.moments",
     "Vector": "bedplate.features.encoding",
+    "XGBoostConfig": "bedplate.models.estimators",
 }
 """Names of other modules than `bedplate`."""
 
@@ -77,7 +80,7 @@ def test_every_argument_is_listed_with_its_default(name: str) -> None:
     module = importlib.import_module(ELSEWHERE[name]) if name in ELSEWHERE else bedplate
     parameters = inspect.signature(getattr(module, name)).parameters.values()
     shown: dict[str, Any] = {
-        p.name: "required" if p.default is p.empty else f"`{p.default!r}`"
+        p.name: "required" if p.default is p.empty else f"`{p.default!r}`".replace("<factory>", "{}")
         for p in parameters
         if p.name not in FITTED.get(name, set())
     }

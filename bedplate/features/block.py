@@ -39,6 +39,7 @@ class Block:
         self._means = np.array([[e.mean] for _, e in scaled[self._logs :]], np.float64)
         self._log_means = np.array([[e.mean] for _, e in scaled[: self._logs]], np.float32)
         self._factors = np.array([[1.0 / e.scale] for _, e in scaled], np.float32).reshape(-1, 1)
+        self._nulls = np.array([[np.nan if e.nan else 0.0] for _, e in scaled], np.float32).reshape(-1, 1)
         self._nullable: Int64s = np.array([i for i, (_, e) in enumerate(scaled) if e.presence], np.int64)
         self.vectors = {f.feature: f.encoding for f in fields if isinstance(f.encoding, Vector)}
         elements = [f"{name}[{i}]" for name, vector in self.vectors.items() for i in range(vector.width)]
@@ -68,7 +69,7 @@ class Block:
         if present is None:
             wide[count:] = 1.0
         else:
-            np.copyto(wide[:count], 0.0, where=~present)
+            np.copyto(wide[:count], self._nulls, where=~present)
             wide[len(wide) - len(self._nullable) :] = present[self._nullable]
         if self.vectors:
             self._fill_vectors(columns, wide, present)

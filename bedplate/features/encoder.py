@@ -74,6 +74,19 @@ class Encoder:
         """The encoder of the features that go into these tensors; ids keep their rows of the embedding table."""
         return Encoder([f for f in self.fields if f.tensor in tensors], self.vocabularies)
 
+    def unscaled(self) -> Encoder:
+        """The encoder that leaves numbers as they are (or their logarithms), with NaN for null and no presence column.
+
+        Lists are left out of this: a model that knows missing values does not read them.
+        """
+        raw = {
+            f: enc.Number(log=f.encoding.log, presence=False, nan=True)
+            for f in self.fields
+            if isinstance(f.encoding, enc.Number)
+        }
+        fields = [msgspec.structs.replace(f, encoding=raw.get(f, f.encoding)) for f in self.fields]
+        return Encoder(fields, self.vocabularies)
+
     def columns_of(self, tensor: str) -> tuple[str, ...]:
         """The feature behind each column (last axis) of a dense, ids or sequence tensor; a presence column ends in `?`.
 

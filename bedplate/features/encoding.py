@@ -52,12 +52,14 @@ class Number(msgspec.Struct, frozen=True, tag="number", tag_field="kind", forbid
         mean: of `f(x)`; fitted.
         scale: the standard deviation of `f(x)`, or 1 where that is 0; fitted.
         presence: has a presence column; fitted.
+        nan: a null becomes NaN instead, for models that know missing values; see `Encoder.unscaled`.
     """
 
     log: bool = False
     mean: float = 0.0
     scale: float = 1.0
     presence: bool = True
+    nan: bool = False
 
     def __post_init__(self) -> None:
         """Checks the types.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from bedplate.metrics.calibration import calibration, expected_calibration_error
 from bedplate.metrics.classification import auc, log_loss, normalised_entropy, request_auc
+from bedplate.metrics.ranking import request_ndcg
 from bedplate.types import Array, Int64s
 
 BINARY_METRICS = (
@@ -17,6 +18,26 @@ BINARY_METRICS = (
     "expected_calibration_error",
 )
 """The names of the metrics of `binary_report`."""
+
+
+RANKING_METRICS = ("auc", "request_auc", "ndcg")
+"""The names of the metrics of `ranking_report`."""
+
+
+def ranking_report(scores: Array, labels: Array, weights: Array, requests: Int64s) -> dict[str, float]:
+    """How well scores of any scale order all rows, and the candidates of each request.
+
+    Args:
+        scores: [n].
+        labels: [n], 0 or 1.
+        weights: [n].
+        requests: [n], equal for the candidates of one request.
+    """
+    return {
+        "auc": auc(scores, labels, weights),
+        "request_auc": request_auc(scores, labels, requests),
+        "ndcg": request_ndcg(scores, labels, requests),
+    }
 
 
 def binary_report(probabilities: Array, labels: Array, weights: Array, requests: Int64s) -> dict[str, float]:

@@ -45,6 +45,10 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.label:
             raise ConfigError("got no label, expected the name of one", where=self.title())
 
+    def reported(self) -> tuple[str, ...]:
+        """The names of what a validation reports beside the loss, with these choices."""
+        return type(self).metrics
+
     @classmethod
     def title(cls) -> str:
         """What a message calls the config: `DCNConfig`, or `Wide.Config` where it is inside its model."""

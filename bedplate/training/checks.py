@@ -12,6 +12,7 @@ from bedplate.features.fitting import check_encodings
 from bedplate.features.graph import THE_REQUEST
 from bedplate.features.view import Feature
 from bedplate.models.config import RetrievalConfig
+from bedplate.models.estimators import EstimatorConfig
 from bedplate.training.job import Job
 from bedplate.types import Type
 
@@ -56,7 +57,23 @@ def check_job(job: Job, datasets: Mapping[str, CompiledDataset]) -> None:
                 where=f"{job.place}: inputs",
                 hint=TAKES,
             )
+    _check_columns(job)
     check_towers(job, dataset)
+
+
+def _check_columns(job: Job) -> None:
+    """Raises `DefinitionError` where an estimator, which reads one matrix, gets a list."""
+    if not isinstance(job.model, EstimatorConfig):
+        return
+    for name, encoding in job.inputs.items():
+        if isinstance(encoding, Sequence | Bag):
+            raise DefinitionError(
+                f"'{name}' is a list, and {job.model.title()} reads one matrix, whose columns are numbers, categories "
+                "and elements of vectors",
+                where=f"{job.place}: inputs",
+                hint="make a number of it where the feature is defined, such as a count, a mean or whether the "
+                "candidate is in it",
+            )
 
 
 def _check_label(job: Job, dataset: CompiledDataset) -> None:

@@ -139,6 +139,10 @@ def _value(text: str) -> Any:
         return text
 
 
+def _with_key(mapping: Mapping[Any, Any], key: str, value: Any) -> dict[Any, Any]:
+    return {**mapping, key: value}
+
+
 def _replaced(config: _Config, path: Sequence[str], value: Any, setting: str) -> _Config:
     kind = type(config)
     title = kind.__qualname__.rpartition("<locals>.")[2]
@@ -147,6 +151,8 @@ def _replaced(config: _Config, path: Sequence[str], value: Any, setting: str) ->
     if name not in fields:
         raise ConfigError(f"{title} has no field '{name}'", where=setting, hint=suggest(name, fields, "fields"))
     current = getattr(config, name)
+    if len(path) == 2 and isinstance(current, dict):
+        path, value = path[:1], _with_key(current, path[1], value)  # pyright: ignore[reportUnknownArgumentType]
     if len(path) > 1:
         if not isinstance(current, msgspec.Struct):
             raise ConfigError(f"'{name}' of {title} has no fields", where=setting)

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
-import numpy as np
-import polars as pl
 import torch
 from torch import Tensor
 
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
-from bedplate.files import write_atomic
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
-from bedplate.types import Array
-
-FILE = "not-finite.parquet"
-"""The rows, in the folder of the checkpoints: `request_id`, `candidate` (null: all of the request) and `what`."""
-
-_MOST = 10_000  # rows
+from bedplate.training.wrong_rows import written_rows
 
 
 @final
@@ -36,7 +27,9 @@ class NotFiniteError(DataError):
     named: bool = False
 
 
-def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, path: Path) -> NotFiniteError:
+def not_finite(
+    what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, folder: Path
+) -> NotFiniteError:
     """The error that names what is not finite in a batch: inputs and labels, else outputs and weights.
 
     Args:
@@ -45,7 +38,7 @@ def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: 
         batch: on which.
         model: with the weights that it had.
         encoder: of the batch.
-        path: of the file with the rows.
+        folder: where `wrong_rows.FILE` goes.
     """
     found = _inputs(batch, encoder) | {
         f"label {name}": ~torch.isfinite(values) for name, values in batch.labels.items() if not _is_finite(values)
@@ -64,12 +57,11 @@ def not_finite(what: str, step: int, batch: TensorBatch, model: Model, encoder: 
         hint = "lower learning_rate or embedding_learning_rate, or set clip_norm"
     else:
         what += f"; not finite: {', '.join(found)}"
-    rows = _rows(found, batch)
-    if len(rows):
-        write_atomic(path, _encoded(rows))
-        what += f" ({len(rows):,} rows: {path})"
-    error = NotFiniteError(what, where=f"training, step {step}", hint=hint)
-    error.named = len(rows) > 0
+    wrong = {name: rows.numpy() for name, rows in found.items()}
+    requests = batch.request_ids[batch["request_of_item"].numpy()]
+    saved = written_rows(folder, wrong, batch.request_ids, requests, batch.candidates.numpy())
+    error = NotFiniteError(what + saved, where=f"training, step {step}", hint=hint)
+    error.named = saved != ""
     return error
 
 
@@ -94,28 +86,3 @@ def _inputs(batch: TensorBatch, encoder: Encoder) -> dict[str, Tensor]:
             if bool(rows.any()):
                 found[f"{name} ({column})"] = rows
     return found
-
-
-def _rows(found: Mapping[str, Tensor], batch: TensorBatch) -> pl.DataFrame:
-    parts: list[pl.DataFrame] = []
-    requests = batch.request_ids[batch["request_of_item"].numpy()]
-    for name, wrong in found.items():
-        at: Array = np.flatnonzero(wrong.numpy())[:_MOST]
-        of_items = len(wrong) == batch.rows
-        candidates = batch.candidates.numpy()[at] if of_items else [None] * len(at)
-        parts.append(
-            pl.DataFrame(
-                {
-                    "request_id": (requests if of_items else batch.request_ids)[at],
-                    "candidate": pl.Series(candidates, dtype=pl.Int64),
-                    "what": pl.Series([name] * len(at), dtype=pl.String),
-                }
-            )
-        )
-    return pl.concat(parts)[:_MOST] if parts else pl.DataFrame()
-
-
-def _encoded(rows: pl.DataFrame) -> bytes:
-    buffer = io.BytesIO()
-    rows.write_parquet(buffer)
-    return buffer.getvalue()

@@ -10,10 +10,13 @@ from bedplate.datasets.written import WrittenDataset
 from bedplate.errors import StoreError
 from bedplate.features.encoder import Encoder
 from bedplate.features.view import Feature
+from bedplate.models.base import Model
+from bedplate.models.config import implementation
 from bedplate.training.checks import check_job
 from bedplate.training.evidence import definitions_of, fingerprint
 from bedplate.training.job import Job
 from bedplate.training.joining import Connect
+from bedplate.training.learner import require_library
 from bedplate.training.run import ENCODER, batches_of
 from bedplate.training.trainer import Trainer
 
@@ -36,9 +39,11 @@ def help_train(
         files: as for `run.train`.
 
     Raises:
+        ConfigError: several processes can't train such a model.
         StoreError: the first process has other definitions, data or config.
         PeerLostError: another process is gone.
     """
+    require_library(job, together=True)
     check_job(job, {job.dataset: dataset.compiled})
     training, validation, _ = batches_of(dataset, files)
     own = fingerprint(job, definitions_of(job, dataset, features), dataset.snapshots)
@@ -52,5 +57,5 @@ def help_train(
             )
         checkpoints = Path(folder)
         encoder = Encoder.load(checkpoints.parent / ENCODER)
-        model = job.model_class(job.model, encoder.layout)
+        model: Model = implementation(job.model)(job.model, encoder.layout)
         Trainer(job.trainer, exchange=exchange).fit(model, encoder, training, validation, checkpoints)

@@ -14,11 +14,22 @@ from bedplate.errors import ConfigError, DefinitionError, suggest
 from bedplate.features.encoding import CANDIDATE, Encoding
 from bedplate.metrics.classification import NOT_FOR_JUDGING
 from bedplate.models.config import ModelConfig, implementation
+from bedplate.models.estimators import TRAINER_FIELDS, EstimatorConfig
 from bedplate.registry.version import NAME_PATTERN
 from bedplate.training.config import TrainerConfig, override
 
 if TYPE_CHECKING:
     from bedplate.models.base import Model
+    from bedplate.models.estimator import Estimator
+
+_OF_ESTIMATORS = {
+    "checkpoint_every": "checkpoint_every",
+    "epochs": "rounds",
+    "evaluate_every": "evaluate_every",
+    "learning_rate": "learning_rate",
+    "patience": "early_stopping",
+}
+"""What a choice of the trainer is called in the config of boosted trees."""
 
 
 @checks_arguments
@@ -91,6 +102,7 @@ class Job:
         self.trainer = TrainerConfig() if trainer is None else trainer
         check_kind(self.trainer, TrainerConfig, f"{self.place}: trainer")
         self._check_metric()
+        self._check_trainer()
         check_number(fit_batches, f"{self.place}: fit_batches", whole=True)
         check_number(golden, f"{self.place}: golden", whole=True)
         self.fit_batches, self.golden = fit_batches, golden
@@ -101,7 +113,7 @@ class Job:
             )
 
     def _check_metric(self) -> None:
-        metric, reported = self.trainer.metric, ("loss", *self.model.metrics)
+        metric, reported = self.trainer.metric, ("loss", *self.model.reported())
         judges = [name for name in reported if name not in NOT_FOR_JUDGING]
         if metric not in judges:
             said = f"'{metric}', which no epoch can be chosen by" if metric in reported else f"no '{metric}'"
@@ -111,14 +123,29 @@ class Job:
                 hint=suggest(metric, judges, "metrics"),
             )
 
+    def _check_trainer(self) -> None:
+        """An estimator has no epochs and no gradients: choices of these would do nothing."""
+        if not isinstance(self.model, EstimatorConfig):
+            return
+        usual = TrainerConfig()
+        for name in TrainerConfig.__struct_fields__:
+            if name not in TRAINER_FIELDS and getattr(self.trainer, name) != getattr(usual, name):
+                own = _OF_ESTIMATORS.get(name)
+                has = own is not None and hasattr(self.model, own)
+                raise DefinitionError(
+                    f"'{name}' is of the training of networks, and {self.model.title()} is of an estimator",
+                    where=f"{self.place}: trainer",
+                    hint=f"set {own} of {self.model.title()}: model.{own}" if has else "leave it out",
+                )
+
     @property
     def place(self) -> str:
         """What a message calls the job."""
         return f"job '{self.name}'"
 
     @property
-    def model_class(self) -> type[Model]:
-        """The model that the config is of; imports torch."""
+    def model_class(self) -> type[Model] | type[Estimator]:
+        """The model that the config is of; imports the library that it is made with."""
         return implementation(self.model)
 
     def check_inputs(self, offered: Sequence[str]) -> None:

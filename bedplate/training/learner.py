@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bedplate.batch import Batch
 from bedplate.datasets.loaded import LoadedDataset
+from bedplate.errors import ConfigError, missing_extra
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described
+from bedplate.models.config import implementation
+from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.prediction import Prediction
 from bedplate.training.job import Job
 from bedplate.training.joining import Join
@@ -77,9 +80,36 @@ def learner_of(job: Job, join: Join | None = None, profile: Profile | None = Non
 
     Args:
         job: the job.
-        join: how to join with other processes that train the same model; None: there are none.
+        join: how to join with other processes that train the same model, see `require_library`; None: there are none.
         profile: is told where the time goes; None where nobody asks.
     """
+    if isinstance(job.model, EstimatorConfig):
+        from bedplate.training.estimating import Estimating
+
+        return Estimating(job)
     from bedplate.training.network import Network
 
     return Network(job, join, profile)
+
+
+def require_library(job: Job, *, together: bool = False) -> None:
+    """Imports the library that a job's model is made with.
+
+    Args:
+        job: the job.
+        together: whether several processes are to train it.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        ConfigError: several processes can't train it.
+    """
+    if together and isinstance(job.model, EstimatorConfig):
+        raise ConfigError(
+            f"the estimator of {job.model.title()} is trained by the threads of one process",
+            where=f"{job.place}: training by several processes",
+            hint="leave --processes out",
+        )
+    try:
+        implementation(job.model)
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) or error from error

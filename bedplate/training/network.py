@@ -11,6 +11,7 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described
 from bedplate.models.base import Model, RetrievalModel
+from bedplate.models.config import implementation
 from bedplate.models.prediction import Prediction
 from bedplate.training.evaluate import predict
 from bedplate.training.exchange import alone
@@ -48,7 +49,7 @@ class Network:
         self, encoder: Encoder, training: Batches, validation: Batches, folder: Path, log: Log, show: Show | None
     ) -> TrainResult[Model]:
         """Trains the network; see `Trainer.fit`."""
-        model: Model = self._job.model_class(self._job.model, encoder.layout)
+        model: Model = implementation(self._job.model)(self._job.model, encoder.layout)
         with alone() if self._join is None else self._join.connect() as exchange:
             if self._join is not None:
                 exchange.of_first((self._join.fingerprint, str(folder)))

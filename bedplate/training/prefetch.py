@@ -24,8 +24,8 @@ Tensors: TypeAlias = Callable[[Batch, Encoder], TensorBatch]
 _FIRST_ITEMS = 8192
 """Candidates of the first block, from which the memory of further ones is estimated."""
 
-_WORKING = 2
-"""How often a block's columns are in memory while it is made: themselves, and what they are made of."""
+_WORKING = 4
+"""How often a block's columns are in memory while it is made: themselves, what they are made of, and what was read."""
 
 
 @final

@@ -40,11 +40,42 @@ class Status(msgspec.Struct, frozen=True):
     judged: str = "loss"
 
 
-Show: TypeAlias = Callable[[Status], None]
+@final
+class RoundStatus(msgspec.Struct, frozen=True):
+    """How the training of an estimator stands: rows are read, then rounds are grown.
+
+    Attributes:
+        what: is counted, such as "round".
+        done: how many of it.
+        total: at most.
+        rows_per_second: candidates a second since this process began or resumed.
+        metrics: those of a validation, where one has just been.
+        judged: the name of the metric that rounds are judged by.
+    """
+
+    what: str
+    done: int
+    total: int
+    rows_per_second: float
+    metrics: Mapping[str, float] | None = None
+    judged: str = "loss"
+
+
+Show: TypeAlias = Callable[[Status | RoundStatus], None]
 """Takes the status after every step."""
 
 
-def line(status: Status) -> str:
+def round_line(status: RoundStatus) -> str:
+    """The status for a person.
+
+    >>> round_line(RoundStatus("round", 20, 80, 51234.4, {"auc": 0.71}, "auc"))
+    'round 20/80  validation auc 0.7100  51,234 rows/s'
+    """
+    found = "" if status.metrics is None else f"validation {status.judged} {status.metrics[status.judged]:.4f}  "
+    return f"{status.what} {status.done}/{status.total}  {found}{status.rows_per_second:,.0f} rows/s"
+
+
+def line(status: Status | RoundStatus) -> str:
     """The status for a person: of a step, or of an epoch with the metric that it is judged by.
 
     >>> line(Status(1, 5, 20, 80, 0.5, 51234.4, 0.02))
@@ -52,6 +83,8 @@ def line(status: Status) -> str:
     >>> line(Status(1, 5, 80, 80, 0.5, 51234.4, 0.02, {"train_loss": 0.5, "loss": 0.45, "auc": 0.71}, "auc"))
     'epoch 1/5  train loss 0.5000  validation auc 0.7100  51,234 rows/s  2 % waiting for data'
     """
+    if isinstance(status, RoundStatus):
+        return round_line(status)
     if status.metrics is not None:
         return (
             f"epoch {status.epoch}/{status.epochs}  train loss {status.loss:.4f}  "
@@ -69,7 +102,7 @@ def on_stderr(every: float = 0.5) -> Show:
     shown = 0.0
     terminal = sys.stderr.isatty()
 
-    def show(status: Status) -> None:
+    def show(status: Status | RoundStatus) -> None:
         nonlocal shown
         now = time.monotonic()
         if status.metrics is not None:

@@ -34,7 +34,7 @@ from bedplate.training.evidence import SETTINGS, definitions_of, fingerprint, mo
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.joining import Connect, Join, WorkerError
-from bedplate.training.learner import Learner, learner_of
+from bedplate.training.learner import Learner, learner_of, require_library
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.predictions import keep_predictions
 from bedplate.training.profile import Profile
@@ -109,6 +109,7 @@ def train(
         connect: connects with other processes that train with this one, by `helping.help_train`; None: there are none.
 
     Raises:
+        MissingExtraError, ConfigError: the model's library is missing; or several processes can't train such a model.
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
@@ -116,8 +117,7 @@ def train(
         StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
         WorkerError: another process has ended; the last checkpoint is whole, and the run can be resumed.
     """
-    check_job(job, {job.dataset: dataset.compiled})
-    _check_labelled(job, dataset)
+    _check(job, dataset, together=connect is not None)
     training, validation, testing = batches_of(dataset, files)
     audit(dataset).require()
     definitions = definitions_of(job, dataset, features)
@@ -128,8 +128,8 @@ def train(
         require_same(registry.run(resume).record, job, definitions, dataset.snapshots)
         run = registry.resume_run(resume)
     with run:
-        common = fingerprint(job, definitions, dataset.snapshots)
-        learner = learner_of(job, None if connect is None else Join(connect, common), profile)
+        join = None if connect is None else Join(connect, fingerprint(job, definitions, dataset.snapshots))
+        learner = learner_of(job, join, profile)
         encoder = _encoder(job, learner, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
         with _resumable(run):
@@ -164,6 +164,13 @@ def batches_of(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence
         return [Loader(dataset, split) for split in SPLITS]
     files.check(dataset)
     return [files.loader(split) for split in SPLITS]
+
+
+def _check(job: Job, dataset: LoadedDataset, *, together: bool) -> None:
+    """Checks that the job can be run on the dataset, by several processes where these are to train it."""
+    require_library(job, together=together)
+    check_job(job, {job.dataset: dataset.compiled})
+    _check_labelled(job, dataset)
 
 
 def _check_labelled(job: Job, dataset: LoadedDataset) -> None:

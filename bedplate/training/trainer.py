@@ -23,7 +23,7 @@ from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state,
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
 from bedplate.training.exchange import Alone, Exchange
-from bedplate.training.forensics import FILE, not_finite
+from bedplate.training.forensics import not_finite
 from bedplate.training.forward import forward_pass
 from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
 from bedplate.training.optimizer import Optimizer
@@ -305,8 +305,8 @@ class _Run:
 
     def _not_finite(self, what: str, batch: TensorBatch) -> DataError:
         """The error of the process whose part of the batch is the cause; each has noticed it, at the same step."""
-        path = self.folder / (f"{self.exchange.rank}-{FILE}" if self.exchange.rank else FILE)
-        own = not_finite(what, self.progress.step, batch, self.model, self.encoder, path)
+        folder = self.folder / f"rank-{self.exchange.rank}" if self.exchange.rank else self.folder
+        own = not_finite(what, self.progress.step, batch, self.model, self.encoder, folder)
         found = self.exchange.of_all((own.named, own.message, own.hint))
         _, message, hint = next((one for one in found if one[0]), found[0])
         return DataError(message, where=own.where, hint=hint)

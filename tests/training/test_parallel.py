@@ -19,13 +19,16 @@ import run_parallel
 import torch
 from synthetic import Source
 
+from bedplate import Job, Number
 from bedplate.errors import ConfigError, DataError
+from bedplate.models.estimators import LightGBMConfig
 from bedplate.training.checkpoint import load_state
 from bedplate.training.exchange import Alone
-from bedplate.training.forensics import FILE
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import WorkerError
+from bedplate.training.learner import require_library
 from bedplate.training.processes import started
+from bedplate.training.wrong_rows import FILE
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("parallel")]
 
@@ -34,7 +37,9 @@ PARENT = """
 import sys, time
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import WorkerError
+from bedplate.training.learner import require_library
 from bedplate.training.processes import started
+from bedplate.training.wrong_rows import FILE
 with started([sys.executable, *sys.argv[1:]], 2) as workers:
     workers.wait_until_ready()
     print(workers._processes[1].pid, flush=True)
@@ -92,7 +97,7 @@ def test_a_resumed_run_of_as_many_processes_is_the_same_bit_for_bit(together):
 def test_what_is_not_finite_is_named_whoever_has_it(together):
     folder, found = together
     assert "not finite: request_dense (user.taste)" in found["poisoned"]
-    assert pl.read_parquet(folder / "poisoned" / f"1-{FILE}")["request_id"].to_list() == [15]
+    assert pl.read_parquet(folder / "poisoned" / "rank-1" / FILE)["request_id"].to_list() == [15]
 
 
 @pytest.mark.parametrize(
@@ -156,3 +161,9 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
         assert time.monotonic() < until
         time.sleep(0.05)
     parent.stdout.close()
+
+
+def test_an_estimator_is_refused_before_a_run_begins():
+    job = Job("trees", dataset="d", model=LightGBMConfig("label"), inputs={"a": Number()})
+    with pytest.raises(ConfigError, match="the estimator of LightGBMConfig is trained by the threads of one process"):
+        require_library(job, together=True)

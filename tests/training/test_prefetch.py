@@ -76,7 +76,7 @@ def test_batches_are_in_order_whoever_makes_them(encoder, sizes, pauses, threads
 def test_what_waits_keeps_within_the_memory(encoder):
     one = make_batch(np.random.default_rng(0), SMALL)
     raw, encoded = bytes_of(one), bytes_of_tensors(to_tensors(one, encoder))
-    memory = 12 * (2 * raw + encoded)
+    memory = 12 * (4 * raw + encoded)
     source = Slow([1] * 40, [0.0])
     with prefetched(source, encoder, Ahead(1000, memory, 3), Waiting()) as ready:
         batch = next(ready)
@@ -85,7 +85,7 @@ def test_what_waits_keeps_within_the_memory(encoder):
         assert batch.rows == SMALL * 12
         assert len(list(ready)) == 39
     assert source.rooms[0] == 8192  # nothing is known of its memory yet
-    assert max(source.rooms[5:]) * (2 * raw + encoded) / one.items * 4 <= memory * 1.01
+    assert max(source.rooms[5:]) * (4 * raw + encoded) / one.items * 4 <= memory * 1.01
 
 
 def test_threads_make_blocks_at_the_same_time(encoder):
