@@ -132,18 +132,51 @@ def train(
         learner = learner_of(job, join, profile)
         encoder = _encoder(job, learner, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
-        with _resumable(run):
-            result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
-        if profile is not None:
-            progress("measure each stage alone")
-            profile.examine(job.trainer, result.model, encoder, training, run.folder)
+        result = _fitted(learner, encoder, training, validation, run, show)
+        _examined(profile, job, result.model, encoder, training, run.folder, progress)
         progress("evaluate on the test split")
-        test = learner.predict(result.model, encoder, testing)
-        keep_predictions(run.folder, test, dataset)
-        metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
-        run.log_metrics(result.steps, metrics)
+        metrics = _tested(learner, result, encoder, testing, dataset, run)
         progress("export, and reproduce the golden requests")
         return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics)
+
+
+def _fitted(
+    learner: Learner, encoder: Encoder, training: Batches, validation: Batches, run: Run, show: Show | None
+) -> TrainResult[Any]:
+    """What the learner learnt; where it is ended early, the error says which run can be resumed."""
+    with _resumable(run):
+        return learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
+
+
+def _tested(
+    learner: Learner,
+    result: TrainResult[Any],
+    encoder: Encoder,
+    testing: Batches,
+    dataset: LoadedDataset,
+    run: Run,
+) -> dict[str, float]:
+    """The metrics of validation and test; the run keeps them and the predictions."""
+    test = learner.predict(result.model, encoder, testing)
+    keep_predictions(run.folder, test, dataset)
+    metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
+    run.log_metrics(result.steps, metrics)
+    return metrics
+
+
+def _examined(
+    profile: Profile | None,
+    job: Job,
+    model: Any,
+    encoder: Encoder,
+    training: Batches,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Writes the report of a profile, if one is wanted, into the run's folder."""
+    if profile is not None:
+        progress("measure each stage alone")
+        profile.examine(job.trainer, model, encoder, training, folder)
 
 
 @contextmanager

@@ -220,7 +220,7 @@ class _Run:
         own = self.forward(batch)
         self._lap("forward")
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
-        self._lap("exchange")
+        self._lap("exchange" if self.exchange.count > 1 else "forward")
         loss = self.model.loss(outputs, whole)
         value = loss.item()
         self._lap("forward")
@@ -235,7 +235,7 @@ class _Run:
 
     def _update(self, loss: float, batch: TensorBatch) -> None:
         self.exchange.merge(self.optimizer)
-        self._lap("exchange")
+        self._lap("exchange" if self.exchange.count > 1 else "optimizer")
         if self.config.accumulate > 1:
             self.optimizer.scale_gradients(1.0 / max(self.grouped, 1))
         norm = self.optimizer.gradient_norm().item()
