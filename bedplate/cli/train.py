@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import click
+import msgspec
 
 from bedplate.cli.options import echo_json, json_option, project_option
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from bedplate.training.continuing import Rows
     from bedplate.training.joining import Connect
     from bedplate.training.processes import Place
+    from bedplate.training.profile import Profile
+    from bedplate.training.profile_report import ProfileReport
     from bedplate.training.run import Trained
 
 
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Train by so many processes of this machine; the model is the same, up to rounding.",
 )
+@click.option("--profile", is_flag=True, help="Say where the time of the training goes, and what to change.")
 @click.option("--promote", is_flag=True, help="Give the new version the alias 'champion'.")
 @click.argument("job")
 @click.argument("settings", nargs=-1)
@@ -61,6 +65,7 @@ def train(
     rows: Rows | None,
     files: Path | None,
     processes: int,
+    profile: bool,
     promote: bool,
     directory: Path,
     as_json: bool,
@@ -71,7 +76,8 @@ def train(
     model.NAME=VALUE or trainer.NAME=VALUE. Ctrl-C leaves a checkpoint; '--resume RUN'
     goes on from it with the run's settings and ends with the same weights as if nothing had happened. Settings given
     with --resume may only say how long and at what pace it goes on. --continue begins with the weights of a version:
-    known ids and features keep theirs, and the first scores are that version's.
+    known ids and features keep theirs, and the first scores are that version's. --profile writes profile.json and
+    profile.txt into the run's folder; the model is the same.
 
     \b
     Examples:
@@ -82,9 +88,11 @@ def train(
       bedplate train retail_ranker --continue retail_ranker@champion
       bedplate train retail_ranker --from baskets-2011
       bedplate train retail_ranker --processes 4
+      bedplate train retail_ranker --profile trainer.epochs=1
       bedplate train retail_ranker --json
     """
     from bedplate.training.processes import own_place, started
+    from bedplate.training.profile import Profile
 
     if resume is not None and parent is not None:
         raise click.UsageError("--resume goes on with a run as it began; leave --continue out")
@@ -103,8 +111,9 @@ def train(
         connect: Connect | None = None if place is None else place.connect
         if connect is None and processes > 1:
             connect = stack.enter_context(started(work.command(directory, settings), processes)).connect
-        trained = work.train(connect)
-    _echo(trained, work.registry, as_json=as_json, promote=promote)
+        watching = Profile("join" if files is None else "read") if profile else None
+        trained = work.train(connect, watching)
+    _echo(trained, work.registry, None if watching is None else watching.report, as_json=as_json, promote=promote)
 
 
 @final
@@ -136,7 +145,7 @@ class _Work:
 
         self.continued = Continuation.of(self.registry.get(parent), rows)
 
-    def train(self, connect: Connect | None) -> Trained:
+    def train(self, connect: Connect | None, profile: Profile | None = None) -> Trained:
         """Trains it, with other processes or alone."""
         from bedplate.cli.runs_mirror import mirror_later
         from bedplate.training.interrupt import TrainingInterruptedError
@@ -157,6 +166,7 @@ class _Work:
                 show=on_stderr(),
                 progress=lambda step: click.echo(step, err=True),
                 connect=connect,
+                profile=profile,
             )
         except (TrainingInterruptedError, WorkerError) as error:
             if error.run is not None:
@@ -185,7 +195,9 @@ class _Work:
         return [sys.executable, "-m", "bedplate", "train", *options, "--", self.name, *settings]
 
 
-def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool) -> None:
+def _echo(trained: Trained, registry: Registry, profile: ProfileReport | None, *, as_json: bool, promote: bool) -> None:
+    from bedplate.training.profile_report import text_of
+
     version = trained.version
     if promote:
         registry.promote(version.name, version.version, reason="bedplate train --promote")
@@ -193,7 +205,8 @@ def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool)
     is_new = version.manifest.run == trained.run_id
     if as_json:
         facts = {"model": version.name, "version": version.version, "new": is_new, "run": trained.run_id}
-        echo_json(facts | {"metrics": trained.metrics, "warnings": trained.warnings})
+        facts |= {"metrics": trained.metrics, "warnings": trained.warnings}
+        echo_json(facts if profile is None else facts | {"profile": msgspec.to_builtins(profile)})
         return
     champion = " as champion" if promote else ""
     if is_new:
@@ -205,5 +218,7 @@ def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool)
         )
     for name, value in trained.metrics.items():
         click.echo(f"  {name:32} {value:.5f}")
+    if profile is not None:
+        click.echo(text_of(profile))
     for warning in trained.warnings:
         click.echo(f"warning: {warning}", err=True)

@@ -18,6 +18,7 @@ from bedplate.training.continuing import Beginning
 from bedplate.training.job import Job
 from bedplate.training.joining import Join
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
+from bedplate.training.profile import Profile
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 
@@ -75,13 +76,14 @@ class Learner(Protocol):
         ...
 
 
-def learner_of(job: Job, beginning: Beginning, join: Join | None = None) -> Learner:
+def learner_of(job: Job, beginning: Beginning, join: Join | None = None, profile: Profile | None = None) -> Learner:
     """What trains a job's model; imports the library that it is made with.
 
     Args:
         job: the job.
         beginning: what the run begins with.
         join: how to join with other processes that train the same model, see `require_library`; None: there are none.
+        profile: is told where the time goes; None where nobody asks.
 
     Raises:
         ConfigError: an estimator should go on from a version.
@@ -99,7 +101,7 @@ def learner_of(job: Job, beginning: Beginning, join: Join | None = None) -> Lear
         return Estimating(job)
     from bedplate.training.network import Network
 
-    return Network(job, beginning, join)
+    return Network(job, beginning, join, profile)
 
 
 def require_library(job: Job, *, together: bool = False) -> None:

@@ -21,6 +21,7 @@ from bedplate.training.inheritance import START, Inheritance
 from bedplate.training.job import Job
 from bedplate.training.joining import Join
 from bedplate.training.prefetch import Ahead
+from bedplate.training.profile import Profile
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 from bedplate.training.source import Batches
@@ -35,12 +36,15 @@ class Network:
         job: the job.
         beginning: of the run.
         join: how to join with other processes that train it; None: there are none.
+        profile: is told where the time goes; None where nobody asks.
     """
 
-    __slots__ = ("_inheritance", "_job", "_join", "title")
+    __slots__ = ("_inheritance", "_job", "_join", "_profile", "title")
 
-    def __init__(self, job: Job, beginning: Beginning, join: Join | None = None) -> None:
-        self._job, self._join, self.title = job, join, job.model_class.__name__
+    def __init__(
+        self, job: Job, beginning: Beginning, join: Join | None = None, profile: Profile | None = None
+    ) -> None:
+        self._job, self._join, self._profile, self.title = job, join, profile, job.model_class.__name__
         self._inheritance = Inheritance(beginning, job)
 
     def encoder(self, fitted: Encoder) -> Encoder:
@@ -56,7 +60,7 @@ class Network:
         with alone() if self._join is None else self._join.connect() as exchange:
             if self._join is not None:
                 exchange.of_first((self._join.fingerprint, str(folder)))
-            trainer = Trainer(self._job.trainer, log=log, show=show, exchange=exchange)
+            trainer = Trainer(self._job.trainer, log=log, show=show, exchange=exchange, profile=self._profile)
             result = trainer.fit(model, encoder, training, validation, folder, state)
         (folder / START).unlink(missing_ok=True)
         return result

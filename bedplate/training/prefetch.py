@@ -8,14 +8,18 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self, final
+from typing import Self, TypeAlias, final
 
+from bedplate.batch import Batch
 from bedplate.config import parse_size
 from bedplate.datasets.blocks import Block, Room
 from bedplate.features.encoder import Encoder
 from bedplate.models.batch import TensorBatch
 from bedplate.training.config import TrainerConfig
 from bedplate.training.source import bytes_of, bytes_of_tensors, to_tensors
+
+Tensors: TypeAlias = Callable[[Batch, Encoder], TensorBatch]
+"""Encodes a batch; see `source.to_tensors`."""
 
 _FIRST_ITEMS = 8192
 """Candidates of the first block, from which the memory of further ones is estimated."""
@@ -71,8 +75,10 @@ class _Slot:
 class _Line:
     """Blocks in work, in order; `work` is what each thread does."""
 
-    def __init__(self, blocks: Callable[[Room], Iterator[Block]], encoder: Encoder, ahead: Ahead) -> None:
-        self._encoder, self._ahead = encoder, ahead
+    def __init__(
+        self, blocks: Callable[[Room], Iterator[Block]], encoder: Encoder, ahead: Ahead, tensors: Tensors
+    ) -> None:
+        self._encoder, self._ahead, self._tensors = encoder, ahead, tensors
         self._blocks = blocks(self._room)
         self._turn, self._changed = threading.Lock(), threading.Condition()
         self._slots: deque[_Slot] = deque()
@@ -86,7 +92,7 @@ class _Line:
             slot, block = taken
             try:
                 for batch in block.make():
-                    if not self._put(slot, to_tensors(batch, self._encoder), bytes_of(batch) / max(batch.items, 1)):
+                    if not self._put(slot, self._tensors(batch, self._encoder), bytes_of(batch) / max(batch.items, 1)):
                         return
             except BaseException as error:  # noqa: BLE001 - raised again by the consumer
                 slot.error = error
@@ -186,7 +192,11 @@ class _Line:
 
 @contextmanager
 def prefetched(
-    blocks: Callable[[Room], Iterator[Block]], encoder: Encoder, ahead: Ahead, waiting: Waiting
+    blocks: Callable[[Room], Iterator[Block]],
+    encoder: Encoder,
+    ahead: Ahead,
+    waiting: Waiting,
+    tensors: Tensors = to_tensors,
 ) -> Generator[Iterator[TensorBatch]]:
     """Makes and encodes blocks by threads; gives their batches in order, and raises here what is raised there.
 
@@ -198,8 +208,9 @@ def prefetched(
         encoder: of the batches.
         ahead: how far ahead.
         waiting: counts the time that the consumer waits.
+        tensors: encodes a batch.
     """
-    line = _Line(blocks, encoder, ahead)
+    line = _Line(blocks, encoder, ahead, tensors)
 
     def consume() -> Iterator[TensorBatch]:
         while True:

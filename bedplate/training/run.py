@@ -41,6 +41,7 @@ from bedplate.training.learner import Learner, learner_of, require_library
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.plots import write_plots
 from bedplate.training.predictions import keep_predictions
+from bedplate.training.profile import Profile
 from bedplate.training.report import Show
 from bedplate.training.result import TrainResult
 from bedplate.types import Int64s
@@ -96,6 +97,7 @@ def train(
     show: Show | None = None,
     progress: Progress = lambda _: None,
     connect: Connect | None = None,
+    profile: Profile | None = None,
 ) -> Trained:
     """Trains a job's model, evaluates it on the test split, exports it and registers the version.
 
@@ -112,6 +114,7 @@ def train(
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
         progress: told each step that begins.
+        profile: is told where the time of the training goes; None where nobody asks.
         connect: connects with other processes that train with this one, by `helping.help_train`; None: there are none.
 
     Raises:
@@ -141,19 +144,55 @@ def train(
         run = registry.resume_run(began.id)
     with run:
         join = None if connect is None else Join(connect, fingerprint(job, definitions, dataset.snapshots))
-        learner = learner_of(job, beginning, join)
+        learner = learner_of(job, beginning, join, profile)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
-        with _resumable(run):
-            result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
+        result = _fitted(learner, encoder, training, validation, run, show)
+        _examined(profile, job, result.model, encoder, training, run.folder, progress)
         progress("evaluate on the test split")
-        test = learner.predict(result.model, encoder, testing)
-        keep_predictions(run.folder, test, dataset)
-        metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
-        run.log_metrics(result.steps, metrics)
+        metrics = _tested(learner, result, encoder, testing, dataset, run)
         write_plots(StoredRun(run.folder, run.record))
         progress("export, and reproduce the golden requests")
         return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
+
+
+def _fitted(
+    learner: Learner, encoder: Encoder, training: Batches, validation: Batches, run: Run, show: Show | None
+) -> TrainResult[Any]:
+    """What the learner learnt; where it is ended early, the error says which run can be resumed."""
+    with _resumable(run):
+        return learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
+
+
+def _tested(
+    learner: Learner,
+    result: TrainResult[Any],
+    encoder: Encoder,
+    testing: Batches,
+    dataset: LoadedDataset,
+    run: Run,
+) -> dict[str, float]:
+    """The metrics of validation and test; the run keeps them and the predictions."""
+    test = learner.predict(result.model, encoder, testing)
+    keep_predictions(run.folder, test, dataset)
+    metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
+    run.log_metrics(result.steps, metrics)
+    return metrics
+
+
+def _examined(
+    profile: Profile | None,
+    job: Job,
+    model: Any,
+    encoder: Encoder,
+    training: Batches,
+    folder: Path,
+    progress: Progress,
+) -> None:
+    """Writes the report of a profile, if one is wanted, into the run's folder."""
+    if profile is not None:
+        progress("measure each stage alone")
+        profile.examine(job.trainer, model, encoder, training, folder)
 
 
 @contextmanager

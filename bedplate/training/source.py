@@ -38,7 +38,12 @@ class Batches(Protocol):
 
 
 def to_tensors(batch: Batch, encoder: Encoder) -> TensorBatch:
-    """Encodes a batch; the tensors share the arrays' memory.
+    """Encodes a batch; see `tensors_of`."""
+    return tensors_of(batch, encoder.encode(batch))
+
+
+def tensors_of(batch: Batch, encoded: Mapping[str, Array]) -> TensorBatch:
+    """A batch and what an encoder made of it as tensors, which share the arrays' memory.
 
     Writable copies are made of arrays that are read-only (memory-mapped), which torch would warn of.
     """
@@ -48,7 +53,7 @@ def to_tensors(batch: Batch, encoder: Encoder) -> TensorBatch:
     unknown = {n: there for n, v in labels.items() if (there := np.isnan(v)).any()}
     labels |= {n: np.where(there, np.float32(0), labels[n]) for n, there in unknown.items()}
     return TensorBatch(
-        _tensors(encoder.encode(batch)),
+        _tensors(encoded),
         _tensors(labels),
         _tensor(weights),
         _tensor(batch.candidates),

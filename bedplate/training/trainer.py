@@ -29,10 +29,11 @@ from bedplate.training.forward import forward_pass
 from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
+from bedplate.training.profile import Profile
 from bedplate.training.report import Log, Show, Status
 from bedplate.training.result import TrainResult
 from bedplate.training.schedule import factor
-from bedplate.training.source import Batches, blocks_of
+from bedplate.training.source import Batches, blocks_of, to_tensors
 
 
 @final
@@ -44,6 +45,7 @@ class Trainer:
         log: takes the metrics of each epoch, for example into a run.
         show: takes the status after each step (`report.on_stderr()` shows it).
         exchange: with the other processes that train the same model on the same batches; None where there are none.
+        profile: is told where the time goes; None where nobody asks.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Trainer:
         log: Log | None = None,
         show: Show | None = None,
         exchange: Exchange | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self.config = config
         self.log = log
         self.show = show
         self.exchange = Alone() if exchange is None else exchange
+        self.profile = profile
 
     def fit(
         self,
@@ -116,7 +120,7 @@ class _Run:
         interrupt: Interrupt,
     ) -> None:
         self.config, self.log, self.show = trainer.config, trainer.log, trainer.show
-        self.exchange = trainer.exchange
+        self.exchange, self.profile = trainer.exchange, trainer.profile
         self.model, self.encoder, self.train, self.validation = model, encoder, train, validation
         self.folder, self.interrupt = folder, interrupt
         c = self.config
@@ -136,6 +140,8 @@ class _Run:
     def run(self) -> TrainResult[Model]:
         self.exchange.begin(self.model)
         resumed = self._resume()
+        if self.profile is not None:
+            self.profile.begin()
         while not self._finished():
             if self._train_epoch():
                 self._end_epoch()
@@ -167,9 +173,13 @@ class _Run:
         self.model.train()
         progress = self.progress
         source = blocks_of(self.train, self.config.seed, progress.epoch, progress.batch, part=self.exchange.part)
+        tensors = to_tensors
+        if self.profile is not None:
+            source, tensors = self.profile.watched(source)
         began = time.perf_counter()
-        with prefetched(source, self.encoder, self.ahead, self.waiting) as ready:
+        with prefetched(source, self.encoder, self.ahead, self.waiting, tensors) as ready:
             for batch in ready:
+                self._lap("waiting")
                 loss, rows = self._gradients(batch)
                 progress.batch += 1
                 progress.step += 1
@@ -185,6 +195,7 @@ class _Run:
                     return False
                 if self.show is not None:
                     self.show(self._status(None))
+                self._lap("other")
                 began = time.perf_counter()
         if progress.batch != self.batches:
             raise DataError(
@@ -217,19 +228,25 @@ class _Run:
         if not self.grouped:
             self.optimizer.clear()
         self.exchange.draw(self.config.seed, self.progress.step)
-        outputs, whole, self.stop = self.exchange.whole(self.forward(batch), batch, self.interrupt.asked)
+        own = self.forward(batch)
+        self._lap("forward")
+        outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
+        self._lap("exchange" if self.exchange.count > 1 else "forward")
         loss = self.model.loss(outputs, whole)
         value = loss.item()
+        self._lap("forward")
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
         if self.config.accumulate > 1 or self.exchange.count > 1:
             loss = loss * ((whole.rows if self.config.accumulate > 1 else 1) / self.exchange.count)
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        self._lap("backward")
         self.grouped += whole.rows
         return value, whole.rows
 
     def _update(self, loss: float, batch: TensorBatch) -> None:
         self.exchange.merge(self.optimizer)
+        self._lap("exchange" if self.exchange.count > 1 else "optimizer")
         if self.config.accumulate > 1:
             self.optimizer.scale_gradients(1.0 / max(self.grouped, 1))
         norm = self.optimizer.gradient_norm().item()
@@ -242,12 +259,15 @@ class _Run:
         if self.average is not None:
             self.average.update()
         self.grouped = 0
+        self._lap("optimizer")
 
     def _evaluate(self) -> None:
         """Judges the weights, and keeps them where they are the best."""
+        self._lap("other")
         with nullcontext() if self.average is None else self.average.in_place():
             self._judge()
         self.model.train()
+        self._lap("validation")
 
     def _judge(self) -> None:
         progress = self.progress
@@ -303,6 +323,7 @@ class _Run:
         return DataError(message, where=own.where, hint=hint)
 
     def _save(self) -> None:
+        self._lap("other")
         for name, tensor in self.model.state_dict().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise DataError(
@@ -323,6 +344,11 @@ class _Run:
             "progress": msgspec.to_builtins(self.progress),
         }
         save_state(self.folder / CHECKPOINT, state)
+        self._lap("checkpoint")
+
+    def _lap(self, stage: str) -> None:
+        if self.profile is not None:
+            self.profile.lap(stage)
 
     def _resume(self) -> int:
         path = self.folder / CHECKPOINT

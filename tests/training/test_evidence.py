@@ -262,3 +262,22 @@ def test_a_resumed_run_may_be_told_to_go_on_for_longer(
     assert command(["train", "small", "--resume", run, "trainer.epochs=2", "--project", str(project.root)]) == 0
     config = Registry(project.config.registry_path).get("small:1").manifest.config
     assert (config["trainer"]["epochs"], config["trainer"]["learning_rate"]) == (2, 0.01)
+
+
+def test_the_command_gives_a_profile_which_the_run_keeps_and_the_version_is_the_same_as_without(
+    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bedplate.training import profile_limits
+
+    monkeypatch.setattr(profile_limits, "SECONDS", 0.02)
+    project = changed(first, tmp_path / "p", {})
+    plain = trained(project).version
+    with (project.root / "bedplate.toml").open("a") as file:
+        file.write('[registry]\npath = "registry"\n')
+    words = ["train", "small", "--profile", "--project", str(project.root)]
+    assert command([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["version"], found["new"]) == (plain.version, False)
+    kept = project.root / "registry" / "runs" / found["run"] / "profile.json"
+    assert json.loads(kept.read_text()) == found["profile"]
+    assert {"join", "encode", "forward", "backward"} <= {s["name"] for s in found["profile"]["stages"] if s["limit"]}

@@ -1,0 +1,130 @@
+"""Where the time of a training goes: what its loop and the threads that prepare batches do, measured while they do it.
+
+The trainer tells a `Profile` the end of each stage; nothing that it computes depends on that. What each stage could do
+alone on this machine is measured afterwards, on a copy of the model (`profile_limits`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
+
+from bedplate.batch import Batch
+from bedplate.datasets.blocks import Block, Room
+from bedplate.features.encoder import Encoder
+from bedplate.files import write_atomic
+from bedplate.training.config import TrainerConfig
+from bedplate.training.profile_report import Measured, ProfileReport, report, text_of
+
+if TYPE_CHECKING:
+    from bedplate.models.batch import TensorBatch
+    from bedplate.training.source import Batches
+
+FILE, TEXT = "profile.json", "profile.txt"
+"""The report in the run's folder, for programs and for people."""
+
+_T = TypeVar("_T")
+_Source: TypeAlias = Callable[[Room], Iterator[Block]]
+_Tensors: TypeAlias = "Callable[[Batch, Encoder], TensorBatch]"
+
+
+@final
+class Profile:
+    """The profile of one training, by one process.
+
+    Args:
+        loading: what making a batch is called: `join`, or `read` where it comes from files.
+
+    Attributes:
+        measured: the seconds of each stage so far.
+        report: what was found; None before `examine`.
+    """
+
+    def __init__(self, loading: str = "join") -> None:
+        self.loading = loading
+        self.report: ProfileReport | None = None
+        self._loop: defaultdict[str, float] = defaultdict(float)
+        self._threads: defaultdict[str, float] = defaultdict(float)
+        self._rows = self._batches = 0
+        self._lock = threading.Lock()
+        self._at = self._cpu = 0.0
+
+    def begin(self) -> None:
+        """From here on the time of the loop counts."""
+        self._at, self._cpu = time.perf_counter(), time.process_time()
+
+    def lap(self, stage: str) -> None:
+        """A stage of the loop, which began where the one before ended, has ended."""
+        now = time.perf_counter()
+        self._loop[stage] += now - self._at
+        self._at = now
+
+    def watched(self, source: _Source) -> tuple[_Source, _Tensors]:
+        """The same source, and `source.to_tensors`; their time is measured in the threads that call them."""
+        from bedplate.training.source import tensors_of
+
+        def blocks(room: Room) -> Iterator[Block]:
+            for block in self._timed(source(room)):
+                yield Block(block.items, partial(self._made, block))
+
+        def tensors(batch: Batch, encoder: Encoder) -> TensorBatch:
+            began = time.perf_counter()
+            encoded = encoder.encode(batch)
+            between = time.perf_counter()
+            made = tensors_of(batch, encoded)
+            with self._lock:
+                self._threads["encode"] += between - began
+                self._threads["transfer"] += time.perf_counter() - between
+                self._rows += batch.items
+                self._batches += 1
+            return made
+
+        return blocks, tensors
+
+    def _made(self, block: Block) -> Iterator[Batch]:
+        return self._timed(block.make())
+
+    def _timed(self, values: Iterator[_T]) -> Iterator[_T]:
+        while True:
+            began = time.perf_counter()
+            value = next(values, None)
+            with self._lock:
+                self._threads[self.loading] += time.perf_counter() - began
+            if value is None:
+                return
+            yield value
+
+    @property
+    def measured(self) -> Measured:
+        """What was measured so far."""
+        cpu = time.process_time() - self._cpu if self._at else 0.0
+        return Measured(self.loading, dict(self._loop), dict(self._threads), self._rows, self._batches, cpu)
+
+    def examine(
+        self, config: TrainerConfig, model: Any, encoder: Encoder, training: Batches, folder: Path
+    ) -> ProfileReport:
+        """Measures each stage alone, and writes `profile.json` and `profile.txt`.
+
+        A copy of the model is trained on for some seconds; the model and torch's random numbers stay as they are.
+
+        Args:
+            config: that it was trained with.
+            model: that was trained.
+            encoder: of its batches.
+            training: its batches.
+            folder: the run's.
+        """
+        measured, limits = self.measured, None
+        if measured.rows:
+            from bedplate.training.profile_limits import limits_of
+
+            limits = limits_of(config, model, encoder, training)
+        self.report = report(measured, limits, config)
+        write_atomic(folder / FILE, self.report.to_json())
+        write_atomic(folder / TEXT, (text_of(self.report) + "\n").encode())
+        return self.report

@@ -1,0 +1,131 @@
+"""Where the time of a training goes: the trained weights stay the same, and the advice follows the figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from run_training import CONFIG, MODEL
+from synthetic import Source
+
+from bedplate.features.encoder import Encoder
+from bedplate.models.dcn import DCN
+from bedplate.training import profile_limits
+from bedplate.training.checkpoint import load_state
+from bedplate.training.config import TrainerConfig
+from bedplate.training.profile import FILE, TEXT, Profile
+from bedplate.training.profile_advice import Limits, Measured, advice
+from bedplate.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread", "quickly")
+SHORT = msgspec.structs.replace(CONFIG, epochs=2)
+FAST = Limits(
+    load=2e5,
+    encode=2e5,
+    transfer=1e9,
+    forward=2e5,
+    backward=2e5,
+    optimizer=1e6,
+    half_batch=0.5,
+    bfloat16=1.0,
+    bandwidth=1e10,
+    update_bytes=10**6,
+)
+
+
+@pytest.fixture
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile_limits, "SECONDS", 0.02)
+
+
+def fitted(encoder: Encoder, folder: Path, profile: Profile | None, source: Source) -> DCN:
+    trainer = Trainer(SHORT, profile=profile)
+    return trainer.fit(DCN(MODEL, encoder.layout), encoder, source, Source(2, salt=1), folder).model
+
+
+def test_a_profiled_training_ends_with_the_same_state_and_its_report_leaves_the_model_alone(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    fitted(encoder, tmp_path / "plain", None, Source(6))
+    profile, source = Profile(), Source(6)
+    model = fitted(encoder, tmp_path / "profiled", profile, source)
+    states = [load_state(tmp_path / name / "checkpoint.pt") for name in ("plain", "profiled")]
+    for part in ("model", "random"):
+        first, second = (state[part] if part == "model" else {part: state[part]} for state in states)
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+    before, drawn = {n: v.clone() for n, v in model.state_dict().items()}, torch.get_rng_state()
+    profile.examine(SHORT, model, encoder, source, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert not model.training
+
+
+def test_the_report_has_every_stage_with_its_limit_and_says_that_a_slow_source_is_waited_for(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    profile, source = Profile(), Source(6, slow=0.05)
+    found = profile.examine(SHORT, fitted(encoder, tmp_path / "c", profile, source), encoder, source, tmp_path)
+    stages = {(s.where, s.name): s for s in found.stages}
+    assert (found.batches, found.rows) == (12, sum(b.items for e in (0, 1) for b in Source(6).epoch(SHORT.seed, e)))
+    assert sum(s.share for s in found.stages if s.where == "loop") == pytest.approx(1, abs=0.01)
+    assert sum(s.share for s in found.stages if s.where == "loader") == pytest.approx(1)
+    assert stages["loop", "waiting"].seconds > 0.2
+    assert stages["loader", "join"].seconds > 12 * 0.05
+    assert 0 < (stages["loader", "join"].limit or 0) < 192 / 0.05 * 1.01
+    limited = ("forward", "backward", "optimizer", "join", "encode", "transfer")
+    assert all((s.limit or 0) > 0 for s in found.stages if s.name in limited)
+    assert any("waited for data" in what for what in found.advice)
+    kept = json.loads((tmp_path / FILE).read_text())
+    assert kept["advice"] == list(found.advice)
+    assert [s["name"] for s in kept["stages"]] == [s.name for s in found.stages]
+    assert all(what in (tmp_path / TEXT).read_text() for what in found.advice)
+
+
+def test_a_training_of_which_nothing_was_left_is_not_judged(encoder: Encoder, tmp_path: Path) -> None:
+    fitted(encoder, tmp_path / "c", None, Source(6))
+    profile = Profile()
+    model = fitted(encoder, tmp_path / "c", profile, Source(6))
+    found = profile.examine(SHORT, model, encoder, Source(6), tmp_path)
+    assert (found.rows, found.limits) == (0, None)
+    assert "no step was left" in found.advice[0]
+
+
+WAITS = {"waiting": 5.0, "forward": 1.0, "backward": 1.0, "optimizer": 1.0}
+WORKS = {"waiting": 0.0, "forward": 4.0, "backward": 4.0, "optimizer": 1.0}
+JOINS, ENCODES = {"join": 5.0, "encode": 1.0}, {"join": 1.0, "encode": 5.0}
+ONE = TrainerConfig(loader_threads=1)
+BY_WEIGHT = TrainerConfig(embedding_optimizer="adagrad")
+SLOW = msgspec.structs.replace(FAST, load=5e4)
+
+
+@pytest.mark.parametrize(
+    ("loop", "threads", "limits", "config", "batches", "wanted", "unwanted"),
+    [
+        (WAITS, JOINS, SLOW, ONE, 1000, "trainer.loader_threads=2", "trainer.prefetch"),
+        (WAITS, JOINS, SLOW, TrainerConfig(), 1000, "--from", "loader_threads"),
+        (WAITS, {"read": 5.0, "encode": 1.0}, SLOW, TrainerConfig(), 1000, "", "--from"),
+        (WAITS, ENCODES, SLOW, TrainerConfig(), 1000, "fewer inputs", "--from"),
+        (WAITS, JOINS, FAST, TrainerConfig(), 1000, "trainer.prefetch_memory", "first of"),
+        (WAITS, JOINS, FAST, TrainerConfig(), 10, "first of 10 batches", "--from"),
+        (WAITS, JOINS, msgspec.structs.replace(SLOW, unread=("a", "b")), ONE, 1000, "out of the dataset a, b", ""),
+        (WORKS, JOINS, msgspec.structs.replace(FAST, half_batch=0.9), ONE, 1000, "larger batches", "compile"),
+        (WORKS, JOINS, msgspec.structs.replace(FAST, bfloat16=1.5), ONE, 1000, "precision=bfloat16", "larger batches"),
+        (WORKS, JOINS, FAST, ONE, 1000, "trainer.compile", "bfloat16"),
+        (WORKS, JOINS, FAST, TrainerConfig(compile="inductor"), 1000, "nothing stands out", "trainer"),
+        (WORKS | {"optimizer": 9.0}, JOINS, FAST, ONE, 1000, "accumulate", "row_wise_adagrad"),
+        (WORKS | {"optimizer": 9.0}, JOINS, FAST, BY_WEIGHT, 9, "row_wise_adagrad", "accumulate"),
+        (WORKS | {"validation": 9.0}, JOINS, FAST, ONE, 1000, "shorter validation", "evaluate_every"),
+        (WORKS | {"validation": 9.0}, JOINS, FAST, TrainerConfig(evaluate_every=9), 9, "evaluate_every", "shorter val"),
+        (WORKS | {"checkpoint": 9.0}, JOINS, FAST, ONE, 1000, "checkpoint_every", "validation"),
+        (WORKS | {"exchange": 9.0}, JOINS, FAST, ONE, 1000, "fewer processes", "validation"),
+    ],
+)  # fmt: skip
+def test_the_advice_is_about_what_limits_the_training(loop, threads, limits, config, batches, wanted, unwanted) -> None:
+    loading = "read" if "read" in threads else "join"
+    measured = Measured(loading, loop, threads, rows=10**6, batches=batches, cpu=8.0)
+    found = "\n".join(advice(measured, limits, config, cores=2))
+    assert wanted in found
+    assert not unwanted or unwanted not in found.replace("nothing stands out: data is there in time", "")
