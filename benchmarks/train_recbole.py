@@ -21,6 +21,7 @@ from recbole.model.context_aware_recommender.deepfm import DeepFM
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
 
+
 # The names that NumPy 2 has dropped and RecBole asks for.
 for name, kind in {"float_": np.float64, "complex_": np.complex128, "unicode_": np.str_}.items():
     setattr(np, name, kind)
@@ -40,7 +41,7 @@ def main(folder: Path, users: int, epochs: int) -> None:
     data = folder / "ctr"
     data.mkdir(exist_ok=True)
     frame = pl.read_parquet(folder / "rows.parquet")
-    kinds = dict.fromkeys(COLUMNS, "token") | {"time": "float", "label": "float"}
+    kinds = {c: "token" for c in COLUMNS} | {"time": "float", "label": "float"}
     named = frame.select(pl.col(c).alias(f"{c}:{kind}") for c, kind in kinds.items())
     named.write_csv(data / "ctr.inter", separator="\t")
     if users > len(frame):
