@@ -56,8 +56,7 @@ def train(
     JOB is the job's name, FILE.py:NAME, or FILE.py where that file has only one. SETTINGS replace the job's own:
     model.NAME=VALUE or trainer.NAME=VALUE. Ctrl-C leaves a checkpoint; '--resume RUN'
     goes on from it with the run's settings and ends with the same weights as if nothing had happened. Settings given
-    with --resume may only say how long and at what pace it goes on. --continue begins with the weights of a version:
-    known ids and features keep theirs, and the first scores are that version's.
+    with --resume may only say how long and at what pace it goes on. --continue begins with the weights of a version.
 
     \b
     Examples:
@@ -79,15 +78,11 @@ def train(
     from bedplate.training.report import on_stderr
     from bedplate.training.run import train as run_job
 
-    if resume is not None and parent is not None:
-        raise click.UsageError("--resume goes on with a run as it began; leave --continue out")
-    if rows is not None and parent is None:
-        raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
+    _check(resume, parent, rows)
     project = Project(directory)
     registry = Registry(project.config.registry_path)
     run = None if resume is None else registry.run(resume)
-    began_with = [] if run is None else settings_of(run.record)
-    definition = project.find(Job, job).with_settings([*began_with, *settings])
+    definition = project.find(Job, job).with_settings([*(settings_of(run.record) if run else ()), *settings])
     try:
         trained = run_job(
             definition,
@@ -105,6 +100,13 @@ def train(
         error.hint = f"go on with: bedplate train {job} --resume {error.run}"
         raise
     _echo(trained, registry, as_json=as_json, promote=promote)
+
+
+def _check(resume: str | None, parent: str | None, rows: Rows | None) -> None:
+    if resume is not None and parent is not None:
+        raise click.UsageError("--resume goes on with a run as it began; leave --continue out")
+    if rows is not None and parent is None:
+        raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
 
 
 def _echo(trained: Trained, registry: Registry, *, as_json: bool, promote: bool) -> None:

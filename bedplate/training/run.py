@@ -26,7 +26,7 @@ from bedplate.files import new_folder
 from bedplate.metrics.report import warnings_of
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
-from bedplate.registry.run import Run
+from bedplate.registry.run import Run, RunRecord
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
 from bedplate.training.continuing import Beginning, Continuation
@@ -122,23 +122,13 @@ def train(
     _check_labelled(job, dataset)
     training, validation, testing = _batches(dataset, files)
     audit(dataset).require()
-    definitions = definitions_of(job, dataset, features)
-    beginning = Beginning(continued, registry, definitions)
+    beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
-    if began is None:
-        config = run_config(job, retraining) | beginning.form
-        run = registry.start_run(job.name, config, project=root, definitions=definitions, sources=dataset.snapshots)
-    else:
-        require_same(began, job, definitions, dataset.snapshots)
-        run = registry.resume_run(began.id)
-    with run:
+    with _opened(job, began, beginning, dataset, retraining, root) as run:
         learner = learner_of(job, beginning)
         encoder = _encoder(job, learner, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
-        try:
-            result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
-        except TrainingInterruptedError as error:
-            raise _interrupted(run, error) from None
+        result = _fitted(learner, encoder, training, validation, run, show)
         progress("evaluate on the test split")
         test = learner.predict(result.model, encoder, testing)
         keep_predictions(run.folder, test, dataset)
@@ -146,6 +136,28 @@ def train(
         run.log_metrics(result.steps, metrics)
         progress("export, and reproduce the golden requests")
         return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
+
+
+def _opened(
+    job: Job, began: RunRecord | None, beginning: Beginning, dataset: LoadedDataset, retraining: str | None, root: Path
+) -> Run:
+    """A new run, or the one to go on with."""
+    if began is not None:
+        require_same(began, job, beginning.definitions, dataset.snapshots)
+        return beginning.registry.resume_run(began.id)
+    config = run_config(job, retraining) | beginning.form
+    return beginning.registry.start_run(
+        job.name, config, project=root, definitions=beginning.definitions, sources=dataset.snapshots
+    )
+
+
+def _fitted(
+    learner: Learner, encoder: Encoder, training: Batches, validation: Batches, run: Run, show: Show | None
+) -> TrainResult[Any]:
+    try:
+        return learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
+    except TrainingInterruptedError as error:
+        raise _interrupted(run, error) from None
 
 
 def _interrupted(run: Run, error: TrainingInterruptedError) -> TrainingInterruptedError:
