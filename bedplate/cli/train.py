@@ -94,10 +94,7 @@ def train(
     from bedplate.training.processes import own_place, started
     from bedplate.training.profile import Profile
 
-    if resume is not None and parent is not None:
-        raise click.UsageError("--resume goes on with a run as it began; leave --continue out")
-    if rows is not None and parent is None:
-        raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
+    _check(resume, parent, rows)
     place = own_place()
     if place is not None and place.rank > 0:
         place.end_with_parent()
@@ -114,6 +111,13 @@ def train(
         watching = Profile("join" if files is None else "read") if profile else None
         trained = work.train(connect, watching)
     _echo(trained, work.registry, None if watching is None else watching.report, as_json=as_json, promote=promote)
+
+
+def _check(resume: str | None, parent: str | None, rows: Rows | None) -> None:
+    if resume is not None and parent is not None:
+        raise click.UsageError("--resume goes on with a run as it began; leave --continue out")
+    if rows is not None and parent is None:
+        raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
 
 
 @final

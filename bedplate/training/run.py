@@ -28,7 +28,7 @@ from bedplate.metrics.report import warnings_of
 from bedplate.registry.environment import keep_environment
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
-from bedplate.registry.run import Run, StoredRun
+from bedplate.registry.run import Run, RunRecord, StoredRun
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
 from bedplate.training.continuing import Beginning, Continuation
@@ -133,17 +133,10 @@ def train(
     _check(job, dataset, together=connect is not None)
     training, validation, testing = batches_of(dataset, files)
     audit(dataset).require()
-    definitions = definitions_of(job, dataset, features)
-    beginning = Beginning(continued, registry, definitions)
+    beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
-    if began is None:
-        config = run_config(job, retraining) | beginning.form
-        run = registry.start_run(job.name, config, project=root, definitions=definitions, sources=dataset.snapshots)
-    else:
-        require_same(began, job, definitions, dataset.snapshots)
-        run = registry.resume_run(began.id)
-    with run:
-        join = None if connect is None else Join(connect, fingerprint(job, definitions, dataset.snapshots))
+    with _opened(job, began, beginning, dataset, retraining, root) as run:
+        join = None if connect is None else Join(connect, fingerprint(job, beginning.definitions, dataset.snapshots))
         learner = learner_of(job, beginning, join, profile)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
@@ -154,6 +147,19 @@ def train(
         write_plots(StoredRun(run.folder, run.record))
         progress("export, and reproduce the golden requests")
         return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
+
+
+def _opened(
+    job: Job, began: RunRecord | None, beginning: Beginning, dataset: LoadedDataset, retraining: str | None, root: Path
+) -> Run:
+    """A new run, or the one to go on with."""
+    if began is not None:
+        require_same(began, job, beginning.definitions, dataset.snapshots)
+        return beginning.registry.resume_run(began.id)
+    config = run_config(job, retraining) | beginning.form
+    return beginning.registry.start_run(
+        job.name, config, project=root, definitions=beginning.definitions, sources=dataset.snapshots
+    )
 
 
 def _fitted(

@@ -84,7 +84,14 @@ def test_help_lists_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {int(code) for code in re.findall(r"^ +(\d+)  ", shown, re.MULTILINE)}
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, BedplateError)]
     raised = {c.exit_code for c in classes}
-    assert listed == raised | {0, main.PARTIAL_EXIT, main.UNEXPECTED_EXIT, main.INTERRUPTED_EXIT, main.CLOSED_EXIT}
+    assert listed == raised | {
+        0,
+        main.PARTIAL_EXIT,
+        main.REFUSED_EXIT,
+        main.UNEXPECTED_EXIT,
+        main.INTERRUPTED_EXIT,
+        main.CLOSED_EXIT,
+    }
     for name, (_, line) in main.COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(line)}$", shown, re.MULTILINE)
 
