@@ -19,8 +19,8 @@ from bedplate.models.dcn import DCN
 from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig, override
 from bedplate.training.evaluate import evaluate
-from bedplate.training.forensics import FILE
 from bedplate.training.trainer import Trainer
+from bedplate.training.wrong_rows import FILE
 
 MODEL = DCNConfig("label", layers=(8,), rank=4, cross_layers=1)
 ALL = {
