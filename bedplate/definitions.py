@@ -11,8 +11,10 @@ import sys
 import traceback
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeVar, cast, final
 
 from bedplate.config import Config
@@ -183,6 +185,36 @@ def _places(root: Path) -> dict[int, str]:
     return places
 
 
+@final
+class _Source(SourceFileLoader):
+    """Compiles a file each time: Python takes what it has compiled by the second and the size of the source.
+
+    A file that is changed twice within a second, by a script or another process, would be taken for what it was.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+@final
+class _Finder(MetaPathFinder):
+    """Finds the modules in a project's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        file = self._root / f"{fullname}.py"
+        return _spec(file) if path is None and file.is_file() else None
+
+
+def _spec(file: Path) -> ModuleSpec | None:
+    return importlib.util.spec_from_file_location(file.stem, file, loader=_Source(file.stem, str(file)))
+
+
 @contextlib.contextmanager
 def _importable(config: Config) -> Generator[None]:
     stems = {p.stem for p in config.root.glob("*.py")}
@@ -190,11 +222,14 @@ def _importable(config: Config) -> Generator[None]:
         module = sys.modules.get(name)
         if module is not None and getattr(module, "__bedplate_project__", None) is not None:
             del sys.modules[name]
+    finder = _Finder(config.root)
+    sys.meta_path.insert(0, finder)
     sys.path.insert(0, str(config.root))
     importlib.invalidate_caches()
     try:
         yield
     finally:
+        sys.meta_path.remove(finder)
         sys.path.remove(str(config.root))
         for name in stems:
             module = sys.modules.get(name)
@@ -206,7 +241,7 @@ def _run(path: Path) -> ModuleType:
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = _spec(path)
     if spec is None or spec.loader is None:
         raise DefinitionError("is not a Python file", where=str(path))
     module = importlib.util.module_from_spec(spec)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,20 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert list(Project(folder).views) == ["spending"]
     project(tmp_path, sources=SHOP.replace("spending", "spending_of_users"), features="from sources import *")
     assert list(Project(folder).views) == ["spending_of_users"]
+
+
+def test_a_file_that_is_changed_twice_within_a_second_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that a file of definitions imports; Python would take what it compiled of the first."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    shop = SHOP.replace("import polars", "from names import NAME\nimport polars").replace('"spending"', "NAME")
+    for name, feature in (("first", "sum"), ("other", "all")):
+        project(tmp_path, features=shop.replace('"sum"', f'"{feature}"'), names=f'NAME = "{name}"\n')
+        for file in tmp_path.glob("*.py"):
+            os.utime(file, (1_800_000_000, 1_800_000_000))
+        (view,) = Project(tmp_path).views.values()
+        assert (view.name, next(iter(view.features))) == (name, f"{name}.{feature}")
 
 
 def test_files_share_definitions_in_any_order(tmp_path: Path) -> None:
