@@ -79,7 +79,7 @@ def opened(folder: Path, name: str) -> LmdbStore:
 
 def end_of(folder: Path, kind: str) -> int:
     """A time just after the last event."""
-    last = max((folder / kind).iterdir())
+    last = max((folder / kind).glob("*.parquet"))
     return int(pl.scan_parquet(last).select(pl.col("time").max()).collect().item()) + 1
 
 
@@ -142,7 +142,7 @@ def limit(name: str, kind: str) -> None:
 def ready_values(folder: Path, count: int) -> pl.DataFrame:
     """The first events with the 12 values that their users have in the end."""
     view, end = view_of(), end_of(folder, "even")
-    users = pl.read_parquet(min((folder / "even").iterdir()))["user"][:count].to_numpy()
+    users = pl.read_parquet(min((folder / "even").glob("*.parquet")))["user"][:count].to_numpy()
     with LmdbStore(folder / "online-even") as store:
         found = OnlineReader(store).read(view, list(view.features), users.reshape(-1, 1), np.full(len(users), end))
     values = {n.removeprefix("v."): np.asarray(c.values, np.float64) for n, c in found.items()}  # type: ignore[union-attr]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import msgspec
 
 from bedplate.errors import ConflictError, DataError
 from bedplate.features.view import CompiledView
-from bedplate.files import aside
+from bedplate.files import new_folder
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.state import decode_to_write
@@ -37,7 +36,8 @@ def of_directory(directory: Path) -> Origin:
     path, name = directory / MARKER, str(directory.resolve())
     try:
         if not path.exists():
-            _mark(path)
+            with new_folder(path) as folder:  # that of another worker who is first is kept
+                (folder / secrets.token_hex(8)).mkdir()
         inside = [p.name for p in path.iterdir()] if path.is_dir() else []
     except OSError:  # of a directory that can't be written
         return Origin(name, name)
@@ -48,19 +48,6 @@ def of_directory(directory: Path) -> Origin:
             hint="delete it, then run again with --moved",
         )
     return Origin(inside[0], name)
-
-
-def _mark(path: Path) -> None:
-    """Makes a marker; that of another worker who is first stays, as no folder takes the place of one with content."""
-    temporary = aside(path)
-    try:
-        (temporary / secrets.token_hex(8)).mkdir(parents=True)
-        temporary.rename(path)
-    except OSError:
-        if not path.exists():
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_origin(

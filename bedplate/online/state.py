@@ -118,7 +118,7 @@ def decode(value: bytes, kind: type[_Kind], what: str) -> _Kind:
     """
     try:
         return msgspec.json.decode(value, type=kind)
-    except msgspec.ValidationError as error:
+    except msgspec.DecodeError as error:
         raise StoreError(
             f"the online store holds {what} in a form that is not known here: {error}",
             where="online store",

@@ -259,3 +259,13 @@ def test_a_listing_tells_what_a_load_at_work_has_written():
     bulk_load(store, view, [grouped(view, frame)], NOW + DAY)
     (facts,) = listing(store, set()).views
     assert (facts.generation, facts.left_rows, facts.loading, facts.is_current) == (1, 0, None, False)
+
+
+@pytest.mark.parametrize("value", [b'{"token": 7}', b"{"])
+def test_what_another_version_wrote_of_a_load_is_an_error(value: bytes) -> None:
+    """Of a form that is not known here, or no JSON at all; not taken for no load."""
+    view = visits(WINDOWED)
+    store = loaded(view)
+    store.commit(Changes([(keys.load_of(view), value)]))
+    with pytest.raises(StoreError, match=r"online store: .* holds a load in a form that is not known here"):
+        listing(store, {view.id})

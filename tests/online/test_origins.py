@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import polars as pl
+import pyarrow.dataset
 import pytest
 
 from bedplate.aggregations.arithmetic import Count
@@ -110,6 +112,8 @@ def test_a_marked_directory_is_still_read_as_a_whole_by_others(store: MemoryStor
     assert Ingest(store, [VIEW], tmp_path).run().events == 10
     assert (tmp_path / MARKER).exists()
     assert pl.scan_parquet(tmp_path).collect().height == pl.read_parquet(tmp_path).height == 10
+    assert duckdb.sql(f"SELECT count(*) FROM read_parquet('{tmp_path}/*')").fetchall() == [(10,)]
+    assert pyarrow.dataset.dataset(tmp_path).count_rows() == 10
 
 
 def test_one_partition_that_stands_still_makes_all_keys_stale(store: MemoryStore, tmp_path: Path) -> None:
