@@ -45,10 +45,6 @@ class Part:
     matrices: dict[int, Array]
     lists: dict[str, Ragged]
 
-    def some(self, rows: slice) -> Part:
-        """The room of some of the rows, without lists."""
-        return Part(self.rows[rows], self.places[rows], self.matrices, {})
-
     def repeated(self, rows: Array, counts: Int64s) -> Part:
         """The same values for more rows.
 

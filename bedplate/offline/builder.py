@@ -17,7 +17,7 @@ from bedplate.offline.buckets import BucketBuild
 from bedplate.offline.build import PartBuild, Progress
 from bedplate.offline.cover import Slot
 from bedplate.offline.index import FORMAT, Timeline
-from bedplate.offline.memory import Budget, bytes_of_whole
+from bedplate.offline.memory import Budget, bytes_of_whole, give_back
 from bedplate.offline.parts import ViewParts
 from bedplate.offline.pieces import TableRows
 from bedplate.offline.seal import Sealer
@@ -80,6 +80,7 @@ class Builder:
                     pieces = tuple(p for slot in self._slots[first : last + 1] for p in slot.pieces)
                     self._slots[first : last + 1] = [Slot(pieces, self._slots[number].span, None)]
                     number = first
+        give_back()
         return self._slots
 
     def _check_ties(self, slot: Slot, part: Timeline | None) -> None:

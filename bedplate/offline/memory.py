@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Any, Protocol, final
 
 from bedplate.aggregations.base import Reduce
 from bedplate.features.view import CompiledView
@@ -29,8 +30,10 @@ _UNEQUAL = 1.5
 """How many times the mean a bucket may be before it is cut."""
 _LOOKUP = 0.25
 """The share of the room that a lookup's working arrays take, beside pages of the index and what it gives back."""
-_READ_AHEAD = 0.25
+_READ_AHEAD = 0.5
 """The share of the room that pages of the index may take which one loop reads."""
+_TOUCHED = 2 * (64 << 10)
+"""Bytes of a part that come into memory where a row's range begins or ends: the system reads around a page."""
 _VALUE = 150
 """Bytes that a value of a list takes while the lists of several parts are merged."""
 _RANGE = 100
@@ -89,6 +92,7 @@ class TextSize:
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class _Mapped(Protocol):
@@ -165,9 +169,19 @@ class Budget:
         """How many rows one of some threads of a lookup may take at once, of so many ranges in so many parts."""
         return max(int(_LOOKUP * self.room() / threads / (readers * (_RANGE * ranges + _RANGE))), 1 << 7)
 
+    def rows_of_pages(self, ranges: int, readers: int) -> int:
+        """As `block`, where the parts are larger than what `holds` them: between two looks at `is_full`."""
+        return max(int(_READ_AHEAD * self.room() / (_TOUCHED * (ranges + 1) * readers)), 1 << 4)
+
     def share(self, threads: int) -> float:
         """What one of several parts that are built at once may take; bytes."""
         return (1 - _READING) * self.room() / threads
+
+
+def give_back() -> None:
+    """Returns memory that is not needed any more to the system: the C library keeps it for what comes next."""
+    if _trim is not None:
+        _trim(0)
 
 
 def bytes_of_whole(view: CompiledView) -> int:

@@ -45,8 +45,6 @@ _LISTED = (*RAGGED, Reduce.DISTINCT)
 """Reductions whose partials are lists of values, where there are several segments."""
 _EVER = -(2**63)
 """Before every time."""
-_FEW = 1 << 8
-"""Rows whose sums are read at once where memory is short."""
 
 
 @final
@@ -294,11 +292,16 @@ class ViewReader:
                     _move(own, moved[number], readers[number], keys, places)
             found = self._find(question, [readers[i] for i in near], spans[near], places, part.times, codes)
             if starts is None:
-                _fill_totals(self._budget, totals, near, found, answer.direct(places))
+                self._fill_totals(totals, near, found, answer.direct(places))
             else:
                 self._put(question, totals, near, found, rows[every.rows], starts, answer)
 
         size = min(BLOCK, self._budget.block(len(question.ranges), len(readers), self._threads))
+        most = max([r.timeline.times.nbytes for r in readers] + [t.nbytes for t in totals])
+        if not self._budget.holds(most * self._threads):
+            pool = None  # the pages that one thread reads at once are all that there is room for
+        if not self._budget.holds(most):
+            size = min(size, self._budget.rows_of_pages(len(question.ranges), len(readers)))
         starts = range(0, len(rows), size)
         list(map(work, starts) if pool is None else pool.map(work, starts))
         if (self.buckets > 1 and len(rows) > BLOCK) or self._budget.is_full:
@@ -362,11 +365,19 @@ class ViewReader:
         for run in runs(rooms or [np.zeros(len(found.times), np.int64)], self._most):
             blocks, some = [block.part(run) for block in whole], found.part(run)
             room = answer.part(some.places)
-            _fill_totals(self._budget, totals, near, some, room)
+            self._fill_totals(totals, near, some, room)
             for name, column in self._values(question, others, found.readers, blocks) if others else ():
                 answer.put(room, name, column)
             same = starts[run.start : run.stop + 1]
             answer.add(room.repeated(places[same[0] : same[-1]], np.diff(same)))
+
+    def _fill_totals(self, totals: Sequence[MergedTotals], near: Sequence[int], found: Found, part: Part) -> None:
+        """Fills counts, sums and means of a part."""
+        for group in totals:
+            group.fill(near, found.codes, found.first, found.stop, part)
+            if self._budget.is_full:
+                for reader in found.readers:
+                    reader.release()
 
     def _values(
         self, question: Question, calls: Sequence[Call], readers: list[IndexReader], blocks: list[Block]
@@ -428,19 +439,6 @@ def _wanted(view: CompiledView, question: Question, readers: list[IndexReader], 
         return all(reader.is_whole(index) for reader in readers)
 
     return wanted_totals(view, question.quick, question.ranges, question.ttl, answer.places, is_whole)
-
-
-def _fill_totals(budget: Budget, totals: Sequence[MergedTotals], near: Sequence[int], found: Found, part: Part) -> None:
-    """Fills counts, sums and means of a part; a few rows at a time where the index is large for the memory left."""
-    step = max(1, len(found.times)) if budget.holds(sum(t.nbytes for t in totals)) else _FEW
-    for begin in range(0, len(found.times), step):
-        rows = slice(begin, min(begin + step, len(found.times)))
-        some, into = found.part(rows), part.some(rows)
-        for group in totals:
-            group.fill(near, some.codes, some.first, some.stop, into)
-            if budget.is_full:
-                for reader in found.readers:
-                    reader.release()
 
 
 def _move(codes: Array, moved: Array | None, reader: IndexReader, keys: Int64s, places: Array) -> None:
