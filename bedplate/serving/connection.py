@@ -2,7 +2,8 @@
 
 Handlers are plain functions that run on the event loop's thread: a model of a few milliseconds is done sooner than it
 could be handed to another thread and back (measured: `benchmarks/serving_overhead.py`), and answers leave in the order
-of their requests without any bookkeeping.
+of their requests without any bookkeeping. A handler whose answer waits for something, such as other requests to share a
+call of the model with, returns a future; the connection's next request waits for it, other connections' don't.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import cast, final
 
 from bedplate.serving.http import Handler, Limits, Request, Response, encode_response, error_response
-from bedplate.serving.parser import RefusedError, RequestParser
+from bedplate.serving.parser import RefusedError, RequestParser, Waiting
 
 log = logging.getLogger("bedplate.serving")
 
 _LINGER_SECONDS = 2.0
 _REFUSAL = error_response(429, "too many requests wait", hint="ask again later, or ask another server too")
 _TOO_MANY = Response(_REFUSAL.status, _REFUSAL.body, headers=((b"Retry-After", b"1"),))
+_FAILED = error_response(500, "internal error; the server's log says more")
 
 
 @final
@@ -31,7 +33,7 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_eof", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled", "_stalled",
+        "_awaited", "_eof", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled", "_stalled",
         "_transport", "deadline",
     )  # fmt: skip
 
@@ -45,6 +47,7 @@ class Connection(asyncio.Protocol):
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = False
+        self._awaited: asyncio.Future[Response] | None = None  # the answer to the request under way
         self.deadline = loop.time() + hub.limits.idle_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -60,6 +63,8 @@ class Connection(asyncio.Protocol):
         self._hub.connections.discard(self)
         self._parser.complete.clear()
         self._transport = None
+        if self._awaited is not None:
+            self._awaited.cancel()
 
     def eof_received(self) -> bool:
         """The client sends no more: what is complete is answered, then the connection closes."""
@@ -125,7 +130,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _pending(self) -> bool:
-        return bool(self._parser.complete) or self._refusal is not None
+        return bool(self._parser.complete) or self._refusal is not None or self._awaited is not None
 
     def _renew(self) -> None:
         limits = self._hub.limits
@@ -152,19 +157,41 @@ class Connection(asyncio.Protocol):
         if self._scheduled:
             self._scheduled = False
             self._hub.waiting -= 1
-        if self._transport is None or self._stalled or not self._pending:
+        if self._transport is None or self._stalled or self._awaited is not None or not self._pending:
             return
         if self._parser.complete:
-            request, keep, old = self._parser.complete.popleft()
-            keep = keep and (self._pending or not (self._hub.draining or self._eof))
-            self._write(answer or self._answer(request), keep=keep, old=old, with_body=request.method != "HEAD")
-            if not keep:
-                self._transport.close()
-                return
+            waiting = self._parser.complete.popleft()
+            made = answer or self._answer(waiting[0])
+            if isinstance(made, Response):
+                self._reply(made, waiting)
+            else:
+                self._awaited = made
+                made.add_done_callback(lambda answered: self._settle(answered, waiting))
         elif self._refusal is not None:
             self._write(self._refusal, keep=False, old=False, with_body=True)
             self._refusal = None
             self._linger(self._transport)
+
+    def _settle(self, answered: asyncio.Future[Response], waiting: Waiting) -> None:
+        """The answer that was waited for is there."""
+        self._awaited = None
+        error = None if answered.cancelled() else answered.exception()
+        if self._transport is None:
+            return
+        if answered.cancelled() or error is not None:
+            log.error("%s %s failed", waiting[0].method, waiting[0].path, exc_info=error)
+            self._reply(_FAILED, waiting)
+        else:
+            self._reply(answered.result(), waiting)
+
+    def _reply(self, response: Response, waiting: Waiting) -> None:
+        """Writes an answer, and goes on to the next request."""
+        request, keep, old = waiting
+        keep = keep and (self._pending or not (self._hub.draining or self._eof))
+        self._write(response, keep=keep, old=old, with_body=request.method != "HEAD")
+        if not keep:
+            if self._transport is not None:
+                self._transport.close()
             return
         if self._pending:
             self._schedule()
@@ -179,12 +206,12 @@ class Connection(asyncio.Protocol):
             for part in encode_response(response, date=date, keep_alive=keep, old=old, with_body=with_body):
                 self._transport.write(part)
 
-    def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request) -> Response | asyncio.Future[Response]:
         try:
             return self._hub.handler(request)
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
-            return error_response(500, "internal error; the server's log says more")
+            return _FAILED
 
     def _linger(self, transport: asyncio.Transport) -> None:
         self._lingering = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -66,7 +67,8 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-Handler: TypeAlias = Callable[[Request], Response]
+Handler: TypeAlias = "Callable[[Request], Response | asyncio.Future[Response]]"
+"""Answers a request, or says when there will be an answer. A future is cancelled when its client has gone."""
 
 
 def error_response(status: int, message: str, **more: object) -> Response:

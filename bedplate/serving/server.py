@@ -149,8 +149,8 @@ _Opened_contra = TypeVar("_Opened_contra", contravariant=True)
 class Application(Protocol[_Opened_contra]):
     """What answers a server's requests, from before it is open until after it is closed."""
 
-    def handle(self, request: Request) -> Response:
-        """Answers a request, on the event loop's thread."""
+    def handle(self, request: Request) -> Response | asyncio.Future[Response]:
+        """Answers a request, on the event loop's thread, or says when there will be an answer."""
         ...
 
     def open(self, loaded: _Opened_contra, /) -> None:
