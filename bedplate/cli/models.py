@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 import msgspec
 
+from bedplate.cli.models_add import add
 from bedplate.cli.options import echo_json, json_option, open_registry, project_option
 from bedplate.cli.tables import facts, moment, number, table
 
@@ -21,7 +22,7 @@ _LIBRARIES = ("bedplate", "numpy", "polars", "torch", "onnxruntime")
 
 @click.group()
 def models() -> None:
-    """List, show and promote the versions of models.
+    """List, show, add and promote the versions of models.
 
     \b
     Examples:
@@ -29,7 +30,11 @@ def models() -> None:
       bedplate models show ranker@champion
       bedplate models promote ranker 3 --reason "AUC 0.78, was 0.76"
       bedplate models rollback ranker
+      bedplate models add spam spam.txt --golden rows.npz
     """
+
+
+models.add_command(add)
 
 
 @models.command("list")

@@ -84,7 +84,7 @@ class FunctionRuntime(Runtime):
         given: Any = cast("Mapping[str, Any]", found).get(name) if isinstance(found, Mapping) else None
         if not isinstance(given, np.ndarray):
             raise DataError(f"the function gives no array '{name}'", where=self._place)
-        array: Array = given
+        array = cast("Array", given)
         expected = tuple(sizes.get(d, d) if isinstance(d, str) else d for d in spec.shape)
         fits = array.ndim == len(expected) and all(
             isinstance(want, str) or got == want for got, want in zip(array.shape, expected, strict=True)
@@ -135,4 +135,4 @@ def find_function(reference: str, place: str) -> tuple[TensorFunction, Path]:
     file = getattr(module, "__file__", None)
     if not callable(function) or file is None:
         raise ArtifactError(f"the module '{name}' has no function '{attribute}'", where=place, hint=hint)
-    return function, Path(file)
+    return cast("TensorFunction", function), Path(file)
