@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias, final
@@ -15,6 +15,8 @@ OCTETS = b"application/octet-stream"
 TEXT = b"text/plain; charset=utf-8"
 
 _STATUS_LINE = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+BODY_BYTES = 16 * 1024 * 1024
+"""The limit of a request's body where nothing else is said."""
 _SMALL = 65536  # a body up to this size is joined with its head: one system call
 
 
@@ -35,7 +37,7 @@ class Limits:
     """
 
     head_bytes: int = 32 * 1024
-    body_bytes: int = 16 * 1024 * 1024
+    body_bytes: int = BODY_BYTES
     pending: int = 64
     connections: int = 4096
     waiting: int = 0
@@ -47,12 +49,21 @@ class Limits:
 @final
 @dataclass(slots=True)
 class Request:
-    """A request: the method, the decoded path without the query, headers by name in lower case, and the body."""
+    """A request.
+
+    Attributes:
+        method: such as `GET`.
+        path: decoded, without the query.
+        headers: by name in lower case.
+        body: as it came, or decompressed.
+        most_bytes: of the body, decompressed.
+    """
 
     method: str
     path: str
     headers: dict[bytes, bytes]
     body: bytes
+    most_bytes: int = BODY_BYTES
 
 
 @final
@@ -66,7 +77,8 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-Handler: TypeAlias = Callable[[Request], Response]
+Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+"""Answers a request, at once or, where that takes more than a moment, by and by."""
 
 
 def error_response(status: int, message: str, **more: object) -> Response:

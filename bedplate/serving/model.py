@@ -67,6 +67,11 @@ class Model:
         """What a message calls the model."""
         return f"model '{self.name}:{self.version}'"
 
+    @property
+    def platform(self) -> str:
+        """What the Open Inference Protocol calls the runtime."""
+        return "onnx_onnxv1"
+
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The outputs of these names.
 

@@ -125,7 +125,8 @@ class RequestParser:
         parser, parts = self._parser, self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         keep = parser.should_keep_alive() and not parser.should_upgrade()
-        request = Request(parser.get_method().decode("latin-1"), path_of(self._url), self._headers, body)
+        method, limit = parser.get_method().decode("latin-1"), self._limits.body_bytes
+        request = Request(method, path_of(self._url), self._headers, body, limit)
         self.complete.append((request, keep, parser.get_http_version() == "1.0"))
         self.in_message = self.waiting = False
         self.last = not keep
