@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias, final
@@ -29,6 +30,8 @@ class Limits:
         pending: requests of one connection that were read and not yet answered; reading stops there.
         connections: at once; the next ones get 503.
         waiting: connections with a request that waits for its turn; the requests of others get 429. 0: no limit.
+        wait_seconds: the longest wait for a turn, by estimate; requests that would wait longer get 503.
+        client_requests: of one client that wait or are being answered; the next ones get 429. 0: no limit.
         idle_seconds: without a request; closed.
         request_seconds: from the first byte of a request to its last; 408 beyond.
         write_seconds: of a client that doesn't read its answers; cut off.
@@ -39,6 +42,8 @@ class Limits:
     pending: int = 64
     connections: int = 4096
     waiting: int = 0
+    wait_seconds: float = 1.0
+    client_requests: int = 0
     idle_seconds: float = 75.0
     request_seconds: float = 30.0
     write_seconds: float = 30.0
@@ -47,12 +52,19 @@ class Limits:
 @final
 @dataclass(slots=True)
 class Request:
-    """A request: the method, the decoded path without the query, headers by name in lower case, and the body."""
+    """A request: the method, the decoded path without the query, headers by name in lower case, and the body.
+
+    Attributes:
+        arrived: when its first byte came, on the monotonic clock.
+        deadline: when the answer is of no more use to the client, on the same clock.
+    """
 
     method: str
     path: str
     headers: dict[bytes, bytes]
     body: bytes
+    arrived: float = 0.0
+    deadline: float = math.inf
 
 
 @final
@@ -66,7 +78,8 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-Handler: TypeAlias = Callable[[Request], Response]
+Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+"""Answers a request on the event loop's thread; what it gives to await is answered while others have their turn."""
 
 
 def error_response(status: int, message: str, **more: object) -> Response:
