@@ -35,8 +35,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_awaited", "_eof", "_hub", "_lingering", "_loop", "_parser", "_peer", "_reading", "_refusal", "_scheduled", "_stalled",
-        "_transport", "_turn", "deadline",
+        "_awaited", "_eof", "_hub", "_lingering", "_loop", "_parser", "_peer", "_reading", "_refusal", "_scheduled",
+        "_stalled", "_transport", "_turn", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:

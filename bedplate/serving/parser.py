@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import httptools
 
 from bedplate.serving.http import Limits, Request, Response, error_response, path_of
+
+Waiting: TypeAlias = tuple[Request, bool, bool]
+"""A request that is read, whether the connection stays open after it, and whether the client speaks HTTP/1.0."""
 
 
 class RefusedError(Exception):
@@ -23,8 +26,7 @@ class RequestParser:
     r"""Requests of one connection.
 
     Attributes:
-        complete: requests that are read: each with whether the connection stays open after it, and whether the client
-            speaks HTTP/1.0.
+        complete: requests that are read.
         begun: how many requests have begun.
         in_message: a request has begun and is not complete.
         waiting: the client waits for `100 Continue` before it sends the body.
@@ -46,7 +48,7 @@ class RequestParser:
         self._limits = limits
         self._parser: Any = httptools.HttpRequestParser(self)
         self._refusal: Response | None = None
-        self.complete: deque[tuple[Request, bool, bool]] = deque()
+        self.complete: deque[Waiting] = deque()
         self.begun = 0
         self.now = self._arrived = 0.0
         self.in_message = self.waiting = self.last = self._in_head = False

@@ -151,7 +151,7 @@ class App:
             {
                 "name": model.name,
                 "versions": [model.version],
-                "platform": "onnx_onnxv1",
+                "platform": model.platform,
                 "inputs": [oip.metadata(spec) for spec in model.inputs.values()],
                 "outputs": [oip.metadata(spec) for spec in model.outputs.values()],
             }

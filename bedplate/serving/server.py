@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar, final
 
 from bedplate.errors import ConfigError
@@ -157,8 +157,8 @@ _Opened_contra = TypeVar("_Opened_contra", contravariant=True)
 class Application(Protocol[_Opened_contra]):
     """What answers a server's requests, from before it is open until after it is closed."""
 
-    def handle(self, request: Request) -> Response:
-        """Answers a request, on the event loop's thread."""
+    def handle(self, request: Request) -> Response | Awaitable[Response]:
+        """Answers a request, on the event loop's thread, or says when there will be an answer."""
         ...
 
     def open(self, loaded: _Opened_contra, /) -> None:
