@@ -2,6 +2,7 @@
 
     signature.json             what the model reads and gives (`signature.Signature`)
     model.onnx                 the graph; takes the signature's tensors, gives its outputs
+    runtime.json               `RuntimeSpec`: which runtime runs which file, where it is not ONNX Runtime and model.onnx
     encoder/                   `Encoder.save`: from feature columns to the tensors (and `request_of_item`)
     golden/requests.json       golden requests as ids: a list of `GoldenRequest`
     golden/<i>.npz             for each of them the encoded tensors as `input.<tensor>` and outputs as `output.<name>`
@@ -10,7 +11,8 @@
     retrieval/texts.json       the text behind each key, in the order of the keys; only where keys are strings
 
 Golden outputs are those of the trained model itself. A loader must reproduce them from the golden tensors before it
-serves: each value `x` to within `GOLDEN_RELATIVE * |x| + GOLDEN_ABSOLUTE`.
+serves: each value `x` to within `GOLDEN_RELATIVE * |x| + GOLDEN_ABSOLUTE`, or the absolute bound that the artifact of
+a quantised model states in its `runtime.json`.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ import io
 import tokenize
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import final
+from pathlib import Path, PurePosixPath
+from typing import Any, final
 
 import msgspec
 import numpy as np
@@ -29,6 +31,7 @@ from bedplate.errors import ArtifactError
 from bedplate.types import Array
 
 GRAPH = "model.onnx"
+RUNTIME = "runtime.json"
 ENCODER = "encoder"
 GOLDEN = "golden"
 GOLDEN_INDEX = "golden/requests.json"
@@ -56,6 +59,47 @@ GOLDEN_RELATIVE = 1e-5
 GOLDEN_ABSOLUTE = 5e-7
 """What may be added to it. Runtimes approximate the logistic function with an absolute error: over the 230,000 test
 scores of each of the example's models, torch and ONNX Runtime differ by at most 1.7e-7, whatever the score's size."""
+
+
+@final
+class RuntimeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What runs the model.
+
+    Attributes:
+        runtime: the name of a runtime (`serving.runtime`).
+        file: what it loads, a path in the artifact.
+        options: of that runtime.
+        absolute: how far a golden output may be off; more than `GOLDEN_ABSOLUTE` where the model was quantised within
+            this bound.
+    """
+
+    runtime: str = "onnx"
+    file: str = GRAPH
+    options: dict[str, Any] = {}
+    absolute: float = GOLDEN_ABSOLUTE
+
+    def write(self, folder: Path) -> None:
+        """Writes it into an artifact's folder."""
+        (folder / RUNTIME).write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> RuntimeSpec:
+        """The one of an artifact.
+
+        Raises:
+            ArtifactError: it is damaged, or names a file outside the artifact.
+        """
+        path = folder / RUNTIME
+        try:
+            spec = msgspec.json.decode(path.read_bytes(), type=cls)
+        except FileNotFoundError:
+            return cls()
+        except UNREADABLE as error:
+            raise ArtifactError(f"it can't be read: {error}", where=str(path)) from error
+        file = PurePosixPath(spec.file)
+        if not spec.file or file.is_absolute() or ".." in file.parts:
+            raise ArtifactError(f"got the file '{spec.file}', expected a path in the artifact", where=str(path))
+        return spec
 
 
 @final
@@ -116,8 +160,10 @@ def read_golden(folder: Path) -> list[Golden]:
     return found
 
 
-def compare(expected: Mapping[str, Array], got: Mapping[str, Array], place: str) -> float:
-    """The largest absolute difference between outputs.
+def compare(
+    expected: Mapping[str, Array], got: Mapping[str, Array], place: str, absolute: float = GOLDEN_ABSOLUTE
+) -> float:
+    """The largest absolute difference between outputs, which may be so much beside `GOLDEN_RELATIVE`.
 
     Raises:
         ArtifactError: an output is missing, of another shape, or has a value that is not reproduced.
@@ -132,12 +178,12 @@ def compare(expected: Mapping[str, Array], got: Mapping[str, Array], place: str)
             raise ArtifactError(f"output '{name}' has shape {shape}, expected {values.shape}", where=place)
         exact, found = values.astype(np.float64).ravel(), got[name].astype(np.float64).ravel()
         difference = np.abs(exact - found)
-        wrong = ~(difference <= GOLDEN_RELATIVE * np.abs(exact) + GOLDEN_ABSOLUTE)
+        wrong = ~(difference <= GOLDEN_RELATIVE * np.abs(exact) + absolute)
         if wrong.any():
             at = int(np.argmax(wrong))
             raise ArtifactError(
                 f"output '{name}' differs by {difference.max():.3g}, value {at} is {found[at]:.8g}, expected "
-                f"{exact[at]:.8g} to within {GOLDEN_RELATIVE:g} of it and {GOLDEN_ABSOLUTE:g}",
+                f"{exact[at]:.8g} to within {GOLDEN_RELATIVE:g} of it and {absolute:g}",
                 where=place,
                 hint="the graph, the runtime or the machine computes something else than the trained model",
             )

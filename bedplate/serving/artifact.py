@@ -17,8 +17,9 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Signature
 from bedplate.registry.version import ModelVersion
-from bedplate.serving.model import Model
+from bedplate.serving.model import Model, place_of
 from bedplate.serving.retrieval import Catalogue
+from bedplate.serving.runtime import Opening, open_runtime
 from bedplate.types import Array
 
 
@@ -28,7 +29,7 @@ class Artifact:
     """A model with what it takes to feed it.
 
     Attributes:
-        model: the graph.
+        model: what runs.
         signature: what it reads and gives.
         encoder: makes its tensors of a batch.
         catalogue: the retrieval index, where the artifact has one.
@@ -65,7 +66,7 @@ def load_artifact(version: ModelVersion, threads: int = 1) -> Artifact:
 
     Args:
         version: from the registry.
-        threads: of the graph's session.
+        threads: of a call of the model.
 
     Raises:
         ArtifactError: a file is missing or changed, the graph takes other tensors than the signature says, or a
@@ -83,19 +84,17 @@ def open_artifact(folder: Path, name: str, version: str, threads: int = 1) -> Ar
         folder: as `features.artifact` describes it.
         name: of the model.
         version: of the model.
-        threads: of the graph's session.
+        threads: of a call of the model.
 
     Raises:
         ArtifactError: as `load_artifact`.
     """
     signature, encoder = Signature.load(folder), Encoder.load(folder / files.ENCODER)
-    try:
-        graph = (folder / files.GRAPH).read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"the graph can't be read: {error.strerror}", where=str(folder / files.GRAPH)) from error
-    model = Model(graph, name, version, threads)
+    spec = files.RuntimeSpec.load(folder)
+    opening = Opening(folder / spec.file, place_of(name, version), threads, spec.options)
+    model = Model(open_runtime(spec.runtime, opening), name, version)
     _check_tensors(model, signature)
-    _reproduce(model, folder)
+    _reproduce(model, folder, spec.absolute)
     return Artifact(model, signature, encoder, _catalogue(folder, model))
 
 
@@ -120,7 +119,7 @@ def _form(tensor: TensorSpec) -> str:
     return f"{tensor.dtype} [{', '.join('?' if isinstance(d, str) else str(d) for d in tensor.shape)}]"
 
 
-def _reproduce(model: Model, folder: Path) -> None:
+def _reproduce(model: Model, folder: Path, absolute: float) -> None:
     for i, golden in enumerate(files.read_golden(folder)):
         place = f"{model.place}, golden request {i}"
         names = list(golden.outputs)
@@ -130,7 +129,7 @@ def _reproduce(model: Model, folder: Path) -> None:
             got = model.run(golden.inputs, names)
         except RequestError as error:
             raise ArtifactError(error.message, where=place) from error
-        files.compare(golden.outputs, dict(zip(names, got, strict=True)), place)
+        files.compare(golden.outputs, dict(zip(names, got, strict=True)), place, absolute)
 
 
 def _catalogue(folder: Path, model: Model) -> Catalogue | None:

@@ -18,8 +18,8 @@ from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
 from bedplate.serving.http import TEXT, Request, Response, error_response
 from bedplate.serving.metrics import Metrics
-from bedplate.serving.openapi import openapi
 from bedplate.serving.oip_routes import Route
+from bedplate.serving.openapi import openapi
 from bedplate.serving.routes import respond
 from bedplate.serving.tokens import Tokens
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,6 +32,8 @@ class Limits:
         pending: requests of one connection that were read and not yet answered; reading stops there.
         connections: at once; the next ones get 503.
         waiting: connections with a request that waits for its turn; the requests of others get 429. 0: no limit.
+        wait_seconds: the longest wait for a turn, by estimate; requests that would wait longer get 503.
+        client_requests: of one client that wait or are being answered; the next ones get 429. 0: no limit.
         idle_seconds: without a request; closed.
         request_seconds: from the first byte of a request to its last; 408 beyond.
         write_seconds: of a client that doesn't read its answers; cut off.
@@ -41,6 +44,8 @@ class Limits:
     pending: int = 64
     connections: int = 4096
     waiting: int = 0
+    wait_seconds: float = 1.0
+    client_requests: int = 0
     idle_seconds: float = 75.0
     request_seconds: float = 30.0
     write_seconds: float = 30.0
@@ -56,6 +61,8 @@ class Request:
         path: decoded, without the query.
         headers: by name in lower case.
         body: as it came, or decompressed.
+        arrived: when its first byte came, on the monotonic clock.
+        deadline: when the answer is of no more use to the client, on the same clock.
         most_bytes: of the body, decompressed.
     """
 
@@ -63,6 +70,8 @@ class Request:
     path: str
     headers: dict[bytes, bytes]
     body: bytes
+    arrived: float = 0.0
+    deadline: float = math.inf
     most_bytes: int = BODY_BYTES
 
 
@@ -78,7 +87,7 @@ class Response:
 
 
 Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
-"""Answers a request, at once or, where that takes more than a moment, by and by."""
+"""Answers a request on the event loop's thread; what it gives to await is answered while others have their turn."""
 
 
 def error_response(status: int, message: str, **more: object) -> Response:

@@ -7,7 +7,8 @@ from bedplate.errors import BedplateError, NotFoundError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
-from bedplate.serving.artifact import Artifact, load_artifact
+from bedplate.serving.artifact import Artifact
+from bedplate.serving.loader import Loader
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service import Service
 
@@ -20,6 +21,7 @@ def load_pipeline(
     *,
     clock: Clock = system_clock,
     threads: int = 1,
+    loader: Loader | None = None,
 ) -> Pipeline:
     """Loads a service: checks it, verifies the models, reproduces their golden scores, and answers a first request.
 
@@ -29,7 +31,8 @@ def load_pipeline(
         reader: the online store.
         registry: where the models are.
         clock: gives the time of a request that says none.
-        threads: of each model's session.
+        threads: of a call of a model, where no loader is given.
+        loader: shares what it has loaded with whoever else has it; by default one of the registry for this pipeline.
 
     Raises:
         DefinitionError: the service names an unknown feature, or a model reads one that has changed.
@@ -37,16 +40,17 @@ def load_pipeline(
         ArtifactError: a model's folder was changed, or doesn't reproduce its golden scores.
         StoreError: the store can't be read or does not hold a view.
     """
+    models = loader or Loader(registry, threads)
 
     def load(reference: str) -> Artifact:
         try:
-            version = registry.get(reference)
+            version = models.registry.get(reference)
         except NotFoundError as error:
             name = reference.partition("@")[0].partition(":")[0]
             known = {v.name for v in registry.models()}
             hint = error.hint if name in known else f"{error.hint}; or train it: bedplate train {name} --promote"
             raise NotFoundError(error.message, where=f"{service.place}, model '{reference}'", hint=hint) from error
-        return load_artifact(version, threads)
+        return models.hold(version)
 
     pipeline = Pipeline(service, graph, reader, load, clock)
     try:

@@ -7,7 +7,8 @@ from typing import Protocol, final
 
 from bedplate.errors import NotFoundError
 from bedplate.registry.registry import Registry
-from bedplate.serving.artifact import load_artifact
+from bedplate.serving.artifact import Artifact
+from bedplate.serving.loader import Loader
 from bedplate.serving.model import Model
 
 
@@ -45,12 +46,16 @@ class RegistryModels:
     """The models of a registry. The version that is meant is the champion, or else the newest.
 
     Args:
-        registry: where they are.
-        threads: of a call of a model.
+        loader: loads them, each version once.
     """
 
-    def __init__(self, registry: Registry, threads: int = 1) -> None:
-        self._registry, self._threads = registry, threads
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._held: dict[tuple[str, str], Artifact] = {}
+
+    @property
+    def _registry(self) -> Registry:
+        return self._loader.registry
 
     def versions(self) -> Mapping[str, Sequence[str]]:
         """Every model, with its versions, oldest first."""
@@ -68,7 +73,9 @@ class RegistryModels:
         """The version, its files unchanged and its golden scores reproduced."""
         if not version.isdecimal():
             raise NotFoundError(f"model '{name}' has no version '{version}'", hint="a version is a number")
-        return load_artifact(self._registry.get(name, int(version)), self._threads).model
+        held = self._held[name, version] = self._loader.hold(self._registry.get(name, int(version)))
+        return held.model
 
     def release(self, model: Model) -> None:
-        """Nothing to do: what nobody holds is freed."""
+        """Gives the artifact back to the loader."""
+        self._loader.release(self._held.pop((model.name, model.version)))

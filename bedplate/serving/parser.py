@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import httptools
 
 from bedplate.serving.http import Limits, Request, Response, error_response, path_of
+
+Waiting: TypeAlias = tuple[Request, bool, bool]
+"""A request that is read, whether the connection stays open after it, and whether the client speaks HTTP/1.0."""
 
 
 class RefusedError(Exception):
@@ -23,12 +26,12 @@ class RequestParser:
     r"""Requests of one connection.
 
     Attributes:
-        complete: requests that are read: each with whether the connection stays open after it, and whether the client
-            speaks HTTP/1.0.
+        complete: requests that are read.
         begun: how many requests have begun.
         in_message: a request has begun and is not complete.
         waiting: the client waits for `100 Continue` before it sends the body.
         last: no request follows the complete ones.
+        now: when the bytes that are fed have come; requests that begin in them have arrived then.
 
     >>> parser = RequestParser(Limits())
     >>> parser.feed(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\nGET ")
@@ -37,16 +40,17 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser", "_parts", "_refusal", "_url",
-        "begun", "complete", "in_message", "last", "waiting",
+        "_arrived", "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser", "_parts",
+        "_refusal", "_url", "begun", "complete", "in_message", "last", "now", "waiting",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._parser: Any = httptools.HttpRequestParser(self)
         self._refusal: Response | None = None
-        self.complete: deque[tuple[Request, bool, bool]] = deque()
+        self.complete: deque[Waiting] = deque()
         self.begun = 0
+        self.now = self._arrived = 0.0
         self.in_message = self.waiting = self.last = self._in_head = False
         self._reset()
 
@@ -81,6 +85,7 @@ class RequestParser:
         """A request's first byte."""
         self.in_message = self._in_head = True
         self.begun += 1
+        self._arrived = self.now
 
     def on_url(self, url: bytes) -> None:
         """The request's target."""
@@ -125,8 +130,9 @@ class RequestParser:
         parser, parts = self._parser, self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         keep = parser.should_keep_alive() and not parser.should_upgrade()
-        method, limit = parser.get_method().decode("latin-1"), self._limits.body_bytes
-        request = Request(method, path_of(self._url), self._headers, body, limit)
+        method = parser.get_method().decode("latin-1")
+        limit = self._limits.body_bytes
+        request = Request(method, path_of(self._url), self._headers, body, self._arrived, most_bytes=limit)
         self.complete.append((request, keep, parser.get_http_version() == "1.0"))
         self.in_message = self.waiting = False
         self.last = not keep

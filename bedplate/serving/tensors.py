@@ -1,8 +1,8 @@
 """One tensor on the wire of the Open Inference Protocol: binary content and JSON values, to and from arrays.
 
-Fixed-width elements are little-endian, row by row without padding; a BOOL is one byte; an element of BYTES is its length
-as a 32-bit number and then its content. NumPy has no bfloat16: a BF16 tensor is an array of float32 whose lower 16
-bits are zero, and an array of float32 becomes BF16 by rounding to the nearest, ties to even. JSON has no NaN and no
+Fixed-width elements are little-endian, row by row without padding; a BOOL is one byte; an element of BYTES is its
+length as a 32-bit number and then its content. NumPy has no bfloat16: a BF16 tensor is an array of float32 whose lower
+16 bits are zero, and an array of float32 becomes BF16 by rounding to the nearest, ties to even. JSON has no NaN and no
 infinity: they are null in a JSON output; ask for binary.
 
 https://github.com/open-inference/open-inference-protocol

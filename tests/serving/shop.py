@@ -107,7 +107,7 @@ def sample_batch(features: FeatureGraph, requests: int = 4) -> Any:
     return Join(features.select(names), "product").batch(Oracle(features), rows)
 
 
-def _onnx(nodes: list[Any], inputs: list[TensorSpec], outputs: list[TensorSpec], weights: dict[str, Any]) -> bytes:
+def onnx_graph(nodes: list[Any], inputs: list[TensorSpec], outputs: list[TensorSpec], weights: dict[str, Any]) -> bytes:
     kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
     def value(spec: TensorSpec) -> Any:
@@ -142,7 +142,7 @@ def write_ranker(folder: Path, features: FeatureGraph, scale: float = 1.0) -> No
         helper.make_node("Add", ["dense", "sparse"], ["score"]),
     ]
     outputs = (TensorSpec("score", "float32", ("items",)),)
-    content = _onnx(nodes, list(tensors), list(outputs), weights)
+    content = onnx_graph(nodes, list(tensors), list(outputs), weights)
     _write(folder, content, features, encoder, tensors, outputs)
 
 
@@ -153,7 +153,7 @@ def write_tower(folder: Path, features: FeatureGraph) -> None:
     rng = np.random.default_rng(2)
     weights = {"w": rng.normal(size=(encoder.layout.request_dense, 4)).astype(np.float32)}
     outputs = (TensorSpec("query", "float32", ("requests", 4)),)
-    content = _onnx(
+    content = onnx_graph(
         [helper.make_node("MatMul", ["request_dense", "w"], ["query"])], list(tensors), list(outputs), weights
     )
     _write(folder, content, features, encoder, tensors, outputs)

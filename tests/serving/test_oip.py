@@ -15,8 +15,8 @@ from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.http import Request
 from bedplate.serving.oip import decode_infer, encode_infer
-from bedplate.serving.tensors import DATATYPES
 from bedplate.serving.routes import App
+from bedplate.serving.tensors import DATATYPES
 
 FIXED = [d for d in DATATYPES if d not in ("object", "bfloat16")]
 
