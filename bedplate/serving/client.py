@@ -11,11 +11,12 @@ import msgspec
 import numpy as np
 
 from bedplate.errors import ConfigError, RequestError, StoreError
-from bedplate.serving.oip import DATATYPES, HEADER_LENGTH
+from bedplate.serving.oip import HEADER_LENGTH
+from bedplate.serving.tensors import DATATYPES
 from bedplate.serving.wire import Answer, Key
 from bedplate.types import Array
 
-_DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items() if dtype != "object"}
+_DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items() if dtype not in ("object", "bfloat16")}
 
 
 @final

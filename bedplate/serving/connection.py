@@ -1,26 +1,28 @@
 """One client's HTTP/1.1 connection over asyncio: keep-alive, pipelining in order, deadlines.
 
-Handlers are plain functions that run on the event loop's thread: a model of a few milliseconds is done sooner than it
-could be handed to another thread and back (measured: `benchmarks/serving_overhead.py`), and answers leave in the order
-of their requests without any bookkeeping. A handler whose answer waits for something, such as other requests to share a
-call of the model with, returns a future; the connection's next request waits for it, other connections' don't.
+Handlers are plain functions that run on the event loop's thread, when the request has its turn (`turns`): a model of a
+few milliseconds is done sooner than it could be handed to another thread and back (measured:
+`benchmarks/serving_overhead.py`), and answers leave in the order of their requests without any bookkeeping. A handler
+whose answer waits for something, such as other requests to share a call of the model with, returns what can be awaited;
+the connection's next request waits for it, other connections' don't.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import cast, final
 
+from bedplate.serving.door import Door, answer_to
 from bedplate.serving.http import Handler, Limits, Request, Response, encode_response, error_response
-from bedplate.serving.parser import RefusedError, RequestParser, Waiting
+from bedplate.serving.parser import RefusedError, RequestParser
+from bedplate.serving.turns import NORMAL, Refused, Turn, Turns
 
 log = logging.getLogger("bedplate.serving")
 
 _LINGER_SECONDS = 2.0
-_REFUSAL = error_response(429, "too many requests wait", hint="ask again later, or ask another server too")
-_TOO_MANY = Response(_REFUSAL.status, _REFUSAL.body, headers=((b"Retry-After", b"1"),))
 _FAILED = error_response(500, "internal error; the server's log says more")
 
 
@@ -33,8 +35,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_awaited", "_eof", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled", "_stalled",
-        "_transport", "deadline",
+        "_awaited", "_eof", "_hub", "_lingering", "_loop", "_parser", "_peer", "_reading", "_refusal", "_scheduled",
+        "_stalled", "_transport", "_turn", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
@@ -43,16 +45,20 @@ class Connection(asyncio.Protocol):
         self._parser = RequestParser(hub.limits)
         self._refusal: Response | None = None  # the last answer, after those to complete requests
         self._lingering = False  # the last answer is written; what still comes is dropped
-        self._scheduled = False  # the next answer is due on the loop
+        self._scheduled = False  # the next request is about to take its place
+        self._turn: Turn | None = None  # of the first of the complete requests
+        self._awaited: asyncio.Future[Response] | None = None  # its answer, where that is made elsewhere
+        self._peer = ""
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = False
-        self._awaited: asyncio.Future[Response] | None = None  # the answer to the request under way
         self.deadline = loop.time() + hub.limits.idle_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Registers the connection, or refuses it where there are too many."""
         self._transport = cast("asyncio.Transport", transport)
+        name = transport.get_extra_info("peername")
+        self._peer = str(name[0]) if name else ""
         full = len(self._hub.connections) >= self._hub.limits.connections
         self._hub.connections.add(self)
         if full:
@@ -61,14 +67,18 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the connection and what was not answered."""
         self._hub.connections.discard(self)
-        self._parser.complete.clear()
         self._transport = None
+        if self._turn is not None:
+            self._hub.turns.leave(self._turn)
         if self._awaited is not None:
             self._awaited.cancel()
+        self._parser.complete.clear()
 
     def eof_received(self) -> bool:
-        """The client sends no more: what is complete is answered, then the connection closes."""
+        """The client sends no more, or is gone: what is complete is answered after all others, then it closes."""
         self._eof = True
+        if self._turn is not None:
+            self._hub.turns.demote(self._turn)
         return self._pending
 
     def pause_writing(self) -> None:
@@ -90,6 +100,7 @@ class Connection(asyncio.Protocol):
         if parser.last or self._refusal is not None or self._lingering:
             return
         begun = parser.begun
+        parser.now = self._hub.turns.arrival()
         try:
             parser.feed(data)
         except RefusedError as refused:
@@ -97,11 +108,7 @@ class Connection(asyncio.Protocol):
         if parser.begun != begun:
             self._renew()
         if parser.complete and not self._scheduled:
-            most = self._hub.limits.waiting
-            if most and self._hub.waiting < most:
-                self._schedule()  # after those that have come by now: so they are counted
-            else:
-                self._serve(_TOO_MANY if most else None)
+            self._advance()
         elif parser.waiting:
             self._invite()
         if len(parser.complete) >= self._hub.limits.pending:
@@ -130,7 +137,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def _pending(self) -> bool:
-        return bool(self._parser.complete) or self._refusal is not None or self._awaited is not None
+        return bool(self._parser.complete) or self._refusal is not None
 
     def _renew(self) -> None:
         limits = self._hub.limits
@@ -143,55 +150,92 @@ class Connection(asyncio.Protocol):
         self._schedule()
 
     def _schedule(self) -> None:
-        if self._pending and not self._scheduled:
+        """The next request takes its place when the loop has read what has come."""
+        if self._pending and not self._scheduled and self._turn is None:
             self._scheduled = True
-            self._hub.waiting += 1
-            self._loop.call_soon(self._serve)
+            self._loop.call_soon(self._advance)
 
-    def _serve(self, answer: Response | None = None) -> None:
-        """Answers the next request; one at a time, so that a client that pipelines many doesn't hold up the others.
-
-        Args:
-            answer: in place of the handler's.
-        """
-        if self._scheduled:
-            self._scheduled = False
-            self._hub.waiting -= 1
-        if self._transport is None or self._stalled or self._awaited is not None or not self._pending:
+    def _advance(self) -> None:
+        """Gives the next request its place; one at a time, so that one that pipelines many doesn't hold up others."""
+        self._scheduled = False
+        if self._transport is None or self._stalled or self._turn is not None:
             return
         if self._parser.complete:
-            waiting = self._parser.complete.popleft()
-            made = answer or self._answer(waiting[0])
-            if isinstance(made, Response):
-                self._reply(made, waiting)
-            else:
-                self._awaited = made
-                made.add_done_callback(lambda answered: self._settle(answered, waiting))
+            request = self._parser.complete[0][0]
+            refusal = self._enter(request)
+            if refusal is not None:
+                self._respond(refusal)
         elif self._refusal is not None:
             self._write(self._refusal, keep=False, old=False, with_body=True)
             self._refusal = None
             self._linger(self._transport)
 
-    def _settle(self, answered: asyncio.Future[Response], waiting: Waiting) -> None:
+    def _enter(self, request: Request) -> Response | None:
+        """Enters the queue; or gives the answer of those who are not let in."""
+        hub = self._hub
+        found = hub.door.turn(
+            request.method, request.path, request.headers, len(request.body), self._peer, request.arrived,
+            self._run, self._give_up,
+        )  # fmt: skip
+        if isinstance(found, Response):
+            hub.turns.tally.refuse("request" if found.status == 400 else "token", NORMAL)
+            return found
+        request.deadline = found.deadline
+        refused = hub.turns.enter(found)
+        if refused is not None:
+            return answer_to(refused)
+        self._turn = found
+        return None
+
+    def _run(self) -> None:
+        """The turn of the request that waits."""
+        turn, request = self._turn, self._parser.complete[0][0]
+        if turn is None:
+            return
+        answer = self._answer(request)
+        if isinstance(answer, Response):
+            self._finish(turn, answer)
+        else:
+            self._awaited = asyncio.ensure_future(answer)
+            self._awaited.add_done_callback(lambda answered: self._settle(answered, turn, request))
+
+    def _answer(self, request: Request) -> Response | Awaitable[Response]:
+        try:
+            return self._hub.handler(request)
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            return _FAILED
+
+    def _settle(self, answered: asyncio.Future[Response], turn: Turn, request: Request) -> None:
         """The answer that was waited for is there."""
         self._awaited = None
         error = None if answered.cancelled() else answered.exception()
         if self._transport is None:
-            return
-        if answered.cancelled() or error is not None:
-            log.error("%s %s failed", waiting[0].method, waiting[0].path, exc_info=error)
-            self._reply(_FAILED, waiting)
+            self._hub.turns.finish(turn, measured=False)
+        elif answered.cancelled() or error is not None:
+            log.error("%s %s failed", request.method, request.path, exc_info=error)
+            self._finish(turn, _FAILED)
         else:
-            self._reply(answered.result(), waiting)
+            self._finish(turn, answered.result())
 
-    def _reply(self, response: Response, waiting: Waiting) -> None:
-        """Writes an answer, and goes on to the next request."""
-        request, keep, old = waiting
-        keep = keep and (self._pending or not (self._hub.draining or self._eof))
+    def _finish(self, turn: Turn, response: Response) -> None:
+        self._hub.turns.finish(turn, measured=response.status == 200)
+        self._turn = None
+        self._respond(response)
+
+    def _give_up(self, refused: Refused) -> None:
+        self._turn = None
+        self._respond(answer_to(refused))
+
+    def _respond(self, response: Response) -> None:
+        """Answers the first of the complete requests."""
+        if self._transport is None:
+            return
+        request, keep, old = self._parser.complete.popleft()
+        keep = keep and (self._pending or not (self._hub.draining or self._eof)) and not self._hub.starting
         self._write(response, keep=keep, old=old, with_body=request.method != "HEAD")
         if not keep:
-            if self._transport is not None:
-                self._transport.close()
+            self._transport.close()
             return
         if self._pending:
             self._schedule()
@@ -205,13 +249,6 @@ class Connection(asyncio.Protocol):
             date = self._hub.date
             for part in encode_response(response, date=date, keep_alive=keep, old=old, with_body=with_body):
                 self._transport.write(part)
-
-    def _answer(self, request: Request) -> Response | asyncio.Future[Response]:
-        try:
-            return self._hub.handler(request)
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            return _FAILED
 
     def _linger(self, transport: asyncio.Transport) -> None:
         self._lingering = True
@@ -248,15 +285,19 @@ class Hub:
     Attributes:
         handler: answers requests.
         limits: of each connection.
+        turns: the queue of requests.
+        door: who is let in.
         connections: those open.
         date: the value of the Date header; the server renews it every second.
-        waiting: connections whose next request waits for its turn.
         draining: the server stops: an answer closes its connection.
+        starting: another process may be ready sooner: an answer closes its connection.
     """
 
     handler: Handler
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits
+    turns: Turns
+    door: Door
     connections: set[Connection] = field(default_factory=set[Connection])
     date: bytes = b""
-    waiting: int = 0
     draining: bool = False
+    starting: bool = False

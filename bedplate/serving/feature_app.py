@@ -8,6 +8,7 @@ GET  /metrics            for Prometheus
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import final
 
 import msgspec
@@ -17,8 +18,9 @@ from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
 from bedplate.serving.http import TEXT, Request, Response, error_response
 from bedplate.serving.metrics import Metrics
+from bedplate.serving.oip_routes import Route
 from bedplate.serving.openapi import openapi
-from bedplate.serving.routes import Route, respond
+from bedplate.serving.routes import respond
 from bedplate.serving.tokens import Tokens
 
 _OPEN_PATHS = ("/healthz", "/openapi.json")
@@ -66,7 +68,7 @@ class FeatureApp:
         """Is no longer ready; requests that come nevertheless are answered."""
         self._ready = False
 
-    def handle(self, request: Request) -> Response:
+    def handle(self, request: Request) -> Response | Awaitable[Response]:
         """Answers a request; an error becomes its status and `{"error": ...}`."""
         if request.path not in _OPEN_PATHS and not self._tokens.accepts(request.headers.get(b"authorization")):
             return respond(request, ("unauthorized", "*", lambda _: _unauthorized()), self._metrics)

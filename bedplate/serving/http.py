@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias, final
@@ -16,6 +16,8 @@ OCTETS = b"application/octet-stream"
 TEXT = b"text/plain; charset=utf-8"
 
 _STATUS_LINE = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+BODY_BYTES = 16 * 1024 * 1024
+"""The limit of a request's body where nothing else is said."""
 _SMALL = 65536  # a body up to this size is joined with its head: one system call
 
 
@@ -30,16 +32,20 @@ class Limits:
         pending: requests of one connection that were read and not yet answered; reading stops there.
         connections: at once; the next ones get 503.
         waiting: connections with a request that waits for its turn; the requests of others get 429. 0: no limit.
+        wait_seconds: the longest wait for a turn, by estimate; requests that would wait longer get 503.
+        client_requests: of one client that wait or are being answered; the next ones get 429. 0: no limit.
         idle_seconds: without a request; closed.
         request_seconds: from the first byte of a request to its last; 408 beyond.
         write_seconds: of a client that doesn't read its answers; cut off.
     """
 
     head_bytes: int = 32 * 1024
-    body_bytes: int = 16 * 1024 * 1024
+    body_bytes: int = BODY_BYTES
     pending: int = 64
     connections: int = 4096
     waiting: int = 0
+    wait_seconds: float = 1.0
+    client_requests: int = 0
     idle_seconds: float = 75.0
     request_seconds: float = 30.0
     write_seconds: float = 30.0
@@ -48,12 +54,25 @@ class Limits:
 @final
 @dataclass(slots=True)
 class Request:
-    """A request: the method, the decoded path without the query, headers by name in lower case, and the body."""
+    """A request.
+
+    Attributes:
+        method: such as `GET`.
+        path: decoded, without the query.
+        headers: by name in lower case.
+        body: as it came, or decompressed.
+        arrived: when its first byte came, on the monotonic clock.
+        deadline: when the answer is of no more use to the client, on the same clock.
+        most_bytes: of the body, decompressed.
+    """
 
     method: str
     path: str
     headers: dict[bytes, bytes]
     body: bytes
+    arrived: float = 0.0
+    deadline: float = math.inf
+    most_bytes: int = BODY_BYTES
 
 
 @final
@@ -67,8 +86,8 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-Handler: TypeAlias = "Callable[[Request], Response | asyncio.Future[Response]]"
-"""Answers a request, or says when there will be an answer. A future is cancelled when its client has gone."""
+Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+"""Answers a request on the event loop's thread; what it gives to await is answered while others have their turn."""
 
 
 def error_response(status: int, message: str, **more: object) -> Response:

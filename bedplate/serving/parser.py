@@ -31,6 +31,7 @@ class RequestParser:
         in_message: a request has begun and is not complete.
         waiting: the client waits for `100 Continue` before it sends the body.
         last: no request follows the complete ones.
+        now: when the bytes that are fed have come; requests that begin in them have arrived then.
 
     >>> parser = RequestParser(Limits())
     >>> parser.feed(b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\nGET ")
@@ -39,8 +40,8 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser", "_parts", "_refusal", "_url",
-        "begun", "complete", "in_message", "last", "waiting",
+        "_arrived", "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser", "_parts",
+        "_refusal", "_url", "begun", "complete", "in_message", "last", "now", "waiting",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -49,6 +50,7 @@ class RequestParser:
         self._refusal: Response | None = None
         self.complete: deque[Waiting] = deque()
         self.begun = 0
+        self.now = self._arrived = 0.0
         self.in_message = self.waiting = self.last = self._in_head = False
         self._reset()
 
@@ -83,6 +85,7 @@ class RequestParser:
         """A request's first byte."""
         self.in_message = self._in_head = True
         self.begun += 1
+        self._arrived = self.now
 
     def on_url(self, url: bytes) -> None:
         """The request's target."""
@@ -127,7 +130,9 @@ class RequestParser:
         parser, parts = self._parser, self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         keep = parser.should_keep_alive() and not parser.should_upgrade()
-        request = Request(parser.get_method().decode("latin-1"), path_of(self._url), self._headers, body)
+        method = parser.get_method().decode("latin-1")
+        limit = self._limits.body_bytes
+        request = Request(method, path_of(self._url), self._headers, body, self._arrived, most_bytes=limit)
         self.complete.append((request, keep, parser.get_http_version() == "1.0"))
         self.in_message = self.waiting = False
         self.last = not keep

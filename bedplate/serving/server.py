@@ -16,14 +16,18 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar, final
 
 from bedplate.errors import ConfigError
 from bedplate.serving.connection import Connection, Hub
+from bedplate.serving.door import Door
 from bedplate.serving.http import Handler, Limits, Request, Response
 from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
+from bedplate.serving.tokens import Tokens
+from bedplate.serving.turns import Turns
 
 _LAST_CALL_SECONDS = 0.1  # at the end, for requests that the kernel holds already
 
@@ -38,6 +42,7 @@ class Server:
         port: 0 for a free one.
         limits: of each connection.
         grace_seconds: how long `drain` waits for requests under way.
+        tokens: who may ask; None: everybody.
 
     Raises:
         ConfigError: the port is in use or not allowed, or the host is not this machine's.
@@ -51,8 +56,11 @@ class Server:
         port: int = 8000,
         limits: Limits | None = None,
         grace_seconds: float = 10.0,
+        tokens: Tokens | None = None,
     ) -> None:
-        self._hub = Hub(handler, limits or Limits())
+        limits = limits or Limits()
+        turns = Turns(limits.wait_seconds, limits.waiting, limits.client_requests)
+        self._hub = Hub(handler, limits, turns, Door(tokens))
         self._grace = grace_seconds
         self._host = host
         self._socket = _bind(host, port)
@@ -106,6 +114,7 @@ class Server:
         while True:
             await asyncio.sleep(1.0)
             self._tick()
+            self._hub.turns.tidy()
             now = loop.time()
             for connection in list(self._hub.connections):
                 if connection.deadline < now:
@@ -149,7 +158,7 @@ _Opened_contra = TypeVar("_Opened_contra", contravariant=True)
 class Application(Protocol[_Opened_contra]):
     """What answers a server's requests, from before it is open until after it is closed."""
 
-    def handle(self, request: Request) -> Response | asyncio.Future[Response]:
+    def handle(self, request: Request) -> Response | Awaitable[Response]:
         """Answers a request, on the event loop's thread, or says when there will be an answer."""
         ...
 
@@ -169,9 +178,10 @@ def run_service(
     port: int,
     on_ready: Callable[[str, float], None],
     limits: Limits | None = None,
+    repository: Repository | None = None,
 ) -> None:
-    """Serves a pipeline; see `run_application`."""
-    run_application(App(), load, host=host, port=port, on_ready=on_ready, limits=limits)
+    """Serves a pipeline and the models of a repository; see `run_application`."""
+    run_application(App(repository), load, host=host, port=port, on_ready=on_ready, limits=limits)
 
 
 def run_application(

@@ -1,10 +1,12 @@
-"""Bearer tokens: who may ask. A token is only ever compared, by its hash and in constant time; nothing shows it."""
+"""Bearer tokens: who may ask for what. A token is only ever compared, by its hash; nothing shows it."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import final
 
@@ -14,48 +16,71 @@ LEAST_LENGTH = 16
 """The fewest characters of a token."""
 
 
+class Role(IntEnum):
+    """What the holder of a token may do; each may do what those before it may.
+
+    `READ`: features, metadata and metrics. `INFER`: ask models. `OPERATE`: load and unload them.
+    """
+
+    READ = 1
+    INFER = 2
+    OPERATE = 3
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who has a token: a name that may be shown, and the role."""
+
+    name: str
+    role: Role
+
+
 @final
 class Tokens:
     """The tokens that are accepted; without any, everybody may ask.
 
     Args:
-        tokens: each of at least 16 characters without spaces.
+        tokens: each a line of a file of tokens: `TOKEN`, `ROLE TOKEN` or `ROLE NAME TOKEN`. A role is `read`, `infer`
+            (that of a token without one) or `operate`; the name is shown in place of the token. A token has at least 16
+            characters and no spaces.
 
     Raises:
-        ConfigError: a token is too short or holds a space; says which one by its position, not its text.
+        ConfigError: a token is too short, or a line has another form; says which one by its position, not its text.
 
-    >>> tokens = Tokens(["a-token-of-the-team"])
+    >>> tokens = Tokens(["a-token-of-the-team", "read dashboard another-token-of-ours"])
     >>> tokens.accepts(b"Bearer a-token-of-the-team"), tokens.accepts(b"Bearer another"), tokens.accepts(None)
     (True, False, False)
+    >>> tokens.holder(b"Bearer another-token-of-ours").name
+    'dashboard'
     """
 
-    __slots__ = ("_hashes",)
+    __slots__ = ("_holders",)
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        self._hashes: list[bytes] = []
-        for i, token in enumerate(tokens, 1):
-            if len(token) < LEAST_LENGTH or any(c.isspace() for c in token):
-                raise ConfigError(
-                    f"token {i} has {len(token)} characters, expected at least {LEAST_LENGTH}, and no spaces",
-                    where="tokens",
-                    hint="for example the output of: openssl rand -hex 32",
-                )
-            self._hashes.append(_hash(token.encode()))
+        self._holders: list[tuple[bytes, Holder]] = [_entry(line, i) for i, line in enumerate(tokens, 1)]
 
     def __bool__(self) -> bool:
         """Whether there are any."""
-        return bool(self._hashes)
+        return bool(self._holders)
 
     def accepts(self, authorization: bytes | None) -> bool:
         """Whether the value of an `Authorization` header is one of the tokens."""
-        if not self._hashes:
-            return True
+        return not self._holders or self.holder(authorization) is not None
+
+    def holder(self, authorization: bytes | None) -> Holder | None:
+        """Whose token the value of an `Authorization` header holds; None: nobody's."""
         scheme, _, given = (authorization or b"").strip().partition(b" ")
         hashed = _hash(given.strip())
-        found = False
-        for known in self._hashes:  # all of them: how long it takes says nothing about which one it is
-            found |= hmac.compare_digest(known, hashed)
-        return found and scheme.lower() == b"bearer"
+        found: Holder | None = None
+        for known, holder in self._holders:  # all of them: how long it takes says nothing about which one it is
+            if hmac.compare_digest(known, hashed):
+                found = holder
+        return found if scheme.lower() == b"bearer" else None
+
+    def replace(self, others: Tokens) -> None:
+        """Accepts other tokens from now on."""
+        self._holders = others._holders
 
 
 def read_tokens(path: Path) -> list[str]:
@@ -72,6 +97,26 @@ def read_tokens(path: Path) -> list[str]:
     if not found:
         raise ConfigError("the file holds no token", where=str(path), hint="write one a line")
     return found
+
+
+def _entry(line: str, position: int) -> tuple[bytes, Holder]:
+    parts = line.split()
+    roles = {role.name.lower(): role for role in Role}
+    if len(parts) > 3 or (len(parts) > 1 and parts[0] not in roles):
+        raise ConfigError(
+            f"token {position} has another form than TOKEN, ROLE TOKEN or ROLE NAME TOKEN",
+            where="tokens",
+            hint=f"a token holds no spaces; the roles are {', '.join(roles)}",
+        )
+    token = parts[-1] if parts else ""
+    if len(token) < LEAST_LENGTH:
+        raise ConfigError(
+            f"token {position} has {len(token)} characters, expected at least {LEAST_LENGTH}, and no spaces",
+            where="tokens",
+            hint="for example the output of: openssl rand -hex 32",
+        )
+    role = roles[parts[0]] if len(parts) > 1 else Role.INFER
+    return _hash(token.encode()), Holder(parts[1] if len(parts) == 3 else f"token {position}", role)
 
 
 def _hash(token: bytes) -> bytes:

@@ -234,12 +234,13 @@ def test_those_that_come_while_many_wait_are_refused(app: FeatureApp) -> None:
         return app.handle(request)
 
     with shop.running(slow, limits=Limits(waiting=3)) as server:
-        address = ("127.0.0.1", server.port)
+        address, body = ("127.0.0.1", server.port), b'{"features":["hour"]}'
+        asked = b"POST /v1/features HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         sockets = [socket.create_connection(address, timeout=20) for _ in range(12)]
-        sockets[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        sockets[0].sendall(asked)
         assert entered.wait(20)
         for other in sockets[1:]:
-            other.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+            other.sendall(asked)
         time.sleep(0.2)
         go_on.set()
         answers = [s.recv(4096) for s in sockets]
@@ -250,7 +251,7 @@ def test_those_that_come_while_many_wait_are_refused(app: FeatureApp) -> None:
         refusal = answers[statuses.index(429)]
         assert b"Retry-After: 1" in refusal
         assert b'{"error":"too many requests wait"' in refusal
-        sockets[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        sockets[0].sendall(asked)
         assert sockets[0].recv(4096).startswith(b"HTTP/1.1 200")
         for one in sockets:
             one.close()

@@ -1,0 +1,282 @@
+"""Who is next: the requests that wait for the one thread that answers them, and those that had better not wait.
+
+A request takes its place when it has been read whole. Its wait is estimated from what requests of its kind took before:
+where it would be answered after its deadline, or after the longest wait that is allowed, it is refused at once, so the
+queue never holds more than can be answered in time. Between two turns the event loop reads what has come meanwhile.
+
+Classes go before one another: probes, then requests of high, normal and low priority, then those whose client has
+closed its end of the connection and may be gone. Within a class the order is that of arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import final
+
+from bedplate.serving.costs import Costs
+
+PROBE, HIGH, NORMAL, LOW, GONE = range(5)
+"""The classes, first come first."""
+PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
+"""What a client may ask for."""
+_MOST_DROPPED = 64  # in a row before the loop reads again
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why a request is not worked on.
+
+    Attributes:
+        reason: as the metrics name it: `deadline` (can't be met), `expired` (it has passed), `wait` (longer than
+            allowed), `waiting` (too many wait), `client` (too many of this client), `gone`.
+        seconds: after which asking again has a chance; 0: none.
+    """
+
+    reason: str
+    seconds: float = 0.0
+
+
+@final
+@dataclass(slots=True, eq=False)
+class Turn:
+    """A request's place in the queue.
+
+    Attributes:
+        run: answers it, on the loop's thread, and calls `Turns.finish` then or later.
+        refuse: called instead where it is given up while it waits.
+        kind: requests of a kind take about as long.
+        priority: its class.
+        deadline: when the answer is of no more use, on the monotonic clock.
+        client: whose requests are counted together; None: nobody's.
+        entered: when it entered the queue, on the monotonic clock.
+        begun: when its turn began.
+        trial: it is run although its deadline is closer than what such requests take: to see whether they still do.
+        expected: the seconds that the queue takes it to need.
+        waits: whether it is in the queue.
+    """
+
+    run: Callable[[], None]
+    refuse: Callable[[Refused], None]
+    kind: Hashable
+    priority: int = NORMAL
+    deadline: float = math.inf
+    client: str | None = None
+    entered: float = 0.0
+    begun: float = 0.0
+    trial: bool = False
+    expected: float = 0.0
+    waits: bool = False
+
+
+@final
+@dataclass(slots=True)
+class Tally:
+    """What became of requests, for the metrics.
+
+    Attributes:
+        refused: requests by reason and class.
+        late: requests that were answered after their deadline.
+        wait_seconds: what requests that got their turn have waited in all, seconds.
+        turns: how many of them.
+    """
+
+    refused: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
+    late: int = 0
+    wait_seconds: float = 0.0
+    turns: int = 0
+
+    def refuse(self, reason: str, priority: int) -> None:
+        """Counts one."""
+        self.refused[reason, priority] = self.refused.get((reason, priority), 0) + 1
+
+
+@final
+class Turns:
+    """The queue of one event loop. All methods are called on the loop's thread.
+
+    Args:
+        most_seconds: the longest wait of a request, by estimate, whether or not it has a deadline.
+        most: the most requests that wait; 0: as many as `most_seconds` allows.
+        most_of_client: the most requests of one client that wait or are being answered; 0: no limit.
+
+    Attributes:
+        tally: what became of requests.
+    """
+
+    __slots__ = (
+        "_clients", "_costs", "_last_end", "_last_seconds", "_loop", "_most", "_most_of_client",
+        "_most_seconds", "_queues", "_scheduled", "_seconds", "_size", "tally",
+    )  # fmt: skip
+
+    def __init__(self, most_seconds: float = 1.0, most: int = 0, most_of_client: int = 0) -> None:
+        self.tally = Tally()
+        self._most_seconds, self._most, self._most_of_client = most_seconds, most, most_of_client
+        self._costs = Costs()
+        self._queues: list[deque[Turn]] = [deque() for _ in range(5)]
+        self._seconds = [0.0] * 5  # what those of a class are expected to need
+        self._clients: dict[str, int] = {}
+        self._size = 0
+        self._scheduled = False
+        self._last_end = self._last_seconds = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return self._size
+
+    @property
+    def expected_wait(self) -> float:
+        """What a request of normal priority would wait now, seconds."""
+        return max(0.0, sum(self._seconds[: NORMAL + 1]))
+
+    def arrival(self) -> float:
+        """When a request whose first bytes are read now may have come: while the last one was being answered."""
+        now = monotonic()
+        return now - self._last_seconds if now - self._last_end < 0.001 else now
+
+    def enter(self, turn: Turn) -> Refused | None:
+        """Gives a request its place, or says why it had better not wait."""
+        refused = self._refusal(turn)
+        if refused is not None:
+            self.tally.refuse(refused.reason, turn.priority)
+            return refused
+        if turn.client is not None:
+            self._clients[turn.client] = self._clients.get(turn.client, 0) + 1
+        turn.waits = True
+        self._size += 1
+        self._queues[turn.priority].append(turn)
+        self._seconds[turn.priority] += turn.expected
+        if self._seconds[LOW] or self._seconds[GONE]:
+            self._shed(turn.priority)
+        if not self._scheduled:
+            self._schedule()
+        return None
+
+    def leave(self, turn: Turn, reason: str = "gone") -> None:
+        """Drops a request that waits: its client has gone."""
+        if turn.waits:
+            self._take_out(turn)
+            self._release(turn)
+            self.tally.refuse(reason, turn.priority)
+
+    def demote(self, turn: Turn) -> None:
+        """Puts a request behind all others: its client has closed its end, and may be gone."""
+        if turn.waits and turn.priority != GONE:
+            self._seconds[turn.priority] -= turn.expected
+            self._queues[turn.priority].remove(turn)
+            turn.priority = GONE
+            self._queues[GONE].append(turn)
+            self._seconds[GONE] += turn.expected
+
+    def finish(self, turn: Turn, *, measured: bool = True) -> None:
+        """A request that had its turn is answered.
+
+        Args:
+            turn: the request.
+            measured: False where what it took says nothing about others, such as an error.
+        """
+        now = monotonic()
+        if measured:
+            self._costs.of(turn.kind).measure(now - turn.begun, now)
+        if now > turn.deadline:
+            self.tally.late += 1
+        self._release(turn)
+
+    def tidy(self) -> None:
+        """Forgets what is of no more use; the server calls it every second."""
+        self._costs.forget_unknown()
+
+    def _refusal(self, turn: Turn) -> Refused | None:
+        now = turn.entered = monotonic()
+        if turn.priority == PROBE:
+            return None
+        if turn.deadline <= now:
+            return Refused("expired")
+        if self._most and self._size >= self._most:
+            return Refused("waiting", 1.0)
+        if self._most_of_client and self._clients.get(turn.client or "", 0) >= self._most_of_client:
+            return Refused("client", 1.0)
+        cost = self._costs.of(turn.kind)
+        turn.expected = cost.mean
+        wait = sum(self._seconds[: turn.priority + 1])
+        if wait > self._most_seconds:
+            return Refused("wait", wait)
+        if now + wait + cost.high > turn.deadline:
+            turn.trial = wait <= 0.0 and cost.try_again(now)
+            return None if turn.trial else Refused("deadline", wait)
+        return None
+
+    def _shed(self, above: int) -> None:
+        """Gives up the last of the lowest where the wait is longer than allowed."""
+        for priority in range(GONE, max(above, HIGH), -1):
+            queue = self._queues[priority]
+            while queue and sum(self._seconds) > self._most_seconds:
+                turn = queue[-1]
+                self._take_out(turn)
+                self._give_up(turn, Refused("wait", sum(self._seconds)))
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        """One request's turn; the loop reads before the next one's."""
+        self._scheduled = False
+        for _ in range(_MOST_DROPPED):
+            queue = next((q for q in self._queues if q), None)
+            if queue is None:
+                return
+            turn = queue[0]
+            self._take_out(turn)
+            now = monotonic()
+            if now > turn.deadline or (now + turn.expected > turn.deadline and not turn.trial):
+                self._give_up(turn, Refused("expired" if now > turn.deadline else "deadline"))
+                continue
+            self._run(turn, now)
+            break
+        if self._size and not self._scheduled:
+            self._schedule()
+
+    def _run(self, turn: Turn, now: float) -> None:
+        """Runs a request. What is measured begins where the last one ended if it had to wait: reading counts too."""
+        self.tally.turns += 1
+        self.tally.wait_seconds += now - turn.entered
+        turn.begun = max(self._last_end, turn.entered)
+        turn.run()
+        self._last_end = monotonic()
+        self._last_seconds = self._last_end - now
+
+    def _take_out(self, turn: Turn) -> None:
+        queue = self._queues[turn.priority]
+        if queue[0] is turn:
+            queue.popleft()
+        elif queue[-1] is turn:
+            queue.pop()
+        else:
+            queue.remove(turn)
+        turn.waits = False
+        self._size -= 1
+        # Sums of what was added and taken away drift: an empty queue waits for nothing.
+        self._seconds[turn.priority] = self._seconds[turn.priority] - turn.expected if queue else 0.0
+
+    def _give_up(self, turn: Turn, refused: Refused) -> None:
+        self._release(turn)
+        self.tally.refuse(refused.reason, turn.priority)
+        turn.refuse(refused)
+
+    def _release(self, turn: Turn) -> None:
+        if turn.client is not None:
+            left = self._clients.get(turn.client, 1) - 1
+            if left:
+                self._clients[turn.client] = left
+            else:
+                self._clients.pop(turn.client, None)
