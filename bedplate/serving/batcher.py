@@ -1,37 +1,24 @@
 """Calls of models that requests share: whoever comes within a moment is computed together.
 
 A request waits for others only while it is likely that they come: as many as shared the last call, and at most for the
-plan's delay. One that comes alone is computed at once. All of it happens on the event loop's thread.
+plan's delay. One that comes alone is computed after two turns of the loop. All of it happens on the event loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from time import perf_counter_ns
+from typing import final
 
 from bedplate.serving.batch_plan import BatchPlan
 from bedplate.serving.joining import Joiner
 from bedplate.serving.model import Model
 from bedplate.types import Array
 
-
-class Calls(Protocol):
-    """How a model is called for a request."""
-
-    async def run(self, model: Model, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """As `Runtime.run`."""
-        ...
-
-
-@final
-class Alone:
-    """Each request is a call of its own, at once. Satisfies `Calls`."""
-
-    async def run(self, model: Model, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """As `Runtime.run`; never waits."""
-        return model.run(tensors, outputs)
+_QUIET_TURNS = 2
+"""Turns of the loop without another request after which none is about to come."""
 
 
 @final
@@ -52,26 +39,29 @@ class Batcher:
         model: the model.
         joiner: of its tensors.
         plan: how many share a call, and how long they wait.
-        waiting: how many requests are read and not begun; while there are some, more may come to share a call.
 
     Attributes:
         plan: as given.
         shared: what was shared so far.
+        took_ns: what the last call took, nanoseconds.
     """
 
     __slots__ = (
-        "_coming", "_due", "_expected", "_joiner", "_model", "_queue", "_timer", "_turn", "_waiting", "plan", "shared",
+        "_due", "_expected", "_joiner", "_model", "_queue", "_quiet", "_seen", "_timer", "_turn", "plan", "shared",
+        "took_ns",
     )  # fmt: skip
 
-    def __init__(self, model: Model, joiner: Joiner, plan: BatchPlan, waiting: Callable[[], int] = lambda: 0) -> None:
-        self._model, self._joiner, self.plan, self._waiting = model, joiner, plan, waiting
+    def __init__(self, model: Model, joiner: Joiner, plan: BatchPlan) -> None:
+        self._model, self._joiner, self.plan = model, joiner, plan
         self._queue: list[_Entry] = []
         self._expected = 1  # requests in the last call
         self._due = 0.0  # when the first of the queue has waited long enough
-        self._coming = False  # a request has begun that may be about to join the queue
+        self._seen = 0  # requests in the queue when it was last looked at
+        self._quiet = 0  # turns of the loop since it grew
         self._turn = False  # the loop's next turn looks at the queue
         self._timer: asyncio.TimerHandle | None = None
         self.shared = Shared()
+        self.took_ns = 0
 
     async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """As `Runtime.run`, of one request, together with others.
@@ -106,19 +96,23 @@ class Batcher:
         self._queue = [entry for entry in self._queue if not entry.answer.done()]  # a client that has gone
         count, left = len(self._queue), self._due - loop.time()
         if count and count < self.plan.most and left > 0:
-            begun, self._coming = self._coming, self._waiting() > 0
-            if begun or self._coming:
+            # A server gives one request a turn, which joins the queue one or two turns later.
+            self._quiet = 0 if count > self._seen else self._quiet + 1
+            self._seen = count
+            if self._quiet < _QUIET_TURNS:
                 return self._soon(loop)
             if count < self._expected:
                 self._timer = loop.call_later(left, self._look, loop)
                 return None
+        self._seen = self._quiet = 0
         entries, self._queue = self._queue[: self.plan.most], self._queue[self.plan.most :]
         if self._queue:
             self._soon(loop)
         if entries:
-            self._coming = False
             self._expected = count
+            begin = perf_counter_ns()
             self._call(entries)
+            self.took_ns = perf_counter_ns() - begin
         return None
 
     def _call(self, entries: Sequence[_Entry]) -> None:
@@ -157,33 +151,3 @@ class _Entry:
     def fail(self, error: Exception) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
-
-
-@final
-class Batching:
-    """The calls of all models of a process: shared where the model's plan says so. Satisfies `Calls`.
-
-    Attributes:
-        batchers: by the model's name and version.
-    """
-
-    __slots__ = ("batchers",)
-
-    def __init__(self) -> None:
-        self.batchers: dict[tuple[str, str], Batcher] = {}
-
-    def add(self, model: Model, joiner: Joiner, plan: BatchPlan, waiting: Callable[[], int] = lambda: 0) -> None:
-        """Shares the calls of a model, if the plan says so."""
-        if plan.most > 1:
-            self.batchers[model.name, model.version] = Batcher(model, joiner, plan, waiting)
-
-    def remove(self, model: Model) -> None:
-        """The model is no longer served; requests under way are still answered."""
-        self.batchers.pop((model.name, model.version), None)
-
-    async def run(self, model: Model, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """As `Runtime.run`."""
-        batcher = self.batchers.get((model.name, model.version))
-        if batcher is None:
-            return model.run(tensors, outputs)
-        return await batcher.run(tensors, outputs)

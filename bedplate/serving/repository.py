@@ -16,6 +16,7 @@ from time import perf_counter_ns
 from typing import Any, TypeVar, final
 
 from bedplate.errors import BedplateError, NotFoundError, RequestError, suggest
+from bedplate.serving.batcher import Batcher
 from bedplate.serving.infer_call import InferCall
 from bedplate.serving.model import Model
 from bedplate.serving.model_source import ModelSource
@@ -72,6 +73,37 @@ class Served:
             raise
         end = perf_counter_ns()
         self.statistics.succeed(Spent(queue_ns, decoded - begin, ran - decoded, end - ran))
+        return answer
+
+    async def answer_shared(
+        self,
+        batcher: Batcher,
+        decode: Callable[[Model], InferCall],
+        encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
+    ) -> _Answer:
+        """As `answer`, in a call of the model that other requests may share; what it waits counts as its queue.
+
+        Args:
+            batcher: of the model.
+            decode: as for `answer`.
+            encode: as for `answer`.
+
+        Raises:
+            RequestError: the request is wrong.
+        """
+        begin = perf_counter_ns()
+        try:
+            call = decode(self.model)
+            decoded = perf_counter_ns()
+            results = await batcher.run(call.tensors, [name for name, _ in call.outputs])
+            ran = perf_counter_ns()
+            answer = encode(self.model, call, results)
+        except BaseException:
+            self.statistics.reject(perf_counter_ns() - begin)
+            raise
+        end = perf_counter_ns()
+        took = min(batcher.took_ns, ran - decoded)
+        self.statistics.succeed(Spent(ran - decoded - took, decoded - begin, took, end - ran))
         return answer
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.batch_plan import BatchPlan, measure
-from bedplate.serving.batcher import Alone, Batcher, Batching
+from bedplate.serving.batcher import Batcher
 from bedplate.serving.joining import Joiner
 from bedplate.serving.model import Model
 from bedplate.serving.runtime import Runtime
@@ -180,9 +180,9 @@ def together(batcher: Any, asked: Sequence[tuple[dict[str, Any], list[str]]]) ->
     return asyncio.run(ask())
 
 
-def batcher_of(runtime: Rows, most: int = 4, delay: float = 0.001, waiting: Any = lambda: 0) -> Batcher:
+def batcher_of(runtime: Rows, most: int = 4, delay: float = 0.001) -> Batcher:
     plan = BatchPlan(most, delay, 1.0, 0.5, 0.0, "")
-    return Batcher(Model(runtime, "rows", "1"), Joiner(INPUTS, OUTPUTS), plan, waiting)
+    return Batcher(Model(runtime, "rows", "1"), Joiner(INPUTS, OUTPUTS), plan)
 
 
 @settings(deadline=None)
@@ -233,12 +233,12 @@ def test_one_that_comes_alone_waits_for_nobody_and_others_for_as_many_as_last_ti
     assert lonely >= 0.19  # two more came with the one before
 
 
-def test_those_that_are_read_and_not_begun_are_waited_for() -> None:
+def test_those_that_get_their_turns_one_after_another_share_a_call() -> None:
     runtime, left = Rows(), [3]
 
     async def ask() -> None:
         loop = asyncio.get_running_loop()
-        batcher = batcher_of(runtime, most=8, delay=10.0, waiting=lambda: left[0])
+        batcher = batcher_of(runtime, most=8, delay=10.0)
         asked: list[asyncio.Task[Any]] = []
 
         def turn() -> None:  # one request a turn, as a server gives them theirs
@@ -313,15 +313,3 @@ def test_scores_that_depend_on_the_requests_beside_them_are_never_shared() -> No
     plan = plan_of(Rows(step=0.1))
     assert plan.most == 1
     assert "depend on the requests beside them" in plan.reason
-
-
-def test_calls_of_a_model_without_a_plan_are_its_own() -> None:
-    runtime = Rows()
-    model, batching = Model(runtime, "rows", "1"), Batching()
-    batching.add(model, Joiner(INPUTS, OUTPUTS), plan_of(Heavy()))
-    assert not batching.batchers
-    for calls in (batching, Alone()):
-        coroutine = calls.run(model, request(0, 1, [2], 1, 1), ["score"])
-        with pytest.raises(StopIteration) as stopped:  # it does not wait for anything
-            coroutine.send(None)
-        assert len(stopped.value.value[0]) == 2
