@@ -102,6 +102,8 @@ def measure(model: Model, joiner: Joiner, golden: Sequence[Mapping[str, Array]],
             break
         if tried < 0.95 * cost:
             best, cost = size, tried
+        elif size >= 4 and best == 1:
+            break
     gain = 1 - cost / first
     if gain < LEAST_GAIN:
         return BatchPlan(1, 0.0, first * 1e3, tried * 1e3, difference, _saving(gain))

@@ -1,7 +1,7 @@
 """Calls of models that requests share: whoever comes within a moment is computed together.
 
 A request waits for others only while it is likely that they come: as many as shared the last call, and at most for the
-plan's delay. One that comes alone is computed after two turns of the loop. All of it happens on the event loop's thread.
+plan's delay. One that comes alone is computed after two turns of the loop. All of it is on the event loop's thread.
 """
 
 from __future__ import annotations

@@ -54,3 +54,18 @@ def test_a_pipeline_shares_what_is_loaded(registry: Registry, features: FeatureG
         shop.service(), features, shop.Oracle(features), registry, clock=lambda: shop.NOW, loader=loader
     )
     assert pipeline.models["ranking"] is held
+
+
+def test_what_is_decided_about_sharing_calls_is_said(registry: Registry) -> None:
+    said: list[str] = []
+    artifact = Loader(registry, delay=0.001, say=said.append).load("ranker:1")
+    assert len(said) == 1
+    assert said[0].startswith("model 'ranker:1': ")
+    assert (artifact.model.batcher is not None) == ("requests share a call" in said[0])
+
+
+def test_nothing_is_shared_where_no_request_may_wait(registry: Registry) -> None:
+    said: list[str] = []
+    artifact = Loader(registry, say=said.append).load("ranker:1")
+    assert artifact.model.batcher is None
+    assert not said
