@@ -29,7 +29,7 @@ class Loader:
         threads: of a call of a model.
         delay: how long a request may wait for others to share a call of a model with, seconds, where a measurement at
             loading shows that it pays; 0: calls are not shared, and nothing is measured.
-        say: told what is decided about each model.
+        say: told how calls are shared, of each model where they are.
 
     Attributes:
         registry: as given.
@@ -82,9 +82,12 @@ class Loader:
         model, signature = artifact.model, artifact.signature
         joiner = Joiner(signature.tensors, signature.outputs)
         plan = measure(model, joiner, [golden.inputs for golden in artifact.golden()], self._delay)
+        model.calls, text = str(plan), f"{model.place}: {plan}"
         if plan.most > 1:
             model.batcher = Batcher(model, joiner, plan)
-        self._say(f"{model.place}: {plan}")
+            self._say(text)
+        else:
+            log.info(text)
 
     @property
     def loaded(self) -> tuple[str, ...]:

@@ -40,9 +40,10 @@ class Model:
         runtime: as given.
         run: as `Runtime.run`.
         batcher: shares calls between requests, where a measurement showed that it pays; None: each is its own.
+        calls: what was decided about that and why, for a person; empty: nothing was measured.
     """
 
-    __slots__ = ("batcher", "inputs", "name", "outputs", "run", "runtime", "version")
+    __slots__ = ("batcher", "calls", "inputs", "name", "outputs", "run", "runtime", "version")
 
     def __init__(self, runtime: Runtime, name: str, version: str) -> None:
         self.name, self.version, self.runtime = name, version, runtime
@@ -50,6 +51,7 @@ class Model:
         self.outputs: Mapping[str, TensorSpec] = runtime.outputs
         self.run = runtime.run
         self.batcher: Batcher | None = None
+        self.calls = ""
 
     @property
     def place(self) -> str:
