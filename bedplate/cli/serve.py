@@ -48,7 +48,7 @@ def serve(service: str | None, directory: Path, as_json: bool, host: str, port: 
         definition = project.find(Service, service)
         store = open_store(project.config.online_url, project.root)
         registry = Registry(project.config.registry_path)
-        config, asked = project.config, definition.deadline
+        config, asked = project.config, definition.read_deadline
         deadline = config.online_deadline if asked is None else parse_duration(asked)
         reader = FallbackReader(
             store, deadline / SECOND, config.online_cache, resident=open_resident(config, project.views)

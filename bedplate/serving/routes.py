@@ -1,7 +1,8 @@
 """Routes: from a request to the answer of the pipeline, of a model, or of the server itself.
 
-POST /recommend, /rank                          ids in, ids and scores out
+POST /recommend, /rank, /embed, /similar        ids in, ids and scores out, or vectors
 GET  /                                          the service: models, requests
+GET  /openapi.json                              all of this, for programs that write clients
 GET  /metrics                                   for Prometheus
 GET  /v2, /v2/health/live, /v2/health/ready     Open Inference Protocol
 GET  /v2/models/{model}[/versions/{version}][/ready]
@@ -19,19 +20,17 @@ from typing import Any, TypeAlias, final
 import msgspec
 
 from bedplate.errors import BedplateError, NotFoundError, suggest
-from bedplate.serving import oip
+from bedplate.serving import api, oip
 from bedplate.serving.http import TEXT, Request, Response, error_response
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.model import Model
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.wire import Answer, Asked
+from bedplate.serving.service_openapi import service_openapi
 
 log = logging.getLogger("bedplate.serving")
 
 Route: TypeAlias = tuple[str, str, Callable[[Request], Response]]
 """The name under which a route is counted, its method, and its function."""
-
-_answer_encoder = msgspec.json.Encoder()
 
 
 @final
@@ -42,17 +41,18 @@ class App:
     503
     """
 
-    __slots__ = ("_metrics", "_models", "_pipeline", "_ready", "_routes", "_version")
+    __slots__ = ("_metrics", "_models", "_openapi", "_pipeline", "_ready", "_routes", "_version")
 
     def __init__(self) -> None:
         self._pipeline: Pipeline | None = None
         self._models: Mapping[str, Model] = {}
+        self._openapi = b""
         self._ready = False
         self._metrics = Metrics()
         self._version = importlib.metadata.version("bedplate")
         self._routes: dict[str, Route] = {
-            "/recommend": ("recommend", "POST", self._recommend),
-            "/rank": ("rank", "POST", self._rank),
+            **{f"/{name}": (name, "POST", self._call(call)) for name, call in api.CALLS.items()},
+            "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
             "/": ("describe", "GET", self._describe),
             "/metrics": ("metrics", "GET", self._show_metrics),
             "/v2": ("metadata", "GET", self._server_metadata),
@@ -108,19 +108,18 @@ class App:
             raise _NotReadyError("the models are still loading", hint="ask /v2/health/ready")
         return self._pipeline
 
-    def _recommend(self, request: Request) -> Response:
-        pipeline = self._loaded()
-        return self._answered(pipeline.recommend, pipeline.wire.recommend(request.body))
+    def _call(self, call: api.Call) -> Callable[[Request], Response]:
+        def answered(request: Request) -> Response:
+            response, degraded = call(request, self._loaded())
+            if degraded:
+                self._metrics.observe_degraded(degraded)
+            return response
 
-    def _rank(self, request: Request) -> Response:
-        pipeline = self._loaded()
-        return self._answered(pipeline.rank, pipeline.wire.rank(request.body))
+        return answered
 
-    def _answered(self, step: Callable[[Asked], Answer], asked: Asked) -> Response:
-        answer = step(asked)
-        if answer.degraded:
-            self._metrics.observe_degraded(answer.degraded)
-        return Response(200, _answer_encoder.encode(answer))
+    def _openapi_of(self, pipeline: Pipeline) -> bytes:
+        self._openapi = self._openapi or msgspec.json.encode(service_openapi(pipeline))
+        return self._openapi
 
     def _describe(self, request: Request) -> Response:
         return _json(self._loaded().describe())
