@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Mapping, Sequence
 from time import monotonic
@@ -129,10 +130,8 @@ class AsyncClient:
         while self._idle:
             _, writer = self._idle.pop()
             writer.close()
-            try:
+            with contextlib.suppress(OSError):  # it was broken, and is closed now
                 await writer.wait_closed()
-            except OSError:
-                pass  # it was broken, and is closed now
 
     async def __aenter__(self) -> Self:
         """The client, closed when the context ends."""

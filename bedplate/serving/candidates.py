@@ -92,7 +92,7 @@ class CandidateStep:
         for position in sorted(range(len(self.finders)), key=lambda i: self.finders[i].is_slow):
             finder = self.finders[position]
             try:
-                found[position] = self._ask(finder, request, asked, excluded, until)
+                found[position] = self._ask(finder, request, asked, excluded, until, progress.is_strict)
             except Exception as error:  # noqa: BLE001  (of a model, of a store: the other sources can do without)
                 progress.failed("candidates", error, _INSTEAD, finder.name)
         if not found:
@@ -103,11 +103,17 @@ class CandidateStep:
         return self._merged([found.get(i, _NOTHING) for i in range(len(self.finders))], request, asked)
 
     def _ask(
-        self, finder: Finder, request: Mapping[str, Column], asked: Asked, without: Int64s, until: float | None
+        self,
+        finder: Finder,
+        request: Mapping[str, Column],
+        asked: Asked,
+        without: Int64s,
+        until: float | None,
+        is_patient: bool,
     ) -> Int64s:
         if not finder.is_slow:
             return finder.find(request, asked, without)
-        return self._limit.run(lambda: finder.find(request, asked, without), until)
+        return self._limit.run(lambda: finder.find(request, asked, without), until, is_patient=is_patient)
 
     def _merged(self, lists: Sequence[Int64s], request: Mapping[str, Column], asked: Asked) -> Found:
         texts: dict[int, str] = {}

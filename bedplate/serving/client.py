@@ -1,9 +1,9 @@
 """A client of a service on the standard library's HTTP; any number of threads may use it. See `async_client` too.
 
 Connections are kept open and used again. Every call ends by its timeout. Calls change nothing in the service; one is
-sent again where that helps and can't do harm: at once where a kept connection turns out to be closed, and after the time
-that a service that is busy asks for, where that is within the timeout. A call that is late is never sent again: the
-service would have twice the work.
+sent again where that helps and can't do harm: at once where a kept connection turns out to be closed, and after the
+time that a service that is busy asks for, where that is within the timeout. A call that is late is never sent again:
+the service would have twice the work.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Client:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
             if connection is None:
-                return self._exchange(self._connection(), call, until)
+                return self._exchange(self._opened(), call, until)
             try:
                 return self._exchange(connection, call, until)
             except UnreachableError:
@@ -242,7 +242,7 @@ class Client:
                 self._idle.append(connection)
         return reply
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _opened(self) -> http.client.HTTPConnection:
         host, port = self._place.host, self._place.port
         if self._tls is None:
             return http.client.HTTPConnection(host, port, timeout=self._timeout)

@@ -44,7 +44,6 @@ def load_pipeline(
         ArtifactError: a model's folder was changed, or doesn't reproduce its golden scores.
         StoreError: the store can't be read or does not hold a view.
     """
-
     pipeline = Pipeline(service, graph, reader, _loader(service, registry, threads), clock)
     try:
         pipeline.warm_up()

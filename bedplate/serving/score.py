@@ -41,7 +41,7 @@ class ScoreStep:
         if not batch.items:
             return np.zeros(0, np.float32)
         try:
-            return self._limit.run(lambda: self._ranker.run(batch, SCORE))
+            return self._limit.run(lambda: self._ranker.run(batch, SCORE), is_patient=progress.is_strict)
         except Exception as error:  # noqa: BLE001  (whatever a model raises: candidates can be ranked without it)
             by = "the order of the candidates" if self._fallback is None else f"the order of '{self._fallback}'"
             progress.failed("score", error, by)
