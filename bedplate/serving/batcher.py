@@ -7,10 +7,10 @@ plan's delay. One that comes alone is computed after two turns of the loop. All 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import final
+from typing import Any, TypeVar, final
 
 from bedplate.serving.batch_plan import BatchPlan
 from bedplate.serving.joining import Joiner
@@ -19,6 +19,23 @@ from bedplate.types import Array
 
 _QUIET_TURNS = 2
 """Turns of the loop without another request after which none is about to come."""
+
+
+_Result = TypeVar("_Result")
+
+
+def finished(steps: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of a coroutine that waits for nothing, without an event loop.
+
+    Raises:
+        RuntimeError: it does wait.
+    """
+    try:
+        steps.send(None)
+    except StopIteration as stopped:
+        return stopped.value
+    steps.close()
+    raise RuntimeError("got a coroutine that waits, expected one that doesn't")
 
 
 @final
