@@ -11,8 +11,8 @@ from bedplate.errors import RequestError
 from bedplate.online.fallback import Degraded
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.arrow import REQUEST_HEADER, answer_stream, is_arrow, read_stream, wants_arrow
-from bedplate.serving.batcher import Batcher
 from bedplate.serving.http import Request, Response
+from bedplate.serving.model import SharedCalls
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.wire import Asked
 
@@ -20,7 +20,7 @@ Answered: TypeAlias = "tuple[Response, Mapping[str, Degraded]]"
 """An answer, and what of it is not as it should be."""
 Call: TypeAlias = Callable[[Request, Pipeline], Answered]
 """Answers a request."""
-SharedCall: TypeAlias = Callable[[Request, Pipeline, Batcher], Awaitable[Answered]]
+SharedCall: TypeAlias = Callable[[Request, Pipeline, SharedCalls], Awaitable[Answered]]
 """Answers a request together with others."""
 
 _encoder = msgspec.json.Encoder()
@@ -66,13 +66,13 @@ def similar(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str
     return _response(request, pipeline.similar(pipeline.wire.similar(_json_body(request)))), _WELL
 
 
-async def recommend_shared(request: Request, pipeline: Pipeline, batcher: Batcher) -> Answered:
+async def recommend_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
     """As `recommend`, with a call of the ranking model that other requests may share."""
     answer = await pipeline.recommend_shared(pipeline.wire.recommend(_json_body(request)), batcher)
     return _response(request, answer), answer.degraded
 
 
-async def rank_shared(request: Request, pipeline: Pipeline, batcher: Batcher) -> Answered:
+async def rank_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
     """As `rank`, with a call of the ranking model that other requests may share."""
     answer = await pipeline.rank_shared(_ranked(request, pipeline), batcher)
     return _response(request, answer), answer.degraded

@@ -50,7 +50,7 @@ class Shared:
 
 @final
 class Batcher:
-    """The calls of one model.
+    """The calls of one model. Satisfies `model.SharedCalls`.
 
     Args:
         model: the model.
@@ -60,12 +60,11 @@ class Batcher:
     Attributes:
         plan: as given.
         shared: what was shared so far.
-        took_ns: what the last call took, nanoseconds.
     """
 
     __slots__ = (
-        "_due", "_expected", "_joiner", "_model", "_queue", "_quiet", "_seen", "_timer", "_turn", "plan", "shared",
-        "took_ns",
+        "_due", "_expected", "_joiner", "_model", "_queue", "_quiet", "_seen", "_timer", "_took_ns", "_turn", "plan",
+        "shared",
     )  # fmt: skip
 
     def __init__(self, model: Model, joiner: Joiner, plan: BatchPlan) -> None:
@@ -78,7 +77,12 @@ class Batcher:
         self._turn = False  # the loop's next turn looks at the queue
         self._timer: asyncio.TimerHandle | None = None
         self.shared = Shared()
-        self.took_ns = 0
+        self._took_ns = 0
+
+    @property
+    def took_ns(self) -> int:
+        """What the last call took, nanoseconds."""
+        return self._took_ns
 
     async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """As `Runtime.run`, of one request, together with others.
@@ -129,7 +133,7 @@ class Batcher:
             self._expected = count
             begin = perf_counter_ns()
             self._call(entries)
-            self.took_ns = perf_counter_ns() - begin
+            self._took_ns = perf_counter_ns() - begin
         return None
 
     def _call(self, entries: Sequence[_Entry]) -> None:

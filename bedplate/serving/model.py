@@ -6,14 +6,12 @@ that splits it makes every other request wait; more processors serve more reques
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping, Sequence
+from typing import Protocol, final
 
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Runtime
-
-if TYPE_CHECKING:
-    from bedplate.serving.batcher import Batcher  # it runs models
+from bedplate.types import Array
 
 
 def place_of(name: str, version: str) -> str:
@@ -23,6 +21,19 @@ def place_of(name: str, version: str) -> str:
     "model 'ranker:3'"
     """
     return f"model '{name}:{version}'"
+
+
+class SharedCalls(Protocol):
+    """Calls of a model that several requests share (`batcher.Batcher`)."""
+
+    @property
+    def took_ns(self) -> int:
+        """What the last call took, nanoseconds."""
+        ...
+
+    async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """As `Runtime.run`, of one request, together with others."""
+        ...
 
 
 @final
@@ -50,7 +61,7 @@ class Model:
         self.inputs: Mapping[str, TensorSpec] = runtime.inputs
         self.outputs: Mapping[str, TensorSpec] = runtime.outputs
         self.run = runtime.run
-        self.batcher: Batcher | None = None
+        self.batcher: SharedCalls | None = None
         self.calls = ""
 
     @property

@@ -18,11 +18,12 @@ from bedplate.online.guard import GuardedStore
 from bedplate.online.resident import ResidentViews
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
 from bedplate.serving.artifact import Artifact
-from bedplate.serving.batcher import Batcher, finished
+from bedplate.serving.batcher import finished
 from bedplate.serving.checks import check_features, check_levels, pinned_versions
 from bedplate.serving.filters import Filters
 from bedplate.serving.finders import Tower
 from bedplate.serving.hydrate import Hydrator, take_candidates
+from bedplate.serving.model import SharedCalls
 from bedplate.serving.progress import Progress
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.score import SCORE, ScoreStep
@@ -113,7 +114,7 @@ class Pipeline:
         return None if self._fallback is None else self._fallback.resident
 
     @property
-    def batcher(self) -> Batcher | None:
+    def batcher(self) -> SharedCalls | None:
         """Shares calls of the ranking model, where that is measured to pay."""
         return self.models["ranking"].model.batcher
 
@@ -131,11 +132,11 @@ class Pipeline:
         """
         return finished(self._recommend(asked, Progress(asked.trace, self._begin())))
 
-    async def recommend_shared(self, asked: Asked, batcher: Batcher) -> Answer:
+    async def recommend_shared(self, asked: Asked, batcher: SharedCalls) -> Answer:
         """As `recommend`, with a call of the ranking model that other requests may share."""
         return await self._recommend(asked, Progress(asked.trace, self._begin()), batcher)
 
-    async def _recommend(self, asked: Asked, progress: Progress, batcher: Batcher | None = None) -> Answer:
+    async def _recommend(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
         if self._candidates is None:
             raise RequestError("this service has no retrieval", hint="send the candidates to /rank")
         reading, service = progress.reading, self.service
@@ -181,11 +182,11 @@ class Pipeline:
         """
         return finished(self._rank(asked, Progress(asked.trace, self._begin())))
 
-    async def rank_shared(self, asked: Asked, batcher: Batcher) -> Answer:
+    async def rank_shared(self, asked: Asked, batcher: SharedCalls) -> Answer:
         """As `rank`, with a call of the ranking model that other requests may share."""
         return await self._rank(asked, Progress(asked.trace, self._begin()), batcher)
 
-    async def _rank(self, asked: Asked, progress: Progress, batcher: Batcher | None = None) -> Answer:
+    async def _rank(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
         batch = self._hydrator.candidates(
             asked.keys, asked.time, asked.item_keys, context=asked.context, reader=progress.reading
         )

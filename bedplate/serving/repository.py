@@ -16,9 +16,8 @@ from time import perf_counter_ns
 from typing import Any, TypeVar, final
 
 from bedplate.errors import BedplateError, NotFoundError, RequestError, suggest
-from bedplate.serving.batcher import Batcher
 from bedplate.serving.infer_call import InferCall
-from bedplate.serving.model import Model
+from bedplate.serving.model import Model, SharedCalls
 from bedplate.serving.model_source import ModelSource
 from bedplate.serving.statistics import Spent, Statistics
 from bedplate.serving.version_policy import asked_versions, choose
@@ -77,7 +76,7 @@ class Served:
 
     async def answer_shared(
         self,
-        batcher: Batcher,
+        batcher: SharedCalls,
         decode: Callable[[Model], InferCall],
         encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
     ) -> _Answer:

@@ -10,7 +10,7 @@ import numpy as np
 from bedplate.batch import Batch, Dense, Ids
 from bedplate.errors import DeadlineError
 from bedplate.serving.artifact import Artifact
-from bedplate.serving.batcher import Batcher
+from bedplate.serving.model import SharedCalls
 from bedplate.serving.progress import Progress, TimeLimit
 from bedplate.types import Float32s, Float64s
 
@@ -39,7 +39,7 @@ class ScoreStep:
         self._ranker, self._fallback = ranker, fallback
         self._limit = TimeLimit(seconds, f"{place}, score")
 
-    async def scores(self, batch: Batch, progress: Progress, batcher: Batcher | None = None) -> Float32s | None:
+    async def scores(self, batch: Batch, progress: Progress, batcher: SharedCalls | None = None) -> Float32s | None:
         """[n] the score of each candidate; None: there are none.
 
         Args:
@@ -59,7 +59,7 @@ class ScoreStep:
             progress.failed("score", error, by)
             return None
 
-    async def _shared(self, batch: Batch, batcher: Batcher) -> Float32s:
+    async def _shared(self, batch: Batch, batcher: SharedCalls) -> Float32s:
         try:
             async with asyncio.timeout(self._limit.seconds):
                 return (await batcher.run(self._ranker.tensors(batch), [SCORE]))[0]
