@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bedplate.cli.options import project_option
+from bedplate.cli.server import ServerOptions, server_options
+
+if TYPE_CHECKING:
+    from bedplate.serving.pipeline import Pipeline
+    from bedplate.serving.server import Application
+    from bedplate.serving.settings import Settings
+
+
+TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
 
 
 @click.command()
 @project_option
-@click.option("--json", "as_json", is_flag=True, help="Write the line that says it is ready as JSON, on one line.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port.")
+@server_options(TOKEN_VARIABLE, most_waiting=0)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a call of a model.")
 @click.argument("service", required=False)
-def serve(service: str | None, directory: Path, as_json: bool, host: str, port: int, threads: int) -> None:
+def serve(service: str | None, directory: Path, server: ServerOptions, threads: int) -> None:
     """Serve SERVICE, a Service of the project's service.py, over HTTP.
 
     Without SERVICE, the only one that the project defines. Prints 'ready on URL' once the models have reproduced their
     golden scores; with --json that is one line {"ready": true, "url": ..., "seconds": ..., "pid": ...}. SIGTERM and
-    Ctrl-C answer what is under way and end.
+    Ctrl-C answer what is under way and end. With --workers a supervisor starts a worker that ends again.
 
     \b
     Examples:
       bedplate serve shop
       bedplate serve --project retail --port 0 shop
       bedplate serve shop --json
+      bedplate serve shop --host 0.0.0.0 --workers 2 --tokens tokens.txt --certificate cert.pem --key key.pem
       curl -d '{"customer": 17850}' localhost:8000/recommend
     """
-    from bedplate.online.base import open_store
-    from bedplate.online.fallback import FallbackReader
-    from bedplate.online.resident import open_resident
-    from bedplate.project import Project
-    from bedplate.registry.registry import Registry
-    from bedplate.serving.load import load_pipeline
-    from bedplate.serving.pipeline import Pipeline
-    from bedplate.serving.server import run_service
-    from bedplate.serving.service import Service
-    from bedplate.types import SECOND, parse_duration
 
     def load() -> Pipeline:
+        from bedplate.online.base import open_store
+        from bedplate.online.fallback import FallbackReader
+        from bedplate.online.resident import open_resident
+        from bedplate.project import Project
+        from bedplate.registry.registry import Registry
+        from bedplate.serving.load import load_pipeline
+        from bedplate.serving.service import Service
+        from bedplate.types import SECOND, parse_duration
+
         project = Project(directory)
         definition = project.find(Service, service)
         store = open_store(project.config.online_url, project.root)
@@ -55,10 +61,9 @@ def serve(service: str | None, directory: Path, as_json: bool, host: str, port: 
         )
         return load_pipeline(definition, project.graph, reader, registry, threads=threads)
 
-    def announce(url: str, seconds: float) -> None:
-        if as_json:
-            click.echo(json.dumps({"ready": True, "url": url, "seconds": seconds, "pid": os.getpid()}))
-        else:
-            click.echo(f"ready on {url} in {seconds:.1f} s")
+    def app(_: Settings) -> Application[Pipeline]:
+        from bedplate.serving.routes import App
 
-    run_service(load, host=host, port=port, on_ready=announce)
+        return App()
+
+    server.serve(app, load, TOKEN_VARIABLE)

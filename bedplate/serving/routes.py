@@ -62,6 +62,11 @@ class App:
         }
 
     @property
+    def metrics(self) -> Metrics:
+        """What it has answered, and how."""
+        return self._metrics
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The paths that are the same for every service."""
         return tuple(self._routes)
