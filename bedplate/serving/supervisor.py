@@ -48,8 +48,9 @@ class Worker:
         failures: how often in a row it ended soon.
         again: when it is started again, on the monotonic clock.
         ready_since: when it was first seen ready; 0: it was not.
-        looks: how often it was looked at since it last said that it is alive.
-        beaten: when that was.
+        beaten: when it last said that it is alive.
+        silent: for how long it has not, seconds in which the supervisor was not stopped itself.
+        looked: when it was looked at last.
     """
 
     seat: Seat
@@ -57,8 +58,9 @@ class Worker:
     failures: int = 0
     again: float = 0.0
     ready_since: float = 0.0
-    looks: int = 0
     beaten: float = 0.0
+    silent: float = 0.0
+    looked: float = 0.0
 
 
 @final
@@ -141,7 +143,7 @@ class Supervisor:
 
     def _start(self, worker: Worker) -> None:
         worker.seat.beat()
-        worker.looks, worker.ready_since = 0, 0.0
+        worker.silent, worker.ready_since = 0.0, 0.0
         inherited = (self._socket.fileno(), self._descriptor, self._life)
         place = ":".join(map(str, (worker.seat.index, *inherited)))
         worker.process = subprocess.Popen(
@@ -177,11 +179,11 @@ class Supervisor:
         self._say(f"worker {worker.seat.index + 1} (process {pid}) {how}; it is started again in {wait:g} s")
 
     def _hangs(self, worker: Worker) -> bool:
-        """Whether it did not say that it is alive for long, as counted in looks: the whole machine may have slept."""
-        beaten = worker.seat.beaten
-        worker.looks = worker.looks + 1 if beaten == worker.beaten else 0
-        worker.beaten = beaten
-        return worker.looks * _LOOK_SECONDS > _HUNG_SECONDS
+        """Whether it did not say that it is alive for long. The whole machine may have slept: that doesn't count."""
+        now, beaten = monotonic(), worker.seat.beaten
+        worker.silent = 0.0 if beaten != worker.beaten else worker.silent + min(now - worker.looked, 2 * _LOOK_SECONDS)
+        worker.beaten, worker.looked = beaten, now
+        return worker.silent > _HUNG_SECONDS
 
     def _stop(self) -> None:
         self._stopped = True
