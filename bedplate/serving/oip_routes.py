@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, TypeAlias, TypeVar, final
 
 import msgspec
@@ -152,6 +153,7 @@ def _infer(served: Served, request: Request) -> Response:
     return served.answer(
         lambda model: oip.decode_infer(request.body, length, model.inputs, tuple(model.outputs)),
         lambda model, call, results: oip.encode_infer(call, model.name, model.version, results, model.outputs),
+        int((monotonic() - request.arrived) * 1e9) if request.arrived else 0,
     )
 
 

@@ -82,13 +82,17 @@ class Repository:
     Args:
         source: what may be loaded; None: nothing but what `serve` is given.
         is_controlled: whether clients may load and unload.
+
+    Attributes:
+        is_controlled: as given.
+        is_open: whether the models of the service are there.
     """
 
-    __slots__ = ("_default", "_failed", "_loading", "_lock", "_served", "_source", "is_controlled")
+    __slots__ = ("_default", "_failed", "_loading", "_lock", "_served", "_source", "is_controlled", "is_open")
 
     def __init__(self, source: ModelSource | None = None, *, is_controlled: bool = False) -> None:
         self._source = source
-        self.is_controlled = is_controlled
+        self.is_controlled, self.is_open = is_controlled, False
         self._served: dict[str, dict[str, Served]] = {}
         self._default: dict[str, str] = {}
         self._loading: set[tuple[str, str]] = set()
@@ -104,6 +108,7 @@ class Repository:
         for model in models:
             self._served.setdefault(model.name, {})[model.version] = Served(model, fixed=True)
             self._default[model.name] = model.version
+        self.is_open = True
 
     def find(self, name: str, version: str | None) -> Served:
         """A version that answers; None: the service's, or the one that was meant when the model was loaded.
