@@ -1,8 +1,9 @@
 """Inference requests and answers as messages of gRPC: to tensors and back.
 
-Tensors come and go as `raw_input_contents` and `raw_output_contents`, in the form of the binary extension, or, where a
-request has none, as typed contents; then the answer has typed contents too, as far as there is a type for them: FP16
-and BF16 have none, and an answer with such an output is raw.
+Tensors come as `raw_input_contents`, in the form of the binary extension, or as typed contents. They go as
+`raw_output_contents`, as Triton's clients expect; as typed contents where the parameter `binary_data_output` of the
+request, or `binary_data` of every output, is false. FP16 and BF16 have no typed contents: with such an output all are
+raw.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
-from bedplate.serving.infer_call import InferCall, InputCheck, refuse_unsupported, wanted
+from bedplate.serving.infer_call import InferCall, InputCheck, flag, refuse_unsupported, wanted
 from bedplate.serving.oip_messages import MESSAGES
 from bedplate.serving.tensors import DATATYPES, array_dtype, checked, from_binary, text, to_binary
 from bedplate.types import Array
@@ -72,7 +73,8 @@ def decode_infer(asked: Any, inputs: Mapping[str, TensorSpec], outputs: Sequence
             tensor = _from_contents(given.contents, spec.dtype, shape, place)
         check.tensors[given.name] = tensor
     tensors = check.complete()
-    named = wanted([(o.name, parameters_of(o.parameters)) for o in asked.outputs], outputs, binary=bool(raw))
+    binary = flag(parameters, "binary_data_output", "parameters", default=True)
+    named = wanted([(o.name, parameters_of(o.parameters)) for o in asked.outputs], outputs, binary=binary)
     return InferCall(tensors, named, asked.id or None, parameters)
 
 

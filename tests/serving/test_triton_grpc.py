@@ -99,11 +99,14 @@ def test_every_datatype_goes_both_ways(client: Any) -> None:
     assert [o.name for o in some.get_response().outputs] == ["out_int8", "out_bool"]
 
 
-def test_typed_contents_get_typed_contents(target: str) -> None:
+def test_typed_contents_are_taken_and_given_to_who_asks(target: str) -> None:
     asked = published.ModelInferRequest(model_name="one")
     values = published.InferTensorContents(fp32_contents=[0.5, 1.5])
     asked.inputs.add(name="in_float32", datatype="FP32", shape=[1, 2], contents=values)
     with grpc.insecure_channel(target) as channel:
+        answer = ask(channel, asked)
+        assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [0.5, 1.5]
+        asked.parameters["binary_data_output"].bool_param = False
         answer = ask(channel, asked)
         assert list(answer.outputs[0].contents.fp32_contents) == [0.5, 1.5]
         assert not answer.raw_output_contents
@@ -119,6 +122,11 @@ def test_typed_contents_get_typed_contents(target: str) -> None:
                 getattr(one.contents, f"{kind}_contents").extend(encoded)
         with pytest.raises(grpc.RpcError, match="expected raw_input_contents"):
             ask(channel, full)
+        for wrong, message in (("int_contents", "expected fp32_contents"), ("fp32_contents", "got 3 values")):
+            getattr(asked.inputs[0].contents, wrong).append(1)
+            with pytest.raises(grpc.RpcError, match=message):
+                ask(channel, asked)
+            asked.inputs[0].contents.ClearField("int_contents")
 
 
 def ask(channel: Any, asked: Any, metadata: Any = ()) -> Any:
