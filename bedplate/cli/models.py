@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, final
 import click
 import msgspec
 
+from bedplate.cli.models_add import add
+from bedplate.cli.models_quantize import quantize
 from bedplate.cli.options import echo_json, json_option, open_registry, project_option
 from bedplate.cli.tables import facts, moment, number, table
 
@@ -21,7 +23,7 @@ _LIBRARIES = ("bedplate", "numpy", "polars", "torch", "onnxruntime")
 
 @click.group()
 def models() -> None:
-    """List, show and promote the versions of models.
+    """List, show, add and promote the versions of models.
 
     \b
     Examples:
@@ -29,7 +31,13 @@ def models() -> None:
       bedplate models show ranker@champion
       bedplate models promote ranker 3 --reason "AUC 0.78, was 0.76"
       bedplate models rollback ranker
+      bedplate models add spam spam.txt --golden rows.npz
+      bedplate models quantize ranker:3 --most 0.01
     """
+
+
+models.add_command(add)
+models.add_command(quantize)
 
 
 @models.command("list")

@@ -30,6 +30,14 @@ TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a call of a model.")
 @click.option("--model-control", is_flag=True, help="Let clients load and unload versions of the registry's models.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Answer tensor clients over gRPC too; 0: a free port.")
+@click.option(
+    "--batch-delay",
+    metavar="MS",
+    default=1.0,
+    show_default=True,
+    type=click.FloatRange(0, 100),
+    help="How long requests may wait to share a call of a model, where that is measured to pay; 0: never.",
+)
 @click.argument("service", required=False)
 def serve(
     service: str | None,
@@ -38,6 +46,7 @@ def serve(
     threads: int,
     model_control: bool,
     grpc_port: int | None,
+    batch_delay: float,
 ) -> None:
     """Serve SERVICE, a Service of the project's service.py, over HTTP.
 
@@ -87,14 +96,15 @@ def serve(
         project = Project(directory)
         definition = project.find(Service, service)
         store = open_store(project.config.online_url, project.root)
-        loader = Loader(Registry(project.config.registry_path), threads)
+        registry = Registry(project.config.registry_path)
+        loader = Loader(registry, threads, delay=batch_delay / 1e3, say=lambda text: click.echo(text, err=True))
         repository().attach(RegistryModels(loader))
         config, asked = project.config, definition.deadline
         deadline = config.online_deadline if asked is None else parse_duration(asked)
         reader = FallbackReader(
             store, deadline / SECOND, config.online_cache, resident=open_resident(config, project.views)
         )
-        return load_pipeline(definition, project.graph, reader, loader.registry, loader=loader)
+        return load_pipeline(definition, project.graph, reader, registry, loader=loader)
 
     def beside(settings: Settings) -> Sequence[Beside]:
         if grpc_port is None:

@@ -34,6 +34,7 @@ class Artifact:
         encoder: makes its tensors of a batch.
         catalogue: the retrieval index, where the artifact has one.
         trained_until: the time up to which the model knows what happened, microseconds; None: that is not known.
+        folder: where it was loaded from.
     """
 
     model: Model
@@ -41,6 +42,11 @@ class Artifact:
     encoder: Encoder
     catalogue: Catalogue | None = None
     trained_until: int | None = None
+    folder: Path | None = None
+
+    def golden(self) -> list[files.Golden]:
+        """The golden requests, read again."""
+        return [] if self.folder is None else files.read_golden(self.folder)
 
     def run(self, batch: Batch, output: str) -> Any:
         """An output of the model for a batch."""
@@ -95,7 +101,7 @@ def open_artifact(folder: Path, name: str, version: str, threads: int = 1) -> Ar
     model = Model(open_runtime(spec.runtime, opening), name, version)
     _check_tensors(model, signature)
     _reproduce(model, folder, spec.absolute)
-    return Artifact(model, signature, encoder, _catalogue(folder, model))
+    return Artifact(model, signature, encoder, _catalogue(folder, model), folder=folder)
 
 
 def _check_tensors(model: Model, signature: Signature) -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Callable
 from typing import final
 
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
 from bedplate.serving.artifact import Artifact, load_artifact
+from bedplate.serving.batch_plan import measure
+from bedplate.serving.batcher import Batcher
+from bedplate.serving.joining import Joiner
+
+log = logging.getLogger("bedplate.serving")
 
 
 @final
@@ -20,15 +27,20 @@ class Loader:
     Args:
         registry: where the models are.
         threads: of a call of a model.
+        delay: how long a request may wait for others to share a call of a model with, seconds, where a measurement at
+            loading shows that it pays; 0: calls are not shared, and nothing is measured.
+        say: told how calls are shared, of each model where they are.
 
     Attributes:
         registry: as given.
     """
 
-    __slots__ = ("_held", "_loaded", "_lock", "_threads", "registry")
+    __slots__ = ("_delay", "_held", "_loaded", "_lock", "_say", "_threads", "registry")
 
-    def __init__(self, registry: Registry, threads: int = 1) -> None:
-        self.registry, self._threads = registry, threads
+    def __init__(
+        self, registry: Registry, threads: int = 1, *, delay: float = 0.0, say: Callable[[str], None] = log.info
+    ) -> None:
+        self.registry, self._threads, self._delay, self._say = registry, threads, delay, say
         self._loaded: dict[str, Artifact] = {}
         self._held: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -47,7 +59,10 @@ class Loader:
         key = str(version)
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = load_artifact(version, self._threads)
+                artifact = load_artifact(version, self._threads)
+                if self._delay:
+                    self._share(artifact)
+                self._loaded[key] = artifact
             self._held[key] = self._held.get(key, 0) + 1
             return self._loaded[key]
 
@@ -61,6 +76,18 @@ class Loader:
             elif left == 0:
                 del self._held[key]
                 self._loaded.pop(key).model.runtime.close()
+
+    def _share(self, artifact: Artifact) -> None:
+        """Measures whether calls of the model are shared by requests, and if so how."""
+        model, signature = artifact.model, artifact.signature
+        joiner = Joiner(signature.tensors, signature.outputs)
+        plan = measure(model, joiner, [golden.inputs for golden in artifact.golden()], self._delay)
+        model.calls, text = str(plan), f"{model.place}: {plan}"
+        if plan.most > 1:
+            model.batcher = Batcher(model, joiner, plan)
+            self._say(text)
+        else:
+            log.info(text)
 
     @property
     def loaded(self) -> tuple[str, ...]:

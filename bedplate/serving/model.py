@@ -7,10 +7,13 @@ that splits it makes every other request wait; more processors serve more reques
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Runtime
+
+if TYPE_CHECKING:
+    from bedplate.serving.batcher import Batcher  # it runs models
 
 
 def place_of(name: str, version: str) -> str:
@@ -36,15 +39,19 @@ class Model:
         outputs: what it gives, by name.
         runtime: as given.
         run: as `Runtime.run`.
+        batcher: shares calls between requests, where a measurement showed that it pays; None: each is its own.
+        calls: what was decided about that and why, for a person; empty: nothing was measured.
     """
 
-    __slots__ = ("inputs", "name", "outputs", "run", "runtime", "version")
+    __slots__ = ("batcher", "calls", "inputs", "name", "outputs", "run", "runtime", "version")
 
     def __init__(self, runtime: Runtime, name: str, version: str) -> None:
         self.name, self.version, self.runtime = name, version, runtime
         self.inputs: Mapping[str, TensorSpec] = runtime.inputs
         self.outputs: Mapping[str, TensorSpec] = runtime.outputs
         self.run = runtime.run
+        self.batcher: Batcher | None = None
+        self.calls = ""
 
     @property
     def place(self) -> str:

@@ -18,7 +18,8 @@ DATA_TYPES = (
 def model_config(model: Model, versions: list[str]) -> dict[str, Any]:
     """The configuration of a model.
 
-    `max_batch_size` is 0: a shape is the whole of a tensor, and its first size nothing special.
+    `max_batch_size` is 0: a shape is the whole of a tensor, and its first size nothing special. The parameter `calls`
+    says whether requests share calls of the model.
 
     Args:
         model: the model.
@@ -32,6 +33,7 @@ def model_config(model: Model, versions: list[str]) -> dict[str, Any]:
         "max_batch_size": 0,
         "input": [_tensor(spec) for spec in model.inputs.values()],
         "output": [_tensor(spec) for spec in model.outputs.values()],
+        **({"parameters": {"calls": {"string_value": model.calls}}} if model.calls else {}),
     }
 
 

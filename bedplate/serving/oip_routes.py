@@ -148,7 +148,7 @@ def model_metadata(model: Model, versions: list[str]) -> dict[str, Any]:
     }
 
 
-def _infer(served: Served, request: Request) -> Response:
+def _infer(served: Served, request: Request) -> Response | Awaitable[Response]:
     length = request.headers.get(oip.HEADER_LENGTH)
     return served.answer(
         lambda model: oip.decode_infer(request.body, length, model.inputs, tuple(model.outputs)),

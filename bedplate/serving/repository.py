@@ -10,12 +10,14 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any, TypeVar, final
 
 from bedplate.errors import BedplateError, NotFoundError, RequestError, suggest
+from bedplate.serving.batcher import Batcher
 from bedplate.serving.infer_call import InferCall
 from bedplate.serving.model import Model
 from bedplate.serving.model_source import ModelSource
@@ -43,14 +45,16 @@ class Served:
     model: Model
     fixed: bool = False
     statistics: Statistics = field(default_factory=Statistics)
+    _waiting: int = 0
+    _release: Callable[[], None] | None = None
 
     def answer(
         self,
         decode: Callable[[Model], InferCall],
         encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
         queue_ns: int = 0,
-    ) -> _Answer:
-        """The answer to one request, counted.
+    ) -> _Answer | Awaitable[_Answer]:
+        """The answer to one request, counted; to be awaited where requests share calls of the model.
 
         Args:
             decode: gives the request's tensors.
@@ -60,6 +64,8 @@ class Served:
         Raises:
             RequestError: the request is wrong.
         """
+        if self.model.batcher is not None:
+            return self._shared(self.model.batcher, decode, encode, queue_ns)
         begin = perf_counter_ns()
         try:
             call = decode(self.model)
@@ -73,6 +79,43 @@ class Served:
         end = perf_counter_ns()
         self.statistics.succeed(Spent(queue_ns, decoded - begin, ran - decoded, end - ran))
         return answer
+
+    def release(self, release: Callable[[], None]) -> None:
+        """Calls this when no request needs the model any more: now, or after those under way."""
+        self._release = release
+        self._release_unused()
+
+    async def _shared(
+        self,
+        batcher: Batcher,
+        decode: Callable[[Model], InferCall],
+        encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
+        queue_ns: int,
+    ) -> _Answer:
+        """As `answer`; what a request waits for others counts as its queue."""
+        begin = perf_counter_ns()
+        self._waiting += 1
+        try:
+            call = decode(self.model)
+            decoded = perf_counter_ns()
+            ran = await batcher.call(call.tensors, [name for name, _ in call.outputs])
+            done = perf_counter_ns()
+            answer = encode(self.model, call, ran.results)
+        except BaseException:
+            self.statistics.reject(perf_counter_ns() - begin + queue_ns)
+            raise
+        finally:
+            self._waiting -= 1
+            self._release_unused()
+        waited = max(0, done - decoded - ran.took_ns)
+        spent = (queue_ns + waited, decoded - begin, ran.took_ns, perf_counter_ns() - done)
+        self.statistics.succeed(Spent(*spent, batch=ran.batch, leads=ran.leads))
+        return answer
+
+    def _release_unused(self) -> None:
+        if self._release is not None and not self._waiting:
+            self._release()
+            self._release = None
 
 
 @final
@@ -239,7 +282,8 @@ class Repository:
         served = self._served.get(name, {})
         for version in versions:
             if not served[version].fixed:
-                source.release(served.pop(version).model)
+                dropped = served.pop(version)
+                dropped.release(functools.partial(source.release, dropped.model))
         if not served:
             self._served.pop(name, None)
 

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, final
 
-from bedplate.errors import ArtifactError, missing_extra, suggest
+import numpy as np
+
+from bedplate.errors import ArtifactError, RequestError, missing_extra, suggest
 from bedplate.extensions import load, names
 from bedplate.features.encoding import TensorSpec
 from bedplate.types import Array
 
-_MEMBERS = ("onnx",)
+_MEMBERS = ("lightgbm", "onnx", "python", "xgboost")
 """The runtimes of this package; the module of each is `bedplate.serving.runtime_<name>`."""
 
 
@@ -117,6 +119,29 @@ def runtimes() -> list[str]:
     True
     """
     return sorted({*_MEMBERS, *names("runtimes")})
+
+
+def check_tensors(inputs: Mapping[str, TensorSpec], tensors: Mapping[str, Array], place: str) -> dict[str, int]:
+    """The free sizes of tensors by name, for runtimes whose library does not check its inputs.
+
+    >>> check_tensors({"x": TensorSpec("x", "float32", ("rows", 2))}, {"x": np.zeros((3, 2), np.float32)}, "")
+    {'rows': 3}
+
+    Raises:
+        RequestError: one is missing or of another form.
+    """
+    sizes: dict[str, int] = {}
+    for name, spec in inputs.items():
+        array = tensors.get(name)
+        got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+        fits = array is not None and array.dtype == np.dtype(spec.dtype) and array.ndim == len(spec.shape)
+        if array is not None and fits:
+            pairs = zip(array.shape, spec.shape, strict=True)
+            fits = all(n == (sizes.setdefault(d, n) if isinstance(d, str) else d) for n, d in pairs)
+        if not fits:
+            shape = ", ".join(f"{d} = {sizes[d]}" if d in sizes else str(d) for d in map(str, spec.shape))
+            raise RequestError(f"input '{name}' is {got}, expected {spec.dtype} [{shape}]", where=place)
+    return sizes
 
 
 def threads_for(workers: int = 1, cores: int | None = None) -> int:

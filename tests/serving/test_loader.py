@@ -13,6 +13,7 @@ from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.loader import Loader
+from bedplate.serving.model_config import model_config
 
 
 def test_a_version_is_loaded_once_and_closed_by_the_last(registry: Registry) -> None:
@@ -54,3 +55,19 @@ def test_a_pipeline_shares_what_is_loaded(registry: Registry, features: FeatureG
         shop.service(), features, shop.Oracle(features), registry, clock=lambda: shop.NOW, loader=loader
     )
     assert pipeline.models["ranking"] is held
+
+
+def test_what_is_decided_about_sharing_calls_is_said(registry: Registry) -> None:
+    said: list[str] = []
+    model = Loader(registry, delay=0.001, say=said.append).load("ranker:1").model
+    assert (model.batcher is not None) == ("requests share a call" in model.calls)
+    assert said == ([] if model.batcher is None else [f"model 'ranker:1': {model.calls}"])
+    assert model_config(model, ["1"])["parameters"] == {"calls": {"string_value": model.calls}}
+
+
+def test_nothing_is_shared_where_no_request_may_wait(registry: Registry) -> None:
+    said: list[str] = []
+    artifact = Loader(registry, say=said.append).load("ranker:1")
+    assert artifact.model.batcher is None
+    assert not artifact.model.calls
+    assert not said

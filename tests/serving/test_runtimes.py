@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import shop
 from onnx import helper
 
-from bedplate.errors import ArtifactError
+from bedplate.errors import ArtifactError, DataError
 from bedplate.features.artifact import RuntimeSpec
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Opening, open_runtime, runtimes
@@ -28,6 +31,137 @@ class TestOnnx(RuntimeContract):
         outputs = [TensorSpec(name, "float32", ("rows", 1)) for name in ("y", "z")]
         (folder / "model.onnx").write_bytes(shop.onnx_graph(nodes, inputs, outputs, {"w": W}))
         return RuntimeCase("model.onnx", {"x": X}, {"y": X @ W, "z": -X @ W}, {"x": X[:, :1]})
+
+
+ROWS = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
+ROWS[::7, 1] = np.nan
+LIKED = (np.nan_to_num(ROWS).sum(axis=1) > 0).astype(np.float32)
+
+
+class TestLightGBM(RuntimeContract):
+    runtime = "lightgbm"
+
+    def make(self, folder: Path) -> RuntimeCase:
+        import lightgbm
+
+        data = lightgbm.Dataset(ROWS, label=LIKED, params={"verbosity": -1})
+        settings = {"objective": "binary", "verbosity": -1, "num_threads": 1, "num_leaves": 7}
+        booster = lightgbm.train(settings, data, num_boost_round=5)
+        booster.save_model(folder / "model.txt")
+        return RuntimeCase("model.txt", {"matrix": ROWS}, {"score": booster.predict(ROWS)}, {"matrix": ROWS[:, :2]})
+
+
+class TestXGBoost(RuntimeContract):
+    runtime = "xgboost"
+    suffix = "json"
+
+    def make(self, folder: Path) -> RuntimeCase:
+        import xgboost
+
+        data = xgboost.DMatrix(ROWS, label=LIKED)
+        booster = xgboost.train({"objective": "binary:logistic", "max_depth": 3, "nthread": 1}, data, 5)
+        file = f"model.{self.suffix}"
+        booster.save_model(folder / file)
+        return RuntimeCase(file, {"matrix": ROWS}, {"score": booster.predict(data)}, {"matrix": ROWS[:, :2]})
+
+
+class TestXGBoostBinary(TestXGBoost):
+    suffix = "ubj"
+
+
+class TestXGBoostClasses(RuntimeContract):
+    runtime = "xgboost"
+
+    def make(self, folder: Path) -> RuntimeCase:
+        import xgboost
+
+        data = xgboost.DMatrix(ROWS, label=np.arange(len(ROWS)) % 3)
+        settings = {"objective": "multi:softprob", "num_class": 3, "max_depth": 2, "nthread": 1}
+        booster = xgboost.train(settings, data, 3)
+        booster.save_model(folder / "model.json")
+        expected = {"score": booster.predict(data, output_margin=True)}
+        wrong = {"matrix": ROWS.astype(np.float64)}
+        return RuntimeCase("model.json", {"matrix": ROWS}, expected, wrong, {"raw": True})
+
+
+FUNCTION = """
+import numpy as np
+from bedplate.errors import RequestError
+
+def blend(tensors):
+    x = tensors["x"]
+    if (x > 1e6).any():
+        raise RequestError("x is too large")
+    return {"sum": x.sum(axis=1), "twice": 2 * x}
+
+def fails(tensors):
+    return {"sum": tensors["x"].sum(axis=1)[:1], "twice": 1 / 0}
+
+def other(tensors):
+    return {"sum": tensors["x"].sum(axis=1)[:1], "twice": [1]}
+"""
+SPECS = {
+    "inputs": [{"name": "x", "dtype": "float32", "shape": ["rows", 2]}],
+    "outputs": [
+        {"name": "sum", "dtype": "float32", "shape": ["rows"]},
+        {"name": "twice", "dtype": "float32", "shape": ["rows", 2]},
+    ],
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def scoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("functions")
+    (folder / "contract_scoring.py").write_text(FUNCTION)
+    sys.path.insert(0, str(folder))
+    yield folder / "contract_scoring.py"
+    sys.path.remove(str(folder))
+
+
+class TestPython(RuntimeContract):
+    runtime = "python"
+
+    def make(self, folder: Path) -> RuntimeCase:
+        (folder / "model.py").write_text(FUNCTION)
+        options = {"function": "contract_scoring:blend", **SPECS}
+        return RuntimeCase("model.py", {"x": X}, {"sum": X.sum(axis=1), "twice": 2 * X}, {"x": X + 1e9}, options)
+
+
+def open_function(tmp_path: Path, name: str) -> Any:
+    (tmp_path / "model.py").write_text(FUNCTION)
+    options = {"function": f"contract_scoring:{name}", **SPECS}
+    return open_runtime("python", Opening(tmp_path / "model.py", "model 'f:1'", 1, options))
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "message"),
+    [
+        ("fails", "sum", "the function fails: ZeroDivisionError"),
+        ("other", "sum", r"gives 'sum' as float32 \[1\], expected float32 \[3\]"),
+        ("other", "twice", "gives no array 'twice'"),
+    ],
+)
+def test_a_function_that_fails_is_not_the_clients_mistake(tmp_path: Path, name: str, output: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_function(tmp_path, name).run({"x": X}, [output])
+
+
+def test_a_function_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="has no function 'none'"):
+        open_function(tmp_path, "none")
+
+
+def test_the_code_of_an_artifact_is_never_run(tmp_path: Path, scoring: Path) -> None:
+    (tmp_path / "model.py").write_text("raise SystemExit('run')" + FUNCTION)
+    with pytest.raises(ArtifactError, match="is another one than when the function"):
+        open_runtime("python", Opening(tmp_path / "model.py", "m", 1, {"function": "contract_scoring:blend", **SPECS}))
+
+
+@pytest.mark.parametrize("options", [{"raw": 1}, {"depth": True}])
+def test_an_option_that_is_not_known_is_refused(tmp_path: Path, options: dict[str, Any]) -> None:
+    case = TestLightGBM().make(tmp_path)
+    with pytest.raises(ArtifactError, match="raw"):
+        open_runtime("lightgbm", Opening(tmp_path / case.file, "m", 1, options))
 
 
 def test_an_unknown_runtime_is_named_with_those_there_are(tmp_path: Path) -> None:

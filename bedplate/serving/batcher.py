@@ -1,0 +1,177 @@
+"""Calls of models that requests share: whoever comes within a moment is computed together.
+
+A request waits for others only while it is likely that they come: as many as shared the last call, and at most for the
+plan's delay. One that comes alone is computed after two turns of the loop. All of it is on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import final
+
+from bedplate.serving.batch_plan import BatchPlan
+from bedplate.serving.joining import Joiner
+from bedplate.serving.model import Model
+from bedplate.types import Array
+
+_QUIET_TURNS = 2
+"""Turns of the loop without another request after which none is about to come."""
+
+
+@final
+@dataclass(slots=True)
+class Shared:
+    """What was shared, for the metrics: calls, the requests in them, and those whose call was their own."""
+
+    calls: int = 0
+    requests: int = 0
+    alone: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a request got of a call.
+
+    Attributes:
+        results: the outputs that it asked for.
+        batch: the requests that the call answered.
+        leads: whether it is the one of them with which the call is counted.
+        took_ns: the call, nanoseconds.
+    """
+
+    results: list[Array]
+    batch: int
+    leads: bool
+    took_ns: int
+
+
+@final
+class Batcher:
+    """The calls of one model.
+
+    Args:
+        model: the model.
+        joiner: of its tensors.
+        plan: how many share a call, and how long they wait.
+
+    Attributes:
+        plan: as given.
+        shared: what was shared so far.
+    """
+
+    __slots__ = (
+        "_due", "_expected", "_joiner", "_model", "_queue", "_quiet", "_seen", "_timer", "_turn", "plan", "shared",
+    )  # fmt: skip
+
+    def __init__(self, model: Model, joiner: Joiner, plan: BatchPlan) -> None:
+        self._model, self._joiner, self.plan = model, joiner, plan
+        self._queue: list[_Entry] = []
+        self._expected = 1  # requests in the last call
+        self._due = 0.0  # when the first of the queue has waited long enough
+        self._seen = 0  # requests in the queue when it was last looked at
+        self._quiet = 0  # turns of the loop since it grew
+        self._turn = False  # the loop's next turn looks at the queue
+        self._timer: asyncio.TimerHandle | None = None
+        self.shared = Shared()
+
+    async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """As `Runtime.run`, of one request, together with others.
+
+        Raises:
+            RequestError: as `Runtime.run`, for this request alone.
+        """
+        return (await self.call(tensors, outputs)).results
+
+    async def call(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Ran:
+        """As `run`, with what the call was."""
+        if not self._joiner.fits(tensors):
+            self.shared.alone += 1
+            return self._alone(tensors, outputs)
+        loop = asyncio.get_running_loop()
+        entry = _Entry(tensors, outputs, loop.create_future())
+        self._queue.append(entry)
+        if len(self._queue) == 1:
+            self._due = loop.time() + self.plan.delay
+            self._soon(loop)
+        elif len(self._queue) >= min(self._expected, self.plan.most):
+            self._soon(loop)
+        return await entry.answer
+
+    def _soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._turn:
+            self._turn = True
+            loop.call_soon(self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Calls the model, or waits a little longer."""
+        self._turn, self._timer = False, None
+        self._queue = [entry for entry in self._queue if not entry.answer.done()]  # a client that has gone
+        count, left = len(self._queue), self._due - loop.time()
+        if count and count < self.plan.most and left > 0:
+            # A server gives one request a turn, which joins the queue one or two turns later.
+            self._quiet = 0 if count > self._seen else self._quiet + 1
+            self._seen = count
+            if self._quiet < _QUIET_TURNS:
+                return self._soon(loop)
+            if count < self._expected:
+                self._timer = loop.call_later(left, self._look, loop)
+                return None
+        self._seen = self._quiet = 0
+        entries, self._queue = self._queue[: self.plan.most], self._queue[self.plan.most :]
+        if self._queue:
+            self._soon(loop)
+        if entries:
+            self._expected = count
+            self._call(entries)
+        return None
+
+    def _alone(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Ran:
+        begin = perf_counter_ns()
+        results = self._model.run(tensors, outputs)
+        return Ran(results, 1, leads=True, took_ns=perf_counter_ns() - begin)
+
+    def _call(self, entries: Sequence[_Entry]) -> None:
+        self.shared.calls += 1
+        self.shared.requests += len(entries)
+        begin = perf_counter_ns()
+        if len(entries) > 1:
+            names = list(dict.fromkeys(name for entry in entries for name in entry.outputs))
+            try:
+                joined, parts = self._joiner.join([entry.tensors for entry in entries])
+                results = dict(zip(names, self._model.run(joined, names), strict=True))
+            except Exception:  # noqa: BLE001  (of one of them, and only that one is told below)
+                pass
+            else:
+                for entry, part in zip(entries, parts, strict=True):
+                    found, first = self._joiner.part(results, part), entry is entries[0]
+                    took = perf_counter_ns() - begin
+                    entry.settle(Ran([found[name] for name in entry.outputs], len(entries), first, took))
+                return
+        for entry in entries:
+            try:
+                entry.settle(self._alone(entry.tensors, entry.outputs))
+            except Exception as error:  # noqa: BLE001  (raised where the answer is awaited)
+                entry.fail(error)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    tensors: Mapping[str, Array]
+    outputs: Sequence[str]
+    answer: asyncio.Future[Ran]
+
+    def settle(self, ran: Ran) -> None:
+        if not self.answer.done():
+            self.answer.set_result(ran)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
