@@ -16,13 +16,17 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from hypothesis import given
 from hypothesis import strategies as st
+from test_batching import Rows, batcher_of, request
 from tritonclient.grpc import service_pb2 as published
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from bedplate.registry.registry import Registry
+from bedplate.serving.model import Model
 from bedplate.serving.oip_messages import MESSAGES
-from bedplate.serving.oip_methods import METHODS, STREAM
+from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService
 from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.repository import Repository
+from bedplate.serving.routes import App
 from bedplate.serving.tensors import DATATYPES
 from bedplate.serving.tokens import Tokens
 
@@ -222,9 +226,43 @@ def test_wrong_requests_get_their_code_and_say_why(client: Any, target: str) -> 
             with pytest.raises(grpc.RpcError) as failed:
                 ask(channel, content)
             assert failed.value.code().name == code  # pyright: ignore
+    with (
+        grpc.insecure_channel(target, compression=grpc.Compression.Gzip) as channel,
+        pytest.raises(grpc.RpcError, match="RESOURCE_EXHAUSTED"),
+    ):
+        ask(channel, bytes(40_000_000))  # a few kilobytes on the wire
+    with grpc.insecure_channel(target) as channel:
         with pytest.raises(grpc.RpcError) as failed:
             channel.unary_unary("/inference.GRPCInferenceService/Nothing")(b"", timeout=20)
         assert failed.value.code().name == "UNIMPLEMENTED"
+
+
+def test_calls_of_a_model_are_shared_and_counted_so() -> None:
+    model = Model(runtime := Rows(), "rows", "1")
+    model.batcher = batcher_of(runtime, most=8, delay=0.05)
+    repository = Repository()
+    repository.serve([model])
+    service = InferenceService(repository, lambda: True)
+    asked = [request(seed, 1, [3], 1, 2) for seed in range(24)]
+    calls = []
+    for tensors in asked:
+        call = MESSAGES["ModelInferRequest"](model_name="rows")
+        for name, array in tensors.items():
+            call.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+            call.raw_input_contents.append(array.tobytes())
+        calls.append(call)
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*(service.infer(call, 0) for call in calls))
+
+    for tensors, answer in zip(asked, asyncio.run(together()), strict=True):
+        got = dict(zip([o.name for o in answer.outputs], answer.raw_output_contents, strict=True))["score"]
+        assert got == Rows().run(tensors, ["score"])[0].tobytes()
+    (stats,) = repository.statistics("rows")
+    assert (stats["inference_count"], stats["execution_count"]) == (24, 3)
+    assert [(b["batch_size"], b["compute_infer"]["count"]) for b in stats["batch_stats"]] == [(8, 3)]
+    with echo.running_grpc(App(repository), repository) as target, grpc.insecure_channel(target) as channel:
+        assert ask(channel, calls[0]).raw_output_contents
 
 
 def test_roles_and_deadlines_count_as_over_http(registry: Registry, pipeline: Pipeline) -> None:
@@ -245,9 +283,6 @@ def test_roles_and_deadlines_count_as_over_http(registry: Registry, pipeline: Pi
 
 
 def test_before_the_models_are_loaded_it_is_live_and_not_ready() -> None:
-    from bedplate.serving.repository import Repository
-    from bedplate.serving.routes import App
-
     repository = Repository()
     with echo.running_grpc(App(repository), repository) as target, triton.InferenceServerClient(target) as client:
         assert client.is_server_live()
