@@ -134,6 +134,7 @@ _EXTRAS = {
     "deltalake": "delta",
     "fastavro": "kafka",
     "google": "kafka",
+    "grpc": "grpc",
     "hiredis": "redis",
     "httptools": "serve",
     "lance": "lance",

@@ -25,8 +25,6 @@ import numpy as np
 import serving_overhead as overhead
 from record import judge, machine, save
 
-from bedplate.types import DAY
-
 DELAYS = {"alone": "0", "shared": "1"}
 CONNECTIONS = (1, 8, 32)
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import json
-import os
+import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from bedplate.cli.options import project_option
+from bedplate.cli.server import ServerOptions, server_options
+from bedplate.errors import ConfigError
+
+if TYPE_CHECKING:
+    from bedplate.serving.pipeline import Pipeline
+    from bedplate.serving.repository import Repository
+    from bedplate.serving.routes import App
+    from bedplate.serving.server import Beside
+    from bedplate.serving.settings import Settings
+
+
+TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
 
 
 @click.command()
 @project_option
-@click.option("--json", "as_json", is_flag=True, help="Write the line that says it is ready as JSON, on one line.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
-@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port.")
+@server_options(TOKEN_VARIABLE, most_waiting=0)
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a call of a model.")
 @click.option("--model-control", is_flag=True, help="Let clients load and unload versions of the registry's models.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Answer tensor clients over gRPC too; 0: a free port.")
 @click.option(
     "--batch-delay",
     metavar="MS",
@@ -30,50 +42,63 @@ from bedplate.cli.options import project_option
 def serve(
     service: str | None,
     directory: Path,
-    as_json: bool,
-    host: str,
-    port: int,
+    server: ServerOptions,
     threads: int,
     model_control: bool,
+    grpc_port: int | None,
     batch_delay: float,
 ) -> None:
     """Serve SERVICE, a Service of the project's service.py, over HTTP.
 
     Without SERVICE, the only one that the project defines. Prints 'ready on URL' once the models have reproduced their
     golden scores; with --json that is one line {"ready": true, "url": ..., "seconds": ..., "pid": ...}. SIGTERM and
-    Ctrl-C answer what is under way and end.
+    Ctrl-C answer what is under way and end. With --workers a supervisor starts a worker that ends again.
 
     \b
     Examples:
       bedplate serve shop
       bedplate serve --project retail --port 0 shop
       bedplate serve shop --json
-      bedplate serve shop --model-control
+      bedplate serve shop --host 0.0.0.0 --workers 2 --tokens tokens.txt --certificate cert.pem --key key.pem
+      bedplate serve shop --grpc-port 8001 --model-control --tokens tokens.txt
       curl -d '{"customer": 17850}' localhost:8000/recommend
     """
-    from bedplate.online.base import open_store
-    from bedplate.online.fallback import FallbackReader
-    from bedplate.online.resident import open_resident
-    from bedplate.project import Project
-    from bedplate.registry.registry import Registry
-    from bedplate.serving.load import load_pipeline
-    from bedplate.serving.loader import Loader
-    from bedplate.serving.model_source import RegistryModels
-    from bedplate.serving.pipeline import Pipeline
-    from bedplate.serving.repository import Repository
-    from bedplate.serving.server import run_service
-    from bedplate.serving.service import Service
-    from bedplate.types import SECOND, parse_duration
+    if model_control and server.workers > 1:
+        hint = "what one worker loads, the others would not serve"
+        raise ConfigError("--model-control needs --workers 1", where="options", hint=hint)
+    if grpc_port == 0 and server.workers > 1:
+        raise ConfigError("--grpc-port 0 needs --workers 1", where="options", hint="name the port that workers share")
 
-    repository = Repository(is_controlled=model_control)
+    @functools.cache
+    def repository() -> Repository:
+        from bedplate.serving.repository import Repository
+
+        return Repository(is_controlled=model_control)
+
+    @functools.cache
+    def app() -> App:
+        from bedplate.serving.routes import App
+
+        return App(repository())
 
     def load() -> Pipeline:
+        from bedplate.online.base import open_store
+        from bedplate.online.fallback import FallbackReader
+        from bedplate.online.resident import open_resident
+        from bedplate.project import Project
+        from bedplate.registry.registry import Registry
+        from bedplate.serving.load import load_pipeline
+        from bedplate.serving.loader import Loader
+        from bedplate.serving.model_source import RegistryModels
+        from bedplate.serving.service import Service
+        from bedplate.types import SECOND, parse_duration
+
         project = Project(directory)
         definition = project.find(Service, service)
         store = open_store(project.config.online_url, project.root)
         registry = Registry(project.config.registry_path)
         loader = Loader(registry, threads, delay=batch_delay / 1e3, say=lambda text: click.echo(text, err=True))
-        repository.attach(RegistryModels(loader))
+        repository().attach(RegistryModels(loader))
         config, asked = project.config, definition.read_deadline
         deadline = config.online_deadline if asked is None else parse_duration(asked)
         reader = FallbackReader(
@@ -81,10 +106,19 @@ def serve(
         )
         return load_pipeline(definition, project.graph, reader, registry, loader=loader)
 
-    def announce(url: str, seconds: float) -> None:
-        if as_json:
-            click.echo(json.dumps({"ready": True, "url": url, "seconds": seconds, "pid": os.getpid()}))
-        else:
-            click.echo(f"ready on {url} in {seconds:.1f} s")
+    def beside(settings: Settings) -> Sequence[Beside]:
+        if grpc_port is None:
+            return ()
+        from bedplate.serving.oip_grpc import GrpcServer
+        from bedplate.serving.oip_methods import InferenceService
 
-    run_service(load, host=host, port=port, on_ready=announce, repository=repository)
+        grpc = GrpcServer(
+            InferenceService(repository(), lambda: app().is_ready),
+            app().metrics,
+            settings,
+            port=grpc_port,
+            is_shared=server.workers > 1,
+        )
+        return (grpc,)
+
+    server.serve(lambda _: app(), load, TOKEN_VARIABLE, beside=beside)

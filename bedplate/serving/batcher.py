@@ -14,7 +14,7 @@ from typing import Any, TypeVar, final
 
 from bedplate.serving.batch_plan import BatchPlan
 from bedplate.serving.joining import Joiner
-from bedplate.serving.model import Model
+from bedplate.serving.model import Model, Ran
 from bedplate.types import Array
 
 _QUIET_TURNS = 2
@@ -63,8 +63,7 @@ class Batcher:
     """
 
     __slots__ = (
-        "_due", "_expected", "_joiner", "_model", "_queue", "_quiet", "_seen", "_timer", "_took_ns", "_turn", "plan",
-        "shared",
+        "_due", "_expected", "_joiner", "_model", "_queue", "_quiet", "_seen", "_timer", "_turn", "plan", "shared",
     )  # fmt: skip
 
     def __init__(self, model: Model, joiner: Joiner, plan: BatchPlan) -> None:
@@ -77,12 +76,6 @@ class Batcher:
         self._turn = False  # the loop's next turn looks at the queue
         self._timer: asyncio.TimerHandle | None = None
         self.shared = Shared()
-        self._took_ns = 0
-
-    @property
-    def took_ns(self) -> int:
-        """What the last call took, nanoseconds."""
-        return self._took_ns
 
     async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """As `Runtime.run`, of one request, together with others.
@@ -90,9 +83,13 @@ class Batcher:
         Raises:
             RequestError: as `Runtime.run`, for this request alone.
         """
+        return (await self.call(tensors, outputs)).results
+
+    async def call(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Ran:
+        """As `run`, with what the call was."""
         if not self._joiner.fits(tensors):
             self.shared.alone += 1
-            return self._model.run(tensors, outputs)
+            return self._alone(tensors, outputs)
         loop = asyncio.get_running_loop()
         entry = _Entry(tensors, outputs, loop.create_future())
         self._queue.append(entry)
@@ -131,29 +128,35 @@ class Batcher:
             self._soon(loop)
         if entries:
             self._expected = count
-            begin = perf_counter_ns()
             self._call(entries)
-            self._took_ns = perf_counter_ns() - begin
         return None
+
+    def _alone(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Ran:
+        begin = perf_counter_ns()
+        results = self._model.run(tensors, outputs)
+        return Ran(results, 1, leads=True, took_ns=perf_counter_ns() - begin)
 
     def _call(self, entries: Sequence[_Entry]) -> None:
         self.shared.calls += 1
         self.shared.requests += len(entries)
+        begin = perf_counter_ns()
         if len(entries) > 1:
             names = list(dict.fromkeys(name for entry in entries for name in entry.outputs))
             try:
                 joined, parts = self._joiner.join([entry.tensors for entry in entries])
                 results = dict(zip(names, self._model.run(joined, names), strict=True))
+                found = [self._joiner.part(results, part) for part in parts]
             except Exception:  # noqa: BLE001  (of one of them, and only that one is told below)
                 pass
             else:
-                for entry, part in zip(entries, parts, strict=True):
-                    found = self._joiner.part(results, part)
-                    entry.settle([found[name] for name in entry.outputs])
+                took = perf_counter_ns() - begin
+                for entry, own in zip(entries, found, strict=True):
+                    first = entry is entries[0]
+                    entry.settle(Ran([own[name] for name in entry.outputs], len(entries), first, took))
                 return
         for entry in entries:
             try:
-                entry.settle(self._model.run(entry.tensors, entry.outputs))
+                entry.settle(self._alone(entry.tensors, entry.outputs))
             except Exception as error:  # noqa: BLE001  (raised where the answer is awaited)
                 entry.fail(error)
 
@@ -163,11 +166,11 @@ class Batcher:
 class _Entry:
     tensors: Mapping[str, Array]
     outputs: Sequence[str]
-    answer: asyncio.Future[list[Array]]
+    answer: asyncio.Future[Ran]
 
-    def settle(self, results: list[Array]) -> None:
+    def settle(self, ran: Ran) -> None:
         if not self.answer.done():
-            self.answer.set_result(results)
+            self.answer.set_result(ran)
 
     def fail(self, error: Exception) -> None:
         if not self.answer.done():

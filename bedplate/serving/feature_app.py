@@ -54,6 +54,11 @@ class FeatureApp:
         }
 
     @property
+    def metrics(self) -> Metrics:
+        """What it has answered, and how."""
+        return self._metrics
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The paths that are answered."""
         return tuple(self._routes)

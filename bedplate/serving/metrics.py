@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import final
 
 from bedplate.exposition import family, header, sample
@@ -24,7 +24,9 @@ class Metrics:
     bedplate_requests_total{route="rank",status="200"} 1
     """
 
-    __slots__ = ("_counts", "_degraded", "_histograms", "_resident", "_steps", "_store")
+    __slots__ = (
+        "_counts", "_degraded", "_histograms", "_joined", "_others", "_resident", "_steps", "_store",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], int] = {}
@@ -32,6 +34,8 @@ class Metrics:
         self._steps: dict[tuple[str, str], int] = {}
         self._store: GuardedStore | None = None
         self._resident: ResidentViews | None = None
+        self._joined: Callable[[str], str] | None = None
+        self._others: list[Callable[[], list[str]]] = []
         self._histograms: dict[str, tuple[list[int], list[float]]] = {}
 
     def observe(self, route: str, status: int, seconds: float) -> None:
@@ -57,8 +61,20 @@ class Metrics:
         """Shows from now on how the reads of a store fail, and how old what is resident is."""
         self._store, self._resident = store, resident
 
+    def add(self, lines: Callable[[], list[str]]) -> None:
+        """Shows these lines too, which are asked for whenever somebody reads the metrics."""
+        self._others.append(lines)
+
+    def join(self, with_others: Callable[[str], str]) -> None:
+        """From now on `text` is what this makes of the process's own text: with those of the processes beside it."""
+        self._joined = with_others
+
     def text(self) -> str:
         """All of it, for a scraper."""
+        return self.own_text() if self._joined is None else self._joined(self.own_text())
+
+    def own_text(self) -> str:
+        """What this process has counted."""
         counts = [({"route": r, "status": s}, count) for (r, s), count in sorted(self._counts.items())]
         lines = family("bedplate_requests_total", "counter", "Requests answered.", counts)
         lines += header("bedplate_request_seconds", "histogram", "Time in the handler.")
@@ -69,7 +85,8 @@ class Metrics:
                 lines.append(sample("bedplate_request_seconds_bucket", {"route": route, "le": bound}, seen))
             lines.append(sample("bedplate_request_seconds_sum", {"route": route}, f"{total[0]:.6f}"))
             lines.append(sample("bedplate_request_seconds_count", {"route": route}, seen))
-        return "\n".join([*lines, *self._of_degraded(), *self._of_store(), *self._of_resident()]) + "\n"
+        others = [line for found in self._others for line in found()]
+        return "\n".join([*lines, *self._of_degraded(), *self._of_store(), *self._of_resident(), *others]) + "\n"
 
     def _of_degraded(self) -> list[str]:
         steps = family(

@@ -7,6 +7,7 @@ that splits it makes every other request wait; more processors serve more reques
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, final
 
 from bedplate.features.encoding import TensorSpec
@@ -23,16 +24,33 @@ def place_of(name: str, version: str) -> str:
     return f"model '{name}:{version}'"
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a request got of a call.
+
+    Attributes:
+        results: the outputs that it asked for.
+        batch: the requests that the call answered.
+        leads: whether it is the one of them with which the call is counted.
+        took_ns: the call, nanoseconds.
+    """
+
+    results: list[Array]
+    batch: int
+    leads: bool
+    took_ns: int
+
+
 class SharedCalls(Protocol):
     """Calls of a model that several requests share (`batcher.Batcher`)."""
 
-    @property
-    def took_ns(self) -> int:
-        """What the last call took, nanoseconds."""
-        ...
-
     async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """As `Runtime.run`, of one request, together with others."""
+        ...
+
+    async def call(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Ran:
+        """As `run`, with what the call was."""
         ...
 
 

@@ -9,7 +9,8 @@ POST /v2/repository/index, /v2/repository/models/{model}/load, /v2/repository/mo
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import Any, TypeAlias, TypeVar, final
 
 import msgspec
@@ -17,11 +18,9 @@ import msgspec
 from bedplate.errors import RequestError
 from bedplate.serving import oip
 from bedplate.serving.http import Request, Response
-from bedplate.serving.infer_call import InferCall
 from bedplate.serving.model import Model
 from bedplate.serving.model_config import model_config
 from bedplate.serving.repository import Repository, Served
-from bedplate.types import Array
 
 Route: TypeAlias = tuple[str, str, Callable[[Request], Response | Awaitable[Response]]]
 """The name under which a route is counted, its method, and its function."""
@@ -151,15 +150,11 @@ def model_metadata(model: Model, versions: list[str]) -> dict[str, Any]:
 
 def _infer(served: Served, request: Request) -> Response | Awaitable[Response]:
     length = request.headers.get(oip.HEADER_LENGTH)
-
-    def decode(model: Model) -> InferCall:
-        return oip.decode_infer(request.body, length, model.inputs, tuple(model.outputs))
-
-    def encode(model: Model, call: InferCall, results: Sequence[Array]) -> Response:
-        return oip.encode_infer(call, model.name, model.version, results, model.outputs)
-
-    batcher = served.model.batcher
-    return served.answer(decode, encode) if batcher is None else served.answer_shared(batcher, decode, encode)
+    return served.answer(
+        lambda model: oip.decode_infer(request.body, length, model.inputs, tuple(model.outputs)),
+        lambda model, call, results: oip.encode_infer(call, model.name, model.version, results, model.outputs),
+        int((monotonic() - request.arrived) * 1e9) if request.arrived else 0,
+    )
 
 
 def _body(request: Request, kind: type[_Body]) -> _Body:

@@ -10,7 +10,8 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any, TypeVar, final
@@ -43,14 +44,16 @@ class Served:
     model: Model
     fixed: bool = False
     statistics: Statistics = field(default_factory=Statistics)
+    _waiting: int = 0
+    _release: Callable[[], None] | None = None
 
     def answer(
         self,
         decode: Callable[[Model], InferCall],
         encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
         queue_ns: int = 0,
-    ) -> _Answer:
-        """The answer to one request, counted.
+    ) -> _Answer | Awaitable[_Answer]:
+        """The answer to one request, counted; to be awaited where requests share calls of the model.
 
         Args:
             decode: gives the request's tensors.
@@ -60,6 +63,8 @@ class Served:
         Raises:
             RequestError: the request is wrong.
         """
+        if self.model.batcher is not None:
+            return self._shared(self.model.batcher, decode, encode, queue_ns)
         begin = perf_counter_ns()
         try:
             call = decode(self.model)
@@ -74,36 +79,42 @@ class Served:
         self.statistics.succeed(Spent(queue_ns, decoded - begin, ran - decoded, end - ran))
         return answer
 
-    async def answer_shared(
+    def release(self, release: Callable[[], None]) -> None:
+        """Calls this when no request needs the model any more: now, or after those under way."""
+        self._release = release
+        self._release_unused()
+
+    async def _shared(
         self,
         batcher: SharedCalls,
         decode: Callable[[Model], InferCall],
         encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
+        queue_ns: int,
     ) -> _Answer:
-        """As `answer`, in a call of the model that other requests may share; what it waits counts as its queue.
-
-        Args:
-            batcher: of the model.
-            decode: as for `answer`.
-            encode: as for `answer`.
-
-        Raises:
-            RequestError: the request is wrong.
-        """
+        """As `answer`; what a request waits for others counts as its queue."""
         begin = perf_counter_ns()
+        self._waiting += 1
         try:
             call = decode(self.model)
             decoded = perf_counter_ns()
-            results = await batcher.run(call.tensors, [name for name, _ in call.outputs])
-            ran = perf_counter_ns()
-            answer = encode(self.model, call, results)
+            ran = await batcher.call(call.tensors, [name for name, _ in call.outputs])
+            done = perf_counter_ns()
+            answer = encode(self.model, call, ran.results)
         except BaseException:
-            self.statistics.reject(perf_counter_ns() - begin)
+            self.statistics.reject(perf_counter_ns() - begin + queue_ns)
             raise
-        end = perf_counter_ns()
-        took = min(batcher.took_ns, ran - decoded)
-        self.statistics.succeed(Spent(ran - decoded - took, decoded - begin, took, end - ran))
+        finally:
+            self._waiting -= 1
+            self._release_unused()
+        waited = max(0, done - decoded - ran.took_ns)
+        spent = (queue_ns + waited, decoded - begin, ran.took_ns, perf_counter_ns() - done)
+        self.statistics.succeed(Spent(*spent, batch=ran.batch, leads=ran.leads))
         return answer
+
+    def _release_unused(self) -> None:
+        if self._release is not None and not self._waiting:
+            self._release()
+            self._release = None
 
 
 @final
@@ -113,13 +124,17 @@ class Repository:
     Args:
         source: what may be loaded; None: nothing but what `serve` is given.
         is_controlled: whether clients may load and unload.
+
+    Attributes:
+        is_controlled: as given.
+        is_open: whether the models of the service are there.
     """
 
-    __slots__ = ("_default", "_failed", "_loading", "_lock", "_served", "_source", "is_controlled")
+    __slots__ = ("_default", "_failed", "_loading", "_lock", "_served", "_source", "is_controlled", "is_open")
 
     def __init__(self, source: ModelSource | None = None, *, is_controlled: bool = False) -> None:
         self._source = source
-        self.is_controlled = is_controlled
+        self.is_controlled, self.is_open = is_controlled, False
         self._served: dict[str, dict[str, Served]] = {}
         self._default: dict[str, str] = {}
         self._loading: set[tuple[str, str]] = set()
@@ -135,6 +150,7 @@ class Repository:
         for model in models:
             self._served.setdefault(model.name, {})[model.version] = Served(model, fixed=True)
             self._default[model.name] = model.version
+        self.is_open = True
 
     def find(self, name: str, version: str | None) -> Served:
         """A version that answers; None: the service's, or the one that was meant when the model was loaded.
@@ -265,7 +281,8 @@ class Repository:
         served = self._served.get(name, {})
         for version in versions:
             if not served[version].fixed:
-                source.release(served.pop(version).model)
+                dropped = served.pop(version)
+                dropped.release(functools.partial(source.release, dropped.model))
         if not served:
             self._served.pop(name, None)
 

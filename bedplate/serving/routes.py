@@ -60,6 +60,11 @@ class App:
         }
 
     @property
+    def metrics(self) -> Metrics:
+        """What it has answered, and how."""
+        return self._metrics
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The paths that are the same for every service."""
         return (*self._routes, *self._protocol.paths)
@@ -71,6 +76,11 @@ class App:
         if pipeline.store is not None:
             self._metrics.watch(pipeline.store, pipeline.resident)
         self._ready = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it answers requests."""
+        return self._ready
 
     def close(self) -> None:
         """Is no longer ready; requests that come nevertheless are answered."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, final
+
+import numpy as np
 
 from bedplate.errors import ArtifactError, RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Opening, Runtime
+from bedplate.serving.tensors import from_bfloat16, to_bfloat16
 from bedplate.types import Array
 
 # The library has no type stubs.
@@ -23,12 +28,14 @@ _DTYPES = {
     "tensor(string)": "object",
 }
 
+_BFLOAT16 = 16  # TensorProto.BFLOAT16
+
 
 @final
 class OnnxRuntime(Runtime):
     """A session on a graph. Satisfies `Runtime`; see `open_runtime`."""
 
-    __slots__ = ("_inputs", "_outputs", "_place", "_session")
+    __slots__ = ("_has_bfloat16", "_inputs", "_outputs", "_place", "_session")
 
     platform: ClassVar[str] = "onnx_onnxv1"
 
@@ -46,6 +53,8 @@ class OnnxRuntime(Runtime):
             raise ArtifactError(f"the graph can't be loaded: {error}", where=place) from error
         self._inputs = {i.name: self._spec(i) for i in self._session.get_inputs()}
         self._outputs = {o.name: self._spec(o) for o in self._session.get_outputs()}
+        specs = (*self._inputs.values(), *self._outputs.values())
+        self._has_bfloat16 = any(spec.dtype == "bfloat16" for spec in specs)
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
@@ -60,20 +69,40 @@ class OnnxRuntime(Runtime):
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The outputs of these names; see `Runtime.run`."""
         try:
-            return self._session.run(outputs, tensors)
+            return self._run_values(tensors, outputs) if self._has_bfloat16 else self._session.run(outputs, tensors)
         except _ERRORS as error:
             reason = str(error).rpartition("Status Message: ")[2].strip()
             raise RequestError(f"the graph can't run on these tensors: {reason}", where=self._place) from error
 
+    def _run_values(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """As `run`, of a graph with bfloat16, which NumPy has not: as float32 here, see `tensors`."""
+        values = {name: self._value(name, array) for name, array in tensors.items()}
+        found = self._session.run_with_ort_values(list(outputs), values)
+        return [_array(value) for value in found]
+
+    def _value(self, name: str, array: Array) -> Any:
+        if self._inputs[name].dtype == "bfloat16":
+            return _ort.OrtValue.ortvalue_from_numpy_with_onnx_type(to_bfloat16(array), _BFLOAT16)
+        return _ort.OrtValue.ortvalue_from_numpy(array)
+
     def _spec(self, node: Any) -> TensorSpec:
         dtype = _DTYPES.get(node.type) or node.type.removeprefix("tensor(").removesuffix(")")
-        if not node.type.startswith("tensor(") or dtype in ("bfloat16", "complex64", "complex128"):
+        if not node.type.startswith("tensor(") or dtype in ("complex64", "complex128"):
             raise ArtifactError(
                 f"'{node.name}' is {node.type}, expected a tensor of numbers or strings", where=self._place
             )
         # A size without a name is free, and not tied to any other.
         shape = tuple(d if isinstance(d, int | str) else f"{node.name}.{i}" for i, d in enumerate(node.shape))
         return TensorSpec(node.name, dtype, shape)
+
+
+def _array(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()
+    shape: list[int] = value.shape()
+    size = math.prod(shape)
+    bits = (ctypes.c_uint16 * size).from_address(value.data_ptr()) if size else ()
+    return from_bfloat16(np.array(bits, np.uint16).reshape(shape))
 
 
 def open_runtime(opening: Opening) -> Runtime:

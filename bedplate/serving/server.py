@@ -8,26 +8,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
-import errno
 import gc
 import importlib.util
-import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar, final
 
-from bedplate.errors import ConfigError
+from bedplate.serving.board import DRAINING, READY, Seat
 from bedplate.serving.connection import Connection, Hub
 from bedplate.serving.door import Door
 from bedplate.serving.http import Handler, Limits, Request, Response
+from bedplate.serving.listening import Listener, bind, url_of
+from bedplate.serving.load_metrics import load_lines
+from bedplate.serving.metrics import Metrics
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.repository import Repository
+from bedplate.serving.place import Place
 from bedplate.serving.routes import App
+from bedplate.serving.settings import Settings, allow_descriptors
+from bedplate.serving.tls import Certificate
 from bedplate.serving.tokens import Tokens
 from bedplate.serving.turns import Turns
+from bedplate.serving.watching import Watched
 
 _LAST_CALL_SECONDS = 0.1  # at the end, for requests that the kernel holds already
 
@@ -43,6 +47,13 @@ class Server:
         limits: of each connection.
         grace_seconds: how long `drain` waits for requests under way.
         tokens: who may ask; None: everybody.
+        certificate: None: connections are not encrypted.
+        bound: a socket that listens already, in place of the host and the port.
+        seat: where the server is one of several processes that share the socket.
+
+    Attributes:
+        turns: the queue of its requests.
+        door: who is let in.
 
     Raises:
         ConfigError: the port is in use or not allowed, or the host is not this machine's.
@@ -57,15 +68,21 @@ class Server:
         limits: Limits | None = None,
         grace_seconds: float = 10.0,
         tokens: Tokens | None = None,
+        certificate: Certificate | None = None,
+        bound: socket.socket | None = None,
+        seat: Seat | None = None,
     ) -> None:
         limits = limits or Limits()
-        turns = Turns(limits.wait_seconds, limits.waiting, limits.client_requests)
-        self._hub = Hub(handler, limits, turns, Door(tokens))
-        self._grace = grace_seconds
-        self._host = host
-        self._socket = _bind(host, port)
-        self._server: asyncio.Server | None = None
+        self.turns = Turns(limits.wait_seconds, limits.waiting, limits.client_requests)
+        self.door = Door(tokens)
+        self._hub = Hub(handler, limits, self.turns, self.door)
+        self._grace, self._host, self._certificate, self._seat = grace_seconds, host, certificate, seat
+        self._socket = bound or bind(host, port)
+        self._listener: Listener | None = None
         self._sweeper: asyncio.Task[None] | None = None
+        self._each_second: list[Callable[[], None]] = [self.turns.tidy]
+        if certificate is not None:
+            self._each_second.append(Watched(certificate.paths, certificate.reload).look)
 
     @property
     def port(self) -> int:
@@ -75,15 +92,37 @@ class Server:
     @property
     def url(self) -> str:
         """Where to reach the server from this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return url_of(self._host, self.port, secure=self._certificate is not None)
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._hub.connections)
 
     async def start(self) -> None:
         """Accepts connections."""
         loop = asyncio.get_running_loop()
         self._tick()
-        self._server = await loop.create_server(lambda: Connection(self._hub, loop), sock=self._socket, backlog=1024)
+        limits, hub = self._hub.limits, self._hub
+        hub.starting = self._seat is not None
+        self._listener = Listener(
+            self._socket,
+            lambda: Connection(hub, loop),
+            lambda: len(hub.connections),
+            most=limits.connections,
+            sharing=self._seat,
+            tls=None if self._certificate is None else self._certificate.context,
+            handshake_seconds=limits.request_seconds,
+        )
         self._sweeper = loop.create_task(self._sweep(loop))
+
+    def ready(self) -> None:
+        """The handler is ready: connections stay open from now on."""
+        self._hub.starting = False
+
+    def each_second(self, call: Callable[[], None]) -> None:
+        """Calls this every second from now on, on the loop's thread; it may not raise."""
+        self._each_second.append(call)
 
     async def drain(self) -> None:
         """Answers what is under way, closes every connection and stops; at most `grace_seconds` long."""
@@ -105,8 +144,8 @@ class Server:
 
     def close(self) -> None:
         """Accepts no more connections; also before `start`."""
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         self._socket.close()
 
     async def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -114,7 +153,8 @@ class Server:
         while True:
             await asyncio.sleep(1.0)
             self._tick()
-            self._hub.turns.tidy()
+            for call in self._each_second:
+                call()
             now = loop.time()
             for connection in list(self._hub.connections):
                 if connection.deadline < now:
@@ -122,33 +162,6 @@ class Server:
 
     def _tick(self) -> None:
         self._hub.date = email.utils.formatdate(usegmt=True).encode()
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    place = f"{host}:{port}"
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (socket.gaierror, OverflowError, UnicodeError) as error:
-        raise ConfigError(f"the host or port is not known: {error}", where=place) from error
-    bound = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(1024)
-    except (OSError, OverflowError) as error:
-        bound.close()
-        code = getattr(error, "errno", None)
-        if code == errno.EADDRINUSE:
-            hint = "stop the other program, give another --port, or --port 0 for a free one"
-            raise ConfigError("the port is in use", where=place, hint=hint) from error
-        if code == errno.EACCES:
-            raise ConfigError("the port is not allowed", where=place, hint="use one above 1023") from error
-        raise ConfigError(f"can't listen here: {error}", where=place) from error
-    bound.setblocking(False)
-    return bound
 
 
 Loaded = TypeVar("Loaded")
@@ -166,8 +179,36 @@ class Application(Protocol[_Opened_contra]):
         """Becomes ready with what was loaded."""
         ...
 
+    @property
+    def metrics(self) -> Metrics:
+        """What it shows of itself."""
+        ...
+
     def close(self) -> None:
         """Is no longer ready."""
+        ...
+
+
+class Beside(Protocol):
+    """Another server on the same event loop, such as one of another protocol.
+
+    Attributes:
+        name: of its protocol.
+    """
+
+    name: str
+
+    @property
+    def target(self) -> str:
+        """Where to reach it from this machine, once it has started."""
+        ...
+
+    async def start(self, turns: Turns, door: Door) -> None:
+        """Accepts requests; they wait for their turn, and are let in, as those over HTTP."""
+        ...
+
+    async def drain(self) -> None:
+        """Answers what is under way, and stops."""
         ...
 
 
@@ -178,20 +219,20 @@ def run_service(
     port: int,
     on_ready: Callable[[str, float], None],
     limits: Limits | None = None,
-    repository: Repository | None = None,
 ) -> None:
-    """Serves a pipeline and the models of a repository; see `run_application`."""
-    run_application(App(repository), load, host=host, port=port, on_ready=on_ready, limits=limits)
+    """Serves a pipeline; see `run_application`."""
+    settings = Settings(host=host, port=port, limits=limits or Limits())
+    run_application(App(), load, settings, on_ready=on_ready)
 
 
 def run_application(
     app: Application[Loaded],
     load: Callable[[], Loaded],
+    settings: Settings,
     *,
-    host: str,
-    port: int,
     on_ready: Callable[[str, float], None],
-    limits: Limits | None = None,
+    place: Place | None = None,
+    beside: Sequence[Beside] = (),
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Call it on the main thread.
 
@@ -199,19 +240,33 @@ def run_application(
         app: answers the requests.
         load: gives what the application is opened with; runs on a thread of its own while the server answers that it
             is not ready.
-        host: a name or an address.
-        port: 0 for a free one.
+        settings: where to listen, and for whom.
         on_ready: called once with the server's URL and the seconds since the call.
-        limits: of each connection.
+        place: of this process among several that serve together; None: it is the only one.
+        beside: other servers, which begin and end with this one.
 
     Raises:
         ConfigError: the port can't be bound.
         BedplateError: what `load` raises; the server was not ready before it.
     """
     begin = time.perf_counter()
-    server = Server(app.handle, host=host, port=port, limits=limits)
+    allow_descriptors()
+    server = Server(
+        app.handle,
+        host=settings.host,
+        port=settings.port,
+        limits=settings.limits,
+        grace_seconds=settings.grace_seconds,
+        tokens=settings.tokens,
+        certificate=settings.certificate,
+        bound=None if place is None else place.socket,
+        seat=None if place is None else place.seat,
+    )
+    if settings.token_file is not None:
+        server.each_second(Watched((settings.token_file,), settings.read_tokens).look)
+    app.metrics.add(lambda: load_lines(server.turns, server.connections))
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(_serve(server, app, load, lambda: on_ready(server.url, time.perf_counter() - begin)))
+        runner.run(_serve(server, app, load, lambda: on_ready(server.url, time.perf_counter() - begin), place, beside))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -223,32 +278,49 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 async def _serve(
-    server: Server, app: Application[Loaded], load: Callable[[], Loaded], announce: Callable[[], None]
+    server: Server,
+    app: Application[Loaded],
+    load: Callable[[], Loaded],
+    announce: Callable[[], None],
+    place: Place | None,
+    beside: Sequence[Beside],
 ) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
         loop.add_signal_handler(number, stopped.set)
+    if place is not None:
+        place.join(server, app.metrics, stopped)
     await server.start()
     stopping = loop.create_task(stopped.wait())
     loading = _in_thread(load)
     try:
+        for other in beside:
+            await other.start(server.turns, server.door)
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.is_set():
             app.open(await loading)
             # What is loaded stays: the collector need not look at it, and its pauses are short from here on.
             gc.collect()
             gc.freeze()
-            announce()
+            server.ready()
+            if place is not None:
+                place.seat.set_state(READY)
+            with contextlib.suppress(OSError):  # nobody reads it: that is no reason not to serve
+                announce()
             await stopping
     finally:
+        if place is not None:
+            place.seat.set_state(DRAINING)
         stopping.cancel()
         loading.cancel()
         for number in signals:
             loop.remove_signal_handler(number)  # a second signal ends the process at once
         app.close()
-        await server.drain()
+        await asyncio.gather(server.drain(), *(other.drain() for other in beside))
+        if place is not None:
+            place.leave()
 
 
 def _in_thread(load: Callable[[], Loaded]) -> asyncio.Future[Loaded]:

@@ -81,7 +81,7 @@ def from_binary(content: memoryview, dtype: str, shape: Sequence[int], place: st
         )
     array = np.frombuffer(content, wire).reshape(shape)
     if dtype == "bfloat16":
-        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        return from_bfloat16(array)
     if dtype == "bool":
         return array.view(np.uint8) != 0
     # The runtime reads in place; a tensor that doesn't begin at a multiple of its width is copied first.
@@ -98,7 +98,7 @@ def to_binary(array: Array, dtype: str) -> bytes:
         contents = [str(v).encode() for v in array.ravel().tolist()]
         return b"".join([_LENGTH.pack(len(c)) + c for c in contents])
     if dtype == "bfloat16":
-        return _rounded(array).astype("<u2").tobytes()
+        return to_bfloat16(array).astype("<u2").tobytes()
     return array.astype(wire_dtype(dtype), copy=False).tobytes()
 
 
@@ -137,7 +137,7 @@ def checked(array: Array, dtype: str, values: Any, place: str) -> Array:
         RequestError: a value is beyond the datatype.
     """
     if dtype == "bfloat16":
-        array = (_rounded(array).astype(np.uint32) << np.uint32(16)).view(np.float32).reshape(array.shape)
+        array = from_bfloat16(to_bfloat16(array))
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise RequestError(f"a value is too large for {DATATYPES[dtype]}", where=place)
     if array.dtype.kind == "b" and any(v not in (0, 1) for v in _flat(values)):
@@ -151,13 +151,22 @@ def to_json(array: Array) -> list[Any]:
     return [str(v) for v in values] if array.dtype.hasobject else values
 
 
-def _rounded(array: Array) -> Array:
-    """The upper halves of float32, uint16: the nearest BF16, ties to even. A NaN stays one."""
-    values: Float32s = np.ascontiguousarray(array, np.float32)
+def to_bfloat16(array: Array) -> Array:
+    """The bits of the nearest bfloat16 of each number, uint16; ties to even. A NaN stays one.
+
+    >>> to_bfloat16(np.array([1.0, -2.5], np.float32)).tolist() == [0x3F80, 0xC020]
+    True
+    """
+    values: Float32s = np.ascontiguousarray(array, np.float32).reshape(array.shape)
     bits = values.view(np.uint32)
     nearest = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
     return np.where(np.isnan(values), quiet, nearest).astype(np.uint16)
+
+
+def from_bfloat16(bits: Array) -> Float32s:
+    """The numbers of the bits of bfloat16, exactly."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 @functools.cache

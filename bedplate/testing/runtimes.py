@@ -20,6 +20,7 @@ import numpy as np
 from bedplate.errors import ArtifactError, BedplateError, RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Opening, Runtime, open_runtime
+from bedplate.serving.tensors import array_dtype
 from bedplate.types import Array
 
 PLACE = "model 'contract:1'"
@@ -149,7 +150,7 @@ def _fits(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> bool:
     shape: Sequence[int] = array.shape
     return (
         len(spec.shape) == len(shape)
-        and np.dtype(spec.dtype) == array.dtype
+        and array_dtype(spec.dtype) == array.dtype
         and all(
             got == (sizes.setdefault(want, got) if isinstance(want, str) else want)
             for got, want in zip(shape, spec.shape, strict=True)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from bedplate.features.encoding import TensorSpec
+from bedplate.serving.door import Door
 from bedplate.serving.loader import Loader
 from bedplate.serving.model import Model
 from bedplate.serving.model_source import RegistryModels
+from bedplate.serving.oip_grpc import GrpcServer
+from bedplate.serving.oip_methods import InferenceService
 from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
 from bedplate.serving.runtime import Runtime
+from bedplate.serving.settings import Settings
 from bedplate.serving.tensors import DATATYPES, array_dtype
+from bedplate.serving.turns import Turns
 
 DTYPES = list(DATATYPES)
 
@@ -62,3 +70,28 @@ def served(registry: Any, pipeline: Any, *, is_controlled: bool = True) -> tuple
     app = App(repository)
     app.open(pipeline)
     return app, repository
+
+
+@contextmanager
+def running_grpc(app: App, repository: Repository, *, tokens: Any = None, turns: Any = None, **settings: Any) -> Any:
+    """The same over gRPC, on a free port, on a thread of its own; gives its target."""
+    server = GrpcServer(InferenceService(repository, lambda: app.is_ready), app.metrics, Settings(**settings), port=0)
+    started, box = threading.Event(), []
+
+    async def main() -> None:
+        await server.start(turns or Turns(), Door(tokens))
+        stop = asyncio.Event()
+        box.extend([asyncio.get_running_loop(), stop])
+        started.set()
+        await stop.wait()
+        await server.drain()
+
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield server.target
+    finally:
+        box[0].call_soon_threadsafe(box[1].set)
+        thread.join(20)
+        assert not thread.is_alive()

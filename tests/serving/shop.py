@@ -108,7 +108,7 @@ def sample_batch(features: FeatureGraph, requests: int = 4) -> Any:
 
 
 def onnx_graph(nodes: list[Any], inputs: list[TensorSpec], outputs: list[TensorSpec], weights: dict[str, Any]) -> bytes:
-    kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+    kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bfloat16": TensorProto.BFLOAT16}
 
     def value(spec: TensorSpec) -> Any:
         return helper.make_tensor_value_info(spec.name, kinds[spec.dtype], list(spec.shape))

@@ -6,6 +6,7 @@ import json
 import struct
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from bedplate.features.encoding import TensorSpec
 from bedplate.serving.http import Request
 from bedplate.serving.oip import decode_infer, encode_infer
 from bedplate.serving.routes import App
-from bedplate.serving.tensors import DATATYPES
+from bedplate.serving.tensors import DATATYPES, from_binary, to_binary
 
 FIXED = [d for d in DATATYPES if d not in ("object", "bfloat16")]
 
@@ -83,6 +84,18 @@ def test_strings_go_both_ways() -> None:
     ):
         assert call.tensors["x"].tolist() == texts
     assert encode_infer(call, "m", "1", [call.tensors["x"]], outputs("object")).body.endswith(content)
+
+
+@given(st.lists(st.floats(width=32), max_size=20))
+def test_bfloat16_is_the_nearest_as_ml_dtypes_has_it(numbers: list[float]) -> None:
+    values = np.array(numbers, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = values.astype(ml_dtypes.bfloat16)
+    content = to_binary(values, "bfloat16")
+    got = np.frombuffer(content, ml_dtypes.bfloat16)
+    assert np.array_equal(got.astype(np.float32), expected.astype(np.float32), equal_nan=True)
+    back = from_binary(memoryview(content), "bfloat16", [len(values)], "x")
+    assert np.array_equal(back, expected.astype(np.float32), equal_nan=True)
 
 
 def test_the_id_is_given_back_and_outputs_are_chosen() -> None:
@@ -165,6 +178,7 @@ def test_what_does_not_fit_is_refused(content: bytes, message: str) -> None:
         ("bool", [2], "0 or 1"),
         ("bool", ["true"], "not BOOL"),
         ("object", [1], "not BYTES"),
+        ("bfloat16", [3.5e38], "too large"),
         ("float16", [70000.0], "too large"),
     ],
 )

@@ -37,6 +37,25 @@ class TestOnnx(RuntimeContract):
         return RuntimeCase("model.onnx", {"x": X}, {"y": X @ W, "z": -X @ W}, {"x": X[:, :1]})
 
 
+class TestOnnxBfloat16(RuntimeContract):
+    """NumPy has no bfloat16: it is float32 whose lower half is zero, rounded to the nearest on the way in."""
+
+    runtime = "onnx"
+
+    def make(self, folder: Path) -> RuntimeCase:
+        nodes = [helper.make_node("Cast", ["b"], ["y"], to=1), helper.make_node("Identity", ["b"], ["z"])]
+        inputs = [TensorSpec("b", "bfloat16", ("rows", 2)), TensorSpec("x", "float32", ("rows",))]
+        nodes.append(helper.make_node("Identity", ["x"], ["w"]))
+        outputs = [TensorSpec("y", "float32", ("rows", 2)), TensorSpec("z", "bfloat16", ("rows", 2))]
+        outputs.append(TensorSpec("w", "float32", ("rows",)))
+        (folder / "model.onnx").write_bytes(shop.onnx_graph(nodes, inputs, outputs, {}))
+        given = np.array([[1.0, -2.5], [1.00390625, 1001.0]], np.float32)  # the third is half way between two
+        near = np.array([[1.0, -2.5], [1.0, 1000.0]], np.float32)
+        one = np.ones(2, np.float32)
+        wrong = {"b": given[:, :1], "x": one}
+        return RuntimeCase("model.onnx", {"b": given, "x": one}, {"y": near, "z": near, "w": one}, wrong)
+
+
 ROWS = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)
 ROWS[::7, 1] = np.nan
 LIKED = (np.nan_to_num(ROWS).sum(axis=1) > 0).astype(np.float32)

@@ -1,0 +1,158 @@
+"""The listening socket: bound once, and accepted from by one event loop or by those of several processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol, final
+
+from bedplate.errors import ConfigError
+
+log = logging.getLogger("bedplate.serving")
+
+_BACKLOG = 1024
+_AT_ONCE = 16  # connections that are accepted before the loop goes on
+_PAUSE_SECONDS = 0.002
+_MOST_PAUSES = 5
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Sharing(Protocol):
+    """Which of the processes that share a socket takes the next connection."""
+
+    def takes_next(self, connections: int) -> bool:
+        """Whether this process does, which has so many."""
+        ...
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ConfigError: the port is in use or not allowed, or the host is not this machine's.
+    """
+    place = f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (socket.gaierror, OverflowError, UnicodeError) as error:
+        raise ConfigError(f"the host or port is not known: {error}", where=place) from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        code = getattr(error, "errno", None)
+        if code == errno.EADDRINUSE:
+            hint = "stop the other program, give another --port, or --port 0 for a free one"
+            raise ConfigError("the port is in use", where=place, hint=hint) from error
+        if code == errno.EACCES:
+            raise ConfigError("the port is not allowed", where=place, hint="use one above 1023") from error
+        raise ConfigError(f"can't listen here: {error}", where=place) from error
+    bound.setblocking(False)
+    return bound
+
+
+def url_of(host: str, port: int, *, secure: bool = False) -> str:
+    """Where to reach a server from this machine.
+
+    >>> url_of("0.0.0.0", 80), url_of("::", 443, secure=True)
+    ('http://127.0.0.1:80', 'https://[::1]:443')
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    scheme = "https" if secure else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+@final
+class Listener:
+    """Accepts connections on an event loop.
+
+    Args:
+        bound: the socket.
+        protocol: makes the server's end of a connection.
+        connections: how many are open.
+        most: of them; beyond twice as many the kernel holds those that come.
+        sharing: with the processes that accept from the same socket.
+        tls: None: connections are not encrypted.
+        handshake_seconds: how long that may take.
+    """
+
+    def __init__(
+        self,
+        bound: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        connections: Callable[[], int],
+        *,
+        most: int,
+        sharing: Sharing | None = None,
+        tls: ssl.SSLContext | None = None,
+        handshake_seconds: float = 10.0,
+    ) -> None:
+        self._socket, self._protocol, self._connections, self._most = bound, protocol, connections, most
+        self._sharing, self._tls, self._handshake_seconds = sharing, tls, handshake_seconds
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
+        self._pauses = 0
+        self._loop.add_reader(bound.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Accepts no more, and gives up on handshakes."""
+        if self._again is not None:
+            self._again.cancel()
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
+        for task in self._opening:
+            task.cancel()
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE if self._sharing is None else 1):
+            open_now = self._connections() + len(self._opening)
+            if open_now >= 2 * self._most:
+                self._pause(0.1)
+                return
+            # The others are asleep or at work: it doesn't wait for them for ever.
+            if self._sharing is not None and self._pauses < _MOST_PAUSES and not self._sharing.takes_next(open_now):
+                self._pauses += 1
+                self._pause(_PAUSE_SECONDS)
+                return
+            self._pauses = 0
+            try:
+                accepted, _ = self._socket.accept()
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    log.error("can't accept connections: %s", error.strerror)
+                    self._pause(0.5)
+                return  # another process took it, or the client has gone
+            accepted.setblocking(False)
+            task = self._loop.create_task(self._open(accepted))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self._socket.fileno())
+        self._again = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        self._again = None
+        if self._socket.fileno() >= 0:
+            self._loop.add_reader(self._socket.fileno(), self._accept)
+
+    async def _open(self, accepted: socket.socket) -> None:
+        wait = None if self._tls is None else self._handshake_seconds
+        # A client that speaks no TLS, or goes away during the handshake, is nobody's fault here.
+        with contextlib.suppress(OSError):
+            await self._loop.connect_accepted_socket(
+                self._protocol, accepted, ssl=self._tls, ssl_handshake_timeout=wait
+            )
