@@ -141,7 +141,6 @@ def train(
         _examined(profile, job, result.model, encoder, training, run.folder, progress)
         progress("evaluate on the test split")
         metrics = _tested(learner, result, encoder, testing, dataset, run)
-        write_plots(StoredRun(run.folder, run.record))
         progress("export, and reproduce the golden requests")
         return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
 
@@ -175,11 +174,12 @@ def _tested(
     dataset: LoadedDataset,
     run: Run,
 ) -> dict[str, float]:
-    """The metrics of validation and test; the run keeps them and the predictions."""
+    """The metrics of validation and test; the run keeps them, the predictions, and plots of it all."""
     test = learner.predict(result.model, encoder, testing)
     keep_predictions(run.folder, test, dataset)
     metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
     run.log_metrics(result.steps, metrics)
+    write_plots(StoredRun(run.folder, run.record))
     return metrics
 
 
