@@ -56,6 +56,7 @@ def retrain(
       bedplate retrain retail_ranker promotion.margin=0.002 --dry-run
       bedplate retrain retail_ranker --json
     """
+    from bedplate.cli.runs_mirror import mirror_own
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.training.interrupt import TrainingInterruptedError
@@ -88,6 +89,8 @@ def retrain(
         except TrainingInterruptedError as error:
             error.hint = "run the same again to go on from there"
             raise
+        finally:
+            mirror_own(project.config, registry)
     _echo(outcome, as_json=as_json)
     if outcome.status == "refused":
         click.get_current_context().exit(REFUSED_EXIT)
