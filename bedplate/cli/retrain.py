@@ -70,11 +70,8 @@ def retrain(
     registry = Registry(project.config.registry_path)
     definition = project.find(Job, job).with_settings(settings)
 
-    def told(step: str) -> None:
-        click.echo(step, err=True)
-
     with locked(registry, definition.name):
-        project.apply(told)
+        project.apply(_told)
         retraining = Retraining(
             definition,
             project.load(definition.dataset),
@@ -85,7 +82,7 @@ def retrain(
             rows=(rows or "since") if continues else None,
         )
         try:
-            outcome = retraining.plan() if dry_run else retraining.run(on_stderr(), told)
+            outcome = retraining.plan() if dry_run else retraining.run(on_stderr(), _told)
         except TrainingInterruptedError as error:
             error.hint = "run the same again to go on from there"
             raise
@@ -94,6 +91,10 @@ def retrain(
     _echo(outcome, as_json=as_json)
     if outcome.status == "refused":
         click.get_current_context().exit(REFUSED_EXIT)
+
+
+def _told(step: str) -> None:
+    click.echo(step, err=True)
 
 
 def _widened(project: Project, job: Job, names: Sequence[str]) -> LoadedDataset:

@@ -16,6 +16,7 @@ from bedplate.cli.main import run as command
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.rolling import RollingSplit
 from bedplate.errors import DataError, DefinitionError, NotFoundError
+from bedplate.training import profile_limits
 from bedplate.training.checkpoint import load_state
 from bedplate.training.continuing import Continuation
 from bedplate.training.evaluate import predict
@@ -102,8 +103,9 @@ def test_an_interrupted_one_ends_with_the_weights_of_one_that_was_not(project: P
 
 
 def test_several_processes_go_on_from_the_weights_of_the_parent_and_are_profiled(
-    project: Project, capsys: pytest.CaptureFixture[str]
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(profile_limits, "SECONDS", 0.02)
     alone = go_on(project)
     words = ["train", "ranker", "--continue", "ranker:1", "--processes", "2", "--profile", "--json"]
     capsys.readouterr()

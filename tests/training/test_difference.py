@@ -126,5 +126,5 @@ def test_all_factors_are_known_and_a_part_of_another_version_is_said(registry: R
     config = ran(registry, "lightgbm").record.config
     assert set(Experiment(frozenset()).sides()) >= set(FACTORS)
     old = {**config, "model": {**config["model"], "bins": 9}}
-    with pytest.raises(ConfigError, match="does not fit the code.*bins"):
+    with pytest.raises(ConfigError, match=r"does not fit the code.*bins"):
         job_of("ranker", {"a": old, "b": config}, Experiment(frozenset()).sides(), {}, 0)

@@ -1,4 +1,4 @@
-"""The loop against slow, obvious NumPy: what schedules, clipping, accumulation, Adagrad, AdamW and averages do to weights."""
+"""The loop against slow, obvious NumPy: schedules, clipping, accumulation, Adagrad, AdamW, averages."""
 
 from __future__ import annotations
 
