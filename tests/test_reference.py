@@ -65,6 +65,14 @@ ELSEWHERE = {
     "Variance": "bedplate.aggregations.moments",
     "Vector": "bedplate.features.encoding",
     "XGBoostConfig": "bedplate.models.estimators",
+    "Thompson": "bedplate.serving.steps",
+    "Softmax": "bedplate.serving.steps",
+    "Recent": "bedplate.serving.steps",
+    "Quota": "bedplate.serving.steps",
+    "Popular": "bedplate.serving.steps",
+    "Given": "bedplate.serving.steps",
+    "Epsilon": "bedplate.serving.steps",
+    "Diversity": "bedplate.serving.steps",
 }
 """Names of other modules than `bedplate`."""
 

@@ -46,14 +46,20 @@ class Found:
 
     def ids(self, catalogues: Sequence[Catalogue]) -> list[Key]:
         """The keys as a client knows them."""
-        ids: list[Key] = list(self.keys.tolist())
-        for catalogue in catalogues[:1] if not self._texts else catalogues:
-            if not catalogue.has_texts:
+        ids: list[Key] = self.keys.tolist()
+        left = np.arange(len(ids))
+        for catalogue in catalogues:
+            if not catalogue.has_texts or not len(left):
                 return ids
-            for i, place in enumerate(catalogue.places(self.keys).tolist()):
+            places = catalogue.places(self.keys[left])
+            for i, place in zip(left.tolist(), places.tolist(), strict=True):
                 if place >= 0:
                     ids[i] = catalogue.wire[place]
-        return [self._texts.get(key, key) if isinstance(key, int) else key for key in ids]
+            left = left[places < 0]
+        for i in left.tolist() if self._texts else ():
+            key = int(self.keys[i])
+            ids[i] = self._texts.get(key, key)
+        return ids
 
 
 @final

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from bedplate.serving.steps import Epsilon, Exploration, Softmax
-from bedplate.types import Float64s
+from bedplate.types import Array, Float64s
 
 Policy: TypeAlias = Callable[[Float64s], Float64s]
 """Of the values [m] of candidates, larger is better, the probability [m] of each to be taken; they sum to 1."""
@@ -64,10 +64,10 @@ def thompson(values: Float64s, deviation: float) -> Float64s:
     >>> thompson(np.array([0.0, 0.0, -50.0]), 1.0).round(6).tolist()
     [0.5, 0.5, 0.0]
     """
-    scaled = (values - values.max()) / deviation
-    x = np.linspace(-_BOUND, _BOUND, _POINTS)
-    z = x[:, None] - scaled  # [points, m]; far out where a value is hopeless
-    below: Float64s = np.interp(z, _grid, _log_normal, right=0.0)
-    density = np.exp(-0.5 * z * z + (below.sum(1, keepdims=True) - below))
-    found = density.sum(0)
+    scaled: Float64s = (values - values.max()) / deviation
+    x: Float64s = np.linspace(-_BOUND, _BOUND, _POINTS)
+    z: Array = x[:, None] - scaled  # [points, m]; far out where a value is hopeless
+    below: Array = np.interp(z, _grid, _log_normal, right=0.0)
+    density: Array = np.exp(-0.5 * z * z + (below.sum(1, keepdims=True) - below))
+    found: Float64s = density.sum(0)
     return found / found.sum()

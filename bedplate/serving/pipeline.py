@@ -32,7 +32,7 @@ from bedplate.serving.select import SelectStep
 from bedplate.serving.service import Service
 from bedplate.serving.sources import Sources
 from bedplate.serving.steps import Recent, Retrieval
-from bedplate.serving.wire import Asked, SimilarAsked, Wire
+from bedplate.serving.wire import Asked, ItemsAsked, SimilarAsked, Wire
 from bedplate.types import Int64s, Type
 
 __all__ = ["SCORE", "Pipeline"]
@@ -209,7 +209,7 @@ class Pipeline:
             degraded=progress.degraded,
         )
 
-    def embed(self, asked: Asked) -> Vectors:
+    def embed(self, asked: Asked | ItemsAsked) -> Vectors:
         """The vector of a request by the query tower of the first Retrieval, or those of items in its index.
 
         Raises:
@@ -218,12 +218,11 @@ class Pipeline:
         """
         part, tower = self._indexed()
         models = {part: self._versions[part]}
-        if not asked.keys and self._hydrator.entities:
-            places = tower.catalogue.places(asked.item_keys)
-            rows = tower.catalogue.vectors[places].tolist()
-            return Vectors(
-                vectors=[row if at >= 0 else None for row, at in zip(rows, places, strict=True)], models=models
-            )
+        if isinstance(asked, ItemsAsked):
+            places = tower.catalogue.places(asked.keys)
+            rows: list[list[float]] = tower.catalogue.vectors[places].tolist()
+            found = [row if place >= 0 else None for row, place in zip(rows, places.tolist(), strict=True)]
+            return Vectors(vectors=found, models=models)
         progress = Progress(asked.trace, self._begin())
         request = self._hydrator.request(asked.keys, asked.time, asked.context, progress.reading)
         progress.mark("request_features")

@@ -110,8 +110,8 @@ def _take(left: Int64s, values: Float64s, rules: Rules, rng: np.random.Generator
         left, values = left[best], values[best]
     probabilities = rules.policy(values)
     edges: Float64s = np.cumsum(probabilities)
-    drawn = np.searchsorted(edges, rng.random() * edges[-1], side="right")
-    at = min(int(drawn), len(left) - 1)
+    drawn = np.array([rng.random() * float(edges[-1])])
+    at = min(int(np.searchsorted(edges, drawn, side="right")[0]), len(left) - 1)
     return int(left[at]), float(probabilities[at])
 
 

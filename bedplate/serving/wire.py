@@ -80,6 +80,16 @@ class Asked(msgspec.Struct):
     seed: int = 0
 
 
+class ItemsAsked(msgspec.Struct):
+    """A decoded request for the vectors of items.
+
+    Attributes:
+        keys: [n] int64.
+    """
+
+    keys: Int64s
+
+
 class SimilarAsked(msgspec.Struct):
     """A decoded request for the items nearest to one.
 
@@ -213,8 +223,8 @@ class Wire:
             raise RequestError(error.message, where=f"column '{CANDIDATES}'", hint=error.hint) from None
         return self._asked(asked, column.to_list(), len(keys), keys)
 
-    def embed(self, body: bytes) -> Asked:
-        """Reads an `embed` request: of items, which are then the `items` of what is asked, or of a request.
+    def embed(self, body: bytes) -> Asked | ItemsAsked:
+        """Reads an `embed` request: of a request, or of items.
 
         Raises:
             RequestError: it is not JSON of the form above; says where.
@@ -223,7 +233,7 @@ class Wire:
         if "items" in self.entities or not _has_field(body, "items"):
             return self._asked(self._decode("embed", body), [], 0)
         items: list[Key] = self._decode("embed_items", body).items
-        return Asked({}, {}, self.now(), items, encode_keys(items, self.item), len(items), trace=False)
+        return ItemsAsked(encode_keys(items, self.item))
 
     def similar(self, body: bytes) -> SimilarAsked:
         """Reads a `similar` request.

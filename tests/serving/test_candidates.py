@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from bedplate.errors import DefinitionError, RequestError, StoreError
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
-from bedplate.serving.candidates import merge
+from bedplate.serving.candidates import Found, merge
 from bedplate.serving.finders import RetrievalFinder
+from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.popular import Ranking
+from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.steps import Given, Popular, Recent, Retrieval
 from bedplate.serving.wire import Answer
 
@@ -74,6 +76,31 @@ def test_sources_bring_what_they_are_for_and_every_item_says_whose_it_is(
     assert len(by["popular"]) <= 6
     assert len(by["retrieval"]) <= 8
     assert list(answer.scores) == sorted(answer.scores, reverse=True)  # type: ignore[type-var]
+
+
+def test_a_request_reads_each_view_once_however_many_sources_there_are(
+    registry: Registry, features: FeatureGraph
+) -> None:
+    class Watched(shop.Oracle):
+        def read(self, view: Any, names: Any, keys: Any, times: Any) -> Any:
+            reads.append((view.name, len(keys)))
+            return super().read(view, names, keys, times)
+
+    reads: list[tuple[str, int]] = []
+    service = shop.service(retrieval=None, candidates=SOURCES, exclude=[], filters=[])
+    opened = load_pipeline(service, features, Watched(features), registry, clock=lambda: shop.NOW)
+    reads.clear()
+    found = recommend(opened, customer=3, count=21)
+    assert reads == [("customers", 1), ("products", len(found.ids)), ("pairs", len(found.ids))]
+
+
+def test_items_of_several_indexes_are_named_by_whichever_has_them() -> None:
+    first = Catalogue(np.array([1, 2]), np.zeros((2, 1), np.float32), ["a", "b"])
+    second = Catalogue(np.array([2, 3]), np.zeros((2, 1), np.float32), ["b", "c"])
+    found = Found(np.array([3, 1, 9, 2]), np.zeros(4, np.int64), {9: "given"})
+    assert found.ids([first, second]) == ["c", "a", "given", "b"]
+    numbers = Catalogue(np.array([1]), np.zeros((1, 1), np.float32))
+    assert found.ids([numbers]) == [3, 1, 9, 2]
 
 
 def test_popular_is_the_largest_of_a_feature_and_exclusion_makes_room(

@@ -25,6 +25,7 @@ from bedplate.serving.feature_plan import FeatureLookup, warm_up
 from bedplate.serving.http import Request
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.routes import App
+from bedplate.serving.steps import Given, Popular, Recent, Retrieval
 from bedplate.testing.online_store import grouped
 
 RANK = b'{"customer": 3, "candidates": ["P01", "P02"]}'
@@ -94,6 +95,30 @@ def test_it_recommends_while_the_store_is_down(store: TroubledStore, troubled: A
     again = ask(troubled, "/recommend", b'{"customer": 3}')
     assert again["ids"] == well["ids"]
     assert set(again["degraded"]) == {"customers", "products", "pairs"}
+
+
+SOURCES = [Recent("customers.bought", 3), Popular("products.sold", 6, every="1s"), Given(4)]
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_every_source_of_candidates_does_without_the_store(
+    store: TroubledStore, features: FeatureGraph, registry: Registry, with_index: bool
+) -> None:
+    sources = [Retrieval("towers@champion", 8), *SOURCES] if with_index else [SOURCES[0], SOURCES[2]]
+    service = shop.service(retrieval=None, candidates=sources, exclude=[], top=5)
+    app = App()
+    app.open(load_pipeline(service, features, FallbackReader(store, 0.05), registry, clock=lambda: shop.NOW))
+    body = b'{"customer": 3, "count": 7, "candidates": ["P01", "P02"]}'
+    ask(app, "/rank", msgspec.json.encode({"customer": 3, "candidates": [*shop.PRODUCTS, shop.FREE]}))
+    well = ask(app, "/recommend", body)
+    assert "degraded" not in well
+    assert {"recent", "given"} <= set(well["sources"])
+    store.mood = "down"
+    again = ask(app, "/recommend", body)
+    assert [again[n] for n in ("ids", "scores", "sources")] == [well[n] for n in ("ids", "scores", "sources")]
+    assert set(again["degraded"]) == {"customers", "products", "pairs"}
+    other = ask(app, "/recommend", b'{"customer": 77, "candidates": ["P01"]}')
+    assert "P01" in other["ids"]
 
 
 def test_it_does_not_start_without_its_store(store: TroubledStore, features: FeatureGraph, registry: Registry) -> None:

@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 import shop
 
+from bedplate.cli.main import run
 from bedplate.features.graph import FeatureGraph
 from bedplate.online.base import open_store
 from bedplate.online.load import bulk_load
 from bedplate.serving.client import Client
+from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.routes import App
 from bedplate.testing.online_store import grouped
 
 HERE = Path(__file__).parent
@@ -179,3 +182,16 @@ def test_an_empty_store_ends_it_with_5(project: Path, tmp_path: Path) -> None:
     code, err = ended(other, "--port", "0", "shop")
     assert code == 5
     assert "service 'shop', first request" in err
+
+
+def test_the_description_of_a_service_is_written_without_its_store(
+    project: Path, app: App, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["openapi", "--project", str(project), "shop", "--json"]) == 0
+    written = capsys.readouterr().out
+    assert written.count("\n") == 1
+    assert json.loads(written) == json.loads(app.handle(Request("GET", "/openapi.json", {}, b"")).body)
+    assert run(["openapi", "--project", str(project)]) == 0
+    assert capsys.readouterr().out.startswith('{\n  "openapi": "3.1.0"')
+    assert run(["openapi", "--project", str(project), "shpo"]) == 4
+    assert "did you mean 'shop'" in capsys.readouterr().err

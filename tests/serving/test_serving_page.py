@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bedplate.serving.pipeline import Pipeline
+import shop
+
+from bedplate.features.graph import FeatureGraph
+from bedplate.registry.registry import Registry
 from bedplate.serving.routes import App
+from bedplate.serving.steps import Epsilon
 from bedplate.serving.wire import Answer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
@@ -18,8 +22,9 @@ def listed(heading: str) -> list[str]:
     return [cell.strip("`") for cell in re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)]
 
 
-def test_every_field_of_a_request_is_on_the_page(pipeline: Pipeline) -> None:
-    schemas = pipeline.wire.describe()
+def test_every_field_of_a_request_is_on_the_page(registry: Registry, features: FeatureGraph) -> None:
+    every = shop.pipeline(registry, features, exploration=Epsilon(0.1))
+    schemas = every.wire.describe()
     shown = {n for s in schemas.values() for d in s["$defs"].values() for n in d["properties"]}
     assert set(listed("Fields of a request")) == shown - {"customer"}
 

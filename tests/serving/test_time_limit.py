@@ -1,0 +1,70 @@
+"""A limit of time on a call: what is late is left behind, what is late again and again is not begun."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from bedplate.errors import DeadlineError, DefinitionError
+from bedplate.online.circuit import Circuit
+from bedplate.online.fallback import Degraded
+from bedplate.serving.progress import Progress, SkippedError, TimeLimit
+
+
+def test_a_call_in_time_gives_its_result_or_its_error() -> None:
+    limit = TimeLimit(30.0, "score")
+    assert limit.run(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        limit.run(lambda: 1 // 0)
+    own = threading.get_ident()
+    assert limit.run(threading.get_ident) != own
+    assert limit.run(threading.get_ident, is_patient=True) == own
+    assert TimeLimit(None, "score").run(threading.get_ident) == own
+
+
+def test_what_is_late_is_left_behind_and_then_not_begun() -> None:
+    limit, released, begun = TimeLimit(0.01, "score"), threading.Event(), list[int]()
+
+    def stuck() -> int:
+        begun.append(1)
+        released.wait(30)
+        return 1
+
+    kinds: list[type[Exception]] = []
+    for _ in range(6):
+        with pytest.raises(DeadlineError, match="score") as caught:
+            limit.run(stuck)
+        kinds.append(type(caught.value))
+    assert kinds[:3] == [DeadlineError] * 3
+    assert SkippedError in kinds
+    assert len(begun) <= 2  # as many as there are threads: the others were late before they began
+    released.set()
+
+
+def test_a_circuit_lets_one_try_in_each_pause_and_closes_again() -> None:
+    circuit = Circuit(3, 1.0)
+    assert [circuit.failed(t) for t in (0.0, 0.1, 0.2, 0.3)] == [False, False, True, False]
+    assert [circuit.lets_through(t) for t in (0.5, 1.4, 1.5, 2.5)] == [False, True, False, True]
+    assert not circuit.is_closed
+    assert circuit.succeeded()
+    assert circuit.is_closed
+    assert circuit.lets_through(2.6)
+    assert not circuit.succeeded()
+
+
+def test_a_step_is_flagged_with_all_its_reasons_and_raises_while_the_service_starts() -> None:
+    progress = Progress(trace=False)
+    assert progress.degraded == {}
+    progress.failed("candidates", DeadlineError("no answer"), "the others", "near")
+    progress.failed("candidates", SkippedError("not begun"), "the others", "far")
+    progress.flag("filter", "failed", "the rest", 2)
+    progress.flag("filter", "failed", "the rest", 3)
+    assert progress.degraded == {
+        "step.candidates": Degraded(why="near: late, far: skipped", instead="the others"),
+        "step.filter": Degraded(why="failed", instead="the rest", items=5),
+    }
+    assert progress.degraded["step.filter"].counts() == {}
+    assert progress.steps is None
+    with pytest.raises(DefinitionError):
+        Progress(trace=True, is_strict=True).failed("score", DefinitionError("no"), "nothing")
