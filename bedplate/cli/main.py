@@ -42,6 +42,7 @@ COMMANDS = {
     "online": ("bedplate.cli.online:online", "List, compact, verify and refresh the online store."),
     "features": ("bedplate.cli.features:features", "Serve features to programs outside Python."),
     "serve": ("bedplate.cli.serve:serve", "Serve recommendations and scores over HTTP."),
+    "openapi": ("bedplate.cli.openapi:openapi", "Describe a service for programs that write clients."),
 }
 """Each command: the attribute that holds it, and its line in the list of commands."""
 

@@ -99,7 +99,7 @@ def serve(
         registry = Registry(project.config.registry_path)
         loader = Loader(registry, threads, delay=batch_delay / 1e3, say=lambda text: click.echo(text, err=True))
         repository().attach(RegistryModels(loader))
-        config, asked = project.config, definition.deadline
+        config, asked = project.config, definition.read_deadline
         deadline = config.online_deadline if asked is None else parse_duration(asked)
         reader = FallbackReader(
             store, deadline / SECOND, config.online_cache, resident=open_resident(config, project.views)

@@ -34,7 +34,7 @@ RECENT_BYTES = 64_000_000
 
 @final
 class Degraded(msgspec.Struct, omit_defaults=True):
-    """What is not as it should be of one view in one answer; rows are keys of a read.
+    """What is not as it should be of one view in one answer, in rows, the keys of a read; or of one step of a pipeline.
 
     Attributes:
         cached: rows that are the last ones seen, because the store could not be read.
@@ -43,6 +43,9 @@ class Degraded(msgspec.Struct, omit_defaults=True):
         age_seconds: how long ago the oldest of the cached rows was read.
         behind_seconds: how long before the time asked for the view's stream was last known to be taken in, where it is
             stale.
+        why: of a step: it was `late`, it `failed`, or it was `skipped` because that happened a moment ago.
+        instead: of a step: what the answer has instead of what it would have made.
+        items: of a step that filters: how many candidates it could not look at, and left out.
     """
 
     cached: int = 0
@@ -50,6 +53,9 @@ class Degraded(msgspec.Struct, omit_defaults=True):
     stale: int = 0
     age_seconds: float = 0.0
     behind_seconds: float = 0.0
+    why: str = ""
+    instead: str = ""
+    items: int = 0
 
     def counts(self) -> dict[str, int]:
         """The rows by how they are degraded; those of which there is none are left out.

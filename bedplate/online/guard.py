@@ -14,6 +14,7 @@ from typing import ClassVar, final
 
 from bedplate.errors import DeadlineError, StoreError
 from bedplate.online.base import Changes, OnlineStore, Values
+from bedplate.online.circuit import Circuit
 from bedplate.online.read_threads import ReadThreads
 
 log = logging.getLogger("bedplate.online")
@@ -65,7 +66,7 @@ class GuardedStore(OnlineStore):
     ) -> None:
         self._store, self._seconds, self._clock = store, seconds, clock
         self._last = ""
-        self._circuit = _Circuit(failures, pause_seconds)
+        self._circuit = Circuit(failures, pause_seconds)
         self._threads = None if store.keeps_deadlines else ReadThreads(THREADS, store.url)
         self.failed = {"deadline": 0, "error": 0, "skipped": 0}
 
@@ -133,40 +134,3 @@ class GuardedStore(OnlineStore):
     def close(self) -> None:
         """Closes the store."""
         self._store.close()
-
-
-@final
-class _Circuit:
-    """Opens after some failures in a row; while it is open, one read in each pause tries whether the store is back."""
-
-    __slots__ = ("_failures", "_most", "_pause", "_until")
-
-    def __init__(self, most: int, pause: float) -> None:
-        self._most, self._pause = most, pause
-        self._failures, self._until = 0, 0.0
-
-    @property
-    def is_closed(self) -> bool:
-        return self._failures < self._most
-
-    def lets_through(self, now: float) -> bool:
-        if self._failures < self._most:
-            return True
-        if now < self._until:
-            return False
-        self._until = now + self._pause  # the others go on without while this one tries
-        return True
-
-    def failed(self, now: float) -> bool:
-        """Whether this failure has opened it."""
-        self._failures += 1
-        if self._failures < self._most:
-            return False
-        self._until = now + self._pause
-        return self._failures == self._most
-
-    def succeeded(self) -> bool:
-        """Whether it was open."""
-        was_open = self._failures >= self._most
-        self._failures = 0
-        return was_open

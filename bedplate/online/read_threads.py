@@ -1,4 +1,4 @@
-"""Threads for reads that may never come back: few of them, and none keeps its process alive."""
+"""Threads for calls that may never come back, such as reads: few of them, and none keeps its process alive."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic
-from typing import final
+from typing import Any, TypeVar, cast, final
 
 from bedplate.errors import DeadlineError, StoreError
-from bedplate.online.base import Values
+
+_Result = TypeVar("_Result")
 
 
 @final
 class _Call:
-    """A read, its result, and a lock that is free when there is one."""
+    """A call, its result, and a lock that is free when there is one."""
 
     __slots__ = ("call", "done", "error", "result")
 
-    def __init__(self, call: Callable[[], Values]) -> None:
+    def __init__(self, call: Callable[[], Any]) -> None:
         self.call = call
-        self.result: Values | None = None
+        self.result: Any = None
         self.error: BaseException | None = None
         self.done = threading.Lock()
         self.done.acquire()
@@ -32,7 +33,7 @@ class ReadThreads:
 
     Args:
         most: how many.
-        url: of the store, for messages.
+        url: of the store, or another place for messages.
     """
 
     __slots__ = ("_busy", "_calls", "_free", "_lock", "_made", "_url")
@@ -44,14 +45,14 @@ class ReadThreads:
         self._made = self._busy = 0
         self._url = url
 
-    def run(self, call: Callable[[], Values], deadline: float) -> Values:
+    def run(self, call: Callable[[], _Result], deadline: float) -> _Result:
         """The result of a call.
 
         Raises:
             DeadlineError: there was none by the deadline, of the monotonic clock, or no thread for it.
         """
         if not self._free.acquire(timeout=max(0.0, deadline - monotonic())):
-            raise DeadlineError("reads before this one still wait", where=self._url)
+            raise DeadlineError("calls before this one still wait", where=self._url)
         with self._lock:
             self._busy += 1
             if self._busy > self._made:
@@ -64,8 +65,8 @@ class ReadThreads:
         if asked.error is not None:
             raise asked.error
         if asked.result is None:
-            raise StoreError("the read gave nothing", where=self._url)
-        return asked.result
+            raise StoreError("the call gave nothing", where=self._url)
+        return cast("_Result", asked.result)
 
     def _work(self) -> None:
         while True:

@@ -50,8 +50,12 @@ class Artifact:
 
     def run(self, batch: Batch, output: str) -> Any:
         """An output of the model for a batch."""
+        return self.model.run(self.tensors(batch), [output])[0]
+
+    def tensors(self, batch: Batch) -> dict[str, Array]:
+        """What the model takes, of a batch."""
         tensors = self.encoder.encode(batch)
-        return self.model.run({name: tensors[name] for name in self.model.inputs}, [output])[0]
+        return {name: tensors[name] for name in self.model.inputs}
 
     def require(self, output: str) -> None:
         """Checks that the model gives an output.

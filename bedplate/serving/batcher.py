@@ -7,18 +7,35 @@ plan's delay. One that comes alone is computed after two turns of the loop. All 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import final
+from typing import Any, TypeVar, final
 
 from bedplate.serving.batch_plan import BatchPlan
 from bedplate.serving.joining import Joiner
-from bedplate.serving.model import Model
+from bedplate.serving.model import Model, Ran
 from bedplate.types import Array
 
 _QUIET_TURNS = 2
 """Turns of the loop without another request after which none is about to come."""
+
+
+_Result = TypeVar("_Result")
+
+
+def finished(steps: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of a coroutine that waits for nothing, without an event loop.
+
+    Raises:
+        RuntimeError: it does wait.
+    """
+    try:
+        steps.send(None)
+    except StopIteration as stopped:
+        return stopped.value
+    steps.close()
+    raise RuntimeError("got a coroutine that waits, expected one that doesn't")
 
 
 @final
@@ -32,26 +49,8 @@ class Shared:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What a request got of a call.
-
-    Attributes:
-        results: the outputs that it asked for.
-        batch: the requests that the call answered.
-        leads: whether it is the one of them with which the call is counted.
-        took_ns: the call, nanoseconds.
-    """
-
-    results: list[Array]
-    batch: int
-    leads: bool
-    took_ns: int
-
-
-@final
 class Batcher:
-    """The calls of one model.
+    """The calls of one model. Satisfies `model.SharedCalls`.
 
     Args:
         model: the model.

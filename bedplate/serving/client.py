@@ -1,22 +1,41 @@
-"""A small client of the service, on the standard library's HTTP. One connection, kept open; not for several threads."""
+"""A client of a service on the standard library's HTTP; any number of threads may use it. See `async_client` too.
+
+Connections are kept open and used again. Every call ends by its timeout. Calls change nothing in the service; one is
+sent again where that helps and can't do harm: at once where a kept connection turns out to be closed, and after the
+time that a service that is busy asks for, where that is within the timeout. A call that is late is never sent again:
+the service would have twice the work.
+"""
 
 from __future__ import annotations
 
 import http.client
+import ssl
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, final
-from urllib.parse import quote, urlsplit
+from time import monotonic
+from typing import Any, Self, TypeVar, final
 
 import msgspec
-import numpy as np
+import polars as pl
 
-from bedplate.errors import ConfigError, RequestError, StoreError
-from bedplate.serving.oip import HEADER_LENGTH
-from bedplate.serving.tensors import DATATYPES
-from bedplate.serving.wire import Answer, Key
+from bedplate.serving.answers import Answer, Key, Similar, Vectors
+from bedplate.serving.client_calls import (
+    TIMEOUT_HEADER,
+    Call,
+    Place,
+    Reply,
+    candidates_of,
+    infer_call,
+    json_call,
+    table_call,
+    table_of,
+    tensors_of,
+)
+from bedplate.serving.client_errors import BusyError, LateError, UnreachableError, failure
 from bedplate.types import Array
 
-_DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items() if dtype not in ("object", "bfloat16")}
+_Answer = TypeVar("_Answer")
 
 
 @final
@@ -24,37 +43,83 @@ class Client:
     """Talks to one service.
 
     Args:
-        url: `http://host:port`.
-        timeout: seconds for each answer.
+        url: `http://host:port`, or `https://`.
+        timeout: seconds for each call, tries included.
+        token: what the service knows the caller by.
+        retries: how often a call is sent again to a service that is busy and says when to.
+        tls: of an https URL; by default certificates are checked against those of the system.
+
+    Attributes:
+        url: as given.
 
     Raises:
         ConfigError: the URL has another form.
     """
 
-    def __init__(self, url: str, timeout: float = 30.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
-            raise ConfigError(f"got '{url}', expected http://host:port", where="client")
-        self.url = url.rstrip("/")
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
+    def __init__(
+        self,
+        url: str,
+        timeout: float = 30.0,
+        *,
+        token: str | None = None,
+        retries: int = 1,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._place = Place.of(url)
+        self.url, self._timeout, self._retries = self._place.url, timeout, retries
+        self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._idle: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
 
     def recommend(self, **request: Any) -> Answer:
         """The best items: `recommend(customer=17850, count=20)`.
 
         Raises:
-            RequestError: the service refuses the request; the message is its own.
+            RequestError: the service refuses the request; the message is its own. See `client_errors` for each kind.
             StoreError: it can't answer, or can't be reached.
         """
-        return self._ask("/recommend", request)
+        return self._ask("/recommend", request, Answer)
 
-    def rank(self, *, candidates: Sequence[Key], **request: Any) -> Answer:
+    def rank(self, *, candidates: Sequence[Key] | pl.Series, **request: Any) -> Answer:
         """The scores of candidates, in their order: `rank(customer=17850, candidates=["85123A"])`.
 
         Raises:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return self._ask("/rank", {**request, "candidates": list(candidates)})
+        return self._ask("/rank", {**request, "candidates": candidates_of(candidates)}, Answer)
+
+    def embed(self, **request: Any) -> Vectors:
+        """The vector of a request, `embed(customer=17850)`, or those of items, `embed(items=["85123A"])`.
+
+        Raises:
+            RequestError: the service refuses the request.
+            StoreError: it can't answer, or can't be reached.
+        """
+        return self._ask("/embed", request, Vectors)
+
+    def similar(self, item: Key, **request: Any) -> Similar:
+        """The items nearest to one: `similar("85123A", count=10)`.
+
+        Raises:
+            RequestError: the service refuses the request, or knows no such item.
+            StoreError: it can't answer, or can't be reached.
+        """
+        return self._ask("/similar", {**request, "item": item}, Similar)
+
+    def table(self, name: str, **request: Any) -> pl.DataFrame:
+        """The answer of `recommend`, `rank`, `embed` or `similar` as a table, by Arrow: for large ones.
+
+        Args:
+            name: of the call.
+            request: its fields.
+
+        Raises:
+            RequestError: the service refuses the request.
+            StoreError: it can't answer, or can't be reached.
+        """
+        return table_of(self.call(table_call(f"/{name}", request)))
 
     def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
@@ -71,40 +136,14 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        contents = [np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes() for a in tensors.values()]
-        inputs = [
-            {
-                "name": name,
-                "shape": array.shape,
-                "datatype": DATATYPES[array.dtype.name],
-                "parameters": {"binary_data_size": len(content)},
-            }
-            for (name, array), content in zip(tensors.items(), contents, strict=True)
-        ]
-        wanted = [{"name": name} for name in outputs]
-        asked = {"inputs": inputs, "outputs": wanted, "parameters": {"binary_data_output": True}}
-        header = msgspec.json.encode(asked)
-        path = f"/v2/models/{quote(model, safe='')}" + (f"/versions/{version}" if version else "") + "/infer"
-        body, length = self.request(
-            "POST", path, b"".join((header, *contents)), {HEADER_LENGTH.decode(): str(len(header))}
-        )
-        size = int(length.get(HEADER_LENGTH.decode(), len(body)))
-        shown: dict[str, Any] = msgspec.json.decode(body[:size])
-        found: dict[str, Array] = {}
-        for output in shown["outputs"]:
-            end = size + int(output["parameters"]["binary_data_size"])
-            array = np.frombuffer(body[size:end], _DTYPES[output["datatype"]])
-            found[output["name"]] = array.reshape(output["shape"])
-            size = end
-        return found
+        return tensors_of(self.call(infer_call(model, tensors, version, outputs)))
 
     def ready(self) -> bool:
         """Whether the service answers requests now; False also where nobody answers."""
         try:
-            self.request("GET", "/v2/health/ready")
-        except StoreError:
+            return self._once(Call("GET", "/v2/health/ready"), monotonic() + self._timeout).status == 200
+        except (UnreachableError, LateError):
             return False
-        return True
 
     def describe(self) -> dict[str, Any]:
         """The service: its models, features and requests.
@@ -112,58 +151,99 @@ class Client:
         Raises:
             StoreError: the service can't be reached.
         """
-        return msgspec.json.decode(self.request("GET", "/")[0])
+        return msgspec.json.decode(self.call(Call("GET", "/")).body)
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
-    ) -> tuple[bytes, dict[str, str]]:
+    ) -> tuple[bytes, Mapping[str, str]]:
         """The body and the headers (names in lower case) of an answer that is no error.
 
         Raises:
-            RequestError: the status is 4xx.
-            StoreError: the status is 5xx, or the service can't be reached.
+            RequestError: the service refuses the request.
+            StoreError: it can't answer, or can't be reached.
         """
-        try:
-            status, content, got = self._exchange(method, path, body, headers or {})
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise StoreError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
-        if status < 400:
-            return content, got
-        try:
-            problem = msgspec.json.decode(content, type=dict[str, Any])
-        except msgspec.MsgspecError:
-            problem = {"error": content.decode("utf-8", "replace")}
-        kind = RequestError if status < 500 else StoreError
-        raise kind(f"{status}: {problem.get('error')}", where=problem.get("where"), hint=problem.get("hint"))
+        reply = self.call(Call(method, path, body, headers or {}))
+        return reply.body, reply.headers
+
+    def call(self, call: Call) -> Reply:
+        """An answer that is no error.
+
+        Raises:
+            RequestError: the service refuses the request.
+            StoreError: it can't answer, or can't be reached.
+        """
+        until, left = monotonic() + self._timeout, self._retries
+        while True:
+            reply = self._once(call, until)
+            if reply.status < 400:
+                return reply
+            error = failure(reply.status, reply.body, reply.headers)
+            wait = error.retry_after if isinstance(error, BusyError) else None
+            if wait is None or not left or monotonic() + wait >= until:
+                raise error
+            left -= 1
+            time.sleep(wait)
 
     def close(self) -> None:
-        """Closes the connection; the next call opens it again."""
-        self._connection.close()
+        """Closes the connections; the next call opens one again."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def __enter__(self) -> Self:
         """The client, closed when the context ends."""
         return self
 
     def __exit__(self, *details: object) -> None:
-        """Closes the connection."""
+        """Closes the connections."""
         self.close()
 
-    def _ask(self, path: str, request: Mapping[str, Any]) -> Answer:
-        return msgspec.json.decode(self.request("POST", path, msgspec.json.encode(request))[0], type=Answer)
+    def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
+        return msgspec.json.decode(self.call(json_call(path, request)).body, type=kind)
 
-    def _exchange(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
-    ) -> tuple[int, bytes, dict[str, str]]:
-        reused = self._connection.sock is not None
+    def _once(self, call: Call, until: float) -> Reply:
+        """One answer, on a connection that was kept or a new one."""
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self._exchange(self._opened(), call, until)
+            try:
+                return self._exchange(connection, call, until)
+            except UnreachableError:
+                continue  # the service may have closed a connection that was idle: another one, or a new one
+
+    def _exchange(self, connection: http.client.HTTPConnection, call: Call, until: float) -> Reply:
+        seconds = until - monotonic()
         try:
-            self._connection.request(method, path, body, dict(headers))
-            response = self._connection.getresponse()
-        except (ConnectionError, http.client.RemoteDisconnected):
-            # The server may have closed a connection that was idle; asking twice changes nothing.
-            self.close()
-            if not reused:
-                raise
-            self._connection.request(method, path, body, dict(headers))
-            response = self._connection.getresponse()
-        return response.status, response.read(), {k.lower(): v for k, v in response.getheaders()}
+            if seconds <= 0:
+                raise TimeoutError
+            connection.timeout = seconds
+            if connection.sock is not None:
+                connection.sock.settimeout(seconds)
+            headers = {**self._headers, TIMEOUT_HEADER: str(max(1, int(seconds * 1000))), **call.headers}
+            connection.request(call.method, call.path, call.body, headers)
+            response = connection.getresponse()
+            reply = Reply(response.status, response.read(), {k.lower(): v for k, v in response.getheaders()})
+        except TimeoutError as error:
+            connection.close()
+            raise LateError(f"no answer in {self._timeout:g} s", where=self.url) from error
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
+        except BaseException:
+            connection.close()
+            raise
+        if response.will_close:
+            connection.close()
+        else:
+            with self._lock:
+                self._idle.append(connection)
+        return reply
+
+    def _opened(self) -> http.client.HTTPConnection:
+        host, port = self._place.host, self._place.port
+        if self._tls is None:
+            return http.client.HTTPConnection(host, port, timeout=self._timeout)
+        return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)

@@ -11,7 +11,6 @@ is empty. Times are microseconds. What an Arrow stream can't hold is in headers.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeAlias, cast
@@ -23,19 +22,14 @@ import polars as pl
 from bedplate.batch import Column, Dense, Ids, Ragged, column_to_series, texts_of
 from bedplate.errors import DataError, RequestError
 from bedplate.features.entity import encode_keys as encode_series
-from bedplate.serving.arrow_check import check_stream
+from bedplate.serving.arrow import DEGRADED_HEADER, TIME_HEADER, is_arrow, plain_keys, read_stream, stream, wants_arrow
 from bedplate.serving.feature_plan import FeatureLookup, FeaturePlan, Values
 from bedplate.serving.http import Request, Response
 from bedplate.serving.wire import KEY_TYPES, decode, encode_keys
 from bedplate.types import Int64s, Type
 
-ARROW = b"application/vnd.apache.arrow.stream"
 FEATURES_HEADER = "Bedplate-Features"
 """The features that an Arrow request asks for, separated by commas."""
-TIME_HEADER = "Bedplate-Time"
-"""As of when: of an Arrow request, and of every answer in Arrow."""
-DEGRADED_HEADER = "Bedplate-Degraded"
-"""What is not as it should be in an answer in Arrow, as JSON."""
 
 _KeyList: TypeAlias = "list[int | str] | int | str"
 
@@ -69,10 +63,8 @@ def answer(request: Request, features: FeatureLookup) -> tuple[Response, Values]
         RequestError: the request is wrong; says where.
         StoreError: the store does not hold a view, or is ahead of the time asked for.
     """
-    is_arrow = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == ARROW
-    values = _of_arrow(request, features) if is_arrow else _of_json(request, features)
-    wants_arrow = ARROW in request.headers.get(b"accept", b"").lower()
-    return (_arrow_response if wants_arrow else _json_response)(values), values
+    values = (_of_arrow if is_arrow(request) else _of_json)(request, features)
+    return (_arrow_response if wants_arrow(request) else _json_response)(values), values
 
 
 def _of_json(request: Request, features: FeatureLookup) -> Values:
@@ -109,27 +101,16 @@ def _of_arrow(request: Request, features: FeatureLookup) -> Values:
     headers = request.headers
     names = headers.get(FEATURES_HEADER.lower().encode(), b"").decode("latin-1")
     plan = features.plan([name.strip() for name in names.split(",") if name.strip()])
-    check_stream(request.body, features.most_keys)
-    try:
-        frame = pl.read_ipc_stream(io.BytesIO(request.body))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        raise RequestError(f"not an Arrow IPC stream: {str(error)[:200]}", where="body") from None
+    frame = read_stream(request.body, features.most_keys)
     contexts = {c.name for c in plan.selected.contexts}
     features.check_keys(plan, {c: None for c in frame.columns if c not in contexts})
     try:
-        keys = {e: encode_series(_plain_keys(frame[e]), kind, e) for e, kind in plan.entities.items()}
+        keys = {e: encode_series(plain_keys(frame[e]), kind, e) for e, kind in plan.entities.items()}
     except DataError as error:
         raise RequestError(error.message, where=f"column '{error.where}'", hint=error.hint) from None
     context = {name: frame[name].to_list() for name in frame.columns if name in contexts}
     time = headers.get(TIME_HEADER.lower().encode(), b"").decode("latin-1")
     return features.values(plan, keys, context, (int(time) if time.isdecimal() else time) or None)
-
-
-def _plain_keys(series: pl.Series) -> pl.Series:
-    """Keys that another language wrote: narrower integers, and texts in a dictionary."""
-    if series.dtype.is_integer() and series.dtype != pl.UInt64:
-        return series.cast(pl.Int64)
-    return series.cast(pl.String) if isinstance(series.dtype, pl.Categorical | pl.Enum) else series
 
 
 def _json_response(values: Values) -> Response:
@@ -161,9 +142,7 @@ def _json_values(column: Column) -> list[Any]:
 
 def _arrow_response(values: Values) -> Response:
     series = [column_to_series(column, name) for name, column in values.columns.items()]
-    out = io.BytesIO()
-    pl.DataFrame(series).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
     headers: list[tuple[bytes, bytes]] = [(TIME_HEADER.encode(), str(values.time).encode())]
     if values.degraded:
         headers.append((DEGRADED_HEADER.encode(), msgspec.json.encode(values.degraded)))
-    return Response(200, out.getvalue(), ARROW, tuple(headers))
+    return stream(pl.DataFrame(series), headers)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
 from typing import final
 
 import numpy as np
@@ -12,7 +14,28 @@ from bedplate.batch import Batch, column_to_series
 from bedplate.errors import DataError, DefinitionError, reason, suggest
 from bedplate.features.derived import REQUEST_TIME
 from bedplate.features.graph import FeatureGraph
-from bedplate.types import Int64s
+from bedplate.types import Bools, Int64s
+
+_PIECE = 128
+"""Candidates that are looked at between two looks at the clock."""
+_TRIES = 64
+"""Evaluations of filters that fail, after which what is not yet looked at counts as failed."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What filters let through.
+
+    Attributes:
+        rows: [n] positions of candidates; None: all of them.
+        failed: candidates on whose values a filter fails.
+        late: candidates that were not looked at in time.
+    """
+
+    rows: Int64s | None
+    failed: int = 0
+    late: int = 0
 
 
 @final
@@ -55,12 +78,54 @@ class Filters:
         """
         if self._all is None:
             return None
-        frame = pl.DataFrame([self._series(name, batch) for name in self._columns])
+        kept = self._evaluate(self._all, self._frame(batch))
+        return None if kept.all() else np.flatnonzero(kept)
+
+    def rows_in_time(self, batch: Batch, seconds: float | None) -> Kept:
+        """As `rows`, but candidates that can't be looked at, or not in time, are left out.
+
+        Args:
+            batch: one request with its candidates.
+            seconds: how long it may take, though the first 128 candidates are always looked at; None: no limit.
+        """
+        if self._all is None or not batch.items:
+            return Kept(None)
+        frame = self._frame(batch)
+        if seconds is None:
+            pieces, until = [(0, batch.items)], 0.0
+        else:
+            until = monotonic() + seconds
+            pieces = [(a, min(a + _PIECE, batch.items)) for a in range(0, batch.items, _PIECE)]
+        kept, failed = np.zeros(batch.items, np.bool_), 0
+        tries = [_TRIES]
+        for first, last in pieces:
+            if first and monotonic() >= until:
+                return Kept(np.flatnonzero(kept), failed, batch.items - first)
+            failed += self._look(self._all, frame, first, last, kept, tries)
+        return Kept(None if kept.all() else np.flatnonzero(kept), failed)
+
+    def _look(self, every: pl.Expr, frame: pl.DataFrame, first: int, last: int, kept: Bools, tries: list[int]) -> int:
+        """Fills which rows from `first` to `last` are kept; gives on how many the filters fail, which are not kept."""
         try:
-            kept = frame.select(self._all.alias("kept")).to_series().to_numpy()
+            kept[first:last] = self._evaluate(every, frame.slice(first, last - first))
+        except DataError:
+            tries[0] -= 1
+            if last - first == 1 or tries[0] <= 0:
+                return last - first
+            middle = (first + last) // 2
+            return self._look(every, frame, first, middle, kept, tries) + self._look(
+                every, frame, middle, last, kept, tries
+            )
+        return 0
+
+    def _frame(self, batch: Batch) -> pl.DataFrame:
+        return pl.DataFrame([self._series(name, batch) for name in self._columns])
+
+    def _evaluate(self, every: pl.Expr, frame: pl.DataFrame) -> Bools:
+        try:
+            return frame.select(every.alias("kept")).to_series().to_numpy()
         except pl.exceptions.PolarsError as error:
             raise DataError(f"a filter fails: {reason(error)}", where=self._place) from error
-        return None if kept.all() else np.flatnonzero(kept)
 
     def _series(self, name: str, batch: Batch) -> pl.Series:
         if name == REQUEST_TIME:

@@ -47,7 +47,7 @@ class Joiner:
 
     >>> spec = TensorSpec("x", "float32", ("rows", 2)), TensorSpec("y", "float32", ("rows",))
     >>> joiner = Joiner([spec[0]], [spec[1]])
-    >>> joined, parts = joiner.join([{"x": np.ones((1, 2))}, {"x": np.zeros((3, 2))}])
+    >>> joined, parts = joiner.join([{"x": np.ones((1, 2), np.float32)}, {"x": np.zeros((3, 2), np.float32)}])
     >>> joined["x"].shape, [y.shape for y in joiner.part({"y": joined["x"][:, 0]}, parts[1]).values()]
     ((4, 2), [(3,)])
     """

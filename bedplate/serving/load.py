@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+from bedplate.batch import Columns
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import BedplateError, NotFoundError
+from bedplate.errors import BedplateError, NotFoundError, StoreError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.view import CompiledView
 from bedplate.registry.registry import Registry
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.loader import Loader
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service import Service
+from bedplate.serving.service_openapi import service_openapi
+from bedplate.types import Int64s
 
 
 def load_pipeline(
@@ -40,22 +47,48 @@ def load_pipeline(
         ArtifactError: a model's folder was changed, or doesn't reproduce its golden scores.
         StoreError: the store can't be read or does not hold a view.
     """
-    models = loader or Loader(registry, threads)
-
-    def load(reference: str) -> Artifact:
-        try:
-            version = models.registry.get(reference)
-        except NotFoundError as error:
-            name = reference.partition("@")[0].partition(":")[0]
-            known = {v.name for v in registry.models()}
-            hint = error.hint if name in known else f"{error.hint}; or train it: bedplate train {name} --promote"
-            raise NotFoundError(error.message, where=f"{service.place}, model '{reference}'", hint=hint) from error
-        return models.hold(version)
-
-    pipeline = Pipeline(service, graph, reader, load, clock)
+    pipeline = Pipeline(service, graph, reader, _loaded_by(service, loader or Loader(registry, threads)), clock)
     try:
         pipeline.warm_up()
     except BedplateError as error:
         error.where = f"{service.place}, first request: {error.where}" if error.where else service.place
         raise
     return pipeline
+
+
+def describe_service(service: Service, graph: FeatureGraph, registry: Registry) -> dict[str, Any]:
+    """The OpenAPI description of a service, without its store.
+
+    Args:
+        service: the definition.
+        graph: the project's features.
+        registry: where the models are.
+
+    Raises:
+        DefinitionError: as `load_pipeline`.
+        NotFoundError: a model is not there.
+        ArtifactError: as `load_pipeline`.
+    """
+    return service_openapi(Pipeline(service, graph, _Closed(), _loaded_by(service, Loader(registry))))
+
+
+@final
+class _Closed(Reader):
+    """Reads nothing."""
+
+    def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
+        raise StoreError("the store is not open", where=view.place)
+
+
+def _loaded_by(service: Service, models: Loader) -> Callable[[str], Artifact]:
+    def load(reference: str) -> Artifact:
+        try:
+            version = models.registry.get(reference)
+        except NotFoundError as error:
+            name = reference.partition("@")[0].partition(":")[0]
+            known = {v.name for v in models.registry.models()}
+            hint = error.hint if name in known else f"{error.hint}; or train it: bedplate train {name} --promote"
+            raise NotFoundError(error.message, where=f"{service.place}, model '{reference}'", hint=hint) from error
+        return models.hold(version)
+
+    return load

@@ -24,11 +24,12 @@ class Metrics:
     bedplate_requests_total{route="rank",status="200"} 1
     """
 
-    __slots__ = ("_counts", "_degraded", "_histograms", "_joined", "_others", "_resident", "_store")
+    __slots__ = ("_counts", "_degraded", "_histograms", "_joined", "_others", "_resident", "_steps", "_store")
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], int] = {}
         self._degraded: dict[tuple[str, str], int] = {}
+        self._steps: dict[tuple[str, str], int] = {}
         self._store: GuardedStore | None = None
         self._resident: ResidentViews | None = None
         self._joined: Callable[[str], str] | None = None
@@ -46,8 +47,11 @@ class Metrics:
         found[1][0] += seconds
 
     def observe_degraded(self, degraded: Mapping[str, Degraded]) -> None:
-        """Counts the rows of one answer that are not as they should be, by the view's name."""
+        """Counts the rows of one answer that are not as they should be, by the view's name, and the steps."""
         for view, found in degraded.items():
+            if found.why:
+                key = (view.removeprefix("step."), found.why)
+                self._steps[key] = self._steps.get(key, 0) + 1
             for how, rows in found.counts().items():
                 self._degraded[view, how] = self._degraded.get((view, how), 0) + rows
 
@@ -83,6 +87,15 @@ class Metrics:
         return "\n".join([*lines, *self._of_degraded(), *self._of_store(), *self._of_resident(), *others]) + "\n"
 
     def _of_degraded(self) -> list[str]:
+        steps = family(
+            "bedplate_degraded_steps_total",
+            "counter",
+            "Answers in which a step of the pipeline was late, failed or was skipped.",
+            [({"step": step, "why": why}, count) for (step, why), count in sorted(self._steps.items())],
+        )
+        return [*steps, *self._of_views()] if self._steps else self._of_views()
+
+    def _of_views(self) -> list[str]:
         return family(
             "bedplate_degraded_rows_total",
             "counter",

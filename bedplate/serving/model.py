@@ -6,14 +6,13 @@ that splits it makes every other request wait; more processors serve more reques
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, final
 
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Runtime
-
-if TYPE_CHECKING:
-    from bedplate.serving.batcher import Batcher  # it runs models
+from bedplate.types import Array
 
 
 def place_of(name: str, version: str) -> str:
@@ -23,6 +22,36 @@ def place_of(name: str, version: str) -> str:
     "model 'ranker:3'"
     """
     return f"model '{name}:{version}'"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a request got of a call.
+
+    Attributes:
+        results: the outputs that it asked for.
+        batch: the requests that the call answered.
+        leads: whether it is the one of them with which the call is counted.
+        took_ns: the call, nanoseconds.
+    """
+
+    results: list[Array]
+    batch: int
+    leads: bool
+    took_ns: int
+
+
+class SharedCalls(Protocol):
+    """Calls of a model that several requests share (`batcher.Batcher`)."""
+
+    async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """As `Runtime.run`, of one request, together with others."""
+        ...
+
+    async def call(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Ran:
+        """As `run`, with what the call was."""
+        ...
 
 
 @final
@@ -50,7 +79,7 @@ class Model:
         self.inputs: Mapping[str, TensorSpec] = runtime.inputs
         self.outputs: Mapping[str, TensorSpec] = runtime.outputs
         self.run = runtime.run
-        self.batcher: Batcher | None = None
+        self.batcher: SharedCalls | None = None
         self.calls = ""
 
     @property

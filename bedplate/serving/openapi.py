@@ -7,8 +7,9 @@ from typing import Any
 
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.view import Feature
+from bedplate.serving.arrow import ARROW, DEGRADED_HEADER, TIME_HEADER
 from bedplate.serving.feature_plan import FeatureLookup
-from bedplate.serving.feature_wire import ARROW, DEGRADED_HEADER, FEATURES_HEADER, TIME_HEADER
+from bedplate.serving.feature_wire import FEATURES_HEADER
 from bedplate.types import Type
 
 _KINDS: dict[Type, dict[str, Any]] = {

@@ -1,38 +1,41 @@
-"""The pipeline of a service: candidates -> hydrate -> filter -> score -> select."""
+"""The pipeline of a service: candidates -> hydrate -> filter -> score -> select; each step has a file of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import numpy as np
 
 from bedplate.batch import Batch, Column
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import ArtifactError, DefinitionError, RequestError
+from bedplate.errors import NotFoundError, RequestError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
 from bedplate.online.fallback import FallbackReader, Reading, texts_read
 from bedplate.online.guard import GuardedStore
 from bedplate.online.resident import ResidentViews
+from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
 from bedplate.serving.artifact import Artifact
+from bedplate.serving.batcher import finished
+from bedplate.serving.checks import check_features, check_levels, pinned_versions
 from bedplate.serving.filters import Filters
-from bedplate.serving.hydrate import Hydrator, keys_in, take_candidates
+from bedplate.serving.finders import Tower
+from bedplate.serving.hydrate import Hydrator, take_candidates
+from bedplate.serving.model import SharedCalls
+from bedplate.serving.progress import Progress
 from bedplate.serving.retrieval import Catalogue
+from bedplate.serving.score import SCORE, ScoreStep
 from bedplate.serving.scorer import scorers
+from bedplate.serving.select import SelectStep
 from bedplate.serving.service import Service
-from bedplate.serving.wire import Answer, Asked, Key, Wire, empty_reason
-from bedplate.types import Float32s, Int64s, Type
+from bedplate.serving.sources import Sources
+from bedplate.serving.steps import Recent, Retrieval
+from bedplate.serving.wire import Asked, SimilarAsked, Wire
+from bedplate.types import Int64s, Type
 
-SCORE = "score"
-"""The output of a ranking model: [candidates], larger is better."""
-QUERY = "query"
-"""The output of a retrieval model's query tower: [requests, width]."""
-
-_NOTHING = np.zeros(0, np.int64)
-_NO_CANDIDATES = np.zeros(2, np.int64)
+__all__ = ["SCORE", "Pipeline"]
 
 
 @final
@@ -49,7 +52,7 @@ class Pipeline:
     Attributes:
         service: the definition.
         wire: reads requests.
-        models: the artifact of each part, `ranking` and `retrieval`.
+        models: the artifact of each part: `ranking`, and each Retrieval by its name.
 
     Raises:
         DefinitionError: a model reads a feature that is not defined or whose definition has changed; a filter or an
@@ -59,8 +62,8 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_candidates", "_fallback", "_filters", "_hydrator", "_made", "_ranker", "_texts_of", "_versions", "models",
-        "service", "wire",
+        "_candidates", "_fallback", "_filters", "_hydrator", "_made", "_score", "_select", "_sources", "_texts_of",
+        "_versions", "models", "service", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -71,33 +74,31 @@ class Pipeline:
         load: Callable[[str], Artifact],
         clock: Clock = system_clock,
     ) -> None:
-        self.service = service
-        self._ranker = load(service.ranking)
-        self.models: dict[str, Artifact] = {"ranking": self._ranker}
-        if service.retrieval is not None:
-            self.models["retrieval"] = load(service.retrieval.model)
-        self._filters = Filters(service.filters, graph, service.place)
-        names = list(self._filters.features)
+        self.service, place = service, service.place
+        ranker = load(service.ranking)
+        self.models: dict[str, Artifact] = {"ranking": ranker}
+        for source in service.sources:
+            if isinstance(source, Retrieval):
+                self.models[source.name] = load(source.model)
+        self._filters = Filters(service.filters, graph, place)
         for artifact in self.models.values():
             artifact.signature.check_features(graph.features, artifact.model.place)
-        names += self._ranker.signature.features()
-        of_keys = {"exclude": service.exclude, "always": service.retrieval.always if service.retrieval else ()}
-        for part, features in of_keys.items():
-            _check_keys(features, graph, f"{service.place}, {part}")
-            names += features
-        retrieval = self.models.get("retrieval")
-        if retrieval is not None:
-            names += retrieval.signature.features()
-        makers = scorers(graph.select(names, service.place), graph, load, _pinned(self.models, service.place))
+        towers = {part: Tower(artifact, place) for part, artifact in self.models.items() if part != "ranking"}
+        first = next(iter(towers.values()), None)
+        self._select = SelectStep(service, None if first is None else first.catalogue)
+        names = [*self._filters.features, *ranker.signature.features(), *check_features(service, graph)]
+        for tower in towers.values():
+            names += tower.artifact.signature.features()
+        names = list(dict.fromkeys(names))
+        makers = scorers(graph.select(names, place), graph, load, pinned_versions(self.models, place))
         self._fallback = reader if isinstance(reader, FallbackReader) else None
-        self._hydrator = Hydrator(graph, names, service.item, reader, service.place, makers)
-        self._texts_of = texts_read(self._hydrator.selected)
-        _check_levels(self._hydrator.levels, self.models, service)
-        self._ranker.require(SCORE)
-        self._candidates = None if retrieval is None else _Candidates(retrieval, service)
-        if self._candidates is not None:
-            self._candidates.check_keys(self._hydrator.item_type)
-        hydrator = self._hydrator
+        self._hydrator = hydrator = Hydrator(graph, names, service.item, reader, place, makers)
+        shown = [source.feature for source in service.sources if isinstance(source, Recent)] if first is None else []
+        self._texts_of = texts_read(hydrator.selected, shown)
+        check_levels(hydrator.levels, self.models, service)
+        self._score = ScoreStep(ranker, service.fallback, service.budget("score"), place)
+        self._sources = Sources(service, graph, towers, reader, load, clock, hydrator.item_type)
+        self._candidates = self._sources.step()
         self.wire = Wire(service, hydrator.entities, hydrator.item_type, clock, hydrator.contexts)
         self._versions = {part: f"{a.model.name}:{a.model.version}" for part, a in self.models.items()}
         self._made = {name: maker.version for name, maker in makers.items()}
@@ -113,47 +114,64 @@ class Pipeline:
         return None if self._fallback is None else self._fallback.resident
 
     @property
+    def batcher(self) -> SharedCalls | None:
+        """Shares calls of the ranking model, where that is measured to pay."""
+        return self.models["ranking"].model.batcher
+
+    @property
     def catalogue(self) -> Catalogue | None:
-        """All items that can be recommended, where the service has a retrieval."""
-        return None if self._candidates is None else self._candidates.catalogue
+        """The items of the first Retrieval, where the service has one."""
+        return None if self._sources.tower is None else self._sources.tower.catalogue
 
     def recommend(self, asked: Asked) -> Answer:
         """The best items for a request; where there is none, the answer's `reason` says why.
 
         Raises:
-            RequestError: the service has no retrieval.
-            StoreError: the store can't be read, or is ahead of the time asked for.
+            RequestError: the service has no candidates of its own.
+            StoreError: the store can't be read, or is ahead of the time asked for; or no source answered.
         """
+        return finished(self._recommend(asked, Progress(asked.trace, self._begin())))
+
+    async def recommend_shared(self, asked: Asked, batcher: SharedCalls) -> Answer:
+        """As `recommend`, with a call of the ranking model that other requests may share."""
+        return await self._recommend(asked, Progress(asked.trace, self._begin()), batcher)
+
+    async def _recommend(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
         if self._candidates is None:
             raise RequestError("this service has no retrieval", hint="send the candidates to /rank")
-        watch, reading = _Watch(asked.trace), self._begin()
+        reading, service = progress.reading, self.service
         request = self._hydrator.request(asked.keys, asked.time, asked.context, reading)
         unknown = self._unknown(asked, request)
-        watch.mark("request_features")
-        found = self._candidates.find(request, asked)
-        watch.mark("candidates")
-        keys = self._candidates.catalogue.keys[found]
-        batch = self._hydrator.candidates(asked.keys, asked.time, keys, request, reader=reading)
-        watch.mark("hydrate")
-        kept = self._filters.rows(batch)
+        progress.mark("request_features")
+        found = self._candidates.find(request, asked, progress)
+        brought = len(found.keys)
+        progress.mark("candidates")
+        batch = self._hydrator.candidates(asked.keys, asked.time, found.keys, request, reader=reading)
+        progress.mark("hydrate")
+        kept = self._filter(batch, progress)
         if kept is not None:
-            batch, found = take_candidates(batch, kept), found[kept]
-        watch.mark("filter")
-        scores = self._score(batch)
-        watch.mark("score")
-        order = np.argsort(-scores, kind="stable")[: asked.count]
-        wire = self._candidates.catalogue.wire
-        ids: list[Key] = [wire[i] for i in found[order].tolist()]
-        watch.mark("select")
+            batch, found = take_candidates(batch, kept), found.take(kept)
+        progress.mark("filter")
+        scores = await self._score.scores(batch, progress, batcher)
+        ranks = self._score.ranks(batch) if scores is None else None
+        progress.mark("score")
+        chosen = self._select.choose(scores, ranks, batch, asked.count, asked.seed, progress)
+        best = found.take(chosen.order)
+        ids = best.ids(self._sources.catalogues)
+        names = [source.name for source in service.sources]
+        progress.mark("select")
         return Answer(
             ids=ids,
-            scores=scores[order].tolist(),
+            scores=[None] * len(ids) if scores is None else scores[chosen.order].tolist(),
             models=self._versions,
             time=asked.time,
+            sources=best.sources(names) if len(names) > 1 else (),
+            propensities=() if chosen.propensities is None else chosen.propensities.tolist(),
+            seed=asked.seed if self._select.explores else None,
             unknown=unknown,
-            trace=watch.steps,
-            degraded={} if reading is None else reading.degraded,
-            reason=None if ids else empty_reason(len(self._candidates.catalogue), len(keys)),
+            trace=progress.steps,
+            degraded=progress.degraded,
+            reason=None if ids else empty_reason(self._sources.items, brought),
         )
 
     def rank(self, asked: Asked) -> Answer:
@@ -162,9 +180,15 @@ class Pipeline:
         Raises:
             StoreError: the store can't be read, or is ahead of the time asked for.
         """
-        watch, reading = _Watch(asked.trace), self._begin()
+        return finished(self._rank(asked, Progress(asked.trace, self._begin())))
+
+    async def rank_shared(self, asked: Asked, batcher: SharedCalls) -> Answer:
+        """As `rank`, with a call of the ranking model that other requests may share."""
+        return await self._rank(asked, Progress(asked.trace, self._begin()), batcher)
+
+    async def _rank(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
         batch = self._hydrator.candidates(
-            asked.keys, asked.time, asked.item_keys, context=asked.context, reader=reading
+            asked.keys, asked.time, asked.item_keys, context=asked.context, reader=progress.reading
         )
         # Before the model, whose weights take the place of all else in the processor's caches.
         unknown = self._unknown(asked, batch.request)
@@ -172,18 +196,64 @@ class Pipeline:
         if rows is not None:
             named = dict.fromkeys(asked.items[i] for i in np.flatnonzero(rows).tolist())
             unknown[self.service.item] = list(named)
-        watch.mark("hydrate")
-        scores = self._score(batch)
-        watch.mark("score")
+        progress.mark("hydrate")
+        scores = await self._score.scores(batch, progress, batcher)
+        progress.mark("score")
         return Answer(
             ids=asked.items,
-            scores=scores.tolist(),
+            scores=[None] * len(asked.items) if scores is None else scores.tolist(),
             models={"ranking": self._versions["ranking"]},
             time=asked.time,
             unknown=unknown,
-            trace=watch.steps,
-            degraded={} if reading is None else reading.degraded,
+            trace=progress.steps,
+            degraded=progress.degraded,
         )
+
+    def embed(self, asked: Asked) -> Vectors:
+        """The vector of a request by the query tower of the first Retrieval, or those of items in its index.
+
+        Raises:
+            RequestError: the service has no Retrieval.
+            StoreError: the store can't be read, or is ahead of the time asked for.
+        """
+        part, tower = self._indexed()
+        models = {part: self._versions[part]}
+        if not asked.keys and self._hydrator.entities:
+            places = tower.catalogue.places(asked.item_keys)
+            rows = tower.catalogue.vectors[places].tolist()
+            return Vectors(
+                vectors=[row if at >= 0 else None for row, at in zip(rows, places, strict=True)], models=models
+            )
+        progress = Progress(asked.trace, self._begin())
+        request = self._hydrator.request(asked.keys, asked.time, asked.context, progress.reading)
+        progress.mark("request_features")
+        vector = tower.query(request, asked.time)
+        progress.mark("embed")
+        return Vectors(
+            vectors=[vector.tolist()],
+            models=models,
+            time=asked.time,
+            unknown=self._unknown(asked, request),
+            degraded=progress.degraded,
+            trace=progress.steps,
+        )
+
+    def similar(self, asked: SimilarAsked) -> Similar:
+        """The items whose vectors are nearest to that of an item, by the index of the first Retrieval.
+
+        Raises:
+            RequestError: the service has no Retrieval.
+            NotFoundError: the item is not in the index.
+        """
+        part, tower = self._indexed()
+        catalogue = tower.catalogue
+        place = int(catalogue.places(np.array([asked.key]))[0])
+        if place < 0:
+            raise NotFoundError(f"the index has no item '{asked.item}'", where="$.item")
+        without = np.append(asked.without, asked.key)
+        found, scores = catalogue.near(place, asked.count, without)
+        ids: list[Key] = [catalogue.wire[i] for i in found.tolist()]
+        return Similar(ids=ids, scores=scores.tolist(), models={part: self._versions[part]})
 
     def describe(self) -> dict[str, Any]:
         """The service, its models, its features and the requests it answers, for a person or a client to read."""
@@ -192,12 +262,16 @@ class Pipeline:
             "models": self._versions,
             "features": list(self._hydrator.levels),
             "made_by": self._made,
-            "items": None if self._candidates is None else len(self._candidates.catalogue),
+            "items": self._sources.items,
             "requests": self.wire.describe(),
         }
 
     def warm_up(self) -> None:
-        """Answers one request of keys that nobody has, so that the first real one finds everything prepared."""
+        """Answers one request of keys that nobody has, so that the first real one finds everything prepared.
+
+        Raises:
+            BedplateError: a step fails.
+        """
         with contextlib.nullcontext() if self._fallback is None else self._fallback.guard.starting():
             self._warm_up()
 
@@ -209,9 +283,9 @@ class Pipeline:
         size = min(self.service.most_candidates, 200)
         asked = Asked(text, keys, now, [item] * size, np.zeros(size, np.int64), self.service.top, trace=False)
         for _ in range(3):
-            self.rank(asked)
+            finished(self._rank(asked, Progress(trace=False, reading=self._begin(), is_strict=True)))
             if self._candidates is not None:
-                self.recommend(asked)
+                finished(self._recommend(asked, Progress(trace=False, reading=self._begin(), is_strict=True)))
         reading = self._begin()
         self._hydrator.candidates(keys, now, asked.item_keys, reader=reading)
         if reading is not None and reading.failure is not None:
@@ -221,108 +295,21 @@ class Pipeline:
         """The reads of one answer, where they may fall back."""
         return None if self._fallback is None else self._fallback.begin(self._texts_of)
 
-    def _score(self, batch: Batch) -> Float32s:
-        if not batch.items:
-            return np.zeros(0, np.float32)
-        return self._ranker.run(batch, SCORE)
+    def _filter(self, batch: Batch, progress: Progress) -> Int64s | None:
+        """The positions of the candidates that are let through; None: all."""
+        if progress.is_strict:
+            return self._filters.rows(batch)
+        kept = self._filters.rows_in_time(batch, self.service.budget("filter"))
+        for why, items in (("failed", kept.failed), ("late", kept.late)):
+            if items:
+                progress.flag("filter", why, "candidates that were looked at", items)
+        return kept.rows
+
+    def _indexed(self) -> tuple[str, Tower]:
+        index, tower = self.service.index, self._sources.tower
+        if index is None or tower is None:
+            raise RequestError("this service has no retrieval, and so no vectors")
+        return index.name, tower
 
     def _unknown(self, asked: Asked, request: Mapping[str, Column]) -> dict[str, list[Key]]:
         return {entity: [asked.given[entity]] for entity in self._hydrator.unknown_entities(request)}
-
-
-@final
-class _Candidates:
-    """Retrieval: the query tower on the request's features, then the nearest items of the catalogue."""
-
-    def __init__(self, artifact: Artifact, service: Service) -> None:
-        if artifact.catalogue is None or service.retrieval is None:
-            raise DefinitionError(
-                f"{artifact.model.place} has no retrieval index", where=service.place, hint="name a retrieval model"
-            )
-        artifact.require(QUERY)
-        if artifact.signature.features("item"):
-            raise DefinitionError(f"{artifact.model.place} reads features of candidates", where=service.place)
-        self.catalogue = artifact.catalogue
-        self._tower = artifact
-        self._count = service.retrieval.count
-        self._exclude = tuple((name, f"{service.place}, exclude '{name}'") for name in service.exclude)
-        self._always = tuple((name, f"{service.place}, always '{name}'") for name in service.retrieval.always)
-
-    def check_keys(self, kind: Type) -> None:
-        """Checks that the catalogue knows its items as clients do.
-
-        Raises:
-            ArtifactError: the keys are strings and the catalogue has no texts, or the other way round.
-        """
-        if self.catalogue.has_texts != (kind is Type.STRING):
-            raise ArtifactError(f"the retrieval index has no {kind} keys, as the item's views have")
-
-    def find(self, request: Mapping[str, Column], asked: Asked) -> Int64s:
-        """Positions in the catalogue, nearest first."""
-        times = np.array([asked.time])
-        batch = Batch(request, {}, _NO_CANDIDATES, times, _NO_CANDIDATES[:1], _NOTHING)
-        query: Float32s = self._tower.run(batch, QUERY)[0]
-        without = [asked.item_keys, *(keys_in(request[name], place) for name, place in self._exclude)]
-        always = [_NOTHING, *(keys_in(request[name], place) for name, place in self._always)]
-        return self.catalogue.search(query, self._count, np.concatenate(without), np.concatenate(always))
-
-
-@final
-class _Watch:
-    """The milliseconds of each step, measured where the request asks."""
-
-    __slots__ = ("_last", "steps")
-
-    def __init__(self, wanted: bool) -> None:
-        self.steps: dict[str, float] | None = {} if wanted else None
-        self._last = time.perf_counter_ns()
-
-    def mark(self, step: str) -> None:
-        """The end of a step."""
-        if self.steps is not None:
-            now = time.perf_counter_ns()
-            self.steps[step] = (now - self._last) / 1e6
-            self._last = now
-
-
-def _pinned(models: Mapping[str, Artifact], place: str) -> dict[str, str]:
-    """The version of the model behind each feature that the service's models were trained with.
-
-    Raises:
-        DefinitionError: two of them were trained with different ones.
-    """
-    found: dict[str, tuple[str, Artifact]] = {}
-    for artifact in models.values():
-        for feature, version in artifact.signature.models.items():
-            first, other = found.setdefault(feature, (version, artifact))
-            if first != version:
-                raise DefinitionError(
-                    f"{other.model.place} was trained with '{feature}' made by {first}, {artifact.model.place} with "
-                    f"the one made by {version}",
-                    where=place,
-                    hint="train one of them again, so that both read the feature of one version",
-                )
-    return {feature: version for feature, (version, _) in found.items()}
-
-
-def _check_keys(features: Sequence[str], graph: FeatureGraph, place: str) -> None:
-    for feature in graph.select(features, place).features:
-        if feature.type not in (Type.INT, Type.STRING):
-            raise DefinitionError(f"'{feature.name}' holds values of type {feature.type}, expected keys", where=place)
-
-
-def _check_levels(levels: Mapping[str, bool], models: Mapping[str, Artifact], service: Service) -> None:
-    for artifact in models.values():
-        for wanted in artifact.signature.inputs:
-            if wanted.feature in levels and levels[wanted.feature] != (wanted.level == "request"):
-                raise DefinitionError(
-                    f"{artifact.model.place} reads '{wanted.feature}' of the {wanted.level}, "
-                    f"with candidates of '{service.item}' it is not",
-                    where=service.place,
-                    hint="is `item` the entity of the candidates that the model was trained with?",
-                )
-    always = service.retrieval.always if service.retrieval else ()
-    wrong = [name for name in (*service.exclude, *always) if not levels[name]]
-    if wrong:
-        part = "exclude" if wrong[0] in service.exclude else "always"
-        raise DefinitionError(f"'{wrong[0]}' is no feature of the request", where=f"{service.place}, {part}")

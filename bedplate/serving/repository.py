@@ -17,9 +17,8 @@ from time import perf_counter_ns
 from typing import Any, TypeVar, final
 
 from bedplate.errors import BedplateError, NotFoundError, RequestError, suggest
-from bedplate.serving.batcher import Batcher
 from bedplate.serving.infer_call import InferCall
-from bedplate.serving.model import Model
+from bedplate.serving.model import Model, SharedCalls
 from bedplate.serving.model_source import ModelSource
 from bedplate.serving.statistics import Spent, Statistics
 from bedplate.serving.version_policy import asked_versions, choose
@@ -87,7 +86,7 @@ class Served:
 
     async def _shared(
         self,
-        batcher: Batcher,
+        batcher: SharedCalls,
         decode: Callable[[Model], InferCall],
         encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
         queue_ns: int,

@@ -38,7 +38,7 @@ class Catalogue:
     [7, 9]
     """
 
-    __slots__ = ("_order", "_sorted", "has_texts", "keys", "vectors", "wire")
+    __slots__ = ("_order", "_sorted", "_unit", "has_texts", "keys", "vectors", "wire")
 
     def __init__(
         self, keys: Int64s, vectors: Float32s, texts: Sequence[str] | None = None, place: str = "catalogue"
@@ -54,6 +54,7 @@ class Catalogue:
             raise ArtifactError("a key is there twice", where=place)
         if not np.isfinite(self.vectors).all():
             raise ArtifactError("a vector holds NaN or infinity", where=place)
+        self._unit: Float32s | None = None
         self.has_texts = texts is not None
         self.wire: Sequence[int | str] = self.keys.tolist() if texts is None else texts
 
@@ -80,15 +81,21 @@ class Catalogue:
             excluded = self.positions(without)
             scores[excluded] = -np.inf
             allowed -= len(excluded)
-        count = min(count, allowed)
-        if count <= 0:
-            return np.zeros(0, np.int64)
-        if count < len(scores):
-            best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
-            best.sort()
-        else:
-            best = np.arange(len(scores))
-        return best[np.argsort(-scores[best], kind="stable")]
+        return _largest(scores, min(count, allowed))
+
+    def near(self, position: int, count: int, without: Int64s) -> tuple[Int64s, Float32s]:
+        """The positions [n] of the items nearest to the one at a position, nearest first, and their cosines [n].
+
+        Args:
+            position: of an item.
+            count: at most so many.
+            without: keys that are left out; those not in the catalogue are ignored.
+        """
+        scores = self.unit @ self.unit[position]
+        excluded = self.positions(without)
+        scores[excluded] = -np.inf
+        found = _largest(scores, min(count, len(scores) - len(excluded)))
+        return found, scores[found]
 
     def positions(self, keys: Int64s) -> Int64s:
         """The positions of those of the keys that are in the catalogue, each once."""
@@ -96,3 +103,37 @@ class Catalogue:
             return np.zeros(0, np.int64)
         at = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
         return np.unique(self._order[at[self._sorted[at] == keys]])
+
+    def places(self, keys: Int64s) -> Int64s:
+        """[n] the position of each of n keys; -1: it is not in the catalogue.
+
+        >>> Catalogue(np.array([7, 3]), np.zeros((2, 1), np.float32)).places(np.array([3, 5, 7])).tolist()
+        [1, -1, 0]
+        """
+        if not len(self._sorted):
+            return np.full(len(keys), -1, np.int64)
+        at = np.minimum(np.searchsorted(self._sorted, keys), len(self._sorted) - 1)
+        return np.where(self._sorted[at] == keys, self._order[at], -1)
+
+    @property
+    def unit(self) -> Float32s:
+        """[M, d] the vectors, each divided by its length, so that inner products are cosines; a zero stays zero."""
+        if self._unit is not None:
+            return self._unit
+        lengths = np.linalg.norm(self.vectors, axis=1, keepdims=True)
+        is_unit = bool((np.abs(lengths - 1.0) < 1e-6).all())
+        unit = self.vectors if is_unit else (self.vectors / np.maximum(lengths, 1e-30)).astype(np.float32)
+        self._unit = unit
+        return unit
+
+
+def _largest(scores: Float32s, count: int) -> Int64s:
+    """The positions of the largest scores, the largest first, of equal ones the first."""
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    if count < len(scores):
+        best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
+        best.sort()
+    else:
+        best = np.arange(len(scores))
+    return best[np.argsort(-scores[best], kind="stable")]

@@ -1,7 +1,8 @@
 """Routes: from a request to the answer of the pipeline, of a model, or of the server itself.
 
-POST /recommend, /rank                          ids in, ids and scores out
+POST /recommend, /rank, /embed, /similar        ids in, ids and scores out, or vectors
 GET  /                                          the service: models, requests
+GET  /openapi.json                              all of this, for programs that write clients
 GET  /metrics                                   for Prometheus
      /v2...                                     Open Inference Protocol, see `oip_routes`
 """
@@ -16,19 +17,19 @@ from typing import Any, final
 import msgspec
 
 from bedplate.errors import BedplateError, NotFoundError, suggest
+from bedplate.serving import api
 from bedplate.serving.compression import compress, decompress
 from bedplate.serving.http import TEXT, Request, Response, error_response
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.oip_routes import ProtocolRoutes, Route
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
-from bedplate.serving.wire import Answer, Asked
+from bedplate.serving.service_openapi import service_openapi
 
 log = logging.getLogger("bedplate.serving")
 
 _ANSWERED_BEFORE = ("metadata", "live", "ready")
 """Routes below /v2 that are answered before the models are loaded."""
-_answer_encoder = msgspec.json.Encoder()
 
 
 @final
@@ -42,17 +43,18 @@ class App:
     503
     """
 
-    __slots__ = ("_metrics", "_pipeline", "_protocol", "_ready", "_repository", "_routes")
+    __slots__ = ("_metrics", "_openapi", "_pipeline", "_protocol", "_ready", "_repository", "_routes")
 
     def __init__(self, repository: Repository | None = None) -> None:
         self._pipeline: Pipeline | None = None
         self._repository = Repository() if repository is None else repository
+        self._openapi = b""
         self._ready = False
         self._metrics = Metrics()
         self._protocol = ProtocolRoutes(self._repository, lambda: self._ready)
         self._routes: dict[str, Route] = {
-            "/recommend": ("recommend", "POST", self._recommend),
-            "/rank": ("rank", "POST", self._rank),
+            **{f"/{name}": (name, "POST", self._call(name, call)) for name, call in api.CALLS.items()},
+            "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
             "/": ("describe", "GET", self._describe),
             "/metrics": ("metrics", "GET", self._show_metrics),
         }
@@ -92,7 +94,7 @@ class App:
         route = self._routes.get(path)
         if route is None and path.startswith("/v2"):
             route = self._protocol.find(path)
-            if route is not None and self._pipeline is None and route[0] not in _ANSWERED_BEFORE:
+            if route is not None and not self._repository.is_open and route[0] not in _ANSWERED_BEFORE:
                 return route[0], route[1], lambda _: self._not_loaded()
         return route or ("unknown", "*", self._unknown)
 
@@ -107,19 +109,30 @@ class App:
             raise _NotReadyError("the models are still loading", hint="ask /v2/health/ready")
         return self._pipeline
 
-    def _recommend(self, request: Request) -> Response:
-        pipeline = self._loaded()
-        return self._answered(pipeline.recommend, pipeline.wire.recommend(request.body))
+    def _call(self, name: str, call: api.Call) -> Callable[[Request], Response | Awaitable[Response]]:
+        shared = api.SHARED.get(name)
 
-    def _rank(self, request: Request) -> Response:
-        pipeline = self._loaded()
-        return self._answered(pipeline.rank, pipeline.wire.rank(request.body))
+        def answered(request: Request) -> Response | Awaitable[Response]:
+            pipeline = self._loaded()
+            batcher = pipeline.batcher
+            if batcher is not None and shared is not None:
+                return self._shared(shared(request, pipeline, batcher))
+            response, degraded = call(request, pipeline)
+            if degraded:
+                self._metrics.observe_degraded(degraded)
+            return response
 
-    def _answered(self, step: Callable[[Asked], Answer], asked: Asked) -> Response:
-        answer = step(asked)
-        if answer.degraded:
-            self._metrics.observe_degraded(answer.degraded)
-        return Response(200, _answer_encoder.encode(answer))
+        return answered
+
+    async def _shared(self, answered: Awaitable[api.Answered]) -> Response:
+        response, degraded = await answered
+        if degraded:
+            self._metrics.observe_degraded(degraded)
+        return response
+
+    def _openapi_of(self, pipeline: Pipeline) -> bytes:
+        self._openapi = self._openapi or msgspec.json.encode(service_openapi(pipeline))
+        return self._openapi
 
     def _describe(self, request: Request) -> Response:
         return _json(self._loaded().describe())

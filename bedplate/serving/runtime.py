@@ -24,7 +24,7 @@ from bedplate.extensions import load, names
 from bedplate.features.encoding import TensorSpec
 from bedplate.types import Array
 
-_MEMBERS = ("lightgbm", "onnx", "python", "xgboost")
+_MEMBERS = ("lightgbm", "onnx", "python", "torch", "xgboost")
 """The runtimes of this package; the module of each is `bedplate.serving.runtime_<name>`."""
 
 

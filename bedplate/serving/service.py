@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast, final
 
 import polars as pl
 
 from bedplate.arguments import checks_arguments
 from bedplate.canonical import expression_form
-from bedplate.errors import ConfigError, DefinitionError
-from bedplate.registry.version import parse_reference
-from bedplate.types import parse_duration
+from bedplate.errors import DefinitionError, suggest
+from bedplate.serving.steps import (
+    MOST,
+    CandidateSource,
+    Diversity,
+    Epsilon,
+    Exploration,
+    Given,
+    Popular,
+    Quota,
+    Recent,
+    Retrieval,
+    Softmax,
+    Thompson,
+    check_model,
+    check_names,
+    check_size,
+    check_text,
+)
+from bedplate.types import SECOND, parse_duration
 
-MOST = 10_000
-"""The largest `count`, `top` and `most_candidates`."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Retrieval:
-    """Where a service's candidates come from: the nearest items to the request's vector, over the whole catalogue.
-
-    Attributes:
-        model: a registered model with a retrieval index: `name`, `name:3` or `name@champion`.
-        count: how many candidates are hydrated and scored.
-        always: features of the request (a key or a list of keys) whose items are candidates wherever their vectors lie,
-            such as those bought before. They come first and count towards `count`.
-    """
-
-    model: str
-    count: int = 200
-    always: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        """Checks the model's reference, the count, and that `always` is a list of names.
-
-        Raises:
-            DefinitionError: the reference can't be one, the count is out of range, or `always` is something else.
-        """
-        place = f"retrieval '{self.model}'"
-        _check_model(self.model, place)
-        _check_size(self.count, "count", place)
-        _check_names(self.always, "always", place)
+STEPS = ("candidates", "hydrate", "filter", "score", "select")
+"""The steps of a pipeline, in their order."""
 
 
 @checks_arguments
@@ -56,7 +45,7 @@ class Service:
         name: unique in the project.
         ranking: the registered model that scores the candidates: `name`, `name:3` or `name@champion`.
         item: the entity of the candidates.
-        retrieval: where candidates come from; None: the service answers only `rank`, whose client brings them.
+        retrieval: where candidates come from, where that is one Retrieval; None: see `candidates`.
         filters: boolean row expressions over features by their full names, of the candidate or of the request, and
             `request.time`. A candidate goes on where all are true; null is not true. `rank` doesn't filter.
         exclude: features of the request (a key or a list of keys) whose items are not recommended, such as those
@@ -65,6 +54,15 @@ class Service:
         most_candidates: how many candidates a `rank` request may bring.
         deadline: how long a read of the online store may take, such as "20ms"; then the answer is made of the values
             that were read last, or without values, and says so. By default `online.deadline` of `bedplate.toml`.
+        candidates: where candidates come from: sources, each with its count. An item that several bring counts for the
+            first of them. Without any and without `retrieval`, the service answers only `rank`.
+        diversity: how items that are like those above come later.
+        quotas: how many items of a kind an answer may hold.
+        exploration: how other items than the best are shown now and then, with the probability in the answer.
+        fallback: a feature of the item, a number, by which the candidates are ranked where the model gives no scores in
+            time, the largest first; None: the order of the sources.
+        budgets: how long a step may take, by its name, such as {"candidates": "5ms", "score": "10ms"}; that of
+            "hydrate" is `deadline` by another name.
 
     >>> Service("shop", ranking="ranker@champion", item="product", retrieval=Retrieval("towers@champion")).top
     20
@@ -79,32 +77,32 @@ class Service:
     top: int = 20
     most_candidates: int = 1000
     deadline: str | None = None
+    candidates: Sequence[CandidateSource] = ()
+    diversity: Diversity | None = None
+    quotas: Sequence[Quota] = ()
+    exploration: Exploration | None = None
+    fallback: str | None = None
+    budgets: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         """Checks what can be checked without the project's features; `checks.check_service` checks the rest.
 
         Raises:
             DefinitionError: an argument of another type, a reference that can't be one, a size out of range, a filter
-                that is not an expression, or filters without a retrieval.
+                that is not an expression, or filters without candidates.
         """
         place = self.place
-        for part, value in (("name", self.name), ("item", self.item)):
-            if not isinstance(value, str) or not value:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise DefinitionError(f"got the {part} {value!r}, expected a text", where="service")
-        _check_model(self.ranking, f"{place}: ranking")
-        if not isinstance(self.retrieval, Retrieval | None):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise DefinitionError(
-                f"got the retrieval {self.retrieval!r}, expected a Retrieval",
-                where=place,
-                hint='for example Retrieval("towers@champion")',
-            )
-        _check_size(self.top, "top", place)
-        _check_size(self.most_candidates, "most_candidates", place)
+        check_text(self.name, "name", "service")
+        check_text(self.item, "item", "service")
+        check_model(self.ranking, f"{place}: ranking")
+        _check_kind(self.retrieval, "retrieval", (Retrieval,), 'Retrieval("towers@champion")', place)
+        check_size(self.top, "top", place)
+        check_size(self.most_candidates, "most_candidates", place)
         if self.deadline is not None:
             parse_duration(self.deadline, where=f"{place}: deadline", error=DefinitionError)
         if not isinstance(self.filters, list | tuple):
             raise DefinitionError("filters is a list", where=place, hint="write filters=[...]")
-        _check_names(self.exclude, "exclude", place)
+        check_names(self.exclude, "exclude", place)
         for i, expression in enumerate(self.filters):
             if not isinstance(expression, pl.Expr):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise DefinitionError(
@@ -112,55 +110,126 @@ class Service:
                     where=place,
                     hint='for example pl.col("products.price").is_not_null()',
                 )
-        if self.retrieval is None and (self.filters or self.exclude):
+        self._check_sources()
+        self._check_selection()
+        self._check_budgets()
+
+    def _check_sources(self) -> None:
+        place = self.place
+        _check_list(self.candidates, "candidates", (Retrieval, Popular, Recent, Given), 'Popular("items.sold")', place)
+        if self.candidates and self.retrieval is not None:
+            raise DefinitionError("got a retrieval and candidates", where=place, hint="put it into candidates")
+        names = [source.name for source in self.sources]
+        taken = {"ranking", *(name for i, name in enumerate(names) if name in names[:i])}
+        for name in names:
+            if name in taken:
+                raise DefinitionError(
+                    f"two parts are called '{name}'", where=place, hint="give a source another name=..."
+                )
+        if sum(isinstance(source, Given) for source in self.sources) > 1:
+            raise DefinitionError("candidates has two Given, expected one", where=place)
+        if not self.sources and (self.filters or self.exclude):
             raise DefinitionError("filters and exclude need a retrieval, rank doesn't use them", where=place)
-        if self.retrieval is not None and self.top > self.retrieval.count:
+        if self.sources and self.top > self.most:
+            raise DefinitionError(f"top is {self.top}, expected at most the {self.most} candidates", where=place)
+        if self.most > MOST:
+            raise DefinitionError(f"the sources bring {self.most} candidates, expected at most {MOST}", where=place)
+
+    def _check_selection(self) -> None:
+        place = self.place
+        _check_kind(self.diversity, "diversity", (Diversity,), "Diversity(0.3)", place)
+        _check_list(self.quotas, "quotas", (Quota,), 'Quota("items.brand", 3)', place)
+        _check_kind(self.exploration, "exploration", (Epsilon, Softmax, Thompson), "Epsilon(0.05)", place)
+        if self.fallback is not None:
+            check_text(self.fallback, "fallback", place)
+        if not self.sources and (self.diversity or self.quotas or self.exploration or self.fallback):
             raise DefinitionError(
-                f"top is {self.top}, expected at most retrieval's {self.retrieval.count}", where=place
+                "diversity, quotas, exploration and fallback need candidates, rank doesn't use them", where=place
             )
+        if self.diversity is not None and self.diversity.by is None and self.index is None:
+            raise DefinitionError(
+                "diversity needs the vectors of a Retrieval", where=place, hint="or a feature: Diversity(by=...)"
+            )
+
+    def _check_budgets(self) -> None:
+        place = self.place
+        if not isinstance(self.budgets, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"budgets is {self.budgets!r}, expected a dictionary", where=place, hint='{"score": "10ms"}'
+            )
+        for step, text in self.budgets.items():
+            if step not in STEPS:
+                raise DefinitionError(f"no step '{step}'", where=f"{place}: budgets", hint=suggest(step, STEPS))
+            parse_duration(text, where=f"{place}: budgets['{step}']", error=DefinitionError)
+        if self.deadline is not None and "hydrate" in self.budgets:
+            raise DefinitionError("got a deadline and a budget of 'hydrate', which are the same", where=place)
 
     @property
     def place(self) -> str:
         """What a message calls the service."""
         return f"service '{self.name}'"
 
+    @property
+    def sources(self) -> tuple[CandidateSource, ...]:
+        """Where candidates come from, in order."""
+        return tuple(self.candidates) if self.retrieval is None else (self.retrieval,)
+
+    @property
+    def index(self) -> Retrieval | None:
+        """The first Retrieval: its index has the vectors of the items."""
+        return next((source for source in self.sources if isinstance(source, Retrieval)), None)
+
+    @property
+    def most(self) -> int:
+        """How many candidates the sources bring at most."""
+        return sum(source.count for source in self.sources)
+
+    @property
+    def read_deadline(self) -> str | None:
+        """How long a read of the online store may take, where the service says it."""
+        return self.deadline or self.budgets.get("hydrate")
+
+    def budget(self, step: str) -> float | None:
+        """The seconds that a step may take; None: no limit."""
+        text = self.budgets.get(step)
+        return None if text is None else parse_duration(text) / SECOND
+
     def form(self) -> dict[str, Any]:
         """The canonical form."""
-        retrieval = self.retrieval and {
-            "model": self.retrieval.model,
-            "count": self.retrieval.count,
-            "always": list(self.retrieval.always),
-        }
-        return {
+        found: dict[str, Any] = {
             "name": self.name,
             "ranking": self.ranking,
             "item": self.item,
-            "retrieval": retrieval,
+            "retrieval": self.retrieval and self.retrieval.form(),
             "filters": [expression_form(f, self.place) for f in self.filters],
             "exclude": list(self.exclude),
             "top": self.top,
             "most_candidates": self.most_candidates,
             "deadline": self.deadline,
         }
+        steps: dict[str, Any] = {
+            "candidates": [{"source": source.name} | source.form() for source in self.candidates],
+            "diversity": self.diversity and self.diversity.form(),
+            "quotas": [quota.form() for quota in self.quotas],
+            "exploration": self.exploration and self.exploration.form(),
+            "fallback": self.fallback,
+            "budgets": dict(sorted(self.budgets.items())),
+        }
+        return found | {name: step for name, step in steps.items() if step}
 
 
-def _check_size(size: int, name: str, place: str) -> None:
-    is_whole = isinstance(size, int) and not isinstance(size, bool)  # pyright: ignore[reportUnnecessaryIsInstance]
-    if not is_whole or not 1 <= size <= MOST:
-        raise DefinitionError(f"{name} is {size!r}, expected 1 to {MOST}", where=place)
+def _check_kind(value: object, part: str, kinds: tuple[type, ...], example: str, place: str) -> None:
+    if value is not None and not isinstance(value, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise DefinitionError(
+            f"got the {part} {value!r}, expected a {expected}", where=place, hint=f"for example {example}"
+        )
 
 
-def _check_names(names: object, part: str, place: str) -> None:
-    if isinstance(names, str):
-        raise DefinitionError(f"{part} is a list", where=place, hint=f"write {part}=['{names}']")
-    if not isinstance(names, list | tuple) or not all(isinstance(n, str) for n in cast("Sequence[object]", names)):
-        raise DefinitionError(f"{part} is {names!r}, expected a list of the names of features", where=place)
-
-
-def _check_model(reference: str, place: str) -> None:
-    if not isinstance(reference, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise DefinitionError(f"got {reference!r}, expected the name of a model", where=place)
-    try:
-        parse_reference(reference)
-    except ConfigError as error:
-        raise DefinitionError(error.message, where=place, hint=error.hint) from None
+def _check_list(values: object, part: str, kinds: tuple[type, ...], example: str, place: str) -> None:
+    if not isinstance(values, list | tuple):
+        raise DefinitionError(f"{part} is a list", where=place, hint=f"write {part}=[{example}]")
+    for value in cast("Sequence[object]", values):
+        _check_kind(value, part, kinds, example, place)
+        if value is None:
+            raise DefinitionError(f"{part} holds None", where=place, hint=f"for example {example}")

@@ -2,6 +2,8 @@
 
     recommend  {"customer": 17850, "count": 20, "time": "2011-12-01T09:00:00", "exclude": ["POST"], "trace": true}
     rank       {"customer": 17850, "candidates": ["85123A", "22423"]}
+    embed      {"customer": 17850} or {"items": ["85123A", "22423"]}
+    similar    {"item": "85123A", "count": 20, "exclude": ["22423"]}
 
 Only the keys of the request's entities (and `candidates`) are required. Keys are integers or strings, as the entity's.
 Context of the request, such as a query, is a field of its name: `{"customer": 17850, "query": "red mug"}`.
@@ -12,72 +14,40 @@ from __future__ import annotations
 import difflib
 import functools
 import re
+import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeAlias, final
+from typing import Annotated, Any, final
 
 import msgspec
 import numpy as np
+import polars as pl
 
 from bedplate.batch import Column
 from bedplate.canonical import string_ids
 from bedplate.clock import Clock
-from bedplate.errors import ConfigError, DefinitionError, RequestError
+from bedplate.errors import ConfigError, DataError, DefinitionError, RequestError
 from bedplate.features.context import Context
-from bedplate.online.fallback import Degraded
+from bedplate.features.entity import encode_keys as encode_series
+from bedplate.serving.answers import Answer, Key, empty_reason
+from bedplate.serving.arrow import CANDIDATES, plain_keys
 from bedplate.serving.context import ContextFields
 from bedplate.serving.service import Service
+from bedplate.serving.steps import MOST, Given
 from bedplate.types import DAY, LATEST_TIME, Int64s, Type, parse_time
 
-Key: TypeAlias = int | str
+__all__ = ["KEY_TYPES", "Answer", "Asked", "Key", "Wire", "decode", "decode_time", "empty_reason", "encode_keys"]
 
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _YEAR = 365 * DAY
 
 _RESERVED = ("candidates", "count", "exclude", "time", "trace")
+_SEED_BITS = 53
+"""Of a seed: an integer that every language's JSON keeps."""
 KEY_TYPES: dict[Type, Any] = {
     Type.INT: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)],
     Type.STRING: Annotated[str, msgspec.Meta(max_length=1024)],
 }
 """How keys are written in JSON."""
-
-
-class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The answer to `recommend` and `rank`.
-
-    Attributes:
-        ids: of the items: best first, or in the order of the candidates.
-        scores: the ranking model's, one for each id. JSON has no NaN: a score that is none is null.
-        models: the version of each model that took part, by its part.
-        time: the time that the features are of, microseconds.
-        unknown: keys of which the store knows nothing, by entity: no feature of theirs has a value other than zero.
-        reason: why `recommend` gives no item, where it gives none; see `empty_reason`.
-        degraded: the views whose values are not as they should be, because the store is slow, down or behind.
-        trace: the milliseconds of each step, where the request asks.
-    """
-
-    ids: Sequence[Key]
-    scores: Sequence[float | None]
-    models: Mapping[str, str]
-    time: int
-    unknown: dict[str, list[Key]] = {}
-    reason: str | None = None
-    degraded: dict[str, Degraded] = {}
-    trace: dict[str, float] | None = None
-
-
-def empty_reason(items: int, candidates: int) -> str:
-    """Why an answer of `recommend` holds nothing.
-
-    Args:
-        items: how many the catalogue has.
-        candidates: how many of them were retrieved, those that are excluded left out.
-
-    >>> empty_reason(500, 200), empty_reason(500, 0)
-    ('the filters let none of 200 candidates through', 'all 500 items of the catalogue are excluded')
-    """
-    if candidates:
-        return f"the filters let none of {candidates:,} candidates through"
-    return f"all {items:,} items of the catalogue are excluded" if items else "the catalogue holds no item"
 
 
 class Asked(msgspec.Struct):
@@ -92,6 +62,9 @@ class Asked(msgspec.Struct):
         count: how many items `recommend` gives.
         trace: whether the answer says how long each step took.
         context: columns [1] of the context that the client sent, by full name.
+        candidates: what a client of `recommend` gives as candidates, as it wrote them.
+        candidate_keys: the same as [n] int64.
+        seed: of what is drawn for this request.
     """
 
     given: dict[str, Key]
@@ -102,6 +75,25 @@ class Asked(msgspec.Struct):
     count: int
     trace: bool
     context: Mapping[str, Column] = {}
+    candidates: list[Key] = []
+    candidate_keys: Int64s = msgspec.field(default_factory=lambda: np.zeros(0, np.int64))
+    seed: int = 0
+
+
+class SimilarAsked(msgspec.Struct):
+    """A decoded request for the items nearest to one.
+
+    Attributes:
+        item: as the client wrote it.
+        key: the same as int64.
+        count: how many.
+        without: [n] keys that are left out.
+    """
+
+    item: Key
+    key: int
+    count: int
+    without: Int64s
 
 
 @final
@@ -115,11 +107,15 @@ class Wire:
         clock: gives the time of a request that says none.
         contexts: the context that the service's features need.
 
+    Attributes:
+        entities: as given.
+        item: as given.
+
     Raises:
         DefinitionError: an entity, or context, has the name of another field of a request.
     """
 
-    __slots__ = ("_clock", "_context", "_entities", "_item", "_rank", "_recommend", "_service")
+    __slots__ = ("_clock", "_context", "_decoders", "_rest", "_service", "entities", "item")
 
     def __init__(
         self,
@@ -129,26 +125,49 @@ class Wire:
         clock: Clock,
         contexts: Sequence[Context] = (),
     ) -> None:
-        self._service, self._entities, self._item, self._clock = service, dict(entities), item, clock
+        self._service, self._clock = service, clock
+        self.entities: Mapping[str, Type] = dict(entities)
+        self.item = item
         self._context = ContextFields(contexts)
+        reserved = (*_RESERVED, "seed") if service.exploration is not None else _RESERVED
         for called, names, taken in (
-            ("entity", list(entities), _RESERVED),
-            ("context", [c.name for c in contexts], (*_RESERVED, *entities)),
+            ("entity", list(entities), reserved),
+            ("context", [c.name for c in contexts], (*reserved, *entities)),
         ):
             for name in names:
                 if name in taken:
                     raise DefinitionError(
                         f"{called} '{name}' has the name of a field of a request", where=service.place, hint="rename it"
                     )
-        keys: list[tuple[str, Any]] = [(name, KEY_TYPES[kind]) for name, kind in entities.items()]
+        fields = self._fields()
+        self._decoders = {name: _decoder(name, of_request) for name, of_request in fields.items()}
+        self._rest = _decoder("rank", [field for field in fields["rank"] if field[0] != CANDIDATES])
+
+    def _fields(self) -> dict[str, list[Any]]:
+        """The fields of each request."""
+        service = self._service
+        keys: list[Any] = [(name, KEY_TYPES[kind]) for name, kind in self.entities.items()]
         common: list[Any] = [*self._context.fields(), ("time", int | str | None, None), ("trace", bool, False)]
-        most = service.retrieval.count if service.retrieval is not None else 1
-        item_keys: Any = list[KEY_TYPES[item]]
-        count: Any = Annotated[int, msgspec.Meta(ge=1, le=most)]
-        recommend: list[Any] = [*keys, ("count", count, service.top), ("exclude", item_keys, []), *common]
-        self._recommend = _decoder("recommend", recommend)
-        limited: Any = Annotated[item_keys, msgspec.Meta(max_length=service.most_candidates)]
-        self._rank = _decoder("rank", [*keys, ("candidates", limited), *common])
+        count: Any = Annotated[int, msgspec.Meta(ge=1, le=max(1, service.most))]
+        item: Any = KEY_TYPES[self.item]
+        limited: Any = Annotated[list[item], msgspec.Meta(max_length=service.most_candidates)]
+        found: dict[str, list[Any]] = {"rank": [*keys, ("candidates", limited), *common]}
+        if service.sources:
+            more: list[Any] = []
+            for source in service.sources:
+                if isinstance(source, Given):
+                    more.append(("candidates", Annotated[list[item], msgspec.Meta(max_length=source.count)], []))
+            if service.exploration is not None:
+                seed: Any = Annotated[int, msgspec.Meta(ge=0, lt=2**_SEED_BITS)]
+                more.append(("seed", seed | None, None))
+            exclude: Any = ("exclude", list[item], [])
+            found["recommend"] = [*keys, ("count", count, service.top), exclude, *more, *common]
+            if service.index is not None:
+                most: Any = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+                found["embed"] = [*keys, *common]
+                found["embed_items"] = [("items", limited)]
+                found["similar"] = [("item", item), ("count", most, service.top), exclude]
+        return found
 
     def recommend(self, body: bytes) -> Asked:
         """Reads a `recommend` request.
@@ -156,8 +175,14 @@ class Wire:
         Raises:
             RequestError: it is not JSON of the form above; says where.
         """
-        asked = decode(self._recommend, body)
-        return self._asked(asked, asked.exclude, asked.count)
+        asked = self._decode("recommend", body)
+        found = self._asked(asked, asked.exclude, asked.count)
+        given: list[Key] = getattr(asked, "candidates", [])
+        if given:
+            found.candidates, found.candidate_keys = given, encode_keys(given, self.item)
+        if self._service.exploration is not None:
+            found.seed = secrets.randbits(_SEED_BITS) if asked.seed is None else asked.seed
+        return found
 
     def rank(self, body: bytes) -> Asked:
         """Reads a `rank` request.
@@ -165,23 +190,79 @@ class Wire:
         Raises:
             RequestError: it is not JSON of the form above; says where.
         """
-        asked = decode(self._rank, body)
+        asked = self._decode("rank", body)
         return self._asked(asked, asked.candidates, len(asked.candidates))
+
+    def rank_table(self, rest: bytes, table: pl.DataFrame) -> Asked:
+        """Reads a `rank` request whose candidates are a column.
+
+        Args:
+            rest: the other fields, as JSON.
+            table: the column `candidates`.
+
+        Raises:
+            RequestError: the fields are not of the form above, or the column is another one, or holds no keys.
+        """
+        asked = decode(self._rest, rest)
+        if table.columns != [CANDIDATES]:
+            raise RequestError(f"got the columns {table.columns}, expected ['{CANDIDATES}']", where="body")
+        column = plain_keys(table[CANDIDATES])
+        try:
+            keys = encode_series(column, self.item, CANDIDATES)
+        except DataError as error:
+            raise RequestError(error.message, where=f"column '{CANDIDATES}'", hint=error.hint) from None
+        return self._asked(asked, column.to_list(), len(keys), keys)
+
+    def embed(self, body: bytes) -> Asked:
+        """Reads an `embed` request: of items, which are then the `items` of what is asked, or of a request.
+
+        Raises:
+            RequestError: it is not JSON of the form above; says where.
+        """
+        self._decoder_of("embed")
+        if "items" in self.entities or not _has_field(body, "items"):
+            return self._asked(self._decode("embed", body), [], 0)
+        items: list[Key] = self._decode("embed_items", body).items
+        return Asked({}, {}, self.now(), items, encode_keys(items, self.item), len(items), trace=False)
+
+    def similar(self, body: bytes) -> SimilarAsked:
+        """Reads a `similar` request.
+
+        Raises:
+            RequestError: it is not JSON of the form above; says where.
+        """
+        asked = self._decode("similar", body)
+        key = int(encode_keys([asked.item], self.item)[0])
+        return SimilarAsked(asked.item, key, asked.count, encode_keys(asked.exclude, self.item))
+
+    def _decode(self, name: str, body: bytes) -> Any:
+        return decode(self._decoder_of(name), body)
+
+    def _decoder_of(self, name: str) -> msgspec.json.Decoder[Any]:
+        if name not in self._decoders:
+            lacks, instead = ("candidates", "send them to /rank") if name == "recommend" else ("index", None)
+            raise RequestError(f"this service has no retrieval, {lacks}", hint=instead)
+        return self._decoders[name]
 
     def now(self) -> int:
         """The time now, microseconds."""
         return self._clock()
 
+    @property
+    def types(self) -> dict[str, Any]:
+        """The form of each request, by name."""
+        return {name: decoder.type for name, decoder in self._decoders.items()}
+
     def describe(self) -> dict[str, Any]:
         """The requests as JSON Schema, by name."""
-        shown = {"rank": self._rank} | ({"recommend": self._recommend} if self._service.retrieval else {})
-        return {name: msgspec.json.schema(decoder.type) for name, decoder in shown.items()}
+        return {name: msgspec.json.schema(decoder.type) for name, decoder in self._decoders.items()}
 
-    def _asked(self, asked: Any, items: list[Key], count: int) -> Asked:
-        given: dict[str, Key] = {name: getattr(asked, name) for name in self._entities}
-        keys = {name: encode_keys([key], self._entities[name]) for name, key in given.items()}
+    def _asked(self, asked: Any, items: list[Key], count: int, item_keys: Int64s | None = None) -> Asked:
+        given: dict[str, Key] = {name: getattr(asked, name) for name in self.entities}
+        keys = {name: encode_keys([key], self.entities[name]) for name, key in given.items()}
         time = self._clock() if asked.time is None else decode_time(asked.time)
-        found = Asked(given, keys, time, items, encode_keys(items, self._item), count, asked.trace)
+        of_items = encode_keys(items, self.item) if item_keys is None else item_keys
+        found = Asked(given, keys, time, items, of_items, count, asked.trace)
         if self._context:
             found.context = self._context.columns(asked)
         return found
@@ -206,6 +287,13 @@ def _string_id(text: str) -> int:
 
 def _decoder(name: str, fields: list[Any]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(msgspec.defstruct(name, fields, kw_only=True, forbid_unknown_fields=True))
+
+
+def _has_field(body: bytes, name: str) -> bool:
+    try:
+        return name in msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False  # what is wrong is said when it is decoded
 
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:

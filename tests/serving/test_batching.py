@@ -111,6 +111,22 @@ def test_joined_requests_get_what_they_get_alone(requests: list[dict[str, Any]])
             assert same(joiner.part(results, part), alone)
 
 
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=5), st.booleans())
+def test_rows_without_requests_are_joined_too(sizes: list[int], named: bool) -> None:
+    """A matrix in and a score a row out, as trees have it, or the query tower of a retrieval model."""
+    size = "requests" if named else "rows"
+    specs = TensorSpec("x", "float32", (size, 2)), TensorSpec("y", "float32", (size,))
+    joiner = Joiner(specs[:1], specs[1:])
+    rng = np.random.default_rng(len(sizes))
+    calls = [{"x": rng.integers(0, 2, (n, 2)).astype(np.float32)} for n in sizes]
+    assert all(joiner.fits(c) for c in calls)
+    joined, parts = joiner.join(calls)
+    together = {"y": joined["x"][:, 0] * 2 + joined["x"][:, 1]}
+    for call, part in zip(calls, parts, strict=True):
+        assert np.array_equal(joiner.part(together, part)["y"], call["x"][:, 0] * 2 + call["x"][:, 1])
+    assert len(joined["x"]) <= (4 if named else sum(sizes))
+
+
 @given(calls())
 def test_equal_request_sides_are_computed_once(requests: list[dict[str, Any]]) -> None:
     joined, _ = Joiner(INPUTS, OUTPUTS).join(requests)

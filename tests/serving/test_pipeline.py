@@ -246,7 +246,7 @@ def test_a_service_without_retrieval_ranks_only(registry: Registry, features: Fe
         ({"filters": [pl.lit(value=True)]}, DefinitionError, "reads no feature"),
         ({"exclude": ["customers.baught"]}, DefinitionError, "did you mean 'customers.bought'"),
         ({"exclude": ["products.price"]}, DefinitionError, "expected keys"),
-        ({"exclude": ["products.sold"]}, DefinitionError, "no feature of the request"),
+        ({"exclude": ["products.sold"]}, DefinitionError, "of the candidate, expected one of the request"),
     ],
 )
 def test_a_wrong_service_is_found_before_it_serves(

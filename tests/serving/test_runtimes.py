@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import sys
-from collections.abc import Iterator
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -101,6 +105,95 @@ class TestXGBoostClasses(RuntimeContract):
         expected = {"score": booster.predict(data, output_margin=True)}
         wrong = {"matrix": ROWS.astype(np.float64)}
         return RuntimeCase("model.json", {"matrix": ROWS}, expected, wrong, {"raw": True})
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported once: it takes seconds."""
+    import torch
+
+    class Towers(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding.from_pretrained(torch.arange(20.0)[:, None].repeat(1, 2))
+
+        def forward(self, request_dense: Any, item_ids: Any, request_of_item: Any) -> tuple[Any, Any]:
+            query = 2 * request_dense
+            return (query[request_of_item] * self.table(item_ids)).sum(1), query
+
+    requests, items = torch.export.Dim("requests"), torch.export.Dim("items")
+    example = torch.zeros(3, 2), torch.zeros(5, dtype=torch.int64), torch.zeros(5, dtype=torch.int64)
+    sizes = ({0: requests}, {0: items}, {0: items})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(Towers().eval(), example, dynamic_shapes=sizes)
+        path = tmp_path_factory.mktemp("program") / "model.pt2"
+        torch.export.save(exported, path)
+    return path
+
+
+class TestTorch(RuntimeContract):
+    runtime = "torch"
+
+    @pytest.fixture(autouse=True)
+    def _program(self, program: Path) -> None:
+        self.path = program
+
+    def make(self, folder: Path) -> RuntimeCase:
+        shutil.copy(self.path, folder / "model.pt2")
+        ids, of_item = np.array([1, 5, 2, 3]), np.array([0, 1, 1, 2])
+        inputs = {"request_dense": X, "item_ids": ids, "request_of_item": of_item}
+        score = (2 * X[of_item] * ids[:, None]).sum(axis=1).astype(np.float32)
+        return RuntimeCase(
+            "model.pt2", inputs, {"score": score, "query": 2 * X}, inputs | {"item_ids": ids + 20},
+            {"outputs": ["score", "query"]},
+        )  # fmt: skip
+
+
+def rewritten(program: Path, to: Path, change: Callable[[str, bytes], tuple[str, bytes]]) -> Path:
+    with zipfile.ZipFile(program) as archive, zipfile.ZipFile(to, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(*change(name, archive.read(name)))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "becomes"),
+    [
+        ("models/model.json", b"torch.ops.aten.embedding.default", b"torch.hub.load"),
+        ("models/model.json", b"positive=True, integer=True)", b"positive=exit())"),
+        ("model_weights_config.json", b'"use_pickle": false', b'"use_pickle": true'),
+    ],
+)
+def test_a_program_that_would_run_code_is_refused(
+    tmp_path: Path, program: Path, name: str, was: bytes, becomes: bytes
+) -> None:
+    changed = rewritten(program, tmp_path / "changed.pt2", lambda n, c: (n, c.replace(was, becomes)))
+    assert changed.stat().st_size
+    with pytest.raises(ArtifactError, match="which is more than data"):
+        open_runtime("torch", Opening(changed, "model 'p:1'"))
+
+
+def test_a_file_that_a_program_does_not_need_is_refused(tmp_path: Path, program: Path) -> None:
+    changed = rewritten(
+        program, tmp_path / "changed.pt2", lambda n, c: (n.replace("weights/weight_0", "constants/custom_obj_0"), c)
+    )
+    with pytest.raises(ArtifactError, match="custom_obj_0', which is more than data"):
+        open_runtime("torch", Opening(changed, "model 'p:1'"))
+
+
+def test_no_pickle_of_a_program_is_read(tmp_path: Path, program: Path) -> None:
+    evil = pickle.dumps(Evil())
+    changed = rewritten(program, tmp_path / "changed.pt2", lambda n, c: (n, evil if n.endswith(".pt") else c))
+    assert open_runtime("torch", Opening(changed, "model 'p:1'")).inputs
+    assert not Evil.ran
+
+
+class Evil:
+    ran: ClassVar[list[int]] = []
+
+    def __reduce__(self) -> Any:
+        return Evil.ran.append, (1,)
 
 
 FUNCTION = """

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import shop
 
+from bedplate.cli.main import run
 from bedplate.features.graph import FeatureGraph
 from bedplate.online.base import open_store
 from bedplate.online.load import bulk_load
@@ -179,3 +180,26 @@ def test_an_empty_store_ends_it_with_5(project: Path, tmp_path: Path) -> None:
     code, err = ended(other, "--port", "0", "shop")
     assert code == 5
     assert "service 'shop', first request" in err
+
+
+def test_it_answers_over_grpc_and_loads_versions_where_it_is_told_to(project: Path) -> None:
+    import tritonclient.grpc as triton
+
+    server = start(project, "--port", "0", "--grpc-port", "0", "--model-control", "--json")
+    try:
+        assert server.stdout is not None
+        said = json.loads(server.stdout.readline())
+        with triton.InferenceServerClient(said["grpc"]) as client:
+            assert client.is_server_ready()
+            assert client.is_model_ready("ranker", "1")
+            client.load_model("ranker")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=30)
+    assert server.returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--model-control", "--grpc-port=0"])
+def test_what_workers_can_not_share_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--workers", "2", option]) == 2
+    assert "needs --workers 1" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -12,7 +13,14 @@ import shop
 from test_batching import Rows, batcher_of, request
 from test_http import Raw
 
+from bedplate.features.graph import FeatureGraph
+from bedplate.registry.registry import Registry
+from bedplate.serving.batch_plan import BatchPlan
+from bedplate.serving.batcher import Batcher
+from bedplate.serving.http import Request
+from bedplate.serving.joining import Joiner
 from bedplate.serving.model import Model
+from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
 
@@ -88,3 +96,66 @@ def test_a_wrong_request_among_others_is_told_so_alone(server: Any) -> None:
     assert answers["good"][0] == 200
     assert answers["bad"][0] == 400
     assert "beyond the table" in answers["bad"][1]["error"]
+
+
+@pytest.fixture(scope="module")
+def shared(registry: Registry, features: FeatureGraph) -> Pipeline:
+    """The shop, whose ranking model is called for several requests at once."""
+    pipeline = shop.pipeline(registry, features)
+    artifact = pipeline.models["ranking"]
+    joiner = Joiner(artifact.signature.tensors, artifact.signature.outputs)
+    assert not joiner.reason
+    artifact.model.batcher = Batcher(artifact.model, joiner, BatchPlan(8, 0.05, 1.0, 0.5, 0.0, ""))
+    return pipeline
+
+
+def test_requests_for_ids_share_calls_and_are_answered_as_alone(pipeline: Pipeline, shared: Pipeline) -> None:
+    candidates = [shop.PRODUCTS[i : i + 5] for i in (0, 3, 9)]
+    bodies = [("rank", {"customer": 1 + i % 4, "candidates": candidates[i % 3]}) for i in range(6)]
+    bodies += [("recommend", {"customer": 1 + i, "count": 5}) for i in range(4)]
+    app = App()
+    app.open(shared)
+
+    async def ask() -> list[Any]:
+        asked = [Request("POST", f"/{path}", {}, msgspec.json.encode(body)) for path, body in bodies]
+        return await asyncio.gather(*(app.handle(request) for request in asked))
+
+    answers = asyncio.run(ask())
+    batcher = shared.batcher
+    assert batcher is not None
+    assert batcher.shared.calls < batcher.shared.requests == len(bodies)
+    for (path, body), response in zip(bodies, answers, strict=True):
+        assert response.status == 200
+        answer, content = msgspec.json.decode(response.body), msgspec.json.encode(body)
+        alone = pipeline.rank(pipeline.wire.rank(content)) if path == "rank" else None
+        alone = alone or pipeline.recommend(pipeline.wire.recommend(content))
+        assert answer["ids"] == list(alone.ids)
+        np.testing.assert_allclose(answer["scores"], alone.scores, rtol=1e-5, atol=5e-7)
+
+
+def test_one_that_is_wrong_is_answered_before_it_shares_anything(shared: Pipeline) -> None:
+    app = App()
+    app.open(shared)
+
+    async def ask(body: bytes) -> Any:
+        return await app.handle(Request("POST", "/rank", {}, body))
+
+    assert asyncio.run(ask(b"{}")).status == 400
+
+
+def test_the_time_limit_of_the_score_step_counts_the_wait_for_others(
+    registry: Registry, features: FeatureGraph
+) -> None:
+    pipeline = shop.pipeline(registry, features, budgets={"score": "20ms"})
+    artifact = pipeline.models["ranking"]
+    joiner = Joiner(artifact.signature.tensors, artifact.signature.outputs)
+    batcher = Batcher(artifact.model, joiner, BatchPlan(8, 5.0, 1.0, 0.5, 0.0, ""))
+    asked = pipeline.wire.rank(msgspec.json.encode({"customer": 1, "candidates": shop.PRODUCTS[:3]}))
+
+    async def ask() -> list[Any]:
+        await asyncio.gather(*(pipeline.rank_shared(asked, batcher) for _ in range(3)))
+        return [await pipeline.rank_shared(asked, batcher)]  # waits for two more, which don't come
+
+    [answer] = asyncio.run(ask())
+    assert list(answer.scores) == [None] * 3
+    assert answer.degraded["step.score"].why == "late"

@@ -1,0 +1,102 @@
+"""The API of ids: `recommend`, `rank`, `embed` and `similar`, in JSON or Arrow."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from bedplate.errors import RequestError
+from bedplate.online.fallback import Degraded
+from bedplate.serving.answers import Answer, Similar, Vectors
+from bedplate.serving.arrow import REQUEST_HEADER, answer_stream, is_arrow, read_stream, wants_arrow
+from bedplate.serving.http import Request, Response
+from bedplate.serving.model import SharedCalls
+from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.wire import Asked
+
+Answered: TypeAlias = "tuple[Response, Mapping[str, Degraded]]"
+"""An answer, and what of it is not as it should be."""
+Call: TypeAlias = Callable[[Request, Pipeline], Answered]
+"""Answers a request."""
+SharedCall: TypeAlias = Callable[[Request, Pipeline, SharedCalls], Awaitable[Answered]]
+"""Answers a request together with others."""
+
+_encoder = msgspec.json.Encoder()
+_WELL: Mapping[str, Degraded] = {}
+
+
+def recommend(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
+    """The best items.
+
+    Raises:
+        BedplateError: see `Pipeline.recommend`.
+    """
+    answer = pipeline.recommend(pipeline.wire.recommend(_json_body(request)))
+    return _response(request, answer), answer.degraded
+
+
+def rank(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
+    """The scores of candidates.
+
+    Raises:
+        BedplateError: see `Pipeline.rank`.
+    """
+    answer = pipeline.rank(_ranked(request, pipeline))
+    return _response(request, answer), answer.degraded
+
+
+def embed(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
+    """Vectors.
+
+    Raises:
+        BedplateError: see `Pipeline.embed`.
+    """
+    answer = pipeline.embed(pipeline.wire.embed(_json_body(request)))
+    return _response(request, answer), answer.degraded
+
+
+def similar(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
+    """The items nearest to one.
+
+    Raises:
+        BedplateError: see `Pipeline.similar`.
+    """
+    return _response(request, pipeline.similar(pipeline.wire.similar(_json_body(request)))), _WELL
+
+
+async def recommend_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
+    """As `recommend`, with a call of the ranking model that other requests may share."""
+    answer = await pipeline.recommend_shared(pipeline.wire.recommend(_json_body(request)), batcher)
+    return _response(request, answer), answer.degraded
+
+
+async def rank_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
+    """As `rank`, with a call of the ranking model that other requests may share."""
+    answer = await pipeline.rank_shared(_ranked(request, pipeline), batcher)
+    return _response(request, answer), answer.degraded
+
+
+SHARED: Mapping[str, SharedCall] = {"recommend": recommend_shared, "rank": rank_shared}
+"""Those that call the ranking model, by the name of the path."""
+
+CALLS: Mapping[str, Call] = {"recommend": recommend, "rank": rank, "embed": embed, "similar": similar}
+"""By the name of the path."""
+
+
+def _ranked(request: Request, pipeline: Pipeline) -> Asked:
+    if not is_arrow(request):
+        return pipeline.wire.rank(request.body)
+    rest = request.headers.get(REQUEST_HEADER.lower().encode(), b"{}")
+    return pipeline.wire.rank_table(rest, read_stream(request.body, pipeline.service.most_candidates))
+
+
+def _json_body(request: Request) -> bytes:
+    if is_arrow(request):
+        raise RequestError(f"got Arrow, expected JSON: {request.path} takes no table", where="body")
+    return request.body
+
+
+def _response(request: Request, answer: Answer | Vectors | Similar) -> Response:
+    return answer_stream(answer) if wants_arrow(request) else Response(200, _encoder.encode(answer))

@@ -1,0 +1,106 @@
+"""Arrow IPC streams in requests and answers: when they are meant, and how answers of a service are written as such."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from bedplate.errors import RequestError
+from bedplate.serving.answers import Answer, Key, Similar, Vectors
+from bedplate.serving.arrow_check import check_stream
+from bedplate.serving.http import Request, Response
+
+ARROW = b"application/vnd.apache.arrow.stream"
+TIME_HEADER = "Bedplate-Time"
+"""As of when: of an Arrow request for features, and of every answer in Arrow."""
+DEGRADED_HEADER = "Bedplate-Degraded"
+"""What is not as it should be in an answer in Arrow, as JSON."""
+REQUEST_HEADER = "Bedplate-Request"
+"""The fields of a `rank` request in Arrow beside `candidates`, as JSON."""
+ANSWER_HEADER = "Bedplate-Answer"
+"""The fields of an answer in Arrow that are of no single item, as JSON."""
+CANDIDATES = "candidates"
+"""The column of a `rank` request in Arrow."""
+
+
+def is_arrow(request: Request) -> bool:
+    """Whether the body is an Arrow IPC stream."""
+    return request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower() == ARROW
+
+
+def wants_arrow(request: Request) -> bool:
+    """Whether the answer is to be one."""
+    return ARROW in request.headers.get(b"accept", b"").lower()
+
+
+def read_stream(body: bytes, most_rows: int) -> pl.DataFrame:
+    """The table in a stream.
+
+    Raises:
+        RequestError: it is none, is compressed, or has more rows than a request may.
+    """
+    check_stream(body, most_rows)
+    try:
+        return pl.read_ipc_stream(io.BytesIO(body))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        raise RequestError(f"not an Arrow IPC stream: {str(error)[:200]}", where="body") from None
+
+
+def plain_keys(series: pl.Series) -> pl.Series:
+    """Keys that another language wrote: narrower integers, and texts in a dictionary."""
+    if series.dtype.is_integer() and series.dtype != pl.UInt64:
+        return series.cast(pl.Int64)
+    return series.cast(pl.String) if isinstance(series.dtype, pl.Categorical | pl.Enum) else series
+
+
+def stream(frame: pl.DataFrame, headers: Sequence[tuple[bytes, bytes]] = ()) -> Response:
+    """An answer of one record batch."""
+    out = io.BytesIO()
+    frame.write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
+    return Response(200, out.getvalue(), ARROW, tuple(headers))
+
+
+def answer_stream(answer: Answer | Vectors | Similar) -> Response:
+    """An answer: its items as rows, all else in headers.
+
+    Columns: `id`, `score`, and where the answer has them `source` and `propensity`; of vectors `vector` alone.
+    """
+    return stream(pl.DataFrame(_series(answer)), _headers(answer))
+
+
+def _series(answer: Answer | Vectors | Similar) -> list[pl.Series]:
+    if isinstance(answer, Vectors):
+        return [pl.Series("vector", list(answer.vectors), dtype=pl.List(pl.Float32))]
+    found = [_ids(answer.ids), pl.Series("score", list(answer.scores), dtype=pl.Float32)]
+    if isinstance(answer, Answer) and answer.sources:
+        found.append(pl.Series("source", list(answer.sources), dtype=pl.String))
+    if isinstance(answer, Answer) and answer.propensities:
+        found.append(pl.Series("propensity", list(answer.propensities), dtype=pl.Float64))
+    return found
+
+
+def _ids(ids: Sequence[Key]) -> pl.Series:
+    is_text = bool(ids) and isinstance(ids[0], str)
+    return pl.Series("id", list(ids), dtype=pl.String if is_text or not ids else pl.Int64)
+
+
+def _headers(answer: Answer | Vectors | Similar) -> list[tuple[bytes, bytes]]:
+    shown: dict[str, Any] = msgspec.to_builtins(answer)
+    of_items = ("ids", "scores", "sources", "propensities", "vectors")
+    rest = {name: value for name, value in shown.items() if name not in of_items}
+    found = [(ANSWER_HEADER.encode(), _text(rest))]
+    if "time" in shown:
+        found.append((TIME_HEADER.encode(), str(shown["time"]).encode()))
+    if "degraded" in shown:
+        found.append((DEGRADED_HEADER.encode(), _text(shown["degraded"])))
+    return found
+
+
+def _text(value: Mapping[str, Any]) -> bytes:
+    """JSON in ASCII, as a header must be."""
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,202 @@
+"""A client of a service for programs of asyncio; as `client.Client`, with calls that are awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any, Self, TypeAlias, TypeVar, final
+
+import msgspec
+import polars as pl
+
+from bedplate.serving.answers import Answer, Key, Similar, Vectors
+from bedplate.serving.client_calls import (
+    TIMEOUT_HEADER,
+    Call,
+    Place,
+    Reply,
+    candidates_of,
+    infer_call,
+    json_call,
+    table_call,
+    table_of,
+    tensors_of,
+)
+from bedplate.serving.client_errors import BusyError, LateError, UnreachableError, failure
+from bedplate.types import Array
+
+_Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_Answer = TypeVar("_Answer")
+_HEAD_BYTES = 65_536
+
+
+@final
+class AsyncClient:
+    """Talks to one service, from one event loop; calls may run at once, each on a connection of its own.
+
+    Args:
+        url: `http://host:port`, or `https://`.
+        timeout: seconds for each call, tries included.
+        token: what the service knows the caller by.
+        retries: how often a call is sent again to a service that is busy and says when to.
+        tls: of an https URL; by default certificates are checked against those of the system.
+
+    Attributes:
+        url: as given.
+
+    Raises:
+        ConfigError: the URL has another form.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        timeout: float = 30.0,
+        *,
+        token: str | None = None,
+        retries: int = 1,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._place = Place.of(url)
+        self.url, self._timeout, self._retries = self._place.url, timeout, retries
+        self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
+        self._headers = {"Host": f"{self._place.host}:{self._place.port}"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._idle: list[_Streams] = []
+
+    async def recommend(self, **request: Any) -> Answer:
+        """The best items; see `Client.recommend`."""
+        return await self._ask("/recommend", request, Answer)
+
+    async def rank(self, *, candidates: Sequence[Key] | pl.Series, **request: Any) -> Answer:
+        """The scores of candidates; see `Client.rank`."""
+        return await self._ask("/rank", {**request, "candidates": candidates_of(candidates)}, Answer)
+
+    async def embed(self, **request: Any) -> Vectors:
+        """Vectors; see `Client.embed`."""
+        return await self._ask("/embed", request, Vectors)
+
+    async def similar(self, item: Key, **request: Any) -> Similar:
+        """The items nearest to one; see `Client.similar`."""
+        return await self._ask("/similar", {**request, "item": item}, Similar)
+
+    async def table(self, name: str, **request: Any) -> pl.DataFrame:
+        """An answer as a table; see `Client.table`."""
+        return table_of(await self.call(table_call(f"/{name}", request)))
+
+    async def infer(
+        self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
+    ) -> dict[str, Array]:
+        """The outputs of a model; see `Client.infer`."""
+        return tensors_of(await self.call(infer_call(model, tensors, version, outputs)))
+
+    async def ready(self) -> bool:
+        """Whether the service answers requests now; False also where nobody answers."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return (await self._once(Call("GET", "/v2/health/ready"), monotonic() + self._timeout)).status == 200
+        except (UnreachableError, TimeoutError):
+            return False
+
+    async def call(self, call: Call) -> Reply:
+        """An answer that is no error.
+
+        Raises:
+            RequestError: the service refuses the request.
+            StoreError: it can't answer, or can't be reached.
+        """
+        until, left = monotonic() + self._timeout, self._retries
+        while True:
+            try:
+                async with asyncio.timeout(until - monotonic()):
+                    reply = await self._once(call, until)
+            except TimeoutError as error:
+                raise LateError(f"no answer in {self._timeout:g} s", where=self.url) from error
+            if reply.status < 400:
+                return reply
+            error = failure(reply.status, reply.body, reply.headers)
+            wait = error.retry_after if isinstance(error, BusyError) else None
+            if wait is None or not left or monotonic() + wait >= until:
+                raise error
+            left -= 1
+            await asyncio.sleep(wait)
+
+    async def close(self) -> None:
+        """Closes the connections; the next call opens one again."""
+        while self._idle:
+            _, writer = self._idle.pop()
+            writer.close()
+            with contextlib.suppress(OSError):  # it was broken, and is closed now
+                await writer.wait_closed()
+
+    async def __aenter__(self) -> Self:
+        """The client, closed when the context ends."""
+        return self
+
+    async def __aexit__(self, *details: object) -> None:
+        """Closes the connections."""
+        await self.close()
+
+    async def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
+        return msgspec.json.decode((await self.call(json_call(path, request))).body, type=kind)
+
+    async def _once(self, call: Call, until: float) -> Reply:
+        """One answer, on a connection that was kept or a new one."""
+        while self._idle:
+            try:
+                return await self._exchange(self._idle.pop(), call, until)
+            except UnreachableError:
+                continue  # the service may have closed a connection that was idle: another one, or a new one
+        try:
+            streams = await asyncio.open_connection(
+                self._place.host, self._place.port, ssl=self._tls, limit=_HEAD_BYTES
+            )
+        except OSError as error:
+            raise UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
+        return await self._exchange(streams, call, until)
+
+    async def _exchange(self, streams: _Streams, call: Call, until: float) -> Reply:
+        reader, writer = streams
+        headers = {**self._headers, TIMEOUT_HEADER: str(max(1, int((until - monotonic()) * 1000))), **call.headers}
+        body = call.body or b""
+        lines = [f"{call.method} {call.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1")
+        try:
+            writer.write(head + body)
+            await writer.drain()
+            reply = await _read(reader)
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            writer.close()
+            raise UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
+        except BaseException:
+            writer.close()  # what is still to come would be taken for the next answer
+            raise
+        if reply.headers.get("connection", "").lower() == "close":
+            writer.close()
+        else:
+            self._idle.append(streams)
+        return reply
+
+
+async def _read(reader: asyncio.StreamReader) -> Reply:
+    """An answer whose length its head says.
+
+    Raises:
+        ValueError: it is none, or its length is not said.
+        EOFError: the connection broke off.
+    """
+    status = 100
+    headers: dict[str, str] = {}
+    while 100 <= status < 200:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head[:-4].split("\r\n")
+        status = int(first.split(" ", 2)[1])
+        pairs = (line.partition(":") for line in lines)
+        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if "content-length" not in headers:
+        raise ValueError("an answer without a length")
+    return Reply(status, await reader.readexactly(int(headers["content-length"])), headers)

@@ -1,0 +1,150 @@
+"""What clients say to a service and how they read its answers, whichever way the bytes go."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+from urllib.parse import quote, urlsplit
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from bedplate.errors import ConfigError, RequestError
+from bedplate.serving.answers import Key
+from bedplate.serving.arrow import ARROW, CANDIDATES, REQUEST_HEADER
+from bedplate.serving.oip import HEADER_LENGTH
+from bedplate.serving.tensors import DATATYPES
+from bedplate.types import Array
+
+TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+"""How long the client waits for an answer: a service need not make one that comes later."""
+
+_DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items() if dtype not in ("object", "bfloat16")}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a service is.
+
+    Attributes:
+        url: as given, without a slash at the end.
+        host: its name or address.
+        port: of it.
+        is_secure: whether it is spoken to by TLS.
+    """
+
+    url: str
+    host: str
+    port: int
+    is_secure: bool
+
+    @classmethod
+    def of(cls, url: str) -> Place:
+        """The place of a URL.
+
+        Raises:
+            ConfigError: it has another form.
+        """
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port, parts = None, None, urlsplit("")
+        if parts.scheme not in ("http", "https") or not host:
+            raise ConfigError(f"got '{url}', expected http://host:port or https://host:port", where="client")
+        is_secure = parts.scheme == "https"
+        return cls(url.rstrip("/"), host, port or (443 if is_secure else 80), is_secure)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request. None changes anything in the service, so that each may be sent again."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: its status, its body, and its headers by name in lower case."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+def json_call(path: str, request: Mapping[str, Any]) -> Call:
+    """A request in JSON."""
+    return Call("POST", path, msgspec.json.encode(request), {"Content-Type": "application/json"})
+
+
+def table_call(path: str, request: Mapping[str, Any]) -> Call:
+    """A request for an answer in Arrow; candidates of `rank` go in Arrow too."""
+    accept = {"Accept": ARROW.decode()}
+    if path != "/rank" or not request.get("candidates"):
+        call = json_call(path, request)
+        return Call("POST", path, call.body, {**call.headers, **accept})
+    rest = {name: value for name, value in request.items() if name != "candidates"}
+    out = io.BytesIO()
+    pl.DataFrame({CANDIDATES: request["candidates"]}).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
+    header = json.dumps(rest)  # in ASCII, as a header must be
+    return Call("POST", path, out.getvalue(), {"Content-Type": ARROW.decode(), REQUEST_HEADER: header, **accept})
+
+
+def table_of(reply: Reply) -> pl.DataFrame:
+    """The table of an answer in Arrow."""
+    return pl.read_ipc_stream(io.BytesIO(reply.body))
+
+
+def candidates_of(candidates: Sequence[Key] | pl.Series) -> list[Key]:
+    """Keys as a list."""
+    return candidates.to_list() if isinstance(candidates, pl.Series) else list(candidates)
+
+
+def infer_call(model: str, tensors: Mapping[str, Array], version: str | None, outputs: Sequence[str]) -> Call:
+    """A request for a model's outputs, in binary by the Open Inference Protocol.
+
+    Raises:
+        RequestError: a tensor is of a dtype that is not sent.
+    """
+    wrong = [name for name, array in tensors.items() if array.dtype.name not in DATATYPES]
+    if wrong:
+        raise RequestError(
+            f"'{wrong[0]}' is {tensors[wrong[0]].dtype}, expected one of {', '.join(DATATYPES)}", where="client"
+        )
+    contents = [np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes() for a in tensors.values()]
+    inputs = [
+        {
+            "name": name,
+            "shape": array.shape,
+            "datatype": DATATYPES[array.dtype.name],
+            "parameters": {"binary_data_size": len(content)},
+        }
+        for (name, array), content in zip(tensors.items(), contents, strict=True)
+    ]
+    wanted = [{"name": name} for name in outputs]
+    header = msgspec.json.encode({"inputs": inputs, "outputs": wanted, "parameters": {"binary_data_output": True}})
+    path = f"/v2/models/{quote(model, safe='')}" + (f"/versions/{version}" if version else "") + "/infer"
+    return Call("POST", path, b"".join((header, *contents)), {HEADER_LENGTH.decode(): str(len(header))})
+
+
+def tensors_of(reply: Reply) -> dict[str, Array]:
+    """The outputs in an answer to `infer_call`."""
+    size = int(reply.headers.get(HEADER_LENGTH.decode().lower(), len(reply.body)))
+    shown: dict[str, Any] = msgspec.json.decode(reply.body[:size])
+    found: dict[str, Array] = {}
+    for output in shown["outputs"]:
+        end = size + int(output["parameters"]["binary_data_size"])
+        array = np.frombuffer(reply.body[size:end], _DTYPES[output["datatype"]])
+        found[output["name"]] = array.reshape(output["shape"])
+        size = end
+    return found

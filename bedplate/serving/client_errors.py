@@ -1,0 +1,94 @@
+"""What a client raises, by what was wrong: the request, the token, the service, or the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+import msgspec
+
+from bedplate.errors import BedplateError, RequestError, StoreError
+
+
+@final
+class RefusedError(RequestError):
+    """The service refuses the request, which is wrong as it is: a status 4xx that is not one of the others.
+
+    Attributes:
+        status: of the answer.
+    """
+
+    status = 400
+
+
+@final
+class UnauthorizedError(RequestError):
+    """No token, one that is not known, or one whose role may not ask this: 401 or 403."""
+
+
+@final
+class BusyError(StoreError):
+    """The service can't answer now, and may later: 429 or 503.
+
+    Attributes:
+        retry_after: in how many seconds it says to ask again; None: it doesn't say.
+    """
+
+    retry_after: float | None = None
+
+
+@final
+class LateError(StoreError):
+    """There was no answer in the client's time, or the service says that there would be none: 504."""
+
+
+@final
+class FailedError(StoreError):
+    """The service failed: another status 5xx.
+
+    Attributes:
+        status: of the answer.
+    """
+
+    status = 500
+
+
+@final
+class UnreachableError(StoreError):
+    """No connection, or one that broke off."""
+
+
+def failure(status: int, content: bytes, headers: Mapping[str, str]) -> BedplateError:
+    """The error of an answer.
+
+    Args:
+        status: from 400.
+        content: the body.
+        headers: by name in lower case.
+
+    >>> failure(503, b'{"error": "busy"}', {"retry-after": "2"}).retry_after
+    2.0
+    """
+    try:
+        problem = msgspec.json.decode(content, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        problem = {"error": content.decode("utf-8", "replace")}
+    message, more = f"{status}: {problem.get('error')}", {n: problem.get(n) for n in ("where", "hint")}
+    if status in (401, 403):
+        return UnauthorizedError(message, **more)
+    if status in (429, 503):
+        busy = BusyError(message, **more)
+        busy.retry_after = _seconds(headers.get("retry-after"))
+        return busy
+    if status == 504:
+        return LateError(message, **more)
+    error = RefusedError(message, **more) if status < 500 else FailedError(message, **more)
+    error.status = status
+    return error
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return None if text is None else max(0.0, float(text))
+    except ValueError:
+        return None  # a date: nobody waits so long

@@ -1,0 +1,78 @@
+"""The fourth step: the ranking model's scores, the request's side computed once; or a ranking in place of them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import final
+
+import numpy as np
+
+from bedplate.batch import Batch, Dense, Ids
+from bedplate.errors import DeadlineError
+from bedplate.serving.artifact import Artifact
+from bedplate.serving.model import SharedCalls
+from bedplate.serving.progress import Progress, TimeLimit
+from bedplate.types import Float32s, Float64s
+
+SCORE = "score"
+"""The output of a ranking model: [candidates], larger is better."""
+
+
+@final
+class ScoreStep:
+    """Scores the candidates of a request. Where the model is late or fails, there are no scores.
+
+    Args:
+        ranker: the model.
+        fallback: the feature by which candidates are ranked without scores; None: in their order.
+        seconds: how long the model may take; None: no limit.
+        place: what a message calls the service.
+
+    Raises:
+        ArtifactError: the model gives no scores.
+    """
+
+    __slots__ = ("_fallback", "_limit", "_ranker")
+
+    def __init__(self, ranker: Artifact, fallback: str | None, seconds: float | None, place: str) -> None:
+        ranker.require(SCORE)
+        self._ranker, self._fallback = ranker, fallback
+        self._limit = TimeLimit(seconds, f"{place}, score")
+
+    async def scores(self, batch: Batch, progress: Progress, batcher: SharedCalls | None = None) -> Float32s | None:
+        """[n] the score of each candidate; None: there are none.
+
+        Args:
+            batch: one request with its candidates.
+            progress: of the answer.
+            batcher: of the model: other requests may share its call. None: the call is this request's, and nothing is
+                waited for.
+        """
+        if not batch.items:
+            return np.zeros(0, np.float32)
+        try:
+            if batcher is not None:
+                return await self._shared(batch, batcher)
+            return self._limit.run(lambda: self._ranker.run(batch, SCORE), is_patient=progress.is_strict)
+        except Exception as error:  # noqa: BLE001  (whatever a model raises: candidates can be ranked without it)
+            by = "the order of the candidates" if self._fallback is None else f"the order of '{self._fallback}'"
+            progress.failed("score", error, by)
+            return None
+
+    async def _shared(self, batch: Batch, batcher: SharedCalls) -> Float32s:
+        try:
+            async with asyncio.timeout(self._limit.seconds):
+                return (await batcher.run(self._ranker.tensors(batch), [SCORE]))[0]
+        except TimeoutError as error:
+            raise DeadlineError("took too long", where=self._ranker.model.place) from error
+
+    def ranks(self, batch: Batch) -> Float64s:
+        """[n] in place of scores: the larger the better, from the fallback's feature or the candidates' order."""
+        order = np.linspace(1.0, 0.0, batch.items)
+        if self._fallback is None:
+            return order
+        column = batch.item[self._fallback]
+        if not isinstance(column, Dense | Ids):
+            return order
+        values = column.values.astype(np.float64)
+        return values if column.present is None else np.where(column.present, values, np.nan)

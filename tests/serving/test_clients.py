@@ -1,0 +1,192 @@
+"""Both clients: the same answers, kept connections, errors by kind, and what they send again and what not."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+import pytest
+import shop
+
+from bedplate.errors import BedplateError, ConfigError, RequestError, StoreError
+from bedplate.serving.async_client import AsyncClient
+from bedplate.serving.client import Client
+from bedplate.serving.client_calls import TIMEOUT_HEADER
+from bedplate.serving.client_errors import (
+    BusyError,
+    FailedError,
+    LateError,
+    RefusedError,
+    UnauthorizedError,
+    UnreachableError,
+)
+from bedplate.serving.http import Request, Response, error_response
+
+
+def test_the_clients_give_the_same_answers_from_many_threads_and_tasks(server: Any) -> None:
+    async def all_calls() -> list[Any]:
+        async with AsyncClient(server.url) as client:
+            assert await client.ready()
+            answers = await asyncio.gather(*(client.recommend(customer=i, time=shop.NOW) for i in range(8)))
+            rest = [
+                await client.rank(customer=3, candidates=["P01", "P02"], time=shop.NOW),
+                await client.embed(customer=3, time=shop.NOW),
+                await client.similar("P03", count=4),
+                (await client.table("recommend", customer=3, time=shop.NOW)).to_dicts(),
+                (await client.infer("towers", {"request_dense": dense}))["query"].tolist(),
+            ]
+            assert len(client._idle) == 8  # all at once, each on its own, and kept
+            return [*answers, *rest]
+
+    with Client(server.url) as client, ThreadPoolExecutor(4) as pool:
+        dense = np.zeros((1, _width(client)), np.float32)
+        answers = list(pool.map(lambda i: client.recommend(customer=i, time=shop.NOW), range(8)))
+        rest = [
+            client.rank(customer=3, candidates=pl.Series(["P01", "P02"]), time=shop.NOW),
+            client.embed(customer=3, time=shop.NOW),
+            client.similar("P03", count=4),
+            client.table("recommend", customer=3, time=shop.NOW).to_dicts(),
+            client.infer("towers", {"request_dense": dense})["query"].tolist(),
+        ]
+        assert 1 <= len(client._idle) <= 5
+        scored = client.table("rank", customer=3, candidates=["P01", "P02"], time=shop.NOW)
+        assert scored["score"].to_list() == pytest.approx(list(rest[0].scores))
+    assert asyncio.run(all_calls()) == [*answers, *rest]
+
+
+def _width(client: Client) -> int:
+    shown = msgspec.json.decode(client.request("GET", "/v2/models/towers")[0])
+    return int(shown["inputs"][0]["shape"][1])
+
+
+class Scripted:
+    """Answers what it is told to, in turn."""
+
+    def __init__(self) -> None:
+        self.answers: list[Response | threading.Event] = []
+        self.asked: list[Request] = []
+
+    def handle(self, request: Request) -> Response:
+        self.asked.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, threading.Event):
+            answer.wait(30)
+            return Response(200, b"{}")
+        return answer
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[tuple[Scripted, str]]:
+    script = Scripted()
+    with shop.running(script.handle) as server:
+        yield script, server.url
+
+
+Call = Callable[..., Any]
+WELL = Response(200, b'{"ids": [], "scores": [], "models": {}, "time": 1}')
+
+
+def _sync(url: str, **options: Any) -> Any:
+    with Client(url, **options) as client:
+        return client.recommend(customer=1)
+
+
+def _async(url: str, **options: Any) -> Any:
+    async def call() -> Any:
+        async with AsyncClient(url, **options) as client:
+            return await client.recommend(customer=1)
+
+    return asyncio.run(call())
+
+
+@pytest.fixture(params=[_sync, _async], ids=["sync", "async"])
+def call(request: pytest.FixtureRequest) -> Call:
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "base"),
+    [
+        (400, RefusedError, RequestError),
+        (404, RefusedError, RequestError),
+        (401, UnauthorizedError, RequestError),
+        (403, UnauthorizedError, RequestError),
+        (409, RefusedError, RequestError),
+        (429, BusyError, StoreError),
+        (500, FailedError, StoreError),
+        (503, BusyError, StoreError),
+        (504, LateError, StoreError),
+    ],
+)
+def test_an_error_is_of_its_kind_and_not_sent_again(
+    scripted: tuple[Scripted, str], call: Call, status: int, kind: type[BedplateError], base: type[BedplateError]
+) -> None:
+    script, url = scripted
+    script.answers, script.asked = [error_response(status, "so it is", where="$.customer", hint="do that")], []
+    with pytest.raises(kind, match=f"{status}: so it is") as caught:
+        call(url)
+    assert isinstance(caught.value, base)
+    assert (caught.value.where, caught.value.hint) == ("$.customer", "do that")
+    assert len(script.asked) == 1
+
+
+def test_a_busy_service_is_asked_again_when_it_says_so(scripted: tuple[Scripted, str], call: Call) -> None:
+    script, url = scripted
+    busy = Response(503, b'{"error": "busy"}', headers=((b"Retry-After", b"0"),))
+    script.answers, script.asked = [busy, WELL], []
+    assert call(url, token="a-token-of-the-team").time == 1
+    assert [r.headers[b"authorization"] for r in script.asked] == [b"Bearer a-token-of-the-team"] * 2
+    assert 0 < int(script.asked[0].headers[TIMEOUT_HEADER.lower().encode()]) <= 30_000
+    script.answers, script.asked = [busy, busy], []
+    with pytest.raises(BusyError) as caught:
+        call(url)
+    assert caught.value.retry_after == 0.0
+    script.answers = [busy]
+    with pytest.raises(BusyError):
+        call(url, retries=0)
+    script.answers = [Response(429, b"{}", headers=((b"Retry-After", b"3600"),))]
+    with pytest.raises(BusyError):
+        call(url)
+
+
+def test_a_late_answer_is_an_error_and_not_asked_for_again(scripted: tuple[Scripted, str], call: Call) -> None:
+    script, url = scripted
+    event = threading.Event()
+    script.answers, script.asked = [event], []
+    threading.Timer(0.6, event.set).start()
+    with pytest.raises(LateError, match=r"no answer in 0.3 s"):
+        call(url, timeout=0.3)
+    assert len(script.asked) == 1
+    event.wait(5)
+
+
+def test_nobody_there_and_places_that_are_none(call: Call) -> None:
+    with pytest.raises(UnreachableError, match="no answer"):
+        call("http://127.0.0.1:9")
+    for url in ("127.0.0.1:8000", "ftp://x", "http://", "http://x:y"):
+        with pytest.raises(ConfigError, match="expected http"):
+            call(url)
+
+
+def test_connections_that_the_service_closed_are_opened_again(server: Any) -> None:
+    async def calls() -> None:
+        async with AsyncClient(server.url) as client:
+            await client.recommend(customer=1)
+            [(_, writer)] = client._idle
+            writer.close()
+            await writer.wait_closed()
+            assert (await client.recommend(customer=1)).ids
+
+    asyncio.run(calls())
+    with Client(server.url) as client:
+        client.recommend(customer=1)
+        [connection] = client._idle
+        assert connection.sock is not None
+        connection.sock.shutdown(2)
+        assert client.recommend(customer=1).ids
