@@ -80,13 +80,15 @@ class Tally:
     """What became of requests, for the metrics.
 
     Attributes:
-        refused: requests by reason and class.
+        refused: requests that were not worked on, by reason and class.
+        given_up: those among them that had waited for their turn, by reason.
         late: requests that were answered after their deadline.
         wait_seconds: what requests that got their turn have waited in all, seconds.
         turns: how many of them.
     """
 
     refused: dict[tuple[str, int], int] = field(default_factory=dict[tuple[str, int], int])
+    given_up: dict[str, int] = field(default_factory=dict[str, int])
     late: int = 0
     wait_seconds: float = 0.0
     turns: int = 0
@@ -271,6 +273,7 @@ class Turns:
     def _give_up(self, turn: Turn, refused: Refused) -> None:
         self._release(turn)
         self.tally.refuse(refused.reason, turn.priority)
+        self.tally.given_up[refused.reason] = self.tally.given_up.get(refused.reason, 0) + 1
         turn.refuse(refused)
 
     def _release(self, turn: Turn) -> None:
