@@ -259,8 +259,12 @@ class Turns:
             if now > turn.deadline or (now + turn.expected > turn.deadline and not turn.trial):
                 self._give_up(turn, Refused("expired" if now > turn.deadline else "deadline"))
                 continue
-            self._run(turn, now)
-            break
+            try:
+                self._run(turn, now)
+            finally:
+                if self._size and not self._scheduled:
+                    self._schedule()
+            return
         if self._size and not self._scheduled:
             self._schedule()
 
