@@ -24,6 +24,9 @@ PROBE, HIGH, NORMAL, LOW, GONE = range(5)
 """The classes, first come first."""
 PRIORITIES = {"high": HIGH, "normal": NORMAL, "low": LOW}
 """What a client may ask for."""
+THERE, CLOSED, LOST = range(3)
+"""How a client stands: it is there; it has closed its end, and may be gone; it is gone."""
+_WORTH_A_LOOK = 0.001  # seconds: for requests that take longer it is asked before whether the client is still there
 _MOST_DROPPED = 64  # in a row before the loop reads again
 # How much of the time that a request has may be planned to be waited: less after answers that came too late, and slowly
 # more after others. Where the one and the other keep the balance, about one answer in 500 is late.
@@ -59,6 +62,7 @@ class Turn:
         priority: its class.
         deadline: when the answer is of no more use, on the monotonic clock.
         client: whose requests are counted together; None: nobody's.
+        look: says how the client stands; None: that is not known.
         entered: when it entered the queue, on the monotonic clock.
         begun: when its turn began.
         trial: it is run although its deadline is closer than what such requests take: to see whether they still do.
@@ -72,6 +76,7 @@ class Turn:
     priority: int = NORMAL
     deadline: float = math.inf
     client: str | None = None
+    look: Callable[[], int] | None = None
     entered: float = 0.0
     begun: float = 0.0
     trial: bool = False
@@ -254,6 +259,8 @@ class Turns:
             if queue is None:
                 return
             turn = queue[0]
+            if turn.expected >= _WORTH_A_LOOK and turn.priority != GONE and self._has_gone(turn):
+                continue
             self._take_out(turn)
             now = monotonic()
             if now > turn.deadline or (now + turn.expected > turn.deadline and not turn.trial):
@@ -267,6 +274,17 @@ class Turns:
             return
         if self._size and not self._scheduled:
             self._schedule()
+
+    def _has_gone(self, turn: Turn) -> bool:
+        """Whether it is not the request's turn after all: nobody waits for the answer, or others do more surely."""
+        stands = THERE if turn.look is None else turn.look()
+        if stands == LOST:
+            self.leave(turn)
+        elif stands == CLOSED and self._size > 1:
+            self.demote(turn)
+        else:
+            return False
+        return True
 
     def _run(self, turn: Turn, now: float) -> None:
         """Runs a request. What is measured begins where the last one ended if it had to wait: reading counts too."""
