@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import linecache
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,7 @@ def other(x):
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
     """Makes the loops anew, as another process would: nothing is left of them but what is on disk."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the file changes within a second
     compiling._warn_once.cache_clear()
 
     def loaded(number: int = 40) -> ModuleType:

@@ -114,7 +114,7 @@ def test_context_is_part_of_the_spine_only_where_it_is_used():
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"query": pl.lit(3)}, "context 'query' is string; the column 'query' of source 'events' is Int32"),
+        ({"query": pl.lit(3)}, "context 'query' is string; the column 'query' of source 'events' is Int64"),
         ({"most": pl.lit("much")}, "context 'budget' is float64; the column 'most' of source 'events' is String"),
         ({"taste": pl.lit(1.0)}, r"context 'taste' is vector\[2\]; the column 'taste'"),
     ],

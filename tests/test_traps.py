@@ -164,7 +164,7 @@ def reads_of_a_lookup(monkeypatch: pytest.MonkeyPatch, rows: int) -> dict[str, i
     asked = np.arange(1, 9) * (rows // 8) - 1
     times, ranges = Counting(np.arange(rows)), np.array([[rows // 8, 0, -1, -1], [-1, 0, -1, -1]])
     first, stop, zeros = np.zeros((2, 8), np.int64), np.zeros(8, np.int64), np.zeros(8, np.int32)
-    seek.find_rows.py_func(times, np.array([0, rows], np.uint64), zeros, asked, 0, ranges, first, stop)
+    seek.find_rows.py_func(times, np.array([0, rows], np.uint64), zeros, asked, 0, ranges, (0, rows), first, stop)
     assert stop.tolist() == asked.tolist()
     assert (stop - first).tolist() == [[min(rows // 8, a) for a in asked], asked.tolist()]
 

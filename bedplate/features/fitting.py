@@ -35,7 +35,7 @@ def fit(encodings: Mapping[str, Encoding], batches: Iterable[Batch]) -> Encoder:
     >>> batch = Batch(columns, {}, np.array([0, 1, 2]), zeros, np.arange(2), np.array([7, 9]))
     >>> encoder = fit({"u.spend": Number(), "candidate": Category()}, [batch])
     >>> encoder.fields[0].encoding
-    Number(log=False, mean=2.0, scale=1.0, presence=False)
+    Number(log=False, mean=2.0, scale=1.0, presence=False, nan=False)
     >>> encoder.encode(batch)["item_ids"].tolist()
     [[3], [4]]
     """

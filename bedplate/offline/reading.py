@@ -292,7 +292,7 @@ class ViewReader:
                     _move(own, moved[number], readers[number], keys, places)
             found = self._find(question, [readers[i] for i in near], spans[near], places, part.times, codes)
             if starts is None:
-                self._fill_totals(totals, near, found, answer.direct(places))
+                _fill_totals(self._budget, totals, near, found, answer.direct(places))
             else:
                 self._put(question, totals, near, found, rows[every.rows], starts, answer)
 
@@ -365,19 +365,11 @@ class ViewReader:
         for run in runs(rooms or [np.zeros(len(found.times), np.int64)], self._most):
             blocks, some = [block.part(run) for block in whole], found.part(run)
             room = answer.part(some.places)
-            self._fill_totals(totals, near, some, room)
+            _fill_totals(self._budget, totals, near, some, room)
             for name, column in self._values(question, others, found.readers, blocks) if others else ():
                 answer.put(room, name, column)
             same = starts[run.start : run.stop + 1]
             answer.add(room.repeated(places[same[0] : same[-1]], np.diff(same)))
-
-    def _fill_totals(self, totals: Sequence[MergedTotals], near: Sequence[int], found: Found, part: Part) -> None:
-        """Fills counts, sums and means of a part."""
-        for group in totals:
-            group.fill(near, found.codes, found.first, found.stop, part)
-            if self._budget.is_full:
-                for reader in found.readers:
-                    reader.release()
 
     def _values(
         self, question: Question, calls: Sequence[Call], readers: list[IndexReader], blocks: list[Block]
@@ -439,6 +431,15 @@ def _wanted(view: CompiledView, question: Question, readers: list[IndexReader], 
         return all(reader.is_whole(index) for reader in readers)
 
     return wanted_totals(view, question.quick, question.ranges, question.ttl, answer.places, is_whole)
+
+
+def _fill_totals(budget: Budget, totals: Sequence[MergedTotals], near: Sequence[int], found: Found, part: Part) -> None:
+    """Fills counts, sums and means of a part."""
+    for group in totals:
+        group.fill(near, found.codes, found.first, found.stop, part)
+        if budget.is_full:
+            for reader in found.readers:
+                reader.release()
 
 
 def _move(codes: Array, moved: Array | None, reader: IndexReader, keys: Int64s, places: Array) -> None:

@@ -108,8 +108,7 @@ def train(
         registry: where the run and the version go.
         root: the project's folder, whose git state is recorded.
         resume: the id of an interrupted run of this job to go on with; None starts a new one.
-        continued: from which version it goes on, and on which rows; None: from the beginning. A run that is resumed
-            has it from its beginning.
+        continued: from which version it goes on, and on which rows; None: from nothing, or as the run to resume began.
         retraining: the id of the retraining that a new run is of, which its config keeps.
         files: the dataset in files, to read batches of instead of joining them; the model is the same.
         show: takes the trainer's status after each step.
@@ -128,11 +127,9 @@ def train(
     """
     began = None if resume is None else registry.run(resume).record
     continued = continued if began is None else Continuation.began(began)
-    if continued is not None:
-        dataset = continued.dataset(dataset, files=files is not None)
+    dataset = dataset if continued is None else continued.dataset(dataset, files=files is not None)
     _check(job, dataset, together=connect is not None)
     training, validation, testing = batches_of(dataset, files)
-    audit(dataset).require()
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
     with _opened(job, began, beginning, dataset, retraining, root) as run:
@@ -144,7 +141,6 @@ def train(
         _examined(profile, job, result.model, encoder, training, run.folder, progress)
         progress("evaluate on the test split")
         metrics = _tested(learner, result, encoder, testing, dataset, run)
-        write_plots(StoredRun(run.folder, run.record))
         progress("export, and reproduce the golden requests")
         return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
 
@@ -178,11 +174,12 @@ def _tested(
     dataset: LoadedDataset,
     run: Run,
 ) -> dict[str, float]:
-    """The metrics of validation and test; the run keeps them and the predictions."""
+    """The metrics of validation and test; the run keeps them, the predictions, and plots of it all."""
     test = learner.predict(result.model, encoder, testing)
     keep_predictions(run.folder, test, dataset)
     metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
     run.log_metrics(result.steps, metrics)
+    write_plots(StoredRun(run.folder, run.record))
     return metrics
 
 
@@ -226,6 +223,7 @@ def _check(job: Job, dataset: LoadedDataset, *, together: bool) -> None:
     require_library(job, together=together)
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
+    audit(dataset).require()
 
 
 def _check_labelled(job: Job, dataset: LoadedDataset) -> None:

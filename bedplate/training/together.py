@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import zip_longest
 from typing import Any, TypeVar, final
 
 import numpy as np
@@ -64,9 +65,31 @@ class Together(Exchange):
             if isinstance(module, FusedEmbedding):
                 module.sparse = module.sparse or len(module.weight) >= _SPARSE_ROWS
                 self._sparse += [module.weight] if module.sparse else []
+        self._check_same(model)
         with _reaching():
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, 0)
+
+    def _check_same(self, model: Model) -> None:
+        """Checks that all processes learn the same weights, and tell their gradients the same way.
+
+        Raises:
+            ConfigError: they do not, and would wait for each other.
+        """
+        sparse = {id(table) for table in self._sparse}
+        named: Any = model.named_parameters()
+        own = [f"'{name}' {tuple(w.shape)}{' sparse' * (id(w) in sparse)}" for name, w in named]
+        first, *others = self.of_all(own)
+        for rank, other in enumerate(others, 1):
+            if other != first:
+                got, expected = next(
+                    pair for pair in zip_longest(other, first, fillvalue="nothing") if len({*pair}) > 1
+                )
+                raise ConfigError(
+                    f"the process of rank {rank} learns {got} where that of rank 0 learns {expected}",
+                    where="training by several processes",
+                    hint="run the same code and the same definitions in all of them",
+                )
 
     def draw(self, seed: int, step: int) -> None:
         """A seed of its own for each step and process."""

@@ -30,8 +30,6 @@ from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.processes import own_place
 from bedplate.training.trainer import Trainer
 
-together._SPARSE_ROWS = 1  # every table's gradients are told row by row
-
 
 class Own(BinaryModel):
     """Sums of the embeddings and a scale that only the loss reads; `wrong` says what no processes can share."""
@@ -46,6 +44,9 @@ class Own(BinaryModel):
             self.vectors = InputVectors(layout, 4)
             self.scale = nn.Parameter(torch.ones(()))
             self.unused = nn.Linear(2, 2)
+            if self.wrong == "differing":
+                place = own_place()
+                self.more = nn.Linear(1 if place is None else 1 + place.rank, 2)
             if self.wrong == "norm":
                 self.norm = nn.BatchNorm1d(4)
         self.register_buffer("seen", torch.zeros(()))
@@ -104,6 +105,7 @@ PLAIN = DCNConfig("label", layers=(8,), rank=4, cross_layers=1)
 DROPPING = DCNConfig("label", layers=(8,), rank=4, dropout=0.4)
 EVERYTHING = {"accumulate": 2, "average": 0.9, "evaluate_every": 2, "embedding_optimizer": "adagrad", "warmup": 3}
 TOWERS = TwoTowerConfig("label", layers=(8,), width=4, frequency_slots=64)
+WRONG = "norm", "state", "scalar", "input", "differing"
 JOBS: dict[str, Made] = {
     "dcn": (DCN, PLAIN, {"weight_decay": 0.1}, Uneven(5)),
     "all": (DCN, PLAIN, EVERYTHING, Uneven(5)),
@@ -115,7 +117,7 @@ JOBS: dict[str, Made] = {
     "changing, broken": (DCN, PLAIN, {}, Failing(5, 2)),
     "changing, resumed": (DCN, PLAIN, {}, Source(5)),
     "poisoned": (DCN, PLAIN, {}, Poisoned(4)),
-    **{w: (Own, Own.Config("label", wrong=w), {}, Source(3)) for w in ("norm", "state", "scalar", "input")},
+    **{w: (Own, Own.Config("label", wrong=w), {}, Source(3)) for w in WRONG},
     "slow": (DCN, PLAIN, {}, Source(8, slow=0.1)),
 }
 TOGETHER = [name for name in JOBS if name != "slow"]
@@ -154,4 +156,5 @@ def main(names: str, folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    together._SPARSE_ROWS = 1  # every table's gradients are told row by row
     sys.exit(main(sys.argv[1], Path(sys.argv[2])))

@@ -24,6 +24,7 @@ from bedplate.models.boosting import logistic
 from bedplate.models.estimators import BoostedConfig, EstimatorConfig, LightGBMConfig, SklearnConfig, XGBoostConfig
 from bedplate.models.matrix import MatrixLayout
 from bedplate.training import memory
+from bedplate.training.continuing import Beginning
 from bedplate.training.estimating import IMPORTANCE, ROWS, Estimating
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.learner import learner_of, require_library
@@ -34,6 +35,9 @@ INPUTS: dict[str, Encoding] = {n: e for n, e in ENCODINGS.items() if not isinsta
 KINDS = [LightGBMConfig, XGBoostConfig]
 HISTOGRAM = "sklearn.ensemble:HistGradientBoostingClassifier"
 SKLEARN = SklearnConfig("label", estimator=HISTOGRAM, params={"max_iter": 20})
+NO: Any = None
+NOTHING = Beginning(None, NO, NO)
+"""Neither a version to go on from, nor a registry, nor definitions behind the run."""
 BATCHES = 24
 _MADE: dict[tuple[int, int], list[Batch]] = {}
 
@@ -64,7 +68,7 @@ class Run:
     """A job's estimator on synthetic rows, in a folder."""
 
     def __init__(self, wanted: Job, folder: Path, training: Any = None) -> None:
-        self.learner = learner_of(wanted)
+        self.learner = learner_of(wanted, NOTHING)
         self.encoder = self.learner.encoder(fit(wanted.inputs, Kept(10, salt=7).epoch(0, 0)))
         self.folder = folder / "run" / "checkpoints"
         self.training = Kept(BATCHES) if training is None else training
@@ -369,7 +373,7 @@ def test_a_missing_library_names_its_extra(
 
 
 def test_jobs_are_read_without_a_library() -> None:
-    assert isinstance(learner_of(job(SKLEARN)), Estimating)
+    assert isinstance(learner_of(job(SKLEARN), NOTHING), Estimating)
     program = (
         "import sys; from bedplate import Job, Number; from bedplate.models.estimators import LightGBMConfig\n"
         "Job('j', dataset='d', model=LightGBMConfig('l'), inputs={'x': Number()})\n"

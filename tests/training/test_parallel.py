@@ -35,11 +35,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("pa
 SCRIPT = Path(__file__).with_name("run_parallel.py")
 PARENT = """
 import sys, time
-from bedplate.training.interrupt import TrainingInterruptedError
-from bedplate.training.joining import WorkerError
-from bedplate.training.learner import require_library
 from bedplate.training.processes import started
-from bedplate.training.wrong_rows import FILE
 with started([sys.executable, *sys.argv[1:]], 2) as workers:
     workers.wait_until_ready()
     print(workers._processes[1].pid, flush=True)
@@ -47,12 +43,20 @@ with started([sys.executable, *sys.argv[1:]], 2) as workers:
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _told_row_by_row():
+    """Every table's gradients, as the other processes of these tests do it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("bedplate.training.together._SPARSE_ROWS", 1)
+        yield
+
+
 def command(names: list[str], folder: Path) -> list[str]:
     return [sys.executable, str(SCRIPT), ";".join(names), str(folder)]
 
 
 @pytest.fixture(scope="module")
-def together(one_thread, tmp_path_factory):
+def together(one_thread, _told_row_by_row, tmp_path_factory):
     """What each job gives by two processes, and where its files are; torch is started once for all of them."""
     folder, found = tmp_path_factory.mktemp("together"), {}
     with started(command(run_parallel.TOGETHER, folder), 2) as workers, workers.connect() as exchange:
@@ -107,6 +111,7 @@ def test_what_is_not_finite_is_named_whoever_has_it(together):
         ("state", "'seen' is not the same in the processes of rank 0 and 1"),
         ("scalar", r"the output 'mean' has the shape \(\), expected a row"),
         ("input", "the loss reads the input 'item_dense'"),
+        ("differing", r"rank 1 learns 'more.weight' \(2, 2\) where that of rank 0 learns 'more.weight' \(2, 1\)"),
     ],
 )
 def test_a_model_that_has_no_parts_is_refused(together, name, message):
