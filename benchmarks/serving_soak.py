@@ -3,9 +3,10 @@
     python benchmarks/serving_soak.py [--seconds N] [--workers N] [--json FILE]
 
 Thirty minutes unless it is told otherwise; `--seconds 20` shows that it works. The project, the DCN and the requests
-are those of `serving_overhead.py`, the service runs in processes of its own. Half of its capacity is asked for by the load
-generator (`open_loop.py`), with deadlines of 50 ms, while this process does what clients do wrong: it connects and
-leaves, sends half a request, malformed ones and ones for what is not there, and goes away without reading answers.
+are those of `serving_overhead.py`, the service runs in processes of its own. Half of its capacity is asked for by the
+load generator (`open_loop.py`), with deadlines of 50 ms, while this process does what clients do wrong: it connects
+and leaves, sends half a request, malformed ones and ones for what is not there, and goes away without reading
+answers.
 
 Memory and descriptors of all processes are sampled every second. Targets: the median memory of the last quarter is at
 most 3 % above that of the second one (of 20 s too, where it is only a check that the command works), and a second
