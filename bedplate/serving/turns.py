@@ -28,7 +28,8 @@ THERE, CLOSED, LOST = range(3)
 """How a client stands: it is there; it has closed its end, and may be gone; it is gone."""
 _WORTH_A_LOOK = 0.001  # seconds: for requests that take longer it is asked before whether the client is still there
 _MOST_DROPPED = 64  # in a row before the loop reads again
-# How much of the time that a request has may be planned to be waited: less after answers that came too late, and slowly
+_STANDING_SECONDS = 0.1  # a queue that was empty later than that is a burst, which is soon over
+# How much of the time that a request has may be planned to be waited where the queue stands: less after answers that came too late, and slowly
 # more after others. Where the one and the other keep the balance, about one answer in 500 is late.
 _LEAST_SHARE, _FIRST_SHARE, _MOST_SHARE = 0.2, 0.8, 0.95
 _LATE_FACTOR, _IN_TIME_STEP = 0.9, 0.00015
@@ -122,7 +123,7 @@ class Turns:
     """
 
     __slots__ = (
-        "_clients", "_costs", "_last_end", "_last_seconds", "_loop", "_most", "_most_of_client",
+        "_clients", "_costs", "_empty", "_last_end", "_last_seconds", "_loop", "_most", "_most_of_client",
         "_most_seconds", "_queues", "_scheduled", "_seconds", "_share", "_size", "tally",
     )  # fmt: skip
 
@@ -136,6 +137,7 @@ class Turns:
         self._size = 0
         self._scheduled = False
         self._share = _FIRST_SHARE
+        self._empty = 0.0  # when the queue was last seen so
         self._last_end = self._last_seconds = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -222,7 +224,10 @@ class Turns:
         if wait > self._most_seconds:
             return Refused("wait", wait)
         left = turn.deadline - now
-        if wait + cost.high > left or (wait > 0.0 and wait + cost.mean > left * self._share):
+        if not self._size:
+            self._empty = now
+        share = self._share if now - self._empty > _STANDING_SECONDS else 1.0
+        if wait + cost.high > left or (wait > 0.0 and wait + cost.mean > left * share):
             turn.trial = wait <= 0.0 and cost.try_again(now)
             return None if turn.trial else Refused("deadline", wait)
         return None
