@@ -29,8 +29,8 @@ THERE, CLOSED, LOST = range(3)
 _WORTH_A_LOOK = 0.001  # seconds: for requests that take longer it is asked before whether the client is still there
 _MOST_DROPPED = 64  # in a row before the loop reads again
 _STANDING_SECONDS = 0.1  # a queue that was empty later than that is a burst, which is soon over
-# How much of the time that a request has may be planned to be waited where the queue stands: less after answers that came too late, and slowly
-# more after others. Where the one and the other keep the balance, about one answer in 500 is late.
+# How much of the time that a request has may be planned to be waited where the queue stands: less after answers that
+# came too late, and slowly more after others. Where the two keep the balance, about one answer in 500 is late.
 _LEAST_SHARE, _FIRST_SHARE, _MOST_SHARE = 0.2, 0.8, 0.95
 _LATE_FACTOR, _IN_TIME_STEP = 0.9, 0.00015
 _CLOSE = 0.95  # of its time: an answer that leaves later than that is late where it arrives
