@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -143,3 +144,10 @@ def test_help_loads_no_library_but_click(arguments: list[str]) -> None:
 def test_definitions_load_no_engine(name: str) -> None:
     modules = modules_after(f"from bedplate import {name}")
     assert modules & (ENGINES - {"polars"}) == set()
+
+
+@pytest.mark.xdist_group("grouped")
+def test_what_is_grouped_runs_in_one_process(request: pytest.FixtureRequest) -> None:
+    """Otherwise what a group shares is made in every process of the tests, which takes minutes."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    assert alone or request.node.nodeid.endswith("@grouped")

@@ -56,6 +56,7 @@ def retrain(
       bedplate retrain retail_ranker promotion.margin=0.002 --dry-run
       bedplate retrain retail_ranker --json
     """
+    from bedplate.cli.runs_mirror import mirror_own
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.training.interrupt import TrainingInterruptedError
@@ -69,11 +70,8 @@ def retrain(
     registry = Registry(project.config.registry_path)
     definition = project.find(Job, job).with_settings(settings)
 
-    def told(step: str) -> None:
-        click.echo(step, err=True)
-
     with locked(registry, definition.name):
-        project.apply(told)
+        project.apply(_told)
         retraining = Retraining(
             definition,
             project.load(definition.dataset),
@@ -84,13 +82,19 @@ def retrain(
             rows=(rows or "since") if continues else None,
         )
         try:
-            outcome = retraining.plan() if dry_run else retraining.run(on_stderr(), told)
+            outcome = retraining.plan() if dry_run else retraining.run(on_stderr(), _told)
         except TrainingInterruptedError as error:
             error.hint = "run the same again to go on from there"
             raise
+        finally:
+            mirror_own(project.config, registry)
     _echo(outcome, as_json=as_json)
     if outcome.status == "refused":
         click.get_current_context().exit(REFUSED_EXIT)
+
+
+def _told(step: str) -> None:
+    click.echo(step, err=True)
 
 
 def _widened(project: Project, job: Job, names: Sequence[str]) -> LoadedDataset:

@@ -18,6 +18,9 @@ from bedplate.cli.tables import elapsed, facts, moment, number, sparkline, table
 if TYPE_CHECKING:
     from bedplate.registry.run import Point, StoredRun
 
+_MOST_COLUMNS = 20
+"""So many columns of an estimator are shown."""
+
 
 @click.group()
 def runs() -> None:
@@ -85,7 +88,7 @@ def list_runs(name: str | None, status: str | None, limit: int, directory: Path,
 @project_option
 @json_option
 def show(run: str, plots: bool, directory: Path, as_json: bool) -> None:
-    """Show RUN: status, config, metrics and charts.
+    """Show RUN: status, config, metrics, charts, and what counts for an estimator.
 
     RUN is an id, the beginning of one, or a model version. The charts of all metrics are files in the run's folder,
     plots/*.svg, which training writes; those of a run that goes on are written by this command.
@@ -96,17 +99,22 @@ def show(run: str, plots: bool, directory: Path, as_json: bool) -> None:
       bedplate runs show ranker@champion --no-plots
       bedplate runs show 20260105-0930 --json
     """
+    from bedplate.training.importance import read_importance
     from bedplate.training.plots import charts
 
     found = run_of(open_registry(directory), run)
-    metrics = found.metrics()
+    metrics, importance = found.metrics(), read_importance(found.folder)
     if as_json:
         files = sorted(str(path) for path in (found.folder / "plots").glob("*.svg"))
-        echo_json({**_plain(found), "folder": str(found.folder), "points": metrics, "plots": files})
+        echo_json(
+            {**_plain(found), "folder": str(found.folder), "points": metrics, "plots": files, "importance": importance}
+        )
         return
     _echo_facts(found)
     if metrics:
         click.echo("\n" + _metrics_table(metrics))
+    if importance:
+        click.echo("\n" + _importance_table(importance))
     drawn = charts(found) if plots else {}
     if drawn:
         from bedplate.cli.drawing import draw
@@ -162,6 +170,21 @@ def _metrics_table(metrics: dict[str, list[Point]]) -> str:
         chart = sparkline([point.value for point in points])
         rows.append([name, number(points[-1].value), *best, str(len(points)), chart])
     return table(["metric", "last", "lowest", "highest", "values", "by step"], rows, [1, 2, 3, 4])
+
+
+def _importance_table(importance: dict[str, dict[str, float]]) -> str:
+    """The columns that count most by the first measure."""
+    measures = list(importance)
+    counts = importance[measures[0]]
+    names = sorted(
+        dict.fromkeys(name for values in importance.values() for name in values), key=lambda n: -counts.get(n, 0.0)
+    )
+    rows = [
+        [name, *(number(importance[m][name]) if name in importance[m] else "-" for m in measures)]
+        for name in names[:_MOST_COLUMNS]
+    ]
+    more = f"\n... {len(names) - _MOST_COLUMNS} more; --json has all" if len(names) > _MOST_COLUMNS else ""
+    return table(["column", *measures], rows, list(range(1, len(measures) + 1))) + more
 
 
 def _plain(run: StoredRun) -> dict[str, Any]:

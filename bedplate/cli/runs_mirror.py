@@ -14,10 +14,12 @@ import msgspec
 from bedplate.cli.options import echo_json, json_option, open_registry, project_option
 from bedplate.cli.runs_diff import run_of
 from bedplate.cli.tables import table
+from bedplate.process import process_token
 
 if TYPE_CHECKING:
     from bedplate.config import Config
     from bedplate.registry.mlflow import Mirrored
+    from bedplate.registry.registry import Registry
 
 LOG = "mirror.log"
 
@@ -67,20 +69,28 @@ def mirror(runs: tuple[str, ...], target: str | None, directory: Path, as_json: 
         click.echo("no runs yet")
 
 
-def mirror_later(config: Config, run: str) -> subprocess.Popen[bytes] | None:
-    """Has a run copied by a process of its own, where the project says so; neither waited for nor able to fail it.
+def mirror_own(config: Config, registry: Registry) -> None:
+    """Has the runs that this process made copied, those that have ended; see `mirror_later`."""
+    if config.registry_mirror:
+        own = process_token()
+        ended = [r.id for r in registry.runs() if r.record.process == own and r.status != "running"]
+        mirror_later(config, *sorted(ended))
+
+
+def mirror_later(config: Config, *runs: str) -> subprocess.Popen[bytes] | None:
+    """Has runs copied by a process of its own, where the project says so; neither waited for nor able to fail them.
 
     Args:
         config: of the project.
-        run: the id of a run that has ended.
+        runs: the ids of runs that have ended; the first one's folder has the log.
 
     Returns:
-        the process; None: the project has no mirror, or it could not be started.
+        the process; None: the project has no mirror, there is no run, or it could not be started.
     """
-    if not config.registry_mirror:
+    if not config.registry_mirror or not runs:
         return None
-    log = config.registry_path / "runs" / run / LOG
-    words = [sys.executable, "-m", "bedplate", "runs", "mirror", run, "--project", str(config.root)]
+    log = config.registry_path / "runs" / runs[0] / LOG
+    words = [sys.executable, "-m", "bedplate", "runs", "mirror", *runs, "--project", str(config.root)]
     try:
         with log.open("ab") as out:
             return subprocess.Popen(
@@ -92,5 +102,5 @@ def mirror_later(config: Config, run: str) -> subprocess.Popen[bytes] | None:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
     except OSError as error:
-        click.echo(f"warning: run {run} is not mirrored: {error}", err=True)
+        click.echo(f"warning: run {' and '.join(runs)} is not mirrored: {error}", err=True)
         return None

@@ -39,6 +39,7 @@ def search(name: str, trials: int | None, processes: int, directory: Path, as_js
       bedplate search wider --processes 2
       bedplate search wider --trials 100 --json
     """
+    from bedplate.cli.runs_mirror import mirror_own
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.training.interrupt import TrainingInterruptedError
@@ -64,6 +65,7 @@ def search(name: str, trials: int | None, processes: int, directory: Path, as_js
             if process.poll() is None:
                 process.terminate()
                 process.wait()
+        mirror_own(project.config, registry)  # each process has its own runs copied
     if failed:
         click.echo(f"warning: {len(failed)} of the other processes failed, with {failed}", err=True)
     _echo(study.run(total) if others else found, as_json=as_json)  # with what the other processes found

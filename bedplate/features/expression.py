@@ -39,6 +39,8 @@ def expression_type(
             where=place,
             hint="name the one column with pl.col",
         )
+    if expression.meta.is_column():
+        return schema[expression.meta.output_name()]
     frame = pl.LazyFrame(schema=schema)
     try:
         # Run on no rows: the types alone don't find a string function that is called on a number.

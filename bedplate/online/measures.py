@@ -127,9 +127,9 @@ class Measures:
 
 
 def age(newest: int, now: int) -> float | None:
-    """Seconds between two times in microseconds; None where the first is -1.
+    """Seconds between two times in microseconds; 0 where the first is later, as by another clock, None where it is -1.
 
-    >>> age(1_000_000, 3_500_000)
-    2.5
+    >>> age(1_000_000, 3_500_000), age(3_500_000, 1_000_000)
+    (2.5, 0.0)
     """
-    return None if newest < 0 else (now - newest) / 1e6
+    return None if newest < 0 else max(now - newest, 0) / 1e6

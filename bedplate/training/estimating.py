@@ -21,7 +21,7 @@ from bedplate.features.artifact import compare
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Described
-from bedplate.files import remove_leftovers, write_atomic
+from bedplate.files import remove_leftovers
 from bedplate.models.boosting import Boosted
 from bedplate.models.config import implementation
 from bedplate.models.estimator import Estimator, Fitted, Rows
@@ -29,6 +29,7 @@ from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.matrix import MatrixLayout
 from bedplate.models.nodes import SCORE, inputs_of, to_file
 from bedplate.models.prediction import Prediction
+from bedplate.training.importance import write_importance
 from bedplate.training.interrupt import TrainingInterruptedError, noticed_interrupt
 from bedplate.training.job import Job
 from bedplate.training.matrix_rows import MatrixRows, log_q_of
@@ -41,9 +42,6 @@ from bedplate.types import Array
 
 if TYPE_CHECKING:
     from bedplate.training.source import Batches
-
-IMPORTANCE = "importance.json"
-"""In the run's folder: how much each column of the matrix counts, by measure and column."""
 
 ROWS = "rows"
 """In the folder of the checkpoints: the matrix, until the estimator has learnt."""
@@ -105,8 +103,7 @@ class Estimating:
         return self._done(result, folder)
 
     def _done(self, result: TrainResult[Any], folder: Path) -> TrainResult[Any]:
-        importance = msgspec.json.encode(result.model.importance())
-        write_atomic(folder.parent / IMPORTANCE, msgspec.json.format(importance) + b"\n")
+        write_importance(folder.parent, result.model.importance())
         shutil.rmtree(folder / ROWS, ignore_errors=True)
         return result
 

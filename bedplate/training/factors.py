@@ -9,7 +9,8 @@ import msgspec
 
 from bedplate.errors import ConfigError
 from bedplate.features.encoding import Encoding
-from bedplate.models import config as models
+from bedplate.models import config as networks
+from bedplate.models import estimators
 from bedplate.models.config import ModelConfig
 from bedplate.registry.diff import Change, changes
 from bedplate.registry.run import RunRecord
@@ -25,7 +26,7 @@ CODE, DATA, DATASET, INPUTS, MODEL, TRAINER, SEED = "code", "data", "dataset", "
 FACTORS = (CODE, DATA, DATASET, INPUTS, MODEL, TRAINER, SEED)
 
 _PARTS = {"dataset", "model", "inputs", "trainer", "fit_batches", "golden", SETTINGS}
-_PACE = ("checkpoint_every", "prefetch")
+_PACE = ("checkpoint_every", "prefetch", "prefetch_memory", "loader_threads")
 """Choices of the trainer that change no weight."""
 
 
@@ -75,7 +76,7 @@ def job_of(
     dataset, inputs, trained, seeds = (configs[sides[part]] for part in (DATASET, INPUTS, TRAINER, SEED))
     model: dict[str, Any] = dict(configs[sides[MODEL]]["model"])
     title = model.pop("class")
-    kind = known.get(title, getattr(models, title, None))
+    kind = known.get(title) or getattr(networks, title, None) or getattr(estimators, title, None)
     if kind is None or not issubclass(kind, ModelConfig):
         raise ConfigError(f"the code has no model with the config '{title}'", where=f"job '{name}'")
     try:

@@ -62,13 +62,13 @@ class Ahead:
 
 @final
 class _Slot:
-    """The place of a block in the order: its batches that are ready, and how it ended."""
+    """The place of a block in the order: its batches that are ready, bytes a candidate of the first, how it ended."""
 
-    __slots__ = ("ended", "error", "ready", "reserved")
+    __slots__ = ("ended", "error", "raw", "ready", "reserved")
 
     def __init__(self, reserved: int, error: BaseException | None = None) -> None:
         self.ready: deque[tuple[TensorBatch, int]] = deque()
-        self.reserved, self.error, self.ended = reserved, error, error is not None
+        self.reserved, self.raw, self.error, self.ended = reserved, 0.0, error, error is not None
 
 
 @final
@@ -83,7 +83,10 @@ class _Line:
         self._turn, self._changed = threading.Lock(), threading.Condition()
         self._slots: deque[_Slot] = deque()
         self._exhausted = self._stopped = False
-        self._batches = self._bytes = 0  # what waits and is being made
+        self._batches = self._bytes = 0  # what waits and is being made, and the trainer's lot
+        self._lot: deque[tuple[TensorBatch, int]] = deque()  # the trainer's next batches, taken at once
+        self._lot_bytes = self._lot_batches = 0  # of the lot when it was taken
+        self._hungry, self._blocked = False, 0  # whether the trainer waits, and how many threads do
         self._raw = self._encoded = 0.0  # bytes a candidate, the most that were seen; 0 before the first batch
 
     def work(self) -> None:
@@ -92,38 +95,75 @@ class _Line:
             slot, block = taken
             try:
                 for batch in block.make():
-                    if not self._put(slot, self._tensors(batch, self._encoder), bytes_of(batch) / max(batch.items, 1)):
+                    if not slot.raw:
+                        slot.raw = bytes_of(batch) / max(batch.items, 1)
+                    if not self._put(slot, self._tensors(batch, self._encoder)):
                         return
             except BaseException as error:  # noqa: BLE001 - raised again by the consumer
                 slot.error = error
             with self._changed:
                 self._bytes -= slot.reserved
                 slot.ended = True
-                self._changed.notify_all()
+                self._wake()
 
     def next(self) -> TensorBatch | None:
         """The next batch in order; None: there are no more. An error is raised where its batch would be."""
+        if not self._lot and not self._take_lot():
+            return None
+        return self._lot.popleft()[0]
+
+    def _take_lot(self) -> bool:
+        """Takes the batches that are ready, a quarter of what may wait at most; False: there are no more.
+
+        A lot counts as waiting until the next is taken. Threads are woken when half of what may wait is gone, so that
+        they and the trainer do not take turns for single batches, each waiting for the interpreter.
+        """
         with self._changed:
+            self._batches, self._bytes = self._batches - self._lot_batches, self._bytes - self._lot_bytes
+            self._lot_batches = self._lot_bytes = 0
             while True:
-                self._changed.wait_for(self._has_news)
+                news = self._has_news()
+                if self._blocked and (not news or 2 * self._batches <= self._ahead.batches):
+                    self._changed.notify_all()
+                if not news:
+                    self._hungry = True
+                    self._changed.wait_for(self._has_news)
+                    self._hungry = False
                 if not self._slots:
-                    return None
+                    return False
                 slot = self._slots[0]
                 if slot.ready:
-                    batch, size = slot.ready.popleft()
-                    self._batches, self._bytes = self._batches - 1, self._bytes - size
-                    self._changed.notify_all()
-                    return batch
+                    self._fill_lot(slot.ready)
+                    return True
                 if slot.error is not None:
                     raise slot.error
                 self._slots.popleft()
-                self._changed.notify_all()
+
+    def _fill_lot(self, ready: deque[tuple[TensorBatch, int]]) -> None:
+        most, memory = max(self._ahead.batches // 4, 1), self._ahead.memory // 4
+        while ready and self._lot_batches < most and (not self._lot or self._lot_bytes + ready[0][1] <= memory):
+            self._lot.append(ready.popleft())
+            self._lot_batches, self._lot_bytes = self._lot_batches + 1, self._lot_bytes + self._lot[-1][1]
 
     def stop(self) -> None:
         """Lets all threads end."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def _wake(self) -> None:
+        """Wakes who waits, if anybody does."""
+        if self._hungry or self._blocked:
+            self._changed.notify_all()
+
+    def _wait_until(self, condition: Callable[[], bool]) -> bool:
+        """Lets a thread that makes blocks wait; False: it is to end."""
+        self._blocked += 1
+        try:
+            self._changed.wait_for(lambda: self._stopped or condition())
+        finally:
+            self._blocked -= 1
+        return not self._stopped
 
     def _has_news(self) -> bool:
         return bool(self._slots[0].ready or self._slots[0].ended) if self._slots else self._exhausted
@@ -146,8 +186,7 @@ class _Line:
                         self._slots.append(_Slot(0, error))
                     self._changed.notify_all()
                     return None
-                self._changed.wait_for(lambda: self._stopped or self._fits(block))
-                if self._stopped:
+                if not self._wait_until(lambda: self._fits(block)):
                     return None
                 slot = _Slot(self._estimate(block))
                 self._bytes += slot.reserved
@@ -163,18 +202,18 @@ class _Line:
         known = self._raw > 0 and self._batches < self._ahead.batches
         return known and self._bytes + self._estimate(block) <= self._ahead.memory
 
-    def _put(self, slot: _Slot, batch: TensorBatch, raw: float) -> bool:
+    def _put(self, slot: _Slot, batch: TensorBatch) -> bool:
         """Lets a batch wait for the trainer; False: nobody wants it any more."""
         size = bytes_of_tensors(batch)
         with self._changed:
-            self._raw = max(self._raw, raw)
+            self._raw = max(self._raw, slot.raw)
             self._encoded = max(self._encoded, size / max(batch.rows, 1))
-            self._changed.wait_for(lambda: self._stopped or self._may_wait(slot, size))
-            if self._stopped:
+            if not self._wait_until(lambda: self._may_wait(slot, size)):
                 return False
             slot.ready.append((batch, size))
             self._batches, self._bytes = self._batches + 1, self._bytes + size
-            self._changed.notify_all()
+            if self._hungry and slot is self._slots[0]:
+                self._changed.notify_all()
             return True
 
     def _may_wait(self, slot: _Slot, size: int) -> bool:

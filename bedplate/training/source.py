@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
@@ -17,6 +18,9 @@ from bedplate.datasets.negatives import LOG_Q
 from bedplate.features.encoder import Encoder
 from bedplate.models.batch import TensorBatch
 from bedplate.types import Array
+
+_LOT, _LOT_SECONDS = 8, 0.001
+"""How many batches are read together at most, and how long reading more of them may have taken."""
 
 
 class Batches(Protocol):
@@ -108,13 +112,30 @@ def blocks_of(
         if isinstance(source, Blocks):
             return source.blocks(seed, epoch, start, stop, part=part, room=room)
         batches = source.epoch(seed, epoch, start)
-        return one_each(batches if stop is None else islice(batches, stop - start), part)
+        return in_lots(batches if stop is None else islice(batches, stop - start), part, room)
 
     return of_blocks
 
 
-def one_each(batches: Iterator[Batch], part: Part = WHOLE) -> Iterator[Block]:
-    """A block for each batch, which is read when its block is asked for."""
-    for batch in batches:
-        own = part.of(batch)
-        yield Block(own.items, partial(iter, (own,)))
+def in_lots(batches: Iterator[Batch], part: Part, room: Room) -> Iterator[Block]:
+    """Blocks of batches that are read when their block is asked for: of several where reading takes no time.
+
+    An error comes after the batches before it.
+    """
+    lot, error = list[Batch](), None
+    began, most = time.perf_counter(), room()
+    while error is None:
+        try:
+            if (batch := next(batches, None)) is None:
+                break
+            lot.append(part.of(batch))
+        except Exception as raised:  # noqa: BLE001 - raised again
+            error = raised
+        is_full = len(lot) == _LOT or sum(b.items for b in lot) >= most
+        if lot and (is_full or error is not None or time.perf_counter() - began > _LOT_SECONDS):
+            yield Block(sum(b.items for b in lot), partial(iter, lot))
+            lot, began, most = [], time.perf_counter(), room()
+    if error is not None:
+        raise error
+    if lot:
+        yield Block(sum(b.items for b in lot), partial(iter, lot))

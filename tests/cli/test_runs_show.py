@@ -15,6 +15,7 @@ from bedplate.cli.drawing import draw
 from bedplate.cli.main import run
 from bedplate.metrics.chart import Chart, Line
 from bedplate.registry.registry import Registry
+from bedplate.training.importance import IMPORTANCE, read_importance, write_importance
 from bedplate.training.plots import charts, write_plots
 from bedplate.training.predictions import write_predictions
 
@@ -89,3 +90,30 @@ def test_the_calibration_curve_holds_the_rates_of_the_rows(shop: Path) -> None:
     assert all(low <= y <= high for low, y, high in zip(line.low, line.y, line.high, strict=True))
     before = write_plots(stored)
     assert write_plots(stored) == before, "written again in their place"
+
+
+def test_the_columns_that_count_most_for_an_estimator_are_shown_first(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (stored,) = Registry(shop / ".bedplate" / "registry").runs()
+    words = ["runs", "show", stored.id, "--no-plots", "--project", str(shop)]
+    assert run(words) == 0
+    assert "COLUMN" not in capsys.readouterr().out, "a network has none"
+    gain = {f"users.n{i}": float(i * i) for i in range(23)}
+    write_importance(stored.folder, {"gain": gain, "splits": {"users.n3": 7.0, "users.late": 2.0}})
+    assert run(words) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    at = lines.index(["COLUMN", "GAIN", "SPLITS"])
+    assert lines[at + 1 : at + 3] == [["users.n22", "484", "-"], ["users.n21", "441", "-"]]
+    assert ["users.n3", "9", "7"] in lines[at : at + 21]
+    assert lines[at + 21] == ["...", "4", "more;", "--json", "has", "all"]
+    assert run([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["importance"]
+    assert found == read_importance(stored.folder) == {"gain": gain, "splits": {"users.n3": 7.0, "users.late": 2.0}}
+
+
+def test_a_damaged_file_of_importance_is_named(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (stored,) = Registry(shop / ".bedplate" / "registry").runs()
+    (stored.folder / IMPORTANCE).write_text('{"gain": [1]}')
+    assert run(["runs", "show", stored.id, "--project", str(shop)]) != 0
+    assert f"{stored.folder / IMPORTANCE}: the importance can't be read" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from bedplate import Project
 from bedplate.cli.main import run
 from bedplate.errors import DataError
 
+pytestmark = pytest.mark.xdist_group("feast")  # Feast makes its templates once
 TEMPLATES = {
     # by template: views, their features and context of requests, and feature lists carried over; how much was not
     "minimal": (0, 0, 0, 0),

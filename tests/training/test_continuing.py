@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import retraining_project as small
+import torch
 
 from bedplate import Job, Project, Registry, TimeSplit
 from bedplate.cli.main import run as command
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.rolling import RollingSplit
 from bedplate.errors import DataError, DefinitionError, NotFoundError
+from bedplate.training import profile_limits
+from bedplate.training.checkpoint import load_state
 from bedplate.training.continuing import Continuation
 from bedplate.training.evaluate import predict
 from bedplate.training.inheritance import Parent
@@ -96,6 +100,31 @@ def test_an_interrupted_one_ends_with_the_weights_of_one_that_was_not(project: P
     resumed = train(job, dataset, features, registry, project.root, resume=run.id)
     assert str(resumed.version) == str(whole.version)
     assert not list(run.folder.rglob("start.pt"))
+
+
+def test_several_processes_go_on_from_the_weights_of_the_parent_and_are_profiled(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile_limits, "SECONDS", 0.02)
+    alone = go_on(project)
+    words = ["train", "ranker", "--continue", "ranker:1", "--processes", "2", "--profile", "--json"]
+    capsys.readouterr()
+    assert command([*words, "--project", str(project.root)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    registry = Registry(project.config.registry_path)
+    version = registry.get("ranker", found["version"])
+    assert version.manifest.parents == ("ranker:1",)
+    assert version.manifest.config["continued"] == alone.version.manifest.config["continued"]
+    assert version.manifest.learnt_until == alone.version.manifest.learnt_until
+    one, two = (registry.run(run).folder / "checkpoints" / "checkpoint.pt" for run in (alone.run_id, found["run"]))
+    states = load_state(one), load_state(two)
+    for name, weight in states[0]["model"].items():
+        torch.testing.assert_close(states[1]["model"][name], weight, rtol=1e-4, atol=1e-6, msg=name)
+    torch.testing.assert_close(states[1]["optimizer"], states[0]["optimizer"], rtol=1e-3, atol=1e-6)
+    assert states[1]["progress"]["step"] == alone.result.steps
+    stages = {stage["name"]: stage for stage in found["profile"]["stages"]}
+    assert stages["exchange"]["seconds"] > 0, "the processes wait for each other"
+    assert (registry.run(found["run"]).folder / "profile.json").is_file()
 
 
 def test_a_missing_run_and_a_split_that_was_seen_are_said(project: Project) -> None:

@@ -25,7 +25,8 @@ from bedplate.models.estimators import BoostedConfig, EstimatorConfig, LightGBMC
 from bedplate.models.matrix import MatrixLayout
 from bedplate.training import memory
 from bedplate.training.continuing import Beginning
-from bedplate.training.estimating import IMPORTANCE, ROWS, Estimating
+from bedplate.training.estimating import ROWS, Estimating
+from bedplate.training.importance import IMPORTANCE
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.learner import learner_of, require_library
 from bedplate.training.report import RoundStatus

@@ -145,3 +145,55 @@ def test_wrong_bounds_are_named():
     with pytest.raises(ConfigError, match="loader_threads is 0, expected at least 1"):
         TrainerConfig(loader_threads=0)
     assert Ahead.of(TrainerConfig(prefetch_memory="2GB", loader_threads=3)) == Ahead(32, 2 * 10**9, 3)
+
+
+class Pausing(Source):
+    """Batches of which some take their time, and of which one can't be read."""
+
+    def __init__(self, batches: int, pauses: dict[int, float], broken: int | None = None) -> None:
+        super().__init__(batches)
+        self.pauses, self.broken = pauses, broken
+
+    def epoch(self, seed, epoch, start=0):
+        for i, batch in enumerate(super().epoch(seed, epoch, start), start):
+            time.sleep(self.pauses.get(i, 0.0))
+            if i == self.broken:
+                raise DataError(f"batch {i} is broken")
+            yield batch
+
+
+@pytest.mark.parametrize("broken", [0, 1, 7, 8, 13])
+def test_batches_before_one_that_cannot_be_read_are_given(encoder, broken):
+    found = []
+    with (
+        pytest.raises(DataError, match=f"batch {broken} is broken"),
+        prefetched(blocks_of(Pausing(20, {}, broken), 5, 0), encoder, Ahead(), Waiting()) as ready,
+    ):
+        found.extend(batch.candidates.tolist() for batch in ready)
+    assert found == [b.candidates.tolist() for b in Source(20).epoch(5, 0)][:broken]
+
+
+def test_batches_are_read_together_only_where_reading_takes_no_time_and_there_is_room(monkeypatch):
+    monkeypatch.setattr("bedplate.training.source._LOT_SECONDS", 0.25)  # more than this machine may stand still
+    items = 16 * 12
+
+    def sizes(source, room):
+        return [block.items // items for block in blocks_of(source, 5, 0)(lambda: room)]
+
+    assert sizes(Source(20), 10**6) == [8, 8, 4]
+    assert sizes(Source(7), 3 * items) == [3, 3, 1]
+    assert sizes(Source(2), 1) == [1, 1]
+    assert sizes(Pausing(4, {1: 0.3, 2: 0.3}), 10**6) == [2, 1, 1]
+
+
+def test_the_trainers_lot_counts_as_waiting(encoder):
+    source = Slow([4] * 20, [0.0])
+    with prefetched(source, encoder, Ahead(16, 10**9, 1), Waiting()) as ready:
+        for taken in range(1, 30):
+            next(ready)
+            until = time.monotonic() + 0.02
+            while time.monotonic() < until and source.made < taken + 16:
+                time.sleep(0.001)
+            assert source.made - taken <= 16 + 1  # one more is made already and finds no place
+        assert source.made > taken + 4  # threads went on meanwhile
+        assert len(list(ready)) == 80 - 29

@@ -80,3 +80,65 @@ def test_rules_are_checked() -> None:
     for wrong in ({"margin": -1.0}, {"confidence": 1.0}, {"minimum_requests": 1}, {"must_win": 3}):
         with pytest.raises((ConfigError, msgspec.ValidationError)):
             PromotionRules(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rules", "decision"),
+    [
+        (0.0, 0.0, {}, "promote"),  # equal to the last digit
+        (0.0, 0.0, {"must_win": True}, "refuse"),
+        (0.0, 0.02, {"must_win": True}, "refuse"),  # the interval touches 0
+        (1e-9, 0.02, {"must_win": True}, "promote"),
+        (-0.02, 0.0, {}, "promote"),
+        (-0.02, -1e-9, {}, "refuse"),
+        (-0.02, -0.01, {"margin": 0.01}, "promote"),  # as much worse as it may be
+        (-0.02, -0.0101, {"margin": 0.01}, "refuse"),
+        (-0.02, 0.5, {"margin": 0.0, "must_win": True}, "refuse"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["auc", "log_loss"])
+def test_where_an_interval_ends_decides(
+    low: float, high: float, rules: dict[str, Any], decision: str, metric: str
+) -> None:
+    """`low` and `high` are of the gain: what a metric of which less is better loses."""
+    sign = 1 if metric == "auc" else -1
+    ends = sorted((sign * low, sign * high))
+    difference = Estimate((ends[0] + ends[1]) / 2, 0.01, *ends, 500)
+    compared = {metric: Comparison(point(0.5), point(0.5 + difference.mean), difference)}
+    assert decided(compared, metric=metric, guards={}, **rules)[0] == decision
+
+
+def test_calibration_may_come_from_either_side_and_its_interval_may_hold_one() -> None:
+    better = change(0.5, -0.1)
+
+    def guarded(was: float, by: float, reach: float) -> str:
+        return decided({"log_loss": better, "calibration": change(was, by, reach)}, guards={"calibration": 0.05})[0]
+
+    assert guarded(1.0, 0.04, 0.001) == "promote"
+    assert guarded(1.0, 0.06, 0.001) == "refuse"
+    assert guarded(1.0, -0.06, 0.001) == "refuse"
+    assert guarded(1.0, 0.06, 0.02) == "promote", "the interval begins within the margin"
+    assert guarded(1.0, 0.06, 0.07) == "promote", "the interval holds 1"
+    assert guarded(1.3, -0.6, 0.001) == "promote", "as far on the other side"
+    assert guarded(0.7, -0.06, 0.001) == "refuse"
+
+
+def test_as_many_requests_as_are_asked_for_are_enough() -> None:
+    better = {"log_loss": change(0.5, -0.1)}
+    assert decided(better, requests=100)[0] == "promote"
+    assert decided(better, requests=40, minimum_requests=40)[0] == "promote"
+    assert decided(better, requests=39, minimum_requests=40)[0] == "refuse"
+    got, reasons = decided({"log_loss": change(0.5, 0.1), "calibration": change(1.0, 0.9)}, requests=3)
+    assert got == "refuse"
+    for one in ("only 3 requests", "log_loss 0.6000", "guard calibration 1.9000", "further from 1 than 0.5"):
+        assert one in reasons, "all that is wrong is said"
+
+
+def test_a_metric_that_is_not_there_is_judged_by_the_nearest() -> None:
+    both = {"log_loss": change(0.5, 0.1), "auc": change(0.7, 0.1)}
+    assert decided(both, metric="auc", guards={})[0] == "promote"
+    assert decided(both, metric="log_loss", guards={})[0] == "refuse"
+    assert decided(both, metric="recall", guards={})[0] == "refuse", "log_loss stands for it"
+    assert decided({"auc": both["auc"]}, metric="recall", guards={})[0] == "promote"
+    got, reasons = decided({"calibration": change(1.0, 0.0)}, metric="recall")
+    assert (got, "'recall' has no value on these requests" in reasons) == ("refuse", True)

@@ -16,10 +16,12 @@ import retraining_project as small
 
 from bedplate import Job, Project, Registry
 from bedplate.cli.main import run as command
-from bedplate.errors import DefinitionError
+from bedplate.errors import ConfigError, DefinitionError
+from bedplate.training import searching
 from bedplate.training.search import Choice, Int, Log, Search, Uniform
 
 SEARCH = """
+from bedplate.training import searching
 from bedplate.training.search import Choice, Int, Log, Search
 
 rates = {"trainer.learning_rate": Log(1e-3, 1e-1), "model.rank": Int(2, 6), "model.layers": Choice(((8,), (8, 4)))}
@@ -147,3 +149,25 @@ def test_what_is_wrong_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
 def test_a_wrong_space_is_refused_when_it_is_defined(space: Any, said: str) -> None:
     with pytest.raises(DefinitionError, match=said):
         Search("s", job="ranker", space=space, trials=5)
+
+
+def test_another_space_metric_or_seed_is_another_study_and_more_trials_are_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "Study", lambda folder, *_: folder.name)  # no storage is needed for its id
+    project = Project(folder)
+    job, data = project.find(Job, "ranker"), project.load("pages")
+
+    def opened(**changed: Any) -> Any:
+        search = Search("s", **{"job": "ranker", "space": {"model.rank": Int(2, 6)}, "trials": 3, **changed})
+        return searching.open_study(search, job, data, project.graph.features, registry(folder), project.root)
+
+    ids = [opened()]
+    assert opened(trials=9) == ids[0]
+    for changed in ({"space": {"model.rank": Int(2, 7)}}, {"metric": "auc"}, {"seed": 1}, {"pruner": "none"}):
+        ids.append(opened(**changed))
+    assert len(set(ids)) == 5
+    kept = sorted(path.parent.name for path in (registry(folder).root / "studies" / "s").glob("*/encoder"))
+    assert kept == sorted(ids), "each has its own encoder"
+    with pytest.raises(ConfigError, match="'rank' of DCNConfig"):
+        opened(space={"model.rank": Choice((2, "many"))})

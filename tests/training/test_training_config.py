@@ -56,3 +56,58 @@ def test_a_whole_number_is_a_float_where_one_is_wanted():
 def test_mistakes_are_named(setting, message):
     with pytest.raises(ConfigError, match=message):
         override(Job(), [setting])
+
+
+class Tower(msgspec.Struct, frozen=True):
+    width: int = 8
+    layers: tuple[int, ...] = (16,)
+    params: dict[str, float] = {}
+
+
+class Towers(msgspec.Struct, frozen=True):
+    query: Tower = Tower()
+    item: Tower = Tower()
+    names: dict[str, int] = {}
+
+
+class Nested(msgspec.Struct, frozen=True):
+    model: Towers = Towers()
+    trainer: TrainerConfig = TrainerConfig()
+
+
+def test_only_the_field_at_the_end_of_a_path_is_replaced():
+    before = Nested(Towers(item=Tower(4, params={"a": 1.0})))
+    after = override(
+        before, ["model.item.width=9", "model.item.params.b=2", "model.query.layers=[1,2]", "model.names.x=3"]
+    )
+    assert after.model.item == Tower(9, params={"a": 1.0, "b": 2.0})
+    assert after.model.query == Tower(layers=(1, 2))
+    assert after.model.names == {"x": 3}
+    assert before.model.item.params == {"a": 1.0}, "the first config is left as it is"
+    again = override(after, ["model.item.params.a=5", "model.item.params={}", "model.item.params.c=1"])
+    assert again.model.item.params == {"c": 1.0}, "a later one wins"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message", "hint"),
+    [
+        ("modle.item.width=1", "Nested has no field 'modle'", "did you mean 'model'?"),
+        ("model.itme.width=1", "Towers has no field 'itme'", "did you mean 'item'?"),
+        ("model.item.widht=1", "Tower has no field 'widht'", "did you mean 'width'?"),
+        ("model.item.zzz=1", "Tower has no field 'zzz'", "width"),
+        ("model.item.width.x=1", "'width' of Tower has no fields", ""),
+        ("model.item.width.x.y=1", "'width' of Tower has no fields", ""),
+        ("model.item.params.a=text", "'params' of Tower: Expected `float`, got `str`", ""),
+        ("model.item.params.a.b=1", "'params' of Tower has no fields", ""),
+        ("model.item=1", "'item' of Towers: Expected `object`, got `int`", ""),
+        ("trainer.schedule=cosin", "'schedule' of TrainerConfig", "cosine"),
+        ("trainer..epochs=1", "TrainerConfig has no field ''", ""),
+        (".=1", "Nested has no field ''", ""),
+    ],
+)
+def test_a_mistake_anywhere_in_a_path_is_named_with_the_nearest(setting, message, hint):
+    with pytest.raises(ConfigError) as got:
+        override(Nested(), [setting])
+    assert message in got.value.message
+    assert hint in str(got.value.hint or "")
+    assert got.value.where == setting

@@ -1,0 +1,160 @@
+"""What is named when training meets a number that is not finite: the feature, the rows, the weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from synthetic import Source, make_batch
+
+from bedplate.batch import Batch, Dense, Ragged
+from bedplate.errors import DataError
+from bedplate.features.encoder import Encoder
+from bedplate.layers.embedding import table_names
+from bedplate.models.base import Model
+from bedplate.models.config import DCNConfig
+from bedplate.models.dcn import DCN
+from bedplate.training.config import TrainerConfig
+from bedplate.training.forensics import NotFiniteError, not_finite
+from bedplate.training.source import to_tensors
+from bedplate.training.trainer import Trainer
+from bedplate.training.wrong_rows import FILE, written_rows
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODEL = DCNConfig("label", layers=(8,), rank=4, cross_layers=1)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return replace(make_batch(np.random.default_rng(1)), request_ids=np.arange(16) * 10 + 7)
+
+
+@pytest.fixture
+def model(encoder: Encoder) -> DCN:
+    return DCN(MODEL, encoder.layout)
+
+
+def found(batch: Batch, encoder: Encoder, model: Model, folder: Path) -> NotFiniteError:
+    return not_finite("the loss is nan", 3, to_tensors(batch, encoder), model, encoder, folder)
+
+
+def saved(folder: Path) -> list[tuple[Any, ...]]:
+    return pl.read_parquet(folder / FILE).rows()
+
+
+def with_ages(batch: Batch, change: dict[int, int]) -> Batch:
+    """With an infinite age of some requests, at a place counted from the end of their list."""
+    ages = batch.request["user.ages"]
+    assert isinstance(ages, Ragged)
+    assert isinstance(ages.values, Dense)
+    values = ages.values.values.copy()
+    for request, place in change.items():
+        values[ages.offsets[request + 1] - place] = np.inf
+    return replace(batch, request={**batch.request, "user.ages": Ragged(Dense(values), ages.offsets)})
+
+
+def lengths(batch: Batch) -> np.ndarray:
+    ages = batch.request["user.ages"]
+    assert isinstance(ages, Ragged)
+    return np.diff(ages.offsets)
+
+
+def test_an_element_of_a_sequence_names_its_feature_and_its_requests(
+    batch: Batch, encoder: Encoder, model: DCN, tmp_path: Path
+) -> None:
+    first, second = np.flatnonzero(lengths(batch) >= 2)[[0, 3]].tolist()
+    error = found(with_ages(batch, {first: 1, second: 2}), encoder, model, tmp_path)
+    assert "the loss is nan; not finite: sequence_numbers.history (user.ages) (2 rows:" in error.message
+    assert error.where == "training, step 3"
+    assert error.named
+    assert "make such values null" in (error.hint or "")
+    what = "sequence_numbers.history (user.ages)"
+    assert saved(tmp_path) == [(first * 10 + 7, None, what), (second * 10 + 7, None, what)]
+
+
+def test_an_element_that_is_not_read_is_not_named(batch: Batch, encoder: Encoder, model: DCN, tmp_path: Path) -> None:
+    (long, *_) = np.flatnonzero(lengths(batch) > 6).tolist()  # the last six are read
+    error = found(with_ages(batch, {long: 7}), encoder, model, tmp_path)
+    assert "all inputs and labels are finite" in error.message
+    assert not error.named
+    assert not (tmp_path / FILE).exists()
+
+
+def test_features_of_requests_and_of_candidates_and_a_label_are_told_apart(
+    batch: Batch, encoder: Encoder, model: DCN, tmp_path: Path
+) -> None:
+    taste = batch.request["user.taste"].values.copy()
+    style = batch.item["product.style"].values.copy()
+    label = batch.labels["label"].copy()
+    taste[4], style[[13, 100]], label[50] = np.nan, -np.inf, np.inf
+    wrong = replace(
+        batch,
+        request={**batch.request, "user.taste": Dense(taste)},
+        item={**batch.item, "product.style": Dense(style)},
+        labels={"label": label},
+    )
+    error = found(wrong, encoder, model, tmp_path)
+    assert "request_dense (user.taste), item_dense (product.style), label label (4 rows:" in error.message
+    rows = saved(tmp_path)
+    assert rows[0] == (47, None, "request_dense (user.taste)")
+    assert rows[1:] == [
+        (at // 12 * 10 + 7, int(batch.candidates[at]), what)
+        for at, what in ((13, "item_dense (product.style)"), (100, "item_dense (product.style)"), (50, "label label"))
+    ]
+
+
+def test_a_row_of_an_embedding_names_the_weights_and_the_rows_that_read_it(
+    batch: Batch, encoder: Encoder, model: DCN, tmp_path: Path
+) -> None:
+    encoded = encoder.encode(batch)
+    (name,) = table_names(model)
+    broken = int(encoded["item_ids"][17, 0])
+    with torch.no_grad():
+        dict(model.named_parameters())[name][broken] = float("nan")
+    error = found(batch, encoder, model, tmp_path)
+    assert f"all inputs and labels are finite, but not the weights {name}" in error.message
+    assert "lower learning_rate or embedding_learning_rate" in (error.hint or "")
+    in_history = (encoded["sequence_ids.history"] == broken).reshape(16, -1).any(axis=1)
+    reads = (encoded["item_ids"] == broken).any(axis=1) | np.repeat(in_history, 12)
+    assert 0 < reads.sum() < batch.items
+    rows = [row for row in saved(tmp_path) if row[2] == "output logit"]
+    requests = np.repeat(batch.request_ids, 12)
+    assert [row[:2] for row in rows] == [(int(requests[i]), int(batch.candidates[i])) for i in np.flatnonzero(reads)]
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(encoder: Encoder, tmp_path: Path) -> None:
+    class Root(DCN):
+        """Its loss is 0 more than that of DCN, and has no gradient there."""
+
+        def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
+            return super().loss(outputs, batch) + (outputs["logit"] * 0).sqrt().sum()
+
+    root = Root(MODEL, encoder.layout)
+    before = {name: w.clone() for name, w in root.state_dict().items()}
+    with pytest.raises(
+        DataError, match=r"step 1: the loss is 0\..*, but its gradient's norm is nan; all inputs"
+    ) as got:
+        Trainer(TrainerConfig(epochs=1)).fit(root, encoder, Source(3), Source(1, salt=1), tmp_path)
+    assert "(" not in got.value.message.partition("finite")[2], "no row is to blame"
+    assert all(torch.equal(w, before[name]) for name, w in root.state_dict().items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_so_many_rows_are_saved_at_most_and_none_make_no_file(tmp_path: Path) -> None:
+    n = 25_000
+    ids, candidates = np.arange(5), np.arange(n)
+    none = {"a": np.zeros(n, bool), "b": np.zeros(5, bool)}
+    assert written_rows(tmp_path / "none", none, ids, candidates // 5000, candidates) == ""
+    assert not (tmp_path / "none").exists()
+    every = {"a": np.ones(5, bool), "b": np.arange(n) % 2 == 1}
+    assert written_rows(tmp_path / "all", every, ids, candidates // 5000, candidates).startswith(" (10,000 rows: ")
+    frame = pl.read_parquet(tmp_path / "all" / FILE)
+    assert frame["what"].to_list()[:6] == ["a"] * 5 + ["b"]
+    assert frame["candidate"].to_list()[5:8] == [1, 3, 5]
+    assert len(frame) == 10_000
