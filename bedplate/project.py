@@ -93,7 +93,7 @@ class Project:
         with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
             self.graph = found.graph(self.root)
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
-            self._check_jobs_and_services()
+            _check_jobs_and_services(self)
 
     @functools.cached_property
     def history(self) -> IndexedHistory:
@@ -369,15 +369,6 @@ class Project:
             raise NotFoundError(f"{place} defines {len(found)} {word}s", hint=f"name one of: {', '.join(found)}")
         return _named(word, found, name)
 
-    def _check_jobs_and_services(self) -> None:
-        from bedplate.serving.checks import check_service
-        from bedplate.training.checks import check_job
-
-        for job in self.jobs:
-            check_job(job, self.datasets)
-        for service in self.services:
-            check_service(service, self.graph)
-
     def _compiled_datasets(self) -> dict[str, CompiledDataset]:
         compiled: dict[str, CompiledDataset] = {}
         for dataset in self.definitions.datasets:
@@ -408,3 +399,13 @@ def _until_now(until: str | int | date) -> int:
             "leave it out to load all there is",
         )
     return micros
+
+
+def _check_jobs_and_services(project: Project) -> None:
+    from bedplate.serving.checks import check_service
+    from bedplate.training.checks import check_job
+
+    for job in project.jobs:
+        check_job(job, project.datasets)
+    for service in project.services:
+        check_service(service, project.graph)
