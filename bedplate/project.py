@@ -17,7 +17,6 @@ from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset
 from bedplate.datasets.drift import explained, table_columns
-from bedplate.datasets.loaded import LoadedDataset
 from bedplate.definitions import load_definitions
 from bedplate.errors import BedplateError, ConfigError, DefinitionError, NotFoundError, StoreError, suggest
 from bedplate.features.applied import applied_path, read_applied, write_applied
@@ -30,11 +29,12 @@ from bedplate.features.model import Scorers
 from bedplate.features.times import TimesLike
 from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
-from bedplate.offline.extend import Build, Progress
-from bedplate.offline.history import IndexedHistory
 from bedplate.types import format_time, parse_moment
 
 if TYPE_CHECKING:
+    from bedplate.datasets.loaded import LoadedDataset
+    from bedplate.offline.extend import Build, Progress
+    from bedplate.offline.history import IndexedHistory
     from bedplate.online.base import OnlineStore
     from bedplate.online.state import ViewState
     from bedplate.serving.service import Service
@@ -93,8 +93,14 @@ class Project:
         with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
             self.graph = found.graph(self.root)
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
-            self._check_jobs_and_services()
-        self.history = IndexedHistory(self.config.offline_path, memory=self.config.memory)
+            _check_jobs_and_services(self)
+
+    @functools.cached_property
+    def history(self) -> IndexedHistory:
+        """The offline store; a server needs none of it."""
+        from bedplate.offline.history import IndexedHistory
+
+        return IndexedHistory(self.config.offline_path, memory=self.config.memory)
 
     @property
     def root(self) -> Path:
@@ -279,6 +285,8 @@ class Project:
             StoreError: the offline store lacks a view: run `apply` first.
             DataError: a table does not hold what the definition says, or changed since its indexes were opened.
         """
+        from bedplate.datasets.loaded import LoadedDataset
+
         compiled = self.dataset(name)
         with self.located():
             indexed = {view.id: self.history.reader(view).snapshot for view in compiled.views}
@@ -361,15 +369,6 @@ class Project:
             raise NotFoundError(f"{place} defines {len(found)} {word}s", hint=f"name one of: {', '.join(found)}")
         return _named(word, found, name)
 
-    def _check_jobs_and_services(self) -> None:
-        from bedplate.serving.checks import check_service
-        from bedplate.training.checks import check_job
-
-        for job in self.jobs:
-            check_job(job, self.datasets)
-        for service in self.services:
-            check_service(service, self.graph)
-
     def _compiled_datasets(self) -> dict[str, CompiledDataset]:
         compiled: dict[str, CompiledDataset] = {}
         for dataset in self.definitions.datasets:
@@ -400,3 +399,13 @@ def _until_now(until: str | int | date) -> int:
             "leave it out to load all there is",
         )
     return micros
+
+
+def _check_jobs_and_services(project: Project) -> None:
+    from bedplate.serving.checks import check_service
+    from bedplate.training.checks import check_job
+
+    for job in project.jobs:
+        check_job(job, project.datasets)
+    for service in project.services:
+        check_service(service, project.graph)

@@ -28,7 +28,10 @@ PACKAGE_DEPTH = 1
 MEDIAN_LINES = 150
 TEST_SHARE = 0.37
 
-ALLOWED: dict[str, str] = {}
+ALLOWED: dict[str, str] = {
+    "bedplate/serving/connection.py:Connection": "one state machine: half of its methods are what the loop and the "
+    "server call, the others are its steps",
+}
 """What may be beyond a budget, each with its reason: a file as `path`, a function or class as `path:name`."""
 
 NEW_MODULES = 15

@@ -124,10 +124,14 @@ class Seat:
         self.set_state(0)
         self.set_connections(0)
 
-    def takes_next(self, connections: int) -> bool:
-        """Whether the worker, which has so many connections, should take the next one: if no ready one has fewer.
+    def takes_next(self, connections: int, *, waited: bool = False) -> bool:
+        """Whether the worker, which has so many connections, should take the next one.
 
-        One that is not ready takes it only where none is.
+        It does if no ready one has fewer. One that is not ready takes it only where none is.
+
+        Args:
+            connections: of the worker.
+            waited: a ready one with fewer had the time to take it, and did not.
         """
         self.set_connections(connections)
         mine, fewest, ready = self.state, None, False
@@ -138,7 +142,7 @@ class Seat:
                 fewest = other.connections if fewest is None else min(fewest, other.connections)
         if mine != READY:
             return not ready
-        return fewest is None or connections <= fewest
+        return waited or fewest is None or connections <= fewest
 
     def publish(self, text: str) -> bool:
         """Shows a text to the other processes; False where it is too long, and the one before stays."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import cast, final
@@ -18,11 +19,12 @@ from typing import cast, final
 from bedplate.serving.door import Door, answer_to
 from bedplate.serving.http import Handler, Limits, Request, Response, encode_response, error_response
 from bedplate.serving.parser import RefusedError, RequestParser
-from bedplate.serving.turns import NORMAL, Refused, Turn, Turns
+from bedplate.serving.turns import CLOSED, LOST, NORMAL, THERE, Refused, Turn, Turns
 
 log = logging.getLogger("bedplate.serving")
 
 _LINGER_SECONDS = 2.0
+_HANGS_UP = getattr(select, "POLLRDHUP", 0)  # beside errors and hang-ups, which are always told
 _FAILED = error_response(500, "internal error; the server's log says more")
 
 
@@ -35,8 +37,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_awaited", "_eof", "_hub", "_lingering", "_loop", "_parser", "_peer", "_reading", "_refusal", "_scheduled",
-        "_stalled", "_transport", "_turn", "deadline",
+        "_awaited", "_eof", "_hub", "_lingering", "_loop", "_parser", "_peer", "_poll", "_reading", "_refusal",
+        "_scheduled", "_stalled", "_transport", "_turn", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
@@ -49,6 +51,7 @@ class Connection(asyncio.Protocol):
         self._turn: Turn | None = None  # of the first of the complete requests
         self._awaited: asyncio.Future[Response] | None = None  # its answer, where that is made elsewhere
         self._peer = ""
+        self._poll: select.poll | None = None
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = False
@@ -57,6 +60,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Registers the connection, or refuses it where there are too many."""
         self._transport = cast("asyncio.Transport", transport)
+        plain = transport.get_extra_info("socket")
+        if plain is not None:
+            self._poll = select.poll()
+            self._poll.register(plain.fileno(), _HANGS_UP)
         name = transport.get_extra_info("peername")
         self._peer = str(name[0]) if name else ""
         full = len(self._hub.connections) >= self._hub.limits.connections
@@ -181,11 +188,21 @@ class Connection(asyncio.Protocol):
             hub.turns.tally.refuse("request" if found.status == 400 else "token", NORMAL)
             return found
         request.deadline = found.deadline
+        found.look = self._look
         refused = hub.turns.enter(found)
         if refused is not None:
             return answer_to(refused)
         self._turn = found
         return None
+
+    def _look(self) -> int:
+        """How the client stands, as the kernel knows it; the loop may not have read it yet."""
+        if self._transport is None or self._poll is None:
+            return LOST
+        events = self._poll.poll(0)
+        if not events:
+            return THERE
+        return LOST if events[0][1] & (select.POLLHUP | select.POLLERR) else CLOSED
 
     def _run(self) -> None:
         """The turn of the request that waits."""

@@ -26,8 +26,8 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 class Sharing(Protocol):
     """Which of the processes that share a socket takes the next connection."""
 
-    def takes_next(self, connections: int) -> bool:
-        """Whether this process does, which has so many."""
+    def takes_next(self, connections: int, *, waited: bool = False) -> bool:
+        """Whether this process does, which has so many; `waited`: the others have had time to take it."""
         ...
 
 
@@ -122,8 +122,8 @@ class Listener:
             if open_now >= 2 * self._most:
                 self._pause(0.1)
                 return
-            # The others are asleep or at work: it doesn't wait for them for ever.
-            if self._sharing is not None and self._pauses < _MOST_PAUSES and not self._sharing.takes_next(open_now):
+            waited = self._pauses >= _MOST_PAUSES  # the others are at work, or can't work
+            if self._sharing is not None and not self._sharing.takes_next(open_now, waited=waited):
                 self._pauses += 1
                 self._pause(_PAUSE_SECONDS)
                 return

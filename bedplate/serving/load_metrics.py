@@ -23,6 +23,7 @@ def load_lines(turns: Turns, connections: int) -> list[str]:
         ({"reason": reason, "priority": _NAMES[priority]}, count)
         for (reason, priority), count in sorted(tally.refused.items())
     ]
+    given_up = [({"reason": reason}, count) for reason, count in sorted(tally.given_up.items())]
     return [
         *family("bedplate_connections", "gauge", "Connections that are open.", [({}, connections)]),
         *family("bedplate_waiting_requests", "gauge", "Requests that wait for their turn.", [({}, turns.waiting)]),
@@ -40,5 +41,6 @@ def load_lines(turns: Turns, connections: int) -> list[str]:
             [({}, f"{tally.wait_seconds:.6f}")],
         ),
         *family("bedplate_refused_total", "counter", "Requests that were not worked on.", refused),
+        *family("bedplate_given_up_total", "counter", "Those of them that had waited for their turn.", given_up),
         *family("bedplate_late_total", "counter", "Requests answered after their deadline.", [({}, tally.late)]),
     ]

@@ -24,9 +24,7 @@ class Metrics:
     bedplate_requests_total{route="rank",status="200"} 1
     """
 
-    __slots__ = (
-        "_counts", "_degraded", "_histograms", "_joined", "_others", "_resident", "_steps", "_store",
-    )  # fmt: skip
+    __slots__ = ("_counts", "_degraded", "_histograms", "_joined", "_others", "_resident", "_steps", "_store")
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], int] = {}

@@ -7,16 +7,26 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import Protocol, final
 
 from bedplate.exposition import family, merged
 from bedplate.serving.board import STARTING, STATES, VARIABLE, Board, Seat
 from bedplate.serving.metrics import Metrics
 
-if TYPE_CHECKING:
-    from bedplate.serving.server import Server
-
 log = logging.getLogger("bedplate.serving")
+
+
+class Serving(Protocol):
+    """What a place has to know of the server in it."""
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        ...
+
+    def each_second(self, call: Callable[[], None]) -> None:
+        """Calls this every second from now on."""
+        ...
 
 
 @final
@@ -48,7 +58,7 @@ class Place:
         given = os.environ.get(VARIABLE)
         return None if given is None else Place(*map(int, given.split(":")))
 
-    def join(self, server: Server, metrics: Metrics, stopped: asyncio.Event) -> None:
+    def join(self, server: Serving, metrics: Metrics, stopped: asyncio.Event) -> None:
         """Begins: `stopped` is set when the supervisor is gone; the metrics are those of all workers."""
         self.seat.set_state(STARTING)
         loop = asyncio.get_running_loop()

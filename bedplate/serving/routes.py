@@ -94,7 +94,7 @@ class App:
         route = self._routes.get(path)
         if route is None and path.startswith("/v2"):
             route = self._protocol.find(path)
-            if route is not None and self._pipeline is None and route[0] not in _ANSWERED_BEFORE:
+            if route is not None and not self._repository.is_open and route[0] not in _ANSWERED_BEFORE:
                 return route[0], route[1], lambda _: self._not_loaded()
         return route or ("unknown", "*", self._unknown)
 

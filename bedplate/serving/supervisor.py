@@ -176,7 +176,8 @@ class Supervisor:
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** max(0, worker.failures - 1))
         worker.process, worker.again = None, now + wait
         worker.seat.clear()
-        self._say(f"worker {worker.seat.index + 1} (process {pid}) {how}; it is started again in {wait:g} s")
+        with contextlib.suppress(OSError):  # such as a full disk: that is no reason not to go on
+            self._say(f"worker {worker.seat.index + 1} (process {pid}) {how}; it is started again in {wait:g} s")
 
     def _hangs(self, worker: Worker) -> bool:
         """Whether it did not say that it is alive for long. The whole machine may have slept: that doesn't count."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 from typing import Any
 
+import echo
 import ml_dtypes
 import numpy as np
 import pytest
@@ -15,9 +17,11 @@ from hypothesis import strategies as st
 from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.http import Request
+from bedplate.serving.model import Model
 from bedplate.serving.oip import decode_infer, encode_infer
+from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
-from bedplate.serving.tensors import DATATYPES, from_binary, to_binary
+from bedplate.serving.tensors import DATATYPES, from_binary, to_binary, wire_dtype
 
 FIXED = [d for d in DATATYPES if d not in ("object", "bfloat16")]
 
@@ -274,6 +278,38 @@ def test_no_values_give_a_server_error(app: App, data: Any) -> None:
         values = data.draw(st.lists(one, min_size=count, max_size=count))
         inputs.append({"name": tensor["name"], "shape": shape, "datatype": tensor["datatype"], "data": values})
     assert ask(app, json.dumps({"inputs": inputs}).encode()) in (200, 400)
+
+
+@pytest.fixture(scope="module")
+def echoing() -> App:
+    repository = Repository()
+    repository.serve([Model(echo.Echo(*echo.DTYPES), "echo", "1")])
+    return App(repository)
+
+
+@given(st.data())
+def test_no_binary_tensors_give_a_server_error(echoing: App, data: Any) -> None:
+    """All datatypes, in binary and in JSON, of sizes that fit and of others; answered in binary and in JSON."""
+    inputs, tail = [], b""
+    for dtype in data.draw(st.permutations(echo.DTYPES)):
+        one = {"name": f"in_{dtype}", "datatype": DATATYPES[dtype], "shape": [data.draw(st.integers(0, 2)), 2]}
+        width = 5 if dtype == "object" else wire_dtype(dtype).itemsize
+        size = data.draw(st.sampled_from([width * one["shape"][0] * 2] * 8 + [1, 7]))
+        if data.draw(st.integers(0, 9)):
+            content = (
+                b"\1\0\0\0a" * (size // 5) if dtype == "object" else data.draw(st.binary(min_size=size, max_size=size))
+            )
+            inputs.append({**one, "parameters": {"binary_data_size": len(content)}})
+            tail += content
+        else:
+            inputs.append({**one, "data": data.draw(_json)})
+    text = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": data.draw(st.booleans())}}).encode()
+    headers = {b"inference-header-content-length": str(len(text)).encode()}
+    request = Request("POST", "/v2/models/echo/infer", headers, text + tail)
+    if data.draw(st.booleans()):
+        headers[b"content-encoding"] = b"gzip"
+        request.body = gzip.compress(request.body)
+    assert echoing.handle(request).status in (200, 400)
 
 
 @given(st.binary(max_size=300), st.none() | st.integers(0, 400))

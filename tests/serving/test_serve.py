@@ -195,3 +195,26 @@ def test_the_description_of_a_service_is_written_without_its_store(
     assert capsys.readouterr().out.startswith('{\n  "openapi": "3.1.0"')
     assert run(["openapi", "--project", str(project), "shpo"]) == 4
     assert "did you mean 'shop'" in capsys.readouterr().err
+
+
+def test_it_answers_over_grpc_and_loads_versions_where_it_is_told_to(project: Path) -> None:
+    import tritonclient.grpc as triton
+
+    server = start(project, "--port", "0", "--grpc-port", "0", "--model-control", "--json")
+    try:
+        assert server.stdout is not None
+        said = json.loads(server.stdout.readline())
+        with triton.InferenceServerClient(said["grpc"]) as client:
+            assert client.is_server_ready()
+            assert client.is_model_ready("ranker", "1")
+            client.load_model("ranker")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=30)
+    assert server.returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--model-control", "--grpc-port=0"])
+def test_what_workers_can_not_share_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--workers", "2", option]) == 2
+    assert "needs --workers 1" in capsys.readouterr().err

@@ -20,15 +20,21 @@ from test_batching import Rows, batcher_of, request
 from tritonclient.grpc import service_pb2 as published
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from bedplate.errors import ConfigError
 from bedplate.registry.registry import Registry
+from bedplate.serving.door import Door
+from bedplate.serving.metrics import Metrics
 from bedplate.serving.model import Model
+from bedplate.serving.oip_grpc import GrpcServer
 from bedplate.serving.oip_messages import MESSAGES
 from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
+from bedplate.serving.settings import Settings
 from bedplate.serving.tensors import DATATYPES
 from bedplate.serving.tokens import Tokens
+from bedplate.serving.turns import Turns
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
@@ -289,6 +295,14 @@ def test_before_the_models_are_loaded_it_is_live_and_not_ready() -> None:
         assert not client.is_server_ready()
         with pytest.raises(InferenceServerException, match="still loading"):
             client.get_model_metadata("one")
+
+
+def test_a_port_in_use_is_said(target: str) -> None:
+    repository = Repository()
+    port = int(target.rpartition(":")[2])
+    server = GrpcServer(InferenceService(repository, lambda: True), Metrics(), Settings(), port=port)
+    with pytest.raises(ConfigError, match="can't listen here for gRPC"):
+        asyncio.run(server.start(Turns(), Door()))
 
 
 _sizes = st.lists(st.integers(-2, 4) | st.just(2**62), max_size=3)

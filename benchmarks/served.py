@@ -1,0 +1,90 @@
+"""`bedplate serve` as a process of its own, watched from outside: memory and descriptors of it and of its workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any, Self
+
+HERE = Path(__file__).parent
+
+
+class Served:
+    """A running service.
+
+    Args:
+        root: the project.
+        service: its name.
+        options: of the command.
+    """
+
+    def __init__(self, root: Path, service: str, *options: str) -> None:
+        command = [sys.executable, "-m", "bedplate", "serve", "--project", str(root), "--port", "0", "--json"]
+        self.process = subprocess.Popen(
+            [*command, *options, service],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PYTHONPATH": str(HERE.parent)} | os.environ,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, "it did not start"
+        self.ready = json.loads(line)
+        self.port = int(self.ready["url"].rpartition(":")[2])
+        self.samples: list[dict[str, Any]] = []
+        self._over = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._over.set()
+        self._watcher.join()
+        self.process.terminate()
+        assert self.process.wait(30) == 0
+
+    def processes(self) -> list[int]:
+        """The processes that answer, or supervise those that do."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [self.process.pid, *map(int, children)]
+
+    def sample(self) -> dict[str, Any]:
+        """Resident megabytes, descriptors and CPU seconds, of all processes together."""
+        megabytes, descriptors, seconds = 0.0, 0, 0.0
+        for pid in self.processes():
+            megabytes += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+            descriptors += len(list(Path(f"/proc/{pid}/fd").iterdir()))
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return {"at": time.time(), "MB": megabytes, "descriptors": descriptors, "cpu": seconds}
+
+    def metrics(self) -> dict[str, float]:
+        """The server's own metrics, by name and labels."""
+        with urllib.request.urlopen(f"{self.ready['url']}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        return {key: float(value) for key, _, value in (x.rpartition(" ") for x in lines if not x.startswith("#"))}
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            self.samples.append(self.sample())
+
+
+def generate(port: int, requests: list[bytes], phases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the load generator saw, for each phase of a plan; see `open_loop.py`."""
+    plan = {"port": port, "requests": [r.hex() for r in requests], "phases": phases}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "open_loop.py")],
+        input=json.dumps(plan),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)

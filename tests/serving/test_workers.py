@@ -1,0 +1,185 @@
+"""`bedplate serve --workers 2` as processes: one port, one set of metrics, and a worker that is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import shop
+
+from bedplate.features.graph import FeatureGraph
+from bedplate.online.base import open_store
+from bedplate.online.load import bulk_load
+from bedplate.testing.online_store import grouped
+
+HERE = Path(__file__).parent
+FEATURES = f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom shop import customers, hour, pairs, products, ratio\n"
+SERVICE = """
+from bedplate.serving.service import Service
+shop = Service("shop", ranking="ranker@champion", item="product")
+"""
+ASKED = json.dumps({"customer": 3, "candidates": ["P01", "P02"], "time": shop.NOW}).encode()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, features: FeatureGraph) -> Path:
+    root = tmp_path_factory.mktemp("workers")
+    (root / "bedplate.toml").write_text('[online]\nurl = "lmdb:online"\n[registry]\npath = "registry"\n')
+    (root / "features.py").write_text(FEATURES)
+    (root / "service.py").write_text(SERVICE)
+    shop.register(root, features)
+    with open_store("lmdb:online", root) as store:
+        for view in features.views.values():
+            bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
+    return root
+
+
+def start(project: Path, *options: str, **streams: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bedplate", "serve", "--project", str(project), "--port", "0", "--json", *options],
+        env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
+        text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
+    )
+
+
+class Group:
+    """A running supervisor and its workers."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.process = process
+        self.ready = json.loads(process.stdout.readline())
+        self.port = int(self.ready["url"].rpartition(":")[2])
+
+    def workers(self) -> list[int]:
+        pid = self.process.pid
+        return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def ask(self, method: str = "POST", path: str = "/rank", body: bytes | None = ASKED) -> tuple[int, bytes]:
+        """The answer on a connection of its own."""
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        with contextlib.closing(client):
+            client.request(method, path, body)
+            answer = client.getresponse()
+            return answer.status, answer.read()
+
+    def metrics(self) -> dict[str, float]:
+        lines = self.ask("GET", "/metrics", None)[1].decode().splitlines()
+        return {key: float(value) for key, _, value in (x.rpartition(" ") for x in lines if not x.startswith("#"))}
+
+
+@pytest.fixture(scope="module")
+def group(project: Path) -> Iterator[Group]:
+    with start(project, "--workers", "2", "shop") as process:
+        try:
+            yield Group(process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert err.count("was ended by SIGKILL; it is started again in 0.1 s") == 1
+
+
+RANKED = 'bedplate_requests_total{route="rank",status="200"}'
+
+
+def test_workers_share_the_port_and_the_metrics_are_those_of_all(group: Group) -> None:
+    assert (group.ready["workers"], len(group.workers())) == (2, 2)
+    before = group.metrics()
+    kept = [http.client.HTTPConnection("127.0.0.1", group.port, timeout=20) for _ in range(8)]
+    for client in kept:
+        client.request("POST", "/rank", ASKED)
+        assert client.getresponse().read().startswith(b'{"ids":["P01","P02"]')
+    time.sleep(1.2)  # what the others have counted is at most a second old
+    found = group.metrics()
+    assert found[RANKED] - before.get(RANKED, 0.0) == 8
+    assert found["bedplate_connections"] >= 8
+    assert found['bedplate_workers{state="ready"}'] == 2
+    shares = [len(sockets_of(pid, group.port)) for pid in group.workers()]
+    assert min(shares) >= 2, shares
+    for client in kept:
+        client.close()
+
+
+def sockets_of(pid: int, port: int) -> list[str]:
+    """The connections of a process that end at a port."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    accepted = {line[9] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"}
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
+    return [link for link in links if link[8:-1] in accepted]
+
+
+def test_a_worker_that_is_killed_fails_no_other_request_and_is_started_again(group: Group) -> None:
+    counted, answers, over = group.metrics()[RANKED], list[int](), threading.Event()
+
+    def client() -> None:
+        while not over.is_set():
+            try:
+                answers.append(group.ask()[0])
+            except (ConnectionError, http.client.HTTPException):
+                answers.append(0)
+
+    asking = threading.Thread(target=client)
+    victim, _ = group.workers()
+    asking.start()
+    time.sleep(0.3)
+    os.kill(victim, signal.SIGKILL)
+    end, found = time.monotonic() + 30, dict[str, float]()
+    while time.monotonic() < end and not found.get("bedplate_worker_restarts_total"):
+        found = group.metrics()
+    while time.monotonic() < end and found['bedplate_workers{state="ready"}'] < 2:
+        time.sleep(0.1)
+        found = group.metrics()
+    over.set()
+    asking.join()
+    assert answers.count(0) <= 1  # the one that the dead one had under way
+    assert set(answers) <= {0, 200}
+    assert victim not in group.workers()
+    assert found["bedplate_worker_restarts_total"] == 1
+    assert found[RANKED] >= counted  # what the dead one had counted is not forgotten
+
+
+def test_a_model_that_is_not_there_ends_the_command_as_without_workers(project: Path) -> None:
+    with start(project, "--workers", "2", "shpo") as process:
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (4, "")
+    assert err.count("did you mean 'shop'?") == 1
+    assert "the first worker ended with code 4 before it was ready" in err
+
+
+def test_it_serves_where_nothing_can_be_written_and_ends_in_order(project: Path) -> None:
+    """The log is on a full disk, a worker dies, then the supervisor: workers drain without it."""
+    with Path("/dev/full").open("w") as full, start(project, "--workers", "2", "shop", stderr=full) as process:
+        group = Group(process)
+        os.kill(group.workers()[0], signal.SIGKILL)
+        time.sleep(0.5)
+        half = http.client.HTTPConnection("127.0.0.1", group.port, timeout=20)
+        half.putrequest("POST", "/rank")
+        half.putheader("Content-Length", str(len(ASKED)))
+        half.endheaders(ASKED[:10])
+        assert group.ask("GET", "/v2/health/ready", None)[0] == 200
+        workers = group.workers()
+        process.kill()  # it can tell the workers nothing; its pipe ends
+        time.sleep(0.3)
+        half.send(ASKED[10:])
+        answer = half.getresponse()
+        assert (answer.status, answer.getheader("Connection")) == (200, "close")
+        answer.read()
+        half.close()
+        process.wait(20)
+        end = time.monotonic() + 20
+        while time.monotonic() < end and any(Path(f"/proc/{pid}/stat").exists() for pid in workers):
+            time.sleep(0.05)
+        assert not [pid for pid in workers if Path(f"/proc/{pid}/stat").exists()]
