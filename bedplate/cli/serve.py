@@ -63,11 +63,7 @@ def serve(
       bedplate serve shop --grpc-port 8001 --model-control --tokens tokens.txt
       curl -d '{"customer": 17850}' localhost:8000/recommend
     """
-    if model_control and server.workers > 1:
-        hint = "what one worker loads, the others would not serve"
-        raise ConfigError("--model-control needs --workers 1", where="options", hint=hint)
-    if grpc_port == 0 and server.workers > 1:
-        raise ConfigError("--grpc-port 0 needs --workers 1", where="options", hint="name the port that workers share")
+    _check_workers(server.workers, model_control, grpc_port)
 
     @functools.cache
     def repository() -> Repository:
@@ -107,18 +103,22 @@ def serve(
         return load_pipeline(definition, project.graph, reader, registry, loader=loader)
 
     def beside(settings: Settings) -> Sequence[Beside]:
-        if grpc_port is None:
-            return ()
-        from bedplate.serving.oip_grpc import GrpcServer
-        from bedplate.serving.oip_methods import InferenceService
-
-        grpc = GrpcServer(
-            InferenceService(repository(), lambda: app().is_ready),
-            app().metrics,
-            settings,
-            port=grpc_port,
-            is_shared=server.workers > 1,
-        )
-        return (grpc,)
+        return () if grpc_port is None else (_grpc(repository(), app(), settings, grpc_port, server.workers > 1),)
 
     server.serve(lambda _: app(), load, TOKEN_VARIABLE, beside=beside)
+
+
+def _grpc(repository: Repository, app: App, settings: Settings, port: int, is_shared: bool) -> Beside:
+    from bedplate.serving.oip_grpc import GrpcServer
+    from bedplate.serving.oip_methods import InferenceService
+
+    service = InferenceService(repository, lambda: app.is_ready)
+    return GrpcServer(service, app.metrics, settings, port=port, is_shared=is_shared)
+
+
+def _check_workers(workers: int, model_control: bool, grpc_port: int | None) -> None:
+    if model_control and workers > 1:
+        hint = "what one worker loads, the others would not serve"
+        raise ConfigError("--model-control needs --workers 1", where="options", hint=hint)
+    if grpc_port == 0 and workers > 1:
+        raise ConfigError("--grpc-port 0 needs --workers 1", where="options", hint="name the port that workers share")
