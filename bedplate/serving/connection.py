@@ -10,22 +10,16 @@ the connection's next request waits for it, other connections' don't.
 from __future__ import annotations
 
 import asyncio
-import logging
-import select
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import cast, final
 
-from bedplate.serving.door import Door, answer_to
-from bedplate.serving.http import Handler, Limits, Request, Response, encode_response, error_response
+from bedplate.serving.door import Door
+from bedplate.serving.exchange import Exchange
+from bedplate.serving.http import Handler, Limits, Response, encode_response, error_response
 from bedplate.serving.parser import RefusedError, RequestParser
-from bedplate.serving.turns import CLOSED, LOST, NORMAL, THERE, Refused, Turn, Turns
-
-log = logging.getLogger("bedplate.serving")
+from bedplate.serving.turns import Turns
 
 _LINGER_SECONDS = 2.0
-_HANGS_UP = getattr(select, "POLLRDHUP", 0)  # beside errors and hang-ups, which are always told
-_FAILED = error_response(500, "internal error; the server's log says more")
 
 
 @final
@@ -37,8 +31,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_awaited", "_eof", "_hub", "_lingering", "_loop", "_parser", "_peer", "_poll", "_reading", "_refusal",
-        "_scheduled", "_stalled", "_transport", "_turn", "deadline",
+        "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled", "_stalled",
+        "_transport", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
@@ -48,10 +42,7 @@ class Connection(asyncio.Protocol):
         self._refusal: Response | None = None  # the last answer, after those to complete requests
         self._lingering = False  # the last answer is written; what still comes is dropped
         self._scheduled = False  # the next request is about to take its place
-        self._turn: Turn | None = None  # of the first of the complete requests
-        self._awaited: asyncio.Future[Response] | None = None  # its answer, where that is made elsewhere
-        self._peer = ""
-        self._poll: select.poll | None = None
+        self._exchange = Exchange(hub.handler, hub.turns, hub.door, self._respond)
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = False
@@ -60,12 +51,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Registers the connection, or refuses it where there are too many."""
         self._transport = cast("asyncio.Transport", transport)
-        plain = transport.get_extra_info("socket")
-        if plain is not None:
-            self._poll = select.poll()
-            self._poll.register(plain.fileno(), _HANGS_UP)
-        name = transport.get_extra_info("peername")
-        self._peer = str(name[0]) if name else ""
+        self._exchange.open(transport)
         full = len(self._hub.connections) >= self._hub.limits.connections
         self._hub.connections.add(self)
         if full:
@@ -75,17 +61,13 @@ class Connection(asyncio.Protocol):
         """Forgets the connection and what was not answered."""
         self._hub.connections.discard(self)
         self._transport = None
-        if self._turn is not None:
-            self._hub.turns.leave(self._turn)
-        if self._awaited is not None:
-            self._awaited.cancel()
+        self._exchange.close()
         self._parser.complete.clear()
 
     def eof_received(self) -> bool:
         """The client sends no more, or is gone: what is complete is answered after all others, then it closes."""
         self._eof = True
-        if self._turn is not None:
-            self._hub.turns.demote(self._turn)
+        self._exchange.demote()
         return self._pending
 
     def pause_writing(self) -> None:
@@ -158,91 +140,21 @@ class Connection(asyncio.Protocol):
 
     def _schedule(self) -> None:
         """The next request takes its place when the loop has read what has come."""
-        if self._pending and not self._scheduled and self._turn is None:
+        if self._pending and not (self._scheduled or self._exchange.is_under_way):
             self._scheduled = True
             self._loop.call_soon(self._advance)
 
     def _advance(self) -> None:
         """Gives the next request its place; one at a time, so that one that pipelines many doesn't hold up others."""
         self._scheduled = False
-        if self._transport is None or self._stalled or self._turn is not None:
+        if self._transport is None or self._stalled or self._exchange.is_under_way:
             return
         if self._parser.complete:
-            request = self._parser.complete[0][0]
-            refusal = self._enter(request)
-            if refusal is not None:
-                self._respond(refusal)
+            self._exchange.enter(self._parser.complete[0][0])
         elif self._refusal is not None:
             self._write(self._refusal, keep=False, old=False, with_body=True)
             self._refusal = None
             self._linger(self._transport)
-
-    def _enter(self, request: Request) -> Response | None:
-        """Enters the queue; or gives the answer of those who are not let in."""
-        hub = self._hub
-        found = hub.door.turn(
-            request.method, request.path, request.headers, len(request.body), self._peer, request.arrived,
-            self._run, self._give_up,
-        )  # fmt: skip
-        if isinstance(found, Response):
-            hub.turns.tally.refuse("request" if found.status == 400 else "token", NORMAL)
-            return found
-        request.deadline = found.deadline
-        found.look = self._look
-        refused = hub.turns.enter(found)
-        if refused is not None:
-            return answer_to(refused)
-        self._turn = found
-        return None
-
-    def _look(self) -> int:
-        """How the client stands, as the kernel knows it; the loop may not have read it yet."""
-        if self._transport is None or self._poll is None:
-            return LOST
-        events = self._poll.poll(0)
-        if not events:
-            return THERE
-        return LOST if events[0][1] & (select.POLLHUP | select.POLLERR) else CLOSED
-
-    def _run(self) -> None:
-        """The turn of the request that waits."""
-        turn, request = self._turn, self._parser.complete[0][0]
-        if turn is None:
-            return
-        answer = self._answer(request)
-        if isinstance(answer, Response):
-            self._finish(turn, answer)
-        else:
-            self._awaited = asyncio.ensure_future(answer)
-            self._awaited.add_done_callback(lambda answered: self._settle(answered, turn, request))
-
-    def _answer(self, request: Request) -> Response | Awaitable[Response]:
-        try:
-            return self._hub.handler(request)
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            return _FAILED
-
-    def _settle(self, answered: asyncio.Future[Response], turn: Turn, request: Request) -> None:
-        """The answer that was waited for is there."""
-        self._awaited = None
-        error = None if answered.cancelled() else answered.exception()
-        if self._transport is None:
-            self._hub.turns.finish(turn, measured=False)
-        elif answered.cancelled() or error is not None:
-            log.error("%s %s failed", request.method, request.path, exc_info=error)
-            self._finish(turn, _FAILED)
-        else:
-            self._finish(turn, answered.result())
-
-    def _finish(self, turn: Turn, response: Response) -> None:
-        self._hub.turns.finish(turn, measured=response.status == 200)
-        self._turn = None
-        self._respond(response)
-
-    def _give_up(self, refused: Refused) -> None:
-        self._turn = None
-        self._respond(answer_to(refused))
 
     def _respond(self, response: Response) -> None:
         """Answers the first of the complete requests."""
