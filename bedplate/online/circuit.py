@@ -22,7 +22,7 @@ class Circuit:
 
     def __init__(self, most: int, pause: float) -> None:
         self._most, self._pause = most, pause
-        self._failures, self._until = 0, 0.0
+        self._failures, self._until = 0.0, 0.0
 
     @property
     def is_closed(self) -> bool:
@@ -38,16 +38,26 @@ class Circuit:
         self._until = now + self._pause  # the others go on without while this one tries
         return True
 
-    def failed(self, now: float) -> bool:
-        """A call failed; whether this failure has opened the circuit."""
-        self._failures += 1
-        if self._failures < self._most:
+    def failed(self, now: float, weight: float = 1.0) -> bool:
+        """A call failed; whether this failure has opened the circuit.
+
+        Args:
+            now: when.
+            weight: how much of a failure it was, from 0 to 1: a call that got less than its usual time says less.
+
+        >>> circuit = Circuit(1, 1.0)
+        >>> circuit.failed(0.0, 0.5), circuit.is_closed, circuit.failed(0.1, 0.5), circuit.is_closed
+        (False, True, True, False)
+        """
+        was_closed = self.is_closed
+        self._failures += weight
+        if self.is_closed:
             return False
         self._until = now + self._pause
-        return self._failures == self._most
+        return was_closed
 
     def succeeded(self) -> bool:
         """A call was answered; whether the circuit was open."""
         was_open = self._failures >= self._most
-        self._failures = 0
+        self._failures = 0.0
         return was_open

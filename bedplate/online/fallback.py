@@ -8,6 +8,7 @@ before the time asked for has no values either, wherever its rows come from. No 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from time import monotonic
 from typing import final
@@ -22,7 +23,7 @@ from bedplate.features.reader import Read, Reader
 from bedplate.features.view import CompiledView
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.fetch import OnlineReader
-from bedplate.online.guard import GuardedStore, UnavailableError
+from bedplate.online.guard import GuardedStore, UnavailableError, reads_until
 from bedplate.online.recent import RecentRows
 from bedplate.online.resident import ResidentViews, with_gaps_filled
 from bedplate.online.state import fresh_until
@@ -98,13 +99,14 @@ class FallbackReader(Reader):
         self._recent = RecentRows(recent_bytes)
         self._watermarks: dict[str, tuple[bytes, int]] = {}
 
-    def begin(self, texts_of: Collection[str] = ()) -> Reading:
+    def begin(self, texts_of: Collection[str] = (), deadline: float = math.inf) -> Reading:
         """The reads of one answer.
 
         Args:
             texts_of: full names of features whose texts the answer needs: they are read with the rows.
+            deadline: of the monotonic clock, when the store is to have been read; where that is sooner than its own.
         """
-        return Reading(self, texts_of)
+        return Reading(self, texts_of, deadline)
 
     def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
         """As `OnlineReader.read`; what the answer lacks is not said."""
@@ -192,16 +194,17 @@ class Reading(Reader):
     Args:
         reader: what reads.
         texts_of: see `FallbackReader.begin`.
+        deadline: see `FallbackReader.begin`.
 
     Attributes:
         degraded: what is not as it should be, by the view's name.
         failure: why the store could not be read; None: it was.
     """
 
-    __slots__ = ("_reader", "_texts_of", "degraded", "failure")
+    __slots__ = ("_deadline", "_reader", "_texts_of", "degraded", "failure")
 
-    def __init__(self, reader: FallbackReader, texts_of: Collection[str]) -> None:
-        self._reader, self._texts_of = reader, texts_of
+    def __init__(self, reader: FallbackReader, texts_of: Collection[str], deadline: float = math.inf) -> None:
+        self._reader, self._texts_of, self._deadline = reader, texts_of, deadline
         self.degraded: dict[str, Degraded] = {}
         self.failure: UnavailableError | None = None
 
@@ -211,6 +214,10 @@ class Reading(Reader):
 
     def read_all(self, reads: Sequence[Read]) -> list[Columns]:
         """As `OnlineReader.read_all`, whatever the store does."""
+        with reads_until(self._deadline):
+            return self._read_all(reads)
+
+    def _read_all(self, reads: Sequence[Read]) -> list[Columns]:
         return with_gaps_filled([self._mapped(read) for read in reads], reads, self._stored)
 
     def _stored(self, reads: Sequence[Read]) -> list[Columns]:

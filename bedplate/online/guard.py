@@ -7,8 +7,10 @@ where all wait for a store that never answers, further reads give up at their de
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from time import monotonic
 from typing import ClassVar, final
 
@@ -28,9 +30,30 @@ START_SECONDS = 10.0
 THREADS = 8
 """How many reads of a store that keeps no deadlines are under way at once."""
 
+_until: ContextVar[float] = ContextVar("until", default=math.inf)
+
+
+@contextmanager
+def reads_until(deadline: float) -> Generator[None]:
+    """Ends the reads of guarded stores, as long as the context lasts, at a time of the monotonic clock or before."""
+    token = _until.set(deadline)
+    try:
+        yield
+    finally:
+        _until.reset(token)
+
 
 class UnavailableError(StoreError):
     """A store did not answer in time, failed, or was not asked because it failed a moment ago."""
+
+
+def share_of(seconds: float, usual: float) -> float:
+    """How much of its usual time a call got, in tenths, from 0 to 1.
+
+    >>> share_of(0.0499, 0.05), share_of(0.012, 0.05), share_of(-1.0, 0.05)
+    (1.0, 0.3, 0.0)
+    """
+    return min(1.0, max(0.0, math.ceil(10 * seconds / usual) / 10))
 
 
 @final
@@ -89,8 +112,8 @@ class GuardedStore(OnlineStore):
         if not self._circuit.lets_through(self._clock()):
             self.failed["skipped"] += 1
             raise UnavailableError(f"not asked, because a moment ago it failed: {self._last}", where=self.url)
-        limit = monotonic() + self._seconds
-        limit = limit if deadline is None else min(limit, deadline)
+        begin = monotonic()
+        limit = min(begin + self._seconds, _until.get(), math.inf if deadline is None else deadline)
         try:
             if self._threads is None:
                 values = self._store.read_many(wanted, runs, limit)
@@ -100,7 +123,9 @@ class GuardedStore(OnlineStore):
             kind = "deadline" if isinstance(error, DeadlineError | TimeoutError) else "error"
             self.failed[kind] += 1
             self._last = error.message if isinstance(error, StoreError) else str(error)
-            if self._circuit.failed(self._clock()):
+            # Clients that give little time must not keep the others from a store that is well.
+            weight = share_of(limit - begin, self._seconds) if kind == "deadline" else 1.0
+            if self._circuit.failed(self._clock(), weight):
                 log.warning("the online store '%s' is not asked for a while: %s", self.url, error)
             raise UnavailableError(f"the store can't be read now: {self._last}", where=self.url) from error
         except BaseException:

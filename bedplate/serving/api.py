@@ -33,7 +33,7 @@ def recommend(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[s
     Raises:
         BedplateError: see `Pipeline.recommend`.
     """
-    answer = pipeline.recommend(pipeline.wire.recommend(_json_body(request)))
+    answer = pipeline.recommend(_recommended(request, pipeline))
     return _response(request, answer), answer.degraded
 
 
@@ -53,7 +53,10 @@ def embed(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, 
     Raises:
         BedplateError: see `Pipeline.embed`.
     """
-    answer = pipeline.embed(pipeline.wire.embed(_json_body(request)))
+    asked = pipeline.wire.embed(_json_body(request))
+    if isinstance(asked, Asked):
+        asked.deadline = request.deadline
+    answer = pipeline.embed(asked)
     return _response(request, answer), answer.degraded
 
 
@@ -68,7 +71,7 @@ def similar(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str
 
 async def recommend_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
     """As `recommend`, with a call of the ranking model that other requests may share."""
-    answer = await pipeline.recommend_shared(pipeline.wire.recommend(_json_body(request)), batcher)
+    answer = await pipeline.recommend_shared(_recommended(request, pipeline), batcher)
     return _response(request, answer), answer.degraded
 
 
@@ -85,11 +88,20 @@ CALLS: Mapping[str, Call] = {"recommend": recommend, "rank": rank, "embed": embe
 """By the name of the path."""
 
 
+def _recommended(request: Request, pipeline: Pipeline) -> Asked:
+    asked = pipeline.wire.recommend(_json_body(request))
+    asked.deadline = request.deadline
+    return asked
+
+
 def _ranked(request: Request, pipeline: Pipeline) -> Asked:
-    if not is_arrow(request):
-        return pipeline.wire.rank(request.body)
-    rest = request.headers.get(REQUEST_HEADER.lower().encode(), b"{}")
-    return pipeline.wire.rank_table(rest, read_stream(request.body, pipeline.service.most_candidates))
+    if is_arrow(request):
+        rest = request.headers.get(REQUEST_HEADER.lower().encode(), b"{}")
+        asked = pipeline.wire.rank_table(rest, read_stream(request.body, pipeline.service.most_candidates))
+    else:
+        asked = pipeline.wire.rank(request.body)
+    asked.deadline = request.deadline
+    return asked
 
 
 def _json_body(request: Request) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import final
@@ -89,8 +90,8 @@ class CandidateStep:
         Raises:
             StoreError: none of the sources answered.
         """
-        seconds = self._limit.seconds
-        until = None if seconds is None else monotonic() + seconds
+        seconds = progress.left(self._limit.seconds)
+        until = math.inf if seconds is None else monotonic() + seconds
         without = [asked.item_keys, *(keys_in(request[name], place) for name, place in self._exclude)]
         excluded = np.concatenate(without)
         found: dict[int, Int64s] = {}
@@ -114,7 +115,7 @@ class CandidateStep:
         request: Mapping[str, Column],
         asked: Asked,
         without: Int64s,
-        until: float | None,
+        until: float,
         is_patient: bool,
     ) -> Int64s:
         if not finder.is_slow:

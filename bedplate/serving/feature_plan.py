@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
@@ -128,6 +129,7 @@ class FeatureLookup:
         keys: Mapping[str, Int64s],
         context: Mapping[str, Sequence[Any]],
         time: int | str | None,
+        deadline: float = math.inf,
     ) -> Values:
         """The values of features for keys.
 
@@ -136,6 +138,7 @@ class FeatureLookup:
             keys: [n] or [1] int64 for each entity of the plan; one key is that of all rows.
             context: n values, or one, of each context that the features need; null where a row has none.
             time: as of when; None: now.
+            deadline: of the monotonic clock, when the store is to have been read.
 
         Raises:
             RequestError: the keys of an entity are missing or of another number, or context is wrong.
@@ -149,7 +152,7 @@ class FeatureLookup:
             columns = given_context(self.graph, plan.selected, spread)
         except DataError as error:
             raise RequestError(error.message, where="$.context", hint=error.hint) from error
-        reading = self.reader.begin(plan.texts_of)
+        reading = self.reader.begin(plan.texts_of, deadline)
         found = lookup(plan.selected, reading, given, np.full(rows, micros), columns, plan.scorers)
         return Values(found, rows, micros, reading.degraded)
 

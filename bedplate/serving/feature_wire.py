@@ -25,6 +25,7 @@ from bedplate.features.entity import encode_keys as encode_series
 from bedplate.serving.arrow import DEGRADED_HEADER, TIME_HEADER, is_arrow, plain_keys, read_stream, stream, wants_arrow
 from bedplate.serving.feature_plan import FeatureLookup, FeaturePlan, Values
 from bedplate.serving.http import Request, Response
+from bedplate.serving.progress import READ_SHARE, part_of
 from bedplate.serving.wire import KEY_TYPES, decode, encode_keys
 from bedplate.types import Int64s, Type
 
@@ -75,7 +76,7 @@ def _of_json(request: Request, features: FeatureLookup) -> Values:
         features.check_rows(len(keys) if isinstance(keys, list) else 1)  # before much is made of them
     keys = {entity: _json_keys(body.keys[entity], kind, entity) for entity, kind in plan.entities.items()}
     context = {name: _context_values(name, value, plan) for name, value in body.context.items()}
-    return features.values(plan, keys, context, body.time)
+    return features.values(plan, keys, context, body.time, part_of(request.deadline, READ_SHARE))
 
 
 def _json_keys(given: _KeyList, kind: Type, entity: str) -> Int64s:
@@ -110,7 +111,8 @@ def _of_arrow(request: Request, features: FeatureLookup) -> Values:
         raise RequestError(error.message, where=f"column '{error.where}'", hint=error.hint) from None
     context = {name: frame[name].to_list() for name in frame.columns if name in contexts}
     time = headers.get(TIME_HEADER.lower().encode(), b"").decode("latin-1")
-    return features.values(plan, keys, context, (int(time) if time.isdecimal() else time) or None)
+    asked = (int(time) if time.isdecimal() else time) or None
+    return features.values(plan, keys, context, asked, part_of(request.deadline, READ_SHARE))
 
 
 def _json_response(values: Values) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -24,7 +25,7 @@ from bedplate.serving.filters import Filters
 from bedplate.serving.finders import Tower
 from bedplate.serving.hydrate import Hydrator, take_candidates
 from bedplate.serving.model import SharedCalls
-from bedplate.serving.progress import Progress
+from bedplate.serving.progress import READ_SHARE, STEPS_SHARE, Progress, part_of
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.score import SCORE, ScoreStep
 from bedplate.serving.scorer import scorers
@@ -130,11 +131,11 @@ class Pipeline:
             RequestError: the service has no candidates of its own.
             StoreError: the store can't be read, or is ahead of the time asked for; or no source answered.
         """
-        return finished(self._recommend(asked, Progress(asked.trace, self._begin())))
+        return finished(self._recommend(asked, self._progress(asked)))
 
     async def recommend_shared(self, asked: Asked, batcher: SharedCalls) -> Answer:
         """As `recommend`, with a call of the ranking model that other requests may share."""
-        return await self._recommend(asked, Progress(asked.trace, self._begin()), batcher)
+        return await self._recommend(asked, self._progress(asked), batcher)
 
     async def _recommend(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
         if self._candidates is None:
@@ -180,11 +181,11 @@ class Pipeline:
         Raises:
             StoreError: the store can't be read, or is ahead of the time asked for.
         """
-        return finished(self._rank(asked, Progress(asked.trace, self._begin())))
+        return finished(self._rank(asked, self._progress(asked)))
 
     async def rank_shared(self, asked: Asked, batcher: SharedCalls) -> Answer:
         """As `rank`, with a call of the ranking model that other requests may share."""
-        return await self._rank(asked, Progress(asked.trace, self._begin()), batcher)
+        return await self._rank(asked, self._progress(asked), batcher)
 
     async def _rank(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
         batch = self._hydrator.candidates(
@@ -223,7 +224,7 @@ class Pipeline:
             rows: list[list[float]] = tower.catalogue.vectors[places].tolist()
             found = [row if place >= 0 else None for row, place in zip(rows, places.tolist(), strict=True)]
             return Vectors(vectors=found, models=models)
-        progress = Progress(asked.trace, self._begin())
+        progress = self._progress(asked)
         request = self._hydrator.request(asked.keys, asked.time, asked.context, progress.reading)
         progress.mark("request_features")
         vector = tower.query(request, asked.time)
@@ -290,15 +291,20 @@ class Pipeline:
         if reading is not None and reading.failure is not None:
             raise reading.failure
 
-    def _begin(self) -> Reading | None:
+    def _begin(self, deadline: float = math.inf) -> Reading | None:
         """The reads of one answer, where they may fall back."""
-        return None if self._fallback is None else self._fallback.begin(self._texts_of)
+        return None if self._fallback is None else self._fallback.begin(self._texts_of, deadline)
+
+    def _progress(self, asked: Asked) -> Progress:
+        """The way of a request that is to be answered in time."""
+        reading = self._begin(part_of(asked.deadline, READ_SHARE))
+        return Progress(asked.trace, reading, until=part_of(asked.deadline, STEPS_SHARE))
 
     def _filter(self, batch: Batch, progress: Progress) -> Int64s | None:
         """The positions of the candidates that are let through; None: all."""
         if progress.is_strict:
             return self._filters.rows(batch)
-        kept = self._filters.rows_in_time(batch, self.service.budget("filter"))
+        kept = self._filters.rows_in_time(batch, progress.left(self.service.budget("filter")))
         for why, items in (("failed", kept.failed), ("late", kept.late)):
             if items:
                 progress.flag("filter", why, "candidates that were looked at", items)

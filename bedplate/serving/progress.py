@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from time import monotonic
@@ -11,17 +12,30 @@ from typing import TypeVar, final
 from bedplate.errors import DeadlineError
 from bedplate.online.circuit import Circuit
 from bedplate.online.fallback import Degraded, Reading
+from bedplate.online.guard import share_of
 from bedplate.online.read_threads import ReadThreads
 
 log = logging.getLogger("bedplate.serving")
 
 STEP = "step."
 """What the names of steps begin with where an answer says what is degraded; views have no such names."""
+READ_SHARE, STEPS_SHARE = 0.8, 0.95
+"""Of the time that a client gives: what is read by then leaves time for the steps, and these for the answer itself."""
 _FAILURES = 3
 _PAUSE_SECONDS = 1.0
 _THREADS = 2
 
 _Result = TypeVar("_Result")
+
+
+def part_of(deadline: float, share: float) -> float:
+    """When a share of the time is over that is left to a deadline, both of the monotonic clock.
+
+    >>> part_of(float("inf"), 0.8)
+    inf
+    """
+    now = monotonic()
+    return now + share * (deadline - now)
 
 
 @final
@@ -32,20 +46,24 @@ class Progress:
         trace: whether to measure the steps.
         reading: the reads of this answer, where they may fall back.
         is_strict: a step that fails raises: the service is starting.
+        until: when the last step is to be over, on the monotonic clock.
 
     Attributes:
         steps: the milliseconds of each step; None: not measured.
         reading: as given.
         is_strict: as given.
+        until: as given.
     """
 
-    __slots__ = ("_flags", "_last", "is_strict", "reading", "steps")
+    __slots__ = ("_flags", "_last", "is_strict", "reading", "steps", "until")
 
-    def __init__(self, trace: bool, reading: Reading | None = None, *, is_strict: bool = False) -> None:
+    def __init__(
+        self, trace: bool, reading: Reading | None = None, *, is_strict: bool = False, until: float = math.inf
+    ) -> None:
         self.steps: dict[str, float] | None = {} if trace else None
         self._last = time.perf_counter_ns() if trace else 0
         self._flags: dict[str, Degraded] = {}
-        self.reading, self.is_strict = reading, is_strict
+        self.reading, self.is_strict, self.until = reading, is_strict, until
 
     def mark(self, step: str) -> None:
         """The end of a step."""
@@ -53,6 +71,10 @@ class Progress:
             now = time.perf_counter_ns()
             self.steps[step] = (now - self._last) / 1e6
             self._last = now
+
+    def left(self, budget: float | None) -> float | None:
+        """The seconds of a step that has this budget: less where the client would not wait for them; None: no limit."""
+        return budget if budget is None or self.until == math.inf else max(0.0, min(budget, self.until - monotonic()))
 
     def flag(self, step: str, why: str, instead: str, items: int = 0) -> None:
         """Says of a step that its result is not as it should be; several reasons are joined."""
@@ -108,12 +130,12 @@ class TimeLimit:
         self._circuit = Circuit(_FAILURES, _PAUSE_SECONDS)
         self._threads = ReadThreads(_THREADS, place)
 
-    def run(self, call: Callable[[], _Result], until: float | None = None, *, is_patient: bool = False) -> _Result:
+    def run(self, call: Callable[[], _Result], until: float = math.inf, *, is_patient: bool = False) -> _Result:
         """The result of a call.
 
         Args:
             call: what to do.
-            until: of the monotonic clock, in place of `seconds` from now.
+            until: of the monotonic clock, where that is sooner than `seconds` from now.
             is_patient: it may take its time, as while a service starts.
 
         Raises:
@@ -125,10 +147,11 @@ class TimeLimit:
         now = monotonic()
         if not self._circuit.lets_through(now):
             raise SkippedError("was late several times a moment ago", where=self._place)
+        until = min(until, now + self.seconds)
         try:
-            result = self._threads.run(call, now + self.seconds if until is None else until)
+            result = self._threads.run(call, until)
         except DeadlineError:
-            self._circuit.failed(monotonic())
+            self._circuit.failed(monotonic(), share_of(until - now, self.seconds))
             raise
         self._circuit.succeeded()
         return result

@@ -52,16 +52,18 @@ class ScoreStep:
             return np.zeros(0, np.float32)
         try:
             if batcher is not None:
-                return await self._shared(batch, batcher)
-            return self._limit.run(lambda: self._ranker.run(batch, SCORE), is_patient=progress.is_strict)
+                return await self._shared(batch, batcher, progress.left(self._limit.seconds))
+            return self._limit.run(
+                lambda: self._ranker.run(batch, SCORE), progress.until, is_patient=progress.is_strict
+            )
         except Exception as error:  # noqa: BLE001  (whatever a model raises: candidates can be ranked without it)
             by = "the order of the candidates" if self._fallback is None else f"the order of '{self._fallback}'"
             progress.failed("score", error, by)
             return None
 
-    async def _shared(self, batch: Batch, batcher: SharedCalls) -> Float32s:
+    async def _shared(self, batch: Batch, batcher: SharedCalls, seconds: float | None) -> Float32s:
         try:
-            async with asyncio.timeout(self._limit.seconds):
+            async with asyncio.timeout(seconds):
                 return (await batcher.run(self._ranker.tensors(batch), [SCORE]))[0]
         except TimeoutError as error:
             raise DeadlineError("took too long", where=self._ranker.model.place) from error

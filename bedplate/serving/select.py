@@ -79,7 +79,8 @@ class SelectStep:
             values = np.zeros(batch.items)
         if not (self._service.diversity or self._service.quotas or self.explores):
             return Selected(np.argsort(-values, kind="stable")[:count])
-        until = None if self._seconds is None or progress.is_strict else monotonic() + self._seconds
+        seconds = progress.left(self._seconds)
+        until = None if seconds is None or progress.is_strict else monotonic() + seconds
         quotas = [(codes_of(batch.item[quota.feature]), quota.most) for quota in self._service.quotas]
         try:
             chosen = self._by_rules(values, quotas, batch, count, seed if scores is not None else None, until)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,7 @@ class Asked(msgspec.Struct):
         candidates: what a client of `recommend` gives as candidates, as it wrote them.
         candidate_keys: the same as [n] int64.
         seed: of what is drawn for this request.
+        deadline: when the answer is of no more use to the client, on the monotonic clock.
     """
 
     given: dict[str, Key]
@@ -78,6 +80,7 @@ class Asked(msgspec.Struct):
     candidates: list[Key] = []
     candidate_keys: Int64s = msgspec.field(default_factory=lambda: np.zeros(0, np.int64))
     seed: int = 0
+    deadline: float = math.inf
 
 
 class ItemsAsked(msgspec.Struct):
