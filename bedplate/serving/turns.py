@@ -268,7 +268,7 @@ class Turns:
                 continue
             self._take_out(turn)
             now = monotonic()
-            if now > turn.deadline or (now + turn.expected > turn.deadline and not turn.trial):
+            if now > turn.deadline or self._is_vain(turn, now):
                 self._give_up(turn, Refused("expired" if now > turn.deadline else "deadline"))
                 continue
             try:
@@ -279,6 +279,12 @@ class Turns:
             return
         if self._size and not self._scheduled:
             self._schedule()
+
+    def _is_vain(self, turn: Turn, now: float) -> bool:
+        """Whether the answer would come too late; where others wait, whether that is to be feared."""
+        if turn.deadline == math.inf or turn.trial:
+            return False
+        return now + (self._costs.of(turn.kind).high if self._size else turn.expected) > turn.deadline
 
     def _has_gone(self, turn: Turn) -> bool:
         """Whether it is not the request's turn after all: nobody waits for the answer, or others do more surely."""
