@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeAlias, final
 from urllib.parse import unquote
@@ -59,7 +59,7 @@ class Request:
     Attributes:
         method: such as `GET`.
         path: decoded, without the query.
-        headers: by name in lower case.
+        headers: by name in lower case; not shown, for they hold secrets.
         body: as it came, or decompressed.
         arrived: when its first byte came, on the monotonic clock.
         deadline: when the answer is of no more use to the client, on the same clock.
@@ -68,8 +68,8 @@ class Request:
 
     method: str
     path: str
-    headers: dict[bytes, bytes]
-    body: bytes
+    headers: dict[bytes, bytes] = field(repr=False)
+    body: bytes = field(repr=False)
     arrived: float = 0.0
     deadline: float = math.inf
     most_bytes: int = BODY_BYTES

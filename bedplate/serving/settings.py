@@ -34,7 +34,7 @@ class Settings:
     grace_seconds: float = 10.0
     tokens: Tokens = field(default_factory=lambda: Tokens([]))
     token_file: Path | None = None
-    more_tokens: tuple[str, ...] = ()
+    more_tokens: tuple[str, ...] = field(default=(), repr=False)
     certificate: Certificate | None = None
 
     def read_tokens(self) -> None:

@@ -46,7 +46,8 @@ class Tokens:
             characters and no spaces.
 
     Raises:
-        ConfigError: a token is too short, or a line has another form; says which one by its position, not its text.
+        ConfigError: a token is too short, no header can hold it, or another line gives it another role; or a line has
+            another form. Says which one by its position, not its text.
 
     >>> tokens = Tokens(["a-token-of-the-team", "read dashboard another-token-of-ours"])
     >>> tokens.accepts(b"Bearer a-token-of-the-team"), tokens.accepts(b"Bearer another"), tokens.accepts(None)
@@ -59,6 +60,12 @@ class Tokens:
 
     def __init__(self, tokens: Iterable[str]) -> None:
         self._holders: list[tuple[bytes, Holder]] = [_entry(line, i) for i, line in enumerate(tokens, 1)]
+        roles: dict[bytes, tuple[int, Role]] = {}
+        for i, (hashed, holder) in enumerate(self._holders, 1):
+            first, role = roles.setdefault(hashed, (i, holder.role))
+            if role != holder.role:
+                got = f"token {i} is token {first}, which has the role '{role.name.lower()}'"
+                raise ConfigError(got, where="tokens", hint="give each token one role")
 
     def __bool__(self) -> bool:
         """Whether there are any."""
@@ -90,7 +97,8 @@ def read_tokens(path: Path) -> list[str]:
         ConfigError: the file can't be read, or holds no token.
     """
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
+        # Some editors begin a file with a mark of its encoding, which would be a part of the first token.
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"can't read the tokens: {error}", where=str(path)) from None
     found = [line for line in lines if line and not line.startswith("#")]
@@ -115,6 +123,8 @@ def _entry(line: str, position: int) -> tuple[bytes, Holder]:
             where="tokens",
             hint="for example the output of: openssl rand -hex 32",
         )
+    if not (token.isascii() and token.isprintable()):
+        raise ConfigError(f"token {position} has characters that no header can hold", where="tokens", hint="use ASCII")
     role = roles[parts[0]] if len(parts) > 1 else Role.INFER
     return _hash(token.encode()), Holder(parts[1] if len(parts) == 3 else f"token {position}", role)
 
