@@ -127,3 +127,29 @@ def _check_workers(workers: int, model_control: bool, grpc_port: int | None) -> 
         raise ConfigError("--model-control needs --workers 1", where="options", hint=hint)
     if grpc_port == 0 and workers > 1:
         raise ConfigError("--grpc-port 0 needs --workers 1", where="options", hint="name the port that workers share")
+
+
+def _load(directory: Path, service: str | None, repository: Repository, threads: int, delay: float) -> Pipeline:
+    from bedplate.online.base import open_store
+    from bedplate.online.fallback import FallbackReader
+    from bedplate.online.resident import open_resident
+    from bedplate.project import Project
+    from bedplate.registry.registry import Registry
+    from bedplate.serving.load import load_pipeline
+    from bedplate.serving.loader import Loader
+    from bedplate.serving.model_source import RegistryModels
+    from bedplate.serving.service import Service
+    from bedplate.types import SECOND, parse_duration
+
+    project = Project(directory)
+    definition = project.find(Service, service)
+    store = open_store(project.config.online_url, project.root)
+    registry = Registry(project.config.registry_path)
+    loader = Loader(registry, threads, delay=delay, say=lambda text: click.echo(text, err=True))
+    repository.attach(RegistryModels(loader))
+    config, asked = project.config, definition.read_deadline
+    deadline = config.online_deadline if asked is None else parse_duration(asked)
+    reader = FallbackReader(
+        store, deadline / SECOND, config.online_cache, resident=open_resident(config, project.views)
+    )
+    return load_pipeline(definition, project.graph, reader, registry, loader=loader)
