@@ -86,33 +86,6 @@ def serve(
     server.serve(lambda _: app(), load, TOKEN_VARIABLE, beside=beside)
 
 
-def _load(directory: Path, service: str | None, repository: Repository, threads: int, delay: float) -> Pipeline:
-    """The pipeline of a service, whose models tensor clients are answered by too."""
-    from bedplate.online.base import open_store
-    from bedplate.online.fallback import FallbackReader
-    from bedplate.online.resident import open_resident
-    from bedplate.project import Project
-    from bedplate.registry.registry import Registry
-    from bedplate.serving.load import load_pipeline
-    from bedplate.serving.loader import Loader
-    from bedplate.serving.model_source import RegistryModels
-    from bedplate.serving.service import Service
-    from bedplate.types import SECOND, parse_duration
-
-    project = Project(directory)
-    definition = project.find(Service, service)
-    store = open_store(project.config.online_url, project.root)
-    registry = Registry(project.config.registry_path)
-    loader = Loader(registry, threads, delay=delay, say=lambda text: click.echo(text, err=True))
-    repository.attach(RegistryModels(loader))
-    config, asked = project.config, definition.read_deadline
-    deadline = config.online_deadline if asked is None else parse_duration(asked)
-    reader = FallbackReader(
-        store, deadline / SECOND, config.online_cache, resident=open_resident(config, project.views)
-    )
-    return load_pipeline(definition, project.graph, reader, registry, loader=loader)
-
-
 def _grpc(repository: Repository, app: App, settings: Settings, port: int, is_shared: bool) -> Beside:
     from bedplate.serving.oip_grpc import GrpcServer
     from bedplate.serving.oip_methods import InferenceService

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, final
 
@@ -14,7 +13,7 @@ from bedplate.clock import Clock, system_clock
 from bedplate.errors import NotFoundError, RequestError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
-from bedplate.online.fallback import FallbackReader, Reading, texts_read
+from bedplate.online.fallback import FallbackReader, texts_read
 from bedplate.online.guard import GuardedStore
 from bedplate.online.resident import ResidentViews
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
@@ -283,22 +282,20 @@ class Pipeline:
         size = min(self.service.most_candidates, 200)
         asked = Asked(text, keys, now, [item] * size, np.zeros(size, np.int64), self.service.top, trace=False)
         for _ in range(3):
-            finished(self._rank(asked, Progress(trace=False, reading=self._begin(), is_strict=True)))
+            finished(self._rank(asked, self._progress(asked, is_strict=True)))
             if self._candidates is not None:
-                finished(self._recommend(asked, Progress(trace=False, reading=self._begin(), is_strict=True)))
-        reading = self._begin()
+                finished(self._recommend(asked, self._progress(asked, is_strict=True)))
+        reading = self._progress(asked).reading
         self._hydrator.candidates(keys, now, asked.item_keys, reader=reading)
         if reading is not None and reading.failure is not None:
             raise reading.failure
 
-    def _begin(self, deadline: float = math.inf) -> Reading | None:
-        """The reads of one answer, where they may fall back."""
-        return None if self._fallback is None else self._fallback.begin(self._texts_of, deadline)
-
-    def _progress(self, asked: Asked) -> Progress:
-        """The way of a request that is to be answered in time."""
-        reading = self._begin(part_of(asked.deadline, READ_SHARE))
-        return Progress(asked.trace, reading, until=part_of(asked.deadline, STEPS_SHARE))
+    def _progress(self, asked: Asked, *, is_strict: bool = False) -> Progress:
+        """The way of a request, and the reads of its answer where they may fall back."""
+        reading, until = None, part_of(asked.deadline, STEPS_SHARE)
+        if self._fallback is not None:
+            reading = self._fallback.begin(self._texts_of, part_of(asked.deadline, READ_SHARE))
+        return Progress(asked.trace, reading, is_strict=is_strict, until=until)
 
     def _filter(self, batch: Batch, progress: Progress) -> Int64s | None:
         """The positions of the candidates that are let through; None: all."""
