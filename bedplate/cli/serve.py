@@ -27,7 +27,11 @@ TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
 @click.command()
 @project_option
 @server_options(TOKEN_VARIABLE, most_waiting=0)
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Threads of a call of a model.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of a call of a model; unless given, the machine's cores divided among the workers, at most 4.",
+)
 @click.option("--model-control", is_flag=True, help="Let clients load and unload versions of the registry's models.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Answer tensor clients over gRPC too; 0: a free port.")
 @click.option(
@@ -43,7 +47,7 @@ def serve(
     service: str | None,
     directory: Path,
     server: ServerOptions,
-    threads: int,
+    threads: int | None,
     model_control: bool,
     grpc_port: int | None,
     batch_delay: float,
@@ -78,7 +82,10 @@ def serve(
         return App(repository())
 
     def load() -> Pipeline:
-        return _load(directory, service, repository(), threads, batch_delay / 1e3)
+        from bedplate.serving.runtime import threads_for
+
+        of_call = threads_for(server.workers) if threads is None else threads
+        return _load(directory, service, repository(), of_call, batch_delay / 1e3)
 
     def beside(settings: Settings) -> Sequence[Beside]:
         return () if grpc_port is None else (_grpc(repository(), app(), settings, grpc_port, server.workers > 1),)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,26 @@ def test_a_file_of_tokens_that_is_not_there_is_no_server_for_everybody(tmp_path:
         with pytest.raises(ConfigError, match="can't read the tokens") as caught:
             settings_of("--tokens", str(path))
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cores", "threads"),
+    [
+        ([], 2, 2), ([], 1, 1), ([], 64, 4), (["--workers", "2"], 2, 1), (["--workers", "2"], 6, 3),
+        (["--workers", "9"], 8, 1), (["--threads", "3"], 1, 3), (["--threads", "1", "--workers", "2"], 64, 1),
+    ],
+)  # fmt: skip
+def test_the_cores_are_divided_among_the_workers(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], cores: int, threads: int
+) -> None:
+    module = importlib.import_module("bedplate.cli.serve")
+    asked: list[int] = []
+    monkeypatch.setattr(module, "_load", lambda *given: asked.append(given[3]))
+    monkeypatch.setattr(ServerOptions, "serve", lambda self, app, load, variable, *, beside: load())
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    result = CliRunner().invoke(module.serve, [*arguments, "shop"])
+    assert result.exit_code == 0, result.output
+    assert asked == [threads]
 
 
 def test_no_secret_is_in_the_help_or_in_an_error(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
