@@ -8,6 +8,7 @@ POST /v2/repository/index, /v2/repository/models/{model}/load, /v2/repository/mo
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from collections.abc import Awaitable, Callable
 from time import monotonic
@@ -133,8 +134,13 @@ class ProtocolRoutes:
 
 def server_metadata() -> dict[str, Any]:
     """The server, as the protocol shows it."""
-    version = importlib.metadata.version("bedplate")
-    return {"name": "bedplate", "version": version, "extensions": list(EXTENSIONS)}
+    return {"name": "bedplate", "version": _version(), "extensions": list(EXTENSIONS)}
+
+
+@functools.cache
+def _version() -> str:
+    """The version that is installed; finding it out reads files, which takes half a millisecond."""
+    return importlib.metadata.version("bedplate")
 
 
 def model_metadata(model: Model, versions: list[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.metadata
 import json
 from typing import Any
 
@@ -227,3 +228,12 @@ def test_the_client_opens_a_connection_again_that_was_closed(app: App) -> None:
 
         time.sleep(1.5)
         assert client.recommend(customer=3).ids
+
+
+def test_what_does_not_change_is_found_out_once(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes ask again and again, on the thread that answers everybody."""
+    asked = [app.handle(Request("GET", "/v2", {}, b"")).body]  # type: ignore[union-attr]
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: pytest.fail("files are read"))
+    asked.append(app.handle(Request("GET", "/v2", {}, b"")).body)  # type: ignore[union-attr]
+    assert asked[0] == asked[1]
+    assert json.loads(asked[0])["name"] == "bedplate"
