@@ -63,7 +63,7 @@ class AsyncClient:
         self._place = Place.of(url)
         self.url, self._timeout, self._retries = self._place.url, timeout, retries
         self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
-        self._headers = {"Host": f"{self._place.host}:{self._place.port}"}
+        self._headers = {"Host": self._place.authority}
         if token is not None:
             self._headers["Authorization"] = f"Bearer {token}"
         self._idle: list[_Streams] = []

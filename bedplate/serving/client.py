@@ -8,7 +8,10 @@ the service would have twice the work.
 
 from __future__ import annotations
 
+import functools
 import http.client
+import io
+import socket
 import ssl
 import threading
 import time
@@ -128,9 +131,9 @@ class Client:
 
         Args:
             model: its name.
-            tensors: its inputs, of fixed-width dtypes.
+            tensors: its inputs; texts in an array of dtype object, BF16 in one of `ml_dtypes.bfloat16`.
             version: None: the one that is served.
-            outputs: their names; none: all.
+            outputs: their names; none: all. One of BF16 is an array of float32.
 
         Raises:
             RequestError: the service refuses the request.
@@ -223,6 +226,7 @@ class Client:
             if connection.sock is not None:
                 connection.sock.settimeout(seconds)
             headers = {**self._headers, TIMEOUT_HEADER: str(max(1, int(seconds * 1000))), **call.headers}
+            connection.response_class = functools.partial(_response, until)  # pyright: ignore[reportAttributeAccessIssue]
             connection.request(call.method, call.path, call.body, headers)
             response = connection.getresponse()
             reply = Reply(response.status, response.read(), {k.lower(): v for k, v in response.getheaders()})
@@ -247,3 +251,45 @@ class Client:
         if self._tls is None:
             return http.client.HTTPConnection(host, port, timeout=self._timeout)
         return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
+
+
+def _response(until: float, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+    """A response whose bytes come by a time, however slowly a service sends them one by one."""
+    response = http.client.HTTPResponse(sock, **options)
+    response.fp = io.BufferedReader(_Timely(response.fp, sock, until))
+    return response
+
+
+@final
+class _Timely(io.RawIOBase):
+    """Bytes of a socket. Satisfies what `io.BufferedReader` reads.
+
+    Args:
+        source: the socket's file.
+        sock: the socket.
+        until: when to stop, on the monotonic clock.
+    """
+
+    def __init__(self, source: io.BufferedIOBase, sock: socket.socket, until: float) -> None:
+        self._source, self._sock, self._until = source, sock, until
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Reads what there is, at least a byte; 0 at the end.
+
+        Raises:
+            TimeoutError: the time is over.
+        """
+        left = self._until - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._source.readinto1(buffer)
+
+    def close(self) -> None:
+        """Closes the socket's file."""
+        self._source.close()
+        super().close()

@@ -10,20 +10,19 @@ from typing import Any, final
 from urllib.parse import quote, urlsplit
 
 import msgspec
-import numpy as np
 import polars as pl
 
 from bedplate.errors import ConfigError, RequestError
 from bedplate.serving.answers import Key
 from bedplate.serving.arrow import ARROW, CANDIDATES, REQUEST_HEADER
 from bedplate.serving.oip import HEADER_LENGTH
-from bedplate.serving.tensors import DATATYPES
+from bedplate.serving.tensors import DATATYPES, from_binary, to_binary
 from bedplate.types import Array
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 """How long the client waits for an answer: a service need not make one that comes later."""
 
-_DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items() if dtype not in ("object", "bfloat16")}
+_DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 
 
 @final
@@ -42,6 +41,11 @@ class Place:
     host: str
     port: int
     is_secure: bool
+
+    @property
+    def authority(self) -> str:
+        """Host and port as a request names them: an address of IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
     def of(cls, url: str) -> Place:
@@ -121,7 +125,7 @@ def infer_call(model: str, tensors: Mapping[str, Array], version: str | None, ou
         raise RequestError(
             f"'{wrong[0]}' is {tensors[wrong[0]].dtype}, expected one of {', '.join(DATATYPES)}", where="client"
         )
-    contents = [np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes() for a in tensors.values()]
+    contents = [to_binary(array, array.dtype.name) for array in tensors.values()]
     inputs = [
         {
             "name": name,
@@ -133,7 +137,9 @@ def infer_call(model: str, tensors: Mapping[str, Array], version: str | None, ou
     ]
     wanted = [{"name": name} for name in outputs]
     header = msgspec.json.encode({"inputs": inputs, "outputs": wanted, "parameters": {"binary_data_output": True}})
-    path = f"/v2/models/{quote(model, safe='')}" + (f"/versions/{version}" if version else "") + "/infer"
+    path = (
+        f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "") + "/infer"
+    )
     return Call("POST", path, b"".join((header, *contents)), {HEADER_LENGTH.decode(): str(len(header))})
 
 
@@ -142,9 +148,10 @@ def tensors_of(reply: Reply) -> dict[str, Array]:
     size = int(reply.headers.get(HEADER_LENGTH.decode().lower(), len(reply.body)))
     shown: dict[str, Any] = msgspec.json.decode(reply.body[:size])
     found: dict[str, Array] = {}
+    body = memoryview(reply.body)
     for output in shown["outputs"]:
         end = size + int(output["parameters"]["binary_data_size"])
-        array = np.frombuffer(reply.body[size:end], _DTYPES[output["datatype"]])
-        found[output["name"]] = array.reshape(output["shape"])
+        place = f"output '{output['name']}'"
+        found[output["name"]] = from_binary(body[size:end], _DTYPES[output["datatype"]], output["shape"], place)
         size = end
     return found

@@ -12,7 +12,7 @@ import numpy as np
 
 from bedplate.errors import ArtifactError, RequestError
 from bedplate.features.encoding import TensorSpec
-from bedplate.serving.runtime import Opening, Runtime
+from bedplate.serving.runtime import Opening, Runtime, spec_of
 from bedplate.serving.tensors import from_bfloat16, to_bfloat16
 from bedplate.types import Array
 
@@ -87,13 +87,13 @@ class OnnxRuntime(Runtime):
 
     def _spec(self, node: Any) -> TensorSpec:
         dtype = _DTYPES.get(node.type) or node.type.removeprefix("tensor(").removesuffix(")")
-        if not node.type.startswith("tensor(") or dtype in ("complex64", "complex128"):
+        if not node.type.startswith("tensor("):
             raise ArtifactError(
                 f"'{node.name}' is {node.type}, expected a tensor of numbers or strings", where=self._place
             )
         # A size without a name is free, and not tied to any other.
         shape = tuple(d if isinstance(d, int | str) else f"{node.name}.{i}" for i, d in enumerate(node.shape))
-        return TensorSpec(node.name, dtype, shape)
+        return spec_of(node.name, dtype, shape, self._place)
 
 
 def _array(value: Any) -> Array:
