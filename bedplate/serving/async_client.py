@@ -18,6 +18,7 @@ from bedplate.serving.client_calls import (
     Call,
     Place,
     Reply,
+    answer_of,
     candidates_of,
     infer_call,
     json_call,
@@ -86,13 +87,13 @@ class AsyncClient:
 
     async def table(self, name: str, **request: Any) -> pl.DataFrame:
         """An answer as a table; see `Client.table`."""
-        return table_of(await self.call(table_call(f"/{name}", request)))
+        return answer_of(await self.call(table_call(f"/{name}", request)), table_of)
 
     async def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
     ) -> dict[str, Array]:
         """The outputs of a model; see `Client.infer`."""
-        return tensors_of(await self.call(infer_call(model, tensors, version, outputs)))
+        return answer_of(await self.call(infer_call(model, tensors, version, outputs)), tensors_of)
 
     async def ready(self) -> bool:
         """Whether the service answers requests now; False also where nobody answers."""
@@ -142,7 +143,8 @@ class AsyncClient:
         await self.close()
 
     async def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
-        return msgspec.json.decode((await self.call(json_call(path, request))).body, type=kind)
+        reply = await self.call(json_call(path, request))
+        return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
 
     async def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""

@@ -28,6 +28,7 @@ from bedplate.serving.client_calls import (
     Call,
     Place,
     Reply,
+    answer_of,
     candidates_of,
     infer_call,
     json_call,
@@ -122,7 +123,7 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return table_of(self.call(table_call(f"/{name}", request)))
+        return answer_of(self.call(table_call(f"/{name}", request)), table_of)
 
     def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
@@ -139,7 +140,7 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return tensors_of(self.call(infer_call(model, tensors, version, outputs)))
+        return answer_of(self.call(infer_call(model, tensors, version, outputs)), tensors_of)
 
     def ready(self) -> bool:
         """Whether the service answers requests now; False also where nobody answers."""
@@ -154,7 +155,7 @@ class Client:
         Raises:
             StoreError: the service can't be reached.
         """
-        return msgspec.json.decode(self.call(Call("GET", "/")).body)
+        return answer_of(self.call(Call("GET", "/")), lambda found: msgspec.json.decode(found.body))
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -203,7 +204,8 @@ class Client:
         self.close()
 
     def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
-        return msgspec.json.decode(self.call(json_call(path, request)).body, type=kind)
+        reply = self.call(json_call(path, request))
+        return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
 
     def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""

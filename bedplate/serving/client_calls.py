@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeVar, final
 from urllib.parse import quote, urlsplit
 
 import msgspec
 import polars as pl
 
-from bedplate.errors import ConfigError, RequestError
+from bedplate.errors import BedplateError, ConfigError, RequestError
 from bedplate.serving.answers import Key
 from bedplate.serving.arrow import ARROW, CANDIDATES, REQUEST_HEADER
+from bedplate.serving.client_errors import FailedError
 from bedplate.serving.oip import HEADER_LENGTH
 from bedplate.serving.tensors import DATATYPES, from_binary, to_binary
 from bedplate.types import Array
@@ -22,6 +23,8 @@ from bedplate.types import Array
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 """How long the client waits for an answer: a service need not make one that comes later."""
 
+_Answer = TypeVar("_Answer")
+_UNREADABLE = (OSError, LookupError, TypeError, ValueError)
 _DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 
 
@@ -102,6 +105,25 @@ def table_call(path: str, request: Mapping[str, Any]) -> Call:
     pl.DataFrame({CANDIDATES: request["candidates"]}).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
     header = json.dumps(rest)  # in ASCII, as a header must be
     return Call("POST", path, out.getvalue(), {"Content-Type": ARROW.decode(), REQUEST_HEADER: header, **accept})
+
+
+def answer_of(reply: Reply, read: Callable[[Reply], _Answer]) -> _Answer:
+    """What an answer says.
+
+    Args:
+        reply: the answer.
+        read: reads it.
+
+    Raises:
+        FailedError: it is not what was asked for, such as the page of a proxy.
+    """
+    try:
+        return read(reply)
+    except (msgspec.MsgspecError, pl.exceptions.PolarsError, BedplateError, *_UNREADABLE) as error:
+        hint = "is it a service of Bedplate, of a version that this client knows?"
+        failed = FailedError(f"{reply.status}: the answer can't be read: {error}", where="client", hint=hint)
+        failed.status = reply.status
+        raise failed from error
 
 
 def table_of(reply: Reply) -> pl.DataFrame:
