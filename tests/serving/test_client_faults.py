@@ -234,7 +234,15 @@ def test_whatever_the_body_of_an_error_is_it_is_of_its_kind(
 
 @pytest.mark.parametrize(
     ("said", "expected"),
-    [("2", 2.0), ("0.5", 0.5), ("-3", 0.0), ("Fri, 27 Nov 2026 00:00:00 GMT", None), (None, None), ("nan", None), ("1e999", None)],
+    [
+        ("2", 2.0),
+        ("0.5", 0.5),
+        ("-3", 0.0),
+        ("Fri, 27 Nov 2026 00:00:00 GMT", None),
+        (None, None),
+        ("nan", None),
+        ("1e999", None),
+    ],
 )
 def test_retry_after_is_seconds_or_nothing(said: str | None, expected: float | None) -> None:
     for status in (429, 503):
