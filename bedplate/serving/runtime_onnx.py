@@ -70,7 +70,7 @@ class OnnxRuntime(Runtime):
         """The outputs of these names; see `Runtime.run`."""
         try:
             return self._run_values(tensors, outputs) if self._has_bfloat16 else self._session.run(outputs, tensors)
-        except _ERRORS as error:
+        except (*_ERRORS, ValueError) as error:  # ValueError: an input is missing
             reason = str(error).rpartition("Status Message: ")[2].strip()
             raise RequestError(f"the graph can't run on these tensors: {reason}", where=self._place) from error
 
