@@ -20,11 +20,13 @@ from bedplate.serving.client_calls import (
     Reply,
     answer_of,
     candidates_of,
+    check_timeout,
     infer_call,
     json_call,
     table_call,
     table_of,
     tensors_of,
+    timeout_header,
 )
 from bedplate.serving.client_errors import BusyError, LateError, UnreachableError, failure
 from bedplate.types import Array
@@ -49,7 +51,7 @@ class AsyncClient:
         url: as given.
 
     Raises:
-        ConfigError: the URL has another form.
+        ConfigError: the URL has another form, or the timeout is none.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._place = Place.of(url)
-        self.url, self._timeout, self._retries = self._place.url, timeout, retries
+        self.url, self._timeout, self._retries = self._place.url, check_timeout(timeout), retries
         self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
         self._headers = {"Host": self._place.authority}
         if token is not None:
@@ -163,7 +165,7 @@ class AsyncClient:
 
     async def _exchange(self, streams: _Streams, call: Call, until: float) -> Reply:
         reader, writer = streams
-        headers = {**self._headers, TIMEOUT_HEADER: str(max(1, int((until - monotonic()) * 1000))), **call.headers}
+        headers = {**self._headers, TIMEOUT_HEADER: timeout_header(until - monotonic()), **call.headers}
         body = call.body or b""
         lines = [f"{call.method} {call.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1")

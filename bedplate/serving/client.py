@@ -30,11 +30,13 @@ from bedplate.serving.client_calls import (
     Reply,
     answer_of,
     candidates_of,
+    check_timeout,
     infer_call,
     json_call,
     table_call,
     table_of,
     tensors_of,
+    timeout_header,
 )
 from bedplate.serving.client_errors import BusyError, LateError, UnreachableError, failure
 from bedplate.types import Array
@@ -57,7 +59,7 @@ class Client:
         url: as given.
 
     Raises:
-        ConfigError: the URL has another form.
+        ConfigError: the URL has another form, or the timeout is none.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Client:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._place = Place.of(url)
-        self.url, self._timeout, self._retries = self._place.url, timeout, retries
+        self.url, self._timeout, self._retries = self._place.url, check_timeout(timeout), retries
         self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._idle: list[http.client.HTTPConnection] = []
@@ -227,7 +229,7 @@ class Client:
             connection.timeout = seconds
             if connection.sock is not None:
                 connection.sock.settimeout(seconds)
-            headers = {**self._headers, TIMEOUT_HEADER: str(max(1, int(seconds * 1000))), **call.headers}
+            headers = {**self._headers, TIMEOUT_HEADER: timeout_header(seconds), **call.headers}
             connection.response_class = functools.partial(_response, until)  # pyright: ignore[reportAttributeAccessIssue]
             connection.request(call.method, call.path, call.body, headers)
             response = connection.getresponse()

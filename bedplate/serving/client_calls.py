@@ -23,6 +23,9 @@ from bedplate.types import Array
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 """How long the client waits for an answer: a service need not make one that comes later."""
 
+MOST_SECONDS = 900_000
+"""The longest timeout of a client: a service reads at most nine digits of milliseconds."""
+
 _Answer = TypeVar("_Answer")
 _UNREADABLE = (OSError, LookupError, TypeError, ValueError)
 _DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
@@ -66,6 +69,23 @@ class Place:
             raise ConfigError(f"got '{url}', expected http://host:port or https://host:port", where="client")
         is_secure = parts.scheme == "https"
         return cls(url.rstrip("/"), host, port or (443 if is_secure else 80), is_secure)
+
+
+def check_timeout(seconds: float) -> float:
+    """A client's timeout, where it is one.
+
+    Raises:
+        ConfigError: it is not above 0, or longer than a service can be told.
+    """
+    if not 0 < seconds <= MOST_SECONDS:
+        hint = "a call that may take long needs a long timeout, not none"
+        raise ConfigError(f"got {seconds!r}, expected seconds from 0 to {MOST_SECONDS:,}", where="timeout", hint=hint)
+    return seconds
+
+
+def timeout_header(seconds: float) -> str:
+    """The time that is left, as a service is told it: whole milliseconds, at least one."""
+    return str(max(1, int(seconds * 1000)))
 
 
 @final

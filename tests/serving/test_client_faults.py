@@ -17,10 +17,10 @@ import pytest
 import shop
 from echo import Echo, values_of
 
-from bedplate.errors import BedplateError, RequestError
+from bedplate.errors import BedplateError, ConfigError, RequestError
 from bedplate.serving.async_client import AsyncClient
 from bedplate.serving.client import Client
-from bedplate.serving.client_calls import Call, Place, infer_call
+from bedplate.serving.client_calls import Call, Place, infer_call, timeout_header
 from bedplate.serving.client_errors import (
     BusyError,
     FailedError,
@@ -29,6 +29,7 @@ from bedplate.serving.client_errors import (
     UnreachableError,
     failure,
 )
+from bedplate.serving.door import TIMEOUT, timeout_of
 from bedplate.serving.http import Request, Response
 from bedplate.serving.model import Model
 from bedplate.serving.repository import Repository
@@ -206,6 +207,23 @@ def test_the_time_left_is_said_anew_with_each_try(call: Callable[..., Any]) -> N
     first, second = (int(r.lower().partition(b"x-request-timeout-ms: ")[2].split(b"\r\n")[0]) for r in seen)
     assert 4000 < first <= 5000
     assert first - 2000 < second <= first - 150
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan"), 900_001.0])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ConfigError, match="expected seconds from 0 to 900,000"):
+            kind("http://127.0.0.1:9", timeout)
+
+
+def test_the_longest_and_the_shortest_timeout_are_ones_that_a_service_reads(call: Callable[..., Any]) -> None:
+    def read(request: Request) -> Response:
+        assert timeout_of(request.headers) > 899_000
+        return Response(200, WELL)
+
+    with shop.running(read) as server:
+        assert call(server.url, timeout=900_000.0)
+    assert timeout_of({TIMEOUT: timeout_header(1e-9).encode()}) == 0.001
 
 
 def test_a_wait_that_would_go_beyond_the_timeout_is_not_begun(call: Callable[..., Any]) -> None:

@@ -22,6 +22,7 @@ from bedplate.registry.registry import Registry
 from bedplate.serving.adding import Brought, read_rows, write_brought
 from bedplate.serving.artifact import load_artifact, open_artifact
 from bedplate.serving.load import load_pipeline
+from bedplate.serving.loader import Loader
 from bedplate.serving.runtime import Opening, check_tensors, open_runtime, runtimes, spec_of
 from bedplate.serving.tensors import DATATYPES
 
@@ -271,6 +272,24 @@ def test_a_model_that_gives_texts_is_brought_and_proven_by_its_loader(functions:
     known = {"y": np.array(["", "a", "b"])}
     with pytest.raises(ArtifactError, match="value 2 is 'aa', expected 'b'"):
         write_brought(Brought(functions, "python", {"function": "words"}), tmp_path / "more", rows, known)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "object"])
+def test_graphs_of_every_datatype_are_brought_and_loaded_where_calls_may_be_shared(tmp_path: Path, kind: str) -> None:
+    number = {"bfloat16": TensorProto.BFLOAT16, "object": TensorProto.STRING}[kind]
+    values = [helper.make_tensor_value_info(name, number, ["rows"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "same.onnx").write_bytes(model.SerializeToString())
+    given: Any = np.array([1.0, -2.5, 0.0], np.float32) if kind == "bfloat16" else np.array(["a", "", "é🙂"])
+    write_brought(Brought(tmp_path / "same.onnx"), tmp_path / "made", {"x": given}, {"y": given})
+    registry = Registry(tmp_path / "registry")
+    registry.register("same", tmp_path / "made", manifest=gather(tmp_path, **FACTS))
+    said: list[str] = []
+    loaded = Loader(registry, delay=0.001, say=said.append).load("same:1").model
+    assert (loaded.inputs["x"].dtype, loaded.batcher, said) == (kind, None, [])
+    assert loaded.calls.startswith("each request is a call of its own")
+    assert loaded.run({"x": given.astype(object) if kind == "object" else given}, ["y"])[0].tolist() == given.tolist()
 
 
 def test_golden_rows_that_are_none_are_refused(tmp_path: Path) -> None:
