@@ -19,6 +19,7 @@ from bedplate.serving.client_calls import (
     Place,
     Reply,
     answer_of,
+    authorization,
     candidates_of,
     check_timeout,
     infer_call,
@@ -51,7 +52,7 @@ class AsyncClient:
         url: as given.
 
     Raises:
-        ConfigError: the URL has another form, or the timeout is none.
+        ConfigError: the URL has another form, or the timeout or the token is none.
     """
 
     def __init__(
@@ -66,9 +67,7 @@ class AsyncClient:
         self._place = Place.of(url)
         self.url, self._timeout, self._retries = self._place.url, check_timeout(timeout), retries
         self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
-        self._headers = {"Host": self._place.authority}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._headers = {"Host": self._place.authority, **authorization(token)}
         self._idle: list[_Streams] = []
 
     async def recommend(self, **request: Any) -> Answer:
@@ -187,7 +186,7 @@ class AsyncClient:
 
 
 async def _read(reader: asyncio.StreamReader) -> Reply:
-    """An answer whose length its head says.
+    """An answer whose length its head says, or that comes in chunks, as from a proxy.
 
     Raises:
         ValueError: it is none, or its length is not said.
@@ -201,6 +200,20 @@ async def _read(reader: asyncio.StreamReader) -> Reply:
         status = int(first.split(" ", 2)[1])
         pairs = (line.partition(":") for line in lines)
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return Reply(status, await _chunks(reader), headers)
     if "content-length" not in headers:
         raise ValueError("an answer without a length")
     return Reply(status, await reader.readexactly(int(headers["content-length"])), headers)
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    """A body in chunks, each after its length in hexadecimal; the last one is empty, and headers may follow it."""
+    parts: list[bytes] = []
+    while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+        parts.append(await reader.readexactly(size))
+        if await reader.readexactly(2) != b"\r\n":
+            raise ValueError("a chunk of another length than it says")
+    while await reader.readuntil(b"\r\n") != b"\r\n":
+        pass
+    return b"".join(parts)

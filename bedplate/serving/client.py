@@ -29,6 +29,7 @@ from bedplate.serving.client_calls import (
     Place,
     Reply,
     answer_of,
+    authorization,
     candidates_of,
     check_timeout,
     infer_call,
@@ -59,7 +60,7 @@ class Client:
         url: as given.
 
     Raises:
-        ConfigError: the URL has another form, or the timeout is none.
+        ConfigError: the URL has another form, or the timeout or the token is none.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Client:
         self._place = Place.of(url)
         self.url, self._timeout, self._retries = self._place.url, check_timeout(timeout), retries
         self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = authorization(token)
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
 
@@ -237,7 +238,7 @@ class Client:
         except TimeoutError as error:
             connection.close()
             raise LateError(f"no answer in {self._timeout:g} s", where=self.url) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: chunks that are none
             connection.close()
             raise UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
         except BaseException:

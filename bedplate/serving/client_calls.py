@@ -83,6 +83,19 @@ def check_timeout(seconds: float) -> float:
     return seconds
 
 
+def authorization(token: str | None) -> dict[str, str]:
+    """The header by which a service knows the caller; none without a token.
+
+    Raises:
+        ConfigError: it can't be a token, such as a line of a file with its end.
+    """
+    if token is None:
+        return {}
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("expected printable ASCII without spaces", where="token", hint="strip the end of the line")
+    return {"Authorization": f"Bearer {token}"}
+
+
 def timeout_header(seconds: float) -> str:
     """The time that is left, as a service is told it: whole milliseconds, at least one."""
     return str(max(1, int(seconds * 1000)))

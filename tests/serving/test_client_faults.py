@@ -159,6 +159,25 @@ def test_an_answer_in_many_parts_is_one_answer(call: Callable[..., Any]) -> None
     assert len(seen) == 3  # on the one connection that there was
 
 
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    parts = [b"%x;note=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks]
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(parts) + end
+
+
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0\r\nX-Took: 3\r\nX-By: me\r\n\r\n"], ids=["plain", "trailers"])
+def test_an_answer_in_chunks_as_from_a_proxy_is_an_answer(call: Callable[..., Any], end: bytes) -> None:
+    content = chunked(WELL[:1], WELL[1:30], WELL[30:], end=end)
+    with service(says(content[:60], content[60:])) as (url, seen):
+        assert [answer.time for answer in call(url, times=2)] == [1, 1]
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("end", [b"", b"zz\r\n", b"5\r\nabc", b"-2\r\n"], ids=["ends", "no number", "cut", "negative"])
+def test_chunks_that_are_none_are_unreachable(call: Callable[..., Any], end: bytes) -> None:
+    with service(says_and_closes(chunked(WELL, end=end))) as (url, _), pytest.raises(UnreachableError):
+        call(url, timeout=5)
+
+
 def test_a_connection_that_the_service_will_close_is_not_used_again(call: Callable[..., Any]) -> None:
     closing = says_and_closes(head(len(WELL), "Connection: close"), WELL)
     with service(closing, says(head(len(WELL)), WELL)) as (url, seen):
@@ -214,6 +233,14 @@ def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(ConfigError, match="expected seconds from 0 to 900,000"):
             kind("http://127.0.0.1:9", timeout)
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\r\nX-Role: operate", "a-token-of-the-team\n", "tökën-of-the-team"])
+def test_a_token_that_would_be_more_than_a_token_is_refused_and_not_shown(token: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ConfigError, match="expected printable ASCII") as caught:
+            kind("http://127.0.0.1:9", token=token)
+        assert not token or token not in str(caught.value)
 
 
 def test_the_longest_and_the_shortest_timeout_are_ones_that_a_service_reads(call: Callable[..., Any]) -> None:
