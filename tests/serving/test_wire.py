@@ -142,7 +142,7 @@ def test_an_entity_with_the_name_of_a_field_is_refused(name):
 
 def test_requests_are_described_for_clients():
     described = WIRE.describe()
-    assert set(described) == {"rank", "recommend"}
+    assert set(described) == {"rank", "recommend", "embed", "embed_items", "similar"}
     alone = Wire(Service("s", ranking="r", item="item"), {"user": Type.INT}, Type.INT, lambda: NOW)
     assert set(alone.describe()) == {"rank"}
     shown = json.dumps(described["recommend"])
