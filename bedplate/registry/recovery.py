@@ -117,8 +117,9 @@ def put_run(db: sqlite3.Connection, record: RunRecord) -> None:
 
 def run_records(db: sqlite3.Connection, status: str | None = None) -> list[RunRecord]:
     """The runs as the index has them, all or of one written status, newest first."""
-    rows = db.execute("SELECT record FROM runs WHERE ?1 IS NULL OR status = ?1 ORDER BY id DESC", (status,))
-    return [msgspec.json.decode(text, type=RunRecord) for (text,) in rows]
+    rows = db.execute("SELECT record FROM runs WHERE ?1 IS NULL OR status = ?1", (status,))
+    records = [msgspec.json.decode(text, type=RunRecord) for (text,) in rows]
+    return sorted(records, key=lambda r: (r.started, r.id), reverse=True)  # an id begins with a whole second
 
 
 def put_version(db: sqlite3.Connection, model: str, version: int, manifest: Manifest) -> None:

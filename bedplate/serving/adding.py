@@ -74,7 +74,7 @@ def read_rows(path: Path) -> tuple[dict[str, Array], dict[str, Array]]:
         DataError: the file can't be read, holds no arrays, or holds pickled objects.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays}
     except files.UNREADABLE as error:
         raise DataError(f"the golden rows can't be read: {error}", where=str(path)) from error
@@ -95,7 +95,8 @@ def write_brought(model: Brought, folder: Path, rows: Mapping[str, Array], known
         known: outputs that the model must give for them; may be empty.
 
     Raises:
-        ArtifactError: the folder is there already, the model can't be loaded, or gives other outputs than are known.
+        ArtifactError: the folder is there already, the model can't be loaded, gives other outputs than are known, or
+            outputs that no loader would reproduce: others each time, NaN or infinity.
         ConfigError: the runtime is unknown.
         RequestError: the model can't run on these rows.
     """
@@ -107,6 +108,10 @@ def write_brought(model: Brought, folder: Path, rows: Mapping[str, Array], known
     _check_names(opened, rows, place)
     outputs = dict(zip(opened.outputs, opened.run(rows, list(opened.outputs)), strict=True))
     files.compare(known, outputs, f"{place}, known outputs")
+    # Texts are kept as an array of a fixed width: other objects would be pickled.
+    outputs = {name: array.astype(str) if array.dtype.hasobject else array for name, array in outputs.items()}
+    again = dict(zip(outputs, opened.run(rows, list(outputs)), strict=True))
+    files.compare(outputs, again, f"{place}, golden rows a second time")  # as whoever loads it does
     signature = Signature((), tuple(opened.inputs.values()), tuple(opened.outputs.values()))
     name = f"model{model.file.suffix}"
     with new_folder(folder) as partial:

@@ -18,12 +18,16 @@ from bedplate.serving.client_calls import (
     Call,
     Place,
     Reply,
+    answer_of,
+    authorization,
     candidates_of,
+    check_timeout,
     infer_call,
     json_call,
     table_call,
     table_of,
     tensors_of,
+    timeout_header,
 )
 from bedplate.serving.client_errors import BusyError, LateError, UnreachableError, failure
 from bedplate.types import Array
@@ -48,7 +52,7 @@ class AsyncClient:
         url: as given.
 
     Raises:
-        ConfigError: the URL has another form.
+        ConfigError: the URL has another form, or the timeout or the token is none.
     """
 
     def __init__(
@@ -61,11 +65,9 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._place = Place.of(url)
-        self.url, self._timeout, self._retries = self._place.url, timeout, retries
+        self.url, self._timeout, self._retries = self._place.url, check_timeout(timeout), retries
         self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
-        self._headers = {"Host": f"{self._place.host}:{self._place.port}"}
-        if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._headers = {"Host": self._place.authority, **authorization(token)}
         self._idle: list[_Streams] = []
 
     async def recommend(self, **request: Any) -> Answer:
@@ -86,13 +88,13 @@ class AsyncClient:
 
     async def table(self, name: str, **request: Any) -> pl.DataFrame:
         """An answer as a table; see `Client.table`."""
-        return table_of(await self.call(table_call(f"/{name}", request)))
+        return answer_of(await self.call(table_call(f"/{name}", request)), table_of)
 
     async def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
     ) -> dict[str, Array]:
         """The outputs of a model; see `Client.infer`."""
-        return tensors_of(await self.call(infer_call(model, tensors, version, outputs)))
+        return answer_of(await self.call(infer_call(model, tensors, version, outputs)), tensors_of)
 
     async def ready(self) -> bool:
         """Whether the service answers requests now; False also where nobody answers."""
@@ -142,7 +144,8 @@ class AsyncClient:
         await self.close()
 
     async def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
-        return msgspec.json.decode((await self.call(json_call(path, request))).body, type=kind)
+        reply = await self.call(json_call(path, request))
+        return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
 
     async def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""
@@ -161,7 +164,7 @@ class AsyncClient:
 
     async def _exchange(self, streams: _Streams, call: Call, until: float) -> Reply:
         reader, writer = streams
-        headers = {**self._headers, TIMEOUT_HEADER: str(max(1, int((until - monotonic()) * 1000))), **call.headers}
+        headers = {**self._headers, TIMEOUT_HEADER: timeout_header(until - monotonic()), **call.headers}
         body = call.body or b""
         lines = [f"{call.method} {call.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1")
@@ -183,7 +186,7 @@ class AsyncClient:
 
 
 async def _read(reader: asyncio.StreamReader) -> Reply:
-    """An answer whose length its head says.
+    """An answer whose length its head says, or that comes in chunks, as from a proxy.
 
     Raises:
         ValueError: it is none, or its length is not said.
@@ -197,6 +200,20 @@ async def _read(reader: asyncio.StreamReader) -> Reply:
         status = int(first.split(" ", 2)[1])
         pairs = (line.partition(":") for line in lines)
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return Reply(status, await _chunks(reader), headers)
     if "content-length" not in headers:
         raise ValueError("an answer without a length")
     return Reply(status, await reader.readexactly(int(headers["content-length"])), headers)
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    """A body in chunks, each after its length in hexadecimal; the last one is empty, and headers may follow it."""
+    parts: list[bytes] = []
+    while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
+        parts.append(await reader.readexactly(size))
+        if await reader.readexactly(2) != b"\r\n":
+            raise ValueError("a chunk of another length than it says")
+    while await reader.readuntil(b"\r\n") != b"\r\n":
+        pass
+    return b"".join(parts)

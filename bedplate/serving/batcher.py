@@ -14,7 +14,7 @@ from typing import Any, TypeVar, final
 
 from bedplate.serving.batch_plan import BatchPlan
 from bedplate.serving.joining import Joiner
-from bedplate.serving.model import Model, Ran
+from bedplate.serving.model import Model, Ran, Shared
 from bedplate.types import Array
 
 _QUIET_TURNS = 2
@@ -36,16 +36,6 @@ def finished(steps: Coroutine[Any, Any, _Result]) -> _Result:
         return stopped.value
     steps.close()
     raise RuntimeError("got a coroutine that waits, expected one that doesn't")
-
-
-@final
-@dataclass(slots=True)
-class Shared:
-    """What was shared, for the metrics: calls, the requests in them, and those whose call was their own."""
-
-    calls: int = 0
-    requests: int = 0
-    alone: int = 0
 
 
 @final

@@ -8,7 +8,10 @@ the service would have twice the work.
 
 from __future__ import annotations
 
+import functools
 import http.client
+import io
+import socket
 import ssl
 import threading
 import time
@@ -25,12 +28,16 @@ from bedplate.serving.client_calls import (
     Call,
     Place,
     Reply,
+    answer_of,
+    authorization,
     candidates_of,
+    check_timeout,
     infer_call,
     json_call,
     table_call,
     table_of,
     tensors_of,
+    timeout_header,
 )
 from bedplate.serving.client_errors import BusyError, LateError, UnreachableError, failure
 from bedplate.types import Array
@@ -53,7 +60,7 @@ class Client:
         url: as given.
 
     Raises:
-        ConfigError: the URL has another form.
+        ConfigError: the URL has another form, or the timeout or the token is none.
     """
 
     def __init__(
@@ -66,9 +73,9 @@ class Client:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._place = Place.of(url)
-        self.url, self._timeout, self._retries = self._place.url, timeout, retries
+        self.url, self._timeout, self._retries = self._place.url, check_timeout(timeout), retries
         self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = authorization(token)
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
 
@@ -119,7 +126,7 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return table_of(self.call(table_call(f"/{name}", request)))
+        return answer_of(self.call(table_call(f"/{name}", request)), table_of)
 
     def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
@@ -128,15 +135,15 @@ class Client:
 
         Args:
             model: its name.
-            tensors: its inputs, of fixed-width dtypes.
+            tensors: its inputs; texts in an array of dtype object, BF16 in one of `ml_dtypes.bfloat16`.
             version: None: the one that is served.
-            outputs: their names; none: all.
+            outputs: their names; none: all. One of BF16 is an array of float32.
 
         Raises:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return tensors_of(self.call(infer_call(model, tensors, version, outputs)))
+        return answer_of(self.call(infer_call(model, tensors, version, outputs)), tensors_of)
 
     def ready(self) -> bool:
         """Whether the service answers requests now; False also where nobody answers."""
@@ -151,7 +158,7 @@ class Client:
         Raises:
             StoreError: the service can't be reached.
         """
-        return msgspec.json.decode(self.call(Call("GET", "/")).body)
+        return answer_of(self.call(Call("GET", "/")), lambda found: msgspec.json.decode(found.body))
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -200,7 +207,8 @@ class Client:
         self.close()
 
     def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
-        return msgspec.json.decode(self.call(json_call(path, request)).body, type=kind)
+        reply = self.call(json_call(path, request))
+        return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
 
     def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""
@@ -222,14 +230,15 @@ class Client:
             connection.timeout = seconds
             if connection.sock is not None:
                 connection.sock.settimeout(seconds)
-            headers = {**self._headers, TIMEOUT_HEADER: str(max(1, int(seconds * 1000))), **call.headers}
+            headers = {**self._headers, TIMEOUT_HEADER: timeout_header(seconds), **call.headers}
+            connection.response_class = functools.partial(_response, until)  # pyright: ignore[reportAttributeAccessIssue]
             connection.request(call.method, call.path, call.body, headers)
             response = connection.getresponse()
             reply = Reply(response.status, response.read(), {k.lower(): v for k, v in response.getheaders()})
         except TimeoutError as error:
             connection.close()
             raise LateError(f"no answer in {self._timeout:g} s", where=self.url) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: chunks that are none
             connection.close()
             raise UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
         except BaseException:
@@ -247,3 +256,45 @@ class Client:
         if self._tls is None:
             return http.client.HTTPConnection(host, port, timeout=self._timeout)
         return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
+
+
+def _response(until: float, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
+    """A response whose bytes come by a time, however slowly a service sends them one by one."""
+    response = http.client.HTTPResponse(sock, **options)
+    response.fp = io.BufferedReader(_Timely(response.fp, sock, until))
+    return response
+
+
+@final
+class _Timely(io.RawIOBase):
+    """Bytes of a socket. Satisfies what `io.BufferedReader` reads.
+
+    Args:
+        source: the socket's file.
+        sock: the socket.
+        until: when to stop, on the monotonic clock.
+    """
+
+    def __init__(self, source: io.BufferedIOBase, sock: socket.socket, until: float) -> None:
+        self._source, self._sock, self._until = source, sock, until
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Reads what there is, at least a byte; 0 at the end.
+
+        Raises:
+            TimeoutError: the time is over.
+        """
+        left = self._until - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._source.readinto1(buffer)
+
+    def close(self) -> None:
+        """Closes the socket's file."""
+        self._source.close()
+        super().close()

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeVar, final
 from urllib.parse import quote, urlsplit
 
 import msgspec
-import numpy as np
 import polars as pl
 
-from bedplate.errors import ConfigError, RequestError
+from bedplate.errors import BedplateError, ConfigError, RequestError
 from bedplate.serving.answers import Key
 from bedplate.serving.arrow import ARROW, CANDIDATES, REQUEST_HEADER
+from bedplate.serving.client_errors import FailedError
 from bedplate.serving.oip import HEADER_LENGTH
-from bedplate.serving.tensors import DATATYPES
+from bedplate.serving.tensors import DATATYPES, from_binary, to_binary
 from bedplate.types import Array
 
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 """How long the client waits for an answer: a service need not make one that comes later."""
 
-_DTYPES = {datatype: np.dtype(dtype) for dtype, datatype in DATATYPES.items() if dtype not in ("object", "bfloat16")}
+MOST_SECONDS = 900_000
+"""The longest timeout of a client: a service reads at most nine digits of milliseconds."""
+
+_Answer = TypeVar("_Answer")
+_UNREADABLE = (OSError, LookupError, TypeError, ValueError)
+_DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 
 
 @final
@@ -43,6 +48,11 @@ class Place:
     port: int
     is_secure: bool
 
+    @property
+    def authority(self) -> str:
+        """Host and port as a request names them: an address of IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     @classmethod
     def of(cls, url: str) -> Place:
         """The place of a URL.
@@ -59,6 +69,36 @@ class Place:
             raise ConfigError(f"got '{url}', expected http://host:port or https://host:port", where="client")
         is_secure = parts.scheme == "https"
         return cls(url.rstrip("/"), host, port or (443 if is_secure else 80), is_secure)
+
+
+def check_timeout(seconds: float) -> float:
+    """A client's timeout, where it is one.
+
+    Raises:
+        ConfigError: it is not above 0, or longer than a service can be told.
+    """
+    if not 0 < seconds <= MOST_SECONDS:
+        hint = "a call that may take long needs a long timeout, not none"
+        raise ConfigError(f"got {seconds!r}, expected seconds from 0 to {MOST_SECONDS:,}", where="timeout", hint=hint)
+    return seconds
+
+
+def authorization(token: str | None) -> dict[str, str]:
+    """The header by which a service knows the caller; none without a token.
+
+    Raises:
+        ConfigError: it can't be a token, such as a line of a file with its end.
+    """
+    if token is None:
+        return {}
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError("expected printable ASCII without spaces", where="token", hint="strip the end of the line")
+    return {"Authorization": f"Bearer {token}"}
+
+
+def timeout_header(seconds: float) -> str:
+    """The time that is left, as a service is told it: whole milliseconds, at least one."""
+    return str(max(1, int(seconds * 1000)))
 
 
 @final
@@ -100,6 +140,25 @@ def table_call(path: str, request: Mapping[str, Any]) -> Call:
     return Call("POST", path, out.getvalue(), {"Content-Type": ARROW.decode(), REQUEST_HEADER: header, **accept})
 
 
+def answer_of(reply: Reply, read: Callable[[Reply], _Answer]) -> _Answer:
+    """What an answer says.
+
+    Args:
+        reply: the answer.
+        read: reads it.
+
+    Raises:
+        FailedError: it is not what was asked for, such as the page of a proxy.
+    """
+    try:
+        return read(reply)
+    except (msgspec.MsgspecError, pl.exceptions.PolarsError, BedplateError, *_UNREADABLE) as error:
+        hint = "is it a service of Bedplate, of a version that this client knows?"
+        failed = FailedError(f"{reply.status}: the answer can't be read: {error}", where="client", hint=hint)
+        failed.status = reply.status
+        raise failed from error
+
+
 def table_of(reply: Reply) -> pl.DataFrame:
     """The table of an answer in Arrow."""
     return pl.read_ipc_stream(io.BytesIO(reply.body))
@@ -121,7 +180,7 @@ def infer_call(model: str, tensors: Mapping[str, Array], version: str | None, ou
         raise RequestError(
             f"'{wrong[0]}' is {tensors[wrong[0]].dtype}, expected one of {', '.join(DATATYPES)}", where="client"
         )
-    contents = [np.ascontiguousarray(a, a.dtype.newbyteorder("<")).tobytes() for a in tensors.values()]
+    contents = [to_binary(array, array.dtype.name) for array in tensors.values()]
     inputs = [
         {
             "name": name,
@@ -133,7 +192,9 @@ def infer_call(model: str, tensors: Mapping[str, Array], version: str | None, ou
     ]
     wanted = [{"name": name} for name in outputs]
     header = msgspec.json.encode({"inputs": inputs, "outputs": wanted, "parameters": {"binary_data_output": True}})
-    path = f"/v2/models/{quote(model, safe='')}" + (f"/versions/{version}" if version else "") + "/infer"
+    path = (
+        f"/v2/models/{quote(model, safe='')}" + (f"/versions/{quote(version, safe='')}" if version else "") + "/infer"
+    )
     return Call("POST", path, b"".join((header, *contents)), {HEADER_LENGTH.decode(): str(len(header))})
 
 
@@ -142,9 +203,10 @@ def tensors_of(reply: Reply) -> dict[str, Array]:
     size = int(reply.headers.get(HEADER_LENGTH.decode().lower(), len(reply.body)))
     shown: dict[str, Any] = msgspec.json.decode(reply.body[:size])
     found: dict[str, Array] = {}
+    body = memoryview(reply.body)
     for output in shown["outputs"]:
         end = size + int(output["parameters"]["binary_data_size"])
-        array = np.frombuffer(reply.body[size:end], _DTYPES[output["datatype"]])
-        found[output["name"]] = array.reshape(output["shape"])
+        place = f"output '{output['name']}'"
+        found[output["name"]] = from_binary(body[size:end], _DTYPES[output["datatype"]], output["shape"], place)
         size = end
     return found

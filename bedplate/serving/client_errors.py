@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -44,7 +45,7 @@ class LateError(StoreError):
 
 @final
 class FailedError(StoreError):
-    """The service failed: another status 5xx.
+    """The service failed: another status 5xx, or an answer that is not what was asked for.
 
     Attributes:
         status: of the answer.
@@ -89,6 +90,7 @@ def failure(status: int, content: bytes, headers: Mapping[str, str]) -> Bedplate
 
 def _seconds(text: str | None) -> float | None:
     try:
-        return None if text is None else max(0.0, float(text))
+        seconds = math.nan if text is None else float(text)
     except ValueError:
         return None  # a date: nobody waits so long
+    return max(0.0, seconds) if math.isfinite(seconds) else None

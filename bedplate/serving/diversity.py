@@ -41,9 +41,18 @@ def similarity(column: Column) -> Similarity:
     """
     if not isinstance(column, Embedding):
         return same(codes_of(column))
-    vectors = column.values if column.present is None else column.values * column.present[:, None]
+    return cosine(_unit(column.values, column.present))
+
+
+def _unit(values: Float32s, present: Bools | None) -> Float32s:
+    """Vectors [n, d] made 1 long; 0 where there is none, or one that has no direction: 0, or not finite."""
+    vectors = values.astype(np.float64)  # the square of a large float32 is none
+    has_direction = np.isfinite(vectors).all(1) & vectors.any(1)
+    if present is not None:
+        has_direction &= present
+    vectors[~has_direction] = 0.0
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return cosine(np.where(lengths > 0, vectors / np.where(lengths > 0, lengths, 1), 0).astype(np.float32))
+    return (vectors / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
 
 
 def codes_of(column: Column) -> Int64s:

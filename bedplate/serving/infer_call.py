@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -11,6 +12,8 @@ from bedplate.features.encoding import TensorSpec
 from bedplate.serving.tensors import DATATYPES
 from bedplate.types import Array
 
+_MOST_EMPTY = 2**48
+"""What the sizes of an empty tensor that are not 0 may multiply to."""
 _UNSUPPORTED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset", "classification")
 
 
@@ -71,6 +74,9 @@ class InputCheck:
         if not fits:
             expected = ", ".join(f"{d} = {sizes[d]}" if d in sizes else str(d) for d in map(str, spec.shape))
             raise RequestError(f"got shape {shape}, expected [{expected}]", where=place)
+        # No content is too short for an empty tensor, and none is an array whose other sizes multiply beyond memory.
+        if 0 in shape and math.prod(size for size in shape if size) > _MOST_EMPTY:
+            raise RequestError(f"got shape {shape}, whose sizes are too large together", where=place)
         return spec, place
 
     def complete(self) -> dict[str, Array]:

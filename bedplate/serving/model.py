@@ -42,8 +42,24 @@ class Ran:
     took_ns: int
 
 
+@final
+@dataclass(slots=True)
+class Shared:
+    """What was shared, for the metrics: calls, the requests in them, and those whose call was their own."""
+
+    calls: int = 0
+    requests: int = 0
+    alone: int = 0
+
+
 class SharedCalls(Protocol):
-    """Calls of a model that several requests share (`batcher.Batcher`)."""
+    """Calls of a model that several requests share (`batcher.Batcher`).
+
+    Attributes:
+        shared: what was shared so far.
+    """
+
+    shared: Shared
 
     async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """As `Runtime.run`, of one request, together with others."""

@@ -22,10 +22,18 @@ _KINDS: dict[Type, dict[str, Any]] = {
 _PROBLEMS = {
     "400": "the request is wrong; `error` says what was expected, `where` the place",
     "401": "no token, or one that is not known",
+    "403": "the token's role may not ask this",
+    "405": "another method than POST",
+    "408": "the request did not come whole in time",
     "409": "the time asked for is before what the online store holds",
     "413": "too many keys, or too large a body",
-    "429": "too many requests wait",
-    "503": "still loading, or the online store does not hold a view",
+    "415": "the body is compressed in another way than gzip or deflate",
+    "417": "`Expect` with anything but `100-continue`",
+    "429": "too many requests wait; `Retry-After` says when to ask again",
+    "431": "the headers are larger than the limit",
+    "500": "an error inside",
+    "503": "still loading, too busy, or the online store does not hold a view; `Retry-After` may say when to ask again",
+    "504": "no answer before the deadline of the request",
 }
 
 
@@ -37,7 +45,7 @@ def openapi(features: FeatureLookup, *, has_tokens: bool) -> dict[str, Any]:
         has_tokens: whether requests need a bearer token.
     """
     security: list[dict[str, list[str]]] = [{"bearer": []}] if has_tokens else []
-    problems = {code: _problem(text) for code, text in _PROBLEMS.items() if has_tokens or code != "401"}
+    problems = {code: _problem(text) for code, text in _PROBLEMS.items() if has_tokens or code not in ("401", "403")}
     paths: dict[str, dict[str, Any]] = {
         "/v1/features": {"post": _features_operation(problems) | {"security": security}},
         "/openapi.json": {"get": _operation("openapi", "This description.", "application/json")},

@@ -169,6 +169,11 @@ class Repository:
             )
         return found
 
+    @property
+    def models(self) -> list[Model]:
+        """All versions that answer."""
+        return [served.model for versions in self._served.values() for served in versions.values()]
+
     def versions(self, name: str) -> list[str]:
         """The versions of a model that answer, oldest first."""
         return sorted(self._served.get(name, {}), key=_age)

@@ -131,9 +131,13 @@ def _largest(scores: Float32s, count: int) -> Int64s:
     """The positions of the largest scores, the largest first, of equal ones the first."""
     if count <= 0:
         return np.zeros(0, np.int64)
-    if count < len(scores):
-        best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
+    if count >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    best = np.argpartition(scores, len(scores) - count)[len(scores) - count :]
+    least = scores[best].min()
+    if np.isnan(least):
         best.sort()
-    else:
-        best = np.arange(len(scores))
+    else:  # of those that equal the last one, the partition takes any
+        above = np.flatnonzero(scores > least)
+        best = np.concatenate([above, np.flatnonzero(scores == least)[: count - len(above)]])
     return best[np.argsort(-scores[best], kind="stable")]

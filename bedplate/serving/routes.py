@@ -18,6 +18,7 @@ import msgspec
 
 from bedplate.errors import BedplateError, NotFoundError, suggest
 from bedplate.serving import api
+from bedplate.serving.call_metrics import call_lines
 from bedplate.serving.compression import compress, decompress
 from bedplate.serving.http import TEXT, Request, Response, error_response
 from bedplate.serving.metrics import Metrics
@@ -75,6 +76,7 @@ class App:
         self._repository.serve([artifact.model for artifact in pipeline.models.values()])
         if pipeline.store is not None:
             self._metrics.watch(pipeline.store, pipeline.resident)
+        self._metrics.add(lambda: call_lines(self._repository.models))
         self._ready = True
 
     @property

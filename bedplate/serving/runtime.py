@@ -17,11 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, final
 
-import numpy as np
-
 from bedplate.errors import ArtifactError, RequestError, missing_extra, suggest
 from bedplate.extensions import load, names
 from bedplate.features.encoding import TensorSpec
+from bedplate.serving.tensors import DATATYPES, array_dtype
 from bedplate.types import Array
 
 _MEMBERS = ("lightgbm", "onnx", "python", "torch", "xgboost")
@@ -121,9 +120,21 @@ def runtimes() -> list[str]:
     return sorted({*_MEMBERS, *names("runtimes")})
 
 
+def spec_of(name: str, dtype: str, shape: tuple[int | str, ...], place: str) -> TensorSpec:
+    """A tensor of a model, of a dtype that requests can bring and answers can take.
+
+    Raises:
+        ArtifactError: it is of another, such as complex numbers or 4 bits.
+    """
+    if dtype not in DATATYPES:
+        raise ArtifactError(f"'{name}' is {dtype}, expected a tensor of {', '.join(DATATYPES)}", where=place)
+    return TensorSpec(name, dtype, shape)
+
+
 def check_tensors(inputs: Mapping[str, TensorSpec], tensors: Mapping[str, Array], place: str) -> dict[str, int]:
     """The free sizes of tensors by name, for runtimes whose library does not check its inputs.
 
+    >>> import numpy as np
     >>> check_tensors({"x": TensorSpec("x", "float32", ("rows", 2))}, {"x": np.zeros((3, 2), np.float32)}, "")
     {'rows': 3}
 
@@ -134,7 +145,7 @@ def check_tensors(inputs: Mapping[str, TensorSpec], tensors: Mapping[str, Array]
     for name, spec in inputs.items():
         array = tensors.get(name)
         got = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
-        fits = array is not None and array.dtype == np.dtype(spec.dtype) and array.ndim == len(spec.shape)
+        fits = array is not None and array.dtype == array_dtype(spec.dtype) and array.ndim == len(spec.shape)
         if array is not None and fits:
             pairs = zip(array.shape, spec.shape, strict=True)
             fits = all(n == (sizes.setdefault(d, n) if isinstance(d, str) else d) for n, d in pairs)

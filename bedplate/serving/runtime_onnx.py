@@ -12,7 +12,7 @@ import numpy as np
 
 from bedplate.errors import ArtifactError, RequestError
 from bedplate.features.encoding import TensorSpec
-from bedplate.serving.runtime import Opening, Runtime
+from bedplate.serving.runtime import Opening, Runtime, spec_of
 from bedplate.serving.tensors import from_bfloat16, to_bfloat16
 from bedplate.types import Array
 
@@ -70,7 +70,7 @@ class OnnxRuntime(Runtime):
         """The outputs of these names; see `Runtime.run`."""
         try:
             return self._run_values(tensors, outputs) if self._has_bfloat16 else self._session.run(outputs, tensors)
-        except _ERRORS as error:
+        except (*_ERRORS, ValueError) as error:  # ValueError: an input is missing
             reason = str(error).rpartition("Status Message: ")[2].strip()
             raise RequestError(f"the graph can't run on these tensors: {reason}", where=self._place) from error
 
@@ -87,13 +87,13 @@ class OnnxRuntime(Runtime):
 
     def _spec(self, node: Any) -> TensorSpec:
         dtype = _DTYPES.get(node.type) or node.type.removeprefix("tensor(").removesuffix(")")
-        if not node.type.startswith("tensor(") or dtype in ("complex64", "complex128"):
+        if not node.type.startswith("tensor("):
             raise ArtifactError(
                 f"'{node.name}' is {node.type}, expected a tensor of numbers or strings", where=self._place
             )
         # A size without a name is free, and not tied to any other.
         shape = tuple(d if isinstance(d, int | str) else f"{node.name}.{i}" for i, d in enumerate(node.shape))
-        return TensorSpec(node.name, dtype, shape)
+        return spec_of(node.name, dtype, shape, self._place)
 
 
 def _array(value: Any) -> Array:

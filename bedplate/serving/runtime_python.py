@@ -18,7 +18,8 @@ import numpy as np
 
 from bedplate.errors import ArtifactError, DataError, RequestError
 from bedplate.features.encoding import TensorSpec
-from bedplate.serving.runtime import Opening, Runtime, check_tensors
+from bedplate.serving.runtime import Opening, Runtime, check_tensors, spec_of
+from bedplate.serving.tensors import array_dtype
 from bedplate.types import Array
 
 TensorFunction: TypeAlias = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -50,8 +51,8 @@ class FunctionRuntime(Runtime):
 
     def __init__(self, function: TensorFunction, options: FunctionOptions, place: str) -> None:
         self._function, self._place = function, place
-        self._inputs = {t.name: t for t in options.inputs}
-        self._outputs = {t.name: t for t in options.outputs}
+        self._inputs = {t.name: spec_of(t.name, t.dtype, t.shape, place) for t in options.inputs}
+        self._outputs = {t.name: spec_of(t.name, t.dtype, t.shape, place) for t in options.outputs}
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
@@ -89,7 +90,7 @@ class FunctionRuntime(Runtime):
         fits = array.ndim == len(expected) and all(
             isinstance(want, str) or got == want for got, want in zip(array.shape, expected, strict=True)
         )
-        if array.dtype != np.dtype(spec.dtype) or not fits:
+        if array.dtype != array_dtype(spec.dtype) or not fits:
             shape = ", ".join(map(str, expected))
             raise DataError(
                 f"the function gives '{name}' as {array.dtype} {list(array.shape)}, expected {spec.dtype} [{shape}]",
@@ -129,7 +130,7 @@ def find_function(reference: str, place: str) -> tuple[TensorFunction, Path]:
     hint = "write MODULE:FUNCTION, and name the module's file in project.definitions of bedplate.toml"
     try:
         module = sys.modules.get(name) or importlib.import_module(name)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ArtifactError(f"no module '{name}' for the function '{reference}'", where=place, hint=hint) from error
     function: Any = getattr(module, attribute, None)
     file = getattr(module, "__file__", None)

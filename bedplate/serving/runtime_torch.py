@@ -15,7 +15,7 @@ import torch
 
 from bedplate.errors import ArtifactError, RequestError
 from bedplate.features.encoding import TensorSpec
-from bedplate.serving.runtime import Opening, Runtime, check_tensors
+from bedplate.serving.runtime import Opening, Runtime, check_tensors, spec_of
 from bedplate.serving.torch_program import read_program
 from bedplate.types import Array
 
@@ -53,7 +53,7 @@ class TorchRuntime(Runtime):
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The outputs of these names; see `Runtime.run`."""
         check_tensors(self._inputs, tensors, self._place)
-        given = [torch.from_numpy(a if a.flags.writeable else a.copy()) for a in (tensors[n] for n in self._inputs)]  # pyright: ignore[reportUnknownMemberType]
+        given = [_tensor(tensors[name], spec.dtype) for name, spec in self._inputs.items()]
         try:
             with torch.no_grad():
                 found = self._run(*given)
@@ -61,14 +61,25 @@ class TorchRuntime(Runtime):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RequestError(f"the program can't run on these tensors: {reason}", where=self._place) from error
         results = cast("Sequence[Any]", found if isinstance(found, tuple | list) else (found,))
-        return [np.array(results[self._positions[name]].numpy()) for name in outputs]  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        return [_array(results[self._positions[name]]) for name in outputs]
 
     def _spec(self, name: str, value: Any) -> TensorSpec:
         if not isinstance(value, torch.Tensor):
             raise ArtifactError(f"'{name}' is no tensor", where=self._place)
         sizes: list[Any] = list(value.shape)  # a free one is a symbol
         shape: tuple[int | str, ...] = tuple(size if isinstance(size, int) else str(size) for size in sizes)
-        return TensorSpec(name, str(value.dtype).removeprefix("torch."), shape)
+        return spec_of(name, str(value.dtype).removeprefix("torch."), shape, self._place)
+
+
+def _tensor(array: Array, dtype: str) -> torch.Tensor:
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())  # pyright: ignore[reportUnknownMemberType]
+    return tensor.to(torch.bfloat16) if dtype == "bfloat16" else tensor
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    """NumPy has no bfloat16: it is float32 here."""
+    found = tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+    return np.array(found.numpy())  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
 
 
 def open_runtime(opening: Opening) -> Runtime:

@@ -29,7 +29,7 @@ _PROBLEMS = {
     "408": "The request did not come whole in time.",
     "409": "The time asked for is before what the online store holds.",
     "413": "The body, or the table in it, is larger than the limit.",
-    "415": "The body is compressed.",
+    "415": "The body is compressed in another way than gzip or deflate.",
     "417": "`Expect` with anything but `100-continue`.",
     "429": "Too many requests of this client; `Retry-After` says when to ask again.",
     "431": "The headers are larger than the limit.",

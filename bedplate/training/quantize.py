@@ -28,7 +28,7 @@ from bedplate.registry.manifest import MANIFEST_NAME
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
 from bedplate.training.packing import Session
-from bedplate.types import Array
+from bedplate.types import Array, Float64s
 
 # The library has no type stubs.
 _quantization: Any = importlib.import_module("onnxruntime.quantization")
@@ -161,11 +161,20 @@ def _differences(first: Session, second: Session, calls: Iterable[Mapping[str, A
         taken = {name: tensors[name] for name in first.inputs}
         before, after = first.run(taken), second.run(taken)
         for name, exact in before.items():
-            difference = np.abs(exact.astype(np.float64) - after[name].astype(np.float64))
+            difference = _apart(exact.astype(np.float64), after[name].astype(np.float64))
             largest = max(largest, float(difference.max(initial=0.0)))
             total += float(difference.sum())
             count += difference.size
     return largest, total / max(count, 1), count
+
+
+def _apart(exact: Float64s, found: Float64s) -> Float64s:
+    """The absolute difference of each value: 0 where both are the same, infinite where one of them is no number."""
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(exact - found)
+    difference[np.isnan(difference)] = np.inf
+    difference[(exact == found) | (np.isnan(exact) & np.isnan(found))] = 0.0
+    return difference
 
 
 def _milliseconds(session: Session, calls: Iterable[Mapping[str, Array]]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 import shop
 
 from bedplate.cli.main import run
-from bedplate.errors import ArtifactError
+from bedplate.errors import ArtifactError, ProofError
 from bedplate.features.artifact import RuntimeSpec, read_golden
 from bedplate.registry.registry import Registry
 from bedplate.serving.artifact import load_artifact, open_artifact
+from bedplate.training.quantize import quantize as register
 
 
 @pytest.fixture
@@ -93,3 +95,55 @@ def test_only_graphs_are_quantised(project: Path, capsys: pytest.CaptureFixture[
     code, _, err = quantize(project, capsys, "trees", "--most", "1")
     assert code == 6
     assert "it is run by xgboost" in err
+
+
+def test_the_numbers_of_a_refusal_are_those_that_are_measured(project: Path) -> None:
+    registry = Registry(project / "registry")
+    version = registry.get("ranker:1")
+    with pytest.raises(ProofError) as caught:
+        register(version, registry, 1e-6)
+    made, found = register(version, registry, 0.5)
+    said = re.search(r"by (\S+) \(on average by (\S+), over ([\d,]+)\), expected at most 1e-06", caught.value.message)
+    assert said is not None
+    assert said.groups() == (f"{found.largest:.3g}", f"{found.mean:.3g}", f"{found.rows:,}")
+    assert caught.value.where == "model 'ranker:1'"
+    assert "nothing was registered" in (caught.value.hint or "")
+    assert registry.versions("ranker") == [1, made.version]
+    assert (found.before_ms > 0, found.after_ms > 0) == (True, True)
+    with pytest.raises(ProofError):  # the bound itself is allowed, and the next smaller number is not
+        register(version, registry, float(np.nextafter(found.largest, 0)))
+    assert register(version, registry, found.largest)[1].largest == found.largest
+
+
+def test_rows_beside_the_golden_ones_count(project: Path) -> None:
+    registry = Registry(project / "registry")
+    version = registry.get("ranker:1")
+    _, usual = register(version, registry, 0.5)
+    [golden] = read_golden(version.path)
+    large = {**golden.inputs, "item_dense": golden.inputs["item_dense"] * 50}
+    with pytest.raises(ProofError, match=f"over {usual.rows + golden.outputs['score'].size:,}\\)"):
+        register(version, registry, usual.largest, [large])
+    _, more = register(version, registry, 1e6, [large, golden.inputs])
+    assert more.largest > usual.largest
+    assert more.rows == usual.rows + 2 * golden.outputs["score"].size
+
+
+def test_a_score_that_becomes_no_number_is_beyond_every_bound(project: Path) -> None:
+    registry = Registry(project / "registry")
+    version = registry.get("ranker:1")
+    [golden] = read_golden(version.path)
+    dense = golden.inputs["item_dense"].copy()
+    dense[0, 0] = np.inf  # the range of the call, by which all of its rows are made 8 bits wide
+    with pytest.raises(ProofError, match="changes an output by inf"):
+        register(version, registry, 1e30, [{**golden.inputs, "item_dense": dense}])
+    assert registry.versions("ranker") == [1]
+
+
+def test_a_graph_that_was_touched_is_not_quantised(project: Path) -> None:
+    registry = Registry(project / "registry")
+    graph = registry.get("ranker:1").path / "model.onnx"
+    graph.chmod(0o644)
+    graph.write_bytes(graph.read_bytes() + b"\0")
+    with pytest.raises(ArtifactError, match=r"model\.onnx"):
+        register(registry.get("ranker:1"), registry, 0.5)
+    assert registry.versions("ranker") == [1]

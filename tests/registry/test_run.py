@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from bedplate.errors import ConfigError, DataError, NotFoundError, StoreError
 from bedplate.registry.registry import Registry
+from bedplate.types import to_micros
 
 
 def test_a_run_is_plain_files(registry: Registry) -> None:
@@ -88,6 +90,13 @@ def test_what_is_no_number_is_refused_whole(registry: Registry) -> None:
     run.finish()
 
 
+def test_runs_of_one_second_are_listed_newest_first(tmp_path: Path) -> None:
+    microseconds = itertools.count(to_micros("2026-01-01"))
+    registry = Registry(tmp_path / "registry", clock=lambda: next(microseconds))
+    ids = [registry.start_run("train", {}).record.id for _ in range(6)]
+    assert [run.id for run in registry.runs()] == ids[::-1]
+
+
 def test_runs_are_listed_newest_first_and_found_by_their_beginning(registry: Registry) -> None:
     for name in ("train", "tune", "train"):
         registry.start_run(name, {}).finish()
@@ -109,6 +118,7 @@ _DIE = """
 import os, signal, sys
 from pathlib import Path
 from bedplate.registry.registry import Registry
+from bedplate.types import to_micros
 run = Registry(Path(sys.argv[1])).start_run("train", {"rate": 1})
 run.log_metrics(0, {"loss": 2.0})
 run.log_metrics(1, {"loss": 1.0})

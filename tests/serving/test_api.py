@@ -174,6 +174,11 @@ def test_the_description_says_every_field_and_has_examples_that_work(ask: Any, f
                     status = ask(path, example["value"], method=method.upper()).status
                     assert status == (404 if path == "/similar" else 200), path
             assert operation["responses"]["200"]["content"]
+    # What the door, the connection and the steps may answer: see `door`, `connection` and `routes`.
+    statuses = ["200", "400", "401", "403", "405", "408", "409", "413", "415", "417", "429", "431", "500", "503", "504"]
+    assert set(described["paths"]["/recommend"]["post"]["responses"]) == set(statuses)
+    assert set(described["paths"]["/similar"]["post"]["responses"]) == {*statuses, "404"}
+    assert "gzip" in described["components"]["responses"]["415"]["description"]
     schemas = described["components"]["schemas"]
     assert set(schemas["recommend"]["properties"]) >= {"customer", "count", "exclude", "candidates", "seed", "time"}
     assert set(schemas["Answer"]["properties"]) >= {"ids", "scores", "sources", "propensities", "degraded"}

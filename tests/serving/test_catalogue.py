@@ -42,3 +42,59 @@ def test_positions_are_of_known_keys_and_each_once() -> None:
 def test_a_damaged_catalogue_is_refused(keys: list[int], vectors: list[float], texts: object, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         Catalogue(np.array(keys), np.array(vectors, np.float32), texts)  # type: ignore[arg-type]
+
+
+def slow(scores: dict[int, float], count: int, without: set[int], always: set[int]) -> list[int]:
+    """Keys by their scores, those that come always first; of equal ones the first in the catalogue."""
+    order = {key: position for position, key in enumerate(scores)}
+    left = [key for key in scores if key not in without]
+    return sorted(left, key=lambda key: (key not in always, -scores[key], order[key]))[:count]
+
+
+keys_of_all = st.lists(st.integers(-4, 12), unique=True, max_size=9)
+
+
+@given(keys_of_all, st.data())
+def test_a_search_is_what_sorting_gives(keys: list[int], data: st.DataObject) -> None:
+    small = st.integers(-2, 2).map(float)  # sums of such products are exact, and often equal
+    vectors = data.draw(st.lists(st.tuples(small, small), min_size=len(keys), max_size=len(keys)))
+    query = data.draw(st.tuples(small, small))
+    some = st.lists(st.integers(-5, 13), max_size=6)
+    without, always, count = data.draw(some), data.draw(some), data.draw(st.integers(0, 11))
+    catalogue = Catalogue(np.array(keys, np.int64), np.array(vectors, np.float32).reshape(-1, 2))
+    found = catalogue.search(
+        np.array(query, np.float32), count, np.array(without, np.int64), np.array(always, np.int64)
+    )
+    scores = {key: v[0] * query[0] + v[1] * query[1] for key, v in zip(keys, vectors, strict=True)}
+    assert catalogue.keys[found].tolist() == slow(scores, count, set(without), set(always))
+    plain = catalogue.search(np.array(query, np.float32), count)
+    assert catalogue.keys[plain].tolist() == slow(scores, count, set(), set())
+
+
+@given(keys_of_all.filter(bool), st.data())
+def test_places_are_those_of_the_keys_asked_for(keys: list[int], data: st.DataObject) -> None:
+    catalogue = Catalogue(np.array(keys, np.int64), np.zeros((len(keys), 1), np.float32))
+    asked = data.draw(st.lists(st.integers(-6, 14), max_size=8))
+    expected = [keys.index(key) if key in keys else -1 for key in asked]
+    assert catalogue.places(np.array(asked, np.int64)).tolist() == expected
+    assert catalogue.positions(np.array(asked, np.int64)).tolist() == sorted({p for p in expected if p >= 0})
+
+
+def test_near_leaves_out_and_knows_no_direction_of_a_zero() -> None:
+    vectors = np.array([[2, 0], [0, 0], [1, 1], [-3, 0], [5, 0]], np.float32)
+    catalogue = Catalogue(np.arange(10, 15), vectors)
+    found, scores = catalogue.near(0, 9, np.array([10, 99]))
+    assert catalogue.keys[found].tolist() == [14, 12, 11, 13]
+    assert scores == pytest.approx([1.0, 0.5**0.5, 0.0, -1.0])
+    assert catalogue.near(1, 2, np.array([11]))[1].tolist() == [0.0, 0.0]
+    assert catalogue.near(0, 9, np.arange(10, 15))[0].tolist() == []
+    assert catalogue.vectors.tolist() == vectors.tolist()
+
+
+def test_an_empty_catalogue_finds_nothing() -> None:
+    empty = Catalogue(np.zeros(0, np.int64), np.zeros((0, 3), np.float32), [])
+    some = np.array([1, 2])
+    assert empty.search(np.ones(3, np.float32), 5, some, some).tolist() == []
+    assert empty.places(some).tolist() == [-1, -1]
+    assert empty.positions(some).tolist() == []
+    assert (len(empty), empty.has_texts, list(empty.wire)) == (0, True, [])

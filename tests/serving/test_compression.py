@@ -80,14 +80,15 @@ def test_a_bomb_is_413(encoding: str) -> None:
     [
         (b"", "gzip", 400),
         (b"nonsense", "gzip", 400),
-        (gzip.compress(b"abc")[:-4], "gzip", 400),
-        (gzip.compress(b"abc") + b"rest", "gzip", 400),
+        (gzip.compress(b"abc", mtime=0)[:-4], "gzip", 400),
+        (gzip.compress(b"abc", mtime=0) + b"rest", "gzip", 400),
         (zlib.compress(b"abc") + b"rest", "deflate", 400),
         (b"\xff\xff", "deflate", 400),
         (b"abc", "br", 415),
         (b"abc", "gzip, gzip", 415),
         (b"abc", "\xe9", 415),
     ],
+    ids=["nothing", "nonsense", "cut off", "more", "more deflate", "no deflate", "unknown", "twice", "not ascii"],
 )
 def test_what_is_damaged_or_unknown_is_refused(body: bytes, encoding: str, status: int) -> None:
     asked = request(body, None)

@@ -348,6 +348,8 @@ def test_the_openapi_file_is_whole(app: FeatureApp, graph: FeatureGraph) -> None
                 assert response["description"]
             for parameter in operation.get("parameters", []):
                 assert {"name", "in", "schema"} <= set(parameter)
+    statuses = {"200", "400", "405", "408", "409", "413", "415", "417", "429", "431", "500", "503", "504"}
+    assert set(found["paths"]["/v1/features"]["post"]["responses"]) == statuses
     schemas = found["components"]["schemas"]
     assert references(found) == {f"#/components/schemas/{name}" for name in schemas}
     values = schemas["FeaturesAnswer"]["properties"]["values"]["properties"]

@@ -12,17 +12,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import shop
 
 from bedplate.cli.main import run
+from bedplate.cli.serve import _load
 from bedplate.features.graph import FeatureGraph
+from bedplate.online import base
 from bedplate.online.base import open_store
 from bedplate.online.load import bulk_load
+from bedplate.online.memory import MemoryStore
+from bedplate.serving import load
 from bedplate.serving.client import Client
 from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
 from bedplate.testing.online_store import grouped
 
@@ -218,3 +224,35 @@ def test_it_answers_over_grpc_and_loads_versions_where_it_is_told_to(project: Pa
 def test_what_workers_can_not_share_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["serve", "--workers", "2", option]) == 2
     assert "needs --workers 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"), [('budgets={"hydrate": "70ms"},', 0.07), ('deadline="30ms",', 0.03), ("", 0.045)]
+)
+def test_what_options_and_the_definition_say_of_reads_and_shared_calls_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, expected: float
+) -> None:
+    (tmp_path / "bedplate.toml").write_text('[online]\nurl = "lmdb:online"\ndeadline = "45ms"\n')
+    (tmp_path / "features.py").write_text(FEATURES)
+    (tmp_path / "service.py").write_text(SERVICE.replace("top=5,", f"top=5, {option}"))
+    seen: dict[str, Any] = {}
+
+    def pipeline(definition: Any, graph: Any, reader: Any, registry: Any, *, loader: Any) -> None:
+        seen.update(name=definition.name, reader=reader, loader=loader)
+
+    monkeypatch.setattr(load, "load_pipeline", pipeline)
+    monkeypatch.setattr(base, "open_store", lambda *_: MemoryStore())
+    repository = Repository()
+    _load(tmp_path, None, repository, 3, 0.002)
+    assert seen["name"] == "shop"
+    assert seen["reader"].guard._seconds == pytest.approx(expected)
+    loader = seen["loader"]
+    assert (loader._threads, loader._delay) == (3, 0.002)
+    assert repository._source is not None
+    assert repository._source._loader is loader  # type: ignore[attr-defined]  # what is loaded is shared
+
+
+@pytest.mark.parametrize("delay", ["-1", "101", "x"])
+def test_a_delay_that_is_none_is_refused(delay: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["serve", "--batch-delay", delay]) == 2
+    assert "--batch-delay" in capsys.readouterr().err

@@ -159,3 +159,28 @@ def test_the_time_limit_of_the_score_step_counts_the_wait_for_others(
     [answer] = asyncio.run(ask())
     assert list(answer.scores) == [None] * 3
     assert answer.degraded["step.score"].why == "late"
+
+
+def test_metrics_say_how_calls_were_shared_of_every_model_where_they_are(pipeline: Any) -> None:
+    runtime, plain = Rows(), Model(Rows(), "plain", "1")
+    model = Model(runtime, 'ro"ws', "2")
+    batcher = model.batcher = batcher_of(runtime, most=4, delay=0.01)
+    repository = Repository()
+    repository.serve([plain, model])
+    app = App(repository)
+    app.open(pipeline)
+
+    async def together() -> None:
+        await asyncio.gather(*(batcher.run(request(i, 1, [2], 1, 1), ["score"]) for i in range(4)))
+
+    asyncio.run(together())
+    shown = app.handle(Request("GET", "/metrics", {}, b"")).body.decode()
+    labels = r'{model="ro\"ws",version="2"}'
+    assert f"bedplate_shared_calls_total{labels} 1\n" in shown
+    assert f"bedplate_shared_requests_total{labels} 4\n" in shown
+    assert f"bedplate_unshared_requests_total{labels} 0\n" in shown
+    assert 'model="plain"' not in shown
+
+
+def test_metrics_are_silent_about_what_is_not_shared(app: App) -> None:
+    assert "shared" not in app.handle(Request("GET", "/metrics", {}, b"")).body.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import struct
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -67,8 +68,13 @@ def test_an_older_version_is_named_by_number_or_time(tmp_path):
     assert numbers(old.scan()) == [1, 2, 3]
     written = deltalake.DeltaTable(tmp_path / "rows").history()
     assert [h["version"] for h in written] == [1, 0]
-    moment = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=written[0]["timestamp"])
-    assert numbers(table(tmp_path, at=moment).scan()) == [1]
+    milliseconds = written[1]["timestamp"], written[1]["timestamp"] + 3_600_000
+    for version, moment in enumerate(milliseconds):  # the log's file says when a version was written
+        log = tmp_path / "rows" / "_delta_log" / f"{version:020}.json"
+        os.utime(log, ns=(moment * 1_000_000, moment * 1_000_000))
+    second = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds[1])
+    assert numbers(table(tmp_path, at=second).scan()) == [1]
+    assert numbers(table(tmp_path, at=second - timedelta(milliseconds=1)).scan()) == [1, 2, 3]
     assert numbers(table(tmp_path, at="2199-01-01").scan()) == [1]
     assert Source("s", "delta:rows?version=0", time="time").table(tmp_path).snapshot() == old.snapshot()
 
