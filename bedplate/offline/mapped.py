@@ -24,7 +24,7 @@ _LOADING = Lock()
 """Held while the head of an array file is read: Python 3.11 at times fails where two threads parse at once."""
 
 _open: WeakValueDictionary[tuple[int, int], Array] = WeakValueDictionary()
-"""The arrays that are open, by device and inode: their files never change."""
+"""The arrays that are mapped, by device and inode: their files never change, and a mapped inode stays taken."""
 
 _system: Any = ctypes.CDLL(None, use_errno=True)
 _system.mmap.restype = ctypes.c_void_p
@@ -74,7 +74,8 @@ def open_array(path: Path) -> Array:
             array = _open.get(identity)
             if array is None:
                 array = _map(file)
-                _open[identity] = array
+                if array.size:  # nothing of an empty one is mapped: its inode may soon be that of another file
+                    _open[identity] = array
     except (OSError, ValueError) as error:
         raise StoreError(
             f"can't read a column file: {error}",
