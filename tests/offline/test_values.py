@@ -50,7 +50,7 @@ def long_key(rows, seed):
     )
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_long_keys_reach_every_level_of_blocks(tmp_path, seed):
     """A key with more values than a block of the largest size, whose windows begin and end anywhere."""
     windows = ["5m", "7h", "2d", "9d"]
