@@ -201,7 +201,7 @@ def claim(former: str, directory: Path, as_json: bool) -> None:
     it. Without PROJECT it is what no project is on record for: the versions of this project's views that were loaded
     before there were such records.
 
-    
+    \b
     Examples:
       bedplate online claim
       bedplate online claim shop_2025 --json

@@ -286,9 +286,7 @@ def _text(value: bytes) -> str:
     return value[1 if value[:1] == _UNMARKED else 1 + _MARK_BYTES :].decode()
 
 
-def open_store(
-    url: str, root: Path | None = None, patience: float | None = None, *, project: str = ""
-) -> OnlineStore:
+def open_store(url: str, root: Path | None = None, patience: float | None = None, *, project: str = "") -> OnlineStore:
     """Opens the store of a URL: `lmdb:PATH` (a folder, made if missing), `redis://HOST:PORT/DB` or `memory:`.
 
     Args:

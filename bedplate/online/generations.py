@@ -137,12 +137,13 @@ class Loading:
         self._texts.clear()
         self._claim, self._state = (self._claim[0], found), state
 
-    def switch(self, state: ViewState, form: Form) -> ViewState:
+    def switch(self, state: ViewState, form: Form, loaded: bytes) -> ViewState:
         """Makes the generation the one that is read, its stream beginning anew, then deletes the one before it.
 
         Args:
             state: of the view, as it is from now on, but for when it came to the store.
             form: of its rows.
+            loaded: what was taken in, see `loaded`.
 
         Returns:
             the state.
@@ -157,8 +158,9 @@ class Loading:
             if before:
                 known = self._before(before)
                 state = msgspec.structs.replace(state, made=known.made, project=self._store.project or known.project)
+            sums = keys.of_view(keys.LOADED, self._view.id), loaded
             switched = Changes(
-                [state.put(self._view), (keys.of_view(keys.FORMS, self._view.id), msgspec.json.encode(form))],
+                [state.put(self._view), (keys.of_view(keys.FORMS, self._view.id), msgspec.json.encode(form)), sums],
                 [keys.files_of(self._view)],
                 expects=[(names[0], before), self._claim],
                 drops=[names[1], keys.of_view(keys.GONE, self._view.id)],

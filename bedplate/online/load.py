@@ -19,6 +19,7 @@ from bedplate.online.codec import Layout
 from bedplate.online.expiry import expiries
 from bedplate.online.forms import form_of
 from bedplate.online.generations import Loading
+from bedplate.online.loaded import LoadSums
 from bedplate.online.rows import Events, new_rows
 from bedplate.online.state import REWIND, ViewState, states
 from bedplate.types import Bools, Int64s
@@ -67,7 +68,7 @@ def bulk_load(
         StoreError: the store can't be written, or another writer is at work on the view.
     """
     layout = Layout(view)
-    events, newest = 0, -1
+    events, newest, taken_in = 0, -1, LoadSums()
     with store.writing([view.id]):
         release(store, view.id)
         loading = Loading.begin(store, view, until, clock())
@@ -75,6 +76,7 @@ def bulk_load(
             for part in _parts(_before(block, until), batch):
                 packed = Events(part.keys, part.offsets, layout.pack(part))
                 with _uncollected():
+                    taken_in.add(packed)
                     rows = new_rows(layout, packed, until - rewind, loading.generation)
                     loading.add(rows, part, expiries(layout, rows, until, clock()))
                 events += len(part.times)
@@ -84,7 +86,7 @@ def bulk_load(
         state = ViewState(
             view.name, view.id, True, until, until, newest, events, generation=loading.generation, texts=loading.token
         )
-        state = loading.switch(state, form_of(layout))
+        state = loading.switch(state, form_of(layout), taken_in.packed())
         for old in states(store):
             thaw(store, old.id, view.id)
     return state
