@@ -235,6 +235,8 @@ def _by_past(case: Case, found: Sequence[Int64s]) -> Sequence[Int64s]:
         preferred = [a for a in found if not np.isin(a, case.loaded).any()]
     else:
         preferred = [a for a in found if case.is_past_by(a, 1)]
+        if case.past.keys == 1:  # so that it is the past of this key which has changed
+            preferred = preferred or [a for a in found if np.isin(a, case.loaded).any()]
     return preferred or found
 
 

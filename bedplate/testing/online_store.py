@@ -369,7 +369,7 @@ class OnlineStoreContract:
         """What one project loaded another one neither deletes nor replaces, also where both define a view alike."""
         simulation, view = _simulated()
         changed, events = simulated_view(simulation, (USER,), ttl=HOUR), simulation.events
-        with self.open(tmp_path) as store:
+        with self.open(tmp_path / "shared") as store:
             for store.project, of_project in (("shop", view), ("search", changed)):
                 bulk_load(store, of_project, [grouped(of_project, events)], _end(simulation))
             before = _read(store, view, simulation)
@@ -384,20 +384,15 @@ class OnlineStoreContract:
             assert [s.id for s in claim(store, [], "shop")] == [view.id]
             bulk_load(store, view, [grouped(view, events[:40])], _end(simulation))
             assert [s.project for s in states(store)] == ["search"]
-
-    def test_what_is_on_nobodys_record_can_be_changed(self, tmp_path: Path) -> None:
-        """A store from before there were such records is read and written by any project, until one loads a view."""
-        simulation, view = _simulated()
-        old, events = simulated_view(simulation, (USER,), ttl=HOUR), simulation.events
-        with self.open(tmp_path) as store:
-            for each in (old, view):
+        with self.open(tmp_path / "unrecorded") as store:  # from before it was on record who loaded a view
+            for each in (changed, view):
                 bulk_load(store, each, [grouped(each, events[:50])], _end(simulation))
             store.project = "shop"
             write_files(events, tmp_path / "files", [50])
             assert Ingest(store, [view], tmp_path / "files", late=True).run().events == len(events) - 50
-            assert {d.id: d.kept for d in compact(store, [view])} == {view.id: "", old.id: "of no known project"}
-            assert {s.id for s in claim(store, [view.name])} == {old.id, view.id}
-            assert {d.id: d.dropped for d in compact(store, [view])} == {view.id: False, old.id: True}
+            assert {d.id: d.kept for d in compact(store, [view])} == {view.id: "", changed.id: "of no known project"}
+            assert {s.id for s in claim(store, [view.name])} == {changed.id, view.id}
+            assert {d.id: d.dropped for d in compact(store, [view])} == {view.id: False, changed.id: True}
             assert [(s.id, s.project) for s in states(store)] == [(view.id, "shop")]
 
     def test_load_and_stream_give_the_same(self, tmp_path: Path) -> None:
