@@ -374,7 +374,8 @@ class OnlineStoreContract:
                 bulk_load(store, of_project, [grouped(of_project, events)], _end(simulation))
             before = _read(store, view, simulation)
             assert raises_store_error(lambda: bulk_load(store, view, [grouped(view, events[:20])], _end(simulation)))
-            assert raises_store_error(lambda: Ingest(store, [view], tmp_path / "none").run())
+            write_files(events, tmp_path / "files", [50])
+            assert raises_store_error(lambda: Ingest(store, [view], tmp_path / "files", late=True).run())
             done = {d.id: d.kept for d in compact(store, [changed], newer=True, removed=True)}
             assert done == {changed.id: "", view.id: "of project 'shop'"}
             assert mismatches(_read(store, view, simulation), before) == []
@@ -388,7 +389,6 @@ class OnlineStoreContract:
             for each in (changed, view):
                 bulk_load(store, each, [grouped(each, events[:50])], _end(simulation))
             store.project = "shop"
-            write_files(events, tmp_path / "files", [50])
             assert Ingest(store, [view], tmp_path / "files", late=True).run().events == len(events) - 50
             assert {d.id: d.kept for d in compact(store, [view])} == {view.id: "", changed.id: "of no known project"}
             assert {s.id for s in claim(store, [view.name])} == {changed.id, view.id}
