@@ -42,8 +42,8 @@ def verify(views: tuple[str, ...], count: int, at: str | None, seed: int, direct
     definition, a row that is missing, damaged, of an old version or of another project, a missing text. Where the
     evidence is the same for several causes it names them all.
 
-    It exits with 7 where a value differs, a definition has changed or a version was deleted, and with 8 where all that was compared is equal,
-    but a view could not be compared.
+    It exits with 7 where a value differs, a definition has changed or a version was deleted, and with 8 where all that
+    was compared is equal, but a view could not be compared.
 
     \b
     Examples:

@@ -353,8 +353,3 @@ def test_rows_of_another_project_are_not_adopted():
     loaded(store, OLD, FRAME)
     store.project = "search"
     assert adopt(store, [FITS])[FITS.id].project == read_state(store, FITS).project == "search"
-
-
-def read_state_of(store, view):
-    """A view's state, whoever's it is."""
-    return next(s for s in states(store) if s.id == view.id)
