@@ -160,7 +160,7 @@ class _Entries:
 
 @functools.cache
 def _turns(folder: Path) -> int:
-    """The file of which a process locks a byte for each form that it compiles; it stays open, for closing ends locks."""
+    """The file of which a process locks a byte for each form that it compiles. Never closed: that ends the locks."""
     folder.mkdir(parents=True, exist_ok=True)
     return os.open(folder / "turns", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
