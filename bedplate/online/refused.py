@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -49,8 +49,12 @@ def _plainly_wrong(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[in
         return {}
     events = source.events(rows.lazy()).collect()
     checks = dict[str, pl.Series]()
+    for name, column in source.order_columns().items():
+        if name != TIME:
+            checks[f"the column '{column}' is null"] = events[name].is_null()
     for view in views:
         passed = _passed(view, events)
+        checks |= {text: marked & passed for text, marked in _infinite(view, events)}
         for column in {e.key for e in view.view.entities}:
             text, marked = f"the key '{column}' is null", events[column].is_null() & passed
             checks[text] = marked | checks.get(text, marked)
@@ -61,6 +65,19 @@ def _plainly_wrong(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[in
     return doubtful_times(source, rows) | {
         number: text for text, marked in checks.items() for number in marked.arg_true().to_list()
     }
+
+
+def _infinite(view: CompiledView, events: pl.DataFrame) -> Iterator[tuple[str, pl.Series]]:
+    """[n] bool for each input of an aggregation that has infinite numbers: which are."""
+    for selection in view.selections:
+        given = [] if selection.given is None else [selection.given.cast(pl.Float64)]
+        for expression in [*selection.inputs, *given]:
+            try:
+                values = events.select(pl.col(TIME), expression.alias(_POSITION))[_POSITION]
+            except UNREADABLE:  # of another row, or of the infinite one itself: then `given` has it
+                continue
+            if values.dtype.is_float() and (marked := values.is_infinite().fill_null(value=False)).any():
+                yield f"{view.place}, source '{view.view.source.name}', {expression}: the value is infinite", marked
 
 
 def _passed(view: CompiledView, events: pl.DataFrame) -> pl.Series:
