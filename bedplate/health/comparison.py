@@ -15,6 +15,7 @@ from bedplate.health.parity import equal_rows
 from bedplate.offline.history import IndexedHistory
 from bedplate.online.base import OnlineStore, StoredTexts
 from bedplate.online.held import Condition, Held
+from bedplate.online.keys import letters_of
 from bedplate.online.plan import ReadPlan
 from bedplate.types import Bools, Int64s, Type
 
@@ -67,7 +68,7 @@ class Comparison:
     """
 
     def __init__(self, store: OnlineStore, history: IndexedHistory, view: CompiledView, keys: Int64s, at: int) -> None:
-        self.view, self.at, self._history = view, at, history
+        self.view, self.at, self._history, self._store, self._letters = view, at, history, store, 0
         self._plan, self._texts = ReadPlan(view, list(view.features)), StoredTexts(store)
         self.held = Held.read(store, view, keys)
         every: list[Condition] = [self.held.row(i).condition(self._plan.layout, at) for i in range(len(keys))]
@@ -102,6 +103,7 @@ class Comparison:
     def differences(self, most: int) -> list[Difference]:
         """What differs of the first so many keys, with the cause of each."""
         rows = self.wrong_rows[:most]
+        self._letters = len(self._store.scan(letters_of(self.view)))
         events = self._history.reader(self.view).events(self.keys[rows])
         packed, found = self._plan.layout.pack(events), list[Difference]()
         for row, begin, end in zip(rows, events.offsets[:-1].tolist(), events.offsets[1:].tolist(), strict=True):
@@ -116,7 +118,8 @@ class Comparison:
         found: dict[str, Finding] = {}
         if wrong:
             stored = self.held.row(int(self._asked[row]))
-            case = Case(self._plan, self.held.state, self.at, stored, condition, events, got, expected, self._texts)
+            state, texts = self.held.state, self._texts
+            case = Case(self._plan, state, self.at, stored, condition, events, got, expected, texts, self._letters)
             found = dict.fromkeys(wrong, explain(case))
         for name in (n for n in self._plan.names if self._lost[n][row]):
             found.setdefault(name, Finding.of(Cause.MISSING_TEXT, "the store has no text behind an id of the value"))
