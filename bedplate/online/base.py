@@ -81,15 +81,12 @@ class Changes:
         expects: keys and the values that they must have still, empty for a key that is not there; otherwise the step is
             not taken. All that a writer read before it made the step changes only together with one of these. A step
             expects texts only where it changes nothing else.
-        expires: keys and the time from which on a store may forget them, microseconds since the epoch; one that is put
-            again without it is kept.
         drops: keys that are deleted, each whether it is there or not.
     """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     deletes: list[bytes] = field(default_factory=list[bytes])
     expects: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
-    expires: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
     drops: list[bytes] = field(default_factory=list[bytes])
 
 

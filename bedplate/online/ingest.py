@@ -30,7 +30,6 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.completed import CompletedNames
-from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
 from bedplate.online.origins import check_origin
@@ -39,6 +38,7 @@ from bedplate.online.refused import AHEAD, check_each_time, refused_rows, rows_o
 from bedplate.online.rows import MOST_TEXTS, Events, group, merged_rows, texts_of
 from bedplate.online.state import REWIND, ViewState, decode_to_write
 from bedplate.online.streams import MicroBatch, Origin, Position, Stream
+from bedplate.online.sweep import Sweep
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.base import AVAILABLE, TIME
 from bedplate.sources.events import RowName, row_text
@@ -157,6 +157,7 @@ class Ingest:
         self._batch = store.step_events if batch is None else batch
         self._rewind, self._clock, self._ahead, self._late = rewind, clock, ahead, late
         self._layouts = {v.id: Layout(v) for v in views}
+        self._sweeps = {v.id: Sweep(store, v, rewind) for v in views}
         self._reached: dict[str, _Reached] = {}
         self._texts: set[int] = set()
         self._partitions: Sequence[str] = ()
@@ -226,6 +227,8 @@ class Ingest:
             taken = True
             if progress is not None:
                 progress(self.measures)
+        for view in self._views:
+            self._sweeps[view.id].turn(self._reached[view.id].state)
         if monotonic() >= self._lag_due:
             self.measure_lag()
         return Turn(taken, busy or self._is_overtaken, self._is_over and not taken)
@@ -440,9 +443,7 @@ class Ingest:
         )
         changes = Changes(expects=[(keys.state_of(view), reached.raw)])
         layout = self._layouts[view.id]
-        puts = merged_rows(self._store, layout, prepared.events, watermark - self._rewind, before)
-        changes.puts.extend(puts)
-        changes.expires.extend(expiries(layout, puts, watermark, self._clock()))
+        changes.puts.extend(merged_rows(self._store, layout, prepared.events, watermark - self._rewind, before))
         changes.puts.append(state.put(view))
         changes.puts.extend((reached.completed.key(batch.partition, name), b"1") for name in batch.completes)
         changes.puts.extend((keys.letter_of(view, name), b"1") for name in sorted(prepared.withheld))
