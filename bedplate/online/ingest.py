@@ -314,7 +314,7 @@ class Ingest:
             return False
         batch, prepared = self._prepared(views, batch)
         newest = max(self._newest(p.rows) for p in prepared)
-        ahead = max(np.count_nonzero(p.rows.visible > self._latest) for p in prepared)
+        ahead = max(int(np.count_nonzero(p.rows.visible > self._latest)) for p in prepared)
         passed_over = self._passed_over(prepared, batch)
         taking = _Taking(batch.end, len(batch.rows) - passed_over, passed_over, newest, ahead, bool(batch.completes))
         try:

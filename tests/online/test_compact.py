@@ -140,6 +140,7 @@ def test_a_read_before_what_was_taken_out_is_refused():
 def test_a_step_of_the_view_comes_between(monkeypatch):
     view = visits(WINDOWED)
     store = loaded(view)
+    before = store.read_many([keys.state_of(view)]).data
     commit, refused = MemoryStore.commit, list[Changes]()
 
     def late(self: MemoryStore, changes: Changes) -> None:
@@ -151,7 +152,7 @@ def test_a_step_of_the_view_comes_between(monkeypatch):
     monkeypatch.setattr(MemoryStore, "commit", late)
     (done,) = compact(store, [view])
     assert (done.deleted, len(refused)) == (1, 1)
-    assert refused[0].expects == [(keys.state_of(view), store.read_many([keys.state_of(view)]).data)]
+    assert refused[0].expects == [(keys.state_of(view), before)]
 
 
 def test_old_versions_go_once_the_new_one_is_there():
