@@ -244,13 +244,18 @@ class StoredTexts(ManyTexts):
 
     def load(self, ids: Sequence[int]) -> None:
         """Reads many texts at once, so that asking for them is a look-up in memory."""
+        self.loads_all(ids)
+
+    def loads_all(self, ids: Sequence[int]) -> bool:
+        """As `load`; whether the store has all of them."""
         missing = [i for i in dict.fromkeys(ids) if self._get(i) is None]
         if not missing:
-            return
-        values = self._store.read_many(keys.text_keys(np.array(missing, np.int64)))
+            return True
+        values = list(self._store.read_many(keys.text_keys(np.array(missing, np.int64))))
         if len(self._known) >= self._most:
             self._older, self._known = self._known, {}
         self._known.update((i, _text(v)) for i, v in zip(missing, values, strict=True) if v)
+        return all(values)
 
     def _get(self, key: int) -> str | None:
         found = self._known.get(key)
