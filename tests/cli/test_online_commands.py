@@ -139,7 +139,7 @@ def test_a_view_that_can_not_adopt_is_loaded_up_to_where_its_stream_began(folder
     call("apply")
     done = json.loads(call("materialize", "--adopt", "--json")[1])["views"][0]
     assert (done["adopted"], done["kept"], done["until"]) == (False, False, until)
-    assert call("ingest", "stream")[0] == 0  # whose first file has events from then on
+    assert call("ingest", str(folder / "stream"))[0] == 0  # whose first file has events from then on
 
 
 def test_an_old_version_that_was_frozen_goes_on_once_it_is_materialized(folder: Path, call: Any) -> None:
