@@ -243,11 +243,8 @@ class Project:
                 told = functools.partial("{}: {:,} of {:,} events".format, view.name)
                 state = bulk_load(store, view, blocks, micros, progress=lambda n, c=count, t=told: progress(t(n, c)))
             later = 0 if kept else count - state.events
-            done.append(
-                Materialized(
-                    view.name, state.until, state.events, later, time.perf_counter() - began, kept, kept and adopted
-                )
-            )
+            seconds = time.perf_counter() - began
+            done.append(Materialized(view.name, state.until, state.events, later, seconds, kept, kept and adopted))
         return done
 
     def _until(self, view: CompiledView, asked: int | None, known: Mapping[str, ViewState]) -> int:

@@ -313,8 +313,9 @@ class Ingest:
             self._is_over = True
             return False
         batch, prepared = self._prepared(views, batch)
-        newest = max(self._newest(p.rows) for p in prepared)
-        ahead = max(int(np.count_nonzero(p.rows.visible > self._latest)) for p in prepared)
+        now = self._clock()
+        newest = max(_newest(p.rows, now, self._ahead) for p in prepared)
+        ahead = max(int(np.count_nonzero(p.rows.visible > now + self._ahead)) for p in prepared)
         passed_over = self._passed_over(prepared, batch)
         taking = _Taking(batch.end, len(batch.rows) - passed_over, passed_over, newest, ahead, bool(batch.completes))
         try:
@@ -333,15 +334,6 @@ class Ingest:
         self.measures.took(partition, taken.end, taken.events, taken.newest, taken.passed_over)
         self.measures.ahead += taken.ahead
 
-    @property
-    def _latest(self) -> int:
-        """The last time that is not too far ahead of the clock."""
-        return self._clock() + self._ahead
-
-    def _newest(self, rows: Rows) -> int:
-        """When the newest of some events could be known, at most now; none is asked that is too far ahead; -1: none."""
-        return min(int(rows.visible.max(initial=-1, where=rows.visible <= self._latest)), self._clock())
-
     def _passed_over(self, prepared: Sequence[_Prepared], batch: MicroBatch) -> int:
         """How many events of a micro-batch are of a time that the loads of all views had."""
         if not any(p.passed_over for p in prepared):
@@ -358,12 +350,12 @@ class Ingest:
             with naming(batch.where):
                 prepared = [self._prepare(view, batch) for view in views]
                 if batch.refuse is not None:
-                    check_each_time(views[0].view.source, batch.rows, self._latest)
+                    check_each_time(views[0].view.source, batch.rows, self._clock() + self._ahead)
                     withheld = batch.refuse({})
         except DataError:
             if batch.refuse is None:
                 raise
-            wrong = refused_rows(views, batch.rows, self._latest)
+            wrong = refused_rows(views, batch.rows, self._clock() + self._ahead)
             withheld, batch = batch.refuse(wrong), batch.without(wrong)
             with naming(batch.where):
                 prepared = [self._prepare(view, batch) for view in views]
@@ -431,7 +423,7 @@ class Ingest:
     def _changes(self, prepared: _Prepared, batch: MicroBatch, reached: _Reached) -> tuple[ViewState, Changes]:
         """The step from a view's state to the one after a micro-batch."""
         view, rows, before, origin = prepared.view, prepared.rows, reached.state, self._stream.origin
-        watermark = max(before.watermark, self._newest(rows))
+        watermark = max(before.watermark, _newest(rows, self._clock(), self._ahead))
         state = msgspec.structs.replace(
             before,
             watermark=watermark,
@@ -457,8 +449,13 @@ class Ingest:
             return before.seen
         # A partition that nobody has looked at holds the view back.
         seen = dict.fromkeys(self._stream.all_partitions(), before.fresh_until) | before.seen
-        newest = max(self._newest(prepared.rows), before.seen.get(batch.partition, before.until))
+        newest = max(_newest(prepared.rows, self._clock(), self._ahead), before.seen.get(batch.partition, before.until))
         return seen | {batch.partition: newest}
+
+
+def _newest(rows: Rows, now: int, ahead: int) -> int:
+    """When the newest of some events could be known, at most now; none is asked that is too far ahead; -1: none."""
+    return min(int(rows.visible.max(initial=-1, where=rows.visible <= now + ahead)), now)
 
 
 def _with_origin(state: ViewState, partition: str, now: Origin) -> dict[str, Origin]:
