@@ -103,6 +103,7 @@ class Case:
         got: the store's values, one row; none where its row can't be read.
         expected: history's values, one row.
         texts: the texts behind string ids.
+        letters: how many events were withheld from the view and wait as dead letters.
         key: [entities] int64.
         past: how history of before the load has changed since; None: not known.
         forms: the first words of rows of all versions of views in the store.
@@ -118,6 +119,7 @@ class Case:
     got: Mapping[str, Column]
     expected: Mapping[str, Column]
     texts: TextLookup
+    letters: int
     key: Int64s
     past: Past | None
     forms: Collection[int]
@@ -267,10 +269,11 @@ def _of_omitted(case: Case, affected: Int64s) -> Finding:
         )
     if (known >= state.watermark).all():
         return Finding.of(Cause.BEHIND, f"{shown}: the stream was taken in up to {format_time(state.watermark)}")
+    aside = f"; as dead letters (bedplate ingest replay) wait {_events(case.letters)}"
     return Finding.of(
         Cause.LEFT_OUT,
         f"{shown}: the stream was taken in up to {format_time(state.watermark)}, and did not hold them yet, or history "
-        "alone got them",
+        "alone got them" + (aside if case.letters else ""),
     )
 
 

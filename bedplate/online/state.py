@@ -55,6 +55,8 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             look at it that found no more.
         origins: of which stream the position of each partition is, where that is known; see `origins`.
         project: the name of the project that loaded it; empty: not known, or the store is the project's own.
+        swept: rows of which nothing counts any more at this time may be gone: an earlier read may lack what they held;
+            microseconds, see `sweep`.
         texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
@@ -74,6 +76,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seen: dict[str, int] = {}
     origins: dict[str, Origin] = {}
     project: str = ""
+    swept: int = 0
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
@@ -119,13 +122,11 @@ class Gone(msgspec.Struct, frozen=True):
         name: the view's.
         project: whose it was, as of `ViewState`.
         after: the id of the version that was defined.
-        made: when, by the clock; microseconds.
     """
 
     name: str
     project: str
     after: str
-    made: int
 
 
 def decode(value: bytes, kind: type[_Kind], what: str) -> _Kind:
