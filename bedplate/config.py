@@ -82,6 +82,16 @@ class Config:
     registry_mirror: str
     engine_url: str
 
+    @property
+    def online_project(self) -> str:
+        """By which name the online store knows the project; empty where it is in the project's own folder.
+
+        What is in that folder is the project's whatever it is called, also after the folder was moved or copied.
+        """
+        scheme, _, rest = self.online_url.partition(":")
+        is_own = scheme == "memory" or (scheme == "lmdb" and Path(rest).resolve().is_relative_to(self.root.resolve()))
+        return "" if is_own else self.name
+
 
 def without_password(url: str) -> str:
     """A URL as it may be shown: all that may be a password is hidden, wherever it stands and whatever is in it.

@@ -217,18 +217,18 @@ class Project:
         Raises:
             ConfigError: `until` is no time, or later than now.
             NotFoundError: a view is not there.
-            StoreError: the offline store lacks a view (run `apply` first), the store can't be written, or `until` is
-                not where the stream of a view began.
+            StoreError: the offline store lacks a view (run `apply` first), the store can't be written or holds a view
+                for another project, or `until` is not where the stream of a view began.
         """
         from bedplate.online import adoption
         from bedplate.online.load import bulk_load
-        from bedplate.online.state import states
+        from bedplate.online.state import own_states
 
         chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
         with self.located():
             readers = [self.history.reader(view) for view in chosen]
         asked = None if until is None else _until_now(until)
-        known = {s.id: s for s in states(store) if s.complete}
+        known = {s.id: s for s in own_states(store, chosen) if s.complete}
         known |= adoption.adopt(store, chosen, asked) if adopt and not replace else {}
         adoption.resume(store, [] if replace else [view.id for view in chosen])
         begun = adoption.begun(store, chosen) if adopt and asked is None and not replace else {}

@@ -41,7 +41,8 @@ def list_(directory: Path, as_json: bool) -> None:
 
     Of a view that was changed, the store may hold several versions. Events before UNTIL are from history, and reads are
     exact from the time in EXACT FROM on; FRESH says how long ago the
-    stream was last known to be taken in: a worker says now and then that nothing more was there. ROWS counts those of
+    stream was last known to be taken in: a worker says now and then that nothing more was there. STATE names the
+    project of a version that another project loaded into a store that it shares with this one. ROWS counts those of
     an old version too that a view goes on with ('bedplate materialize --adopt'); the old version is frozen.
 
     \b
@@ -54,21 +55,21 @@ def list_(directory: Path, as_json: bool) -> None:
 
     project = Project(directory)
     with open_online(project.config) as store:
-        found = listing(store, {view.id for view in project.views.values()})
+        found, own = listing(store, {view.id for view in project.views.values()}), store.project
     if as_json:
         echo_json(found)
         return
     if not found.views:
         click.echo("the online store is empty; run: bedplate materialize")
         return
-    click.echo(_table(found))
+    click.echo(_table(found, own))
     rows = sum(v.rows - v.adopted_rows + v.left_rows for v in found.views)
     taken = sum(v.bytes + v.left_bytes for v in found.views)
     texts = f"{found.texts:,} texts, {size(found.text_bytes)}"
     click.echo(f"{len(found.views):,} versions of views, {rows:,} rows, {size(taken)}; {texts}")
 
 
-def _table(found: StoreFacts) -> str:
+def _table(found: StoreFacts, project: str) -> str:
     from bedplate.clock import system_clock
 
     now = system_clock()
@@ -76,7 +77,7 @@ def _table(found: StoreFacts) -> str:
         [
             v.state.name,
             v.state.id[:12],
-            _status(v),
+            _status(v, project),
             "-" if v.generation < 0 else str(v.generation),
             f"{v.rows:,}",
             size(v.bytes),
@@ -91,7 +92,9 @@ def _table(found: StoreFacts) -> str:
     return table(headers, rows, [3, 4, 5, 6])
 
 
-def _status(view: ViewFacts) -> str:
+def _status(view: ViewFacts, project: str) -> str:
+    if view.state.is_of_another(project):
+        return f"of {view.state.project}"
     if view.loading is not None:
         return "loading again" if view.generation >= 0 else "loading"
     if view.generation < 0:
@@ -113,7 +116,9 @@ def compact(removed: bool, newer: bool, dry_run: bool, directory: Path, as_json:
     Rows are folded anew at the watermark: tiles, values and events that are too old for every window go, and rows of
     which nothing counts any more. An old version of a view goes once the store holds the one that is defined. A version
     that came to the store after that one stays: another branch may have loaded it. --newer deletes it, and --removed
-    views of other names: give them only where nobody else shares the store. Texts that nothing names go at the end.
+    views of other names. What another project loaded stays in any case; so does an old version of which it is not known
+    who loaded it, in a store outside the project's folder: see 'bedplate online claim'. Texts that nothing names go at
+    the end.
 
     \b
     Examples:
@@ -155,7 +160,7 @@ def _changes(views: list[Compacted]) -> str:
 
 
 def _what(done: Compacted) -> str:
-    return "all" if done.dropped else "kept: newer than the project's" if done.newer else ""
+    return "all" if done.dropped else f"kept: {done.kept}" if done.kept else ""
 
 
 @online.command()
@@ -163,7 +168,7 @@ def _what(done: Compacted) -> str:
 @json_option
 @click.argument("view", metavar="VIEW")
 def drop(view: str, directory: Path, as_json: bool) -> None:
-    """Delete all versions of VIEW from the store.
+    """Delete all versions of VIEW from the store, but those that another project loaded.
 
     It can't be read after that until 'bedplate materialize' loads it again; a stream then begins anew.
 
@@ -182,6 +187,38 @@ def drop(view: str, directory: Path, as_json: bool) -> None:
         return
     rows, freed = sum(v.rows for v in gone), size(sum(v.bytes for v in gone))
     click.echo(f"deleted {len(gone):,} versions of '{view}': {rows:,} rows, {freed}")
+
+
+@online.command()
+@project_option
+@json_option
+@click.argument("former", metavar="[PROJECT]", default="")
+def claim(former: str, directory: Path, as_json: bool) -> None:
+    """Put views in the store on record as this project's: those that PROJECT loaded, its former name.
+
+    A store outside the project's folder has on record by which project each view was loaded, under the name in
+    bedplate.toml (by default the folder's). Another one can read it, and can't load it, take in its stream or delete
+    it. Without PROJECT it is what no project is on record for: the versions of this project's views that were loaded
+    before there were such records.
+
+    \b
+    Examples:
+      bedplate online claim
+      bedplate online claim shop_2025 --json
+    """
+    from bedplate.online.owners import claim as claimed
+    from bedplate.project import Project
+
+    project = Project(directory)
+    with open_online(project.config) as store:
+        found = claimed(store, list(project.views), former)
+        owner = store.project
+    if as_json:
+        echo_json({"project": owner, "views": [{"view": s.name, "id": s.id} for s in found]})
+    elif not owner:
+        click.echo("the store is in the project's own folder: all of it is the project's")
+    else:
+        click.echo(f"{len(found):,} versions of views are on record as those of '{owner}' now")
 
 
 online.add_command(refresh)

@@ -61,4 +61,4 @@ def open_online(config: Config, patience: float | None = None) -> OnlineStore:
             where="bedplate.toml: online.url",
             hint='name one that stays, such as "lmdb:.bedplate/online"',
         )
-    return open_store(config.online_url, config.root, patience)
+    return open_store(config.online_url, config.root, patience, project=config.online_project)

@@ -123,7 +123,7 @@ def _load(directory: Path, service: str | None, repository: Repository, threads:
 
     project = Project(directory)
     definition = project.find(Service, service)
-    store = open_store(project.config.online_url, project.root)
+    store = open_store(project.config.online_url, project.root, project=project.config.online_project)
     registry = Registry(project.config.registry_path)
     loader = Loader(registry, threads, delay=delay, say=lambda text: click.echo(text, err=True))
     repository.attach(RegistryModels(loader))

@@ -37,12 +37,13 @@ def verify(views: tuple[str, ...], count: int, at: str | None, seed: int, direct
 
     Both are asked at one time: the view's watermark, from which on the store is exact, or just after the last event of
     history, if that is earlier. A key of which the store holds later events is left out and counted. For each value
-    that differs the command says the likely cause and what shows it: a late event, an event that the stream left out
-    or took in twice, a delay, a worker that is behind, a changed definition, a row that is missing, damaged or of an
-    old version, a missing text.
+    that differs the command says the likely cause and what shows it: a late event, an event that was corrected in
+    history or deleted from it, that the stream left out or took in twice, a delay, a worker that is behind, a changed
+    definition, a row that is missing, damaged, of an old version or of another project, a missing text. Where the
+    evidence is the same for several causes it names them all.
 
-    It exits with 7 where a value differs or a definition has changed, and with 8 where all that was compared is equal,
-    but a view could not be compared.
+    It exits with 7 where a value differs, a definition has changed or a version was deleted, and with 8 where all that
+    was compared is equal, but a view could not be compared.
 
     \b
     Examples:

@@ -3,12 +3,14 @@
 For a key whose features differ, its events of history are put into rows as a store would hold them, in variants:
 without the newest ones, without one, with one twice, with those that could not be known yet. A variant that answers all
 features as the store does says what happened. Where none does, the stored row is looked at: the events that it shows
-one by one, and its form.
+one by one, and its form. That events of before the load were corrected, deleted or added in history since is told by
+the sums that the load left in the store (`past`), not by a guess. Where the evidence is the same for several causes,
+all of them are named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import final
@@ -18,9 +20,11 @@ import numpy as np
 from bedplate.aggregations.arithmetic import Count
 from bedplate.batch import Column, Dense, TextLookup
 from bedplate.health.parity import equal_rows
+from bedplate.health.past import Past
 from bedplate.online.codec import Layout
 from bedplate.online.held import Condition, HeldRow, answers, rows_of_events
 from bedplate.online.plan import ReadPlan
+from bedplate.online.rows import Events
 from bedplate.online.state import ViewState
 from bedplate.types import Bools, Int64s, format_time
 
@@ -30,21 +34,29 @@ _WORDS = 4_000_000
 _MOST = 200
 """So many of a key's events, the newest, are tried one by one."""
 
+_VERSION = (1 << 56) - 1
+"""The part of a row's first word that says of which version of a view it is; the rest says which form rows have."""
+
 _ROUNDS = 4
 """So many events that each explain a part are looked for."""
 
 
 class Cause(Enum):
-    """Why a value differs."""
+    """Why a value differs. Each is another thing that happened; docs/verification.md says of each what shows it."""
 
+    OTHERS = "another project's rows"
     LATE = "late event"
     DELAY = "delay"
     CHANGED = "definition changed"
+    REPLACED = "version deleted"
     BEHIND = "worker behind"
     OLD_VERSION = "row of an old version"
     LEFT_OUT = "event left out"
     TWICE = "event taken in twice"
     EXTRA = "event not in history"
+    CORRECTED = "event corrected in history"
+    DELETED = "event deleted from history"
+    DIFFERENT = "event differs from the stream's"
     MISSING_ROW = "row missing"
     MISSING_TEXT = "text missing"
     DAMAGED = "row damaged"
@@ -70,6 +82,11 @@ class Finding:
         """The finding of one cause."""
         return Finding(cause.value, evidence)
 
+    @staticmethod
+    def of_any(causes: Sequence[Cause], evidence: str) -> Finding:
+        """The finding of several causes that the evidence does not tell apart."""
+        return Finding(" or ".join(c.value for c in causes), evidence)
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -87,6 +104,10 @@ class Case:
         expected: history's values, one row.
         texts: the texts behind string ids.
         letters: how many events were withheld from the view and wait as dead letters.
+        key: [entities] int64.
+        past: how history of before the load has changed since; None: not known.
+        forms: the first words of rows of all versions of views in the store.
+        project: which other project loaded the view; empty: none.
     """
 
     plan: ReadPlan
@@ -99,6 +120,10 @@ class Case:
     expected: Mapping[str, Column]
     texts: TextLookup
     letters: int
+    key: Int64s
+    past: Past | None
+    forms: Collection[int]
+    project: str = ""
 
     @property
     def layout(self) -> Layout:
@@ -115,6 +140,19 @@ class Case:
         """The positions of the events that count at the time asked for."""
         return np.flatnonzero(self.known + self.layout.delay < self.at)
 
+    @property
+    def loaded(self) -> Int64s:
+        """The positions of the events that a load would take in now."""
+        return np.flatnonzero(self.known < self.state.until)
+
+    def is_past_by(self, positions: Int64s, sign: int) -> bool:
+        """Whether history of before the load differs from what was loaded by just these events: see `Past.is_by`."""
+        if self.past is None:
+            return False
+        chosen = np.intersect1d(positions, self.loaded)
+        events = Events(self.key.reshape(1, -1), np.array([0, len(chosen)], np.int64), self.events[chosen])
+        return self.past.is_by(events, sign)
+
     def same(self, events: Int64s, parts: Sequence[Int64s], values: Mapping[str, Column]) -> Bools:
         """[m, features]: what rows with some events (see `answers`) answer as these values of one row are."""
         found, one = answers(self.plan, events, parts, self.at, self.texts), np.zeros(len(parts), np.int64)
@@ -123,13 +161,12 @@ class Case:
 
 def explain(case: Case) -> Finding:
     """Why the store answers something else for a key than history does."""
-    if case.condition is Condition.OLD:
-        word = int(case.row.words[0])
+    if case.project:
         return Finding.of(
-            Cause.OLD_VERSION,
-            f"the row begins with {word}, those of this version of the view and of the row's form with "
-            f"{case.layout.fingerprint}",
+            Cause.OTHERS, f"the project '{case.project}' loaded the view, from data of its own: run it there"
         )
+    if case.condition is Condition.OLD:
+        return _old(case)
     if case.condition is Condition.BROKEN:
         return Finding.of(Cause.DAMAGED, f"the row has {len(case.row.words)} words, its counts say another number")
     if case.condition is Condition.ABSENT:
@@ -143,18 +180,37 @@ def explain(case: Case) -> Finding:
     return found or _shown(case) or _changed_words(case)
 
 
+def _old(case: Case) -> Finding:
+    """The row begins with another word than those of its version do: which other ones there are."""
+    word, own = int(case.row.words[0]), case.layout.fingerprint
+    shown = f"the row begins with {word}, those of this version of the view and of the row's form with {own}"
+    if word in case.forms or (word ^ own) & _VERSION == 0:
+        return Finding.of(Cause.OLD_VERSION, shown)
+    return Finding.of_any(
+        [Cause.OLD_VERSION, Cause.DAMAGED], f"{shown}, and those of no other version that the store knows as this one"
+    )
+
+
 def _absent(case: Case) -> Finding:
     """The store has no row: what its events say."""
     seen = case.known[case.seen]
     loaded = int((seen < case.state.until).sum())
     until = format_time(case.state.until)
     if loaded:
-        return Finding.of(
-            Cause.MISSING_ROW,
-            f"the load of what was known before {until} must have made a row of {_events(loaded)}: the row was "
-            "deleted, or history got all of them later",
+        shown = f"the load of what was known before {until} must have made a row of {_events(loaded)}"
+        if case.past is not None and case.past.is_same:
+            return Finding.of(Cause.MISSING_ROW, f"{shown}, which history held: the row was deleted")
+        if case.is_past_by(case.loaded, 1):
+            return Finding.of(Cause.LATE, f"{shown}: history got all of them after it")
+        return Finding.of_any(
+            [Cause.MISSING_ROW, Cause.LATE], f"{shown}: the row was deleted, or history got all of them later"
         )
-    return _of_omitted(case, case.seen)
+    found = _of_omitted(case, case.seen)
+    if found.cause != Cause.LEFT_OUT.value:
+        return found
+    return Finding.of_any(
+        [Cause.LEFT_OUT, Cause.MISSING_ROW], f"{found.evidence}, or the row that they made was deleted"
+    )
 
 
 def _omitted(case: Case) -> Finding | None:
@@ -169,8 +225,21 @@ def _omitted(case: Case) -> Finding | None:
     parts += [seen[seen != one] for one in newest.tolist()]
     right = np.flatnonzero(case.same(case.events, parts, case.got).all(axis=1))
     found = [np.setdiff1d(seen, parts[i]) for i in right.tolist()]
-    found = found or _several(case, seen, newest)
-    return _joined([_of_omitted(case, affected) for affected in found if len(affected)])
+    found = [affected for affected in found or _several(case, seen, newest) if len(affected)]
+    return _joined([_of_omitted(case, affected) for affected in _by_past(case, found)])
+
+
+def _by_past(case: Case, found: Sequence[Int64s]) -> Sequence[Int64s]:
+    """Of events that explain a difference alike, those that what is known of the past speaks for; else all."""
+    if case.past is None:
+        return found
+    if case.past.is_same:
+        preferred = [a for a in found if not np.isin(a, case.loaded).any()]
+    else:
+        preferred = [a for a in found if case.is_past_by(a, 1)]
+        if case.past.keys == 1:  # so that it is the past of this key which has changed
+            preferred = preferred or [a for a in found if np.isin(a, case.loaded).any()]
+    return preferred or found
 
 
 def _several(case: Case, seen: Int64s, newest: Int64s) -> list[Int64s]:
@@ -195,19 +264,56 @@ def _of_omitted(case: Case, affected: Int64s) -> Finding:
     if pending is not None:
         return Finding.of(Cause.DELAY, f"{shown}: it holds them as known from {format_time(pending)} on")
     if (known < state.until).any():
-        return Finding.of(
-            Cause.LATE,
-            f"{shown}, which could be known before {format_time(state.until)}, the time of the load: history got them "
-            "after it",
+        return _of_loaded(
+            case, f"{shown}, which could be known before {format_time(state.until)}, the time of the load"
         )
     if (known >= state.watermark).all():
         return Finding.of(Cause.BEHIND, f"{shown}: the stream was taken in up to {format_time(state.watermark)}")
     aside = f"; as dead letters (bedplate ingest replay) wait {_events(case.letters)}"
     return Finding.of(
         Cause.LEFT_OUT,
-        f"{shown}: the stream was taken in up to {format_time(state.watermark)}, and did not hold them yet"
-        + (aside if case.letters else ""),
+        f"{shown}: the stream was taken in up to {format_time(state.watermark)}, and did not hold them yet, or history "
+        "alone got them" + (aside if case.letters else ""),
     )
+
+
+def _of_loaded(case: Case, shown: str) -> Finding:
+    """What it means that the store lacks events that a load would take in now."""
+    past = case.past
+    if past is not None and past.is_same:
+        return Finding.of(Cause.DAMAGED, f"{shown}, which took them in: the row is not the one that was written")
+    if past is not None and past.added == 0:
+        return _changed(case, past, Finding.of(Cause.LATE, f"{shown}: history got them after it"))
+    return Finding.of(Cause.LATE, f"{shown}: history got them after it")
+
+
+def _changed(case: Case, past: Past, otherwise: Finding) -> Finding:
+    """What it means that history of before the load is not what was loaded, where that is no event that came late.
+
+    Args:
+        case: of which key.
+        past: how it has changed.
+        otherwise: what would be said of the key if it had not; said too where another key may have changed.
+    """
+    before = f"history of before {format_time(case.state.until)}, the time of the load"
+    if past.added == 0:
+        found = Finding.of(Cause.CORRECTED, f"{before}, has as many events as were loaded, and other ones or values")
+    elif past.added < 0:
+        found = Finding.of(Cause.DELETED, f"{before}, has {_events(-past.added)} less than were loaded")
+    else:
+        found = Finding.of(Cause.LATE, f"{before}, has {_events(past.added)} more than were loaded")
+    if past.keys == 1:
+        return found
+    joined = _joined([found, otherwise])
+    assert joined is not None
+    return Finding(joined.cause, f"{found.evidence}, of {past.keys:,} keys that are known together")
+
+
+def _past_or(case: Case, otherwise: Finding) -> Finding:
+    """A finding, unless history of before the load has changed, which says more."""
+    if case.past is None or case.past.is_same:
+        return otherwise
+    return _changed(case, case.past, otherwise)
 
 
 def _pending_alike(case: Case, affected: Int64s) -> int | None:
@@ -257,11 +363,12 @@ def _doubled(case: Case) -> Finding | None:
     if not len(found):
         return None
     shown = f"the store answers as with the event of {_moments(case, found[:1])} twice"
+    if any(case.is_past_by(found[i : i + 1], -1) for i in range(len(found))):
+        return Finding.of(Cause.DELETED, f"{shown}: history held it twice at the time of the load")
     if len(found) == 1:
-        return Finding.of(Cause.TWICE, shown)
-    return Finding(
-        f"{Cause.TWICE.value} or {Cause.EXTRA.value}", f"{shown}, and so it would with any of {_events(len(found))}"
-    )
+        return _past_or(case, Finding.of(Cause.TWICE, shown))
+    causes = [Cause.TWICE, Cause.EXTRA] if case.past is not None else [Cause.TWICE, Cause.EXTRA, Cause.DELETED]
+    return _past_or(case, Finding.of_any(causes, f"{shown}, and so it would with any of {_events(len(found))}"))
 
 
 def _shown(case: Case) -> Finding | None:
@@ -270,11 +377,15 @@ def _shown(case: Case) -> Finding | None:
     if not extra:
         return None
     shown = f"the row shows an event of {format_time(extra[-1])}, which history does not hold"
-    if extra[-1] < case.state.until:
-        return Finding.of(
-            Cause.LATE, f"{shown}: it came with the stream after the load of {format_time(case.state.until)}"
+    if extra[-1] >= case.state.until:
+        return _past_or(case, Finding.of(Cause.EXTRA, f"{shown}: it came with the stream only"))
+    until = format_time(case.state.until)
+    if case.past is None:
+        return Finding.of_any(
+            [Cause.LATE, Cause.DELETED],
+            f"{shown}: it came with the stream after the load of {until}, or history held it then",
         )
-    return Finding.of(Cause.EXTRA, f"{shown}: it came with the stream only")
+    return _past_or(case, Finding.of(Cause.LATE, f"{shown}: it came with the stream after the load of {until}"))
 
 
 def _changed_words(case: Case) -> Finding:
@@ -286,15 +397,30 @@ def _changed_words(case: Case) -> Finding:
     held = len(stored.pending(layout))
     part = np.sort(np.concatenate([positions, rest[:held]]))
     fresh = HeldRow(rows_of_events(layout, case.events, [part], folded + 1)[0])
-    if fresh.counts(layout) == stored.counts(layout) and not _has_more(case):
-        wrong = int((fresh.words != stored.words).sum())
-        return Finding.of(
-            Cause.DAMAGED,
-            f"the row is of as many events as history has, and {wrong} of its {len(fresh.words)} words differ",
-        )
-    if _has_more(case):
-        return Finding(f"{Cause.LATE.value} or {Cause.EXTRA.value}", "the store counts more events than history holds")
-    return Finding.of(Cause.UNKNOWN, "no events of history give the store's values")
+    is_alike, unknown = fresh.counts(layout) == stored.counts(layout), case.past is None
+    wrong = int((fresh.words != stored.words).sum()) if is_alike else -1
+    if _has_more(case) or sum(stored.counts(layout)) > sum(fresh.counts(layout)):
+        causes = [Cause.LATE, Cause.EXTRA, *([Cause.DELETED] if unknown else [])]
+        causes += [Cause.DAMAGED] if wrong == 1 else []  # an event more changes more than a word
+        return _past_or(case, Finding.of_any(causes, "the store counts more events than history holds"))
+    if not is_alike:
+        shown = "the row has fewer parts than history's events make, and the lack of no few events gives its values"
+        return _past_or(case, Finding.of_any([Cause.LEFT_OUT, Cause.DAMAGED], shown))
+    shown = f"the row is of as many events as history has, and {wrong} of its {len(fresh.words)} words differ"
+    is_of_values = not _is_of_counts(case)
+    causes = [Cause.CORRECTED] if unknown and is_of_values else []
+    causes += [Cause.DIFFERENT] if is_of_values and len(np.setdiff1d(case.seen, case.loaded)) else []
+    return _past_or(case, Finding.of_any([*causes, Cause.DAMAGED], shown))
+
+
+def _is_of_counts(case: Case) -> bool:
+    """Whether nothing but numbers of all events differ: no event's values are in them."""
+    view, names = case.layout.view, set[str]()
+    for call in view.calls:
+        [chosen, *others] = [view.selections[view.reduction_index(r)] for r in call.aggregation.reductions]
+        if isinstance(call.aggregation, Count) and not others and not chosen.inputs and chosen.where is None:
+            names.add(f"{view.name}.{call.names[0]}")
+    return all(bool(equal_rows(case.got[n], case.expected[n])[0]) or n in names for n in case.plan.names)
 
 
 def _has_more(case: Case) -> bool:

@@ -12,11 +12,13 @@ from bedplate.batch import Column, Columns, Ids, Ragged, TextLookup, column_to_s
 from bedplate.features.view import CompiledView
 from bedplate.health.causes import Case, Cause, Finding, explain
 from bedplate.health.parity import equal_rows
+from bedplate.health.past import Past, pasts_of
 from bedplate.offline.history import IndexedHistory
+from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts
 from bedplate.online.codec import Layout
 from bedplate.online.held import Condition, Held
-from bedplate.online.keys import letters_of
+from bedplate.online.old_rows import decoded_form
 from bedplate.online.plan import ReadPlan
 from bedplate.online.state import ViewState
 from bedplate.types import Bools, Int64s, Type
@@ -108,14 +110,21 @@ class Comparison:
     def differences(self, most: int) -> list[Difference]:
         """What differs of the first so many keys, with the cause of each."""
         rows = self.wrong_rows[:most]
-        self._letters = len(self._store.scan(letters_of(self.view)))
-        events = self._history.reader(self.view).events(self.keys[rows])
-        packed, found = self._plan.layout.pack(events), list[Difference]()
-        for row, begin, end in zip(rows, events.offsets[:-1].tolist(), events.offsets[1:].tolist(), strict=True):
-            found.extend(self._of_key(row, packed[begin:end], events.key_texts))
+        self._letters = len(self._store.scan(store_keys.letters_of(self.view)))
+        reader, layout, state = self._history.reader(self.view), self._plan.layout, self.held.state
+        events = reader.events(self.keys[rows])
+        packed, found = layout.pack(events), list[Difference]()
+        pasts = pasts_of(self._store, reader, layout, self.keys[rows], state.until)
+        self._forms = {decoded_form(value).fingerprint for _, value in self._store.scan(store_keys.FORMS)}
+        for row, past, begin, end in zip(
+            rows, pasts, events.offsets.tolist(), events.offsets[1:].tolist(), strict=False
+        ):
+            found.extend(self._of_key(row, packed[begin:end], events.key_texts, past))
         return found
 
-    def _of_key(self, row: int, events: Int64s, key_texts: Sequence[TextLookup | None]) -> list[Difference]:
+    def _of_key(
+        self, row: int, events: Int64s, key_texts: Sequence[TextLookup | None], past: Past | None
+    ) -> list[Difference]:
         at, condition = np.array([row], np.int64), self._conditions[row]
         got = {n: self._got[n].take(at) for n in self._plan.names}
         expected = {n: self._expected[n].take(at) for n in self._plan.names}
@@ -123,8 +132,23 @@ class Comparison:
         found: dict[str, Finding] = {}
         if wrong:
             stored = self.held.row(int(self._asked[row]))
-            state, texts = self.held.state, self._texts
-            case = Case(self._plan, state, self.at, stored, condition, events, got, expected, texts, self._letters)
+            state = self.held.state
+            case = Case(
+                self._plan,
+                state,
+                self.at,
+                stored,
+                condition,
+                events,
+                got,
+                expected,
+                self._texts,
+                self._letters,
+                self.keys[row],
+                past,
+                self._forms,
+                state.project if state.is_of_another(self._store.project) else "",
+            )
             found = dict.fromkeys(wrong, explain(case))
         for name in (n for n in self._plan.names if self._lost[n][row]):
             found.setdefault(name, Finding.of(Cause.MISSING_TEXT, "the store has no text behind an id of the value"))

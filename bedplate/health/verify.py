@@ -19,13 +19,16 @@ from bedplate.features.view import CompiledView
 from bedplate.health.causes import Cause
 from bedplate.health.comparison import Comparison, Difference
 from bedplate.offline.history import IndexedHistory
+from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore
 from bedplate.online.held import stored_keys
-from bedplate.online.state import ViewState, states
+from bedplate.online.state import Gone, ViewState, decode, states
 from bedplate.types import Int64s, format_time
 
 HISTORY_BEHIND, NOT_LOADED, INTERRUPTED = "history behind", "not loaded", "load interrupted"
 """Why a view was not compared, apart from a changed definition."""
+
+_WRONG = (Cause.CHANGED.value, Cause.REPLACED.value, INTERRUPTED)
 
 EXPLAINED = 50
 """Of so many keys of a view that differ the causes are looked for, by default."""
@@ -91,7 +94,7 @@ class Verification:
     @property
     def is_wrong(self) -> bool:
         """Whether a value differs, or the store holds another version of a view, or a part of one."""
-        return self.differ > 0 or any(v.cause in (Cause.CHANGED.value, INTERRUPTED) for v in self.views)
+        return self.differ > 0 or any(v.cause in _WRONG for v in self.views)
 
     @property
     def causes(self) -> dict[str, int]:
@@ -132,7 +135,7 @@ def verify(
         progress(f"{view.name}: reading")
         state = next((s for s in held if s.id == view.id and s.complete), None)
         if state is None:
-            found.views.append(_not_held(view, held))
+            found.views.append(_not_held(store, view, held))
             continue
         sample = _sample(store, history, view, keys, seed)
         comparison = Comparison(store, history, view, sample, _instant(history, view, state) if at is None else at)
@@ -143,19 +146,26 @@ def verify(
     return found
 
 
-def _not_held(view: CompiledView, held: Sequence[ViewState]) -> ViewVerified:
+def _not_held(store: OnlineStore, view: CompiledView, held: Sequence[ViewState]) -> ViewVerified:
     """Why the store can't be asked for a view."""
     for state in held:
         if state.id == view.id:
             return ViewVerified(view.name, cause=INTERRUPTED, evidence="the store holds the view only in part")
+    noted = store.read_many([store_keys.of_view(store_keys.GONE, view.id)]).data
+    if noted:
+        gone = decode(noted, Gone, "a note")
+        evidence = f"it was deleted at {format_time(gone.made)}, after version {gone.after[:12]} had been loaded"
+        return ViewVerified(view.name, cause=Cause.REPLACED.value, evidence=evidence)
     for state in held:
-        if state.name == view.name:
+        if state.name == view.name and not state.is_of_another(store.project):
             evidence = (
                 f"the store holds version {state.id[:12]}, loaded until {format_time(state.until)}, and the definition "
                 f"is of version {view.id[:12]}"
             )
             return ViewVerified(view.name, cause=Cause.CHANGED.value, evidence=evidence)
-    return ViewVerified(view.name, cause=NOT_LOADED, evidence="the store holds no version of the view")
+    others = ", ".join(sorted({f"'{s.project}'" for s in held if s.name == view.name}))
+    more = f", apart from that of other projects: {others}" if others else ""
+    return ViewVerified(view.name, cause=NOT_LOADED, evidence=f"the store holds no version of the view{more}")
 
 
 def _sample(store: OnlineStore, history: IndexedHistory, view: CompiledView, count: int, seed: int) -> Int64s:

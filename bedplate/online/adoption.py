@@ -24,7 +24,7 @@ from bedplate.online.codec import Layout
 from bedplate.online.forms import Form, form_of
 from bedplate.online.generations import discard
 from bedplate.online.old_rows import decoded_form, rows_to_write, way_from
-from bedplate.online.state import Adopted, ViewState, decoded, states
+from bedplate.online.state import Adopted, ViewState, decoded, own_states, states
 from bedplate.types import Int64s
 
 
@@ -46,9 +46,10 @@ def adopt(
         by the id of each view that went on so its state.
 
     Raises:
-        StoreError: the store can't be written, or a writer is at work on one of the versions.
+        StoreError: the store can't be written, or holds a view for another project, or a writer is at work on one of
+            the versions.
     """
-    found, done = states(store), dict[str, ViewState]()
+    found, done = own_states(store, views), dict[str, ViewState]()
     for view in views:
         if any(s.id == view.id and s.complete for s in found):
             continue
@@ -81,7 +82,7 @@ def _take_over(store: OnlineStore, layout: Layout, old_id: str, now: int) -> Vie
     with store.writing([view.id, old_id]):
         while True:
             before = store.read_many([old_key]).data
-            if not before or not _can_be_taken(old := decoded(before), view):
+            if not before or not _can_be_taken(old := decoded(before), view) or old.is_of_another(store.project):
                 raise ConflictError("its old version was changed meanwhile", where=view.place, hint="run it again")
             frozen = msgspec.structs.replace(old, successor=view.id)
             with contextlib.suppress(ConflictError):  # of a step of the old version, which is its last but one
@@ -89,12 +90,19 @@ def _take_over(store: OnlineStore, layout: Layout, old_id: str, now: int) -> Vie
                 break
         discard(store, view.id)
         state = msgspec.structs.replace(
-            old, id=view.id, generation=0, adopted=Adopted(old.id, old.generation), successor="", made=now
+            old,
+            id=view.id,
+            generation=0,
+            adopted=Adopted(old.id, old.generation),
+            successor="",
+            made=now,
+            project=store.project or old.project,
         )
         files = keys.of_view(keys.FILES, old.id)
         taken = [(keys.files_of(view) + key[len(files) :], value) for key, value in store.scan(files)]
         form = keys.of_view(keys.FORMS, view.id), msgspec.json.encode(form_of(layout))
-        store.commit(Changes([state.put(view), form, *taken], [keys.files_of(view)], drops=[keys.load_of(view)]))
+        drops = [keys.load_of(view), keys.of_view(keys.LOADED, view.id), keys.of_view(keys.GONE, view.id)]
+        store.commit(Changes([state.put(view), form, *taken], [keys.files_of(view)], drops=drops))
     return state
 
 
@@ -124,7 +132,7 @@ def finish(store: OnlineStore, view_id: str, size: int = PAGE) -> None:
             if texts is None:
                 break
         else:
-            if _change(store, view_id, {"adopted": adopted, "texts": texts}, {"adopted": None}):
+            if change(store, view_id, {"adopted": adopted, "texts": texts}, {"adopted": None}):
                 break
     thaw(store, adopted.id, view_id)
 
@@ -157,7 +165,7 @@ def resume(store: OnlineStore, view_ids: Sequence[str]) -> None:
 
 def thaw(store: OnlineStore, view_id: str, successor: str) -> None:
     """Lets a version go on that was frozen for a successor, which does not read its rows any more."""
-    _change(store, view_id, {"successor": successor}, {"successor": ""})
+    change(store, view_id, {"successor": successor}, {"successor": ""})
 
 
 def _take_rows(store: OnlineStore, form: Form, adopted: Adopted, entities: Int64s, texts: str) -> str | None:
@@ -193,7 +201,7 @@ def _take_rows(store: OnlineStore, form: Form, adopted: Adopted, entities: Int64
             return after
 
 
-def _change(store: OnlineStore, view_id: str, expected: Mapping[str, object], changed: Mapping[str, object]) -> bool:
+def change(store: OnlineStore, view_id: str, expected: Mapping[str, object], changed: Mapping[str, object]) -> bool:
     """Changes fields of a state while some have the expected values; whether they had."""
     key = keys.of_view(keys.STATES, view_id)
     while True:

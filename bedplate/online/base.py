@@ -96,10 +96,13 @@ class OnlineStore(ABC):
     Attributes:
         keeps_deadlines: whether `read_many` itself comes back by its deadline whatever happens, so that it needs no
             thread that can be left behind (`guard.GuardedStore`). True of what waits for no other process.
+        project: the name of the project that the store was opened for, on whose record views are put that it loads;
+            empty: none, and whose views are is not looked at. See `state.check_owner`.
         step_events: of so many events of a stream a step is best made: of more where a step costs much apart from its
             rows, such as a flush to the disk; of fewer where nobody else is answered while one is taken.
     """
 
+    project: str = ""
     keeps_deadlines: ClassVar[bool] = False
     step_events: ClassVar[int] = 50_000
 
@@ -285,7 +288,7 @@ def _text(value: bytes) -> str:
     return value[1 if value[:1] == _UNMARKED else 1 + _MARK_BYTES :].decode()
 
 
-def open_store(url: str, root: Path | None = None, patience: float | None = None) -> OnlineStore:
+def open_store(url: str, root: Path | None = None, patience: float | None = None, *, project: str = "") -> OnlineStore:
     """Opens the store of a URL: `lmdb:PATH` (a folder, made if missing), `redis://HOST:PORT/DB` or `memory:`.
 
     Args:
@@ -293,6 +296,7 @@ def open_store(url: str, root: Path | None = None, patience: float | None = None
         root: where a relative path starts, the project's folder.
         patience: how long a store of servers tries a lost connection again by itself, seconds; None: as it does unless
             told.
+        project: as of `OnlineStore`: `Config.online_project`.
 
     Raises:
         ConfigError: the URL names no known kind of store.
@@ -302,6 +306,12 @@ def open_store(url: str, root: Path | None = None, patience: float | None = None
     >>> open_store("memory:").url
     'memory:'
     """
+    store = _opened(url, root, patience)
+    store.project = project
+    return store
+
+
+def _opened(url: str, root: Path | None, patience: float | None) -> OnlineStore:
     kind, _, rest = url.partition(":")
     if kind == "memory" and not rest:
         from bedplate.online.memory import MemoryStore

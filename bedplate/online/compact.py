@@ -8,13 +8,14 @@ from typing import TypeAlias, final
 import msgspec
 import numpy as np
 
+from bedplate.clock import Clock, system_clock
 from bedplate.errors import NotFoundError, suggest
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.adoption import finish, release, thaw
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.generations import discard
-from bedplate.online.state import REWIND, ViewState, states
+from bedplate.online.state import REWIND, Gone, ViewState, check_owner, states
 from bedplate.online.sweep import PAGE, RowFolding
 
 Progress: TypeAlias = Callable[[str], None]
@@ -30,6 +31,7 @@ class Compacted(msgspec.Struct, frozen=True):
         id: the version's.
         dropped: whether all of it is deleted, because no definition needs it.
         newer: whether nothing was done to it, because it came to the store after the version that the project defines.
+        kept: why nothing was done to it; empty where something was, or could have been.
         rows: how many rows it had.
         shrunk: how many are smaller now.
         deleted: how many are gone.
@@ -44,6 +46,7 @@ class Compacted(msgspec.Struct, frozen=True):
     deleted: int
     bytes: int
     newer: bool = False
+    kept: str = ""
 
 
 def compact(
@@ -54,22 +57,26 @@ def compact(
     newer: bool = False,
     dry_run: bool = False,
     rewind: int = REWIND,
+    clock: Clock = system_clock,
     progress: Progress = lambda _: None,
 ) -> list[Compacted]:
     """Folds the rows of views anew at their watermark, and deletes old versions of them.
 
     Of rows go the tiles, values and counts that are too old for every window, and whole rows of which nothing counts
     any more. What is read at the watermark or later, and so much before it as writers allow, stays the same. An old
-    version of a view goes once the store holds the one that is defined. A newer one may be that of another project, or
-    of another state of this one, that shares the store. Readers and writers go on.
+    version of a view goes once the store holds the one that is defined. A newer one may be that of another state of
+    the project, such as a branch. What is on record as another project's is left as it is, and where the store was
+    opened for a project, so are old versions of which it is not known whose they are: `owners.claim` puts them on
+    record. Readers and writers go on.
 
     Args:
         store: the store.
         views: all views of the project.
-        removed: views of names that the project does not have go too; no other project may share the store.
+        removed: views of names that the project does not have go too, also those that are on nobody's record.
         newer: versions that came to the store after the ones that are defined go too; nobody else may need them.
         dry_run: only says what would be done.
         rewind: as for `bulk_load`.
+        clock: when a version went.
         progress: told what is under way.
 
     Raises:
@@ -77,8 +84,9 @@ def compact(
     """
     by_id, found = {view.id: view for view in views}, states(store)
     names = {v.name for v in views}
+    done = [_left(s, f"of project '{s.project}'") for s in found if s.is_of_another(store.project) and s.name in names]
+    found = [s for s in found if not s.is_of_another(store.project)]
     own = {s.name: s for s in found if s.complete and s.id in by_id}
-    done: list[Compacted] = []
     found.sort(key=lambda s: s.id not in by_id)  # what others went on with goes after they have taken all of it over
     for state in found:
         view = by_id.get(state.id)
@@ -86,11 +94,14 @@ def compact(
             if not dry_run:
                 finish(store, view.id, PAGE)
             done.append(_folded(RowFolding(store, view, rewind, dry_run=dry_run), state, progress))
+        elif view is None and state.name in own and store.project and not state.project:
+            done.append(_left(state, "of no known project"))
         elif view is None and state.name in own and not newer and _is_newer(state, own[state.name]):
-            done.append(Compacted(state.name, state.id, False, 0, 0, 0, 0, newer=True))
+            done.append(_left(state, "newer than the project's", newer=True))
         elif view is None and (state.name in own or (removed and state.name not in names)):
             progress(f"{state.name}: deleting version {state.id[:12]}")
-            done.append(_drop(store, state, dry_run=dry_run))
+            after = own[state.name].id if state.name in own else ""
+            done.append(_drop(store, state, dry_run=dry_run, gone=Gone(state.name, state.project, after, clock())))
     return done
 
 
@@ -106,6 +117,10 @@ def _folded(folding: RowFolding, state: ViewState, progress: Progress) -> Compac
     return Compacted(state.name, state.id, False, rows, shrunk, deleted, less)
 
 
+def _left(state: ViewState, kept: str, *, newer: bool = False) -> Compacted:
+    return Compacted(state.name, state.id, False, 0, 0, 0, 0, newer, kept)
+
+
 def _is_newer(state: ViewState, own: ViewState) -> bool:
     """Whether a version came to the store after another one of its view, or went on with its rows."""
     went_on = own.successor == state.id or (state.adopted is not None and state.adopted.id == own.id)
@@ -113,25 +128,29 @@ def _is_newer(state: ViewState, own: ViewState) -> bool:
 
 
 def drop(store: OnlineStore, name: str) -> list[Compacted]:
-    """Deletes all versions of a view.
+    """Deletes all versions of a view but those of other projects.
 
     Raises:
         NotFoundError: the store holds none of this name.
-        StoreError: the store can't be written, or a writer is at work on the view.
+        StoreError: all are other projects'; or the store can't be written, or a writer is at work on the view.
     """
     found = states(store)
     chosen = [state for state in found if state.name == name]
     if not chosen:
         known = sorted({state.name for state in found})
         raise NotFoundError(f"the online store holds no view '{name}'", where=store.url, hint=suggest(name, known))
+    own = [state for state in chosen if not state.is_of_another(store.project)]
+    if not own:
+        check_owner(chosen[0], store, f"view '{name}'")
+    chosen = own
     chosen.sort(key=lambda s: s.adopted is None)  # first those that read rows of others
     return [_drop(store, state, dry_run=False) for state in chosen]
 
 
-def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool) -> Compacted:
-    state_key, load_key, files, rows = (
-        keys.of_view(letter, state.id) for letter in (keys.STATES, keys.LOADS, keys.FILES, keys.ROWS)
-    )
+def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool, gone: Gone | None = None) -> Compacted:
+    """Deletes a version of a view; that another one took its place is noted for those who look for it."""
+    letters = keys.STATES, keys.LOADS, keys.FILES, keys.ROWS, keys.FORMS, keys.LOADED, keys.GONE
+    state_key, load_key, files, rows, form, loaded, of_gone = (keys.of_view(letter, state.id) for letter in letters)
     count = taken = 0
     for page in store.pages(rows):
         count += len(page)
@@ -139,7 +158,8 @@ def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool) -> Compacted:
     if not dry_run:
         with store.writing([state.id]):
             release(store, state.id)
-            store.commit(Changes(deletes=[files], drops=[state_key, load_key, keys.of_view(keys.FORMS, state.id)]))
+            noted = [] if gone is None or not gone.after else [(of_gone, msgspec.json.encode(gone))]
+            store.commit(Changes(noted, [files], drops=[state_key, load_key, form, loaded]))
             discard(store, state.id)
         if state.adopted is not None:
             thaw(store, state.adopted.id, state.id)

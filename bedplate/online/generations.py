@@ -22,7 +22,7 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.forms import Form
 from bedplate.online.rows import MOST_TEXTS, texts_of
-from bedplate.online.state import ViewState, decode, decoded
+from bedplate.online.state import ViewState, check_owner, decode, decoded
 
 DELETED = 10_000
 """So many keys are deleted in one step."""
@@ -81,16 +81,20 @@ class Loading:
 
         Raises:
             ConflictError: another writer was first.
-            StoreError: the store can't be written.
+            StoreError: the store can't be written, or holds the view for another project.
         """
         names, token = [keys.state_of(view), keys.load_of(view)], uuid.uuid4().hex
         while True:
             expects = list(zip(names, store.read_many(names), strict=True))
             read = _generation(expects[0][1])
+            if expects[0][1]:
+                check_owner(decoded(expects[0][1]), store, view.place)
             loading = Loading(store, view, LoadState(_next(read), until, token))
             puts = [loading._claim]
             if read < 0:
-                begun = ViewState(view.name, view.id, complete=False, until=until, watermark=until, made=now)
+                begun = ViewState(
+                    view.name, view.id, complete=False, until=until, watermark=until, made=now, project=store.project
+                )
                 puts.append(begun.put(view))
             try:
                 store.commit(Changes(puts, expects=expects))
@@ -133,12 +137,13 @@ class Loading:
         self._texts.clear()
         self._claim, self._state = (self._claim[0], found), state
 
-    def switch(self, state: ViewState, form: Form) -> ViewState:
+    def switch(self, state: ViewState, form: Form, loaded: bytes) -> ViewState:
         """Makes the generation the one that is read, its stream beginning anew, then deletes the one before it.
 
         Args:
             state: of the view, as it is from now on, but for when it came to the store.
             form: of its rows.
+            loaded: what was taken in, see `loaded`.
 
         Returns:
             the state.
@@ -151,12 +156,14 @@ class Loading:
         while True:
             (before,) = self._store.read_many(names[:1])
             if before:
-                state = msgspec.structs.replace(state, made=self._before(before).made)
+                known = self._before(before)
+                state = msgspec.structs.replace(state, made=known.made, project=self._store.project or known.project)
+            sums = keys.of_view(keys.LOADED, self._view.id), loaded
             switched = Changes(
-                [state.put(self._view), (keys.of_view(keys.FORMS, self._view.id), msgspec.json.encode(form))],
+                [state.put(self._view), (keys.of_view(keys.FORMS, self._view.id), msgspec.json.encode(form)), sums],
                 [keys.files_of(self._view)],
                 expects=[(names[0], before), self._claim],
-                drops=[names[1]],
+                drops=[names[1], keys.of_view(keys.GONE, self._view.id)],
             )
             try:
                 self._store.commit(switched)
@@ -170,6 +177,7 @@ class Loading:
     def _before(self, value: bytes) -> ViewState:
         """The state before a switch, from its bytes."""
         before = decoded(value)
+        check_owner(before, self._store, self._view.place)
         if before.successor:
             raise ConflictError(
                 f"a changed version of the view ({before.successor[:12]}) began to read its rows meanwhile",

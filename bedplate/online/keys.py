@@ -35,6 +35,12 @@ ROWS = b"r"
 TEXTS = b"t"
 """The text behind each string id."""
 
+GONE = b"g"
+"""That a version of a view was deleted, because another one is defined: `state.Gone`."""
+
+LOADED = b"h"
+"""What the load of a view took in: `loaded.Loaded`."""
+
 GENERATIONS = 256
 """So many generations of a view's rows are told apart."""
 

@@ -18,6 +18,7 @@ from bedplate.online.base import OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.forms import form_of
 from bedplate.online.generations import Loading
+from bedplate.online.loaded import LoadSums
 from bedplate.online.rows import Events, new_rows
 from bedplate.online.state import REWIND, ViewState, states
 from bedplate.types import Bools, Int64s
@@ -66,7 +67,7 @@ def bulk_load(
         StoreError: the store can't be written, or another writer is at work on the view.
     """
     layout = Layout(view)
-    events, newest = 0, -1
+    events, newest, taken_in = 0, -1, LoadSums()
     with store.writing([view.id]):
         release(store, view.id)
         loading = Loading.begin(store, view, until, clock())
@@ -74,6 +75,7 @@ def bulk_load(
             for part in _parts(_before(block, until), batch):
                 packed = Events(part.keys, part.offsets, layout.pack(part))
                 with _uncollected():
+                    taken_in.add(packed)
                     rows = new_rows(layout, packed, until - rewind, loading.generation)
                     loading.add(rows, part)
                 events += len(part.times)
@@ -83,7 +85,7 @@ def bulk_load(
         state = ViewState(
             view.name, view.id, True, until, until, newest, events, generation=loading.generation, texts=loading.token
         )
-        state = loading.switch(state, form_of(layout))
+        state = loading.switch(state, form_of(layout), taken_in.packed())
         for old in states(store):
             thaw(store, old.id, view.id)
     return state

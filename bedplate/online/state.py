@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar, final
 
 import msgspec
@@ -56,6 +56,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         origins: of which stream the position of each partition is, where that is known; see `origins`.
         swept: rows of which nothing counts any more at this time may be gone: an earlier read may lack what they held;
             microseconds, see `sweep`.
+        project: the name of the project that loaded it; empty: not known, or the store is the project's own.
         texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
@@ -75,6 +76,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seen: dict[str, int] = {}
     origins: dict[str, Origin] = {}
     swept: int = 0
+    project: str = ""
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
@@ -88,6 +90,10 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if (self.generation, self.until) != (before.generation, before.until):
             return False
         return any(self.position(partition) < at for partition, at in before.positions.items())
+
+    def is_of_another(self, project: str) -> bool:
+        """Whether it is on record as another project's than the one of a name; empty: nobody's."""
+        return bool(self.project and project) and self.project != project
 
     @property
     def fresh_until(self) -> int:
@@ -106,6 +112,23 @@ def fresh_until(watermark: int, seen: Mapping[str, int]) -> int:
     (20, 20, 5)
     """
     return min(seen.values(), default=watermark)
+
+
+@final
+class Gone(msgspec.Struct, frozen=True):
+    """That a version of a view was deleted from a store, because another one of the view is defined.
+
+    Attributes:
+        name: the view's.
+        project: whose it was, as of `ViewState`.
+        after: the id of the version that was defined.
+        made: when, by the clock; microseconds.
+    """
+
+    name: str
+    project: str
+    after: str
+    made: int
 
 
 def decode(value: bytes, kind: type[_Kind], what: str) -> _Kind:
@@ -160,7 +183,8 @@ def read_state(store: OnlineStore, view: CompiledView) -> ViewState:
     """The state of a view that is completely loaded, for those who write.
 
     Raises:
-        StoreError: the view was never loaded, or not completely, or a changed version of it goes on with its rows.
+        StoreError: the view was never loaded, or not completely, or a changed version of it goes on with its rows, or
+            another project loaded it.
     """
     return decode_to_write(store.read_many([keys.state_of(view)]).data, view, store)
 
@@ -172,6 +196,7 @@ def decode_to_write(value: bytes, view: CompiledView, store: OnlineStore) -> Vie
         StoreError: as `read_state`.
     """
     state = decode_state(value, view, store)
+    check_owner(state, store, view.place)
     if state.successor:
         raise StoreError(
             "a changed version of the view goes on with these rows, which can only be read as they were: "
@@ -180,6 +205,32 @@ def decode_to_write(value: bytes, view: CompiledView, store: OnlineStore) -> Vie
             hint="take the stream in with the changed definition; or let this one go on too: bedplate materialize",
         )
     return state
+
+
+def check_owner(state: ViewState, store: OnlineStore, where: str) -> None:
+    """Raises `StoreError` where a version of a view is another project's than the one that a store was opened for."""
+    if state.is_of_another(store.project):
+        raise StoreError(
+            f"the online store '{store.url}' holds it for the project '{state.project}', and this one is "
+            f"'{store.project}': a load or a stream of one would replace what the other one reads",
+            where=where,
+            hint="give each project a store of its own: another path, or for Redis a namespace (online.url = "
+            '"redis://HOST:PORT/DB?namespace=NAME"); if they are one project, give it one name ([project] name in '
+            f"bedplate.toml), and where it was renamed, run: bedplate online claim {state.project}",
+        )
+
+
+def own_states(store: OnlineStore, views: Sequence[CompiledView]) -> list[ViewState]:
+    """The states in a store but those of other projects, as `states`.
+
+    Raises:
+        StoreError: one of these views is held for another project.
+    """
+    places, found = {view.id: view.place for view in views}, states(store)
+    for state in found:
+        if state.id in places:
+            check_owner(state, store, places[state.id])
+    return [state for state in found if not state.is_of_another(store.project)]
 
 
 def states(store: OnlineStore) -> list[ViewState]:

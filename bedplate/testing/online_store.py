@@ -27,10 +27,12 @@ from bedplate.features.view import CompiledView, FeatureView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore, text_puts
 from bedplate.online.codec import Layout
+from bedplate.online.compact import compact, drop
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
+from bedplate.online.owners import claim
 from bedplate.online.rows import group, merged_rows, texts_of
 from bedplate.online.state import states
 from bedplate.online.texts import drop_texts
@@ -343,6 +345,36 @@ class OnlineStoreContract:
         with self.open(tmp_path) as store:
             bulk_load(store, view, [grouped(view, simulation.events)], _end(simulation))
             assert raises_store_error(lambda: _read(store, changed, simulation))
+
+    def test_projects_keep_to_their_own(self, tmp_path: Path) -> None:
+        """What one project loaded another one neither deletes nor replaces, also where both define a view alike."""
+        simulation, view = _simulated()
+        changed, events = simulated_view(simulation, (USER,), ttl=HOUR), simulation.events
+        with self.open(tmp_path / "shared") as store:
+            for store.project, of_project in (("shop", view), ("search", changed)):
+                bulk_load(store, of_project, [grouped(of_project, events)], _end(simulation))
+            before = _read(store, view, simulation)
+            assert raises_store_error(lambda: bulk_load(store, view, [grouped(view, events[:20])], _end(simulation)))
+            write_files(events, tmp_path / "files", [50])
+            assert raises_store_error(lambda: Ingest(store, [view], tmp_path / "files", late=True).run())
+            done = {d.id: d.kept for d in compact(store, [changed], newer=True, removed=True)}
+            assert done == {changed.id: "", view.id: "of project 'shop'"}
+            assert mismatches(_read(store, view, simulation), before) == []
+            assert [d.id for d in drop(store, view.name)] == [changed.id]
+            assert raises_store_error(lambda: drop(store, view.name))
+            assert mismatches(_read(store, view, simulation), before) == []
+            assert [s.id for s in claim(store, [], "shop")] == [view.id]
+            bulk_load(store, view, [grouped(view, events[:40])], _end(simulation))
+            assert [s.project for s in states(store)] == ["search"]
+        with self.open(tmp_path / "unrecorded") as store:  # from before it was on record who loaded a view
+            for each in (changed, view):
+                bulk_load(store, each, [grouped(each, events[:50])], _end(simulation))
+            store.project = "shop"
+            assert Ingest(store, [view], tmp_path / "files", late=True).run().events == len(events) - 50
+            assert {d.id: d.kept for d in compact(store, [view])} == {view.id: "", changed.id: "of no known project"}
+            assert {s.id for s in claim(store, [view.name])} == {changed.id, view.id}
+            assert {d.id: d.dropped for d in compact(store, [view])} == {view.id: False, changed.id: True}
+            assert [(s.id, s.project) for s in states(store)] == [(view.id, "shop")]
 
     def test_load_and_stream_give_the_same(self, tmp_path: Path) -> None:
         """A stream taken in after a load gives what a load of everything gives, texts included."""

@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
+from bedplate.cli.main import run
 from bedplate.testing.simulator import START
-from bedplate.types import DAY, format_time
+from bedplate.types import DAY, HOUR, format_time
 
 FEATURES = """
 from bedplate import Count, Entity, FeatureView, Last, Source
@@ -173,3 +174,51 @@ def stream(folder: Path, call: Any) -> None:
     row = pl.DataFrame({"user": [10], "time": [START + 28 * DAY], "page": ["late"]})
     row.write_parquet(folder / "stream" / "000000.parquet")
     assert call("ingest", str(folder / "stream"))[0] == 0
+
+
+def project(folder: Path, name: str | None, *, window: str = "1d", page: str = "page") -> Path:
+    """A project whose store is beside its folder."""
+    folder.mkdir()
+    named = f'[project]\nname = "{name}"\n' if name else ""
+    (folder / "bedplate.toml").write_text(f'{named}[online]\nurl = "lmdb:../store"\n')
+    (folder / "features.py").write_text(FEATURES.format(window=window))
+    times = [START + i * HOUR for i in range(5)]
+    frame = pl.DataFrame({"user": range(5), "time": times, "page": [f"{page} {i}" for i in range(5)]})
+    frame.write_parquet(folder / "events.parquet")
+    return folder
+
+
+def test_projects_that_share_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def call(folder: Path, *words: str) -> tuple[int, str, str]:
+        return run([*words, "--project", str(folder)]), *capsys.readouterr()
+
+    shop, search, alike = (
+        project(tmp_path / "a", "shop"),
+        project(tmp_path / "search", None, window="3d"),
+        project(tmp_path / "alike", "alike", page="other"),
+    )
+    for folder in (shop, search, alike):
+        assert call(folder, "apply")[0] == 0
+    assert call(shop, "materialize")[0] == call(search, "materialize")[0] == 0
+    code, _, err = call(alike, "materialize")
+    assert (code, "holds it for the project 'shop'" in err, "?namespace=NAME" in err) == (5, True, True)
+    found = json.loads(call(search, "online", "compact", "--newer", "--removed", "--json")[1])["views"]
+    assert sorted(v["kept"] for v in found) == ["", "of project 'shop'"]
+    assert "of shop" in call(search, "online", "ls")[1]
+    assert "0 differ" in call(shop, "online", "verify")[1]
+    assert json.loads(call(alike, "online", "verify", "--json")[1])["causes"] == {"another project's rows": 5}
+
+    moved = shop.rename(tmp_path / "checkout")  # of the same name in bedplate.toml
+    (moved / "features.py").write_text(FEATURES.format(window="12h"))
+    assert call(moved, "apply")[0] == call(moved, "materialize")[0] == 0
+    assert "of shop" not in call(moved, "online", "ls")[1]
+    found = json.loads(call(moved, "online", "compact", "--json")[1])["views"]
+    assert sorted((v["dropped"], v["kept"]) for v in found) == [
+        (False, ""),
+        (False, "of project 'search'"),
+        (True, ""),
+    ]
+    (moved / "bedplate.toml").write_text('[project]\nname = "store"\n[online]\nurl = "lmdb:../store"\n')
+    assert call(moved, "materialize")[0] == 5
+    assert json.loads(call(moved, "online", "claim", "shop", "--json")[1])["project"] == "store"
+    assert call(moved, "materialize")[0] == 0

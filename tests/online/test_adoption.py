@@ -337,3 +337,19 @@ def test_rows_that_may_be_gone_already_are_not_adopted_by_what_needs_them(old, n
             OnlineReader(s).read(new, list(new.features), np.arange(10).reshape(-1, 1), asked) for s in (store, fresh)
         ]
         assert mismatches(*both) == []
+
+
+def test_rows_of_another_project_are_not_adopted():
+    """They would be frozen for it; those on nobody's record may be, and are the project's own then."""
+    store = MemoryStore()
+    store.project = "shop"
+    loaded(store, OLD, FRAME)
+    store.project = "search"
+    assert adopt(store, [FITS]) == {}
+    assert read_state_of(store, OLD).successor == ""
+    with pytest.raises(StoreError, match="holds it for the project 'shop'"):
+        adopt(store, [OLD])
+    store = MemoryStore()
+    loaded(store, OLD, FRAME)
+    store.project = "search"
+    assert adopt(store, [FITS])[FITS.id].project == read_state(store, FITS).project == "search"
