@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from peer_scoring import PORT, WORKERS, Scorer
+
+logging.disable(logging.INFO)  # it writes three lines a request otherwise
 
 
 class Ranker(Model):
@@ -24,4 +28,4 @@ class Ranker(Model):
 
 
 if __name__ == "__main__":
-    ModelServer(http_port=PORT, workers=WORKERS, enable_grpc=False, access_log_format=None).start([Ranker()])
+    ModelServer(http_port=PORT, workers=WORKERS, enable_grpc=False, enable_latency_logging=False).start([Ranker()])

@@ -112,7 +112,7 @@ class RowWise(BinaryModel):
 
 
 def prepare(root: Path, *, sequence: bool) -> Bench:
-    """A project with the services `full` (once), `rows` and `null`; the graphs are `once.onnx` and `rows.onnx` in it."""
+    """A project with the services `full` (once), `rows` and `null`, and in it the graphs once.onnx and rows.onnx."""
     overhead.SERVICE = overhead.SERVICE.replace(SERVICES, "") + SERVICES
     if sequence:
         overhead.EVENTS, overhead.FEATURES = 400_000, overhead.FEATURES.replace("Last, Source", "Last, LastN, Source")

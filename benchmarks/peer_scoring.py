@@ -1,4 +1,4 @@
-"""What the peers of serving_peers.py run: a graph in ONNX Runtime with one thread, its tensors decoded as fast as can be.
+"""What the peers of serving_peers.py run: a graph in ONNX Runtime with one thread, its tensors decoded fast.
 
 Each `peer_NAME.py` is run by the Python of that framework's environment, with what it is to do in the environment
 variables MODEL (an ONNX file, or `null`: zeros for each candidate), PORT and WORKERS.

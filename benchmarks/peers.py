@@ -6,10 +6,12 @@ import contextlib
 import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ from oip_servers import triton
 from peer_models import FORMS, Question, scores_of
 
 HERE = Path(__file__).parent
-PATIENCE = 90.0
+PATIENCE = 60.0
 """Seconds that a server has to become ready."""
 MODELS = {"once": "dcn", "rows": "rows", "null": "zeros"}
 """Bedplate's model of each graph; the services are called full, rows and null."""
@@ -38,6 +40,9 @@ class Kind:
 
 
 _RAY = Kind(("python", "peer_rayserve.py"), ("/", "oip_binary"), ("/", "columns"), (("RAY_USAGE_STATS_ENABLED", "0"),))
+_HAPROXY = (
+    ("RAY_SERVE_ENABLE_HA_PROXY", "1"), ("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1"), ("RAY_SERVE_HAPROXY_MAXCONN", "1000"),
+)  # fmt: skip
 _OIP = ("/v2/models/ranker/infer", "oip_binary"), ("/v2/models/ranker/infer", "oip_json")
 KINDS = {
     "triton": Kind((), *_OIP),
@@ -52,7 +57,7 @@ KINDS = {
     "mlserver": Kind(("python", "peer_mlserver.py"), (_OIP[0][0], "oip_base64"), _OIP[1]),
     "kserve": Kind(("python", "peer_kserve.py"), *_OIP),
     "rayserve": _RAY,
-    "rayserve-haproxy": replace(_RAY, environment=(*_RAY.environment, ("RAY_SERVE_ENABLE_HA_PROXY", "1"))),
+    "rayserve-haproxy": replace(_RAY, environment=(*_RAY.environment, *_HAPROXY)),
 }  # fmt: skip
 
 
@@ -126,7 +131,10 @@ def bedplate(root: Path, graph: str, workers: int, wire: str, asked: list[Questi
     requests = [q.rank if wire == "rank" else form(path, _tensors(q, graph)) for q in asked]
     begin = time.perf_counter()
     command = [sys.executable, "-m", "bedplate", "serve", "--project", str(root), "--port", "0", "--json"]
-    with _process([*command, "--workers", str(workers), SERVICES[graph]], {"PYTHONPATH": str(HERE.parent)}) as process:
+    with _process(
+        [*command, "--workers", str(workers), SERVICES[graph]],
+        {"PYTHONPATH": os.environ.get("PYTHONPATH", str(HERE.parent))},
+    ) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, "bedplate did not start"
@@ -160,8 +168,7 @@ def peer(kind: str, venv: Path, model: str, workers: int, wire: str, asked: list
         return
     port = _free()
     command = [str(venv / "bin" / spec.command[0]), *(str(port) if c == "PORT" else c for c in spec.command[1:])]
-    environment = {"MODEL": model, "PORT": str(port), "WORKERS": str(workers), "PYTHONPATH": str(HERE)}
-    command = [str(HERE / c) if c.startswith("peer_") and c.endswith(".py") else c for c in command]
+    environment = {"MODEL": model, "PORT": str(port), "WORKERS": str(workers)}
     with _process(command, environment | dict(spec.environment)) as process:
         running = Running(name, port, process.pid, 0.0, requests)
         _wait_for(running, process)
@@ -189,26 +196,23 @@ def _tensors(question: Question, graph: str) -> dict[str, Any]:
 def _process(command: list[str], environment: dict[str, str]) -> Generator[subprocess.Popen[str]]:
     """A process that is ended with all below it."""
     log = Path(os.environ.get("PEERS_LOG", os.devnull))
-    with log.open("a") as errors:
+    with log.open("a") as errors, tempfile.TemporaryDirectory() as folder:
+        for source in HERE.glob("peer_*.py"):
+            shutil.copy(source, folder)
         process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=os.environ | environment,
-            start_new_session=True,
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=os.environ | environment, cwd=folder
         )
-    try:
-        yield process
-    finally:
-        below = list(tree(process.pid))
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(15)
-        for pid in below:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
+        try:
+            yield process
+        finally:
+            below = list(tree(process.pid))
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(15)
+            for pid in below:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
 
 
 def _wait_for(running: Running, process: subprocess.Popen[str]) -> None:
