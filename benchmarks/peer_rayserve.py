@@ -13,10 +13,10 @@ from peer_scoring import PORT, WORKERS, Scorer
 # HAProxy's own ports, free ones, so that two servers can run beside each other.
 os.environ |= {"RAY_SERVE_HAPROXY_METRICS_PORT": str(PORT + 1), "RAY_SERVE_HAPROXY_STATS_PORT": str(PORT + 2)}
 
-import ray  # noqa: E402
-from ray import serve  # noqa: E402
-from starlette.requests import Request  # noqa: E402
-from starlette.responses import JSONResponse, Response  # noqa: E402
+import ray
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 
 @serve.deployment(num_replicas=WORKERS, max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.5})
