@@ -43,6 +43,8 @@ from serving_verdict import targets
 
 CLIENTS = (1, 8, 32)
 EQUAL = 1e-5
+LIMITS = {"limit": "rows", "limit once": "once"}
+"""The graphs that two processes run without a server: the second bounds what ids in could reach if all else were free."""
 PARTS = ("null", "tensor", "sequence", "open", "start")
 Starting = Callable[[], AbstractContextManager[Running]]
 
@@ -104,10 +106,10 @@ class Piece:
         for number in clients:
             taken: dict[str, list[dict[str, float]]] = {}
             for _ in rounds:
-                if graph != "null":
+                for name, of in LIMITS.items() if graph != "null" else ():
                     many = min(number, 2)
-                    calls = limit(self.root / f"{graph}.onnx", self.asked[0], many, 2 // many, seconds)
-                    taken.setdefault("limit", []).append({"requests/s": calls})
+                    calls = limit(self.root / f"{of}.onnx", self.asked[0], many, 2 // many, seconds)
+                    taken.setdefault(name, []).append({"requests/s": calls})
                 for running in servers:
                     taken.setdefault(running.name, []).append(self.closed(running, number, seconds))
             for name, rows in taken.items():
