@@ -44,7 +44,7 @@ from serving_verdict import targets
 CLIENTS = (1, 8, 32)
 EQUAL = 1e-5
 LIMITS = {"limit": "rows", "limit once": "once"}
-"""The graphs that two processes run without a server: the second bounds what ids in could reach if all else were free."""
+"""The graphs that two processes run without a server; the second bounds what ids in could reach."""
 PARTS = ("null", "tensor", "sequence", "open", "start")
 Starting = Callable[[], AbstractContextManager[Running]]
 
