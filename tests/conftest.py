@@ -29,6 +29,11 @@ settings.register_profile("random", deadline=None, max_examples=600, suppress_he
 settings.load_profile("fixed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the tests of training: some take a minute, for which other processes would wait at the end."""
+    items.sort(key=lambda item: item.path.parent.name != "training")
+
+
 def pytest_collection_finish() -> None:
     """Spares the garbage collector what lives as long as the process: the libraries and the tests themselves."""
     gc.collect()
