@@ -5,6 +5,8 @@ only such another file has changed, the remembered function goes on with the old
 (https://numba.readthedocs.io/en/stable/user/jit.html#cache). So what is remembered here is also by the source of all
 that the function calls and the values of the constants that it uses, wherever they are.
 
+A process that only runs what is remembered does not prepare for compiling, which takes Numba half a second.
+
 Two more of Numba's ways are replaced, for they make a process run what another one compiled of something else:
 
 - It counts functions in each process, the count is part of the names in the machine code, and of two pieces of code
@@ -27,9 +29,11 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast, final
 
+import llvmlite.binding
 import numba
 import numba.core.bytecode
 import numba.core.caching
+import numba.core.runtime.nrt
 import numba.core.serialize
 import numpy as np
 
@@ -41,8 +45,12 @@ log = logging.getLogger("bedplate.compiling")
 _FunctionCache: Any = numba.core.caching.FunctionCache
 _identity: Any = numba.core.bytecode.FunctionIdentity
 _serialize: Any = numba.core.serialize
+_runtime: Any = numba.core.runtime.nrt.rtsys
+_binding: Any = llvmlite.binding
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+_FORM = "calls and code"
+"""What is in a file."""
 _CONSTANTS: tuple[type[object], ...] = (bool, int, float, str, bytes, tuple, np.generic)
 _PACKAGE = __name__.partition(".")[0]
 
@@ -137,7 +145,7 @@ class _Entries:
 
     def _path(self, key: Any) -> Path:
         types, *others = key
-        return self._folder / f"{self._version}.{_short([numba.__version__, [str(t) for t in types], others])}.nbc"
+        return self._folder / f"{self._version}.{_short([_FORM, numba.__version__, [str(t) for t in types], others])}.nbc"
 
 
 def _short(value: Any) -> str:
@@ -154,19 +162,43 @@ class _Cache(_FunctionCache):
         place: Any = self._impl.locator
         self._cache_file = _Entries(Path(self._cache_path), self._impl.filename_base, place.get_source_stamp())
 
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What is remembered for these types; None: nothing.
+
+        What it calls by name has to be there, or it would crash: if it is not, Numba prepares for compiling.
+        """
+        found = self._cache_file.load(self._index_key(sig, target_context.codegen()))
+        if found is None:
+            return None
+        calls, form = found
+        _runtime.initialize(target_context)
+        if any(_binding.address_of_symbol(name) is None for name in calls):
+            target_context.refresh()
+        return self._impl.rebuild(target_context, form)
+
     def save_overload(self, sig: Any, data: Any) -> None:
         """Remembers what was compiled, if its names are its own and the disk takes it; it runs all the same."""
         if any(_COUNTED.search(f.name) for f in data.library.get_defined_functions()):
             _warn_once("Numba compiled parts of them before bedplate was imported: import it first")
             return
+        if not self._impl.check_cachable(data):
+            return
         try:
-            _FunctionCache.save_overload(self, sig, data)
+            self._impl.locator.ensure_cache_path()
+            form = (_calls(data.library), self._impl.reduce(data))
+            self._cache_file.save(self._index_key(sig, data.codegen), form)
         except OSError as e:
             _warn_once(f"{self._cache_path}: {e.strerror or e}")
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         of_function: Any = _FunctionCache._index_key(self, sig, codegen)
         return (*of_function, code_id(self._py_func), self._options)
+
+
+def _calls(library: Any) -> list[str]:
+    """The functions that machine code calls by name, and doesn't hold."""
+    declared = (f.name for f in library._final_module.functions if f.is_declaration)
+    return [name for name in declared if not name.startswith("llvm.")]
 
 
 @functools.cache
