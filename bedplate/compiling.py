@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import linecache
 import logging
 import pickle
 import re
@@ -65,7 +66,7 @@ def _parts(function: FunctionType, found: dict[str, str]) -> dict[str, str]:
     """Source and constants by where they are."""
     place = f"{function.__module__}.{function.__qualname__}"
     if place not in found:
-        found[place] = inspect.getsource(function)
+        found[place] = _source(function)
         for name, value in _used(function):
             if isinstance(value, _CONSTANTS):
                 found[f"{place} {name}"] = repr(value)
@@ -77,6 +78,22 @@ def _parts(function: FunctionType, found: dict[str, str]) -> dict[str, str]:
             elif (module := getattr(value, "__module__", None) or "").startswith(_PACKAGE):
                 found[module] = Path(inspect.getfile(inspect.getmodule(value) or function)).read_text()
     return found
+
+
+def _source(function: FunctionType) -> str:
+    """The lines of a function, from its first decorator on. `inspect` reads it word by word to find its end."""
+    code = function.__code__
+    last = max((end or 0 for _, end, _, _ in _positions(code)), default=0)
+    if not last:  # as with -X no_debug_ranges
+        return inspect.getsource(function)
+    return "".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last])
+
+
+def _positions(code: CodeType) -> Iterator[tuple[int | None, int | None, int | None, int | None]]:
+    yield from code.co_positions()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _positions(constant)
 
 
 def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -145,7 +162,9 @@ class _Entries:
 
     def _path(self, key: Any) -> Path:
         types, *others = key
-        return self._folder / f"{self._version}.{_short([_FORM, numba.__version__, [str(t) for t in types], others])}.nbc"
+        return (
+            self._folder / f"{self._version}.{_short([_FORM, numba.__version__, [str(t) for t in types], others])}.nbc"
+        )
 
 
 def _short(value: Any) -> str:
