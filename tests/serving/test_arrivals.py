@@ -26,13 +26,13 @@ class Reading(asyncio.Protocol):
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 def test_what_comes_during_the_work_came_with_its_begin_and_what_comes_later_did_not(new_loop: Any) -> None:
-    arrivals, reading, begins = Arrivals(), None, list[float]()
+    arrivals, begins = Arrivals(), list[float]()
     here, there = socket.socketpair()
 
     async def main() -> Reading:
         loop = asyncio.get_running_loop()
         there.setblocking(False)
-        _, read = await loop.create_connection(lambda: Reading(arrivals), sock=there)
+        transport, read = await loop.create_connection(lambda: Reading(arrivals), sock=there)
 
         def work(name: str) -> None:
             begins.append(time.monotonic())
@@ -46,6 +46,8 @@ def test_what_comes_during_the_work_came_with_its_begin_and_what_comes_later_did
             for _ in range(10):
                 await asyncio.sleep(0)
         here.sendall(b"idle")
+        await asyncio.sleep(0.01)
+        transport.close()
         await asyncio.sleep(0.01)
         return read
 
