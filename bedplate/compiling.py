@@ -19,6 +19,7 @@ Two more of Numba's ways are replaced, for they make a process run what another 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import linecache
 import logging
@@ -30,7 +31,6 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast, final
 
-import llvmlite.binding
 import numba
 import numba.core.bytecode
 import numba.core.caching
@@ -47,7 +47,7 @@ _FunctionCache: Any = numba.core.caching.FunctionCache
 _identity: Any = numba.core.bytecode.FunctionIdentity
 _serialize: Any = numba.core.serialize
 _runtime: Any = numba.core.runtime.nrt.rtsys
-_binding: Any = llvmlite.binding
+_binding: Any = importlib.import_module("llvmlite.binding")  # without type stubs
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _FORM = "calls and code"

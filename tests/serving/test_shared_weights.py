@@ -33,7 +33,8 @@ path = Path(sys.argv[1])
 open_runtime("onnx", Opening(path.with_name("small.onnx"), "model")).run({"ids": np.arange(9)}, ["rows"])
 before = anonymous()
 runtime = open_runtime("onnx", Opening(path, "model"))
-total = float(sum(runtime.run({"ids": np.arange(i, i + 1000)}, ["rows"])[0].sum(dtype=float) for i in range(0, 200_000, 1000)))
+parts = (np.arange(i, i + 1000) for i in range(0, 200_000, 1000))
+total = float(sum(runtime.run({"ids": ids}, ["rows"])[0].sum(dtype=float) for ids in parts))
 print(json.dumps([total, anonymous() - before]), flush=True)
 for _ in sys.stdin:
     parts = Path("/proc/self/smaps").read_text().split("VmFlags")
@@ -78,7 +79,10 @@ def test_two_processes_hold_an_embedding_once(tmp_path: Path) -> None:
 def test_a_file_that_is_aligned_is_the_same_model_and_its_weights_lie_right(kind: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     held = {"table": rng.normal(size=(LARGE_BYTES, 3)).astype(kind), "small": np.arange(7, dtype=np.float32)}
-    nodes = [helper.make_node("Gather", ["table", "ids"], ["found"]), helper.make_node("Cast", ["found"], ["rows"], to=1)]
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["found"]),
+        helper.make_node("Cast", ["found"], ["rows"], to=1),
+    ]
     before = shop.onnx_graph(nodes, [IDS], [OUT], held)
     after = aligned(before)
     checker.check_model(load_from_string(after))
