@@ -10,6 +10,7 @@ the connection's next request waits for it, other connections' don't.
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import cast, final
 
@@ -31,8 +32,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled", "_stalled",
-        "_transport", "deadline",
+        "_came", "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled",
+        "_stalled", "_transport", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
@@ -46,12 +47,21 @@ class Connection(asyncio.Protocol):
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = False
+        self._came = hub.turns.arrival()  # the earliest of what the first look at the socket finds
         self.deadline = loop.time() + hub.limits.idle_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Registers the connection, or refuses it where there are too many."""
         self._transport = cast("asyncio.Transport", transport)
         self._exchange.open(transport)
+
+        def has_read() -> None:
+            self._came = math.inf
+
+        if transport.get_extra_info("sslcontext") is None:
+            self._loop.call_soon(self._loop.call_soon, has_read)  # the loop has read by its second round
+        else:
+            has_read()
         full = len(self._hub.connections) >= self._hub.limits.connections
         self._hub.connections.add(self)
         if full:
@@ -89,7 +99,7 @@ class Connection(asyncio.Protocol):
         if parser.last or self._refusal is not None or self._lingering:
             return
         begun = parser.begun
-        parser.now = self._hub.turns.arrival()
+        parser.now = min(self._hub.turns.arrival(), self._came)
         try:
             parser.feed(data)
         except RefusedError as refused:
