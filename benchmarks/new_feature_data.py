@@ -15,7 +15,7 @@ SPLITS = (START + 45 * DAY, START + 50 * DAY)
 ITEMS, EMBEDDING, LAYERS, BATCH, RATE, EPOCHS = 50_000, 16, (64, 64), 4096, 2e-3, 1
 """Of every model: standardised numbers and an id of the item, two layers, Adam or what the trainer has by default."""
 TOTALS = {
-    "n": ("count(*)", pl.lit(1, pl.Int64)),
+    "n": ("count(*)", pl.col("user").is_not_null().cast(pl.Int64)),
     "spent": ("sum(price)", pl.col("price")),
     "buys": ("count(*) FILTER (kind = 2)", (pl.col("kind") == 2).cast(pl.Int64)),
     "quantity": ("sum(quantity)", pl.col("quantity")),

@@ -11,15 +11,15 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import polars as pl
-from new_feature_data import SPLITS
+from new_feature_data import NEW, SPLITS, THERE
 
 from bedplate import Job
+from bedplate.metrics.bootstrap import binary_sums, estimates
 from bedplate.project import Project
 from bedplate.registry.registry import Registry
-from bedplate.training.comparison import measure
 from bedplate.training.predictions import read_predictions
 from bedplate.training.run import train
 
@@ -27,13 +27,14 @@ STEPS = ("audit", "fit encodings", "train", "test")
 """What `train` tells of, by what ends when it tells."""
 
 
-def check(project: Project, folder: Path) -> dict[str, float]:
-    """The sum of the new feature over all rows, and how many rows the metric is of."""
+def check(project: Project, folder: Path) -> dict[str, Any]:
+    """The sum of each feature over all rows, and how many rows the metric is of."""
     if "users.quantity_7d" not in project.graph.features:
         return {}
     rows = pl.read_parquet(folder / "rows.parquet")
-    found = project.lookup("users.quantity_7d", rows["user"], rows["time"])["users.quantity_7d"]
-    return {"sum": float(np.asarray(found, np.float64).sum()), "rows": len(rows.filter(pl.col("time") >= SPLITS[1]))}
+    found = project.lookup([f"users.{name}" for name in THERE | NEW], rows["user"], rows["time"])
+    sums = found.select(pl.col(f"users.{name}").cast(pl.Float64).sum() for name in THERE | NEW).row(0)
+    return {"sums": sums, "rows": len(rows.filter(pl.col("time") >= SPLITS[1]))}
 
 
 def main(folder: Path) -> None:
@@ -53,7 +54,8 @@ def main(folder: Path) -> None:
 
     trained = train(job, dataset, project.graph.features, registry, project.root, progress=lap)
     laps["export"] = time.perf_counter()
-    found = measure(read_predictions(registry.run(trained.run_id).folder), "label")["auc"]
+    judged = binary_sums(*read_predictions(registry.run(trained.run_id).folder).of("label"))
+    found = estimates({"auc": judged["auc"]})["auc"]
     laps["judge"] = time.perf_counter()
     parts = {after: laps[after] - laps[before] for before, after in itertools.pairwise(laps)}
     speed = trained.result.rows_per_second, trained.result.wait_share

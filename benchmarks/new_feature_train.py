@@ -10,13 +10,14 @@ and trains the same model on the same rows and split, an epoch too. Two loops ar
 about, and slices of shuffled tensors, which are what a loop can be. `one` is what he does if he joins the new column to
 the table of before instead of building it anew; that has no target.
 
-The values of the new feature are compared by their sum, the metrics by their intervals.
+The values of the features are compared by their sums, the metrics by their intervals.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import subprocess
@@ -73,8 +74,9 @@ def ours(folder: Path) -> dict[str, Any]:
 
 def check(found: dict[str, Any], other: dict[str, Any], name: str) -> None:
     """Ends the benchmark where two runs did not do the same work equally well."""
-    if abs(found["sum"] - other["sum"]) > 1e-9 * other["sum"] or found["rows"] != other["rows"]:
-        raise SystemExit(f"the rows or the new feature of {name} differ: {found} {other}")
+    same = all(math.isclose(a, b, rel_tol=1e-6) for a, b in zip(found["sums"], other["sums"], strict=True))
+    if not same or found["rows"] != other["rows"]:
+        raise SystemExit(f"the rows or the features of {name} differ: {found} {other}")
     if found["auc"][2] < other["auc"][1] or other["auc"][2] < found["auc"][1]:
         raise SystemExit(f"the intervals of {name} do not meet: {found['auc']} {other['auc']}")
 
