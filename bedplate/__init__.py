@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
-    from bedplate.serving.service import Retrieval, Service
+    from bedplate.serving.service import Service
+    from bedplate.serving.steps import Retrieval
     from bedplate.sources.base import Source
     from bedplate.training.config import TrainerConfig
     from bedplate.training.job import Job
@@ -102,7 +103,7 @@ _EXPORTS = {
     "Number": "bedplate.features.encoding",
     "Project": "bedplate.project",
     "Registry": "bedplate.registry.registry",
-    "Retrieval": "bedplate.serving.service",
+    "Retrieval": "bedplate.serving.steps",
     "Sequence": "bedplate.features.encoding",
     "Service": "bedplate.serving.service",
     "Signature": "bedplate.features.signature",

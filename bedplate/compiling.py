@@ -5,6 +5,9 @@ only such another file has changed, the remembered function goes on with the old
 (https://numba.readthedocs.io/en/stable/user/jit.html#cache). So what is remembered here is also by the source of all
 that the function calls and the values of the constants that it uses, wherever they are.
 
+Processes that start together need the same functions at once: one of them compiles a function, and the others wait and
+read what it wrote.
+
 Two more of Numba's ways are replaced, for they make a process run what another one compiled of something else:
 
 - It counts functions in each process, the count is part of the names in the machine code, and of two pieces of code
@@ -16,9 +19,11 @@ Two more of Numba's ways are replaced, for they make a process run what another 
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import inspect
 import logging
+import os
 import pickle
 import re
 import secrets
@@ -135,9 +140,29 @@ class _Entries:
             return None
         return pickle.loads(data[begin:])
 
+    def turn(self, key: Any) -> int | None:
+        """Waits until no other process compiles a form, and takes it on; None: the disk has no locks."""
+        place = int(_short(self._path(key).name)[:15], 16)
+        try:
+            fcntl.lockf(_turns(self._folder), fcntl.LOCK_EX, 1, place)
+        except OSError:
+            return None
+        return place
+
+    def end_turn(self, place: int) -> None:
+        """Lets others have a form; the system does so when the process ends."""
+        fcntl.lockf(_turns(self._folder), fcntl.LOCK_UN, 1, place)
+
     def _path(self, key: Any) -> Path:
         types, *others = key
         return self._folder / f"{self._version}.{_short([numba.__version__, [str(t) for t in types], others])}.nbc"
+
+
+@functools.cache
+def _turns(folder: Path) -> int:
+    """The file of which a process locks a byte for each form that it compiles. Never closed: that ends the locks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return os.open(folder / "turns", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 def _short(value: Any) -> str:
@@ -153,6 +178,24 @@ class _Cache(_FunctionCache):
         self._options = _text(options)
         place: Any = self._impl.locator
         self._cache_file = _Entries(Path(self._cache_path), self._impl.filename_base, place.get_source_stamp())
+        self._turns: dict[Any, int] = {}
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """What was remembered, also by another process that compiles it now; None: this process is to compile it."""
+        load: Any = _FunctionCache.load_overload
+        found = load(self, sig, target_context)
+        if (
+            found is None
+            and (turn := self._cache_file.turn(self._index_key(sig, target_context.codegen()))) is not None
+        ):
+            self._turns[sig] = turn
+            found = load(self, sig, target_context)
+        return found
+
+    def end_turn(self, sig: Any) -> None:
+        """Lets other processes have a signature, whether it was compiled or not."""
+        if (turn := self._turns.pop(sig, None)) is not None:
+            self._cache_file.end_turn(turn)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Remembers what was compiled, if its names are its own and the disk takes it; it runs all the same."""
@@ -183,7 +226,17 @@ def compiled(function: _Function, **options: Any) -> _Function:
     """
     dispatcher: Any = numba.njit(nogil=True, **options)(function)
     try:
-        dispatcher._cache = _Cache(function, options)  # what `cache=True` does, with other keys and files
+        cache = _Cache(function, options)
     except RuntimeError:
         _warn_once("set NUMBA_CACHE_DIR to a folder that can be written")
+        return cast("_Function", dispatcher)
+    dispatcher._cache = cache  # what `cache=True` does, with other keys and files
+    dispatcher.compile = functools.partial(_compile, dispatcher.compile, cache)
     return cast("_Function", dispatcher)
+
+
+def _compile(compile_form: Callable[[Any], Any], cache: _Cache, sig: Any) -> Any:
+    try:
+        return compile_form(sig)
+    finally:
+        cache.end_turn(sig)

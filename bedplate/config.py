@@ -23,6 +23,7 @@ _KEYS = {
         "url": str,
         "deadline": str,
         "cache": str,
+        "ahead": str,
         "resident": list,
         "resident_path": str,
         "resident_age": str,
@@ -56,6 +57,7 @@ class Config:
             `memory:`.
         online_deadline: how long a read of the online store may take while features are served; microseconds.
         online_cache: how much memory the rows read last may take, which are used when it can't be read; bytes.
+        online_ahead: how far ahead of the clock an event of a stream may be; microseconds.
         resident: names of the views that are read from mapped files while features are served.
         resident_path: the folder of these files.
         resident_age: how long ago the online store may have held what they hold; then it is read; microseconds.
@@ -72,6 +74,7 @@ class Config:
     online_url: str
     online_deadline: int
     online_cache: int
+    online_ahead: int
     resident: tuple[str, ...]
     resident_path: Path
     resident_age: int
@@ -141,6 +144,7 @@ def load_config(directory: Path) -> Config:
         online_url=_online_url(online.get("url", "lmdb:.bedplate/online"), root, file),
         online_deadline=parse_duration(online.get("deadline", "50ms"), where=f"{file}: online.deadline"),
         online_cache=parse_size(online.get("cache", "64MB"), f"{file}: online.cache"),
+        online_ahead=parse_duration(online.get("ahead", "10m"), where=f"{file}: online.ahead"),
         resident=_texts(online.get("resident", []), f"{file}: online.resident"),
         resident_path=_resolve(
             online.get("resident_path", ".bedplate/resident"), root, f"{file}: online.resident_path"

@@ -210,7 +210,8 @@ class Project:
                 where the stream of the source began.
             replace: loads views anew whose stream is at work. The stream is then taken in from its first file again,
                 which must not hold events before `until`: `Ingest` refuses them. Those of a topic are passed over.
-            adopt: changed views go on with the rows of their old version, which is frozen; see `online.adoption`.
+            adopt: changed views go on with the rows of their old version, which is frozen, or where these do not hold
+                all, are loaded up to where its stream began, unless `until` is given; see `online.adoption`.
             progress: told what is under way.
 
         Raises:
@@ -230,7 +231,8 @@ class Project:
         known = {s.id: s for s in states(store) if s.complete}
         known |= adoption.adopt(store, chosen, asked) if adopt and not replace else {}
         adoption.resume(store, [] if replace else [view.id for view in chosen])
-        untils = [self._until(view, asked, {} if replace else known) for view in chosen]
+        begun = adoption.begun(store, chosen) if adopt and asked is None and not replace else {}
+        untils = [self._until(view, begun.get(view.id, asked), {} if replace else known) for view in chosen]
         done: list[Materialized] = []
         for view, reader, micros in zip(chosen, readers, untils, strict=True):
             began, state, count = time.perf_counter(), known.get(view.id), reader.rows
@@ -241,11 +243,8 @@ class Project:
                 told = functools.partial("{}: {:,} of {:,} events".format, view.name)
                 state = bulk_load(store, view, blocks, micros, progress=lambda n, c=count, t=told: progress(t(n, c)))
             later = 0 if kept else count - state.events
-            done.append(
-                Materialized(
-                    view.name, micros, state.events, later, time.perf_counter() - began, kept, kept and adopted
-                )
-            )
+            seconds = time.perf_counter() - began
+            done.append(Materialized(view.name, state.until, state.events, later, seconds, kept, kept and adopted))
         return done
 
     def _until(self, view: CompiledView, asked: int | None, known: Mapping[str, ViewState]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -26,6 +27,18 @@ settings.register_profile(
 )
 settings.register_profile("random", deadline=None, max_examples=600, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fixed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begins with the tests of training: some take a minute, for which other processes would wait at the end."""
+    items.sort(key=lambda item: item.path.parent.name != "training")
+
+
+def pytest_collection_finish() -> None:
+    """Spares the garbage collector what lives as long as the process: the libraries and the tests themselves."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

@@ -49,19 +49,51 @@ def package(tmp_path: Path) -> Path:
     return made
 
 
+def start(package: Path, program: str) -> subprocess.Popen[str]:
+    here = {"PYTHONPATH": str(package.parent), "NUMBA_CACHE_DIR": str(package.parent / "cache")}
+    command, pipe = [sys.executable, "-c", program], subprocess.PIPE
+    return subprocess.Popen(command, cwd=package.parent, env=os.environ | here, stdin=pipe, stdout=pipe, text=True)
+
+
 def run(package: Path, program: str = PROGRAM) -> list[str]:
     """What a program prints in a process of its own: what `doubled` gives, and how often it was found on disk."""
-    here = {"PYTHONPATH": str(package.parent), "NUMBA_CACHE_DIR": str(package.parent / "cache")}
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, cwd=package.parent, env=os.environ | here, capture_output=True, text=True, check=True
-    )
-    return done.stdout.split()
+    with start(package, program) as process:
+        printed, _ = process.communicate()
+    assert process.returncode == 0
+    return printed.split()
 
 
 def test_a_second_process_compiles_nothing(package):
     assert run(package) == ["42", "0"]
     assert run(package) == ["42", "1"]
+
+
+def test_of_processes_that_start_together_one_compiles(package):
+    """Each says that it has the function, and calls it when it is told to."""
+    program = "from bedplate.caller import doubled\nprint(flush=True)\ninput()\n" + PROGRAM.splitlines()[-1]
+    started = [start(package, program) for _ in range(3)]
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert sorted(process.communicate()[0].split() for process in started) == [["42", "0"], ["42", "1"], ["42", "1"]]
+
+
+def test_what_fails_to_compile_is_no_ones_turn(package):
+    """The process that failed goes on, and another one fails in its place and does not wait for it."""
+    (package / "called.py").write_text(CALLED.format(answer="1 + 'a'"))
+    program = (
+        PROGRAM.replace("print(", "try:\n    print(")
+        + "except Exception as e:\n    print(type(e).__name__, flush=True)\n"
+    )
+    first = start(package, program + "input()")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "TypingError\n"
+    assert run(package, program) == ["TypingError"]
+    assert first.communicate("\n") == ("", None)
 
 
 def test_what_two_processes_compiled_is_told_apart_by_a_third(package):

@@ -14,9 +14,11 @@ def test_how_long_a_read_may_take_and_what_is_kept_for_a_bad_day(tmp_path: Path)
     (tmp_path / "bedplate.toml").write_text("")
     config = load_config(tmp_path)
     assert (config.online_deadline, config.online_cache) == (50_000, 64_000_000)
-    (tmp_path / "bedplate.toml").write_text('[online]\ndeadline = "2s"\ncache = "1.5GB"\n')
+    assert config.online_ahead == 600_000_000
+    (tmp_path / "bedplate.toml").write_text('[online]\ndeadline = "2s"\ncache = "1.5GB"\nahead = "1h"\n')
     config = load_config(tmp_path)
     assert (config.online_deadline, config.online_cache) == (2_000_000, 1_500_000_000)
+    assert config.online_ahead == 3_600_000_000
     assert (config.resident, config.resident_age) == ((), 300_000_000)
     assert config.resident_path == tmp_path / ".bedplate/resident"
     (tmp_path / "bedplate.toml").write_text(
@@ -30,6 +32,7 @@ def test_how_long_a_read_may_take_and_what_is_kept_for_a_bad_day(tmp_path: Path)
         'deadline = "0ms"',
         'cache = "64"',
         "cache = 64",
+        'ahead = "soon"',
         'resident = "a"',
         "resident = [1]",
         "resident_age = 5",

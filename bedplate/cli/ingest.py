@@ -263,7 +263,10 @@ class _Taking:
             if self.moved:
                 for name, views in chosen.items():
                     move(store, views, streams[name])
-            workers = [Ingest(store, v, streams[n], batch=self.batch, late=self.late) for n, v in chosen.items()]
+            ahead = project.config.online_ahead
+            workers = [
+                Ingest(store, v, streams[n], batch=self.batch, ahead=ahead, late=self.late) for n, v in chosen.items()
+            ]
             shown.extend(w.measures for w in workers)
             if self.follow:
                 groups = f" as group {', '.join(t.group for t in topics.values())}" if topics else ""
@@ -304,7 +307,8 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
     taken: dict[str, int] = {}
     with open_online(project.config) as store:
         for view in (v for views in _chosen(project, sources).values() for v in views):
-            taken[view.name] = Ingest(store, [view], LetterStream(file, view, store, form), late=late).run().events
+            stream = LetterStream(file, view, store, form, ahead=project.config.online_ahead)
+            taken[view.name] = Ingest(store, [view], stream, late=late).run().events
     if as_json:
         echo_json({"views": [{"view": name, "letters": count} for name, count in taken.items()]})
     else:

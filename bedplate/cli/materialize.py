@@ -39,9 +39,10 @@ def materialize(
     A view that the store holds already is read as it was until its load is whole, and after Ctrl-C or a crash too.
 
     A view whose definition has changed is loaded beside its old version, which goes on. With --adopt it goes on with
-    the rows and the stream of the old version instead, where these hold all that it needs: nothing is loaded. The old
-    version is then frozen: its workers end with an error, and its readers get what it held. Give it only where no other
-    project, and no other branch of this one, needs the old version. Materializing that one lets it go on.
+    the rows and the stream of the old version instead, where these hold all that it needs: nothing is loaded. Where
+    they don't, it is loaded up to where that stream began. An old version that is adopted is frozen: its workers end
+    with an error, and its readers get what it held. Give it only where no other project, and no other branch of this
+    one, needs the old version. Materializing that one lets it go on.
 
     \b
     Examples:

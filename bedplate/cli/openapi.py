@@ -24,6 +24,7 @@ def openapi(service: str | None, directory: Path, as_json: bool) -> None:
     Examples:
       bedplate openapi shop
       bedplate openapi shop > openapi.json
+      bedplate openapi shop --json
     """
     from bedplate.project import Project
     from bedplate.registry.registry import Registry

@@ -204,10 +204,10 @@ def series_to_column(series: pl.Series) -> Column:
     if isinstance(series.dtype, pl.Array):
         return _embedding(series, series.dtype)
     if isinstance(series.dtype, pl.List):
-        lengths = series.list.len().fill_null(0).to_numpy()
+        lengths = _without_null(series.list.len(), 0).to_numpy()
         offsets = np.zeros(len(series) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        inner = series_to_column(series.filter(series.list.len() > 0).explode())
+        inner = series_to_column((series if lengths.all() else series.filter(pl.Series(lengths > 0))).explode())
         if not isinstance(inner, Dense | Ids):
             raise DefinitionError(f"'{series.name}' is a list of lists, expected a list of values")
         return Ragged(inner, offsets)
@@ -221,11 +221,16 @@ def series_to_column(series: pl.Series) -> Column:
     present = None if not series.null_count() else series.is_not_null().to_numpy()
     if kind is Type.STRING:
         texts: dict[int, str] = {}
-        return Ids(encode(series.cast(pl.String).fill_null(""), texts), present, texts)
+        return Ids(encode(_without_null(series.cast(pl.String), ""), texts), present, texts)
     if kind is Type.BOOL:
-        return Dense(series.fill_null(value=False).to_numpy(), present)
+        return Dense(_without_null(series, value=False).to_numpy(), present)
     whole = series.dt.epoch("us") if kind is Type.TIME else series.cast(pl.Int64)
-    return Dense(whole.fill_null(0).to_numpy(), present)
+    return Dense(_without_null(whole, 0).to_numpy(), present)
+
+
+def _without_null(series: pl.Series, value: str | int | bool) -> pl.Series:
+    """The series with a value in place of each null; asking first spares a query where there is none."""
+    return series.fill_null(value) if series.null_count() else series
 
 
 def _embedding(series: pl.Series, dtype: pl.Array) -> Embedding:

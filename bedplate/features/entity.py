@@ -17,6 +17,9 @@ from bedplate.types import Array, Int64s, Type, type_of
 KeysLike: TypeAlias = "Sequence[int] | Sequence[str] | Array | pl.Series"
 """Keys as a person gives them: integers or strings."""
 
+_FEW = 1_000
+"""Strings up to which a query takes longer than a loop."""
+
 
 @checks_arguments
 @final
@@ -96,22 +99,28 @@ def encode(series: pl.Series, texts: dict[int, str] | None = None) -> Int64s:
     """
     kind = type_of(series.dtype)
     if kind is Type.STRING:
-        strings = series.cast(pl.String)
-        unique = strings.unique()
-        names = unique.to_list()
-        ids = string_ids(names)
-        if len(set(ids)) != len(ids):
-            raise DataError(f"two different strings of column '{series.name}' have the same 64-bit id")
-        if texts is not None:
-            texts.update(zip(ids, names, strict=True))
-        if len(names) == len(strings):
-            return np.array(string_ids(strings.to_list()), np.int64)
-        return strings.replace_strict(unique, pl.Series(ids, dtype=pl.Int64), return_dtype=pl.Int64).to_numpy()
+        return _encode_texts(series.cast(pl.String), texts)
     if kind is Type.TIME:
         return series.dt.epoch("us").to_numpy()
     if kind not in (Type.INT, Type.BOOL):
         raise DataError(f"got {series.dtype}, expected integers or strings", where=f"column '{series.name}'")
     return np.ascontiguousarray(series.cast(pl.Int64).to_numpy())
+
+
+def _encode_texts(strings: pl.Series, texts: dict[int, str] | None) -> Int64s:
+    few: list[str] | None = strings.to_list() if len(strings) <= _FEW else None
+    names: list[str] = strings.unique().to_list() if few is None else list(dict.fromkeys(few))
+    ids = string_ids(names)
+    if len(set(ids)) != len(ids):
+        raise DataError(f"two different strings of column '{strings.name}' have the same 64-bit id")
+    if texts is not None:
+        texts.update(zip(ids, names, strict=True))
+    if few is not None:
+        known = dict(zip(names, ids, strict=True))
+        return np.array([known[name] for name in few], np.int64)
+    if len(names) == len(strings):
+        return np.array(string_ids(strings.to_list()), np.int64)
+    return strings.replace_strict(pl.Series(names), pl.Series(ids, dtype=pl.Int64), return_dtype=pl.Int64).to_numpy()
 
 
 def encode_keys(keys: KeysLike, kind: Type, place: str) -> Int64s:

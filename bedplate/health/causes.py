@@ -86,6 +86,7 @@ class Case:
         got: the store's values, one row; none where its row can't be read.
         expected: history's values, one row.
         texts: the texts behind string ids.
+        letters: how many events were withheld from the view and wait as dead letters.
     """
 
     plan: ReadPlan
@@ -97,6 +98,7 @@ class Case:
     got: Mapping[str, Column]
     expected: Mapping[str, Column]
     texts: TextLookup
+    letters: int
 
     @property
     def layout(self) -> Layout:
@@ -200,9 +202,11 @@ def _of_omitted(case: Case, affected: Int64s) -> Finding:
         )
     if (known >= state.watermark).all():
         return Finding.of(Cause.BEHIND, f"{shown}: the stream was taken in up to {format_time(state.watermark)}")
+    aside = f"; as dead letters (bedplate ingest replay) wait {_events(case.letters)}"
     return Finding.of(
         Cause.LEFT_OUT,
-        f"{shown}: the stream was taken in up to {format_time(state.watermark)}, and did not hold them yet",
+        f"{shown}: the stream was taken in up to {format_time(state.watermark)}, and did not hold them yet"
+        + (aside if case.letters else ""),
     )
 
 

@@ -14,8 +14,11 @@ from bedplate.health.causes import Case, Cause, Finding, explain
 from bedplate.health.parity import equal_rows
 from bedplate.offline.history import IndexedHistory
 from bedplate.online.base import OnlineStore, StoredTexts
+from bedplate.online.codec import Layout
 from bedplate.online.held import Condition, Held
+from bedplate.online.keys import letters_of
 from bedplate.online.plan import ReadPlan
+from bedplate.online.state import ViewState
 from bedplate.types import Bools, Int64s, Type
 
 
@@ -58,7 +61,8 @@ class Comparison:
         at: as given.
         held: the store's rows of the keys.
         keys: [k, entities] int64, those that were compared.
-        ahead: how many were not: the store holds events of them that could not be seen at the time.
+        ahead: how many were not: the store holds events of them that could not be seen at the time, or nothing any more
+            as of a later time nothing of them counts.
         wrong_rows: the positions of the keys of which some feature differs or can't be read.
         differ: how many values that are.
 
@@ -67,11 +71,13 @@ class Comparison:
     """
 
     def __init__(self, store: OnlineStore, history: IndexedHistory, view: CompiledView, keys: Int64s, at: int) -> None:
-        self.view, self.at, self._history = view, at, history
+        self.view, self.at, self._history, self._store, self._letters = view, at, history, store, 0
         self._plan, self._texts = ReadPlan(view, list(view.features)), StoredTexts(store)
         self.held = Held.read(store, view, keys)
         every: list[Condition] = [self.held.row(i).condition(self._plan.layout, at) for i in range(len(keys))]
-        self._asked = np.array([i for i, c in enumerate(every) if c is not Condition.AHEAD], np.int64)
+        gone = _gone(history, self._plan.layout, self.held.state, keys, every, at)
+        left = (i for i, c in enumerate(every) if c is not Condition.AHEAD and i not in gone)
+        self._asked = np.array(list(left), np.int64)
         self._conditions: list[Condition] = [every[i] for i in self._asked.tolist()]
         self.keys, self.ahead = keys[self._asked], len(keys) - len(self._asked)
         times = np.full(len(self.keys), at, np.int64)
@@ -102,6 +108,7 @@ class Comparison:
     def differences(self, most: int) -> list[Difference]:
         """What differs of the first so many keys, with the cause of each."""
         rows = self.wrong_rows[:most]
+        self._letters = len(self._store.scan(letters_of(self.view)))
         events = self._history.reader(self.view).events(self.keys[rows])
         packed, found = self._plan.layout.pack(events), list[Difference]()
         for row, begin, end in zip(rows, events.offsets[:-1].tolist(), events.offsets[1:].tolist(), strict=True):
@@ -116,7 +123,8 @@ class Comparison:
         found: dict[str, Finding] = {}
         if wrong:
             stored = self.held.row(int(self._asked[row]))
-            case = Case(self._plan, self.held.state, self.at, stored, condition, events, got, expected, self._texts)
+            state, texts = self.held.state, self._texts
+            case = Case(self._plan, state, self.at, stored, condition, events, got, expected, texts, self._letters)
             found = dict.fromkeys(wrong, explain(case))
         for name in (n for n in self._plan.names if self._lost[n][row]):
             found.setdefault(name, Finding.of(Cause.MISSING_TEXT, "the store has no text behind an id of the value"))
@@ -139,6 +147,19 @@ class Comparison:
             )
             for name, finding in found.items()
         ]
+
+
+def _gone(
+    history: IndexedHistory, layout: Layout, state: ViewState, keys: Int64s, conditions: Sequence[Condition], at: int
+) -> set[int]:
+    """Which keys have no row any more, as nothing of them counted when the store was swept, later than `at`."""
+    absent = [i for i, condition in enumerate(conditions) if condition is Condition.ABSENT]
+    if layout.lifetime < 0 or at >= state.swept or not absent:
+        return set()
+    events = history.reader(layout.view).events(keys[absent])
+    ends = events.visible + layout.delay + layout.lifetime + 1
+    spans = zip(absent, events.offsets[:-1].tolist(), events.offsets[1:].tolist(), strict=True)
+    return {i for i, begin, end in spans if end > begin and ends[begin:end].max() <= state.swept}
 
 
 def _key(key: int, kind: Type, lookups: Sequence[TextLookup | None]) -> int | str:

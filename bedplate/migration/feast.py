@@ -142,7 +142,10 @@ class Translation:
             if located.is_server:
                 self.report.note(f"The password of the server of `{name}` comes from the environment: PGPASSWORD.")
             elif located.schema is None:
-                self.report.note(f"Nothing was read at `{located.table}` yet: types are taken as Feast declares them.")
+                self.report.note(
+                    f"Nothing was read at `{located.table}` yet: types are taken as Feast declares them. "
+                    "Put the rows there before 'bedplate plan': it reads their columns."
+                )
         else:
             self.report.leave("source", name, record.place, located.problem, located.todo)
         self._sources[id(record)] = _Source(made, schema)

@@ -268,7 +268,7 @@ class Reference(Reader):
         raw: rows as the table holds them; None for the view's whole source.
     """
 
-    __slots__ = ("_events", "_kinds", "view")
+    __slots__ = ("_events", "_kinds", "_leaves", "view")
 
     def __init__(self, view: CompiledView, raw: pl.LazyFrame | None = None) -> None:
         self.view = view
@@ -286,6 +286,10 @@ class Reference(Reader):
         frame = frame.sort(TIME, SEQUENCE, known, "arrival")
         keys = [_key_column(frame[e.key]) for e in definition.entities]
         leaves = [leaf for call in view.calls for leaf in _leaves(call.aggregation)]
+        self._leaves = [
+            (call, [(leaf, _name(leaf, selection)) for leaf, selection in _leaves(call.aggregation)])
+            for call in view.calls
+        ]
         selected = {
             _name(leaf, selection): _states(frame, leaf) if isinstance(leaf, Attribute) else _inputs(frame, selection)
             for leaf, selection in leaves
@@ -319,11 +323,12 @@ class Reference(Reader):
     ) -> dict[str, Value]:
         times, known, rows = self._events.get(key, ([], [], {}))
         result: dict[str, Value] = {}
-        for call in self.view.calls:
-            seen = chosen(times, known, call.window)
+        in_window = {window: chosen(times, known, window) for window in {call.window for call in self.view.calls}}
+        for call, leaves in self._leaves:
+            seen = in_window[call.window]
             parts: list[list[Value]] = []
-            for leaf, selection in _leaves(call.aggregation):
-                kind, inputs = type(leaf).__name__, rows.get(_name(leaf, selection), [])
+            for leaf, name in leaves:
+                kind, inputs = type(leaf).__name__, rows.get(name, [])
                 counted = [(times[i], inputs[i]) for i in seen if inputs[i] is not None]
                 if kind in _CARRIED_FORWARD and self.view.view.ttl is not None:
                     counted = [event for event in counted if event[0] >= time - self.view.view.ttl]

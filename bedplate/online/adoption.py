@@ -61,6 +61,17 @@ def adopt(
     return done
 
 
+def begun(store: OnlineStore, views: Sequence[CompiledView]) -> dict[str, int]:
+    """Where the streams of old versions began, by the id of each view that is not in the store but changed from one.
+
+    There a view is to be loaded that can't go on with the old rows: its stream is the same, from its first event on.
+    """
+    found = states(store)
+    there = {s.id for s in found if s.complete}
+    old = {s.name: s.until for s in sorted(found, key=lambda s: (s.made, s.until)) if s.complete and s.positions}
+    return {view.id: old[view.name] for view in views if view.id not in there and view.name in old}
+
+
 def _can_be_taken(old: ViewState, view: CompiledView) -> bool:
     return old.complete and old.adopted is None and old.successor in ("", view.id)
 

@@ -81,15 +81,12 @@ class Changes:
         expects: keys and the values that they must have still, empty for a key that is not there; otherwise the step is
             not taken. All that a writer read before it made the step changes only together with one of these. A step
             expects texts only where it changes nothing else.
-        expires: keys and the time from which on a store may forget them, microseconds since the epoch; one that is put
-            again without it is kept.
         drops: keys that are deleted, each whether it is there or not.
     """
 
     puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     deletes: list[bytes] = field(default_factory=list[bytes])
     expects: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
-    expires: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
     drops: list[bytes] = field(default_factory=list[bytes])
 
 
@@ -247,13 +244,18 @@ class StoredTexts(ManyTexts):
 
     def load(self, ids: Sequence[int]) -> None:
         """Reads many texts at once, so that asking for them is a look-up in memory."""
+        self.loads_all(ids)
+
+    def loads_all(self, ids: Sequence[int]) -> bool:
+        """As `load`; whether the store has all of them."""
         missing = [i for i in dict.fromkeys(ids) if self._get(i) is None]
         if not missing:
-            return
-        values = self._store.read_many(keys.text_keys(np.array(missing, np.int64)))
+            return True
+        values = list(self._store.read_many(keys.text_keys(np.array(missing, np.int64))))
         if len(self._known) >= self._most:
             self._older, self._known = self._known, {}
         self._known.update((i, _text(v)) for i, v in zip(missing, values, strict=True) if v)
+        return all(values)
 
     def _get(self, key: int) -> str | None:
         found = self._known.get(key)

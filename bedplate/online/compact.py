@@ -8,25 +8,17 @@ from typing import TypeAlias, final
 import msgspec
 import numpy as np
 
-from bedplate.clock import Clock, system_clock
-from bedplate.errors import ConflictError, NotFoundError, StoreError, suggest
+from bedplate.errors import NotFoundError, suggest
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.adoption import finish, release, thaw
 from bedplate.online.base import Changes, OnlineStore
-from bedplate.online.codec import LAST_FOLDED, Layout
-from bedplate.online.expiry import ends_of, expiries
-from bedplate.online.folding import merge_into_rows
 from bedplate.online.generations import discard
-from bedplate.online.rows import check_rows, split_rows
-from bedplate.online.state import REWIND, ViewState, decoded, states
-from bedplate.types import Int64s
+from bedplate.online.state import REWIND, ViewState, states
+from bedplate.online.sweep import PAGE, RowFolding
 
 Progress: TypeAlias = Callable[[str], None]
 """Told what is under way."""
-
-PAGE = 2_000
-"""So many rows are folded anew in one step."""
 
 
 @final
@@ -62,7 +54,6 @@ def compact(
     newer: bool = False,
     dry_run: bool = False,
     rewind: int = REWIND,
-    clock: Clock = system_clock,
     progress: Progress = lambda _: None,
 ) -> list[Compacted]:
     """Folds the rows of views anew at their watermark, and deletes old versions of them.
@@ -79,7 +70,6 @@ def compact(
         newer: versions that came to the store after the ones that are defined go too; nobody else may need them.
         dry_run: only says what would be done.
         rewind: as for `bulk_load`.
-        clock: as for `bulk_load`.
         progress: told what is under way.
 
     Raises:
@@ -95,13 +85,25 @@ def compact(
         if view is not None and state.complete:
             if not dry_run:
                 finish(store, view.id, PAGE)
-            done.append(_Folding(store, view, rewind, clock, dry_run=dry_run).run(state, progress))
+            done.append(_folded(RowFolding(store, view, rewind, dry_run=dry_run), state, progress))
         elif view is None and state.name in own and not newer and _is_newer(state, own[state.name]):
             done.append(Compacted(state.name, state.id, False, 0, 0, 0, 0, newer=True))
         elif view is None and (state.name in own or (removed and state.name not in names)):
             progress(f"{state.name}: deleting version {state.id[:12]}")
             done.append(_drop(store, state, dry_run=dry_run))
     return done
+
+
+def _folded(folding: RowFolding, state: ViewState, progress: Progress) -> Compacted:
+    """Folds all pages of the generation of a view that is read."""
+    counts = np.zeros(4, np.int64)
+    for names in folding.pages(state.generation):
+        while (found := folding.fold(names, state.generation)) is None:
+            pass  # a step of the view came between: its rows are read again
+        counts += found
+        progress(f"{state.name}: {counts[0]:,} rows")
+    rows, shrunk, deleted, less = counts.tolist()
+    return Compacted(state.name, state.id, False, rows, shrunk, deleted, less)
 
 
 def _is_newer(state: ViewState, own: ViewState) -> bool:
@@ -142,67 +144,3 @@ def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool) -> Compacted:
         if state.adopted is not None:
             thaw(store, state.adopted.id, state.id)
     return Compacted(state.name, state.id, True, count, 0, count, taken)
-
-
-@final
-class _Folding:
-    """The folding of a view's rows anew."""
-
-    def __init__(self, store: OnlineStore, view: CompiledView, rewind: int, clock: Clock, *, dry_run: bool) -> None:
-        self._store, self._view, self._rewind, self._dry_run = store, view, rewind, dry_run
-        self._clock = clock
-        self._layout = Layout(view)
-        self._counts = np.zeros(4, np.int64)  # rows, shrunk, deleted, bytes
-
-    def run(self, state: ViewState, progress: Progress) -> Compacted:
-        """All pages of the generation that is read."""
-        for page in self._store.pages(keys.rows_of(self._view, state.generation), PAGE):
-            names = [key for key, _ in page]
-            while (counts := self._page(names, state.generation)) is None:
-                pass  # a step of the view came between: its rows are read again
-            self._counts += counts
-            progress(f"{self._view.name}: {self._counts[0]:,} rows")
-        rows, shrunk, deleted, less = self._counts.tolist()
-        return Compacted(self._view.name, self._view.id, False, rows, shrunk, deleted, less)
-
-    def _page(self, names: list[bytes], generation: int) -> Int64s | None:
-        """Folds some rows; None: they have changed meanwhile."""
-        state_key = keys.state_of(self._view)
-        values = self._store.read_many([*names, state_key])
-        (before,) = values.last(1)
-        state = decoded(before) if before else None
-        if state is None or not state.complete or state.generation != generation:
-            raise StoreError("the view was loaded anew", where=self._view.place, hint="run it again")
-        words, offsets = values.rows(len(names))
-        there = np.flatnonzero(np.diff(offsets))
-        begins = check_rows(self._store, self._layout, words, offsets)
-        line = state.watermark - self._rewind
-        folded, ends = self._folded(words, offsets, begins, line)
-        is_over = ends_of(self._layout, words, begins) <= line
-        less = np.diff(offsets)[there] - np.diff(ends)[there]
-        is_less = (less > 0) & ~is_over
-        rows = split_rows(folded, ends)
-        puts: list[tuple[bytes, bytes]] = [(names[i], rows[i]) for i in there[is_less].tolist()]
-        changes = Changes(
-            puts,
-            drops=[names[i] for i in there[is_over].tolist()],
-            expects=[(state_key, before)],
-            expires=expiries(self._layout, puts, state.watermark, self._clock()),
-        )
-        if not self._dry_run and (changes.puts or changes.drops):
-            try:
-                self._store.commit(changes)
-            except ConflictError:
-                return None
-        gone = int(np.diff(offsets)[there][is_over].sum()) + int(less[is_less].sum())
-        return np.array([len(there), is_less.sum(), is_over.sum(), 8 * gone], np.int64)
-
-    def _folded(self, words: Int64s, offsets: Int64s, begins: Int64s, line: int) -> tuple[Int64s, Int64s]:
-        """The rows as if something of the line had been folded last, so that what is too old then is left out.
-
-        They say so: a read before the line is refused, as it would miss that.
-        """
-        raised = words.copy()
-        raised[begins + LAST_FOLDED] = np.maximum(raised[begins + LAST_FOLDED], line - 1)
-        none = np.zeros(len(offsets), np.int64)
-        return merge_into_rows(self._layout, raised, offsets, none[:0], none, line)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from bedplate.online.base import Values
 from bedplate.online.codec import LAST_FOLDED, PENDING, Layout
 from bedplate.types import Int64s
 
@@ -35,23 +32,3 @@ def ends_of(layout: Layout, words: Int64s, begins: Int64s) -> Int64s:
         latest[there] = np.maximum(latest[there], words[last] + layout.delay)
     ends[is_known] = np.maximum(latest[is_known], -layout.lifetime) + layout.lifetime + 1
     return ends
-
-
-def expiries(layout: Layout, puts: Sequence[tuple[bytes, bytes]], watermark: int, now: int) -> list[tuple[bytes, int]]:
-    """From when on a store may forget rows by itself (see `Changes.expires`).
-
-    Streams may be of the past. So what counts is how long a row lasts from the watermark on, and that from now on: the
-    watermark is not ahead of a row's end before the clock is.
-
-    Args:
-        layout: of the rows.
-        puts: their keys and values.
-        watermark: of the view once they are put; microseconds.
-        now: the time; microseconds.
-    """
-    if layout.lifetime < 0 or not puts:
-        return []
-    words, offsets = Values([value for _, value in puts]).rows(len(puts))
-    left = np.maximum(ends_of(layout, words, offsets[:-1]), watermark) - watermark
-    keys = [key for key, _ in puts]
-    return [(key, now + more) for key, more in zip(keys, left.tolist(), strict=True) if more < NEVER - watermark]

@@ -44,6 +44,7 @@ class Degraded(msgspec.Struct, omit_defaults=True):
         age_seconds: how long ago the oldest of the cached rows was read.
         behind_seconds: how long before the time asked for the view's stream was last known to be taken in, where it is
             stale.
+        texts: rows without some value, because the store has no text behind it: `bedplate online verify` names them.
         why: of a step: it was `late`, it `failed`, or it was `skipped` because that happened a moment ago.
         instead: of a step: what the answer has instead of what it would have made.
         items: of a step that filters: how many candidates it could not look at, and left out.
@@ -52,6 +53,7 @@ class Degraded(msgspec.Struct, omit_defaults=True):
     cached: int = 0
     default: int = 0
     stale: int = 0
+    texts: int = 0
     age_seconds: float = 0.0
     behind_seconds: float = 0.0
     why: str = ""
@@ -64,7 +66,7 @@ class Degraded(msgspec.Struct, omit_defaults=True):
         >>> Degraded(cached=3, age_seconds=1.5).counts()
         {'cached': 3}
         """
-        found = {"cached": self.cached, "default": self.default, "stale": self.stale}
+        found = {"cached": self.cached, "default": self.default, "stale": self.stale, "texts": self.texts}
         return {how: rows for how, rows in found.items() if rows}
 
 
@@ -128,8 +130,9 @@ class FallbackReader(Reader):
         self._recent.remember(reads, values, watermarks, monotonic())
         found = self._reader.columns(reads, values)
         if texts_of:
-            for read, columns in zip(reads, found, strict=True):
-                _load_texts(columns, [n for n in read.names if n in texts_of])
+            for i, read in enumerate(reads):
+                names = [n for n in read.names if n in texts_of]
+                found[i] = _with_texts(found[i], names, degraded, read.view.name)
         for i, (read, watermark) in enumerate(zip(reads, watermarks, strict=True)):
             if read.view.view.freshness is not None:
                 found[i] = _without_stale(read, found[i], np.full(len(read.times), watermark), degraded)
@@ -238,8 +241,7 @@ class Reading(Reader):
             return columns
         if self.failure is None:
             try:
-                _load_texts(columns, names)
-                return columns
+                return _with_texts(columns, names, self.degraded, read.view.name)
             except UnavailableError as error:
                 self.failure = error
         return _without_unknown_texts(columns, names)
@@ -293,15 +295,24 @@ def _without_stale(read: Read, columns: Columns, watermarks: Int64s, degraded: d
     return _masked(columns, ~stale)
 
 
-def _load_texts(columns: Columns, names: Sequence[str]) -> None:
+def _with_texts(columns: Columns, names: Sequence[str], degraded: dict[str, Degraded], view: str) -> Columns:
+    """The columns with their texts read; without the values that have none in the store, which is said of the view."""
+    lacking: list[str] = []
     for name in names:
         ids = _stored_ids(columns[name])
         if ids is not None and isinstance(ids.texts, StoredTexts):
-            ids.texts.load((ids.values if ids.present is None else ids.values[ids.present]).tolist())
+            wanted = ids.values if ids.present is None else ids.values[ids.present]
+            if not ids.texts.loads_all(wanted.tolist()):
+                lacking.append(name)
+    lost = list[Bools]()
+    found = _without_unknown_texts(columns, lacking, lost)
+    if lost:
+        degraded.setdefault(view, Degraded()).texts += int(np.count_nonzero(np.any(lost, axis=0)))
+    return found
 
 
-def _without_unknown_texts(columns: Columns, names: Sequence[str]) -> Columns:
-    """The columns, without values whose texts the store would have to be asked for."""
+def _without_unknown_texts(columns: Columns, names: Sequence[str], lost: list[Bools] | None = None) -> Columns:
+    """The columns, without values whose texts are not known here; which rows [n] lost one goes to `lost`."""
     parts, places = list(columns.parts), dict(columns.places)
     for name in names:
         column = columns[name]
@@ -317,6 +328,8 @@ def _without_unknown_texts(columns: Columns, names: Sequence[str]) -> Columns:
             there = rows
         places[name] = len(parts), -1
         parts.append(masked(column, there))
+        if lost is not None:
+            lost.append(~there)
     return Columns(parts, places)
 
 

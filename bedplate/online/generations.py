@@ -102,8 +102,8 @@ class Loading:
             discard(store, view.id, left)
         return loading
 
-    def add(self, puts: list[tuple[bytes, bytes]], part: GroupedRows, expires: list[tuple[bytes, int]]) -> None:
-        """Puts rows of the generation that is filled, and the texts of their events; `expires` as in `Changes`.
+    def add(self, puts: list[tuple[bytes, bytes]], part: GroupedRows) -> None:
+        """Puts rows of the generation that is filled, and the texts of their events.
 
         Raises:
             ConflictError: another load has begun, or the store has lost a step of this one.
@@ -114,7 +114,7 @@ class Loading:
             state = msgspec.structs.replace(self._state, steps=self._state.steps + 1)
             claim = self._claim[0], msgspec.json.encode(state)
             try:
-                self._store.commit(Changes([*puts, *texts, claim], expects=[self._claim], expires=expires))
+                self._store.commit(Changes([*puts, *texts, claim], expects=[self._claim]))
                 self._claim, self._state = claim, state
                 break
             except ConflictError:

@@ -30,15 +30,15 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.codec import Layout
 from bedplate.online.completed import CompletedNames
-from bedplate.online.expiry import expiries
 from bedplate.online.files import FileStream, naming
 from bedplate.online.measures import Measures
 from bedplate.online.origins import check_origin
 from bedplate.online.overflow import BeyondWordsError
-from bedplate.online.refused import check_each_time, refused_rows, rows_of_keys
+from bedplate.online.refused import AHEAD, check_each_time, refused_rows, rows_of_keys
 from bedplate.online.rows import MOST_TEXTS, Events, group, merged_rows, texts_of
 from bedplate.online.state import REWIND, ViewState, decode_to_write
 from bedplate.online.streams import MicroBatch, Origin, Position, Stream
+from bedplate.online.sweep import Sweep
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.base import AVAILABLE, TIME
 from bedplate.sources.events import RowName, row_text
@@ -91,6 +91,7 @@ class _Taking:
     events: int
     passed_over: int
     newest: int
+    ahead: int
     completes: bool
 
 
@@ -119,6 +120,9 @@ class Ingest:
             store is best made of.
         rewind: reads may ask for a time so much before the watermark; microseconds.
         clock: an event ahead of this clock does not push the watermark beyond it.
+        ahead: an event that is further ahead of the clock does not move the watermark at all. Of a topic it goes to the
+            dead letters; in a file, whose rows history has too, it is taken in and counts once its time has come;
+            microseconds.
         late: take in events from before the time that a view was loaded for. The load held every event of history that
             is so old, so these must be events that history did not hold; they count from now on. Without it they are an
             error. A topic has both kinds, and nothing tells which is which.
@@ -140,6 +144,7 @@ class Ingest:
         batch: int | None = None,
         rewind: int = REWIND,
         clock: Clock = system_clock,
+        ahead: int = AHEAD,
         late: bool = False,
     ) -> None:
         names = sorted({v.view.source.name for v in views})
@@ -150,8 +155,9 @@ class Ingest:
         if late and self._stream.overlaps_history:
             raise _late_refused(self._stream.name, names[0])
         self._batch = store.step_events if batch is None else batch
-        self._rewind, self._clock, self._late = rewind, clock, late
+        self._rewind, self._clock, self._ahead, self._late = rewind, clock, ahead, late
         self._layouts = {v.id: Layout(v) for v in views}
+        self._sweeps = {v.id: Sweep(store, v, rewind) for v in views}
         self._reached: dict[str, _Reached] = {}
         self._texts: set[int] = set()
         self._partitions: Sequence[str] = ()
@@ -221,6 +227,8 @@ class Ingest:
             taken = True
             if progress is not None:
                 progress(self.measures)
+        for view in self._views:
+            self._sweeps[view.id].turn(self._reached[view.id].state)
         if monotonic() >= self._lag_due:
             self.measure_lag()
         return Turn(taken, busy or self._is_overtaken, self._is_over and not taken)
@@ -305,9 +313,11 @@ class Ingest:
             self._is_over = True
             return False
         batch, prepared = self._prepared(views, batch)
-        newest = max(int(p.rows.visible.max(initial=-1)) for p in prepared)
+        now = self._clock()
+        newest = max(_newest(p.rows, now, self._ahead) for p in prepared)
+        ahead = max(int(np.count_nonzero(p.rows.visible > now + self._ahead)) for p in prepared)
         passed_over = self._passed_over(prepared, batch)
-        taking = _Taking(batch.end, len(batch.rows) - passed_over, passed_over, newest, bool(batch.completes))
+        taking = _Taking(batch.end, len(batch.rows) - passed_over, passed_over, newest, ahead, bool(batch.completes))
         try:
             taken = all(self._commit(each, batch) for each in prepared)
         except UncertainError:
@@ -322,6 +332,7 @@ class Ingest:
         left = [p for p in self._positions(partition).values() if p < taken.end]
         self.measures.files += taken.completes and not left
         self.measures.took(partition, taken.end, taken.events, taken.newest, taken.passed_over)
+        self.measures.ahead += taken.ahead
 
     def _passed_over(self, prepared: Sequence[_Prepared], batch: MicroBatch) -> int:
         """How many events of a micro-batch are of a time that the loads of all views had."""
@@ -339,12 +350,12 @@ class Ingest:
             with naming(batch.where):
                 prepared = [self._prepare(view, batch) for view in views]
                 if batch.refuse is not None:
-                    check_each_time(views[0].view.source, batch.rows)
+                    check_each_time(views[0].view.source, batch.rows, self._clock() + self._ahead)
                     withheld = batch.refuse({})
         except DataError:
             if batch.refuse is None:
                 raise
-            wrong = refused_rows(views, batch.rows)
+            wrong = refused_rows(views, batch.rows, self._clock() + self._ahead)
             withheld, batch = batch.refuse(wrong), batch.without(wrong)
             with naming(batch.where):
                 prepared = [self._prepare(view, batch) for view in views]
@@ -412,7 +423,7 @@ class Ingest:
     def _changes(self, prepared: _Prepared, batch: MicroBatch, reached: _Reached) -> tuple[ViewState, Changes]:
         """The step from a view's state to the one after a micro-batch."""
         view, rows, before, origin = prepared.view, prepared.rows, reached.state, self._stream.origin
-        watermark = max(before.watermark, min(int(rows.visible.max(initial=-1)), self._clock()))
+        watermark = max(before.watermark, _newest(rows, self._clock(), self._ahead))
         state = msgspec.structs.replace(
             before,
             watermark=watermark,
@@ -424,9 +435,7 @@ class Ingest:
         )
         changes = Changes(expects=[(keys.state_of(view), reached.raw)])
         layout = self._layouts[view.id]
-        puts = merged_rows(self._store, layout, prepared.events, watermark - self._rewind, before)
-        changes.puts.extend(puts)
-        changes.expires.extend(expiries(layout, puts, watermark, self._clock()))
+        changes.puts.extend(merged_rows(self._store, layout, prepared.events, watermark - self._rewind, before))
         changes.puts.append(state.put(view))
         changes.puts.extend((reached.completed.key(batch.partition, name), b"1") for name in batch.completes)
         changes.puts.extend((keys.letter_of(view, name), b"1") for name in sorted(prepared.withheld))
@@ -440,8 +449,13 @@ class Ingest:
             return before.seen
         # A partition that nobody has looked at holds the view back.
         seen = dict.fromkeys(self._stream.all_partitions(), before.fresh_until) | before.seen
-        newest = min(int(prepared.rows.visible.max(initial=-1)), self._clock())
-        return seen | {batch.partition: max(newest, before.seen.get(batch.partition, before.until))}
+        newest = max(_newest(prepared.rows, self._clock(), self._ahead), before.seen.get(batch.partition, before.until))
+        return seen | {batch.partition: newest}
+
+
+def _newest(rows: Rows, now: int, ahead: int) -> int:
+    """When the newest of some events could be known, at most now; none is asked that is too far ahead; -1: none."""
+    return min(int(rows.visible.max(initial=-1, where=rows.visible <= now + ahead)), now)
 
 
 def _with_origin(state: ViewState, partition: str, now: Origin) -> dict[str, Origin]:

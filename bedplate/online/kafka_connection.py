@@ -89,7 +89,7 @@ class Connection:
             "auto.offset.reset": "error",
         }
         self._settings = {"queued.max.messages.kbytes": 65_536, **settings, **fixed}
-        self.errors, self.trouble, self._said = 0, "", ""
+        self.errors, self.trouble, self._said, self._denied = 0, "", "", ""
         self.origin: Origin | None = None
         self.partitions: Sequence[int] = ()
         self._look_due: float | None = monotonic() + PATIENCE
@@ -106,6 +106,7 @@ class Connection:
 
         Raises:
             DataError: the topic can't be read, and waiting does not help.
+            ConfigError: the brokers refuse the name or the password, and did for `PATIENCE`.
         """
         try:
             found = self.consumer.consume(count, wait)
@@ -129,10 +130,21 @@ class Connection:
         return messages
 
     def describe(self) -> bool:
-        """Asks for the topic's partitions and the cluster that it is of; False: the brokers did not answer."""
+        """Asks for the topic's partitions and the cluster that it is of; False: the brokers did not answer.
+
+        Raises:
+            ConfigError: they refuse the name or the password.
+        """
         try:
             found = self.consumer.list_topics(self._topic, timeout=_ASKED)
         except KafkaException as error:
+            if self._denied:
+                raise ConfigError(
+                    f"the brokers refuse the name or the password: {self._denied}",
+                    where=self._url,
+                    hint="check sasl.username, sasl.password and sasl.mechanism (--settings); the same command goes on "
+                    "from where it was",
+                ) from error
             self.trouble = (
                 f"can't reach the brokers of '{self._url}': {self._said or error.args[0].str()}; check the addresses, "
                 "that a broker listens there, and security.protocol and the sasl.* and ssl.* settings (--settings)"
@@ -195,11 +207,13 @@ class Connection:
         self.errors += 1
         if error.code() != KafkaError._ALL_BROKERS_DOWN or not self._said:
             self._said = error.str()
+        if error.code() == KafkaError._AUTHENTICATION:
+            self._denied = error.str()
         if self._look_due is None:
             self._look_due = monotonic() + PATIENCE
 
     def _reached(self) -> None:
-        self.trouble, self._said, self._look_due = "", "", None
+        self.trouble, self._said, self._denied, self._look_due = "", "", "", None
 
 
 @final

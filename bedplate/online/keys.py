@@ -96,7 +96,12 @@ def letter_of(view: CompiledView, name: str) -> bytes:
 
     It is among those of `files_of`, with which it goes when a view is loaded anew, and is taken over.
     """
-    return files_of(view) + LETTER + name.encode()
+    return letters_of(view) + name.encode()
+
+
+def letters_of(view: CompiledView) -> bytes:
+    """What the keys of the notes that events were withheld from a view begin with."""
+    return files_of(view) + LETTER
 
 
 def row_keys(view: CompiledView, keys: Int64s, generation: int) -> list[bytes]:

@@ -248,7 +248,7 @@ class LmdbStore(OnlineStore):
             yield
 
     def commit(self, changes: Changes) -> None:
-        """Applies all changes in one transaction; the map is doubled as often as they need it. Nothing expires."""
+        """Applies all changes in one transaction; the map is doubled as often as they need it."""
         self._check_process()
         while True:
             try:

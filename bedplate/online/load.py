@@ -16,7 +16,6 @@ from bedplate.features.view import CompiledView
 from bedplate.online.adoption import release, thaw
 from bedplate.online.base import OnlineStore
 from bedplate.online.codec import Layout
-from bedplate.online.expiry import expiries
 from bedplate.online.forms import form_of
 from bedplate.online.generations import Loading
 from bedplate.online.rows import Events, new_rows
@@ -58,7 +57,7 @@ def bulk_load(
         rewind: reads may ask for a time so much before the watermark; microseconds.
         batch: about how many events are written in one step.
         progress: called after each step.
-        clock: from when on a store may forget rows of which nothing counts any more is counted from its time.
+        clock: says when the version came to the store.
 
     Returns:
         the state of the view.
@@ -76,7 +75,7 @@ def bulk_load(
                 packed = Events(part.keys, part.offsets, layout.pack(part))
                 with _uncollected():
                     rows = new_rows(layout, packed, until - rewind, loading.generation)
-                    loading.add(rows, part, expiries(layout, rows, until, clock()))
+                    loading.add(rows, part)
                 events += len(part.times)
                 newest = max(newest, int(part.times.max(initial=-1)))
                 if progress is not None:

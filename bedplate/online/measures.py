@@ -51,6 +51,7 @@ class Measures:
         trouble: what the store said last, while it can't be reached; empty: it can.
         stream_trouble: why the stream can't be reached now; empty: it can.
         letters: events that went aside.
+        ahead: events taken in that were further ahead of the clock than is allowed: they count once it has come so far.
         stream_errors: errors of the stream that passed.
         place: what was taken in last, as a person knows it.
         newest: as of a partition, in the last micro-batch of all.
@@ -67,6 +68,7 @@ class Measures:
     trouble: str = ""
     stream_trouble: str = ""
     letters: int = 0
+    ahead: int = 0
     stream_errors: int = 0
     place: str = ""
     newest: int = -1

@@ -63,7 +63,7 @@ class MemoryStore(OnlineStore):
                 self._claimed.difference_update(names)
 
     def commit(self, changes: Changes) -> None:
-        """Applies all changes; nothing expires in memory."""
+        """Applies all changes."""
         with self._lock:
             for key, value in changes.expects:
                 if self._table.get(key, b"") != value:

@@ -7,17 +7,18 @@ that is likelier seconds or milliseconds is refused.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, cast, final
+from typing import Annotated, Any, cast, final
 
 import msgspec
+import numpy as np
 import polars as pl
 
-from bedplate.errors import ConfigError, DefinitionError, reason
-from bedplate.types import format_time, likely_unit, to_micros, unit_hint
+from bedplate.errors import DefinitionError, reason
+from bedplate.online.parsers import parser
+from bedplate.types import SECOND, format_time, likely_unit, to_micros, unit_hint
 
 _BITS: dict[type[pl.DataType], int] = {
     pl.Int8: 7,
@@ -30,8 +31,11 @@ _BITS: dict[type[pl.DataType], int] = {
     pl.UInt64: 63,  # more is no value of a feature
 }
 
-Parse: TypeAlias = Callable[[bytes, type[msgspec.Struct]], msgspec.Struct]
-"""From one payload to a struct with a field a column; what it raises says what is wrong."""
+_FIRST_TIME, _END_TIME = -62_135_596_800 * SECOND, 253_402_300_800 * SECOND
+"""Microseconds of the years 1 to 9999, which a text can say."""
+
+_NANOS = (1 << 63) // 1000
+"""Microseconds before and after 1970 whose nanoseconds are within int64."""
 
 _TYPES: dict[type[pl.DataType], Any] = {
     pl.Binary: bytes,
@@ -76,7 +80,7 @@ class Payloads:
             ],
             rename=dict(zip(self._fields, schema, strict=True)),
         )
-        self._parse = _parser(form, root or Path())
+        self._parse = parser(form, root or Path())
 
     def decode(self, payloads: Sequence[bytes | None]) -> tuple[pl.DataFrame, dict[int, str]]:
         """The rows of the payloads that fit, in their order, and by number what is wrong with each other one."""
@@ -93,26 +97,54 @@ class Payloads:
                 numbers.append(number)
             except Exception as error:  # noqa: BLE001  (libraries raise what they like, and no payload may stop a stream)
                 wrong[number] = reason(error)
-        try:
-            return self._frame(found), wrong
-        except (Exception, pl.exceptions.PanicException):  # noqa: BLE001  (which row it is, is found below)
-            pass
-        rows = [self._frame([])]
-        for number, event in zip(numbers, found, strict=True):
-            try:
-                rows.append(self._frame([event]))
-            except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001  (as above)
-                wrong[number] = reason(error)
-        return pl.concat(rows), wrong
+        unfit: dict[int, str] = {}
+        columns = [
+            _fitting(name, [getattr(event, field) for event in found], dtype, unfit)
+            for field, (name, dtype) in zip(self._fields, self._schema.items(), strict=True)
+        ]
+        rows = pl.DataFrame(columns)
+        if unfit:
+            kept = np.ones(len(found), np.bool_)
+            kept[list(unfit)] = False
+            rows = rows.filter(pl.Series(kept))
+            wrong.update((numbers[row], why) for row, why in unfit.items())
+        return rows, wrong
 
-    def _frame(self, events: Sequence[msgspec.Struct]) -> pl.DataFrame:
-        """The rows of events; raises what a value that its column can't hold makes of it."""
-        return pl.DataFrame(
-            {
-                name: _series(name, [getattr(event, field) for event in events], dtype)
-                for field, (name, dtype) in zip(self._fields, self._schema.items(), strict=True)
-            }
-        )
+
+def _fitting(name: str, values: list[Any], dtype: pl.DataType, unfit: dict[int, str]) -> pl.Series:
+    """The values as a column, made once: null in place of those that it can't hold, whose reasons go to `unfit`."""
+    if _holds_times(dtype):
+        values = _all_micros(name, values, dtype, unfit)
+    try:
+        return _series(name, values, dtype)
+    except (Exception, pl.exceptions.PanicException):  # noqa: BLE001  (which values they are, is found by halving)
+        pass
+    parts, left = [(0, len(values))], list(values)
+    while parts:
+        begin, end = parts.pop()
+        try:
+            _series(name, values[begin:end], dtype)
+        except (Exception, pl.exceptions.PanicException) as error:  # noqa: BLE001  (as above)
+            if end - begin == 1:
+                unfit.setdefault(begin, reason(error))
+                left[begin] = None
+            else:
+                middle = (begin + end) // 2
+                parts += [(middle, end), (begin, middle)]
+    return _series(name, left, dtype)
+
+
+def _all_micros(name: str, values: list[Any], dtype: pl.DataType, unfit: dict[int, str]) -> list[Any]:
+    """The times as microseconds, null in place of those that can't be."""
+    low, high = (-_NANOS, _NANOS) if _finest(dtype) == "ns" else (_FIRST_TIME, _END_TIME)
+    found: list[Any] = []
+    for number, value in enumerate(values):
+        try:
+            found.append(_micros(value, name, low, high))
+        except ValueError as error:
+            unfit.setdefault(number, reason(error))
+            found.append(None)
+    return found
 
 
 def _type_of(dtype: pl.DataType, column: str) -> Any:
@@ -137,7 +169,7 @@ def _type_of(dtype: pl.DataType, column: str) -> Any:
 
 def _series(name: str, values: list[Any], dtype: pl.DataType) -> pl.Series:
     if _holds_times(dtype):
-        return pl.Series(name, [_micros(v, name) for v in values], _with_micros(dtype)).cast(dtype)
+        return pl.Series(name, values, _with_micros(dtype)).cast(dtype)
     return pl.Series(name, values, dtype)
 
 
@@ -156,20 +188,32 @@ def _with_micros(dtype: pl.DataType) -> pl.DataType:
     return pl.Datetime("us", dtype.time_zone) if isinstance(dtype, pl.Datetime) else dtype
 
 
-def _micros(value: Any, column: str) -> Any:
+def _finest(dtype: pl.DataType) -> str:
+    """The unit of a type with times."""
+    if isinstance(dtype, pl.List | pl.Array):
+        return _finest(dtype.inner)  # pyright: ignore[reportArgumentType]
+    return dtype.time_unit if isinstance(dtype, pl.Datetime) else "us"
+
+
+def _micros(value: Any, column: str, low: int, high: int) -> Any:
     """Microseconds of a time, or of each in a list.
 
     Raises:
-        ValueError: a whole number within the year after 1970, which is likelier seconds or milliseconds.
+        ValueError: a whole number within the year after 1970, which is likelier seconds or milliseconds; or it is not
+            between `low` and `high`.
     """
     if value is None:
         return None
     if isinstance(value, list):
-        return [_micros(v, column) for v in cast("list[Any]", value)]
+        return [_micros(v, column, low, high) for v in cast("list[Any]", value)]
     why = doubt(value, column) if isinstance(value, int) and value else None  # 0 is the epoch in every unit
     if why is not None:
         raise ValueError(why)
-    return to_micros(value)
+    micros = to_micros(value)
+    if not low <= micros < high:
+        years = "1678 to 2261, in which nanoseconds are within int64" if high == _NANOS else "1 to 9999"
+        raise ValueError(f"the time '{column}' is {micros} microseconds, expected one of the years {years}")
+    return micros
 
 
 def doubt(time: int, column: str) -> str | None:
@@ -182,65 +226,3 @@ def doubt(time: int, column: str) -> str | None:
     if unit is None:
         return None
     return f"the time '{column}' is {time}, as microseconds {format_time(time)}; {unit_hint(unit)}"
-
-
-def _parser(form: str, root: Path) -> Parse:
-    kind, _, rest = form.partition(":")
-    if kind == "json" and not rest:
-        return lambda payload, struct: msgspec.json.decode(payload, type=struct)
-    try:
-        if kind == "avro" and rest:
-            return _avro((root / rest).read_bytes())
-        if kind == "protobuf" and rest.count(":") >= 1:
-            path, _, message = rest.rpartition(":")
-            return _protobuf((root / path).read_bytes(), message)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"can't read the schema: {reason(error)}", where=form) from error
-    raise ConfigError(
-        f"got the form of payloads '{form}', expected json, avro:FILE or protobuf:FILE:MESSAGE", where="--format"
-    )
-
-
-def _avro(text: bytes) -> Parse:
-    import fastavro
-
-    read: Any = getattr(fastavro, "schemaless_reader")  # noqa: B009  (its types are unknown)
-    schema = fastavro.parse_schema(msgspec.json.decode(text))
-
-    def parse(payload: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
-        file = io.BytesIO(payload)
-        found = read(file, schema, None)
-        if file.tell() != len(payload):
-            raise ValueError(f"{len(payload) - file.tell()} bytes follow the event")
-        return msgspec.convert(found, struct)
-
-    return parse
-
-
-def _protobuf(described: bytes, name: str) -> Parse:
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    pool = descriptor_pool.DescriptorPool()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(described).file:
-        pool.Add(file)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
-    message: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
-    fields: list[tuple[str, bool, bool]] = [
-        (f.name, f.has_presence, f.message_type is not None and f.message_type.full_name == "google.protobuf.Timestamp")
-        for f in message.DESCRIPTOR.fields
-    ]
-
-    def parse(payload: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
-        event, found = message.FromString(payload), dict[str, Any]()
-        for field, has_presence, is_time in fields:
-            if field in struct.__struct_encode_fields__ and (not has_presence or event.HasField(field)):
-                value = getattr(event, field)
-                if is_time:
-                    found[field] = value.ToDatetime(UTC)  # no whole number whose unit is in doubt
-                else:
-                    found[field] = value if isinstance(value, _PLAIN) else list(value)
-        return msgspec.convert(found, struct)
-
-    return parse
-
-
-_PLAIN = (int, float, str, bytes, bool)

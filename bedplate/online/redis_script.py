@@ -1,8 +1,8 @@
 """One step as one script, which a Redis server runs with nothing else in between.
 
-KEYS are the groups' last steps, then the names that are expected, deleted, put, given a time to expire, put into an
-index, and taken out of an index. ARGV are how many there are of each, the session and number of the step, whether the
-groups are registered, then what belongs to KEYS: expected values, values, times, and what goes into and out of indexes.
+KEYS are the groups' last steps, then the names that are expected, deleted, put, put into an index, and taken out of an
+index. ARGV are how many there are of each, the session and number of the step, whether the groups are registered, then
+what belongs to KEYS: expected values, values, and what goes into and out of indexes.
 
 A session counts its steps. One that is not newer than the group's last of the same session was taken before: its answer
 was lost, and it was sent again, or it waited in the connection of a server that stood still. The first write is one
@@ -27,24 +27,24 @@ from bedplate.online.redis_wire import Command
 
 _SCRIPT = """
 local counts = {}
-for i = 1, 7 do counts[i] = tonumber(ARGV[i]) end
-local session, number, registered = ARGV[8], tonumber(ARGV[9]), ARGV[10]
+for i = 1, 6 do counts[i] = tonumber(ARGV[i]) end
+local session, number, registered = ARGV[7], tonumber(ARGV[8]), ARGV[9]
 local last = redis.call('GET', KEYS[1])
 if last and string.sub(last, 1, #session) == session and tonumber(string.sub(last, #session + 1)) >= number then
     return 'TAKEN'
 end
 local firsts, first = {}, 0
-for i = 1, 7 do
+for i = 1, 6 do
     firsts[i] = first
     first = first + counts[i]
 end
-local at = 10
+local at = 9
 for i = 1, counts[2] do
     if (redis.call('GET', KEYS[firsts[2] + i]) or '') ~= ARGV[at + i] then return 'CONFLICT' end
 end
 if registered == '0' then
-    for i = 1, counts[6] do
-        if redis.call('EXISTS', KEYS[firsts[6] + i]) == 0 then return 'REGISTER' end
+    for i = 1, counts[5] do
+        if redis.call('EXISTS', KEYS[firsts[5] + i]) == 0 then return 'REGISTER' end
     end
 end
 for i = 1, counts[1] do redis.call('SET', KEYS[i], session .. number) end
@@ -61,11 +61,9 @@ for i = 1, counts[4], 2000 do
     redis.call('MSET', unpack(pairs, 1, n))
 end
 at = at + counts[4]
-for i = 1, counts[5] do redis.call('PEXPIREAT', KEYS[firsts[5] + i], ARGV[at + i]) end
+for i = 1, counts[5] do redis.call('ZADD', KEYS[firsts[5] + i], 0, ARGV[at + i]) end
 at = at + counts[5]
-for i = 1, counts[6] do redis.call('ZADD', KEYS[firsts[6] + i], 0, ARGV[at + i]) end
-at = at + counts[6]
-for i = 1, counts[7] do redis.call('ZREM', KEYS[firsts[7] + i], ARGV[at + i]) end
+for i = 1, counts[6] do redis.call('ZREM', KEYS[firsts[6] + i], ARGV[at + i]) end
 return 'OK'
 """
 
@@ -102,20 +100,18 @@ class Step:
         expects: keys and values that they must have.
         drops: keys that are deleted first.
         puts: keys and values.
-        expires: keys and times, microseconds.
         emptied: groups all of whose rows are deleted.
     """
 
     expects: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
     drops: list[bytes] = field(default_factory=list[bytes])
     puts: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
-    expires: list[tuple[bytes, int]] = field(default_factory=list[tuple[bytes, int]])
     emptied: set[bytes] = field(default_factory=set[bytes])
     _firsts: set[bytes] = field(default_factory=set[bytes], init=False)
 
     def groups(self) -> list[bytes]:
         """The groups that the step expects or changes something of."""
-        of_step = self._of_puts() | firsts(self.expects) | firsts(self.expires) | {key[:9] for key in self.drops}
+        of_step = self._of_puts() | firsts(self.expects) | {key[:9] for key in self.drops}
         return sorted({keys.group_of(first) for first in of_step} | self.emptied)
 
     def indexed(self) -> list[bytes]:
@@ -139,11 +135,10 @@ class Step:
             text: send the script itself and not its hash.
         """
         adds, removes = self.index()
-        pairs = [self.expects, [(k, b"") for k in self.drops], self.puts, self.expires]
+        pairs = [self.expects, [(k, b"") for k in self.drops], self.puts]
         steps = [names.step(g) for g in self.groups()]
         indexes = [[names.index(g) for g, _ in entries] for entries in (adds, removes)]
         listed = [steps, *(names.of([k for k, _ in p]) for p in pairs), *indexes]
-        milliseconds = [-(-time // 1000) for _, time in self.expires]
         return (
             b"EVAL" if text else b"EVALSHA",
             _SCRIPT if text else _SHA,
@@ -155,7 +150,6 @@ class Step:
             int(registered),
             *(value for _, value in self.expects),
             *(value for _, value in self.puts),
-            *milliseconds,
             *(member for _, member in adds),
             *(member for _, member in removes),
         )
@@ -275,7 +269,7 @@ def steps_of(changes: Changes, puts: list[_Put], dropped: Sequence[bytes], *, ap
     expects = [(key, value) for key, value in changes.expects if not key.startswith(keys.TEXTS)]
     if not apart:
         emptied = {p[1:] for p in changes.deletes if p.startswith(ROWS) and len(p) == 9}
-        step = Step(expects, list(dropped), puts, changes.expires, emptied)
+        step = Step(expects, list(dropped), puts, emptied)
         return [step] if step.groups() else []
     steps: dict[bytes, Step] = {}
 
@@ -288,8 +282,6 @@ def steps_of(changes: Changes, puts: list[_Put], dropped: Sequence[bytes], *, ap
         of(key).drops.append(key)
     for first, some in runs(puts):
         of(first).puts += some
-    for first, expires in runs(changes.expires):
-        of(first).expires += expires
     for prefix in changes.deletes:
         if prefix.startswith(ROWS) and len(prefix) == 9:
             of(prefix).emptied.add(prefix[1:])

@@ -19,7 +19,6 @@ MANY = 500
 """A step with at least so many rows is a transaction: below, a script's one round trip is quicker."""
 
 _CHUNK = 1000
-_EXPIRE = "for i, time in ipairs(ARGV) do redis.call('PEXPIREAT', KEYS[i], time) end return 'OK'"
 _REMEMBERED = 24 * 3_600_000  # milliseconds
 _T = TypeVar("_T")
 
@@ -96,9 +95,6 @@ class Transaction:
         put, values = names.of([key for key, _ in step.puts]), [value for _, value in step.puts]
         for some, of_some in zip(_chunks(put), _chunks(values), strict=True):
             yield packed_mset(some, of_some)
-        expiring, times = names.of([key for key, _ in step.expires]), [-(-time // 1000) for _, time in step.expires]
-        for some, of_some in zip(_chunks(expiring), _chunks(times), strict=True):
-            yield packed((b"EVAL", _EXPIRE, len(some), *some, *of_some))
         adds, removes = step.index()
         for group, member in adds:
             yield packed((b"ZADD", names.index(group), 0, member))

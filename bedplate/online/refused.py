@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -12,12 +12,16 @@ from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
 from bedplate.online.payloads import doubt
 from bedplate.sources.base import ALWAYS, AVAILABLE, TIME, UNREADABLE, Source
-from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, Int64s
+from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, MINUTE, Int64s, format_time
 
 _POSITION = "__position__"
 
 
-def refused_rows(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[int, str]:
+AHEAD = 10 * MINUTE
+"""How far ahead of the clock an event may be by default: clocks of producers differ; microseconds."""
+
+
+def refused_rows(views: Sequence[CompiledView], rows: pl.DataFrame, latest: int = LATEST_TIME) -> dict[int, str]:
     """The numbers of the rows that one of the views can't take in, with the reason.
 
     What is plainly wrong, a key or a time that is null or impossible, is found at once; the others by halving.
@@ -25,8 +29,9 @@ def refused_rows(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[int,
     Args:
         views: compiled views of one source.
         rows: rows as the source's table holds them.
+        latest: the last time that is not too far ahead of the clock; microseconds.
     """
-    wrong = _plainly_wrong(views, rows)
+    wrong = _plainly_wrong(views, rows, latest)
     left = np.flatnonzero([number not in wrong for number in range(len(rows))]).tolist()
     parts = [left]
     while parts:
@@ -34,7 +39,7 @@ def refused_rows(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[int,
         try:
             for view in views:
                 prepare_rows(view, rows[part].lazy(), name=lambda _: "the event")
-            check_each_time(views[0].view.source, rows[part])
+            check_each_time(views[0].view.source, rows[part], latest)
         except (DataError, *UNREADABLE) as error:
             if len(part) == 1:
                 wrong[part[0]] = f"{error.where}: {error.message}" if isinstance(error, DataError) else reason(error)
@@ -43,24 +48,40 @@ def refused_rows(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[int,
     return wrong
 
 
-def _plainly_wrong(views: Sequence[CompiledView], rows: pl.DataFrame) -> dict[int, str]:
+def _plainly_wrong(views: Sequence[CompiledView], rows: pl.DataFrame, latest: int) -> dict[int, str]:
     source = views[0].view.source
     if source.prepare is not None:  # it may give other rows than it gets
         return {}
     events = source.events(rows.lazy()).collect()
     checks = dict[str, pl.Series]()
+    for name, column in source.order_columns().items():
+        what = "time" if name == TIME else "column"
+        checks[f"the {what} '{column}' is null"] = events[name].is_null()
+        if name in (TIME, AVAILABLE):
+            outside = (events[name] < EARLIEST_TIME) | (events[name] >= LATEST_TIME)
+            checks[f"the {what} '{column}' is not between 1970 and 2200"] = outside.fill_null(value=False)
     for view in views:
         passed = _passed(view, events)
+        checks |= {text: marked & passed for text, marked in _infinite(view, events)}
         for column in {e.key for e in view.view.entities}:
             text, marked = f"the key '{column}' is null", events[column].is_null() & passed
             checks[text] = marked | checks.get(text, marked)
-    time = events[TIME]
-    checks[f"the time '{source.time}' is null"] = time.is_null()
-    outside = ((time < EARLIEST_TIME) | (time >= LATEST_TIME)).fill_null(value=False)
-    checks[f"the time '{source.time}' is not between 1970 and 2200"] = outside
-    return doubtful_times(source, rows) | {
+    return doubtful_times(source, rows, latest) | {
         number: text for text, marked in checks.items() for number in marked.arg_true().to_list()
     }
+
+
+def _infinite(view: CompiledView, events: pl.DataFrame) -> Iterator[tuple[str, pl.Series]]:
+    """[n] bool for each input of an aggregation that has infinite numbers: which are."""
+    for selection in view.selections:
+        given = [] if selection.given is None else [selection.given.cast(pl.Float64)]
+        for expression in [*selection.inputs, *given]:
+            try:
+                values = events.select(pl.col(TIME), expression.alias(_POSITION))[_POSITION]
+            except UNREADABLE:  # of another row, or of the infinite one itself: then `given` has it
+                continue
+            if values.dtype.is_float() and (marked := values.is_infinite().fill_null(value=False)).any():
+                yield f"{view.place}, source '{view.view.source.name}', {expression}: the value is infinite", marked
 
 
 def _passed(view: CompiledView, events: pl.DataFrame) -> pl.Series:
@@ -73,18 +94,18 @@ def _passed(view: CompiledView, events: pl.DataFrame) -> pl.Series:
         return pl.repeat(value=False, n=len(events), eager=True)
 
 
-def check_each_time(source: Source, rows: pl.DataFrame) -> None:
+def check_each_time(source: Source, rows: pl.DataFrame, latest: int = LATEST_TIME) -> None:
     """Checks each time of a micro-batch as `check_unit` checks the greatest: events come from many producers.
 
     Raises:
-        DataError: a whole number that is likelier seconds or milliseconds.
+        DataError: a whole number that is likelier seconds or milliseconds, or a time after `latest`.
     """
-    for why in doubtful_times(source, rows).values():
+    for why in doubtful_times(source, rows, latest).values():
         raise DataError(why, where=f"source '{source.name}'")
 
 
-def doubtful_times(source: Source, rows: pl.DataFrame) -> dict[int, str]:
-    """The numbers of the rows of a topic whose times are 0, or whole numbers and no microseconds, with the reason.
+def doubtful_times(source: Source, rows: pl.DataFrame, latest: int = LATEST_TIME) -> dict[int, str]:
+    """The numbers of the rows of a topic whose times are 0, no microseconds, or after `latest`, with the reason.
 
     Payloads of many producers have 0 where they lack a time. Where the source has a cleaning step these are numbers of
     rows after it.
@@ -100,6 +121,12 @@ def doubtful_times(source: Source, rows: pl.DataFrame) -> dict[int, str]:
         end = 365 * DAY if source.has_integers(raw, column) else 1
         for number in events[name].is_between(0, end, closed="left").arg_true().to_list():
             found[number] = doubt(events[name][number], column) or f"the time '{column}' is 0"
+        for number in ((events[name] > latest) & (events[name] < LATEST_TIME)).arg_true().to_list():
+            found[number] = (
+                f"the time '{column}' is {format_time(events[name][number])}, and one after {format_time(latest)} is "
+                "further ahead of the clock than online.ahead allows: mend it; or replay the letter once its time has "
+                "come"
+            )
     return found
 
 

@@ -6,13 +6,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import final
 
+from bedplate.clock import Clock, system_clock
 from bedplate.errors import DataError
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import OnlineStore
 from bedplate.online.letters import read_letters
 from bedplate.online.payloads import Payloads
-from bedplate.online.refused import doubtful_times
+from bedplate.online.refused import AHEAD, refused_rows
 from bedplate.online.streams import MicroBatch, Position, Stream
 
 PARTITION = "replay"
@@ -28,13 +29,25 @@ class LetterStream(Stream):
         view: the compiled view that takes them in: from another view others were withheld.
         store: knows which these are.
         form: of the payloads, see `Payloads`.
+        ahead: how far ahead of the clock an event may be; microseconds.
+        clock: the clock.
 
     Raises:
         ConfigError: the form is wrong.
         DataError: the file can't be read.
     """
 
-    def __init__(self, path: Path, view: CompiledView, store: OnlineStore, form: str = "json") -> None:
+    def __init__(
+        self,
+        path: Path,
+        view: CompiledView,
+        store: OnlineStore,
+        form: str = "json",
+        *,
+        ahead: int = AHEAD,
+        clock: Clock = system_clock,
+    ) -> None:
+        self._ahead, self._clock = ahead, clock
         self._path, self._letters = path, read_letters(path)
         self._view, self._store = view, store
         self._payloads = Payloads(form, view.view.source.table(view.root).schema(), view.root)
@@ -61,7 +74,9 @@ class LetterStream(Stream):
         if not left:
             return None
         frame, wrong = self._payloads.decode([letter.data for letter in left])
-        wrong = wrong or doubtful_times(self._view.view.source, frame)
+        decoded = [number for number in range(len(left)) if number not in wrong]
+        refused = refused_rows([self._view], frame, self._clock() + self._ahead)
+        wrong |= {decoded[row]: why for row, why in refused.items()}
         if wrong:
             number, why = min(wrong.items())
             raise DataError(

@@ -54,6 +54,8 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seen: up to when each partition of the stream was taken in, microseconds: the time of its newest event, or of a
             look at it that found no more.
         origins: of which stream the position of each partition is, where that is known; see `origins`.
+        swept: rows of which nothing counts any more at this time may be gone: an earlier read may lack what they held;
+            microseconds, see `sweep`.
         texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
@@ -72,6 +74,7 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     made: int = 0
     seen: dict[str, int] = {}
     origins: dict[str, Origin] = {}
+    swept: int = 0
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""

@@ -51,6 +51,7 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     time: int | str | None = None
 
 
+_EXAMPLE = '{"features": ["customer_lines.*"], "keys": {"customer": [17850]}}'
 _decoder = msgspec.json.Decoder(Body)
 _key_lists: dict[Type, Callable[[Any], list[Any]]] = {
     kind: lambda keys, kind=kind: msgspec.convert(keys, list[KEY_TYPES[kind]]) for kind in KEY_TYPES
@@ -69,7 +70,7 @@ def answer(request: Request, features: FeatureLookup) -> tuple[Response, Values]
 
 
 def _of_json(request: Request, features: FeatureLookup) -> Values:
-    body: Body = decode(_decoder, request.body)
+    body: Body = decode(_decoder, request.body, _EXAMPLE)
     plan = features.plan(body.features)
     features.check_keys(plan, body.keys)
     for keys in body.keys.values():

@@ -109,7 +109,7 @@ def _schemas(features: FeatureLookup) -> dict[str, Any]:
     keys = {entity: _several(_KINDS[kind]) for entity, kind in graph.key_types().items()}
     context = {c.name: _several(_value(c.feature)) for c in graph.contexts.values()}
     count = {"type": "integer"}
-    degraded = {"cached": count, "default": count, "stale": count}
+    degraded = {"cached": count, "default": count, "stale": count, "texts": count}
     degraded |= {"age_seconds": {"type": "number"}, "behind_seconds": {"type": "number"}}
     return {
         "FeaturesRequest": {

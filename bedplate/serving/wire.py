@@ -309,8 +309,8 @@ def _has_field(body: bytes, name: str) -> bool:
         return False  # what is wrong is said when it is decoded
 
 
-def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
-    """A request's body.
+def decode(decoder: msgspec.json.Decoder[Any], body: bytes, example: str = '{"customer": 17850}') -> Any:
+    """A request's body; `example` is one that is right.
 
     Raises:
         RequestError: it is not JSON of the decoder's type; says where.
@@ -321,7 +321,7 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         message, _, path = str(error).partition(" - at ")
         raise RequestError(message, where=path.strip("`") or "$", hint=_field_hint(message, decoder)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"not JSON: {error}", hint='for example {"customer": 17850}') from error
+        raise RequestError(f"not JSON: {error}", hint=f"for example {example}") from error
 
 
 def _field_hint(message: str, decoder: msgspec.json.Decoder[Any]) -> str | None:

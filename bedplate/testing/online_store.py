@@ -12,8 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from time import monotonic, sleep, time_ns
-from typing import ClassVar
+from time import monotonic, sleep
 
 import numpy as np
 import polars as pl
@@ -112,13 +111,7 @@ def _switching_often() -> Generator[None]:
 
 
 class OnlineStoreContract:
-    """Inherit, say how a store is opened, and run with pytest.
-
-    Attributes:
-        forgets: whether the store itself forgets keys whose time to expire has come; it need not.
-    """
-
-    forgets: ClassVar[bool] = False
+    """Inherit, say how a store is opened, and run with pytest."""
 
     def open(self, folder: Path) -> OnlineStore:
         """A store that is empty the first time that it is opened for a folder."""
@@ -170,18 +163,6 @@ class OnlineStoreContract:
             store.commit(Changes([(k, b"1") for k in (b"r12345678a", b"r12345678ab", b"r12345678b", b"r12345678c")]))
             store.commit(Changes([(b"r12345678b", b"2")], drops=[b"r12345678a", b"r12345678b", b"r12345678x"]))
             assert store.scan(b"r12345678") == [(b"r12345678ab", b"1"), (b"r12345678b", b"2"), (b"r12345678c", b"1")]
-
-    def test_keys_expire_unless_they_are_put_again(self, tmp_path: Path) -> None:
-        """A store that forgets keys forgets those whose time has come, and not one that is put again without a time."""
-        names, now = [b"r12345678%d" % i for i in range(4)], time_ns() // 1000
-        soon, ahead = now + 300_000, now + 3_600_000_000
-        with self.open(tmp_path) as store:
-            times = zip(names, (1_000_001, soon, ahead, soon), strict=True)
-            store.commit(Changes([(n, b"1") for n in names], expires=list(times)))
-            store.commit(Changes([(names[3], b"2")]))
-            sleep(max(0.0, (soon - time_ns() // 1000) / 1e6) + 0.01)
-            gone = b"" if self.forgets else b"1"
-            assert list(store.read_many(names)) == [gone, gone, b"1", b"2"]
 
     def test_pages_go_on_while_others_write(self, tmp_path: Path) -> None:
         """Every key that is there all the time is in the pages, though those of earlier pages are dropped meanwhile."""

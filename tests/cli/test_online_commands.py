@@ -118,6 +118,30 @@ def test_a_changed_view_leaves_its_old_version_alone_unless_it_is_told_to_adopt_
     assert (states[True]["adopted"], states[False]["successor"]) == (None, "")
 
 
+def test_the_time_that_an_adoption_shows_is_the_one_to_ask_for(folder: Path, call: Any) -> None:
+    until = format_time(START + 28 * DAY)
+    call("apply")
+    call("materialize", "--until", until)
+    (folder / "features.py").write_text(FEATURES.format(window="1d").replace('"n":', '"visits":'))
+    call("apply")
+    shown = json.loads(call("materialize", "--adopt", "--json")[1])["views"][0]
+    assert (shown["adopted"], shown["until"]) == (True, START + 28 * DAY)
+    again = json.loads(call("materialize", "--adopt", "--until", until, "--json")[1])["views"][0]
+    assert again["adopted"] is True
+
+
+def test_a_view_that_can_not_adopt_is_loaded_up_to_where_its_stream_began(folder: Path, call: Any) -> None:
+    until = START + 20 * DAY
+    call("apply")
+    call("materialize", "--until", format_time(until))
+    stream(folder, call)
+    (folder / "features.py").write_text(FEATURES.format(window="9d"))  # of which the old rows do not hold enough
+    call("apply")
+    done = json.loads(call("materialize", "--adopt", "--json")[1])["views"][0]
+    assert (done["adopted"], done["kept"], done["until"]) == (False, False, until)
+    assert call("ingest", str(folder / "stream"))[0] == 0  # whose first file has events from then on
+
+
 def test_an_old_version_that_was_frozen_goes_on_once_it_is_materialized(folder: Path, call: Any) -> None:
     old, changed = FEATURES.format(window="1d"), FEATURES.format(window="1d").replace('"n":', '"visits":')
     call("apply")

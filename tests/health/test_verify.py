@@ -27,10 +27,11 @@ from bedplate.online.memory import MemoryStore
 from bedplate.online.state import ViewState, read_state
 from bedplate.sources.base import Source
 from bedplate.testing.simulator import ITEM, START, USER, simulate, simulated_view
-from bedplate.types import HOUR, MINUTE
+from bedplate.types import HOUR, MINUTE, to_micros
 
 FEATURES = {"n": Count(), "n_in": Count(windows="1h"), "x": Sum("x"), "kind": Last("kind")}
 UNTIL = START + 60 * MINUTE
+FAR = to_micros("2150-01-01")
 
 
 def rows(count: int = 100) -> pl.DataFrame:
@@ -190,6 +191,27 @@ def test_a_worker_that_is_behind(case):
     assert {d.keys["user"] for d in found.differences} == {2, 3, 4}
     assert set(found.causes) == {"worker behind"}
     assert "taken in up to 2024-03-01T01:36:00Z" in found.differences[0].evidence
+
+
+def test_a_worker_that_is_behind_an_event_of_the_far_future(case):
+    table = rows()
+    far = table[:1].with_columns(time=pl.lit(FAR), known=pl.lit(FAR))
+    case.load(split(table)[0])
+    case.stream(pl.concat([far, table[60:97]]))
+    found = case.verify(pl.concat([table, far]), START + 200 * MINUTE)
+    assert {d.keys["user"] for d in found.differences} == {2, 3, 4}
+    assert set(found.causes) == {"worker behind"}
+    assert "taken in up to 2024-03-01T01:36:00Z" in found.differences[0].evidence
+
+
+def test_an_event_that_is_a_dead_letter(case):
+    table = rows()
+    case.load(split(table)[0])
+    case.store.commit(Changes([(store_keys.letter_of(case.view(), "t@0@7"), b"1")]))  # as the step that withheld it
+    case.stream(split(table)[1].filter(pl.col("kind") != "kind 71"))
+    cause, evidence = only(case.verify(table), 1, {"n", "x", "n_in_1h"})
+    assert cause == "event left out"
+    assert evidence.endswith("; as dead letters (bedplate ingest replay) wait 1 event")
 
 
 def test_an_event_twice(case):

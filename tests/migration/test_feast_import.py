@@ -128,6 +128,7 @@ def test_without_data_the_declared_types_count(world: World) -> None:
     report = world.imported()
     assert [n["reason"] for n in report["not_carried"]] == ["Bedplate has no value of the type Bytes"]
     assert "Nothing was read at `../repository/orders.parquet` yet" in report["notes"][0]
+    assert "before 'bedplate plan'" in report["notes"][0]
     orders().write_parquet(world.repository / "orders.parquet")
     assert list(world.project().graph.features) == ["spending.price", "spending.city"]
 

@@ -30,7 +30,7 @@ def _parts(changes: Changes) -> tuple[Changes, Changes]:
     """The rows, and all else."""
     rows = [put for put in changes.puts if put[0].startswith(keys.ROWS)]
     others = [put for put in changes.puts if not put[0].startswith(keys.ROWS)]
-    return replace(changes, puts=rows, deletes=[], drops=[]), replace(changes, puts=others, expires=[])
+    return replace(changes, puts=rows, deletes=[], drops=[]), replace(changes, puts=others)
 
 
 def _is_of_view(changes: Changes) -> bool:

@@ -15,7 +15,6 @@ from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.base import Aggregation
 from bedplate.aggregations.ordered import Last
 from bedplate.batch import Column
-from bedplate.clock import Clock
 from bedplate.errors import AheadError, ConflictError, NotFoundError, StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.view import CompiledView, FeatureView
@@ -23,7 +22,7 @@ from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore, StoredTexts
 from bedplate.online.codec import Layout
 from bedplate.online.compact import compact, drop
-from bedplate.online.expiry import expiries
+from bedplate.online.expiry import NEVER, ends_of
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.listing import listing
 from bedplate.online.load import bulk_load
@@ -141,6 +140,7 @@ def test_a_read_before_what_was_taken_out_is_refused():
 def test_a_step_of_the_view_comes_between(monkeypatch):
     view = visits(WINDOWED)
     store = loaded(view)
+    before = store.read_many([keys.state_of(view)]).data
     commit, refused = MemoryStore.commit, list[Changes]()
 
     def late(self: MemoryStore, changes: Changes) -> None:
@@ -152,7 +152,7 @@ def test_a_step_of_the_view_comes_between(monkeypatch):
     monkeypatch.setattr(MemoryStore, "commit", late)
     (done,) = compact(store, [view])
     assert (done.deleted, len(refused)) == (1, 1)
-    assert refused[0].expects == [(keys.state_of(view), store.read_many([keys.state_of(view)]).data)]
+    assert refused[0].expects == [(keys.state_of(view), before)]
 
 
 def test_old_versions_go_once_the_new_one_is_there():
@@ -194,28 +194,6 @@ def test_drop_deletes_every_version_of_a_view():
     assert store.scan(keys.ROWS) == store.scan(keys.STATES) == []
 
 
-def test_a_store_may_forget_a_row_once_nothing_of_it_counts(monkeypatch):
-    view, steps = visits(WINDOWED), list[Changes]()
-    commit = MemoryStore.commit
-
-    def seen(self: MemoryStore, changes: Changes) -> None:
-        steps.append(changes)
-        commit(self, changes)
-
-    monkeypatch.setattr(MemoryStore, "commit", seen)
-    now = 30_000 * DAY
-    clock: Clock = lambda: now  # noqa: E731
-    frame = view.view.source.table(None).scan().collect()
-    store = MemoryStore()
-    bulk_load(store, view, [grouped(view, frame)], NOW, clock=clock)
-    expires = {key: time for step in steps for key, time in step.expires}
-    assert sorted(expires.values()) == [now, now + 2 * DAY + 1]  # 2d and a hop of an hour, seen an hour ago
-    assert set(expires) == {key for key, _ in store.scan(keys.ROWS)}
-    every = visits({"n": Count(windows="1d"), "all": Count()})
-    puts = [(b"k", value) for _, value in loaded(every).scan(keys.ROWS)]
-    assert expiries(Layout(every), puts, NOW, now) == []
-
-
 @pytest.mark.parametrize("known", [False, True])
 def test_a_pending_event_keeps_its_row_until_it_has_left_every_window(known):
     times = [NOW - 9 * DAY, NOW - 1]
@@ -225,9 +203,9 @@ def test_a_pending_event_keeps_its_row_until_it_has_left_every_window(known):
     store = MemoryStore()
     bulk_load(store, view, [grouped(view, frame)], NOW + DAY, rewind=DAY)
     (row,) = [value for _, value in store.scan(keys.ROWS)]
-    found = expiries(Layout(view), [(b"k", row)], NOW + DAY, NOW + DAY)
+    found = ends_of(Layout(view), np.frombuffer(row, np.int64), np.zeros(1, np.int64))
     # When the last of several events that are not folded is known is not known by the row: it is kept.
-    assert found == ([] if known else [(b"k", NOW + HOUR + DAY + HOUR)])
+    assert found.tolist() == [NEVER if known else NOW + HOUR + DAY + HOUR]
     (done,) = compact(store, [view], rewind=0)
     assert done.deleted == 0
     move(store, view, NOW + 3 * DAY)

@@ -44,8 +44,6 @@ def certificate(tmp_path_factory) -> Path:
 
 
 class TestRedisStore(OnlineStoreContract):
-    forgets = True
-
     @pytest.fixture(autouse=True)
     def _server(self, server: Server) -> None:
         self.server = server
@@ -55,8 +53,6 @@ class TestRedisStore(OnlineStoreContract):
 
 
 class TestRedisCluster(OnlineStoreContract):
-    forgets = True
-
     @pytest.fixture(autouse=True)
     def _servers(self, cluster: list[Server]) -> None:
         self.servers = cluster
@@ -123,17 +119,6 @@ def test_states_are_found_without_a_walk_over_rows(store, server):
     assert store.scan(b"v") == [(STATE, b"1")]
     store.commit(Changes([(STATE, b"2")], [b"r87654321", b"v", b"f12345678"]))
     assert "cmdstat_scan" not in server.client.info("commandstats")
-
-
-def test_rows_expire(store, server):
-    late, soon = ROW + b"late", ROW + b"soon"
-    ahead = int(time.time() * 1e6) + 3_600_000_000
-    store.commit(Changes([(late, b"1"), (soon, b"1"), (STATE, b"1")], expires=[(late, ahead), (soon, 1_000_001)]))
-    assert list(store.read_many([late, soon, STATE])) == [b"1", b"", b"1"]
-    (name,) = store._names.of([late])
-    assert server.client.pexpiretime(name) == -(-ahead // 1000)
-    store.commit(Changes([(late, b"2")]))
-    assert server.client.pexpiretime(name) == -1
 
 
 def test_another_format_is_refused(store, url):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -94,14 +93,8 @@ def test_what_became_of_a_step_may_not_be_known(through, proxy, store):
     assert list(store.read_many([STATE])) == [b"1"]
 
 
-def test_rows_expire_and_are_deleted(store, server):
-    ahead = int(time.time() * 1e6) + 3_600_000_000
-    store.commit(Changes(rows(b"a"), expires=[*((n, ahead) for n in NAMES[1:-1]), (NAMES[-1], 1_000_001)]))
-    assert set(store.read_many(NAMES[:-1])) == {b"a"}
-    assert list(store.read_many(NAMES[-1:])) == [b""]
-    first, second = store._names.of(NAMES[:2])
-    assert server.client.pexpiretime(first) == -1
-    assert server.client.pexpiretime(second) == -(-ahead // 1000)
+def test_rows_are_deleted(store):
+    store.commit(Changes(rows(b"a")))
     longer = [(name + b"+", b"b" * i) for i, name in enumerate(NAMES, 1)]
     store.commit(Changes([(b"f12345678b", b"1")]))
     store.commit(Changes([*longer, (b"f12345678a", b"1")], drops=[*NAMES, b"f12345678b"]))

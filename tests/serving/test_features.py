@@ -27,6 +27,8 @@ from bedplate.features.graph import FeatureGraph
 from bedplate.features.links import Link
 from bedplate.features.lookup import lookup_table
 from bedplate.features.view import FeatureView
+from bedplate.online import keys
+from bedplate.online.base import Changes
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
@@ -86,6 +88,38 @@ def url(app: FeatureApp) -> Iterator[str]:
 def expected(graph: FeatureGraph, store: TroubledStore) -> pl.DataFrame:
     found = lookup_table(graph, OnlineReader(store), NAMES, KEYS, shop.NOW, {"query": QUERIES})
     return found.drop("customer", "product", "time")
+
+
+def test_a_lost_text_is_no_value_and_said(graph: FeatureGraph) -> None:
+    store = MemoryStore()
+    for view in graph.views.values():
+        bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
+    names, given = ["last.product"], {"customer": [3, 4]}
+    reader = OnlineReader(store)
+    before = lookup_table(graph, reader, names, given, shop.NOW).to_dicts()
+    [lost] = [key for key, value in store.scan(keys.TEXTS) if value.endswith(before[0]["last.product"].encode())]
+    store.commit(Changes(drops=[lost]))
+    app = FeatureApp(Tokens([]))
+    app.open(FeatureLookup(graph, FallbackReader(store), most_keys=500, clock=lambda: shop.NOW))
+    with shop.running(app.handle) as server:
+        place = server.url.removeprefix("http://")
+        for headers in ({}, {"Accept": ARROW}):
+            status, got, body = post(place, {"features": names, "keys": given}, **headers)
+            assert status == 200
+            if headers:
+                values = pl.read_ipc_stream(io.BytesIO(body)).to_dict(as_series=False)
+                degraded = msgspec.json.decode(got["bedplate-degraded"])
+            else:
+                answer = msgspec.json.decode(body)
+                values, degraded = answer["values"], answer["degraded"]
+            same = before[1]["last.product"] == before[0]["last.product"]
+            assert values["last.product"] == [None, None if same else before[1]["last.product"]]
+            assert degraded == {"last": {"texts": 1 + same}}
+
+
+def test_the_hint_for_a_body_that_is_no_json_is_a_body(url: str) -> None:
+    hint = refused(url, b"{")["hint"]
+    assert msgspec.json.decode(hint.removeprefix("for example ")).keys() == {"features", "keys"}
 
 
 def post(url: str, body: Any, **headers: str) -> tuple[int, dict[str, str], bytes]:

@@ -1,0 +1,148 @@
+"""Parsers: from the bytes of one event to a struct with a field a column, for each form of payloads.
+
+What one raises says what is wrong with the payload, in words for whoever mends it: it is the reason of a dead letter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from datetime import UTC
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from bedplate.errors import ConfigError, reason
+
+Parse: TypeAlias = Callable[[bytes, type[msgspec.Struct]], msgspec.Struct]
+"""From one payload to a struct with a field a column; what it raises says what is wrong."""
+
+_PLAIN = (int, float, str, bytes, bool)
+_FRAME = 5  # bytes that a schema registry's clients put before an event: a zero and the id of its schema
+
+
+def parser(form: str, root: Path) -> Parse:
+    """The parser of a form; see `payloads.Payloads`.
+
+    Raises:
+        ConfigError: the form is not known, or its file can't be read.
+    """
+    kind, _, rest = form.partition(":")
+    if kind == "json" and not rest:
+        return _json
+    try:
+        if kind == "avro" and rest:
+            return _avro((root / rest).read_bytes())
+        if kind == "protobuf" and rest.count(":") >= 1:
+            path, _, message = rest.rpartition(":")
+            return _protobuf((root / path).read_bytes(), message)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"can't read the schema: {reason(error)}", where=form) from error
+    raise ConfigError(
+        f"got the form of payloads '{form}', expected json, avro:FILE or protobuf:FILE:MESSAGE", where="--format"
+    )
+
+
+def _json(payload: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
+    try:
+        return msgspec.json.decode(payload, type=struct)
+    except msgspec.DecodeError as error:
+        if b"\\u" in payload and _has_lone_surrogate(payload):
+            raise ValueError(
+                "a text has half of a surrogate pair, an escape \\ud800 to \\udfff alone, which is no character; "
+                "expected both halves or the character itself"
+            ) from error
+        raise
+
+
+def _has_lone_surrogate(payload: bytes) -> bool:
+    """Whether all that is wrong with a JSON text may be a half of a pair."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.dumps(json.loads(payload), ensure_ascii=False)
+        try:
+            found.encode()
+        except UnicodeEncodeError:
+            return True
+    return False
+
+
+def _avro(text: bytes) -> Parse:
+    import fastavro
+
+    read: Any = getattr(fastavro, "schemaless_reader")  # noqa: B009  (its types are unknown)
+    schema = fastavro.parse_schema(msgspec.json.decode(text))
+
+    def parse(payload: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
+        file = io.BytesIO(payload)
+        try:
+            found = read(file, schema, None)
+        except Exception as error:
+            raise ValueError(_avro_reason(payload, file.tell(), error)) from error
+        if file.tell() != len(payload):
+            raise ValueError(
+                f"it is no event by the Avro schema: {len(payload) - file.tell()} bytes follow the {file.tell()} "
+                f"of the event{_framed(payload)}"
+            )
+        return msgspec.convert(found, struct)
+
+    return parse
+
+
+def _avro_reason(payload: bytes, at: int, error: Exception) -> str:
+    """What is wrong, where the library names what happened inside it."""
+    match error:
+        case UnicodeDecodeError():
+            why = f"a text is not UTF-8 ({reason(error)})"
+        case OverflowError():
+            why = "a date or time is out of range"
+        case IndexError() if at < len(payload):
+            why = "a union or an enum has a branch that the schema does not have"
+        case _ if "Expected -" in str(error):
+            why = "a text or a list has a length below zero"
+        case _ if at >= len(payload) or isinstance(error, EOFError):
+            why = "it ends within a field"
+        case _:
+            why = reason(error)
+    return f"it is no event by the Avro schema: {why}, up to byte {at} of {len(payload)}{_framed(payload)}"
+
+
+def _framed(payload: bytes) -> str:
+    """A hint for an event in the frame of a schema registry."""
+    if len(payload) <= _FRAME or payload[0]:
+        return ""
+    number = int.from_bytes(payload[1:_FRAME], "big")
+    return f"; is it framed for a schema registry (byte 0, schema {number})? Then only what follows 5 bytes is Avro"
+
+
+def _protobuf(described: bytes, name: str) -> Parse:
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from google.protobuf.message import DecodeError
+
+    pool = descriptor_pool.DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(described).file:
+        pool.Add(file)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
+    message: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+    fields: list[tuple[str, bool, bool]] = [
+        (f.name, f.has_presence, f.message_type is not None and f.message_type.full_name == "google.protobuf.Timestamp")
+        for f in message.DESCRIPTOR.fields
+    ]
+
+    def parse(payload: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
+        found: dict[str, Any] = {}
+        try:
+            event = message.FromString(payload)
+        except DecodeError as error:
+            raise ValueError(f"its {len(payload)} bytes are no message '{name}' by the descriptor") from error
+        for field, has_presence, is_time in fields:
+            if field in struct.__struct_encode_fields__ and (not has_presence or event.HasField(field)):
+                value = getattr(event, field)
+                if is_time:
+                    found[field] = value.ToDatetime(UTC)  # no whole number whose unit is in doubt
+                else:
+                    found[field] = value if isinstance(value, _PLAIN) else list(value)
+        return msgspec.convert(found, struct)
+
+    return parse
