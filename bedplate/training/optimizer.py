@@ -47,8 +47,8 @@ class RowWiseAdagrad:
 
     def _step(self, table: Tensor, sums: Tensor, rows: Tensor, values: Tensor) -> None:
         if table.device.type == "cpu" and table.dtype == values.dtype == torch.float32:
-            arrays = (t.detach().numpy() for t in (table, sums, rows, values.contiguous()))
-            adagrad_rows(*arrays, np.float32(self.rate), np.float32(self.eps))
+            weights, gradients = table.detach().numpy(), values.contiguous().numpy()
+            adagrad_rows(weights, sums.numpy(), rows.numpy(), gradients, np.float32(self.rate), np.float32(self.eps))
             return
         updated = sums.index_select(0, rows) + values.square().mean(dim=1)
         sums.index_copy_(0, rows, updated)
