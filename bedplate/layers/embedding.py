@@ -75,8 +75,10 @@ def summed_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     ([2, 7], [[2.0], [4.0]])
     """
     if ids.device.type != "cpu":
-        different: tuple[Tensor, Tensor] = torch.unique(ids, return_inverse=True)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-        return different[0], _added(different[1], values, len(different[0]))
+        untyped: Any = torch
+        rows: Tensor
+        rows, of_id = untyped.unique(ids, return_inverse=True)
+        return rows, _added(of_id, values, len(rows))
     bits = max(2 * len(ids), 2).bit_length()
     places, found = np.empty(len(ids), np.int32), np.empty(len(ids), np.int64)
     count = int(kernels.number_ids(ids.contiguous().numpy(), np.full(1 << bits, -1, np.int32), bits, places, found))
