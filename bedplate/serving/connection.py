@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
             self._advance()
         elif parser.waiting:
             self._invite()
-        if len(parser.complete) > 1:
+        if not parser.has_room:
             self._balance_reading()
 
     def expire(self) -> None:
@@ -203,17 +203,10 @@ class Connection(asyncio.Protocol):
             self._parser.waiting = False
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _has_room(self) -> bool:
-        """Whether another request may be read: what is not answered yet is few, and no longer than a body may be."""
-        complete, limits = self._parser.complete, self._hub.limits
-        return len(complete) < limits.pending and (
-            len(complete) < 2 or sum(len(request.body) for request, _, _ in complete) <= limits.body_bytes
-        )
-
     def _balance_reading(self) -> None:
         """Stops reading a client that has too much unanswered or unread, and goes on when it hasn't."""
         transport = self._transport
-        wanted = not self._stalled and self._has_room()
+        wanted = not self._stalled and self._parser.has_room
         if transport is None or transport.is_closing() or wanted == self._reading:
             return
         self._reading = wanted
