@@ -5,6 +5,8 @@ only such another file has changed, the remembered function goes on with the old
 (https://numba.readthedocs.io/en/stable/user/jit.html#cache). So what is remembered here is also by the source of all
 that the function calls and the values of the constants that it uses, wherever they are.
 
+A process that only runs what is remembered does not prepare for compiling, which takes Numba half a second.
+
 Processes that start together need the same functions at once: one of them compiles a function, and the others wait and
 read what it wrote.
 
@@ -21,7 +23,9 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import importlib
 import inspect
+import linecache
 import logging
 import os
 import pickle
@@ -35,6 +39,7 @@ from typing import Any, TypeVar, cast, final
 import numba
 import numba.core.bytecode
 import numba.core.caching
+import numba.core.runtime.nrt
 import numba.core.serialize
 import numpy as np
 
@@ -46,8 +51,12 @@ log = logging.getLogger("bedplate.compiling")
 _FunctionCache: Any = numba.core.caching.FunctionCache
 _identity: Any = numba.core.bytecode.FunctionIdentity
 _serialize: Any = numba.core.serialize
+_runtime: Any = numba.core.runtime.nrt.rtsys
+_binding: Any = importlib.import_module("llvmlite.binding")  # without type stubs
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
+_FORM = "calls and code"
+"""What is in a file."""
 _CONSTANTS: tuple[type[object], ...] = (bool, int, float, str, bytes, tuple, np.generic)
 _PACKAGE = __name__.partition(".")[0]
 
@@ -62,7 +71,7 @@ def _parts(function: FunctionType, found: dict[str, str]) -> dict[str, str]:
     """Source and constants by where they are."""
     place = f"{function.__module__}.{function.__qualname__}"
     if place not in found:
-        found[place] = inspect.getsource(function)
+        found[place] = _source(function)
         for name, value in _used(function):
             if isinstance(value, _CONSTANTS):
                 found[f"{place} {name}"] = repr(value)
@@ -74,6 +83,22 @@ def _parts(function: FunctionType, found: dict[str, str]) -> dict[str, str]:
             elif (module := getattr(value, "__module__", None) or "").startswith(_PACKAGE):
                 found[module] = Path(inspect.getfile(inspect.getmodule(value) or function)).read_text()
     return found
+
+
+def _source(function: FunctionType) -> str:
+    """The lines of a function, from its first decorator on. `inspect` reads it word by word to find its end."""
+    code = function.__code__
+    last = max((end or 0 for _, end, _, _ in _positions(code)), default=0)
+    if not last:  # as with -X no_debug_ranges
+        return inspect.getsource(function)
+    return "".join(linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last])
+
+
+def _positions(code: CodeType) -> Iterator[tuple[int | None, int | None, int | None, int | None]]:
+    yield from code.co_positions()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _positions(constant)
 
 
 def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -155,7 +180,9 @@ class _Entries:
 
     def _path(self, key: Any) -> Path:
         types, *others = key
-        return self._folder / f"{self._version}.{_short([numba.__version__, [str(t) for t in types], others])}.nbc"
+        return (
+            self._folder / f"{self._version}.{_short([_FORM, numba.__version__, [str(t) for t in types], others])}.nbc"
+        )
 
 
 @functools.cache
@@ -182,14 +209,13 @@ class _Cache(_FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """What was remembered, also by another process that compiles it now; None: this process is to compile it."""
-        load: Any = _FunctionCache.load_overload
-        found = load(self, sig, target_context)
+        found = self._remembered(sig, target_context)
         if (
             found is None
             and (turn := self._cache_file.turn(self._index_key(sig, target_context.codegen()))) is not None
         ):
             self._turns[sig] = turn
-            found = load(self, sig, target_context)
+            found = self._remembered(sig, target_context)
         return found
 
     def end_turn(self, sig: Any) -> None:
@@ -197,19 +223,43 @@ class _Cache(_FunctionCache):
         if (turn := self._turns.pop(sig, None)) is not None:
             self._cache_file.end_turn(turn)
 
+    def _remembered(self, sig: Any, target_context: Any) -> Any:
+        """What is on disk for these types; None: nothing.
+
+        What it calls by name has to be there, or it would crash: if it is not, Numba prepares for compiling.
+        """
+        found = self._cache_file.load(self._index_key(sig, target_context.codegen()))
+        if found is None:
+            return None
+        calls, form = found
+        _runtime.initialize(target_context)
+        if any(_binding.address_of_symbol(name) is None for name in calls):
+            target_context.refresh()
+        return self._impl.rebuild(target_context, form)
+
     def save_overload(self, sig: Any, data: Any) -> None:
         """Remembers what was compiled, if its names are its own and the disk takes it; it runs all the same."""
         if any(_COUNTED.search(f.name) for f in data.library.get_defined_functions()):
             _warn_once("Numba compiled parts of them before bedplate was imported: import it first")
             return
+        if not self._impl.check_cachable(data):
+            return
         try:
-            _FunctionCache.save_overload(self, sig, data)
+            self._impl.locator.ensure_cache_path()
+            form = (_calls(data.library), self._impl.reduce(data))
+            self._cache_file.save(self._index_key(sig, data.codegen), form)
         except OSError as e:
             _warn_once(f"{self._cache_path}: {e.strerror or e}")
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         of_function: Any = _FunctionCache._index_key(self, sig, codegen)
         return (*of_function, code_id(self._py_func), self._options)
+
+
+def _calls(library: Any) -> list[str]:
+    """The functions that machine code calls by name, and doesn't hold."""
+    declared = (f.name for f in library._final_module.functions if f.is_declaration)
+    return [name for name in declared if not name.startswith("llvm.")]
 
 
 @functools.cache

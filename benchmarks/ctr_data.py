@@ -33,7 +33,8 @@ def splits(rows: int) -> dict[str, tuple[int, int]]:
 def write(folder: Path, rows: int, users: int, items: int) -> None:
     """Writes `rows.parquet`, in order of time, `users.parquet` and `items.parquet`.
 
-    What a user likes depends on attributes of both sides and on the item.
+    What a user likes depends on attributes of both sides and on the item. Where there are more users than rows, the
+    table of users has those who are in a row.
     """
     draw = np.random.default_rng(1)
     people = {c: draw.integers(0, CATEGORIES[c], users) for c in OF_USER}
@@ -50,4 +51,6 @@ def write(folder: Path, rows: int, users: int, items: int) -> None:
     ).write_parquet(folder / "rows.parquet")
     for name, side, count in (("user", people, users), ("item", things, items)):
         table = pl.DataFrame({name: np.arange(count)} | side).with_columns(time=pl.lit(START))
+        if count > rows:
+            table = table[np.unique(user)]
         table.write_parquet(folder / f"{name}s.parquet")

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,12 @@ class TritonPythonModel:
 
 @dataclass(frozen=True)
 class Asked:
-    """A server to ask: its name and its ports on 127.0.0.1."""
+    """A server to ask: its name and its ports on 127.0.0.1; its process, where it has one of its own."""
 
     name: str
     http: int
     grpc: int
+    pid: int = 0
 
 
 class Echo(Runtime):
@@ -147,8 +148,16 @@ def bedplate() -> Generator[Asked]:
 
 
 @contextlib.contextmanager
-def triton(venv: Path) -> Generator[Asked]:
-    """Triton's server of the package nvidia-pytriton in a virtual environment."""
+def triton(
+    venv: Path, write: Callable[[Path], None] | None = None, names: Sequence[str] = ("echo", "one")
+) -> Generator[Asked]:
+    """Triton's server of the package nvidia-pytriton in a virtual environment.
+
+    Args:
+        venv: the environment.
+        write: writes a model repository into a folder; None: `echo` and `one`.
+        names: the models that are loaded.
+    """
     (package,) = venv.glob("lib/python3.*/site-packages/pytriton")
     python = package.parents[1].name.removeprefix("python")
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +165,7 @@ def triton(venv: Path) -> Generator[Asked]:
         shutil.copytree(package / "tritonserver", root / "server")
         stub = package / "tritonserver" / "python_backend_stubs" / python / "triton_python_backend_stub"
         shutil.copy(stub, root / "server" / "backends" / "python")
-        _write_models(root / "models")
+        (write or _write_models)(root / "models")
         ports = [_free(), _free()]
         libraries = [root / "server", root / "server" / "lib", package.parent / "nvidia_pytriton.libs"]
         paths = {"LD_LIBRARY_PATH": ":".join(map(str, libraries)), "PATH": f"{venv}/bin:{os.environ['PATH']}"}
@@ -164,13 +173,13 @@ def triton(venv: Path) -> Generator[Asked]:
             "model-repository": root / "models", "backend-directory": root / "server" / "backends",
             "model-control-mode": "explicit", "http-port": ports[0], "grpc-port": ports[1], "allow-metrics": "false",
         }  # fmt: skip
-        command = [root / "server" / "bin" / "tritonserver", "--load-model=echo", "--load-model=one"]
+        command = [root / "server" / "bin" / "tritonserver", *(f"--load-model={n}" for n in names)]
         command += [f"--{name}={value}" for name, value in options.items()]
         with (root / "log").open("wb") as log:
             process = subprocess.Popen(command, env=os.environ | paths, stdout=log, stderr=log)
         try:
             _wait_for(ports[0], process, root / "log")
-            yield Asked("Triton", *ports)
+            yield Asked("Triton", *ports, process.pid)
         finally:
             process.terminate()
             process.wait(30)

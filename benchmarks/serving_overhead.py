@@ -47,6 +47,10 @@ CANDIDATES, USERS, ITEMS, EVENTS = 200, 2_000, 5_000, 100_000
 BLOCK = 25
 """Requests of a kind one after the other."""
 NOW = to_micros("2026-03-01")
+HISTORY = 100
+"""The most elements of a sequence, where there is one."""
+MODEL: Any = None
+"""The class of the model that is served; None: `DCN`."""
 
 FEATURES = """
 from pathlib import Path
@@ -90,12 +94,21 @@ def events() -> pl.DataFrame:
     return pl.DataFrame(columns).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))
 
 
+def encoding(feature: str) -> Any:
+    """The encoding of a feature: categories are called `id`, sequences `last`."""
+    from bedplate.features.encoding import Category, Number, Sequence
+
+    if ".last_ids" in feature:
+        return Sequence(Category(), length=HISTORY)
+    return Category(vocabulary=feature.rpartition("id")[0] + "id") if ".id" in feature else Number(log=True)
+
+
 class Bench:
     """The project, its artifacts, and requests with everything that is needed to check them."""
 
     def __init__(self, root: Path) -> None:
         from bedplate.features.assemble import Join
-        from bedplate.features.encoding import CANDIDATE, Category, Number
+        from bedplate.features.encoding import CANDIDATE, Category
         from bedplate.online.base import open_store
         from bedplate.online.fetch import OnlineReader
         from bedplate.online.load import bulk_load
@@ -113,11 +126,7 @@ class Bench:
             bulk_load(self.store, view, [grouped(view, frame)], NOW)
         self.reader = OnlineReader(self.store)
         self.features = list(self.project.graph.features)
-        self.encodings: dict[str, Any] = {
-            name: Category(vocabulary=name.rpartition("id")[0] + "id") if ".id" in name else Number(log=True)
-            for name in self.features
-        }
-        self.encodings[CANDIDATE] = Category()
+        self.encodings = {name: encoding(name) for name in self.features} | {CANDIDATE: Category()}
         self.rng = np.random.default_rng(1)
         self.join = Join(self.project.graph.select(self.features), "item")
         self._export()
@@ -160,8 +169,9 @@ class Bench:
         encoder = fit(self.encodings, sample)
         golden = [GoldenBatch(self.batch(7, self.rng.integers(0, ITEMS, CANDIDATES)))]
         defined = self.project.graph.features
-        model = DCN(DCNConfig(label="bought", rank=0, cross_layers=3, layers=(256, 128)), encoder.layout)
-        export(model, encoder, self.root / "dcn", features=defined, golden=golden)
+        config = DCNConfig(label="bought", rank=0, cross_layers=3, layers=(256, 128))
+        self.model, self.encoder = (MODEL or DCN)(config, encoder.layout), encoder
+        export(self.model, encoder, self.root / "dcn", features=defined, golden=golden)
         export_zeros(self.root / "dcn", self.root / "zeros")
         registry = Registry(self.root / "registry")
         for name in ("dcn", "zeros"):
@@ -252,7 +262,7 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-def infer_request(tensors: dict[str, Any]) -> bytes:
+def infer_request(tensors: dict[str, Any], path: str = "/v2/models/zeros/infer") -> bytes:
     kinds = {"float32": "FP32", "int64": "INT64"}
     inputs = [
         {
@@ -265,7 +275,7 @@ def infer_request(tensors: dict[str, Any]) -> bytes:
     ]
     header = msgspec.json.encode({"inputs": inputs, "parameters": {"binary_data_output": True}})
     body = header + b"".join(a.tobytes() for a in tensors.values())
-    return post("/v2/models/zeros/infer", body, f"Inference-Header-Content-Length: {len(header)}")
+    return post(path, body, f"Inference-Header-Content-Length: {len(header)}")
 
 
 def measure_hop(rounds: int) -> float:

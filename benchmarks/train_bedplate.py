@@ -1,7 +1,7 @@
 """Bedplate's part of `train_peers.py`: FOLDER USERS ITEMS EPOCHS.
 
 The project of `ctr_project`: batches are joined from the tables of users and items while the model trains, and encoded.
-Where there are more users than rows the vocabulary is fitted on all of them, so that the table is as large as the
+Where there are more users than rows the vocabulary is of all of them, so that the embedding table is as large as the
 peers'. Building the indexes and fitting the encoder is not counted, as the peers' preparation isn't.
 """
 
@@ -11,17 +11,19 @@ import json
 import shutil
 import sys
 import time
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from ctr_data import BATCH, SECOND, START, splits
+from record import peak_bytes
 
 from bedplate import Job, Project
-from bedplate.batch import Batch, Ids
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
+from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
+from bedplate.features.vocabulary import Vocabulary
 from bedplate.training.evaluate import predict
 from bedplate.training.trainer import Trainer
 
@@ -38,13 +40,12 @@ def project_in(folder: Path, rows: int) -> Project:
     return project
 
 
-def everyone(batch: Batch, users: int) -> Batch:
-    """A batch like this one in which each user has a request, for the vocabulary."""
-    rows = np.resize(np.arange(batch.requests), users)
-    request = {n: type(c)(c.values[rows], None) for n, c in batch.request.items()}  # type: ignore[call-arg]
-    item = {n: type(c)(c.values[rows], None) for n, c in batch.item.items()}  # type: ignore[call-arg]
-    request["users.user"] = Ids(np.arange(users))
-    return Batch(request, item, np.arange(users + 1), batch.times[rows], np.arange(users), batch.candidates[rows])
+def with_everyone(encoder: Encoder, users: int) -> Encoder:
+    """An encoder that knows every user."""
+    known = dict(encoder.vocabularies.items())
+    [name] = [f.vocabulary for f in encoder.fields if f.feature == "users.user"]
+    known[str(name)] = Vocabulary(np.arange(users))
+    return Encoder(encoder.fields, known)
 
 
 def main(folder: Path, users: int, epochs: int) -> None:
@@ -54,9 +55,9 @@ def main(folder: Path, users: int, epochs: int) -> None:
     job, dataset = project.find(Job, "deepfm"), project.load("ctr")
     job = job.with_settings([f"trainer.epochs={epochs}"])
     train, validation, test = (Loader(dataset, split) for split in SPLITS)
-    batches = list(islice(train.epoch(0, 0), job.fit_batches))
-    known = [everyone(batches[0], users)] if users > rows else []
-    encoder = fit(job.inputs, chain(known, batches))
+    encoder = fit(job.inputs, islice(train.epoch(0, 0), job.fit_batches))
+    if users > rows:
+        encoder = with_everyone(encoder, users)
     model = job.model_class(job.model, encoder.layout)
     prepared = time.perf_counter() - began
     result = Trainer(job.trainer).fit(model, encoder, train, validation, folder / "checkpoints")
@@ -70,6 +71,7 @@ def main(folder: Path, users: int, epochs: int) -> None:
                 "prepared": prepared,
                 "waiting": result.wait_share,
                 "table_rows": encoder.layout.rows,
+                "peak_bytes": peak_bytes(),
             }
         )
     )

@@ -68,6 +68,30 @@ def test_a_second_process_compiles_nothing(package):
     assert run(package) == ["42", "1"]
 
 
+SORTING = """
+import sys
+import numpy as np
+from bedplate import compiling
+
+@compiling.compiled
+def sorted_sum(values):
+    return np.sort(np.concatenate((values, np.zeros(1))))[-1] + np.sin(0.0)
+
+print(sorted_sum(np.arange(5.0)), sum(sorted_sum.stats.cache_hits.values()), "numba.np.linalg" in sys.modules)
+"""
+NOT_THERE = "from bedplate import compiling; compiling._binding.address_of_symbol = lambda name: None\n"
+
+
+def test_what_is_remembered_runs_without_preparing_for_compiling_unless_something_is_not_there(package):
+    """The modules that Numba compiles with are not loaded: half a second and much memory. A name that machine code
+    calls and nobody has would be a crash."""
+
+    (package / "sorting.py").write_text(SORTING)
+    assert run(package, "import bedplate.sorting") == ["4.0", "0", "True"]
+    assert run(package, "import bedplate.sorting") == ["4.0", "1", "False"]
+    assert run(package, NOT_THERE + "import bedplate.sorting") == ["4.0", "1", "True"]
+
+
 def test_of_processes_that_start_together_one_compiles(package):
     """Each says that it has the function, and calls it when it is told to."""
     program = "from bedplate.caller import doubled\nprint(flush=True)\ninput()\n" + PROGRAM.splitlines()[-1]

@@ -12,12 +12,12 @@ import polars as pl
 
 from bedplate.datasets.labels import CompiledLabel
 from bedplate.datasets.reading import read_rows
-from bedplate.datasets.spine import first_of_each
 from bedplate.errors import DataError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import encode
+from bedplate.offline.kernels import number_keys
 from bedplate.sources.base import TIME
-from bedplate.types import Int64s
+from bedplate.types import Array, Bools, Int64s
 
 
 @final
@@ -112,16 +112,25 @@ def _groups(keys: list[Int64s], times: Int64s, requests: Candidates, horizon: in
         result[rows[~_is_listed(request, keys[1][rows], requests)]] = _UNLISTED
     used = np.flatnonzero(result == _USED)
     used = used[np.argsort(times[used], kind="stable")]
-    _, codes = np.unique(np.stack([k[used] for k in keys], axis=1), axis=0, return_inverse=True)
-    first = first_of_each(codes.reshape(-1), np.zeros(len(used), np.int64))
-    result[used[~first]] = _DUPLICATE
+    codes = _numbers([k[used] for k in keys])
+    first = np.zeros(len(used), np.int64)
+    first[codes[::-1]] = np.arange(len(used))[::-1]  # of equal ones the last that is written, the earliest, stays
+    result[used[first[codes] != np.arange(len(used))]] = _DUPLICATE
     return result
 
 
-def _is_listed(request: Int64s, items: Int64s, requests: Candidates) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _is_listed(request: Int64s, items: Int64s, requests: Candidates) -> Bools:
     """[n] whether each item is a candidate of its request."""
     of_item = np.repeat(np.arange(len(requests.times)), np.diff(requests.offsets))
-    pairs = np.stack([np.append(of_item, request), np.append(requests.candidates, items)], axis=1)
-    _, codes = np.unique(pairs, axis=0, return_inverse=True)
-    codes = codes.reshape(-1)
-    return np.isin(codes[len(of_item) :], codes[: len(of_item)])
+    codes = _numbers([np.append(of_item, request), np.append(requests.candidates, items)])
+    listed = np.zeros(len(codes), np.bool_)
+    listed[codes[: len(of_item)]] = True
+    return listed[codes[len(of_item) :]]
+
+
+def _numbers(columns: list[Int64s]) -> Array:
+    """[n] int32: a number for each different row of some columns, in order of first appearance."""
+    rows = np.stack(columns, axis=1)
+    codes = np.empty(len(rows), np.int32)
+    number_keys(rows, codes, np.empty_like(rows))
+    return codes

@@ -132,9 +132,7 @@ class Comparison:
         found: dict[str, Finding] = {}
         if wrong:
             stored = self.held.row(int(self._asked[row]))
-            state, texts, project = self.held.state, self._texts, ""
-            if state.is_of_another(self._store.project):
-                project = state.project
+            state = self.held.state
             case = Case(
                 self._plan,
                 state,
@@ -144,12 +142,12 @@ class Comparison:
                 events,
                 got,
                 expected,
-                texts,
+                self._texts,
                 self._letters,
                 self.keys[row],
                 past,
                 self._forms,
-                project,
+                state.project if state.is_of_another(self._store.project) else "",
             )
             found = dict.fromkeys(wrong, explain(case))
         for name in (n for n in self._plan.names if self._lost[n][row]):

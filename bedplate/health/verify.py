@@ -154,7 +154,7 @@ def _not_held(store: OnlineStore, view: CompiledView, held: Sequence[ViewState])
     noted = store.read_many([store_keys.of_view(store_keys.GONE, view.id)]).data
     if noted:
         gone = decode(noted, Gone, "a note")
-        evidence = f"compaction deleted it, after version {gone.after[:12]} had been loaded"
+        evidence = f"it was deleted at {format_time(gone.made)}, after version {gone.after[:12]} had been loaded"
         return ViewVerified(view.name, cause=Cause.REPLACED.value, evidence=evidence)
     for state in held:
         if state.name == view.name and not state.is_of_another(store.project):

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-SPARSE_ROWS = 200_000
-"""From so many rows on, gradients are sparse: clearing a dense one of this size costs more than sorting the ids."""
+from bedplate.layers import kernels
+
+SPARSE_ROWS = 10_000
+"""From so many rows on, gradients are sparse: to clear a dense one of this size costs more than to number the ids."""
 
 
 @final
@@ -57,21 +59,43 @@ class _Rows(torch.autograd.Function):
         width, ids = gradient.shape[-1], ids.reshape(-1)
         values = gradient.reshape(-1, width)
         if not ctx.sparse:
-            dense = values.new_zeros(ctx.rows, width).index_add_(0, ids, values)
+            dense = _added(ids, values, ctx.rows)
             dense[0] = 0.0
             return dense, None, None
-        rows, places = _distinct(ids)
-        merged = values.new_zeros(len(rows), width).index_add_(0, places, values)
+        rows, merged = summed_rows(ids, values)
         merged[rows == 0] = 0.0
         return _coalesced(rows, merged, ctx.rows), None, None
 
 
-def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Ascending ids, each once, and the place of each given one among them; NumPy's is twice as fast as torch's."""
+def summed_rows(ids: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Ascending ids, each once, and the sum of the values [n, width] of each, added in their order.
+
+    >>> rows, sums = summed_rows(torch.tensor([7, 2, 7]), torch.tensor([[1.0], [2.0], [3.0]]))
+    >>> rows.tolist(), sums.tolist()
+    ([2, 7], [[2.0], [4.0]])
+    """
     if ids.device.type != "cpu":
-        return torch.unique(ids, return_inverse=True)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-    rows, places = np.unique(ids.numpy(), return_inverse=True)
-    return torch.from_numpy(rows), torch.from_numpy(places)  # pyright: ignore[reportUnknownMemberType]
+        untyped: Any = torch
+        rows: Tensor
+        rows, of_id = untyped.unique(ids, return_inverse=True)
+        return rows, _added(of_id, values, len(rows))
+    bits = max(2 * len(ids), 2).bit_length()
+    places, found = np.empty(len(ids), np.int32), np.empty(len(ids), np.int64)
+    count = int(kernels.number_ids(ids.contiguous().numpy(), np.full(1 << bits, -1, np.int32), bits, places, found))
+    order = np.argsort(found[:count])
+    rank = np.empty(count, np.int64)
+    rank[order] = np.arange(count)
+    numbers = torch.from_numpy(rank[places])  # pyright: ignore[reportUnknownMemberType]
+    return torch.from_numpy(found[order]), _added(numbers, values, count)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _added(places: Tensor, values: Tensor, count: int) -> Tensor:
+    """[count, width]: the values [n, width] added up by their place."""
+    out = values.new_zeros(count, values.shape[1])
+    if values.device.type == "cpu" and values.dtype == torch.float32:
+        kernels.add_rows(places.contiguous().numpy(), values.detach().contiguous().numpy(), out.numpy())
+        return out
+    return out.index_add_(0, places, values)
 
 
 def _coalesced(rows: Tensor, values: Tensor, count: int) -> Tensor:

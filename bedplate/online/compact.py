@@ -8,6 +8,7 @@ from typing import TypeAlias, final
 import msgspec
 import numpy as np
 
+from bedplate.clock import Clock, system_clock
 from bedplate.errors import NotFoundError, suggest
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
@@ -56,6 +57,7 @@ def compact(
     newer: bool = False,
     dry_run: bool = False,
     rewind: int = REWIND,
+    clock: Clock = system_clock,
     progress: Progress = lambda _: None,
 ) -> list[Compacted]:
     """Folds the rows of views anew at their watermark, and deletes old versions of them.
@@ -74,6 +76,7 @@ def compact(
         newer: versions that came to the store after the ones that are defined go too; nobody else may need them.
         dry_run: only says what would be done.
         rewind: as for `bulk_load`.
+        clock: when a version went.
         progress: told what is under way.
 
     Raises:
@@ -98,12 +101,8 @@ def compact(
         elif view is None and (state.name in own or (removed and state.name not in names)):
             progress(f"{state.name}: deleting version {state.id[:12]}")
             after = own[state.name].id if state.name in own else ""
-            done.append(_drop(store, state, dry_run=dry_run, gone=Gone(state.name, state.project, after)))
+            done.append(_drop(store, state, dry_run=dry_run, gone=Gone(state.name, state.project, after, clock())))
     return done
-
-
-def _left(state: ViewState, kept: str, *, newer: bool = False) -> Compacted:
-    return Compacted(state.name, state.id, False, 0, 0, 0, 0, newer, kept)
 
 
 def _folded(folding: RowFolding, state: ViewState, progress: Progress) -> Compacted:
@@ -116,6 +115,10 @@ def _folded(folding: RowFolding, state: ViewState, progress: Progress) -> Compac
         progress(f"{state.name}: {counts[0]:,} rows")
     rows, shrunk, deleted, less = counts.tolist()
     return Compacted(state.name, state.id, False, rows, shrunk, deleted, less)
+
+
+def _left(state: ViewState, kept: str, *, newer: bool = False) -> Compacted:
+    return Compacted(state.name, state.id, False, 0, 0, 0, 0, newer, kept)
 
 
 def _is_newer(state: ViewState, own: ViewState) -> bool:

@@ -1,7 +1,8 @@
 """The packed rows that were read last, for the time when the store can't be read: bounded, each with its age.
 
 What a read costs must not be paid for a bad day: a read hands its rows over in one step, and a thread files them by key
-a moment later, while the model computes.
+a moment later, while the model computes. Small reads, such as those of the request, are always filed. Of large ones,
+such as those of candidates, a busy server files as many as take a fiftieth of a core: what is read often is soon there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import pairwise, repeat
 from queue import SimpleQueue
-from time import sleep
+from time import sleep, thread_time
 from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
@@ -26,6 +27,11 @@ _MOST_WAITING = 64
 """Reads whose rows are not filed yet; beyond, whoever reads files them."""
 _NAP_SECONDS = 0.02
 """How often the thread looks for rows while there are some: to wake it for each read may cost the reader its turn."""
+
+_FEW = 32
+"""Reads of at most so many rows are always filed."""
+_SHARE, _MOST_SECONDS = 0.02, 0.1
+"""The share of a core that filing larger ones may take, and how much of it is saved up while there is less to do."""
 
 _Rows: TypeAlias = "dict[str, dict[bytes, tuple[tuple[float, int], bytes]]]"
 _NEVER = (float("nan"), 0), b""
@@ -48,7 +54,9 @@ class RecentRows:
         most_bytes: about how much memory the rows may take.
     """
 
-    __slots__ = ("_half", "_is_idle", "_lock", "_older", "_room", "_rows", "_thread", "_waiting", "_wake")
+    __slots__ = (
+        "_half", "_is_idle", "_last", "_left", "_lock", "_older", "_room", "_rows", "_thread", "_waiting", "_wake",
+    )  # fmt: skip
 
     def __init__(self, most_bytes: int) -> None:
         self._half = self._room = most_bytes // 2
@@ -59,6 +67,7 @@ class RecentRows:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_idle = True
+        self._last, self._left = 0.0, _MOST_SECONDS  # the last read's time, and the seconds left for large ones
 
     def remember(self, reads: Sequence[Read], values: Values, watermarks: Sequence[int], now: float) -> None:
         """Keeps the rows of reads. A key that the store did not have has an empty row: that is known of it.
@@ -108,20 +117,31 @@ class RecentRows:
 
     def _file(self, seen: _Seen) -> None:
         """Puts rows under their keys; the lock is held."""
-        ends: list[int] = seen.values.ends.tolist()
-        data, first = seen.values.data, 0
+        self._left = min(_MOST_SECONDS, self._left + _SHARE * max(0.0, seen.now - self._last))
+        self._last, first = seen.now, 0
         for read, watermark in zip(seen.reads, seen.watermarks, strict=True):
             last = first + len(read.keys)
-            rows = [data[a:b] for a, b in pairwise(ends[first : last + 1])]
-            known = self._rows.setdefault(read.view.id, {})
-            before = len(known)
-            known.update(zip(_names(read.keys), zip(repeat((seen.now, watermark)), rows, strict=False), strict=False))
-            added = len(known) - before
-            if added:
-                self._room -= added * ((ends[last] - ends[first]) // len(rows) + _ENTRY_BYTES)
+            if last - first <= _FEW:
+                self._put(read, seen.values, first, (seen.now, watermark))
+            elif self._left > 0.0:
+                begin = thread_time()
+                self._put(read, seen.values, first, (seen.now, watermark))
+                self._left -= thread_time() - begin
             first = last
         if self._room < 0:
             self._older, self._rows, self._room = self._rows, {}, self._half
+
+    def _put(self, read: Read, values: Values, first: int, when: tuple[float, int]) -> None:
+        """Puts the rows of one read, of which `first` is the first of the values, under their keys."""
+        ends: list[int] = values.ends[first : first + len(read.keys) + 1].tolist()
+        data = values.data
+        rows = [data[a:b] for a, b in pairwise(ends)]
+        known = self._rows.setdefault(read.view.id, {})
+        before = len(known)
+        known.update(zip(_names(read.keys), zip(repeat(when), rows, strict=False), strict=False))
+        added = len(known) - before
+        if added:
+            self._room -= added * ((ends[-1] - ends[0]) // len(rows) + _ENTRY_BYTES)
 
 
 def _names(keys: Int64s) -> list[bytes]:

@@ -54,9 +54,9 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         seen: up to when each partition of the stream was taken in, microseconds: the time of its newest event, or of a
             look at it that found no more.
         origins: of which stream the position of each partition is, where that is known; see `origins`.
-        project: the name of the project that loaded it; empty: not known, or the store is the project's own.
         swept: rows of which nothing counts any more at this time may be gone: an earlier read may lack what they held;
             microseconds, see `sweep`.
+        project: the name of the project that loaded it; empty: not known, or the store is the project's own.
         texts: changes whenever texts are about to be dropped: a writer then puts again all that it names; see `texts`.
     """
 
@@ -75,8 +75,8 @@ class ViewState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     made: int = 0
     seen: dict[str, int] = {}
     origins: dict[str, Origin] = {}
-    project: str = ""
     swept: int = 0
+    project: str = ""
 
     def position(self, partition: str) -> Position:
         """Up to where a partition of the stream was taken in."""
@@ -122,11 +122,13 @@ class Gone(msgspec.Struct, frozen=True):
         name: the view's.
         project: whose it was, as of `ViewState`.
         after: the id of the version that was defined.
+        made: when, by the clock; microseconds.
     """
 
     name: str
     project: str
     after: str
+    made: int
 
 
 def decode(value: bytes, kind: type[_Kind], what: str) -> _Kind:

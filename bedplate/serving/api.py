@@ -34,7 +34,7 @@ def recommend(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[s
         BedplateError: see `Pipeline.recommend`.
     """
     answer = pipeline.recommend(_recommended(request, pipeline))
-    return _response(request, answer), answer.degraded
+    return _response(request, pipeline, answer), answer.degraded
 
 
 def rank(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
@@ -44,7 +44,7 @@ def rank(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, D
         BedplateError: see `Pipeline.rank`.
     """
     answer = pipeline.rank(_ranked(request, pipeline))
-    return _response(request, answer), answer.degraded
+    return _response(request, pipeline, answer), answer.degraded
 
 
 def embed(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
@@ -57,7 +57,7 @@ def embed(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, 
     if isinstance(asked, Asked):
         asked.deadline = request.deadline
     answer = pipeline.embed(asked)
-    return _response(request, answer), answer.degraded
+    return _response(request, pipeline, answer), answer.degraded
 
 
 def similar(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
@@ -66,19 +66,19 @@ def similar(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str
     Raises:
         BedplateError: see `Pipeline.similar`.
     """
-    return _response(request, pipeline.similar(pipeline.wire.similar(_json_body(request)))), _WELL
+    return _response(request, pipeline, pipeline.similar(pipeline.wire.similar(_json_body(request)))), _WELL
 
 
 async def recommend_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
     """As `recommend`, with a call of the ranking model that other requests may share."""
     answer = await pipeline.recommend_shared(_recommended(request, pipeline), batcher)
-    return _response(request, answer), answer.degraded
+    return _response(request, pipeline, answer), answer.degraded
 
 
 async def rank_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
     """As `rank`, with a call of the ranking model that other requests may share."""
     answer = await pipeline.rank_shared(_ranked(request, pipeline), batcher)
-    return _response(request, answer), answer.degraded
+    return _response(request, pipeline, answer), answer.degraded
 
 
 SHARED: Mapping[str, SharedCall] = {"recommend": recommend_shared, "rank": rank_shared}
@@ -110,5 +110,7 @@ def _json_body(request: Request) -> bytes:
     return request.body
 
 
-def _response(request: Request, answer: Answer | Vectors | Similar) -> Response:
-    return answer_stream(answer) if wants_arrow(request) else Response(200, _encoder.encode(answer))
+def _response(request: Request, pipeline: Pipeline, answer: Answer | Vectors | Similar) -> Response:
+    if wants_arrow(request):
+        return answer_stream(answer, pipeline.service.item)
+    return Response(200, _encoder.encode(answer))

@@ -65,15 +65,20 @@ def stream(frame: pl.DataFrame, headers: Sequence[tuple[bytes, bytes]] = ()) -> 
     return Response(200, out.getvalue(), ARROW, tuple(headers))
 
 
-def answer_stream(answer: Answer | Vectors | Similar) -> Response:
+def answer_stream(answer: Answer | Vectors | Similar, item: str) -> Response:
     """An answer: its items as rows, all else in headers.
 
-    Columns: `id`, `score`, and where the answer has them `source` and `propensity`; of vectors `vector` alone.
+    Columns: `id`, `score`, and where the answer has them `source`, `propensity` and `unknown`, whether the store knows
+    nothing of the item; of vectors `vector` alone.
+
+    Args:
+        answer: to write.
+        item: the entity of its items.
     """
-    return stream(pl.DataFrame(_series(answer)), _headers(answer))
+    return stream(pl.DataFrame(_series(answer, item)), _headers(answer, item))
 
 
-def _series(answer: Answer | Vectors | Similar) -> list[pl.Series]:
+def _series(answer: Answer | Vectors | Similar, item: str) -> list[pl.Series]:
     if isinstance(answer, Vectors):
         return [pl.Series("vector", list(answer.vectors), dtype=pl.List(pl.Float32))]
     found = [_ids(answer.ids), pl.Series("score", list(answer.scores), dtype=pl.Float32)]
@@ -81,6 +86,9 @@ def _series(answer: Answer | Vectors | Similar) -> list[pl.Series]:
         found.append(pl.Series("source", list(answer.sources), dtype=pl.String))
     if isinstance(answer, Answer) and answer.propensities:
         found.append(pl.Series("propensity", list(answer.propensities), dtype=pl.Float64))
+    if isinstance(answer, Answer) and item in answer.unknown:
+        unknown = set(answer.unknown[item])
+        found.append(pl.Series("unknown", [key in unknown for key in answer.ids], dtype=pl.Boolean))
     return found
 
 
@@ -89,10 +97,13 @@ def _ids(ids: Sequence[Key]) -> pl.Series:
     return pl.Series("id", list(ids), dtype=pl.String if is_text or not ids else pl.Int64)
 
 
-def _headers(answer: Answer | Vectors | Similar) -> list[tuple[bytes, bytes]]:
+def _headers(answer: Answer | Vectors | Similar, item: str) -> list[tuple[bytes, bytes]]:
     shown: dict[str, Any] = msgspec.to_builtins(answer)
     of_items = ("ids", "scores", "sources", "propensities", "vectors")
     rest = {name: value for name, value in shown.items() if name not in of_items}
+    if isinstance(answer, Answer) and item in answer.unknown:  # as many as candidates: a column has room for them
+        rest["unknown"] = {name: keys for name, keys in answer.unknown.items() if name != item}
+        rest = {name: value for name, value in rest.items() if value != {}}
     found = [(ANSWER_HEADER.encode(), _text(rest))]
     if "time" in shown:
         found.append((TIME_HEADER.encode(), str(shown["time"]).encode()))

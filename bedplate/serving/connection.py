@@ -10,6 +10,7 @@ the connection's next request waits for it, other connections' don't.
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import cast, final
 
@@ -31,8 +32,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled", "_stalled",
-        "_transport", "deadline",
+        "_came", "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled",
+        "_stalled", "_transport", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
@@ -46,12 +47,21 @@ class Connection(asyncio.Protocol):
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = False
+        self._came = hub.turns.arrival()  # the earliest of what the first look at the socket finds
         self.deadline = loop.time() + hub.limits.idle_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Registers the connection, or refuses it where there are too many."""
         self._transport = cast("asyncio.Transport", transport)
         self._exchange.open(transport)
+
+        def has_read() -> None:
+            self._came = math.inf
+
+        if transport.get_extra_info("sslcontext") is None:
+            self._loop.call_soon(self._loop.call_soon, has_read)  # the loop has read by its second round
+        else:
+            has_read()
         full = len(self._hub.connections) >= self._hub.limits.connections
         self._hub.connections.add(self)
         if full:
@@ -89,7 +99,7 @@ class Connection(asyncio.Protocol):
         if parser.last or self._refusal is not None or self._lingering:
             return
         begun = parser.begun
-        parser.now = self._hub.turns.arrival()
+        parser.now = min(self._hub.turns.arrival(), self._came)
         try:
             parser.feed(data)
         except RefusedError as refused:
@@ -100,7 +110,7 @@ class Connection(asyncio.Protocol):
             self._advance()
         elif parser.waiting:
             self._invite()
-        if len(parser.complete) >= self._hub.limits.pending:
+        if not parser.has_room:
             self._balance_reading()
 
     def expire(self) -> None:
@@ -196,7 +206,7 @@ class Connection(asyncio.Protocol):
     def _balance_reading(self) -> None:
         """Stops reading a client that has too much unanswered or unread, and goes on when it hasn't."""
         transport = self._transport
-        wanted = not self._stalled and len(self._parser.complete) < self._hub.limits.pending
+        wanted = not self._stalled and self._parser.has_room
         if transport is None or transport.is_closing() or wanted == self._reading:
             return
         self._reading = wanted

@@ -13,6 +13,7 @@ import polars as pl
 from bedplate.batch import Batch, column_to_series
 from bedplate.errors import DataError, DefinitionError, reason, suggest
 from bedplate.features.derived import REQUEST_TIME
+from bedplate.features.expression import check_condition
 from bedplate.features.graph import FeatureGraph
 from bedplate.types import Bools, Int64s
 
@@ -51,7 +52,8 @@ class Filters:
         features: the features that the filters read.
 
     Raises:
-        DefinitionError: a filter reads an unknown feature, none at all, or is not boolean.
+        DefinitionError: a filter reads an unknown feature, none at all, is not boolean, or depends on other candidates
+            than its own.
     """
 
     __slots__ = ("_all", "_columns", "_place", "features")
@@ -140,10 +142,4 @@ def _check(expression: pl.Expr, read: Sequence[str], graph: FeatureGraph, place:
     for name in read:
         if name != REQUEST_TIME and name not in graph.features:
             raise DefinitionError(f"unknown feature '{name}'", where=place, hint=suggest(name, graph.features))
-    frame = pl.DataFrame(schema={name: graph.dtype(name) for name in read})
-    try:  # on no rows: it finds more than asking for the schema
-        dtype = frame.select(expression.alias("kept"))["kept"].dtype
-    except pl.exceptions.PolarsError as error:
-        raise DefinitionError(f"{expression} fails: {reason(error)}", where=place) from error
-    if dtype != pl.Boolean:
-        raise DefinitionError(f"{expression} is {dtype}, expected a boolean", where=place)
+    check_condition(expression, {name: graph.dtype(name) for name in read}, place, "the filter")

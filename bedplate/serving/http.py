@@ -29,7 +29,8 @@ class Limits:
     Attributes:
         head_bytes: request line and headers together; 431 beyond.
         body_bytes: 413 beyond.
-        pending: requests of one connection that were read and not yet answered; reading stops there.
+        pending: requests of one connection that were read and not yet answered; reading stops there, and where their
+            bodies are together longer than one may be.
         connections: at once; the next ones get 503.
         waiting: connections with a request that waits for its turn; the requests of others get 429. 0: no limit.
         wait_seconds: the longest wait for a turn, by estimate; requests that would wait longer get 503.

@@ -14,6 +14,8 @@ from bedplate.types import Array
 
 _MOST_EMPTY = 2**48
 """What the sizes of an empty tensor that are not 0 may multiply to."""
+MOST_ROWS = 100_000
+"""The largest free size of an input, such as how many rows a request brings: one request holds up others no longer."""
 _UNSUPPORTED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset", "classification")
 
 
@@ -77,6 +79,11 @@ class InputCheck:
         # No content is too short for an empty tensor, and none is an array whose other sizes multiply beyond memory.
         if 0 in shape and math.prod(size for size in shape if size) > _MOST_EMPTY:
             raise RequestError(f"got shape {shape}, whose sizes are too large together", where=place)
+        largest = max((got for got, want in zip(shape, spec.shape, strict=True) if isinstance(want, str)), default=0)
+        if 0 not in shape and largest > MOST_ROWS:
+            raise RequestError(
+                f"got shape {shape}, expected at most {MOST_ROWS} rows", where=place, hint="send several requests"
+            )
         return spec, place
 
     def complete(self) -> dict[str, Array]:

@@ -80,7 +80,7 @@ class Listener:
 
     Args:
         bound: the socket.
-        protocol: makes the server's end of a connection.
+        protocol: makes the server's end of a connection, as soon as it is accepted.
         connections: how many are open.
         most: of them; beyond twice as many the kernel holds those that come.
         sharing: with the processes that accept from the same socket.
@@ -136,7 +136,7 @@ class Listener:
                     self._pause(0.5)
                 return  # another process took it, or the client has gone
             accepted.setblocking(False)
-            task = self._loop.create_task(self._open(accepted))
+            task = self._loop.create_task(self._open(accepted, self._protocol()))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
@@ -149,10 +149,10 @@ class Listener:
         if self._socket.fileno() >= 0:
             self._loop.add_reader(self._socket.fileno(), self._accept)
 
-    async def _open(self, accepted: socket.socket) -> None:
+    async def _open(self, accepted: socket.socket, protocol: asyncio.Protocol) -> None:
         wait = None if self._tls is None else self._handshake_seconds
         # A client that speaks no TLS, or goes away during the handshake, is nobody's fault here.
         with contextlib.suppress(OSError):
             await self._loop.connect_accepted_socket(
-                self._protocol, accepted, ssl=self._tls, ssl_handshake_timeout=wait
+                lambda: protocol, accepted, ssl=self._tls, ssl_handshake_timeout=wait
             )

@@ -60,6 +60,14 @@ class RequestParser:
         self._parts: list[bytes] = []
         self._head_size = self._fed = self._body_size = 0
 
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be read: the requests that are not answered are few, and no longer than one body may be."""
+        waiting, limits = self.complete, self._limits
+        if len(waiting) >= limits.pending:
+            return False
+        return len(waiting) <= 1 or sum(len(request.body) for request, _, _ in waiting) <= limits.body_bytes
+
     def feed(self, data: bytes) -> None:
         """Reads bytes; complete requests are appended to `complete`.
 

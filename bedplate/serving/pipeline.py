@@ -115,8 +115,11 @@ class Pipeline:
 
     @property
     def batcher(self) -> SharedCalls | None:
-        """Shares calls of the ranking model, where that is measured to pay."""
-        return self.models["ranking"].model.batcher
+        """Shares calls of the ranking model, where that is measured to pay and scoring has no budget.
+
+        A shared call is made on the event loop's thread, where nothing can end the wait for it.
+        """
+        return None if self._score.has_limit else self.models["ranking"].model.batcher
 
     @property
     def catalogue(self) -> Catalogue | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import importlib
 import math
+import mmap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import numpy as np
 
 from bedplate.errors import ArtifactError, RequestError
 from bedplate.features.encoding import TensorSpec
+from bedplate.features.weights import linked
 from bedplate.serving.runtime import Opening, Runtime, spec_of
 from bedplate.serving.tensors import from_bfloat16, to_bfloat16
 from bedplate.types import Array
@@ -39,13 +42,15 @@ class OnnxRuntime(Runtime):
 
     platform: ClassVar[str] = "onnx_onnxv1"
 
-    def __init__(self, graph: bytes, place: str, threads: int) -> None:
+    def __init__(self, graph: bytes, place: str, threads: int, folder: Path | None = None) -> None:
         options: Any = _ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors are raised, and said once
         if threads > 1:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         self._place = place
         try:
             self._session: Any = _ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -106,13 +111,26 @@ def _array(value: Any) -> Array:
 
 
 def open_runtime(opening: Opening) -> Runtime:
-    """A session on an ONNX file.
+    """A session on an ONNX file, whose large weights are mapped: processes share them.
 
     Raises:
         ArtifactError: the file can't be read, is no graph, or takes or gives something that is not a tensor.
     """
+    path = opening.path
     try:
-        graph = opening.path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"the graph can't be read: {error.strerror}", where=str(opening.path)) from error
-    return OnnxRuntime(graph, opening.place, opening.threads)
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            graph, folder = _graph(mapped, path)
+    except (OSError, ValueError) as error:  # ValueError: an empty file can't be mapped
+        reason = getattr(error, "strerror", None) or error
+        raise ArtifactError(f"the graph can't be read: {reason}", where=str(path)) from error
+    return OnnxRuntime(graph, opening.place, opening.threads, folder)
+
+
+def _graph(mapped: mmap.mmap, path: Path) -> tuple[bytes, Path | None]:
+    """What a session is made of, and the folder in which it finds weights; None: it has them all."""
+    with memoryview(mapped) as content:
+        try:
+            graph = linked(content, path.name)
+        except ValueError:  # ONNX Runtime says what is wrong
+            graph = None
+        return (bytes(content), None) if graph is None else (graph, path.parent.absolute())

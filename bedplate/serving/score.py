@@ -39,6 +39,11 @@ class ScoreStep:
         self._ranker, self._fallback = ranker, fallback
         self._limit = TimeLimit(seconds, f"{place}, score")
 
+    @property
+    def has_limit(self) -> bool:
+        """Whether the model may take only so long."""
+        return self._limit.seconds is not None
+
     async def scores(self, batch: Batch, progress: Progress, batcher: SharedCalls | None = None) -> Float32s | None:
         """[n] the score of each candidate; None: there are none.
 

@@ -41,6 +41,10 @@ DATATYPES = {
 """The protocol's name of each dtype of a `TensorSpec`; elements of `object` are strings."""
 
 _LENGTH = struct.Struct("<I")
+_CODES = {
+    "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q", "f": "d",
+}  # fmt: skip
+"""How `struct` names the numbers of a kind and width; those of the kind f are rounded from doubles."""
 
 
 @functools.cache
@@ -108,20 +112,45 @@ def from_json(raw: bytes, dtype: str, shape: list[int], place: str) -> Array:
     Raises:
         RequestError: a value is not of the datatype or beyond it, or there are more or fewer than the shape says.
     """
-    datatype = DATATYPES[dtype]
     nested = len(shape) > 1 and raw[1:].lstrip()[:1] == b"["
     try:
         values = _decoder(dtype, len(shape) if nested else 1).decode(raw)
+        if not nested:
+            return from_values(values, dtype, shape, place)
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             array = np.array(values, array_dtype(dtype))
     except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, ValueError) as error:
-        raise RequestError(f"the data is not {datatype} of shape {shape}: {error}", where=place) from error
-    if nested:
-        if list(array.shape) != shape:
-            raise RequestError(f"the data has shape {list(array.shape)}, the shape says {shape}", where=place)
-    elif array.size != math.prod(shape):
-        raise RequestError(f"got {array.size} values, expected {math.prod(shape)} by shape {shape}", where=place)
+        raise _unlike(dtype, shape, place, error) from error
+    if list(array.shape) != shape:
+        raise RequestError(f"the data has shape {list(array.shape)}, the shape says {shape}", where=place)
+    return checked(array, dtype, values, place)
+
+
+def from_values(values: list[Any], dtype: str, shape: list[int], place: str) -> Array:
+    """As `from_json`, of values that were decoded as `element_type` says.
+
+    >>> from_values([1, 2], "int64", [2, 1], "x").tolist()
+    [[1], [2]]
+    """
+    if len(values) != math.prod(shape):
+        raise RequestError(f"got {len(values)} values, expected {math.prod(shape)} by shape {shape}", where=place)
+    wanted = array_dtype(dtype)
+    code = _CODES.get(wanted.kind + str(wanted.itemsize)) or _CODES.get(wanted.kind)
+    try:
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            if code is None:
+                array = np.array(values, wanted)
+            else:
+                # An array of a list asks each number what it is: packing takes a quarter of that time.
+                packed = struct.pack(f"{len(values)}{code}", *values)
+                array = np.frombuffer(packed, code).astype(wanted, copy=False)
+    except (struct.error, OverflowError, ValueError) as error:
+        raise _unlike(dtype, shape, place, error) from error
     return checked(array.reshape(shape), dtype, values, place)
+
+
+def _unlike(dtype: str, shape: list[int], place: str, error: Exception) -> RequestError:
+    return RequestError(f"the data is not {DATATYPES[dtype]} of shape {shape}: {error}", where=place)
 
 
 def checked(array: Array, dtype: str, values: Any, place: str) -> Array:
@@ -169,9 +198,18 @@ def from_bfloat16(bits: Array) -> Float32s:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
+def element_type(dtype: str) -> Any:
+    """What the values of a tensor are in JSON.
+
+    >>> element_type("float16"), element_type("bool")
+    (<class 'float'>, bool | int)
+    """
+    return {"f": float, "b": bool | int, "O": str}.get(array_dtype(dtype).kind, int)
+
+
 @functools.cache
 def _decoder(dtype: str, depth: int) -> msgspec.json.Decoder[Any]:
-    element: Any = {"f": float, "b": bool | int, "O": str}.get(array_dtype(dtype).kind, int)
+    element = element_type(dtype)
     for _ in range(depth):
         element = list[element]
     return msgspec.json.Decoder(element)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import final
 
+from bedplate.serving.arrivals import Arrivals
 from bedplate.serving.costs import Costs
 
 PROBE, HIGH, NORMAL, LOW, GONE = range(5)
@@ -123,7 +124,7 @@ class Turns:
     """
 
     __slots__ = (
-        "_clients", "_costs", "_empty", "_last_end", "_last_seconds", "_loop", "_most", "_most_of_client",
+        "_arrivals", "_clients", "_costs", "_empty", "_last_end", "_loop", "_most", "_most_of_client",
         "_most_seconds", "_queues", "_scheduled", "_seconds", "_share", "_size", "tally",
     )  # fmt: skip
 
@@ -138,7 +139,8 @@ class Turns:
         self._scheduled = False
         self._share = _FIRST_SHARE
         self._empty = 0.0  # when the queue was last seen so
-        self._last_end = self._last_seconds = 0.0
+        self._last_end = 0.0
+        self._arrivals = Arrivals()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -153,8 +155,7 @@ class Turns:
 
     def arrival(self) -> float:
         """When a request whose first bytes are read now may have come: while the last one was being answered."""
-        now = monotonic()
-        return now - self._last_seconds if now - self._last_end < 0.001 else now
+        return self._arrivals.earliest()
 
     def enter(self, turn: Turn) -> Refused | None:
         """Gives a request its place, or says why it had better not wait."""
@@ -304,7 +305,8 @@ class Turns:
         turn.begun = max(self._last_end, turn.entered)
         turn.run()
         self._last_end = monotonic()
-        self._last_seconds = self._last_end - now
+        if self._loop is not None:
+            self._arrivals.worked(self._loop, now, self._last_end)
 
     def _take_out(self, turn: Turn) -> None:
         queue = self._queues[turn.priority]

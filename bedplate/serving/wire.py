@@ -173,7 +173,7 @@ class Wire:
             if service.exploration is not None:
                 seed: Any = Annotated[int, msgspec.Meta(ge=0, lt=2**_SEED_BITS)]
                 more.append(("seed", seed | None, None))
-            exclude: Any = ("exclude", list[item], [])
+            exclude: Any = ("exclude", Annotated[list[item], msgspec.Meta(max_length=MOST)], [])
             found["recommend"] = [*keys, ("count", count, service.top), exclude, *more, *common]
             if service.index is not None:
                 most: Any = Annotated[int, msgspec.Meta(ge=1, le=MOST)]

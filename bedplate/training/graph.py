@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bedplate.errors import ArtifactError
 from bedplate.features.artifact import compare
 from bedplate.features.encoding import TensorSpec
+from bedplate.features.weights import aligned
 from bedplate.models.base import Model
 from bedplate.training.packing import Graph, Session
 from bedplate.types import Array
@@ -79,7 +80,7 @@ def to_onnx(model: Model, tensors: Sequence[TensorSpec]) -> Graph:
             opset_version=OPSET,
             dynamo=False,
         )
-    graph = buffer.getvalue()
+    graph = aligned(buffer.getvalue())
     session = Session(graph)
     for requests, items, length in _CHECKS:
         inputs = random_inputs(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bedplate.layers.embedding import FusedEmbedding
+from bedplate.layers.embedding import FusedEmbedding, summed_rows
+from bedplate.layers.kernels import adagrad_rows
 from bedplate.training.config import TrainerConfig
 
 
@@ -39,15 +41,18 @@ class RowWiseAdagrad:
             if gradient is None:
                 continue
             if gradient.is_sparse:
-                merged = gradient.coalesce()
-                rows, values = merged.indices()[0], merged.values()
-                updated = sums.index_select(0, rows) + values.square().mean(dim=1)
-                sums.index_copy_(0, rows, updated)
-                values = values * (-self.rate / (updated.sqrt() + self.eps)).unsqueeze(1)
-                table.index_add_(0, rows, values)
+                self._step(table, sums, *_rows_of(gradient))
             else:
-                sums.add_(gradient.square().mean(dim=1))
-                table.addcmul_(gradient, (1.0 / (sums.sqrt() + self.eps)).unsqueeze(1), value=-self.rate)
+                self._step(table, sums, torch.arange(len(table), device=table.device), gradient)
+
+    def _step(self, table: Tensor, sums: Tensor, rows: Tensor, values: Tensor) -> None:
+        if table.device.type == "cpu" and table.dtype == values.dtype == torch.float32:
+            weights, gradients = table.detach().numpy(), values.contiguous().numpy()
+            adagrad_rows(weights, sums.numpy(), rows.numpy(), gradients, np.float32(self.rate), np.float32(self.eps))
+            return
+        updated = sums.index_select(0, rows) + values.square().mean(dim=1)
+        sums.index_copy_(0, rows, updated)
+        table.index_add_(0, rows, values * (-self.rate / (updated.sqrt() + self.eps)).unsqueeze(1))
 
     def state_dict(self) -> dict[str, Any]:
         """The accumulators."""
@@ -57,6 +62,13 @@ class RowWiseAdagrad:
         """Takes over accumulators."""
         for own, saved in zip(self.sums, state["sums"], strict=True):
             own.copy_(saved)
+
+
+def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of a sparse gradient, each once, and their values."""
+    if gradient.is_coalesced():
+        return gradient.indices()[0], gradient.values()
+    return summed_rows(gradient._indices()[0], gradient._values())  # of two lookups in a step  # pyright: ignore[reportPrivateUsage]
 
 
 @final

@@ -11,7 +11,7 @@ from bedplate.canonical import string_ids
 from bedplate.features.view import FeatureView
 from bedplate.health.verify import verify
 from bedplate.offline.history import IndexedHistory
-from bedplate.online import keys as store_keys
+from bedplate.online import keys
 from bedplate.online.adoption import adopt
 from bedplate.online.base import Changes, text_puts
 from bedplate.online.codec import Layout
@@ -112,7 +112,7 @@ def test_a_worker_that_is_behind_an_event_of_the_far_future(case):
 def test_an_event_that_is_a_dead_letter(case):
     table = rows()
     case.load(split(table)[0])
-    case.store.commit(Changes([(store_keys.letter_of(case.view(), "t@0@7"), b"1")]))  # as the step that withheld it
+    case.store.commit(Changes([(keys.letter_of(case.view(), "t@0@7"), b"1")]))  # as the step that withheld it
     case.stream(split(table)[1].filter(pl.col("kind") != "kind 71"))
     cause, evidence = only(case.verify(table), 1, {"n", "x", "n_in_1h"})
     assert cause == "event left out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -21,7 +22,9 @@ class _Changed(MemoryStore):
     change: Callable[[Changes], list[Changes]]
 
     def commit(self, changes: Changes) -> None:
-        for step in type(self).change(changes):
+        for i, step in enumerate(type(self).change(changes)):
+            if i:
+                sleep(0.002)  # others look in between, however busy the machine is
             super().commit(step)
 
 

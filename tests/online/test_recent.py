@@ -50,6 +50,24 @@ def test_each_key_has_the_row_and_the_time_it_was_seen_with_last(steps: list[lis
                 assert (row, time == time) == (b"", False)
 
 
+def test_a_busy_server_files_few_of_its_large_reads_and_all_small_ones():
+    recent = RecentRows(1_000_000_000)
+
+    def see(first: int, count: int, now: float) -> Read:
+        read = read_of(0, [(key, 0) for key in range(first, first + count)])
+        recent.remember([read], Values([*(b"row" for _ in range(count)), b"state"]), [7], now)
+        return read
+
+    def is_known(read: Read) -> bool:
+        return recent.recall(read)[0] == [b"row"] * len(read.keys)
+
+    assert is_known(see(0, 500, 1.0))
+    filed = next(i for i in range(1, 10_000) if not is_known(see(500 * i, 500, 1.0)))
+    assert filed > 1
+    assert is_known(see(-30, 30, 1.0))
+    assert is_known(see(10_000_000, 500, 10.0))
+
+
 SILENT = """
 import sys
 sys.path.insert(0, {tests!r})

@@ -145,7 +145,13 @@ def test_rank_takes_its_candidates_as_a_table(ask: Any) -> None:
         frame, rest = table(ask("/rank", stream(series.to_frame()), **headers))
         assert frame["id"].to_list() == named
         assert frame["score"].to_list() == pytest.approx(shown["scores"])
-        assert rest["unknown"] == {"product": ["nobody"]}
+        assert frame["unknown"].to_list() == [False, False, False, True]
+        assert "unknown" not in rest
+    for key, unknown in ((3, None), (99, {"customer": [99]})):
+        body = {"customer": key, "candidates": [f"{i:0>500}" for i in range(900)]}  # more than a header holds
+        frame, rest = table(ask("/rank", body, Accept=ARROW.decode()))
+        assert frame["unknown"].all()
+        assert rest.get("unknown") == unknown
     wrong = [
         (stream(pl.DataFrame({"x": named})), headers, "expected ['candidates']"),
         (stream(pl.DataFrame({"candidates": [1, 2]})), headers, ""),

@@ -306,6 +306,20 @@ class Heavy(Rows):
         return super().run(tensors, outputs)
 
 
+class Disturbed(Heavy):
+    """As `Heavy`; the first calls of one request are slowed down, as beside another process that starts."""
+
+    disturbed = 12
+
+    def run(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        import time
+
+        if len(tensors["request_dense"]) == 1 and self.disturbed:
+            self.disturbed -= 1
+            time.sleep(0.002)
+        return super().run(tensors, outputs)
+
+
 def plan_of(runtime: Rows) -> BatchPlan:
     golden = [request(1, 2, [5, 3], 3, 2), request(2, 1, [4], 1, 1)]
     return measure(Model(runtime, "rows", "1"), Joiner(INPUTS, OUTPUTS), golden)
@@ -323,6 +337,12 @@ def test_sharing_is_not_planned_where_it_saves_nothing() -> None:
     plan = plan_of(Heavy())
     assert plan.most == 1
     assert "a call of its own: sharing one saves" in str(plan)
+
+
+def test_what_slows_only_the_first_calls_down_does_not_make_requests_share() -> None:
+    plan = plan_of(Disturbed())
+    assert plan.most == 1
+    assert plan.alone_ms < 2.0
 
 
 def test_scores_that_depend_on_the_requests_beside_them_are_never_shared() -> None:

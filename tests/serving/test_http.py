@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import select
 import socket
 import threading
 import time
@@ -104,6 +105,28 @@ def test_pipelined_requests_are_answered_in_order(server: Any) -> None:
     with Raw(server) as raw:
         raw.send(b"".join(get(f"/{i}") for i in range(100)))
         assert [json.loads(raw.response()[2])[1] for _ in range(100)] == [f"/{i}" for i in range(100)]
+
+
+def test_a_client_that_sends_long_requests_ahead_is_read_no_further_than_one_is_long() -> None:
+    released = False
+
+    async def held() -> Response:
+        while not released:
+            await asyncio.sleep(0.01)
+        return Response(200, b"")
+
+    million, count = 1_000_000, 40
+    with shop.running(lambda _: held(), limits=Limits(body_bytes=million)) as server, Raw(server) as raw:
+        raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        rest = memoryview(post(bytes(million)) * count)
+        while rest and select.select([], [raw.socket], [], 1.0)[1]:  # a client that can write nothing for a second
+            rest = rest[raw.socket.send(rest[:65536]) :]
+        assert len(rest) > count * million / 2  # what was sent is in the system's buffers, but for two bodies
+        released = True
+        sender = threading.Thread(target=raw.send, args=(rest,))
+        sender.start()
+        assert [raw.response()[0] for _ in range(count)] == [200] * count
+        sender.join()
 
 
 def test_bytes_may_come_one_at_a_time(server: Any) -> None:

@@ -102,6 +102,30 @@ def test_bfloat16_is_the_nearest_as_ml_dtypes_has_it(numbers: list[float]) -> No
     assert np.array_equal(back, expected.astype(np.float32), equal_nan=True)
 
 
+def test_one_json_part_before_other_tensors_is_read_and_checked_as_if_it_were_new() -> None:
+    inputs, twins = spec("float32", "n", 2), spec("int32", "n", 2)
+    for values in (np.ones((3, 2), np.float32), np.arange(6, dtype=np.float32).reshape(3, 2)):
+        content, length = binary([3, 2], "FP32", values.tobytes(), outputs=True)
+        call = decode_infer(content, length, inputs, ["y"])
+        assert np.array_equal(call.tensors["x"], values)
+        assert call.outputs == (("y", True),)
+    assert decode_infer(content, length, inputs, ["z"]).outputs == (("z", True),)
+    with pytest.raises(RequestError, match="datatype FP32, expected INT32"):
+        decode_infer(content, length, twins, ["y"])
+    with pytest.raises(RequestError, match="at most the 23 bytes"):
+        decode_infer(content[:-1], length, inputs, ["y"])
+    with pytest.raises(RequestError, match="28 bytes of tensors"):
+        decode_infer(content + b"more", length, inputs, ["y"])
+
+
+def test_the_type_of_json_values_may_come_before_the_name() -> None:
+    data = {"data": [1, 2], "parameters": {}, "shape": [2], "datatype": "FP32", "name": "x"}
+    call = decode_infer(json.dumps({"inputs": [data]}).encode(), None, spec("float32", "n"), ["y"])
+    assert call.tensors["x"].tolist() == [1.0, 2.0]
+    with pytest.raises(RequestError, match="unknown input 'w'"):
+        decode_infer(json.dumps({"inputs": [data | {"name": "w"}]}).encode(), None, spec("float32", "n"), ["y"])
+
+
 def test_the_id_is_given_back_and_outputs_are_chosen() -> None:
     asked = json.loads(body([1], "FP32", [1.0]))
     asked |= {"id": "seven", "outputs": [{"name": "b", "parameters": {"binary_data": True}}, {"name": "a"}]}

@@ -420,3 +420,17 @@ def test_a_version_that_does_not_prove_itself_leaves_what_is_served() -> None:
         assert source.released == []
 
     asyncio.run(main())
+
+
+def test_a_request_brings_at_most_so_many_rows() -> None:
+    inputs = free("uint8", 2)
+    most = decode_infer(*rest("uint8", [100_000, 1], bytes(100_000)), inputs, ["y"])
+    assert most.tensors["x"].shape == (100_000, 1)
+    for call in (
+        lambda: decode_infer(*rest("uint8", [100_001, 1], bytes(100_001)), inputs, ["y"]),
+        lambda: oip_proto.decode_infer(message("uint8", [100_001, 1], bytes(100_001)), inputs, ["y"]),
+    ):
+        with pytest.raises(RequestError, match="at most 100000 rows"):
+            call()
+    fixed = {"x": TensorSpec("x", "uint8", ("rows", 200_000))}  # the model's own size is no client's choice
+    assert decode_infer(*rest("uint8", [1, 200_000], bytes(200_000)), fixed, ["y"]).tensors["x"].shape == (1, 200_000)

@@ -243,6 +243,7 @@ def test_a_service_without_retrieval_ranks_only(registry: Registry, features: Fe
         ({"filters": [pl.col("products.prize") > 0]}, DefinitionError, "unknown feature 'products.prize'"),
         ({"filters": [pl.col("products.price") + 1]}, DefinitionError, "Float64, expected a boolean"),
         ({"filters": [pl.col("products.price").str.len_chars() > 1]}, DefinitionError, "fails"),
+        ({"filters": [pl.col("products.price").rank() <= 3]}, DefinitionError, "depends on other rows than its own"),
         ({"filters": [pl.lit(value=True)]}, DefinitionError, "reads no feature"),
         ({"exclude": ["customers.baught"]}, DefinitionError, "did you mean 'customers.bought'"),
         ({"exclude": ["products.price"]}, DefinitionError, "expected keys"),

@@ -241,7 +241,7 @@ def test_what_options_and_the_definition_say_of_reads_and_shared_calls_is_done(
         seen.update(name=definition.name, reader=reader, loader=loader)
 
     monkeypatch.setattr(load, "load_pipeline", pipeline)
-    monkeypatch.setattr(base, "open_store", lambda *_: MemoryStore())
+    monkeypatch.setattr(base, "open_store", lambda *_, **__: MemoryStore())
     repository = Repository()
     _load(tmp_path, None, repository, 3, 0.002)
     assert seen["name"] == "shop"

@@ -159,6 +159,8 @@ def test_the_time_limit_of_the_score_step_counts_the_wait_for_others(
     [answer] = asyncio.run(ask())
     assert list(answer.scores) == [None] * 3
     assert answer.degraded["step.score"].why == "late"
+    artifact.model.batcher = batcher
+    assert pipeline.batcher is None  # so served requests don't share: a model that hangs would hold up the whole worker
 
 
 def test_metrics_say_how_calls_were_shared_of_every_model_where_they_are(pipeline: Any) -> None:

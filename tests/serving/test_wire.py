@@ -163,3 +163,11 @@ def test_an_empty_answer_says_why(items, candidates, reason):
     assert json.loads(msgspec.json.encode(answer))["reason"] == reason
     full = Answer(ids=[1], scores=[0.5], models={}, time=NOW)
     assert "reason" not in json.loads(msgspec.json.encode(full))
+
+
+def test_no_list_is_longer_than_a_worker_can_read_while_others_wait():
+    longest = [f"i{i}" for i in range(10_000)]
+    assert len(WIRE.recommend(json.dumps(KEYS | {"exclude": longest}).encode()).items) == 10_000
+    error = refused(WIRE.recommend, KEYS | {"exclude": [*longest, "more"]})
+    assert "length <= 10000" in error.message
+    assert error.where == "$.exclude"

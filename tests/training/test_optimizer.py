@@ -55,6 +55,23 @@ def test_step_is_the_formula():
     torch.testing.assert_close(weight.detach(), torch.tensor([[1 - 3 * step, 2 - 4 * step], [3.0, 4.0]]))
 
 
+def test_gradients_of_two_lookups_in_a_step_are_one_gradient(monkeypatch):
+    """Their sum is squared, not each: a sparse gradient that has a row twice steps as the dense one does."""
+    weights: list[torch.Tensor] = []
+    for least in (0, 1000):
+        monkeypatch.setattr(embedding_module, "SPARSE_ROWS", least)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            table = FusedEmbedding(20, 4)
+        optimizer = RowWiseAdagrad([table.weight], 0.1)
+        (table(torch.tensor([3, 7, 3])).sum() + 2 * table(torch.tensor([9, 3])).sum()).backward()
+        assert table.weight.grad.is_sparse == (least == 0)
+        optimizer.step()
+        weights.append(table.weight.detach())
+        assert optimizer.sums[0][[3, 7, 9]].tolist() == [16.0, 1.0, 4.0]
+    torch.testing.assert_close(*weights)
+
+
 def test_clipping_bounds_the_gradient_of_what_is_no_embedding():
     model = torch.nn.Sequential(FusedEmbedding(5, 3), torch.nn.Flatten(), MLP(6, (4,)))
     optimizer = Optimizer(model, TrainerConfig(weight_decay=0.0, clip_norm=0.5))

@@ -1,0 +1,83 @@
+"""How long `bedplate serve` takes from the start of its process to ready, and the memory that it then has.
+
+    python benchmarks/serving_start.py [--runs N] [--json FILE]
+
+The project and the DCN are those of `serving_overhead.py`; the medians count. Private memory is what the machine gets
+back when the process ends; resident memory has also the pages of libraries, which processes share. The size of the
+model's file is taken off both. Targets: under 1 s, and under 80 MB without the model; it ends with 1 where one is
+missed, as the resident memory does today (docs/decisions/0032-start.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from record import judge, machine, save
+from served import Served
+from serving_overhead import Bench
+
+SERVICE = "full"
+
+
+def start(root: Path) -> dict[str, float]:
+    """Starts it once: seconds, CPU seconds, and megabytes resident, proportional and private."""
+    begin = time.perf_counter()
+    with Served(root, SERVICE) as served:
+        seconds = time.perf_counter() - begin
+        cpu = served.sample()["cpu"]
+        text = Path(f"/proc/{served.process.pid}/smaps_rollup").read_text()
+        kilobytes = {name: int(size) for name, size in re.findall(r"(\w+): +(\d+) kB", text)}
+    private = kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "resident_MB": kilobytes["Rss"] / 1e3,
+        "proportional_MB": kilobytes["Pss"] / 1e3,
+        "private_MB": private / 1e3,
+    }
+
+
+def measure(root: Path, runs: int) -> dict[str, Any]:
+    """The medians of some starts, and the size of the models."""
+    Bench(root)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
+    start(root)
+    found = [start(root) for _ in range(runs)]
+    medians = {name: statistics.median(one[name] for one in found) for name in found[0]}
+    models = sum(path.stat().st_size for path in (root / "registry").rglob("*.onnx")) / 1e6
+    return {"median": medians, "models_MB": models, "runs": found}
+
+
+def main() -> int:
+    """Measures, and compares the medians with the targets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), options.runs)
+    median, models = result["median"], result["models_MB"]
+    for name, value in median.items():
+        print(f"{name:16} {value:8.2f}")
+    code = judge(
+        result,
+        {
+            "seconds from start to ready": (median["seconds"], "<=", 1.0),
+            "private MB without the model": (median["private_MB"] - models, "<=", 80.0),
+            "resident MB without the model": (median["resident_MB"] - models, "<=", 80.0),
+        },
+    )
+    save("serving_start", result | {"machine": machine()}, options.json)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
