@@ -84,6 +84,9 @@ class FileStream(Stream):
     def check(self, partition: str, reached: Position, completed: Collection[str], until: int) -> None:
         """Raises `DataError` where a file that was taken in in part is gone, or one would be passed over."""
         names, folder = self._files.get(partition, []), self._directory / partition
+        if reached.name and reached.name not in completed and reached.name not in names and folder.is_dir():
+            # It may have come, and another worker begun with it, since the files were listed.
+            names = self._files[partition] = _files(_entries(folder))
         if reached.name and reached.name not in completed and reached.name not in names:
             raise DataError(
                 f"the file is gone, of which only {reached.at:,} rows were taken in",

@@ -193,3 +193,43 @@ def test_lag_counts_the_rows_that_are_left(tmp_path: Path) -> None:
     after = [Position(), Position("000000.parquet", 25), Position("000060.parquet", 40)]
     assert [stream.lag("a", p) for p in after] == [100, 75, 0]
     assert stream.lag("", Position()) == 0
+
+
+class Later(MemoryStore):
+    """A store in which something happens once, after a worker has listed the files and before it claims a partition."""
+
+    before: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def writing(self, names: Sequence[str]) -> Generator[None]:
+        before, self.before = self.before, None
+        if before is not None:
+            before()
+        with super().writing(names):
+            yield
+
+
+def test_a_file_that_came_after_the_listing_and_is_begun_by_another_worker_is_not_gone(tmp_path: Path) -> None:
+    view, store, stream = compiled(), Later(), tmp_path / "stream"
+    write_files(FRAME[:50], stream / "p", [0])
+    empty(store, view)
+    one, other = Ingest(store, [view], stream, batch=20), Ingest(store, [view], stream, batch=60)
+
+    def overtake() -> None:
+        FRAME[50:].write_parquet(stream / "p" / "000050.parquet")
+        other.turn(None, None)  # all of the first file
+        Ingest(store, [view], stream, batch=20).turn(None, None)  # and 20 rows of the next one
+
+    store.before = overtake
+    one.run()
+    assert read(store, view) == whole(view, stream)
+
+
+def test_a_file_that_was_taken_in_in_part_and_is_gone_is_an_error(tmp_path: Path) -> None:
+    view, store = compiled(), MemoryStore()
+    empty(store, view)
+    (path,) = write_files(FRAME, tmp_path / "p", [0])
+    Ingest(store, [view], tmp_path, batch=20).turn(None, None)
+    path.unlink()
+    with pytest.raises(DataError, match="the file is gone, of which only 20 rows were taken in"):
+        Ingest(store, [view], tmp_path).run()
