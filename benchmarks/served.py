@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from record import judge, save
+
 HERE = Path(__file__).parent
+
+
+def command(
+    name: str,
+    description: str | None,
+    measure: Callable[[Path, float, int], dict[str, Any]],
+    targets: Callable[[dict[str, Any]], dict[str, tuple[float, str, float]]],
+    seconds: float,
+    workers: int,
+) -> int:
+    """The command of a benchmark that watches a service for a while: measures, prints, saves; the exit code.
+
+    Args:
+        name: of the result's file.
+        description: of the command.
+        measure: the result, of a project made in a folder, for so many seconds, with so many workers.
+        targets: of a result, as of `judge`.
+        seconds: where the command says none.
+        workers: the same.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=seconds)
+    parser.add_argument("--workers", type=int, default=workers)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), options.seconds, options.workers)
+    for what, value in result.items():
+        if what != "machine":
+            print(f"{what:26} {value}")
+    missed = judge(result, targets(result))
+    print(f"wrote {save(name, result, options.json)}")
+    return missed
 
 
 class Served:

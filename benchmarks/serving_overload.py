@@ -17,16 +17,14 @@ after it on, 99 % of the requests of every second answered in time again.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from record import judge, machine, save
-from served import Served, generate
+from record import machine
+from served import Served, command, generate
 from serving_overhead import CANDIDATES, ITEMS, NOW, USERS, Bench, post
 
 from bedplate.types import DAY
@@ -105,29 +103,14 @@ def measure(root: Path, seconds: float, workers: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), options.seconds, options.workers)
-    for name, value in result.items():
-        if name != "machine":
-            print(f"{name:26} {value}")
-    missed = judge(
-        result,
-        {
-            "in time of the accepted": (result["in time of the accepted"], ">=", 0.99),
-            "goodput of the capacity": (result["goodput of the capacity"], ">=", 0.85),
-            "memory growth": (result["memory growth"], "<=", 0.02),
-            "recovered after s": (result["recovered after s"], "<=", 2.0),
-        },
-    )
-    print(f"wrote {save('serving_overload', result, options.json)}")
-    sys.exit(missed)
+def targets(result: dict[str, Any]) -> dict[str, tuple[float, str, float]]:
+    return {
+        "in time of the accepted": (result["in time of the accepted"], ">=", 0.99),
+        "goodput of the capacity": (result["goodput of the capacity"], ">=", 0.85),
+        "memory growth": (result["memory growth"], "<=", 0.02),
+        "recovered after s": (result["recovered after s"], "<=", 2.0),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command("serving_overload", __doc__, measure, targets, seconds=60.0, workers=1))

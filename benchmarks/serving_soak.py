@@ -15,20 +15,18 @@ after the end there are no more descriptors than before; no answer is a 500.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import socket
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import judge, machine, save
-from served import Served, generate
+from record import machine
+from served import Served, command, generate
 from serving_overhead import Bench
 from serving_overload import rank
 
@@ -90,28 +88,13 @@ def measure(root: Path, seconds: float, workers: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=1800.0)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), options.seconds, options.workers)
-    for name, value in result.items():
-        if name != "machine":
-            print(f"{name:22} {value}")
-    missed = judge(
-        result,
-        {
-            "memory growth": (result["memory growth"], "<=", 0.03),
-            "descriptors left": (result["descriptors"][2] - result["descriptors"][0], "<=", 0),
-            "answers with 500": (result["errors"], "<=", 0),
-        },
-    )
-    print(f"wrote {save('serving_soak', result, options.json)}")
-    sys.exit(missed)
+def targets(result: dict[str, Any]) -> dict[str, tuple[float, str, float]]:
+    return {
+        "memory growth": (result["memory growth"], "<=", 0.03),
+        "descriptors left": (result["descriptors"][2] - result["descriptors"][0], "<=", 0),
+        "answers with 500": (result["errors"], "<=", 0),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command("serving_soak", __doc__, measure, targets, seconds=1800.0, workers=2))

@@ -59,7 +59,7 @@ class RuntimeContract:
 
     def make(self, folder: Path) -> RuntimeCase:
         """Writes a model into a folder."""
-        raise NotImplementedError
+        raise ArtifactError("a contract suite says how its model is made", where=type(self).__name__)
 
     def damage(self, path: Path) -> None:
         """Makes the model's file one that can't be loaded: cuts it off."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import shop
 
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.door import Door
@@ -76,22 +75,5 @@ def served(registry: Any, pipeline: Any, *, is_controlled: bool = True) -> tuple
 def running_grpc(app: App, repository: Repository, *, tokens: Any = None, turns: Any = None, **settings: Any) -> Any:
     """The same over gRPC, on a free port, on a thread of its own; gives its target."""
     server = GrpcServer(InferenceService(repository, lambda: app.is_ready), app.metrics, Settings(**settings), port=0)
-    started, box = threading.Event(), []
-
-    async def main() -> None:
-        await server.start(turns or Turns(), Door(tokens))
-        stop = asyncio.Event()
-        box.extend([asyncio.get_running_loop(), stop])
-        started.set()
-        await stop.wait()
-        await server.drain()
-
-    thread = threading.Thread(target=lambda: asyncio.run(main()))
-    thread.start()
-    assert started.wait(10)
-    try:
+    with shop.on_a_thread(lambda: server.start(turns or Turns(), Door(tokens)), server.drain):
         yield server.target
-    finally:
-        box[0].call_soon_threadsafe(box[1].set)
-        thread.join(20)
-        assert not thread.is_alive()

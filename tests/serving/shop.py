@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,11 @@ START = to_micros("2026-01-01")
 NOW = START + 15 * DAY + 13 * HOUR
 PRODUCTS = [f"P{i:02}" for i in range(30)]
 FREE = "FREE"  # has no price
+FEATURES = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from shop import customers, hour, pairs, products, ratio
+"""
 
 customer = Entity("customer", key="customer_id")
 product = Entity("product", key="product_id")
@@ -210,30 +217,51 @@ def pipeline(registry: Registry, features: FeatureGraph, **changes: Any) -> Pipe
     return load_pipeline(service(**changes), features, Oracle(features), registry, clock=lambda: NOW)
 
 
+def write_project(root: Path, features: FeatureGraph, service: str) -> Path:
+    """A project's folder: the shop's definitions, models and loaded store, and this `service.py`."""
+    # Servers import this file for its definitions, and need none of these.
+    from bedplate.online.base import open_store
+    from bedplate.online.load import bulk_load
+    from bedplate.testing.online_store import grouped
+
+    (root / "bedplate.toml").write_text('[online]\nurl = "lmdb:online"\n[registry]\npath = "registry"\n')
+    (root / "features.py").write_text(FEATURES)
+    (root / "service.py").write_text(service)
+    register(root, features)
+    with open_store("lmdb:online", root) as store:
+        for view in features.views.values():
+            bulk_load(store, view, [grouped(view, events())], NOW)
+    return root
+
+
 @contextmanager
 def running(handler: Any, **options: Any) -> Iterator[Any]:
     """A server on a free port, on a thread of its own; drained at the end."""
-    import asyncio
-    import threading
-
     from bedplate.serving.server import Server
 
     server = Server(handler, port=0, **options)
+    with on_a_thread(server.start, server.drain):
+        yield server
+
+
+@contextmanager
+def on_a_thread(start: Callable[[], Awaitable[None]], drain: Callable[[], Awaitable[None]]) -> Iterator[None]:
+    """What is started on an event loop of its own, and drained at the end."""
     started, box = threading.Event(), []
 
     async def main() -> None:
-        await server.start()
+        await start()
         stop = asyncio.Event()
         box.extend([asyncio.get_running_loop(), stop])
         started.set()
         await stop.wait()
-        await server.drain()
+        await drain()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
     assert started.wait(10)
     try:
-        yield server
+        yield
     finally:
         box[0].call_soon_threadsafe(box[1].set)
         thread.join(20)

@@ -21,8 +21,6 @@ from bedplate.cli.main import run
 from bedplate.cli.serve import _load
 from bedplate.features.graph import FeatureGraph
 from bedplate.online import base
-from bedplate.online.base import open_store
-from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.serving import load
 from bedplate.serving.client import Client
@@ -30,16 +28,9 @@ from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
-from bedplate.testing.online_store import grouped
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 
-FEATURES = f"""
-import sys
-sys.path.insert(0, {str(HERE)!r})
-from shop import customers, hour, pairs, products, ratio
-"""
 SERVICE = """
 import polars as pl
 from bedplate.serving.service import Retrieval, Service
@@ -58,15 +49,7 @@ shop = Service(
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, features: FeatureGraph) -> Path:
-    root = tmp_path_factory.mktemp("project")
-    (root / "bedplate.toml").write_text('[online]\nurl = "lmdb:online"\n[registry]\npath = "registry"\n')
-    (root / "features.py").write_text(FEATURES)
-    (root / "service.py").write_text(SERVICE)
-    shop.register(root, features)
-    with open_store("lmdb:online", root) as store:
-        for view in features.views.values():
-            bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
-    return root
+    return shop.write_project(tmp_path_factory.mktemp("project"), features, SERVICE)
 
 
 def start(project: Path, *options: str) -> subprocess.Popen[str]:
@@ -233,7 +216,7 @@ def test_what_options_and_the_definition_say_of_reads_and_shared_calls_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, expected: float
 ) -> None:
     (tmp_path / "bedplate.toml").write_text('[online]\nurl = "lmdb:online"\ndeadline = "45ms"\n')
-    (tmp_path / "features.py").write_text(FEATURES)
+    (tmp_path / "features.py").write_text(shop.FEATURES)
     (tmp_path / "service.py").write_text(SERVICE.replace("top=5,", f"top=5, {option}"))
     seen: dict[str, Any] = {}
 

@@ -19,12 +19,8 @@ import pytest
 import shop
 
 from bedplate.features.graph import FeatureGraph
-from bedplate.online.base import open_store
-from bedplate.online.load import bulk_load
-from bedplate.testing.online_store import grouped
 
-HERE = Path(__file__).parent
-FEATURES = f"import sys\nsys.path.insert(0, {str(HERE)!r})\nfrom shop import customers, hour, pairs, products, ratio\n"
+ROOT = Path(__file__).parents[2]
 SERVICE = """
 from bedplate.serving.service import Service
 shop = Service("shop", ranking="ranker@champion", item="product")
@@ -34,21 +30,13 @@ ASKED = json.dumps({"customer": 3, "candidates": ["P01", "P02"], "time": shop.NO
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, features: FeatureGraph) -> Path:
-    root = tmp_path_factory.mktemp("workers")
-    (root / "bedplate.toml").write_text('[online]\nurl = "lmdb:online"\n[registry]\npath = "registry"\n')
-    (root / "features.py").write_text(FEATURES)
-    (root / "service.py").write_text(SERVICE)
-    shop.register(root, features)
-    with open_store("lmdb:online", root) as store:
-        for view in features.views.values():
-            bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
-    return root
+    return shop.write_project(tmp_path_factory.mktemp("workers"), features, SERVICE)
 
 
 def start(project: Path, *options: str, **streams: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "bedplate", "serve", "--project", str(project), "--port", "0", "--json", *options],
-        env=os.environ | {"PYTHONPATH": str(HERE.parents[1])},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams,
     )
