@@ -33,6 +33,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import monotonic, sleep
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeVar, cast, final
 
@@ -58,6 +59,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _FORM = "calls and code"
 """What is in a file."""
 _CONSTANTS: tuple[type[object], ...] = (bool, int, float, str, bytes, tuple, np.generic)
+_LONGEST_WAIT = 120.0
+"""Seconds to wait for what another process compiles: none takes so long, but one that is stopped ends never."""
+_LOOK = 0.02  # seconds
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -166,13 +170,23 @@ class _Entries:
         return pickle.loads(data[begin:])
 
     def turn(self, key: Any) -> int | None:
-        """Waits until no other process compiles a form, and takes it on; None: the disk has no locks."""
-        place = int(_short(self._path(key).name)[:15], 16)
-        try:
-            fcntl.lockf(_turns(self._folder), fcntl.LOCK_EX, 1, place)
-        except OSError:
-            return None
-        return place
+        """Waits until no other process compiles a form, and takes it on.
+
+        Returns:
+            the turn; None: the disk has no locks, or another process, which may have been stopped, takes very long.
+        """
+        place, until = int(_short(self._path(key).name)[:15], 16), monotonic() + _LONGEST_WAIT
+        while True:
+            try:
+                fcntl.lockf(_turns(self._folder), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            except (BlockingIOError, PermissionError):  # as the system says that another process has it
+                if monotonic() > until:
+                    return None
+                sleep(_LOOK)
+            except OSError:
+                return None
+            else:
+                return place
 
     def end_turn(self, place: int) -> None:
         """Lets others have a form; the system does so when the process ends."""

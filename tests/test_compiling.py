@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -118,6 +119,16 @@ def test_what_fails_to_compile_is_no_ones_turn(package):
     assert first.stdout.readline() == "TypingError\n"
     assert run(package, program) == ["TypingError"]
     assert first.communicate("\n") == ("", None)
+
+
+def test_a_process_that_is_stopped_while_it_compiles_holds_nobody_up_for_ever(package):
+    """Which is one that has locks, and ends neither them nor itself."""
+    assert run(package) == ["42", "0"]
+    (package / "called.py").write_text(CALLED.format(answer=50))
+    (turns,) = (package.parent / "cache").rglob("turns")
+    with turns.open("r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        assert run(package, "from bedplate import compiling\ncompiling._LONGEST_WAIT = 0.2\n" + PROGRAM) == ["100", "0"]
 
 
 def test_what_two_processes_compiled_is_told_apart_by_a_third(package):

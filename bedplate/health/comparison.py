@@ -65,6 +65,7 @@ class Comparison:
         keys: [k, entities] int64, those that were compared.
         ahead: how many were not: the store holds events of them that could not be seen at the time, or nothing any more
             as of a later time nothing of them counts.
+        gone: how many of these have no row any more, as nothing of them counts as of a later time.
         wrong_rows: the positions of the keys of which some feature differs or can't be read.
         differ: how many values that are.
 
@@ -81,7 +82,7 @@ class Comparison:
         left = (i for i, c in enumerate(every) if c is not Condition.AHEAD and i not in gone)
         self._asked = np.array(list(left), np.int64)
         self._conditions: list[Condition] = [every[i] for i in self._asked.tolist()]
-        self.keys, self.ahead = keys[self._asked], len(keys) - len(self._asked)
+        self.keys, self.ahead, self.gone = keys[self._asked], len(keys) - len(self._asked), len(gone)
         times = np.full(len(self.keys), at, np.int64)
         self._expected: Mapping[str, Column] = history.read(view, self._plan.names, self.keys, times)
         self._got = self._answers(times)

@@ -183,9 +183,14 @@ def _chosen(keys: Int64s, count: int, seed: int) -> Int64s:
 
 
 def _instant(history: IndexedHistory, view: CompiledView, state: ViewState) -> int:
-    """The time at which both sides can be right; an event counts just after the time from which on it can be seen."""
+    """The time at which both sides can be right; an event counts just after the time from which on it can be seen.
+
+    Rows may be gone that counted before `swept`. History knows all up to that time if the load, which was made from it,
+    came so far.
+    """
     end = history.known(view)
-    return state.watermark if end < 0 else min(state.watermark, end + view.view.source.delay + 1)
+    seen = state.watermark if end < 0 else min(state.watermark, end + view.view.source.delay + 1)
+    return max(seen, min(state.swept, state.until))
 
 
 def _verified(comparison: Comparison, history: IndexedHistory) -> ViewVerified:
@@ -205,7 +210,7 @@ def _verified(comparison: Comparison, history: IndexedHistory) -> ViewVerified:
     if not found.keys and found.ahead:
         found.cause = HISTORY_BEHIND
         found.evidence = (
-            f"the store holds events of every key that could not be seen at {format_time(comparison.at)}, up to which "
-            "they are compared"
+            f"no key can be compared as of {format_time(comparison.at)}: of {found.ahead - comparison.gone} the store "
+            f"holds events that could not be seen then, and {comparison.gone} have no row since nothing of them counts"
         )
     return found

@@ -67,7 +67,7 @@ def begun(store: OnlineStore, views: Sequence[CompiledView]) -> dict[str, int]:
 
     There a view is to be loaded that can't go on with the old rows: its stream is the same, from its first event on.
     """
-    found = states(store)
+    found = [s for s in states(store) if not s.is_of_another(store.project)]
     there = {s.id for s in found if s.complete}
     old = {s.name: s.until for s in sorted(found, key=lambda s: (s.made, s.until)) if s.complete and s.positions}
     return {view.id: old[view.name] for view in views if view.id not in there and view.name in old}

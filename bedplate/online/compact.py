@@ -108,7 +108,7 @@ def compact(
 def _folded(folding: RowFolding, state: ViewState, progress: Progress) -> Compacted:
     """Folds all pages of the generation of a view that is read."""
     counts = np.zeros(4, np.int64)
-    for names in folding.pages(state.generation):
+    for names in filter(None, folding.pages(state.generation)):
         while (found := folding.fold(names, state.generation)) is None:
             pass  # a step of the view came between: its rows are read again
         counts += found

@@ -228,7 +228,7 @@ class Ingest:
             if progress is not None:
                 progress(self.measures)
         for view in self._views:
-            self._sweeps[view.id].turn(self._reached[view.id].state)
+            self.measures.swept += self._sweeps[view.id].turn(self._reached[view.id].state)
         if monotonic() >= self._lag_due:
             self.measure_lag()
         return Turn(taken, busy or self._is_overtaken, self._is_over and not taken)

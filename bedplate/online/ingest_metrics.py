@@ -46,6 +46,7 @@ def metrics_text(workers: Sequence[Measures], clock: Clock = system_clock) -> st
         ("conflicts_total", "counter", "Steps made anew: others came first.", of_sources(lambda w: w.conflicts)),
         ("dead_letters_total", "counter", "Events that went aside.", of_sources(lambda w: w.letters)),
         ("ahead_total", "counter", "Events taken in too far ahead of the clock.", of_sources(lambda w: w.ahead)),
+        ("swept_rows_total", "counter", "Rows deleted: nothing of them counted.", of_sources(lambda w: w.swept)),
         ("store_errors_total", "counter", "Turns that the store ended.", of_sources(lambda w: w.store_errors)),
         ("store_up", "gauge", "Whether the store can be reached.", of_sources(lambda w: int(not w.trouble))),
         ("stream_up", "gauge", "Whether the stream can be reached.", of_sources(lambda w: int(not w.stream_trouble))),

@@ -52,6 +52,7 @@ class Measures:
         stream_trouble: why the stream can't be reached now; empty: it can.
         letters: events that went aside.
         ahead: events taken in that were further ahead of the clock than is allowed: they count once it has come so far.
+        swept: rows that were deleted, as nothing of them counted any more.
         stream_errors: errors of the stream that passed.
         place: what was taken in last, as a person knows it.
         newest: as of a partition, in the last micro-batch of all.
@@ -69,6 +70,7 @@ class Measures:
     stream_trouble: str = ""
     letters: int = 0
     ahead: int = 0
+    swept: int = 0
     stream_errors: int = 0
     place: str = ""
     newest: int = -1

@@ -21,6 +21,7 @@ Parse: TypeAlias = Callable[[bytes, type[msgspec.Struct]], msgspec.Struct]
 """From one payload to a struct with a field a column; what it raises says what is wrong."""
 
 _PLAIN = (int, float, str, bytes, bool)
+_TIMESTAMP = "google.protobuf.Timestamp"
 _FRAME = 5  # bytes that a schema registry's clients put before an event: a zero and the id of its schema
 
 
@@ -117,6 +118,23 @@ def _framed(payload: bytes) -> str:
     return f"; is it framed for a schema registry (byte 0, schema {number})? Then only what follows 5 bytes is Avro"
 
 
+def _protobuf_value(value: Any, kind: str, field: str) -> Any:
+    """The value of a field: plain, a time, or a list of such. No whole number, whose unit would be in doubt, is a time.
+
+    Args:
+        value: as the library has it.
+        kind: the name of the message that it is, or that its elements are; empty: none.
+        field: its name.
+    """
+    if isinstance(value, _PLAIN):
+        return value
+    if kind == _TIMESTAMP:
+        return value.ToDatetime(UTC) if hasattr(value, "ToDatetime") else [v.ToDatetime(UTC) for v in value]
+    if kind:
+        raise ValueError(f"the field '{field}' is a message, {kind}; expected a plain value, {_TIMESTAMP} or a list")
+    return list(value)
+
+
 def _protobuf(described: bytes, name: str) -> Parse:
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
     from google.protobuf.message import DecodeError
@@ -125,8 +143,8 @@ def _protobuf(described: bytes, name: str) -> Parse:
     for file in descriptor_pb2.FileDescriptorSet.FromString(described).file:
         pool.Add(file)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
     message: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
-    fields: list[tuple[str, bool, bool]] = [
-        (f.name, f.has_presence, f.message_type is not None and f.message_type.full_name == "google.protobuf.Timestamp")
+    fields: list[tuple[str, bool, str]] = [
+        (f.name, f.has_presence, "" if f.message_type is None else f.message_type.full_name)
         for f in message.DESCRIPTOR.fields
     ]
 
@@ -136,13 +154,9 @@ def _protobuf(described: bytes, name: str) -> Parse:
             event = message.FromString(payload)
         except DecodeError as error:
             raise ValueError(f"its {len(payload)} bytes are no message '{name}' by the descriptor") from error
-        for field, has_presence, is_time in fields:
+        for field, has_presence, kind in fields:
             if field in struct.__struct_encode_fields__ and (not has_presence or event.HasField(field)):
-                value = getattr(event, field)
-                if is_time:
-                    found[field] = value.ToDatetime(UTC)  # no whole number whose unit is in doubt
-                else:
-                    found[field] = value if isinstance(value, _PLAIN) else list(value)
+                found[field] = _protobuf_value(getattr(event, field), kind, field)
         return msgspec.convert(found, struct)
 
     return parse

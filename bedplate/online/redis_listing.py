@@ -30,7 +30,7 @@ class Listing:
         self._asking, self._names, self._url = asking, names, url
 
     def rows(self, prefix: bytes, size: int) -> Iterator[list[bytes]]:
-        """The names of rows with a prefix, some at a time, some more than once; all at a time are on one server."""
+        """The names of rows with a prefix, some or none at a time, some more than once; all of a time on one server."""
         until = monotonic() + self._asking.patience
         group = prefix[1:9]
         if len(group) == 8:
@@ -48,7 +48,7 @@ class Listing:
                 by_group: dict[bytes, list[bytes]] = {}
                 for name in names:
                     by_group.setdefault(name[: name.find(b"}")] if self._asking.servers.apart else b"", []).append(name)
-                yield from by_group.values()
+                yield from by_group.values() or ([],)
                 if cursor == b"0":
                     break
 

@@ -18,7 +18,7 @@ from bedplate.errors import StoreError
 from bedplate.features.entity import Entity
 from bedplate.features.view import FeatureView
 from bedplate.online import keys
-from bedplate.online.adoption import adopt, finish
+from bedplate.online.adoption import adopt, begun, finish
 from bedplate.online.base import Changes, StoredTexts
 from bedplate.online.codec import Layout
 from bedplate.online.compact import compact, drop
@@ -339,7 +339,7 @@ def test_rows_that_may_be_gone_already_are_not_adopted_by_what_needs_them(old, n
         assert mismatches(*both) == []
 
 
-def test_rows_of_another_project_are_not_adopted():
+def test_rows_of_another_project_are_not_adopted(tmp_path):
     """They would be frozen for it; those on nobody's record may be, and are the project's own then."""
     store = MemoryStore()
     store.project = "shop"
@@ -349,6 +349,12 @@ def test_rows_of_another_project_are_not_adopted():
     assert read_state_of(store, OLD).successor == ""
     with pytest.raises(StoreError, match="holds it for the project 'shop'"):
         adopt(store, [OLD])
+    write_files(FRAME, tmp_path, [0])
+    store.project = "shop"
+    Ingest(store, [OLD], tmp_path, late=True).run()
+    assert begun(store, [FITS]) == {FITS.id: read_state(store, OLD).until}
+    store.project = "search"
+    assert begun(store, [FITS]) == {}  # its own stream did not begin where the other's did
     store = MemoryStore()
     loaded(store, OLD, FRAME)
     store.project = "search"

@@ -11,7 +11,7 @@ from typing import Any
 import fastavro
 import polars as pl
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2, wrappers_pb2
 
 from bedplate.errors import ConfigError, DefinitionError
 from bedplate.online.payloads import Payloads
@@ -111,6 +111,37 @@ def test_protobuf_is_decoded_by_its_descriptor(tmp_path: Path) -> None:
     assert list(wrong) == [1]
     with pytest.raises(ConfigError, match="can't read the schema"):
         Payloads("protobuf:events.pb:shop.Missing", schema, tmp_path)
+
+
+def test_protobuf_has_times_alone_and_in_lists_and_says_of_other_messages_that_they_are_none(tmp_path: Path) -> None:
+    kinds, files = descriptor_pb2.FieldDescriptorProto, [timestamp_pb2, wrappers_pb2]
+    names = [f.DESCRIPTOR.name for f in files]
+    file = descriptor_pb2.FileDescriptorProto(name="event.proto", package="shop", syntax="proto3", dependency=names)
+    message = file.message_type.add(name="Event")
+    for number, (name, kind, label) in enumerate(
+        [
+            ("at", ".google.protobuf.Timestamp", kinds.LABEL_OPTIONAL),
+            ("times", ".google.protobuf.Timestamp", kinds.LABEL_REPEATED),
+            ("count", ".google.protobuf.Int64Value", kinds.LABEL_OPTIONAL),
+        ]
+    ):
+        message.field.add(name=name, number=number + 1, type=kinds.TYPE_MESSAGE, type_name=kind, label=label)
+    described = descriptor_pb2.FileDescriptorSet(file=[file])
+    for one in files:
+        one.DESCRIPTOR.CopyToProto(described.file.add())
+    described.file.append(described.file.pop(0))  # a file comes after those that it names
+    (tmp_path / "events.pb").write_bytes(described.SerializeToString())
+    pool = descriptor_pool.DescriptorPool()
+    for one in described.file:
+        pool.Add(one)
+    event = message_factory.GetMessageClass(pool.FindMessageTypeByName("shop.Event"))
+    schema = {"at": pl.Datetime("us", "UTC"), "times": pl.List(pl.Datetime("us", "UTC")), "count": pl.Int64()}
+    stamp = {"seconds": MICROS // 1_000_000}
+    good = event(at=stamp, times=[stamp, stamp]).SerializeToString()
+    bad = event(at=stamp, count={"value": 3}).SerializeToString()
+    rows, wrong = Payloads("protobuf:events.pb:shop.Event", schema, tmp_path).decode([good, bad])
+    assert rows.rows() == [(NOON, [NOON, NOON], None)]
+    assert wrong[1].startswith("the field 'count' is a message, google.protobuf.Int64Value; expected a plain value")
 
 
 @pytest.mark.parametrize("form", ["xml", "avro:missing.avsc", "avro:", "protobuf:x", "json:x"])

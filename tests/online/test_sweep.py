@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -16,6 +17,7 @@ from bedplate.health.verify import verify
 from bedplate.offline.history import IndexedHistory
 from bedplate.online import keys, sweep
 from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.codec import PENDING
 from bedplate.online.compact import compact
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
@@ -118,7 +120,7 @@ def test_a_worker_deletes_what_counts_no_more_and_nothing_else(store: OnlineStor
         bulk_load(each, view_of(), [], START)
     write_files(FRAME, tmp_path / "stream", CUTS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep.Sweep, "turn", lambda *_: None)
+        patch.setattr(sweep.Sweep, "turn", lambda *_: 0)
         Ingest(plain, [view_of()], tmp_path / "stream").run()
     worker, most = Ingest(store, [view_of()], tmp_path / "stream"), 0
     while worker.turn().taken:
@@ -175,3 +177,112 @@ def test_verification_as_of_an_earlier_time_knows_which_rows_went(tmp_path: Path
     last = keys.row_keys(whole.view, np.array([[FILES * KEYS - 2]]), 0)
     again.commit(Changes(drops=last))
     assert set(verify(again, whole.history, [whole.view]).causes) == {"row missing"}
+
+
+def test_a_store_whose_rows_all_went_rightly_is_compared_as_of_when_they_could(tmp_path: Path) -> None:
+    """Loaded from history until long after its last event, as where nothing has happened lately."""
+    whole, store = IndexedHistoryOf(tmp_path), MemoryStore()
+    bulk_load(store, whole.view, whole.grouped(), END + 9 * HOUR)
+    compact(store, [whole.view])
+    assert rows(store) == 0
+    found = verify(store, whole.history, [whole.view])
+    assert (found.compared, found.differ, found.causes) == (2 * FILES * KEYS, 0, {})
+    [view] = verify(store, whole.history, [whole.view], at=END + HOUR // 2).views
+    assert view.cause == "history behind"
+    assert f"{view.ahead} have no row since nothing of them counts" in view.evidence
+
+
+def unswept(store: OnlineStore, folder: Path, monkeypatch: pytest.MonkeyPatch, rewind: int = MINUTE) -> sweep.Sweep:
+    """A sweep, a page of seven rows a turn, of rows of which a worker has deleted none."""
+    bulk_load(store, view_of(), [], START)
+    taken(store, folder)
+    assert rows(store) == FILES * KEYS
+    for name, value in (("_SHARE", 0), ("PAGE", 7)):
+        monkeypatch.setattr(sweep, name, value)
+    return sweep.Sweep(store, view_of(), rewind, rest=0.0)
+
+
+def test_what_can_t_be_read_is_passed_over_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    sweeping = unswept(store, tmp_path / "stream", monkeypatch)
+    names = [key for key, _ in store.scan(keys.ROWS)]
+    whole = np.frombuffer(store.read_many(names[2:3]).data, np.int64)
+    long, other = whole.copy(), whole.copy()
+    long[PENDING], other[0] = 2**62, 17
+    bad = {names[0]: whole[:1].tobytes(), names[1]: long.tobytes(), names[2]: other.tobytes()}
+    store.commit(Changes(list(bad.items())))
+    gone = sum(sweeping.turn(read_state(store, view_of())) for _ in range(3 * FILES))
+    assert gone == FILES * KEYS - len(bad) - rows_that_count(tmp_path / "other")
+    assert [store.read_many([name]).data for name in bad] == list(bad.values())
+    assert "3 rows can't be read" in caplog.text
+
+
+def rows_that_count(folder: Path) -> int:
+    """How many a compaction leaves."""
+    store = MemoryStore()
+    bulk_load(store, view_of(), [], START)
+    taken(store, folder)
+    compact(store, [view_of()])
+    assert 2 * KEYS <= rows(store) < FILES * KEYS / 2
+    return rows(store)
+
+
+def test_a_view_that_was_loaded_anew_meanwhile_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    sweeping = unswept(store, tmp_path / "stream", monkeypatch)
+    before = read_state(store, view_of())
+    bulk_load(store, view_of(), [], START)
+    assert [sweeping.turn(before) for _ in range(3)] == [0, 0, 0]
+    assert read_state(store, view_of()).generation != before.generation
+
+
+class Busy(MemoryStore):
+    """A store in which a step of the view comes before each other step, as long as it is busy."""
+
+    busy = False
+
+    def commit(self, changes: Changes) -> None:
+        if self.busy:
+            state = read_state(self, view_of())
+            super().commit(
+                Changes([msgspec.structs.replace(state, seen={"p": len(state.seen) + state.made}).put(view_of())])
+            )
+            self.busy = False
+        super().commit(changes)
+
+
+def test_a_page_that_met_another_step_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Busy()
+    sweeping = unswept(store, tmp_path / "stream", monkeypatch)
+    for _ in range(3 * FILES):
+        store.busy = True
+        sweeping.turn(read_state(store, view_of()))
+        sweeping.turn(read_state(store, view_of()))
+    assert rows(store) == rows_that_count(tmp_path / "other")
+
+
+def test_a_turn_takes_as_many_pages_as_there_is_time_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    sweeping = unswept(store, tmp_path / "stream", monkeypatch)
+    monkeypatch.setattr(sweep, "_SHARE", 1e-9)
+    monkeypatch.setattr(sweep, "_LONGEST", 60.0)
+    sweeping.turn(read_state(store, view_of()))
+    assert rows(store) == rows_that_count(tmp_path / "other")
+
+
+def test_a_walk_over_others_names_ends_with_the_time_of_a_turn(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RedisStore(f"{server.url}?namespace={namespace(tmp_path)}") as store:
+        server.client.mset({f"other:{i}": "x" for i in range(5_000)})
+        left, state_of = rows_that_count(tmp_path / "other"), view_of()
+        sweeping, turns = unswept(store, tmp_path / "stream", monkeypatch), 0
+        monkeypatch.setattr(sweep, "PAGE", 500)
+        while rows(store) > left and turns < 100:
+            sweeping.turn(read_state(store, state_of))
+            turns += 1
+        assert rows(store) == left
+        assert turns > 5  # a turn walks over some 500 of the 5,000 names, and not over all of them
+        server.client.flushall()
