@@ -115,6 +115,12 @@ class RequestError(BedplateError):
     http_status = 400
 
 
+class NotReadyError(BedplateError):
+    """A server that is still loading what it answers from."""
+
+    http_status = 503
+
+
 class MissingExtraError(BedplateError):
     """A library that an optional part needs is not installed."""
 

@@ -66,7 +66,7 @@ def alone(reason: str) -> BatchPlan:
 
 
 def measure(model: Model, joiner: Joiner, golden: Sequence[Mapping[str, Array]], delay: float = 0.001) -> BatchPlan:
-    """Runs golden requests alone and together, for at most about a quarter of a second.
+    """Runs golden requests alone and together, for about a quarter of a second; only twice where a call takes too long.
 
     Scores that come out different together than alone, beyond the bound by which golden scores are reproduced, mean
     that a row's score depends on the other rows: such a model's calls are never shared.
@@ -85,6 +85,8 @@ def measure(model: Model, joiner: Joiner, golden: Sequence[Mapping[str, Array]],
         usable = [single for single in singles if joiner.fits(single)]
         if not usable:
             return alone("no golden request is one that can be joined")
+        if min(_call(model, joiner, usable, 1) for _ in range(2)) > MOST_SECONDS:
+            return alone(f"a call takes longer than {MOST_SECONDS * 1e3:g} ms")
         difference = _difference(model, joiner, usable, names)
     except ArtifactError as error:
         return alone(f"scores depend on the requests beside them: {error.message}")

@@ -13,7 +13,7 @@ from typing import final
 
 import msgspec
 
-from bedplate.errors import BedplateError, NotFoundError, suggest
+from bedplate.errors import NotFoundError, NotReadyError, suggest
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
 from bedplate.serving.http import TEXT, Request, Response, error_response
@@ -93,7 +93,7 @@ class FeatureApp:
 
     def _loaded(self) -> FeatureLookup:
         if self._features is None:
-            raise _NotReadyError("the features are still loading", hint="ask /healthz")
+            raise NotReadyError("the features are still loading", hint="ask /healthz")
         return self._features
 
     def _openapi_of(self, features: FeatureLookup) -> bytes:
@@ -102,10 +102,6 @@ class FeatureApp:
 
     def _unknown(self, request: Request) -> Response:
         raise NotFoundError(f"no path '{request.path}'", hint=suggest(request.path, self._routes, "paths"))
-
-
-class _NotReadyError(BedplateError):
-    http_status = 503
 
 
 def _unauthorized() -> Response:

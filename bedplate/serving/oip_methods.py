@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, final
 
-from bedplate.errors import BedplateError, RequestError
+from bedplate.errors import NotReadyError, RequestError
 from bedplate.serving import oip_proto
 from bedplate.serving.model_config import DATA_TYPES, model_config
 from bedplate.serving.oip_messages import MESSAGES, DecodeError
@@ -17,10 +17,6 @@ from bedplate.serving.repository import Repository
 _SERVICE = "inference.GRPCInferenceService"
 _HEALTH = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING = 1, 2
-
-
-class _NotReadyError(BedplateError):
-    http_status = 503
 
 
 @final
@@ -43,7 +39,7 @@ class InferenceService:
             BedplateError: they are still loading.
         """
         if not self._models.is_open:
-            raise _NotReadyError("the models are still loading", hint="ask ServerReady")
+            raise NotReadyError("the models are still loading", hint="ask ServerReady")
         return self._models
 
     def live(self, asked: Any, waited: int) -> Any:

@@ -16,7 +16,7 @@ from typing import Any, final
 
 import msgspec
 
-from bedplate.errors import BedplateError, NotFoundError, suggest
+from bedplate.errors import BedplateError, NotFoundError, NotReadyError, suggest
 from bedplate.serving import api
 from bedplate.serving.call_metrics import call_lines
 from bedplate.serving.compression import compress, decompress
@@ -101,14 +101,14 @@ class App:
         return route or ("unknown", "*", self._unknown)
 
     def _not_loaded(self) -> Response:
-        raise _NotReadyError("the models are still loading", hint="ask /v2/health/ready")
+        raise NotReadyError("the models are still loading", hint="ask /v2/health/ready")
 
     def _unknown(self, request: Request) -> Response:
         raise NotFoundError(f"no path '{request.path}'", hint=suggest(request.path, self.paths, "paths"))
 
     def _loaded(self) -> Pipeline:
         if self._pipeline is None:
-            raise _NotReadyError("the models are still loading", hint="ask /v2/health/ready")
+            raise NotReadyError("the models are still loading", hint="ask /v2/health/ready")
         return self._pipeline
 
     def _call(self, name: str, call: api.Call) -> Callable[[Request], Response | Awaitable[Response]]:
@@ -175,10 +175,6 @@ def _problem(request: Request, error: BedplateError) -> Response:
     if error.http_status >= 500:
         log.error("%s %s: %s", request.method, request.path, error)
     return error_response(error.http_status, error.message, where=error.where, hint=error.hint)
-
-
-class _NotReadyError(BedplateError):
-    http_status = 503
 
 
 def _wrong_method(request: Request, expected: str) -> Response:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import final
 
 import numpy as np
 
 from bedplate.batch import Batch, Dense, Ids
-from bedplate.errors import DeadlineError
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.model import SharedCalls
 from bedplate.serving.progress import Progress, TimeLimit
@@ -57,7 +55,7 @@ class ScoreStep:
             return np.zeros(0, np.float32)
         try:
             if batcher is not None:
-                return await self._shared(batch, batcher, progress.left(self._limit.seconds))
+                return (await batcher.run(self._ranker.tensors(batch), [SCORE]))[0]
             return self._limit.run(
                 lambda: self._ranker.run(batch, SCORE), progress.until, is_patient=progress.is_strict
             )
@@ -65,13 +63,6 @@ class ScoreStep:
             by = "the order of the candidates" if self._fallback is None else f"the order of '{self._fallback}'"
             progress.failed("score", error, by)
             return None
-
-    async def _shared(self, batch: Batch, batcher: SharedCalls, seconds: float | None) -> Float32s:
-        try:
-            async with asyncio.timeout(seconds):
-                return (await batcher.run(self._ranker.tensors(batch), [SCORE]))[0]
-        except TimeoutError as error:
-            raise DeadlineError("took too long", where=self._ranker.model.place) from error
 
     def ranks(self, batch: Batch) -> Float64s:
         """[n] in place of scores: the larger the better, from the fallback's feature or the candidates' order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
+from bedplate.serving import batch_plan
 from bedplate.serving.batch_plan import BatchPlan, measure
 from bedplate.serving.batcher import Batcher
 from bedplate.serving.joining import Joiner
@@ -230,7 +231,7 @@ def test_a_wrong_request_fails_alone() -> None:
 
 def test_one_that_comes_alone_waits_for_nobody_and_others_for_as_many_as_last_time() -> None:
     runtime = Rows()
-    batcher = batcher_of(runtime, most=8, delay=0.2)
+    batcher = batcher_of(runtime, most=8, delay=2.0)
     some = request(0, 1, [3], 2, 1)
 
     async def ask() -> list[float]:
@@ -245,8 +246,8 @@ def test_one_that_comes_alone_waits_for_nobody_and_others_for_as_many_as_last_ti
 
     first, three, again, lonely, last = asyncio.run(ask())
     assert batcher.shared.calls == 5
-    assert max(first, three, again, last) < 0.15
-    assert lonely >= 0.19  # two more came with the one before
+    assert max(first, three, again, last) < 1.9
+    assert lonely >= 1.99  # two more came with the one before
 
 
 def test_those_that_get_their_turns_one_after_another_share_a_call() -> None:
@@ -286,66 +287,58 @@ def test_a_request_whose_client_has_gone_is_not_computed() -> None:
     assert batcher.shared.requests == 2
 
 
-class Slow(Rows):
-    """Each call costs a moment, a row next to nothing."""
-
-    def run(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        import time
-
-        time.sleep(0.002)
-        return super().run(tensors, outputs)
-
-
-class Heavy(Rows):
-    """Each request costs a moment, together or alone."""
-
-    def run(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        import time
-
-        time.sleep(0.001 * len(tensors["request_dense"]))
-        return super().run(tensors, outputs)
-
-
-class Disturbed(Heavy):
-    """As `Heavy`; the first calls of one request are slowed down, as beside another process that starts."""
-
-    disturbed = 12
-
-    def run(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        import time
-
-        if len(tensors["request_dense"]) == 1 and self.disturbed:
-            self.disturbed -= 1
-            time.sleep(0.002)
-        return super().run(tensors, outputs)
-
-
-def plan_of(runtime: Rows) -> BatchPlan:
+def plan_of(
+    monkeypatch: pytest.MonkeyPatch, cost: Callable[[int], float] | None = None, runtime: Rows | None = None
+) -> BatchPlan:
+    """The plan of a model one of whose calls, with so many requests, takes so many seconds."""
+    if cost is not None:
+        monkeypatch.setattr(batch_plan, "_call", lambda model, joiner, singles, size: cost(size))
     golden = [request(1, 2, [5, 3], 3, 2), request(2, 1, [4], 1, 1)]
-    return measure(Model(runtime, "rows", "1"), Joiner(INPUTS, OUTPUTS), golden)
+    return measure(Model(runtime or Rows(), "rows", "1"), Joiner(INPUTS, OUTPUTS), golden)
 
 
-def test_sharing_is_planned_where_it_saves_time() -> None:
-    plan = plan_of(Slow())
+def test_sharing_is_planned_where_it_saves_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(monkeypatch, lambda size: 0.002 + 1e-5 * size)  # a call costs a moment, a request next to nothing
     assert plan.most >= 4
     assert plan.shared_ms < plan.alone_ms
     assert plan.difference == 0.0
     assert "requests share a call" in str(plan)
 
 
-def test_sharing_is_not_planned_where_it_saves_nothing() -> None:
-    plan = plan_of(Heavy())
+def test_sharing_is_not_planned_where_it_saves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(monkeypatch, lambda size: 0.001 * size)
     assert plan.most == 1
     assert "a call of its own: sharing one saves" in str(plan)
 
 
-def test_what_slows_only_the_first_calls_down_does_not_make_requests_share() -> None:
-    plan = plan_of(Disturbed())
+def test_what_slows_only_the_first_calls_down_does_not_make_requests_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beside another process that starts."""
+    disturbed = 8
+
+    def cost(size: int) -> float:
+        nonlocal disturbed
+        disturbed -= size == 1
+        return 0.003 if size == 1 and disturbed > 0 else 0.001 * size
+
+    plan = plan_of(monkeypatch, cost)
+    assert disturbed < 0
     assert plan.most == 1
-    assert plan.alone_ms < 2.0
+    assert plan.alone_ms == 1.0
 
 
-def test_scores_that_depend_on_the_requests_beside_them_are_never_shared() -> None:
-    plan = plan_of(Rows(step=0.1))
+def test_a_model_that_is_too_slow_to_be_shared_is_not_called_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def cost(size: int) -> float:
+        calls.append(size)
+        return 0.03
+
+    runtime = Rows()
+    assert str(plan_of(monkeypatch, cost, runtime)).endswith("a call takes longer than 20 ms")
+    assert (calls, runtime.calls) == ([1, 1], [])
+
+
+def test_scores_that_depend_on_the_requests_beside_them_are_never_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(monkeypatch, runtime=Rows(step=0.1))
     assert plan.most == 1
     assert "depend on the requests beside them" in plan.reason

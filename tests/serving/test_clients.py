@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -82,7 +81,7 @@ class Scripted:
         return answer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scripted() -> Iterator[tuple[Scripted, str]]:
     script = Scripted()
     with shop.running(script.handle) as server:
@@ -160,7 +159,6 @@ def test_a_late_answer_is_an_error_and_not_asked_for_again(scripted: tuple[Scrip
     script, url = scripted
     event = threading.Event()
     script.answers, script.asked = [event], []
-    time.sleep(1.1)  # once a second the server tries what it has known to be too slow, as after the other client's call
     threading.Timer(0.6, event.set).start()
     with pytest.raises(LateError, match=r"no answer in 0.3 s"):
         call(url, timeout=0.3)

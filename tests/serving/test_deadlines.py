@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 from collections.abc import Iterator
@@ -25,9 +24,12 @@ from bedplate.online.memory import MemoryStore
 from bedplate.registry.registry import Registry
 from bedplate.serving import filters
 from bedplate.serving.artifact import Artifact
+from bedplate.serving.batch_plan import BatchPlan
+from bedplate.serving.batcher import Batcher
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.http import Request
+from bedplate.serving.joining import Joiner
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.progress import Progress, part_of
@@ -259,21 +261,20 @@ def test_filters_and_selection_end_by_the_deadline_of_the_client(
     assert not {"step.filter", "step.select"} & set(recommend(pipeline, PATIENT, customer=3).degraded)
 
 
-class Waiting:
-    """Calls of a model that never come back."""
-
-    async def run(self, tensors: Any, outputs: Any) -> Any:
-        await asyncio.sleep(PATIENT)
-
-
-def test_a_shared_call_is_waited_for_no_longer_than_the_client_waits(
-    registry: Registry, features: FeatureGraph
+def test_a_model_whose_calls_may_be_shared_holds_up_nobody_where_scoring_has_a_budget(
+    registry: Registry, features: FeatureGraph, held: set[str]
 ) -> None:
-    pipeline = shop.pipeline(registry, features, **WIDE, budgets={"score": "60s"})
-    asked = pipeline.wire.rank(RANK)
-    asked.deadline = monotonic() + SOON
+    """A shared call is made on the thread of the event loop, where nothing could end the wait for it."""
+    pipeline = shop.pipeline(registry, features, **WIDE, budgets={"score": f"{SOON * 1e3:g}ms"})
+    artifact = pipeline.models["ranking"]
+    joiner = Joiner(artifact.signature.tensors, artifact.signature.outputs)
+    artifact.model.batcher = Batcher(artifact.model, joiner, BatchPlan(8, 5.0, 1.0, 0.5, 0.0, ""))
+    app = App()
+    app.open(pipeline)
+    held.add("score")
     begin = monotonic()
-    answer = asyncio.run(pipeline.rank_shared(asked, Waiting()))  # type: ignore[arg-type]
+    answer = app.handle(Request("POST", "/rank", {}, RANK))
     assert monotonic() - begin < LONG
-    assert answer.scores == [None, None]
-    assert answer.degraded["step.score"].why == "late"
+    found = msgspec.json.decode(answer.body)
+    assert found["scores"] == [None, None]
+    assert found["degraded"]["step.score"]["why"] == "late"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 
 import msgspec
@@ -31,15 +30,14 @@ def runtime() -> Rows:
 
 
 @pytest.fixture(scope="module")
-def server(runtime: Rows, pipeline: Any) -> Any:
+def app_of_rows(runtime: Rows, pipeline: Any) -> App:
     model = Model(runtime, "rows", "1")
     model.batcher = batcher_of(runtime, most=8, delay=0.05)
     repository = Repository()
     repository.serve([model])
     app = App(repository)
     app.open(pipeline)
-    with shop.running(app.handle) as server:
-        yield server
+    return app
 
 
 def body_of(tensors: dict[str, Any], outputs: list[str]) -> bytes:
@@ -59,43 +57,49 @@ def ask(server: Any, tensors: dict[str, Any], outputs: list[str]) -> tuple[int, 
     return status, msgspec.json.decode(content)
 
 
-def test_concurrent_requests_are_answered_as_alone(server: Any, runtime: Rows) -> None:
+def together(app: App, asked: list[tuple[dict[str, Any], list[str]]]) -> list[tuple[int, dict[str, Any]]]:
+    """The answers to requests that come at once."""
+
+    async def every() -> list[Any]:
+        bodies = [body_of(tensors, outputs) for tensors, outputs in asked]
+        calls = [app.handle(Request("POST", "/v2/models/rows/infer", {}, body)) for body in bodies]
+        return await asyncio.gather(*calls)
+
+    return [(answer.status, msgspec.json.decode(answer.body)) for answer in asyncio.run(every())]
+
+
+def test_concurrent_requests_are_answered_as_alone(app_of_rows: App, runtime: Rows) -> None:
     asked = [request(seed, 1 + seed % 2, [3] * (1 + seed % 2), 1 + seed % 3, 2) for seed in range(12)]
-    answers: list[Any] = [None] * len(asked)
-
-    def one(i: int) -> None:
-        answers[i] = ask(server, asked[i], ["score", "query"] if i % 3 else ["score"])
-
-    for _ in range(2):  # the second time, as many are waited for as came the first
-        threads = [threading.Thread(target=one, args=(i,)) for i in range(len(asked))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(20)
-    for i, (status, answer) in enumerate(answers):
+    outputs = [["score", "query"] if i % 3 else ["score"] for i in range(len(asked))]
+    before = len(runtime.calls)
+    answers = together(app_of_rows, list(zip(asked, outputs, strict=True)))
+    assert len(runtime.calls) - before < len(asked)
+    for tensors, (status, answer) in zip(asked, answers, strict=True):
         assert status == 200
         for output in answer["outputs"]:
-            [alone] = Rows().run(asked[i], [output["name"]])
+            [alone] = Rows().run(tensors, [output["name"]])
             assert output["shape"] == list(alone.shape)
             assert np.array_equal(np.array(output["data"], np.float32), alone.ravel())
-    assert len(runtime.calls) < 2 * len(asked)
 
 
-def test_a_wrong_request_among_others_is_told_so_alone(server: Any) -> None:
+def test_a_wrong_request_among_others_is_told_so_alone(app_of_rows: App, runtime: Rows) -> None:
     good, bad = request(1, 1, [2], 1, 1), request(2, 1, [2], 1, 1)
     bad["bag_ids.tags"] = bad["bag_ids.tags"] + 100
-    answers: dict[str, Any] = {}
-    threads = [
-        threading.Thread(target=lambda n=name, t=tensors: answers.update({n: ask(server, t, ["score"])}))
-        for name, tensors in (("good", good), ("bad", bad))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert answers["good"][0] == 200
-    assert answers["bad"][0] == 400
-    assert "beyond the table" in answers["bad"][1]["error"]
+    before = len(runtime.calls)
+    answers = together(app_of_rows, [(good, ["score"]), (bad, ["score"])])
+    assert len(runtime.calls) - before == 3  # both at once, which fails, and then each
+    assert answers[0][0] == 200
+    assert answers[1][0] == 400
+    assert "beyond the table" in answers[1][1]["error"]
+
+
+def test_over_a_connection_they_are_answered_too(app_of_rows: App) -> None:
+    asked = [request(seed, 1, [3], 1, 2) for seed in range(3)]
+    with shop.running(app_of_rows.handle) as server:
+        for tensors in asked:
+            status, answer = ask(server, tensors, ["score"])
+            [alone] = Rows().run(tensors, ["score"])
+            assert (status, answer["outputs"][0]["data"]) == (200, alone.ravel().tolist())
 
 
 @pytest.fixture(scope="module")
@@ -141,26 +145,6 @@ def test_one_that_is_wrong_is_answered_before_it_shares_anything(shared: Pipelin
         return await app.handle(Request("POST", "/rank", {}, body))
 
     assert asyncio.run(ask(b"{}")).status == 400
-
-
-def test_the_time_limit_of_the_score_step_counts_the_wait_for_others(
-    registry: Registry, features: FeatureGraph
-) -> None:
-    pipeline = shop.pipeline(registry, features, budgets={"score": "20ms"})
-    artifact = pipeline.models["ranking"]
-    joiner = Joiner(artifact.signature.tensors, artifact.signature.outputs)
-    batcher = Batcher(artifact.model, joiner, BatchPlan(8, 5.0, 1.0, 0.5, 0.0, ""))
-    asked = pipeline.wire.rank(msgspec.json.encode({"customer": 1, "candidates": shop.PRODUCTS[:3]}))
-
-    async def ask() -> list[Any]:
-        await asyncio.gather(*(pipeline.rank_shared(asked, batcher) for _ in range(3)))
-        return [await pipeline.rank_shared(asked, batcher)]  # waits for two more, which don't come
-
-    [answer] = asyncio.run(ask())
-    assert list(answer.scores) == [None] * 3
-    assert answer.degraded["step.score"].why == "late"
-    artifact.model.batcher = batcher
-    assert pipeline.batcher is None  # so served requests don't share: a model that hangs would hold up the whole worker
 
 
 def test_metrics_say_how_calls_were_shared_of_every_model_where_they_are(pipeline: Any) -> None:
