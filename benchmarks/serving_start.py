@@ -5,7 +5,7 @@
 The project and the DCN are those of `serving_overhead.py`; the medians count. Private memory is what the machine gets
 back when the process ends; resident memory has also the pages of libraries, which processes share. The size of the
 model's file is taken off both. Targets: under 1 s, and under 80 MB without the model; it ends with 1 where one is
-missed, as the resident memory does today (docs/decisions/0032-start.md).
+missed (docs/decisions/0032-start.md).
 """
 
 from __future__ import annotations
