@@ -24,6 +24,7 @@ CODES = {
     "UncertainError": (5, 503),
     "ArtifactError": (6, 503),
     "ProofError": (7, 500),
+    "NotReadyError": (1, 503),
     "RequestError": (1, 400),
 }
 
