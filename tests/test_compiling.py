@@ -52,7 +52,8 @@ def package(tmp_path: Path) -> Path:
 
 def start(package: Path, program: str) -> subprocess.Popen[str]:
     here = {"PYTHONPATH": str(package.parent), "NUMBA_CACHE_DIR": str(package.parent / "cache")}
-    command, pipe = [sys.executable, "-c", program], subprocess.PIPE
+    # -B: a file that changes within a second to one of its size would be run from the bytecode of the old one.
+    command, pipe = [sys.executable, "-B", "-c", program], subprocess.PIPE
     return subprocess.Popen(command, cwd=package.parent, env=os.environ | here, stdin=pipe, stdout=pipe, text=True)
 
 
