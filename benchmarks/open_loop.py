@@ -3,9 +3,10 @@
     python benchmarks/open_loop.py < plan.json > answers.json
 
 The plan: `port`, `requests` (each in hexadecimal, as it goes over the wire), and `phases`, one after the other. A phase
-with `rate` sends so many requests a second at random moments (a Poisson process with the phase's `seed`), each on a
-connection that is free. A phase with `clients` keeps so many requests under way instead: a closed loop, which measures
-capacity. Each phase has `seconds`, and may have `headers` that are put into its requests.
+with `rate` sends so many requests a second at random moments (a Poisson process with the phase's `seed`) or, with
+`even`, at equal distances, each on a connection that is free. A phase with `clients` keeps so many requests under way
+instead: a closed loop, which measures capacity. Each phase has `seconds`, and may have `headers` that are put into its
+requests.
 
 Of each phase comes: the moment of each request in seconds from the phase's beginning, the milliseconds until its whole
 answer was read, its status (0: no answer), how late the generator itself was at most, and the CPU seconds it took.
@@ -18,7 +19,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import uvloop
@@ -100,8 +101,8 @@ class Generator:
             status = 0
         phase.note(begin, status)
 
-    async def open_loop(self, phase: Phase, rate: float, seed: int) -> None:
-        clock, under_way = random.Random(seed), set[asyncio.Task[None]]()
+    async def open_loop(self, phase: Phase, distances: Iterator[float]) -> None:
+        under_way = set[asyncio.Task[None]]()
         due = phase.begin
         while due < phase.end:
             wait = due - time.perf_counter()
@@ -113,7 +114,7 @@ class Generator:
             task = asyncio.create_task(self.one(phase))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
-            due += clock.expovariate(rate)
+            due += next(distances)
         if under_way:
             await asyncio.wait(under_way)
 
@@ -154,13 +155,20 @@ class Phase:
         }
 
 
+def distances(phase: dict[str, Any], number: int) -> Iterator[float]:
+    """The seconds from one request to the next."""
+    rate, clock = phase["rate"], random.Random(phase.get("seed", number))
+    while True:
+        yield 1 / rate if phase.get("even") else clock.expovariate(rate)
+
+
 async def run(plan: dict[str, Any]) -> list[dict[str, Any]]:
     requests = [bytes.fromhex(r) for r in plan["requests"]]
     generator, seen = Generator(plan["port"], requests), []
     for i, asked in enumerate(plan["phases"]):
         phase = Phase(asked, requests)
         if "rate" in asked:
-            await generator.open_loop(phase, asked["rate"], asked.get("seed", i))
+            await generator.open_loop(phase, distances(asked, i))
         else:
             await generator.closed_loop(phase, asked["clients"])
         seen.append(phase.seen())

@@ -14,7 +14,8 @@ or replicas that run the model with one thread each. Servers are asked in turn, 
     tensor    the usual row-wise graph given tensors; `limit`: two processes that only run the graph; and `rank`, our
               request-once graph given ids, which reads features from LMDB
     sequence  the same for a network that encodes the last 100 actions, peers with both graphs
-    open      requests at random moments at 70 % of what a closed loop reached: latencies
+    open      requests at 70 % of what a closed loop reached: latencies when they come at equal distances, and when they
+              come at random moments, where a queue of two servers that always take the same time has a p99 of 3.5 p50
     start     from the command to ready, and memory (PSS) with the model of zeros
 
 Parts and peers can be measured in pieces: `--only tensor --peers ... --merge FILE` adds to a file. Ratios are always of
@@ -140,21 +141,28 @@ class Piece:
 
     def open(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        starting = [self.ours("rows", 2, "binary"), self.ours("once", 2, "rank"), *self.theirs("rows", 2, "binary")]
+        starting = [self.ours(graph, n, wire) for graph, wire in (("rows", "binary"), ("once", "rank")) for n in (1, 2)]
+        starting += self.theirs("rows", 2, "binary")
         with ExitStack() as stack:
             for running in self.start(stack, starting):
                 capacity = self.closed(running, 8, self.options.seconds)["requests/s"]
-                phases = [{"rate": 0.7 * capacity, "seconds": self.options.seconds, "seed": i} for i in range(4)]
-                seen = generate(running.port, running.requests, phases[: self.options.rounds + 1])[1:]
-                rows = [{f"p{q}": float(np.quantile(s["milliseconds"], q / 100)) for q in (50, 99)} for s in seen]
-                found[running.name] = {
-                    "requests/s": 0.7 * capacity,
-                    **{k: statistics.median(r[k] for r in rows) for k in rows[0]},
-                    "p99 / p50": statistics.median(r["p99"] / r["p50"] for r in rows),
-                    "generator late ms": max(s["late"] for s in seen) * 1e3,
-                }
+                found[running.name] = {"requests/s": 0.7 * capacity}
+                for arrivals in ("even", "random"):
+                    found[running.name][arrivals] = self.paced(running, 0.7 * capacity, even=arrivals == "even")
                 print(f"open loop  {running.name:28} {found[running.name]}", flush=True)
         return found
+
+    def paced(self, running: Running, rate: float, *, even: bool) -> dict[str, float]:
+        """An open loop at a rate: medians of the rounds of milliseconds."""
+        phase = {"rate": rate, "seconds": self.options.seconds, "even": even}
+        phases = [phase | {"seed": i} for i in range(self.options.rounds + 1)]
+        seen = generate(running.port, running.requests, phases)[1:]
+        rows = [{f"p{q}": float(np.quantile(s["milliseconds"], q / 100)) for q in (50, 99)} for s in seen]
+        return {
+            **{k: statistics.median(r[k] for r in rows) for k in rows[0]},
+            "p99 / p50": statistics.median(r["p99"] / r["p50"] for r in rows),
+            "generator late ms": max(s["late"] for s in seen) * 1e3,
+        }
 
     def begin(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
