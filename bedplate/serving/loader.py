@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import final
 
 from bedplate.registry.registry import Registry
@@ -13,6 +13,7 @@ from bedplate.serving.artifact import Artifact, load_artifact
 from bedplate.serving.batch_plan import measure
 from bedplate.serving.batcher import Batcher
 from bedplate.serving.joining import Joiner
+from bedplate.types import Array
 
 log = logging.getLogger("bedplate.serving")
 
@@ -81,7 +82,10 @@ class Loader:
         """Measures whether calls of the model are shared by requests, and if so how."""
         model, signature = artifact.model, artifact.signature
         joiner = Joiner(signature.tensors, signature.outputs)
-        plan = measure(model, joiner, [golden.inputs for golden in artifact.golden()], self._delay)
+        calls = [golden.inputs for golden in artifact.golden()]
+        plan = measure(model, joiner, calls, self._delay)
+        if calls:
+            model.runtime.trim(min(calls, key=_size))  # measuring took larger calls than most that will come
         model.calls, text = str(plan), f"{model.place}: {plan}"
         if plan.most > 1:
             model.batcher = Batcher(model, joiner, plan)
@@ -93,3 +97,7 @@ class Loader:
     def loaded(self) -> tuple[str, ...]:
         """What is loaded, as `name:version`, sorted."""
         return tuple(sorted(self._loaded))
+
+
+def _size(tensors: Mapping[str, Array]) -> int:
+    return sum(array.nbytes for array in tensors.values())

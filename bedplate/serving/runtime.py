@@ -79,6 +79,16 @@ class Runtime(ABC):
             RequestError: it can't run on these tensors: a dtype, a shape, an id beyond the table.
         """
 
+    def trim(self, tensors: Mapping[str, Array]) -> None:  # noqa: B027  (most hold nothing between calls)
+        """Gives back what is held from larger calls, except what a call with these tensors needs.
+
+        Args:
+            tensors: every input, as for `run`.
+
+        Raises:
+            RequestError: as `run`.
+        """
+
     def close(self) -> None:  # noqa: B027  (most have nothing to give back before they are collected)
         """Gives back what the process would otherwise keep; the runtime is not used again."""
 

@@ -73,16 +73,27 @@ class OnnxRuntime(Runtime):
 
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """The outputs of these names; see `Runtime.run`."""
+        return self._run(tensors, outputs, None)
+
+    def trim(self, tensors: Mapping[str, Array]) -> None:
+        """Gives back the memory of larger calls, which a session keeps for the next; see `Runtime.trim`."""
+        options: Any = _ort.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._run(tensors, list(self._outputs), options)
+
+    def _run(self, tensors: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         try:
-            return self._run_values(tensors, outputs) if self._has_bfloat16 else self._session.run(outputs, tensors)
+            if self._has_bfloat16:
+                return self._run_values(tensors, outputs, options)
+            return self._session.run(outputs, tensors, options)
         except (*_ERRORS, ValueError) as error:  # ValueError: an input is missing
             reason = str(error).rpartition("Status Message: ")[2].strip()
             raise RequestError(f"the graph can't run on these tensors: {reason}", where=self._place) from error
 
-    def _run_values(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    def _run_values(self, tensors: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:
         """As `run`, of a graph with bfloat16, which NumPy has not: as float32 here, see `tensors`."""
         values = {name: self._value(name, array) for name, array in tensors.items()}
-        found = self._session.run_with_ort_values(list(outputs), values)
+        found = self._session.run_with_ort_values(list(outputs), values, options)
         return [_array(value) for value in found]
 
     def _value(self, name: str, array: Array) -> Any:

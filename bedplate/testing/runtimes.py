@@ -91,6 +91,15 @@ class RuntimeContract:
             assert found.dtype == case.outputs[name].dtype
             np.testing.assert_allclose(found, case.outputs[name], rtol=case.tolerance, atol=1e-6)
 
+    def test_it_answers_as_before_after_it_has_given_memory_back(self, tmp_path: Path) -> None:
+        """`trim` changes no answer."""
+        case = self.make(tmp_path)
+        opened = self.open(tmp_path, case)
+        expected = opened.run(case.inputs, list(case.outputs))
+        opened.trim(case.inputs)
+        found = opened.run(case.inputs, list(case.outputs))
+        assert all(_same(a, b) for a, b in zip(found, expected, strict=True))
+
     def test_it_gives_the_outputs_that_are_asked_for_in_their_order(self, tmp_path: Path) -> None:
         """Some outputs, in another order, are those that it gives together."""
         case = self.make(tmp_path)

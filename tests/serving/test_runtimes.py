@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import sys
 import warnings
@@ -35,6 +36,27 @@ class TestOnnx(RuntimeContract):
         outputs = [TensorSpec(name, "float32", ("rows", 1)) for name in ("y", "z")]
         (folder / "model.onnx").write_bytes(shop.onnx_graph(nodes, inputs, outputs, {"w": W}))
         return RuntimeCase("model.onnx", {"x": X}, {"y": X @ W, "z": -X @ W}, {"x": X[:, :1]})
+
+
+def anonymous() -> int:
+    """Bytes of this process that no file holds."""
+    found = re.search(r"Anonymous: +(\d+)", Path("/proc/self/smaps_rollup").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs /proc")
+def test_what_a_larger_call_took_is_given_back(tmp_path: Path) -> None:
+    case = TestOnnx().make(tmp_path)
+    opened = open_runtime("onnx", Opening(tmp_path / case.file, "ranker"))
+    large = np.ones((16_000_000, 2), np.float32)
+    opened.run(case.inputs, ["z"])
+    before = anonymous()
+    opened.run({"x": large}, ["z"])  # y, 64 MB, is between
+    held = anonymous() - before
+    opened.trim(case.inputs)
+    left = anonymous() - before
+    assert held > 60_000_000 > 4 * left
 
 
 class TestOnnxBfloat16(RuntimeContract):
