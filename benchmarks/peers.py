@@ -175,17 +175,35 @@ def peer(kind: str, venv: Path, model: str, workers: int, wire: str, asked: list
         yield Running(name, port, process.pid, time.perf_counter() - begin, requests)
 
 
-def limit(model: Path, question: Question, processes: int, threads: int, seconds: float) -> float:
-    """Calls a second of processes that do nothing but run a graph on one request's tensors."""
+def limit(
+    model: Path, question: Question, processes: int, threads: int, seconds: float, rate: float = 0.0
+) -> tuple[float, float, float]:
+    """Processes that do nothing but run a graph on one request's tensors.
+
+    Args:
+        model: the graph.
+        question: the request.
+        processes: at the same time.
+        threads: of each.
+        seconds: how long.
+        rate: calls a second of all of them, at equal distances; 0: as many as they can.
+
+    Returns:
+        Calls a second, and the median of the processes' p50 and p99 of a call in milliseconds.
+    """
     import numpy as np
 
     tensors = model.with_suffix(".npz")
     np.savez(tensors, **_tensors(question, model.stem))
+    distance = processes / rate if rate else 0.0
+    running: list[subprocess.Popen[str]] = []
     begin = time.time() + 2.0
-    settings = [str(s) for s in (model, tensors, threads, begin, seconds)]
-    command = [sys.executable, str(HERE / "peer_limit.py"), *settings]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-    return sum(float(p.communicate()[0]) for p in running)
+    for i in range(processes):
+        settings = [str(s) for s in (model, tensors, threads, begin + i * distance / processes, seconds, distance)]
+        command = [sys.executable, str(HERE / "peer_limit.py"), *settings]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    seen = np.array([json.loads(p.communicate()[0]) for p in running])
+    return float(seen[:, 0].sum()), *map(float, np.median(seen[:, 1:], axis=0))
 
 
 def _tensors(question: Question, graph: str) -> dict[str, Any]:

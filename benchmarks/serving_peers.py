@@ -14,8 +14,9 @@ or replicas that run the model with one thread each. Servers are asked in turn, 
     tensor    the usual row-wise graph given tensors; `limit`: two processes that only run the graph; and `rank`, our
               request-once graph given ids, which reads features from LMDB
     sequence  the same for a network that encodes the last 100 actions, peers with both graphs
-    open      requests at 70 % of what a closed loop reached: latencies when they come at equal distances, and when they
-              come at random moments, where a queue of two servers that always take the same time has a p99 of 3.5 p50
+    open      requests at 70 % of what a closed loop reached: latencies when they come at equal distances, also of the
+              graph alone in two processes, and when they come at random moments, where a queue of two servers that
+              always take the same time has a p99 of 3.5 p50
     start     from the command to ready, and memory (PSS) with the model of zeros
 
 Parts and peers can be measured in pieces: `--only tensor --peers ... --merge FILE` adds to a file. Ratios are always of
@@ -109,7 +110,7 @@ class Piece:
             for _ in rounds:
                 for name, of in LIMITS.items() if graph != "null" else ():
                     many = min(number, 2)
-                    calls = limit(self.root / f"{of}.onnx", self.asked[0], many, 2 // many, seconds)
+                    calls, *_ = limit(self.root / f"{of}.onnx", self.asked[0], many, 2 // many, seconds)
                     taken.setdefault(name, []).append({"requests/s": calls})
                 for running in servers:
                     taken.setdefault(running.name, []).append(self.closed(running, number, seconds))
@@ -143,6 +144,11 @@ class Piece:
         found: dict[str, Any] = {}
         starting = [self.ours(graph, n, wire) for graph, wire in (("rows", "binary"), ("once", "rank")) for n in (1, 2)]
         starting += self.theirs("rows", 2, "binary")
+        for name, of in LIMITS.items():
+            graph, seconds = (self.root / f"{of}.onnx", self.asked[0], 2, 1), self.options.seconds
+            rate, p50, p99 = limit(*graph, seconds, 0.7 * limit(*graph, seconds)[0])
+            found[name] = {"requests/s": rate, "even": {"p50": p50, "p99": p99, "p99 / p50": p99 / p50}}
+            print(f"open loop  {name:28} {found[name]}", flush=True)
         with ExitStack() as stack:
             for running in self.start(stack, starting):
                 capacity = self.closed(running, 8, self.options.seconds)["requests/s"]
