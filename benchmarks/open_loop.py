@@ -102,19 +102,24 @@ class Generator:
         phase.note(begin, status)
 
     async def open_loop(self, phase: Phase, distances: Iterator[float]) -> None:
-        under_way = set[asyncio.Task[None]]()
-        due = phase.begin
-        while due < phase.end:
-            wait = due - time.perf_counter()
-            if wait > 0.0005:
-                await asyncio.sleep(wait)
-            else:
-                await asyncio.sleep(0)
+        loop, under_way = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+        def send(due: float) -> None:
             phase.late = max(phase.late, time.perf_counter() - due)
-            task = asyncio.create_task(self.one(phase))
+            task = loop.create_task(self.one(phase))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
-            due += next(distances)
+
+        def pace() -> None:
+            due = phase.begin
+            while due < phase.end:
+                time.sleep(max(0.0, due - time.perf_counter()))
+                loop.call_soon_threadsafe(send, due)
+                due += next(distances)
+
+        # A timer of the loop counts milliseconds, and waiting in turns of the loop takes the servers' cores.
+        await asyncio.to_thread(pace)
+        await asyncio.sleep(0)
         if under_way:
             await asyncio.wait(under_way)
 
