@@ -59,7 +59,7 @@ def _beside(parts: list[dict[str, Any]], clients: str, what: str, kind: str, tar
 
 
 def _open(parts: list[dict[str, Any]]) -> Targets:
-    """With even arrivals, of the better number of workers: random ones make any server miss it, see serving_peers.py."""
+    """Even arrivals, the better number of workers; with random ones any server misses it, see serving_peers.py."""
     best = {
         what: min(statistics.median(p[name]["even"]["p99 / p50"] for p in parts) for name in names)
         for what, names in {"tensors": (ONE, TWO), "ids in": (RANK.replace("x2", "x1"), RANK)}.items()
