@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import select
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import final
 
 from bedplate.serving.door import Door, answer_to
@@ -20,6 +22,9 @@ log = logging.getLogger("bedplate.serving")
 
 _HANGS_UP = getattr(select, "POLLRDHUP", 0)  # beside errors and hang-ups, which are always told
 _FAILED = error_response(500, "internal error; the server's log says more")
+_LATE = error_response(504, "the deadline passed before there was an answer")
+_MEASURED = (200, 504)
+"""What says how long such requests take: answers, and what ended because it took too long."""
 
 
 @final
@@ -109,9 +114,13 @@ class Exchange:
         answer = self._answer(request)
         if isinstance(answer, Response):
             self._finish(turn, answer)
-        else:
-            self._awaited = asyncio.ensure_future(answer)
-            self._awaited.add_done_callback(lambda answered: self._settle(answered, turn, request))
+            return
+        awaited = self._awaited = asyncio.ensure_future(answer)
+        awaited.add_done_callback(lambda answered: self._settle(answered, turn, request))
+        if request.deadline != math.inf:
+            left = max(0.0, request.deadline - monotonic())
+            timer = awaited.get_loop().call_later(left, awaited.cancel)
+            awaited.add_done_callback(lambda _: timer.cancel())
 
     def _answer(self, request: Request) -> Response | Awaitable[Response]:
         try:
@@ -126,6 +135,8 @@ class Exchange:
         error = None if answered.cancelled() else answered.exception()
         if not self._is_open:
             self._turns.finish(turn, measured=False)
+        elif answered.cancelled() and monotonic() >= request.deadline:
+            self._finish(turn, _LATE)
         elif answered.cancelled() or error is not None:
             log.error("%s %s failed", request.method, request.path, exc_info=error)
             self._finish(turn, _FAILED)
@@ -133,7 +144,7 @@ class Exchange:
             self._finish(turn, answered.result())
 
     def _finish(self, turn: Turn, response: Response) -> None:
-        self._turns.finish(turn, measured=response.status == 200)
+        self._turns.finish(turn, measured=response.status in _MEASURED)
         self._turn = self._request = None
         self._respond(response)
 

@@ -17,11 +17,11 @@ from typing import Any, final
 
 import msgspec
 
-from bedplate.errors import BedplateError, ConfigError, RequestError
+from bedplate.errors import BedplateError, ConfigError, DeadlineError, RequestError
 from bedplate.serving.door import TIMEOUT, Door, answer_to
 from bedplate.serving.http import Response
 from bedplate.serving.metrics import Metrics
-from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Method
+from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Method, Wait
 from bedplate.serving.settings import Settings
 from bedplate.serving.tls import Certificate
 from bedplate.serving.turns import Refused, Turn, Turns
@@ -180,7 +180,7 @@ class GrpcServer:
             raise
         except BedplateError as error:
             status = error.http_status
-            if status >= 500:
+            if status >= 500 and status != 504:
                 log.error("%s: %s", method.name, error)
             raise _ProblemError(status, str(error)) from error
         except Exception as error:
@@ -199,8 +199,8 @@ class GrpcServer:
 
         def run() -> None:
             if isinstance(turn, Turn):
-                waited = int((monotonic() - call.arrived) * 1e9)
-                self._run(turn, future, lambda: method.answer(self._service, asked, waited))
+                wait = Wait(int((monotonic() - call.arrived) * 1e9), turn.deadline)
+                self._run(turn, future, lambda: method.answer(self._service, asked, wait))
 
         def refuse(refused: Refused) -> None:
             if not future.done():
@@ -224,7 +224,7 @@ class GrpcServer:
         try:
             answer = work()
         except Exception as error:  # noqa: BLE001  (raised where the answer is awaited)
-            self._turns.finish(turn, measured=False)
+            self._turns.finish(turn, measured=isinstance(error, DeadlineError))
             if not future.done():
                 future.set_exception(error)
             return
@@ -240,7 +240,8 @@ class GrpcServer:
     def _settle(self, turn: Turn, future: asyncio.Future[Any], done: asyncio.Future[Any]) -> None:
         """An answer that was waited for is there."""
         error = None if done.cancelled() else done.exception()
-        self._turns.finish(turn, measured=error is None and not done.cancelled())
+        measured = not done.cancelled() and (error is None or isinstance(error, DeadlineError))
+        self._turns.finish(turn, measured=measured)
         if future.done():
             return
         if done.cancelled():

@@ -160,6 +160,7 @@ def _infer(served: Served, request: Request) -> Response | Awaitable[Response]:
         lambda model: oip.decode_infer(request.body, length, model.inputs, tuple(model.outputs)),
         lambda model, call, results: oip.encode_infer(call, model.name, model.version, results, model.outputs),
         int((monotonic() - request.arrived) * 1e9) if request.arrived else 0,
+        request.deadline,
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from bedplate.batch import Batch, Dense, Ids
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.model import SharedCalls
-from bedplate.serving.progress import Progress, TimeLimit
+from bedplate.serving.progress import Progress
+from bedplate.serving.time_limit import TimeLimit
 from bedplate.types import Float32s, Float64s
 
 SCORE = "score"
@@ -55,7 +56,7 @@ class ScoreStep:
             return np.zeros(0, np.float32)
         try:
             if batcher is not None:
-                return (await batcher.run(self._ranker.tensors(batch), [SCORE]))[0]
+                return (await batcher.run(self._ranker.tensors(batch), [SCORE], progress.until))[0]
             return self._limit.run(
                 lambda: self._ranker.run(batch, SCORE), progress.until, is_patient=progress.is_strict
             )

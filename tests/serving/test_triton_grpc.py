@@ -27,7 +27,7 @@ from bedplate.serving.metrics import Metrics
 from bedplate.serving.model import Model
 from bedplate.serving.oip_grpc import GrpcServer
 from bedplate.serving.oip_messages import MESSAGES
-from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService
+from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Wait
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
@@ -259,7 +259,7 @@ def test_calls_of_a_model_are_shared_and_counted_so() -> None:
         calls.append(call)
 
     async def together() -> list[Any]:
-        return await asyncio.gather(*(service.infer(call, 0) for call in calls))
+        return await asyncio.gather(*(service.infer(call, Wait()) for call in calls))
 
     for tensors, answer in zip(asked, asyncio.run(together()), strict=True):
         got = dict(zip([o.name for o in answer.outputs], answer.raw_output_contents, strict=True))["score"]
