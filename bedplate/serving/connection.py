@@ -14,11 +14,11 @@ import math
 from dataclasses import dataclass, field
 from typing import cast, final
 
-from bedplate.serving.door import Door
+from bedplate.serving.door import Door, answer_to
 from bedplate.serving.exchange import Exchange
 from bedplate.serving.http import Handler, Limits, Response, encode_response, error_response
 from bedplate.serving.parser import RefusedError, RequestParser
-from bedplate.serving.turns import Turns
+from bedplate.serving.turns import NORMAL, Turns
 
 _LINGER_SECONDS = 2.0
 
@@ -39,11 +39,11 @@ class Connection(asyncio.Protocol):
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         self._hub, self._loop = hub, loop
         self._transport: asyncio.Transport | None = None
-        self._parser = RequestParser(hub.limits)
         self._refusal: Response | None = None  # the last answer, after those to complete requests
         self._lingering = False  # the last answer is written; what still comes is dropped
         self._scheduled = False  # the next request is about to take its place
         self._exchange = Exchange(hub.handler, hub.turns, hub.door, self._respond)
+        self._parser = RequestParser(hub.limits, self._exchange.admit)
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = False
@@ -103,7 +103,10 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed(data)
         except RefusedError as refused:
+            if refused.response.status in (401, 403):
+                self._hub.turns.tally.refuse("token", NORMAL)
             self._refuse(refused.response)
+        self._receive()
         if parser.begun != begun:
             self._renew()
         if parser.complete and not self._scheduled:
@@ -112,6 +115,13 @@ class Connection(asyncio.Protocol):
             self._invite()
         if not parser.has_room:
             self._balance_reading()
+
+    def _receive(self) -> None:
+        """Counts a body that is coming for its client, from its head on."""
+        wanted = self._parser.uploader if self._refusal is None else None
+        refused = self._exchange.receive(wanted)
+        if refused is not None:
+            self._refuse(answer_to(refused))
 
     def expire(self) -> None:
         """The deadline has passed: 408 for half a request, else the connection closes."""

@@ -43,6 +43,23 @@ class Door:
     def __init__(self, tokens: Tokens | None = None) -> None:
         self.tokens = tokens or Tokens([])
 
+    def admit(self, method: str, path: str, headers: Mapping[bytes, bytes], peer: str) -> str | Response:
+        """Whose request it is: the token's name, or without tokens the address; or the answer to one that may not: 401, 403.
+
+        Args:
+            method: as of `turn`.
+            path: as of `turn`.
+            headers: as of `turn`.
+            peer: as of `turn`.
+        """
+        if not self.tokens or path in OPEN_PATHS:
+            return peer
+        holder = self.tokens.holder(headers.get(b"authorization"))
+        if holder is None:
+            return unauthorized()
+        wanted = role_of(method, path)
+        return holder.name if holder.role >= wanted else _forbidden(holder.role, wanted)
+
     def turn(
         self,
         method: str,
@@ -53,6 +70,7 @@ class Door:
         arrived: float,
         run: Callable[[], None],
         refuse: Callable[[Refused], None],
+        client: str | None = None,
     ) -> Turn | Response:
         """The place of a request, or the answer to one that is not let in: 400, 401 or 403.
 
@@ -65,16 +83,12 @@ class Door:
             arrived: when it began to come, on the monotonic clock.
             run: as of `Turn`.
             refuse: as of `Turn`.
+            client: whose request it is, where `admit` has said so.
         """
-        client = peer
-        if self.tokens and path not in OPEN_PATHS:
-            holder = self.tokens.holder(headers.get(b"authorization"))
-            if holder is None:
-                return unauthorized()
-            wanted = role_of(method, path)
-            if holder.role < wanted:
-                return _forbidden(holder.role, wanted)
-            client = holder.name
+        admitted = self.admit(method, path, headers, peer) if client is None else client
+        if isinstance(admitted, Response):
+            return admitted
+        client = admitted
         if method in ("GET", "HEAD"):
             return Turn(run, refuse, path, PROBE, math.inf, client)
         try:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import select
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import final
 
@@ -40,6 +40,7 @@ class Exchange:
 
     __slots__ = (
         "_awaited", "_door", "_handler", "_is_open", "_peer", "_poll", "_request", "_respond", "_turn", "_turns",
+        "_uploader",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, turns: Turns, door: Door, respond: Callable[[Response], None]) -> None:
@@ -48,6 +49,7 @@ class Exchange:
         self._turn: Turn | None = None
         self._awaited: asyncio.Future[Response] | None = None  # the answer, where that is made elsewhere
         self._peer = ""
+        self._uploader: str | None = None  # whose body is coming
         self._poll: select.poll | None = None
         self._is_open = False
 
@@ -66,9 +68,29 @@ class Exchange:
         self._peer = str(name[0]) if name else ""
         self._is_open = True
 
+    def admit(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> str | Response:
+        """Who asks, or the answer to a request that is not let in; see `Door.admit`."""
+        return self._door.admit(method, path, headers, self._peer)
+
+    def receive(self, client: str | None) -> Refused | None:
+        """A body of a client is about to come, None: no more. Until then it counts as one of its requests.
+
+        Says why it had better not come: the client has too many.
+        """
+        if client == self._uploader:
+            return None
+        if self._uploader is not None:
+            self._turns.release(self._uploader)
+        self._uploader = None
+        refused = None if client is None else self._turns.reserve(client)
+        if refused is None:
+            self._uploader = client
+        return refused
+
     def close(self) -> None:
         """The client has gone: nothing more is done for it."""
         self._is_open = False
+        self.receive(None)
         if self._turn is not None:
             self._turns.leave(self._turn)
         if self._awaited is not None:
@@ -81,9 +103,9 @@ class Exchange:
 
     def enter(self, request: Request) -> None:
         """Gives a request its place in the queue; or its answer, where it is not let in."""
-        found = self._door.turn(
+        found = request.refusal or self._door.turn(
             request.method, request.path, request.headers, len(request.body), self._peer, request.arrived,
-            self._run, self._give_up,
+            self._run, self._give_up, request.client,
         )  # fmt: skip
         if isinstance(found, Response):
             self._turns.tally.refuse("request" if found.status == 400 else "token", NORMAL)

@@ -175,6 +175,22 @@ class Turns:
             self._schedule()
         return None
 
+    def reserve(self, client: str) -> Refused | None:
+        """Counts a request of a client before it is there, or says why it had better not come; `release` it then."""
+        if self._most_of_client and self._clients.get(client, 0) >= self._most_of_client:
+            self.tally.refuse("client", NORMAL)
+            return Refused("client", 1.0)
+        self._clients[client] = self._clients.get(client, 0) + 1
+        return None
+
+    def release(self, client: str) -> None:
+        """A request of a client is no longer under way."""
+        left = self._clients.get(client, 1) - 1
+        if left:
+            self._clients[client] = left
+        else:
+            self._clients.pop(client, None)
+
     def leave(self, turn: Turn, reason: str = "gone") -> None:
         """Drops a request that waits: its client has gone."""
         if turn.waits:
@@ -331,8 +347,4 @@ class Turns:
 
     def _release(self, turn: Turn) -> None:
         if turn.client is not None:
-            left = self._clients.get(turn.client, 1) - 1
-            if left:
-                self._clients[turn.client] = left
-            else:
-                self._clients.pop(turn.client, None)
+            self.release(turn.client)
