@@ -21,6 +21,8 @@ from bedplate.serving.parser import RefusedError, RequestParser
 from bedplate.serving.turns import NORMAL, Turns
 
 _LINGER_SECONDS = 2.0
+_FIRST_SECONDS = 0.5
+"""How long a new connection may take to its first request where the server stops."""
 
 
 @final
@@ -32,8 +34,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_came", "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled",
-        "_stalled", "_transport", "deadline",
+        "_born", "_came", "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal",
+        "_scheduled", "_stalled", "_transport", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
@@ -48,7 +50,8 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._eof = False
         self._came = hub.turns.arrival()  # the earliest of what the first look at the socket finds
-        self.deadline = loop.time() + hub.limits.idle_seconds
+        self._born = loop.time()
+        self.deadline = self._born + hub.limits.idle_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Registers the connection, or refuses it where there are too many."""
@@ -135,8 +138,10 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def close_idle(self) -> None:
-        """Closes the connection unless a request is under way."""
-        if self._transport is not None and not (self._pending or self._parser.in_message or self._lingering):
+        """Closes the connection unless a request is under way, or may be on its way: it is new, and none has come."""
+        if self._transport is None or self._pending or self._parser.in_message or self._lingering:
+            return
+        if self._parser.begun or self._loop.time() > self._born + _FIRST_SECONDS:
             self._transport.close()
 
     def abort(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import final
 
 from bedplate.errors import RequestError
-from bedplate.serving.http import Response, error_response
+from bedplate.serving.http import Response, error_response, retry_after
 from bedplate.serving.tokens import Role, Tokens
 from bedplate.serving.turns import NORMAL, PRIORITIES, PROBE, Refused, Turn
 
@@ -44,7 +44,7 @@ class Door:
         self.tokens = tokens or Tokens([])
 
     def admit(self, method: str, path: str, headers: Mapping[bytes, bytes], peer: str) -> str | Response:
-        """Whose request it is: the token's name, or without tokens the address; or the answer to one that may not: 401, 403.
+        """Whose request it is: the token's name, or without tokens the address; or the answer to one that may not.
 
         Args:
             method: as of `turn`.
@@ -139,10 +139,7 @@ def answer_to(refused: Refused) -> Response:
     """What a client is told whose request is not worked on: 503, 504 or 429; `Retry-After` where waiting helps."""
     status, message, hint = _SAID[refused.reason]
     response = error_response(status, message, hint=hint)
-    if refused.reason == "expired":
-        return response
-    after = b"%d" % max(1, math.ceil(refused.seconds))
-    return Response(status, response.body, headers=((b"Retry-After", after),))
+    return Response(status, response.body, headers=retry_after(status, max(1, math.ceil(refused.seconds))))
 
 
 _LATER = "ask again later, or ask another server too"

@@ -98,13 +98,22 @@ Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
 
 
 def error_response(status: int, message: str, **more: object) -> Response:
-    """An answer `{"error": message, ...}`; None values are left out.
+    """An answer `{"error": message, ...}`; None values are left out. 429 and 503 say to ask again in a second.
 
     >>> error_response(404, "no such path").body
     b'{"error":"no such path"}'
     """
     shown = {"error": message, **{k: v for k, v in more.items() if v is not None}}
-    return Response(status, msgspec.json.encode(shown))
+    return Response(status, msgspec.json.encode(shown), headers=retry_after(status))
+
+
+def retry_after(status: int, seconds: int = 1) -> tuple[tuple[bytes, bytes], ...]:
+    """The header of an answer of this status that says when to ask again: of 429 and 503, always.
+
+    >>> retry_after(503), retry_after(504)
+    (((b'Retry-After', b'1'),), ())
+    """
+    return ((b"Retry-After", b"%d" % seconds),) if status in (429, 503) else ()
 
 
 def encode_response(response: Response, *, date: bytes, keep_alive: bool, old: bool, with_body: bool) -> list[bytes]:

@@ -19,7 +19,7 @@ import msgspec
 
 from bedplate.errors import BedplateError, ConfigError, DeadlineError, RequestError
 from bedplate.serving.door import TIMEOUT, Door, answer_to
-from bedplate.serving.http import Response
+from bedplate.serving.http import Response, retry_after
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Method, Wait
 from bedplate.serving.settings import Settings
@@ -184,7 +184,7 @@ class GrpcServer:
             status = error.http_status
             if status >= 500 and status != 504:
                 log.error("%s: %s", method.name, error)
-            raise _ProblemError(status, str(error)) from error
+            raise _ProblemError(status, str(error), dict(retry_after(status)).get(b"Retry-After")) from error
         except Exception as error:
             log.exception("%s failed", method.name)
             raise _ProblemError(status, _FAILED) from error

@@ -18,7 +18,7 @@ import msgspec
 
 from bedplate.errors import RequestError
 from bedplate.serving import oip
-from bedplate.serving.http import Request, Response
+from bedplate.serving.http import Request, Response, retry_after
 from bedplate.serving.model import Model
 from bedplate.serving.model_config import model_config
 from bedplate.serving.repository import Repository, Served
@@ -174,4 +174,4 @@ def _body(request: Request, kind: type[_Body]) -> _Body:
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(status, msgspec.json.encode(value))
+    return Response(status, msgspec.json.encode(value), headers=retry_after(status))

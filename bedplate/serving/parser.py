@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from typing import Any, TypeAlias, final
 
 import httptools
@@ -46,8 +45,9 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_admit", "_arrived", "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser", "_parts",
-        "_refusal", "_turned_away", "_url", "begun", "complete", "in_message", "last", "now", "uploader", "waiting",
+        "_admit", "_arrived", "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser",
+        "_parts", "_refusal", "_turned_away", "_url", "begun", "complete", "in_message", "last", "now", "uploader",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, admit: Admit | None = None) -> None:
@@ -118,6 +118,8 @@ class RequestParser:
         name = name.lower()
         if name == b"host" and name in self._headers:
             self._refuse(error_response(400, "got two Host headers, expected one"))
+        if name == b"transfer-encoding" and name in self._headers:
+            value = self._headers[name] + b"," + value  # two headers are one list
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:
@@ -135,6 +137,9 @@ class RequestParser:
         length = headers.get(b"content-length") if self._turned_away is None else None
         if length is not None and int(length) > limit:
             self._refuse(_body_too_large(limit))
+        codings = headers.get(b"transfer-encoding")
+        if codings is not None:
+            self._check_codings([coding.strip().lower() for coding in codings.split(b",")])
         expectation = headers.get(b"expect")
         if expectation is not None:
             if expectation.lower() != b"100-continue":
@@ -162,6 +167,17 @@ class RequestParser:
         self.in_message = self.waiting = False
         self.last = not keep
         self._reset()
+
+    def _check_codings(self, codings: list[bytes]) -> None:
+        """Refuses what is not plain chunks, as RFC 9112 has it: llhttp looks at the last coding only."""
+        if codings == [b"chunked"] and self._parser.get_http_version() != "1.0":
+            return
+        shown = b", ".join(codings)[:80].decode("latin-1")
+        is_framed = codings[-1] == b"chunked" and codings.count(b"chunked") == 1
+        if self._parser.get_http_version() == "1.0" or not is_framed:
+            self._refuse(error_response(400, f"got Transfer-Encoding '{shown}', which frames no request"))
+        hint = "send Transfer-Encoding: chunked, and compressed bodies with Content-Encoding"
+        self._refuse(error_response(501, f"got Transfer-Encoding '{shown}', expected chunked", hint=hint))
 
     def _method(self) -> str:
         return self._parser.get_method().decode("latin-1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -159,6 +159,8 @@ class Pipeline:
         progress.mark("candidates")
         with scored_until(progress.deadline):
             batch = self._hydrator.candidates(asked.keys, asked.time, found.keys, request, reader=reading)
+        if asked.candidates:
+            self._tell_unknown(unknown, batch, asked.candidates, asked.candidate_keys)
         progress.mark("hydrate")
         kept = self._filter(batch, progress)
         if kept is not None:
@@ -207,10 +209,7 @@ class Pipeline:
             )
         # Before the model, whose weights take the place of all else in the processor's caches.
         unknown = self._unknown(asked, batch.request)
-        rows = self._hydrator.unknown_items(batch)
-        if rows is not None:
-            named = dict.fromkeys(asked.items[i] for i in np.flatnonzero(rows).tolist())
-            unknown[self.service.item] = list(named)
+        self._tell_unknown(unknown, batch, asked.items, asked.item_keys)
         progress.mark("hydrate")
         scores = await self._score.scores(batch, progress, batcher)
         progress.mark("score")
@@ -338,6 +337,15 @@ class Pipeline:
         if index is None or tower is None:
             raise RequestError("this service has no retrieval, and so no vectors")
         return index.name, tower
+
+    def _tell_unknown(self, unknown: dict[str, list[Key]], batch: Batch, given: Sequence[Key], keys: Int64s) -> None:
+        """Adds those of the items that the client names of which the store knows nothing, each once."""
+        rows = self._hydrator.unknown_items(batch)
+        if rows is None:
+            return
+        named = dict.fromkeys(given[i] for i in np.flatnonzero(np.isin(keys, batch.candidates[rows])).tolist())
+        if named:
+            unknown[self.service.item] = list(named)
 
     def _unknown(self, asked: Asked, request: Mapping[str, Column]) -> dict[str, list[Key]]:
         return {entity: [asked.given[entity]] for entity in self._hydrator.unknown_entities(request)}
