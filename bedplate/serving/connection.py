@@ -105,11 +105,14 @@ class Connection(asyncio.Protocol):
         parser.now = min(self._hub.turns.arrival(), self._came)
         try:
             parser.feed(data)
-        except RefusedError as refused:
-            if refused.response.status in (401, 403):
+        except RefusedError as wrong:
+            if wrong.response.status in (401, 403):
                 self._hub.turns.tally.refuse("token", NORMAL)
-            self._refuse(refused.response)
-        self._receive()
+            self._refuse(wrong.response)
+        # A body that is coming counts for its client from its head on.
+        refused = self._exchange.receive(parser.uploader if self._refusal is None else None)
+        if refused is not None:
+            self._refuse(answer_to(refused))
         if parser.begun != begun:
             self._renew()
         if parser.complete and not self._scheduled:
@@ -118,13 +121,6 @@ class Connection(asyncio.Protocol):
             self._invite()
         if not parser.has_room:
             self._balance_reading()
-
-    def _receive(self) -> None:
-        """Counts a body that is coming for its client, from its head on."""
-        wanted = self._parser.uploader if self._refusal is None else None
-        refused = self._exchange.receive(wanted)
-        if refused is not None:
-            self._refuse(answer_to(refused))
 
     def expire(self) -> None:
         """The deadline has passed: 408 for half a request, else the connection closes."""

@@ -79,13 +79,15 @@ class Exchange:
         """
         if client == self._uploader:
             return None
-        if self._uploader is not None:
-            self._turns.release(self._uploader)
+        clients = self._turns.clients
+        clients.remove(self._uploader)
         self._uploader = None
-        refused = None if client is None else self._turns.reserve(client)
-        if refused is None:
-            self._uploader = client
-        return refused
+        if client is not None and clients.is_full(client):
+            self._turns.tally.refuse("client", NORMAL)
+            return Refused("client", 1.0)
+        clients.add(client)
+        self._uploader = client
+        return None
 
     def close(self) -> None:
         """The client has gone: nothing more is done for it."""

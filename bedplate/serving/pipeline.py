@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import numpy as np
@@ -160,7 +160,7 @@ class Pipeline:
         with scored_until(progress.deadline):
             batch = self._hydrator.candidates(asked.keys, asked.time, found.keys, request, reader=reading)
         if asked.candidates:
-            self._tell_unknown(unknown, batch, asked.candidates, asked.candidate_keys)
+            unknown |= self._hydrator.unknown_given(batch, asked.candidates, asked.candidate_keys)
         progress.mark("hydrate")
         kept = self._filter(batch, progress)
         if kept is not None:
@@ -209,7 +209,7 @@ class Pipeline:
             )
         # Before the model, whose weights take the place of all else in the processor's caches.
         unknown = self._unknown(asked, batch.request)
-        self._tell_unknown(unknown, batch, asked.items, asked.item_keys)
+        unknown |= self._hydrator.unknown_given(batch, asked.items, asked.item_keys)
         progress.mark("hydrate")
         scores = await self._score.scores(batch, progress, batcher)
         progress.mark("score")
@@ -337,15 +337,6 @@ class Pipeline:
         if index is None or tower is None:
             raise RequestError("this service has no retrieval, and so no vectors")
         return index.name, tower
-
-    def _tell_unknown(self, unknown: dict[str, list[Key]], batch: Batch, given: Sequence[Key], keys: Int64s) -> None:
-        """Adds those of the items that the client names of which the store knows nothing, each once."""
-        rows = self._hydrator.unknown_items(batch)
-        if rows is None:
-            return
-        named = dict.fromkeys(given[i] for i in np.flatnonzero(np.isin(keys, batch.candidates[rows])).tolist())
-        if named:
-            unknown[self.service.item] = list(named)
 
     def _unknown(self, asked: Asked, request: Mapping[str, Column]) -> dict[str, list[Key]]:
         return {entity: [asked.given[entity]] for entity in self._hydrator.unknown_entities(request)}

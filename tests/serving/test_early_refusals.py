@@ -89,7 +89,7 @@ def test_no_byte_of_a_body_is_kept_that_is_turned_away() -> None:
 def test_a_body_counts_for_its_client_from_its_head_on() -> None:
     with shop.running(answer, limits=Limits(client_requests=1)) as server, Raw(server) as first:
         first.send(head(None, 20) + PIECE)
-        while not server.turns._clients:
+        while not server.turns.clients:
             pass
         with Raw(server) as second:
             second.send(head(None, 20) + PIECE)
@@ -99,10 +99,10 @@ def test_a_body_counts_for_its_client_from_its_head_on() -> None:
         first.send(PIECE)
         assert first.response()[0] == 200
         first.send(head(None, 20) + PIECE)
-        while not server.turns._clients:
+        while not server.turns.clients:
             pass
         first.socket.close()
-        while server.turns._clients:  # one that breaks off counts no more
+        while server.turns.clients:  # one that breaks off counts no more
             pass
         with Raw(server) as third:
             third.send(head(None, 10) + PIECE)
