@@ -19,6 +19,8 @@ from bedplate.canonical import digest, to_json
 from bedplate.errors import ArtifactError, DataError
 
 MANIFEST_NAME = "manifest.json"
+SEAL_NAME = "manifest.blake2b"
+"""The hash of the manifest, beside it: the manifest holds those of all other files."""
 MANIFEST_FORMAT = 1
 _CHUNK = 1 << 20
 _GIT_SECONDS = 20
@@ -242,6 +244,38 @@ def copy_hashed(source: Path, target: Path) -> FileRecord:
 def encode_manifest(manifest: Manifest) -> bytes:
     """The text of `manifest.json`: sorted keys, indented, so that people and `diff` can read it."""
     return msgspec.json.format(to_json(manifest), indent=2) + b"\n"
+
+
+def seal(content: bytes) -> bytes:
+    """The text of the file that holds the hash of a manifest's text.
+
+    >>> seal(b"{}")[:6]
+    b'a22cbf'
+    """
+    return hashlib.blake2b(content, digest_size=20).hexdigest().encode() + b"\n"
+
+
+def check_seal(folder: Path, where: str, hint: str) -> bool:
+    """Checks that the manifest in a folder is what was written; whether that can be told: there is a hash.
+
+    Raises:
+        ArtifactError: it is not, or a file can't be read.
+    """
+    try:
+        content = (folder / MANIFEST_NAME).read_bytes()
+        written = (folder / SEAL_NAME).read_bytes()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ArtifactError(f"the manifest can't be read: {error.strerror}", where=where) from error
+    if seal(content) != written:
+        got, expected = seal(content)[:12].decode(), written[:12].decode("ascii", "replace")
+        raise ArtifactError(
+            f"the file '{MANIFEST_NAME}' has changed: its hash is {got}, expected {expected} of '{SEAL_NAME}'",
+            where=where,
+            hint=hint,
+        )
+    return True
 
 
 def read_manifest(folder: Path) -> Manifest:

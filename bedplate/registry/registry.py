@@ -1,7 +1,7 @@
 """The registry: runs, model versions and aliases, kept as plain folders with a SQLite index beside them.
 
     <root>/runs/<id>/                   a run (see `run`)
-    <root>/models/<name>/<version>/     a model version: the artifact and manifest.json; never changed
+    <root>/models/<name>/<version>/     a model version: the artifact, manifest.json and its hash; never changed
     <root>/models/<name>/aliases.jsonl  the history of its aliases (see `aliases`)
     <root>/index.sqlite                 the index (see `index`)
 
@@ -34,11 +34,13 @@ from bedplate.registry.lineage import Lineage, RunFacts
 from bedplate.registry.lookup import CHAMPION, ModelSummary
 from bedplate.registry.manifest import (
     MANIFEST_NAME,
+    SEAL_NAME,
     Manifest,
     encode_manifest,
     git_state,
     plain_config,
     read_manifest,
+    seal,
 )
 from bedplate.registry.recovery import MODELS, RUNS
 from bedplate.registry.run import (
@@ -245,8 +247,10 @@ class Registry:
                 return equal[-1]
             version = max(recovery.version_numbers(folder) | recovery.indexed_versions(db, name), default=0) + 1
             manifest = msgspec.structs.replace(manifest, version=version, created=self._clock())
-            write_atomic(temporary / MANIFEST_NAME, encode_manifest(manifest))
-            (temporary / MANIFEST_NAME).chmod(0o444)
+            content = encode_manifest(manifest)
+            for file, text in ((MANIFEST_NAME, content), (SEAL_NAME, seal(content))):
+                write_atomic(temporary / file, text)
+                (temporary / file).chmod(0o444)
             if not move_folder(temporary, folder / str(version)):
                 raise StoreError(f"version {version} was put there by hand", where=str(folder))
             recovery.put_version(db, name, version, manifest)

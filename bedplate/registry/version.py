@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -11,7 +12,17 @@ from typing import final
 
 from bedplate.errors import ArtifactError, ConfigError
 from bedplate.files import fsync_dir
-from bedplate.registry.manifest import MANIFEST_NAME, FileRecord, Manifest, copy_hashed, file_record
+from bedplate.registry.manifest import (
+    MANIFEST_NAME,
+    SEAL_NAME,
+    FileRecord,
+    Manifest,
+    check_seal,
+    copy_hashed,
+    file_record,
+)
+
+log = logging.getLogger("bedplate.registry")
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 ALIAS_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}")
@@ -26,7 +37,7 @@ class ModelVersion:
     Attributes:
         name: the model.
         version: from 1.
-        path: its folder: the artifact's files and `manifest.json`.
+        path: its folder: the artifact's files, `manifest.json` and `manifest.blake2b`.
         manifest: what made it.
         aliases: the aliases it holds at the time of the look-up.
     """
@@ -42,15 +53,20 @@ class ModelVersion:
         return f"{self.name}:{self.version}"
 
     def verify(self) -> None:
-        """Reads every file and compares it with the manifest.
+        """Reads every file and compares it with the manifest, and that with its own hash.
+
+        A version that was registered before manifests had a hash has none: the log says so.
 
         Raises:
             ArtifactError: a file is missing, changed or was added; the message names it.
         """
         where = f"model '{self}'"
         found = {path.relative_to(self.path).as_posix(): path for path in regular_files(self.path)}
-        found.pop(MANIFEST_NAME, None)
         hint = f"the folder {self.path} was changed by hand; restore it, or register the model again from its run"
+        if not check_seal(self.path, where, hint):
+            log.warning("%s: its manifest has no hash, as those of older versions; changes of it are not found", where)
+        for name in (MANIFEST_NAME, SEAL_NAME):
+            found.pop(name, None)
         for name, expected in self.manifest.files.items():
             path = found.pop(name, None)
             if path is None:
@@ -133,7 +149,7 @@ def copy_artifact(folder: Path, target: Path) -> dict[str, FileRecord]:
     made = {target}
     for path in regular_files(folder):
         name = path.relative_to(folder)
-        if name.as_posix() == MANIFEST_NAME:
+        if name.as_posix() in (MANIFEST_NAME, SEAL_NAME):
             raise ArtifactError(
                 "the artifact holds a manifest already",
                 where=str(path),

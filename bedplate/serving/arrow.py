@@ -58,6 +58,10 @@ def plain_keys(series: pl.Series) -> pl.Series:
     return series.cast(pl.String) if isinstance(series.dtype, pl.Categorical | pl.Enum) else series
 
 
+_MOST_LEFT = 100
+"""Unknown items in a header: more are more than clients read."""
+
+
 def stream(frame: pl.DataFrame, headers: Sequence[tuple[bytes, bytes]] = ()) -> Response:
     """An answer of one record batch."""
     out = io.BytesIO()
@@ -69,7 +73,7 @@ def answer_stream(answer: Answer | Vectors | Similar, item: str) -> Response:
     """An answer: its items as rows, all else in headers.
 
     Columns: `id`, `score`, and where the answer has them `source`, `propensity` and `unknown`, whether the store knows
-    nothing of the item; of vectors `vector` alone.
+    nothing of the item; of vectors `vector` alone. Unknown items that are no rows are in the header, at most 100.
 
     Args:
         answer: to write.
@@ -102,7 +106,10 @@ def _headers(answer: Answer | Vectors | Similar, item: str) -> list[tuple[bytes,
     of_items = ("ids", "scores", "sources", "propensities", "vectors")
     rest = {name: value for name, value in shown.items() if name not in of_items}
     if isinstance(answer, Answer) and item in answer.unknown:  # as many as candidates: a column has room for them
+        shown_in = set(answer.ids)
+        left = [key for key in answer.unknown[item] if key not in shown_in][:_MOST_LEFT]
         rest["unknown"] = {name: keys for name, keys in answer.unknown.items() if name != item}
+        rest["unknown"] |= {item: left} if left else {}
         rest = {name: value for name, value in rest.items() if value != {}}
     found = [(ANSWER_HEADER.encode(), _text(rest))]
     if "time" in shown:

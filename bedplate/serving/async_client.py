@@ -12,6 +12,7 @@ from typing import Any, Self, TypeAlias, TypeVar, final
 import msgspec
 import polars as pl
 
+from bedplate.serving import client_calls
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.serving.client_calls import (
     TIMEOUT_HEADER,
@@ -178,7 +179,7 @@ class AsyncClient:
         except BaseException:
             writer.close()  # what is still to come would be taken for the next answer
             raise
-        if reply.headers.get("connection", "").lower() == "close":
+        if reply.headers.get("connection", "").lower() == "close" or len(self._idle) >= client_calls.MOST_IDLE:
             writer.close()
         else:
             self._idle.append(streams)

@@ -1,20 +1,24 @@
 """Calls of models that requests share: whoever comes within a moment is computed together.
 
 A request waits for others only while it is likely that they come: as many as shared the last call, and at most for the
-plan's delay. One that comes alone is computed after two turns of the loop. All of it is on the event loop's thread.
+plan's delay. One that comes alone is computed after two turns of the loop. All of it is on the event loop's thread, but
+for calls whose requests have deadlines: such a call is left behind on a thread of its own where it is late.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter_ns
-from typing import Any, TypeVar, final
+from time import monotonic, perf_counter_ns
+from typing import Any, TypeAlias, TypeVar, final
 
+from bedplate.errors import DeadlineError
 from bedplate.serving.batch_plan import BatchPlan
 from bedplate.serving.joining import Joiner
 from bedplate.serving.model import Model, Ran, Shared
+from bedplate.serving.time_limit import SkippedError, TimeLimit
 from bedplate.types import Array
 
 _QUIET_TURNS = 2
@@ -53,11 +57,13 @@ class Batcher:
     """
 
     __slots__ = (
-        "_due", "_expected", "_joiner", "_model", "_queue", "_quiet", "_seen", "_timer", "_turn", "plan", "shared",
+        "_due", "_expected", "_joiner", "_limit", "_model", "_queue", "_quiet", "_seen", "_timer", "_turn", "plan",
+        "shared",
     )  # fmt: skip
 
     def __init__(self, model: Model, joiner: Joiner, plan: BatchPlan) -> None:
         self._model, self._joiner, self.plan = model, joiner, plan
+        self._limit = TimeLimit(None, model.place)
         self._queue: list[_Entry] = []
         self._expected = 1  # requests in the last call
         self._due = 0.0  # when the first of the queue has waited long enough
@@ -67,21 +73,30 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self.shared = Shared()
 
-    async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+    async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str], until: float = math.inf) -> list[Array]:
         """As `Runtime.run`, of one request, together with others.
+
+        Args:
+            tensors: of the request.
+            outputs: their names.
+            until: when the results are of no more use, on the monotonic clock.
 
         Raises:
             RequestError: as `Runtime.run`, for this request alone.
+            DeadlineError: they were not there by then.
         """
-        return (await self.call(tensors, outputs)).results
+        return (await self.call(tensors, outputs, until)).results
 
-    async def call(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Ran:
+    async def call(self, tensors: Mapping[str, Array], outputs: Sequence[str], until: float = math.inf) -> Ran:
         """As `run`, with what the call was."""
         if not self._joiner.fits(tensors):
             self.shared.alone += 1
-            return self._alone(tensors, outputs)
+            return self._limit.run(lambda: self._alone(tensors, outputs), until)
         loop = asyncio.get_running_loop()
-        entry = _Entry(tensors, outputs, loop.create_future())
+        entry = _Entry(tensors, outputs, loop.create_future(), until)
+        if until != math.inf:
+            timer = loop.call_later(max(0.0, until - monotonic()), entry.expire)
+            entry.answer.add_done_callback(lambda _: timer.cancel())
         self._queue.append(entry)
         if len(self._queue) == 1:
             self._due = loop.time() + self.plan.delay
@@ -127,8 +142,35 @@ class Batcher:
         return Ran(results, 1, leads=True, took_ns=perf_counter_ns() - begin)
 
     def _call(self, entries: Sequence[_Entry]) -> None:
+        """Calls the model, and waits until the first of the requests would be late."""
         self.shared.calls += 1
         self.shared.requests += len(entries)
+        until = min(entry.until for entry in entries)
+        if until == math.inf:
+            _settle(entries, self._computed(entries))
+            return
+        loop, outcomes, is_left = asyncio.get_running_loop(), list[_Outcomes](), list[bool]()
+
+        def compute() -> bool:
+            outcomes.append(self._computed(entries))
+            if is_left:
+                loop.call_soon_threadsafe(_settle, entries, outcomes[0])
+            return True
+
+        try:
+            self._limit.run(compute, until)
+        except SkippedError as error:
+            outcomes.append([error] * len(entries))
+        except DeadlineError:
+            is_left.append(True)
+            for entry in entries:
+                if entry.until <= until:
+                    entry.expire()
+        if outcomes:
+            _settle(entries, outcomes[0])
+
+    def _computed(self, entries: Sequence[_Entry]) -> _Outcomes:
+        """Of each request what it got, or the error."""
         begin = perf_counter_ns()
         if len(entries) > 1:
             names = list(dict.fromkeys(name for entry in entries for name in entry.outputs))
@@ -140,15 +182,30 @@ class Batcher:
                 pass
             else:
                 took = perf_counter_ns() - begin
-                for entry, own in zip(entries, found, strict=True):
-                    first = entry is entries[0]
-                    entry.settle(Ran([own[name] for name in entry.outputs], len(entries), first, took))
-                return
+                return [
+                    Ran([own[name] for name in entry.outputs], len(entries), entry is entries[0], took)
+                    for entry, own in zip(entries, found, strict=True)
+                ]
+        outcomes: _Outcomes = []
         for entry in entries:
             try:
-                entry.settle(self._alone(entry.tensors, entry.outputs))
+                outcomes.append(self._alone(entry.tensors, entry.outputs))
             except Exception as error:  # noqa: BLE001  (raised where the answer is awaited)
-                entry.fail(error)
+                outcomes.append(error)
+        return outcomes
+
+
+_Outcomes: TypeAlias = list[Ran | Exception]
+
+
+def _settle(entries: Sequence[_Entry], outcomes: _Outcomes) -> None:
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        if entry.answer.done():
+            continue  # it was late, or its client has gone
+        if isinstance(outcome, Ran):
+            entry.answer.set_result(outcome)
+        else:
+            entry.answer.set_exception(outcome)
 
 
 @final
@@ -157,11 +214,9 @@ class _Entry:
     tensors: Mapping[str, Array]
     outputs: Sequence[str]
     answer: asyncio.Future[Ran]
+    until: float = math.inf
 
-    def settle(self, ran: Ran) -> None:
+    def expire(self) -> None:
+        """Its time is over."""
         if not self.answer.done():
-            self.answer.set_result(ran)
-
-    def fail(self, error: Exception) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
+            self.answer.set_exception(DeadlineError("no answer in time"))

@@ -96,6 +96,11 @@ class Seat:
         """The worker's state."""
         return _NUMBER.unpack_from(self._memory, self._at + _STATE)[0]
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the worker answers requests, or answers the last ones."""
+        return self.state >= READY
+
     def set_state(self, state: int) -> None:
         """Says how the worker stands."""
         _NUMBER.pack_into(self._memory, self._at + _STATE, state)

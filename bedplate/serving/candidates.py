@@ -10,11 +10,12 @@ from typing import final
 import numpy as np
 
 from bedplate.batch import Column
-from bedplate.errors import StoreError
+from bedplate.errors import DeadlineError, StoreError
 from bedplate.serving.finders import Finder
 from bedplate.serving.hydrate import keys_in
-from bedplate.serving.progress import Progress, TimeLimit
+from bedplate.serving.progress import Progress
 from bedplate.serving.retrieval import Catalogue
+from bedplate.serving.time_limit import TimeLimit
 from bedplate.serving.wire import Asked, Key
 from bedplate.types import Int64s
 
@@ -89,44 +90,84 @@ class CandidateStep:
 
         Raises:
             StoreError: none of the sources answered.
+            DeadlineError: none did in the client's time.
         """
-        seconds = progress.left(self._limit.seconds)
-        until = math.inf if seconds is None else monotonic() + seconds
+        budget = self._limit.seconds
+        seconds = progress.left(budget)
+        until = math.inf if seconds is None or progress.is_strict else monotonic() + seconds
         without = [asked.item_keys, *(keys_in(request[name], place) for name, place in self._exclude)]
-        excluded = np.concatenate(without)
-        found: dict[int, Int64s] = {}
-        # What is quick first: a source that is slow gets all the time that is left.
-        for position in sorted(range(len(self.finders)), key=lambda i: self.finders[i].is_slow):
-            finder = self.finders[position]
-            try:
-                found[position] = self._ask(finder, request, asked, excluded, until, progress.is_strict)
-            except Exception as error:  # noqa: BLE001  (of a model, of a store: the other sources can do without)
+        asking = _Asking(self.finders, request, asked, np.concatenate(without), until)
+        late: Exception | None = None
+        try:
+            self._limit.run(asking.all, until, is_patient=progress.is_strict)
+        except DeadlineError as error:
+            late = error
+            if not asking.is_begun:
+                asking.quick()
+        found, failures = asking.found.copy(), asking.failures.copy()
+        if late is None and len(found) + len(failures) < len(self.finders):
+            late = DeadlineError("no time was left")
+        for position, finder in enumerate(self.finders):
+            error = failures.get(position, late)
+            if position not in found and error is not None:
                 progress.failed("candidates", error, _INSTEAD, finder.name)
         if not found:
+            progress.check()
+            if late is not None and seconds != budget:
+                raise DeadlineError("no source of candidates answered before the deadline")
             raise StoreError("no source of candidates answered", hint="the server's log says more")
         for finder in self.finders:
             if finder.age is not None:
                 progress.flag("candidates", f"{finder.name}: old", "the items ranked last")
         return self._merged([found.get(i, _NOTHING) for i in range(len(self.finders))], request, asked)
 
-    def _ask(
-        self,
-        finder: Finder,
-        request: Mapping[str, Column],
-        asked: Asked,
-        without: Int64s,
-        until: float,
-        is_patient: bool,
-    ) -> Int64s:
-        if not finder.is_slow:
-            return finder.find(request, asked, without)
-        return self._limit.run(lambda: finder.find(request, asked, without), until, is_patient=is_patient)
-
     def _merged(self, lists: Sequence[Int64s], request: Mapping[str, Column], asked: Asked) -> Found:
         texts: dict[int, str] = {}
         for finder in self.finders:
             texts.update(finder.texts(request, asked))
         return Found(*merge(lists), texts)
+
+
+@final
+class _Asking:
+    """The sources, asked for one request, perhaps on a thread that is left behind meanwhile.
+
+    Attributes:
+        found: the keys of each source that answered, by its position.
+        failures: what the others raised.
+        is_begun: whether they are asked.
+    """
+
+    __slots__ = ("_asked", "_finders", "_request", "_until", "_without", "failures", "found", "is_begun")
+
+    def __init__(
+        self, finders: Sequence[Finder], request: Mapping[str, Column], asked: Asked, without: Int64s, until: float
+    ) -> None:
+        self._finders, self._request, self._asked, self._without = finders, request, asked, without
+        self._until, self.is_begun = until, False
+        self.found: dict[int, Int64s] = {}
+        self.failures: dict[int, Exception] = {}
+
+    def all(self) -> bool:
+        """Asks all, as long as there is time; what is quick first: a source that is slow gets all that is left."""
+        self.is_begun = True
+        for position in sorted(range(len(self._finders)), key=lambda i: self._finders[i].is_slow):
+            if self._until != math.inf and monotonic() >= self._until:
+                return False  # nobody waits any more
+            self._ask(position)
+        return True
+
+    def quick(self) -> None:
+        """Asks those that take no time."""
+        for position, finder in enumerate(self._finders):
+            if not finder.is_slow:
+                self._ask(position)
+
+    def _ask(self, position: int) -> None:
+        try:
+            self.found[position] = self._finders[position].find(self._request, self._asked, self._without)
+        except Exception as error:  # noqa: BLE001  (of a model, of a store: the other sources can do without)
+            self.failures[position] = error
 
 
 def merge(lists: Sequence[Int64s]) -> tuple[Int64s, Int64s]:

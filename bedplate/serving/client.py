@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar, final
 import msgspec
 import polars as pl
 
+from bedplate.serving import client_calls
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.serving.client_calls import (
     TIMEOUT_HEADER,
@@ -244,11 +245,12 @@ class Client:
         except BaseException:
             connection.close()
             raise
-        if response.will_close:
-            connection.close()
-        else:
-            with self._lock:
+        with self._lock:
+            keeps = not response.will_close and len(self._idle) < client_calls.MOST_IDLE
+            if keeps:
                 self._idle.append(connection)
+        if not keeps:
+            connection.close()
         return reply
 
     def _opened(self) -> http.client.HTTPConnection:

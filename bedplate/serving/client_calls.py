@@ -20,6 +20,8 @@ from bedplate.serving.oip import HEADER_LENGTH
 from bedplate.serving.tensors import DATATYPES, from_binary, to_binary
 from bedplate.types import Array
 
+MOST_IDLE = 64
+"""Connections that a client keeps while it asks nothing: those of a burst are closed after it."""
 TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 """How long the client waits for an answer: a service need not make one that comes later."""
 

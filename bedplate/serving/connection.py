@@ -14,13 +14,15 @@ import math
 from dataclasses import dataclass, field
 from typing import cast, final
 
-from bedplate.serving.door import Door
+from bedplate.serving.door import Door, answer_to
 from bedplate.serving.exchange import Exchange
 from bedplate.serving.http import Handler, Limits, Response, encode_response, error_response
 from bedplate.serving.parser import RefusedError, RequestParser
-from bedplate.serving.turns import Turns
+from bedplate.serving.turns import NORMAL, Turns
 
 _LINGER_SECONDS = 2.0
+_FIRST_SECONDS = 0.5
+"""How long a new connection may take to its first request where the server stops."""
 
 
 @final
@@ -32,23 +34,24 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_came", "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal", "_scheduled",
-        "_stalled", "_transport", "deadline",
+        "_born", "_came", "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal",
+        "_scheduled", "_stalled", "_transport", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         self._hub, self._loop = hub, loop
         self._transport: asyncio.Transport | None = None
-        self._parser = RequestParser(hub.limits)
         self._refusal: Response | None = None  # the last answer, after those to complete requests
         self._lingering = False  # the last answer is written; what still comes is dropped
         self._scheduled = False  # the next request is about to take its place
         self._exchange = Exchange(hub.handler, hub.turns, hub.door, self._respond)
+        self._parser = RequestParser(hub.limits, self._exchange.admit)
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = False
         self._came = hub.turns.arrival()  # the earliest of what the first look at the socket finds
-        self.deadline = loop.time() + hub.limits.idle_seconds
+        self._born = loop.time()
+        self.deadline = self._born + hub.limits.idle_seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Registers the connection, or refuses it where there are too many."""
@@ -102,8 +105,14 @@ class Connection(asyncio.Protocol):
         parser.now = min(self._hub.turns.arrival(), self._came)
         try:
             parser.feed(data)
-        except RefusedError as refused:
-            self._refuse(refused.response)
+        except RefusedError as wrong:
+            if wrong.response.status in (401, 403):
+                self._hub.turns.tally.refuse("token", NORMAL)
+            self._refuse(wrong.response)
+        # A body that is coming counts for its client from its head on.
+        refused = self._exchange.receive(parser.uploader if self._refusal is None else None)
+        if refused is not None:
+            self._refuse(answer_to(refused))
         if parser.begun != begun:
             self._renew()
         if parser.complete and not self._scheduled:
@@ -125,8 +134,10 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def close_idle(self) -> None:
-        """Closes the connection unless a request is under way."""
-        if self._transport is not None and not (self._pending or self._parser.in_message or self._lingering):
+        """Closes the connection unless a request is under way, or may be on its way: it is new, and none has come."""
+        if self._transport is None or self._pending or self._parser.in_message or self._lingering:
+            return
+        if self._parser.begun or self._loop.time() > self._born + _FIRST_SECONDS:
             self._transport.close()
 
     def abort(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import final
 
 from bedplate.errors import RequestError
-from bedplate.serving.http import Response, error_response
+from bedplate.serving.http import Response, error_response, retry_after
 from bedplate.serving.tokens import Role, Tokens
 from bedplate.serving.turns import NORMAL, PRIORITIES, PROBE, Refused, Turn
 
@@ -43,6 +43,23 @@ class Door:
     def __init__(self, tokens: Tokens | None = None) -> None:
         self.tokens = tokens or Tokens([])
 
+    def admit(self, method: str, path: str, headers: Mapping[bytes, bytes], peer: str) -> str | Response:
+        """Whose request it is: the token's name, or without tokens the address; or the answer to one that may not.
+
+        Args:
+            method: as of `turn`.
+            path: as of `turn`.
+            headers: as of `turn`.
+            peer: as of `turn`.
+        """
+        if not self.tokens or path in OPEN_PATHS:
+            return peer
+        holder = self.tokens.holder(headers.get(b"authorization"))
+        if holder is None:
+            return unauthorized()
+        wanted = role_of(method, path)
+        return holder.name if holder.role >= wanted else _forbidden(holder.role, wanted)
+
     def turn(
         self,
         method: str,
@@ -53,6 +70,7 @@ class Door:
         arrived: float,
         run: Callable[[], None],
         refuse: Callable[[Refused], None],
+        client: str | None = None,
     ) -> Turn | Response:
         """The place of a request, or the answer to one that is not let in: 400, 401 or 403.
 
@@ -65,16 +83,12 @@ class Door:
             arrived: when it began to come, on the monotonic clock.
             run: as of `Turn`.
             refuse: as of `Turn`.
+            client: whose request it is, where `admit` has said so.
         """
-        client = peer
-        if self.tokens and path not in OPEN_PATHS:
-            holder = self.tokens.holder(headers.get(b"authorization"))
-            if holder is None:
-                return unauthorized()
-            wanted = role_of(method, path)
-            if holder.role < wanted:
-                return _forbidden(holder.role, wanted)
-            client = holder.name
+        admitted = self.admit(method, path, headers, peer) if client is None else client
+        if isinstance(admitted, Response):
+            return admitted
+        client = admitted
         if method in ("GET", "HEAD"):
             return Turn(run, refuse, path, PROBE, math.inf, client)
         try:
@@ -125,10 +139,7 @@ def answer_to(refused: Refused) -> Response:
     """What a client is told whose request is not worked on: 503, 504 or 429; `Retry-After` where waiting helps."""
     status, message, hint = _SAID[refused.reason]
     response = error_response(status, message, hint=hint)
-    if refused.reason == "expired":
-        return response
-    after = b"%d" % max(1, math.ceil(refused.seconds))
-    return Response(status, response.body, headers=((b"Retry-After", after),))
+    return Response(status, response.body, headers=retry_after(status, max(1, math.ceil(refused.seconds))))
 
 
 _LATER = "ask again later, or ask another server too"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import select
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from time import monotonic
 from typing import final
 
 from bedplate.serving.door import Door, answer_to
@@ -20,6 +22,9 @@ log = logging.getLogger("bedplate.serving")
 
 _HANGS_UP = getattr(select, "POLLRDHUP", 0)  # beside errors and hang-ups, which are always told
 _FAILED = error_response(500, "internal error; the server's log says more")
+_LATE = error_response(504, "the deadline passed before there was an answer")
+_MEASURED = (200, 504)
+"""What says how long such requests take: answers, and what ended because it took too long."""
 
 
 @final
@@ -35,6 +40,7 @@ class Exchange:
 
     __slots__ = (
         "_awaited", "_door", "_handler", "_is_open", "_peer", "_poll", "_request", "_respond", "_turn", "_turns",
+        "_uploader",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, turns: Turns, door: Door, respond: Callable[[Response], None]) -> None:
@@ -43,6 +49,7 @@ class Exchange:
         self._turn: Turn | None = None
         self._awaited: asyncio.Future[Response] | None = None  # the answer, where that is made elsewhere
         self._peer = ""
+        self._uploader: str | None = None  # whose body is coming
         self._poll: select.poll | None = None
         self._is_open = False
 
@@ -61,9 +68,31 @@ class Exchange:
         self._peer = str(name[0]) if name else ""
         self._is_open = True
 
+    def admit(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> str | Response:
+        """Who asks, or the answer to a request that is not let in; see `Door.admit`."""
+        return self._door.admit(method, path, headers, self._peer)
+
+    def receive(self, client: str | None) -> Refused | None:
+        """A body of a client is about to come, None: no more. Until then it counts as one of its requests.
+
+        Says why it had better not come: the client has too many.
+        """
+        if client == self._uploader:
+            return None
+        clients = self._turns.clients
+        clients.remove(self._uploader)
+        self._uploader = None
+        if client is not None and clients.is_full(client):
+            self._turns.tally.refuse("client", NORMAL)
+            return Refused("client", 1.0)
+        clients.add(client)
+        self._uploader = client
+        return None
+
     def close(self) -> None:
         """The client has gone: nothing more is done for it."""
         self._is_open = False
+        self.receive(None)
         if self._turn is not None:
             self._turns.leave(self._turn)
         if self._awaited is not None:
@@ -76,9 +105,9 @@ class Exchange:
 
     def enter(self, request: Request) -> None:
         """Gives a request its place in the queue; or its answer, where it is not let in."""
-        found = self._door.turn(
+        found = request.refusal or self._door.turn(
             request.method, request.path, request.headers, len(request.body), self._peer, request.arrived,
-            self._run, self._give_up,
+            self._run, self._give_up, request.client,
         )  # fmt: skip
         if isinstance(found, Response):
             self._turns.tally.refuse("request" if found.status == 400 else "token", NORMAL)
@@ -109,9 +138,13 @@ class Exchange:
         answer = self._answer(request)
         if isinstance(answer, Response):
             self._finish(turn, answer)
-        else:
-            self._awaited = asyncio.ensure_future(answer)
-            self._awaited.add_done_callback(lambda answered: self._settle(answered, turn, request))
+            return
+        awaited = self._awaited = asyncio.ensure_future(answer)
+        awaited.add_done_callback(lambda answered: self._settle(answered, turn, request))
+        if request.deadline != math.inf:
+            left = max(0.0, request.deadline - monotonic())
+            timer = awaited.get_loop().call_later(left, awaited.cancel)
+            awaited.add_done_callback(lambda _: timer.cancel())
 
     def _answer(self, request: Request) -> Response | Awaitable[Response]:
         try:
@@ -126,6 +159,8 @@ class Exchange:
         error = None if answered.cancelled() else answered.exception()
         if not self._is_open:
             self._turns.finish(turn, measured=False)
+        elif answered.cancelled() and monotonic() >= request.deadline:
+            self._finish(turn, _LATE)
         elif answered.cancelled() or error is not None:
             log.error("%s %s failed", request.method, request.path, exc_info=error)
             self._finish(turn, _FAILED)
@@ -133,7 +168,7 @@ class Exchange:
             self._finish(turn, answered.result())
 
     def _finish(self, turn: Turn, response: Response) -> None:
-        self._turns.finish(turn, measured=response.status == 200)
+        self._turns.finish(turn, measured=response.status in _MEASURED)
         self._turn = self._request = None
         self._respond(response)
 

@@ -16,7 +16,7 @@ import msgspec
 from bedplate.errors import NotFoundError, NotReadyError, suggest
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
-from bedplate.serving.http import TEXT, Request, Response, error_response
+from bedplate.serving.http import TEXT, Request, Response, error_response, retry_after
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.oip_routes import Route
 from bedplate.serving.openapi import openapi
@@ -89,7 +89,8 @@ class FeatureApp:
     def _health(self, request: Request) -> Response:
         up = self._features is not None and self._features.reader.guard.is_up
         body = msgspec.json.encode({"ready": self._ready, "store": "up" if up else "down"})
-        return Response(200 if self._ready else 503, body)
+        status = 200 if self._ready else 503
+        return Response(status, body, headers=retry_after(status))
 
     def _loaded(self) -> FeatureLookup:
         if self._features is None:

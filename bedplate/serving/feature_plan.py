@@ -16,6 +16,7 @@ from bedplate.features.graph import FeatureGraph, Selected
 from bedplate.features.lookup import asked_features, given_context, lookup
 from bedplate.features.model import Scorers
 from bedplate.online.fallback import Degraded, FallbackReader, texts_read
+from bedplate.serving.time_limit import scored_until
 from bedplate.serving.wire import decode_time
 from bedplate.types import Int64s, Type
 
@@ -138,11 +139,12 @@ class FeatureLookup:
             keys: [n] or [1] int64 for each entity of the plan; one key is that of all rows.
             context: n values, or one, of each context that the features need; null where a row has none.
             time: as of when; None: now.
-            deadline: of the monotonic clock, when the store is to have been read.
+            deadline: of the monotonic clock, when the store is to have been read, and models that make features run.
 
         Raises:
             RequestError: the keys of an entity are missing or of another number, or context is wrong.
             StoreError: the store does not hold a view, or is ahead of the time.
+            DeadlineError: a model that makes a feature is not done by then.
         """
         micros = self._clock() if time is None else decode_time(time)
         rows = self._rows(plan, {**{e: len(k) for e, k in keys.items()}, **{c: len(v) for c, v in context.items()}})
@@ -153,7 +155,8 @@ class FeatureLookup:
         except DataError as error:
             raise RequestError(error.message, where="$.context", hint=error.hint) from error
         reading = self.reader.begin(plan.texts_of, deadline)
-        found = lookup(plan.selected, reading, given, np.full(rows, micros), columns, plan.scorers)
+        with scored_until(deadline):
+            found = lookup(plan.selected, reading, given, np.full(rows, micros), columns, plan.scorers)
         return Values(found, rows, micros, reading.degraded)
 
     def check_keys(self, plan: FeaturePlan, given: Mapping[str, object]) -> None:

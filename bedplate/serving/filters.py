@@ -18,7 +18,7 @@ from bedplate.features.graph import FeatureGraph
 from bedplate.types import Bools, Int64s
 
 _PIECE = 128
-"""Candidates that are looked at between two looks at the clock."""
+"""Candidates that are looked at between two looks at the clock, where filters have a budget."""
 _TRIES = 64
 """Evaluations of filters that fail, after which what is not yet looked at counts as failed."""
 
@@ -83,24 +83,26 @@ class Filters:
         kept = self._evaluate(self._all, self._frame(batch))
         return None if kept.all() else np.flatnonzero(kept)
 
-    def rows_in_time(self, batch: Batch, seconds: float | None) -> Kept:
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return self._all is not None
+
+    def rows_in_time(self, batch: Batch, seconds: float | None, pieces: int = 1) -> Kept:
         """As `rows`, but candidates that can't be looked at, or not in time, are left out.
 
         Args:
             batch: one request with its candidates.
-            seconds: how long it may take, though the first 128 candidates are always looked at; None: no limit.
+            seconds: how long it may take, though the first of them are always looked at; None: no limit.
+            pieces: of 128 candidates that are looked at between two looks at the clock.
         """
         if self._all is None or not batch.items:
             return Kept(None)
-        frame = self._frame(batch)
-        if seconds is None:
-            pieces, until = [(0, batch.items)], 0.0
-        else:
-            until = monotonic() + seconds
-            pieces = [(a, min(a + _PIECE, batch.items)) for a in range(0, batch.items, _PIECE)]
+        frame, size = self._frame(batch), batch.items if seconds is None else _PIECE * pieces
+        until = 0.0 if seconds is None else monotonic() + seconds
         kept, failed = np.zeros(batch.items, np.bool_), 0
         tries = [_TRIES]
-        for first, last in pieces:
+        for first in range(0, batch.items, size):
+            last = min(first + size, batch.items)
             if first and monotonic() >= until:
                 return Kept(np.flatnonzero(kept), failed, batch.items - first)
             failed += self._look(self._all, frame, first, last, kept, tries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeAlias, final
@@ -65,6 +65,8 @@ class Request:
         arrived: when its first byte came, on the monotonic clock.
         deadline: when the answer is of no more use to the client, on the same clock.
         most_bytes: of the body, decompressed.
+        client: who asks, where the door has said so.
+        refusal: the answer to one that the door does not let in; its body was not kept.
     """
 
     method: str
@@ -74,6 +76,8 @@ class Request:
     arrived: float = 0.0
     deadline: float = math.inf
     most_bytes: int = BODY_BYTES
+    client: str | None = None
+    refusal: Response | None = None
 
 
 @final
@@ -87,18 +91,29 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+Admit: TypeAlias = "Callable[[str, str, Mapping[bytes, bytes]], str | Response]"
+"""Says of a request's method, path and headers who asks, or the answer to one that is not let in."""
 Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
 """Answers a request on the event loop's thread; what it gives to await is answered while others have their turn."""
 
 
 def error_response(status: int, message: str, **more: object) -> Response:
-    """An answer `{"error": message, ...}`; None values are left out.
+    """An answer `{"error": message, ...}`; None values are left out. 429 and 503 say to ask again in a second.
 
     >>> error_response(404, "no such path").body
     b'{"error":"no such path"}'
     """
     shown = {"error": message, **{k: v for k, v in more.items() if v is not None}}
-    return Response(status, msgspec.json.encode(shown))
+    return Response(status, msgspec.json.encode(shown), headers=retry_after(status))
+
+
+def retry_after(status: int, seconds: int = 1) -> tuple[tuple[bytes, bytes], ...]:
+    """The header of an answer of this status that says when to ask again: of 429 and 503, always.
+
+    >>> retry_after(503), retry_after(504)
+    (((b'Retry-After', b'1'),), ())
+    """
+    return ((b"Retry-After", b"%d" % seconds),) if status in (429, 503) else ()
 
 
 def encode_response(response: Response, *, date: bytes, keep_alive: bool, old: bool, with_body: bool) -> list[bytes]:

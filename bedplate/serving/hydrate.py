@@ -13,6 +13,7 @@ from bedplate.errors import DefinitionError
 from bedplate.features.assemble import Candidates, Join, Reader
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.model import Scorers
+from bedplate.serving.answers import Key
 from bedplate.types import Bools, Int64s, Type
 
 _ONE = np.zeros(1, np.int64)
@@ -131,6 +132,20 @@ class Hydrator:
         if self._item not in self._about or not batch.items:
             return None
         return self._about[self._item].unknown(Columns.of(batch.item), batch.items)
+
+    def unknown_given(self, batch: Batch, given: Sequence[Key], keys: Int64s) -> dict[str, list[Key]]:
+        """Those of the items that a client names of which nothing is known, each once, by the entity; or nothing.
+
+        Args:
+            batch: the request with its candidates.
+            given: the items, as the client wrote them.
+            keys: the same as [n] int64.
+        """
+        rows = self.unknown_items(batch)
+        if rows is None:
+            return {}
+        named = dict.fromkeys(given[i] for i in np.flatnonzero(np.isin(keys, batch.candidates[rows])).tolist())
+        return {self._item: list(named)} if named else {}
 
 
 @final

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import logging
 import os
 import socket
 import ssl
+import struct
+import sys
 from collections.abc import Callable
 from typing import Protocol, final
 
@@ -19,6 +22,17 @@ log = logging.getLogger("bedplate.serving")
 _BACKLOG = 1024
 _AT_ONCE = 16  # connections that are accepted before the loop goes on
 _PAUSE_SECONDS = 0.002
+_START_SECONDS = 0.01
+"""Between two connections of a process that is not ready: what it does for them would keep it from becoming so."""
+_NO_SYN = struct.pack(
+    "HBBI" * 4,
+    *(0x30, 0, 0, 13),  # the flags of the TCP header
+    *(0x45, 0, 1, 0x02),  # SYN?
+    *(0x06, 0, 0, 0),  # nothing of it
+    *(0x06, 0, 0, 0xFFFFFFFF),  # all of it
+)
+"""A program of the kernel's packet filter: lets through all but attempts to connect."""
+_ATTACH_FILTER = 26  # SO_ATTACH_FILTER of Linux
 _MOST_PAUSES = 5
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -28,6 +42,11 @@ class Sharing(Protocol):
 
     def takes_next(self, connections: int, *, waited: bool = False) -> bool:
         """Whether this process does, which has so many; `waited`: the others have had time to take it."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this process answers requests."""
         ...
 
 
@@ -61,6 +80,18 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"can't listen here: {error}", where=place) from error
     bound.setblocking(False)
     return bound
+
+
+def turn_away(bound: socket.socket) -> None:
+    """Lets nobody connect any more, whichever process accepts; those that have connected are still accepted.
+
+    Who tries to connect meanwhile is refused when the socket is closed, and not reset. Where the system has no such
+    filter nothing changes.
+    """
+    if sys.platform == "linux":
+        program = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
+        with contextlib.suppress(OSError):
+            bound.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(program)))
 
 
 def url_of(host: str, port: int, *, secure: bool = False) -> str:
@@ -107,14 +138,38 @@ class Listener:
         self._pauses = 0
         self._loop.add_reader(bound.fileno(), self._accept)
 
-    def close(self) -> None:
-        """Accepts no more, and gives up on handshakes."""
+    @property
+    def opening(self) -> int:
+        """How many connections are accepted and not open yet."""
+        return len(self._opening)
+
+    def hurry(self) -> None:
+        """Accepts at once, where it waited to do so."""
         if self._again is not None:
             self._again.cancel()
-        if self._socket.fileno() >= 0:
-            self._loop.remove_reader(self._socket.fileno())
+            self._resume()
+
+    def finish(self) -> None:
+        """Accepts all that have connected, and then no more."""
+        self._stop()
+        while self._socket.fileno() >= 0 and self._connections() + len(self._opening) < 2 * self._most:
+            try:
+                self._take()
+            except OSError:
+                return  # there are no more
+
+    def close(self) -> None:
+        """Accepts no more, and gives up on handshakes."""
+        self._stop()
         for task in self._opening:
             task.cancel()
+
+    def _stop(self) -> None:
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        if self._socket.fileno() >= 0:
+            self._loop.remove_reader(self._socket.fileno())
 
     def _accept(self) -> None:
         for _ in range(_AT_ONCE if self._sharing is None else 1):
@@ -129,16 +184,26 @@ class Listener:
                 return
             self._pauses = 0
             try:
-                accepted, _ = self._socket.accept()
+                self._take()
             except OSError as error:
                 if error.errno in _EXHAUSTED:
                     log.error("can't accept connections: %s", error.strerror)
                     self._pause(0.5)
                 return  # another process took it, or the client has gone
-            accepted.setblocking(False)
-            task = self._loop.create_task(self._open(accepted, self._protocol()))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            if self._sharing is not None and not self._sharing.is_ready:
+                self._pause(_START_SECONDS)
+
+    def _take(self) -> None:
+        """Accepts one.
+
+        Raises:
+            OSError: there is none, or no descriptor for it.
+        """
+        accepted, _ = self._socket.accept()
+        accepted.setblocking(False)
+        task = self._loop.create_task(self._open(accepted, self._protocol()))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     def _pause(self, seconds: float) -> None:
         self._loop.remove_reader(self._socket.fileno())

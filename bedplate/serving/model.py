@@ -6,6 +6,7 @@ that splits it makes every other request wait; more processors serve more reques
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, final
@@ -61,11 +62,11 @@ class SharedCalls(Protocol):
 
     shared: Shared
 
-    async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """As `Runtime.run`, of one request, together with others."""
+    async def run(self, tensors: Mapping[str, Array], outputs: Sequence[str], until: float = math.inf) -> list[Array]:
+        """As `Runtime.run`, of one request, together with others; a `DeadlineError` where it takes longer."""
         ...
 
-    async def call(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> Ran:
+    async def call(self, tensors: Mapping[str, Array], outputs: Sequence[str], until: float = math.inf) -> Ran:
         """As `run`, with what the call was."""
         ...
 

@@ -10,21 +10,21 @@ import asyncio
 import importlib
 import inspect
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import Any, final
 
 import msgspec
 
-from bedplate.errors import BedplateError, ConfigError, RequestError
+from bedplate.errors import BedplateError, ConfigError, DeadlineError, RequestError
 from bedplate.serving.door import TIMEOUT, Door, answer_to
-from bedplate.serving.http import Response
+from bedplate.serving.http import Response, retry_after
 from bedplate.serving.metrics import Metrics
-from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Method
+from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Method, Wait
 from bedplate.serving.settings import Settings
 from bedplate.serving.tls import Certificate
-from bedplate.serving.turns import Refused, Turn, Turns
+from bedplate.serving.turns import NORMAL, Refused, Turn, Turns
 
 # The library has no type stubs.
 _grpc: Any = importlib.import_module("grpc")
@@ -123,7 +123,9 @@ class GrpcServer:
             ("grpc.max_metadata_size", limits.head_bytes),
             ("grpc.so_reuseport", int(self._is_shared)),
         ]
-        server = _aio.server(options=options, maximum_concurrent_rpcs=limits.connections)
+        # What the door turns away is turned away before its message is read.
+        guards = [_Guard(door, turns, self._metrics)] if door.tokens else []
+        server = _aio.server(interceptors=guards, options=options, maximum_concurrent_rpcs=limits.connections)
         for name in {method.service for method in METHODS}:
             handlers = {m.name: self._unary(m) for m in METHODS if m.service == name}
             if name == STREAM.service:
@@ -180,9 +182,9 @@ class GrpcServer:
             raise
         except BedplateError as error:
             status = error.http_status
-            if status >= 500:
+            if status >= 500 and status != 504:
                 log.error("%s: %s", method.name, error)
-            raise _ProblemError(status, str(error)) from error
+            raise _ProblemError(status, str(error), dict(retry_after(status)).get(b"Retry-After")) from error
         except Exception as error:
             log.exception("%s failed", method.name)
             raise _ProblemError(status, _FAILED) from error
@@ -199,8 +201,8 @@ class GrpcServer:
 
         def run() -> None:
             if isinstance(turn, Turn):
-                waited = int((monotonic() - call.arrived) * 1e9)
-                self._run(turn, future, lambda: method.answer(self._service, asked, waited))
+                wait = Wait(int((monotonic() - call.arrived) * 1e9), turn.deadline)
+                self._run(turn, future, lambda: method.answer(self._service, asked, wait))
 
         def refuse(refused: Refused) -> None:
             if not future.done():
@@ -224,7 +226,7 @@ class GrpcServer:
         try:
             answer = work()
         except Exception as error:  # noqa: BLE001  (raised where the answer is awaited)
-            self._turns.finish(turn, measured=False)
+            self._turns.finish(turn, measured=isinstance(error, DeadlineError))
             if not future.done():
                 future.set_exception(error)
             return
@@ -240,7 +242,8 @@ class GrpcServer:
     def _settle(self, turn: Turn, future: asyncio.Future[Any], done: asyncio.Future[Any]) -> None:
         """An answer that was waited for is there."""
         error = None if done.cancelled() else done.exception()
-        self._turns.finish(turn, measured=error is None and not done.cancelled())
+        measured = not done.cancelled() and (error is None or isinstance(error, DeadlineError))
+        self._turns.finish(turn, measured=measured)
         if future.done():
             return
         if done.cancelled():
@@ -251,10 +254,41 @@ class GrpcServer:
             future.set_result(done.result())
 
 
+@final
+class _Guard(_aio.ServerInterceptor):
+    """Looks at the token of a call when its metadata is there, and before its message."""
+
+    def __init__(self, door: Door, turns: Turns, metrics: Metrics) -> None:
+        self._door, self._turns, self._metrics = door, turns, metrics
+        self._methods = {f"/{m.service}/{m.name}": m for m in (*METHODS, STREAM)}
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """What answers a call: the method, or a refusal that reads nothing."""
+        method = self._methods.get(details.method)
+        if method is None:
+            return await continuation(details)
+        admitted = self._door.admit(method.method, method.target, _headers(details.invocation_metadata), "")
+        if isinstance(admitted, str):
+            return await continuation(details)
+        problem = _refusal(admitted)
+
+        async def refuse(_: Any, context: Any) -> None:
+            self._turns.tally.refuse("token", NORMAL)
+            self._metrics.observe(method.route, problem.status, 0.0)
+            await context.abort(getattr(_grpc.StatusCode, _CODES[problem.status]), problem.details)
+
+        return _grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _headers(metadata: Any) -> dict[bytes, bytes]:
+    return {
+        name.encode(): value if isinstance(value, bytes) else value.encode("latin-1", "replace")
+        for name, value in metadata or ()
+    }
+
+
 def _call_of(context: Any, size: int) -> _Call:
-    headers: dict[bytes, bytes] = {}
-    for name, value in context.invocation_metadata() or ():
-        headers[name.encode()] = value if isinstance(value, bytes) else value.encode("latin-1", "replace")
+    headers = _headers(context.invocation_metadata())
     left: float | None = context.time_remaining()
     if left is not None and TIMEOUT not in headers and left < 1e6:
         headers[TIMEOUT] = b"%d" % max(0, int(left * 1e3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, final
@@ -17,6 +18,15 @@ from bedplate.serving.repository import Repository
 _SERVICE = "inference.GRPCInferenceService"
 _HEALTH = "grpc.health.v1.Health"
 _SERVING, _NOT_SERVING = 1, 2
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a message has waited for its turn, nanoseconds, and how long its client waits: on the monotonic clock."""
+
+    nanoseconds: int = 0
+    deadline: float = math.inf
 
 
 @final
@@ -42,33 +52,33 @@ class InferenceService:
             raise NotReadyError("the models are still loading", hint="ask ServerReady")
         return self._models
 
-    def live(self, asked: Any, waited: int) -> Any:
+    def live(self, asked: Any, wait: Wait) -> Any:
         """ServerLive."""
         return MESSAGES["ServerLiveResponse"](live=True)
 
-    def ready(self, asked: Any, waited: int) -> Any:
+    def ready(self, asked: Any, wait: Wait) -> Any:
         """ServerReady."""
         return MESSAGES["ServerReadyResponse"](ready=self._is_ready())
 
-    def check(self, asked: Any, waited: int) -> Any:
+    def check(self, asked: Any, wait: Wait) -> Any:
         """Check of gRPC's health protocol: the whole server, whichever of its services is asked for."""
         return MESSAGES["HealthCheckResponse"](status=_SERVING if self._is_ready() else _NOT_SERVING)
 
-    def model_ready(self, asked: Any, waited: int) -> Any:
+    def model_ready(self, asked: Any, wait: Wait) -> Any:
         """ModelReady."""
         self.repository.find(asked.name, asked.version or None)
         return MESSAGES["ModelReadyResponse"](ready=self._is_ready())
 
-    def server_metadata(self, asked: Any, waited: int) -> Any:
+    def server_metadata(self, asked: Any, wait: Wait) -> Any:
         """ServerMetadata."""
         return MESSAGES["ServerMetadataResponse"](**server_metadata())
 
-    def model_metadata(self, asked: Any, waited: int) -> Any:
+    def model_metadata(self, asked: Any, wait: Wait) -> Any:
         """ModelMetadata."""
         model = self.repository.find(asked.name, asked.version or None).model
         return MESSAGES["ModelMetadataResponse"](**model_metadata(model, self.repository.versions(asked.name)))
 
-    def model_config(self, asked: Any, waited: int) -> Any:
+    def model_config(self, asked: Any, wait: Wait) -> Any:
         """ModelConfig."""
         model = self.repository.find(asked.name, asked.version or None).model
         shown = model_config(model, self.repository.versions(asked.name))
@@ -76,39 +86,40 @@ class InferenceService:
             tensor["data_type"] = DATA_TYPES.index(tensor["data_type"])
         return MESSAGES["ModelConfigResponse"](config=shown)
 
-    def statistics(self, asked: Any, waited: int) -> Any:
+    def statistics(self, asked: Any, wait: Wait) -> Any:
         """ModelStatistics."""
         found = self.repository.statistics(asked.name or None, asked.version or None)
         return MESSAGES["ModelStatisticsResponse"](model_stats=found)
 
-    def infer(self, asked: Any, waited: int) -> Any:
+    def infer(self, asked: Any, wait: Wait) -> Any:
         """ModelInfer."""
         return self.repository.find(asked.model_name, asked.model_version or None).answer(
             lambda model: oip_proto.decode_infer(asked, model.inputs, tuple(model.outputs)),
             lambda model, call, results: oip_proto.encode_infer(
                 call, model.name, model.version, results, model.outputs
             ),
-            waited,
+            wait.nanoseconds,
+            wait.deadline,
         )
 
-    async def index(self, asked: Any, waited: int) -> Any:
+    async def index(self, asked: Any, wait: Wait) -> Any:
         """RepositoryIndex."""
         return MESSAGES["RepositoryIndexResponse"](models=await self.repository.index(ready=asked.ready))
 
-    async def load(self, asked: Any, waited: int) -> Any:
+    async def load(self, asked: Any, wait: Wait) -> Any:
         """RepositoryModelLoad."""
         await self.repository.load(asked.model_name, oip_proto.parameters_of(asked.parameters))
         return MESSAGES["RepositoryModelLoadResponse"]()
 
-    async def unload(self, asked: Any, waited: int) -> Any:
+    async def unload(self, asked: Any, wait: Wait) -> Any:
         """RepositoryModelUnload."""
         await self.repository.unload(asked.model_name, oip_proto.parameters_of(asked.parameters))
         return MESSAGES["RepositoryModelUnloadResponse"]()
 
-    def stream_infer(self, asked: Any, waited: int) -> Any:
+    def stream_infer(self, asked: Any, wait: Wait) -> Any:
         """One request of ModelStreamInfer: its answer, and whether it is to be marked as the final one."""
         final = oip_proto.parameters_of(asked.parameters).get("triton_enable_empty_final_response") is True
-        answer = self.infer(asked, waited)
+        answer = self.infer(asked, wait)
         if inspect.isawaitable(answer):
             return _marked(answer, final)
         return _mark(answer, final)
@@ -148,7 +159,7 @@ class Method:
         service: the service's full name.
         name: in the service.
         request: the name of the message that it takes.
-        answer: gives the answer to a message that has waited so many nanoseconds; or what can be awaited for it.
+        answer: gives the answer to a message, or what can be awaited for it.
         method: of HTTP: POST for what computes or changes something.
         target: the path of HTTP that means the same; `{}` is the model.
     """
@@ -156,7 +167,7 @@ class Method:
     service: str
     name: str
     request: str
-    answer: Callable[[InferenceService, Any, int], Any]
+    answer: Callable[[InferenceService, Any, Wait], Any]
     method: str
     target: str
 
@@ -181,7 +192,7 @@ class Method:
             raise RequestError(f"not a {self.request}: {error}") from error
 
 
-def _method(name: str, answer: Callable[[InferenceService, Any, int], Any], method: str, target: str) -> Method:
+def _method(name: str, answer: Callable[[InferenceService, Any, Wait], Any], method: str, target: str) -> Method:
     return Method(_SERVICE, name, f"{name}Request", answer, method, target)
 
 

@@ -18,7 +18,7 @@ import msgspec
 
 from bedplate.errors import RequestError
 from bedplate.serving import oip
-from bedplate.serving.http import Request, Response
+from bedplate.serving.http import Request, Response, retry_after
 from bedplate.serving.model import Model
 from bedplate.serving.model_config import model_config
 from bedplate.serving.repository import Repository, Served
@@ -160,6 +160,7 @@ def _infer(served: Served, request: Request) -> Response | Awaitable[Response]:
         lambda model: oip.decode_infer(request.body, length, model.inputs, tuple(model.outputs)),
         lambda model, call, results: oip.encode_infer(call, model.name, model.version, results, model.outputs),
         int((monotonic() - request.arrived) * 1e9) if request.arrived else 0,
+        request.deadline,
     )
 
 
@@ -173,4 +174,4 @@ def _body(request: Request, kind: type[_Body]) -> _Body:
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(status, msgspec.json.encode(value))
+    return Response(status, msgspec.json.encode(value), headers=retry_after(status))

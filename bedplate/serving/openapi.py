@@ -32,7 +32,7 @@ _PROBLEMS = {
     "429": "too many requests wait; `Retry-After` says when to ask again",
     "431": "the headers are larger than the limit",
     "500": "an error inside",
-    "503": "still loading, too busy, or the online store does not hold a view; `Retry-After` may say when to ask again",
+    "503": "still loading, too busy, or the online store does not hold a view; `Retry-After` says when to ask again",
     "504": "no answer before the deadline of the request",
 }
 

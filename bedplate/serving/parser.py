@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, final
 
 import httptools
 
-from bedplate.serving.http import Limits, Request, Response, error_response, path_of
+from bedplate.serving.http import Admit, Limits, Request, Response, error_response, path_of
 
 Waiting: TypeAlias = tuple[Request, bool, bool]
 """A request that is read, whether the connection stays open after it, and whether the client speaks HTTP/1.0."""
@@ -25,10 +25,15 @@ class RefusedError(Exception):
 class RequestParser:
     r"""Requests of one connection.
 
+    Args:
+        limits: of what may come.
+        admit: asked of each request when its head is there, before a byte of its body is kept.
+
     Attributes:
         complete: requests that are read.
         begun: how many requests have begun.
         in_message: a request has begun and is not complete.
+        uploader: whose body is about to come; None: no body is, or nobody has said.
         waiting: the client waits for `100 Continue` before it sends the body.
         last: no request follows the complete ones.
         now: when the bytes that are fed have come; requests that begin in them have arrived then.
@@ -40,12 +45,13 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_arrived", "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser", "_parts",
-        "_refusal", "_url", "begun", "complete", "in_message", "last", "now", "waiting",
+        "_admit", "_arrived", "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser",
+        "_parts", "_refusal", "_turned_away", "_url", "begun", "complete", "in_message", "last", "now", "uploader",
+        "waiting",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, admit: Admit | None = None) -> None:
+        self._limits, self._admit = limits, admit
         self._parser: Any = httptools.HttpRequestParser(self)
         self._refusal: Response | None = None
         self.complete: deque[Waiting] = deque()
@@ -59,6 +65,8 @@ class RequestParser:
         self._headers: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []
         self._head_size = self._fed = self._body_size = 0
+        self.uploader: str | None = None
+        self._turned_away: Response | None = None
 
     @property
     def has_room(self) -> bool:
@@ -88,6 +96,8 @@ class RequestParser:
             self._fed += len(data)
             if self._fed > self._limits.head_bytes:
                 raise RefusedError(self._head_too_large())
+        if self._turned_away is not None:  # what is still to come of its body is not waited for
+            raise RefusedError(self._turned_away)
 
     def on_message_begin(self) -> None:
         """A request's first byte."""
@@ -108,6 +118,8 @@ class RequestParser:
         name = name.lower()
         if name == b"host" and name in self._headers:
             self._refuse(error_response(400, "got two Host headers, expected one"))
+        if name == b"transfer-encoding" and name in self._headers:
+            value = self._headers[name] + b"," + value  # two headers are one list
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:
@@ -116,9 +128,18 @@ class RequestParser:
         self._in_head = False
         if b"host" not in headers and self._parser.get_http_version() == "1.1":
             self._refuse(error_response(400, "got no Host header, expected one"))
-        length = headers.get(b"content-length")
+        if self._admit is not None:
+            admitted = self._admit(self._method(), path_of(self._url), headers)
+            if isinstance(admitted, Response):
+                self._turned_away = admitted
+            else:
+                self.uploader = admitted
+        length = headers.get(b"content-length") if self._turned_away is None else None
         if length is not None and int(length) > limit:
             self._refuse(_body_too_large(limit))
+        codings = headers.get(b"transfer-encoding")
+        if codings is not None:
+            self._check_codings([coding.strip().lower() for coding in codings.split(b",")])
         expectation = headers.get(b"expect")
         if expectation is not None:
             if expectation.lower() != b"100-continue":
@@ -131,20 +152,35 @@ class RequestParser:
         self._body_size += len(body)
         if self._body_size > self._limits.body_bytes:
             self._refuse(_body_too_large(self._limits.body_bytes))
-        self._parts.append(body)
+        if self._turned_away is None:
+            self._parts.append(body)
 
     def on_message_complete(self) -> None:
         """A request is complete."""
         parser, parts = self._parser, self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         keep = parser.should_keep_alive() and not parser.should_upgrade()
-        method = parser.get_method().decode("latin-1")
         limit = self._limits.body_bytes
-        request = Request(method, path_of(self._url), self._headers, body, self._arrived, most_bytes=limit)
+        request = Request(self._method(), path_of(self._url), self._headers, body, self._arrived, most_bytes=limit)
+        request.client, request.refusal = self.uploader, self._turned_away
         self.complete.append((request, keep, parser.get_http_version() == "1.0"))
         self.in_message = self.waiting = False
         self.last = not keep
         self._reset()
+
+    def _check_codings(self, codings: list[bytes]) -> None:
+        """Refuses what is not plain chunks, as RFC 9112 has it: llhttp looks at the last coding only."""
+        if codings == [b"chunked"] and self._parser.get_http_version() != "1.0":
+            return
+        shown = b", ".join(codings)[:80].decode("latin-1")
+        is_framed = codings[-1] == b"chunked" and codings.count(b"chunked") == 1
+        if self._parser.get_http_version() == "1.0" or not is_framed:
+            self._refuse(error_response(400, f"got Transfer-Encoding '{shown}', which frames no request"))
+        hint = "send Transfer-Encoding: chunked, and compressed bodies with Content-Encoding"
+        self._refuse(error_response(501, f"got Transfer-Encoding '{shown}', expected chunked", hint=hint))
+
+    def _method(self) -> str:
+        return self._parser.get_method().decode("latin-1")
 
     def _count_head(self, size: int) -> None:
         self._head_size += size

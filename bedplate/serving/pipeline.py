@@ -24,7 +24,7 @@ from bedplate.serving.filters import Filters
 from bedplate.serving.finders import Tower
 from bedplate.serving.hydrate import Hydrator, take_candidates
 from bedplate.serving.model import SharedCalls
-from bedplate.serving.progress import READ_SHARE, STEPS_SHARE, Progress, part_of
+from bedplate.serving.progress import READ_SHARE, Progress, part_of
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.score import SCORE, ScoreStep
 from bedplate.serving.scorer import scorers
@@ -32,10 +32,14 @@ from bedplate.serving.select import SelectStep
 from bedplate.serving.service import Service
 from bedplate.serving.sources import Sources
 from bedplate.serving.steps import Recent, Retrieval
+from bedplate.serving.time_limit import TimeLimit, scored_until
 from bedplate.serving.wire import Asked, ItemsAsked, SimilarAsked, Wire
 from bedplate.types import Int64s, Type
 
 __all__ = ["SCORE", "Pipeline"]
+
+_PIECES = 8
+"""Of candidates that are filtered between two looks at the clock where only the client's time is short."""
 
 
 @final
@@ -62,8 +66,8 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_candidates", "_fallback", "_filters", "_hydrator", "_made", "_score", "_select", "_sources", "_texts_of",
-        "_versions", "models", "service", "wire",
+        "_candidates", "_embedding", "_fallback", "_filtering", "_filters", "_hydrator", "_made", "_score", "_select",
+        "_sources", "_texts_of", "_versions", "models", "service", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +85,7 @@ class Pipeline:
             if isinstance(source, Retrieval):
                 self.models[source.name] = load(source.model)
         self._filters = Filters(service.filters, graph, place)
+        self._filtering, self._embedding = (TimeLimit(None, f"{place}, {name}") for name in ("filter", "embed"))
         for artifact in self.models.values():
             artifact.signature.check_features(graph.features, artifact.model.place)
         towers = {part: Tower(artifact, place) for part, artifact in self.models.items() if part != "ranking"}
@@ -132,6 +137,7 @@ class Pipeline:
         Raises:
             RequestError: the service has no candidates of its own.
             StoreError: the store can't be read, or is ahead of the time asked for; or no source answered.
+            DeadlineError: the client's deadline passed.
         """
         return finished(self._recommend(asked, self._progress(asked)))
 
@@ -142,14 +148,19 @@ class Pipeline:
     async def _recommend(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
         if self._candidates is None:
             raise RequestError("this service has no retrieval", hint="send the candidates to /rank")
+        progress.check()
         reading, service = progress.reading, self.service
-        request = self._hydrator.request(asked.keys, asked.time, asked.context, reading)
+        with scored_until(progress.deadline):
+            request = self._hydrator.request(asked.keys, asked.time, asked.context, reading)
         unknown = self._unknown(asked, request)
         progress.mark("request_features")
         found = self._candidates.find(request, asked, progress)
         brought = len(found.keys)
         progress.mark("candidates")
-        batch = self._hydrator.candidates(asked.keys, asked.time, found.keys, request, reader=reading)
+        with scored_until(progress.deadline):
+            batch = self._hydrator.candidates(asked.keys, asked.time, found.keys, request, reader=reading)
+        if asked.candidates:
+            unknown |= self._hydrator.unknown_given(batch, asked.candidates, asked.candidate_keys)
         progress.mark("hydrate")
         kept = self._filter(batch, progress)
         if kept is not None:
@@ -182,6 +193,7 @@ class Pipeline:
 
         Raises:
             StoreError: the store can't be read, or is ahead of the time asked for.
+            DeadlineError: the client's deadline passed.
         """
         return finished(self._rank(asked, self._progress(asked)))
 
@@ -190,15 +202,14 @@ class Pipeline:
         return await self._rank(asked, self._progress(asked), batcher)
 
     async def _rank(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
-        batch = self._hydrator.candidates(
-            asked.keys, asked.time, asked.item_keys, context=asked.context, reader=progress.reading
-        )
+        progress.check()
+        with scored_until(progress.deadline):
+            batch = self._hydrator.candidates(
+                asked.keys, asked.time, asked.item_keys, context=asked.context, reader=progress.reading
+            )
         # Before the model, whose weights take the place of all else in the processor's caches.
         unknown = self._unknown(asked, batch.request)
-        rows = self._hydrator.unknown_items(batch)
-        if rows is not None:
-            named = dict.fromkeys(asked.items[i] for i in np.flatnonzero(rows).tolist())
-            unknown[self.service.item] = list(named)
+        unknown |= self._hydrator.unknown_given(batch, asked.items, asked.item_keys)
         progress.mark("hydrate")
         scores = await self._score.scores(batch, progress, batcher)
         progress.mark("score")
@@ -218,6 +229,7 @@ class Pipeline:
         Raises:
             RequestError: the service has no Retrieval.
             StoreError: the store can't be read, or is ahead of the time asked for.
+            DeadlineError: the client's deadline passed.
         """
         part, tower = self._indexed()
         models = {part: self._versions[part]}
@@ -227,9 +239,11 @@ class Pipeline:
             found = [row if place >= 0 else None for row, place in zip(rows, places.tolist(), strict=True)]
             return Vectors(vectors=found, models=models)
         progress = self._progress(asked)
-        request = self._hydrator.request(asked.keys, asked.time, asked.context, progress.reading)
+        progress.check()
+        with scored_until(progress.deadline):
+            request = self._hydrator.request(asked.keys, asked.time, asked.context, progress.reading)
         progress.mark("request_features")
-        vector = tower.query(request, asked.time)
+        vector = self._embedding.run(lambda: tower.query(request, asked.time), progress.deadline)
         progress.mark("embed")
         return Vectors(
             vectors=[vector.tolist()],
@@ -295,16 +309,24 @@ class Pipeline:
 
     def _progress(self, asked: Asked, *, is_strict: bool = False) -> Progress:
         """The way of a request, and the reads of its answer where they may fall back."""
-        reading, until = None, part_of(asked.deadline, STEPS_SHARE)
+        reading = None
         if self._fallback is not None:
             reading = self._fallback.begin(self._texts_of, part_of(asked.deadline, READ_SHARE))
-        return Progress(asked.trace, reading, is_strict=is_strict, until=until)
+        return Progress(asked.trace, reading, is_strict=is_strict, deadline=asked.deadline)
 
     def _filter(self, batch: Batch, progress: Progress) -> Int64s | None:
-        """The positions of the candidates that are let through; None: all."""
+        """The positions of the candidates that are let through; None: all.
+
+        Raises:
+            DeadlineError: none was looked at by the deadline of the client.
+        """
         if progress.is_strict:
             return self._filters.rows(batch)
-        kept = self._filters.rows_in_time(batch, progress.left(self.service.budget("filter")))
+        if not self._filters:
+            return None
+        budget = self.service.budget("filter")
+        seconds, pieces = progress.left(budget), 1 if budget is not None else _PIECES
+        kept = self._filtering.run(lambda: self._filters.rows_in_time(batch, seconds, pieces), progress.deadline)
         for why, items in (("failed", kept.failed), ("late", kept.late)):
             if items:
                 progress.flag("filter", why, "candidates that were looked at", items)

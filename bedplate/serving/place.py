@@ -42,13 +42,14 @@ class Place:
     Attributes:
         socket: the shared one.
         seat: the worker's.
+        is_over: the supervisor is gone, or stops all workers.
     """
 
     def __init__(self, index: int, listening: int, board: int, life: int) -> None:
         self.socket = socket.socket(fileno=listening)
         self.socket.setblocking(False)
         self.seat: Seat = Board(board).seat(index)
-        self._life = life
+        self._life, self.is_over = life, False
         self._own: Callable[[], str] = str
         self._before = merged([self.seat.text()], counters_only=True)
 
@@ -80,6 +81,7 @@ class Place:
 
     def _end(self, loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
         loop.remove_reader(self._life)
+        self.is_over = True
         stopped.set()
 
     def _publish(self, own: str) -> None:

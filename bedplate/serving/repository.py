@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
@@ -21,6 +22,7 @@ from bedplate.serving.infer_call import InferCall
 from bedplate.serving.model import Model, SharedCalls
 from bedplate.serving.model_source import ModelSource
 from bedplate.serving.statistics import Spent, Statistics
+from bedplate.serving.time_limit import TimeLimit
 from bedplate.serving.version_policy import asked_versions, choose
 from bedplate.types import Array
 
@@ -46,12 +48,18 @@ class Served:
     statistics: Statistics = field(default_factory=Statistics)
     _waiting: int = 0
     _release: Callable[[], None] | None = None
+    _limit: TimeLimit = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Calls of the model end with the time of the client."""
+        self._limit = TimeLimit(None, self.model.place)
 
     def answer(
         self,
         decode: Callable[[Model], InferCall],
         encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
         queue_ns: int = 0,
+        deadline: float = math.inf,
     ) -> _Answer | Awaitable[_Answer]:
         """The answer to one request, counted; to be awaited where requests share calls of the model.
 
@@ -59,17 +67,20 @@ class Served:
             decode: gives the request's tensors.
             encode: makes the answer of the results.
             queue_ns: what the request has waited.
+            deadline: when the answer is of no more use, on the monotonic clock.
 
         Raises:
             RequestError: the request is wrong.
+            DeadlineError: the model takes longer than that.
         """
         if self.model.batcher is not None:
-            return self._shared(self.model.batcher, decode, encode, queue_ns)
+            return self._shared(self.model.batcher, decode, encode, queue_ns, deadline)
         begin = perf_counter_ns()
         try:
             call = decode(self.model)
             decoded = perf_counter_ns()
-            results = self.model.run(call.tensors, [name for name, _ in call.outputs])
+            names = [name for name, _ in call.outputs]
+            results = self._limit.run(lambda: self.model.run(call.tensors, names), deadline)
             ran = perf_counter_ns()
             answer = encode(self.model, call, results)
         except BaseException:
@@ -90,6 +101,7 @@ class Served:
         decode: Callable[[Model], InferCall],
         encode: Callable[[Model, InferCall, Sequence[Array]], _Answer],
         queue_ns: int,
+        deadline: float,
     ) -> _Answer:
         """As `answer`; what a request waits for others counts as its queue."""
         begin = perf_counter_ns()
@@ -97,7 +109,7 @@ class Served:
         try:
             call = decode(self.model)
             decoded = perf_counter_ns()
-            ran = await batcher.call(call.tensors, [name for name, _ in call.outputs])
+            ran = await batcher.call(call.tensors, [name for name, _ in call.outputs], deadline)
             done = perf_counter_ns()
             answer = encode(self.model, call, ran.results)
         except BaseException:

@@ -9,7 +9,8 @@ import numpy as np
 from bedplate.batch import Batch, Dense, Ids
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.model import SharedCalls
-from bedplate.serving.progress import Progress, TimeLimit
+from bedplate.serving.progress import Progress
+from bedplate.serving.time_limit import TimeLimit
 from bedplate.types import Float32s, Float64s
 
 SCORE = "score"
@@ -43,7 +44,7 @@ class ScoreStep:
         return self._limit.seconds is not None
 
     async def scores(self, batch: Batch, progress: Progress, batcher: SharedCalls | None = None) -> Float32s | None:
-        """[n] the score of each candidate; None: there are none.
+        """[n] the score of each candidate, NaN where the model gives none or infinity; None: there are none.
 
         Args:
             batch: one request with its candidates.
@@ -55,14 +56,16 @@ class ScoreStep:
             return np.zeros(0, np.float32)
         try:
             if batcher is not None:
-                return (await batcher.run(self._ranker.tensors(batch), [SCORE]))[0]
-            return self._limit.run(
-                lambda: self._ranker.run(batch, SCORE), progress.until, is_patient=progress.is_strict
-            )
+                scores = (await batcher.run(self._ranker.tensors(batch), [SCORE], progress.until))[0]
+            else:
+                scores = self._limit.run(
+                    lambda: self._ranker.run(batch, SCORE), progress.until, is_patient=progress.is_strict
+                )
         except Exception as error:  # noqa: BLE001  (whatever a model raises: candidates can be ranked without it)
             by = "the order of the candidates" if self._fallback is None else f"the order of '{self._fallback}'"
             progress.failed("score", error, by)
             return None
+        return _finite(scores, progress)
 
     def ranks(self, batch: Batch) -> Float64s:
         """[n] in place of scores: the larger the better, from the fallback's feature or the candidates' order."""
@@ -74,3 +77,12 @@ class ScoreStep:
             return order
         values = column.values.astype(np.float64)
         return values if column.present is None else np.where(column.present, values, np.nan)
+
+
+def _finite(scores: Float32s, progress: Progress) -> Float32s:
+    """The scores, NaN in place of infinities: one of these would make all others look equal."""
+    there = np.isfinite(scores)
+    if there.all():
+        return scores
+    progress.flag("score", "not finite", "null, after all others", int(len(scores) - there.sum()))
+    return np.where(there, scores, np.float32(np.nan))

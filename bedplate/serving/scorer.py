@@ -19,6 +19,7 @@ from bedplate.features.graph import FeatureGraph, Selected
 from bedplate.features.model import ModelFeature, Scorers
 from bedplate.registry.registry import Registry
 from bedplate.serving.artifact import Artifact, load_artifact
+from bedplate.serving.time_limit import TimeLimit, scores_end
 from bedplate.types import Bools, Int64s
 
 _ROWS = 64
@@ -38,16 +39,24 @@ class ArtifactScorer:
         ArtifactError: it has no such output, or not one number a candidate, or it reads the candidate's own key.
     """
 
-    __slots__ = ("_artifact", "_output", "trained_until", "version")
+    __slots__ = ("_artifact", "_limit", "_output", "trained_until", "version")
 
     def __init__(self, feature: ModelFeature, artifact: Artifact) -> None:
         self._artifact, self._output = artifact, feature.output
         self.version = f"{artifact.model.name}:{artifact.model.version}"
         self.trained_until = artifact.trained_until
+        self._limit = TimeLimit(None, f"{feature.place}, {artifact.model.place}")
         _check(feature, artifact)
 
     def score(self, columns: Mapping[str, Column], times: Int64s) -> Dense:
-        """The values of n rows; see `Scorer`."""
+        """The values of n rows; see `Scorer`.
+
+        Raises:
+            DeadlineError: it took longer than `scored_until` allows.
+        """
+        return self._limit.run(lambda: self._values(columns, times), scores_end())
+
+    def _values(self, columns: Mapping[str, Column], times: Int64s) -> Dense:
         n = len(times)
         values = np.empty(-(-n // _ROWS) * _ROWS, np.float64)
         for start in range(0, n, _ROWS):

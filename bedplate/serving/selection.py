@@ -64,7 +64,7 @@ def choose(
 ) -> Chosen:
     """The best candidates by the rules.
 
-    Candidates whose score is NaN come after all others, in their order.
+    Candidates whose score is NaN or infinite come after all others, in their order.
 
     Args:
         scores: [n], larger is better.
@@ -129,8 +129,8 @@ class _State:
     def __init__(self, scores: Float32s | Float64s, rules: Rules) -> None:
         self._rules = rules
         self._scores = np.asarray(scores, np.float64)
-        self.scored: Bools = ~np.isnan(self._scores)
-        self._relevance = self._scores = np.clip(self._scores, -1e30, 1e30)
+        self.scored: Bools = np.isfinite(self._scores)
+        self._relevance = self._scores = np.where(self.scored, np.clip(self._scores, -1e30, 1e30), np.nan)
         if rules.similarity is not None and self.scored.any():
             low, high = float(self._scores[self.scored].min()), float(self._scores[self.scored].max())
             self._relevance = (self._scores - low) / (high - low) if high > low else np.zeros(len(scores))

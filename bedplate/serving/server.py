@@ -21,7 +21,7 @@ from bedplate.serving.board import DRAINING, READY, Seat
 from bedplate.serving.connection import Connection, Hub
 from bedplate.serving.door import Door
 from bedplate.serving.http import Handler, Limits, Request, Response
-from bedplate.serving.listening import Listener, bind, url_of
+from bedplate.serving.listening import Listener, bind, turn_away, url_of
 from bedplate.serving.load_metrics import load_lines
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.pipeline import Pipeline
@@ -33,7 +33,8 @@ from bedplate.serving.tokens import Tokens
 from bedplate.serving.turns import Turns
 from bedplate.serving.watching import Watched
 
-_LAST_CALL_SECONDS = 0.1  # at the end, for requests that the kernel holds already
+_LAST_CALL_SECONDS = 0.1  # at the end, for requests that are on their way
+_HANDSHAKE_SECONDS = 0.1  # then, for connections that are half made
 
 
 @final
@@ -117,25 +118,37 @@ class Server:
         self._sweeper = loop.create_task(self._sweep(loop))
 
     def ready(self) -> None:
-        """The handler is ready: connections stay open from now on."""
+        """The handler is ready: connections stay open from now on, and are accepted as they come."""
         self._hub.starting = False
+        if self._listener is not None:
+            self._listener.hurry()
 
     def each_second(self, call: Callable[[], None]) -> None:
         """Calls this every second from now on, on the loop's thread; it may not raise."""
         self._each_second.append(call)
 
-    async def drain(self) -> None:
-        """Answers what is under way, closes every connection and stops; at most `grace_seconds` long."""
-        hub = self._hub
+    async def drain(self, *, goes_alone: bool = False) -> None:
+        """Answers what is under way, closes every connection and stops; at most `grace_seconds` long.
+
+        Args:
+            goes_alone: other processes go on accepting from the socket; they take the connections that wait.
+        """
+        hub, listener = self._hub, self._listener
         hub.draining = True
         await asyncio.sleep(_LAST_CALL_SECONDS)
-        self.close()
+        if self._seat is None:
+            turn_away(self._socket)
+        if listener is not None and not goes_alone:
+            await asyncio.sleep(_HANDSHAKE_SECONDS)
+            listener.finish()
+        self._socket.close()
         loop = asyncio.get_running_loop()
         end = loop.time() + self._grace
-        while hub.connections and loop.time() < end:
+        while (hub.connections or (listener is not None and listener.opening)) and loop.time() < end:
             for connection in list(hub.connections):
                 connection.close_idle()
             await asyncio.sleep(0.01)
+        self.close()
         for connection in list(hub.connections):
             connection.abort()
         if self._sweeper is not None:
@@ -304,9 +317,9 @@ async def _serve(
             # What is loaded stays: the collector need not look at it, and its pauses are short from here on.
             gc.collect()
             gc.freeze()
-            server.ready()
             if place is not None:
                 place.seat.set_state(READY)
+            server.ready()
             with contextlib.suppress(OSError):  # nobody reads it: that is no reason not to serve
                 announce()
             await stopping
@@ -318,7 +331,8 @@ async def _serve(
         for number in signals:
             loop.remove_signal_handler(number)  # a second signal ends the process at once
         app.close()
-        await asyncio.gather(server.drain(), *(other.drain() for other in beside))
+        goes_alone = place is not None and not place.is_over
+        await asyncio.gather(server.drain(goes_alone=goes_alone), *(other.drain() for other in beside))
         if place is not None:
             place.leave()
 

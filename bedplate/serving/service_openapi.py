@@ -34,7 +34,7 @@ _PROBLEMS = {
     "429": "Too many requests of this client; `Retry-After` says when to ask again.",
     "431": "The headers are larger than the limit.",
     "500": "An error inside.",
-    "503": "Still loading, stopping, too busy, or the store can't be read; `Retry-After` may say when to ask again.",
+    "503": "Still loading, stopping, too busy, or the store can't be read; `Retry-After` says when to ask again.",
     "504": "No answer before the deadline of the request.",
 }
 _TIME = "2026-01-31T12:00:00"

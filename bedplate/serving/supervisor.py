@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -21,9 +22,11 @@ from typing import final
 
 from bedplate.errors import BedplateError
 from bedplate.serving.board import READY, VARIABLE, Board, Seat, make_board
-from bedplate.serving.listening import bind
+from bedplate.serving.listening import bind, turn_away
 
 _LOOK_SECONDS = 0.25
+_LAST_CALL_SECONDS = 0.1  # for requests that are on their way
+_QUICK_SECONDS = 0.5  # for a worker that has nothing under way to end
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
 _STEADY_SECONDS = 30.0  # a worker that was ready for so long did not fail because of how it was started
 _HUNG_SECONDS = 30.0
@@ -120,11 +123,16 @@ class Supervisor:
                     with contextlib.suppress(OSError):
                         on_ready()
                 while not self._stopped:
-                    sleep(_LOOK_SECONDS)
+                    sleep(self._until_next_look())
                     for worker in self._workers:
                         self._look_after(worker)
         finally:
             self._end()
+
+    def _until_next_look(self) -> float:
+        """The seconds until something is to be done, unless a signal comes."""
+        waits = [worker.again - monotonic() for worker in self._workers if worker.process is None]
+        return min(_LOOK_SECONDS, max(0.0, min(waits, default=_LOOK_SECONDS)))
 
     def _start_all(self, sleep: Callable[[float], None]) -> None:
         first, *others = self._workers
@@ -190,18 +198,30 @@ class Supervisor:
         self._stopped = True
 
     def _end(self) -> None:
-        """Ends the workers: the pipe tells them, and after the time of grace they are killed."""
+        """Ends the workers: the pipe tells them, and after the time of grace they are killed.
+
+        Those that are starting can't look at the pipe, and have nothing under way: they end at once.
+        """
         os.close(self._hold)
-        end = monotonic() + self._grace + 2.0
+        now = monotonic()
+        ends: list[tuple[float, subprocess.Popen[bytes]]] = []
         for worker in self._workers:
             if worker.process is not None:
-                try:
-                    worker.process.wait(max(0.0, end - monotonic()))
-                except subprocess.TimeoutExpired:
-                    worker.process.kill()
-                    worker.process.wait()
+                is_up = worker.seat.is_ready
+                ends.append((now + (self._grace + 2.0 if is_up else _QUICK_SECONDS), worker.process))
+                if not is_up:
+                    worker.process.terminate()
+        if any(worker.seat.is_ready for worker in self._workers):
+            time.sleep(_LAST_CALL_SECONDS)
+            turn_away(self._socket)
+        self._socket.close()  # or the kernel would go on taking connections that nobody accepts
+        for end, process in sorted(ends, key=lambda one: one[0]):
+            try:
+                process.wait(max(0.0, end - monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         os.close(self._life)
-        self._socket.close()
 
 
 def worker_command() -> list[str]:

@@ -20,6 +20,7 @@ from typing import final
 
 from bedplate.serving.arrivals import Arrivals
 from bedplate.serving.costs import Costs
+from bedplate.serving.per_client import PerClient
 
 PROBE, HIGH, NORMAL, LOW, GONE = range(5)
 """The classes, first come first."""
@@ -120,21 +121,22 @@ class Turns:
         most_of_client: the most requests of one client that wait or are being answered; 0: no limit.
 
     Attributes:
+        clients: whose requests are under way.
         tally: what became of requests.
     """
 
     __slots__ = (
-        "_arrivals", "_clients", "_costs", "_empty", "_last_end", "_loop", "_most", "_most_of_client",
-        "_most_seconds", "_queues", "_scheduled", "_seconds", "_share", "_size", "tally",
+        "_arrivals", "_costs", "_empty", "_last_end", "_loop", "_most", "_most_seconds", "_queues", "_scheduled",
+        "_seconds", "_share", "_size", "clients", "tally",
     )  # fmt: skip
 
     def __init__(self, most_seconds: float = 1.0, most: int = 0, most_of_client: int = 0) -> None:
         self.tally = Tally()
-        self._most_seconds, self._most, self._most_of_client = most_seconds, most, most_of_client
+        self._most_seconds, self._most = most_seconds, most
+        self.clients = PerClient(most_of_client)
         self._costs = Costs()
         self._queues: list[deque[Turn]] = [deque() for _ in range(5)]
         self._seconds = [0.0] * 5  # what those of a class are expected to need
-        self._clients: dict[str, int] = {}
         self._size = 0
         self._scheduled = False
         self._share = _FIRST_SHARE
@@ -163,8 +165,7 @@ class Turns:
         if refused is not None:
             self.tally.refuse(refused.reason, turn.priority)
             return refused
-        if turn.client is not None:
-            self._clients[turn.client] = self._clients.get(turn.client, 0) + 1
+        self.clients.add(turn.client)
         turn.waits = True
         self._size += 1
         self._queues[turn.priority].append(turn)
@@ -179,7 +180,7 @@ class Turns:
         """Drops a request that waits: its client has gone."""
         if turn.waits:
             self._take_out(turn)
-            self._release(turn)
+            self.clients.remove(turn.client)
             self.tally.refuse(reason, turn.priority)
 
     def demote(self, turn: Turn) -> None:
@@ -203,7 +204,7 @@ class Turns:
             self._costs.of(turn.kind).measure(now - turn.begun, now)
         if turn.deadline != math.inf:
             self._learn(turn, now)
-        self._release(turn)
+        self.clients.remove(turn.client)
 
     def tidy(self) -> None:
         """Forgets what is of no more use; the server calls it every second."""
@@ -217,7 +218,7 @@ class Turns:
             return Refused("expired")
         if self._most and self._size >= self._most:
             return Refused("waiting", 1.0)
-        if self._most_of_client and self._clients.get(turn.client or "", 0) >= self._most_of_client:
+        if self.clients.is_full(turn.client):
             return Refused("client", 1.0)
         cost = self._costs.of(turn.kind)
         turn.expected = cost.mean
@@ -322,17 +323,9 @@ class Turns:
         self._seconds[turn.priority] = self._seconds[turn.priority] - turn.expected if queue else 0.0
 
     def _give_up(self, turn: Turn, refused: Refused) -> None:
-        self._release(turn)
+        self.clients.remove(turn.client)
         if refused.reason in ("deadline", "expired"):
             self._share = max(_LEAST_SHARE, self._share * _LATE_FACTOR)
         self.tally.refuse(refused.reason, turn.priority)
         self.tally.given_up[refused.reason] = self.tally.given_up.get(refused.reason, 0) + 1
         turn.refuse(refused)
-
-    def _release(self, turn: Turn) -> None:
-        if turn.client is not None:
-            left = self._clients.get(turn.client, 1) - 1
-            if left:
-                self._clients[turn.client] = left
-            else:
-                self._clients.pop(turn.client, None)

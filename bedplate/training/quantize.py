@@ -24,7 +24,7 @@ import numpy as np
 
 from bedplate.errors import ArtifactError, ProofError
 from bedplate.features import artifact
-from bedplate.registry.manifest import MANIFEST_NAME
+from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
 from bedplate.training.packing import Session
@@ -100,7 +100,7 @@ def quantize(
         )
     with tempfile.TemporaryDirectory(prefix="bedplate-int8-") as folder:
         made = Path(folder) / "artifact"
-        shutil.copytree(version.path, made, ignore=shutil.ignore_patterns(MANIFEST_NAME, artifact.RUNTIME))
+        shutil.copytree(version.path, made, ignore=shutil.ignore_patterns(MANIFEST_NAME, SEAL_NAME, artifact.RUNTIME))
         (made / spec.file).chmod(0o644)
         (made / spec.file).write_bytes(small)
         msgspec.structs.replace(spec, absolute=most).write(made)

@@ -57,7 +57,7 @@ def test_a_damaged_version_can_be_registered_again(registry: Registry, artifact:
 def test_registered_files_are_read_only(registry: Registry, artifact: Make, manifest: Manifest) -> None:
     found = registry.register("ranker", artifact(), manifest=manifest)
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in found.path.iterdir()}
-    assert modes == {"model": 0o444, "manifest.json": 0o444}
+    assert modes == {"model": 0o444, "manifest.json": 0o444, "manifest.blake2b": 0o444}
 
 
 def test_references(registry: Registry, artifact: Make, manifest: Manifest) -> None:
@@ -120,11 +120,21 @@ def _change(path: Path) -> None:
     path.write_bytes(b"WEIGHTS")
 
 
+def _flip(path: Path) -> None:
+    """Another digit in a number that is read and is no hash: the file stays a manifest."""
+    path.chmod(0o644)
+    text = path.read_bytes()
+    at = text.index(b",", text.index(b'"created": ')) - 1
+    path.write_bytes(text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :])
+
+
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
         (lambda p: _change(p / "model"), "the file 'model' has changed"),
         (lambda p: (p / "model").unlink(), "the file 'model' is missing"),
+        (lambda p: _flip(p / "manifest.json"), "the file 'manifest.json' has changed: its hash is"),
+        (lambda p: _change(p / "manifest.blake2b"), "the file 'manifest.json' has changed: .* expected WEIGHTS"),
         (lambda p: (p / "added").write_bytes(b""), "the file 'added' is not in the manifest"),
         (lambda p: (p / "link").symlink_to("model"), "link"),
     ],
@@ -136,6 +146,18 @@ def test_verify_names_the_file_that_is_wrong(
     damage(found.path)
     with pytest.raises(ArtifactError, match=text):
         registry.get("ranker", 1).verify()
+
+
+def test_a_version_of_before_manifests_had_hashes_is_loaded_and_says_so(
+    registry: Registry, artifact: Make, manifest: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = registry.register("ranker", artifact(), manifest=manifest)
+    found.verify()
+    assert not caplog.messages
+    (found.path / "manifest.blake2b").unlink()
+    registry.get("ranker", 1).verify()
+    [said] = caplog.messages
+    assert "model 'ranker:1': its manifest has no hash" in said
 
 
 def test_a_version_without_its_folder_or_manifest_is_an_artifact_error(

@@ -170,7 +170,7 @@ def test_it_does_what_the_simulation_does(clock: Hand, events: list[Any], limits
     assert real.turns.waiting == 0
     assert real.turns.expected_wait == 0.0
     assert real.turns.tally.late == 0
-    assert real.turns._clients == {}
+    assert not len(real.turns.clients)
 
 
 async def played(clock: Hand, events: list[Any], limits: tuple[int, int, int]) -> tuple[Queue, Simulated]:

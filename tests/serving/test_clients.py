@@ -15,6 +15,7 @@ import pytest
 import shop
 
 from bedplate.errors import BedplateError, ConfigError, RequestError, StoreError
+from bedplate.serving import client_calls
 from bedplate.serving.async_client import AsyncClient
 from bedplate.serving.client import Client
 from bedplate.serving.client_calls import TIMEOUT_HEADER
@@ -128,7 +129,8 @@ def test_an_error_is_of_its_kind_and_not_sent_again(
     scripted: tuple[Scripted, str], call: Call, status: int, kind: type[BedplateError], base: type[BedplateError]
 ) -> None:
     script, url = scripted
-    script.answers, script.asked = [error_response(status, "so it is", where="$.customer", hint="do that")], []
+    body = error_response(status, "so it is", where="$.customer", hint="do that").body
+    script.answers, script.asked = [Response(status, body)], []  # without a time after which to ask again
     with pytest.raises(kind, match=f"{status}: so it is") as caught:
         call(url)
     assert isinstance(caught.value, base)
@@ -190,3 +192,33 @@ def test_connections_that_the_service_closed_are_opened_again(server: Any) -> No
         assert connection.sock is not None
         connection.sock.shutdown(2)
         assert client.recommend(customer=1).ids
+
+
+def test_connections_of_a_burst_are_closed_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_calls, "MOST_IDLE", 3)
+    came: list[int] = []
+
+    async def together() -> Response:
+        """Answers nobody before ten ask at once."""
+        came.append(1)
+        while len(came) % 10:
+            await asyncio.sleep(0.001)
+        return Response(200, b"{}")
+
+    async def ask(url: str) -> None:
+        async with AsyncClient(url, timeout=60.0) as client:
+            await asyncio.gather(*(client.call(client_calls.Call("GET", "/")) for _ in range(10)))
+            await left(3)
+
+    async def left(count: int) -> None:
+        for _ in range(6000):
+            if server.connections == count:
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail(f"{server.connections} connections are open")
+
+    with shop.running(lambda _: together()) as server:
+        asyncio.run(ask(server.url))
+        with Client(server.url, timeout=60.0) as client, ThreadPoolExecutor(10) as threads:
+            list(threads.map(lambda _: client.describe(), range(10)))
+            asyncio.run(left(3))

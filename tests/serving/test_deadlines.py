@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -16,25 +17,30 @@ from test_degraded import RANK
 from test_http import Raw
 from troubled_store import SLOW, TroubledStore
 
+from bedplate.errors import DeadlineError
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.model import ModelFeature
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.guard import GuardedStore, UnavailableError, reads_until
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.registry.registry import Registry
-from bedplate.serving import filters
+from bedplate.serving import filters, finders, progress, scorer
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.batch_plan import BatchPlan
 from bedplate.serving.batcher import Batcher
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
-from bedplate.serving.http import Request
+from bedplate.serving.http import Request, Response
+from bedplate.serving.infer_call import InferCall
 from bedplate.serving.joining import Joiner
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.progress import Progress, part_of
+from bedplate.serving.repository import Served
 from bedplate.serving.routes import App
-from bedplate.serving.steps import Diversity, Given, Quota, Retrieval
+from bedplate.serving.steps import Diversity, Given, Quota, Recent, Retrieval
+from bedplate.serving.time_limit import scored_until
 from bedplate.serving.tokens import Tokens
 from bedplate.testing.online_store import grouped
 
@@ -72,6 +78,11 @@ def ask(app: Any, path: str, body: bytes, seconds: float = math.inf) -> dict[str
     response = app.handle(request)
     assert response.status == 200, response.body
     return msgspec.json.decode(response.body)
+
+
+def status_of(app: App, path: str, body: bytes, seconds: float = SOON) -> int:
+    answer: Any = app.handle(Request("POST", path, {}, body, monotonic(), monotonic() + seconds))
+    return answer.status
 
 
 @pytest.mark.parametrize(
@@ -120,11 +131,12 @@ def test_the_header_of_a_request_bounds_its_reads(store: TroubledStore, patient:
     assert msgspec.json.decode(again)["scores"] == msgspec.json.decode(well)["scores"]
 
 
-def test_a_deadline_that_has_passed_waits_for_nothing(store: TroubledStore, patient: App) -> None:
-    store.mood = "silent"
-    begin = monotonic()
-    assert ask(patient, "/rank", RANK, -1.0)["degraded"]["pairs"]["default"] == 2
-    assert monotonic() - begin < LONG
+@pytest.mark.parametrize("path", ["/rank", "/recommend", "/embed"])
+def test_for_a_deadline_that_has_passed_nothing_is_done(store: TroubledStore, patient: App, path: str) -> None:
+    asked, body = store.asked, RANK if path == "/rank" else b'{"customer": 3}'
+    response: Any = patient.handle(Request("POST", path, {}, body, monotonic(), monotonic() - 1.0))
+    assert (response.status, b"deadline passed" in response.body) == (504, True)
+    assert store.asked == asked
 
 
 def test_who_gives_time_waits_for_a_slow_store(store: TroubledStore, patient: App) -> None:
@@ -138,7 +150,7 @@ def test_clients_that_give_little_time_do_not_keep_others_from_the_store(
 ) -> None:
     store.mood = "slow"
     for _ in range(8):
-        assert ask(patient, "/rank", RANK, SLOW / 10)["degraded"]
+        assert status_of(patient, "/rank", RANK, SLOW / 10) in (200, 504)
     assert reader.guard.is_up
     assert reader.guard.failed == {"deadline": 8, "error": 0, "skipped": 0}
     assert "degraded" not in ask(patient, "/rank", RANK)
@@ -193,10 +205,13 @@ def test_a_budget_is_what_is_left_of_a_clients_time() -> None:
     assert part_of(math.inf, 0.5) == math.inf
     assert part_of(monotonic() + 100, 0.5) == pytest.approx(monotonic() + 50, abs=10)
     assert [Progress(trace=False).left(b) for b in (None, 5.0)] == [None, 5.0]
-    late, soon = Progress(trace=False, until=monotonic() - 1), Progress(trace=False, until=monotonic() + 1000)
-    assert [late.left(b) for b in (None, 5.0)] == [None, 0.0]
+    late, soon = Progress(trace=False, deadline=monotonic() - 1), Progress(trace=False, deadline=monotonic() + 1000)
+    assert [late.left(b) for b in (None, 5.0)] == [0.0, 0.0]
     assert soon.left(5.0) == 5.0
-    assert soon.left(1e9) == pytest.approx(1000, abs=50)
+    assert [soon.left(b) for b in (None, 1e9)] == pytest.approx([950, 950], abs=50)
+    with pytest.raises(DeadlineError):
+        late.mark("score")
+    soon.mark("score")
 
 
 @pytest.fixture
@@ -220,8 +235,14 @@ def recommend(pipeline: Pipeline, seconds: float, **request: Any) -> Any:
     return pipeline.recommend(asked)
 
 
-def test_a_model_gets_no_more_time_than_the_client(registry: Registry, features: FeatureGraph, held: set[str]) -> None:
-    pipeline = shop.pipeline(registry, features, **WIDE, budgets={"score": "60s"})
+BUDGETS = pytest.mark.parametrize("budget", [{}, {"candidates": "60s", "score": "60s"}], ids=["none", "long"])
+
+
+@BUDGETS
+def test_a_model_gets_no_more_time_than_the_client(
+    registry: Registry, features: FeatureGraph, held: set[str], budget: dict[str, str]
+) -> None:
+    pipeline = shop.pipeline(registry, features, **WIDE, budgets=budget)
     held.add("score")
     begin = monotonic()
     answer = recommend(pipeline, SOON, customer=3)
@@ -232,12 +253,13 @@ def test_a_model_gets_no_more_time_than_the_client(registry: Registry, features:
     assert "step.score" not in recommend(pipeline, LONG, customer=3).degraded
 
 
+@BUDGETS
 def test_a_source_of_candidates_gets_no_more_time_than_the_client(
-    registry: Registry, features: FeatureGraph, held: set[str]
+    registry: Registry, features: FeatureGraph, held: set[str], budget: dict[str, str]
 ) -> None:
     sources = [Retrieval("towers@champion", 8), Given(4)]
     pipeline = shop.pipeline(
-        registry, features, retrieval=None, candidates=sources, exclude=[], budgets={"candidates": "60s"}
+        registry, features, retrieval=None, candidates=sources, exclude=[], filters=[], budgets=budget
     )
     held.add("query")
     begin = monotonic()
@@ -247,18 +269,166 @@ def test_a_source_of_candidates_gets_no_more_time_than_the_client(
     assert "late" in answer.degraded["step.candidates"].why
 
 
+@pytest.mark.parametrize("budgets", [{}, {"filter": "60s", "select": "60s"}], ids=["none", "long"])
 def test_filters_and_selection_end_by_the_deadline_of_the_client(
-    registry: Registry, features: FeatureGraph, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, features: FeatureGraph, monkeypatch: pytest.MonkeyPatch, budgets: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(filters, "_PIECE", 8)
-    service = {**WIDE, "filters": shop.service().filters, "budgets": {"filter": "60s", "select": "60s"}}
-    pipeline = shop.pipeline(registry, features, **service, quotas=[Quota("pairs.times", 9)], diversity=Diversity(0.5))
-    answer = recommend(pipeline, -1.0, customer=3)
+    """What is left of it for the steps is over before the deadline itself, which leaves time for the answer."""
+    monkeypatch.setattr(filters, "_PIECE", 8 if budgets else 1)
+    chosen: dict[str, Any] = {"quotas": [Quota("pairs.times", 9)], "diversity": Diversity(0.5, by="pairs.times")}
+    pipeline = shop.pipeline(
+        registry, features, retrieval=None, candidates=[Given(30)], exclude=[], budgets=budgets, **chosen
+    )
+    with monkeypatch.context() as hurried:
+        hurried.setattr(progress, "STEPS_SHARE", 0.0)
+        answer = recommend(pipeline, PATIENT, customer=3, candidates=[f"P{i:02}" for i in range(30)])
     assert answer.degraded["step.filter"].why == "late"
-    assert answer.degraded["step.filter"].items == 31 - 8
+    assert answer.degraded["step.filter"].items == 30 - 8
     assert answer.degraded["step.select"].why == "late"
     assert len(answer.ids) == 5
     assert not {"step.filter", "step.select"} & set(recommend(pipeline, PATIENT, customer=3).degraded)
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[type, str], list[str]]]:
+    """Makes a method not come back before the test is over; gives a list of its calls."""
+    released = threading.Event()
+
+    def hold(owner: type, name: str) -> list[str]:
+        usual, calls = getattr(owner, name), list[str]()
+
+        def held(*given: Any) -> Any:
+            calls.append(name)
+            released.wait(PATIENT)
+            return usual(*given)
+
+        monkeypatch.setattr(owner, name, held)
+        return calls
+
+    yield hold
+    released.set()
+
+
+def test_what_none_of_the_steps_can_do_without_ends_with_the_deadline(
+    registry: Registry, features: FeatureGraph, held: set[str], stuck: Any
+) -> None:
+    """No step of this service has a budget."""
+    pipeline = shop.pipeline(registry, features)
+    app = App()
+    app.open(pipeline)
+    stuck(filters.Filters, "rows_in_time")
+    begin = monotonic()
+    assert status_of(app, "/recommend", b'{"customer": 3}') == 504
+    held.add("query")
+    for path in ("/recommend", "/embed"):
+        assert status_of(app, path, b'{"customer": 3}') == 504
+    assert monotonic() - begin < LONG
+    held.clear()
+    assert "degraded" not in ask(app, "/rank", RANK, LONG)
+
+
+@pytest.mark.parametrize("finder", [finders.RecentFinder, finders.GivenFinder])
+def test_a_source_that_is_quick_as_a_rule_holds_up_nobody_either(
+    registry: Registry, features: FeatureGraph, stuck: Any, finder: type
+) -> None:
+    sources = [Given(4), Recent("customers.bought", 3)]
+    pipeline = shop.pipeline(registry, features, retrieval=None, candidates=sources, exclude=[], filters=[])
+    stuck(finder, "find")
+    begin = monotonic()
+    if finder is finders.RecentFinder:
+        answer = recommend(pipeline, SOON, customer=3, candidates=["P01", "P02"])
+        assert set(answer.ids) == {"P01", "P02"}
+        assert "late" in answer.degraded["step.candidates"].why
+    else:  # those after it are not asked any more
+        asked = stuck(finders.RecentFinder, "find")
+        with pytest.raises(DeadlineError):
+            recommend(pipeline, SOON, customer=3, candidates=["P01", "P02"])
+        assert asked == []
+    assert monotonic() - begin < LONG
+
+
+def test_a_models_tensors_are_answered_by_the_deadline_or_not(pipeline: Pipeline, monkeypatch: Any) -> None:
+    served, released = Served(pipeline.models["ranking"].model), threading.Event()
+    tensors = pipeline.models["ranking"].golden()[0].inputs
+    usual = served.model.run
+    monkeypatch.setattr(served.model, "run", lambda *given: (released.wait(PATIENT), usual(*given))[1])
+
+    def answer(deadline: float) -> Any:
+        call = InferCall(dict(tensors), (("score", True),))
+        return served.answer(lambda _: call, lambda _, __, results: results, 0, deadline)
+
+    begin = monotonic()
+    with pytest.raises(DeadlineError):
+        answer(monotonic() + SOON)
+    assert monotonic() - begin < LONG
+    released.set()
+    assert len(answer(monotonic() + PATIENT)[0]) == len(tensors["item_ids"])
+    assert served.statistics.form()["inference_stats"]["fail"]["count"] == 1
+
+
+def test_a_shared_call_is_left_behind_by_who_is_late_and_answers_the_others(pipeline: Pipeline) -> None:
+    artifact, released = pipeline.models["ranking"], threading.Event()
+    tensors = artifact.golden()[0].inputs
+
+    class Held:
+        """The model, at work until the test says so."""
+
+        place = "held"
+
+        def run(self, *given: Any) -> Any:
+            assert released.wait(PATIENT)
+            return artifact.model.run(*given)
+
+    joiner = Joiner(artifact.signature.tensors, artifact.signature.outputs)
+    batcher = Batcher(cast("Any", Held()), joiner, BatchPlan(8, 5.0, 1.0, 0.5, 0.0, ""))
+
+    async def main() -> list[Any]:
+        late = asyncio.create_task(batcher.run(tensors, ["score"], monotonic() + SOON))
+        patient = asyncio.create_task(batcher.run(tensors, ["score"], monotonic() + PATIENT))
+        with pytest.raises(DeadlineError):
+            await late
+        assert not patient.done()
+        released.set()
+        return await patient
+
+    begin = monotonic()
+    found = asyncio.run(main())
+    assert monotonic() - begin < LONG
+    assert np.allclose(found[0], artifact.model.run(tensors, ["score"])[0])
+
+
+def test_what_is_awaited_ends_with_the_deadline_and_is_stopped() -> None:
+    """Whatever a handler waits for: the client is told in time, and the work goes no further."""
+    stopped = threading.Event()
+
+    async def never() -> Response:
+        try:
+            await asyncio.sleep(PATIENT)
+        except asyncio.CancelledError:
+            stopped.set()
+            raise
+        return Response(200, b"")
+
+    with shop.running(lambda _: never()) as server, Raw(server) as raw:
+        begin = monotonic()
+        raw.send(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nX-Request-Timeout-Ms: 100\r\n\r\n")
+        assert raw.response()[0] == 504
+        assert monotonic() - begin < LONG
+        assert stopped.wait(LONG)
+
+
+def test_a_model_that_makes_a_feature_is_waited_for_no_longer_than_the_client(
+    pipeline: Pipeline, stuck: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = pipeline.models["ranking"]
+    monkeypatch.setattr(scorer, "_check", lambda *_: None)  # of a model that reads the candidate's own key
+    feature = ModelFeature("made", model="ranker@champion", inputs=artifact.signature.features())
+    maker = scorer.ArtifactScorer(feature, artifact)
+    stuck(scorer.ArtifactScorer, "_values")
+    begin = monotonic()
+    with scored_until(begin + SOON), pytest.raises(DeadlineError):
+        maker.score({}, np.zeros(1, np.int64))
+    assert monotonic() - begin < LONG
 
 
 def test_a_model_whose_calls_may_be_shared_holds_up_nobody_where_scoring_has_a_budget(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -23,22 +24,20 @@ from bedplate.features.assemble import Candidates, Join, Reader
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
+from bedplate.serving.arrow import answer_stream
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service import Retrieval, Service
+from bedplate.serving.steps import Given, Recent
 from bedplate.serving.wire import Answer
 
 ALL = [*shop.PRODUCTS, shop.FREE]
 
 
 def recommend(pipeline: Pipeline, **request: Any) -> Answer:
-    import msgspec
-
     return pipeline.recommend(pipeline.wire.recommend(msgspec.json.encode(request)))
 
 
 def rank(pipeline: Pipeline, **request: Any) -> Answer:
-    import msgspec
-
     return pipeline.rank(pipeline.wire.rank(msgspec.json.encode(request)))
 
 
@@ -174,6 +173,23 @@ def test_unknown_keys_are_flagged_and_answered(pipeline: Pipeline) -> None:
     answer = rank(pipeline, customer=-1, candidates=["P01", "nobody", "nobody", ""])
     assert answer.unknown == {"customer": [-1], "product": ["nobody", ""]}
     assert all(isinstance(s, float) for s in answer.scores)
+
+
+def test_unknown_candidates_that_a_client_brings_are_told_whether_they_are_shown_or_not(
+    registry: Registry, features: FeatureGraph
+) -> None:
+    given: dict[str, Any] = {"retrieval": None, "candidates": [Given(9), Recent("customers.bought", 3)], "exclude": []}
+    asked: dict[str, Any] = {"customer": 3, "candidates": ["P01", "nobody", "", "nobody"]}
+    for filters, shown in (([], True), (shop.service().filters, False)):
+        service = shop.pipeline(registry, features, **given, filters=filters)
+        answer = recommend(service, **asked, count=9)
+        assert answer.unknown == {"product": ["nobody", ""]}
+        assert ("nobody" in answer.ids) is shown
+        assert recommend(service, customer=3, candidates=["P01"]).unknown == {}
+        assert recommend(service, customer=3).unknown == {}
+        headers = dict(answer_stream(answer, "product").headers)
+        rest = msgspec.json.decode(headers[b"Bedplate-Answer"])
+        assert rest.get("unknown") == (None if shown else {"product": ["nobody", ""]})
 
 
 def test_the_time_asked_for_is_the_time_of_the_features(pipeline: Pipeline, features: FeatureGraph) -> None:

@@ -183,11 +183,23 @@ def test_scores_that_are_no_numbers_come_last_and_are_null(
         app.open(pipeline)
         response = app.handle(Request("POST", "/recommend", {}, json.dumps(asked).encode()))
         shown = msgspec.json.decode(response.body)  # type: ignore[union-attr]
-        assert shown["ids"] == ["P04", "P02", "P03", "P01", "P05"]
-        assert shown["scores"] == [None, 0.5, None, None, None]
-        assert "degraded" not in shown
+        assert shown["ids"] == ["P02", "P01", "P03", "P04", "P05"]
+        assert shown["scores"] == [0.5, None, None, None, None]
+        flag = {"why": "not finite", "instead": "null, after all others", "items": 4}
+        assert shown["degraded"] == {"step.score": flag}
+        assert 'step="score",why="not finite"} 1' in app.metrics.text()
     monkeypatch.setattr(Artifact, "run", lambda *_: np.full(5, np.nan, np.float32))
     assert recommend(service, **asked).ids == asked["candidates"]
+
+
+@pytest.mark.parametrize("wrong", [math.inf, -math.inf, math.nan])
+def test_an_infinite_score_does_not_make_the_others_equal(wrong: float) -> None:
+    """What diversity weighs is where a score lies between the least and the largest of those that are numbers."""
+    codes = np.array([0, 0, 1, 2])
+    alone = choose(np.array([1.0, 0.9, 0.1]), 3, Rules(same(codes[:3]), 0.3)).order.tolist()
+    got = choose(np.array([1.0, 0.9, 0.1, wrong]), 4, Rules(same(codes), 0.3)).order.tolist()
+    assert alone == [0, 1, 2]
+    assert got == [*alone, 3]
 
 
 @pytest.mark.parametrize("definition", POLICIES, ids=repr)

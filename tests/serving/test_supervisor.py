@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,51 @@ def test_a_worker_that_will_not_stop_is_killed_after_the_time_of_grace(monkeypat
     before = children()
     supervisor("seat.set_state(READY)\ntime.sleep(600)", grace_seconds=-1.9).run(stop)
     assert children() <= before
+
+
+@pytest.mark.parametrize("program", ["time.sleep(600)", "signal.signal(15, lambda *_: None)\ntime.sleep(600)"])
+def test_workers_that_are_starting_do_not_hold_up_the_end(program: str) -> None:
+    """They have nothing under way, and can't look at the pipe while they import what they need."""
+    before, begin = children(), time.monotonic()
+    threading.Timer(0.3, stop).start()
+    supervisor(f"import signal\n{program}", 2, grace_seconds=300.0).run(lambda: pytest.fail("ready"))
+    assert time.monotonic() - begin < 60
+    assert children() <= before
+
+
+def test_workers_that_end_at_the_same_time_are_started_again_together() -> None:
+    """The first one started again is ready only when the other one starts, too."""
+    one = supervisor(
+        """
+import pathlib
+seat.set_state(READY)
+first = Board(board).restarts == 0
+while first and any(s != READY for s in Board(board).states()):
+    time.sleep(0.01)
+if first:
+    time.sleep(0.2)
+    os.kill(os.getpid(), 9)
+seat.set_state(STARTING)
+while Board(board).restarts < 2:
+    time.sleep(0.01)
+""".replace("seat.set_state(STARTING)", "seat.set_state(1)")
+        + READY_AND_WELL,
+        2,
+        say=lambda _: None,
+    )
+    seen: list[list[int]] = []
+
+    def watch() -> None:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not (one._board.restarts == 2 and one._board.states() == [READY, READY]):
+            time.sleep(0.02)
+        seen.append(one._board.states())
+        stop()
+
+    watching = threading.Thread(target=watch)
+    one.run(watching.start)
+    watching.join()
+    assert seen == [[READY, READY]]
 
 
 def test_nobody_is_kept_from_going_on_by_output_that_can_not_be_written() -> None:

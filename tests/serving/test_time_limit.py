@@ -9,7 +9,8 @@ import pytest
 from bedplate.errors import DeadlineError, DefinitionError
 from bedplate.online.circuit import Circuit
 from bedplate.online.fallback import Degraded
-from bedplate.serving.progress import Progress, SkippedError, TimeLimit
+from bedplate.serving.progress import Progress
+from bedplate.serving.time_limit import SkippedError, TimeLimit
 
 
 def test_a_call_in_time_gives_its_result_or_its_error() -> None:

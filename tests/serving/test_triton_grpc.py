@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import echo
@@ -27,12 +28,13 @@ from bedplate.serving.metrics import Metrics
 from bedplate.serving.model import Model
 from bedplate.serving.oip_grpc import GrpcServer
 from bedplate.serving.oip_messages import MESSAGES
-from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService
+from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Wait
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
 from bedplate.serving.routes import App
 from bedplate.serving.settings import Settings
 from bedplate.serving.tensors import DATATYPES
+from bedplate.serving.tls import Certificate
 from bedplate.serving.tokens import Tokens
 from bedplate.serving.turns import Turns
 
@@ -259,7 +261,7 @@ def test_calls_of_a_model_are_shared_and_counted_so() -> None:
         calls.append(call)
 
     async def together() -> list[Any]:
-        return await asyncio.gather(*(service.infer(call, 0) for call in calls))
+        return await asyncio.gather(*(service.infer(call, Wait()) for call in calls))
 
     for tensors, answer in zip(asked, asyncio.run(together()), strict=True):
         got = dict(zip([o.name for o in answer.outputs], answer.raw_output_contents, strict=True))["score"]
@@ -303,6 +305,34 @@ def test_a_port_in_use_is_said(target: str) -> None:
     server = GrpcServer(InferenceService(repository, lambda: True), Metrics(), Settings(), port=port)
     with pytest.raises(ConfigError, match="can't listen here for gRPC"):
         asyncio.run(server.start(Turns(), Door()))
+
+
+def test_calls_are_encrypted_and_a_renewed_certificate_is_taken_up(
+    registry: Any, pipeline: Any, tmp_path: Path
+) -> None:
+    pair = tmp_path / "cert.pem", tmp_path / "key.pem"
+    folder = Path(__file__).parent / "certificates"
+
+    def renew(name: str) -> None:
+        for path, suffix in zip(pair, ("pem", "key"), strict=True):
+            path.write_bytes((folder / f"{name}.{suffix}").read_bytes())
+
+    def live(name: str, port: str) -> bytes:
+        trusted = grpc.ssl_channel_credentials((folder / f"{name}.pem").read_bytes())
+        with grpc.secure_channel(f"localhost:{port}", trusted) as channel:
+            return channel.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=20)
+
+    app, repository = echo.served(registry, pipeline)
+    renew("first")
+    with echo.running_grpc(app, repository, certificate=Certificate(*pair)) as target:
+        port = target.rpartition(":")[2]
+        assert live("first", port) == b"\x08\x01"
+        renew("second")
+        assert live("second", port) == b"\x08\x01"
+        with pytest.raises(grpc.RpcError):
+            live("first", port)
+        with grpc.insecure_channel(target) as plain, pytest.raises(grpc.RpcError):
+            plain.unary_unary("/inference.GRPCInferenceService/ServerLive")(b"", timeout=20)
 
 
 _sizes = st.lists(st.integers(-2, 4) | st.just(2**62), max_size=3)
