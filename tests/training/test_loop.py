@@ -16,8 +16,8 @@ from bedplate.datasets.slices import slice_batch
 from bedplate.errors import ConfigError, DataError, StoreError
 from bedplate.models.config import DCNConfig
 from bedplate.models.dcn import DCN
-from bedplate.training.checkpoint import load_state
 from bedplate.training.adamw import AdamW
+from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig, override
 from bedplate.training.evaluate import evaluate
 from bedplate.training.trainer import Trainer
