@@ -91,7 +91,8 @@ class AdamW:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over a copy of a state, that of `torch.optim.AdamW` too; the rate stays."""
-        self.state = {
-            self._weights[i]: {name: value.to(self._weights[i].device, copy=True) for name, value in of_weight.items()}
-            for i, of_weight in state["state"].items()
-        }
+        saved: Mapping[int, dict[str, Tensor]] = state["state"]
+        self.state = {}
+        for i, of_weight in saved.items():
+            weight = self._weights[i]
+            self.state[weight] = {name: value.to(weight.device, copy=True) for name, value in of_weight.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -92,7 +92,7 @@ class Adagrad:
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float, eps: float = 1e-10) -> None:
         self.parameters = list(parameters)
         self.rate, self.eps = rate, eps
-        self.sums = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
+        self.sums: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -106,7 +106,7 @@ class Adagrad:
                 table.addcdiv_(gradient, sums.sqrt().add_(self.eps), value=-self.rate)
                 continue
             rows, values = _rows_of(gradient)
-            updated = sums.index_select(0, rows).add_(values.square())
+            updated = sums.index_select(0, rows) + values.square()
             sums.index_copy_(0, rows, updated)
             table.index_add_(0, rows, values / updated.sqrt_().add_(self.eps), alpha=-self.rate)
 
@@ -116,7 +116,8 @@ class Adagrad:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over accumulators, those of `torch.optim.Adagrad` too."""
-        for i, of_table in state.get("state", {}).items():
+        saved: Mapping[int, dict[str, Tensor]] = state.get("state", {})
+        for i, of_table in saved.items():
             self.sums[i].copy_(of_table["sum"])
 
 
@@ -162,7 +163,7 @@ class Optimizer:
             return 0.0
         untyped: Any = torch
         norms: Sequence[Tensor] = untyped._foreach_norm(gradients)
-        norm = torch.linalg.vector_norm(torch.stack([one.to(norms[0].device) for one in norms]))
+        norm: Tensor = untyped.linalg.vector_norm(torch.stack([one.to(norms[0].device) for one in norms]))
         found, largest = norm.item(), self._config.clip_norm
         if largest is not None and math.isfinite(found) and (by := (largest / (norm + _EPS)).item()) < 1.0:
             untyped._foreach_mul_(gradients, by)
