@@ -10,6 +10,7 @@ The public names are here; each is loaded when it is first asked for, so that `i
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -117,6 +118,12 @@ _EXPORTS = {
     "TwoTowerConfig": "bedplate.models.config",
     "Window": "bedplate.aggregations.window",
 }
+
+
+if "GOMP_SPINCOUNT" not in os.environ:
+    # Read when torch is first imported. Threads of OpenMP that wait for each other spin; beside the threads that read
+    # ahead, or another program, those that have the work do not get to it, and a step takes many times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from bedplate.errors import ConfigError, DefinitionError
 if TYPE_CHECKING:
     import polars as pl
 
+Int32s: TypeAlias = npt.NDArray[np.int32]
 Int64s: TypeAlias = npt.NDArray[np.int64]
 Float64s: TypeAlias = npt.NDArray[np.float64]
 Float32s: TypeAlias = npt.NDArray[np.float32]

@@ -46,7 +46,7 @@ def steps(job: Job, encoder: Encoder, batches: Iterator[TensorBatch]) -> tuple[i
         loss = model.loss(model(batch), batch)
         last = loss.item()
         loss.backward()
-        optimizer.gradient_norm().item()
+        optimizer.clip_gradients()
         optimizer.step()
         rows += batch.rows
     return rows, time.perf_counter() - began, last

@@ -90,7 +90,7 @@ def bare(encoder: Prepared, batches: list[Batch], config: TrainerConfig) -> tupl
             optimizer.clear()
             loss = model.loss(model(batch), batch)
             loss.backward()
-            optimizer.gradient_norm()
+            optimizer.clip_gradients()
             optimizer.step()
         return time.perf_counter() - began, model
 

@@ -133,7 +133,7 @@ def from_tensors(name: str, encoder: Encoder, batches: list[Batch], config: Trai
         loss = model.loss(model(batch), batch)
         loss.item()
         loss.backward()
-        optimizer.gradient_norm().item()
+        optimizer.clip_gradients()
         optimizer.step()
     return sum(b.rows for b in ready) / (time.perf_counter() - began)
 

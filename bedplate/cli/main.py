@@ -179,8 +179,6 @@ def _discard_closed_output() -> bool:
 
 def main() -> NoReturn:
     """The console script `bedplate`."""
-    # Read when torch is first imported: threads that wait must not spin, which on a busy machine is most of the cost.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # What ends a command politely is to end it as Ctrl-C does; a parent that has it ignored has its way.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -13,7 +13,7 @@ import numpy as np
 
 from bedplate.errors import DataError
 from bedplate.features import kernels
-from bedplate.types import Bools, Int64s
+from bedplate.types import Bools, Int32s, Int64s
 
 NULL_ROW = 0
 UNKNOWN_ROW = 1
@@ -48,11 +48,11 @@ class Vocabulary:
 
 
 class _Table(NamedTuple):
-    """Where a vocabulary is in the shared hash table, and its first two rows of the embedding table."""
+    """Where a vocabulary is in the shared hash table and in the shared keys, and its row of unknown ids."""
 
     base: int
     shift: int
-    null: int
+    first: int
     unknown: int
 
 
@@ -60,13 +60,11 @@ class _Table(NamedTuple):
 class Choice:
     """The vocabularies of c features, in the order of the features; made by `Vocabularies.choose`."""
 
-    __slots__ = ("bases", "nulls", "shifts", "unknowns")
+    __slots__ = ("bases", "firsts", "shifts", "unknowns")
 
     def __init__(self, tables: Sequence[_Table]) -> None:
-        self.bases, self.nulls = (
-            np.array([t.base for t in tables], np.int64),
-            np.array([t.null for t in tables], np.int64),
-        )
+        self.bases = np.array([t.base for t in tables], np.int64)
+        self.firsts = np.array([t.first for t in tables], np.int64)
         self.unknowns = np.array([t.unknown for t in tables], np.int64)
         self.shifts = np.array([t.shift for t in tables], np.uint64)
 
@@ -86,25 +84,24 @@ class Vocabularies(Mapping[str, Vocabulary]):
     [[4, 8], [2, 8]]
     """
 
-    __slots__ = ("_named", "_slot_keys", "_slot_rows", "_tables", "first_rows", "rows")
+    __slots__ = ("_keys", "_named", "_slots", "_tables", "first_rows", "rows")
 
     def __init__(self, named: Mapping[str, Vocabulary]) -> None:
         self._named = dict(named)
         self.first_rows: dict[str, int] = {}
         self._tables: dict[str, _Table] = {}
-        keys, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        self.rows, base = 1, 0
+        slots = [np.zeros(0, np.int32)]
+        self.rows, base, first = 1, 0, 0
         for name, vocabulary in self._named.items():
             self.first_rows[name] = self.rows
             bits = max(4, (max(len(vocabulary.keys), 1) * 4 - 1).bit_length())
-            unknown = self.rows + UNKNOWN_ROW
-            self._tables[name] = _Table(base, 64 - bits, self.rows + NULL_ROW, unknown)
-            slot_keys, slot_rows = _hash_table(vocabulary.keys, bits, unknown)
-            keys.append(slot_keys)
-            rows.append(slot_rows)
-            base += len(slot_keys)
+            self._tables[name] = _Table(base, 64 - bits, first, self.rows + UNKNOWN_ROW)
+            slots.append(_hash_table(vocabulary.keys, bits))
+            base, first = base + len(slots[-1]), first + len(vocabulary.keys)
             self.rows += len(vocabulary)
-        self._slot_keys, self._slot_rows = np.concatenate(keys), np.concatenate(rows)
+        self._slots = slots[1] if len(slots) == 2 else np.concatenate(slots)
+        keys = [v.keys for v in self._named.values()]
+        self._keys = np.ascontiguousarray(keys[0]) if len(keys) == 1 else np.concatenate([np.zeros(0, np.int64), *keys])
 
     def __getitem__(self, name: str) -> Vocabulary:
         """The vocabulary of a name."""
@@ -136,26 +133,23 @@ class Vocabularies(Mapping[str, Vocabulary]):
         out = np.empty(values.shape[::-1], np.int64)
         kernels.find_rows(
             values, _ALL_PRESENT if present is None else present,
-            choice.shifts, choice.bases, choice.unknowns, choice.nulls, self._slot_keys, self._slot_rows, out,
+            choice.shifts, choice.bases, choice.firsts, choice.unknowns, self._slots, self._keys, out,
         )  # fmt: skip
         return out
 
 
-def _hash_table(keys: Int64s, bits: int, unknown: int) -> tuple[Int64s, Int64s]:
-    """Open addressing with linear probing: the key of each slot and its row; empty slots hold the row `unknown`.
+def _hash_table(keys: Int64s, bits: int) -> Int32s:
+    """Open addressing with linear probing: for each slot the number of its key from 1 on; empty slots hold 0.
 
     It is longer than 2^bits, so that a search never has to begin again at its first slot, and the last slot is empty.
     """
-    size = (1 << bits) + len(keys) + 1
-    slot_keys, slot_rows = np.zeros(size, np.int64), np.full(size, unknown, np.int64)
-    waiting: Int64s = np.arange(len(keys), dtype=np.int64)
+    waiting = np.arange(1, len(keys) + 1, dtype=np.int32)
     slots = (np.ascontiguousarray(keys).view(np.uint64) * kernels.MULTIPLIER >> np.uint64(64 - bits)).view(np.int64)
-    first, end = unknown - UNKNOWN_ROW + FIRST_KNOWN_ROW, 1 << bits
+    table, end = np.zeros((1 << bits) + len(keys) + 1, np.int32), 1 << bits
     while len(waiting):
-        free = slot_rows[slots] == unknown
-        slot_rows[slots[free]] = waiting[free] + first  # of several for one slot the last one gets it
-        lost = slot_rows[slots] != waiting + first
-        slot_keys[slots[~lost]] = keys[waiting[~lost]]
+        free = table[slots] == 0
+        table[slots[free]] = waiting[free]  # of several for one slot the last one gets it
+        lost = table[slots] != waiting
         end = max(end, int(slots.max()) + 1)
         waiting, slots = waiting[lost], slots[lost] + 1
-    return slot_keys[: end + 1].copy(), slot_rows[: end + 1].copy()
+    return table[: end + 1].copy()

@@ -29,7 +29,7 @@ class FusedEmbedding(nn.Module):
         """Normal weights of standard deviation `scale`."""
         super().__init__()
         self.sparse = rows >= SPARSE_ROWS
-        self.weight = nn.Parameter(torch.randn(rows, width) * scale)
+        self.weight = nn.Parameter(torch.randn(rows, width).mul_(scale))
         with torch.no_grad():
             self.weight[0] = 0.0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 
 from bedplate.layers.embedding import FusedEmbedding, summed_rows
 from bedplate.layers.kernels import adagrad_rows
+from bedplate.training.adamw import AdamW
 from bedplate.training.config import TrainerConfig
+
+_EPS = 1e-6
+"""Added to a norm that is divided by, as torch does."""
 
 
 @final
@@ -76,35 +81,44 @@ class Adagrad:
     """Adagrad (Duchi et al. 2011): `s += g^2`, `w -= rate g / (sqrt(s) + eps)`, for rows with a gradient only.
 
     Args:
-        parameters: tables [rows, width]; the state is as large.
+        parameters: tables [rows, width].
         rate: the learning rate.
+        eps: keeps a first tiny gradient from a large step.
+
+    Attributes:
+        sums: the accumulators [rows, width] of each table.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], rate: float) -> None:
-        self.parameters, self.rate = list(parameters), rate
-        self._torch = torch.optim.Adagrad(self.parameters, lr=rate) if self.parameters else None
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float, eps: float = 1e-10) -> None:
+        self.parameters = list(parameters)
+        self.rate, self.eps = rate, eps
+        self.sums: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
-    @property
-    def sums(self) -> list[Tensor]:
-        """The accumulators [rows, width] of each table."""
-        return [] if self._torch is None else [self._torch.state[p]["sum"] for p in self.parameters]
-
+    @torch.no_grad()
     def step(self) -> None:
         """Updates every table that has a gradient."""
-        if self._torch is not None:
-            self._torch.param_groups[0]["lr"] = self.rate
-            untyped: Any = torch.sparse
-            with untyped.check_sparse_tensor_invariants(enable=False):  # said, or torch warns that it does not check
-                self._torch.step()  # pyright: ignore[reportUnknownMemberType]
+        for table, sums in zip(self.parameters, self.sums, strict=True):
+            gradient = table.grad
+            if gradient is None:
+                continue
+            if not gradient.is_sparse:
+                sums.addcmul_(gradient, gradient)
+                table.addcdiv_(gradient, sums.sqrt().add_(self.eps), value=-self.rate)
+                continue
+            rows, values = _rows_of(gradient)
+            updated = sums.index_select(0, rows) + values.square()
+            sums.index_copy_(0, rows, updated)
+            table.index_add_(0, rows, values / updated.sqrt_().add_(self.eps), alpha=-self.rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """The accumulators."""
-        return {} if self._torch is None else self._torch.state_dict()
+        """The accumulators of each table by its number, as torch has them."""
+        return {"state": {i: {"sum": sums} for i, sums in enumerate(self.sums)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over accumulators."""
-        if self._torch is not None:
-            self._torch.load_state_dict(state)
+        """Takes over accumulators, those of `torch.optim.Adagrad` too."""
+        saved: Mapping[int, dict[str, Tensor]] = state.get("state", {})
+        for i, of_table in saved.items():
+            self.sums[i].copy_(of_table["sum"])
 
 
 @final
@@ -122,20 +136,15 @@ class Optimizer:
         tables = [m.weight for m in model.modules() if isinstance(m, FusedEmbedding)]
         known = {id(t) for t in tables}
         self.dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-        groups = [
-            {"params": [p for p in self.dense if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in self.dense if p.ndim <= 1], "weight_decay": 0.0},
-        ]
         self._config = config
-        self.adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.learning_rate, fused=True)
+        self.adam = AdamW(self.dense, config.learning_rate, config.weight_decay)
         kind = RowWiseAdagrad if config.embedding_optimizer == "row_wise_adagrad" else Adagrad
         self.adagrad = kind(tables, config.embedding_learning_rate)
 
     def clear(self) -> None:
         """Forgets the gradients."""
-        self.adam.zero_grad(set_to_none=True)
-        for table in self.adagrad.parameters:
-            table.grad = None
+        for weights in (*self.dense, *self.adagrad.parameters):
+            weights.grad = None
 
     def scale_gradients(self, by: float) -> None:
         """Multiplies all gradients."""
@@ -143,20 +152,31 @@ class Optimizer:
             if weights.grad is not None:
                 weights.grad.mul_(by)
 
-    def gradient_norm(self) -> Tensor:
-        """The norm of the gradient of the weights that are no embeddings, before it is clipped to `clip_norm`."""
-        largest = self._config.clip_norm if self._config.clip_norm is not None else float("inf")
-        return nn.utils.clip_grad_norm_(self.dense, largest)
+    def clip_gradients(self) -> float:
+        """Scales the gradient of the weights that are no embeddings down to the norm `clip_norm`.
+
+        Returns:
+            its norm before that, NaN or infinite where the gradient is not finite; 0.0 where there is none.
+        """
+        gradients = [weights.grad for weights in self.dense if weights.grad is not None]
+        if not gradients:
+            return 0.0
+        untyped: Any = torch
+        norms: Sequence[Tensor] = untyped._foreach_norm(gradients)
+        norm: Tensor = untyped.linalg.vector_norm(torch.stack([one.to(norms[0].device) for one in norms]))
+        found, largest = norm.item(), self._config.clip_norm
+        if largest is not None and math.isfinite(found) and (by := (largest / (norm + _EPS)).item()) < 1.0:
+            untyped._foreach_mul_(gradients, by)
+        return found
 
     def set_rates(self, factor: float) -> None:
         """Multiplies the config's learning rates."""
-        for group in self.adam.param_groups:
-            group["lr"] = self._config.learning_rate * factor
+        self.adam.rate = self._config.learning_rate * factor
         self.adagrad.rate = self._config.embedding_learning_rate * factor
 
     def step(self) -> None:
         """Updates all weights."""
-        self.adam.step()  # pyright: ignore[reportUnknownMemberType]
+        self.adam.step()
         self.adagrad.step()
 
     def state_dict(self) -> dict[str, Any]:

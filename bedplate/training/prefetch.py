@@ -186,7 +186,7 @@ class _Line:
                         self._slots.append(_Slot(0, error))
                     self._changed.notify_all()
                     return None
-                if not self._wait_until(lambda: self._fits(block)):
+                if self._stopped or not (self._fits(block) or self._wait_until(lambda: self._fits(block))):
                     return None
                 slot = _Slot(self._estimate(block))
                 self._bytes += slot.reserved
@@ -208,7 +208,9 @@ class _Line:
         with self._changed:
             self._raw = max(self._raw, slot.raw)
             self._encoded = max(self._encoded, size / max(batch.rows, 1))
-            if not self._wait_until(lambda: self._may_wait(slot, size)):
+            if self._stopped or not (
+                self._may_wait(slot, size) or self._wait_until(lambda: self._may_wait(slot, size))
+            ):
                 return False
             slot.ready.append((batch, size))
             self._batches, self._bytes = self._batches + 1, self._bytes + size

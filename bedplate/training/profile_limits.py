@@ -120,7 +120,7 @@ class _Steps:
         second = time.perf_counter()
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
         third = time.perf_counter()
-        self.optimizer.gradient_norm().item()
+        self.optimizer.clip_gradients()
         self.optimizer.step()
         return second - first, third - second, time.perf_counter() - third
 

@@ -55,14 +55,15 @@ def tensors_of(batch: Batch, encoded: Mapping[str, Array]) -> TensorBatch:
     drawn = batch.item.get(LOG_Q)
     labels = {n: np.asarray(v, np.float32) for n, v in batch.labels.items()}
     unknown = {n: there for n, v in labels.items() if (there := np.isnan(v)).any()}
-    labels |= {n: np.where(there, np.float32(0), labels[n]) for n, there in unknown.items()}
+    if unknown:
+        labels |= {n: np.where(there, np.float32(0), labels[n]) for n, there in unknown.items()}
     return TensorBatch(
         _tensors(encoded),
         _tensors(labels),
         _tensor(weights),
         _tensor(batch.candidates),
         _tensor(np.asarray(drawn.values, np.float32)) if isinstance(drawn, Dense) else None,
-        _tensors({n: ~there for n, there in unknown.items()}),
+        _tensors({n: ~there for n, there in unknown.items()}) if unknown else {},
         batch.request_ids,
     )
 

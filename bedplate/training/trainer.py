@@ -249,7 +249,7 @@ class _Run:
         self._lap("exchange" if self.exchange.count > 1 else "optimizer")
         if self.config.accumulate > 1:
             self.optimizer.scale_gradients(1.0 / max(self.grouped, 1))
-        norm = self.optimizer.gradient_norm().item()
+        norm = self.optimizer.clip_gradients()
         if not math.isfinite(norm):
             raise self._not_finite(f"the loss is {loss}, but its gradient's norm is {norm}", batch)
         c, done = self.config, self.progress.epoch * self.updates + (self.progress.batch - 1) // self.config.accumulate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -111,3 +113,16 @@ def test_rows_of_all_vocabularies_are_apart_and_none_is_the_padding():
 def test_keys_are_one_ascending_column_of_whole_numbers(keys):
     with pytest.raises(DataError, match="strictly ascending int64"):
         Vocabulary(np.array(keys))
+
+
+def test_what_is_held_for_each_id_is_small():
+    """At most 8 slots of 4 bytes; the keys are those of the vocabulary."""
+    known = Vocabulary(np.arange(0, 3 * 140_000, 3))  # just over a power of two
+    tracemalloc.start()
+    try:
+        every = Vocabularies({"v": known})
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held <= 33 * len(known.keys)
+    assert every.rows_of(every.choose(["v"]), np.array([[3, 4]])).tolist() == [[4], [2]]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from bedplate.layers import embedding as embedding_module
 from bedplate.layers.embedding import FusedEmbedding
 from bedplate.layers.linear import MLP
 from bedplate.training.config import TrainerConfig
-from bedplate.training.optimizer import Optimizer, RowWiseAdagrad
+from bedplate.training.optimizer import Adagrad, Optimizer, RowWiseAdagrad
 
 
 def trained(sparse: bool, monkeypatch) -> torch.Tensor:
@@ -76,7 +78,7 @@ def test_clipping_bounds_the_gradient_of_what_is_no_embedding():
     model = torch.nn.Sequential(FusedEmbedding(5, 3), torch.nn.Flatten(), MLP(6, (4,)))
     optimizer = Optimizer(model, TrainerConfig(weight_decay=0.0, clip_norm=0.5))
     (model(torch.tensor([[1, 2]])) * 1000).sum().backward()
-    assert optimizer.gradient_norm() > 0.5
+    assert optimizer.clip_gradients() > 0.5
     assert torch.stack([p.grad.norm() for p in optimizer.dense]).norm() <= 0.5 + 1e-4
     assert len(optimizer.adagrad.parameters) == 1
     optimizer.clear()
@@ -85,5 +87,109 @@ def test_clipping_bounds_the_gradient_of_what_is_no_embedding():
 
 def test_biases_are_not_decayed():
     model = MLP(3, (4,))
-    groups = Optimizer(model, TrainerConfig(weight_decay=0.3, clip_norm=None)).adam.param_groups
-    assert [(g["weight_decay"], [p.ndim for p in g["params"]]) for g in groups] == [(0.3, [2]), (0.0, [1])]
+    before = [weights.detach().clone() for weights in model.parameters()]
+    optimizer = Optimizer(model, TrainerConfig(weight_decay=0.3, learning_rate=0.1, clip_norm=None))
+    for weights in model.parameters():
+        weights.grad = torch.zeros_like(weights)
+    optimizer.step()
+    for weights, first in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(weights.detach(), first * (1 - 0.3 * 0.1) if weights.ndim > 1 else first)
+
+
+def drawn_gradients(model, seed, without=()):
+    rng = np.random.default_rng(seed)
+    for i, weights in enumerate(model.parameters()):
+        drawn = torch.from_numpy(rng.normal(size=weights.shape).astype(np.float32))
+        weights.grad = None if i in without else drawn
+
+
+def of_torch(model, config):
+    groups = [[w for w in model.parameters() if (w.ndim > 1) is decays] for decays in (True, False)]
+    return torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": config.weight_decay}, {"params": groups[1], "weight_decay": 0.0}],
+        lr=config.learning_rate,
+        fused=True,
+    )
+
+
+def equal(model, other):
+    return all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_the_dense_weights_are_those_of_torchs_adamw_to_the_last_bit():
+    config = TrainerConfig(weight_decay=0.02, learning_rate=0.01, clip_norm=2.0)
+    own, other = MLP(33, (17, 5)), MLP(33, (17, 5))
+    other.load_state_dict(own.state_dict())
+    optimizer, reference = Optimizer(own, config), of_torch(other, config)
+    for step in range(9):
+        without = (0, 3) if step in (0, 1, 5) else ()  # of which no count of steps goes on
+        drawn_gradients(own, step, without)
+        drawn_gradients(other, step, without)
+        optimizer.set_rates(factor := 1 / (1 + step))
+        for group in reference.param_groups:
+            group["lr"] = config.learning_rate * factor
+        norm = torch.nn.utils.clip_grad_norm_(other.parameters(), config.clip_norm)
+        assert optimizer.clip_gradients() == norm.item()
+        optimizer.step()
+        reference.step()
+        assert equal(own, other), step
+
+
+def test_a_checkpoint_of_torchs_adamw_is_gone_on_with():
+    """As versions before this one wrote them."""
+    config = TrainerConfig(weight_decay=0.02, learning_rate=0.01)
+    own, other = MLP(3, (4, 2)), MLP(3, (4, 2))
+    reference = of_torch(other, config)
+    for step in range(3):
+        drawn_gradients(other, step)
+        reference.step()
+    own.load_state_dict(other.state_dict())
+    optimizer = Optimizer(own, config)
+    optimizer.load_state_dict({"adam": reference.state_dict(), "adagrad": {"sums": []}})
+    for step in range(3, 6):
+        for model, one in ((own, optimizer), (other, reference)):
+            drawn_gradients(model, step)
+            one.step()
+    assert equal(own, other)
+    assert all(state["step"] == 6 for state in optimizer.adam.state.values())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_adagrad_is_that_of_torch(sparse):
+    rows = [[1, 3], [3, 4], [1, 5]]
+    own, other = (torch.nn.Parameter(torch.arange(12.0).reshape(6, 2)) for _ in range(2))
+    optimizer, reference = Adagrad([own], 0.3), torch.optim.Adagrad([other], lr=0.3)
+    rng = np.random.default_rng(0)
+    for step in rows:
+        values = torch.from_numpy(rng.normal(size=(2, 2)).astype(np.float32))
+        gradient = torch.sparse_coo_tensor([step], values, (6, 2), is_coalesced=True, check_invariants=True)
+        own.grad = other.grad = gradient if sparse else gradient.to_dense()
+        optimizer.step()
+        with torch.sparse.check_sparse_tensor_invariants(enable=False):
+            reference.step()
+    torch.testing.assert_close(own, other, rtol=0, atol=0)
+    again = Adagrad([own], 0.3)
+    again.load_state_dict(reference.state_dict())
+    torch.testing.assert_close(again.sums, optimizer.sums, rtol=0, atol=0)
+
+
+def test_a_training_does_not_import_torchs_compiler():
+    """Its import takes longer than the training of a small model."""
+    code = """
+import sys, torch
+from bedplate.layers.embedding import FusedEmbedding
+from bedplate.training.config import TrainerConfig
+from bedplate.training.optimizer import Optimizer
+for kind in ("row_wise_adagrad", "adagrad"):
+    model = torch.nn.Sequential(FusedEmbedding(5, 3), torch.nn.Flatten(), torch.nn.Linear(6, 1))
+    optimizer = Optimizer(model, TrainerConfig(embedding_optimizer=kind))
+    for _ in range(2):
+        optimizer.clear()
+        model(torch.tensor([[1, 2]])).sum().backward()
+        optimizer.clip_gradients()
+        optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
