@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from time import monotonic
 
 import pytest
 
 from bedplate.errors import DeadlineError, DefinitionError
 from bedplate.online.circuit import Circuit
 from bedplate.online.fallback import Degraded
+from bedplate.serving import time_limit
 from bedplate.serving.progress import Progress
 from bedplate.serving.time_limit import SkippedError, TimeLimit
 
@@ -41,6 +43,29 @@ def test_what_is_late_is_left_behind_and_then_not_begun() -> None:
     assert SkippedError in kinds
     assert len(begun) <= 2  # as many as there are threads: the others were late before they began
     released.set()
+
+
+def test_calls_that_never_took_long_are_made_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, passed = monotonic(), [0.0]
+    monkeypatch.setattr(time_limit, "monotonic", lambda: began + passed[0])
+    limit, own = TimeLimit(None, "score"), threading.get_ident()
+
+    def taking(seconds: float) -> int:
+        passed[0] += seconds
+        return threading.get_ident()
+
+    def threads(calls: int, seconds: float = 0.25) -> list[bool]:
+        """Whether each call is made on this thread, by a caller who has 60 seconds."""
+        return [limit.run(lambda: taking(seconds), began + passed[0] + 60) == own for _ in range(calls)]
+
+    assert threads(40) == [False] * 32 + [True] * 8  # so many calls are needed to know
+    assert limit.run(lambda: taking(0.25), began + passed[0] + 0.9) != own  # not four times what the longest took
+    assert threads(1, 20.0) == [True]  # unlike all before
+    assert threads(5) == [False] * 5
+    with pytest.raises(DeadlineError, match=r"took 90\.000 s, where 60\.000 s were left"):
+        TimeLimit(None, "score").run(lambda: taking(90), began + passed[0] + 60)
+    assert not any(threads(20))
+    assert all(threads(200)[-50:])  # what happened once is forgotten in the end
 
 
 def test_a_circuit_lets_one_try_in_each_pause_and_closes_again() -> None:
