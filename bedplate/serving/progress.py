@@ -103,6 +103,11 @@ class Progress:
         found = {} if self.reading is None else self.reading.degraded
         return {**found, **self._flags} if self._flags else found
 
+    @property
+    def behind(self) -> dict[str, float]:
+        """How far each view was behind the time asked for, seconds by view."""
+        return {} if self.reading is None else self.reading.behind
+
 
 class SkippedError(DeadlineError):
     """Something was not begun, because a moment ago it was late several times in a row."""
