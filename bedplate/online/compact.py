@@ -69,8 +69,8 @@ def compact(
     Of rows go the tiles, values and counts that are too old for every window, and whole rows of which nothing counts
     any more. What is read at the watermark or later, and so much before it as writers allow, stays the same. An old
     version of a view goes once the store holds the one that is defined, and nobody reads it. A newer one may be that of
-    another state of the project, such as a branch. What is on record as another project's is left as it is, and where the store was
-    opened for a project, so are old versions of which it is not known whose they are: `owners.claim` puts them on
+    another state of the project, such as a branch. What is on record as another project's is left as it is, and where
+    the store was opened for a project, so are old versions of which it is not known whose they are: `owners.claim` puts them on
     record. Readers and writers go on.
 
     Args:
