@@ -66,12 +66,9 @@ def compact(
 ) -> list[Compacted]:
     """Folds the rows of views anew at their watermark, and deletes old versions of them.
 
-    Of rows go the tiles, values and counts that are too old for every window, and whole rows of which nothing counts
-    any more. What is read at the watermark or later, and so much before it as writers allow, stays the same. An old
-    version of a view goes once the store holds the one that is defined, and nobody reads it. A newer one may be that of
-    another state of the project, such as a branch. What is on record as another project's is left as it is, and where
-    the store was opened for a project, so are old versions of which it is not known whose they are: `owners.claim` puts them on
-    record. Readers and writers go on.
+    Of rows go what is too old for every window, and whole rows of which nothing counts any more: what is read at the
+    watermark or later stays the same. An old version goes once the store holds the one that is defined and nobody reads
+    it; not a newer one, another project's, or where it is not known whose it is.
 
     Args:
         store: the store.

@@ -15,8 +15,6 @@ from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.view import CompiledView
 from bedplate.online.fallback import FallbackReader, texts_read
-from bedplate.online.guard import GuardedStore
-from bedplate.online.resident import ResidentViews
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.batcher import finished
@@ -105,18 +103,9 @@ class Pipeline:
         self._made = {name: maker.version for name, maker in makers.items()}
 
     @property
-    def store(self) -> GuardedStore | None:
-        """The store as it is read, where the reads may fall back."""
-        return None if self._fallback is None else self._fallback.guard
-
-    @property
-    def resident(self) -> ResidentViews | None:
-        """The resident views, where the reads may fall back."""
-        return None if self._fallback is None else self._fallback.resident
-
-    def missing(self) -> list[str] | None:
-        """The names of the views that it reads and the store does not hold; None: that is not known now."""
-        return None if self._fallback is None else self._fallback.missing(self.views)
+    def reader(self) -> FallbackReader | None:
+        """What reads the store, where the reads may fall back."""
+        return self._fallback
 
     @property
     def views(self) -> tuple[CompiledView, ...]:

@@ -75,8 +75,8 @@ class App:
         """Becomes ready."""
         self._pipeline = pipeline
         self._repository.serve([artifact.model for artifact in pipeline.models.values()])
-        if pipeline.store is not None:
-            self._metrics.watch(pipeline.store, pipeline.resident)
+        if pipeline.reader is not None:
+            self._metrics.watch(pipeline.reader.guard, pipeline.reader.resident)
             self._metrics.add(lambda: _view_lines(pipeline))
         self._metrics.add(lambda: call_lines(self._repository.models))
         self._ready = True
@@ -195,5 +195,5 @@ def _json(value: Any, status: int = 200) -> Response:
 
 
 def _view_lines(pipeline: Pipeline) -> list[str]:
-    missing = pipeline.missing()
+    missing = None if pipeline.reader is None else pipeline.reader.missing(pipeline.views)
     return [] if missing is None else view_lines([view.name for view in pipeline.views], missing)
