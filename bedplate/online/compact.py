@@ -75,7 +75,7 @@ def compact(
         views: all views of the project.
         removed: views of names that the project does not have go too, also those that are on nobody's record.
         newer: versions that came to the store after the ones that are defined go too; nobody else may need them.
-        in_use: versions that somebody reads go too; whoever does is answered without them from then on.
+        in_use: versions that somebody reads go too.
         needed: by the id of a version who reads it, beside the servers that say so in the store (`readers.Notices`).
         dry_run: only says what would be done.
         rewind: as for `bulk_load`.
@@ -104,10 +104,9 @@ def compact(
             done.append(_left(state, "of no known project"))
         elif view is None and state.name in own and not newer and _is_newer(state, own[state.name]):
             done.append(_left(state, "newer than the project's", newer=True))
+        elif view is None and state.id in used:
+            done.append(_left(state, f"read by {used[state.id]}"))
         elif view is None and (state.name in own or (removed and state.name not in names)):
-            if state.id in used:
-                done.append(_left(state, f"read by {used[state.id]}"))
-                continue
             progress(f"{state.name}: deleting version {state.id[:12]}")
             after = own[state.name].id if state.name in own else ""
             done.append(_drop(store, state, dry_run=dry_run, gone=Gone(state.name, state.project, after, clock())))
