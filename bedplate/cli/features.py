@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from bedplate.cli.options import project_option
-from bedplate.cli.server import ServerOptions, server_options
+from bedplate.cli.server import ServerOptions, notices_of, server_options
 
 if TYPE_CHECKING:
     from bedplate.serving.feature_plan import FeatureLookup
@@ -46,6 +47,7 @@ def serve(directory: Path, server: ServerOptions, most_keys: int) -> None:
       bedplate features serve --port 0 --json
       curl -d '{"features": ["customer_lines.*"], "keys": {"customer": [17850]}}' localhost:8000/v1/features
     """
+    ending = contextlib.ExitStack()
 
     def load() -> FeatureLookup:
         from bedplate.cli.options import open_online
@@ -58,11 +60,15 @@ def serve(directory: Path, server: ServerOptions, most_keys: int) -> None:
         project = Project(directory)
         config = project.config
         resident, seconds = open_resident(config, project.views), config.online_deadline / SECOND
-        reader = FallbackReader(open_online(config), seconds, config.online_cache, resident=resident)
+        store = open_online(config)
+        reader = FallbackReader(store, seconds, config.online_cache, resident=resident)
         found = FeatureLookup(project.graph, reader, project.scorers, most_keys=most_keys)
         with project.located():
             for view, error in warm_up(found).items():
                 click.echo(f"not served: view '{view}': {error.message}", err=True)
+        notices = notices_of(store, "the feature server")
+        ending.callback(notices.close)
+        notices.keep(project.views.values())
         return found
 
     def app(settings: Settings) -> Application[FeatureLookup]:
@@ -70,4 +76,5 @@ def serve(directory: Path, server: ServerOptions, most_keys: int) -> None:
 
         return FeatureApp(settings.tokens)
 
-    server.serve(app, load, TOKEN_VARIABLE)
+    with ending:
+        server.serve(app, load, TOKEN_VARIABLE)

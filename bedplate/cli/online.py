@@ -107,14 +107,16 @@ def _status(view: ViewFacts, project: str) -> str:
 @online.command()
 @click.option("--removed", is_flag=True, help="Delete views that the project does not have any more too.")
 @click.option("--newer", is_flag=True, help="Delete versions that are newer than the project's own too.")
+@click.option("--in-use", is_flag=True, help="Delete old versions that a server or a promoted model reads too.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be done.")
 @project_option
 @json_option
-def compact(removed: bool, newer: bool, dry_run: bool, directory: Path, as_json: bool) -> None:
+def compact(removed: bool, newer: bool, in_use: bool, dry_run: bool, directory: Path, as_json: bool) -> None:
     """Take out of the store what no read can see any more, while it is read and written.
 
     Rows are folded anew at the watermark: tiles, values and events that are too old for every window go, and rows of
-    which nothing counts any more. An old version of a view goes once the store holds the one that is defined. A version
+    which nothing counts any more. An old version of a view goes once the store holds the one that is defined, and
+    neither a server at work nor a promoted model reads it; --in-use deletes it all the same. A version
     that came to the store after that one stays: another branch may have loaded it. --newer deletes it, and --removed
     views of other names. What another project loaded stays in any case; so does an old version of which it is not known
     who loaded it, in a store outside the project's folder: see 'bedplate online claim'. Texts that nothing names go at
@@ -135,7 +137,16 @@ def compact(removed: bool, newer: bool, dry_run: bool, directory: Path, as_json:
     try:
         with open_online(project.config) as store, ProgressLine(every=1.0) as progress:
             every = list(project.views.values())
-            views = compaction.compact(store, every, removed=removed, newer=newer, dry_run=dry_run, progress=progress)
+            views = compaction.compact(
+                store,
+                every,
+                removed=removed,
+                newer=newer,
+                in_use=in_use,
+                needed=_needed(project.config.registry_path),
+                dry_run=dry_run,
+                progress=progress,
+            )
             try:
                 texts: int | None = drop_texts(store, dry_run=dry_run)
             except StoreError as error:
@@ -150,6 +161,16 @@ def compact(removed: bool, newer: bool, dry_run: bool, directory: Path, as_json:
     if views:
         click.echo(_changes(views))
     click.echo(f"{'would drop' if dry_run else 'dropped'} {texts or 0:,} texts")
+
+
+def _needed(registry: Path) -> dict[str, str]:
+    """The versions of views that promoted models read, each with one of them; of a registry that is there."""
+    from bedplate.registry.dependents import views_of_promoted
+    from bedplate.registry.registry import Registry
+
+    if not registry.is_dir():
+        return {}
+    return {view: f"the model {model}" for view, model in views_of_promoted(Registry(registry)).items()}
 
 
 def _changes(views: list[Compacted]) -> str:

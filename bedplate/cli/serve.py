@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,16 +82,19 @@ def serve(
 
         return App(repository())
 
+    ending = contextlib.ExitStack()
+
     def load() -> Pipeline:
         from bedplate.serving.runtime import threads_for
 
         of_call = threads_for(server.workers) if threads is None else threads
-        return _load(directory, service, repository(), of_call, batch_delay / 1e3)
+        return _load(directory, service, repository(), of_call, batch_delay / 1e3, ending)
 
     def beside(settings: Settings) -> Sequence[Beside]:
         return () if grpc_port is None else (_grpc(repository(), app(), settings, grpc_port, server.workers > 1),)
 
-    server.serve(lambda _: app(), load, TOKEN_VARIABLE, beside=beside)
+    with ending:
+        server.serve(lambda _: app(), load, TOKEN_VARIABLE, beside=beside)
 
 
 def _grpc(repository: Repository, app: App, settings: Settings, port: int, is_shared: bool) -> Beside:
@@ -109,7 +113,15 @@ def _check_workers(workers: int, model_control: bool, grpc_port: int | None) -> 
         raise ConfigError("--grpc-port 0 needs --workers 1", where="options", hint="name the port that workers share")
 
 
-def _load(directory: Path, service: str | None, repository: Repository, threads: int, delay: float) -> Pipeline:
+def _load(
+    directory: Path,
+    service: str | None,
+    repository: Repository,
+    threads: int,
+    delay: float,
+    ending: contextlib.ExitStack,
+) -> Pipeline:
+    from bedplate.cli.server import notices_of
     from bedplate.online.base import open_store
     from bedplate.online.fallback import FallbackReader
     from bedplate.online.resident import open_resident
@@ -132,4 +144,8 @@ def _load(directory: Path, service: str | None, repository: Repository, threads:
     reader = FallbackReader(
         store, deadline / SECOND, config.online_cache, resident=open_resident(config, project.views)
     )
-    return load_pipeline(definition, project.graph, reader, registry, loader=loader)
+    pipeline = load_pipeline(definition, project.graph, reader, registry, loader=loader)
+    notices = notices_of(store, f"the service '{definition.name}'")
+    ending.callback(notices.close)
+    notices.keep(pipeline.views)
+    return pipeline

@@ -16,6 +16,8 @@ from bedplate.errors import ConfigError
 from bedplate.types import SECOND, parse_duration
 
 if TYPE_CHECKING:
+    from bedplate.online.base import OnlineStore
+    from bedplate.online.readers import Notices
     from bedplate.serving.http import Limits
     from bedplate.serving.server import Application, Beside
     from bedplate.serving.settings import Settings
@@ -204,6 +206,15 @@ def server_options(variable: str, *, most_waiting: int) -> Callable[[Callable[..
         return wrapped
 
     return decorate
+
+
+def notices_of(store: OnlineStore, what: str) -> Notices:
+    """The notices in a store that this process reads views, as what."""
+    import socket
+
+    from bedplate.online.readers import Notices
+
+    return Notices(store, f"{what} (process {os.getpid()} of {socket.gethostname()})")
 
 
 def _seconds(given: str, option: str) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias, final
 
 import msgspec
@@ -15,6 +16,7 @@ from bedplate.online import keys
 from bedplate.online.adoption import finish, release, thaw
 from bedplate.online.base import Changes, OnlineStore
 from bedplate.online.generations import discard
+from bedplate.online.readers import readers, without_old_notices
 from bedplate.online.state import REWIND, Gone, ViewState, check_owner, states
 from bedplate.online.sweep import PAGE, RowFolding
 
@@ -55,6 +57,8 @@ def compact(
     *,
     removed: bool = False,
     newer: bool = False,
+    in_use: bool = False,
+    needed: Mapping[str, str] = MappingProxyType({}),
     dry_run: bool = False,
     rewind: int = REWIND,
     clock: Clock = system_clock,
@@ -62,18 +66,17 @@ def compact(
 ) -> list[Compacted]:
     """Folds the rows of views anew at their watermark, and deletes old versions of them.
 
-    Of rows go the tiles, values and counts that are too old for every window, and whole rows of which nothing counts
-    any more. What is read at the watermark or later, and so much before it as writers allow, stays the same. An old
-    version of a view goes once the store holds the one that is defined. A newer one may be that of another state of
-    the project, such as a branch. What is on record as another project's is left as it is, and where the store was
-    opened for a project, so are old versions of which it is not known whose they are: `owners.claim` puts them on
-    record. Readers and writers go on.
+    Of rows go what is too old for every window, and whole rows of which nothing counts any more: what is read at the
+    watermark or later stays the same. An old version goes once the store holds the one that is defined and nobody reads
+    it; not a newer one, another project's, or where it is not known whose it is.
 
     Args:
         store: the store.
         views: all views of the project.
         removed: views of names that the project does not have go too, also those that are on nobody's record.
         newer: versions that came to the store after the ones that are defined go too; nobody else may need them.
+        in_use: versions that somebody reads go too.
+        needed: by the id of a version who reads it, beside the servers that say so in the store (`readers.Notices`).
         dry_run: only says what would be done.
         rewind: as for `bulk_load`.
         clock: when a version went.
@@ -87,6 +90,9 @@ def compact(
     done = [_left(s, f"of project '{s.project}'") for s in found if s.is_of_another(store.project) and s.name in names]
     found = [s for s in found if not s.is_of_another(store.project)]
     own = {s.name: s for s in found if s.complete and s.id in by_id}
+    used = {} if in_use else {**needed, **{i: " and ".join(who) for i, who in readers(store, clock()).items()}}
+    if not dry_run:
+        without_old_notices(store, clock())
     found.sort(key=lambda s: s.id not in by_id)  # what others went on with goes after they have taken all of it over
     for state in found:
         view = by_id.get(state.id)
@@ -98,6 +104,8 @@ def compact(
             done.append(_left(state, "of no known project"))
         elif view is None and state.name in own and not newer and _is_newer(state, own[state.name]):
             done.append(_left(state, "newer than the project's", newer=True))
+        elif view is None and state.id in used:
+            done.append(_left(state, f"read by {used[state.id]}"))
         elif view is None and (state.name in own or (removed and state.name not in names)):
             progress(f"{state.name}: deleting version {state.id[:12]}")
             after = own[state.name].id if state.name in own else ""

@@ -4,10 +4,13 @@ Views that are resident are read from their versions, and the store is not asked
 
 What an answer lacks is said of each view: `Degraded`. A view whose stream was taken in no further than its `freshness`
 before the time asked for has no values either, wherever its rows come from. No value is a presence mask, never a zero.
+How far each view was behind is said in any case. A view that the store does not hold is answered as if the store were
+down for it, and the others as ever.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Sequence
 from time import monotonic
@@ -17,17 +20,21 @@ import msgspec
 import numpy as np
 
 from bedplate.batch import Column, Columns, Ids, Ragged
+from bedplate.errors import StoreError
 from bedplate.features.chains import masked
 from bedplate.features.graph import Selected
 from bedplate.features.reader import Read, Reader
 from bedplate.features.view import CompiledView
+from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.guard import GuardedStore, UnavailableError, reads_until
 from bedplate.online.recent import RecentRows
 from bedplate.online.resident import ResidentViews, with_gaps_filled
-from bedplate.online.state import fresh_until
+from bedplate.online.state import NotHeldError, decode_state, fresh_until
 from bedplate.types import SECOND, Bools, Float64s, Int64s, Type
+
+log = logging.getLogger("bedplate.online")
 
 DEADLINE_SECONDS = 0.05
 RECENT_BYTES = 64_000_000
@@ -40,6 +47,7 @@ class Degraded(msgspec.Struct, omit_defaults=True):
     Attributes:
         cached: rows that are the last ones seen, because the store could not be read.
         default: rows without values, because the store could not be read and they were not seen before.
+        missing: rows of a view that the store does not hold, or not any more: they are `cached` or `default`.
         stale: rows without values, because the view is older than its `freshness`.
         age_seconds: how long ago the oldest of the cached rows was read.
         behind_seconds: how long before the time asked for the view's stream was last known to be taken in, where it is
@@ -52,6 +60,7 @@ class Degraded(msgspec.Struct, omit_defaults=True):
 
     cached: int = 0
     default: int = 0
+    missing: int = 0
     stale: int = 0
     texts: int = 0
     age_seconds: float = 0.0
@@ -66,8 +75,36 @@ class Degraded(msgspec.Struct, omit_defaults=True):
         >>> Degraded(cached=3, age_seconds=1.5).counts()
         {'cached': 3}
         """
-        found = {"cached": self.cached, "default": self.default, "stale": self.stale, "texts": self.texts}
-        return {how: rows for how, rows in found.items() if rows}
+        ways = ("cached", "default", "missing", "stale", "texts")
+        return {how: rows for how in ways if (rows := getattr(self, how))}
+
+
+@final
+class Said:
+    """What an answer says of the views that it read.
+
+    Attributes:
+        degraded: what is not as it should be, by the view's name.
+        behind: for each view that was read, by its name, how many seconds before the time asked for its stream was
+            last known to be taken in; 0: it was known later. A live worker keeps it at seconds, also while the stream
+            is quiet; beyond that there may be events that the values lack.
+    """
+
+    __slots__ = ("behind", "degraded")
+
+    def __init__(self) -> None:
+        self.degraded: dict[str, Degraded] = {}
+        self.behind: dict[str, float] = {}
+
+    def flag(self, view: CompiledView) -> Degraded:
+        """What is not as it should be of a view, to add to."""
+        return self.degraded.setdefault(view.name, Degraded())
+
+    def note(self, read: Read, watermark: int) -> None:
+        """Says how far the view of a read is behind whose stream was taken in up to a time, microseconds."""
+        if len(read.times):
+            behind = max(0, int(read.times.max()) - watermark) / SECOND
+            self.behind[read.view.name] = max(behind, self.behind.get(read.view.name, 0.0))
 
 
 @final
@@ -86,7 +123,7 @@ class FallbackReader(Reader):
         resident: as given.
     """
 
-    __slots__ = ("_reader", "_recent", "_watermarks", "guard", "resident")
+    __slots__ = ("_lacking", "_reader", "_recent", "_watermarks", "guard", "resident")
 
     def __init__(
         self,
@@ -100,6 +137,37 @@ class FallbackReader(Reader):
         self._reader = OnlineReader(self.guard)
         self._recent = RecentRows(recent_bytes)
         self._watermarks: dict[str, tuple[bytes, int]] = {}
+        self._lacking: set[str] = set()
+
+    def with_resident(self, resident: ResidentViews | None) -> FallbackReader:
+        """Another reader of the same store, with what this one knows of it: the rows seen last, and how reads failed.
+
+        Args:
+            resident: the views that are resident, in place of those of this reader.
+        """
+        other = FallbackReader(self.guard, guard=self.guard, resident=resident)
+        other._reader, other._recent = self._reader, self._recent
+        other._watermarks, other._lacking = self._watermarks, self._lacking
+        return other
+
+    def missing(self, views: Collection[CompiledView]) -> list[str] | None:
+        """The names of those of some views that the store does not hold now, or only in part; None: it can't be read.
+
+        A store that is left alone because it failed is left alone.
+        """
+        if not self.guard.is_up:
+            return None
+        found: list[str] = []
+        try:
+            values = self.guard.read_many([store_keys.state_of(view) for view in views])
+        except UnavailableError:
+            return None
+        for view, value in zip(views, values, strict=True):
+            try:
+                decode_state(value, view, self.guard)
+            except StoreError:
+                found.append(view.name)
+        return found
 
     def begin(self, texts_of: Collection[str] = (), deadline: float = math.inf) -> Reading:
         """The reads of one answer.
@@ -111,36 +179,54 @@ class FallbackReader(Reader):
         return Reading(self, texts_of, deadline)
 
     def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
-        """As `OnlineReader.read`; what the answer lacks is not said."""
-        return self.begin().read(view, names, keys, times)
+        """As `OnlineReader.read`; what the answer lacks is not said. Raises as `read_all`."""
+        return self.read_all([Read(view, names, keys, times)])[0]
 
     def read_all(self, reads: Sequence[Read]) -> list[Columns]:
-        """As `OnlineReader.read_all`; what the answer lacks is not said."""
-        return self.begin().read_all(reads)
+        """As `OnlineReader.read_all`; what the answer lacks is not said.
 
-    def fresh(self, reads: Sequence[Read], texts_of: Collection[str], degraded: dict[str, Degraded]) -> list[Columns]:
+        Raises:
+            NotHeldError: the store does not hold a view: nobody would know of it.
+        """
+        reading = self.begin()
+        found = reading.read_all(reads)
+        for error in reading.lacking.values():
+            raise error
+        return found
+
+    def fresh(self, reads: Sequence[Read], texts_of: Collection[str], said: Said) -> list[Columns]:
         """What the store says.
 
         Raises:
             UnavailableError: the store can't be read in time.
-            StoreError: it does not hold a view, or is ahead of a time asked for.
+            NotHeldError: it does not hold some of the views; says which.
+            AheadError: it is ahead of a time asked for.
         """
         values = self._reader.rows(reads)
+        if self._lacking:
+            self._lacking.difference_update(read.view.id for read in reads)
         watermarks = self._watermarks_of(reads, values)
         self._recent.remember(reads, values, watermarks, monotonic())
         found = self._reader.columns(reads, values)
         if texts_of:
             for i, read in enumerate(reads):
                 names = [n for n in read.names if n in texts_of]
-                found[i] = _with_texts(found[i], names, degraded, read.view.name)
+                found[i] = _with_texts(found[i], names, said, read.view)
         for i, (read, watermark) in enumerate(zip(reads, watermarks, strict=True)):
+            said.note(read, watermark)
             if read.view.view.freshness is not None:
-                found[i] = _without_stale(read, found[i], np.full(len(read.times), watermark), degraded)
+                found[i] = _without_stale(read, found[i], np.full(len(read.times), watermark), said)
         return found
 
-    def recalled(
-        self, reads: Sequence[Read], texts_of: Collection[str], degraded: dict[str, Degraded]
-    ) -> list[Columns]:
+    def lack(self, read: Read, error: NotHeldError, said: Said) -> None:
+        """Says of a read that the store does not hold its view; it is logged once, until the store holds it."""
+        if len(read.keys):
+            said.flag(read.view).missing += len(read.keys)
+        if read.view.id not in self._lacking:
+            self._lacking.add(read.view.id)
+            log.error("answers are made without view '%s': %s", read.view.name, error)
+
+    def recalled(self, reads: Sequence[Read], texts_of: Collection[str], said: Said) -> list[Columns]:
         """What was seen last; the store is not asked.
 
         Raises:
@@ -151,35 +237,39 @@ class FallbackReader(Reader):
         now = monotonic()
         for i, (read, (_, seen, watermarks)) in enumerate(zip(reads, recalled, strict=True)):
             there = ~np.isnan(seen)
-            _flag_recalled(read, seen[there], now, degraded)
+            _flag_recalled(read, seen[there], now, said)
+            if there.any():
+                said.note(read, int(watermarks[there].min()))
             if not there.all():
                 found[i] = _masked(found[i], there)
             if texts_of:
                 found[i] = _without_unknown_texts(found[i], [n for n in read.names if n in texts_of])
             if read.view.view.freshness is not None:
-                found[i] = _without_stale(read, found[i], np.where(there, watermarks, read.times), degraded)
+                found[i] = _without_stale(read, found[i], np.where(there, watermarks, read.times), said)
         return found
 
-    def mapped(self, read: Read, degraded: dict[str, Degraded], *, any_age: bool = False) -> Columns | None:
+    def mapped(self, read: Read, said: Said, *, any_age: bool = False) -> Columns | None:
         """What the resident version of a view says; None: there is none, or it is too old.
 
         Raises:
             AheadError: a row is ahead of a time asked for.
         """
         columns = None if self.resident is None else self.resident.read(read, self._reader, any_age=any_age)
-        if columns is None or self.resident is None or not any_age or not len(read.keys):
+        if columns is None or self.resident is None or not len(read.keys):
             return columns
-        view, flag = read.view, degraded.setdefault(read.view.name, Degraded())
+        view, watermark = read.view, self.resident.watermark(read.view)
+        said.note(read, watermark)
+        if not any_age:
+            return columns
+        flag = said.flag(view)
         flag.cached += len(read.keys)
         flag.age_seconds = max(flag.age_seconds, self.resident.ages()[view.name])
         if view.view.freshness is None:
             return columns
-        return _without_stale(read, columns, np.full(len(read.times), self.resident.watermark(view)), degraded)
+        return _without_stale(read, columns, np.full(len(read.times), watermark), said)
 
     def _watermarks_of(self, reads: Sequence[Read], values: Values) -> list[int]:
-        """Up to when the stream of each read's view was taken in; 0 where nobody asks for it."""
-        if all(read.view.view.freshness is None for read in reads):
-            return [0] * len(reads)
+        """Up to when the stream of each read's view was taken in."""
         found: list[int] = []
         for read, state in zip(reads, values.last(len(reads)), strict=True):
             known = self._watermarks.get(read.view.id)
@@ -201,15 +291,19 @@ class Reading(Reader):
 
     Attributes:
         degraded: what is not as it should be, by the view's name.
+        behind: how far each view was behind, by its name, as of `Said`.
         failure: why the store could not be read; None: it was.
+        lacking: why a view could not be read that the store does not hold, by the view's id.
     """
 
-    __slots__ = ("_deadline", "_reader", "_texts_of", "degraded", "failure")
+    __slots__ = ("_deadline", "_reader", "_said", "_texts_of", "behind", "degraded", "failure", "lacking")
 
     def __init__(self, reader: FallbackReader, texts_of: Collection[str], deadline: float = math.inf) -> None:
         self._reader, self._texts_of, self._deadline = reader, texts_of, deadline
-        self.degraded: dict[str, Degraded] = {}
+        self._said = Said()
+        self.degraded, self.behind = self._said.degraded, self._said.behind
         self.failure: UnavailableError | None = None
+        self.lacking: dict[str, NotHeldError] = {}
 
     def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
         """As `OnlineReader.read`, whatever the store does."""
@@ -224,24 +318,38 @@ class Reading(Reader):
         return with_gaps_filled([self._mapped(read) for read in reads], reads, self._stored)
 
     def _stored(self, reads: Sequence[Read]) -> list[Columns]:
-        if self.failure is None:
+        while self.failure is None:
+            held = [read for read in reads if read.view.id not in self.lacking]
             try:
-                return self._reader.fresh(reads, self._texts_of, self.degraded)
+                found = iter(self._reader.fresh(held, self._texts_of, self._said) if held else [])
             except UnavailableError as error:
                 self.failure = error
+            except NotHeldError as error:
+                self.lacking |= dict.fromkeys(error.views, error)  # at least one: the next round reads fewer
+            else:
+                columns = [None if read.view.id in self.lacking else next(found) for read in reads]
+                return with_gaps_filled(columns, reads, self._without)
+        return self._seen(reads)
+
+    def _without(self, reads: Sequence[Read]) -> list[Columns]:
+        for read in reads:
+            self._reader.lack(read, self.lacking[read.view.id], self._said)
+        return self._seen(reads)
+
+    def _seen(self, reads: Sequence[Read]) -> list[Columns]:
         return with_gaps_filled([self._mapped(read, any_age=True) for read in reads], reads, self._recalled)
 
     def _recalled(self, reads: Sequence[Read]) -> list[Columns]:
-        return self._reader.recalled(reads, self._texts_of, self.degraded)
+        return self._reader.recalled(reads, self._texts_of, self._said)
 
     def _mapped(self, read: Read, *, any_age: bool = False) -> Columns | None:
-        columns = self._reader.mapped(read, self.degraded, any_age=any_age)
+        columns = self._reader.mapped(read, self._said, any_age=any_age)
         names = [n for n in read.names if n in self._texts_of] if self._texts_of else []
         if columns is None or not names:
             return columns
         if self.failure is None:
             try:
-                return _with_texts(columns, names, self.degraded, read.view.name)
+                return _with_texts(columns, names, self._said, read.view)
             except UnavailableError as error:
                 self.failure = error
         return _without_unknown_texts(columns, names)
@@ -272,30 +380,30 @@ class _State(msgspec.Struct):
     seen: dict[str, int] = {}
 
 
-def _flag_recalled(read: Read, seen: Float64s, now: float, degraded: dict[str, Degraded]) -> None:
+def _flag_recalled(read: Read, seen: Float64s, now: float, said: Said) -> None:
     """Says that some rows of a read are those seen at these times, and the others without values."""
     if not len(read.keys):
         return
-    flag = degraded.setdefault(read.view.name, Degraded())
+    flag = said.flag(read.view)
     flag.cached += len(seen)
     flag.default += len(read.keys) - len(seen)
     if len(seen):
         flag.age_seconds = max(flag.age_seconds, now - float(seen.min()))
 
 
-def _without_stale(read: Read, columns: Columns, watermarks: Int64s, degraded: dict[str, Degraded]) -> Columns:
+def _without_stale(read: Read, columns: Columns, watermarks: Int64s, said: Said) -> Columns:
     """The columns, without values in rows whose watermark [n] is too far behind the time asked for."""
     behind = read.times - watermarks
     stale: Bools = behind > (read.view.view.freshness or 0)
     if not stale.any():
         return columns
-    flag = degraded.setdefault(read.view.name, Degraded())
+    flag = said.flag(read.view)
     flag.stale += int(stale.sum())
     flag.behind_seconds = max(flag.behind_seconds, int(behind.max()) / SECOND)
     return _masked(columns, ~stale)
 
 
-def _with_texts(columns: Columns, names: Sequence[str], degraded: dict[str, Degraded], view: str) -> Columns:
+def _with_texts(columns: Columns, names: Sequence[str], said: Said, view: CompiledView) -> Columns:
     """The columns with their texts read; without the values that have none in the store, which is said of the view."""
     lacking: list[str] = []
     for name in names:
@@ -307,7 +415,7 @@ def _with_texts(columns: Columns, names: Sequence[str], degraded: dict[str, Degr
     lost = list[Bools]()
     found = _without_unknown_texts(columns, lacking, lost)
     if lost:
-        degraded.setdefault(view, Degraded()).texts += int(np.count_nonzero(np.any(lost, axis=0)))
+        said.flag(view).texts += int(np.count_nonzero(np.any(lost, axis=0)))
     return found
 
 

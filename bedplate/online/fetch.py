@@ -25,7 +25,7 @@ from bedplate.online.old_rows import with_old_rows
 from bedplate.online.overflow import BeyondWordsError, beyond
 from bedplate.online.plan import ReadPlan, UnreadableRowError
 from bedplate.online.rows import check_rows
-from bedplate.online.state import ViewState, decode_state
+from bedplate.online.state import NotHeldError, ViewState, decode_state
 from bedplate.types import Int64s, format_time
 
 _MOST_PLANS = 4096
@@ -75,7 +75,8 @@ class OnlineReader(Reader):
         """The packed rows of several reads, one read's after the other's, and then the state of each read's view.
 
         Raises:
-            StoreError: the store can't be read or does not hold a view.
+            NotHeldError: it does not hold some of the views; says which.
+            StoreError: the store can't be read.
         """
         found: Values | None = None
         while found is None:
@@ -96,7 +97,7 @@ class OnlineReader(Reader):
         wanted += [store_keys.state_of(read.view) for read in reads]
         values = self._store.read_many(wanted, runs)
         last = values.last(len(reads))
-        states = [self._state(read.view, state) for read, state in zip(reads, last, strict=True)]
+        states = self._states_of(reads, last)
         if [state.generation for state in states] != known:
             return None
         return values if all(state.adopted is None for state in states) else self._with_old(reads, values, states)
@@ -110,7 +111,11 @@ class OnlineReader(Reader):
             rows = words[of_read[0] : of_read[-1]], of_read - of_read[0]
             if state.adopted is not None:
                 layout = self._plan(read.view, tuple(read.names)).layout
-                with_old = with_old_rows(self._store, form_of(layout), state.adopted, read.keys, *rows)
+                try:
+                    with_old = with_old_rows(self._store, form_of(layout), state.adopted, read.keys, *rows)
+                except NotHeldError as error:
+                    error.views = frozenset([read.view.id])
+                    raise
                 if with_old is None:
                     return None
                 rows = with_old
@@ -131,6 +136,18 @@ class OnlineReader(Reader):
             found.append(self.unpacked(read, words, offsets[first : first + len(read.keys) + 1]))
             first += len(read.keys)
         return found
+
+    def _states_of(self, reads: Sequence[Read], values: Sequence[bytes]) -> list[ViewState]:
+        states, lacking = list[ViewState](), dict[str, NotHeldError]()
+        for read, value in zip(reads, values, strict=True):
+            try:
+                states.append(self._state(read.view, value))
+            except NotHeldError as error:
+                lacking.setdefault(read.view.id, error)
+        for error in lacking.values():
+            error.views = frozenset(lacking)
+            raise error
+        return states
 
     def _state(self, view: CompiledView, state: bytes) -> ViewState:
         known = self._states.get(view.id, _UNKNOWN)

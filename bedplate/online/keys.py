@@ -38,6 +38,9 @@ TEXTS = b"t"
 GONE = b"g"
 """That a version of a view was deleted, because another one is defined: `state.Gone`."""
 
+READERS = b"u"
+"""Who reads a version of a view: `readers.Notice`."""
+
 LOADED = b"h"
 """What the load of a view took in: `loaded.Loaded`."""
 

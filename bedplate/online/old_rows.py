@@ -6,11 +6,11 @@ import functools
 
 import numpy as np
 
-from bedplate.errors import ConflictError, StoreError
+from bedplate.errors import ConflictError
 from bedplate.online import keys
 from bedplate.online.base import OnlineStore
 from bedplate.online.forms import Conversion, Form, conversion
-from bedplate.online.state import Adopted, decode, decoded
+from bedplate.online.state import Adopted, NotHeldError, decode, decoded
 from bedplate.types import Int64s
 
 
@@ -31,7 +31,7 @@ def with_old_rows(
         words and offsets [k + 1]; None: the view has meanwhile taken over all rows, or does not read these any more.
 
     Raises:
-        StoreError: the old rows are not those that the view took over any more, and it reads them still.
+        NotHeldError: the old rows are not those that the view took over any more, and it reads them still.
     """
     missing = np.flatnonzero(np.diff(offsets) == 0)
     if not len(missing):
@@ -93,11 +93,11 @@ def _is_held(state: bytes, adopted: Adopted, successor: str) -> bool:
 
 
 def _check_over(store: OnlineStore, adopted: Adopted, view_id: str) -> None:
-    """Raises `StoreError` where a view still reads old rows that were found to be gone before."""
+    """Raises `NotHeldError` where a view still reads old rows that were found to be gone before."""
     value = store.read_many([keys.of_view(keys.STATES, view_id)]).data
     state = decoded(value) if value else None
     if state is not None and state.adopted == adopted:
-        raise StoreError(
+        raise NotHeldError(
             f"rows of version {adopted.id[:12]}, with which the view goes on, were deleted or loaded anew",
             where=f"{store.url}: {state.name}",
             hint="load the view from history: bedplate materialize --replace",

@@ -131,6 +131,16 @@ class Gone(msgspec.Struct, frozen=True):
     made: int
 
 
+class NotHeldError(StoreError):
+    """A store does not hold a version of a view, or only in part.
+
+    Attributes:
+        views: the ids of all views of a read that are so; empty where nothing is known of others.
+    """
+
+    views: frozenset[str] = frozenset()
+
+
 def decode(value: bytes, kind: type[_Kind], what: str) -> _Kind:
     """What a store keeps of a view beside its rows, from its bytes.
 
@@ -161,17 +171,17 @@ def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewSt
     """The state from its bytes; empty: there is none.
 
     Raises:
-        StoreError: the view was never loaded, or not completely.
+        NotHeldError: the view was never loaded, or not completely.
     """
     if not value:
-        raise StoreError(
+        raise NotHeldError(
             f"the online store '{store.url}' does not hold this version of the view",
             where=view.place,
             hint="the definition is new, or has changed since it was loaded; run: bedplate materialize",
         )
     state = decoded(value)
     if not state.complete or state.id != view.id:
-        raise StoreError(
+        raise NotHeldError(
             f"the online store '{store.url}' holds the view only in part",
             where=view.place,
             hint="its load is at work or was interrupted; run again: bedplate materialize",

@@ -1,4 +1,4 @@
-"""What depends on the versions of a model: the versions of other models that read features made by them."""
+"""What depends on the versions of a model, and what promoted versions depend on: other versions, and views."""
 
 from __future__ import annotations
 
@@ -24,3 +24,31 @@ def dependents(registry: Registry, name: str) -> dict[int, list[str]]:
                 if needed == name:
                     found.setdefault(int(of), []).append(str(version))
     return dict(sorted(found.items()))
+
+
+def views_of_promoted(registry: Registry) -> dict[str, str]:
+    """The versions of views that models with an alias read, by the view's id; each with one such model.
+
+    Versions of other models that make their features count as well.
+
+    Args:
+        registry: where the models are.
+
+    Raises:
+        ArtifactError: a manifest is damaged.
+    """
+    found: dict[str, str] = {}
+    for model in registry.models():
+        for alias, number in registry.aliases(model.name).items():
+            waiting, seen = [f"{model.name}:{number}"], set[str]()
+            while waiting:
+                reference = waiting.pop()
+                if reference in seen:
+                    continue
+                seen.add(reference)
+                manifest = registry.get(reference).manifest
+                waiting += manifest.parents
+                for name, view_id in manifest.definitions.items():
+                    if name.startswith("view "):
+                        found.setdefault(view_id, f"{model.name}@{alias}")
+    return found

@@ -28,6 +28,8 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
         reason: why `recommend` gives no item, where it gives none; see `empty_reason`.
         degraded: the views whose values are not as they should be, because the store is slow, down or behind; and the
             steps, as `step.NAME`, that were late or failed.
+        behind_seconds: for each view that was read how long before the time asked for its stream was last known to be
+            taken in; a live worker keeps it at seconds.
         trace: the milliseconds of each step, where the request asks.
     """
 
@@ -41,6 +43,7 @@ class Answer(msgspec.Struct, omit_defaults=True, kw_only=True):
     unknown: dict[str, list[Key]] = {}
     reason: str | None = None
     degraded: dict[str, Degraded] = {}
+    behind_seconds: dict[str, float] = {}
     trace: dict[str, float] | None = None
 
 
@@ -53,6 +56,7 @@ class Vectors(msgspec.Struct, omit_defaults=True, kw_only=True):
         time: the time that the request's features are of, microseconds; left out for items.
         unknown: as of `Answer`.
         degraded: as of `Answer`.
+        behind_seconds: as of `Answer`.
         trace: as of `Answer`.
     """
 
@@ -61,6 +65,7 @@ class Vectors(msgspec.Struct, omit_defaults=True, kw_only=True):
     time: int | None = None
     unknown: dict[str, list[Key]] = {}
     degraded: dict[str, Degraded] = {}
+    behind_seconds: dict[str, float] = {}
     trace: dict[str, float] | None = None
 
 

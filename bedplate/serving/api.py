@@ -8,7 +8,6 @@ from typing import TypeAlias
 import msgspec
 
 from bedplate.errors import RequestError
-from bedplate.online.fallback import Degraded
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.arrow import REQUEST_HEADER, answer_stream, is_arrow, read_stream, wants_arrow
 from bedplate.serving.http import Request, Response
@@ -16,38 +15,37 @@ from bedplate.serving.model import SharedCalls
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.wire import Asked
 
-Answered: TypeAlias = "tuple[Response, Mapping[str, Degraded]]"
-"""An answer, and what of it is not as it should be."""
+Answered: TypeAlias = "tuple[Response, Answer | Vectors | Similar]"
+"""An answer as it is sent, and what is in it."""
 Call: TypeAlias = Callable[[Request, Pipeline], Answered]
 """Answers a request."""
 SharedCall: TypeAlias = Callable[[Request, Pipeline, SharedCalls], Awaitable[Answered]]
 """Answers a request together with others."""
 
 _encoder = msgspec.json.Encoder()
-_WELL: Mapping[str, Degraded] = {}
 
 
-def recommend(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
+def recommend(request: Request, pipeline: Pipeline) -> Answered:
     """The best items.
 
     Raises:
         BedplateError: see `Pipeline.recommend`.
     """
     answer = pipeline.recommend(_recommended(request, pipeline))
-    return _response(request, pipeline, answer), answer.degraded
+    return _response(request, pipeline, answer), answer
 
 
-def rank(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
+def rank(request: Request, pipeline: Pipeline) -> Answered:
     """The scores of candidates.
 
     Raises:
         BedplateError: see `Pipeline.rank`.
     """
     answer = pipeline.rank(_ranked(request, pipeline))
-    return _response(request, pipeline, answer), answer.degraded
+    return _response(request, pipeline, answer), answer
 
 
-def embed(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
+def embed(request: Request, pipeline: Pipeline) -> Answered:
     """Vectors.
 
     Raises:
@@ -57,28 +55,29 @@ def embed(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, 
     if isinstance(asked, Asked):
         asked.deadline = request.deadline
     answer = pipeline.embed(asked)
-    return _response(request, pipeline, answer), answer.degraded
+    return _response(request, pipeline, answer), answer
 
 
-def similar(request: Request, pipeline: Pipeline) -> tuple[Response, Mapping[str, Degraded]]:
+def similar(request: Request, pipeline: Pipeline) -> Answered:
     """The items nearest to one.
 
     Raises:
         BedplateError: see `Pipeline.similar`.
     """
-    return _response(request, pipeline, pipeline.similar(pipeline.wire.similar(_json_body(request)))), _WELL
+    answer = pipeline.similar(pipeline.wire.similar(_json_body(request)))
+    return _response(request, pipeline, answer), answer
 
 
 async def recommend_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
     """As `recommend`, with a call of the ranking model that other requests may share."""
     answer = await pipeline.recommend_shared(_recommended(request, pipeline), batcher)
-    return _response(request, pipeline, answer), answer.degraded
+    return _response(request, pipeline, answer), answer
 
 
 async def rank_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
     """As `rank`, with a call of the ranking model that other requests may share."""
     answer = await pipeline.rank_shared(_ranked(request, pipeline), batcher)
-    return _response(request, pipeline, answer), answer.degraded
+    return _response(request, pipeline, answer), answer
 
 
 SHARED: Mapping[str, SharedCall] = {"recommend": recommend_shared, "rank": rank_shared}

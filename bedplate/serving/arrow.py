@@ -20,6 +20,8 @@ TIME_HEADER = "Bedplate-Time"
 """As of when: of an Arrow request for features, and of every answer in Arrow."""
 DEGRADED_HEADER = "Bedplate-Degraded"
 """What is not as it should be in an answer in Arrow, as JSON."""
+BEHIND_HEADER = "Bedplate-Behind"
+"""How far each view is behind in an answer in Arrow, seconds by view, as JSON."""
 REQUEST_HEADER = "Bedplate-Request"
 """The fields of a `rank` request in Arrow beside `candidates`, as JSON."""
 ANSWER_HEADER = "Bedplate-Answer"
@@ -111,14 +113,16 @@ def _headers(answer: Answer | Vectors | Similar, item: str) -> list[tuple[bytes,
         rest["unknown"] = {name: keys for name, keys in answer.unknown.items() if name != item}
         rest["unknown"] |= {item: left} if left else {}
         rest = {name: value for name, value in rest.items() if value != {}}
-    found = [(ANSWER_HEADER.encode(), _text(rest))]
+    found = [(ANSWER_HEADER.encode(), in_header(rest))]
     if "time" in shown:
         found.append((TIME_HEADER.encode(), str(shown["time"]).encode()))
+    if "behind_seconds" in shown:
+        found.append((BEHIND_HEADER.encode(), in_header(shown["behind_seconds"])))
     if "degraded" in shown:
-        found.append((DEGRADED_HEADER.encode(), _text(shown["degraded"])))
+        found.append((DEGRADED_HEADER.encode(), in_header(shown["degraded"])))
     return found
 
 
-def _text(value: Mapping[str, Any]) -> bytes:
+def in_header(value: Mapping[str, Any]) -> bytes:
     """JSON in ASCII, as a header must be."""
     return json.dumps(value, separators=(",", ":")).encode()

@@ -8,7 +8,7 @@ GET  /metrics            for Prometheus
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import final
 
 import msgspec
@@ -17,7 +17,7 @@ from bedplate.errors import NotFoundError, NotReadyError, suggest
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
 from bedplate.serving.http import TEXT, Request, Response, error_response, retry_after
-from bedplate.serving.metrics import Metrics
+from bedplate.serving.metrics import Metrics, view_lines
 from bedplate.serving.oip_routes import Route
 from bedplate.serving.openapi import openapi
 from bedplate.serving.routes import respond
@@ -38,14 +38,16 @@ class FeatureApp:
     503
     """
 
-    __slots__ = ("_features", "_metrics", "_openapi", "_ready", "_routes", "_tokens")
+    __slots__ = ("_features", "_metrics", "_missing", "_openapi", "_ready", "_routes", "_tokens")
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._features: FeatureLookup | None = None
         self._openapi = b""
         self._ready = False
+        self._missing: Collection[str] = ()
         self._metrics = Metrics()
+        self._metrics.add(self._view_lines)
         self._routes: dict[str, Route] = {
             "/v1/features": ("features", "POST", self._answer),
             "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
@@ -64,8 +66,11 @@ class FeatureApp:
         return tuple(self._routes)
 
     def open(self, features: FeatureLookup) -> None:
-        """Becomes ready."""
-        self._features = features
+        """Becomes ready; or answers from now on with these features, in place of those before.
+
+        A request is answered with the ones or the others: it asks once which.
+        """
+        self._features, self._openapi, self._missing = features, b"", ()
         self._metrics.watch(features.reader.guard, features.reader.resident)
         self._ready = True
 
@@ -82,15 +87,32 @@ class FeatureApp:
 
     def _answer(self, request: Request) -> Response:
         response, values = answer(request, self._loaded())
+        self._metrics.observe_behind(values.behind)
         if values.degraded:
             self._metrics.observe_degraded(values.degraded)
         return response
 
     def _health(self, request: Request) -> Response:
         up = self._features is not None and self._features.reader.guard.is_up
-        body = msgspec.json.encode({"ready": self._ready, "store": "up" if up else "down"})
-        status = 200 if self._ready else 503
+        missing = self._look()
+        ready = self._ready and not (missing and self._has_none(missing))
+        shown = {"ready": ready, "store": "up" if up else "down"}
+        body = msgspec.json.encode(shown | ({"missing": list(missing)} if missing else {}))
+        status = 200 if ready else 503
         return Response(status, body, headers=retry_after(status))
+
+    def _look(self) -> Collection[str]:
+        """The names of the views that the store does not hold: as it last said, where it does not answer."""
+        if self._features is not None:
+            found = self._features.reader.missing(self._features.graph.views.values())
+            self._missing = self._missing if found is None else found
+        return self._missing
+
+    def _has_none(self, missing: Collection[str]) -> bool:
+        return self._features is not None and len(missing) == len(self._features.graph.views)
+
+    def _view_lines(self) -> list[str]:
+        return [] if self._features is None else view_lines(self._features.graph.views, self._look())
 
     def _loaded(self) -> FeatureLookup:
         if self._features is None:

@@ -61,12 +61,20 @@ class Values:
         rows: how many keys were asked for.
         time: of which the values are, microseconds.
         degraded: the views whose values are not as they should be.
+        behind: how many seconds before the time asked for each view's stream was last known to be taken in.
     """
 
-    __slots__ = ("columns", "degraded", "rows", "time")
+    __slots__ = ("behind", "columns", "degraded", "rows", "time")
 
-    def __init__(self, columns: Mapping[str, Column], rows: int, time: int, degraded: Mapping[str, Degraded]) -> None:
-        self.columns, self.rows, self.time, self.degraded = columns, rows, time, degraded
+    def __init__(
+        self,
+        columns: Mapping[str, Column],
+        rows: int,
+        time: int,
+        degraded: Mapping[str, Degraded],
+        behind: Mapping[str, float],
+    ) -> None:
+        self.columns, self.rows, self.time, self.degraded, self.behind = columns, rows, time, degraded, behind
 
 
 @final
@@ -143,7 +151,8 @@ class FeatureLookup:
 
         Raises:
             RequestError: the keys of an entity are missing or of another number, or context is wrong.
-            StoreError: the store does not hold a view, or is ahead of the time.
+            NotHeldError: the store holds none of the views, so that there is nothing to answer with.
+            AheadError: it is ahead of the time.
             DeadlineError: a model that makes a feature is not done by then.
         """
         micros = self._clock() if time is None else decode_time(time)
@@ -157,7 +166,10 @@ class FeatureLookup:
         reading = self.reader.begin(plan.texts_of, deadline)
         with scored_until(deadline):
             found = lookup(plan.selected, reading, given, np.full(rows, micros), columns, plan.scorers)
-        return Values(found, rows, micros, reading.degraded)
+        has_none = reading.lacking and all(view.id in reading.lacking for view in plan.selected.every_view)
+        if has_none and not any(flag.cached for flag in reading.degraded.values()):
+            raise next(iter(reading.lacking.values()))
+        return Values(found, rows, micros, reading.degraded, reading.behind)
 
     def check_keys(self, plan: FeaturePlan, given: Mapping[str, object]) -> None:
         """Checks that a call brings the keys of each entity that its features need, and no others.
@@ -214,6 +226,8 @@ def warm_up(features: FeatureLookup) -> dict[str, StoreError]:
                 reading.read(view, list(view.features), keys, np.array([time]))
             except StoreError as error:
                 missing[name] = error
+            if view.id in reading.lacking:
+                missing[name] = reading.lacking[view.id]
             if reading.failure is not None:
                 raise reading.failure
     return missing

@@ -3,7 +3,8 @@
     {"features": ["customer_lines.*", "price_ratio"], "keys": {"customer": [17850, 12431], "product": "22386"},
      "context": {"query": "red mug"}, "time": "2011-12-01T09:00:00"}
 
-    {"time": 1322730000000000, "rows": 2, "values": {"price_ratio": [0.9, null], ...}}
+    {"time": 1322730000000000, "rows": 2, "values": {"price_ratio": [0.9, null], ...}, "behind_seconds":
+     {"customer_lines": 1.2}}
 
 A value that is not there is null, in JSON and in Arrow; so is, in JSON, a number that is none. A list without elements
 is empty. Times are microseconds. What an Arrow stream can't hold is in headers.
@@ -22,7 +23,17 @@ import polars as pl
 from bedplate.batch import Column, Dense, Ids, Ragged, column_to_series, texts_of
 from bedplate.errors import DataError, RequestError
 from bedplate.features.entity import encode_keys as encode_series
-from bedplate.serving.arrow import DEGRADED_HEADER, TIME_HEADER, is_arrow, plain_keys, read_stream, stream, wants_arrow
+from bedplate.serving.arrow import (
+    BEHIND_HEADER,
+    DEGRADED_HEADER,
+    TIME_HEADER,
+    in_header,
+    is_arrow,
+    plain_keys,
+    read_stream,
+    stream,
+    wants_arrow,
+)
 from bedplate.serving.feature_plan import FeatureLookup, FeaturePlan, Values
 from bedplate.serving.http import Request, Response
 from bedplate.serving.progress import READ_SHARE, part_of
@@ -119,6 +130,7 @@ def _of_arrow(request: Request, features: FeatureLookup) -> Values:
 def _json_response(values: Values) -> Response:
     shown: dict[str, Any] = {"time": values.time, "rows": values.rows}
     shown["values"] = {name: _json_values(column) for name, column in values.columns.items()}
+    shown["behind_seconds"] = values.behind
     if values.degraded:
         shown["degraded"] = values.degraded
     return Response(200, msgspec.json.encode(shown))
@@ -145,7 +157,10 @@ def _json_values(column: Column) -> list[Any]:
 
 def _arrow_response(values: Values) -> Response:
     series = [column_to_series(column, name) for name, column in values.columns.items()]
-    headers: list[tuple[bytes, bytes]] = [(TIME_HEADER.encode(), str(values.time).encode())]
+    headers: list[tuple[bytes, bytes]] = [
+        (TIME_HEADER.encode(), str(values.time).encode()),
+        (BEHIND_HEADER.encode(), in_header(values.behind)),
+    ]
     if values.degraded:
-        headers.append((DEGRADED_HEADER.encode(), msgspec.json.encode(values.degraded)))
+        headers.append((DEGRADED_HEADER.encode(), in_header(msgspec.to_builtins(values.degraded))))
     return stream(pl.DataFrame(series), headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import final
 
 from bedplate.exposition import family, header, sample
@@ -24,12 +24,15 @@ class Metrics:
     bedplate_requests_total{route="rank",status="200"} 1
     """
 
-    __slots__ = ("_counts", "_degraded", "_histograms", "_joined", "_others", "_resident", "_steps", "_store")
+    __slots__ = (
+        "_behind", "_counts", "_degraded", "_histograms", "_joined", "_others", "_resident", "_steps", "_store",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, int], int] = {}
         self._degraded: dict[tuple[str, str], int] = {}
         self._steps: dict[tuple[str, str], int] = {}
+        self._behind: Mapping[str, float] = {}
         self._store: GuardedStore | None = None
         self._resident: ResidentViews | None = None
         self._joined: Callable[[str], str] | None = None
@@ -54,6 +57,13 @@ class Metrics:
                 self._steps[key] = self._steps.get(key, 0) + 1
             for how, rows in found.counts().items():
                 self._degraded[view, how] = self._degraded.get((view, how), 0) + rows
+
+    def observe_behind(self, behind: Mapping[str, float]) -> None:
+        """Keeps how far each view of an answer was behind, seconds by the view's name."""
+        if behind.keys() == self._behind.keys():
+            self._behind = behind
+        else:
+            self._behind = {**self._behind, **behind}
 
     def watch(self, store: GuardedStore, resident: ResidentViews | None = None) -> None:
         """Shows from now on how the reads of a store fail, and how old what is resident is."""
@@ -84,7 +94,12 @@ class Metrics:
             lines.append(sample("bedplate_request_seconds_sum", {"route": route}, f"{total[0]:.6f}"))
             lines.append(sample("bedplate_request_seconds_count", {"route": route}, seen))
         others = [line for found in self._others for line in found()]
-        return "\n".join([*lines, *self._of_degraded(), *self._of_store(), *self._of_resident(), *others]) + "\n"
+        return (
+            "\n".join(
+                [*lines, *self._of_degraded(), *self._of_behind(), *self._of_store(), *self._of_resident(), *others]
+            )
+            + "\n"
+        )
 
     def _of_degraded(self) -> list[str]:
         steps = family(
@@ -103,6 +118,13 @@ class Metrics:
             [({"view": view, "how": how}, rows) for (view, how), rows in sorted(self._degraded.items())],
         )
 
+    def _of_behind(self) -> list[str]:
+        if not self._behind:
+            return []
+        what = "How long before the time asked for a view's stream was last known to be taken in, in its last answer."
+        shown = [({"view": view}, f"{seconds:.3f}") for view, seconds in sorted(self._behind.items())]
+        return family("bedplate_behind_seconds", "gauge", what, shown)
+
     def _of_store(self) -> list[str]:
         if self._store is None:
             return []
@@ -120,3 +142,17 @@ class Metrics:
         ages = [({"view": view}, f"{age:.3f}") for view, age in sorted(self._resident.ages().items())]
         what = "How long ago the online store held what is resident; NaN: nothing."
         return family("bedplate_resident_age_seconds", "gauge", what, ages)
+
+
+def view_lines(views: Collection[str], missing: Collection[str]) -> list[str]:
+    """Whether the store holds each view.
+
+    Args:
+        views: the names of all that are served.
+        missing: those that it does not hold.
+
+    >>> view_lines(["lists", "wins"], ["wins"])[-2:]
+    ['bedplate_view_up{view="lists"} 1', 'bedplate_view_up{view="wins"} 0']
+    """
+    what = "Whether the online store holds the view; 0: answers are made without it."
+    return family("bedplate_view_up", "gauge", what, [({"view": view}, int(view not in missing)) for view in views])

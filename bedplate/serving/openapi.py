@@ -7,7 +7,7 @@ from typing import Any
 
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.view import Feature
-from bedplate.serving.arrow import ARROW, DEGRADED_HEADER, TIME_HEADER
+from bedplate.serving.arrow import ARROW, BEHIND_HEADER, DEGRADED_HEADER, TIME_HEADER
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import FEATURES_HEADER
 from bedplate.types import Type
@@ -32,7 +32,7 @@ _PROBLEMS = {
     "429": "too many requests wait; `Retry-After` says when to ask again",
     "431": "the headers are larger than the limit",
     "500": "an error inside",
-    "503": "still loading, too busy, or the online store does not hold a view; `Retry-After` says when to ask again",
+    "503": "still loading, too busy, or no view asked for is in the store; `Retry-After` says when to ask again",
     "504": "no answer before the deadline of the request",
 }
 
@@ -54,7 +54,9 @@ def openapi(features: FeatureLookup, *, has_tokens: bool) -> dict[str, Any]:
         },
         "/metrics": {"get": _operation("metrics", "For Prometheus.", "text/plain") | {"security": security}},
     }
-    paths["/healthz"]["get"]["responses"]["503"] = {"description": "still loading, or stopping"}
+    paths["/healthz"]["get"]["responses"]["503"] = {
+        "description": "still loading, stopping, or without any of its views"
+    }
     found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Bedplate features", "version": importlib.metadata.version("bedplate")},
@@ -83,7 +85,7 @@ def _features_operation(problems: dict[str, Any]) -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "the values",
-                "headers": {TIME_HEADER: text, DEGRADED_HEADER: text},
+                "headers": {TIME_HEADER: text, BEHIND_HEADER: text, DEGRADED_HEADER: text},
                 "content": {"application/json": {"schema": _reference("FeaturesAnswer")}} | binary,
             }
         }
@@ -109,7 +111,7 @@ def _schemas(features: FeatureLookup) -> dict[str, Any]:
     keys = {entity: _several(_KINDS[kind]) for entity, kind in graph.key_types().items()}
     context = {c.name: _several(_value(c.feature)) for c in graph.contexts.values()}
     count = {"type": "integer"}
-    degraded = {"cached": count, "default": count, "stale": count, "texts": count}
+    degraded = {"cached": count, "default": count, "missing": count, "stale": count, "texts": count}
     degraded |= {"age_seconds": {"type": "number"}, "behind_seconds": {"type": "number"}}
     return {
         "FeaturesRequest": {
@@ -125,7 +127,7 @@ def _schemas(features: FeatureLookup) -> dict[str, Any]:
         },
         "FeaturesAnswer": {
             "type": "object",
-            "required": ["time", "rows", "values"],
+            "required": ["time", "rows", "values", "behind_seconds"],
             "properties": {
                 "time": {"type": "integer", "format": "int64"},
                 "rows": {"type": "integer", "maximum": features.most_keys},
@@ -135,6 +137,11 @@ def _schemas(features: FeatureLookup) -> dict[str, Any]:
                         name: {"type": "array", "description": f.text, "items": _value(f)}
                         for name, f in graph.features.items()
                     },
+                },
+                "behind_seconds": {
+                    "type": "object",
+                    "description": "how long before `time` each view's stream was last known to be taken in",
+                    "additionalProperties": {"type": "number"},
                 },
                 "degraded": {
                     "type": "object",

@@ -13,9 +13,8 @@ from bedplate.clock import Clock, system_clock
 from bedplate.errors import NotFoundError, RequestError
 from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.view import CompiledView
 from bedplate.online.fallback import FallbackReader, texts_read
-from bedplate.online.guard import GuardedStore
-from bedplate.online.resident import ResidentViews
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.batcher import finished
@@ -109,14 +108,14 @@ class Pipeline:
         self._made = {name: maker.version for name, maker in makers.items()}
 
     @property
-    def store(self) -> GuardedStore | None:
-        """The store as it is read, where the reads may fall back."""
-        return None if self._fallback is None else self._fallback.guard
+    def reader(self) -> FallbackReader | None:
+        """What reads the store, where the reads may fall back."""
+        return self._fallback
 
     @property
-    def resident(self) -> ResidentViews | None:
-        """The resident views, where the reads may fall back."""
-        return None if self._fallback is None else self._fallback.resident
+    def views(self) -> tuple[CompiledView, ...]:
+        """The views that it reads."""
+        return self._hydrator.selected.every_view
 
     @property
     def batcher(self) -> SharedCalls | None:
@@ -185,6 +184,7 @@ class Pipeline:
             unknown=unknown,
             trace=progress.steps,
             degraded=progress.degraded,
+            behind_seconds=progress.behind,
             reason=None if ids else empty_reason(self._sources.items, brought),
         )
 
@@ -221,6 +221,7 @@ class Pipeline:
             unknown=unknown,
             trace=progress.steps,
             degraded=progress.degraded,
+            behind_seconds=progress.behind,
         )
 
     def embed(self, asked: Asked | ItemsAsked) -> Vectors:
@@ -251,6 +252,7 @@ class Pipeline:
             time=asked.time,
             unknown=self._unknown(asked, request),
             degraded=progress.degraded,
+            behind_seconds=progress.behind,
             trace=progress.steps,
         )
 
@@ -298,6 +300,10 @@ class Pipeline:
         now = self.wire.now()
         size = min(self.service.most_candidates, 200)
         asked = Asked(text, keys, now, [item] * size, np.zeros(size, np.int64), self.service.top, trace=False)
+        reading = self._progress(asked).reading
+        self._hydrator.candidates(keys, now, asked.item_keys, reader=reading)
+        for error in reading.lacking.values() if reading is not None else ():
+            raise error
         for _ in range(3):
             finished(self._rank(asked, self._progress(asked, is_strict=True)))
             if self._candidates is not None:

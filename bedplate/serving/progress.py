@@ -113,3 +113,8 @@ class Progress:
         """All that is not as it should be, by view and by step."""
         found = {} if self.reading is None else self.reading.degraded
         return {**found, **self._flags} if self._flags else found
+
+    @property
+    def behind(self) -> dict[str, float]:
+        """How far each view was behind the time asked for, seconds by view."""
+        return {} if self.reading is None else self.reading.behind

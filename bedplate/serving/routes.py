@@ -18,10 +18,11 @@ import msgspec
 
 from bedplate.errors import BedplateError, NotFoundError, NotReadyError, suggest
 from bedplate.serving import api
+from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.call_metrics import call_lines
 from bedplate.serving.compression import compress, decompress
 from bedplate.serving.http import TEXT, Request, Response, error_response
-from bedplate.serving.metrics import Metrics
+from bedplate.serving.metrics import Metrics, view_lines
 from bedplate.serving.oip_routes import ProtocolRoutes, Route
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
@@ -74,8 +75,9 @@ class App:
         """Becomes ready."""
         self._pipeline = pipeline
         self._repository.serve([artifact.model for artifact in pipeline.models.values()])
-        if pipeline.store is not None:
-            self._metrics.watch(pipeline.store, pipeline.resident)
+        if pipeline.reader is not None:
+            self._metrics.watch(pipeline.reader.guard, pipeline.reader.resident)
+            self._metrics.add(lambda: _view_lines(pipeline))
         self._metrics.add(lambda: call_lines(self._repository.models))
         self._ready = True
 
@@ -119,18 +121,23 @@ class App:
             batcher = pipeline.batcher
             if batcher is not None and shared is not None:
                 return self._shared(shared(request, pipeline, batcher))
-            response, degraded = call(request, pipeline)
-            if degraded:
-                self._metrics.observe_degraded(degraded)
+            response, answer = call(request, pipeline)
+            self._observe(answer)
             return response
 
         return answered
 
     async def _shared(self, answered: Awaitable[api.Answered]) -> Response:
-        response, degraded = await answered
-        if degraded:
-            self._metrics.observe_degraded(degraded)
+        response, answer = await answered
+        self._observe(answer)
         return response
+
+    def _observe(self, answer: Answer | Vectors | Similar) -> None:
+        if isinstance(answer, Similar):  # it reads no features
+            return
+        self._metrics.observe_behind(answer.behind_seconds)
+        if answer.degraded:
+            self._metrics.observe_degraded(answer.degraded)
 
     def _openapi_of(self, pipeline: Pipeline) -> bytes:
         self._openapi = self._openapi or msgspec.json.encode(service_openapi(pipeline))
@@ -185,3 +192,8 @@ def _wrong_method(request: Request, expected: str) -> Response:
 
 def _json(value: Any, status: int = 200) -> Response:
     return Response(status, msgspec.json.encode(value))
+
+
+def _view_lines(pipeline: Pipeline) -> list[str]:
+    missing = None if pipeline.reader is None else pipeline.reader.missing(pipeline.views)
+    return [] if missing is None else view_lines([view.name for view in pipeline.views], missing)

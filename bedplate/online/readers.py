@@ -1,0 +1,140 @@
+"""Who reads which versions of views: servers say so in the store, so that a compaction leaves them their rows.
+
+A notice holds for some minutes and is renewed while its server is at work: that of one that was killed is soon over.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Collection
+from typing import final
+
+import msgspec
+
+from bedplate.clock import Clock, system_clock
+from bedplate.errors import StoreError
+from bedplate.features.view import CompiledView
+from bedplate.online import keys
+from bedplate.online.base import Changes, OnlineStore
+from bedplate.online.state import decode
+from bedplate.types import MINUTE
+
+log = logging.getLogger("bedplate.online")
+
+LASTS = 5 * MINUTE
+"""How long a notice holds."""
+RENEWED_SECONDS = 60.0
+_LAST_SECONDS = 2.0  # that a server which ends waits for its notices to be taken back
+
+
+@final
+class Notice(msgspec.Struct, frozen=True):
+    """That somebody reads a version of a view.
+
+    Attributes:
+        view: the id of the version.
+        who: as a person knows it.
+        until: how long it holds, microseconds.
+    """
+
+    view: str
+    who: str
+    until: int
+
+
+@final
+class Notices:
+    """The notices of one server.
+
+    Args:
+        store: the store that it reads.
+        who: as a person knows it.
+        clock: gives the time now.
+    """
+
+    def __init__(self, store: OnlineStore, who: str, clock: Clock = system_clock) -> None:
+        self._store, self._who, self._clock = store, who, clock
+        self._name = uuid.uuid4().bytes
+        self._views: frozenset[str] = frozenset()
+        self._noted: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+        self._is_over, self._woken = False, threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def put(self) -> None:
+        """Writes the notices of what is read now, and takes back those of what was read before.
+
+        Raises:
+            StoreError: the store can't be written.
+        """
+        with self._lock:
+            views, until = self._views, self._clock() + LASTS
+            for view in views | self._noted:
+                key = keys.of_view(keys.READERS, view) + self._name
+                notice = [(key, msgspec.json.encode(Notice(view, self._who, until)))] if view in views else []
+                self._store.commit(Changes(notice, drops=[] if notice else [key]))
+            self._noted = views
+
+    def keep(self, views: Collection[CompiledView]) -> None:
+        """Says from now on, on a thread, that these views are read, in place of those before.
+
+        A store that can't be written is read all the same: that is logged.
+        """
+        self._views = frozenset(view.id for view in views)
+        self._woken.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="notices", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Takes the notices back, unless that takes long: they are over by themselves."""
+        self._is_over, self._views = True, frozenset()
+        self._woken.set()
+        if self._thread is not None:
+            self._thread.join(_LAST_SECONDS)
+
+    def _work(self) -> None:
+        is_over, failed = False, False
+        while not is_over:
+            self._woken.clear()
+            is_over = self._is_over
+            try:
+                self.put()
+                failed = False
+            except StoreError as error:
+                if not failed:
+                    log.warning("'bedplate online compact' can't know which views are read here: %s", error)
+                failed = True
+            if not is_over:
+                self._woken.wait(RENEWED_SECONDS)
+
+
+def readers(store: OnlineStore, now: int) -> dict[str, list[str]]:
+    """Who reads versions of views, by the version's id.
+
+    Args:
+        store: the store.
+        now: the time, microseconds.
+
+    Raises:
+        StoreError: the store can't be read.
+    """
+    found: dict[str, list[str]] = {}
+    for _, value in store.scan(keys.READERS):
+        notice = decode(value, Notice, "a notice of who reads a view")
+        if notice.until >= now:
+            found.setdefault(notice.view, []).append(notice.who)
+    return {view: sorted(who) for view, who in found.items()}
+
+
+def without_old_notices(store: OnlineStore, now: int) -> None:
+    """Deletes notices that hold no more, of servers that were killed.
+
+    Raises:
+        StoreError: the store can't be read or written.
+    """
+    for key, value in store.scan(keys.READERS):
+        if decode(value, Notice, "a notice of who reads a view").until < now:
+            store.commit(Changes(drops=[key]))

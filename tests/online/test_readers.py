@@ -1,0 +1,122 @@
+"""A compaction leaves the rows of an old version to whoever reads it, says who, and deletes them when told to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bedplate.aggregations.arithmetic import Count
+from bedplate.errors import StoreError
+from bedplate.features.view import CompiledView, FeatureView
+from bedplate.online import keys
+from bedplate.online.compact import compact
+from bedplate.online.fetch import OnlineReader
+from bedplate.online.load import bulk_load
+from bedplate.online.memory import MemoryStore
+from bedplate.online.readers import LASTS, Notices, readers
+from bedplate.registry.dependents import views_of_promoted
+from bedplate.registry.manifest import gather
+from bedplate.registry.registry import Registry
+from bedplate.sources.base import Source
+from bedplate.testing.online_store import grouped
+from bedplate.testing.simulator import START, USER
+from bedplate.types import DAY, HOUR
+
+FRAME = pl.DataFrame({"user": [1, 2], "time": [START, START + HOUR]})
+SOURCE = Source("events", FRAME, time="time")
+OLD = FeatureView("v", USER, SOURCE, {"n": Count()}).compile()
+NEW = FeatureView("v", USER, SOURCE, {"n": Count(windows="7d")}).compile()
+NOW = START + DAY
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    store = MemoryStore()
+    for view in (OLD, NEW):
+        bulk_load(store, view, [grouped(view, FRAME)], NOW)
+    return store
+
+
+def noted(store: MemoryStore, *views: CompiledView, now: int = NOW) -> Notices:
+    notices = Notices(store, "the feature server", lambda: now)
+    notices.keep(views)
+    notices.put()
+    return notices
+
+
+def kept(store: MemoryStore, now: int = NOW, **options: bool) -> str | None:
+    """Why the old version was kept; None: it is gone."""
+    done = next(d for d in compact(store, [NEW], clock=lambda: now, **options) if d.id == OLD.id)
+    return None if done.dropped else done.kept
+
+
+def test_what_a_server_reads_is_kept_and_can_be_read(store: MemoryStore) -> None:
+    notices = noted(store, OLD)
+    assert kept(store) == "read by the feature server"
+    found = OnlineReader(store).read(OLD, ["v.n"], np.array([[1]]), np.array([NOW]))
+    assert found["v.n"].values.tolist() == [1]
+    notices.close()
+    assert kept(store) is None
+    assert store.scan(keys.READERS) == []
+
+
+def test_of_two_servers_the_last_one_counts(store: MemoryStore) -> None:
+    first, second = noted(store, OLD), noted(store, OLD, NEW)
+    first.close()
+    assert kept(store) == "read by the feature server"
+    second.keep([NEW])  # it has switched
+    second.put()
+    assert kept(store) is None
+    second.close()
+
+
+def test_the_notice_of_a_server_that_was_killed_is_over(store: MemoryStore) -> None:
+    noted(store, OLD)
+    assert kept(store, NOW + LASTS) == "read by the feature server"
+    assert kept(store, NOW + LASTS + 1) is None
+    assert store.scan(keys.READERS) == []
+
+
+def test_it_goes_when_told_so(store: MemoryStore) -> None:
+    noted(store, OLD)
+    assert kept(store, in_use=True) is None
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(store: MemoryStore) -> None:
+    noted(store, OLD)
+    before = store.scan(b"")
+    assert kept(store, NOW + LASTS + 1, dry_run=True) is None
+    assert kept(store, dry_run=True) == "read by the feature server"
+    assert store.scan(b"") == before
+    assert readers(store, NOW) == {OLD.id: ["the feature server"]}
+
+
+def test_what_a_promoted_model_reads_is_kept(store: MemoryStore, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("1")
+    facts = {"sources": {}, "config": {}, "seeds": {}, "metrics": {}}
+    manifest = gather(tmp_path, definitions={"view v": OLD.id, "feature v.n": "f"}, **facts)
+    version = registry.register("ranker", tmp_path / "model", manifest=manifest)
+    assert views_of_promoted(registry) == {}
+    registry.promote("ranker", version.version)
+    needed = views_of_promoted(registry)
+    assert needed == {OLD.id: "ranker@champion"}
+    left = [d for d in compact(store, [NEW], needed=needed) if d.id == OLD.id]
+    assert [(d.dropped, d.kept) for d in left] == [(False, "read by ranker@champion")]
+
+
+def test_a_store_that_cannot_be_written_is_served_all_the_same(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreError("it can only be read")
+
+    monkeypatch.setattr(MemoryStore, "commit", refuse)
+    notices = Notices(store, "the feature server")
+    notices.keep([OLD])
+    notices.close()
+    assert "can't know which views are read here" in caplog.text
