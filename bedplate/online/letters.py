@@ -1,9 +1,9 @@
 """Dead letters: events of a stream that can't be taken in, kept with the reason, to be mended and taken in later.
 
 Files of JSON lines. Each is written whole, before the step that moves the position past its events, and is named by its
-first event. A letter is known by where its event came from, topic, partition and offset or stream, file and row, and
-written once: what a killed worker left, or another view's worker, stays as it is, mended or not. A file that is there is
-never changed.
+first event. A letter is known by where its event came from (topic, partition and offset, or stream, file and row), and
+is written once: what a killed worker left, or another view's worker, stays as it is, mended or not. A file that is
+there is never changed.
 
 That an event was withheld from a view is kept in the store, by the step that moved the view's position past it: only
 then a replay takes the letter into this view, in the step that takes the note away. So nothing depends on the files.

@@ -13,6 +13,8 @@ from typing import Protocol, TypeAlias, final
 
 from bedplate.errors import ConflictError, StoreError, UnavailableError, UncertainError
 from bedplate.online.measures import Measures
+from bedplate.online.streams import StuckError
+from bedplate.online.stuck import all_in_one
 
 POLL = 1.0
 """How often the stream is asked for new events when following, in seconds."""
@@ -41,11 +43,13 @@ class Turn:
         taken: whether something was taken in.
         busy: whether another worker was at work on a partition.
         over: whether there is nothing left before the time until which to take in.
+        stuck: why partitions can't go on.
     """
 
     taken: bool
     busy: bool
     over: bool
+    stuck: tuple[StuckError, ...] = ()
 
 
 class Worker(Protocol):
@@ -119,11 +123,13 @@ def run_workers(
 
     Raises:
         StoreError: as `Ingest.turn`; or the store could not be reached for too long.
+        StuckError: partitions could not go on when it ended; the others were taken in.
         DataError: as `Ingest.turn`.
     """
     with stop_signals() as stop:
         left = list(workers)
         waiting = {id(w): _Waiting(None if follow else patience) for w in workers}
+        stuck: dict[int, tuple[StuckError, ...]] = {}
         while left and not stop.is_set():
             taken = busy = away = False
             for worker in list(left):
@@ -136,6 +142,7 @@ def run_workers(
                     stop.wait(wait)
                 else:
                     waiting[id(worker)].over()
+                    stuck[id(worker)] = turn.stuck
                     worker.measures.trouble = ""
                     taken, busy = taken or turn.taken, busy or turn.busy
                     if turn.over and not turn.busy:
@@ -148,6 +155,8 @@ def run_workers(
                 break
             _show(progress, left)
             stop.wait(_BUSY if busy else poll)
+        if errors := [error for of_worker in stuck.values() for error in of_worker]:
+            raise all_in_one(errors)
         return stop.is_set()
 
 
