@@ -124,14 +124,17 @@ class FileStream(Stream):
 
     def _check_grown(self, path: Path, taken: int) -> None:
         """Raises `StuckError` where a file has more rows than it had when it was taken in to its end."""
-        with contextlib.suppress(DataError, *UNREADABLE):  # of a file that is in, nothing else matters
-            if (rows := self._size(path)) > taken:
-                raise StuckError(
-                    f"the file has {rows:,} rows, and was taken in to its end when it had {taken:,}: it has grown",
-                    where=str(path),
-                    hint=f"put the rows from {taken:,} on into a file with a later name and move this one away; files "
-                    "are written aside and renamed when they are whole",
-                )
+        try:
+            rows = self._size(path)
+        except (DataError, *UNREADABLE):  # it is in, so nothing else about it matters
+            return
+        if rows > taken:
+            raise StuckError(
+                f"the file has {rows:,} rows, and was taken in to its end when it had {taken:,}: it has grown",
+                where=str(path),
+                hint=f"put the rows from {taken:,} on into a file with a later name and move this one away; files are "
+                "written aside and renamed when they are whole",
+            )
 
     def read(
         self, partition: str, after: Position, before: Position | None, rows: int, completed: Collection[str] = ()

@@ -123,6 +123,8 @@ def _fitting(name: str, values: list[Any], dtype: pl.DataType, unfit: dict[int, 
     """The values as a column, made once: null in place of those that it can't hold, whose reasons go to `unfit`."""
     if _holds_times(dtype):
         values = _all_micros(name, values, dtype, unfit)
+    if isinstance(dtype, pl.Decimal):
+        values = _all_exact(values, dtype.scale, unfit)
     try:
         return _series(name, values, dtype)
     except (Exception, pl.exceptions.PanicException):  # noqa: BLE001  (which values they are, is found by halving)
@@ -155,13 +157,24 @@ def _all_micros(name: str, values: list[Any], dtype: pl.DataType, unfit: dict[in
     return found
 
 
+def _all_exact(values: list[Any], scale: int, unfit: dict[int, str]) -> list[Any]:
+    """The decimals, null in place of those that have more digits than the column, which would be rounded."""
+    found: list[Any] = []
+    for number, value in enumerate(values):
+        exponent = 0 if value is None else value.normalize().as_tuple().exponent
+        if not isinstance(exponent, int) or -exponent > scale:
+            unfit.setdefault(number, f"got {value}, expected a decimal with at most {scale} digits after the point")
+        found.append(None if number in unfit else value)
+    return found
+
+
 def _type_of(dtype: pl.DataType, column: str) -> Any:
     """The Python type of a column's values."""
     if type(dtype) in _BITS:
         bits = _BITS[type(dtype)]
         low, high = (-(1 << bits), (1 << bits) - 1) if dtype.is_signed_integer() else (0, (1 << bits) - 1)
         return Annotated[int, msgspec.Meta(ge=low, le=high)]
-    if isinstance(dtype, pl.List | pl.Array):
+    if isinstance(dtype, pl.List | pl.Array) and not isinstance(dtype.inner, pl.Decimal):
         inner = _type_of(dtype.inner, column) | None  # pyright: ignore[reportArgumentType]
         if isinstance(dtype, pl.Array):
             return Annotated[list[inner], msgspec.Meta(min_length=dtype.size, max_length=dtype.size)]
