@@ -205,7 +205,8 @@ def ingest(
             stuck = error
     seconds = time.perf_counter() - begin
     _warn(stream, follow, aside, shown)
-    _echo([Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown], seconds, interrupted, as_json)
+    progressed = [Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown]
+    _echo(progressed, seconds, interrupted, as_json)
     if stuck is not None:
         raise stuck
     if interrupted and not follow:
