@@ -206,7 +206,7 @@ def ingest(
     seconds = time.perf_counter() - begin
     _warn(stream, follow, aside, shown)
     progressed = [Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown]
-    _echo(progressed, seconds, interrupted, as_json)
+    _echo(progressed, seconds, interrupted, as_json, is_whole=stuck is None)
     if stuck is not None:
         raise stuck
     if interrupted and not follow:
@@ -231,13 +231,17 @@ def _warn(stream: str, follow: bool, letters: Path, shown: Sequence[Measures]) -
             )
 
 
-def _echo(progressed: Sequence[Progressed], seconds: float, interrupted: bool, as_json: bool) -> None:
+def _echo(
+    progressed: Sequence[Progressed], seconds: float, interrupted: bool, as_json: bool, *, is_whole: bool
+) -> None:
+    """Shows what was taken in; beside an error on standard error, for people."""
     if as_json:
         found = [asdict(p) for p in progressed]
         echo_json({"sources": found, "seconds": seconds, "interrupted": interrupted})
     else:
-        click.echo(progress_table(progressed))
-        click.echo(f"{'interrupted' if interrupted else 'done'} after {seconds:.1f} s")
+        click.echo(progress_table(progressed), err=not is_whole)
+        ending = "interrupted" if interrupted else "done" if is_whole else "ended"
+        click.echo(f"{ending} after {seconds:.1f} s", err=not is_whole)
 
 
 def _is_topic(stream: str) -> bool:
