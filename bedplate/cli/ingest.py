@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bedplate.online.ingest_metrics import MetricsEndpoint
     from bedplate.online.kafka import KafkaStream
     from bedplate.online.measures import Measures
-    from bedplate.online.streams import Stream
+    from bedplate.online.streams import Stream, StuckError
     from bedplate.project import Project
 
 
@@ -163,8 +163,7 @@ def ingest(
     Files (.parquet; .jsonl, .ndjson or .json with an object a line; .avro; .pb or .binpb with the length before each
     message) hold rows as the SOURCE's table does and are taken in by the order of their names. Several sources may be
     made from the same rows; without --source these are all sources of the project, which must then be made from one
-    table. Rows, texts and the position in the stream change in one step: after Ctrl-C or a crash the same command goes
-    on. Write a file under another name and rename it when it is whole.
+    table. After Ctrl-C or a crash the same command goes on. Write a file aside and rename it when it is whole.
 
     An event that can't be taken in goes to a file of dead letters with the reason, and does not stop the stream: mend
     its payload there, then 'bedplate ingest replay FILE'. A file that can't be read stops its own partition: the others
@@ -185,32 +184,31 @@ def ingest(
       bedplate ingest kafka://broker:9092/clicks --source clicks --follow --metrics 9100
       bedplate ingest replay .bedplate/letters/clicks/clicks-0-00000000000000000007.jsonl --source clicks
     """
-    from bedplate.online.streams import StuckError
     from bedplate.project import Project
 
     _check(stream, until, follow, {"--group": group, "--settings": settings})
     shown: list[Measures] = []
-    stuck: StuckError | None = None
-    begin, interrupted = time.perf_counter(), False
     with nullcontext() if metrics is None else _served(metrics, shown):
         project = Project(directory)
         chosen = _chosen(project, sources)
         aside = letters or project.root / ".bedplate" / "letters"
         topic = _Topic(group, aside, form, settings) if _is_topic(stream) else None
         end = parse_time(until, "--until") if until else None
-        taking = _Taking(stream, topic, aside, form, end, follow, late, moved, batch)
-        try:
-            interrupted = taking.run(project, chosen, shown)
-        except StuckError as error:
-            stuck = error
-    seconds = time.perf_counter() - begin
+        ended = _Taking(stream, topic, aside, form, end, follow, late, moved, batch).run(project, chosen, shown)
     _warn(stream, follow, aside, shown)
-    progressed = [Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown]
-    _echo(progressed, seconds, interrupted, as_json, is_whole=stuck is None)
-    if stuck is not None:
-        raise stuck
-    if interrupted and not follow:
+    _echo([Progressed.of(m, [v.name for v in chosen[m.source]], ended.seconds) for m in shown], ended, as_json)
+    if ended.interrupted and not follow:
         click.get_current_context().exit(INTERRUPTED_EXIT)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a command ended: whether by a signal, after how many seconds, and why partitions could not go on."""
+
+    interrupted: bool
+    seconds: float
+    stuck: StuckError | None
 
 
 def _warn(stream: str, follow: bool, letters: Path, shown: Sequence[Measures]) -> None:
@@ -231,17 +229,22 @@ def _warn(stream: str, follow: bool, letters: Path, shown: Sequence[Measures]) -
             )
 
 
-def _echo(
-    progressed: Sequence[Progressed], seconds: float, interrupted: bool, as_json: bool, *, is_whole: bool
-) -> None:
-    """Shows what was taken in; beside an error on standard error, for people."""
+def _echo(progressed: Sequence[Progressed], ended: _Ended, as_json: bool) -> None:
+    """Shows what was taken in; for people on standard error, where an error follows.
+
+    Raises:
+        StuckError: partitions could not go on.
+    """
+    is_whole = ended.stuck is None
     if as_json:
         found = [asdict(p) for p in progressed]
-        echo_json({"sources": found, "seconds": seconds, "interrupted": interrupted})
+        echo_json({"sources": found, "seconds": ended.seconds, "interrupted": ended.interrupted})
     else:
         click.echo(progress_table(progressed), err=not is_whole)
-        ending = "interrupted" if interrupted else "done" if is_whole else "ended"
-        click.echo(f"{ending} after {seconds:.1f} s", err=not is_whole)
+        ending = "interrupted" if ended.interrupted else "done" if is_whole else "ended"
+        click.echo(f"{ending} after {ended.seconds:.1f} s", err=not is_whole)
+    if ended.stuck is not None:
+        raise ended.stuck
 
 
 def _is_topic(stream: str) -> bool:
@@ -289,17 +292,11 @@ class _Taking:
     moved: bool
     batch: int | None
 
-    def run(self, project: Project, chosen: Mapping[str, list[CompiledView]], shown: list[Measures]) -> bool:
-        """Takes in what there is for each source, how it stands being `shown`.
-
-        Returns:
-            whether a signal ended it.
-
-        Raises:
-            StuckError: partitions could not go on.
-        """
+    def run(self, project: Project, chosen: Mapping[str, list[CompiledView]], shown: list[Measures]) -> _Ended:
+        """Takes in what there is for each source, how it stands being `shown`."""
         from bedplate.online.ingest import Ingest
         from bedplate.online.origins import move
+        from bedplate.online.streams import StuckError
         from bedplate.online.workers import POLL, STORE_PATIENCE, run_workers
 
         with (
@@ -321,11 +318,15 @@ class _Taking:
                 groups = f" as group {', '.join(t.group for t in topics.values())}" if topics else ""
                 progress(f"following {self.stream}{groups}; Ctrl-C ends it")
             wait = POLL if self.topic is None else 0.0  # a topic is waited for by its own
+            begin, interrupted, stuck, show = time.perf_counter(), False, None, Standing(progress)
             try:
-                return run_workers(workers, self.until, follow=self.follow, progress=Standing(progress), poll=wait)
-            finally:
-                for worker in workers:
-                    worker.measure_lag()
+                interrupted = run_workers(workers, self.until, follow=self.follow, progress=show, poll=wait)
+            except StuckError as error:
+                stuck = error
+            seconds = time.perf_counter() - begin
+            for worker in workers:
+                worker.measure_lag()
+            return _Ended(interrupted, seconds, stuck)
 
     def _files(self, chosen: Mapping[str, list[CompiledView]]) -> Mapping[str, Stream]:
         """The directory once a source; an error where it can't be read."""

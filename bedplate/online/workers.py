@@ -6,7 +6,7 @@ import contextlib
 import random
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol, TypeAlias, final
@@ -122,9 +122,8 @@ def run_workers(
         whether a signal ended it.
 
     Raises:
-        StoreError: as `Ingest.turn`; or the store could not be reached for too long.
+        StoreError, DataError: as `Ingest.turn`; or the store could not be reached for too long.
         StuckError: partitions could not go on when it ended; the others were taken in.
-        DataError: as `Ingest.turn`.
     """
     with stop_signals() as stop:
         left = list(workers)
@@ -142,8 +141,7 @@ def run_workers(
                     stop.wait(wait)
                 else:
                     waiting[id(worker)].over()
-                    stuck[id(worker)] = turn.stuck
-                    worker.measures.trouble = ""
+                    stuck[id(worker)], worker.measures.trouble = turn.stuck, ""
                     taken, busy = taken or turn.taken, busy or turn.busy
                     if turn.over and not turn.busy:
                         left.remove(worker)
@@ -155,9 +153,14 @@ def run_workers(
                 break
             _show(progress, left)
             stop.wait(_BUSY if busy else poll)
-        if errors := [error for of_worker in stuck.values() for error in of_worker]:
-            raise all_in_one(errors)
+        _check_none(stuck.values())
         return stop.is_set()
+
+
+def _check_none(stuck: Iterable[Sequence[StuckError]]) -> None:
+    """Raises `StuckError` where partitions can't go on."""
+    if errors := [error for of_worker in stuck for error in of_worker]:
+        raise all_in_one(errors)
 
 
 def _note(measures: Measures, error: StoreError) -> None:
