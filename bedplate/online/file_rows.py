@@ -42,6 +42,7 @@ class Piece:
         wrong: by their numbers in the file why others could not be, with the payload of a letter.
         end: the number after them.
         is_end: whether the file ends there.
+        lines: by their numbers in the file the rows that are JSON there, as they are.
     """
 
     frame: pl.DataFrame
@@ -49,6 +50,13 @@ class Piece:
     wrong: Mapping[int, tuple[str, bytes, Form]]
     end: int
     is_end: bool
+    lines: Mapping[int, bytes]
+
+    def as_json(self, numbers: Sequence[int]) -> list[bytes]:
+        """Rows of the frame as JSON, by their numbers in it."""
+        if self.lines:
+            return [self.lines[self.rows[number]] for number in numbers]
+        return rows_as_json(self.frame[list(numbers)]) if numbers else []
 
 
 class FileRows(ABC):
@@ -96,7 +104,7 @@ class ParquetRows(FileRows):
         """Rows of a file."""
         raw, total = self._opened(path), self.count(path)
         end = min(total, total if most is None else at + most, total if before is None else before)
-        return Piece(raw.slice(at, end - at).collect(), range(at, end), {}, end, end == total)
+        return Piece(raw.slice(at, end - at).collect(), range(at, end), {}, end, end == total, {})
 
     def newest(self, path: Path) -> int:
         """Of the columns of times alone."""
@@ -124,7 +132,7 @@ class RecordRows(FileRows):
         source: whose rows they are.
         files: how they are read.
         payloads: what decodes a record.
-        form: of a record that is bytes, for its letter.
+        form: of a record that is bytes, for its letter; JSON is kept as it is.
     """
 
     def __init__(self, source: Source, files: RecordFiles, payloads: Payloads, form: Form) -> None:
@@ -148,7 +156,8 @@ class RecordRows(FileRows):
             else:
                 wrong[row] = why, as_json(value), "json"
         rows = [record.row for record in records.found if record.row not in wrong]
-        return Piece(frame, rows, wrong, records.end, records.is_end)
+        lines = {r.row: r.value for r in records.found} if self._form == "json" else {}
+        return Piece(frame, rows, wrong, records.end, records.is_end, lines)
 
     def newest(self, path: Path) -> int:
         """Of the rows that can be decoded."""
@@ -205,7 +214,7 @@ class FileForms:
         if kind == "avro":
             avro, colon, name = self._form.partition(":")
             given = (root / name).read_bytes() if avro == "avro" and colon else None
-            return RecordRows(source, AvroFiles(given), Payloads(parse_record, schema), "json")
+            return RecordRows(source, AvroFiles(given), Payloads(parse_record, schema), "")
         if not self._form.startswith("protobuf:"):
             raise DataError(
                 "the file holds messages of Protobuf, of which nothing says what they are",

@@ -16,7 +16,7 @@ from typing import final
 
 from bedplate.errors import DataError, reason
 from bedplate.features.view import CompiledView
-from bedplate.online.file_rows import SUFFIXES, FileForms, Form, Piece, rows_as_json
+from bedplate.online.file_rows import SUFFIXES, FileForms, Form, Piece
 from bedplate.online.letters import Letter, write_letters
 from bedplate.online.origins import of_directory
 from bedplate.online.streams import MicroBatch, Origin, Position, Stream, StuckError
@@ -171,8 +171,7 @@ class FileStream(Stream):
         def refuse(further: Mapping[int, str]) -> Collection[str]:
             found: dict[int, tuple[str, bytes, Form]] = dict(piece.wrong)
             numbers = sorted(further)
-            payloads = rows_as_json(piece.frame[numbers]) if numbers else []
-            for number, payload in zip(numbers, payloads, strict=True):
+            for number, payload in zip(numbers, piece.as_json(numbers), strict=True):
                 found[piece.rows[number]] = further[number], payload, "json"
             stream = self.origin.id
             written = [Letter.of_row(stream, file, row, *found[row]) for row in sorted(found)]

@@ -150,6 +150,38 @@ def test_a_line_that_is_empty_is_no_event_and_files_are_read_in_steps(tmp_path: 
     assert_oracle(store, each, [*(row(i) for i in range(30) if i % 3), row(40)])
 
 
+def test_the_letter_of_a_line_is_the_line(tmp_path: Path) -> None:
+    line = b'{"time":%d, "note": "kept as it is",  "amount": 3}' % (START + 1)
+    put(tmp_path / "stream", "1.jsonl", jsonl([row(1), b"", line, row(2)]))
+    each = view()
+    Ingest(loaded(each), [each], stream(tmp_path, each)).run()
+    [letter] = letters_in(tmp_path)
+    assert (letter.row, letter.payload, letter.reason) == (2, line.decode(), "the key 'user' is null")
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_a_cleaning_step_sees_whole_files_and_a_view_that_is_behind_the_same_rows(tmp_path: Path, kind: str) -> None:
+    write_schemas(tmp_path)
+    rows = [row(i) for i in range(10)]
+    put(tmp_path / "stream", f"1.{kind}", WRITERS[kind]([*rows, row(10, user=None), *rows]))
+    put(tmp_path / "stream", f"2.{kind}", WRITERS[kind]([row(20), row(21)]))
+    table = pl.DataFrame(schema=SCHEMA)
+    source = Source("events", table, time="time", prepare=lambda r: r.unique(maintain_order=True))
+    cleaned = FeatureView("cleaned", USER, source, FEATURES).compile(tmp_path)
+    store, form = loaded(cleaned), FORM.get(kind, "json")
+    Ingest(store, [cleaned], stream(tmp_path, cleaned, form), batch=3).run()
+    assert_oracle(store, cleaned, [*rows, row(20), row(21)])
+    first, later = view(tmp_path), FeatureView("later", USER, SOURCE, FEATURES).compile(tmp_path)
+    bulk_load(store, first, [], START)
+    Ingest(store, [first], stream(tmp_path, first, form), batch=4).turn()
+    bulk_load(store, later, [], START)
+    Ingest(store, [first, later], stream(tmp_path, first, form), batch=7).run()
+    for each in (first, later):
+        assert_oracle(store, each, [*rows, *rows, row(20), row(21)])
+    letters = [(letter.file, letter.row) for letter in letters_in(tmp_path)]
+    assert letters == [(f"1.{kind}", 10)]
+
+
 DAMAGED = {
     "1.parquet": parquet([row(i) for i in range(9)])[:-30],
     "1.avro": avro([row(i) for i in range(30)])[:-5],
