@@ -188,6 +188,7 @@ DAMAGED = {
     "1.pb": pb([row(0), row(1)]) + b"\x20abc",
     "2.parquet": b"",
     "2.avro": b"",
+    "3.avro": avro([row(i) for i in range(30)]) + b"\x80",  # cut within the number of a block's records
 }
 
 
