@@ -16,8 +16,8 @@ import click
 from bedplate.cli.main import INTERRUPTED_EXIT
 from bedplate.cli.options import echo_json, json_option, open_online, project_option
 from bedplate.cli.progress import ProgressLine
-from bedplate.cli.standing import Progressed, Standing, progress_table
-from bedplate.cli.tables import table
+from bedplate.cli.standing import Progressed, Standing, progress_table, strangers_text
+from bedplate.cli.tables import counted, table
 from bedplate.config import without_password
 from bedplate.errors import ConfigError, NotFoundError, suggest
 from bedplate.types import parse_time
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bedplate.online.ingest_metrics import MetricsEndpoint
     from bedplate.online.kafka import KafkaStream
     from bedplate.online.measures import Measures
-    from bedplate.online.streams import Stream
+    from bedplate.online.streams import Stream, StuckError
     from bedplate.project import Project
 
 
@@ -48,7 +48,11 @@ class _WithReplay(click.Command):
 
 
 _format_option = click.option(
-    "--format", "form", default="json", show_default=True, help="Of payloads: json, avro:FILE or protobuf:FILE:MESSAGE."
+    "--format",
+    "form",
+    default="json",
+    show_default=True,
+    help="Of payloads, or of files of messages: json, avro:FILE or protobuf:FILE:MESSAGE.",
 )
 _source_option = click.option(
     "--source", "sources", metavar="SOURCE", multiple=True, help="What the files hold; may be repeated."
@@ -63,7 +67,14 @@ _late_option = click.option(
 @final
 @dataclass(frozen=True, slots=True)
 class _Topic:
-    """What the command line says of a topic: the group, where dead letters go, the form of payloads, the settings."""
+    """What the command line says of a topic: the group and the settings.
+
+    Attributes:
+        group: of its consumers.
+        letters: where dead letters go.
+        form: of payloads.
+        settings: of librdkafka.
+    """
 
     group: str | None
     letters: Path
@@ -117,7 +128,7 @@ class _Topic:
     "--letters",
     metavar="DIR",
     type=click.Path(path_type=Path),
-    help="Of a topic: where events go that can't be taken in. [default: .bedplate/letters]",
+    help="Where events go that can't be taken in. [default: .bedplate/letters]",
 )
 @click.option(
     "--settings",
@@ -146,16 +157,17 @@ def ingest(
 ) -> None:
     """Take the events of STREAM into the online store, each once.
 
-    STREAM is a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC. Any number of these commands
-    may share a stream: a directory's subdirectories and a topic's partitions are taken in side by side.
+    STREAM is a directory to which files are appended, or kafka://HOST:PORT/TOPIC. Any number of these commands may
+    share a stream: a directory's subdirectories and a topic's partitions are taken in side by side.
 
-    Files hold rows as the SOURCE's table does and are taken in by the order of their names. Several sources may be
+    Files (.parquet; .jsonl, .ndjson or .json with an object a line; .avro; .pb or .binpb with the length before each
+    message) hold rows as the SOURCE's table does and are taken in by the order of their names. Several sources may be
     made from the same rows; without --source these are all sources of the project, which must then be made from one
-    table. Rows, texts and the position in the stream change in one step: after Ctrl-C or a crash the same command goes
-    on. Write a file under another name and rename it when it is whole.
+    table. After Ctrl-C or a crash the same command goes on. Write a file aside and rename it when it is whole.
 
-    An event of a topic that can't be taken in goes to a file of dead letters with the reason, and does not stop it:
-    mend its payload there, then 'bedplate ingest replay FILE'.
+    An event that can't be taken in goes to a file of dead letters with the reason, and does not stop the stream: mend
+    its payload there, then 'bedplate ingest replay FILE'. A file that can't be read stops its own partition: the others
+    go on, and the command ends with an error; with --follow it is tried again.
 
     A store that can't be reached is tried again: with --follow as long as it takes, else for half a minute. --metrics
     serves what --follow shows: how many events are left, how many come in a second, how old the newest is, and errors.
@@ -174,7 +186,7 @@ def ingest(
     """
     from bedplate.project import Project
 
-    _check(stream, until, follow)
+    _check(stream, until, follow, {"--group": group, "--settings": settings})
     shown: list[Measures] = []
     with nullcontext() if metrics is None else _served(metrics, shown):
         project = Project(directory)
@@ -182,38 +194,78 @@ def ingest(
         aside = letters or project.root / ".bedplate" / "letters"
         topic = _Topic(group, aside, form, settings) if _is_topic(stream) else None
         end = parse_time(until, "--until") if until else None
-        interrupted, seconds = _Taking(stream, topic, end, follow, late, moved, batch).run(project, chosen, shown)
-    if not follow and not any(Path(stream).rglob("*.parquet")):
-        click.echo(f"warning: {stream} holds no file '*.parquet', so there was nothing to take in", err=True)
-    _echo([Progressed.of(m, [v.name for v in chosen[m.source]], seconds) for m in shown], seconds, interrupted, as_json)
-    if interrupted and not follow:
+        ended = _Taking(stream, topic, aside, form, end, follow, late, moved, batch).run(project, chosen, shown)
+    _warn(stream, follow, aside, shown)
+    _echo([Progressed.of(m, [v.name for v in chosen[m.source]], ended.seconds) for m in shown], ended, as_json)
+    if ended.interrupted and not follow:
         click.get_current_context().exit(INTERRUPTED_EXIT)
 
 
-def _echo(progressed: Sequence[Progressed], seconds: float, interrupted: bool, as_json: bool) -> None:
+@final
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a command ended: whether by a signal, after how many seconds, and why partitions could not go on."""
+
+    interrupted: bool
+    seconds: float
+    stuck: StuckError | None
+
+
+def _warn(stream: str, follow: bool, letters: Path, shown: Sequence[Measures]) -> None:
+    """Says what was not taken in."""
+    from bedplate.online.file_rows import SUFFIXES
+
+    if not _is_topic(stream) and not follow and not any(p.suffix in SUFFIXES for p in Path(stream).rglob("*")):
+        suffixes = ", ".join(f"*{suffix}" for suffix in SUFFIXES)
+        click.echo(f"warning: {stream} holds no file {suffixes}, so there was nothing to take in", err=True)
+    for names in {m.strangers for m in shown if m.strangers}:
+        click.echo(f"warning: {strangers_text(names)}", err=True)
+    for measures in shown:
+        if measures.letters:
+            click.echo(
+                f"warning: {counted([(measures.letters, 'dead letter')])} in {letters / measures.source}: mend them, "
+                "then run: bedplate ingest replay FILE",
+                err=True,
+            )
+
+
+def _echo(progressed: Sequence[Progressed], ended: _Ended, as_json: bool) -> None:
+    """Shows what was taken in; for people on standard error, where an error follows.
+
+    Raises:
+        StuckError: partitions could not go on.
+    """
+    is_whole = ended.stuck is None
     if as_json:
         found = [asdict(p) for p in progressed]
-        echo_json({"sources": found, "seconds": seconds, "interrupted": interrupted})
+        echo_json({"sources": found, "seconds": ended.seconds, "interrupted": ended.interrupted})
     else:
-        click.echo(progress_table(progressed))
-        click.echo(f"{'interrupted' if interrupted else 'done'} after {seconds:.1f} s")
+        click.echo(progress_table(progressed), err=not is_whole)
+        ending = "interrupted" if ended.interrupted else "done" if is_whole else "ended"
+        click.echo(f"{ending} after {ended.seconds:.1f} s", err=not is_whole)
+    if ended.stuck is not None:
+        raise ended.stuck
 
 
 def _is_topic(stream: str) -> bool:
     return stream.startswith("kafka:")
 
 
-def _check(stream: str, until: str | None, follow: bool) -> None:
+def _check(stream: str, until: str | None, follow: bool, of_topics: Mapping[str, object]) -> None:
     if follow and until is not None:
         raise click.UsageError("--follow waits for all files to come, --until stops before one: give one of them")
     if _URL.match(stream) and not _is_topic(stream) and not Path(stream).exists():
         raise ConfigError(
-            f"got '{without_password(stream)}', expected a directory to which Parquet files are appended, or kafka://HOST:PORT/TOPIC",
+            f"got '{without_password(stream)}', expected a directory to which files are appended, or "
+            "kafka://HOST:PORT/TOPIC",
             where="ingest",
             hint="of a table of another kind 'bedplate materialize' loads the newest state",
         )
     if _is_topic(stream) and not follow:
         raise click.UsageError("a topic has no end, expected --follow")
+    for option, given in of_topics.items():
+        if given is not None and not _is_topic(stream):
+            raise click.UsageError(f"{option} is of a topic, and '{stream}' is a directory: leave it out")
 
 
 def _served(address: str, shown: Sequence[Measures]) -> MetricsEndpoint:
@@ -232,23 +284,19 @@ class _Taking:
 
     stream: str
     topic: _Topic | None
+    letters: Path
+    form: str
     until: int | None
     follow: bool
     late: bool
     moved: bool
     batch: int | None
 
-    def run(
-        self, project: Project, chosen: Mapping[str, list[CompiledView]], shown: list[Measures]
-    ) -> tuple[bool, float]:
-        """Takes in what there is for each source, how it stands being `shown`.
-
-        Returns:
-            whether a signal ended it, and how many seconds it took.
-        """
-        from bedplate.online.files import FileStream
+    def run(self, project: Project, chosen: Mapping[str, list[CompiledView]], shown: list[Measures]) -> _Ended:
+        """Takes in what there is for each source, how it stands being `shown`."""
         from bedplate.online.ingest import Ingest
         from bedplate.online.origins import move
+        from bedplate.online.streams import StuckError
         from bedplate.online.workers import POLL, STORE_PATIENCE, run_workers
 
         with (
@@ -257,9 +305,7 @@ class _Taking:
             ExitStack() as opened,
         ):
             topics = {} if self.topic is None else self.topic.open(self.stream, chosen, store, opened)
-            streams: Mapping[str, Stream] = topics or {
-                n: FileStream(Path(self.stream), v[0]) for n, v in chosen.items()
-            }
+            streams: Mapping[str, Stream] = topics or self._files(chosen)
             if self.moved:
                 for name, views in chosen.items():
                     move(store, views, streams[name])
@@ -272,13 +318,25 @@ class _Taking:
                 groups = f" as group {', '.join(t.group for t in topics.values())}" if topics else ""
                 progress(f"following {self.stream}{groups}; Ctrl-C ends it")
             wait = POLL if self.topic is None else 0.0  # a topic is waited for by its own
-            show = Standing(progress)
-            begin = time.perf_counter()
-            interrupted = run_workers(workers, self.until, follow=self.follow, progress=show, poll=wait)
+            begin, interrupted, stuck, show = time.perf_counter(), False, None, Standing(progress)
+            try:
+                interrupted = run_workers(workers, self.until, follow=self.follow, progress=show, poll=wait)
+            except StuckError as error:
+                stuck = error
             seconds = time.perf_counter() - begin
             for worker in workers:
                 worker.measure_lag()
-            return interrupted, seconds
+            return _Ended(interrupted, seconds, stuck)
+
+    def _files(self, chosen: Mapping[str, list[CompiledView]]) -> Mapping[str, Stream]:
+        """The directory once a source; an error where it can't be read."""
+        from bedplate.online.files import FileStream
+
+        directory = Path(self.stream)
+        streams = {n: FileStream(directory, v[0], self.letters / n, self.form) for n, v in chosen.items()}
+        for stream in streams.values():
+            stream.partitions()
+        return streams
 
 
 @click.command()
@@ -291,9 +349,9 @@ class _Taking:
 def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, directory: Path, as_json: bool) -> None:
     """Take the mended dead letters of FILE into the online store, each once.
 
-    A letter is known by its topic, partition and offset. Into each view those are taken whose events were withheld from
-    it, once; others are passed over. One that is still wrong is an error that names it, and nothing of its view is
-    changed.
+    A letter is known by its topic, partition and offset, or by its file and row. Into each view those are taken whose
+    events were withheld from it, once; others are passed over. One that is still wrong is an error that names it, and
+    nothing of its view is changed.
 
     \b
     Example:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _HEADINGS = ["source", "views", "files", "rows", "passed over", "rows/s", "left", "fresh", "errors", "exact from"]
 
+_SHOWN = 5  # names
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Progressed:
         letters: events that went to dead letters.
         store_errors: how often the store could not be reached or did not say what became of a step.
         stream_errors: errors of the stream that passed.
+        stuck: why partitions can't go on, by their names.
+        strangers: what is in the directory and no file of a stream, by its name.
     """
 
     source: str
@@ -51,6 +55,8 @@ class Progressed:
     letters: int
     store_errors: int
     stream_errors: int
+    stuck: dict[str, str]
+    strangers: list[str]
 
     @classmethod
     def of(cls, measures: Measures, views: Sequence[str], seconds: float) -> Self:
@@ -69,6 +75,8 @@ class Progressed:
             letters=measures.letters,
             store_errors=measures.store_errors,
             stream_errors=measures.stream_errors,
+            stuck=measures.stuck,
+            strangers=list(measures.strangers),
         )
 
 
@@ -77,24 +85,50 @@ class Standing:
     """Shows how workers stand.
 
     On a terminal always, where a line is written over. Else when something was taken in, and when the store is away or
-    there again.
+    there again, a partition can't go on or does again, or something is in the directory that is no file of a stream.
     """
 
-    __slots__ = ("_away", "_line", "_seen")
+    __slots__ = ("_away", "_line", "_seen", "_strangers", "_stuck")
 
     def __init__(self, line: ProgressLine) -> None:
         self._line = line
         self._seen: dict[str, int] = {}
         self._away: set[str] = set()
+        self._stuck: dict[str, dict[str, str]] = {}
+        self._strangers: set[str] = set()
 
     def __call__(self, measures: Measures) -> None:
         """Shows how a worker stands."""
+        self._show_new(measures)
         source, is_away = measures.source, bool(measures.trouble or measures.stream_trouble)
         turned = is_away != (source in self._away)
         is_new = turned or (not is_away and self._seen.get(source) != measures.events + measures.passed_over)
         if (is_new or self._line.is_terminal) and self._line.show(standing_text(measures), at_once=turned):
             self._seen[source] = measures.events + measures.passed_over
             (self._away.add if is_away else self._away.discard)(source)
+
+    def _show_new(self, measures: Measures) -> None:
+        """Shows what came to be in the way, once."""
+        source, before = measures.source, self._stuck.get(measures.source, {})
+        for partition, why in measures.stuck.items():
+            if before.get(partition) != why:
+                self._line.show(f"{source}: partition '{partition}' can't go on, trying again: {why}", at_once=True)
+        for partition in before.keys() - measures.stuck.keys():
+            self._line.show(f"{source}: partition '{partition}' goes on", at_once=True)
+        self._stuck[source] = dict(measures.stuck)
+        if new := [name for name in measures.strangers if name not in self._strangers]:
+            self._strangers.update(new)
+            self._line.show(f"{source}: {strangers_text(new)}", at_once=True)
+
+
+def strangers_text(names: Sequence[str]) -> str:
+    """What is said of things in a stream's directory that are no files of it.
+
+    >>> strangers_text(["a.csv"])
+    'not taken in, as their names are not of files of a stream: a.csv'
+    """
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return f"not taken in, as their names are not of files of a stream: {', '.join(names[:_SHOWN])}{more}"
 
 
 def standing_text(measures: Measures, clock: Clock = system_clock) -> str:
@@ -110,6 +144,7 @@ def standing_text(measures: Measures, clock: Clock = system_clock) -> str:
             (measures.letters, "dead letter"),
             (measures.store_errors, "store error"),
             (measures.stream_errors, "stream error"),
+            (len(measures.stuck), "stuck partition"),
         ]
     )
     if trouble := measures.trouble or measures.stream_trouble:
@@ -137,7 +172,7 @@ def progress_table(progressed: Sequence[Progressed]) -> str:
             f"{p.rows_per_second:,.0f}",
             "-" if p.lag is None else f"{p.lag:,}",
             "-" if p.freshness is None else elapsed(max(0, round(p.freshness * SECOND))),
-            f"{p.conflicts + p.letters + p.store_errors + p.stream_errors:,}",
+            f"{p.conflicts + p.letters + p.store_errors + p.stream_errors + len(p.stuck):,}",
             format_time(p.watermark) if p.watermark else "-",
         ]
         for p in progressed

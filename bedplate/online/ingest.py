@@ -37,12 +37,13 @@ from bedplate.online.overflow import BeyondWordsError
 from bedplate.online.refused import AHEAD, check_each_time, refused_rows, rows_of_keys
 from bedplate.online.rows import MOST_TEXTS, Events, group, merged_rows, texts_of
 from bedplate.online.state import REWIND, ViewState, decode_to_write
-from bedplate.online.streams import MicroBatch, Origin, Position, Stream
+from bedplate.online.streams import MicroBatch, Origin, Position, Stream, StuckError
+from bedplate.online.stuck import StuckPartitions
 from bedplate.online.sweep import Sweep
 from bedplate.online.workers import POLL, Progress, Turn, run_workers
 from bedplate.sources.base import AVAILABLE, TIME
 from bedplate.sources.events import RowName, row_text
-from bedplate.types import format_time
+from bedplate.types import LATEST_TIME, format_time
 
 _LONGEST_WAIT = 0.05  # seconds before a step that met with a conflict is tried again
 _NOTE_SECONDS = 5.0  # between two notes that a partition has no more
@@ -162,6 +163,7 @@ class Ingest:
         self._texts: set[int] = set()
         self._partitions: Sequence[str] = ()
         self._uncertain: dict[str, _Taking] = {}
+        self._stuck = StuckPartitions()
         self._lag_due, self._note_due = 0.0, dict[str, float]()
         self.measures = Measures(names[0])
         self._is_over = self._is_overtaken = False
@@ -202,16 +204,18 @@ class Ingest:
             UnavailableError: the store can't be reached now; nothing of a micro-batch was taken in.
             UncertainError: whether a micro-batch was taken in is not known. The next turn finds out.
             StoreError: the store can't be written, or a view is not loaded.
-            DataError: the stream can't be read or its columns are not those of the source's table, events would be
-                lost, or an event is from before the time that a view was loaded for (see `late`). What was taken in
-                before stays, and the position is before the micro-batch.
+            DataError: the stream can't be read or events would be lost. What was taken in before stays, and the
+                position is before the micro-batch. What is wrong with one partition is in what is returned.
         """
         taken = busy = False
         self._is_over = self._is_overtaken = False
         self._refresh()
         self._partitions = self._stream.partitions()
-        self.measures.stream_trouble = self._stream.trouble
+        self.measures.stream_trouble, self.measures.strangers = self._stream.trouble, tuple(self._stream.strangers)
+        self._stuck.keep(self._partitions)
         for partition in self._partitions:
+            if self._stuck.rests(partition):
+                continue
             with contextlib.ExitStack() as claimed:
                 try:
                     claimed.enter_context(self._store.writing([f"{v.id}/{partition}" for v in self._views]))
@@ -219,10 +223,17 @@ class Ingest:
                     busy = True
                     continue
                 self._refresh()
-                found = self._step(partition, until)
+                try:
+                    found = self._step(partition, until)
+                    self._stuck.went_on(partition)
+                except StuckError as error:
+                    self._stuck.add(partition, error)
+                    found = None
+                self.measures.stuck = self._stuck.reasons
             self.measures.letters, self.measures.stream_errors = self._stream.letters_written, self._stream.errors
             if not found:
-                self._note_end(partition)
+                if found is not None:
+                    self._note_end(partition)
                 continue
             taken = True
             if progress is not None:
@@ -231,7 +242,7 @@ class Ingest:
             self.measures.swept += self._sweeps[view.id].turn(self._reached[view.id].state)
         if monotonic() >= self._lag_due:
             self.measure_lag()
-        return Turn(taken, busy or self._is_overtaken, self._is_over and not taken)
+        return Turn(taken, busy or self._is_overtaken, self._is_over and not taken, self._stuck.errors)
 
     def _refresh(self) -> None:
         """Reads the states of the views, and the names of what they have wholly taken in where a state has changed."""
@@ -283,7 +294,8 @@ class Ingest:
         began, lags = monotonic(), dict[str, int | None]()
         with contextlib.suppress(DataError, OSError):
             for partition in self._partitions:
-                lags[partition] = self._stream.lag(partition, min(self._positions(partition).values()))
+                with contextlib.suppress(StuckError):
+                    lags[partition] = self._stream.lag(partition, min(self._positions(partition).values()))
         self.measures.found_lags(lags, self._partitions)
         self._lag_due = monotonic() + max(_LAG_SECONDS, _LAG_SHARE * (monotonic() - began))
 
@@ -346,16 +358,18 @@ class Ingest:
     def _prepared(self, views: Sequence[CompiledView], batch: MicroBatch) -> tuple[MicroBatch, list[_Prepared]]:
         """The micro-batch without what can't be taken in, as rows of all views, before one of them is changed."""
         withheld: Collection[str] = ()
+        # Rows of a file are history's too, which counts them once their time has come.
+        latest = self._clock() + self._ahead if self._stream.overlaps_history else LATEST_TIME
         try:
             with naming(batch.where):
                 prepared = [self._prepare(view, batch) for view in views]
                 if batch.refuse is not None:
-                    check_each_time(views[0].view.source, batch.rows, self._clock() + self._ahead)
+                    check_each_time(views[0].view.source, batch.rows, latest)
                     withheld = batch.refuse({})
         except DataError:
             if batch.refuse is None:
                 raise
-            wrong = refused_rows(views, batch.rows, self._clock() + self._ahead)
+            wrong = refused_rows(views, batch.rows, latest)
             withheld, batch = batch.refuse(wrong), batch.without(wrong)
             with naming(batch.where):
                 prepared = [self._prepare(view, batch) for view in views]
@@ -472,13 +486,13 @@ def _late_refused(stream: str, source: str) -> ConfigError:
 
 
 def _check_not_loaded(view: CompiledView, raw: pl.LazyFrame, rows: Rows, until: int, name: RowName) -> None:
-    """Raises `DataError` where an event is from before the time that the view was loaded for."""
+    """Raises `StuckError` where an event is from before the time that the view was loaded for."""
     before = rows.visible < until
     if not before.any():
         return
     source, at = view.view.source, int(before.argmax())
     shown = row_text(source, raw, pl.Series(rows.times), at, name=name, where=view.view.where)
-    raise DataError(
+    raise StuckError(
         f"{shown} is of {format_time(int(rows.visible[at]))}, and events before {format_time(until)} were loaded from "
         f"history: it would count twice ({np.count_nonzero(before):,} of {len(rows):,} events)",
         where=f"{view.place}, source '{source.name}', column '{source.available or source.time}'",

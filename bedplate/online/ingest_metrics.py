@@ -45,6 +45,7 @@ def metrics_text(workers: Sequence[Measures], clock: Clock = system_clock) -> st
         ("watermark_seconds", "gauge", "Reads of this time or later are exact.", [(v, t / 1e6) for v, t in views]),
         ("conflicts_total", "counter", "Steps made anew: others came first.", of_sources(lambda w: w.conflicts)),
         ("dead_letters_total", "counter", "Events that went aside.", of_sources(lambda w: w.letters)),
+        ("stuck_partitions", "gauge", "Partitions that can't go on.", of_sources(lambda w: len(w.stuck))),
         ("ahead_total", "counter", "Events taken in too far ahead of the clock.", of_sources(lambda w: w.ahead)),
         ("swept_rows_total", "counter", "Rows deleted: nothing of them counted.", of_sources(lambda w: w.swept)),
         ("store_errors_total", "counter", "Turns that the store ended.", of_sources(lambda w: w.store_errors)),

@@ -54,6 +54,8 @@ class Measures:
         ahead: events taken in that were further ahead of the clock than is allowed: they count once it has come so far.
         swept: rows that were deleted, as nothing of them counted any more.
         stream_errors: errors of the stream that passed.
+        stuck: why partitions can't go on, by their names, while they can't.
+        strangers: what is where the stream is and no part of it.
         place: what was taken in last, as a person knows it.
         newest: as of a partition, in the last micro-batch of all.
         partitions: how it stands in each.
@@ -72,6 +74,8 @@ class Measures:
     ahead: int = 0
     swept: int = 0
     stream_errors: int = 0
+    stuck: dict[str, str] = field(default_factory=dict[str, str])
+    strangers: tuple[str, ...] = ()
     place: str = ""
     newest: int = -1
     partitions: dict[str, PartitionMeasures] = field(default_factory=dict[str, PartitionMeasures])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ import msgspec
 
 from bedplate.errors import ConfigError, reason
 
-Parse: TypeAlias = Callable[[bytes, type[msgspec.Struct]], msgspec.Struct]
+Parse: TypeAlias = Callable[[Any, type[msgspec.Struct]], msgspec.Struct]
 """From one payload to a struct with a field a column; what it raises says what is wrong."""
 
 _PLAIN = (int, float, str, bytes, bool)
@@ -45,6 +45,11 @@ def parser(form: str, root: Path) -> Parse:
     raise ConfigError(
         f"got the form of payloads '{form}', expected json, avro:FILE or protobuf:FILE:MESSAGE", where="--format"
     )
+
+
+def parse_record(record: Mapping[str, Any], struct: type[msgspec.Struct]) -> msgspec.Struct:
+    """The parser of records that are decoded already, such as those of an Avro file."""
+    return msgspec.convert(record, struct)
 
 
 def _json(payload: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:

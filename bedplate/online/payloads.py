@@ -8,7 +8,8 @@ that is likelier seconds or milliseconds is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, cast, final
 
@@ -17,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.errors import DefinitionError, reason
-from bedplate.online.parsers import parser
+from bedplate.online.parsers import Parse, parser
 from bedplate.types import SECOND, format_time, likely_unit, to_micros, unit_hint
 
 _BITS: dict[type[pl.DataType], int] = {
@@ -45,6 +46,12 @@ _TYPES: dict[type[pl.DataType], Any] = {
     pl.Float32: float,
     pl.Float64: float,
     pl.String: str,
+    pl.Categorical: str,
+    pl.Decimal: Decimal,
+    pl.Duration: timedelta,
+    pl.Enum: str,
+    pl.Null: type(None),
+    pl.Time: time,
 }
 
 
@@ -54,7 +61,8 @@ class Payloads:
 
     Args:
         form: `json`, `avro:FILE` with a schema in JSON, or `protobuf:FILE:MESSAGE` with a descriptor set as
-            `protoc --include_imports --descriptor_set_out` writes it, and the full name of a message in it.
+            `protoc --include_imports --descriptor_set_out` writes it, and the full name of a message in it. Or a parser
+            of its own, then payloads are what it takes.
         schema: the columns of the source's table.
         root: where a relative path starts.
 
@@ -69,7 +77,7 @@ class Payloads:
 
     __slots__ = ("_fields", "_parse", "_schema", "_struct")
 
-    def __init__(self, form: str, schema: Mapping[str, pl.DataType], root: Path | None = None) -> None:
+    def __init__(self, form: str | Parse, schema: Mapping[str, pl.DataType], root: Path | None = None) -> None:
         self._schema = dict(schema)
         self._fields = [f"c{i}" for i in range(len(schema))]  # a column's name need not be one in Python
         self._struct = msgspec.defstruct(
@@ -80,9 +88,9 @@ class Payloads:
             ],
             rename=dict(zip(self._fields, schema, strict=True)),
         )
-        self._parse = parser(form, root or Path())
+        self._parse: Parse = parser(form, root or Path()) if isinstance(form, str) else form
 
-    def decode(self, payloads: Sequence[bytes | None]) -> tuple[pl.DataFrame, dict[int, str]]:
+    def decode(self, payloads: Sequence[Any]) -> tuple[pl.DataFrame, dict[int, str]]:
         """The rows of the payloads that fit, in their order, and by number what is wrong with each other one."""
         found: list[msgspec.Struct] = []
         numbers: list[int] = []
@@ -115,6 +123,8 @@ def _fitting(name: str, values: list[Any], dtype: pl.DataType, unfit: dict[int, 
     """The values as a column, made once: null in place of those that it can't hold, whose reasons go to `unfit`."""
     if _holds_times(dtype):
         values = _all_micros(name, values, dtype, unfit)
+    if isinstance(dtype, pl.Decimal):
+        values = _all_exact(values, dtype.scale, unfit)
     try:
         return _series(name, values, dtype)
     except (Exception, pl.exceptions.PanicException):  # noqa: BLE001  (which values they are, is found by halving)
@@ -147,13 +157,24 @@ def _all_micros(name: str, values: list[Any], dtype: pl.DataType, unfit: dict[in
     return found
 
 
+def _all_exact(values: list[Any], scale: int, unfit: dict[int, str]) -> list[Any]:
+    """The decimals, null in place of those that have more digits than the column, which would be rounded."""
+    found: list[Any] = []
+    for number, value in enumerate(values):
+        exponent = 0 if value is None else value.normalize().as_tuple().exponent
+        if not isinstance(exponent, int) or -exponent > scale:
+            unfit.setdefault(number, f"got {value}, expected a decimal with at most {scale} digits after the point")
+        found.append(None if number in unfit else value)
+    return found
+
+
 def _type_of(dtype: pl.DataType, column: str) -> Any:
     """The Python type of a column's values."""
     if type(dtype) in _BITS:
         bits = _BITS[type(dtype)]
         low, high = (-(1 << bits), (1 << bits) - 1) if dtype.is_signed_integer() else (0, (1 << bits) - 1)
         return Annotated[int, msgspec.Meta(ge=low, le=high)]
-    if isinstance(dtype, pl.List | pl.Array):
+    if isinstance(dtype, pl.List | pl.Array) and not isinstance(dtype.inner, pl.Decimal):
         inner = _type_of(dtype.inner, column) | None  # pyright: ignore[reportArgumentType]
         if isinstance(dtype, pl.Array):
             return Annotated[list[inner], msgspec.Meta(min_length=dtype.size, max_length=dtype.size)]
@@ -216,13 +237,13 @@ def _micros(value: Any, column: str, low: int, high: int) -> Any:
     return micros
 
 
-def doubt(time: int, column: str) -> str | None:
+def doubt(micros: int, column: str) -> str | None:
     """Why a time that is a whole number can't be microseconds, or None: it may be.
 
     >>> doubt(1_768_669_200_000, "time")[:65]
     "the time 'time' is 1768669200000, as microseconds 1970-01-21T11:1"
     """
-    unit = likely_unit(time) if time >= 0 else None
+    unit = likely_unit(micros) if micros >= 0 else None
     if unit is None:
         return None
-    return f"the time '{column}' is {time}, as microseconds {format_time(time)}; {unit_hint(unit)}"
+    return f"the time '{column}' is {micros}, as microseconds {format_time(micros)}; {unit_hint(unit)}"

@@ -6,15 +6,19 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import final
 
+import msgspec
+
 from bedplate.clock import Clock, system_clock
 from bedplate.errors import DataError
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.base import OnlineStore
-from bedplate.online.letters import read_letters
+from bedplate.online.letters import Letter, read_letters
+from bedplate.online.parsers import parser
 from bedplate.online.payloads import Payloads
 from bedplate.online.refused import AHEAD, refused_rows
 from bedplate.online.streams import MicroBatch, Position, Stream
+from bedplate.types import LATEST_TIME
 
 PARTITION = "replay"
 """The name of the partition of letters."""
@@ -28,8 +32,8 @@ class LetterStream(Stream):
         path: the file, as it was written or a part of it.
         view: the compiled view that takes them in: from another view others were withheld.
         store: knows which these are.
-        form: of the payloads, see `Payloads`.
-        ahead: how far ahead of the clock an event may be; microseconds.
+        form: of the payloads that are not in a form of their letter's, see `Payloads`.
+        ahead: how far ahead of the clock an event of a topic may be; microseconds.
         clock: the clock.
 
     Raises:
@@ -50,7 +54,13 @@ class LetterStream(Stream):
         self._ahead, self._clock = ahead, clock
         self._path, self._letters = path, read_letters(path)
         self._view, self._store = view, store
-        self._payloads = Payloads(form, view.view.source.table(view.root).schema(), view.root)
+        root = view.root or Path()
+        parsers = {"": parser(form, root), "json": parser("json", root)}
+
+        def parse(letter: Letter, struct: type[msgspec.Struct]) -> msgspec.Struct:
+            return parsers[letter.form](letter.data, struct)
+
+        self._payloads = Payloads(parse, view.view.source.table(view.root).schema())
 
     @property
     def name(self) -> str:
@@ -73,21 +83,23 @@ class LetterStream(Stream):
         left = [letter for letter, note in zip(self._letters, notes, strict=True) if note][:rows]
         if not left:
             return None
-        frame, wrong = self._payloads.decode([letter.data for letter in left])
+        frame, wrong = self._payloads.decode(left)
         decoded = [number for number in range(len(left)) if number not in wrong]
-        refused = refused_rows([self._view], frame, self._clock() + self._ahead)
+        # Rows of files are history's too, which counts them once their time has come.
+        latest = self._clock() + self._ahead if any(letter.topic for letter in left) else LATEST_TIME
+        refused = refused_rows([self._view], frame, latest)
         wrong |= {decoded[row]: why for row, why in refused.items()}
         if wrong:
             number, why = min(wrong.items())
             raise DataError(
-                f"{len(wrong):,} of {len(left):,} letters are still wrong, the first is the one of partition "
-                f"{left[number].partition} at offset {left[number].offset}: {why}",
+                f"{len(wrong):,} of {len(left):,} letters are still wrong, the first is the one of "
+                f"{left[number].place}: {why}",
                 where=self.name,
                 hint="mend its payload, or delete its line",
             )
 
         def row(number: int) -> str:
-            return f"the letter of partition {left[number].partition} at offset {left[number].offset}"
+            return f"the letter of {left[number].place}"
 
         return MicroBatch(
             partition=partition,

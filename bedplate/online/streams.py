@@ -15,6 +15,12 @@ from typing import final
 import msgspec
 import polars as pl
 
+from bedplate.errors import DataError
+
+
+class StuckError(DataError):
+    """A partition can't go on, and the others can: what comes next in it can't be read, or can't be taken in."""
+
 
 @final
 class Position(msgspec.Struct, frozen=True, order=True):
@@ -113,9 +119,11 @@ class Stream(ABC):
 
     Attributes:
         letters_written: events so far that could not be taken in and went aside.
+        strangers: names of what is where the stream is and is no part of it.
     """
 
     letters_written: int = 0
+    strangers: Sequence[str] = ()
 
     @property
     def errors(self) -> int:
@@ -173,7 +181,8 @@ class Stream(ABC):
             completed: the names of what was wholly taken in, see `MicroBatch.completes`.
 
         Raises:
-            DataError: the events can't be read or are not of the source's columns.
+            StuckError: the events can't be read or are not of the source's columns.
+            DataError: the same of all partitions.
         """
 
     @abstractmethod

@@ -6,13 +6,15 @@ import contextlib
 import random
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol, TypeAlias, final
 
 from bedplate.errors import ConflictError, StoreError, UnavailableError, UncertainError
 from bedplate.online.measures import Measures
+from bedplate.online.streams import StuckError
+from bedplate.online.stuck import all_in_one
 
 POLL = 1.0
 """How often the stream is asked for new events when following, in seconds."""
@@ -41,11 +43,13 @@ class Turn:
         taken: whether something was taken in.
         busy: whether another worker was at work on a partition.
         over: whether there is nothing left before the time until which to take in.
+        stuck: why partitions can't go on.
     """
 
     taken: bool
     busy: bool
     over: bool
+    stuck: tuple[StuckError, ...] = ()
 
 
 class Worker(Protocol):
@@ -118,12 +122,13 @@ def run_workers(
         whether a signal ended it.
 
     Raises:
-        StoreError: as `Ingest.turn`; or the store could not be reached for too long.
-        DataError: as `Ingest.turn`.
+        StoreError, DataError: as `Ingest.turn`; or the store could not be reached for too long.
+        StuckError: partitions could not go on when it ended; the others were taken in.
     """
     with stop_signals() as stop:
         left = list(workers)
         waiting = {id(w): _Waiting(None if follow else patience) for w in workers}
+        stuck: dict[int, tuple[StuckError, ...]] = {}
         while left and not stop.is_set():
             taken = busy = away = False
             for worker in list(left):
@@ -136,7 +141,7 @@ def run_workers(
                     stop.wait(wait)
                 else:
                     waiting[id(worker)].over()
-                    worker.measures.trouble = ""
+                    stuck[id(worker)], worker.measures.trouble = turn.stuck, ""
                     taken, busy = taken or turn.taken, busy or turn.busy
                     if turn.over and not turn.busy:
                         left.remove(worker)
@@ -148,7 +153,14 @@ def run_workers(
                 break
             _show(progress, left)
             stop.wait(_BUSY if busy else poll)
+        _check_none(stuck.values())
         return stop.is_set()
+
+
+def _check_none(stuck: Iterable[Sequence[StuckError]]) -> None:
+    """Raises `StuckError` where partitions can't go on."""
+    if errors := [error for of_worker in stuck for error in of_worker]:
+        raise all_in_one(errors)
 
 
 def _note(measures: Measures, error: StoreError) -> None:

@@ -43,7 +43,8 @@ from bedplate.types import Int64s, Type
 FEATURES_HEADER = "Bedplate-Features"
 """The features that an Arrow request asks for, separated by commas."""
 
-_KeyList: TypeAlias = "list[int | str] | int | str"
+_KeyList: TypeAlias = "list[Any] | dict[str, Any] | int | str | float | bool | None"
+"""What is no key is found with the entity that it is for."""
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):

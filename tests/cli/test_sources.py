@@ -148,7 +148,7 @@ def test_a_load_takes_any_table_and_a_stream_takes_directories(shop, capsys):
     LATER.with_columns(row=pl.lit(4, pl.Int32)).write_parquet(folder / "stream" / "1.parquet")  # as on the server
     printed(capsys, "ingest", "stream")
     error = printed(capsys, "ingest", "delta:rows", code=2)
-    assert "got 'delta:rows', expected a directory to which Parquet files are appended" in error
+    assert "got 'delta:rows', expected a directory to which files are appended" in error
 
 
 @pytest.mark.parametrize("kind", ["delta", "iceberg", "lance"])

@@ -4,7 +4,7 @@ Run as a program it forks off a process for each line of its input, so that thes
 what `live` is called with, and answered with the process's number; a number is answered with how that process ended.
 
 A moment is before, within and after each write transaction of LMDB; before and after what a step sends to Redis, and
-after the answer. So between two of a store's round trips there is always one.
+after the answer; before and after a file of dead letters. So between two of a store's round trips there is always one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ from bedplate.aggregations.distinct import CountDistinct
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.features.entity import Entity
 from bedplate.features.view import CompiledView, FeatureView
+from bedplate.files import write_atomic
+from bedplate.online import letters
 from bedplate.online.base import OnlineStore, open_store
 from bedplate.online.compact import compact
+from bedplate.online.files import FileStream
 from bedplate.online.ingest import Ingest
 from bedplate.online.lmdb import LmdbStore
 from bedplate.online.load import bulk_load
@@ -99,6 +102,7 @@ def live(
     moment: int = 0,
     planted: str = "",
     done: str = "",
+    aside: str = "",
 ) -> None:
     """Does something in a process of its own.
 
@@ -112,6 +116,7 @@ def live(
         moment: at which it dies, counted from one; 0: none.
         planted: the fault that the store has, of `PLANTED`; empty: none.
         done: the file to which it adds a byte after each of its steps; empty: none.
+        aside: where it keeps rows that can't be taken in; empty: such a row is an error.
     """
     rows = events(*size)
     chosen = views(rows)
@@ -135,7 +140,8 @@ def live(
                     drop_texts(store)
                     count(None)
             else:
-                Ingest(store, chosen, Path(files), batch=batch).run(follow=doing == "follow", poll=0.01, progress=count)
+                stream = FileStream(Path(files), chosen[0], Path(aside)) if aside else Path(files)
+                Ingest(store, chosen, stream, batch=batch).run(follow=doing == "follow", poll=0.01, progress=count)
 
 
 def _mortal(store: OnlineStore, moment: int) -> None:
@@ -147,6 +153,12 @@ def _mortal(store: OnlineStore, moment: int) -> None:
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def write_mortally(path: Path, content: bytes) -> None:
+        pass_moment()
+        write_atomic(path, content)
+        pass_moment()
+
+    letters.write_atomic = write_mortally
     if isinstance(store, LmdbStore):
         store._environment = _Environment(store._environment, pass_moment)
     else:

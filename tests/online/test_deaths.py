@@ -20,6 +20,7 @@ from bedplate.online.base import Changes, OnlineStore, open_store
 from bedplate.online.compact import compact
 from bedplate.online.ingest import Ingest
 from bedplate.online.redis_transaction import MANY
+from bedplate.online.streams import StuckError
 from bedplate.testing.online_store import write_files
 
 KILLS = int(os.environ.get("BEDPLATE_KILLS", "4"))
@@ -184,7 +185,8 @@ def test_a_worker_that_another_overtakes_begins_its_step_anew(
         if planted:
             monkeypatch.setattr(type(store), "commit", type(store).commit)
             PLANTED[planted](store)
-        events = overtake(store, world, tmp_path / "parts")
-        assert min(events)
-        with pytest.raises(AssertionError) if planted else contextlib.nullcontext():
+        # A position that went back before one that was taken in to its end is found by the worker itself.
+        with pytest.raises((AssertionError, StuckError)) if planted else contextlib.nullcontext():
+            events = overtake(store, world, tmp_path / "parts")
+            assert min(events)
             assert_oracle(store, world.views, world.rows)

@@ -48,6 +48,7 @@ def test_each_metric_has_its_type_help_and_labels() -> None:
         'bedplate_ingest_conflicts_total{source="clicks"}': "1",
         'bedplate_ingest_dead_letters_total{source="clicks"}': "2",
         'bedplate_ingest_ahead_total{source="clicks"}': "0",
+        'bedplate_ingest_stuck_partitions{source="clicks"}': "0",
         'bedplate_ingest_swept_rows_total{source="clicks"}': "0",
         'bedplate_ingest_store_errors_total{source="clicks"}': "0",
         'bedplate_ingest_store_up{source="clicks"}': "1",
