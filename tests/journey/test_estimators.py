@@ -107,7 +107,7 @@ def test_what_is_served_is_what_the_library_gives_for_history(
 def test_a_version_has_its_evidence_and_no_pickle(name: str, own: Registry, trained: dict[str, Trained]) -> None:
     version = own.get(f"clip-{name}:1")
     load_artifact(version)
-    assert {p.suffix for p in version.path.rglob("*") if p.is_file()} == {".json", ".npy", ".npz", ".onnx"}
+    assert {p.suffix for p in version.path.rglob("*") if p.is_file()} == {".blake2b", ".json", ".npy", ".npz", ".onnx"}
     manifest = version.manifest
     assert manifest.config["model"]["class"] == MODELS[name].title()
     assert (manifest.metrics["test_auc"] > 0.6) is (name != "scaled")  # what is liked is not linear in the inputs

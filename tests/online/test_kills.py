@@ -91,7 +91,7 @@ class Crowd:
 
 
 def test_workers_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: Path, url: str) -> None:
-    world, draw, taken = World(url, tmp_path, (1_200 * (KILLS + 5), USERS)), random.Random(11), LOADED
+    world, draw, taken = World(url, tmp_path, (6_000 * (KILLS + 5), USERS)), random.Random(11), LOADED
     with open_store(url) as store:
         load(store, world.views, world.rows[:LOADED], 100)
         crowd = Crowd(world, store, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -324,10 +325,10 @@ class Slow:
     def __init__(self) -> None:
         self.shared, self.go = Shared(), asyncio.Event()
 
-    async def run(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
-        return (await self.call(tensors, outputs)).results
+    async def run(self, tensors: Mapping[str, Any], outputs: Sequence[str], until: float = math.inf) -> list[Any]:
+        return (await self.call(tensors, outputs, until)).results
 
-    async def call(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> Ran:
+    async def call(self, tensors: Mapping[str, Any], outputs: Sequence[str], until: float = math.inf) -> Ran:
         await self.go.wait()
         return Ran([np.ones((1, 2), np.float32) for _ in outputs], 1, leads=True, took_ns=1)
 
