@@ -121,7 +121,7 @@ class PoisonCrowd(Crowd):
 
 
 def test_workers_on_poison_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
-    world, taken = PoisonWorld(f"lmdb:{tmp_path / 'store'}", tmp_path, (900 * (KILLS + 5), USERS), 2), LOADED
+    world, taken = PoisonWorld(f"lmdb:{tmp_path / 'store'}", tmp_path, (5_000 * (KILLS + 5), USERS), 2), LOADED
     world.files = tmp_path / "parts"
     world.files.mkdir()
     with open_store(world.url) as store:

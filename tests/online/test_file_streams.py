@@ -123,6 +123,7 @@ def test_poison_rows_go_aside_and_are_taken_once_when_they_are_mended(tmp_path: 
         ("pb", pb([row(0), b"\xff", row(2)]), {1: "/w=="}),
         ("avro", avro([row(0, user="0"), row(1, user="one"), row(2, user="2")], user="string"), None),
     ],
+    ids=["jsonl", "pb", "avro"],  # an Avro file has random bytes
 )
 def test_records_that_can_not_be_decoded_are_letters(tmp_path: Path, kind: str, content: bytes, said: Any) -> None:
     write_schemas(tmp_path)
