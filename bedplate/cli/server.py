@@ -80,6 +80,7 @@ class ServerOptions:
         variable: str,
         *,
         beside: Callable[[Settings], Sequence[Beside]] = lambda _: (),
+        load_again: Callable[[], Loaded] | None = None,
     ) -> None:
         """Serves until SIGTERM or Ctrl-C, in this process or in several.
 
@@ -88,10 +89,12 @@ class ServerOptions:
             load: gives what that is opened with.
             variable: as of `settings`.
             beside: makes the servers of other protocols, after the application.
+            load_again: gives what it is opened with anew on SIGHUP; None: that signal ends it.
         """
         if self.workers > 1 and not _is_worker():
-            self._supervise()
+            self._supervise(reloads=load_again is not None)
             return
+        from bedplate.serving.loading import Again
         from bedplate.serving.place import Place
         from bedplate.serving.server import run_application
 
@@ -105,9 +108,10 @@ class ServerOptions:
             if place is None:
                 self._announce(url, seconds, 1, {other.name: other.target for other in others})
 
-        run_application(made, load, settings, on_ready=announce, place=place, beside=others)
+        again = None if load_again is None else Again(load_again, lambda text: click.echo(text, err=True))
+        run_application(made, load, settings, on_ready=announce, place=place, beside=others, again=again)
 
-    def _supervise(self) -> None:
+    def _supervise(self, *, reloads: bool) -> None:
         from time import perf_counter
 
         from bedplate.serving.listening import url_of
@@ -121,6 +125,7 @@ class ServerOptions:
             port=self.port,
             grace_seconds=_seconds(self.grace, "--grace"),
             say=lambda text: click.echo(text, err=True),
+            reloads=reloads,
         )
         url = url_of(self.host, supervisor.port, secure=self.certificate is not None)
         supervisor.run(lambda: self._announce(url, perf_counter() - begin, self.workers))

@@ -15,7 +15,10 @@ from bedplate.errors import DataError, DefinitionError, NotFoundError, RequestEr
 from bedplate.features.graph import FeatureGraph, Selected
 from bedplate.features.lookup import asked_features, given_context, lookup
 from bedplate.features.model import Scorers
+from bedplate.features.view import CompiledView
+from bedplate.online.base import OnlineStore
 from bedplate.online.fallback import Degraded, FallbackReader, texts_read
+from bedplate.online.fetch import OnlineReader
 from bedplate.serving.time_limit import scored_until
 from bedplate.serving.wire import decode_time
 from bedplate.types import Int64s, Type
@@ -231,3 +234,18 @@ def warm_up(features: FeatureLookup) -> dict[str, StoreError]:
             if reading.failure is not None:
                 raise reading.failure
     return missing
+
+
+def unread(store: OnlineStore, views: Mapping[str, CompiledView]) -> dict[str, StoreError]:
+    """Reads each view once, however long it takes, while others are served.
+
+    Returns:
+        By the view's name why it can't be read.
+    """
+    reader, now, found = OnlineReader(store), np.array([system_clock()]), dict[str, StoreError]()
+    for name, view in views.items():
+        try:
+            reader.read(view, list(view.features), np.zeros((1, len(view.view.entities)), np.int64), now)
+        except StoreError as error:
+            found[name] = error
+    return found

@@ -12,7 +12,6 @@ import gc
 import importlib.util
 import signal
 import socket
-import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar, final
@@ -23,6 +22,7 @@ from bedplate.serving.door import Door
 from bedplate.serving.http import Handler, Limits, Request, Response
 from bedplate.serving.listening import Listener, bind, turn_away, url_of
 from bedplate.serving.load_metrics import load_lines
+from bedplate.serving.loading import Again, Loaded, in_thread
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.place import Place
@@ -177,7 +177,6 @@ class Server:
         self._hub.date = email.utils.formatdate(usegmt=True).encode()
 
 
-Loaded = TypeVar("Loaded")
 _Opened_contra = TypeVar("_Opened_contra", contravariant=True)
 
 
@@ -246,6 +245,7 @@ def run_application(
     on_ready: Callable[[str, float], None],
     place: Place | None = None,
     beside: Sequence[Beside] = (),
+    again: Again[Loaded] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then drains. Call it on the main thread.
 
@@ -257,6 +257,7 @@ def run_application(
         on_ready: called once with the server's URL and the seconds since the call.
         place: of this process among several that serve together; None: it is the only one.
         beside: other servers, which begin and end with this one.
+        again: what it is opened with anew on SIGHUP; None: that signal is not listened to.
 
     Raises:
         ConfigError: the port can't be bound.
@@ -279,7 +280,11 @@ def run_application(
         server.each_second(Watched((settings.token_file,), settings.read_tokens).look)
     app.metrics.add(lambda: load_lines(server.turns, server.connections))
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(_serve(server, app, load, lambda: on_ready(server.url, time.perf_counter() - begin), place, beside))
+
+        def announce() -> None:
+            on_ready(server.url, time.perf_counter() - begin)
+
+        runner.run(_serve(server, app, load, announce, place, beside, again))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -297,17 +302,22 @@ async def _serve(
     announce: Callable[[], None],
     place: Place | None,
     beside: Sequence[Beside],
+    again: Again[Loaded] | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
         loop.add_signal_handler(number, stopped.set)
+    if again is not None:
+        again.listen()
+        app.metrics.add(again.lines)
     if place is not None:
         place.join(server, app.metrics, stopped)
     await server.start()
     stopping = loop.create_task(stopped.wait())
-    loading = _in_thread(load)
+    loading = in_thread(load)
+    following: asyncio.Task[None] | None = None
     try:
         for other in beside:
             await other.start(server.turns, server.door)
@@ -322,8 +332,12 @@ async def _serve(
             server.ready()
             with contextlib.suppress(OSError):  # nobody reads it: that is no reason not to serve
                 announce()
+            if again is not None:
+                following = loop.create_task(again.follow(app.open))
             await stopping
     finally:
+        if following is not None:
+            following.cancel()
         if place is not None:
             place.seat.set_state(DRAINING)
         stopping.cancel()
@@ -335,32 +349,3 @@ async def _serve(
         await asyncio.gather(server.drain(goes_alone=goes_alone), *(other.drain() for other in beside))
         if place is not None:
             place.leave()
-
-
-def _in_thread(load: Callable[[], Loaded]) -> asyncio.Future[Loaded]:
-    """The result of `load`, run on a thread that doesn't keep the process alive."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Loaded] = loop.create_future()
-
-    def settle(result: Loaded | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if result is None:
-            # A future takes no StopIteration, and would wait for ever.
-            raised = RuntimeError(f"loading ended in {error!r}") if isinstance(error, StopIteration) else error
-            future.set_exception(raised or RuntimeError("nothing was loaded"))
-        else:
-            future.set_result(result)
-
-    def work() -> None:
-        result: Loaded | None = None
-        failure: BaseException | None = None
-        try:
-            result = load()
-        except BaseException as error:  # noqa: BLE001  (raised again where the result is awaited)
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the server was stopped meanwhile, and its loop is closed
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, name="load", daemon=True).start()
-    return future

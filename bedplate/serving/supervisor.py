@@ -54,6 +54,7 @@ class Worker:
         beaten: when it last said that it is alive.
         silent: for how long it has not, seconds in which the supervisor was not stopped itself.
         looked: when it was looked at last.
+        told: of how many signals to load again it knows.
     """
 
     seat: Seat
@@ -64,6 +65,7 @@ class Worker:
     beaten: float = 0.0
     silent: float = 0.0
     looked: float = 0.0
+    told: int = 0
 
 
 @final
@@ -77,6 +79,7 @@ class Supervisor:
         port: 0 for a free one.
         grace_seconds: how long they have to stop.
         say: tells a person what happens.
+        reloads: whether SIGHUP is for the workers, each once it is ready; otherwise it ends the process.
 
     Raises:
         ConfigError: the port can't be bound.
@@ -91,8 +94,11 @@ class Supervisor:
         port: int,
         grace_seconds: float,
         say: Callable[[str], None],
+        reloads: bool = False,
     ) -> None:
         self._command, self._say, self._grace = list(command), say, grace_seconds
+        self._reload = self._count_reload if reloads else None
+        self._reloads = 0
         self._socket: socket.socket = bind(host, port)
         self._descriptor = make_board(count)
         self._board = Board(self._descriptor)
@@ -117,7 +123,7 @@ class Supervisor:
             WorkerError: the first one ended before it was ready.
         """
         try:
-            with _woken(self._stop) as sleep:
+            with _woken(self._stop, self._reload) as sleep:
                 self._start_all(sleep)
                 if not self._stopped:
                     with contextlib.suppress(OSError):
@@ -152,6 +158,7 @@ class Supervisor:
     def _start(self, worker: Worker) -> None:
         worker.seat.beat()
         worker.silent, worker.ready_since = 0.0, 0.0
+        worker.told = self._reloads  # it loads what there is now
         inherited = (self._socket.fileno(), self._descriptor, self._life)
         place = ":".join(map(str, (worker.seat.index, *inherited)))
         worker.process = subprocess.Popen(
@@ -171,6 +178,9 @@ class Supervisor:
         if worker.seat.state == READY and not worker.ready_since:
             worker.ready_since = now
         code = process.poll()
+        if code is None and worker.told < self._reloads and worker.seat.state == READY:
+            worker.told = self._reloads
+            process.send_signal(signal.SIGHUP)
         if code is not None:
             self._bury(worker, process.pid, _ending(code), now)
         elif self._hangs(worker):
@@ -196,6 +206,9 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopped = True
+
+    def _count_reload(self) -> None:
+        self._reloads += 1
 
     def _end(self) -> None:
         """Ends the workers: the pipe tells them, and after the time of grace they are killed.
@@ -238,8 +251,8 @@ def _ending(code: int) -> str:
 
 
 @contextlib.contextmanager
-def _woken(stop: Callable[[], None]) -> Generator[Callable[[float], None]]:
-    """Gives a sleep that ends early when a signal comes; SIGTERM and SIGINT call `stop`."""
+def _woken(stop: Callable[[], None], reload: Callable[[], None] | None) -> Generator[Callable[[float], None]]:
+    """Gives a sleep that ends early when a signal comes; SIGTERM and SIGINT call `stop`, SIGHUP calls `reload`."""
     hears, tells = os.pipe()
     os.set_blocking(hears, False)
     os.set_blocking(tells, False)
@@ -250,7 +263,13 @@ def _woken(stop: Callable[[], None]) -> Generator[Callable[[float], None]]:
     def wake(*_: object) -> None:
         pass
 
+    def again(*_: object) -> None:
+        if reload is not None:
+            reload()
+
     handlers = {signal.SIGTERM: end, signal.SIGINT: end, signal.SIGCHLD: wake}
+    if reload is not None:
+        handlers[signal.SIGHUP] = again
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     woken = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
 

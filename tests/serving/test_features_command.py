@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import polars as pl
 import pytest
 import shop
 
@@ -19,9 +20,16 @@ from bedplate.online.base import open_store
 from bedplate.online.load import bulk_load
 from bedplate.online.refresh import refresh
 from bedplate.testing.online_store import grouped
+from bedplate.types import DAY, format_time
 
 HERE = Path(__file__).parent
 TOKEN = "a-token-of-the-web-team"
+COMMAND = [sys.executable, "-m", "bedplate"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+
+
+def bedplate(*words: str) -> None:
+    subprocess.run([*COMMAND, *words], env=ENVIRONMENT, check=True, capture_output=True)
 
 
 def test_it_serves_what_is_loaded_to_those_with_a_token(tmp_path: Path, features: FeatureGraph) -> None:
@@ -65,6 +73,81 @@ def test_it_serves_what_is_loaded_to_those_with_a_token(tmp_path: Path, features
     assert "not served: view 'products'" in errors
     assert "view 'customers'" not in errors
     assert TOKEN not in errors
+
+
+COUNTS = """
+import polars as pl
+from bedplate import Count, Entity, FeatureView, Source
+user = Entity("user", key="user")
+visits = FeatureView("visits", user, Source("visits", "visits.parquet", time="time"), {"n": Count(windows="%s")})
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_definitions_are_loaded_again_on_a_signal_or_the_old_ones_go_on(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "bedplate.toml").write_text('[online]\ndeadline = "5s"\n')
+    days = [shop.NOW - d * DAY for d in (1, 3, 20)]
+    pl.DataFrame({"user": [1] * 3, "time": pl.Series(days).cast(pl.Datetime("us"))}).write_parquet(
+        tmp_path / "visits.parquet"
+    )
+
+    def define(window: str) -> None:
+        (tmp_path / "features.py").write_text(COUNTS % window)
+
+    def fill() -> None:
+        for command in (["apply"], ["materialize", "--until", format_time(shop.NOW)]):
+            bedplate(*command, "--project", str(tmp_path))
+
+    define("2d")
+    fill()
+    serving = [*COMMAND, "features", "serve", "--port", "0", "--json", "--workers", str(workers)]
+    with subprocess.Popen(
+        [*serving, "--project", str(tmp_path)],
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = json.loads(process.stdout.readline())["url"]
+
+        def told(what: str) -> None:
+            """Sends the signal, and waits until each worker has said what became of it."""
+            process.send_signal(signal.SIGHUP)
+            assert process.stderr is not None
+            for _ in range(workers):
+                assert what in process.stderr.readline()
+
+        def answers(name: str) -> set[int]:
+            """What some calls, over connections of their own, answer."""
+            body = json.dumps({"features": ["visits.*"], "keys": {"user": 1}, "time": shop.NOW}).encode()
+            found: set[int] = set()
+            for _ in range(8):
+                with urllib.request.urlopen(f"{url}/v1/features", body, timeout=30) as answer:
+                    found.update(json.loads(answer.read())["values"][name])
+            return found
+
+        assert answers("visits.n_2d") == {1}
+        define("7d")  # the store does not hold it
+        told("what was served before still is: view 'visits'")
+        assert answers("visits.n_2d") == {1}
+        fill()
+        told("loaded again")
+        assert answers("visits.n_7d") == {2}
+        (tmp_path / "features.py").write_text("user = ")
+        told("what was served before still is")
+        assert answers("visits.n_7d") == {2}
+        define("30d")
+        fill()
+        told("loaded again")
+        assert answers("visits.n_30d") == {3}
+        with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+            shown = answer.read().decode()
+        assert f'bedplate_reloads_total{{result="loaded"}} {2 * workers}' in shown
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
 
 
 def count(customer: int) -> int:
