@@ -69,4 +69,4 @@ def test_one_view_is_loaded_and_an_empty_stream_is_said_to_be_empty(
     assert run(["materialize", *place]) == 0
     assert "loaded 1 view, " in capsys.readouterr().out
     assert run(["ingest", str(tmp_path / "stream"), "--source", "ratings", *place]) == 0
-    assert "holds no file '*.parquet'" in capsys.readouterr().err
+    assert "holds no file *.parquet, *.jsonl" in capsys.readouterr().err

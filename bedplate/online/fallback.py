@@ -38,6 +38,7 @@ log = logging.getLogger("bedplate.online")
 
 DEADLINE_SECONDS = 0.05
 RECENT_BYTES = 64_000_000
+LOOK_SECONDS = 0.02
 
 
 @final
@@ -153,13 +154,13 @@ class FallbackReader(Reader):
     def missing(self, views: Collection[CompiledView]) -> list[str] | None:
         """The names of those of some views that the store does not hold now, or only in part; None: it can't be read.
 
-        A store that is left alone because it failed is left alone.
+        A store that is left alone because it failed is left alone, and one that is slow is not waited for: probes ask.
         """
         if not self.guard.is_up:
             return None
         found: list[str] = []
         try:
-            values = self.guard.read_many([store_keys.state_of(view) for view in views])
+            values = self.guard.read_many([store_keys.state_of(view) for view in views], (), monotonic() + LOOK_SECONDS)
         except UnavailableError:
             return None
         for view, value in zip(views, values, strict=True):

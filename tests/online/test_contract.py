@@ -64,6 +64,7 @@ FAULTS: dict[str, type[OnlineStore]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # a worker may find it by itself
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(fault: str, tmp_path: Path) -> None:
     class Suite(OnlineStoreContract):
