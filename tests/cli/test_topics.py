@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 
-import polars as pl
 import pytest
 from confluent_kafka import Producer
 
@@ -17,26 +16,10 @@ from bedplate.cli.main import run
 from bedplate.online.lmdb import LmdbStore
 from bedplate.online.state import states
 
-FEATURES = """\
-from bedplate import Count, Entity, FeatureView, Source
-user = Entity("user", key="user")
-clicks = Source("clicks", "data", time="time")
-clicked = FeatureView("clicked", user, clicks, {"n": Count()})
-"""
-ROWS = pl.DataFrame(
-    {"user": [1, 2], "time": pl.datetime_range(pl.datetime(2026, 1, 1), pl.datetime(2026, 1, 2), "1d", eager=True)}
-)
-
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "bedplate.toml").write_text("")
-    (tmp_path / "features.py").write_text(FEATURES)
-    ROWS.write_parquet(tmp_path / "data" / "0.parquet")
-    for words in (["apply"], ["materialize", "--until", "2026-01-03"]):
-        assert run([*words, "--project", str(tmp_path)]) == 0
-    return tmp_path
+def folder(clicks: Path) -> Path:
+    return clicks
 
 
 def test_a_topic_is_followed_and_its_letters_are_replayed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
