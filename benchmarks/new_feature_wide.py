@@ -190,8 +190,9 @@ def main(folder: Path, build: str, loop: str) -> None:
     found = estimates({"auc": of_test["auc"]})["auc"]
     laps["judge"] = time.perf_counter()
     parts = {after: laps[after] - laps[before] for before, after in itertools.pairwise(laps)}
+    print(json.dumps({"parts": parts, "auc": (found.mean, found.low, found.high)}), flush=True)
     sums = pl.read_parquet(folder / "wide.parquet", columns=list(FEATURES)).sum().row(0)
-    print(json.dumps({"parts": parts, "auc": (found.mean, found.low, found.high), "sums": sums, "rows": len(labels)}))
+    print(json.dumps({"sums": sums, "rows": len(labels)}))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import NoReturn, final
 
 import click
 
+from bedplate.cli.ending import Ending
 from bedplate.errors import BedplateError, missing_extra, suggest
 
 PARTIAL_EXIT = 8
@@ -182,4 +183,6 @@ def main() -> NoReturn:
     # What ends a command politely is to end it as Ctrl-C does; a parent that has it ignored has its way.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run(sys.argv[1:]))
+    ending = Ending()
+    ending.code = run(sys.argv[1:])
+    sys.exit(ending.code)

@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 
 from bedplate.datasets.labels import CompiledLabel
+from bedplate.datasets.listed import positions
 from bedplate.datasets.reading import read_rows
 from bedplate.errors import DataError
 from bedplate.features.assemble import Candidates
 from bedplate.features.entity import encode
-from bedplate.offline.kernels import number_keys
 from bedplate.sources.base import TIME
-from bedplate.types import Array, Bools, Int64s
+from bedplate.types import Int64s
 
 
 @final
@@ -108,29 +108,14 @@ def _groups(keys: list[Int64s], times: Int64s, requests: Candidates, horizon: in
     request = order[at[rows]]
     since = times[rows] - requests.times[request]
     result[rows] = np.where(since < 0, _EARLY, np.where(since >= horizon, _LATE, _USED))
+    place = np.full(len(times), -1, np.int64)
+    place[rows] = request
     if len(keys) > 1:
-        result[rows[~_is_listed(request, keys[1][rows], requests)]] = _UNLISTED
+        place[rows] = positions(requests.candidates, requests.offsets, request, keys[1][rows])
+        result[rows[place[rows] < 0]] = _UNLISTED
     used = np.flatnonzero(result == _USED)
     used = used[np.argsort(times[used], kind="stable")]
-    codes = _numbers([k[used] for k in keys])
-    first = np.zeros(len(used), np.int64)
-    first[codes[::-1]] = np.arange(len(used))[::-1]  # of equal ones the last that is written, the earliest, stays
-    result[used[first[codes] != np.arange(len(used))]] = _DUPLICATE
+    first = np.empty(place.max(initial=-1) + 1, np.int64)
+    first[place[used[::-1]]] = used[::-1]  # of equal places the last that is written, the earliest, stays
+    result[used[first[place[used]] != used]] = _DUPLICATE
     return result
-
-
-def _is_listed(request: Int64s, items: Int64s, requests: Candidates) -> Bools:
-    """[n] whether each item is a candidate of its request."""
-    of_item = np.repeat(np.arange(len(requests.times)), np.diff(requests.offsets))
-    codes = _numbers([np.append(of_item, request), np.append(requests.candidates, items)])
-    listed = np.zeros(len(codes), np.bool_)
-    listed[codes[: len(of_item)]] = True
-    return listed[codes[len(of_item) :]]
-
-
-def _numbers(columns: list[Int64s]) -> Array:
-    """[n] int32: a number for each different row of some columns, in order of first appearance."""
-    rows = np.stack(columns, axis=1)
-    codes = np.empty(len(rows), np.int32)
-    number_keys(rows, codes, np.empty_like(rows))
-    return codes

@@ -17,6 +17,7 @@ from bedplate.batch import CANDIDATE, KEY, REQUEST_ID, Ids, Ragged, TextLookup
 from bedplate.canonical import digest, expression_form
 from bedplate.datasets.checks import check_events, check_kind, id_type
 from bedplate.datasets.context import SpineContext
+from bedplate.datasets.listed import first_of_each
 from bedplate.datasets.reading import read_rows
 from bedplate.datasets.texts import ReadTexts
 from bedplate.errors import DataError, DefinitionError
@@ -25,7 +26,7 @@ from bedplate.features.context import Context
 from bedplate.features.entity import Entity, encode, entities_of
 from bedplate.features.expression import check_condition
 from bedplate.sources.base import TIME, Source
-from bedplate.types import Array, Bools, Int64s, Type
+from bedplate.types import Array, Int64s, Type
 
 
 @checks_arguments
@@ -190,9 +191,10 @@ class CompiledSpine:
         context = self._context.columns(frame, by_request, starts, spine.request)
         request_times = reduce_groups(np.minimum, times[by_request], starts)
         order = np.lexsort((by_request[starts], request_times))
-        kept = first_of_each(codes[by_request], items[by_request])
+        bounds = np.append(starts, len(items))
+        kept = first_of_each(items[by_request], bounds)
         counts = reduce_groups(np.add, kept.astype(np.int64), starts)
-        lengths = np.diff(np.append(starts, len(items)))
+        lengths = np.diff(bounds)
         lists = Ragged(Ids(items[by_request][kept]), np.concatenate(([0], np.cumsum(counts)))).take(order)
         rows = Candidates(
             request_keys={n: k[order] for n, k in keys.items()},
@@ -227,17 +229,3 @@ def reduce_groups(function: np.ufunc, values: Array, starts: Int64s) -> Array:
     [3, 3]
     """
     return function.reduceat(values, starts) if len(starts) else values[:0]
-
-
-def first_of_each(groups: Int64s, values: Int64s) -> Bools:
-    """[n]: whether a row is the first one of its (group, value).
-
-    >>> first_of_each(np.array([0, 0, 0, 1]), np.array([5, 6, 5, 5])).tolist()
-    [True, True, False, True]
-    """
-    order = np.lexsort((values, groups))
-    new = np.ones(len(values), np.bool_)
-    new[1:] = (np.diff(groups[order]) != 0) | (np.diff(values[order]) != 0)
-    result = np.zeros(len(values), np.bool_)
-    result[order] = new
-    return result
