@@ -120,10 +120,11 @@ _EXPORTS = {
 }
 
 
-if "GOMP_SPINCOUNT" not in os.environ:
+if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     # Read when torch is first imported. Threads of OpenMP that wait for each other spin; beside the threads that read
-    # ahead, or another program, those that have the work do not get to it, and a step takes many times as long.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # ahead, or another program, those that have the work do not get to it, and a step takes many times as long. To be
+    # woken costs too: they spin for tens of microseconds, longer than between two operations of a step, and then sleep.
+    os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "3000"}
 
 
 def __getattr__(name: str) -> Any:

@@ -54,7 +54,7 @@ def _tables(offsets: Int64s) -> tuple[Int64s, Array]:
     """Where the table of each list begins, [lists + 1], and empty slots, int32; each size is a power of two."""
     sizes = np.int64(1) << np.ceil(np.log2(np.maximum(2 * np.diff(offsets), 1))).astype(np.int64)
     begins = np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
-    return begins, np.full(begins[-1], -1, np.int32)
+    return begins, np.full(int(begins[-1]), -1, np.int32)
 
 
 @compiled

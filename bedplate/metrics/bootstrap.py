@@ -199,8 +199,8 @@ def _grouped(parts: Float64s, rng: np.random.Generator) -> Float64s:
 
 
 def _draws(size: int, resamples: int, rng: np.random.Generator) -> Iterator[Float64s]:
-    """How often each of `size` things is drawn, [resamples, size] in parts of at most about 32 MB."""
-    step = max(1, 4_000_000 // size)
+    """How often each of `size` things is drawn, [resamples, size] in parts of at most about 8 MB."""
+    step = max(1, 1_000_000 // size)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         drawn = rng.integers(0, size, (rows, size)) + np.arange(rows)[:, None] * size

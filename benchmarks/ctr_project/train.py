@@ -9,6 +9,7 @@ from torch import nn
 
 from bedplate import Category, Job, TrainerConfig
 from bedplate.layers.embedding import FusedEmbedding
+from bedplate.layers.factorization import pair_sum
 from bedplate.models.base import seeded
 from bedplate.models.binary import BinaryModel, probability
 from bedplate.models.config import BinaryConfig
@@ -31,9 +32,9 @@ class DeepFM(BinaryModel):
     def forward(self, batch):
         of_request = batch["request_ids"].index_select(0, batch["request_of_item"])
         found = self.table(torch.cat((of_request, batch["item_ids"]), dim=1))
-        vectors, first = found[..., :-1], found[..., -1].sum(dim=1)
-        second = 0.5 * (vectors.sum(dim=1).square() - vectors.square().sum(dim=1)).sum(dim=1)
-        logit = first + second + self.deep(vectors.flatten(1)).squeeze(1)
+        vectors, first = found.split((found.shape[-1] - 1, 1), dim=-1)
+        flat = vectors.flatten(1)
+        logit = first.sum(dim=(1, 2)) + pair_sum(flat.view(vectors.shape)) + self.deep(flat).squeeze(1)
         return {"logit": logit, "score": probability(logit)}
 
 
