@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from functools import partial
 
@@ -10,6 +11,7 @@ from bedplate.layers import embedding as embedding_module
 from bedplate.layers.attention import CandidateAttention, SequencePooling
 from bedplate.layers.cross import CrossNetwork
 from bedplate.layers.embedding import FusedEmbedding, masked_mean
+from bedplate.layers.factorization import pair_sum
 from bedplate.layers.linear import SplitLinear, SplitMLP
 
 OF_ITEM = torch.tensor([0, 0, 1, 2, 2, 2, 2])
@@ -125,3 +127,16 @@ def test_the_gradient_of_rows_is_that_of_torch(sparse, monkeypatch):
     assert got.to_dense()[0].abs().sum() == 0
     rows = got.coalesce().indices()[0] if sparse else torch.arange(50)
     assert torch.equal(rows, rows.unique())
+
+
+def test_the_sum_of_pairs_and_its_gradient_are_those_of_a_loop_over_pairs():
+    vectors = torch.randn(5, 4, 3, dtype=torch.float64, requires_grad=True)
+    pairs = itertools.combinations(range(4), 2)
+    expected = sum(((vectors[:, i] * vectors[:, j]).sum(dim=1) for i, j in pairs), torch.zeros(5))
+    torch.testing.assert_close(pair_sum(vectors), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(pair_sum(vectors), expected)
+    weights = torch.randn(5, dtype=torch.float64)
+    [wanted] = torch.autograd.grad((expected * weights).sum(), vectors)
+    [got] = torch.autograd.grad((pair_sum(vectors) * weights).sum(), vectors)
+    torch.testing.assert_close(got, wanted)
