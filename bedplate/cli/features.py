@@ -148,7 +148,9 @@ def _with_features(project: Project) -> Project:
 
     if not project.graph.features:
         raise DefinitionError(
-            "no feature is defined", where=str(project.root), hint="define a FeatureView in a file of the project"
+            "no feature is defined",
+            where=str(project.root),
+            hint="define a FeatureView in features.py, or name its file in project.definitions of bedplate.toml",
         )
     return project
 

@@ -143,10 +143,12 @@ def test_definitions_are_loaded_again_on_a_signal_or_the_old_ones_go_on(tmp_path
         fill()
         told("loaded again")
         assert answers("visits.n_7d") == {2}
-        (tmp_path / "features.py").write_text("user = ")
-        told("what was served before still is")
-        assert answers("visits.n_7d") == {2}
-        define("30d")
+        for text, why in (("user = ", "features.py:1: SyntaxError"), ("", f"{tmp_path}: no feature is defined")):
+            (tmp_path / "features.py").write_text(text)
+            told(f"what was served before still is: {why}")
+            assert answers("visits.n_7d") == {2}
+        (tmp_path / "features.py").rename(tmp_path / "datasets.py")
+        (tmp_path / "datasets.py").write_text(COUNTS % "30d")
         fill()
         told("loaded again")
         assert answers("visits.n_30d") == {3}
@@ -154,7 +156,9 @@ def test_definitions_are_loaded_again_on_a_signal_or_the_old_ones_go_on(tmp_path
             shown = answer.read().decode()
         assert 'bedplate_reloads_total{result="loaded"}' in shown
         if workers == 1:  # what others counted is shown a second later
-            assert all(f'bedplate_reloads_total{{result="{r}"}} 2' in shown for r in ("loaded", "refused"))
+            assert all(
+                f'bedplate_reloads_total{{result="{r}"}} {n}' in shown for r, n in (("loaded", 2), ("refused", 3))
+            )
     assert process.wait(30) == 0
 
 
