@@ -63,12 +63,37 @@ class Notices:
         self._is_over, self._woken = False, threading.Event()
         self._thread: threading.Thread | None = None
 
-    def put(self) -> None:
-        """Writes the notices of what is read now, and takes back those of what was read before.
+    def put(self, views: Collection[CompiledView]) -> None:
+        """Says once that these views are read, in place of those before; it holds for `LASTS`.
 
         Raises:
             StoreError: the store can't be written.
         """
+        self._views = frozenset(view.id for view in views)
+        self._put()
+
+    def keep(self, views: Collection[CompiledView]) -> None:
+        """Says from now on, on a thread, that these views are read, in place of those before.
+
+        A store that can't be written is read all the same: that is logged.
+        """
+        self._views = frozenset(view.id for view in views)
+        self._wake()
+
+    def close(self) -> None:
+        """Takes the notices back, unless that takes long: they are over by themselves."""
+        self._is_over, self._views = True, frozenset()
+        self._wake().join(_LAST_SECONDS)
+
+    def _wake(self) -> threading.Thread:
+        """Lets the thread write the notices at once."""
+        self._woken.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="notices", daemon=True)
+            self._thread.start()
+        return self._thread
+
+    def _put(self) -> None:
         with self._lock:
             views, until = self._views, self._clock() + LASTS
             for view in views | self._noted:
@@ -77,31 +102,13 @@ class Notices:
                 self._store.commit(Changes(notice, drops=[] if notice else [key]))
             self._noted = views
 
-    def keep(self, views: Collection[CompiledView]) -> None:
-        """Says from now on, on a thread, that these views are read, in place of those before.
-
-        A store that can't be written is read all the same: that is logged.
-        """
-        self._views = frozenset(view.id for view in views)
-        self._woken.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="notices", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """Takes the notices back, unless that takes long: they are over by themselves."""
-        self._is_over, self._views = True, frozenset()
-        self._woken.set()
-        if self._thread is not None:
-            self._thread.join(_LAST_SECONDS)
-
     def _work(self) -> None:
         is_over, failed = False, False
         while not is_over:
             self._woken.clear()
             is_over = self._is_over
             try:
-                self.put()
+                self._put()
                 failed = False
             except StoreError as error:
                 if not failed:
