@@ -1,5 +1,5 @@
-"""What tests of stores share: the URL of an empty one, of each kind that processes share, and for those of Redis a store
-behind a proxy that cuts its connections. The module starts the `server`.
+"""What tests of stores share: URLs of empty ones that processes share, and a Redis store behind a proxy that cuts its
+connections. For that the module starts the `server`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
-"""A compaction leaves the rows of an old version to whoever reads it, says who, and deletes them when told to."""
+"""Whoever reads a version of a view keeps its rows: compaction and drop say who it is, and delete them when told to."""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import signal
 import threading
 from collections.abc import Generator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +21,11 @@ from bedplate.errors import StoreError
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.online import keys
 from bedplate.online.base import Changes, OnlineStore, open_store
-from bedplate.online.compact import compact
+from bedplate.online.compact import compact, drop
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
-from bedplate.online.readers import LASTS, Notices, readers
+from bedplate.online.readers import LASTS, Notices, readers, without_old_notices
+from bedplate.process import process_token
 from bedplate.registry.dependents import views_of_promoted
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
@@ -109,6 +115,76 @@ def test_the_notice_of_a_server_that_was_killed_is_over(store: OnlineStore) -> N
     assert kept(store, NOW + LASTS) == "read by the feature server"
     assert kept(store, NOW + LASTS + 1) is None
     assert store.scan(keys.READERS) == []
+
+
+def test_a_server_that_was_killed_on_this_machine_reads_no_more_at_once(url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    written = context.Event()
+    server = context.Process(target=_serve, args=(url, written))
+    server.start()
+    with open_store(url) as store:
+        assert written.wait(60)
+        assert readers(store, NOW) == {OLD.id: ["a server"], NEW.id: ["a server"]}
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        server.join()
+        assert readers(store, NOW) == {}
+        without_old_notices(store, NOW)
+        assert store.scan(keys.READERS) == []
+
+
+def _serve(url: str, written: Event) -> None:
+    with open_store(url) as store:
+        Notices(store, "a server", lambda: NOW).put([OLD, NEW])
+        written.set()
+        while True:
+            signal.pause()
+
+
+@pytest.mark.parametrize("elsewhere", ["machine", "boot", "space", "unknown"])
+def test_of_a_server_that_cannot_be_seen_from_here_a_notice_holds(
+    store: OnlineStore, monkeypatch: pytest.MonkeyPatch, elsewhere: str
+) -> None:
+    names = ["machine", "boot", "space"]
+    place = ["00000000" if n == elsewhere else p for n, p in zip(names, process_token().split("-"), strict=False)]
+    token = "" if elsewhere == "unknown" else "-".join([*place, f"{1 << 23}", "1"])
+    monkeypatch.setattr("bedplate.online.readers.process_token", lambda: token)
+    noted(store, OLD)
+    without_old_notices(store, NOW + LASTS)
+    assert readers(store, NOW + LASTS) == {OLD.id: ["the feature server"]}
+    assert readers(store, NOW + LASTS + 1) == {}
+
+
+def test_a_notice_of_an_earlier_version_holds(store: OnlineStore) -> None:
+    old = json.dumps({"view": OLD.id, "who": "an older server", "until": NOW}).encode()
+    store.commit(Changes([(keys.of_view(keys.READERS, OLD.id) + b"1", old)]))
+    assert readers(store, NOW) == {OLD.id: ["an older server"]}
+
+
+@pytest.mark.parametrize("read", [OLD, NEW])
+def test_a_view_that_is_read_is_not_dropped_unless_told_so(store: OnlineStore, read: CompiledView) -> None:
+    notices = noted(store, read)
+    before = store.scan(b"")
+    with pytest.raises(StoreError, match=rf"'v' is read: version {read.id[:12]} by the feature server\n.*--in-use"):
+        drop(store, "v", clock=lambda: NOW)
+    assert store.scan(b"") == before
+    with pytest.raises(StoreError, match=r"by ranker@champion and the feature server"):
+        drop(store, "v", needed={read.id: "ranker@champion"}, clock=lambda: NOW)
+    assert len(drop(store, "v", clock=lambda: NOW, in_use=True)) == 2
+    assert readers(store, NOW) == {read.id: ["the feature server"]}  # it is told what is gone when it reads
+    notices.close()
+
+
+def test_a_view_that_nobody_reads_any_more_is_dropped(store: OnlineStore) -> None:
+    noted(store, OLD).close()
+    noted(store, NEW)
+    assert len(drop(store, "v", clock=lambda: NOW + LASTS + 1)) == 2
+
+
+def test_what_a_promoted_model_and_a_server_read_names_both(store: OnlineStore) -> None:
+    noted(store, OLD)
+    done = compact(store, [NEW], needed={OLD.id: "ranker@champion"}, clock=lambda: NOW, dry_run=True)
+    assert [d.kept for d in done if d.id == OLD.id] == ["read by ranker@champion and the feature server"]
 
 
 def test_it_goes_when_told_so(store: OnlineStore) -> None:
