@@ -82,7 +82,8 @@ def _type_within(dtype: Any, column: str) -> Any:
     """The type of what a list or a struct holds."""
     if isinstance(dtype, pl.Enum) and len(dtype.categories):
         # Within another value the library takes a text that is no category for null.
-        return Literal[tuple(dtype.categories.to_list())] | None
+        literal: Any = Literal
+        return literal[tuple(dtype.categories.to_list())] | None
     return type_of(dtype, column) | None
 
 
@@ -191,7 +192,7 @@ def _decimal(value: Decimal, dtype: pl.Decimal) -> Decimal:
     exponent = value.normalize().as_tuple().exponent
     if not isinstance(exponent, int) or -exponent > dtype.scale:
         raise ValueError(f"got {value}, expected a decimal with at most {dtype.scale} digits after the point")
-    if dtype.precision is not None and value.adjusted() >= dtype.precision - dtype.scale and value:
+    if value.adjusted() >= dtype.precision - dtype.scale and value:
         raise ValueError(f"got {value}, expected a decimal with at most {dtype.precision} digits")
     return value
 
