@@ -14,8 +14,8 @@ median of the rounds counts: rows that were trained on over the seconds of the t
 all waiting included, preparation and evaluation not. Bedplate's are compared with a bare loop on ready tensors too.
 The peers read a table that is joined already; Bedplate joins the attributes of users and items as of each row's time.
 FuxiCTR's two loaders both run, and the faster one counts. With `--users 9000000 --rows 200000 --epochs 1 --rounds 1`
-the table has 9 million rows, and each does 40 steps: a dense optimiser takes seconds for one. `--only bedplate,recbole` is a part of the comparison, which takes less time. The AUC
-on the test split must be no worse than the peers'.
+the table has 9 million rows, and each does 40 steps: a dense optimiser takes seconds for one. `--only bedplate,recbole`
+is a part of the comparison, which takes less time. The AUC on the test split must be no worse than the peers'.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NOISE = 0.005
 
 
 def measured(python: str, script: str, folder: Path, *arguments: object) -> dict[str, Any]:
-    """What a part prints as its last line."""
+    """The last line of JSON that a part prints; libraries print lines of their own."""
     paths = (
         [str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)] if python == sys.executable else [str(HERE)]
     )
@@ -53,7 +53,7 @@ def measured(python: str, script: str, folder: Path, *arguments: object) -> dict
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
     if done.returncode:
         raise SystemExit(f"{script} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
 
 
 def round_of(peers: str, users: int, items: int, epochs: int, data: Path, only: list[str]) -> dict[str, dict[str, Any]]:
