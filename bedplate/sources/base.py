@@ -131,6 +131,14 @@ class Table(ABC):
         snapshot = self.snapshot()
         return [Piece(snapshot.id, snapshot.rows, self.scan)]
 
+    def at(self, snapshot: str) -> Table | None:
+        """The table in a state that it had, where that can still be read; None where it can't.
+
+        Args:
+            snapshot: the id of the state's snapshot.
+        """
+        return self if self.snapshot().id == snapshot else None
+
     def row_name(self, row: int) -> str:
         """What a message calls a row by its position in `scan`: its place in a file, where the table has several."""
         return f"row {row:,}"
@@ -243,6 +251,26 @@ class Source:
         if root not in self._opened:
             self._opened[root] = self._open(root)
         return self._opened[root]
+
+    def pin(self, snapshot: str, root: Path | None = None) -> None:
+        """Has the table read in a state that it had; call it before anything else reads the source.
+
+        Args:
+            snapshot: the id of the state's snapshot.
+            root: the project's folder, where relative paths start.
+
+        Raises:
+            DataError: the table can no longer be read in that state.
+        """
+        table = self.table(root)
+        past = table.at(snapshot)
+        if past is None:
+            raise DataError(
+                f"{self._place} is in another state now and can't be read in that of snapshot {snapshot[:12]}",
+                where=table.name,
+                hint="Parquet is read as it was while its files of then are there unchanged, whatever came since",
+            )
+        self._opened[root or Path()] = past
 
     def _open(self, root: Path) -> Table:
         if isinstance(self._table, Table):

@@ -21,20 +21,31 @@ from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import WorkerError
 from bedplate.training.processes import started
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("parallel")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.xdist_group("parallel"),
+    pytest.mark.timeout(120, method="thread"),  # what hangs here can't be interrupted
+]
 
 PARENT = """
-import signal, sys
+import signal, sys, threading, time
 from pathlib import Path
 import run_parallel, torch
 from bedplate.training import together, watching
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.processes import started
 
+def tell():
+    numbers = []  # of the operation that is waited for; the same one for half a second is held up
+    while len(numbers) < 50 or len({*numbers[-50:]}) > 1:
+        numbers.append(operations.number if operations.waiting else -len(numbers))
+        time.sleep(0.01)
+    print(child.pid, flush=True)
+
 def stop(status):
     if status.batch == 3:
         child.send_signal(signal.SIGSTOP)
-        print(child.pid, flush=True)
+        threading.Thread(target=tell).start()
 
 watching.AFTER_INTERRUPT = 1e9
 together._SPARSE_ROWS = 1
@@ -43,7 +54,7 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 folder = Path(sys.argv[1])
 try:
     with started(run_parallel.command(["slow"], folder), 2) as workers:
-        child = workers._processes[1]
+        child, operations = workers._processes[1], workers.place.operations
         with workers.connect() as exchange:
             run_parallel.run("slow", exchange, folder, show=stop)
 except (KeyboardInterrupt, TrainingInterruptedError):
@@ -108,7 +119,7 @@ def test_a_second_signal_ends_all_at_once(tmp_path):
         child = int(parent.stdout.readline())
         for number in (signal.SIGINT, signal.SIGTERM):  # two of one number may count as one
             parent.send_signal(number)
-        assert parent.wait(60) == 130
+        assert parent.wait(30) == 130
         assert has_ended(child)
         parent.stdout.close()
     finally:

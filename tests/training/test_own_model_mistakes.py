@@ -141,7 +141,7 @@ def test_an_error_that_says_what_is_wrong_stays_as_it_is(tmp_path):
 
 def test_a_score_that_is_missing_is_named_before_the_first_update(tmp_path):
     with pytest.raises(DefinitionError, match=r"'Unscored': judged fails: there is no 'score'\n  .*'value' float32"):
-        fitted(tmp_path, Unscored)
+        fitted(tmp_path, Unscored, checkpoint_every=1)
     assert not list(tmp_path.iterdir()), "no checkpoint, nor any other file"
 
 
