@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -157,6 +157,14 @@ class Table(ABC):
         return self
 
 
+def first_in(tables: Iterable[Table], snapshot: str) -> Table | None:
+    """The first of some tables that is in the state of a snapshot; None: none is, as far as they can be read."""
+    try:
+        return next((table for table in tables if table.snapshot().id == snapshot), None)
+    except DataError:  # formats drop old states, the oldest first
+        return None
+
+
 _TABLES = (str, pl.DataFrame, Table)
 
 
@@ -268,7 +276,8 @@ class Source:
             raise DataError(
                 f"{self._place} is in another state now and can't be read in that of snapshot {snapshot[:12]}",
                 where=table.name,
-                hint="Parquet is read as it was while its files of then are there unchanged, whatever came since",
+                hint="Parquet is read as it was while its files of then are there unchanged; Delta, Iceberg and Lance "
+                "while they keep that state",
             )
         self._opened[root or Path()] = past
 
