@@ -94,14 +94,21 @@ class Definitions:
         elif not isinstance(value, ModuleType | type) and not callable(value):
             self.others.append((variable, value))
 
+    def sources(self) -> list[Source]:
+        """The sources that views and datasets read."""
+        found = [view.source for view in self.views]
+        for dataset in self.datasets:
+            found += [dataset.spine.source, *(label.source for label in dataset.labels)]
+            found += [dataset.negatives.source] if dataset.negatives else []
+        return list(dict.fromkeys(found))
+
     def locate(self, places: Mapping[int, str]) -> None:
         """Takes in where definitions are made, by the id of each: of those that were added, and of their parts."""
-        parts: list[object] = [value for _, value in self.others]
+        parts: list[object] = [*(value for _, value in self.others), *self.sources()]
         for view in self.views:
-            parts += [view, view.source, *view.entities]
+            parts += [view, *view.entities]
         for dataset in self.datasets:
-            sources = [dataset.spine.source, *(label.source for label in dataset.labels)]
-            parts += [dataset, *dataset.labels, *sources, *([dataset.negatives.source] if dataset.negatives else [])]
+            parts += [dataset, *dataset.labels]
         for part in [*parts, *self.derived]:
             called = f"{_CALLED.get(type(part).__name__, '')} '{getattr(part, 'name', '')}'"
             if id(part) in places:

@@ -79,17 +79,24 @@ class Project:
 
     Args:
         directory: the folder that holds `bedplate.toml`.
+        snapshots: the ids of the snapshots in which sources are read that have moved on since, by the source's name; a
+            run's `sources` are such. None: all are read as they are now.
 
     Raises:
         ConfigError: the folder has no `bedplate.toml`, or a wrong one.
         DefinitionError: a file does not load, or a definition is wrong.
+        DataError: a source can no longer be read in the state of its snapshot.
     """
 
-    def __init__(self, directory: Path | str = ".") -> None:
+    def __init__(self, directory: Path | str = ".", snapshots: Mapping[str, str] | None = None) -> None:
         self.config: Config = load_config(Path(directory))
         self.definitions = found = load_definitions(self.config)
         # Beside the indexes, which apply can write; several projects may share them.
         self._applied_path = applied_path(self.config.offline_path, self.root)
+        with self.located():
+            for source in found.sources():
+                if snapshots is not None and source.name in snapshots:
+                    source.pin(snapshots[source.name], self.root)
         with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
             self.graph = found.graph(self.root)
             self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()

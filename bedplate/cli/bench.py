@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from bedplate.cli.past import project_at
+from bedplate.cli.past import build_missing, project_at
 from bedplate.cli.revision import find_revision
 from bedplate.datasets.loaded import LoadedDataset
-from bedplate.errors import BedplateError, DataError, NotFoundError
+from bedplate.errors import BedplateError, DataError, DefinitionError, NotFoundError
 from bedplate.project import Project
 from bedplate.registry.diff import changes, environment_changes
 from bedplate.registry.environment import read_environment
@@ -20,7 +20,7 @@ from bedplate.registry.run import RunRecord, StoredRun
 from bedplate.training.bisect import Experiment, Made
 from bedplate.training.checks import check_job
 from bedplate.training.evidence import code_of, definitions_of
-from bedplate.training.factors import CODE, DATA, FACTORS, Factor, Side, config_factors, job_of, same_result
+from bedplate.training.factors import CODE, DATA, FACTORS, INPUTS, Factor, Side, config_factors, job_of, same_result
 from bedplate.training.job import Job
 from bedplate.training.predictions import PREDICTIONS, read_predictions
 from bedplate.training.report import on_stderr
@@ -65,6 +65,7 @@ class Bench:
         for job in project.jobs:
             _read_code(job)
         self._projects, self._missing = self._code()
+        self._projects_over: dict[tuple[Side, Side], Project] = {}
         if a.record.sources != b.record.sources:
             self.factors.append(Factor(DATA, tuple(changes(a.record.sources, b.record.sources))))
         self.factors.sort(key=lambda factor: FACTORS.index(factor.name))
@@ -182,19 +183,36 @@ class Bench:
         sides = experiment.sides()
         if sides[CODE] in self._missing:
             raise NotFoundError(self._missing[sides[CODE]])
-        project = self._projects[sides[CODE]]
+        project = self._over(sides[CODE], sides[DATA])
         configs: Mapping[Side, Mapping[str, Any]] = {side: record.config for side, record in self._records.items()}
         name = self._records["a"].name.removesuffix(SUFFIX) + SUFFIX
         job = job_of(name, configs, sides, _kinds(project), experiment.shift)
-        dataset = self._load(project, job.dataset)
-        check_job(job, {job.dataset: dataset.compiled})
-        wanted = self._records[sides[DATA]].sources
-        lost = [n for n, snapshot in dataset.snapshots.items() if wanted.get(n, snapshot) != snapshot]
-        if lost:
-            raise DataError(
-                f"the data of {sides[DATA].upper()} are no longer there: source '{lost[0]}' is in another state now"
-            )
-        return project, job, dataset
+        try:
+            check_job(job, project.datasets)
+        except DefinitionError as error:
+            if sides[CODE] != sides[INPUTS]:
+                code, inputs = sides[CODE].upper(), sides[INPUTS].upper()
+                error.message = f"the code of {code} does not have the inputs of {inputs}: {error.message}"
+            raise
+        return project, job, self._load(project, job.dataset)
+
+    def _over(self, code: Side, data: Side) -> Project:
+        """The project with the code of one run, over the data of one.
+
+        Raises:
+            DataError: a table can no longer be read as that run has read it.
+        """
+        if (code, data) not in self._projects_over:
+            sources = self._records[data].sources
+            try:
+                project = Project(self._projects[code].root, sources)
+                build_missing(project, self._progress)
+            except DataError as error:
+                raise DataError(f"the data of {data.upper()} are no longer there: {error.message}") from error
+            for job in project.jobs:
+                _read_code(job)
+            self._projects_over[code, data] = project
+        return self._projects_over[code, data]
 
 
 def _kinds(project: Project) -> dict[str, type]:

@@ -32,10 +32,15 @@ def project_at(root: Path, revision: Revision, folder: Path, progress: Callable[
         raise NotFoundError("it had no bedplate.toml yet", where=f"the project at {revision.text}")
     _link(root, folder)
     project = Project(folder)
+    build_missing(project, progress)
+    return project
+
+
+def build_missing(project: Project, progress: Callable[[str], None]) -> None:
+    """Builds what a project's definitions need of the offline store; what is recorded as applied stays as it is."""
     for build in project.builds():
         if not build.is_complete:
             build.run(progress)
-    return project
 
 
 def _link(now: Path, then: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -105,9 +106,10 @@ def train(
         work.help(place)
         return
     with ExitStack() as stack:
-        connect: Connect | None = None if place is None else place.connect
+        timeout = work.job.trainer.process_timeout
+        connect: Connect | None = None if place is None else partial(place.connect, timeout)
         if connect is None and processes > 1:
-            connect = stack.enter_context(started(work.command(directory, settings), processes)).connect
+            connect = stack.enter_context(started(work.command(directory, settings), processes, timeout)).connect
         watching = Profile("join" if files is None else "read") if profile else None
         trained = work.train(connect, watching)
     _echo(trained, work.registry, None if watching is None else watching.report, as_json=as_json, promote=promote)
@@ -186,7 +188,8 @@ class _Work:
 
         dataset = self.project.load(self.job.dataset)
         features = self.project.graph.features
-        help_train(self.job, dataset, features, place.connect, continued=self.continued, files=self.files)
+        connect = partial(place.connect, self.job.trainer.process_timeout)
+        help_train(self.job, dataset, features, connect, continued=self.continued, files=self.files)
 
     def command(self, directory: Path, settings: Sequence[str]) -> list[str]:
         """What another process runs to find the same job."""

@@ -22,6 +22,7 @@ from bedplate.metrics.report import binary_report
 from bedplate.models.base import Model, weighted_mean
 from bedplate.models.batch import TensorBatch
 from bedplate.models.config import BinaryConfig
+from bedplate.models.outputs import of_candidates
 from bedplate.models.prediction import Prediction
 
 
@@ -38,16 +39,19 @@ class BinaryModel(Model, ABC):
 
     def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """The weighted mean log loss, corrected for drawn negatives if the config says so."""
-        logit = sampled_logit(outputs, batch, self.correct_sampling)
-        return binary_loss(logit, batch.label(self.label), batch.weights_of(self.label))
+        return binary_loss(self._logit(outputs, batch), batch.label(self.label), batch.weights_of(self.label))
 
     def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """[N]: the probability of the label among the batch's candidates."""
-        return probability(sampled_logit(outputs, batch, self.correct_sampling))
+        return probability(self._logit(outputs, batch))
 
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """Those of `binary_report`."""
         return binary_report(*prediction.of(self.label))
+
+    def _logit(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
+        of_candidates(outputs, "logit", batch.rows, type(self).__name__)
+        return sampled_logit(outputs, batch, self.correct_sampling)
 
 
 def sampled_logit(outputs: Mapping[str, Tensor], batch: TensorBatch, correct_sampling: bool) -> Tensor:

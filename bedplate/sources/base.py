@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, final
@@ -131,6 +131,14 @@ class Table(ABC):
         snapshot = self.snapshot()
         return [Piece(snapshot.id, snapshot.rows, self.scan)]
 
+    def at(self, snapshot: str) -> Table | None:
+        """The table in a state that it had, where that can still be read; None where it can't.
+
+        Args:
+            snapshot: the id of the state's snapshot.
+        """
+        return self if self.snapshot().id == snapshot else None
+
     def row_name(self, row: int) -> str:
         """What a message calls a row by its position in `scan`: its place in a file, where the table has several."""
         return f"row {row:,}"
@@ -147,6 +155,14 @@ class Table(ABC):
             place: what a message says the table is for, such as "source 'orders'".
         """
         return self
+
+
+def first_in(tables: Iterable[Table], snapshot: str) -> Table | None:
+    """The first of some tables that is in the state of a snapshot; None: none is, as far as they can be read."""
+    try:
+        return next((table for table in tables if table.snapshot().id == snapshot), None)
+    except DataError:  # formats drop old states, the oldest first
+        return None
 
 
 _TABLES = (str, pl.DataFrame, Table)
@@ -243,6 +259,27 @@ class Source:
         if root not in self._opened:
             self._opened[root] = self._open(root)
         return self._opened[root]
+
+    def pin(self, snapshot: str, root: Path | None = None) -> None:
+        """Has the table read in a state that it had; call it before anything else reads the source.
+
+        Args:
+            snapshot: the id of the state's snapshot.
+            root: the project's folder, where relative paths start.
+
+        Raises:
+            DataError: the table can no longer be read in that state.
+        """
+        table = self.table(root)
+        past = table.at(snapshot)
+        if past is None:
+            raise DataError(
+                f"{self._place} is in another state now and can't be read in that of snapshot {snapshot[:12]}",
+                where=table.name,
+                hint="Parquet is read as it was while its files of then are there unchanged; Delta, Iceberg and Lance "
+                "while they keep that state",
+            )
+        self._opened[root or Path()] = past
 
     def _open(self, root: Path) -> Table:
         if isinstance(self._table, Table):

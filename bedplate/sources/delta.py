@@ -16,7 +16,7 @@ import polars as pl
 from deltalake.exceptions import DeltaError
 
 from bedplate.errors import BedplateError, DataError, reason
-from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, unreadable
+from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, first_in, unreadable
 from bedplate.sources.location import Location, moment, state_id, url_parts, whole
 from bedplate.sources.pruning import Bounds, Term, may_match
 from bedplate.sources.scan import scan_rows
@@ -133,6 +133,18 @@ class DeltaTable(Table):
         table = DeltaTable(self._location.text, version=self._version, at=self._at)
         table._location = Location(self._location.text, root / self._location.root, place)
         return table
+
+    def at(self, snapshot: str) -> Table | None:
+        """The last version in that state, of the one that is read and those before it that the log still has."""
+
+        def versions() -> Iterator[Table]:
+            yield self
+            for version in range(self._state.version - 1, -1, -1):
+                table = DeltaTable(self._location.text, version=version)
+                table._location = self._location
+                yield table
+
+        return first_in(versions(), snapshot)
 
     def schema(self) -> Mapping[str, pl.DataType]:
         """The columns, partition columns included."""

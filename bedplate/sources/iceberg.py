@@ -35,7 +35,7 @@ from pyiceberg.table.snapshots import Snapshot as IcebergSnapshot
 from pyiceberg.types import DateType, IcebergType, IntegerType, LongType, TimestampType, TimestamptzType
 
 from bedplate.errors import BedplateError, DataError, reason, suggest
-from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, unreadable
+from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, first_in, unreadable
 from bedplate.sources.location import Location, moment, state_id, url_parts, whole
 from bedplate.sources.pruning import Bounds, Operator, Term
 from bedplate.sources.scan import scan_rows
@@ -123,6 +123,21 @@ class IcebergTable(Table):
         table = IcebergTable(self._location.text, catalog=self._catalog, snapshot=self._snapshot, at=self._at)
         table._location = Location(self._location.text, root / self._location.root, place)
         return table
+
+    def at(self, snapshot: str) -> Table | None:
+        """The table in that snapshot, of the one that is read and those before it that are kept."""
+
+        def snapshots() -> Iterator[Table]:
+            yield self
+            current = self._state.snapshot
+            kept = self._state.table.snapshots() if current is not None else []
+            earlier = [s for s in kept if current is not None and s.timestamp_ms <= current.timestamp_ms]
+            for one in sorted(earlier, key=lambda s: s.timestamp_ms, reverse=True):
+                table = IcebergTable(self._location.text, catalog=self._catalog, snapshot=one.snapshot_id)
+                table._location = self._location
+                yield table
+
+        return first_in(snapshots(), snapshot)
 
     def schema(self) -> Mapping[str, pl.DataType]:
         """The columns: of the table, or where an older snapshot is asked for those that it had."""

@@ -13,7 +13,7 @@ import lance
 import polars as pl
 
 from bedplate.errors import BedplateError, DataError, reason
-from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table
+from bedplate.sources.base import UNREADABLE, Piece, Snapshot, Table, first_in
 from bedplate.sources.location import Location, chosen, moment, state_id, url_parts, whole
 from bedplate.sources.pruning import Term
 from bedplate.sources.scan import scan_rows
@@ -71,6 +71,20 @@ class LanceTable(Table):
         table = LanceTable(self._location.text, version=self._version, at=self._at, columns=self._columns)
         table._location = Location(self._location.text, root / self._location.root, place)
         return table
+
+    def at(self, snapshot: str) -> Table | None:
+        """The last version in that state, of the one that is read and those before it that are kept."""
+
+        def versions() -> Iterator[Table]:
+            yield self
+            dataset = self._state.dataset
+            earlier = [v["version"] for v in dataset.versions() if v["version"] < dataset.version]
+            for version in sorted(earlier, reverse=True):
+                table = LanceTable(self._location.text, version=version, columns=self._columns)
+                table._location = self._location
+                yield table
+
+        return first_in(versions(), snapshot)
 
     def schema(self) -> Mapping[str, pl.DataType]:
         """The columns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,9 @@ from bedplate.sources.scan import scan_rows
 
 _AT_ONCE = 16
 """How many files of a partitioned table are read side by side."""
+
+_LOOKED_AT = 4_000_000
+"""How many files are looked at, those of each state anew, to find an earlier one: all states of 2,000 files."""
 
 
 @final
@@ -63,10 +67,11 @@ class ParquetTable(Table):
         place: what a message says the table is for, in front of the path, such as "source 'orders'".
     """
 
-    __slots__ = ("_bounds", "_footers", "_pattern", "_place", "_root")
+    __slots__ = ("_bounds", "_footers", "_kept", "_pattern", "_place", "_root")
 
     def __init__(self, pattern: str, root: Path, place: str | None = None) -> None:
         self._pattern, self._root, self._place = pattern, root, place
+        self._kept: Sequence[Path] | None = None  # the files of the state that is read, where that is not today's
         self._footers: dict[Path, tuple[int, int, Mapping[str, pl.DataType]]] = {}
         self._bounds: dict[Path, tuple[int, int, Mapping[str, Bounds]]] = {}
 
@@ -76,12 +81,17 @@ class ParquetTable(Table):
         return self._pattern
 
     def files(self) -> list[Path]:
-        """The files, sorted by path.
+        """The files, sorted by path; of a table as it was (`at`), those of then.
 
         Raises:
-            DataError: there is none.
+            DataError: there is none, or one of then is gone.
         """
         path = self._root / self._pattern
+        if self._kept is not None:
+            gone = next((file for file in self._kept if not file.is_file()), None)
+            if gone is not None:
+                raise DataError("the file is gone since the table was opened as it was", where=self._where(gone))
+            return list(self._kept)
         if path.is_file():
             return [path]
         if path.is_dir():
@@ -116,6 +126,21 @@ class ParquetTable(Table):
         state, rows = self._state_id(files), sum(self._counts(files))
         plural = "" if len(files) == 1 else "s"
         return Snapshot(state, rows, f"{len(files):,} file{plural}, {rows:,} rows")
+
+    def at(self, snapshot: str) -> ParquetTable | None:
+        """The table as it was, where the files of then are still there, with their sizes and modification times.
+
+        A state is the names, sizes and times of its files, and its id does not tell which they are. So those are tried
+        that growing leaves behind: the files that were written up to some time, and those up to some path.
+        """
+        files = self.files()
+        states = self._states(files)
+        for chosen in _earlier([time for _, _, time in states]):
+            if digest([states[i] for i in chosen]) == snapshot:
+                past = copy(self)
+                past._kept = [files[i] for i in chosen]
+                return past
+        return None
 
     def scan(self) -> pl.LazyFrame:
         """The rows of all files, in the order of their paths."""
@@ -209,8 +234,12 @@ class ParquetTable(Table):
 
     def _state_id(self, files: list[Path]) -> str:
         """The hash of names, sizes and modification times."""
+        return digest(self._states(files))
+
+    def _states(self, files: list[Path]) -> list[tuple[str, int, int]]:
+        """The name, size and modification time of each file."""
         states = [(self._shown(f), f.stat()) for f in files]
-        return digest([[name, state.st_size, state.st_mtime_ns] for name, state in states])
+        return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
 
     def _where(self, path: Path) -> str:
         return f"{self._place}: {path}" if self._place else str(path)
@@ -244,6 +273,26 @@ class ParquetTable(Table):
     def _rows_of(self, file: Path, layout: _Layout) -> pl.LazyFrame:
         """The rows of one file of a partitioned table, of which a slice costs no more than its own rows."""
         return self._scan([file], layout) if layout.problems else _partitioned(file, layout)
+
+
+def _earlier(times: Sequence[int]) -> Iterator[list[int]]:
+    """Positions of the files that a table may have had before others came, those of now first.
+
+    Args:
+        times: of each file, in the order of their paths.
+
+    >>> list(_earlier([5, 9, 7]))
+    [[0, 1, 2], [0, 2], [0], [0, 1], [0]]
+    """
+    count = len(times)
+    by_time = ([i for i in range(count) if times[i] <= last] for last in sorted({*times}, reverse=True))
+    by_path = (list(range(stop)) for stop in range(count - 1, 0, -1))
+    looked = 0
+    for chosen in itertools.chain(by_time, by_path):
+        yield chosen
+        looked += len(chosen)
+        if looked > _LOOKED_AT:
+            return
 
 
 def _selected(files: Sequence[Path], layout: _Layout) -> pl.LazyFrame:

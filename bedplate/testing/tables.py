@@ -176,6 +176,15 @@ class TableContract:
         ids = {first.id, *(self.make(tmp_path, other).snapshot().id for other in others)}
         assert len(ids) == 4
 
+    def test_a_state_is_read_or_said_to_be_gone(self, tmp_path: Path) -> None:
+        """By the id of its snapshot; a table that is asked for another state than it can read gives none."""
+        table = self.make(tmp_path, FRAME)
+        same = table.at(table.snapshot().id)
+        assert same is not None
+        assert same.snapshot() == table.snapshot()
+        assert same.scan().collect().equals(FRAME)
+        assert table.at("of another table") is None
+
     def test_a_source_takes_it(self, tmp_path: Path) -> None:
         """A source is made of the table, and gives its rows with the times in microseconds."""
         source = Source("rows", self.make(tmp_path, FRAME), time="time")

@@ -11,11 +11,15 @@ from bedplate.config import parse_size
 from bedplate.errors import ConfigError, suggest
 from bedplate.features.checks import check_least, check_types, one_of
 from bedplate.training.schedule import Schedule
+from bedplate.types import parse_duration
 
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 
 
-_MAY_CHANGE = frozenset({"epochs", "patience", "checkpoint_every", "prefetch", "prefetch_memory", "loader_threads"})
+PACE = frozenset({"checkpoint_every", "prefetch", "prefetch_memory", "loader_threads", "process_timeout"})
+"""Choices that change no weight."""
+
+_MAY_CHANGE = PACE | {"epochs", "patience"}
 
 
 def may_change(trainer: Mapping[str, Any]) -> frozenset[str]:
@@ -58,6 +62,8 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "2GB"; a single batch, or a single part of a training set in files, that is larger is still read.
         loader_threads: how many threads read, join and encode ahead of the trainer; the batches and their order do not
             depend on it.
+        process_timeout: how long one of several processes may hold up the others, such as "10m", until it is ended, and
+            the training with it; the last checkpoint is whole.
         seed: of dropout and of the order of batches.
     """
 
@@ -80,6 +86,7 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prefetch: int = 32
     prefetch_memory: str = "512MB"
     loader_threads: int = 2
+    process_timeout: str = "10m"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -93,6 +100,7 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("got no metric, expected the name of one", where="trainer")
         check_least(self, "epochs patience checkpoint_every prefetch loader_threads accumulate", 1, "trainer")
         parse_size(self.prefetch_memory, "trainer: prefetch_memory")
+        parse_duration(self.process_timeout, where="trainer: process_timeout")
         check_least(self, "weight_decay seed warmup average", 0, "trainer")
         if self.evaluate_every is not None:
             check_least(self, "evaluate_every", 1, "trainer")

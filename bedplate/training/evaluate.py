@@ -11,6 +11,7 @@ from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model
 from bedplate.models.prediction import Prediction
+from bedplate.training.calling import loss_of, outputs_of, scores_of
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.source import Batches, blocks_of
@@ -40,6 +41,7 @@ def predict(
 
     Raises:
         DataError: the source has no candidates.
+        DefinitionError: the model's code fails, or gives something else than it should.
     """
     exchange = exchange or Alone()
     parts = exchange.at_first(_predict(model, encoder, source, seed, ahead or Ahead(), exchange.share(len(source))))
@@ -60,20 +62,20 @@ def _predict(
         for batch in ready:
             if not batch.rows:
                 continue
-            outputs = model(batch)
+            outputs = outputs_of(model, model, batch)
             labels: dict[str, Array] = {}
             for name, values in batch.labels.items():
                 known = batch.known.get(name)
                 labels[name] = (values if known is None else values.masked_fill(~known, float("nan"))).numpy()
             found.append(
                 Prediction(
-                    scores=model.judged(outputs, batch).numpy().astype(np.float64),
+                    scores=scores_of(model, outputs, batch).numpy().astype(np.float64),
                     labels=labels,
                     weights=batch.weights.numpy(),
                     requests=batch["request_of_item"].numpy(),
                     request_ids=batch.request_ids,
                     candidates=batch.candidates.numpy(),
-                    loss=model.loss(outputs, batch).item(),
+                    loss=loss_of(model, outputs, batch).item(),
                 )
             )
     return found

@@ -14,7 +14,7 @@ from bedplate.models import estimators
 from bedplate.models.config import ModelConfig
 from bedplate.registry.diff import Change, changes
 from bedplate.registry.run import RunRecord
-from bedplate.training.config import TrainerConfig
+from bedplate.training.config import PACE, TrainerConfig
 from bedplate.training.evidence import SETTINGS
 from bedplate.training.job import Job
 
@@ -26,8 +26,6 @@ CODE, DATA, DATASET, INPUTS, MODEL, TRAINER, SEED = "code", "data", "dataset", "
 FACTORS = (CODE, DATA, DATASET, INPUTS, MODEL, TRAINER, SEED)
 
 _PARTS = {"dataset", "model", "inputs", "trainer", "fit_batches", "golden", SETTINGS}
-_PACE = ("checkpoint_every", "prefetch", "prefetch_memory", "loader_threads")
-"""Choices of the trainer that change no weight."""
 
 
 @final
@@ -102,7 +100,7 @@ def _grouped(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The choices of a config by factor."""
     model, trainer = (cast("dict[str, Any]", dict(config[part])) for part in ("model", "trainer"))
     seeds = {"model.seed": model.pop("seed", 0), "trainer.seed": trainer.pop("seed", 0)}
-    trainer = {name: value for name, value in trainer.items() if name not in _PACE}
+    trainer = {name: value for name, value in trainer.items() if name not in PACE}
     return {
         DATASET: {"dataset": config["dataset"]},
         INPUTS: config["inputs"],

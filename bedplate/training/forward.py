@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from bedplate.errors import ConfigError, suggest
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
+from bedplate.training.calling import outputs_of
 from bedplate.training.config import TrainerConfig
 
 Forward: TypeAlias = Callable[[TensorBatch], Mapping[str, Tensor]]
@@ -25,8 +27,9 @@ def forward_pass(model: Model, config: TrainerConfig) -> Forward:
 
     Raises:
         ConfigError: torch has no such backend.
+        DefinitionError: when it is called: the model's code fails, see `calling.outputs_of`.
     """
-    run: Callable[[Any], dict[str, Tensor]] = model
+    run: Callable[[Any], Mapping[str, Tensor]] = model
     if config.compile is not None:
         untyped: Any = torch
         known: list[str] = untyped.compiler.list_backends(exclude_tags=())
@@ -38,16 +41,16 @@ def forward_pass(model: Model, config: TrainerConfig) -> Forward:
             )
         compiled = untyped.compile(model, backend=config.compile, dynamic=True)
 
-        def run_compiled(batch: TensorBatch) -> dict[str, Tensor]:
+        def run_compiled(batch: TensorBatch) -> Mapping[str, Tensor]:
             return compiled(batch.inputs)
 
         run = run_compiled
     if config.precision == "float32":
-        return run
+        return partial(outputs_of, model, run)
 
-    def reduced(batch: TensorBatch) -> dict[str, Tensor]:
+    def reduced(batch: TensorBatch) -> Mapping[str, Tensor]:
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = run(batch)
+            outputs = outputs_of(model, run, batch)
         return {name: v.float() if v.is_floating_point() else v for name, v in outputs.items()}
 
     return reduced

@@ -15,8 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from bedplate.errors import ConfigError
+from bedplate.errors import BedplateError, ConfigError
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import PeerLostError, WorkerError
+from bedplate.training.watching import Operations, Watch
+from bedplate.types import SECOND, parse_duration
 
 if TYPE_CHECKING:
     from bedplate.training.exchange import Exchange
@@ -24,7 +27,11 @@ if TYPE_CHECKING:
 PLACE = "BEDPLATE_TRAINING_PLACE"
 """The environment variable that makes a process one of a training: `RANK/COUNT/FOLDER`."""
 
+FOREVER = "6h"
+"""How long a process waits at most where another one judges; that one has ended is noticed at once."""
+
 _STORE = "store"
+_OPERATIONS = "operations"
 _INTERFACE = "GLOO_SOCKET_IFNAME"
 _PATIENCE = 5.0  # seconds until a process that is gone, or was asked to go, is seen to be gone
 _LINES = 20
@@ -42,16 +49,21 @@ class Place:
 
     def __init__(self, rank: int, count: int, folder: Path | None) -> None:
         self.rank, self.count, self.folder = rank, count, folder
+        self.operations = Operations.of(rank, count, None if folder is None else folder / _OPERATIONS)
 
     @contextmanager
-    def connect(self) -> Generator[Exchange]:
-        """Says that this process can be met, and meets the others."""
+    def connect(self, timeout: str = FOREVER) -> Generator[Exchange]:
+        """Says that this process can be met, and meets the others.
+
+        Args:
+            timeout: how long an operation may wait for the others, of processes that torchrun started. Those of
+                `Workers` wait for as long as the first one is there, which has a `Watch`.
+        """
         from bedplate.training.together import connected
 
-        if self.folder is not None:
-            (self.folder / f"ready-{self.rank}").touch()
+        self.operations.announce()
         meeting = "env://" if self.folder is None else f"file://{self.folder / _STORE}"
-        with connected(self.rank, self.count, meeting) as exchange:
+        with connected(self.operations, self.count, meeting, FOREVER if self.folder else timeout) as exchange:
             yield exchange
 
     def end_with_parent(self) -> None:
@@ -91,12 +103,15 @@ class Workers:
     Args:
         count: how many processes there are, this one included.
         folder: a new folder of theirs.
+        timeout: how long one of them may hold up the others, see `TrainerConfig.process_timeout`.
     """
 
-    def __init__(self, count: int, folder: Path) -> None:
+    def __init__(self, count: int, folder: Path, timeout: str) -> None:
         self.place, self._folder = Place(0, count, folder), folder
         self._logs = {rank: folder / f"{rank}.log" for rank in range(1, count)}
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        patience = parse_duration(timeout, where="process_timeout") / SECOND
+        self._watch = Watch(self.place.operations, self._processes, patience, self._abandon)
 
     def start(self, command: Sequence[str]) -> None:
         """Starts them.
@@ -123,13 +138,15 @@ class Workers:
         """What this process and the others tell each other.
 
         Raises:
-            WorkerError: one has ended before this one is through.
+            WorkerError: one has ended before this one is through, or held it up for too long.
+            TrainingInterruptedError: this one was told to end while one of them held it up.
         """
-        self.wait_until_ready()
         os.environ.setdefault(_INTERFACE, _loopback())
         try:
-            with self.place.connect() as exchange:
-                yield exchange
+            with self._watch.watching():
+                self.wait_until_ready()
+                with self.place.connect() as exchange:
+                    yield exchange
         except PeerLostError as error:
             raise self.error() from error
 
@@ -139,12 +156,13 @@ class Workers:
         Raises:
             WorkerError: one has ended.
         """
-        while not all((self._folder / f"ready-{rank}").exists() for rank in self._processes):
-            if any(process.poll() is not None for process in self._processes.values()):
-                raise self.error()
-            time.sleep(0.02)
+        with self.place.operations.arrival():
+            while self.place.operations.late():
+                if any(process.poll() is not None for process in self._processes.values()):
+                    raise self.error()
+                time.sleep(0.02)
 
-    def error(self) -> WorkerError:
+    def error(self) -> BedplateError:
         """What ended them: the first one that did not end because of another."""
         until = time.monotonic() + _PATIENCE
         ended: dict[int, int] = {}
@@ -156,16 +174,35 @@ class Workers:
             time.sleep(0.02)
         if not ended:
             return WorkerError("another process of the training can't be reached", where="training")
-        rank, code = next(iter(ended.items()))
-        lines = self._logs[rank].read_text(errors="replace").strip().splitlines()[-_LINES:]
-        if code < 0:
+        rank = next((rank for rank in ended if rank in self._watch.ended), next(iter(ended)))
+        return self._error(rank, ended[rank])
+
+    def _error(self, rank: int, code: int) -> BedplateError:
+        """What ended one of them, and the training with it."""
+        who = f"the process of rank {rank} of {self.place.count}"
+        if rank in self._watch.ended and self._watch.interrupts:
+            why = f"{who} {self._watch.ended[rank]}; what was done since the last checkpoint is lost"
+            return TrainingInterruptedError(f"interrupted: {why}", where="training")
+        if rank in self._watch.ended:
+            how = f"{self._watch.ended[rank]} (trainer.process_timeout)"
+        elif code < 0:
             how = f"was killed by signal {-code} ({signal.Signals(-code).name})"
         else:
             how = f"failed with exit code {code}"
+        lines = self._logs[rank].read_text(errors="replace").strip().splitlines()[-_LINES:]
         said = ":\n  " + "\n  ".join(lines) if lines else ""
-        error = WorkerError(f"the process of rank {rank} of {self.place.count} {how}{said}", where="training")
+        error = WorkerError(f"{who} {how}{said}", where="training")
         error.exit_code = code if code > 0 else WorkerError.exit_code
         return error
+
+    def _abandon(self) -> None:
+        """Ends this process, whose main thread waits for processes that are gone and can't be told so."""
+        rank = next(iter(self._watch.ended))
+        error = self._error(rank, -signal.SIGKILL)
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os._exit(error.exit_code)
 
     def end(self) -> None:
         """Ends those that are still there."""
@@ -182,12 +219,13 @@ class Workers:
 
 
 @contextmanager
-def started(command: Sequence[str], count: int) -> Generator[Workers]:
+def started(command: Sequence[str], count: int, timeout: str = FOREVER) -> Generator[Workers]:
     """The other processes of a training, which are gone when the context is left.
 
     Args:
         command: what each runs.
         count: how many processes there are in all, at least 2.
+        timeout: how long one of them may hold up the others, see `TrainerConfig.process_timeout`.
 
     Raises:
         ConfigError: the count is below 2.
@@ -195,7 +233,7 @@ def started(command: Sequence[str], count: int) -> Generator[Workers]:
     if count < 2:
         raise ConfigError(f"got {count} processes, expected at least 2", where="training by several processes")
     folder = Path(tempfile.mkdtemp(prefix="bedplate-training-"))
-    workers = Workers(count, folder)
+    workers = Workers(count, folder, timeout)
     try:
         workers.start(command)
         yield workers

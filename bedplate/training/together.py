@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from bedplate.datasets.counter import streams
 from bedplate.errors import ConfigError, DataError
@@ -29,14 +30,16 @@ from bedplate.training.gathering import whole_batch
 from bedplate.training.joining import PeerLostError
 from bedplate.training.merging import merge_dense, merge_sparse
 from bedplate.training.optimizer import Optimizer
+from bedplate.training.watching import Operations
+from bedplate.types import parse_duration
 
 _Value = TypeVar("_Value")
 
 _SPARSE_ROWS = 10_000
 """From so many rows of a table on, only the rows of a batch are told to the others."""
 
-_PATIENCE = timedelta(hours=6)
-"""How long a process waits for the others; that one has ended is noticed at once."""
+_MEETING = timedelta(hours=6)
+"""How long a process waits until the others are there, each of which may have other things to do first."""
 
 _DRAWS = 4
 """The purpose of the seeds; see `counter.streams`."""
@@ -44,10 +47,15 @@ _DRAWS = 4
 
 @final
 class Together(Exchange):
-    """One of several processes; torch's process group is there already."""
+    """One of several processes; torch's process group is there already.
 
-    def __init__(self) -> None:
+    Args:
+        operations: of this process; it is told each one.
+    """
+
+    def __init__(self, operations: Operations) -> None:
         super().__init__(dist.get_rank(), dist.get_world_size())
+        self._operations = operations
         self._sparse: list[nn.Parameter] = []
 
     def begin(self, model: Model) -> None:
@@ -66,7 +74,7 @@ class Together(Exchange):
                 module.sparse = module.sparse or len(module.weight) >= _SPARSE_ROWS
                 self._sparse += [module.weight] if module.sparse else []
         self._check_same(model)
-        with _reaching():
+        with _reaching(self._operations):
             for tensor in model.state_dict().values():
                 dist.broadcast(tensor, 0)
 
@@ -100,34 +108,34 @@ class Together(Exchange):
         self, outputs: Mapping[str, Tensor], batch: TensorBatch, stop: bool
     ) -> tuple[Mapping[str, Tensor], TensorBatch, bool]:
         """See `Exchange.whole`."""
-        with _reaching():
+        with _reaching(self._operations):
             return whole_batch(outputs, batch, stop)
 
     def merge(self, optimizer: Optimizer) -> None:
         """See `Exchange.merge`."""
         sparse = {id(table) for table in self._sparse}
-        with _reaching():
+        with _reaching(self._operations):
             merge_sparse(self._sparse)
             merge_dense([w for w in (*optimizer.dense, *optimizer.adagrad.parameters) if id(w) not in sparse])
 
     def of_first(self, value: _Value) -> _Value:
         """See `Exchange.of_first`."""
         values = [value]
-        with _reaching():
+        with _reaching(self._operations):
             dist.broadcast_object_list(values, 0)
         return values[0]
 
     def of_all(self, value: _Value) -> list[_Value]:
         """See `Exchange.of_all`."""
         values: list[Any] = [None] * self.count
-        with _reaching():
+        with _reaching(self._operations):
             dist.all_gather_object(values, value)  # pyright: ignore[reportUnknownMemberType]
         return values
 
     def at_first(self, value: _Value) -> list[_Value]:
         """See `Exchange.at_first`."""
         values: list[Any] | None = [None] * self.count if self.rank == 0 else None
-        with _reaching():
+        with _reaching(self._operations):
             dist.gather_object(value, values, 0)
         return values or []
 
@@ -152,35 +160,50 @@ def _checksum(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _reaching() -> Generator[None]:
-    """Turns torch's errors of connections into `PeerLostError`."""
+def _reaching(operations: Operations) -> Generator[None]:
+    """An operation with the others; turns torch's errors of connections into `PeerLostError`."""
     try:
-        yield
+        with operations.one():
+            yield
     except (dist.DistError, RuntimeError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise PeerLostError(f"another process of the training is gone: {lines[0]}", where="training") from error
 
 
 @contextmanager
-def connected(rank: int, count: int, meeting: str) -> Generator[Together]:
+def connected(operations: Operations, count: int, meeting: str, timeout: str) -> Generator[Together]:
     """Connects this process with the others, and takes its share of the machine's cores for torch.
 
     Args:
-        rank: of this process.
-        count: how many there are.
+        operations: of this process.
+        count: how many processes there are.
         meeting: where they meet: `file://PATH` of a file that is not there yet, or `env://`, as torchrun sets it.
+        timeout: how long an operation waits for the others, once all are there.
 
     Raises:
         PeerLostError: the others do not come.
     """
     threads = torch.get_num_threads()
-    with _reaching():
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", meeting, _PATIENCE, count, rank
-        )
+    with _reaching(operations):
+        _join(operations.rank, count, meeting, timedelta(microseconds=parse_duration(timeout)))
     torch.set_num_threads(max(1, threads // count))
     try:
-        yield Together()
+        yield Together(operations)
     finally:
         torch.set_num_threads(threads)
         dist.destroy_process_group()
+
+
+def _join(rank: int, count: int, meeting: str, timeout: timedelta) -> None:
+    """Waits until all processes are there, and makes torch's process group of them."""
+    untyped: Any = dist
+    store: Store = next(untyped.rendezvous(meeting, rank, count, timeout=_MEETING))[0]
+    store.set(f"rank {rank}", "there")
+    store.wait([f"rank {other}" for other in range(count)], _MEETING)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        timeout=timeout,
+        world_size=count,
+        rank=rank,
+        store=PrefixStore("training", store),
+    )

@@ -20,6 +20,7 @@ from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.training.average import Average
+from bedplate.training.calling import backward, loss_of, scores_of
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
@@ -89,6 +90,7 @@ class Trainer:
         Raises:
             TrainingInterruptedError: SIGINT or SIGTERM; after the checkpoint was written.
             DataError: the loss or a gradient is not finite, or the judged metric is not a number.
+            DefinitionError: the model's code fails, or gives something else than it should.
             StoreError: the checkpoint can't be read or written, or is of another config, model or encoder.
             ConfigError: the model has no such metric as the config judges by, or can't be trained by several processes.
             PeerLostError: another process is gone.
@@ -229,17 +231,20 @@ class _Run:
             self.optimizer.clear()
         self.exchange.draw(self.config.seed, self.progress.step)
         own = self.forward(batch)
+        if not self.rows:  # what comes to light with the first validation else, perhaps hours later
+            with torch.no_grad():
+                scores_of(self.model, own, batch)
         self._lap("forward")
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
-        loss = self.model.loss(outputs, whole)
+        loss = loss_of(self.model, outputs, whole)
         value = loss.item()
         self._lap("forward")
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
         if self.config.accumulate > 1 or self.exchange.count > 1:
             loss = loss * ((whole.rows if self.config.accumulate > 1 else 1) / self.exchange.count)
-        loss.backward()  # pyright: ignore[reportUnknownMemberType]
+        backward(self.model, loss, batch)
         self._lap("backward")
         self.grouped += whole.rows
         return value, whole.rows

@@ -79,6 +79,19 @@ def test_an_older_version_is_named_by_number_or_time(tmp_path):
     assert Source("s", "delta:rows?version=0", time="time").table(tmp_path).snapshot() == old.snapshot()
 
 
+def test_an_earlier_state_is_found_by_its_snapshot(tmp_path):
+    states = []
+    for i in range(3):
+        write_deltalake(tmp_path / "rows", ROWS.with_columns(n=pl.col("n") + i), mode="append")
+        states.append(table(tmp_path).snapshot().id)
+    past = DeltaTable(f"{tmp_path.name}/rows").rooted(tmp_path.parent, "source 's'").at(states[0])
+    assert past is not None
+    assert (past.snapshot().id, numbers(past.scan())) == (states[0], [1, 2, 3])
+    assert table(tmp_path, version=1).at(states[2]) is None, "later than the one that was asked for"
+    (tmp_path / "rows" / "_delta_log" / f"{0:020}.json").unlink()
+    assert table(tmp_path, version=2).at(states[2]) is None, "the log is of no use without its beginning"
+
+
 def test_a_project_looks_once(tmp_path):
     write_deltalake(tmp_path / "rows", ROWS)
     source = Source("s", "delta:rows", time="time")

@@ -74,6 +74,19 @@ def test_an_older_snapshot_is_named_by_id_or_time(shop, tmp_path):
     assert Source("s", url, time="time").table(tmp_path).snapshot() == old.snapshot()
 
 
+def test_an_earlier_state_is_found_by_its_snapshot(shop, tmp_path):
+    shop.write("rows", ROWS)
+    states = [table(tmp_path).snapshot()]
+    for i in range(2):
+        shop.append("rows", ROWS.with_columns(n=pl.col("n") + i))
+        states.append(table(tmp_path).snapshot())
+    past = IcebergTable(f"{tmp_path.name}/shop/rows").rooted(tmp_path.parent, "source 's'").at(states[0].id)
+    assert past is not None
+    assert (past.snapshot(), numbers(past.scan())) == (states[0], [1, 2, 3])
+    first = int(states[0].text.split(",")[0].removeprefix("snapshot "))
+    assert table(tmp_path, snapshot=first).at(states[2].id) is None, "later than the one that was asked for"
+
+
 def test_a_table_is_named_by_its_catalogue_its_folder_or_its_metadata_file(shop, tmp_path, monkeypatch):
     shop.write("rows", ROWS)
     monkeypatch.setenv("PYICEBERG_CATALOG__PROD__URI", shop.uri)

@@ -55,6 +55,18 @@ def test_an_older_version_is_named_by_number_or_time(tmp_path):
     assert Source("s", "lance:rows?version=1", time="time").table(tmp_path).snapshot() == old.snapshot()
 
 
+def test_an_earlier_state_is_found_by_its_snapshot(tmp_path):
+    write(tmp_path, ROWS)
+    then = table(tmp_path, columns=["n"]).snapshot().id
+    for i in range(2):
+        write(tmp_path, ROWS.with_columns(n=pl.col("n") + i))
+    past = LanceTable(f"{tmp_path.name}/rows", columns=["n"]).rooted(tmp_path.parent, "source 's'").at(then)
+    assert past is not None
+    assert (past.snapshot().id, numbers(past.scan())) == (then, [1, 2, 3])
+    write(tmp_path, ROWS, "overwrite")
+    assert table(tmp_path, version=1, columns=["n"]).at(table(tmp_path, columns=["n"]).snapshot().id) is None, "later"
+
+
 def test_a_column_that_is_not_needed_is_not_read(tmp_path):
     write(tmp_path, ROWS)
     before = table(tmp_path, columns=["time", "n"]), table(tmp_path)

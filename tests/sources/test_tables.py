@@ -14,7 +14,7 @@ from lake import Warehouse, postgres_table, schema_name
 from postgres import Server
 
 from bedplate.errors import DataError
-from bedplate.sources.base import Table
+from bedplate.sources.base import ALWAYS, Source, Table
 from bedplate.sources.delta import DeltaTable
 from bedplate.sources.iceberg import IcebergTable
 from bedplate.sources.lance import LanceTable
@@ -197,6 +197,58 @@ def test_a_file_is_a_piece_and_a_new_one_leaves_the_others_as_they_are(tmp_path)
     assert len({p.id for p in after}) == 3
     os.utime(tmp_path / "b.parquet", (1, 1))
     assert [p.id == q.id for p, q in zip(write(tmp_path).pieces(), after, strict=True)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("new", "modified"),
+    [
+        ({"c": A}, {}),
+        ({"a0": A[:1]}, {}),  # between the others
+        ({"a0": A, "z/b": A[1:]}, {}),
+        ({"z": A}, {"z": 1}),  # an old file, such as one of a restored backup
+        ({"c": A}, {"a": 5, "b": 5, "c": 5}),  # written at once, as far as the file system tells
+    ],
+)
+def test_files_are_read_as_they_were_whatever_came_since(tmp_path, new, modified):
+    (tmp_path / "z").mkdir()
+    before = write(tmp_path, a=A, b=A.select(pl.all() * 10))
+    for name in modified.keys() - new.keys():
+        os.utime(tmp_path / f"{name}.parquet", ns=(0, modified[name]))
+    then, rows, pieces = before.snapshot(), before.scan().collect(), [p.id for p in before.pieces()]
+    late = [tmp_path / f"{name}.parquet" for name in new]
+    table = write(tmp_path, **{name: frame.with_columns(more=1) for name, frame in new.items()})
+    newest = max(p.stat().st_mtime_ns for p in tmp_path.glob("[ab].parquet"))
+    for i, (file, name) in enumerate(zip(late, new, strict=True), 1):
+        os.utime(file, ns=(0, modified.get(name, newest + i)))
+    assert table.snapshot().id != then.id
+    past = table.at(then.id)
+    assert past is not None
+    assert past.snapshot() == then
+    assert past.scan().collect().equals(rows), "without the column that came later"
+    assert [p.id for p in past.pieces()] == pieces
+    assert past.row_name(3) == "row 1 of b.parquet"
+    for file in late:
+        file.unlink()
+    assert table.snapshot() == then
+    (tmp_path / "b.parquet").unlink()
+    with pytest.raises(DataError, match=r"b\.parquet: the file is gone since the table was opened as it was"):
+        past.scan()
+
+
+def test_files_that_were_written_anew_are_not_what_they_were(tmp_path):
+    then = write(tmp_path, a=A, b=A).snapshot().id
+    os.utime(tmp_path / "a.parquet", (1, 1))
+    assert write(tmp_path, c=A).at(then) is None
+
+
+def test_a_source_is_pinned_to_a_state_or_says_that_it_is_gone(tmp_path):
+    source = Source("rows", ".", time=ALWAYS)
+    then = write(tmp_path, a=A).snapshot().id
+    write(tmp_path, b=A)
+    source.pin(then, tmp_path)
+    assert source.scan(tmp_path).collect()["x"].to_list() == [1, 2]
+    with pytest.raises(DataError, match=r"source 'rows' is in another state now and can't be read in that of snap"):
+        source.pin("0123456789abcdef", tmp_path)
 
 
 def test_a_name_with_brackets_is_a_name(tmp_path):

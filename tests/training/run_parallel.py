@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +101,17 @@ class Failing(Source):
             yield batch
 
 
+class Hung(Source):
+    """A source that gives no fourth batch to the process of rank 1, and does not end."""
+
+    def epoch(self, seed, epoch, start=0):
+        for i, batch in enumerate(super().epoch(seed, epoch, start), start):
+            place = own_place()
+            if place is not None and place.rank and i == 3:
+                threading.Event().wait()
+            yield batch
+
+
 Made = tuple[Callable[..., Model], Any, dict[str, Any], Source]
 PLAIN = DCNConfig("label", layers=(8,), rank=4, cross_layers=1)
 DROPPING = DCNConfig("label", layers=(8,), rank=4, dropout=0.4)
@@ -119,8 +131,20 @@ JOBS: dict[str, Made] = {
     "poisoned": (DCN, PLAIN, {}, Poisoned(4)),
     **{w: (Own, Own.Config("label", wrong=w), {}, Source(3)) for w in WRONG},
     "slow": (DCN, PLAIN, {}, Source(8, slow=0.1)),
+    "hung": (DCN, PLAIN, {}, Hung(8)),
 }
-TOGETHER = [name for name in JOBS if name != "slow"]
+TOGETHER = [name for name in JOBS if name not in ("slow", "hung")]
+
+
+def command(names: list[str], folder: Path) -> list[str]:
+    """What another process runs to train these jobs."""
+    return [sys.executable, __file__, ";".join(names), str(folder)]
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process is no longer at work."""
+    path = Path(f"/proc/{pid}/stat")
+    return not path.exists() or path.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def run(name: str, exchange: Exchange, folder: Path, *, source: Source | None = None, show: Any = None) -> Any:

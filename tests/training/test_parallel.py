@@ -17,6 +17,7 @@ import polars as pl
 import pytest
 import run_parallel
 import torch
+from run_parallel import command, has_ended
 from synthetic import Source
 
 from bedplate import Job, Number
@@ -32,11 +33,10 @@ from bedplate.training.wrong_rows import FILE
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("parallel")]
 
-SCRIPT = Path(__file__).with_name("run_parallel.py")
 PARENT = """
 import sys, time
 from bedplate.training.processes import started
-with started([sys.executable, *sys.argv[1:]], 2) as workers:
+with started(sys.argv[1:], 2) as workers:
     workers.wait_until_ready()
     print(workers._processes[1].pid, flush=True)
     time.sleep(60)
@@ -49,10 +49,6 @@ def _told_row_by_row():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("bedplate.training.together._SPARSE_ROWS", 1)
         yield
-
-
-def command(names: list[str], folder: Path) -> list[str]:
-    return [sys.executable, str(SCRIPT), ";".join(names), str(folder)]
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +151,15 @@ def test_a_process_that_fails_says_why():
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):
-    worker = [str(SCRIPT), "slow", str(tmp_path)]
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, *worker], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, *command(["slow"], tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.kill()
     parent.wait()
     until = time.monotonic() + 20
-    while Path(f"/proc/{child}").exists() and Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+    while not has_ended(child):
         assert time.monotonic() < until
         time.sleep(0.05)
     parent.stdout.close()

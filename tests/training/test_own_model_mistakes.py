@@ -1,0 +1,153 @@
+"""What is wrong with a model of a project's own is said by its name, with what it gave and what it was given."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from synthetic import Source, make_encoder
+
+from bedplate.errors import DataError, DefinitionError
+from bedplate.layers.inputs import InputVectors
+from bedplate.models.base import Model
+from bedplate.models.binary import BinaryModel
+from bedplate.models.config import BinaryConfig, ModelConfig
+from bedplate.training.config import TrainerConfig
+from bedplate.training.evaluate import predict
+from bedplate.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BATCH = r"the batch has \d+ candidates of 16 requests: 'request_dense' float32 \[16, \d+\], 'request_ids' int64"
+
+
+class Mistaken(BinaryModel):
+    class Config(BinaryConfig, frozen=True):
+        mistake: str = ""
+
+    def __init__(self, config, layout):
+        super().__init__(config, layout)
+        self.mistake = config.mistake
+        self.vectors = InputVectors(layout, 4)
+
+    def forward(self, batch):
+        logit = self.vectors.rows(batch).sum(dim=1)
+        match self.mistake:
+            case "shape":
+                return {"logit": logit.unsqueeze(1)}
+            case "rows":
+                return {"logit": logit[:-1]}
+            case "dtype":
+                return {"logit": logit.long()}
+            case "name":
+                return {"logits": logit}
+            case "tensor":
+                return logit
+            case "none":
+                return None
+            case "list":
+                return {"logit": logit.tolist()}
+            case "input":
+                return {"logit": batch["request_dens"].sum(dim=1)}
+            case "error":
+                return {"logit": logit @ torch.ones(3)}
+            case "refused":
+                raise DataError("no such user", where="somewhere")
+            case "still":
+                return {"logit": logit.detach()}
+        return {"logit": logit}
+
+    def loss(self, outputs, batch):
+        match self.mistake:
+            case "loss of rows":
+                return outputs["logit"]
+            case "loss of a number":
+                return 1.0
+            case "loss of a name":
+                return outputs["logits"].mean()
+            case "loss of a label":
+                return batch.label("labels").mean()
+        return super().loss(outputs, batch)
+
+    def judged(self, outputs, batch):
+        return outputs["logit"].mean() if self.mistake == "judged" else super().judged(outputs, batch)
+
+
+class Unscored(Model):
+    class Config(ModelConfig, frozen=True):
+        mistake: str = ""
+
+    def __init__(self, config, layout):
+        super().__init__(config, layout)
+        self.vectors = InputVectors(layout, 4)
+
+    def forward(self, batch):
+        return {"value": self.vectors.rows(batch).sum(dim=1)}
+
+    def loss(self, outputs, batch):
+        return (outputs["value"] - batch.label("label")).pow(2).mean()
+
+    def metrics(self, prediction):
+        return {}
+
+
+def fitted(tmp_path, kind, mistake="", **settings):
+    encoder = make_encoder()
+    model = kind(kind.Config("label", mistake=mistake), encoder.layout)
+    trainer = Trainer(TrainerConfig(epochs=1, **settings))
+    return model, encoder, trainer.fit(model, encoder, Source(2), Source(1, salt=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("shape", r"forward gives 'logit' float32 \[(\d+), 1\], expected float \[\1\]\n  .*squeeze\(1\)"),
+        ("rows", r"forward gives 'logit' float32 \[\d+\], expected float \[\d+\]\n  one for each candidate"),
+        ("dtype", r"forward gives 'logit' int64 \[(\d+)\], expected float \[\1\]"),
+        (
+            "name",
+            r"forward gives no 'logit', expected float \[(\d+)\].*\n  did you .*\? it gives: 'logits' float32 \[\1\]",
+        ),
+        ("tensor", r"forward gives float32 \[\d+\], expected a dict of tensors by name"),
+        ("none", "forward gives NoneType, expected a dict of tensors by name"),
+        ("list", "forward gives 'logit' list, expected tensors alone"),
+        (
+            "input",
+            rf"forward fails in line \d+ of test_own_model_mistakes.py: there is no 'request_dens'\n  .*\? {BATCH}",
+        ),
+        ("error", rf"forward fails in line \d+ of .*: RuntimeError: inconsistent tensor size.*\n  {BATCH}"),
+        ("still", "the backward pass fails: RuntimeError: element 0 of tensors does not require grad"),
+        ("loss of rows", r"loss gives float32 \[\d+\], expected a tensor of one number"),
+        ("loss of a number", "loss gives float, expected a tensor of one number"),
+        ("loss of a name", r"loss fails in line \d+ of .*: there is no 'logits'\n  did you mean 'logit'"),
+        ("judged", r"judged gives float32 \[\], expected a score for each candidate, \[\d+\]"),
+    ],
+)
+@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16"}, {"accumulate": 2}])
+def test_a_mistake_is_named(tmp_path, mistake, message, settings):
+    with pytest.raises(DefinitionError, match=f"^model 'Mistaken': {message}") as caught:
+        fitted(tmp_path, Mistaken, mistake, **settings)
+    is_of_code = " fails" in message
+    assert (caught.value.__cause__ is not None) == is_of_code, "--debug shows the traceback of the code itself"
+
+
+def test_an_error_that_says_what_is_wrong_stays_as_it_is(tmp_path):
+    with pytest.raises(DataError, match=r"^somewhere: no such user$"):
+        fitted(tmp_path, Mistaken, "refused")
+    with pytest.raises(DataError, match="the batch has no label 'labels'"):
+        fitted(tmp_path, Mistaken, "loss of a label")
+
+
+def test_a_score_that_is_missing_is_named_before_the_first_update(tmp_path):
+    with pytest.raises(DefinitionError, match=r"'Unscored': judged fails: there is no 'score'\n  .*'value' float32"):
+        fitted(tmp_path, Unscored, checkpoint_every=1)
+    assert not list(tmp_path.iterdir()), "no checkpoint, nor any other file"
+
+
+def test_a_mistake_of_validation_alone_is_named(tmp_path):
+    model, encoder, result = fitted(tmp_path, Mistaken)
+    assert result.steps == 2
+    model.mistake = "tensor"
+    with pytest.raises(DefinitionError, match=re.escape("forward gives float32")):
+        predict(model, encoder, Source(1))
