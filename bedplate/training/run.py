@@ -134,7 +134,7 @@ def train(
     continued = continued if began is None else Continuation.began(began)
     check_choices(job, continued, registry, together=connect is not None)
     dataset = dataset if continued is None else continued.dataset(dataset, files=files is not None)
-    _check(job, dataset)
+    rates = _check(job, dataset)
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
@@ -148,7 +148,9 @@ def train(
         progress("evaluate on the test split")
         metrics = _tested(learner, result, encoder, testing, dataset, run)
         progress("export, and reproduce the golden requests")
-        return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
+        return _register(
+            job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning, rates
+        )
 
 
 def _opened(
@@ -227,14 +229,16 @@ def batches_of(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence
     return [files.loader(split) for split in SPLITS]
 
 
-def _check(job: Job, dataset: LoadedDataset) -> None:
-    """Checks that the job can be run on the dataset."""
+def _check(job: Job, dataset: LoadedDataset) -> dict[str, LabelRate]:
+    """Checks that the job can be run on the dataset; the rate of its label in each split."""
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
     audit(dataset).require()
+    rates = {split: label_rate(dataset, job.model.label, split) for split in SPLITS}
     if job.model.needs_binary:
-        for split in SPLITS:
-            _check_both(label_rate(dataset, job.model.label, split), job, dataset, split)
+        for split, found in rates.items():
+            _check_both(found, job, dataset, split)
+    return rates
 
 
 def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
@@ -294,6 +298,7 @@ def _register(
     encoder: Encoder,
     metrics: Mapping[str, float],
     beginning: Beginning,
+    rates: Mapping[str, LabelRate],
 ) -> Trained:
     catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
@@ -318,7 +323,7 @@ def _register(
         parents=sorted({*models_behind(job, dataset).values(), *beginning.parents}),
         learnt_until=learnt,
         trained_until=trained,
-        label_rates={split: label_rate(dataset, job.model.label, split) for split in SPLITS},
+        label_rates=rates,
     )
     version = registry.register(job.name, artifact, manifest=manifest, run_id=run.id)
     return Trained(version, run.id, result, encoder, metrics, catalogue)
