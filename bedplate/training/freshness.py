@@ -59,12 +59,12 @@ def label_problems(
         rules: how much it may.
     """
     now = label_rate(dataset, label, "test")
-    known = [("the training rows", label_rate(dataset, label, "train"))]
+    known = [("training rows", label_rate(dataset, label, "train"))]
     if champion is not None and _same_label(dataset, label, champion):
         rates = champion.manifest.label_rates
-        known += [(f"the rows that {champion} was trained on", rates["train"])] if "train" in rates else []
+        known += [(f"rows that {champion} was trained on", rates["train"])] if "train" in rates else []
     return [
-        f"the label '{label}' is positive in {now} test rows, and in {before} of {what}: changed by more than a "
+        f"the label '{label}' is positive in {now} test rows, and in {before} {what}: changed by more than a "
         f"factor of {rules.largest_label_change:g} (largest_label_change)"
         for what, before in known
         if changed(before, now, rules.largest_label_change)

@@ -153,8 +153,8 @@ def test_labels_that_broke_are_refused_before_anything_is_trained(
         assert (code, outcome["status"]) == (9, "refused")
         own, champion = outcome["reasons"]
         assert own.startswith(f"the label 'liked' is positive in {liked * 100}% of 401 test rows, and in ")
-        assert "of the training rows: changed by more than a factor of 2 (largest_label_change)" in own
-        assert "of the rows that ranker:1 was trained on: changed" in champion
+        assert " training rows: changed by more than a factor of 2 (largest_label_change)" in own
+        assert " rows that ranker:1 was trained on: changed" in champion
     assert len(registry(folder).runs("ranker")) == 1
 
 
@@ -167,9 +167,9 @@ def test_labels_that_have_been_broken_for_long_differ_from_those_of_the_champion
     rows.with_columns(liked=thinned).write_parquet(folder / "plays.parquet")
     code, outcome = retrain("promotion.largest_shift=99")
     assert (code, outcome["status"], len(outcome["reasons"])) == (9, "refused", 1)
-    assert "of the rows that ranker:1 was trained on: changed" in outcome["reasons"][0]
+    assert " rows that ranker:1 was trained on: changed" in outcome["reasons"][0]
     rate = registry(folder).get("ranker:1").manifest.label_rates["train"]
-    assert f"and in {rate} of the rows" in outcome["reasons"][0]
+    assert f"and in {rate} rows" in outcome["reasons"][0]
 
 
 def test_another_label_of_the_same_name_is_not_held_against_the_champions(folder: Path, retrain: Retrain) -> None:
