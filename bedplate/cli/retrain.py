@@ -59,6 +59,7 @@ def retrain(
     from bedplate.cli.runs_mirror import mirror_own
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
+    from bedplate.training.choices import check_choices
     from bedplate.training.interrupt import TrainingInterruptedError
     from bedplate.training.job import Job
     from bedplate.training.report import on_stderr
@@ -70,6 +71,7 @@ def retrain(
     registry = Registry(project.config.registry_path)
     definition = project.find(Job, job).with_settings(settings)
 
+    check_choices(definition)
     with locked(registry, definition.name):
         project.apply(_told)
         retraining = Retraining(

@@ -102,6 +102,7 @@ def train(
     work = _Work(directory, job, settings, resume, files)
     if parent is not None:
         work.go_on(parent, rows or "since")
+    work.check(together=processes > 1 or place is not None)
     if place is not None and place.rank > 0:
         work.help(place)
         return
@@ -150,6 +151,12 @@ class _Work:
         from bedplate.training.continuing import Continuation
 
         self.continued = Continuation.of(self.registry.get(parent), rows)
+
+    def check(self, *, together: bool) -> None:
+        """Checks what can be checked before any data is read."""
+        from bedplate.training.choices import check_choices
+
+        check_choices(self.job, self.continued, self.registry, together=together)
 
     def train(self, connect: Connect | None, profile: Profile | None = None) -> Trained:
         """Trains it, with other processes or alone."""

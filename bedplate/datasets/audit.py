@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -13,6 +13,7 @@ from bedplate.batch import Batch, Column, Dense, Ids
 from bedplate.clock import Clock, system_clock
 from bedplate.datasets.leaks import Leak
 from bedplate.datasets.loaded import LoadedDataset
+from bedplate.datasets.unknown import unsaid
 from bedplate.errors import DataError
 from bedplate.metrics.classification import auc
 from bedplate.sources.base import TIME
@@ -45,15 +46,17 @@ class Audit:
         requests: how many requests were looked at.
         found: what was found, by the name of the leak.
         allowed: the reasons of what the dataset allows, by name.
+        unsaid: of labels, what is wrong with events that have no value.
     """
 
     place: str
     requests: int
     found: Mapping[str, str]
     allowed: Mapping[str, str]
+    unsaid: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def require(self) -> None:
-        """Raises `DataError` if there is a leak that is not allowed, naming all of them."""
+        """Raises `DataError` if there is a leak that is not allowed, or a label of unknown values, naming all."""
         leaks = {name: said for name, said in self.found.items() if name not in self.allowed}
         if leaks:
             lines = "".join(f"\n  {name}: {said}" for name, said in leaks.items())
@@ -62,6 +65,14 @@ class Audit:
                 where=self.place,
                 hint="mend the definition or the data; or allow it with a reason: "
                 f'allow={{"{next(iter(leaks))}": "..."}}',
+            )
+        if self.unsaid:
+            lines = "".join(f"\n  label '{name}': {said}" for name, said in self.unsaid.items())
+            raise DataError(
+                f"what happened is not known, and would be taken for nothing:{lines}",
+                where=self.place,
+                hint="null in a log where only some rows are of the label is empty=0; where it came too late or was "
+                'lost, empty="masked"',
             )
 
 
@@ -83,7 +94,17 @@ def audit(dataset: LoadedDataset, *, sample: int = SAMPLE, clock: Clock = system
     if len(chosen):
         batch = dataset.sample(chosen, 0, 0)
         found |= dict(_future_values(dataset, batch)) | dict(_equal(dataset, batch))
-    return Audit(dataset.compiled.dataset.place, len(chosen), found, dataset.compiled.dataset.allow)
+    return Audit(
+        dataset.compiled.dataset.place, len(chosen), found, dataset.compiled.dataset.allow, dict(_unsaid(dataset))
+    )
+
+
+def _unsaid(dataset: LoadedDataset) -> Iterator[tuple[str, str]]:
+    labels = {label.label.name: label for label in dataset.compiled.labels}
+    for found in dataset.unknown():
+        said = "; ".join(unsaid(labels[found.label], found))
+        if said:
+            yield found.label, said
 
 
 def _coarse(dataset: LoadedDataset) -> Iterator[tuple[str, str]]:

@@ -66,7 +66,9 @@ class Label:
         empty: what the label is where the aggregation gives no value, as a mean, a maximum or a last value do where
             nothing happened: a number, which `at_least` is compared with too; or `"masked"`, the candidate has no label
             then: NaN in the batch, no weight in the loss and the metrics of this task. With `at_least` it may be left
-            out, and nothing that happened is 0.0. Counts and sums are 0 where nothing happened, and take no other.
+            out, and nothing that happened is 0.0. Counts and sums are 0 where nothing happened, and take no other
+            number; a sum may be `"masked"` where no event had a value. Where it is left out no event may have null, and
+            NaN may be only where it is `"masked"`: training refuses such events (`datasets.unknown`).
 
     Raises:
         DefinitionError: an argument does not fit.
@@ -138,12 +140,14 @@ class Label:
             check_number(self.empty, place)
             if abs(self.empty) > float(np.finfo(np.float32).max):
                 raise DefinitionError(f"the value {self.empty} is too large for float32", where=place)
+        if isinstance(self.aggregation, Sum) and self.empty == MASKED:
+            return
         if isinstance(self.aggregation, _NEVER_NULL):
             if self.empty not in (None, 0):
                 raise DefinitionError(
                     f"got {self.empty!r}, and {kind} is 0 where no event counts",
                     where=place,
-                    hint="leave it out; a mean, a maximum or a last value have none then",
+                    hint="leave it out; a mean, a maximum or a last value have none then, and a sum may be 'masked'",
                 )
         elif self.empty is None and self.at_least is None:
             raise DefinitionError(
@@ -192,7 +196,8 @@ class CompiledLabel:
 
     Attributes:
         label: the definition.
-        view: the view that history is asked for; its one feature is the label's value.
+        view: the view that history is asked for: the label's value, and of a sum that may be masked how many events it
+            is of.
         id: the hash of the definition, of the cleaning step and of the types.
     """
 
@@ -204,12 +209,15 @@ class CompiledLabel:
         name = f"label.{label.source.name}"
         entities = (*_of_request(label), *label.entities)
         where = None if label.request is None else pl.col(label.request).is_not_null()
-        definition = FeatureView(name, entities, label.source, {"value": label.aggregation}, where=where)
+        read: dict[str, Aggregation] = {"value": label.aggregation}
+        if label.empty == MASKED and isinstance(label.aggregation, Sum):
+            read["known"] = Count(label.aggregation.selection.inputs[0], where=label.aggregation.selection.where)
+        definition = FeatureView(name, entities, label.source, read, where=where)
         try:
             self.view: CompiledView = definition.compile(root)
         except DefinitionError as error:
             raise DefinitionError(error.message, where=label.place, hint=error.hint) from None
-        features = list(self.view.features.values())
+        features = list(self.view.features.values())[: None if len(read) == 1 else 1]
         one_number = len(features) == 1 and not features[0].is_list
         if not one_number or features[0].type not in (Type.INT, Type.FLOAT, Type.BOOL):
             shown = ", ".join(f"list of {f.type}" if f.is_list else f.type for f in features)
@@ -283,10 +291,13 @@ class CompiledLabel:
         return np.where(known, self._values(history, keys, times), np.float32(np.nan))
 
     def _values(self, history: History, keys: Int64s, times: Int64s) -> Float32s:
-        column = history.ahead(self.view, [self.feature], keys, times, self.label.horizon)[self.feature]
+        found = history.ahead(self.view, list(self.view.features), keys, times, self.label.horizon)
+        column, *counts = (found[name] for name in self.view.features)
         if not isinstance(column, Dense):
             raise DataError(f"history gave a {type(column).__name__} column, expected numbers", where=self.label.place)
         present: Bools = np.ones(len(keys), np.bool_) if column.present is None else column.present
+        for count in counts:
+            present = present & (count.values > 0) if isinstance(count, Dense) else present
         result = np.full(len(keys), self._where_empty(), np.float32)
         result[present] = self._told(column.values[present])
         return result

@@ -19,8 +19,9 @@ from bedplate.datasets.labelled import Labelled
 from bedplate.datasets.labels import CompiledLabel
 from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.sampling import PopularitySampler
-from bedplate.datasets.split import SPLITS
+from bedplate.datasets.split import SPLITS, TimeSplit
 from bedplate.datasets.summary import DatasetSummary, SplitSummary
+from bedplate.datasets.unknown import UnknownValues, read_unknown
 from bedplate.errors import ConfigError, DataError, NotFoundError, suggest
 from bedplate.features.assemble import Candidates, Join
 from bedplate.features.model import Scorers, check_time_true
@@ -78,6 +79,26 @@ def _one_each(read: Sequence[tuple[str, str, str]]) -> dict[str, str]:
     return {source: snapshot for source, (snapshot, _) in found.items()}
 
 
+def _split(compiled: CompiledDataset, history: History, times: Int64s) -> TimeSplit:
+    """The splits at their times: one that moves is counted back from where the data of all labels and requests end.
+
+    Raises:
+        DataError: it moves, and a source has no rows to count back from.
+    """
+    dataset = compiled.dataset
+    if isinstance(dataset.split, TimeSplit):
+        return dataset.split
+    empty = [] if len(times) else [f"'{dataset.spine.source.name}' of the spine"]
+    empty += [f"'{c.label.source.name}' of {c.label.place}" for c in compiled.labels if history.known(c.view) < 0]
+    if empty:
+        raise DataError(
+            f"no rows are in source {' and in source '.join(empty)}: the split is counted back from their last",
+            where=dataset.place,
+            hint="was the table written, and does its prepare step leave rows?",
+        )
+    return dataset.split.at(min([int(times[-1]), *(c.last_time(history) for c in compiled.labels)]) + 1)
+
+
 @final
 class LoadedDataset:
     """A compiled dataset with its requests in memory and its features in history.
@@ -132,9 +153,7 @@ class LoadedDataset:
         known = indexed or {}
         read += [(v.view.source.name, known[v.id], f"index of {v.place}") for v in compiled.views if v.id in known]
         self.snapshots: Mapping[str, str] = _one_each(read)
-        known_until = [c.last_time(history) for c in compiled.labels]
-        ends = [*known_until, *(int(time) for time in rows.times[-1:])]
-        self.split = split = compiled.dataset.split.at(min(ends, default=0) + 1)
+        self.split = split = _split(compiled, history, rows.times)
         waits = [c.label.complete_after for c in compiled.labels]
         self._ranges = split.ranges(rows.times, min(waits, default=0))
         self._labelled = {c.label.name: Labelled.of(c, split, rows.times, history) for c in compiled.labels}
@@ -276,11 +295,20 @@ class LoadedDataset:
         used = sum(last - first for first, last in self._ranges.values())
         splits = tuple(self._split_summary(name, seed, epoch) for name in SPLITS)
         gap = len(self.spine.rows.times) - used
-        return DatasetSummary(self.compiled.dataset.name, splits, gap, self.feedback(), self.ends())
+        return DatasetSummary(self.compiled.dataset.name, splits, gap, self.feedback(), self.ends(), self.unknown())
 
     def ends(self) -> tuple[LabelEnd, ...]:
         """Where the data of each label end, and whether a few stray rows say so; reads the times of their sources."""
         return read_ends(self.compiled.labels, self.compiled.root, self.history, self.spine.rows.times)
+
+    def unknown(self) -> tuple[UnknownValues, ...]:
+        """Of each label that reads a value, of how many events it is null or NaN; reads that column of its source."""
+        times = self.spine.rows.times
+        if not len(times):
+            return ()
+        ends = int(times[0]), int(times[-1])
+        found = (read_unknown(c, self.compiled.root, *ends) for c in self.compiled.labels)
+        return tuple(one for one in found if one is not None)
 
     def feedback(self) -> tuple[FeedbackSummary, ...]:
         """Of each label that is joined by the request's id, what its rows are; reads its source, once.

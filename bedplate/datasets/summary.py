@@ -9,6 +9,7 @@ from typing import Any, final
 
 from bedplate.datasets.ends import LabelEnd
 from bedplate.datasets.feedback import FeedbackSummary
+from bedplate.datasets.unknown import UnknownValues
 
 
 @final
@@ -52,7 +53,7 @@ class SplitSummary:
 @final
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """All splits, the requests in the gaps between them, which belong to none, what feedback there is, and its end.
+    """All splits, the requests in the gaps between them, which belong to none, and what there is of each label.
 
     >>> split = SplitSummary("train", 2, 6, 3, 3, 0, 0, 0, 1, 0)
     >>> print(DatasetSummary("baskets", (split,), gap=4))
@@ -74,6 +75,7 @@ class DatasetSummary:
     gap: int
     feedback: tuple[FeedbackSummary, ...] = ()
     ends: tuple[LabelEnd, ...] = ()
+    unknown: tuple[UnknownValues, ...] = ()
 
     def form(self) -> dict[str, Any]:
         """The numbers for programs."""
@@ -96,7 +98,8 @@ class DatasetSummary:
             lines.append(_line(f"known '{label}'", [s.labels[label][0] for s in self.splits]))
             means = (s.labels[label][1] for s in self.splits)
             lines.append(f"  {_mean(label):17}" + "".join(f"{'-' if isnan(m) else f'{m:.6g}':>12}" for m in means))
-        return "\n".join([*lines, *map(str, self.ends), *map(str, self.feedback)])
+        unknown = [one for one in self.unknown if one.null or one.nan]
+        return "\n".join([*lines, *map(str, self.ends), *map(str, self.feedback), *map(str, unknown)])
 
 
 def _mean(label: str) -> str:

@@ -52,8 +52,10 @@ def add_rows(places: Any, values: Any, out: Any) -> None:
 
 
 @compiled
-def adagrad_rows(table: Any, sums: Any, rows: Any, gradients: Any, rate: Any, eps: Any) -> None:
+def adagrad_rows(table: Any, sums: Any, rows: Any, gradients: Any, rate: Any, eps: Any) -> int:
     """A step of row-wise Adagrad; see `training.optimizer.RowWiseAdagrad`.
+
+    A row whose gradient is not finite, or has no finite square, is left as it is.
 
     Args:
         table: [k, width] float32, changed.
@@ -62,14 +64,21 @@ def adagrad_rows(table: Any, sums: Any, rows: Any, gradients: Any, rate: Any, ep
         gradients: [n, width] float32.
         rate: float32.
         eps: float32.
+
+    Returns:
+        how many rows were left.
     """
-    width = gradients.shape[1]
+    width, left = gradients.shape[1], 0
     for i in range(len(rows)):
         squares = np.float32(0)
         for c in range(width):
             squares += gradients[i, c] * gradients[i, c]
+        if not squares < np.inf:
+            left += 1
+            continue
         row = rows[i]
         sums[row] += squares / np.float32(width)
         factor = rate / (np.sqrt(sums[row]) + eps)
         for c in range(width):
             table[row, c] -= factor * gradients[i, c]
+    return left

@@ -11,12 +11,14 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from bedplate.canonical import digest, to_json
 from bedplate.errors import ArtifactError, DataError
+from bedplate.metrics.rates import LabelRate
 
 MANIFEST_NAME = "manifest.json"
 SEAL_NAME = "manifest.blake2b"
@@ -79,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
             training and validation saw. None where that is not known.
         learnt_until: the time of the last request that its weights were fitted on, microseconds; validation, which is
             later, only chose among them. None where that is not known.
+        label_rates: how often the label that it predicts was positive, by split; empty where that is not known.
     """
 
     format: int = MANIFEST_FORMAT
@@ -97,6 +100,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parents: tuple[str, ...] = ()
     trained_until: int | None = None
     learnt_until: int | None = None
+    label_rates: dict[str, LabelRate] = {}
 
     def content_id(self) -> str:
         """The id of what makes the model what it is: files, definitions, sources, config, seeds and parents.
@@ -118,6 +122,7 @@ def gather(
     parents: Iterable[str] = (),
     trained_until: int | None = None,
     learnt_until: int | None = None,
+    label_rates: Mapping[str, LabelRate] = MappingProxyType({}),
 ) -> Manifest:
     """A manifest with the facts of this process: the environment, and the git state of the folder `root`.
 
@@ -131,6 +136,7 @@ def gather(
         parents: model versions this one depends on, as `name:version`.
         trained_until: the time up to which the model knows what happened, microseconds.
         learnt_until: the time of the last request that its weights were fitted on, microseconds.
+        label_rates: how often the label that it predicts was positive, by split.
 
     Raises:
         DataError: the config can't be written as a JSON object.
@@ -146,6 +152,7 @@ def gather(
         parents=tuple(parents),
         trained_until=trained_until,
         learnt_until=learnt_until,
+        label_rates=dict(label_rates),
     )
 
 

@@ -50,7 +50,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
         host: the machine.
         pid: the process.
         process: its unambiguous name (`bedplate.process`).
-        metrics: the last value of each metric; null is not a number.
+        metrics: the last value of each metric, or the one that `Run.conclude` was given; null is not a number.
         error: why it failed.
     """
 
@@ -204,6 +204,16 @@ class Run:
         self._append(self._file, content)
         self._last.update(last)
 
+    def conclude(self, values: Mapping[str, float]) -> None:
+        """Says what the run ended with, such as the metrics of its best step: what `finish` writes into its record.
+
+        Nothing is added to the values by step; what is logged later replaces it.
+
+        Args:
+            values: numbers by name; the last value that was logged stands for a name that is not here.
+        """
+        self._last.update({name: float(v) if math.isfinite(v) else None for name, v in values.items()})
+
     def _append(self, file: int, content: bytes) -> None:
         try:
             written = os.write(file, content)
@@ -221,7 +231,7 @@ class Run:
         )
 
     def finish(self, status: EndStatus = "finished", error: str | None = None) -> None:
-        """Ends the run: flushes its metrics to the disk and writes the status, the time and the last metrics.
+        """Ends the run: flushes its metrics to the disk and writes the status, the time and the metrics it ended with.
 
         Raises:
             StoreError: the run has ended already, or can't be written.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -107,13 +108,13 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.average < 1:
             raise ConfigError(f"average is {self.average}, expected below 1", where="trainer")
         for name in ("learning_rate", "embedding_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0", where="trainer")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0 and finite", where="trainer")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm is {self.clip_norm}, expected more than 0 or null", where="trainer")
 
 
-def override(config: _Config, settings: Sequence[str]) -> _Config:
+def override(config: _Config, settings: Sequence[str], part: str = "") -> _Config:
     """A config with fields set by path, as in `trainer.learning_rate=0.01`.
 
     Values are JSON (`3`, `0.1`, `true`, `null`, `[64, 32]`); what is no JSON is a text. Types are checked.
@@ -121,9 +122,11 @@ def override(config: _Config, settings: Sequence[str]) -> _Config:
     Args:
         config: a struct, whose fields may be structs.
         settings: `path=value` each; a later one wins.
+        part: what a message puts before each path, such as `trainer`.
 
     Raises:
-        ConfigError: an unknown field (with the nearest known one), or a value of another type.
+        ConfigError: an unknown field (with the nearest known one), a value of another type, or a number that is not
+            finite.
 
     >>> override(TrainerConfig(), ["epochs=2", "metric=auc"]).metric
     'auc'
@@ -134,9 +137,10 @@ def override(config: _Config, settings: Sequence[str]) -> _Config:
     """
     for setting in settings:
         path, equals, text = setting.partition("=")
+        shown = f"{part}.{setting}" if part else setting
         if not equals or not path.strip():
-            raise ConfigError("expected path=value", where=setting, hint="for example trainer.learning_rate=0.01")
-        config = _replaced(config, path.strip().split("."), _value(text.strip()), setting)
+            raise ConfigError("expected path=value", where=shown, hint="for example trainer.learning_rate=0.01")
+        config = _replaced(config, path.strip().split("."), _value(text.strip()), shown)
     return config
 
 
@@ -168,6 +172,15 @@ def _replaced(config: _Config, path: Sequence[str], value: Any, setting: str) ->
     try:
         converted = msgspec.convert(value, fields[name].type)
     except msgspec.ValidationError as error:
+        said = "expected a finite number" if _is_not_finite(value) else str(error)
         hint = one_of(value, fields[name].type)
-        raise ConfigError(f"'{name}' of {title}: {error}", where=setting, hint=hint) from None
+        raise ConfigError(f"'{name}' of {title}: {said}", where=setting, hint=hint) from None
     return msgspec.structs.replace(config, **{name: converted})
+
+
+def _is_not_finite(value: Any) -> bool:
+    """Whether it is the text of NaN or of an infinity, which JSON does not have."""
+    try:
+        return isinstance(value, str) and not math.isfinite(float(value))
+    except ValueError:
+        return False

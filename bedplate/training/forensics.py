@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
+from bedplate.layers.embedding import FusedEmbedding
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.training.wrong_rows import written_rows
@@ -30,7 +31,7 @@ class NotFiniteError(DataError):
 def not_finite(
     what: str, step: int, batch: TensorBatch, model: Model, encoder: Encoder, folder: Path
 ) -> NotFiniteError:
-    """The error that names what is not finite in a batch: inputs and labels, else outputs and weights.
+    """The error that names what is not finite in a batch: inputs and labels, else outputs and weights, else gradients.
 
     Args:
         what: was found, such as "the loss is nan".
@@ -55,6 +56,13 @@ def not_finite(
             f", but not the weights {', '.join(weights)}" if weights else ""
         )
         hint = "lower learning_rate or embedding_learning_rate, or set clip_norm"
+        if not found and not weights:
+            found = _of_lookups(model, batch)
+            if found:
+                hint = (
+                    "the model has a derivative that is not finite where its value is, such as that of a square root "
+                    "at 0: keep away from there, for example with clamp(min=1e-6)"
+                )
     else:
         what += f"; not finite: {', '.join(found)}"
     wrong = {name: rows.numpy() for name, rows in found.items()}
@@ -72,6 +80,37 @@ def _is_finite(values: Tensor) -> bool:
 def _of_rows(values: Tensor) -> Tensor:
     """[n] bool: in which rows a value is not finite."""
     return ~torch.isfinite(values).flatten(1).all(dim=1) if values.ndim > 1 else ~torch.isfinite(values)
+
+
+def _of_lookups(model: Model, batch: TensorBatch) -> dict[str, Tensor]:
+    """In which rows the gradient of what was looked up in an embedding table is not finite."""
+    looked_up: list[tuple[str, Tensor]] = []
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def kept(_: nn.Module, __: Any, output: Tensor) -> None:
+            output.retain_grad()
+            looked_up.append((name, output))
+
+        return kept
+
+    untyped: Any = model
+    modules: list[tuple[str, nn.Module]] = list(untyped.named_modules())
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules if isinstance(module, FusedEmbedding)]
+    try:
+        with torch.enable_grad():
+            loss: Any = model.loss(model(batch.inputs), batch)
+            loss.backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found: dict[str, Tensor] = {}
+    for name, output in looked_up:
+        of = {len(batch.candidates): "candidates", len(batch.request_ids): "requests"}.get(len(output))
+        if of is not None and output.grad is not None and not _is_finite(output.grad):
+            key, wrong = f"gradient of {name} ({of})", _of_rows(output.grad)
+            found[key] = found[key] | wrong if key in found else wrong
+    # A loss that has no gradient at all makes that of all rows wrong: none is to blame.
+    return {key: wrong for key, wrong in found.items() if not bool(wrong.all())}
 
 
 def _inputs(batch: TensorBatch, encoder: Encoder) -> dict[str, Tensor]:

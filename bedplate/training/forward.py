@@ -18,6 +18,22 @@ from bedplate.training.config import TrainerConfig
 Forward: TypeAlias = Callable[[TensorBatch], Mapping[str, Tensor]]
 
 
+def require_backend(name: str) -> None:
+    """Checks that torch has a backend of `torch.compile`.
+
+    Raises:
+        ConfigError: it has none of this name.
+    """
+    untyped: Any = torch
+    known: list[str] = untyped.compiler.list_backends(exclude_tags=())
+    if name not in known:
+        raise ConfigError(
+            f"compile is '{name}', which is no backend of torch.compile",
+            where="trainer",
+            hint=suggest(name, known, "backends"),
+        )
+
+
 def forward_pass(model: Model, config: TrainerConfig) -> Forward:
     """The model's outputs for a batch, float32 whatever they were computed in.
 
@@ -31,14 +47,8 @@ def forward_pass(model: Model, config: TrainerConfig) -> Forward:
     """
     run: Callable[[Any], Mapping[str, Tensor]] = model
     if config.compile is not None:
+        require_backend(config.compile)
         untyped: Any = torch
-        known: list[str] = untyped.compiler.list_backends(exclude_tags=())
-        if config.compile not in known:
-            raise ConfigError(
-                f"compile is '{config.compile}', which is no backend of torch.compile",
-                where="trainer",
-                hint=suggest(config.compile, known, "backends"),
-            )
         compiled = untyped.compile(model, backend=config.compile, dynamic=True)
 
         def run_compiled(batch: TensorBatch) -> Mapping[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Whether fresh rows are such as a model can be judged on: inputs that went missing, numbers that moved away."""
+"""Whether fresh rows are such as a model can be judged on: inputs that went missing, numbers and labels that moved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import numpy as np
 
 from bedplate.batch import Batch, Column, Dense, Ragged
 from bedplate.datasets.loaded import LoadedDataset
+from bedplate.datasets.rates import label_rate
 from bedplate.features.encoding import CANDIDATE, Encoding, Number
+from bedplate.metrics.rates import changed
+from bedplate.registry.version import ModelVersion
 from bedplate.training.promotion import PromotionRules
 from bedplate.types import Float64s
 
@@ -39,6 +42,40 @@ def problems(dataset: LoadedDataset, inputs: Mapping[str, Encoding], rules: Prom
         elif isinstance(encoding, Number) and isinstance(before, Dense) and isinstance(after, Dense):
             found += _moved(name, _numbers(before, encoding), _numbers(after, encoding), rules)
     return found
+
+
+def label_problems(
+    dataset: LoadedDataset, label: str, champion: ModelVersion | None, rules: PromotionRules
+) -> list[str]:
+    """How the rate of a label in the test split differs by more than the rules allow, from what and to what.
+
+    Compared with the training split, and with what the champion was trained on where its manifest says that and the
+    label is still the same: a label that has been broken for long is so in all of the training split too.
+
+    Args:
+        dataset: with both splits.
+        label: its name.
+        champion: to be compared with; None: there is none.
+        rules: how much it may.
+    """
+    now = label_rate(dataset, label, "test")
+    known = [("training rows", label_rate(dataset, label, "train"))]
+    if champion is not None and _same_label(dataset, label, champion):
+        rates = champion.manifest.label_rates
+        known += [(f"rows that {champion} was trained on", rates["train"])] if "train" in rates else []
+    return [
+        f"the label '{label}' is positive in {now} test rows, and in {before} {what}: changed by more than a "
+        f"factor of {rules.largest_label_change:g} (largest_label_change)"
+        for what, before in known
+        if changed(before, now, rules.largest_label_change)
+    ]
+
+
+def _same_label(dataset: LoadedDataset, label: str, champion: ModelVersion) -> bool:
+    """Whether the champion predicts this label, of the same definition."""
+    manifest, name = champion.manifest, f"label {label}"
+    predicted = manifest.config.get("model", {}).get("label")
+    return predicted == label and manifest.definitions.get(name) == dataset.compiled.definitions().get(name)
 
 
 def _sample(dataset: LoadedDataset, split: str) -> Batch:

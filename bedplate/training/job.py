@@ -188,12 +188,12 @@ class Job:
         changed = type(self)(
             self.name,
             dataset=self.dataset,
-            model=override(self.model, parts["model"]),
+            model=override(self.model, parts["model"], "model"),
             inputs=self.inputs,
-            trainer=override(self.trainer, parts["trainer"]),
+            trainer=override(self.trainer, parts["trainer"], "trainer"),
             fit_batches=self.fit_batches,
             golden=self.golden,
-            promotion=override(self.promotion, parts["promotion"]),
+            promotion=override(self.promotion, parts["promotion"], "promotion"),
         )
         changed.settings = (*self.settings, *settings)
         return changed

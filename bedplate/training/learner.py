@@ -84,18 +84,8 @@ def learner_of(job: Job, beginning: Beginning, join: Join | None = None, profile
         beginning: what the run begins with.
         join: how to join with other processes that train the same model, see `require_library`; None: there are none.
         profile: is told where the time goes; None where nobody asks.
-
-    Raises:
-        ConfigError: an estimator should go on from a version.
     """
     if isinstance(job.model, EstimatorConfig):
-        if beginning.continued is not None:
-            raise ConfigError(
-                f"a {job.model.title()} is trained from the beginning, and should go on from "
-                f"'{beginning.continued.parent}'",
-                where=job.place,
-                hint="leave --continue out; bedplate retrain trains estimators too, without it",
-            )
         from bedplate.training.estimating import Estimating
 
         return Estimating(job)

@@ -25,7 +25,7 @@ class RowWiseAdagrad:
 
     Adagrad is Duchi et al. 2011; one accumulator a row is Gupta et al. 2014 ("Training highly multiclass classifiers",
     section 4), as recommenders with large tables use it. A row without gradient is untouched, so a sparse and a dense
-    gradient give the same weights; the state is 1 / width of the table.
+    gradient give the same weights; the state is 1 / width of the table. Nor is a row whose gradient is not finite.
 
     Args:
         parameters: tables [rows, width].
@@ -39,25 +39,30 @@ class RowWiseAdagrad:
         self.sums = [torch.zeros(len(p)) for p in self.parameters]
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Updates every table that has a gradient."""
+    def step(self) -> int:
+        """Updates every table that has a gradient; how many rows were left since it is not finite."""
+        left = 0
         for table, sums in zip(self.parameters, self.sums, strict=True):
             gradient = table.grad
             if gradient is None:
                 continue
             if gradient.is_sparse:
-                self._step(table, sums, *_rows_of(gradient))
+                left += self._step(table, sums, *_rows_of(gradient))
             else:
-                self._step(table, sums, torch.arange(len(table), device=table.device), gradient)
+                left += self._step(table, sums, torch.arange(len(table), device=table.device), gradient)
+        return left
 
-    def _step(self, table: Tensor, sums: Tensor, rows: Tensor, values: Tensor) -> None:
+    def _step(self, table: Tensor, sums: Tensor, rows: Tensor, values: Tensor) -> int:
         if table.device.type == "cpu" and table.dtype == values.dtype == torch.float32:
             weights, gradients = table.detach().numpy(), values.contiguous().numpy()
-            adagrad_rows(weights, sums.numpy(), rows.numpy(), gradients, np.float32(self.rate), np.float32(self.eps))
-            return
+            return adagrad_rows(
+                weights, sums.numpy(), rows.numpy(), gradients, np.float32(self.rate), np.float32(self.eps)
+            )
+        rows, values, left = _finite(rows, values)
         updated = sums.index_select(0, rows) + values.square().mean(dim=1)
         sums.index_copy_(0, rows, updated)
         table.index_add_(0, rows, values * (-self.rate / (updated.sqrt() + self.eps)).unsqueeze(1))
+        return left
 
     def state_dict(self) -> dict[str, Any]:
         """The accumulators."""
@@ -74,6 +79,15 @@ def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
     if gradient.is_coalesced():
         return gradient.indices()[0], gradient.values()
     return summed_rows(gradient._indices()[0], gradient._values())  # of two lookups in a step  # pyright: ignore[reportPrivateUsage]
+
+
+def _finite(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The rows whose values have finite squares, and how many have not."""
+    squares = values.square().sum(dim=1)
+    if bool(torch.isfinite(squares.sum())):
+        return rows, values, 0
+    there = torch.isfinite(squares)
+    return rows[there], values[there], int((~there).sum())
 
 
 @final
@@ -95,20 +109,24 @@ class Adagrad:
         self.sums: list[Tensor] = [torch.zeros_like(p, requires_grad=False) for p in self.parameters]
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Updates every table that has a gradient."""
+    def step(self) -> int:
+        """Updates every table that has a gradient; how many rows were left since it is not finite."""
+        left = 0
         for table, sums in zip(self.parameters, self.sums, strict=True):
             gradient = table.grad
             if gradient is None:
                 continue
-            if not gradient.is_sparse:
+            if not gradient.is_sparse and bool(torch.isfinite(gradient.square().sum())):
                 sums.addcmul_(gradient, gradient)
                 table.addcdiv_(gradient, sums.sqrt().add_(self.eps), value=-self.rate)
                 continue
-            rows, values = _rows_of(gradient)
+            every = (torch.arange(len(table), device=table.device), gradient)
+            rows, values, wrong = _finite(*(_rows_of(gradient) if gradient.is_sparse else every))
+            left += wrong
             updated = sums.index_select(0, rows) + values.square()
             sums.index_copy_(0, rows, updated)
             table.index_add_(0, rows, values / updated.sqrt_().add_(self.eps), alpha=-self.rate)
+        return left
 
     def state_dict(self) -> dict[str, Any]:
         """The accumulators of each table by its number, as torch has them."""
@@ -174,10 +192,15 @@ class Optimizer:
         self.adam.rate = self._config.learning_rate * factor
         self.adagrad.rate = self._config.embedding_learning_rate * factor
 
-    def step(self) -> None:
-        """Updates all weights."""
-        self.adam.step()
-        self.adagrad.step()
+    def step(self) -> int:
+        """Updates all weights; how many rows of embeddings have a gradient that is not finite, 0 where all went well.
+
+        These rows are left as they are, and so are then all weights that are no embeddings.
+        """
+        left = self.adagrad.step()
+        if not left:
+            self.adam.step()
+        return left
 
     def state_dict(self) -> dict[str, Any]:
         """The state of both."""

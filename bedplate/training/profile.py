@@ -50,7 +50,8 @@ class Profile:
         self.report: ProfileReport | None = None
         self._loop: defaultdict[str, float] = defaultdict(float)
         self._threads: defaultdict[str, float] = defaultdict(float)
-        self._rows = self._batches = 0
+        self._rows = self._batches = self._epochs = 0
+        self._starts, self._is_start = 0.0, False
         self._lock = threading.Lock()
         self._at = self._cpu = 0.0
 
@@ -62,11 +63,15 @@ class Profile:
         """A stage of the loop, which began where the one before ended, has ended."""
         now = time.perf_counter()
         self._loop[stage] += now - self._at
+        if self._is_start and stage == "waiting":
+            self._starts, self._is_start = self._starts + now - self._at, False
         self._at = now
 
     def watched(self, source: _Source) -> tuple[_Source, _Tensors]:
-        """The same source, and `source.to_tensors`; their time is measured in the threads that call them."""
+        """An epoch's source again, and `source.to_tensors`; their time is measured in the threads that call them."""
         from bedplate.training.source import tensors_of
+
+        self._epochs, self._is_start = self._epochs + 1, True
 
         def blocks(room: Room) -> Iterator[Block]:
             for block in self._timed(source(room)):
@@ -103,7 +108,16 @@ class Profile:
     def measured(self) -> Measured:
         """What was measured so far."""
         cpu = time.process_time() - self._cpu if self._at else 0.0
-        return Measured(self.loading, dict(self._loop), dict(self._threads), self._rows, self._batches, cpu)
+        return Measured(
+            self.loading,
+            dict(self._loop),
+            dict(self._threads),
+            self._rows,
+            self._batches,
+            cpu,
+            self._starts,
+            self._epochs,
+        )
 
     def examine(
         self, config: TrainerConfig, model: Any, encoder: Encoder, training: Batches, folder: Path

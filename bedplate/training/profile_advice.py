@@ -27,6 +27,8 @@ class Measured(msgspec.Struct, frozen=True):
         rows: candidates that were prepared.
         batches: of them.
         cpu: seconds of processor time of the process.
+        starts: of the seconds of waiting those for the first batch of an epoch, before which none is ready.
+        epochs: that were begun.
     """
 
     loading: str
@@ -35,6 +37,13 @@ class Measured(msgspec.Struct, frozen=True):
     rows: int
     batches: int
     cpu: float
+    starts: float = 0.0
+    epochs: int = 1
+
+    def idle(self, threads: int) -> float:
+        """The seconds that so many threads did nothing while the loop trained, all together."""
+        trained = sum(took for name, took in self.loop.items() if name not in ("validation", "checkpoint"))
+        return max(threads * trained - sum(self.threads.values()), 0.0)
 
 
 @final
@@ -83,6 +92,15 @@ class Limits(msgspec.Struct, frozen=True):
         return {loading: self.load, "encode": self.encode, "transfer": self.transfer, **model}
 
 
+def shown_bytes(count: int) -> str:
+    """A number of bytes for a person.
+
+    >>> shown_bytes(3_400), shown_bytes(1_250_000)
+    ('3.4 kB', '1.2 MB')
+    """
+    return f"{count / 1e3:.1f} kB" if count < 10**5 else f"{count / 1e6:.1f} MB"
+
+
 def advice(measured: Measured, limits: Limits | None, config: TrainerConfig, cores: int) -> Sequence[str]:
     """What to change, what helps most first.
 
@@ -110,18 +128,27 @@ def _of_loader(waited: float, measured: Measured, limits: Limits, config: Traine
     prepared = threads * limits.loader
     possible = f"{threads} threads alone prepare {prepared:,.0f} rows/s, the model takes {limits.model:,.0f}"
     is_enough = prepared > PAYS * limits.model
-    if is_enough and measured.batches < 2 * config.prefetch:
+    seconds, waiting = sum(measured.loop.values()), measured.loop.get("waiting", 0.0)
+    if measured.starts > 0.5 * waiting:
         yield (
-            f"{what}; {possible}. Most of it is the wait for the first of {measured.batches:,} batches: it is nothing "
-            "beside a training of more rows or epochs"
+            f"{what}, {measured.starts / waiting:.0%} of it for the first batch of {measured.epochs:,} "
+            f"epoch{'s' if measured.epochs > 1 else ''} of {measured.batches / measured.epochs:,.0f} batches, before "
+            "which none is ready: it is nothing beside epochs of more rows"
+        )
+        if is_enough or waiting - measured.starts <= WAITING * seconds:
+            return
+    if is_enough:
+        idle = measured.idle(threads) / (threads * seconds)
+        yield (
+            f"{what}; {possible}. "
+            + (
+                f"They were held up {idle:.0%} of the time: raise trainer.prefetch and trainer.prefetch_memory"
+                if idle > LARGE
+                else "They share the cores with the model: more cores, or fewer threads of torch, would help"
+            )
         )
         return
-    if is_enough:
-        yield (
-            f"{what}; {possible}. They share the cores with the model, or are held up: raise trainer.prefetch and "
-            "trainer.prefetch_memory"
-        )
-    elif threads < cores:
+    if threads < cores:
         yield f"{what}; {possible}, and there are {cores} cores: trainer.loader_threads={min(cores, 2 * threads)}"
     busy = sum(measured.threads.values())
     loading = measured.threads.get(measured.loading, 0.0) / busy
@@ -164,7 +191,7 @@ def _of_updates(share: Mapping[str, float], measured: Measured, limits: Limits, 
     least, took = limits.update_bytes / limits.bandwidth, measured.loop["optimizer"] / max(measured.batches, 1)
     what = (
         f"an update takes {took * 1e3:.2f} ms, {share['optimizer']:.0%} of the time; memory allows the "
-        f"{limits.update_bytes / 1e6:.1f} MB that it moves in {least * 1e3:.2f} ms"
+        f"{shown_bytes(limits.update_bytes)} that it moves in {least * 1e3:.2f} ms"
     )
     if config.embedding_optimizer != "row_wise_adagrad":
         yield f"{what}: trainer.embedding_optimizer=row_wise_adagrad moves less"

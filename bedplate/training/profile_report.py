@@ -9,7 +9,7 @@ from typing import final
 import msgspec
 
 from bedplate.training.config import TrainerConfig
-from bedplate.training.profile_advice import Limits, Measured, advice
+from bedplate.training.profile_advice import Limits, Measured, advice, shown_bytes
 
 _LOOP = ("waiting", "forward", "backward", "optimizer", "exchange", "validation", "checkpoint", "other")
 """What the loop's thread does, in the order in which it is shown."""
@@ -101,8 +101,7 @@ def _loop(measured: Measured, seconds: float, alone: Mapping[str, float]) -> lis
 
 def _loader(measured: Measured, threads: int, alone: Mapping[str, float]) -> list[Stage]:
     busy = sum(measured.threads.values())
-    trained = sum(v for n, v in measured.loop.items() if n not in ("validation", "checkpoint"))
-    total = max(busy, threads * trained)
+    total = busy + measured.idle(threads)
     found: list[Stage] = []
     for name in (measured.loading, "encode", "transfer"):
         took = measured.threads.get(name, 0.0)
@@ -124,6 +123,6 @@ def text_of(report: ProfileReport) -> str:
         lines.append(f"{stage.where:8}{stage.name:12}{stage.seconds:>9.2f}{stage.share:>7.0%}{rates}".rstrip())
     if report.limits is not None:
         limits = report.limits
-        moved, bandwidth = limits.update_bytes / 1e6, limits.bandwidth / 1e9
-        lines.append(f"an update moves at least {moved:.2f} MB; memory gives {bandwidth:.1f} GB/s")
+        moved, bandwidth = shown_bytes(limits.update_bytes), limits.bandwidth / 1e9
+        lines.append(f"an update moves at least {moved}; memory gives {bandwidth:.1f} GB/s")
     return "\n".join([*lines, *(f"- {what}" for what in report.advice)])

@@ -7,23 +7,34 @@ from typing import Literal, Protocol, final
 
 import msgspec
 
-from bedplate.errors import ConfigError
+from bedplate.errors import ConfigError, suggest
 from bedplate.features.checks import check_least, check_types
 from bedplate.metrics.classification import LOWER_IS_BETTER, NOT_FOR_JUDGING
 from bedplate.metrics.intervals import Estimate
 
 GUARDS: Mapping[str, float] = {"calibration": 0.05}
-"""What is guarded where the rules do not say."""
+"""What is guarded where the rules do not say, of models that give probabilities."""
+
+_NEEDS: Mapping[str, str] = {
+    "auc": "positives and negatives",
+    "request_auc": "a request with both a positive and a negative",
+    "log_loss": "scores that are probabilities",
+    "normalised_entropy": "positives and negatives",
+    "calibration": "a positive",
+}
+"""What a comparison measures, and what each of it takes to have a value; see `metrics.bootstrap.binary_sums`."""
+_OF_PROBABILITIES = ("log_loss", "normalised_entropy", "calibration")
 
 
 class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a new model must fulfil to become the champion.
 
     A model is refused where an interval says that it is worse, not where it might be: with few requests the intervals
-    are wide, which `minimum_requests` is for.
+    are wide, which `minimum_requests` is for. What is to be judged and has no value on the rows is refused too.
 
     Attributes:
-        metric: that is judged; empty: the trainer's.
+        metric: that is judged: `auc`, `request_auc`, `log_loss`, `normalised_entropy` or `calibration`; empty: the
+            trainer's, or the nearest to it.
         margin: how much worse it may be: refused where the whole interval of the difference is beyond that.
         must_win: refuse where the interval does not say that it is better, too.
         guards: other metrics by name, and how much worse each may be, calibration by its distance from 1; None:
@@ -33,6 +44,8 @@ class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         confidence: of the intervals.
         largest_missing: by how much the share of nulls of an input may have risen from training to test.
         largest_shift: by how many standard deviations the mean of a number may have moved from training to test.
+        largest_label_change: by which factor the share of positives, or of negatives, may have changed to the test rows
+            from the training rows, and from those that the champion was trained on.
     """
 
     metric: str = ""
@@ -44,18 +57,29 @@ class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     confidence: float = 0.95
     largest_missing: float = 0.3
     largest_shift: float = 3.0
+    largest_label_change: float = 2.0
 
     def __post_init__(self) -> None:
         """Checks types and ranges.
 
         Raises:
-            ConfigError: a value is of another type than its field, or out of its range.
+            ConfigError: a value is of another type than its field or out of its range, or no comparison has such a
+                metric.
         """
         check_types(self, "promotion")
         check_least(self, "margin largest_miscalibration largest_missing largest_shift", 0, "promotion")
         check_least(self, "minimum_requests", 2, "promotion")
+        check_least(self, "largest_label_change", 1, "promotion")
         if not 0 < self.confidence < 1:
             raise ConfigError(f"confidence is {self.confidence}, expected above 0 and below 1", where="promotion")
+        for part, names in (("metric", [self.metric] if self.metric else []), ("guards", self.guards or {})):
+            for name in names:
+                if name not in _NEEDS:
+                    raise ConfigError(
+                        f"{part}: no comparison has the metric '{name}'",
+                        where="promotion",
+                        hint=suggest(name, _NEEDS, "metrics"),
+                    )
 
 
 class Compared(Protocol):
@@ -91,12 +115,18 @@ class Verdict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def judged_metric(wanted: str, offered: Mapping[str, object]) -> str | None:
-    """The metric of a comparison to judge by: the one that is wanted, where it is there, or the nearest to it.
+    """The metric of a comparison to judge by: the one that is wanted, or the nearest to one that none has.
 
-    >>> judged_metric("loss", {"auc": 1, "log_loss": 1}), judged_metric("recall", {"auc": 1})
+    None where it has no value on these rows: another one in its place would hide that.
+
+    >>> judged_metric("loss", {"auc": 1, "log_loss": 1}), judged_metric("ndcg", {"auc": 1})
     ('log_loss', 'auc')
+    >>> judged_metric("auc", {"log_loss": 1}) is None
+    True
     """
-    return next((m for m in (wanted, "log_loss", "request_auc", "auc") if m in offered), None)
+    if wanted in _NEEDS:
+        return wanted if wanted in offered else None
+    return next((m for m in ("log_loss", "request_auc", "auc") if m in offered), None)
 
 
 def judge(rules: PromotionRules, metric: str, compared: Mapping[str, Compared], requests: int) -> Verdict:
@@ -113,19 +143,22 @@ def judge(rules: PromotionRules, metric: str, compared: Mapping[str, Compared], 
     if requests < rules.minimum_requests:
         wrong.append(_too_few(requests, rules))
     if judged is None:
-        wrong.append(f"'{rules.metric or metric}' has no value on these requests, nor has another metric")
-        return Verdict("refuse", wrong)
-    gain = _gain(judged, compared[judged])
-    if gain.high < -rules.margin:
-        wrong.append(f"{_said(judged, compared[judged])}: clearly worse than the champion" + _by(rules.margin))
-    elif rules.must_win and gain.low <= 0:
-        wrong.append(f"{_said(judged, compared[judged])}: not clearly better than the champion (must_win)")
-    for name, margin in (GUARDS if rules.guards is None else rules.guards).items():
-        if name in compared and _gain(name, compared[name]).high < -margin:
+        wrong.append(_without_value(rules.metric or metric, compared))
+    else:
+        gain = _gain(judged, compared[judged])
+        if gain.high < -rules.margin:
+            wrong.append(f"{_said(judged, compared[judged])}: clearly worse than the champion" + _by(rules.margin))
+        elif rules.must_win and gain.low <= 0:
+            wrong.append(f"{_said(judged, compared[judged])}: not clearly better than the champion (must_win)")
+    for name, margin in _guards(rules, compared).items():
+        if name not in compared:
+            wrong.append(f"guard {_without_value(name, compared)}")
+        elif _gain(name, compared[name]).high < -margin:
             wrong.append(f"guard {_said(name, compared[name])}: clearly worse than the champion" + _by(margin))
-    if "calibration" in compared:
-        wrong += _miscalibrated(compared["calibration"].b.mean, rules)
-    return Verdict("refuse", wrong) if wrong else Verdict("promote", [_said(judged, compared[judged])])
+    wrong += _miscalibrated({name: one.b for name, one in compared.items()}, rules)
+    if wrong or judged is None:
+        return Verdict("refuse", wrong)
+    return Verdict("promote", [_said(judged, compared[judged])])
 
 
 def judge_first(rules: PromotionRules, metric: str, metrics: Mapping[str, Estimate], requests: int) -> Verdict:
@@ -138,16 +171,39 @@ def judge_first(rules: PromotionRules, metric: str, metrics: Mapping[str, Estima
         requests: of the test split.
     """
     wrong = [_too_few(requests, rules)] if requests < rules.minimum_requests else []
-    if "normalised_entropy" in metrics and metrics["normalised_entropy"].low > 1:
-        wrong.append(f"normalised_entropy {metrics['normalised_entropy']}: worse than predicting the mean label")
-    if "calibration" in metrics:
-        wrong += _miscalibrated(metrics["calibration"].mean, rules)
+    entropy = metrics.get("normalised_entropy")
+    if entropy is not None and entropy.low > 1:
+        wrong.append(f"normalised_entropy {entropy}: worse than predicting the mean label")
+    elif entropy is None and _has_probabilities(metrics):
+        wrong.append(f"{_without_value('normalised_entropy', metrics)}: whether it beats the mean label is not known")
+    wrong += _miscalibrated(metrics, rules)
     judged = judged_metric(rules.metric or metric, metrics)
     if judged is None:
-        wrong.append(f"'{rules.metric or metric}' has no value on these requests, nor has another metric")
+        wrong.append(_without_value(rules.metric or metric, metrics))
     if wrong or judged is None:
         return Verdict("refuse", wrong)
     return Verdict("promote", [f"the first champion: {judged} {metrics[judged]}"])
+
+
+def _has_probabilities(offered: Mapping[str, object]) -> bool:
+    return "log_loss" in offered  # which has a value on any rows
+
+
+def _guards(rules: PromotionRules, offered: Mapping[str, object]) -> Mapping[str, float]:
+    """The guards of the rules, else the usual ones where the scores are such that they apply."""
+    if rules.guards is not None:
+        return rules.guards
+    return GUARDS if _has_probabilities(offered) else {}
+
+
+def _without_value(name: str, offered: Mapping[str, object]) -> str:
+    """That a metric has no value on the rows, and why."""
+    needs = _NEEDS.get(name)
+    if needs is None:
+        return f"'{name}' has no value on these requests, nor has another metric"
+    if name in _OF_PROBABILITIES and not _has_probabilities(offered):
+        needs = _NEEDS["log_loss"]
+    return f"{name} has no value on these requests: it takes {needs}"
 
 
 def _gain(metric: str, compared: Compared) -> Estimate:
@@ -175,7 +231,13 @@ def _too_few(requests: int, rules: PromotionRules) -> str:
     return f"only {requests:,} requests to compare on, expected at least {rules.minimum_requests:,} (minimum_requests)"
 
 
-def _miscalibrated(calibration: float, rules: PromotionRules) -> list[str]:
+def _miscalibrated(measured: Mapping[str, Estimate], rules: PromotionRules) -> list[str]:
+    """What is wrong with the calibration of a model that gives probabilities."""
+    if not _has_probabilities(measured):
+        return []
+    if "calibration" not in measured:
+        return [_without_value("calibration", measured)]
+    calibration = measured["calibration"].mean
     if abs(calibration - 1) <= rules.largest_miscalibration:
         return []
     return [f"calibration {calibration:.3f}: further from 1 than {rules.largest_miscalibration:g}"]

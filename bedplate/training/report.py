@@ -25,7 +25,7 @@ class Status(msgspec.Struct, frozen=True):
         loss: the mean of the epoch so far.
         rows_per_second: candidates a second of training time since this process began or resumed.
         wait_share: the share of that time spent waiting for data.
-        metrics: `train_loss` and those of the validation, after an epoch's end.
+        metrics: `train_loss` and those of the validation, where one has just been: at an epoch's end or between.
         judged: the name of the metric that epochs are judged by.
     """
 
@@ -76,18 +76,21 @@ def round_line(status: RoundStatus) -> str:
 
 
 def line(status: Status | RoundStatus) -> str:
-    """The status for a person: of a step, or of an epoch with the metric that it is judged by.
+    """The status for a person: of a step, or of a validation with the metric that it is judged by.
 
     >>> line(Status(1, 5, 20, 80, 0.5, 51234.4, 0.02))
     'epoch 1/5  batch 20/80  loss 0.5000  51,234 rows/s  2 % waiting for data'
     >>> line(Status(1, 5, 80, 80, 0.5, 51234.4, 0.02, {"train_loss": 0.5, "loss": 0.45, "auc": 0.71}, "auc"))
     'epoch 1/5  train loss 0.5000  validation auc 0.7100  51,234 rows/s  2 % waiting for data'
+    >>> line(Status(1, 5, 20, 80, 0.5, 51234.4, 0.02, {"auc": 0.71}, "auc"))
+    'epoch 1/5  batch 20/80  train loss 0.5000  validation auc 0.7100  51,234 rows/s  2 % waiting for data'
     """
     if isinstance(status, RoundStatus):
         return round_line(status)
     if status.metrics is not None:
+        between = f"batch {status.batch}/{status.batches}  " if status.batch < status.batches else ""
         return (
-            f"epoch {status.epoch}/{status.epochs}  train loss {status.loss:.4f}  "
+            f"epoch {status.epoch}/{status.epochs}  {between}train loss {status.loss:.4f}  "
             f"validation {status.judged} {status.metrics[status.judged]:.4f}  "
             f"{status.rows_per_second:,.0f} rows/s  {status.wait_share * 100:.0f} % waiting for data"
         )
@@ -98,7 +101,7 @@ def line(status: Status | RoundStatus) -> str:
 
 
 def on_stderr(every: float = 0.5) -> Show:
-    """Shows the status on standard error: on a terminal every so many seconds, else once an epoch."""
+    """Shows the status on standard error: on a terminal every so many seconds, else once a validation."""
     shown = 0.0
     terminal = sys.stderr.isatty()
 

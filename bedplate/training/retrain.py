@@ -32,7 +32,7 @@ from bedplate.training.champion import score_test, with_requests
 from bedplate.training.comparison import Comparison, compare, measure
 from bedplate.training.continuing import Continuation, Rows
 from bedplate.training.evidence import RETRAINING, RUN_ONLY, definitions_of
-from bedplate.training.freshness import problems
+from bedplate.training.freshness import label_problems, problems
 from bedplate.training.job import Job
 from bedplate.training.predictions import read_predictions
 from bedplate.training.promotion import PromotionRules, Verdict, judge, judge_first
@@ -184,6 +184,7 @@ class Retraining:
     def _unfit(self) -> Outcome | None:
         """The refusal of data that no model should be trained or judged on, or of a champion that can't be compared."""
         wrong = problems(self._dataset, self._job.inputs, self._job.promotion)
+        wrong += label_problems(self._dataset, self._job.model.label, self._champion, self._job.promotion)
         judged = len(self._fresh())
         if judged < self._job.promotion.minimum_requests:
             wrong.append(

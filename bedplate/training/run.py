@@ -17,6 +17,7 @@ from bedplate.batch import Batch
 from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
 from bedplate.datasets.loader import Loader
+from bedplate.datasets.rates import label_rate
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.written import WrittenDataset
 from bedplate.errors import DataError, NotFoundError
@@ -24,6 +25,7 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
 from bedplate.files import new_folder
+from bedplate.metrics.rates import LabelRate
 from bedplate.metrics.report import warnings_of
 from bedplate.registry.environment import keep_environment
 from bedplate.registry.manifest import gather
@@ -31,13 +33,15 @@ from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, RunRecord, StoredRun
 from bedplate.registry.version import ModelVersion
 from bedplate.training.checks import check_job
+from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
+from bedplate.training.difference import TEST
 from bedplate.training.evidence import definitions_of, fingerprint, models_behind, require_same, run_config
 from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.joining import Connect, Join, WorkerError
-from bedplate.training.learner import Learner, learner_of, require_library
+from bedplate.training.learner import Learner, learner_of
 from bedplate.training.packing import CatalogueVectors, GoldenBatch
 from bedplate.training.plots import write_plots
 from bedplate.training.predictions import keep_predictions
@@ -117,7 +121,8 @@ def train(
         connect: connects with other processes that train with this one, by `helping.help_train`; None: there are none.
 
     Raises:
-        MissingExtraError, ConfigError: the model's library is missing; or several processes can't train such a model.
+        MissingExtraError, ConfigError: the model's library is missing or does not know what is chosen, see
+            `choices.check_choices`; or several processes can't train such a model.
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
@@ -127,8 +132,9 @@ def train(
     """
     began = None if resume is None else registry.run(resume).record
     continued = continued if began is None else Continuation.began(began)
+    check_choices(job, continued, registry, together=connect is not None)
     dataset = dataset if continued is None else continued.dataset(dataset, files=files is not None)
-    _check(job, dataset, together=connect is not None)
+    rates = _check(job, dataset)
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
@@ -142,7 +148,9 @@ def train(
         progress("evaluate on the test split")
         metrics = _tested(learner, result, encoder, testing, dataset, run)
         progress("export, and reproduce the golden requests")
-        return _register(job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning)
+        return _register(
+            job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning, rates
+        )
 
 
 def _opened(
@@ -177,8 +185,11 @@ def _tested(
     """The metrics of validation and test; the run keeps them, the predictions, and plots of it all."""
     test = learner.predict(result.model, encoder, testing)
     keep_predictions(run.folder, test, dataset)
-    metrics = result.metrics | {f"test_{k}": v for k, v in result.model.metrics(test).items()}
-    run.log_metrics(result.steps, metrics)
+    tested = {f"{TEST}{name}": value for name, value in result.model.metrics(test).items()}
+    metrics = result.metrics | tested
+    # Each validation was logged at its own step, the best among them: the last step was another one, perhaps.
+    run.log_metrics(result.steps, tested)
+    run.conclude(metrics)
     write_plots(StoredRun(run.folder, run.record))
     return metrics
 
@@ -218,25 +229,44 @@ def batches_of(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence
     return [files.loader(split) for split in SPLITS]
 
 
-def _check(job: Job, dataset: LoadedDataset, *, together: bool) -> None:
-    """Checks that the job can be run on the dataset, by several processes where these are to train it."""
-    require_library(job, together=together)
+def _check(job: Job, dataset: LoadedDataset) -> dict[str, LabelRate]:
+    """Checks that the job can be run on the dataset; the rate of its label in each split."""
     check_job(job, {job.dataset: dataset.compiled})
     _check_labelled(job, dataset)
     audit(dataset).require()
+    rates = {split: label_rate(dataset, job.model.label, split) for split in SPLITS}
+    if job.model.needs_binary:
+        for split, found in rates.items():
+            _check_both(found, job, dataset, split)
+    return rates
 
 
 def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
     """Raises `DataError` where a split has requests, and none of them has the label of the model."""
+    label = job.model.label
     for split in SPLITS:
         first, last = dataset.positions(split)
-        if first < last and not dataset.labelled(job.model.label, split):
+        if first < last and not dataset.labelled(label, split):
             raise DataError(
-                f"label '{job.model.label}' is known for none of the {last - first:,} requests of the split '{split}'",
+                f"label '{label}' is known for none of the {last - first:,} requests of the split '{split}'",
                 where=f"{job.place}: dataset '{job.dataset}'",
                 hint="its horizon, with its maturity, runs past the end of the data or into the next split: choose "
                 "other times for the split; or it is masked where nothing happened, and nothing did",
             )
+
+
+def _check_both(found: LabelRate, job: Job, dataset: LoadedDataset, split: str) -> None:
+    """Raises `DataError` where all rows of a split have the same binary label; drawn negatives are of the other one."""
+    drawn = dataset.compiled.negatives is not None
+    if found.has_both or not found.rows or (drawn and found.positives):
+        return
+    raise DataError(
+        f"label '{job.model.label}' is {'1' if found.positives else '0'} in all {found.rows:,} rows of the split "
+        f"'{split}', expected both 0 and 1",
+        where=f"{job.place}: dataset '{job.dataset}'",
+        hint="does the label's source still get what happened? Of one class nothing can be learnt, and nothing be "
+        "judged on it; a split that is merely short needs more time",
+    )
 
 
 def _encoder(
@@ -268,6 +298,7 @@ def _register(
     encoder: Encoder,
     metrics: Mapping[str, float],
     beginning: Beginning,
+    rates: Mapping[str, LabelRate],
 ) -> Trained:
     catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
@@ -292,6 +323,7 @@ def _register(
         parents=sorted({*models_behind(job, dataset).values(), *beginning.parents}),
         learnt_until=learnt,
         trained_until=trained,
+        label_rates=rates,
     )
     version = registry.register(job.name, artifact, manifest=manifest, run_id=run.id)
     return Trained(version, run.id, result, encoder, metrics, catalogue)

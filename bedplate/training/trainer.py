@@ -260,7 +260,9 @@ class _Run:
         c, done = self.config, self.progress.epoch * self.updates + (self.progress.batch - 1) // self.config.accumulate
         if c.warmup or c.schedule != "constant":
             self.optimizer.set_rates(factor(c.schedule, c.warmup, c.epochs * self.updates, done))
-        self.optimizer.step()
+        left = self.optimizer.step()
+        if left:
+            raise self._not_finite(f"the loss is {loss}, but the gradient of {left:,} rows of embeddings is not", batch)
         if self.average is not None:
             self.average.update()
         self.grouped = 0
@@ -322,6 +324,8 @@ class _Run:
     def _not_finite(self, what: str, batch: TensorBatch) -> DataError:
         """The error of the process whose part of the batch is the cause; each has noticed it, at the same step."""
         folder = self.folder / f"rank-{self.exchange.rank}" if self.exchange.rank else self.folder
+        if self.config.accumulate > 1:
+            what += f" (gradients are of {self.config.accumulate} batches: this one, or those just before it)"
         own = not_finite(what, self.progress.step, batch, self.model, self.encoder, folder)
         found = self.exchange.of_all((own.named, own.message, own.hint))
         _, message, hint = next((one for one in found if one[0]), found[0])

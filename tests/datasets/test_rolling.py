@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
+from dataset_world import OracleHistory, built
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate import TimeSplit
+from bedplate import Count, Dataset, DerivedFeature, Entity, Label, Source, Spine, TimeSplit
+from bedplate.datasets.dataset import CompiledDataset
+from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.rolling import RollingSplit
-from bedplate.errors import DefinitionError
+from bedplate.errors import DataError, DefinitionError
+from bedplate.features.graph import FeatureGraph
 
 SECOND, END = 1_000_000, 10**15
 LENGTHS = st.integers(1, 40)
@@ -68,3 +75,32 @@ def test_data_that_end_too_early_for_it_are_refused() -> None:
     split = RollingSplit(validation="3d", test="2d")
     with pytest.raises(DefinitionError):
         split.at(4 * 86_400 * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("shown", "liked", "said"),
+    [
+        (0, 9, "no rows are in source 'shown' of the spine: the split is counted back from their last"),
+        (9, 0, "no rows are in source 'likes' of label 'liked': the split is counted"),
+        (0, 0, "no rows are in source 'shown' of the spine and in source 'likes' of label 'liked'"),
+    ],
+)
+def test_a_source_without_rows_is_named(shown: int, liked: int, said: str, tmp_path: Path) -> None:
+    day, user, item = pl.Series(range(9)), Entity("user", key="user"), Entity("item", key="item")
+    frame = pl.DataFrame({"request": day, "user": [1] * 9, "item": [1] * 9, "time": END + day * 86_400 * SECOND})
+    requests = Source("shown", frame.head(shown), time="time")
+    label = Label("liked", user, Source("likes", frame.head(liked), time="time"), Count(), within="1h", at_least=1)
+
+    def dataset(split: TimeSplit | RollingSplit) -> CompiledDataset:
+        spine = Spine(requests, request="request", entities=user, item=item)
+        hour = DerivedFeature("hour", pl.col("request.time").dt.hour())
+        made = Dataset("d", spine=spine, labels=label, features=["hour"], split=split)
+        return made.compile(FeatureGraph([], [hour]))
+
+    rolling = dataset(RollingSplit(validation="3d", test="2d", gap="1d"))
+    for history in (OracleHistory(), built(tmp_path, rolling.views)):
+        with pytest.raises(DataError, match=said) as got:
+            LoadedDataset(rolling, history)
+        assert got.value.where == "dataset 'd'"
+    fixed = LoadedDataset(dataset(TimeSplit(END, END + 86_400 * SECOND * 3, gap="1h")), OracleHistory())
+    assert len(fixed.spine.rows.times) == shown

@@ -52,6 +52,16 @@ def test_metrics_are_there_as_soon_as_they_are_logged(registry: Registry) -> Non
     assert registry.run(run.id).record.metrics == {"loss": 1.0, "worst": None, "broken": None}
 
 
+def test_what_a_run_ended_with_is_in_its_record_and_not_among_the_values_by_step(registry: Registry) -> None:
+    with registry.start_run("train", {}) as run:
+        for step, loss in enumerate([0.9, 0.5, 0.7]):
+            run.log_metrics(step, {"loss": loss, "auc": 0.5, "broken": 1.0})
+        run.conclude({"loss": 0.5, "broken": math.nan})
+    stored = registry.run(run.id)
+    assert stored.record.metrics == {"loss": 0.5, "auc": 0.5, "broken": None}
+    assert [(p.step, p.value) for p in stored.metrics()["loss"]] == [(0, 0.9), (1, 0.5), (2, 0.7)]
+
+
 def test_how_a_run_ends(registry: Registry) -> None:
     with pytest.raises(ZeroDivisionError), registry.start_run("train", {}) as failed:
         _ = 1 / 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,45 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(encoder: 
     assert "(" not in got.value.message.partition("finite")[2], "no row is to blame"
     assert all(torch.equal(w, before[name]) for name, w in root.state_dict().items())
     assert list(tmp_path.iterdir()) == []
+
+
+class Steep(DCN):
+    """Of the candidates that are marked the length of the vectors of their ids counts, whose gradient is NaN at 0."""
+
+    marked: tuple[int, ...] = ()
+    at: int = 1
+    """The batch, from 1."""
+    seen: int = 0
+
+    def forward(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        outputs = super().forward(batch)
+        if self.training:
+            self.seen += 1
+        if self.seen < self.at or not self.training:
+            return outputs
+        marked = torch.tensor(self.marked)
+        vectors = self.vectors.embedding(batch["item_ids"]).flatten(1)[marked]
+        return {"logit": outputs["logit"].index_add(0, marked, (vectors * 0).square().sum(dim=1).sqrt())}
+
+
+@pytest.mark.parametrize("optimizer", ["row_wise_adagrad", "adagrad"])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_gradient_of_embeddings_alone_is_noticed_in_its_step(
+    optimizer: Any, sparse: bool, at: int, encoder: Encoder, tmp_path: Path
+) -> None:
+    model = Steep(MODEL, encoder.layout)
+    model.marked, model.at, model.vectors.embedding.sparse = (5, 40), at, sparse
+    trainer = Trainer(TrainerConfig(epochs=1, embedding_optimizer=optimizer))
+    said = rf"step {at}: the loss is 0\..*, but the gradient of \d+ rows of embeddings is not; all inputs"
+    with pytest.raises(DataError, match=said) as got:
+        trainer.fit(model, encoder, Source(4), Source(1, salt=1), tmp_path)
+    assert "a derivative that is not finite where its value is" in (got.value.hint or "")
+    batch = list(Source(4).epoch(0, 0))[at - 1]
+    requests = np.repeat(batch.request_ids, 12)
+    rows = [row for row in saved(tmp_path) if row[2] == "gradient of vectors.embedding (candidates)"]
+    assert [row[:2] for row in rows] == [(int(requests[i]), int(batch.candidates[i])) for i in (5, 40)]
+    assert all(bool(torch.isfinite(weights).all()) for weights in model.state_dict().values())
 
 
 def test_so_many_rows_are_saved_at_most_and_none_make_no_file(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from bedplate import (
     DCNConfig,
     DerivedFeature,
     Entity,
+    FeatureView,
     Job,
     Label,
     LogisticConfig,
@@ -28,6 +29,7 @@ from bedplate import (
     Registry,
     Source,
     Spine,
+    Sum,
     TimeSplit,
     TrainerConfig,
 )
@@ -41,6 +43,8 @@ from bedplate.features.graph import FeatureGraph
 from bedplate.features.signature import Signature
 from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import sampled_logit
+from bedplate.models.config import ModelConfig
+from bedplate.models.estimators import LightGBMConfig, SklearnConfig
 from bedplate.offline.history import IndexedHistory
 from bedplate.registry.environment import read_environment
 from bedplate.testing.simulator import START
@@ -114,6 +118,35 @@ def test_a_job_becomes_a_version_with_its_evidence(project: Project, tmp_path: P
     assert {"loss.svg", "calibration.svg"} <= {path.name for path in (run.folder / "plots").iterdir()}
     assert trained.catalogue is None
     assert any("fit encodings" in s for s in steps)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LogisticConfig("bought"),
+        LightGBMConfig("bought", rounds=12, learning_rate=1.0, evaluate_every=3, early_stopping=9),
+    ],
+)
+def test_the_history_of_a_run_has_each_validation_once_at_its_own_step(
+    model: ModelConfig, project: Project, tmp_path: Path
+) -> None:
+    """Too high a learning rate, so that the best validation is not the last."""
+    network = {} if isinstance(model, LightGBMConfig) else {"epochs": 3, "learning_rate": 1.0}
+    inputs = {"customer_lines.spend_28d": Number(), "product_lines.price": Number()}
+    job = Job("steps", dataset="baskets", model=model, inputs=inputs, trainer=TrainerConfig(metric="loss", **network))
+    registry = Registry(tmp_path / "registry")
+    trained = train(job, project.load("baskets"), project.graph.features, registry, project.root)
+    result, run = trained.result, registry.run(trained.run_id)
+    assert result.best_at < len(result.history) - 1
+    points = run.metrics()
+    for name in result.history[0]:
+        assert [point.value for point in points[name]] == [metrics[name] for metrics in result.history]
+        assert len({point.step for point in points[name]}) == len(result.history)
+        assert run.record.metrics[name] == trained.metrics[name] == result.history[result.best_at][name]
+    assert {name for name in points if name.startswith("test_")} == {
+        n for n in trained.metrics if n.startswith("test_")
+    }
+    assert [point.value for point in points["test_auc"]] == [trained.metrics["test_auc"]]
 
 
 def test_an_interrupted_job_is_resumed_to_the_same_model(project: Project, tmp_path: Path) -> None:
@@ -297,4 +330,38 @@ def test_a_label_that_a_split_does_not_have_is_found_before_anything_is_trained(
         job = Job("j", dataset="d", model=LogisticConfig(name), inputs={"candidate": Category(), "hour": Number()})
         with pytest.raises(DataError, match=f"label '{name}' is known for none of the 1 requests of the split 'test'"):
             train(job, loaded, {}, registry, tmp_path)
+    assert registry.runs() == []
+
+
+@pytest.mark.parametrize(("split", "days"), [("train", (0, 20)), ("validation", (20, 30)), ("test", (30, 40))])
+@pytest.mark.parametrize("liked", [0, 1])
+def test_one_class_is_refused_before_anything_is_trained(
+    split: str, days: tuple[int, int], liked: int, tmp_path: Path
+) -> None:
+    first, last = (START + day * DAY for day in days)
+    same = pl.when(pl.col("time").is_between(first, last)).then(liked).otherwise(pl.col("liked"))
+    rows = {"page": range(400), "user": [i % 7 for i in range(400)], "video": [i % 5 for i in range(400)]}
+    times = [START + i * DAY // 10 for i in range(400)]
+    shown = Source("shown", pl.DataFrame({**rows, "time": times}), time="time")
+    liking = pl.DataFrame({**rows, "time": times, "liked": [i % 3 // 2 for i in range(400)]}).with_columns(liked=same)
+    source, user, video = Source("plays", liking, time="time"), Entity("user", key="user"), Entity("video", key="video")
+    graph = FeatureGraph([FeatureView("users", user, source, {"n": Count(windows="2d")})])
+    label = Label("liked", [user, video], source, Sum("liked"), within="1us", at_least=1)
+    compiled = Dataset(
+        "d",
+        spine=Spine(shown, request="page", entities=user, item=video),
+        labels=[label],
+        features=[*graph.features],
+        split=TimeSplit(START + 20 * DAY, START + 30 * DAY, gap="1h"),
+    ).compile(graph)
+    history = IndexedHistory(tmp_path / "offline")
+    for view in compiled.views:
+        history.build(view).run()
+    dataset = LoadedDataset(compiled, history)
+    registry = Registry(tmp_path / "registry")
+    for model in (LogisticConfig("liked"), LightGBMConfig("liked"), SklearnConfig("liked")):
+        job = Job("one", dataset="d", model=model, inputs={"users.n_2d": Number()})
+        said = rf"label 'liked' is {liked} in all \d\d+ rows of the split '{split}', expected both 0 and 1"
+        with pytest.raises(DataError, match=said):
+            train(job, dataset, graph.features, registry, tmp_path)
     assert registry.runs() == []

@@ -20,6 +20,7 @@ from bedplate.training.adamw import AdamW
 from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig, override
 from bedplate.training.evaluate import evaluate
+from bedplate.training.report import line
 from bedplate.training.trainer import Trainer
 from bedplate.training.wrong_rows import FILE
 
@@ -117,6 +118,18 @@ def test_it_is_judged_and_kept_with_the_average(encoder, tmp_path):
     assert averaged.metrics["loss"] == evaluate(averaged.model, encoder, Source(2, salt=1), seed=5)["loss"]
     table = "vectors.embedding.weight"
     assert torch.equal(averaged.model.state_dict()[table], plain.model.state_dict()[table])
+
+
+def test_a_validation_within_an_epoch_is_shown_with_its_batch(encoder, tmp_path):
+    shown = []
+    fit(encoder, tmp_path, Source(10), evaluate_every=4, show=shown.append)
+    lines = [line(status) for status in shown if status.metrics is not None]
+    begins = [text.partition("train loss")[0] for text in lines]
+    assert begins == [
+        "epoch 1/2  batch 4/10  ", "epoch 1/2  batch 8/10  ", "epoch 1/2  ",
+        "epoch 2/2  batch 4/10  ", "epoch 2/2  batch 8/10  ", "epoch 2/2  ",
+    ]  # fmt: skip
+    assert all("validation loss" in text for text in lines)
 
 
 def test_it_is_judged_while_it_trains_and_stops_within_an_epoch(encoder, tmp_path):

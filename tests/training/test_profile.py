@@ -18,6 +18,7 @@ from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig
 from bedplate.training.profile import FILE, TEXT, Profile
 from bedplate.training.profile_advice import Limits, Measured, advice
+from bedplate.training.profile_report import report, text_of
 from bedplate.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quickly")
@@ -109,7 +110,8 @@ SLOW = msgspec.structs.replace(FAST, load=5e4)
         (WAITS, {"read": 5.0, "encode": 1.0}, SLOW, TrainerConfig(), 1000, "", "--from"),
         (WAITS, ENCODES, SLOW, TrainerConfig(), 1000, "fewer inputs", "--from"),
         (WAITS, JOINS, FAST, TrainerConfig(), 1000, "trainer.prefetch_memory", "first of"),
-        (WAITS, JOINS, FAST, TrainerConfig(), 10, "first of 10 batches", "--from"),
+        (WAITS, JOINS, FAST, TrainerConfig(), 10, "trainer.prefetch_memory", "--from"),
+        (WAITS, {"join": 5.0, "encode": 8.0}, FAST, TrainerConfig(), 1000, "share the cores", "fewer inputs"),
         (WAITS, JOINS, msgspec.structs.replace(SLOW, unread=("a", "b")), ONE, 1000, "out of the dataset a, b", ""),
         (WORKS, JOINS, msgspec.structs.replace(FAST, half_batch=0.9), ONE, 1000, "larger batches", "compile"),
         (WORKS, JOINS, msgspec.structs.replace(FAST, bfloat16=1.5), ONE, 1000, "precision=bfloat16", "larger batches"),
@@ -129,3 +131,38 @@ def test_the_advice_is_about_what_limits_the_training(loop, threads, limits, con
     found = "\n".join(advice(measured, limits, config, cores=2))
     assert wanted in found
     assert not unwanted or unwanted not in found.replace("nothing stands out: data is there in time", "")
+
+
+@pytest.mark.parametrize(
+    ("starts", "limits", "wanted", "unwanted"),
+    [
+        (4.0, FAST, "80% of it for the first batch of 4 epochs of 8 batches", ["prefetch", "inputs", "--from"]),
+        (4.9, SLOW, "98% of it for the first batch of 4 epochs of 8 batches", ["loader_threads", "inputs", "--from"]),
+        (3.0, SLOW, "60% of it for the first batch", ["prefetch_memory"]),
+        (2.0, FAST, "held up", ["first batch"]),
+    ],
+)
+def test_the_wait_for_the_first_batch_of_short_epochs_is_told_from_a_slow_loader(
+    starts: float, limits: Limits, wanted: str, unwanted: list[str]
+) -> None:
+    measured = Measured("join", WAITS, ENCODES, rows=10**6, batches=32, cpu=8.0, starts=starts, epochs=4)
+    config = ONE if limits is SLOW else TrainerConfig()
+    found = "\n".join(advice(measured, limits, config, cores=2))
+    assert wanted in found
+    assert not any(one in found for one in unwanted)
+    assert ("loader_threads=2" in found) == (starts == 3.0), "there is more to wait for than the starts"
+
+
+def test_the_start_of_each_epoch_is_measured(encoder: Encoder, tmp_path: Path) -> None:
+    profile = Profile()
+    fitted(encoder, tmp_path, profile, Source(6))
+    measured = profile.measured
+    assert measured.epochs == SHORT.epochs
+    assert 0 < measured.starts <= measured.loop["waiting"]
+    assert measured.idle(SHORT.loader_threads) >= 0
+
+
+def test_what_an_update_moves_is_never_shown_as_nothing() -> None:
+    measured = Measured("join", WORKS, JOINS, rows=10**6, batches=9, cpu=8.0)
+    shown = text_of(report(measured, msgspec.structs.replace(FAST, update_bytes=840), ONE))
+    assert "an update moves at least 0.8 kB; memory gives 10.0 GB/s" in shown

@@ -22,7 +22,9 @@ def change(was: float, by: float, reach: float = 0.01) -> Comparison:
 
 
 def decided(compared: dict[str, Comparison], requests: int = 500, **rules: Any) -> tuple[str, str]:
-    verdict = judge(PromotionRules(**rules), "loss", compared, requests)
+    """With a calibration as good as can be, where there are probabilities and no other is given."""
+    usual = {"calibration": change(1.0, 0.0)} if "log_loss" in compared else {}
+    verdict = judge(PromotionRules(**rules), "loss", usual | compared, requests)
     return verdict.decision, "; ".join(verdict.reasons)
 
 
@@ -68,18 +70,31 @@ def test_too_few_requests_and_no_metric_are_refused() -> None:
 
 def test_a_first_champion_must_know_more_than_the_mean_label() -> None:
     good = {"log_loss": point(0.4), "normalised_entropy": point(0.9), "calibration": point(1.1)}
-    assert judge_first(PromotionRules(), "auc", good, 500).reasons == [
+    assert judge_first(PromotionRules(), "loss", good, 500).reasons == [
         "the first champion: log_loss 0.4000 [0.3900, 0.4100]"
     ]
     for wrong in ({"normalised_entropy": point(1.1)}, {"calibration": point(1.6)}):
-        assert judge_first(PromotionRules(), "auc", good | wrong, 500).decision == "refuse"
-    assert judge_first(PromotionRules(), "auc", good, 50).decision == "refuse"
+        assert judge_first(PromotionRules(), "loss", good | wrong, 500).decision == "refuse"
+    assert judge_first(PromotionRules(), "loss", good, 50).decision == "refuse"
 
 
 def test_rules_are_checked() -> None:
-    for wrong in ({"margin": -1.0}, {"confidence": 1.0}, {"minimum_requests": 1}, {"must_win": 3}):
+    for wrong in (
+        {"margin": -1.0},
+        {"confidence": 1.0},
+        {"minimum_requests": 1},
+        {"must_win": 3},
+        {"largest_label_change": 0.5},
+    ):
         with pytest.raises((ConfigError, msgspec.ValidationError)):
             PromotionRules(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"metric": "aucc"}, {"guards": {"expected_calibration_error": 0.1}}])
+def test_what_no_comparison_has_can_t_be_asked_for(wrong: dict[str, Any]) -> None:
+    name = next(iter(wrong["guards"])) if "guards" in wrong else wrong["metric"]
+    with pytest.raises(ConfigError, match=f"no comparison has the metric '{name}'"):
+        PromotionRules(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -134,11 +149,55 @@ def test_as_many_requests_as_are_asked_for_are_enough() -> None:
         assert one in reasons, "all that is wrong is said"
 
 
-def test_a_metric_that_is_not_there_is_judged_by_the_nearest() -> None:
-    both = {"log_loss": change(0.5, 0.1), "auc": change(0.7, 0.1)}
-    assert decided(both, metric="auc", guards={})[0] == "promote"
-    assert decided(both, metric="log_loss", guards={})[0] == "refuse"
-    assert decided(both, metric="recall", guards={})[0] == "refuse", "log_loss stands for it"
-    assert decided({"auc": both["auc"]}, metric="recall", guards={})[0] == "promote"
-    got, reasons = decided({"calibration": change(1.0, 0.0)}, metric="recall")
-    assert (got, "'recall' has no value on these requests" in reasons) == ("refuse", True)
+def test_a_metric_that_no_comparison_has_is_judged_by_the_nearest() -> None:
+    both = {"log_loss": change(0.5, 0.1), "auc": change(0.7, 0.1), "calibration": change(1.0, 0.0)}
+
+    def by(metric: str, compared: dict[str, Comparison]) -> str:
+        return judge(PromotionRules(guards={}), metric, compared, 500).decision
+
+    assert by("auc", both) == "promote"
+    assert by("log_loss", both) == "refuse"
+    assert by("ndcg", both) == "refuse", "log_loss stands for it"
+    assert by("ndcg", {"auc": both["auc"]}) == "promote"
+    verdict = judge(PromotionRules(), "ndcg", {}, 500)
+    assert (verdict.decision, "'ndcg' has no value on these requests" in verdict.reasons[0]) == ("refuse", True)
+
+
+ONE_CLASS = {"log_loss": change(0.5, -0.4)}
+"""What a comparison gives on rows whose labels are all 0: a model that was trained on such has a lower loss."""
+
+
+@pytest.mark.parametrize(
+    ("metric", "rules", "reasons"),
+    [
+        ("log_loss", {}, ["guard calibration has no value on these requests: it takes a positive"]),
+        ("log_loss", {"guards": {}}, ["calibration has no value on these requests: it takes a positive"]),
+        ("log_loss", {"guards": {"auc": 0.1}}, ["guard auc has no value on these requests: it takes positives and"]),
+        ("auc", {}, ["auc has no value on these requests: it takes positives and negatives", "guard calibration has"]),
+        ("loss", {"metric": "request_auc"}, ["request_auc has no value on these requests: it takes a request with"]),
+    ],
+)
+def test_what_can_t_be_computed_is_refused(metric: str, rules: dict[str, Any], reasons: list[str]) -> None:
+    verdict = judge(PromotionRules(**rules), metric, ONE_CLASS, 500)
+    assert verdict.decision == "refuse"
+    for wanted, got in zip(reasons, verdict.reasons, strict=False):
+        assert got.startswith(wanted)
+
+
+def test_calibration_does_not_guard_scores_that_are_no_probabilities_unless_it_is_asked_to() -> None:
+    better = {"auc": change(0.7, 0.1), "request_auc": change(0.7, 0.1)}
+    assert judge(PromotionRules(), "request_auc", better, 500).decision == "promote"
+    verdict = judge(PromotionRules(guards={"calibration": 0.1}), "request_auc", better, 500)
+    assert verdict.reasons == [
+        "guard calibration has no value on these requests: it takes scores that are probabilities"
+    ]
+
+
+def test_a_first_champion_is_not_made_of_one_class() -> None:
+    verdict = judge_first(PromotionRules(), "log_loss", {"log_loss": point(0.0)}, 500)
+    assert verdict.decision == "refuse"
+    assert "whether it beats the mean label is not known" in verdict.reasons[0]
+    assert "calibration has no value on these requests" in verdict.reasons[1]
+    verdict = judge_first(PromotionRules(), "auc", {"log_loss": point(0.0)}, 500)
+    assert "auc has no value on these requests" in verdict.reasons[-1]
+    assert judge_first(PromotionRules(), "request_auc", {"request_auc": point(0.7)}, 500).decision == "promote"

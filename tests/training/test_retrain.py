@@ -137,6 +137,49 @@ def test_unfit_data_is_refused_before_anything_is_trained(folder: Path, retrain:
     assert len(registry(folder).runs("ranker")) == 1
 
 
+def broken_since(folder: Path, days: int, first: int, liked: int) -> None:
+    """Data of so many days whose label is the same from a day on, as of a pipeline that broke."""
+    broken = pl.when(pl.col("time") >= small.BEGIN + first * small.DAY).then(liked).otherwise(pl.col("liked"))
+    small.plays(days).with_columns(liked=broken).write_parquet(folder / "plays.parquet")
+
+
+@pytest.mark.parametrize(("first", "liked"), [(39, 0), (39, 1), (30, 0)])
+def test_labels_that_broke_are_refused_before_anything_is_trained(
+    first: int, liked: int, folder: Path, retrain: Retrain
+) -> None:
+    broken_since(folder, 48, first, liked)
+    for words in ((), ("--continue",), ("--dry-run",)):
+        code, outcome = retrain(*words, "promotion.largest_shift=99")
+        assert (code, outcome["status"]) == (9, "refused")
+        own, champion = outcome["reasons"]
+        assert own.startswith(f"the label 'liked' is positive in {liked * 100}% of 401 test rows, and in ")
+        assert " training rows: changed by more than a factor of 2 (largest_label_change)" in own
+        assert " rows that ranker:1 was trained on: changed" in champion
+    assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_labels_that_have_been_broken_for_long_differ_from_those_of_the_champion(
+    folder: Path, retrain: Retrain
+) -> None:
+    """Nearly all rows of the new training split are as broken as those of test: only the champion's tell it."""
+    rows = small.plays(48)
+    thinned = pl.when(pl.int_range(pl.len()) % 4 == 0).then(pl.col("liked")).otherwise(0)
+    rows.with_columns(liked=thinned).write_parquet(folder / "plays.parquet")
+    code, outcome = retrain("promotion.largest_shift=99")
+    assert (code, outcome["status"], len(outcome["reasons"])) == (9, "refused", 1)
+    assert " rows that ranker:1 was trained on: changed" in outcome["reasons"][0]
+    rate = registry(folder).get("ranker:1").manifest.label_rates["train"]
+    assert f"and in {rate} rows" in outcome["reasons"][0]
+
+
+def test_another_label_of_the_same_name_is_not_held_against_the_champions(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    liked = folder / "features.py"
+    liked.write_text(liked.read_text().replace("at_least=1", "at_least=0"))
+    code, outcome = retrain("--dry-run")
+    assert (code, outcome["status"]) == (0, "would train"), outcome
+
+
 def test_an_input_that_went_missing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = small.make(tmp_path / "project", 40)
     counts = '"n": Count(windows="28d")})'

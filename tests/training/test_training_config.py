@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import msgspec
 import pytest
 
+from bedplate import Category
+from bedplate import Job as RealJob
 from bedplate.errors import ConfigError
 from bedplate.models.config import DCNConfig
 from bedplate.training.config import TrainerConfig, override
@@ -51,6 +55,9 @@ def test_a_whole_number_is_a_float_where_one_is_wanted():
         ("name.first=x", "'name' of Job has no fields"),
         ("trainer=3", "'trainer' of Job"),
         ("model.layers=3", "'layers' of DCNConfig"),
+        ("trainer.learning_rate=nan", "trainer.learning_rate=nan: 'learning_rate' of .* expected a finite number"),
+        ("trainer.clip_norm=-Infinity", "expected a finite number"),
+        ("trainer.weight_decay=1e999", "expected a finite number"),
     ],
 )
 def test_mistakes_are_named(setting, message):
@@ -111,3 +118,21 @@ def test_a_mistake_anywhere_in_a_path_is_named_with_the_nearest(setting, message
     assert message in got.value.message
     assert hint in str(got.value.hint or "")
     assert got.value.where == setting
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["model.layers=3", "model.lyaers=3", "trainer.learning_rate=nan", "trainer.epoch=1", "promotion.margin=x"],
+)
+def test_a_mistake_is_shown_as_it_was_given(setting: str) -> None:
+    job = RealJob("j", dataset="d", model=DCNConfig("y"), inputs={"candidate": Category()})
+    with pytest.raises(ConfigError) as got:
+        job.with_settings([setting])
+    assert got.value.where == setting
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "embedding_learning_rate"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_learning_rate_is_finite(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is {value}, expected more than 0 and finite"):
+        TrainerConfig(**{name: value})
