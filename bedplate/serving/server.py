@@ -319,8 +319,8 @@ async def _serve(
     loading = in_thread(load)
     following: asyncio.Task[None] | None = None
     try:
-        for other in beside:
-            await other.start(server.turns, server.door)
+        if place is None:  # a port that is in use is known at once
+            await _start(beside, server)
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.is_set():
             app.open(await loading)
@@ -328,6 +328,8 @@ async def _serve(
             gc.collect()
             gc.freeze()
             if place is not None:
+                # Of several processes that listen the system gives a connection to any: only ready ones may.
+                await _start(beside, server)
                 place.seat.set_state(READY)
             server.ready()
             with contextlib.suppress(OSError):  # nobody reads it: that is no reason not to serve
@@ -349,3 +351,8 @@ async def _serve(
         await asyncio.gather(server.drain(goes_alone=goes_alone), *(other.drain() for other in beside))
         if place is not None:
             place.leave()
+
+
+async def _start(beside: Sequence[Beside], server: Server) -> None:
+    for other in beside:
+        await other.start(server.turns, server.door)

@@ -122,16 +122,19 @@ class Turns:
 
     Attributes:
         clients: whose requests are under way.
+        holds: says whether the next turn had better wait for a round of the loop, because another protocol is taking
+            in what has come; None: nothing but the loop reads.
         tally: what became of requests.
     """
 
     __slots__ = (
         "_arrivals", "_costs", "_empty", "_last_end", "_loop", "_most", "_most_seconds", "_queues", "_scheduled",
-        "_seconds", "_share", "_size", "clients", "tally",
+        "_seconds", "_share", "_size", "clients", "holds", "tally",
     )  # fmt: skip
 
     def __init__(self, most_seconds: float = 1.0, most: int = 0, most_of_client: int = 0) -> None:
         self.tally = Tally()
+        self.holds: Callable[[], bool] | None = None
         self._most_seconds, self._most = most_seconds, most
         self.clients = PerClient(most_of_client)
         self._costs = Costs()
@@ -261,6 +264,9 @@ class Turns:
     def _next(self) -> None:
         """One request's turn; the loop reads before the next one's."""
         self._scheduled = False
+        if self.holds is not None and self._size and self.holds():
+            self._schedule()
+            return
         for _ in range(_MOST_DROPPED):
             queue = next((q for q in self._queues if q), None)
             if queue is None:
