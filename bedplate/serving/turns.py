@@ -173,7 +173,7 @@ class Turns:
         self._size += 1
         self._queues[turn.priority].append(turn)
         self._seconds[turn.priority] += turn.expected
-        if self._seconds[LOW] or self._seconds[GONE]:
+        if turn.priority != PROBE:
             self._shed(turn.priority)
         if not self._scheduled:
             self._schedule()
@@ -219,7 +219,7 @@ class Turns:
             return None
         if turn.deadline <= now:
             return Refused("expired")
-        if self._most and self._size >= self._most:
+        if self._most and self._size >= self._most and not self._is_above(turn.priority):
             return Refused("waiting", 1.0)
         if self.clients.is_full(turn.client):
             return Refused("client", 1.0)
@@ -246,14 +246,23 @@ class Turns:
         else:
             self._share = min(_MOST_SHARE, self._share + _IN_TIME_STEP)
 
+    def _is_above(self, priority: int) -> bool:
+        """Whether one waits that gives way to those of a priority."""
+        return any(self._queues[lower] for lower in range(max(priority, HIGH) + 1, GONE + 1))
+
     def _shed(self, above: int) -> None:
-        """Gives up the last of the lowest where the wait is longer than allowed."""
+        """Gives up the last of the lowest where more wait, or longer, than allowed."""
         for priority in range(GONE, max(above, HIGH), -1):
             queue = self._queues[priority]
-            while queue and sum(self._seconds) > self._most_seconds:
+            while queue and (self._has_too_many or sum(self._seconds) > self._most_seconds):
+                refused = Refused("waiting", 1.0) if self._has_too_many else Refused("wait", sum(self._seconds))
                 turn = queue[-1]
                 self._take_out(turn)
-                self._give_up(turn, Refused("wait", sum(self._seconds)))
+                self._give_up(turn, refused)
+
+    @property
+    def _has_too_many(self) -> bool:
+        return bool(self._most) and self._size > self._most
 
     def _schedule(self) -> None:
         self._scheduled = True
