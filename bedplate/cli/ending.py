@@ -11,9 +11,13 @@ import atexit
 import gc
 import io
 import os
+import threading
 from typing import final
 
 _BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+
+LOADING = "load"
+"""The name of the thread on which a server loads; see `bedplate.serving.loading`."""
 
 
 @final
@@ -27,6 +31,14 @@ class Ending:
     def __init__(self) -> None:
         self.code: int | None = None
         atexit.register(self._end)
+
+    def end_at_work(self) -> None:
+        """Ends the process now where a server is still loading on a thread of its own, for which nobody waits.
+
+        What is registered with `atexit` takes apart what that thread may be using, and libraries abort then.
+        """
+        if any(thread.daemon and thread.name == LOADING for thread in threading.enumerate()):
+            self._end()
 
     def _end(self) -> None:
         if self.code is None:

@@ -185,4 +185,6 @@ def main() -> NoReturn:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     ending = Ending()
     ending.code = run(sys.argv[1:])
+    if ending.code == INTERRUPTED_EXIT:
+        ending.end_at_work()
     sys.exit(ending.code)

@@ -17,6 +17,7 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Signature
 from bedplate.registry.version import ModelVersion
+from bedplate.serving.indices import Indices
 from bedplate.serving.model import Model, place_of
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.runtime import Opening, open_runtime
@@ -104,6 +105,7 @@ def open_artifact(folder: Path, name: str, version: str, threads: int = 1) -> Ar
     opening = Opening(folder / spec.file, place_of(name, version), threads, spec.options)
     model = Model(open_runtime(spec.runtime, opening), name, version)
     _check_tensors(model, signature)
+    model.indices = Indices(encoder.layout, model.inputs)
     _reproduce(model, folder, spec.absolute)
     return Artifact(model, signature, encoder, _catalogue(folder, model), folder=folder)
 

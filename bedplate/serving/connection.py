@@ -34,8 +34,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_born", "_came", "_eof", "_exchange", "_hub", "_lingering", "_loop", "_parser", "_reading", "_refusal",
-        "_scheduled", "_stalled", "_transport", "deadline",
+        "_born", "_came", "_eof", "_exchange", "_hub", "_is_secure", "_lingering", "_loop", "_parser", "_reading",
+        "_refusal", "_scheduled", "_stalled", "_transport", "deadline",
     )  # fmt: skip
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._parser = RequestParser(hub.limits, self._exchange.admit)
         self._stalled = False  # the client doesn't read
         self._reading = True
-        self._eof = False
+        self._eof = self._is_secure = False
         self._came = hub.turns.arrival()  # the earliest of what the first look at the socket finds
         self._born = loop.time()
         self.deadline = self._born + hub.limits.idle_seconds
@@ -61,7 +61,8 @@ class Connection(asyncio.Protocol):
         def has_read() -> None:
             self._came = math.inf
 
-        if transport.get_extra_info("sslcontext") is None:
+        self._is_secure = transport.get_extra_info("sslcontext") is not None
+        if not self._is_secure:
             self._loop.call_soon(self._loop.call_soon, has_read)  # the loop has read by its second round
         else:
             has_read()
@@ -81,7 +82,8 @@ class Connection(asyncio.Protocol):
         """The client sends no more, or is gone: what is complete is answered after all others, then it closes."""
         self._eof = True
         self._exchange.demote()
-        return self._pending
+        # A client that ends TLS reads nothing more, and asyncio closes the connection whatever is said.
+        return self._pending and not self._is_secure
 
     def pause_writing(self) -> None:
         """The client doesn't read its answers: no more of them, and no more requests."""

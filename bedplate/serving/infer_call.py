@@ -9,6 +9,7 @@ from typing import Any, final
 
 from bedplate.errors import RequestError, suggest
 from bedplate.features.encoding import TensorSpec
+from bedplate.serving.malformed import shape_text, shown
 from bedplate.serving.tensors import DATATYPES
 from bedplate.types import Array
 
@@ -75,14 +76,16 @@ class InputCheck:
         )
         if not fits:
             expected = ", ".join(f"{d} = {sizes[d]}" if d in sizes else str(d) for d in map(str, spec.shape))
-            raise RequestError(f"got shape {shape}, expected [{expected}]", where=place)
+            raise RequestError(f"got shape {shape_text(shape)}, expected [{expected}]", where=place)
         # No content is too short for an empty tensor, and none is an array whose other sizes multiply beyond memory.
         if 0 in shape and math.prod(size for size in shape if size) > _MOST_EMPTY:
-            raise RequestError(f"got shape {shape}, whose sizes are too large together", where=place)
+            raise RequestError(f"got shape {shape_text(shape)}, whose sizes are too large together", where=place)
         largest = max((got for got, want in zip(shape, spec.shape, strict=True) if isinstance(want, str)), default=0)
         if 0 not in shape and largest > MOST_ROWS:
             raise RequestError(
-                f"got shape {shape}, expected at most {MOST_ROWS} rows", where=place, hint="send several requests"
+                f"got shape {shape_text(shape)}, expected at most {MOST_ROWS} rows",
+                where=place,
+                hint="send several requests",
             )
         return spec, place
 
@@ -144,5 +147,5 @@ def flag(parameters: Mapping[str, Any], name: str, place: str, *, default: bool)
     """
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise RequestError(f"got {name} {value!r}, expected true or false", where=place)
+        raise RequestError(f"got {name} {shown(value)}, expected true or false", where=place)
     return value

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, final
 
 from bedplate.features.encoding import TensorSpec
+from bedplate.serving.indices import Indices
 from bedplate.serving.runtime import Runtime
 from bedplate.types import Array
 
@@ -87,9 +88,10 @@ class Model:
         run: as `Runtime.run`.
         batcher: shares calls between requests, where a measurement showed that it pays; None: each is its own.
         calls: what was decided about that and why, for a person; empty: nothing was measured.
+        indices: checks those that clients send; None: nothing is known of what the tensors hold.
     """
 
-    __slots__ = ("batcher", "calls", "inputs", "name", "outputs", "run", "runtime", "version")
+    __slots__ = ("batcher", "calls", "indices", "inputs", "name", "outputs", "run", "runtime", "version")
 
     def __init__(self, runtime: Runtime, name: str, version: str) -> None:
         self.name, self.version, self.runtime = name, version, runtime
@@ -98,6 +100,7 @@ class Model:
         self.run = runtime.run
         self.batcher: SharedCalls | None = None
         self.calls = ""
+        self.indices: Indices | None = None
 
     @property
     def place(self) -> str:

@@ -20,6 +20,7 @@ from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.http import OCTETS, Response
 from bedplate.serving.infer_call import InferCall, InputCheck, flag, refuse_unsupported, wanted
+from bedplate.serving.malformed import reason_of, shown
 from bedplate.serving.tensors import (
     DATATYPES,
     element_type,
@@ -122,7 +123,7 @@ def decode_infer(
     try:
         asked: Any = (None if rest else _decode_flat(header, inputs)) or _decoder.decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"not an inference request: {error}") from error
+        raise RequestError(f"not an inference request: {reason_of(error, header)}") from error
     refuse_unsupported(asked.parameters, "$.parameters")
     check = InputCheck(inputs)
     parts: list[tuple[str, int, int]] = []
@@ -162,7 +163,7 @@ def encode_infer(
         results: a tensor for each of the outputs wanted.
         outputs: what the model gives.
     """
-    shown: list[dict[str, Any]] = []
+    listed: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for (name, binary), result in zip(call.outputs, results, strict=True):
         dtype = outputs[name].dtype
@@ -173,8 +174,8 @@ def encode_infer(
             tail.append(content)
         else:
             output["data"] = to_json(result)
-        shown.append(output)
-    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": shown}
+        listed.append(output)
+    answer: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": listed}
     if call.id is not None:
         answer["id"] = call.id
     header = msgspec.json.encode(answer)
@@ -226,9 +227,9 @@ def _split(body: bytes, header_length: bytes | None) -> tuple[bytes | memoryview
     if header_length is None:
         return body, memoryview(b"")
     if not header_length.isdigit() or len(header_length) > 12 or not 0 < int(header_length) <= len(body):
-        shown = header_length.decode("latin-1")
+        given = header_length.decode("latin-1")
         raise RequestError(
-            f"got '{shown}', expected the length of the JSON part, 1 to {len(body)}",
+            f"got '{given}', expected the length of the JSON part, 1 to {len(body)}",
             where="header Inference-Header-Content-Length",
         )
     view, length = memoryview(body), int(header_length)
@@ -236,8 +237,10 @@ def _split(body: bytes, header_length: bytes | None) -> tuple[bytes | memoryview
 
 
 def _binary_size(given: Any, size: Any, left: int, place: str) -> int:
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= left:
-        raise RequestError(f"got binary_data_size {size!r}, expected at most the {left} bytes that follow", where=place)
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise RequestError(f"got binary_data_size {shown(size)}, expected a whole number from 0", where=place)
+    if size > left:
+        raise RequestError(f"got binary_data_size {size}, expected at most the {left} bytes that follow", where=place)
     if given.data or isinstance(given.data, list):
         raise RequestError("got both data and binary_data_size, expected one", where=place)
     return size

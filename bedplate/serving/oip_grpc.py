@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import inspect
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from time import monotonic, perf_counter
+from time import monotonic
 from typing import Any, final
 
-import msgspec
-
-from bedplate.errors import BedplateError, ConfigError, DeadlineError, RequestError
-from bedplate.serving.door import TIMEOUT, Door, answer_to
-from bedplate.serving.http import Response, retry_after
+from bedplate.errors import ConfigError
+from bedplate.serving.door import Door
 from bedplate.serving.metrics import Metrics
-from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Method, Wait
+from bedplate.serving.oip_calls import Calls, ProblemError, headers_of, refusal
+from bedplate.serving.oip_intake import Intake
+from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Method
 from bedplate.serving.settings import Settings
 from bedplate.serving.tls import Certificate
-from bedplate.serving.turns import NORMAL, Refused, Turn, Turns
+from bedplate.serving.turns import NORMAL, Turns
 
 # The library has no type stubs.
 _grpc: Any = importlib.import_module("grpc")
@@ -44,26 +42,10 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 """The code of gRPC for a status of HTTP; INTERNAL for others."""
-_FAILED = "internal error; the server's log says more"
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call: its metadata as headers, the client's address, when it came, and the size of its message."""
-
-    headers: dict[bytes, bytes]
-    peer: str
-    arrived: float
-    size: int
-
-
-class _ProblemError(Exception):
-    """A call that is not answered: a status of HTTP, what is said, and the seconds after which to ask again."""
-
-    def __init__(self, status: int, details: str, after: bytes | None = None) -> None:
-        super().__init__(details)
-        self.status, self.details, self.after = status, details, after
+_LAST_CALL_SECONDS = 0.1  # at the end, for calls that are on their way
+_QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.05, 0.3  # no call comes for so long, before the connections are told to end
+_TELLING_SECONDS = 0.02  # in which they are told; answers follow
+_READING_SECONDS = 0.2  # in which messages of streams are still read then
 
 
 @final
@@ -96,7 +78,11 @@ class GrpcServer:
     ) -> None:
         self._service, self._metrics, self._settings = service, metrics, settings
         self.port, self._is_shared = port, is_shared
-        self._turns, self._door = Turns(), Door()
+        self._intake = Intake()
+        self._calls = Calls(service, metrics, Turns(), Door(), self._intake.came)
+        self._answers, self._idle = asyncio.Event(), set[asyncio.Future[bytes | None]]()
+        self._answers.set()
+        self._read_until = math.inf  # on the monotonic clock; once the server ends it is not infinite
         self._server: Any = None
 
     @property
@@ -115,7 +101,8 @@ class GrpcServer:
         Raises:
             ConfigError: the port can't be bound.
         """
-        self._turns, self._door = turns, door
+        self._calls = Calls(self._service, self._metrics, turns, door, self._intake.came)
+        turns.holds = self._intake.holds
         limits, certificate, host = self._settings.limits, self._settings.certificate, self._settings.host
         options = [
             ("grpc.max_receive_message_length", limits.body_bytes),
@@ -123,9 +110,8 @@ class GrpcServer:
             ("grpc.max_metadata_size", limits.head_bytes),
             ("grpc.so_reuseport", int(self._is_shared)),
         ]
-        # What the door turns away is turned away before its message is read.
-        guards = [_Guard(door, turns, self._metrics)] if door.tokens else []
-        server = _aio.server(interceptors=guards, options=options, maximum_concurrent_rpcs=limits.connections)
+        guard = _Guard(door, turns, self._metrics, self._intake)
+        server = _aio.server(interceptors=[guard], options=options, maximum_concurrent_rpcs=limits.connections)
         for name in {method.service for method in METHODS}:
             handlers = {m.name: self._unary(m) for m in METHODS if m.service == name}
             if name == STREAM.service:
@@ -144,133 +130,118 @@ class GrpcServer:
         self._server = server
 
     async def drain(self) -> None:
-        """Answers what is under way and stops; at most the seconds of grace long."""
-        if self._server is not None:
-            await self._server.stop(self._settings.grace_seconds)
+        """Answers what has come and stops; at most the seconds of grace long.
+
+        A call that comes after the library was told to stop is lost. So answers are held back until every connection
+        was told that it ends: who waits for one sends no further call over it.
+        """
+        if self._server is None:
+            return
+        await asyncio.sleep(_LAST_CALL_SECONDS)
+        self._answers.clear()
+        await self._intake.quiet(_QUIET_SECONDS, _MOST_QUIET_SECONDS)
+        stopping = asyncio.ensure_future(self._server.stop(self._settings.grace_seconds))
+        await asyncio.sleep(_TELLING_SECONDS)
+        self._answers.set()
+        self._read_until = monotonic() + _READING_SECONDS
+        for waiting in list(self._idle):
+            _end_soon(waiting)
+        await stopping
 
     def _unary(self, method: Method) -> Any:
         async def answer(body: bytes, context: Any) -> bytes:
-            call = _call_of(context, len(body))
             try:
-                return (await self._counted(method, call, body)).SerializeToString()
-            except _ProblemError as problem:
+                content = await self._calls.answer(method, context, body)
+            except ProblemError as problem:
+                await self._answers.wait()
                 if problem.after is not None:
                     context.set_trailing_metadata((("retry-after", problem.after.decode()),))
                 code = getattr(_grpc.StatusCode, _CODES.get(problem.status, "INTERNAL"))
                 return await context.abort(code, problem.details)
+            await self._answers.wait()
+            return content
 
         return _grpc.unary_unary_rpc_method_handler(answer)
 
     async def _stream(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
-        """Each request of a stream is answered in its turn; the stream goes on after one that is wrong."""
-        async for body in bodies:
-            call = _call_of(context, len(body))
-            try:
-                answer = self._service.streamed(await self._counted(STREAM, call, body))
-            except _ProblemError as problem:
-                answer = self._service.streamed_problem(body, problem.details)
-            yield answer.SerializeToString()
+        """Each request of a stream is answered in its turn; the stream goes on after one that is wrong.
 
-    async def _counted(self, method: Method, call: _Call, body: bytes) -> Any:
-        """The answer to one message, or a `_ProblemError`."""
-        begin, status = perf_counter(), 500
+        Where the server ends, so does the stream: with the answer to the last request that has come.
+        """
+        following = _next(bodies)
         try:
-            answer = await self._admitted(method, call, body)
-            status = 200
-        except _ProblemError as problem:
-            status = problem.status
-            raise
-        except BedplateError as error:
-            status = error.http_status
-            if status >= 500 and status != 504:
-                log.error("%s: %s", method.name, error)
-            raise _ProblemError(status, str(error), dict(retry_after(status)).get(b"Retry-After")) from error
-        except Exception as error:
-            log.exception("%s failed", method.name)
-            raise _ProblemError(status, _FAILED) from error
-        else:
-            return answer
+            while (body := await self._waited(following)) is not None:
+                try:
+                    content = await self._calls.answer(STREAM, context, body, self._service.streamed)
+                except ProblemError as problem:
+                    content = self._service.streamed_problem(body, problem.details).SerializeToString()
+                following = _next(bodies)
+                is_last = self._is_ending and not await self._more(following)
+                yield content
+                if is_last:
+                    break
+            if self._is_ending:
+                await context.abort(_grpc.StatusCode.UNAVAILABLE, "the server stops")
         finally:
-            self._metrics.observe(method.route, status, perf_counter() - begin)
+            following.cancel()
 
-    async def _admitted(self, method: Method, call: _Call, body: bytes) -> Any:
-        """The answer, made when the call has its turn."""
-        asked = method.parse(body)
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        turn: Turn | Response | None = None
+    @property
+    def _is_ending(self) -> bool:
+        return self._read_until < math.inf
 
-        def run() -> None:
-            if isinstance(turn, Turn):
-                wait = Wait(int((monotonic() - call.arrived) * 1e9), turn.deadline)
-                self._run(turn, future, lambda: method.answer(self._service, asked, wait))
+    async def _more(self, following: asyncio.Future[bytes | None]) -> bool:
+        """Whether another message has come, where the server ends."""
+        if monotonic() < self._read_until:
+            await asyncio.wait([following], timeout=_TELLING_SECONDS)
+        return following.done() and monotonic() < self._read_until
 
-        def refuse(refused: Refused) -> None:
-            if not future.done():
-                future.set_exception(_refusal(answer_to(refused)))
-
-        turn = self._door.turn(
-            method.method, method.path(asked), call.headers, call.size, call.peer, call.arrived, run, refuse
-        )
-        if isinstance(turn, Response):
-            raise _refusal(turn)
-        refused = self._turns.enter(turn)
-        if refused is not None:
-            raise _refusal(answer_to(refused))
+    async def _waited(self, following: asyncio.Future[bytes | None]) -> bytes | None:
+        """The next message; None: the client has ended the stream, or it waited for one and the server ends."""
+        self._idle.add(following)
+        if self._is_ending:
+            _end_soon(following)
         try:
-            return await future
+            return await following
         except asyncio.CancelledError:
-            self._turns.leave(turn)
-            raise
+            if not self._is_ending:
+                raise
+            return None
+        finally:
+            self._idle.discard(following)
 
-    def _run(self, turn: Turn, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
-        try:
-            answer = work()
-        except Exception as error:  # noqa: BLE001  (raised where the answer is awaited)
-            self._turns.finish(turn, measured=isinstance(error, DeadlineError))
-            if not future.done():
-                future.set_exception(error)
-            return
-        if inspect.isawaitable(answer):
-            task: asyncio.Future[Any] = asyncio.ensure_future(answer)
-            task.add_done_callback(lambda done: self._settle(turn, future, done))
-            future.add_done_callback(lambda done: task.cancel() if done.cancelled() else None)
-            return
-        self._turns.finish(turn)
-        if not future.done():
-            future.set_result(answer)
 
-    def _settle(self, turn: Turn, future: asyncio.Future[Any], done: asyncio.Future[Any]) -> None:
-        """An answer that was waited for is there."""
-        error = None if done.cancelled() else done.exception()
-        measured = not done.cancelled() and (error is None or isinstance(error, DeadlineError))
-        self._turns.finish(turn, measured=measured)
-        if future.done():
-            return
-        if done.cancelled():
-            future.cancel()
-        elif error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(done.result())
+def _next(bodies: AsyncIterator[bytes]) -> asyncio.Future[bytes | None]:
+    """The next message of a stream; None where it has ended."""
+
+    async def read() -> bytes | None:
+        return await anext(bodies, None)
+
+    return asyncio.ensure_future(read())
+
+
+def _end_soon(waiting: asyncio.Future[bytes | None]) -> None:
+    """Gives up waiting for a message: what has come already is there before that."""
+    asyncio.get_running_loop().call_later(_TELLING_SECONDS, waiting.cancel)
 
 
 @final
 class _Guard(_aio.ServerInterceptor):
-    """Looks at the token of a call when its metadata is there, and before its message."""
+    """Sees a call when its metadata is there, and before its message: what the door turns away is not read."""
 
-    def __init__(self, door: Door, turns: Turns, metrics: Metrics) -> None:
-        self._door, self._turns, self._metrics = door, turns, metrics
+    def __init__(self, door: Door, turns: Turns, metrics: Metrics, intake: Intake) -> None:
+        self._door, self._turns, self._metrics, self._intake = door, turns, metrics, intake
         self._methods = {f"/{m.service}/{m.name}": m for m in (*METHODS, STREAM)}
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """What answers a call: the method, or a refusal that reads nothing."""
+        self._intake.came()
         method = self._methods.get(details.method)
-        if method is None:
+        if method is None or not self._door.tokens:
             return await continuation(details)
-        admitted = self._door.admit(method.method, method.target, _headers(details.invocation_metadata), "")
+        admitted = self._door.admit(method.method, method.target, headers_of(details.invocation_metadata), "")
         if isinstance(admitted, str):
             return await continuation(details)
-        problem = _refusal(admitted)
+        problem = refusal(admitted)
 
         async def refuse(_: Any, context: Any) -> None:
             self._turns.tally.refuse("token", NORMAL)
@@ -278,28 +249,6 @@ class _Guard(_aio.ServerInterceptor):
             await context.abort(getattr(_grpc.StatusCode, _CODES[problem.status]), problem.details)
 
         return _grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _headers(metadata: Any) -> dict[bytes, bytes]:
-    return {
-        name.encode(): value if isinstance(value, bytes) else value.encode("latin-1", "replace")
-        for name, value in metadata or ()
-    }
-
-
-def _call_of(context: Any, size: int) -> _Call:
-    headers = _headers(context.invocation_metadata())
-    left: float | None = context.time_remaining()
-    if left is not None and TIMEOUT not in headers and left < 1e6:
-        headers[TIMEOUT] = b"%d" % max(0, int(left * 1e3))
-    peer: str = context.peer() or ""
-    return _Call(headers, peer.rpartition(":")[0].partition(":")[2], monotonic(), size)
-
-
-def _refusal(response: Response) -> _ProblemError:
-    said: dict[str, Any] = msgspec.json.decode(response.body)
-    details = str(RequestError(said["error"], where=said.get("where"), hint=said.get("hint")))
-    return _ProblemError(response.status, details, dict(response.headers).get(b"Retry-After"))
 
 
 def _credentials(certificate: Certificate) -> Any:

@@ -52,8 +52,9 @@ ModelVersionPolicy: SpecificVersions specific 3
 ModelConfigTensor: string name 1, int32 data_type 2
 ModelInput: string name 1, int32 data_type 2, int64* dims 4
 ModelOutput: string name 1, int32 data_type 2, int64* dims 3
+ModelParameter: string string_value 1
 ModelConfig: string name 1, string platform 2, ModelVersionPolicy version_policy 3, int32 max_batch_size 4,
-    ModelInput* input 5, ModelOutput* output 6, string backend 17
+    ModelInput* input 5, ModelOutput* output 6, ModelParameter% parameters 14, string backend 17
 ModelConfigResponse: ModelConfig config 1
 ModelStatisticsRequest: string name 1, string version 2
 StatisticDuration: uint64 count 1, uint64 ns 2

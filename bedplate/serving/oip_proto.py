@@ -16,6 +16,7 @@ import numpy as np
 from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.infer_call import InferCall, InputCheck, flag, refuse_unsupported, wanted
+from bedplate.serving.malformed import shape_text
 from bedplate.serving.oip_messages import MESSAGES
 from bedplate.serving.tensors import DATATYPES, array_dtype, checked, from_binary, text, to_binary
 from bedplate.types import Array
@@ -63,7 +64,7 @@ def decode_infer(asked: Any, inputs: Mapping[str, TensorSpec], outputs: Sequence
     for i, given in enumerate(asked.inputs):
         shape = list(given.shape)
         if any(not 0 <= size <= _MOST for size in shape):
-            raise RequestError(f"got shape {shape}, expected sizes from 0", where=f"input '{given.name}'")
+            raise RequestError(f"got shape {shape_text(shape)}, expected sizes from 0", where=f"input '{given.name}'")
         spec, place = check.spec(i, given.name, given.datatype, shape, parameters_of(given.parameters))
         if raw:
             if given.HasField("contents"):
@@ -108,7 +109,9 @@ def _from_contents(contents: Any, dtype: str, shape: list[int], place: str) -> A
     for size in shape:
         count *= size
     if len(values) != count:
-        raise RequestError(f"got {len(values)} values in {name}, expected {count} by shape {shape}", where=place)
+        raise RequestError(
+            f"got {len(values)} values in {name}, expected {count} by shape {shape_text(shape)}", where=place
+        )
     if dtype == "object":
         values = [text(v, i, place) for i, v in enumerate(values)]
     try:

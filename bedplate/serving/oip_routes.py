@@ -19,6 +19,7 @@ import msgspec
 from bedplate.errors import RequestError
 from bedplate.serving import oip
 from bedplate.serving.http import Request, Response, retry_after
+from bedplate.serving.malformed import reason_of
 from bedplate.serving.model import Model
 from bedplate.serving.model_config import model_config
 from bedplate.serving.repository import Repository, Served
@@ -170,7 +171,7 @@ def _body(request: Request, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(request.body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"not what this path takes: {error}", where="body") from error
+        raise RequestError(f"not what this path takes: {reason_of(error, request.body)}", where="body") from error
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -77,7 +77,7 @@ class Served:
             return self._shared(self.model.batcher, decode, encode, queue_ns, deadline)
         begin = perf_counter_ns()
         try:
-            call = decode(self.model)
+            call = self._decoded(decode)
             decoded = perf_counter_ns()
             names = [name for name, _ in call.outputs]
             results = self._limit.run(lambda: self.model.run(call.tensors, names), deadline)
@@ -89,6 +89,12 @@ class Served:
         end = perf_counter_ns()
         self.statistics.succeed(Spent(queue_ns, decoded - begin, ran - decoded, end - ran))
         return answer
+
+    def _decoded(self, decode: Callable[[Model], InferCall]) -> InferCall:
+        call, indices = decode(self.model), self.model.indices
+        if indices is not None:
+            indices.check(call.tensors)
+        return call
 
     def release(self, release: Callable[[], None]) -> None:
         """Calls this when no request needs the model any more: now, or after those under way."""
@@ -107,7 +113,7 @@ class Served:
         begin = perf_counter_ns()
         self._waiting += 1
         try:
-            call = decode(self.model)
+            call = self._decoded(decode)
             decoded = perf_counter_ns()
             ran = await batcher.call(call.tensors, [name for name, _ in call.outputs], deadline)
             done = perf_counter_ns()

@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import math
 import mmap
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -32,6 +33,8 @@ _DTYPES = {
 }
 
 _BFLOAT16 = 16  # TensorProto.BFLOAT16
+_SOURCE = re.compile(r"^\S+\.(?:h|hpp|cc|cpp):\d+ (?:.*? was false\. ?)?")
+"""Where in the source of ONNX Runtime a message comes from: that helps nobody who asks a model."""
 
 
 @final
@@ -60,6 +63,13 @@ class OnnxRuntime(Runtime):
         self._outputs = {o.name: self._spec(o) for o in self._session.get_outputs()}
         specs = (*self._inputs.values(), *self._outputs.values())
         self._has_bfloat16 = any(spec.dtype == "bfloat16" for spec in specs)
+        texts = [spec.name for spec in specs if spec.dtype == "object"]
+        if self._has_bfloat16 and texts:
+            raise ArtifactError(
+                f"the graph has bfloat16 and the strings '{texts[0]}', which ONNX Runtime can't be given together",
+                where=place,
+                hint="cast the bfloat16 tensors to float32 in the graph",
+            )
 
     @property
     def inputs(self) -> Mapping[str, TensorSpec]:
@@ -87,7 +97,7 @@ class OnnxRuntime(Runtime):
                 return self._run_values(tensors, outputs, options)
             return self._session.run(outputs, tensors, options)
         except (*_ERRORS, ValueError) as error:  # ValueError: an input is missing
-            reason = str(error).rpartition("Status Message: ")[2].strip()
+            reason = _SOURCE.sub("", str(error).rpartition("Status Message: ")[2].strip())
             raise RequestError(f"the graph can't run on these tensors: {reason}", where=self._place) from error
 
     def _run_values(self, tensors: Mapping[str, Array], outputs: Sequence[str], options: Any) -> list[Array]:

@@ -262,6 +262,7 @@ def run_application(
     Raises:
         ConfigError: the port can't be bound.
         BedplateError: what `load` raises; the server was not ready before it.
+        KeyboardInterrupt: it was stopped before it was ready.
     """
     begin = time.perf_counter()
     allow_descriptors()
@@ -284,7 +285,9 @@ def run_application(
         def announce() -> None:
             on_ready(server.url, time.perf_counter() - begin)
 
-        runner.run(_serve(server, app, load, announce, place, beside, again))
+        was_ready = runner.run(_serve(server, app, load, announce, place, beside, again))
+    if not was_ready:
+        raise KeyboardInterrupt
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -303,8 +306,10 @@ async def _serve(
     place: Place | None,
     beside: Sequence[Beside],
     again: Again[Loaded] | None,
-) -> None:
+) -> bool:
+    """Serves until it is stopped; whether it was ready before that."""
     loop = asyncio.get_running_loop()
+    was_ready = False
     stopped = asyncio.Event()
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
@@ -319,8 +324,8 @@ async def _serve(
     loading = in_thread(load)
     following: asyncio.Task[None] | None = None
     try:
-        for other in beside:
-            await other.start(server.turns, server.door)
+        if place is None:  # a port that is in use is known at once
+            await _start(beside, server)
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.is_set():
             app.open(await loading)
@@ -328,8 +333,11 @@ async def _serve(
             gc.collect()
             gc.freeze()
             if place is not None:
+                # Of several processes that listen the system gives a connection to any: only ready ones may.
+                await _start(beside, server)
                 place.seat.set_state(READY)
             server.ready()
+            was_ready = True
             with contextlib.suppress(OSError):  # nobody reads it: that is no reason not to serve
                 announce()
             if again is not None:
@@ -349,3 +357,9 @@ async def _serve(
         await asyncio.gather(server.drain(goes_alone=goes_alone), *(other.drain() for other in beside))
         if place is not None:
             place.leave()
+    return was_ready
+
+
+async def _start(beside: Sequence[Beside], server: Server) -> None:
+    for other in beside:
+        await other.start(server.turns, server.door)

@@ -121,11 +121,14 @@ class Supervisor:
 
         Raises:
             WorkerError: the first one ended before it was ready.
+            KeyboardInterrupt: it was stopped before they were ready.
         """
+        was_ready = False
         try:
             with _woken(self._stop, self._reload) as sleep:
                 self._start_all(sleep)
                 if not self._stopped:
+                    was_ready = True
                     with contextlib.suppress(OSError):
                         on_ready()
                 while not self._stopped:
@@ -134,6 +137,8 @@ class Supervisor:
                         self._look_after(worker)
         finally:
             self._end()
+        if not was_ready:
+            raise KeyboardInterrupt
 
     def _until_next_look(self) -> float:
         """The seconds until something is to be done, unless a signal comes."""

@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from bedplate.errors import RequestError
+from bedplate.serving.malformed import reason_of, shape_text
 from bedplate.types import Array, Float32s
 
 DATATYPES = {
@@ -81,7 +82,7 @@ def from_binary(content: memoryview, dtype: str, shape: Sequence[int], place: st
     wire = wire_dtype(dtype)
     if len(content) != count * wire.itemsize:
         raise RequestError(
-            f"got {len(content)} bytes, expected {count * wire.itemsize} by shape {list(shape)}", where=place
+            f"got {len(content)} bytes, expected {count * wire.itemsize} by shape {shape_text(shape)}", where=place
         )
     array = np.frombuffer(content, wire).reshape(shape)
     if dtype == "bfloat16":
@@ -120,9 +121,11 @@ def from_json(raw: bytes, dtype: str, shape: list[int], place: str) -> Array:
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             array = np.array(values, array_dtype(dtype))
     except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, ValueError) as error:
-        raise _unlike(dtype, shape, place, error) from error
+        raise _unlike(dtype, shape, place, reason_of(error, raw)) from error
     if list(array.shape) != shape:
-        raise RequestError(f"the data has shape {list(array.shape)}, the shape says {shape}", where=place)
+        raise RequestError(
+            f"the data has shape {shape_text(array.shape)}, the shape says {shape_text(shape)}", where=place
+        )
     return checked(array, dtype, values, place)
 
 
@@ -133,7 +136,9 @@ def from_values(values: list[Any], dtype: str, shape: list[int], place: str) -> 
     [[1], [2]]
     """
     if len(values) != math.prod(shape):
-        raise RequestError(f"got {len(values)} values, expected {math.prod(shape)} by shape {shape}", where=place)
+        raise RequestError(
+            f"got {len(values)} values, expected {math.prod(shape)} by shape {shape_text(shape)}", where=place
+        )
     wanted = array_dtype(dtype)
     code = _CODES.get(wanted.kind + str(wanted.itemsize)) or _CODES.get(wanted.kind)
     try:
@@ -145,12 +150,12 @@ def from_values(values: list[Any], dtype: str, shape: list[int], place: str) -> 
                 packed = struct.pack(f"{len(values)}{code}", *values)
                 array = np.frombuffer(packed, code).astype(wanted, copy=False)
     except (struct.error, OverflowError, ValueError) as error:
-        raise _unlike(dtype, shape, place, error) from error
+        raise _unlike(dtype, shape, place, str(error)) from error
     return checked(array.reshape(shape), dtype, values, place)
 
 
-def _unlike(dtype: str, shape: list[int], place: str, error: Exception) -> RequestError:
-    return RequestError(f"the data is not {DATATYPES[dtype]} of shape {shape}: {error}", where=place)
+def _unlike(dtype: str, shape: list[int], place: str, why: str) -> RequestError:
+    return RequestError(f"the data is not {DATATYPES[dtype]} of shape {shape_text(shape)}: {why}", where=place)
 
 
 def checked(array: Array, dtype: str, values: Any, place: str) -> Array:

@@ -122,16 +122,19 @@ class Turns:
 
     Attributes:
         clients: whose requests are under way.
+        holds: says whether the next turn had better wait for a round of the loop, because another protocol is taking
+            in what has come; None: nothing but the loop reads.
         tally: what became of requests.
     """
 
     __slots__ = (
         "_arrivals", "_costs", "_empty", "_last_end", "_loop", "_most", "_most_seconds", "_queues", "_scheduled",
-        "_seconds", "_share", "_size", "clients", "tally",
+        "_seconds", "_share", "_size", "clients", "holds", "tally",
     )  # fmt: skip
 
     def __init__(self, most_seconds: float = 1.0, most: int = 0, most_of_client: int = 0) -> None:
         self.tally = Tally()
+        self.holds: Callable[[], bool] | None = None
         self._most_seconds, self._most = most_seconds, most
         self.clients = PerClient(most_of_client)
         self._costs = Costs()
@@ -170,7 +173,7 @@ class Turns:
         self._size += 1
         self._queues[turn.priority].append(turn)
         self._seconds[turn.priority] += turn.expected
-        if self._seconds[LOW] or self._seconds[GONE]:
+        if turn.priority != PROBE:
             self._shed(turn.priority)
         if not self._scheduled:
             self._schedule()
@@ -216,7 +219,7 @@ class Turns:
             return None
         if turn.deadline <= now:
             return Refused("expired")
-        if self._most and self._size >= self._most:
+        if self._most and self._size >= self._most and not self._is_above(turn.priority):
             return Refused("waiting", 1.0)
         if self.clients.is_full(turn.client):
             return Refused("client", 1.0)
@@ -243,14 +246,23 @@ class Turns:
         else:
             self._share = min(_MOST_SHARE, self._share + _IN_TIME_STEP)
 
+    def _is_above(self, priority: int) -> bool:
+        """Whether one waits that gives way to those of a priority."""
+        return any(self._queues[lower] for lower in range(max(priority, HIGH) + 1, GONE + 1))
+
     def _shed(self, above: int) -> None:
-        """Gives up the last of the lowest where the wait is longer than allowed."""
+        """Gives up the last of the lowest where more wait, or longer, than allowed."""
         for priority in range(GONE, max(above, HIGH), -1):
             queue = self._queues[priority]
-            while queue and sum(self._seconds) > self._most_seconds:
+            while queue and (self._has_too_many or sum(self._seconds) > self._most_seconds):
+                refused = Refused("waiting", 1.0) if self._has_too_many else Refused("wait", sum(self._seconds))
                 turn = queue[-1]
                 self._take_out(turn)
-                self._give_up(turn, Refused("wait", sum(self._seconds)))
+                self._give_up(turn, refused)
+
+    @property
+    def _has_too_many(self) -> bool:
+        return bool(self._most) and self._size > self._most
 
     def _schedule(self) -> None:
         self._scheduled = True
@@ -261,6 +273,9 @@ class Turns:
     def _next(self) -> None:
         """One request's turn; the loop reads before the next one's."""
         self._scheduled = False
+        if self.holds is not None and self._size and self.holds():
+            self._schedule()
+            return
         for _ in range(_MOST_DROPPED):
             queue = next((q for q in self._queues if q), None)
             if queue is None:

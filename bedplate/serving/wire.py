@@ -32,6 +32,7 @@ from bedplate.features.entity import encode_keys as encode_series
 from bedplate.serving.answers import Answer, Key, empty_reason
 from bedplate.serving.arrow import CANDIDATES, plain_keys
 from bedplate.serving.context import ContextFields
+from bedplate.serving.malformed import reason_of
 from bedplate.serving.service import Service
 from bedplate.serving.steps import MOST, Given
 from bedplate.types import DAY, LATEST_TIME, Int64s, Type, parse_time
@@ -321,7 +322,7 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes, example: str = '{"cu
         message, _, path = str(error).partition(" - at ")
         raise RequestError(message, where=path.strip("`") or "$", hint=_field_hint(message, decoder)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"not JSON: {error}", hint=f"for example {example}") from error
+        raise RequestError(f"not JSON: {reason_of(error, body)}", hint=f"for example {example}") from error
 
 
 def _field_hint(message: str, decoder: msgspec.json.Decoder[Any]) -> str | None:

@@ -115,7 +115,12 @@ def sample_batch(features: FeatureGraph, requests: int = 4) -> Any:
 
 
 def onnx_graph(nodes: list[Any], inputs: list[TensorSpec], outputs: list[TensorSpec], weights: dict[str, Any]) -> bytes:
-    kinds = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "bfloat16": TensorProto.BFLOAT16}
+    kinds = {
+        "float32": TensorProto.FLOAT,
+        "int64": TensorProto.INT64,
+        "bfloat16": TensorProto.BFLOAT16,
+        "object": TensorProto.STRING,
+    }
 
     def value(spec: TensorSpec) -> Any:
         return helper.make_tensor_value_info(spec.name, kinds[spec.dtype], list(spec.shape))

@@ -108,7 +108,7 @@ class Simulated:
             return ""
         if asked.deadline <= self.now:
             return "expired"
-        if self.most and len(self.waiting) >= self.most:
+        if self.most and len(self.waiting) >= self.most and not self.below(asked):
             return "waiting"
         if self.most_of_client and sum(o.client == asked.client for o in self.waiting) >= self.most_of_client:
             return "client"
@@ -122,13 +122,17 @@ class Simulated:
             self.became[asked.number] = refused
             return
         self.waiting.append(asked)
-        while any(o.priority >= LOW for o in self.waiting) and self.before(GONE) > self.most_seconds:
-            lower = [o for o in self.waiting if o.priority > max(asked.priority, HIGH)]
-            if not lower:
+        while asked.priority != PROBE and (lower := self.below(asked)):
+            reason = "waiting" if self.most and len(self.waiting) > self.most else "wait"
+            if reason == "wait" and self.before(GONE) <= self.most_seconds:
                 break
             last = max(lower, key=lambda o: (o.priority, self.waiting.index(o)))
             self.waiting.remove(last)
-            self.became[last.number] = "wait"
+            self.became[last.number] = reason
+
+    def below(self, asked: Asked) -> list[Asked]:
+        """Those that give way to a request."""
+        return [o for o in self.waiting if o.priority > max(asked.priority, HIGH)]
 
     def turn(self) -> None:
         """The next one's turn, and of those before it that can't be answered in time the end."""

@@ -125,6 +125,22 @@ def test_it_serves_what_the_definitions_say_and_drains_on_sigterm(project: Path,
         assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("options", [(), ("--workers", "2")])
+def test_stopped_while_it_loads_it_ends_as_interrupted(
+    tmp_path: Path, features: FeatureGraph, options: tuple[str, ...]
+) -> None:
+    """What libraries do when the interpreter ends may abort under a thread that is still loading."""
+    loads = "import atexit, os, sys, time\natexit.register(os.abort)\n"
+    loads += "print('loading', file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+    made = shop.write_project(tmp_path, features, loads)
+    with start(made, "--port", "0", *options, "shop") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "loading\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+        assert "interrupted" in process.stderr.read()
+
+
 def test_ctrl_c_ends_it(project: Path) -> None:
     with serving(project) as (process, _):
         process.send_signal(signal.SIGINT)

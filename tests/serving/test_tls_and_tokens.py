@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import logging
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +54,27 @@ def common_name(port: int, trusted: str) -> Any:
     found = client.sock.getpeercert()["subject"][0][0][1]  # type: ignore[index,union-attr]
     client.close()
     return found
+
+
+def test_a_client_that_ends_tls_while_its_request_waits_is_closed_quietly(
+    files: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    ended, begun = threading.Event(), threading.Event()
+
+    async def wait() -> Response:
+        begun.set()
+        await asyncio.to_thread(ended.wait, 20)
+        return Response(200, b"late")
+
+    with shop.running(lambda _: wait(), certificate=Certificate(*files)) as server:
+        context = ssl.create_default_context(cafile=str(HERE / "first.pem"))
+        plain = socket.create_connection(("localhost", server.port), timeout=20)
+        with context.wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert begun.wait(20)
+            client.unwrap()  # says that it ends, and waits until the server does
+        ended.set()
+    assert caplog.text == ""
 
 
 def test_connections_are_encrypted_and_a_renewed_certificate_is_taken_up(files: tuple[Path, Path]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 from test_batching import Rows, batcher_of, request
@@ -26,6 +27,7 @@ from bedplate.registry.registry import Registry
 from bedplate.serving.door import Door
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.model import Model
+from bedplate.serving.model_config import model_config
 from bedplate.serving.oip_grpc import GrpcServer
 from bedplate.serving.oip_messages import MESSAGES
 from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Wait
@@ -167,6 +169,22 @@ def test_what_the_server_says_of_itself_and_its_models(client: Any, target: str)
     with grpc.insecure_channel(target) as channel:
         health = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
         assert health == b"\x08\x01"  # SERVING
+
+
+def test_the_configuration_says_how_calls_are_shared_over_both_protocols(
+    registry: Registry, pipeline: Pipeline
+) -> None:
+    app, repository = echo.served(registry, pipeline)
+    measured = Model(echo.Echo("float32"), "measured", "1")
+    measured.calls = "each request has a call of its own: sharing does not pay"
+    repository.serve([measured])
+    with echo.running_grpc(app, repository) as target, triton.InferenceServerClient(target) as client:
+        config = client.get_model_config("measured").config
+        assert {name: p.string_value for name, p in config.parameters.items()} == {"calls": measured.calls}
+        theirs = json_format.MessageToDict(config, preserving_proto_field_name=True)
+        shown = model_config(measured, ["1"])
+        parsed = json_format.ParseDict(shown, triton.model_config_pb2.ModelConfig())  # what HTTP shows is that message
+        assert json_format.MessageToDict(parsed, preserving_proto_field_name=True) == theirs
 
 
 def test_versions_are_loaded_and_unloaded(client: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from bedplate.serving import arrivals, turns
 from bedplate.serving.costs import UNKNOWN_SECONDS, Cost, Costs
-from bedplate.serving.turns import HIGH, LOW, NORMAL, PROBE, Refused, Turn, Turns
+from bedplate.serving.turns import HIGH, LOW, NORMAL, PRIORITIES, PROBE, Refused, Turn, Turns
 
 
 class Clock:
@@ -154,6 +154,37 @@ def test_the_low_are_shed_first_where_the_high_come() -> None:
     shed = [name for name in queue.refused if name.startswith("low")]
     assert "low9" in shed
     assert not [name for name in queue.refused if name.startswith("high")]
+
+
+def test_the_last_of_the_lowest_gives_way_where_as_many_wait_as_may() -> None:
+    queue = Queue(most=3)
+
+    def arrive() -> None:
+        for name, priority in (
+            ("low0", LOW), ("low1", LOW), ("normal0", NORMAL), ("low2", LOW), ("high0", HIGH), ("normal1", NORMAL),
+            ("normal2", NORMAL), ("high1", HIGH), ("high2", HIGH), ("high3", HIGH), ("probe", PROBE),
+        ):  # fmt: skip
+            queue.ask(name, priority=priority)
+            assert queue.turns.waiting <= 3 + (name == "probe")
+
+    played(arrive)
+    assert queue.done == ["probe", "high0", "high1", "high2"]
+    assert list(queue.refused) == ["low2", "low1", "low0", "normal2", "normal1", "normal0", "high3"]
+    assert set(queue.refused.values()) == {"waiting"}
+    assert not len(queue.turns.clients)
+
+
+def test_a_turn_waits_for_rounds_of_the_loop_while_another_protocol_takes_in_what_has_come() -> None:
+    queue, coming = Queue(), ["high", "normal", ""]
+
+    def holds() -> bool:
+        if coming and coming[0]:
+            queue.ask(coming[0], priority=PRIORITIES[coming[0]])
+        return bool(coming) and bool(coming.pop(0) or True)
+
+    queue.turns.holds = holds
+    played(lambda: queue.ask("low", priority=LOW) and None)
+    assert queue.done == ["high", "normal", "low"]
 
 
 def test_a_client_may_not_have_more_than_its_share() -> None:

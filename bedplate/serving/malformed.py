@@ -1,0 +1,52 @@
+"""What is wrong with JSON and with shapes that clients send, in words of a size that fits a message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+# An escaped first half of a pair without its second half after it.
+_HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
+_MOST_SIZES = 8
+_MOST_SHOWN = 40
+
+
+def reason_of(error: Exception, content: bytes | memoryview) -> str:
+    r"""Why some bytes are not JSON of the form that is wanted.
+
+    Args:
+        error: what decoding them raised.
+        content: the bytes.
+
+    >>> import msgspec
+    >>> try: msgspec.json.decode(content := rb'["\ud800"]')
+    ... except msgspec.DecodeError as error: print(reason_of(error, content))
+    a string has the escape \ud800, half of a surrogate pair, expected both or neither
+    """
+    said = str(error)
+    if "truncated" in said or "surrogate" in said:
+        found = _HALF.search(content)
+        if found is not None:
+            return f"a string has the escape {found[0].decode()}, half of a surrogate pair, expected both or neither"
+    return said
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as messages show it.
+
+    >>> shape_text([2, 3]), shape_text([1] * 100_000)
+    ('[2, 3]', '[1, 1, 1, 1, 1, 1, 1, 1, ... of 100000 sizes]')
+    """
+    if len(shape) <= _MOST_SIZES:
+        return str(list(shape))
+    return f"[{', '.join(map(str, shape[:_MOST_SIZES]))}, ... of {len(shape)} sizes]"
+
+
+def shown(value: object) -> str:
+    """A value of a client's as messages show it.
+
+    >>> shown("16"), shown("a" * 100)
+    ("'16'", "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...")
+    """
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

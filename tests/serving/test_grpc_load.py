@@ -1,0 +1,214 @@
+"""Load control and the end of a server over gRPC: what waits is seen by the queue, and what has come is answered."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import echo
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.grpc import service_pb2 as published
+
+from bedplate.serving import oip_grpc
+from bedplate.serving.board import READY, make_board
+from bedplate.serving.listening import bind
+from bedplate.serving.model import Model
+from bedplate.serving.oip_intake import Intake
+from bedplate.serving.oip_methods import InferenceService
+from bedplate.serving.place import Place
+from bedplate.serving.repository import Repository
+from bedplate.serving.routes import App
+from bedplate.serving.server import run_application
+from bedplate.serving.settings import Settings
+from bedplate.serving.turns import Turns
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+CALLS = 40
+BUSY_SECONDS = 0.005
+
+
+class Busy(echo.Echo):
+    """Keeps its thread at work for a while, and remembers the first value of each call."""
+
+    def __init__(self, before: Callable[[], Any] = lambda: None) -> None:
+        super().__init__("float32")
+        self.before, self.ran = before, list[float]()
+
+    def run(self, tensors: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+        self.before()
+        time.sleep(BUSY_SECONDS)
+        self.ran.append(float(tensors["in_float32"][0, 0]))
+        return super().run(tensors, outputs)
+
+
+def asked(value: float = 0.0) -> bytes:
+    message = published.ModelInferRequest(model_name="busy")
+    message.inputs.add(name="in_float32", datatype="FP32", shape=[1, 2])
+    message.raw_input_contents.append(np.array([value, 0.0], np.float32).tobytes())
+    return message.SerializeToString()
+
+
+@contextmanager
+def serving(runtime: Busy, turns: Turns | None = None) -> Iterator[Any]:
+    """The model over gRPC; gives what sends a call and returns its future."""
+    repository = Repository()
+    repository.serve([Model(runtime, "busy", "1")])
+    with (
+        ExitStack() as clients,  # they end after the server
+        echo.running_grpc(App(repository), repository, turns=turns or Turns(60.0), grace_seconds=60.0) as target,
+    ):
+        infer = clients.enter_context(grpc.insecure_channel(target)).unary_unary(INFER)
+        infer(asked(), timeout=20)
+
+        def send(value: float = 0.0, **options: Any) -> Any:
+            return infer.future(asked(value), **({"timeout": 60} | options))
+
+        send.triton = lambda: clients.enter_context(triton.InferenceServerClient(target))  # type: ignore[attr-defined]
+        yield send
+
+
+def codes(calls: Sequence[Any]) -> list[str]:
+    return [call.code().name for call in calls]
+
+
+def test_calls_wait_in_the_queue_where_it_counts_them() -> None:
+    turns, seen = Turns(60.0), list[int]()
+    with serving(Busy(lambda: seen.append(turns.waiting)), turns) as send:
+        assert set(codes([send() for _ in range(CALLS)])) == {"OK"}
+    assert max(seen) > 0.6 * CALLS
+
+
+def test_a_call_of_high_priority_goes_before_those_that_came_before_it() -> None:
+    runtime = Busy()
+    with serving(runtime) as send:
+        low = [send(1.0, metadata=(("x-request-priority", "low"),)) for _ in range(CALLS)]
+        high = send(2.0, metadata=(("x-request-priority", "high"),))
+        assert set(codes([high, *low])) == {"OK"}
+    assert runtime.ran.index(2.0) < 0.5 * CALLS
+
+
+@pytest.mark.parametrize(
+    ("turns", "code"), [(Turns(60.0, 0, 4), "RESOURCE_EXHAUSTED"), (Turns(BUSY_SECONDS * 4), "UNAVAILABLE")]
+)
+def test_limits_of_a_client_and_of_the_wait_hold(turns: Turns, code: str) -> None:
+    with serving(Busy(), turns) as send:
+        calls = [send() for _ in range(CALLS)]
+        found = codes(calls)
+        assert set(found) == {"OK", code}
+        assert found.count(code) > 0.25 * CALLS
+        (refused, *_) = [call for call in calls if call.code().name == code]
+        assert dict(refused.trailing_metadata())["retry-after"]
+
+
+def test_calls_that_have_come_are_answered_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oip_grpc, "_LAST_CALL_SECONDS", 0.0)
+    begun = threading.Event()
+    with serving(Busy(begun.set)) as send:
+        begun.clear()
+        calls = [send() for _ in range(CALLS)]
+        assert begun.wait(20)
+    assert codes(calls) == ["OK"] * CALLS
+
+
+def test_answers_leave_when_clients_have_been_told_that_the_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a client would send its next call to a server that stops, which loses it."""
+    monkeypatch.setattr(oip_grpc, "_LAST_CALL_SECONDS", 0.0)
+    monkeypatch.setattr(oip_grpc, "_QUIET_SECONDS", 0.3)
+    monkeypatch.setattr(oip_grpc, "_MOST_QUIET_SECONDS", 3.0)
+    runtime, answered, calls = Busy(), list[bool](), list[Any]()
+    quiet, stop = Intake.quiet, grpc.aio._server.Server.stop  # type: ignore[attr-defined]
+
+    async def call(self: Intake, *seconds: float) -> None:
+        calls.append(send(1.0))
+        await quiet(self, *seconds)
+
+    async def seen(self: Any, grace: Any) -> None:
+        answered.append(calls[0].done())
+        await stop(self, grace)
+
+    monkeypatch.setattr(Intake, "quiet", call)
+    monkeypatch.setattr(grpc.aio._server.Server, "stop", seen)  # type: ignore[attr-defined]
+    with serving(runtime) as send:
+        pass
+    assert (runtime.ran[-1], answered, codes(calls)) == (1.0, [False], ["OK"])
+
+
+@pytest.mark.parametrize("requests", [1, 20])
+def test_a_stream_ends_with_the_server_when_its_requests_are_answered(requests: int) -> None:
+    begun, answers = threading.Event(), queue.Queue[Any]()
+    with serving(Busy(begun.set)) as send:
+        client = send.triton()
+        begun.clear()
+        client.start_stream(lambda result, error: answers.put(error))
+        tensor = triton.InferInput("in_float32", [1, 2], "FP32")
+        tensor.set_data_from_numpy(np.zeros((1, 2), np.float32))
+        for _ in range(requests):
+            client.async_stream_infer("busy", [tensor])
+        if requests == 1:
+            assert answers.get(timeout=20) is None
+            answers.put(None)
+        assert begun.wait(20)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 15.0  # of 60 seconds of grace
+    assert [answers.get(timeout=20) for _ in range(requests)] == [None] * requests
+    assert "the server stops" in str(answers.get(timeout=20))
+
+
+def test_one_of_several_processes_listens_when_it_is_ready() -> None:
+    """The system gives connections to any process that listens."""
+    order = list[str]()
+
+    class Other:
+        name, target = "other", "nowhere"
+
+        async def start(self, turns: Any, door: Any) -> None:
+            order.append(f"listens, state {place.seat.state != READY and 'starting'}")
+
+        async def drain(self) -> None:
+            order.append("ends")
+
+    def load() -> Any:
+        order.append("loads")
+        return loaded
+
+    class Opened:
+        def open(self, _: Any) -> None:
+            order.append("opens")
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(app, name)
+
+    loaded, app = object(), App()
+    life, hold = os.pipe()
+    place = Place(0, bind("127.0.0.1", 0).detach(), make_board(1), life)
+    made: Any = Opened()
+    run_application(
+        made, load, Settings(), on_ready=lambda *_: signal.raise_signal(signal.SIGTERM), place=place, beside=[Other()]
+    )
+    os.close(hold)
+    assert order == ["loads", "opens", "listens, state starting", "ends"]
+
+
+def test_an_error_that_nobody_foresaw_says_nothing_of_the_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, faults = queue.Queue[Any](), list[int]()
+    with serving(Busy(lambda: 1 // (1 - len(faults)))) as send:
+        client = send.triton()
+        monkeypatch.setattr(InferenceService, "streamed", staticmethod(lambda answer: 1 / 0))
+        client.start_stream(lambda result, error: answers.put(str(error)))
+        tensor = triton.InferInput("in_float32", [1, 2], "FP32")
+        tensor.set_data_from_numpy(np.zeros((1, 2), np.float32))
+        client.async_stream_infer("busy", [tensor])
+        assert answers.get(timeout=20) == "internal error; the server's log says more"
+        client.stop_stream()
+        faults.append(1)
+        failed = send()
+        assert (failed.code().name, failed.details()) == ("INTERNAL", "internal error; the server's log says more")
