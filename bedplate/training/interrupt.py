@@ -38,6 +38,8 @@ class Interrupt:
 def noticed_interrupt() -> Generator[Interrupt]:
     """Turns the first SIGINT or SIGTERM into `asked`; a second one acts as before, at once.
 
+    Neither is noticed while this process waits for others that train with it; see `watching.Watch`.
+
     Outside the main thread signals can't be caught, and the interrupt is never asked for.
     """
     interrupt = Interrupt()

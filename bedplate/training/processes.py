@@ -201,6 +201,7 @@ class Workers:
         error = self._error(rank, -signal.SIGKILL)
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()
+        self._kill()
         shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(error.exit_code)
 
@@ -210,12 +211,17 @@ class Workers:
         for process in self._processes.values():
             if process.stdin is not None:
                 process.stdin.close()  # see `end_with_parent`
+        try:
+            for process in self._processes.values():
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+        finally:  # also where an impatient Ctrl-C ends the waiting
+            self._kill()
+
+    def _kill(self) -> None:
         for process in self._processes.values():
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
 
 
 @contextmanager

@@ -15,13 +15,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from mmap import mmap
 from pathlib import Path
 from typing import final
 
-import numpy as np
-
-from bedplate.types import SECOND, Int64s, format_duration
+from bedplate.types import SECOND, format_duration
 
 AFTER_INTERRUPT = 10.0
 """Seconds that another process may hold up the first one after Ctrl-C or SIGTERM; the second such signal ends it."""
@@ -37,34 +36,38 @@ class Operations:
 
     Args:
         rank: of this process.
-        begun: [count] of each process, which all of them see; each writes its own.
+        begun: the number of each process, by rank, which all of them see; each writes its own.
+
+    Attributes:
+        number: how many this process has begun.
+        waiting: whether it waits for the others now.
     """
 
-    __slots__ = ("_begun", "rank", "waiting")
+    __slots__ = ("_begun", "number", "rank", "waiting")
 
-    def __init__(self, rank: int, begun: Int64s) -> None:
+    def __init__(self, rank: int, begun: list[int] | memoryview[int]) -> None:
         self.rank, self._begun = rank, begun
-        self.waiting = False
+        self.number, self.waiting = 0, False
 
     @classmethod
     def of(cls, rank: int, count: int, path: Path | None) -> Operations:
         """Those of processes of one machine, in a file that all of them map; without one, none knows of the others."""
         if path is None:
-            return cls(rank, np.zeros(count, np.int64))
+            return cls(rank, [0] * count)
         if not path.exists():
             path.write_bytes(bytes(8 * count))
-        return cls(rank, np.memmap(path, np.int64, "r+", shape=(count,)))
+        with path.open("r+b") as file:
+            return cls(rank, memoryview(mmap(file.fileno(), 8 * count)).cast("q"))
 
     def announce(self) -> None:
         """Says that this process can be met."""
-        self._begun[self.rank] += 1
+        self.number += 1
+        self._begun[self.rank] = self.number
 
-    @contextmanager
-    def one(self) -> Generator[None]:
+    def one(self) -> AbstractContextManager[None]:
         """An operation with the others, from its beginning in this process until it is done."""
-        self._begun[self.rank] += 1
-        with self.arrival():
-            yield
+        self.announce()
+        return self.arrival()
 
     @contextmanager
     def arrival(self) -> Generator[None]:
@@ -75,15 +78,10 @@ class Operations:
         finally:
             self.waiting = False
 
-    @property
-    def number(self) -> int:
-        """How many this process has begun."""
-        return int(self._begun[self.rank])
-
     def late(self) -> list[int]:
         """The ranks of those that have not begun what this process has, or that can't be met yet."""
         wanted = max(1, self.number)
-        return [rank for rank, begun in enumerate(self._begun.tolist()) if begun < wanted and rank != self.rank]
+        return [rank for rank, begun in enumerate(self._begun) if begun < wanted and rank != self.rank]
 
 
 @final

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,15 @@ def test_a_second_signal_ends_all_at_once(tmp_path):
     finally:
         parent.kill()
         parent.wait()
+
+
+def test_a_wait_that_does_not_notice_that_the_others_are_gone_is_abandoned(tmp_path, monkeypatch):
+    monkeypatch.setattr(watching, "_AWAY", 0.2)
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    operations, abandoned = watching.Operations.of(0, 2, tmp_path / "operations"), threading.Event()
+    with watching.Watch(operations, {1: other}, 0.2, abandoned.set).watching(), operations.one():
+        assert abandoned.wait(60)
+    assert other.wait(60) == -signal.SIGKILL
 
 
 def test_how_long_to_wait_is_a_duration():
