@@ -121,13 +121,11 @@ def train(
         connect: connects with other processes that train with this one, by `helping.help_train`; None: there are none.
 
     Raises:
-        MissingExtraError, ConfigError: the model's library is missing or does not know what is chosen, see
-            `choices.check_choices`; or several processes can't train such a model.
+        MissingExtraError, ConfigError: the model's library is missing, or does not know a choice (`check_choices`).
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
-        NotFoundError: the run to resume is not there.
-        StoreError: the run to resume began with other definitions, data or config; or it is not there to be resumed.
+        NotFoundError, StoreError: the run to resume is not there, or began with other definitions, data or config.
         WorkerError: another process has ended; the last checkpoint is whole, and the run can be resumed.
     """
     began = None if resume is None else registry.run(resume).record
@@ -146,11 +144,9 @@ def train(
         result = _fitted(learner, encoder, training, validation, run, show)
         _examined(profile, job, result.model, encoder, training, run.folder, progress)
         progress("evaluate on the test split")
-        metrics = _tested(learner, result, encoder, testing, dataset, run)
+        facts = _Facts(run, result, encoder, _tested(learner, result, encoder, testing, dataset, run), beginning, rates)
         progress("export, and reproduce the golden requests")
-        return _register(
-            job, learner, dataset, features, registry, root, run, result, encoder, metrics, beginning, rates
-        )
+        return _register(job, learner, dataset, features, registry, root, facts)
 
 
 def _opened(
@@ -286,6 +282,19 @@ def _encoder(
     return encoder
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What a version is registered with: its run, and what came of it."""
+
+    run: Run
+    result: TrainResult[Any]
+    encoder: Encoder
+    metrics: Mapping[str, float]
+    beginning: Beginning
+    rates: Mapping[str, LabelRate]
+
+
 def _register(
     job: Job,
     learner: Learner,
@@ -293,13 +302,9 @@ def _register(
     features: Mapping[str, Feature],
     registry: Registry,
     root: Path,
-    run: Run,
-    result: TrainResult[Any],
-    encoder: Encoder,
-    metrics: Mapping[str, float],
-    beginning: Beginning,
-    rates: Mapping[str, LabelRate],
+    facts: _Facts,
 ) -> Trained:
+    run, result, encoder, metrics = facts.run, facts.result, facts.encoder, facts.metrics
     catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
     shutil.rmtree(artifact, ignore_errors=True)  # of an attempt that was interrupted before it was registered
@@ -312,18 +317,18 @@ def _register(
         catalogue=catalogue,
         models=models_behind(job, dataset),
     )
-    learnt, trained = beginning.until(dataset.learnt_until, dataset.trained_until)
+    learnt, trained = facts.beginning.until(dataset.learnt_until, dataset.trained_until)
     manifest = gather(
         root,
         definitions=run.record.definitions,
         sources=run.record.sources,
-        config=job.form() | beginning.form,
+        config=job.form() | facts.beginning.form,
         seeds={"trainer": job.trainer.seed, "model": job.model.seed},
         metrics=metrics,
-        parents=sorted({*models_behind(job, dataset).values(), *beginning.parents}),
+        parents=sorted({*models_behind(job, dataset).values(), *facts.beginning.parents}),
         learnt_until=learnt,
         trained_until=trained,
-        label_rates=rates,
+        label_rates=facts.rates,
     )
     version = registry.register(job.name, artifact, manifest=manifest, run_id=run.id)
     return Trained(version, run.id, result, encoder, metrics, catalogue)

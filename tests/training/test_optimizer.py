@@ -57,6 +57,48 @@ def test_step_is_the_formula():
     torch.testing.assert_close(weight.detach(), torch.tensor([[1 - 3 * step, 2 - 4 * step], [3.0, 4.0]]))
 
 
+@pytest.mark.parametrize("kind", [RowWiseAdagrad, Adagrad])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["compiled", "by torch"])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_row_whose_gradient_is_not_finite_stays_and_is_counted(kind, sparse, dtype, wrong):
+    rows = torch.tensor([1, 2, 4, 5])
+    values = torch.arange(1, 9, dtype=dtype).reshape(4, 2)
+    broken = values.clone()
+    broken[1, 1], broken[3, 0] = wrong, wrong
+
+    def stepped(rows, values):
+        table = torch.nn.Parameter(torch.ones(6, 2, dtype=dtype))
+        optimizer = kind([table], 0.1)
+        optimizer.sums = [sums.to(dtype) for sums in optimizer.sums]
+        gradient = torch.sparse_coo_tensor(rows.unsqueeze(0), values, (6, 2), is_coalesced=True, check_invariants=True)
+        table.grad = gradient if sparse else gradient.to_dense()
+        return optimizer.step(), table.detach(), optimizer.sums[0]
+
+    good = torch.tensor([0, 2])
+    left, expected, sums = stepped(rows[good], values[good])
+    assert left == 0
+    assert not torch.equal(expected[rows[good]], torch.ones(2, 2, dtype=dtype))
+    assert stepped(rows, values)[0] == 0
+    left, found, kept = stepped(rows, broken)
+    assert left == 2
+    assert torch.equal(found, expected)
+    assert torch.equal(kept, sums)
+
+
+def test_no_weight_changes_where_the_gradient_of_embeddings_is_not_finite():
+    model = torch.nn.Sequential(FusedEmbedding(6, 2), torch.nn.Linear(2, 1))
+    optimizer = Optimizer(model, TrainerConfig())
+    model(torch.tensor([[1, 2]])).sum().backward()
+    table, weights = model[0].weight, model[1].weight.detach().clone()
+    table.grad = torch.full_like(table, math.nan)
+    assert optimizer.step() == 6
+    assert torch.equal(model[1].weight, weights)
+    table.grad.zero_()
+    assert optimizer.step() == 0
+    assert not torch.equal(model[1].weight, weights)
+
+
 def test_gradients_of_two_lookups_in_a_step_are_one_gradient(monkeypatch):
     """Their sum is squared, not each: a sparse gradient that has a row twice steps as the dense one does."""
     weights: list[torch.Tensor] = []
