@@ -9,14 +9,13 @@ turns before it took.
 from __future__ import annotations
 
 import asyncio
-import time
+import os
 from time import monotonic
 from typing import final
 
 _QUIET_SECONDS = 0.0003  # after a call the next one that waits in the library is there sooner than that
 _MOST_SECONDS = 0.004  # a flood of calls must not keep others from their turn
 _BETWEEN_SECONDS = 0.004  # of turns, until the next look
-_NAP_SECONDS = 0.00002  # some 80 microseconds by the system's timers
 _ACTIVE_SECONDS = 1.0  # without calls for so long, nothing is waited for
 
 
@@ -42,7 +41,7 @@ class Intake:
                 return False
             self._begun = now
         if now - max(self._begun, self._last) < _QUIET_SECONDS and now - self._begun < _MOST_SECONDS:
-            time.sleep(_NAP_SECONDS)  # the threads of the library need a core: looking all the time would take it
+            os.sched_yield()  # the threads of the library may need the core; to sleep takes too long on a busy machine
             return True
         self._begun, self._ended = 0.0, now
         return False
