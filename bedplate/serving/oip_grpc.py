@@ -43,7 +43,7 @@ _CODES = {
 }
 """The code of gRPC for a status of HTTP; INTERNAL for others."""
 _LAST_CALL_SECONDS = 0.1  # at the end, for calls that are on their way
-_QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.05, 0.3  # no call comes for so long, before the connections are told to end
+_QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.1, 0.5  # no call comes for so long, before the connections are told to end
 _TELLING_SECONDS = 0.02  # in which they are told; answers follow
 _READING_SECONDS = 0.2  # in which messages of streams are still read then
 

@@ -41,7 +41,7 @@ class Intake:
                 return False
             self._begun = now
         if now - max(self._begun, self._last) < _QUIET_SECONDS and now - self._begun < _MOST_SECONDS:
-            os.sched_yield()  # the threads of the library may need the core
+            os.sched_yield()  # the threads of the library may need the core; to sleep takes too long on a busy machine
             return True
         self._begun, self._ended = 0.0, now
         return False
