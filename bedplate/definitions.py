@@ -229,6 +229,7 @@ def _importable(config: Config) -> Generator[None]:
         project = getattr(module, "__dict__", {}).get("__bedplate_project__")
         if project is not None and (name in stems or project == str(config.root)):
             del sys.modules[name]
+    known = set(sys.modules)
     finder = _Finder(config.root)
     sys.meta_path.insert(0, finder)
     sys.path.insert(0, str(config.root))
@@ -238,10 +239,18 @@ def _importable(config: Config) -> Generator[None]:
     finally:
         sys.meta_path.remove(finder)
         sys.path.remove(str(config.root))
-        for name in stems:
+        for name in stems | (sys.modules.keys() - known):
             module = sys.modules.get(name)
-            if module is not None and str(getattr(module, "__file__", "")).startswith(str(config.root)):
+            if module is not None and _is_of(config.root, module):
                 module.__dict__["__bedplate_project__"] = str(config.root)
+
+
+def _is_of(root: Path, module: ModuleType) -> bool:
+    """Whether a module is a project's own; an environment of libraries may be in its folder."""
+    places = [str(module.__dict__.get("__file__") or ""), *map(str, module.__dict__.get("__path__") or ())]
+    return any(
+        Path(p).is_relative_to(root) and not {"site-packages", "dist-packages"} & {*Path(p).parts} for p in places if p
+    )
 
 
 def _run(path: Path) -> ModuleType:

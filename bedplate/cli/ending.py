@@ -14,7 +14,9 @@ import os
 import threading
 from typing import final
 
-_BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
+_BYTES = (io.BufferedWriter, io.BufferedRandom)
+_NOTHING = (io.BytesIO, io.StringIO, io.FileIO, io.BufferedReader)
+"""Hold nothing that is to be written."""
 
 LOADING = "load"
 """The name of the thread on which a server loads; see `bedplate.serving.loading`."""
@@ -43,22 +45,37 @@ class Ending:
     def _end(self) -> None:
         if self.code is None:
             return
-        written = [_write(file) for file in _open_files()]
+        written = [_write(file) for file in sorted(_open_files(), key=_depth)]
         if all(written):
             os._exit(self.code)
         # Else the interpreter tries to write again, says what is wrong, and ends with its code for that.
 
 
 def _open_files() -> list[io.IOBase]:
-    """Files that may hold what isn't written, text before the bytes below it."""
-    found: list[io.IOBase] = [o for o in gc.get_objects() if type(o) in _BUFFERED and not o.closed]
-    return sorted(found, key=lambda file: not isinstance(file, io.TextIOWrapper))
+    """Files that may hold what isn't written."""
+    return [o for o in gc.get_objects() if issubclass(type(o), io.IOBase) and type(o) not in _NOTHING]
+
+
+def _depth(file: io.IOBase) -> int:
+    """What comes first: text, then files written in Python, such as compressed ones, then the bytes below them."""
+    return 0 if isinstance(file, io.TextIOWrapper) else 2 if isinstance(file, _BYTES) else 1
 
 
 def _write(file: io.IOBase) -> bool:
     try:
-        if file.writable():
-            file.flush()
+        if not file.closed and file.writable():
+            if _depth(file) == 1:
+                file.close()  # which writes what comes last, as its end would
+            else:
+                file.flush()
     except (OSError, ValueError):
-        return False
+        return not _is_open(file)
     return True
+
+
+def _is_open(file: io.IOBase) -> bool:
+    """Whether it is open; a text whose bytes were taken away isn't."""
+    try:
+        return not file.closed
+    except ValueError:
+        return False

@@ -362,23 +362,27 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
     from bedplate.project import Project
 
     project = Project(directory)
-    taken: dict[str, tuple[int, int]] = {}
+    taken: dict[str, tuple[int, int, int]] = {}
     interrupted = False
     with open_online(project.config) as store:
         for view in (v for views in _chosen(project, sources).values() for v in views):
             stream = LetterStream(file, view, store, form, ahead=project.config.online_ahead)
+            before = len(stream.withheld())
             done = Ingest(store, [view], stream, late=late).run()
-            taken[view.name] = done.events, len(stream) - done.events
+            taken[view.name] = done.events, len(stream) - before, len(stream.withheld())
             if interrupted := done.interrupted:
                 break
+    names = ("letters", "passed_over", "left")
     if as_json:
-        echo_json({"views": [{"view": v, "letters": n, "passed_over": rest} for v, (n, rest) in taken.items()]})
+        views = [{"view": view} | dict(zip(names, counts, strict=True)) for view, counts in taken.items()]
+        echo_json({"views": views, "interrupted": interrupted})
     else:
-        rows = [[view, f"{count:,}", f"{rest:,}"] for view, (count, rest) in taken.items()]
-        click.echo(table(["view", "letters", "passed over"], rows, [1, 2]))
+        rows = [[view, *(f"{count:,}" for count in counts)] for view, counts in taken.items()]
+        click.echo(table(["view", "letters", "passed over", "left"], rows, [1, 2, 3]))
     if interrupted:
+        click.echo("interrupted: run it again, which takes what is left", err=True)
         click.get_current_context().exit(INTERRUPTED_EXIT)
-    if not any(count for count, _ in taken.values()):
+    if not any(count for count, *_ in taken.values()):
         click.echo(
             "warning: no letter was taken in: none of them is withheld from a view now, as it was taken in before, the "
             "view was loaded since, or the letter is of another project's stream",

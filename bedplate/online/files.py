@@ -14,13 +14,16 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-from bedplate.errors import DataError, reason
+from bedplate.errors import ConfigError, DataError, reason
 from bedplate.features.view import CompiledView
 from bedplate.online.file_rows import SUFFIXES, FileForms, Form, Piece
 from bedplate.online.letters import Letter, write_letters
 from bedplate.online.origins import of_directory
 from bedplate.online.streams import MicroBatch, Origin, Position, Stream, StuckError
 from bedplate.sources.base import UNREADABLE
+
+_LONGEST = 400
+"""Bytes of a partition's and a file's name: they are in keys of the store, of which some are short."""
 
 _TABLES = {
     "a Delta": "_delta_log",
@@ -46,10 +49,12 @@ class FileStream(Stream):
         strangers: what is in the directory, as last listed, and has no name of a stream's file.
 
     Raises:
-        ConfigError: the form is wrong.
+        ConfigError: the form is wrong, or the directory's path is not UTF-8.
     """
 
     def __init__(self, directory: Path, view: CompiledView, letters: Path | None = None, form: str = "json") -> None:
+        if not _is_text(str(directory)):
+            raise ConfigError("the path is not UTF-8", where=ascii(str(directory)), hint="rename the directory")
         self._directory, self._view, self._letters = directory, view, letters
         self._forms = FileForms(view, form)
         self.letters_written = 0
@@ -203,6 +208,12 @@ class FileStream(Stream):
         for name in self._files.get(partition, []):
             if name < after.name or (name == after.name and name in completed):
                 continue
+            if len(f"{partition}/{name}".encode()) > _LONGEST:
+                raise StuckError(
+                    f"the file's name and its folder's have more than {_LONGEST} bytes, expected fewer",
+                    where=str(folder / name),
+                    hint="rename it; the new name must come after those that are taken in",
+                )
             return folder / name, 0 if name > after.name else after.at
         return None, 0
 

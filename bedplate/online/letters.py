@@ -81,7 +81,7 @@ class Letter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     @property
     def data(self) -> bytes:
         """The payload's bytes."""
-        return self.payload.encode() if self.payload else base64.b64decode(self.base64)
+        return self.payload.encode() if self.payload else base64.b64decode(self.base64, validate=True)
 
     @classmethod
     def of(cls, topic: str, partition: int, offset: int, reason: str, payload: bytes | None) -> Self:

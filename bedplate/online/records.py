@@ -121,7 +121,7 @@ class RecordFiles(ABC):
 class JsonFiles(RecordFiles):
     """An object a line; the value is the line. Empty lines are rows where nothing is.
 
-    A file that ends within an object is damaged; the last line need not end, its object must.
+    A file whose last line does not end, and is no JSON, is damaged: it may be cut there. Any other line is a record.
 
     >>> import io
     >>> [(r.row, r.value) for r in JsonFiles().scan(io.BytesIO(b'{"a": 1}' + bytes([10, 10]) + b"{}"), (0, 0))]
@@ -135,25 +135,25 @@ class JsonFiles(RecordFiles):
         for line in file:
             if not line.endswith(b"\n") and _is_cut(line):
                 raise DataError(
-                    f"the file ends within line {row + 1:,}, which begins at byte {offset:,}",
-                    hint="put the file there whole: written aside and renamed; or complete the line, or delete it",
+                    f"the file ends within line {row + 1:,}, which begins at byte {offset:,} and is no JSON",
+                    hint="put the whole file there, written aside and renamed, or mend and end the line, or delete it",
                 )
             yield Record(row, (row, offset), line.strip() or None)
             row, offset = row + 1, offset + len(line)
 
 
 def _is_cut(line: bytes) -> bool:
-    """Whether a text is the beginning of one in JSON.
+    """Whether a line that does not end may be the beginning of another: whatever is no JSON.
 
-    >>> _is_cut(b'{"a": "b'), _is_cut(b"{}"), _is_cut(b"  "), _is_cut(b"?")
-    (True, False, False, False)
+    >>> _is_cut(b'{"a": "b'), _is_cut(b'{"a": 1.'), _is_cut(b"{}"), _is_cut(b"  ")
+    (True, True, False, False)
     """
     if not line.strip():
         return False
     try:
-        msgspec.json.decode(line, type=msgspec.Raw)
-    except msgspec.DecodeError as error:
-        return "truncated" in str(error)
+        msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True
     return False
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import final
 
 import msgspec
+import polars as pl
 
 from bedplate.clock import Clock, system_clock
 from bedplate.errors import DataError
@@ -20,8 +21,8 @@ from bedplate.online.refused import AHEAD, refused_rows
 from bedplate.online.streams import MicroBatch, Position, Stream
 from bedplate.types import LATEST_TIME
 
-PARTITION = "replay"
-"""The name of the partition of letters."""
+PARTITION = "/replay"
+"""The name of the partition of letters, which no folder or topic has."""
 
 
 @final
@@ -53,7 +54,7 @@ class LetterStream(Stream):
     ) -> None:
         self._ahead, self._clock = ahead, clock
         self._path, self._letters = path, read_letters(path)
-        self._view, self._store = view, store
+        self._view, self._store, self._is_checked = view, store, False
         root = view.root or Path()
         parsers = {"": parser(form, root), "json": parser("json", root)}
 
@@ -77,26 +78,16 @@ class LetterStream(Stream):
         """The letters that were not taken in yet.
 
         Raises:
-            DataError: a payload is still wrong.
+            DataError: a payload is still wrong, of whichever letter: it is said before the first one is taken in.
         """
-        notes = self._store.read_many([keys.letter_of(self._view, letter.name) for letter in self._letters])
-        left = [letter for letter, note in zip(self._letters, notes, strict=True) if note][:rows]
+        left = self.withheld()
         if not left:
             return None
-        frame, wrong = self._payloads.decode(left)
-        decoded = [number for number in range(len(left)) if number not in wrong]
-        # Rows of files are history's too, which counts them once their time has come.
-        latest = self._clock() + self._ahead if any(letter.topic for letter in left) else LATEST_TIME
-        refused = refused_rows([self._view], frame, latest)
-        wrong |= {decoded[row]: why for row, why in refused.items()}
-        if wrong:
-            number, why = min(wrong.items())
-            raise DataError(
-                f"{len(wrong):,} of {len(left):,} letters are still wrong, the first is the one of "
-                f"{left[number].place}: {why}",
-                where=self.name,
-                hint="mend its payload, or delete its line",
-            )
+        if not self._is_checked:
+            self._decoded(left)
+            self._is_checked = True
+        left = left[:rows]
+        frame = self._decoded(left)
 
         def row(number: int) -> str:
             return f"the letter of {left[number].place}"
@@ -111,6 +102,29 @@ class LetterStream(Stream):
             newest=lambda: -1,
             letters=tuple(letter.name for letter in left),
         )
+
+    def withheld(self) -> list[Letter]:
+        """The letters whose events are withheld from the view now."""
+        notes = self._store.read_many([keys.letter_of(self._view, letter.name) for letter in self._letters])
+        return [letter for letter, note in zip(self._letters, notes, strict=True) if note]
+
+    def _decoded(self, left: list[Letter]) -> pl.DataFrame:
+        """The rows of letters, of which none may be wrong."""
+        frame, wrong = self._payloads.decode(left)
+        decoded = [number for number in range(len(left)) if number not in wrong]
+        # Rows of files are history's too, which counts them once their time has come.
+        latest = self._clock() + self._ahead if any(letter.topic for letter in left) else LATEST_TIME
+        refused = refused_rows([self._view], frame, latest)
+        wrong |= {decoded[row]: why for row, why in refused.items()}
+        if wrong:
+            number, why = min(wrong.items())
+            raise DataError(
+                f"{len(wrong):,} of {len(left):,} letters are still wrong, the first is the one of "
+                f"{left[number].place}: {why}",
+                where=self.name,
+                hint="mend its payload, or delete its line",
+            )
+        return frame
 
     def __len__(self) -> int:
         """How many letters the file has."""

@@ -59,7 +59,8 @@ def test_poison_rows_are_counted_told_and_replayed(
     path.write_text("".join(json.dumps(x | {"payload": json.dumps(event(2))}) + "\n" for x in found))
     for taken in (2, 0):
         printed = call(folder, capsys, "ingest", "replay", path, "--json")
-        assert json.loads(printed.out) == {"views": [{"view": "clicked", "letters": taken, "passed_over": 2 - taken}]}
+        counts_of_view = {"view": "clicked", "letters": taken, "passed_over": 2 - taken, "left": 0}
+        assert json.loads(printed.out) == {"views": [counts_of_view], "interrupted": False}
         assert ("warning: no letter was taken in" in printed.err) == (not taken)
         assert counts(folder, capsys) == [3, 4]
     assert json.loads(call(folder, capsys, "ingest", folder / "stream", "--json").out)["sources"][0]["rows"] == 0

@@ -53,7 +53,8 @@ def test_a_topic_is_followed_and_its_letters_are_replayed(folder: Path, capsys: 
     letters.write_text(letters.read_text().replace('\\"x\\"', "5").replace("null", "6"))
     for expected in (2, 0):
         assert run(words) == 0
-        assert json.loads(capsys.readouterr().out) == {"views": [{"view": "clicked", "letters": expected}]}
+        found = {"view": "clicked", "letters": expected, "passed_over": 2 - expected, "left": 0}
+        assert json.loads(capsys.readouterr().out) == {"views": [found], "interrupted": False}
     with LmdbStore(folder / ".bedplate" / "online") as store:
         assert [state.events for state in states(store)] == [2 + 2 + 2]
 

@@ -18,7 +18,7 @@ from bedplate.aggregations.ordered import LastN
 from bedplate.errors import ConfigError, DataError, StoreError
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.reference import Reference
-from bedplate.online.base import OnlineStore
+from bedplate.online.base import OnlineStore, open_store
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.files import FileStream
 from bedplate.online.ingest import Ingest
@@ -191,6 +191,7 @@ DAMAGED = {
     "2.avro": b"",
     "1.jsonl": jsonl([row(i) for i in range(9)])[:-4],  # within the last object
     "2.jsonl": jsonl([row(0), b"", b'{"user": "']).rstrip(b"\n"),
+    "3.jsonl": jsonl([row(0), row(1), b'{"user": 1, "amount": 2.']).rstrip(b"\n"),
     "3.avro": avro([row(i) for i in range(30)]) + b"\x80",  # cut within the number of a block's records
 }
 
@@ -219,6 +220,50 @@ def test_a_damaged_file_stops_its_partition_alone(tmp_path: Path, name: str) -> 
     left = Ingest(store, [each], stream(tmp_path, each, FORM["pb"])).run()
     assert (left.files, left.events) == (2, 40 - taken + 1)
     assert read_state(store, each).position("a").name == "4.jsonl"
+
+
+def test_a_letter_that_is_still_wrong_is_told_before_any_is_taken(tmp_path: Path) -> None:
+    put(tmp_path / "stream", "1.jsonl", jsonl([b"no"] * 5))
+    each = view()
+    store = loaded(each)
+    Ingest(store, [each], stream(tmp_path, each)).run()
+    [path] = (tmp_path / "letters").glob("*.jsonl")
+    mend(tmp_path, {("1.jsonl", i): row(i) if i != 3 else {"user": None} for i in range(5)})
+    with pytest.raises(DataError, match=r"1 of 5 letters are still wrong, the first is the one of row 3 of 1\."):
+        Ingest(store, [each], LetterStream(path, each, store), batch=2, late=True).run()
+    assert read_state(store, each).events == 0
+    mend(tmp_path, {("1.jsonl", i): row(i) for i in range(5)})
+    letters = LetterStream(path, each, store)
+    worker = Ingest(store, [each], letters, batch=2, late=True)
+    worker.turn()
+    assert (len(letters), [letter.row for letter in letters.withheld()]) == (5, [2, 3, 4])
+    worker.run()
+    assert_oracle(store, each, [row(i) for i in range(5)])
+
+
+def test_a_name_that_is_too_long_for_the_store_stops_its_partition_alone(tmp_path: Path) -> None:
+    put(tmp_path / "stream" / ("a" * 240), f"{'b' * 240}.jsonl", jsonl([row(0), b"no"]))
+    put(tmp_path / "stream" / ("c" * 240), f"{'d' * 150}.jsonl", jsonl([row(1), b"no"]))
+    each = view()
+    with open_store("lmdb:online", tmp_path) as store:
+        bulk_load(store, each, [], START)
+        with pytest.raises(StuckError, match="have more than 400 bytes"):
+            Ingest(store, [each], stream(tmp_path, each)).run()
+        assert_oracle(store, each, [row(1)])
+    with pytest.raises(ConfigError, match="the path is not UTF-8"):
+        FileStream(tmp_path / "\udcff", each)
+
+
+def test_a_folder_may_have_any_name_and_letters_are_replayed_beside_it(tmp_path: Path) -> None:
+    each = view()
+    for folder in ("replay", "letters"):
+        put(tmp_path / "stream" / folder, "1.jsonl", jsonl([row(0), b"no", row(2)]))
+    store = loaded(each)
+    for taken in (2, 0, 0):
+        Ingest(store, [each], stream(tmp_path, each)).run()
+        mend(tmp_path, {(f"{folder}/1.jsonl", 1): row(1) for folder in ("replay", "letters")})
+        assert replay(tmp_path, store, each) == taken
+        assert_oracle(store, each, [row(i) for i in range(3)] * 2)
 
 
 def test_all_partitions_that_can_not_go_on_are_named(tmp_path: Path) -> None:
