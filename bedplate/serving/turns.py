@@ -254,15 +254,13 @@ class Turns:
         """Gives up the last of the lowest where more wait, or longer, than allowed."""
         for priority in range(GONE, max(above, HIGH), -1):
             queue = self._queues[priority]
-            while queue and (self._has_too_many or sum(self._seconds) > self._most_seconds):
-                refused = Refused("waiting", 1.0) if self._has_too_many else Refused("wait", sum(self._seconds))
+            while queue:
+                has_too_many, seconds = 0 < self._most < self._size, sum(self._seconds)
+                if not has_too_many and seconds <= self._most_seconds:
+                    break
                 turn = queue[-1]
                 self._take_out(turn)
-                self._give_up(turn, refused)
-
-    @property
-    def _has_too_many(self) -> bool:
-        return bool(self._most) and self._size > self._most
+                self._give_up(turn, Refused("waiting", 1.0) if has_too_many else Refused("wait", seconds))
 
     def _schedule(self) -> None:
         self._scheduled = True
