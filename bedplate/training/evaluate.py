@@ -14,6 +14,7 @@ from bedplate.models.prediction import Prediction
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.source import Batches, blocks_of
+from bedplate.training.tables import Tables
 from bedplate.types import Array
 
 
@@ -25,6 +26,7 @@ def predict(
     seed: int = 0,
     ahead: Ahead | None = None,
     exchange: Exchange | None = None,
+    tables: Tables | None = None,
 ) -> Prediction:
     """The scores, labels and mean loss over the first epoch of a source, in its order.
 
@@ -37,12 +39,15 @@ def predict(
         seed: of the epoch.
         ahead: how far batches are read ahead.
         exchange: with the other processes; None where there are none.
+        tables: the model's, where rows of them are in other processes.
 
     Raises:
         DataError: the source has no candidates.
     """
     exchange = exchange or Alone()
-    parts = exchange.at_first(_predict(model, encoder, source, seed, ahead or Ahead(), exchange.share(len(source))))
+    share, fetches = exchange.share(len(source)), exchange.largest_share(len(source))
+    own = _predict(model, encoder, source, seed, ahead or Ahead(), share, tables, fetches)
+    parts = exchange.at_first(own)
     found = [prediction for part in parts for prediction in part]
     if not found and exchange.rank == 0:
         raise DataError("the source has no candidates to score", where="validation")
@@ -50,14 +55,24 @@ def predict(
 
 
 def _predict(
-    model: Model, encoder: Encoder, source: Batches, seed: int, ahead: Ahead, share: tuple[int, int]
+    model: Model,
+    encoder: Encoder,
+    source: Batches,
+    seed: int,
+    ahead: Ahead,
+    share: tuple[int, int],
+    tables: Tables | None,
+    fetches: int,
 ) -> list[Prediction]:
-    """The scores of each of some batches that has candidates."""
+    """The scores of each of some batches that has candidates; asks the tables so many times, as every process does."""
     model.eval()
     found: list[Prediction] = []
     blocks = blocks_of(source, seed, 0, share[0], stop=share[1])
     with torch.no_grad(), prefetched(blocks, encoder, ahead, Waiting()) as ready:
         for batch in ready:
+            if tables is not None:
+                tables.fetch(batch)
+            fetches -= 1
             if not batch.rows:
                 continue
             outputs = model(batch)
@@ -76,6 +91,8 @@ def _predict(
                     loss=model.loss(outputs, batch).item(),
                 )
             )
+        for _ in range(fetches if tables is not None else 0):
+            tables.fetch(None)
     return found
 
 
@@ -102,9 +119,10 @@ def evaluate(
     seed: int = 0,
     ahead: Ahead | None = None,
     exchange: Exchange | None = None,
+    tables: Tables | None = None,
 ) -> dict[str, float]:
     """The model's metrics on a source, and `loss`; the same in every process."""
     exchange = exchange or Alone()
-    prediction = predict(model, encoder, source, seed=seed, ahead=ahead, exchange=exchange)
+    prediction = predict(model, encoder, source, seed=seed, ahead=ahead, exchange=exchange, tables=tables)
     metrics = {"loss": prediction.loss, **model.metrics(prediction)} if exchange.rank == 0 else {}
     return exchange.of_first(metrics)

@@ -20,6 +20,7 @@ from bedplate.training.joining import PeerLostError, WorkerError
 
 if TYPE_CHECKING:
     from bedplate.training.exchange import Exchange
+    from bedplate.training.tables import Shard
 
 PLACE = "BEDPLATE_TRAINING_PLACE"
 """The environment variable that makes a process one of a training: `RANK/COUNT/FOLDER`."""
@@ -44,14 +45,18 @@ class Place:
         self.rank, self.count, self.folder = rank, count, folder
 
     @contextmanager
-    def connect(self) -> Generator[Exchange]:
-        """Says that this process can be met, and meets the others."""
+    def connect(self, shard: Shard | None = None) -> Generator[Exchange]:
+        """Says that this process can be met, and meets the others.
+
+        Args:
+            shard: spreads embedding tables over the processes; None: each has them whole.
+        """
         from bedplate.training.together import connected
 
         if self.folder is not None:
             (self.folder / f"ready-{self.rank}").touch()
         meeting = "env://" if self.folder is None else f"file://{self.folder / _STORE}"
-        with connected(self.rank, self.count, meeting) as exchange:
+        with connected(self.rank, self.count, meeting, shard) as exchange:
             yield exchange
 
     def end_with_parent(self) -> None:
@@ -119,8 +124,11 @@ class Workers:
                 )
 
     @contextmanager
-    def connect(self) -> Generator[Exchange]:
+    def connect(self, shard: Shard | None = None) -> Generator[Exchange]:
         """What this process and the others tell each other.
+
+        Args:
+            shard: as for `Place.connect`.
 
         Raises:
             WorkerError: one has ended before this one is through.
@@ -128,7 +136,7 @@ class Workers:
         self.wait_until_ready()
         os.environ.setdefault(_INTERFACE, _loopback())
         try:
-            with self.place.connect() as exchange:
+            with self.place.connect(shard) as exchange:
                 yield exchange
         except PeerLostError as error:
             raise self.error() from error

@@ -12,6 +12,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, TypeVar, final
 
 import numpy as np
@@ -24,11 +25,13 @@ from bedplate.errors import ConfigError, DataError
 from bedplate.layers.embedding import FusedEmbedding
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
+from bedplate.training.config import TrainerConfig
 from bedplate.training.exchange import Exchange
 from bedplate.training.gathering import whole_batch
 from bedplate.training.joining import PeerLostError
 from bedplate.training.merging import merge_dense, merge_sparse
 from bedplate.training.optimizer import Optimizer
+from bedplate.training.tables import Shard, Tables, WholeTables
 
 _Value = TypeVar("_Value")
 
@@ -44,15 +47,21 @@ _DRAWS = 4
 
 @final
 class Together(Exchange):
-    """One of several processes; torch's process group is there already."""
+    """One of several processes; torch's process group is there already.
 
-    def __init__(self) -> None:
-        super().__init__(dist.get_rank(), dist.get_world_size())
+    Args:
+        shard: spreads embedding tables over the processes; None: each has them whole.
+    """
+
+    def __init__(self, shard: Shard | None = None) -> None:
+        super().__init__(dist.get_rank(), dist.get_world_size(), shards=shard is not None)
+        self._shard = shard
         self._sparse: list[nn.Parameter] = []
+        self._small: list[nn.Parameter] = []
 
-    def begin(self, model: Model) -> None:
+    def begin(self, model: Model, config: TrainerConfig, folder: Path) -> Tables:
         """See `Exchange.begin`."""
-        self._sparse = []
+        self._sparse, self._small, tables = [], [], set[int]()
         untyped: Any = model
         modules: list[tuple[str, nn.Module]] = list(untyped.named_modules())
         for name, module in modules:
@@ -62,13 +71,17 @@ class Together(Exchange):
                     where="training by several processes",
                     hint="use LayerNorm, or train by one process",
                 )
-            if isinstance(module, FusedEmbedding):
+            if isinstance(module, FusedEmbedding) and self._shard is not None:
+                tables.add(id(module.weight))
+            elif isinstance(module, FusedEmbedding):
                 module.sparse = module.sparse or len(module.weight) >= _SPARSE_ROWS
-                self._sparse += [module.weight] if module.sparse else []
+                (self._sparse if module.sparse else self._small).append(module.weight)
         self._check_same(model)
-        with _reaching():
-            for tensor in model.state_dict().values():
-                dist.broadcast(tensor, 0)
+        with reaching():
+            for tensor in model.state_dict(keep_vars=True).values():
+                if id(tensor) not in tables:
+                    dist.broadcast(tensor.detach(), 0)
+        return WholeTables(model, config) if self._shard is None else self._shard(model, config, folder)
 
     def _check_same(self, model: Model) -> None:
         """Checks that all processes learn the same weights, and tell their gradients the same way.
@@ -100,40 +113,39 @@ class Together(Exchange):
         self, outputs: Mapping[str, Tensor], batch: TensorBatch, stop: bool
     ) -> tuple[Mapping[str, Tensor], TensorBatch, bool]:
         """See `Exchange.whole`."""
-        with _reaching():
+        with reaching():
             return whole_batch(outputs, batch, stop)
 
     def merge(self, optimizer: Optimizer) -> None:
         """See `Exchange.merge`."""
-        sparse = {id(table) for table in self._sparse}
-        with _reaching():
+        with reaching():
             merge_sparse(self._sparse)
-            merge_dense([w for w in (*optimizer.dense, *optimizer.adagrad.parameters) if id(w) not in sparse])
+            merge_dense([*optimizer.dense, *self._small])
 
     def of_first(self, value: _Value) -> _Value:
         """See `Exchange.of_first`."""
         values = [value]
-        with _reaching():
+        with reaching():
             dist.broadcast_object_list(values, 0)
         return values[0]
 
     def of_all(self, value: _Value) -> list[_Value]:
         """See `Exchange.of_all`."""
         values: list[Any] = [None] * self.count
-        with _reaching():
+        with reaching():
             dist.all_gather_object(values, value)  # pyright: ignore[reportUnknownMemberType]
         return values
 
     def at_first(self, value: _Value) -> list[_Value]:
         """See `Exchange.at_first`."""
         values: list[Any] | None = [None] * self.count if self.rank == 0 else None
-        with _reaching():
+        with reaching():
             dist.gather_object(value, values, 0)
         return values or []
 
     def check_equal(self, state: Mapping[str, Any]) -> None:
         """See `Exchange.check_equal`."""
-        found = self.of_all({name: _checksum(value) for name, value in state.items()})
+        found = self.of_all({name: _checksum(value) for name, value in state.items() if not value.is_meta})
         for rank, sums in enumerate(found):
             wrong = [name for name, value in sums.items() if value != found[0][name]]
             if wrong:
@@ -152,7 +164,7 @@ def _checksum(tensor: Tensor) -> int:
 
 
 @contextmanager
-def _reaching() -> Generator[None]:
+def reaching() -> Generator[None]:
     """Turns torch's errors of connections into `PeerLostError`."""
     try:
         yield
@@ -162,25 +174,26 @@ def _reaching() -> Generator[None]:
 
 
 @contextmanager
-def connected(rank: int, count: int, meeting: str) -> Generator[Together]:
+def connected(rank: int, count: int, meeting: str, shard: Shard | None = None) -> Generator[Together]:
     """Connects this process with the others, and takes its share of the machine's cores for torch.
 
     Args:
         rank: of this process.
         count: how many there are.
         meeting: where they meet: `file://PATH` of a file that is not there yet, or `env://`, as torchrun sets it.
+        shard: spreads embedding tables over the processes; None: each has them whole.
 
     Raises:
         PeerLostError: the others do not come.
     """
     threads = torch.get_num_threads()
-    with _reaching():
+    with reaching():
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", meeting, _PATIENCE, count, rank
         )
     torch.set_num_threads(max(1, threads // count))
     try:
-        yield Together()
+        yield Together(shard)
     finally:
         torch.set_num_threads(threads)
         dist.destroy_process_group()

@@ -1,0 +1,85 @@
+"""A process of a training with sharded tables: `run_sharded.py "JOB;JOB" FOLDER`, its place as `Workers` gives it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import run_parallel
+import torch
+from torch import nn
+
+from bedplate.layers.embedding import FusedEmbedding
+from bedplate.layers.inputs import InputVectors
+from bedplate.models.base import seeded
+from bedplate.models.binary import BinaryModel
+from bedplate.models.config import BinaryConfig
+from bedplate.training.interrupt import TrainingInterruptedError
+from bedplate.training.processes import own_place
+from bedplate.training.sharding import ShardedTables
+
+
+class Tables(BinaryModel):
+    """Two tables, one of which is looked up several times; `wrong` says what no shards can be made of."""
+
+    class Config(BinaryConfig, frozen=True):
+        wrong: str = ""
+
+    def __init__(self, config, layout):
+        super().__init__(config, layout)
+        self.wrong = config.wrong
+        with seeded(config.seed):
+            self.vectors = InputVectors(layout, 4)
+            width, rows = (3 if self.wrong == "width" else 8), (1 if self.wrong == "rows" else layout.rows)
+            self.more = FusedEmbedding(rows, width)
+            self.unused = FusedEmbedding(50, 4)
+            self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch):
+        ids = batch["item_ids"]
+        more = self.more(ids).flatten(1).sum(dim=1) + (self.more(ids + (self.wrong == "other")) ** 2).flatten(1).sum(
+            dim=1
+        )
+        return {"logit": self.vectors.rows(batch).sum(dim=1) + more + self.bias}
+
+
+EXPLODING = {"embedding_learning_rate": 3e38}
+PLAIN = Tables.Config("label")
+run_parallel.JOBS |= {
+    "tables": (Tables, PLAIN, {"warmup": 3}, run_parallel.Uneven(5)),
+    "three": (Tables, PLAIN, {"accumulate": 3}, run_parallel.Uneven(5)),
+    **{
+        f"wrong {w}": (Tables, Tables.Config("label", wrong=w), {}, run_parallel.Source(3))
+        for w in ("width", "rows", "other")
+    },
+    "exploding": (Tables, PLAIN, EXPLODING | {"checkpoint_every": 9}, run_parallel.Source(3)),
+    "exploding, saved": (Tables, PLAIN, EXPLODING, run_parallel.Source(3)),
+    "wrong compiled": (Tables, PLAIN, {"compile": "eager"}, run_parallel.Source(3)),
+}
+TOGETHER = [name for name in run_parallel.JOBS if name not in ("slow", "norm", "state", "scalar", "input", "differing")]
+
+
+def shard(model, config, folder):
+    """Sharded tables; how many rows this process has of each is written down."""
+    tables = ShardedTables(model, config, folder)
+    (folder / f"rows-{torch.distributed.get_rank()}").write_text(json.dumps(tables.rows_here))
+    return tables
+
+
+def main(names: str, folder: Path) -> int:
+    torch.set_num_threads(1)
+    place = own_place()
+    assert place is not None
+    place.end_with_parent()
+    with place.connect(shard) as exchange:
+        for name in names.split(";"):
+            try:
+                run_parallel.attempt(name, exchange, folder)
+            except TrainingInterruptedError:
+                continue
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
