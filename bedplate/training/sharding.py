@@ -159,6 +159,7 @@ class _Shard:
         self.rows, self.width = table.weight.shape
         self._rank, self._count = dist.get_rank(), dist.get_world_size()
         self._check(name)
+        self._jagged: Any = require_torchrec().KeyedJaggedTensor
         with reaching():
             self._lookups = _sharded_collection(self.rows, self.width, config)
             [(_, weights)] = self._lookups.state_dict().items()
@@ -234,10 +235,9 @@ class _Shard:
 
     def _looked_up(self, ids: Tensor) -> Tensor:
         """[n, width]: what all processes answer together."""
-        torchrec = require_torchrec()
         lengths = torch.tensor([len(ids)], dtype=torch.int32)
         with reaching():
-            found = self._lookups(torchrec.KeyedJaggedTensor(keys=["ids"], values=ids, lengths=lengths))
+            found = self._lookups(self._jagged(keys=["ids"], values=ids, lengths=lengths))
             return found["ids"].values()
 
     @torch.no_grad()
