@@ -6,7 +6,7 @@ DCN-V2 with a table of ROWS vectors of 16 numbers, 8 random ids a candidate, bat
 by two that hold the whole table each, and by two with `--sharding torchrec`. Memory is the anonymous memory of each
 process as the operating system counts it: at the last step, above what it was before the model was made; and the most
 that the process ever held, mapped files included. The losses and the tables after the last step are compared. Needs
-TorchRec, see `docs/sharding.md`.
+TorchRec, see `docs/training.md`.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def train(mode: str, args: argparse.Namespace, folder: Path) -> None:
     others = nullcontext() if mode == MODES[0] or place is not None else started([*again, "--folder", str(folder)], 2)
     seen: list[int] = []
 
-    def show(status: Status) -> None:
+    def show(_: Status) -> None:
         seen.append(anonymous_bytes() - before)
 
     with others as workers:

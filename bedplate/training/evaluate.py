@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torch
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model
+from bedplate.models.batch import TensorBatch
 from bedplate.models.prediction import Prediction
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
@@ -46,12 +47,16 @@ def predict(
     """
     exchange = exchange or Alone()
     share, fetches = exchange.share(len(source)), exchange.largest_share(len(source))
-    own = _predict(model, encoder, source, seed, ahead or Ahead(), share, tables, fetches)
-    parts = exchange.at_first(own)
+    fetch = _nothing if tables is None else tables.fetch
+    parts = exchange.at_first(_predict(model, encoder, source, seed, ahead or Ahead(), share, fetch, fetches))
     found = [prediction for part in parts for prediction in part]
     if not found and exchange.rank == 0:
         raise DataError("the source has no candidates to score", where="validation")
     return _joined(found)
+
+
+def _nothing(batch: TensorBatch | None) -> None:
+    """All rows of the model's tables are here."""
 
 
 def _predict(
@@ -61,17 +66,16 @@ def _predict(
     seed: int,
     ahead: Ahead,
     share: tuple[int, int],
-    tables: Tables | None,
+    fetch: Callable[[TensorBatch | None], None],
     fetches: int,
 ) -> list[Prediction]:
-    """The scores of each of some batches that has candidates; asks the tables so many times, as every process does."""
+    """The scores of each of some batches that has candidates; fetches so many times, as every process does."""
     model.eval()
     found: list[Prediction] = []
     blocks = blocks_of(source, seed, 0, share[0], stop=share[1])
     with torch.no_grad(), prefetched(blocks, encoder, ahead, Waiting()) as ready:
         for batch in ready:
-            if tables is not None:
-                tables.fetch(batch)
+            fetch(batch)
             fetches -= 1
             if not batch.rows:
                 continue
@@ -91,8 +95,8 @@ def _predict(
                     loss=model.loss(outputs, batch).item(),
                 )
             )
-        for _ in range(fetches if tables is not None else 0):
-            tables.fetch(None)
+        for _ in range(fetches):
+            fetch(None)
     return found
 
 

@@ -1,7 +1,7 @@
 """Embedding tables and their optimisers' states spread over the processes of a training by TorchRec, row by row.
 
 A step looks up all ids of a process's part of the batch at once, ahead of the forward pass: one exchange, however often
-the model then looks them up, and one sum of gradients that Adagrad sees. `docs/sharding.md` says how to install it.
+the model then looks them up, and one sum of gradients that Adagrad sees. `docs/training.md` says how to install it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ class ShardedTables(Tables):
 
     def fetch(self, batch: TensorBatch | None) -> None:
         """See `Tables.fetch`."""
-        ids = torch.unique(_ids_of(batch))
+        untyped: Any = torch
+        ids: Tensor = untyped.unique(_ids_of(batch))
         for shard in self._shards.values():
             shard.fetch(ids[(ids > 0) & (ids < shard.rows)], self._adagrad.rate)
 
@@ -98,6 +99,16 @@ class ShardedTables(Tables):
         for name, shard in self._shards.items():
             shard.weights.copy_(shard.own(weights[name]))
         load_here(self.model, weights)
+
+    def explained(self, error: RuntimeError) -> Exception:
+        """See `Tables.explained`: torch says "meta" of tensors without values, which whole tables are here."""
+        if "meta" not in str(error):
+            return error
+        return ConfigError(
+            f"the model reads the weights of a table by other ways than looking ids up: {str(error).splitlines()[0]}",
+            where=_PLACE,
+            hint="no process has the whole table: look ids up, " + _ALONE,
+        )
 
     def close(self) -> None:
         """See `Tables.close`."""
@@ -302,7 +313,8 @@ def _sharded_collection(rows: int, width: int, config: TrainerConfig) -> Any:
 
 def _pieces(rows: Tensor) -> Iterator[Tensor]:
     """Views of rows, each of about so many numbers as are told at once."""
-    return iter(rows.split(max(1, _PIECE // max(1, rows[:1].numel()))))
+    most = max(1, _PIECE // max(1, rows[:1].numel()))
+    return (rows[at : at + most] for at in range(0, len(rows), most))
 
 
 def in_file(shape: Sequence[int], folder: Path) -> Tensor:

@@ -53,6 +53,10 @@ class Tables(ABC):
         """
         load_here(self.model, weights)
 
+    def explained(self, error: RuntimeError) -> Exception:
+        """The error that says why a forward pass or a loss failed, if that is because of these tables; else itself."""
+        return error
+
     @abstractmethod
     def close(self) -> None:
         """Gives the model of the first process whole tables again, of no values yet; the others have none."""

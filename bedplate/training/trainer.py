@@ -228,15 +228,11 @@ class _Run:
         """
         if not self.grouped:
             self._begin_update()
-        self.exchange.draw(self.config.seed, self.progress.step)
-        self.tables.fetch(batch)
-        self._lap("exchange" if self.exchange.count > 1 else "forward")
-        own = self.forward(batch)
-        self._lap("forward")
-        outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
-        self._lap("exchange" if self.exchange.count > 1 else "forward")
-        loss = self.model.loss(outputs, whole)
-        value = loss.item()
+        try:
+            loss, whole = self._loss(batch)
+            value = loss.item()
+        except RuntimeError as error:
+            raise self.tables.explained(error) from error
         self._lap("forward")
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
@@ -246,6 +242,17 @@ class _Run:
         self._lap("backward")
         self.grouped += whole.rows
         return value, whole.rows
+
+    def _loss(self, batch: TensorBatch) -> tuple[torch.Tensor, TensorBatch]:
+        """The loss of the whole batch of which this process has a part, and what it was taken of."""
+        self.exchange.draw(self.config.seed, self.progress.step)
+        self.tables.fetch(batch)
+        self._lap("exchange" if self.exchange.count > 1 else "forward")
+        own = self.forward(batch)
+        self._lap("forward")
+        outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
+        self._lap("exchange" if self.exchange.count > 1 else "forward")
+        return self.model.loss(outputs, whole), whole
 
     def _begin_update(self) -> None:
         """Forgets the gradients, and sets the rates of the update: sharded tables take them with a lookup."""
@@ -400,7 +407,8 @@ class _Run:
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     """Whether all numbers are, looked at in pieces: the answers for a whole table would take its memory again."""
-    return all(bool(torch.isfinite(rows).all()) for rows in tensor.reshape(-1).split(1 << 22))
+    flat, piece = tensor.reshape(-1), 1 << 22
+    return all(bool(torch.isfinite(flat[at : at + piece]).all()) for at in range(0, len(flat), piece))
 
 
 def _identity(config: TrainerConfig, model: Model, encoder: Encoder, batches: int) -> dict[str, str]:

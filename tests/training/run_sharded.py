@@ -38,26 +38,27 @@ class Tables(BinaryModel):
 
     def forward(self, batch):
         ids = batch["item_ids"]
-        more = self.more(ids).flatten(1).sum(dim=1) + (self.more(ids + (self.wrong == "other")) ** 2).flatten(1).sum(
-            dim=1
-        )
-        return {"logit": self.vectors.rows(batch).sum(dim=1) + more + self.bias}
+        more = self.more(ids + 1 if self.wrong == "other" else ids) + self.more(ids) ** 2
+        read = self.more.weight[0].sum() if self.wrong == "reading" else 0.0
+        return {"logit": self.vectors.rows(batch).sum(dim=1) + more.flatten(1).sum(dim=1) + self.bias + read}
+
+    def loss(self, outputs, batch):
+        penalty = self.more.weight.square().sum() if self.wrong == "penalty" else 0.0
+        return super().loss(outputs, batch) + penalty
 
 
+WRONG = "width", "rows", "other", "reading", "penalty"
 EXPLODING = {"embedding_learning_rate": 3e38}
 PLAIN = Tables.Config("label")
 run_parallel.JOBS |= {
     "tables": (Tables, PLAIN, {"warmup": 3}, run_parallel.Uneven(5)),
     "three": (Tables, PLAIN, {"accumulate": 3}, run_parallel.Uneven(5)),
-    **{
-        f"wrong {w}": (Tables, Tables.Config("label", wrong=w), {}, run_parallel.Source(3))
-        for w in ("width", "rows", "other")
-    },
+    **{f"wrong {w}": (Tables, Tables.Config("label", wrong=w), {}, run_parallel.Source(3)) for w in WRONG},
     "exploding": (Tables, PLAIN, EXPLODING | {"checkpoint_every": 9}, run_parallel.Source(3)),
     "exploding, saved": (Tables, PLAIN, EXPLODING, run_parallel.Source(3)),
     "wrong compiled": (Tables, PLAIN, {"compile": "eager"}, run_parallel.Source(3)),
 }
-TOGETHER = [name for name in run_parallel.JOBS if name not in ("slow", "norm", "state", "scalar", "input", "differing")]
+TOGETHER = [name for name in run_parallel.JOBS if name not in ("slow", *run_parallel.WRONG)]
 
 
 def shard(model, config, folder):
