@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ def require_torchrec() -> Any:
 class ShardedTables(Tables):
     """Each process has some rows of every table, next to each other; satisfies `tables.Shard`.
 
+    Until `close` the tables of the model itself have no values.
+
     Args:
         model: whose tables; with weights in the first process.
         config: how they are updated.
@@ -74,7 +77,9 @@ class ShardedTables(Tables):
                 where=_PLACE,
                 hint="leave compile out, " + _ALONE,
             )
-        self._shards = {name: _Shard(name, table, config, folder) for name, table in tables_of(model).items()}
+        tables = tables_of(model)
+        _check_own_weights(tables)
+        self._shards = {name: _Shard(name, table, config, folder) for name, table in tables.items()}
         self._adagrad = _ShardedAdagrad([*self._shards.values()], config)
         super().__init__(model, self._adagrad)
 
@@ -92,7 +97,9 @@ class ShardedTables(Tables):
 
     def weights(self) -> Mapping[str, Tensor]:
         """See `Tables.weights`: tables are put together in files, which take memory only while there is enough."""
-        return {**self.model.state_dict(), **{name: s.whole(s.weights) for name, s in self._shards.items()}}
+        tables = {id(shard.table.weight): shard.whole(shard.weights) for shard in self._shards.values()}
+        state = self.model.state_dict(keep_vars=True)  # a table may be in it under several names
+        return {name: tables.get(id(weight), weight.detach()) for name, weight in state.items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """See `Tables.load`."""
@@ -102,7 +109,7 @@ class ShardedTables(Tables):
 
     def explained(self, error: RuntimeError) -> Exception:
         """See `Tables.explained`: torch says "meta" of tensors without values, which whole tables are here."""
-        if "meta" not in str(error):
+        if re.search(r"\bmeta\b", str(error)) is None:
             return error
         return ConfigError(
             f"the model reads the weights of a table by other ways than looking ids up: {str(error).splitlines()[0]}",
@@ -115,6 +122,19 @@ class ShardedTables(Tables):
         for shard in self._shards.values():
             shard.close()
         self._shards.clear()
+
+
+def _check_own_weights(tables: Mapping[str, FusedEmbedding]) -> None:
+    """Raises `ConfigError` where two tables have the same weights, which would be updated by each."""
+    owners: dict[int, str] = {}
+    for name, table in tables.items():
+        first = owners.setdefault(id(table.weight), name)
+        if first != name:
+            raise ConfigError(
+                f"'{first}' and '{name}' are the same weights, and each table has its own updates",
+                where=_PLACE,
+                hint="look up one table in both places, " + _ALONE,
+            )
 
 
 def _ids_of(batch: TensorBatch | None) -> Tensor:
@@ -149,9 +169,9 @@ class _ShardedAdagrad:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over this process's rows of the accumulators."""
-        saved = state["sums"] if self._row_wise else [of["sum"] for of in state.get("state", {}).values()]
-        for shard, sums in zip(self._shards, saved, strict=False):
-            shard.sums.copy_(shard.own(sums))
+        saved = enumerate(state["sums"]) if self._row_wise else ((i, of["sum"]) for i, of in state["state"].items())
+        for i, sums in saved:
+            self._shards[i].sums.copy_(self._shards[i].own(sums))
 
 
 @final
@@ -159,6 +179,7 @@ class _Shard:
     """This process's rows of one table.
 
     Attributes:
+        table: of the model.
         rows: of the whole table.
         weights: [k, width], this process's rows.
         sums: [k] or [k, width], the accumulators.
@@ -166,7 +187,7 @@ class _Shard:
     """
 
     def __init__(self, name: str, table: FusedEmbedding, config: TrainerConfig, folder: Path) -> None:
-        self._table, self._folder = table, folder
+        self.table, self._folder = table, folder
         self.rows, self.width = table.weight.shape
         self._rank, self._count = dist.get_rank(), dist.get_world_size()
         self._check(name)
@@ -181,7 +202,8 @@ class _Shard:
         self._at_once, self._rate = config.accumulate == 1, config.embedding_learning_rate
         self.asked: list[tuple[Tensor, Tensor, Tensor]] = []
         self._spread(table.weight)
-        table.weight = nn.Parameter(torch.empty(self.rows, self.width, device="meta"))
+        self._learns = table.weight.requires_grad
+        table.weight = nn.Parameter(torch.empty(self.rows, self.width, device="meta"), requires_grad=self._learns)
 
     def _check(self, name: str) -> None:
         if self.width % 4:
@@ -213,17 +235,19 @@ class _Shard:
             ids: ascending, each once, without 0.
             rate: the learning rate of the update that follows.
         """
-        learns = torch.is_grad_enabled()
+        learns = torch.is_grad_enabled() and self._learns
         self._set_rate(rate)
         with torch.set_grad_enabled(learns and self._at_once):
             found = self._looked_up(ids)
         vectors = torch.cat((found.new_zeros(1, self.width), found.detach())).requires_grad_(learns)
-        self._table.window = Window(torch.cat((ids.new_zeros(1), ids)), vectors)
+        self.table.window = Window(torch.cat((ids.new_zeros(1), ids)), vectors)
         if learns:
             self.asked.append((ids, vectors, found))
 
     def update(self, rate: float) -> None:
         """Updates rows by the gradients of what was looked up since the last update."""
+        if not self._learns:
+            return
         at_once = self._at_once and rate == self._rate
         every = [(ids, torch.zeros_like(v) if v.grad is None else v.grad, found) for ids, v, found in self.asked]
         if at_once:
@@ -282,9 +306,9 @@ class _Shard:
 
     def close(self) -> None:
         """Frees the shard; the model of the first process gets a table without values."""
-        self._table.window = None
+        self.table.window = None
         if self._rank == 0:
-            self._table.weight = nn.Parameter(torch.empty(self.rows, self.width))
+            self.table.weight = nn.Parameter(torch.empty(self.rows, self.width), requires_grad=self._learns)
         self.asked.clear()
         del self._lookups, self.weights, self.sums
 
@@ -322,9 +346,8 @@ def in_file(shape: Sequence[int], folder: Path) -> Tensor:
     size = int(np.prod(shape)) * 4
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            if hasattr(
-                os, "posix_fallocate"
-            ):  # a full disk is an error here, and would be the end of the process later
+            # A full disk is an error here; when the memory is written, it would be the end of the process.
+            if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=tuple(shape)))  # pyright: ignore[reportUnknownMemberType]
     except OSError as error:

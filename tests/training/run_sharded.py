@@ -21,7 +21,7 @@ from bedplate.training.sharding import ShardedTables
 
 
 class Tables(BinaryModel):
-    """Two tables, one of which is looked up several times; `wrong` says what no shards can be made of."""
+    """Tables: looked up several times, under two names, not trained, not read; `wrong` is what can't be sharded."""
 
     class Config(BinaryConfig, frozen=True):
         wrong: str = ""
@@ -33,21 +33,29 @@ class Tables(BinaryModel):
             self.vectors = InputVectors(layout, 4)
             width, rows = (3 if self.wrong == "width" else 8), (1 if self.wrong == "rows" else layout.rows)
             self.more = FusedEmbedding(rows, width)
+            self.again = self.more
+            self.fixed = FusedEmbedding(layout.rows, 4).requires_grad_(False)
             self.unused = FusedEmbedding(50, 4)
+            if self.wrong == "tied":
+                self.unused.weight = self.vectors.embedding.weight
             self.bias = nn.Parameter(torch.zeros(()))
 
     def forward(self, batch):
         ids = batch["item_ids"]
-        more = self.more(ids + 1 if self.wrong == "other" else ids) + self.more(ids) ** 2
+        more = self.more(ids + 1 if self.wrong == "other" else ids) + self.again(ids) ** 2
         read = self.more.weight[0].sum() if self.wrong == "reading" else 0.0
-        return {"logit": self.vectors.rows(batch).sum(dim=1) + more.flatten(1).sum(dim=1) + self.bias + read}
+        return {
+            "logit": self.vectors.rows(batch).sum(dim=1)
+            + (more.flatten(1).sum(dim=1) + self.bias) * (1 + self.fixed(ids).flatten(1).sum(dim=1))
+            + read
+        }
 
     def loss(self, outputs, batch):
         penalty = self.more.weight.square().sum() if self.wrong == "penalty" else 0.0
         return super().loss(outputs, batch) + penalty
 
 
-WRONG = "width", "rows", "other", "reading", "penalty"
+WRONG = "width", "rows", "other", "reading", "penalty", "tied"
 EXPLODING = {"embedding_learning_rate": 3e38}
 PLAIN = Tables.Config("label")
 run_parallel.JOBS |= {
