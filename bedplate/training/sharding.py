@@ -99,7 +99,7 @@ class ShardedTables(Tables):
         """See `Tables.weights`: tables are put together in files, which take memory only while there is enough."""
         tables = {id(shard.table.weight): shard.whole(shard.weights) for shard in self._shards.values()}
         state = self.model.state_dict(keep_vars=True)  # a table may be in it under several names
-        return {name: tables.get(id(weight), weight.detach()) for name, weight in state.items()}
+        return {name: tables[id(w)] if id(w) in tables else w.detach() for name, w in state.items()}
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """See `Tables.load`."""
