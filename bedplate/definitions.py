@@ -176,7 +176,7 @@ def _places(root: Path) -> dict[int, str]:
     """The file and line of every assignment at the top of a project's loaded files, by the id of the assigned value."""
     places: dict[int, str] = {}
     loaded = [(m, Path(getattr(m, "__file__", None) or "/")) for m in list(sys.modules.values())]
-    for module, path in [(m, path) for m, path in loaded if path.parent == root and path.suffix == ".py"]:
+    for module, path in [(m, p) for m, p in loaded if p.parent == root and p.suffix == ".py" and p.is_file()]:
         for statement in ast.parse(path.read_bytes()).body:
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
             for name in [t.id for t in targets if isinstance(t, ast.Name)]:
@@ -218,9 +218,9 @@ def _spec(file: Path) -> ModuleSpec | None:
 @contextlib.contextmanager
 def _importable(config: Config) -> Generator[None]:
     stems = {p.stem for p in config.root.glob("*.py")}
-    for name in stems:
-        module = sys.modules.get(name)
-        if module is not None and getattr(module, "__bedplate_project__", None) is not None:
+    for name, module in list(sys.modules.items()):
+        project = getattr(module, "__dict__", {}).get("__bedplate_project__")
+        if project is not None and (name in stems or project == str(config.root)):
             del sys.modules[name]
     finder = _Finder(config.root)
     sys.meta_path.insert(0, finder)

@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 
 _GONE = ("Z", "X", "x")
+_BOOT, _SPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
 def process_token() -> str:
@@ -45,13 +46,40 @@ def process_alive(token: str) -> bool:
     return found is not None and found in (start, "0")
 
 
+def process_gone(token: str) -> bool:
+    """Whether the process of a token surely runs no more: as this one sees itself, on the same boot of the same kernel.
+
+    Unlike `process_alive` it takes no machine of the same name for this one, and knows nothing where the system does
+    not say on which boot and in which process namespace (container) it is: then it is False.
+
+    >>> machine, boot, space, pid, start = process_token().split("-")
+    >>> process_gone(f"{machine}-{boot}-{space}-{pid}-{start}")
+    False
+    >>> process_gone(f"{machine}-00000000-{space}-{pid}-{start}")  # another boot, or another machine of this name
+    False
+    """
+    *place, pid, start = ("", "", *token.split("-"))[-5:]
+    if "-".join(place) != _place() or not pid.isdigit() or not _sees_itself():
+        return False
+    found = _start_of(int(pid))
+    return found is None or (found != start and "0" not in (found, start))
+
+
+def _sees_itself() -> bool:
+    """Whether `/proc` is the one of this process's namespace, and boot and namespace are known."""
+    try:
+        return _BOOT.exists() and _SPACE.is_symlink() and Path("/proc/self").readlink() == Path(str(os.getpid()))
+    except OSError:
+        return False
+
+
 def _start_of(pid: int) -> str | None:
     """When a process started (clock ticks since boot; "0" where the system doesn't say), or None: it is not there."""
     try:
         # The command in parentheses may hold spaces and parentheses, the fields after it don't.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None if Path("/proc/self/stat").exists() else _signalled(pid)
+    except OSError:  # it is not there, or is somebody else's where /proc hides those
+        return _signalled(pid)
     return None if fields[0] in _GONE else fields[19]
 
 
@@ -68,10 +96,9 @@ def _signalled(pid: int) -> str | None:
 @functools.cache
 def _place() -> str:
     """Machine, boot and process namespace, 8 hexadecimal digits each."""
-    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     parts = [
         socket.gethostname(),
-        boot.read_text() if boot.exists() else "",
-        str(space.readlink()) if space.is_symlink() else "",
+        _BOOT.read_text() if _BOOT.exists() else "",
+        str(_SPACE.readlink()) if _SPACE.is_symlink() else "",
     ]
     return "-".join(hashlib.blake2b(part.encode(), digest_size=4).hexdigest() for part in parts)

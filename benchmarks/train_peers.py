@@ -11,11 +11,11 @@ PYTHON has both peers:
 
 Seven ids of 16, two layers of 64, batches of 4096, two threads. Each is a process of its own; they take turns, and the
 median of the rounds counts: rows that were trained on over the seconds of the training epochs, the loader's and
-all waiting included, preparation and evaluation not. The peers read a table that is joined already; Bedplate joins the
-attributes of users and items as of each row's time. FuxiCTR's two loaders both run, and the faster one counts.
-With `--users 9000000 --rows 200000 --epochs 1 --rounds 1` the table has 9 million rows, and each does 40 steps: a dense
-optimiser takes seconds for one. `--only bedplate,recbole` is a part of the comparison, which takes less time. The AUC
-on the test split must be no worse than the peers'.
+all waiting included, preparation and evaluation not. Bedplate's are compared with a bare loop on ready tensors too.
+The peers read a table that is joined already; Bedplate joins the attributes of users and items as of each row's time.
+FuxiCTR's two loaders both run, and the faster one counts. With `--users 9000000 --rows 200000 --epochs 1 --rounds 1`
+the table has 9 million rows, and each does 40 steps: a dense optimiser takes seconds for one. `--only bedplate,recbole`
+is a part of the comparison, which takes less time. The AUC on the test split must be no worse than the peers'.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ HERE = Path(__file__).parent
 PARTS = ("bedplate", "plain", "recbole", "fuxictr npz", "fuxictr parquet")
 SMALL, LARGE = {"fuxictr": 5.0, "recbole": 1.3}, {"fuxictr": 10.0, "recbole": 10.0}
 """How many times their rows a second are wanted, with a small table and with 9 million rows."""
+SHARE = 0.95
+"""Of the rows a second of the same model fed from memory."""
 NOISE = 0.005
 """Of the AUC on 10,000 rows: its standard error."""
 
 
 def measured(python: str, script: str, folder: Path, *arguments: object) -> dict[str, Any]:
-    """What a part prints as its last line."""
+    """The last line of JSON that a part prints; libraries print lines of their own."""
     paths = (
         [str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)] if python == sys.executable else [str(HERE)]
     )
@@ -51,7 +53,7 @@ def measured(python: str, script: str, folder: Path, *arguments: object) -> dict
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=folder)
     if done.returncode:
         raise SystemExit(f"{script} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
 
 
 def round_of(peers: str, users: int, items: int, epochs: int, data: Path, only: list[str]) -> dict[str, dict[str, Any]]:
@@ -106,11 +108,16 @@ def main() -> int:
         print(f"bedplate / {name}: {ratio:.2f}x")
     waiting = statistics.median(r["bedplate"]["waiting"] for r in rounds)
     print(f"bedplate waited for data {waiting:.1%} of the time")
+    share = statistics.median(
+        r["bedplate"]["rows"] / r["bedplate"]["seconds"] / r["bedplate"]["memory"] for r in rounds
+    )
+    print(f"bedplate has {share:.1%} of the rows/s of the same model fed from memory")
     best = max(v for n, v in aucs.items() if n != "bedplate")
     wanted = {f"times the rows/s of {n}": (ratios[n], ">=", t) for n, t in targets.items() if n in ratios}
+    wanted["share of the rows/s of the same model fed from memory"] = (share, ">=", SHARE)
     wanted["AUC on the test split, less the best other"] = (aucs["bedplate"] - best, ">=", -NOISE)
     result = {"rows": args.rows, "users": args.users, "epochs": args.epochs, "rounds": rounds}
-    result |= {"rows_per_second": speed, "auc": aucs, "ratios": ratios, "waiting": waiting}
+    result |= {"rows_per_second": speed, "auc": aucs, "ratios": ratios, "waiting": waiting, "share": share}
     code = judge(result, wanted)
     suffix = "" if only == list(PARTS) else "-" + "-".join(n.replace(" ", "_") for n in only if n != "bedplate")
     save(("train_peers_large" if args.users > args.rows else "train_peers") + suffix, machine() | result, args.json)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from bedplate import process as processes
 from bedplate.files import aside, leftovers, move_folder, new_folder, remove_leftovers, write_atomic
-from bedplate.process import process_alive, process_token
+from bedplate.process import process_alive, process_gone, process_token
 
 
 def _names(folder: Path) -> list[str]:
@@ -106,13 +107,16 @@ def test_a_killed_process_is_gone_even_before_it_is_waited_for() -> None:
     process.start()
     token = receive.recv()
     assert process_alive(token)
+    assert not process_gone(token)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while process_alive(token) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not process_alive(token)
+    assert process_gone(token)
     process.join()
+    assert process_gone(token)
     receive.close()
     send.close()
 
@@ -123,6 +127,40 @@ def test_processes_elsewhere_count_as_running() -> None:
     assert process_alive(f"{machine}-{boot}-00000000-1-1"), "another container"
     assert not process_alive(f"{machine}-00000000-{space}-{pid}-{start}"), "before the machine was started again"
     assert process_alive("nonsense")
+
+
+def test_a_process_that_is_not_seen_from_here_is_not_surely_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, boot, space, pid, start = process_token().split("-")
+    absent = 1 << 23  # more than any pid
+    assert process_gone(f"{machine}-{boot}-{space}-{absent}-{start}")
+    assert process_gone(f"{machine}-{boot}-{space}-{pid}-1"), "its number was used again"
+    assert not process_gone(f"00000000-{boot}-{space}-{absent}-1"), "another machine"
+    assert not process_gone(f"{machine}-00000000-{space}-{absent}-1"), "another one of the same name"
+    assert not process_gone(f"{machine}-{boot}-00000000-{absent}-1"), "another container"
+    assert not process_gone(f"{machine}-{boot}-{space}-{pid}-0"), "it did not know when it had started"
+    assert not any(process_gone(token) for token in ("", "-", "nonsense", "1-2", f"{absent}-1"))
+    monkeypatch.setattr(processes, "_BOOT", Path("/absent"))  # as where there is no /proc
+    monkeypatch.setattr(processes, "_SPACE", Path("/absent"))
+    processes._place.cache_clear()
+    token = f"{process_token().rsplit('-', 2)[0]}-{absent}-0"
+    assert not process_alive(token)
+    assert not process_gone(token)
+    monkeypatch.undo()
+    processes._place.cache_clear()
+
+
+def test_a_process_that_is_hidden_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where /proc shows those of its own user alone."""
+    token, read = process_token(), Path.read_text
+
+    def hide(path: Path, *args: str) -> str:
+        if path == Path(f"/proc/{os.getpid()}/stat"):
+            raise FileNotFoundError(path)
+        return read(path, *args)
+
+    monkeypatch.setattr(Path, "read_text", hide)
+    assert process_alive(token)
+    assert not process_gone(token)
 
 
 def _tell_and_sleep(send) -> None:  # type: ignore[no-untyped-def]

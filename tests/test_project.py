@@ -77,6 +77,15 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert list(Project(folder).views) == ["spending_of_users"]
 
 
+def test_a_file_that_was_renamed_is_forgotten(tmp_path: Path) -> None:
+    folder = project(tmp_path, features=SHOP)
+    assert list(Project(folder).views) == ["spending"]
+    (folder / "features.py").rename(folder / "datasets.py")
+    assert list(Project(folder).views) == ["spending"]
+    (folder / "datasets.py").write_text("")
+    assert list(Project(folder).views) == []
+
+
 def test_a_file_that_is_changed_twice_within_a_second_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,7 @@ class _Features:
         from bedplate.serving.feature_plan import FeatureLookup, warm_up
         from bedplate.types import SECOND
 
-        project = Project(self._directory)
+        project = _with_features(Project(self._directory))
         config = project.config
         resident, seconds = open_resident(config, project.views), config.online_deadline / SECOND
         store = open_online(config)
@@ -123,13 +123,15 @@ class _Features:
         from bedplate.serving.feature_plan import FeatureLookup, unread
 
         assert self._now is not None  # `load` came first
-        project, now = Project(self._directory), self._now
+        project, now = _with_features(Project(self._directory)), self._now
         if _store_of(project.config) != _store_of(now.project.config):
             raise ConfigError("[online] has another url, deadline or cache", hint="start the server again")
         with project.located():
             absent = unread(now.store, project.views)
         for name in sorted(absent.keys() & now.project.views.keys() - now.absent):
             raise StoreError(f"view '{name}': {absent[name].message}", hint="run 'bedplate materialize' first")
+        for name in sorted(now.project.views.keys() - project.views.keys()):
+            click.echo(f"not served: view '{name}': the definitions don't have it any more", err=True)
         resident, before = open_resident(project.config, project.views), now.reader.resident
         reader = now.reader.with_resident(resident)
         found = FeatureLookup(project.graph, reader, project.scorers, most_keys=self._most_keys)
@@ -138,6 +140,19 @@ class _Features:
             before.close()
         self._now = _Served(project, now.store, reader, now.notices, frozenset(absent))
         return found
+
+
+def _with_features(project: Project) -> Project:
+    """The same project, which must define a feature."""
+    from bedplate.errors import DefinitionError
+
+    if not project.graph.features:
+        raise DefinitionError(
+            "no feature is defined",
+            where=str(project.root),
+            hint="define a FeatureView in features.py, or name its file in project.definitions of bedplate.toml",
+        )
+    return project
 
 
 def _store_of(config: Config) -> tuple[str, int, int]:

@@ -362,15 +362,28 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
     from bedplate.project import Project
 
     project = Project(directory)
-    taken: dict[str, int] = {}
+    taken: dict[str, tuple[int, int]] = {}
+    interrupted = False
     with open_online(project.config) as store:
         for view in (v for views in _chosen(project, sources).values() for v in views):
             stream = LetterStream(file, view, store, form, ahead=project.config.online_ahead)
-            taken[view.name] = Ingest(store, [view], stream, late=late).run().events
+            done = Ingest(store, [view], stream, late=late).run()
+            taken[view.name] = done.events, len(stream) - done.events
+            if interrupted := done.interrupted:
+                break
     if as_json:
-        echo_json({"views": [{"view": name, "letters": count} for name, count in taken.items()]})
+        echo_json({"views": [{"view": v, "letters": n, "passed_over": rest} for v, (n, rest) in taken.items()]})
     else:
-        click.echo(table(["view", "letters"], [[name, f"{count:,}"] for name, count in taken.items()], [1]))
+        rows = [[view, f"{count:,}", f"{rest:,}"] for view, (count, rest) in taken.items()]
+        click.echo(table(["view", "letters", "passed over"], rows, [1, 2]))
+    if interrupted:
+        click.get_current_context().exit(INTERRUPTED_EXIT)
+    if not any(count for count, _ in taken.values()):
+        click.echo(
+            "warning: no letter was taken in: none of them is withheld from a view now, as it was taken in before, the "
+            "view was loaded since, or the letter is of another project's stream",
+            err=True,
+        )
 
 
 def _chosen(project: Project, names: Sequence[str]) -> Mapping[str, list[CompiledView]]:

@@ -143,7 +143,7 @@ def compact(removed: bool, newer: bool, in_use: bool, dry_run: bool, directory: 
                 removed=removed,
                 newer=newer,
                 in_use=in_use,
-                needed=_needed(project.config.registry_path),
+                needed={} if in_use else _needed(project.config.registry_path),
                 dry_run=dry_run,
                 progress=progress,
             )
@@ -185,24 +185,29 @@ def _what(done: Compacted) -> str:
 
 
 @online.command()
+@click.option("--in-use", is_flag=True, help="Delete versions that a server or a promoted model reads too.")
 @project_option
 @json_option
 @click.argument("view", metavar="VIEW")
-def drop(view: str, directory: Path, as_json: bool) -> None:
+def drop(in_use: bool, view: str, directory: Path, as_json: bool) -> None:
     """Delete all versions of VIEW from the store, but those that another project loaded.
 
-    It can't be read after that until 'bedplate materialize' loads it again; a stream then begins anew.
+    It can't be read after that until 'bedplate materialize' loads it again; a stream then begins anew. Where a server
+    at work or a promoted model reads one of them nothing is deleted, and the error names who does; --in-use deletes
+    them all the same.
 
     \b
     Examples:
       bedplate online drop old_view
       bedplate online drop old_view --json
+      bedplate online drop old_view --in-use
     """
     from bedplate.config import load_config
     from bedplate.online import compact as compaction
 
-    with open_online(load_config(directory)) as store:
-        gone = compaction.drop(store, view)
+    config = load_config(directory)
+    with open_online(config) as store:
+        gone = compaction.drop(store, view, in_use=in_use, needed={} if in_use else _needed(config.registry_path))
     if as_json:
         echo_json({"views": gone})
         return

@@ -125,10 +125,10 @@ def strangers_text(names: Sequence[str]) -> str:
     """What is said of things in a stream's directory that are no files of it.
 
     >>> strangers_text(["a.csv"])
-    'not taken in, as their names are not of files of a stream: a.csv'
+    'not taken in, as they are no files with a name of a stream: a.csv'
     """
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return f"not taken in, as their names are not of files of a stream: {', '.join(names[:_SHOWN])}{more}"
+    return f"not taken in, as they are no files with a name of a stream: {', '.join(names[:_SHOWN])}{more}"
 
 
 def standing_text(measures: Measures, clock: Clock = system_clock) -> str:

@@ -57,4 +57,7 @@ def shuffled(seed: int, epoch: int, ids: Int64s) -> Int64s:
     >>> sorted(shuffled(1, 0, np.array([7, 8, 9])).tolist())
     [0, 1, 2]
     """
-    return np.argsort(streams(seed, epoch, 1, ids), kind="stable")
+    numbers = streams(seed, epoch, 1, ids)
+    order = np.argsort(numbers)  # several times faster than a stable sort, and the same where no two are equal
+    found = numbers[order]
+    return np.argsort(numbers, kind="stable") if (found[1:] == found[:-1]).any() else order

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import NotFoundError, suggest
+from bedplate.errors import NotFoundError, StoreError, suggest
 from bedplate.features.view import CompiledView
 from bedplate.online import keys
 from bedplate.online.adoption import finish, release, thaw
@@ -90,7 +90,7 @@ def compact(
     done = [_left(s, f"of project '{s.project}'") for s in found if s.is_of_another(store.project) and s.name in names]
     found = [s for s in found if not s.is_of_another(store.project)]
     own = {s.name: s for s in found if s.complete and s.id in by_id}
-    used = {} if in_use else {**needed, **{i: " and ".join(who) for i, who in readers(store, clock()).items()}}
+    used = {} if in_use else readers(store, clock(), needed)
     if not dry_run:
         without_old_notices(store, clock())
     found.sort(key=lambda s: s.id not in by_id)  # what others went on with goes after they have taken all of it over
@@ -105,7 +105,7 @@ def compact(
         elif view is None and state.name in own and not newer and _is_newer(state, own[state.name]):
             done.append(_left(state, "newer than the project's", newer=True))
         elif view is None and state.id in used:
-            done.append(_left(state, f"read by {used[state.id]}"))
+            done.append(_left(state, f"read by {' and '.join(used[state.id])}"))
         elif view is None and (state.name in own or (removed and state.name not in names)):
             progress(f"{state.name}: deleting version {state.id[:12]}")
             after = own[state.name].id if state.name in own else ""
@@ -135,12 +135,27 @@ def _is_newer(state: ViewState, own: ViewState) -> bool:
     return went_on or state.made > own.made
 
 
-def drop(store: OnlineStore, name: str) -> list[Compacted]:
+def drop(
+    store: OnlineStore,
+    name: str,
+    *,
+    in_use: bool = False,
+    needed: Mapping[str, str] = MappingProxyType({}),
+    clock: Clock = system_clock,
+) -> list[Compacted]:
     """Deletes all versions of a view but those of other projects.
+
+    Args:
+        store: the store.
+        name: the view's.
+        in_use: also where somebody reads one of them.
+        needed: as for `compact`.
+        clock: gives the time now.
 
     Raises:
         NotFoundError: the store holds none of this name.
-        StoreError: all are other projects'; or the store can't be written, or a writer is at work on the view.
+        StoreError: all are other projects', or somebody reads one, and nothing is deleted; or the store can't be
+            written, or a writer is at work on the view.
     """
     found = states(store)
     chosen = [state for state in found if state.name == name]
@@ -150,9 +165,15 @@ def drop(store: OnlineStore, name: str) -> list[Compacted]:
     own = [state for state in chosen if not state.is_of_another(store.project)]
     if not own:
         check_owner(chosen[0], store, f"view '{name}'")
-    chosen = own
-    chosen.sort(key=lambda s: s.adopted is None)  # first those that read rows of others
-    return [_drop(store, state, dry_run=False) for state in chosen]
+    used = {} if in_use else readers(store, clock(), needed)
+    if who := [f"version {s.id[:12]} by {' and '.join(used[s.id])}" for s in own if s.id in used]:
+        raise StoreError(
+            f"view '{name}' is read: {', '.join(who)}",
+            where=store.url,
+            hint="stop what reads it first, or let it read what is defined now; --in-use deletes it all the same",
+        )
+    own.sort(key=lambda s: s.adopted is None)  # first those that read rows of others
+    return [_drop(store, state, dry_run=False) for state in own]
 
 
 def _drop(store: OnlineStore, state: ViewState, *, dry_run: bool, gone: Gone | None = None) -> Compacted:

@@ -256,9 +256,24 @@ def _values(column: pl.Series) -> list[Any]:
         parts = 1000 if column.dtype.time_unit == "ns" else 1
         return [None if t is None else _time(t * ticks // parts, zone is not None) for t in column.to_physical()]
     try:
-        return column.to_list()
+        return column.cast(_in_utc(column.dtype)).to_list()
     except (OverflowError, ValueError, *UNREADABLE):  # such as a date after the year 9999
         return [None if value is None else str(value) for value in column.to_physical().to_list()]
+
+
+def _in_utc(dtype: Any) -> pl.DataType:
+    """The type with times in UTC: Python may know other offsets than Polars, and those of JSON are whole minutes."""
+    match dtype:
+        case pl.List():
+            return pl.List(_in_utc(dtype.inner))
+        case pl.Array():
+            return pl.Array(_in_utc(dtype.inner), dtype.size)
+        case pl.Struct():
+            return pl.Struct({field.name: _in_utc(field.dtype) for field in dtype.fields})
+        case pl.Datetime() if dtype.time_zone:
+            return pl.Datetime(dtype.time_unit, "UTC")
+        case _:
+            return dtype
 
 
 def _time(micros: int, in_zone: bool) -> str | int:

@@ -78,15 +78,15 @@ class FileStream(Stream):
                     "bedplate apply, then bedplate materialize --replace",
                 )
         entries = [p for p in _entries(self._directory) if _is_whole(p)]
-        folders = [p for p in entries if p.is_dir()]
+        folders = [p for p in entries if p.is_dir() and _is_text(p.name)]
         self._files, strangers = (
             {"": _files(entries)},
-            [p.name for p in entries if p not in folders and not _is_file(p)],
+            [_shown(p) for p in entries if p not in folders and not _is_file(p)],
         )
         for folder in folders:
             inside = [p for p in _entries(folder) if _is_whole(p)]
             self._files[folder.name] = found = _files(inside)
-            strangers += [f"{folder.name}/{p.name}" for p in inside if p.name not in found]
+            strangers += [f"{folder.name}/{_shown(p)}" for p in inside if p.name not in found]
         self.strangers = strangers
         return list(self._files)
 
@@ -237,7 +237,20 @@ def _is_whole(path: Path) -> bool:
 
 
 def _is_file(path: Path) -> bool:
-    return path.suffix in SUFFIXES and path.is_file()
+    return path.suffix in SUFFIXES and _is_text(path.name) and path.is_file()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8: another one can be no part of a position or a letter."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: Path) -> str:
+    return path.name.encode(errors="backslashreplace").decode()
 
 
 def _files(entries: Sequence[Path]) -> list[str]:

@@ -330,15 +330,18 @@ class Ingest:
         ahead = max(int(np.count_nonzero(p.rows.visible > now + self._ahead)) for p in prepared)
         passed_over = self._passed_over(prepared, batch)
         taking = _Taking(batch.end, len(batch.rows) - passed_over, passed_over, newest, ahead, bool(batch.completes))
+        counts: list[int] = []
         try:
-            taken = all(self._commit(each, batch) for each in prepared)
+            for each in prepared:
+                if (count := self._commit(each, batch)) is None:
+                    self._is_overtaken = True
+                    return False
+                counts.append(count)
         except UncertainError:
             self._uncertain[partition] = taking
             raise
-        if taken:
-            self._took(partition, taking)
-        self._is_overtaken |= not taken
-        return taken
+        self._took(partition, replace(taking, events=max(counts) - passed_over))
+        return True
 
     def _took(self, partition: str, taken: _Taking) -> None:
         left = [p for p in self._positions(partition).values() if p < taken.end]
@@ -399,13 +402,18 @@ class Ingest:
         count = len(found) - len(rows)
         return _Prepared(view, until, rows, group(self._layouts[view.id], rows), count, frozenset())
 
-    def _commit(self, prepared: _Prepared, batch: MicroBatch) -> bool:
-        """Changes a view's rows and position in one step; whether it was still where the micro-batch begins."""
+    def _commit(self, prepared: _Prepared, batch: MicroBatch) -> int | None:
+        """Changes a view's rows and position in one step.
+
+        Returns:
+            how many events the step has, those left out that sums have no room for; None: the view is no longer where
+            the micro-batch begins.
+        """
         view, wait = prepared.view, 0.001
         while True:
             reached = self._reached[view.id]
             if (reached.state.position(batch.partition), reached.state.until) != (batch.begin, prepared.until):
-                return False
+                return None
             try:
                 state, changes = self._changes(prepared, batch, reached)
             except BeyondWordsError as error:
@@ -425,14 +433,14 @@ class Ingest:
                 wait = min(2 * wait, _LONGEST_WAIT)
                 self._refresh()
                 if not all(self._store.read_many([keys.letter_of(view, name) for name in batch.letters])):
-                    return False  # somebody else took a letter in
+                    return None  # somebody else took a letter in
                 continue
             reached.raw, reached.state = state.put(view)[1], state
             self.measures.watermarks[view.name] = state.watermark
             reached.completed.of(batch.partition).add(batch.completes)
             if len(self._texts) > MOST_TEXTS:
                 self._texts.clear()
-            return True
+            return len(batch.rows)
 
     def _changes(self, prepared: _Prepared, batch: MicroBatch, reached: _Reached) -> tuple[ViewState, Changes]:
         """The step from a view's state to the one after a micro-batch."""

@@ -22,7 +22,7 @@ from typing import Literal, Self, final
 
 import msgspec
 
-from bedplate.errors import DataError
+from bedplate.errors import DataError, StoreError, reason
 from bedplate.files import write_atomic
 
 _NOT_THERE = -1
@@ -42,7 +42,7 @@ class Letter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         reason: why it can't be taken in.
         form: of the payload, where that is not the form of the stream's payloads.
         payload: its bytes as text.
-        base64: its bytes, where they are no text in UTF-8; then `payload` is empty.
+        base64: its bytes, where they are no text in UTF-8; then `payload` is empty until somebody mends it.
 
     >>> Letter.of("clicks", 0, 7, "why", b"{").place, Letter.of_row("1f", "a/1.jsonl", 7, "why", b"{").place
     ('partition 0 at offset 7', 'row 7 of a/1.jsonl')
@@ -81,7 +81,7 @@ class Letter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     @property
     def data(self) -> bytes:
         """The payload's bytes."""
-        return base64.b64decode(self.base64) if self.base64 else self.payload.encode()
+        return self.payload.encode() if self.payload else base64.b64decode(self.base64)
 
     @classmethod
     def of(cls, topic: str, partition: int, offset: int, reason: str, payload: bytes | None) -> Self:
@@ -111,13 +111,16 @@ _NEAR = 3
 
 
 def write_letters(directory: Path, letters: Sequence[Letter]) -> int:
-    """Writes the letters of one micro-batch that are in no file yet, and says how many these were."""
+    """Writes the letters of one micro-batch that are in no file yet, and says how many these were.
+
+    Raises:
+        StoreError: they can't be written.
+    """
     near: dict[str, list[Letter]] = {}
     for letter in letters:
         near.setdefault(_file_name(letter)[:-_NEAR], []).append(letter)
-    directory.mkdir(parents=True, exist_ok=True)
     written = 0
-    with _alone(directory):
+    with _telling(directory), _alone(directory):
         for begin, found in near.items():
             there = {name for path in directory.glob(f"{glob.escape(begin)}*.jsonl") for name in _names(path)}
             new = [letter for letter in found if letter.name not in there]
@@ -160,8 +163,22 @@ def _names(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
+def _telling(directory: Path) -> Generator[None]:
+    """Says which letters can't be written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"can't write the dead letters: {reason(error)}",
+            where=str(directory),
+            hint="make room or choose another directory with --letters, then run again: nothing was passed over",
+        ) from error
+
+
+@contextlib.contextmanager
 def _alone(directory: Path) -> Generator[None]:
     """Lets no two workers write letters into a directory at once."""
+    directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

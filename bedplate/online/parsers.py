@@ -5,6 +5,7 @@ What one raises says what is wrong with the payload, in words for whoever mends 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import json
@@ -41,7 +42,7 @@ def parser(form: str, root: Path) -> Parse:
             path, _, message = rest.rpartition(":")
             return _protobuf((root / path).read_bytes(), message)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"can't read the schema: {reason(error)}", where=form) from error
+        raise ConfigError(f"can't read the schema: {reason(error)}", where=f"--format {form}") from error
     raise ConfigError(
         f"got the form of payloads '{form}', expected json, avro:FILE or protobuf:FILE:MESSAGE", where="--format"
     )
@@ -55,7 +56,11 @@ def parse_record(record: Mapping[str, Any], struct: type[msgspec.Struct]) -> msg
 def _json(payload: bytes, struct: type[msgspec.Struct]) -> msgspec.Struct:
     try:
         return msgspec.json.decode(payload, type=struct)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a text is not UTF-8: byte {error.object[error.start]:#04x} is no part of it") from error
     except msgspec.DecodeError as error:
+        if payload.startswith(codecs.BOM_UTF8):
+            raise ValueError("it begins with a byte order mark; expected UTF-8 without one") from error
         if b"\\u" in payload and _has_lone_surrogate(payload):
             raise ValueError(
                 "a text has half of a surrogate pair, an escape \\ud800 to \\udfff alone, which is no character; "
@@ -134,7 +139,10 @@ def _protobuf_value(value: Any, kind: str, field: str) -> Any:
     if isinstance(value, _PLAIN):
         return value
     if kind == _TIMESTAMP:
-        return value.ToDatetime(UTC) if hasattr(value, "ToDatetime") else [v.ToDatetime(UTC) for v in value]
+        try:
+            return value.ToDatetime(UTC) if hasattr(value, "ToDatetime") else [v.ToDatetime(UTC) for v in value]
+        except ValueError as error:
+            raise ValueError(f"the field '{field}' is no time of the years 1 to 9999: {reason(error)}") from error
     if kind:
         raise ValueError(f"the field '{field}' is a message, {kind}; expected a plain value, {_TIMESTAMP} or a list")
     return list(value)
@@ -145,7 +153,13 @@ def _protobuf(described: bytes, name: str) -> Parse:
     from google.protobuf.message import DecodeError
 
     pool = descriptor_pool.DescriptorPool()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(described).file:
+    try:
+        files = descriptor_pb2.FileDescriptorSet.FromString(described).file
+    except DecodeError as error:
+        raise ValueError(
+            "it is no descriptor set; protoc --include_imports --descriptor_set_out=FILE writes one"
+        ) from error
+    for file in files:
         pool.Add(file)  # pyright: ignore[reportUnknownMemberType, reportAttributeAccessIssue]
     message: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
     fields: list[tuple[str, bool, str]] = [

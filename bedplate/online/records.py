@@ -121,6 +121,8 @@ class RecordFiles(ABC):
 class JsonFiles(RecordFiles):
     """An object a line; the value is the line. Empty lines are rows where nothing is.
 
+    A file that ends within an object is damaged; the last line need not end, its object must.
+
     >>> import io
     >>> [(r.row, r.value) for r in JsonFiles().scan(io.BytesIO(b'{"a": 1}' + bytes([10, 10]) + b"{}"), (0, 0))]
     [(0, b'{"a": 1}'), (1, None), (2, b'{}')]
@@ -131,8 +133,28 @@ class JsonFiles(RecordFiles):
         row, offset = begin
         file.seek(offset)
         for line in file:
+            if not line.endswith(b"\n") and _is_cut(line):
+                raise DataError(
+                    f"the file ends within line {row + 1:,}, which begins at byte {offset:,}",
+                    hint="put the file there whole: written aside and renamed; or complete the line, or delete it",
+                )
             yield Record(row, (row, offset), line.strip() or None)
             row, offset = row + 1, offset + len(line)
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a text is the beginning of one in JSON.
+
+    >>> _is_cut(b'{"a": "b'), _is_cut(b"{}"), _is_cut(b"  "), _is_cut(b"?")
+    (True, False, False, False)
+    """
+    if not line.strip():
+        return False
+    try:
+        msgspec.json.decode(line, type=msgspec.Raw)
+    except msgspec.DecodeError as error:
+        return "truncated" in str(error)
+    return False
 
 
 @final

@@ -10,7 +10,7 @@ import polars as pl
 from bedplate.errors import BedplateError, DataError, reason
 from bedplate.features.rows import Rows, prepare_rows
 from bedplate.features.view import CompiledView
-from bedplate.online.payloads import doubt
+from bedplate.online.payload_values import doubt
 from bedplate.sources.base import ALWAYS, AVAILABLE, TIME, UNREADABLE, Source
 from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, MINUTE, Int64s, format_time
 

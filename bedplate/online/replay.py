@@ -112,6 +112,10 @@ class LetterStream(Stream):
             letters=tuple(letter.name for letter in left),
         )
 
+    def __len__(self) -> int:
+        """How many letters the file has."""
+        return len(self._letters)
+
     def lag(self, partition: str, after: Position) -> int:
         """How many letters the file has."""
         return len(self._letters)

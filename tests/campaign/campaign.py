@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from campaign_feeds import Files, Topic
 from campaign_oracle import Wrong, compare, smallest
-from campaign_world import VIEWS, CommandError, World
+from campaign_world import SOURCES, STUCK_EXIT, VIEWS, CommandError, World
+
+from bedplate.online.letters import read_letters
 
 ACTIONS = ("ingest", "kill", "follow", "restart", "poison", "again", "compact", "change", "reload")
 """What can happen in a step: the methods of `Campaign`."""
@@ -101,9 +103,11 @@ class Campaign:
             return
         assert isinstance(feed, Files)
         path = feed.poison(self.world.draw, self.world.sent)
-        self.world.take_in(code=3)
-        self._check("ingest up to a poisoned file")
-        path.unlink()
+        self.world.take_in(code=0 if path is None else STUCK_EXIT)
+        self._check("ingest of poisoned rows" if path is None else "ingest up to a poisoned file")
+        if path is not None:
+            path.unlink()
+        self._check_letters(feed.poisoned)
 
     def _again(self) -> None:
         feed = self.world.feed
@@ -147,6 +151,14 @@ class Campaign:
         found = list(compare(self.world, self._questions))
         if found:
             raise DifferenceError(self._report(found))
+
+    def _check_letters(self, expected: list[tuple[str, int]]) -> None:
+        """Each poisoned row has one letter of each source, and no other row has one."""
+        for source in SOURCES:
+            paths = (self.world.folder / ".bedplate/letters" / source).glob("*.jsonl")
+            found = sorted((letter.file, letter.row) for path in paths for letter in read_letters(path))
+            if found != sorted(expected):
+                raise DifferenceError(f"seed {self.world.seed}: letters of '{source}': {found}, expected {expected}")
 
     def _report(self, found: list[Wrong]) -> str:
         first = found[0]

@@ -13,6 +13,9 @@ from confluent_kafka import Producer
 from bedplate.online.state import ViewState
 from bedplate.online.streams import Position
 
+POISON = "a"
+"""Ends the names of poisoned files, which so come after the event before them."""
+
 
 class Feed(ABC):
     """A stream that is fed with the events of a month, by their numbers.
@@ -64,13 +67,17 @@ class Feed(ABC):
 
 
 class Files(Feed):
-    """A directory, or some subdirectories of one, to which files are appended, named by the first event in them."""
+    """A directory, or some subdirectories of one, to which files are appended, named by the first event in them.
+
+    Attributes:
+        poisoned: files and rows that become dead letters of each source.
+    """
 
     words, has_end = ("stream",), True
 
     def __init__(self, folder: Path, events: pl.DataFrame, loaded: int, partitions: int) -> None:
         super().__init__(events, loaded, partitions)
-        self.folder = folder
+        self.folder, self.poisoned = folder, list[tuple[str, int]]()
         folder.mkdir(parents=True, exist_ok=True)
 
     def send(self, first: int, last: int) -> None:
@@ -89,20 +96,22 @@ class Files(Feed):
         write(pl.read_parquet(path), path)
         return str(path.relative_to(self.folder))
 
-    def poison(self, draw: np.random.Generator, sent: int) -> Path:
-        """Appends a file that can't be taken in."""
-        path = self.folder / self._name(0) / f"{sent:08}a.parquet"
+    def poison(self, draw: np.random.Generator, sent: int) -> Path | None:
+        """Appends a file that can't be taken in; the file, or None where its rows become dead letters."""
+        kind, rows = draw.integers(4), self._events[max(0, sent - 5) : sent]
+        name = f"{sent - 1:08}{POISON}"
+        while self._path(name).exists() or any(file.endswith(f"{name}.parquet") for file, _ in self.poisoned):
+            name += POISON
+        path = self._path(name)
         path.parent.mkdir(exist_ok=True)
-        kind, rows = draw.integers(4), self._events[sent - 1 : sent + 4]
         if kind == 0:
             path.write_bytes(b"PAR1 is how it begins")
         elif kind == 1:
             write(rows.with_columns(pl.lit("now").alias("time")), path)
-        elif kind == 2:
-            write(rows.with_columns(pl.when(pl.int_range(pl.len()) > 0).then("user").alias("user")), path)
         else:
-            write(rows.with_columns(pl.lit(17, pl.Int64).alias("time")), path)
-        return path
+            write(rows.with_columns(pl.lit(17 if kind == 2 else None, pl.Int64).alias("time")), path)
+            self.poisoned += [(str(path.relative_to(self.folder)), row) for row in range(len(rows))]
+        return path if kind < 2 else None
 
     def is_taken(self, state: ViewState) -> bool:
         """Whether all that was sent is in the store."""
@@ -114,6 +123,9 @@ class Files(Feed):
         shutil.rmtree(self.folder)
         self.folder.mkdir()
 
+    def _path(self, name: str) -> Path:
+        return self.folder / self._name(0) / f"{name}.parquet"
+
     def _name(self, part: int) -> str:
         return "" if self._partitions == 1 else f"p{part}"
 
@@ -122,7 +134,10 @@ class Files(Feed):
         mine = mine[mine >= self._loaded]
         if not reached.name:
             return mine[:0]
-        first = int(reached.name.partition(".")[0].rstrip("a"))
+        stem = reached.name.partition(".")[0]
+        first = int(stem.rstrip(POISON))
+        if stem.endswith(POISON):  # no row of it counts
+            return mine[mine <= first]
         return mine[: int((mine < first).sum()) + reached.at]
 
 

@@ -20,7 +20,10 @@ from bedplate.testing.simulator import every_aggregation, simulate
 from bedplate.types import DAY, MINUTE
 
 MONTH = 30 * DAY
+STUCK_EXIT = 3
+"""Of a worker that found a partition which can't go on."""
 
+SOURCES = ("events", "timely", "states")
 VIEWS = ("by_user", "by_pair", "by_item", "says")
 
 DEFINITIONS = """
@@ -150,8 +153,11 @@ class World:
                 for process in processes:
                     process.send_signal(signal.SIGTERM)
             for process in processes:
-                if process.wait(600) not in (code, -signal.SIGKILL if kill else code):
+                # One that never had the partition which can't go on knows nothing of it.
+                if process.wait(600) not in (code, -signal.SIGKILL if kill else code, 0):
                     raise CommandError(f"a worker ended with {process.returncode}, not {code}: {self._said(process)}")
+            if code and all(process.returncode != code for process in processes):
+                raise CommandError(f"no worker ended with {code}: {self._said(processes[0])}")
         finally:
             for process in processes:
                 process.kill()

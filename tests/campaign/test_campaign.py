@@ -25,25 +25,32 @@ pytestmark = pytest.mark.xdist_group("campaign")  # one process runs the campaig
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     """A campaign that has run."""
     folder = tmp_path_factory.mktemp("campaign") / "project"
-    campaign = Campaign(folder, 5, 240, ["kill", "change"], 12, store=STORE, stream="parts", workers=2)
+    campaign = Campaign(folder, 5, 240, ["kill", "poison", "change"], 12, store=STORE, stream="parts", workers=2)
     campaign.run()
     return campaign
 
 
 def test_a_small_campaign_finds_no_difference(campaign):
     assert campaign.world.sent == 240
-    assert len(campaign.done) == 6
+    assert len(campaign.done) == 7
+    assert "ingest of poisoned rows" in campaign.done[3]
+    assert len(campaign.world.feed.poisoned) == 5
     assert campaign.done[-1] == "all taken in (240 events sent)"
 
 
 def test_an_event_too_many_is_found(campaign):
     world, events = campaign.world, campaign.world.events
     world.events = events.with_columns(pl.when(pl.int_range(pl.len()) != 100).then("quantity"))
-    with pytest.raises(DifferenceError, match=r"seed 5, step 7: \d+ features differ") as found:
+    with pytest.raises(DifferenceError, match=r"seed 5, step 8: \d+ features differ") as found:
         campaign._check("planted")
     world.events = events
     assert "what was done: loaded (24 events sent); " in str(found.value)
     assert "smallest: not in memory" in str(found.value)
+
+
+def test_a_letter_that_is_lost_is_found(campaign):
+    with pytest.raises(DifferenceError, match="letters of 'events'"):
+        campaign._check_letters([*campaign.world.feed.poisoned, ("p0/another.parquet", 0)])
 
 
 def test_a_row_that_is_lost_is_found(campaign):

@@ -59,7 +59,8 @@ def test_poison_rows_are_counted_told_and_replayed(
     path.write_text("".join(json.dumps(x | {"payload": json.dumps(event(2))}) + "\n" for x in found))
     for taken in (2, 0):
         printed = call(folder, capsys, "ingest", "replay", path, "--json")
-        assert json.loads(printed.out) == {"views": [{"view": "clicked", "letters": taken}]}
+        assert json.loads(printed.out) == {"views": [{"view": "clicked", "letters": taken, "passed_over": 2 - taken}]}
+        assert ("warning: no letter was taken in" in printed.err) == (not taken)
         assert counts(folder, capsys) == [3, 4]
     assert json.loads(call(folder, capsys, "ingest", folder / "stream", "--json").out)["sources"][0]["rows"] == 0
 
@@ -81,7 +82,7 @@ def test_a_damaged_file_ends_the_command_with_an_error_once_the_others_are_in(
 def test_files_of_other_names_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(folder, "1.csv", "no")
     printed = call(folder, capsys, "ingest", folder / "stream", "--json")
-    assert "not of files of a stream: 1.csv" in printed.err
+    assert "no files with a name of a stream: 1.csv" in printed.err
     assert "holds no file *.parquet, *.jsonl" in printed.err
     assert json.loads(printed.out)["sources"][0]["strangers"] == ["1.csv"]
 

@@ -10,6 +10,11 @@ import polars as pl
 import pytest
 
 from bedplate.cli.main import run
+from bedplate.online.base import open_store
+from bedplate.online.readers import Notices
+from bedplate.project import Project
+from bedplate.registry.manifest import gather
+from bedplate.registry.registry import Registry
 from bedplate.testing.simulator import START
 from bedplate.types import DAY, HOUR, format_time
 
@@ -60,6 +65,29 @@ def test_listing_compacting_and_dropping(folder: Path, call: Any) -> None:
 
     assert call("online", "drop", "visit")[0] == 4
     assert call("online", "drop", "visits")[1].startswith("deleted 1 versions of 'visits': 1 rows")
+    assert json.loads(call("online", "ls", "--json")[1])["views"] == []
+
+
+def test_a_view_that_is_read_is_dropped_only_when_asked(folder: Path, call: Any) -> None:
+    call("apply")
+    call("materialize")
+    view = Project(folder).views["visits"]
+    registry = Registry(folder / ".bedplate/registry")
+    (folder / "model").mkdir()
+    (folder / "model/weights").write_text("1")
+    facts = {"sources": {}, "config": {}, "seeds": {}, "metrics": {}}
+    manifest = gather(folder, definitions={"view visits": view.id}, **facts)
+    registry.register("ranker", folder / "model", manifest=manifest)
+    registry.promote("ranker", 1)
+    code, out, err = call("online", "drop", "visits")
+    assert (code, out) == (5, "")
+    assert f"view 'visits' is read: version {view.id[:12]} by the model ranker@champion\n" in err
+    assert "--in-use" in err
+    with open_store("lmdb:.bedplate/online", folder) as store:
+        Notices(store, "the feature server").put([view])
+    assert "by the feature server and the model ranker@champion\n" in call("online", "drop", "visits")[2]
+    assert len(json.loads(call("online", "ls", "--json")[1])["views"]) == 1
+    assert json.loads(call("online", "drop", "visits", "--in-use", "--json")[1])["views"][0]["rows"] == 10
     assert json.loads(call("online", "ls", "--json")[1])["views"] == []
 
 

@@ -21,7 +21,7 @@ def test_what_came_in_the_way_is_said_once_and_that_it_went() -> None:
         return lines
 
     measures.strangers = ("a.csv",)
-    assert said() == ["clicks: not taken in, as their names are not of files of a stream: a.csv"]
+    assert said() == ["clicks: not taken in, as they are no files with a name of a stream: a.csv"]
     measures.stuck = {"a": "a/1.parquet: can't read the file"}
     assert said() == ["clicks: partition 'a' can't go on, trying again: a/1.parquet: can't read the file"]
     assert "1 stuck partition" in standing_text(measures)
@@ -29,5 +29,5 @@ def test_what_came_in_the_way_is_said_once_and_that_it_went() -> None:
     measures.stuck, measures.strangers = {}, ("a.csv", "b.csv")
     assert said() == [
         "clicks: partition 'a' goes on",
-        "clicks: not taken in, as their names are not of files of a stream: b.csv",
+        "clicks: not taken in, as they are no files with a name of a stream: b.csv",
     ]

@@ -87,12 +87,12 @@ class PoisonWorld(World):
         assert_oracle(store, self.views, whole)
 
 
-def test_a_worker_may_die_at_any_moment_about_a_letter(tmp_path: Path) -> None:
-    world = PoisonWorld(f"lmdb:{tmp_path / 'store'}", tmp_path, (LOADED + 20, 4), 4)
+def test_a_worker_may_die_at_any_moment_about_a_letter(tmp_path: Path, url: str) -> None:
+    world = PoisonWorld(url, tmp_path, (LOADED + 20, 4), 4)
     for begin in range(LOADED, LOADED + 20, 7):
         world.put("", f"{begin:04}.jsonl", world.rows[begin : begin + 7])
     assert len(world.meant) >= 3
-    with open_store(world.url) as store:
+    with open_store(url) as store:
         load(store, world.views, world.rows[:LOADED], 100)
         before, after = die_at_every_moment(world, store)
         assert after == 2 * (len(world.expected) - 1)
@@ -120,11 +120,11 @@ class PoisonCrowd(Crowd):
             sent = sum(map(len, self.world.good))
 
 
-def test_workers_on_poison_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: Path) -> None:
-    world, taken = PoisonWorld(f"lmdb:{tmp_path / 'store'}", tmp_path, (5_000 * (KILLS + 5), USERS), 2), LOADED
+def test_workers_on_poison_that_are_killed_lose_nothing_and_count_nothing_twice(tmp_path: Path, url: str) -> None:
+    world, taken = PoisonWorld(url, tmp_path, (5_000 * (KILLS + 5), USERS), 2), LOADED
     world.files = tmp_path / "parts"
     world.files.mkdir()
-    with open_store(world.url) as store:
+    with open_store(url) as store:
         load(store, world.views, world.rows[:LOADED], 100)
         crowd = PoisonCrowd(world, store, tmp_path)
         crowd.send()

@@ -15,7 +15,7 @@ from stream_files import FORMS, SCHEMA, WRITERS, avro, jsonl, parquet, pb, put, 
 
 from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.ordered import LastN
-from bedplate.errors import ConfigError, DataError
+from bedplate.errors import ConfigError, DataError, StoreError
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.offline.reference import Reference
 from bedplate.online.base import OnlineStore
@@ -189,6 +189,8 @@ DAMAGED = {
     "1.pb": pb([row(0), row(1)]) + b"\x20abc",
     "2.parquet": b"",
     "2.avro": b"",
+    "1.jsonl": jsonl([row(i) for i in range(9)])[:-4],  # within the last object
+    "2.jsonl": jsonl([row(0), b"", b'{"user": "']).rstrip(b"\n"),
     "3.avro": avro([row(i) for i in range(30)]) + b"\x80",  # cut within the number of a block's records
 }
 
@@ -197,7 +199,7 @@ DAMAGED = {
 def test_a_damaged_file_stops_its_partition_alone(tmp_path: Path, name: str) -> None:
     write_schemas(tmp_path)
     damaged = put(tmp_path / "stream" / "a", name, DAMAGED[name])
-    put(tmp_path / "stream" / "a", "3.jsonl", jsonl([row(90)]))
+    put(tmp_path / "stream" / "a", "4.jsonl", jsonl([row(90)]))
     put(tmp_path / "stream" / "b", "1.jsonl", jsonl([row(1), b"no", row(2)]))
     put(tmp_path / "stream", "1.jsonl", jsonl([row(3)]))
     each = view(tmp_path)
@@ -207,16 +209,16 @@ def test_a_damaged_file_stops_its_partition_alone(tmp_path: Path, name: str) -> 
         worker.run()
     state = read_state(store, each)
     assert (state.position("b").name, state.position("").name) == ("1.jsonl", "1.jsonl")
-    assert state.position("a").name != "3.jsonl"
+    assert state.position("a").name != "4.jsonl"
     assert list(worker.measures.stuck) == ["a"]
     assert 'bedplate_ingest_stuck_partitions{source="events"} 1' in metrics_text([worker.measures])
     worker.measure_lag()
     assert worker.measures.partitions["b"].lag == 0  # of the others it is known what is left
-    kind = name.partition(".")[2]
+    kind, taken = name.partition(".")[2], state.position("a").at
     put(damaged.parent, name, WRITERS[kind]([row(10 + i) for i in range(40)]))
     left = Ingest(store, [each], stream(tmp_path, each, FORM["pb"])).run()
-    assert left.files == 2
-    assert read_state(store, each).position("a").name == "3.jsonl"
+    assert (left.files, left.events) == (2, 40 - taken + 1)
+    assert read_state(store, each).position("a").name == "4.jsonl"
 
 
 def test_all_partitions_that_can_not_go_on_are_named(tmp_path: Path) -> None:
@@ -239,13 +241,23 @@ def test_a_file_with_rows_that_the_load_had_stops_its_partition_alone(tmp_path: 
 
 def test_what_is_no_file_of_a_stream_is_told(tmp_path: Path) -> None:
     put(tmp_path / "stream", "1.jsonl", jsonl([row(1)]))
-    for name in ("2.csv", "a/3.txt", "a/deep/4.jsonl", ".hidden", "5.jsonl.tmp", "a/.6.jsonl"):
+    # The last two names are no UTF-8.
+    for name in (
+        "2.csv",
+        "a/3.txt",
+        "a/deep/4.jsonl",
+        ".hidden",
+        "5.jsonl.tmp",
+        "a/.6.jsonl",
+        "7\udcff.jsonl",
+        "\udcff/x",
+    ):
         (tmp_path / "stream" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "stream" / name).write_bytes(b"")
     each = view()
     worker = Ingest(loaded(each), [each], stream(tmp_path, each))
     assert worker.run().files == 1
-    assert worker.measures.strangers == ("2.csv", "a/3.txt", "a/deep")
+    assert worker.measures.strangers == ("2.csv", "7\\udcff.jsonl", "\\udcff", "a/3.txt", "a/deep")
 
 
 @pytest.mark.parametrize("kind", FORMS)
@@ -285,6 +297,11 @@ def test_messages_need_a_form_and_a_form_must_be_one(tmp_path: Path) -> None:
         Ingest(loaded(each), [each], stream(tmp_path, each)).run()
     with pytest.raises(ConfigError, match="expected json, avro:FILE"):
         stream(tmp_path, each, "xml")
+    (tmp_path / "e.txt").write_text("no descriptors")
+    with pytest.raises(
+        ConfigError, match=r"--format protobuf:e\.txt:E: can't read the schema: it is no descriptor set"
+    ):
+        stream(tmp_path, each, "protobuf:e.txt:E")
 
 
 def test_an_event_ahead_of_the_clock_waits_in_the_store_as_history_has_it(tmp_path: Path) -> None:
@@ -316,13 +333,44 @@ def test_letters_of_names_that_are_long_or_odd_are_written_once(tmp_path: Path) 
     assert sorted(letter.file for letter in letters_in(tmp_path)) == sorted(f"p/{name}" for name in names)
 
 
+def test_letters_that_can_not_be_written_end_the_worker_with_nothing_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "stream", "1.jsonl", jsonl([row(1), b"no", row(2)]))
+    (tmp_path / "letters").write_text("a file where the folder would be")
+    each = view()
+    store = loaded(each)
+    with pytest.raises(StoreError, match=r"letters: can't write the dead letters: .*\n  make room or choose another"):
+        Ingest(store, [each], stream(tmp_path, each)).run()
+    assert read_state(store, each).events == 0
+    (tmp_path / "letters").unlink()
+    Ingest(store, [each], stream(tmp_path, each)).run()
+    assert_oracle(store, each, [row(1), row(2)])
+    assert [letter.row for letter in letters_in(tmp_path)] == [1]
+
+
+def test_a_letter_in_base64_is_mended_by_its_payload(tmp_path: Path) -> None:
+    put(tmp_path / "stream", "1.jsonl", jsonl([b"\xff"]))
+    each = view()
+    store = loaded(each)
+    Ingest(store, [each], stream(tmp_path, each)).run()
+    [path] = (tmp_path / "letters").glob("*.jsonl")
+    [letter] = read_letters(path)
+    assert letter.base64 == "/w=="
+    mended = msgspec.structs.replace(letter, payload=msgspec.json.encode(row(1)).decode())
+    path.write_bytes(msgspec.json.encode(mended))
+    assert replay(tmp_path, store, each) == 1
+    assert_oracle(store, each, [row(1)])
+
+
 def test_a_sum_beyond_64_bits_goes_aside_from_the_view_of_the_sum(tmp_path: Path) -> None:
     rows = [row(0, amount=2**62), row(1), row(3, amount=2**62)]
     put(tmp_path / "stream", "1.parquet", parquet(rows))
     each, other = view(), FeatureView("counts", USER, SOURCE, {"n": Count()}).compile()
     store = loaded(each, other)
-    Ingest(store, [each, other], stream(tmp_path, each)).run()
+    done = Ingest(store, [each, other], stream(tmp_path, each)).run()
     assert_oracle(store, each, [rows[1]])
+    assert done.events == 3  # a view took in each
+    alone = loaded(each)
+    assert Ingest(alone, [each], stream(tmp_path, each)).run().events == 1
     aside = {letter.row: msgspec.json.decode(letter.payload) for letter in letters_in(tmp_path)}
     assert aside == {0: rows[0], 2: rows[2]}
     assert_oracle(store, other, rows)

@@ -151,6 +151,13 @@ def test_a_protobuf_timestamp_says_its_unit(tmp_path: Path) -> None:
     assert rows["at"].to_list() == [datetime(1970, 1, 21, tzinfo=UTC)]
 
 
+def test_a_protobuf_timestamp_that_is_none_names_its_field(tmp_path: Path) -> None:
+    form = protobuf(tmp_path)
+    data = timestamp_pb2.Timestamp(seconds=10**15).SerializeToString()
+    _, wrong = Payloads(form, SCHEMA, tmp_path).decode([b"\x08\x01\x32" + bytes([len(data)]) + data])
+    assert wrong[0].startswith("the field 'at' is no time of the years 1 to 9999: ")
+
+
 def test_many_events_without_a_key_are_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in views with a condition, of which only events that fulfil it are wrong."""
     frame = pl.DataFrame({"user": [None, 1] * 500, "time": [START] * 1000, "amount": [1.0, 1.0, -1.0, -1.0] * 250})

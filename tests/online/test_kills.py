@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from mortal import LOADED, load
 from mortal_world import NURSERY, World, assert_oracle
-from redis_server import running
 
 from bedplate.online.base import OnlineStore, open_store
 from bedplate.online.ingest import Ingest
@@ -25,13 +24,10 @@ AHEAD, EACH = 120, 40
 PATIENCE = 120.0  # seconds
 
 
-@pytest.fixture(params=["lmdb", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[str]:
-    if request.param == "lmdb":
-        yield f"lmdb:{tmp_path / 'store'}"
-    else:
-        with running("--appendonly", "no") as server:
-            yield f"{server.url}/0"
+@pytest.fixture(autouse=True)
+def nursery() -> Generator[None]:
+    """Ends where the tests' processes come from."""
+    yield
     NURSERY.close()
 
 

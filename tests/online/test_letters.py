@@ -38,8 +38,8 @@ BIG = 2**62
 class Topic(Stream):
     """A partition of payloads, as a topic has them."""
 
-    def __init__(self, payloads: list[bytes], letters: Path) -> None:
-        self.payloads, self.letters = payloads, letters
+    def __init__(self, payloads: list[bytes], letters: Path, schema: Mapping[str, pl.DataType] = SCHEMA) -> None:
+        self.payloads, self.letters, self._schema = payloads, letters, schema
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ class Topic(Stream):
         if end <= after.at:
             return None
         given = self.payloads[after.at : end]
-        frame, wrong = Payloads("json", SCHEMA).decode(given)
+        frame, wrong = Payloads("json", self._schema).decode(given)
         numbers = [n for n in range(len(given)) if n not in wrong]
 
         def refuse(further: Mapping[int, str]) -> list[str]:

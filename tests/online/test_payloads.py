@@ -52,6 +52,8 @@ def test_json_becomes_rows_by_the_schema() -> None:
     [
         (b"", "truncated"),
         (b"[]", "Expected `object`"),
+        (b"\xef\xbb\xbf{}", "begins with a byte order mark"),
+        (b'{"s": "caf\xe9"}', "a text is not UTF-8: byte 0xe9"),
         (b'{"n": "1"}', r"\$\.n"),
         (b'{"n": 128}', "<= 127"),
         (b'{"n": 1.5}', r"\$\.n"),
@@ -62,7 +64,7 @@ def test_json_becomes_rows_by_the_schema() -> None:
     ],
 )
 def test_what_does_not_fit_is_named_and_the_others_are_kept(payload: bytes | None, text: str) -> None:
-    schema = {"n": pl.Int8(), "v": pl.Array(pl.Float64(), 2), "t": pl.Datetime()}
+    schema = {"n": pl.Int8(), "v": pl.Array(pl.Float64(), 2), "t": pl.Datetime(), "s": pl.String()}
     rows, wrong = Payloads("json", schema).decode([b'{"n": 1}', payload, b'{"n": 2}'])
     assert rows["n"].to_list() == [1, 2]
     assert list(wrong) == [1]
@@ -152,5 +154,5 @@ def test_a_form_that_is_not_known_is_refused(form: str, tmp_path: Path) -> None:
 
 def test_a_column_that_no_payload_can_hold_is_refused() -> None:
     with pytest.raises(DefinitionError, match="no payload") as caught:
-        Payloads("json", {"price": pl.Struct({"a": pl.Int64})})
-    assert caught.value.where == "column 'price'"
+        Payloads("json", {"price": pl.Struct({"a": pl.Object()})})
+    assert caught.value.where == "column 'price.a'"

@@ -77,6 +77,12 @@ def test_it_serves_what_is_loaded_to_those_with_a_token(tmp_path: Path, features
     assert TOKEN not in errors
 
 
+def fill(folder: Path) -> None:
+    """Builds a project's history and loads its online store."""
+    for command in (["apply"], ["materialize", "--until", format_time(shop.NOW)]):
+        bedplate(*command, "--project", str(folder))
+
+
 @contextlib.contextmanager
 def ended(command: list[str]) -> Generator[subprocess.Popen[str]]:
     """A process that is ended, whatever happens."""
@@ -107,12 +113,8 @@ def test_definitions_are_loaded_again_on_a_signal_or_the_old_ones_go_on(tmp_path
     def define(window: str) -> None:
         (tmp_path / "features.py").write_text(COUNTS % window)
 
-    def fill() -> None:
-        for command in (["apply"], ["materialize", "--until", format_time(shop.NOW)]):
-            bedplate(*command, "--project", str(tmp_path))
-
     define("2d")
-    fill()
+    fill(tmp_path)
     serving = [*COMMAND, "features", "serve", "--port", "0", "--json", "--workers", str(workers)]
     with ended([*serving, "--project", str(tmp_path)]) as process:
         assert process.stdout is not None
@@ -140,21 +142,25 @@ def test_definitions_are_loaded_again_on_a_signal_or_the_old_ones_go_on(tmp_path
         define("7d")
         told("what was served before still is: view 'visits'")
         assert answers("visits.n_2d") == {1}
-        fill()
+        fill(tmp_path)
         told("loaded again")
         assert answers("visits.n_7d") == {2}
-        (tmp_path / "features.py").write_text("user = ")
-        told("what was served before still is")
-        assert answers("visits.n_7d") == {2}
-        define("30d")
-        fill()
+        for text, why in (("user = ", "features.py:1: SyntaxError"), ("", f"{tmp_path}: no feature is defined")):
+            (tmp_path / "features.py").write_text(text)
+            told(f"what was served before still is: {why}")
+            assert answers("visits.n_7d") == {2}
+        (tmp_path / "features.py").rename(tmp_path / "datasets.py")
+        (tmp_path / "datasets.py").write_text(COUNTS % "30d")
+        fill(tmp_path)
         told("loaded again")
         assert answers("visits.n_30d") == {3}
         with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
             shown = answer.read().decode()
         assert 'bedplate_reloads_total{result="loaded"}' in shown
         if workers == 1:  # what others counted is shown a second later
-            assert all(f'bedplate_reloads_total{{result="{r}"}} 2' in shown for r in ("loaded", "refused"))
+            assert all(
+                f'bedplate_reloads_total{{result="{r}"}} {n}' in shown for r, n in (("loaded", 2), ("refused", 3))
+            )
     assert process.wait(30) == 0
 
 
