@@ -5,7 +5,8 @@
 DCN-V2 with a table of ROWS vectors of 16 numbers, 8 random ids a candidate, batches of 4096 candidates; by one process,
 by two that hold the whole table each, and by two with `--sharding torchrec`. Memory is the anonymous memory of each
 process as the operating system counts it: at the last step, above what it was before the model was made; and the most
-that the process ever held, mapped files included. The losses and the tables after the last step are compared. Needs
+that the process ever held, mapped files included. On a busy machine rows a second say little: the time of cores that a
+step takes, in all processes together, is told beside. The losses and the tables after the last step are compared. Needs
 TorchRec, see `docs/training.md`.
 """
 
@@ -18,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,7 +43,7 @@ from bedplate.training.sharding import ShardedTables, require_torchrec
 from bedplate.training.trainer import Trainer
 from bedplate.types import Array
 
-WIDTH, IDS, BATCH = 16, 8, 4096
+WIDTH, IDS, BATCH, WARM = 16, 8, 4096, 5
 MODES = ("one process", "two, whole tables", "two, sharded")
 HALF, SAME = 0.6, 1e-5
 """Of the memory of a whole table, what a process may take with half of it; and how much a loss may differ."""
@@ -98,10 +100,10 @@ def train(mode: str, args: argparse.Namespace, folder: Path) -> None:
     torch.set_num_threads(1)
     again = [sys.executable, __file__, "--rows", str(args.rows), "--steps", str(args.steps), "--mode", mode]
     others = nullcontext() if mode == MODES[0] or place is not None else started([*again, "--folder", str(folder)], 2)
-    seen: list[int] = []
+    seen: list[tuple[int, float]] = []
 
     def show(_: Status) -> None:
-        seen.append(anonymous_bytes() - before)
+        seen.append((anonymous_bytes() - before, time.process_time()))
 
     with others as workers:
         peers = place if place is not None else workers
@@ -114,7 +116,9 @@ def train(mode: str, args: argparse.Namespace, folder: Path) -> None:
             validation = Drawn(2, args.rows)
             trainer = Trainer(config, exchange=exchange, show=show)
             result = trainer.fit(model, encoder, Drawn(args.steps, args.rows), validation, folder / "checkpoints")
-    found = {"at_last_step": seen[args.steps - 1], "peak_bytes": peak_bytes()}
+    (_, began), (held, ended) = seen[WARM - 1], seen[args.steps - 1]
+    found: dict[str, Any] = {"at_last_step": held, "peak_bytes": peak_bytes()}
+    found["milliseconds_a_step"] = 1000 * (ended - began) / (args.steps - WARM)
     found |= {"rows_per_second": result.rows_per_second, "history": result.history}
     (folder / f"{rank}.json").write_text(json.dumps(found))
 
@@ -129,7 +133,7 @@ def measured(mode: str, args: argparse.Namespace, folder: Path) -> list[dict[str
     for rank, one in enumerate(found):
         print(
             f"{mode:18} rank {rank} {one['at_last_step'] / 1e6:8,.0f} MB at the last step, most "
-            f"{one['peak_bytes'] / 1e6:8,.0f} MB {one['rows_per_second']:10,.0f} rows/s",
+            f"{one['peak_bytes'] / 1e6:8,.0f} MB {one['rows_per_second']:10,.0f} rows/s, {one['milliseconds_a_step']:5.0f} ms of a core a step",
             flush=True,
         )
     return found
@@ -170,8 +174,13 @@ def main() -> int:
     whole, sharded = (runs[mode] for mode in MODES[1:])
     losses = [[run[0]["history"][0]["loss"] for run in runs[mode]] for mode in MODES]
     speeds = {mode: statistics.median(run[0]["rows_per_second"] for run in each) for mode, each in runs.items()}
+    cores = {
+        mode: statistics.median(sum(one["milliseconds_a_step"] for one in run) for run in each)
+        for mode, each in runs.items()
+    }
     held = [max(max(one["at_last_step"] for one in run) for run in each) for each in (whole, sharded)]
     result = {"rows": args.rows, "width": WIDTH, "table_bytes": 4 * args.rows * (WIDTH + 1), "rows_per_second": speeds}
+    result |= {"milliseconds_of_all_cores_a_step": cores}
     result |= {"largest_difference_of_tables": max(differences), "runs": runs}
     apart = max(abs(loss / losses[0][0] - 1) for each in losses for loss in each)
     code = judge(
@@ -187,6 +196,7 @@ def main() -> int:
         },
     )
     print(f"rows a second: {', '.join(f'{mode} {speed:,.0f}' for mode, speed in speeds.items())}")
+    print(f"milliseconds of cores a step: {', '.join(f'{mode} {found:,.0f}' for mode, found in cores.items())}")
     print(f"wrote {save('train_sharding', machine() | result, args.json)}")
     return code
 
