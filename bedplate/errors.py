@@ -129,9 +129,15 @@ class MissingExtraError(BedplateError):
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(
             f"the library '{library}' is not installed",
-            hint=f"install it with: pip install 'bedplate[{extra}]'",
+            hint=f"install it with: pip install 'bedplate[{extra}]'" + _BESIDE.get(extra, ""),
         )
 
+
+_BESIDE = {
+    # What they require by themselves is the build for CUDA.
+    "sharding": "\n  and beside it: pip install --no-deps torchrec==1.8.0 fbgemm-gpu-cpu==1.8.0"
+}
+"""What an extra can't install, and what does."""
 
 _EXTRAS = {
     "adbc_driver_manager": "postgresql",
@@ -139,6 +145,7 @@ _EXTRAS = {
     "confluent_kafka": "kafka",
     "deltalake": "delta",
     "fastavro": "kafka",
+    "fbgemm_gpu": "sharding",
     "google": "kafka",
     "grpc": "grpc",
     "hiredis": "redis",
@@ -157,6 +164,8 @@ _EXTRAS = {
     "torch": "train",
     "uvloop": "serve",
     "xgboost": "xgboost",
+    "tensordict": "sharding",
+    "torchrec": "sharding",
     "yaml": "feast",
 }
 

@@ -86,6 +86,23 @@ def test_a_server_that_is_missing_is_installed(tmp_path: Path) -> None:
     assert (tmp_path / "asked").read_text().splitlines()[-1].endswith("install -y -qq postgresql")
 
 
+@pytest.mark.parametrize(("extras", "asked"), [("dev", True), ("train,sharding", True), ("train,serve", False)])
+def test_torchrec_is_installed_without_what_it_requires(tmp_path: Path, extras: str, asked: bool) -> None:
+    """It requires builds for CUDA; what it needs comes with the extra, and its version from the list of all."""
+    python, folder = tmp_path / "python", tmp_path / "venv"
+    python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n')
+    python.chmod(0o755)
+    folder.mkdir()
+    script = f". '{ROOT}/scripts/environment'; venv={folder}; python={python}; install_libraries {extras}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    *_, before, last = (tmp_path / "asked").read_text().splitlines()
+    assert last.endswith(" --no-deps -c constraints.txt torchrec fbgemm-gpu-cpu") == asked
+    assert (before if asked else last).endswith(f"-c constraints.txt -e .[{extras}]")
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    assert {line.partition("==")[0] for line in pinned} >= {"torchrec", "fbgemm-gpu-cpu", "tensordict", "pyvers"}
+
+
 @pytest.mark.parametrize("there", [["redis-server", "openssl"], ["valkey-server", "openssl"], ["redis-server"], []])
 def test_redis_is_installed_where_it_is_missing(tmp_path: Path, there: list[str]) -> None:
     for name, content in {"apt-get": f'echo "$@" >>{tmp_path}/asked', "sudo": '"$@"', "id": "echo 1"}.items():

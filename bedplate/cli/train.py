@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from bedplate.registry.registry import Registry
     from bedplate.training.continuing import Rows
     from bedplate.training.joining import Connect
-    from bedplate.training.processes import Place
     from bedplate.training.profile import Profile
     from bedplate.training.profile_report import ProfileReport
     from bedplate.training.run import Trained
+    from bedplate.training.tables import Shard
 
 
 @click.command()
@@ -54,6 +54,11 @@ if TYPE_CHECKING:
     metavar="N",
     help="Train by so many processes of this machine; the model is the same, up to rounding.",
 )
+@click.option(
+    "--sharding",
+    type=click.Choice(["torchrec"]),
+    help="With --processes: each has some rows of every embedding table, by this library; the model is the same.",
+)
 @click.option("--profile", is_flag=True, help="Say where the time of the training goes, and what to change.")
 @click.option("--promote", is_flag=True, help="Give the new version the alias 'champion'.")
 @click.argument("job")
@@ -66,6 +71,7 @@ def train(
     rows: Rows | None,
     files: Path | None,
     processes: int,
+    sharding: str | None,
     profile: bool,
     promote: bool,
     directory: Path,
@@ -89,14 +95,16 @@ def train(
       bedplate train retail_ranker --continue retail_ranker@champion
       bedplate train retail_ranker --from baskets-2011
       bedplate train retail_ranker --processes 4
+      bedplate train retail_ranker --processes 4 --sharding torchrec
       bedplate train retail_ranker --profile trainer.epochs=1
       bedplate train retail_ranker --json
     """
     from bedplate.training.processes import own_place, started
     from bedplate.training.profile import Profile
 
-    _check(resume, parent, rows)
     place = own_place()
+    _check(resume, parent, rows, sharding, processes if place is None else place.count)
+    shard = None if sharding is None else _sharded()
     if place is not None and place.rank > 0:
         place.end_with_parent()
     work = _Work(directory, job, settings, resume, files)
@@ -104,23 +112,38 @@ def train(
         work.go_on(parent, rows or "since")
     work.check(together=processes > 1 or place is not None)
     if place is not None and place.rank > 0:
-        work.help(place)
+        work.help(partial(place.connect, shard, work.job.trainer.process_timeout))
         return
     with ExitStack() as stack:
         timeout = work.job.trainer.process_timeout
-        connect: Connect | None = None if place is None else partial(place.connect, timeout)
+        connect: Connect | None = None if place is None else partial(place.connect, shard, timeout)
         if connect is None and processes > 1:
-            connect = stack.enter_context(started(work.command(directory, settings), processes, timeout)).connect
+            command = work.command(directory, settings, sharding)
+            connect = partial(stack.enter_context(started(command, processes, timeout)).connect, shard)
         watching = Profile("join" if files is None else "read") if profile else None
         trained = work.train(connect, watching)
     _echo(trained, work.registry, None if watching is None else watching.report, as_json=as_json, promote=promote)
 
 
-def _check(resume: str | None, parent: str | None, rows: Rows | None) -> None:
+def _check(resume: str | None, parent: str | None, rows: Rows | None, sharding: str | None, processes: int) -> None:
+    if sharding is not None and processes == 1:
+        raise click.UsageError("--sharding spreads tables over several processes; give --processes too")
     if resume is not None and parent is not None:
         raise click.UsageError("--resume goes on with a run as it began; leave --continue out")
     if rows is not None and parent is None:
         raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
+
+
+def _sharded() -> Shard:
+    """What spreads tables over processes; a missing library is an error here, before anything is read."""
+    from bedplate.errors import missing_extra
+
+    try:
+        from bedplate.training.sharding import ShardedTables, require_torchrec
+    except ModuleNotFoundError as error:  # torch
+        raise missing_extra(error) or error from error
+    require_torchrec()
+    return ShardedTables
 
 
 @final
@@ -189,16 +212,15 @@ class _Work:
         mirror_later(self.project.config, trained.run_id)
         return trained
 
-    def help(self, place: Place) -> None:
+    def help(self, connect: Connect) -> None:
         """Trains it with the process that shows and registers."""
         from bedplate.training.helping import help_train
 
         dataset = self.project.load(self.job.dataset)
         features = self.project.graph.features
-        connect = partial(place.connect, self.job.trainer.process_timeout)
         help_train(self.job, dataset, features, connect, continued=self.continued, files=self.files)
 
-    def command(self, directory: Path, settings: Sequence[str]) -> list[str]:
+    def command(self, directory: Path, settings: Sequence[str], sharding: str | None) -> list[str]:
         """What another process runs to find the same job."""
         options = ["--project", str(directory)]
         if self.resume is not None:
@@ -206,6 +228,7 @@ class _Work:
         elif self.continued is not None:
             options += ["--continue", self.continued.parent, "--rows", self.continued.rows]
         options += [] if self.files is None else ["--from", str(self.files.folder)]
+        options += [] if sharding is None else ["--sharding", sharding]
         return [sys.executable, "-m", "bedplate", "train", *options, "--", self.name, *settings]
 
 

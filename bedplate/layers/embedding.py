@@ -2,16 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bedplate.errors import ConfigError
 from bedplate.layers import kernels
 
 SPARSE_ROWS = 10_000
 """From so many rows on, gradients are sparse: to clear a dense one of this size costs more than to number the ids."""
+
+_HAS_ROWS = ContextVar("has_rows", default=True)
+
+
+@contextmanager
+def without_rows() -> Generator[None]:
+    """Lets tables be made without weights, by a process that will hold only some rows of each.
+
+    >>> with without_rows():
+    ...     table = FusedEmbedding(rows=10**9, width=64)
+    >>> table.weight.is_meta, tuple(table.weight.shape)
+    (True, (1000000000, 64))
+    """
+    token = _HAS_ROWS.set(False)
+    try:
+        yield
+    finally:
+        _HAS_ROWS.reset(token)
+
+
+class Window(NamedTuple):
+    """The rows of a table that a batch needs, where the table itself is elsewhere.
+
+    Attributes:
+        ids: [k] int64, ascending, each once; the first one is 0.
+        vectors: [k, width], whose gradient is added up over all lookups.
+    """
+
+    ids: Tensor
+    vectors: Tensor
+
+    def places(self, ids: Tensor) -> Tensor:
+        """In which row of `vectors` each id is.
+
+        Raises:
+            ConfigError: one of them is not here.
+        """
+        found = torch.searchsorted(self.ids, ids).clamp_(max=len(self.ids) - 1)
+        wrong = self.ids[found] != ids
+        if bool(wrong.any()):
+            raise ConfigError(
+                f"the model looks up row {int(ids[wrong][0])} of a table, which no input of the batch names",
+                where="training with sharded tables",
+                hint="look up only ids of the batch as they are, or train without --sharding",
+            )
+        return found
 
 
 @final
@@ -19,6 +69,11 @@ class FusedEmbedding(nn.Module):
     """A table [rows, width] that all fields share; ids come already shifted to their field's block of rows.
 
     One table makes one lookup of several fields and one optimiser step. Row 0 is padding: zeros, never trained.
+
+    Attributes:
+        weight: [rows, width]; on torch's device `meta` where the rows are elsewhere.
+        sparse: whether gradients are of the rows that were looked up only.
+        window: the rows that are here while the others are elsewhere; None: all are here.
 
     >>> table = FusedEmbedding(rows=10, width=4)
     >>> table(torch.tensor([[0, 3]])).shape, table(torch.tensor([0])).abs().sum().item()
@@ -29,15 +84,22 @@ class FusedEmbedding(nn.Module):
         """Normal weights of standard deviation `scale`."""
         super().__init__()
         self.sparse = rows >= SPARSE_ROWS
+        self.window: Window | None = None
+        if not _HAS_ROWS.get():
+            self.weight = nn.Parameter(torch.empty(rows, width, device="meta"))
+            return
         self.weight = nn.Parameter(torch.randn(rows, width).mul_(scale))
         with torch.no_grad():
             self.weight[0] = 0.0
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors [..., width] of ids [...] int64."""
+        table, sparse = self.weight, self.sparse
+        if self.window is not None:
+            table, ids, sparse = self.window.vectors, self.window.places(ids), False
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return _Rows.apply(self.weight, ids, self.sparse)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-        return nn.functional.embedding(ids, self.weight, padding_idx=0, sparse=self.sparse)
+            return _Rows.apply(table, ids, sparse)  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+        return nn.functional.embedding(ids, table, padding_idx=0, sparse=sparse)
 
 
 class _Rows(torch.autograd.Function):
@@ -105,10 +167,15 @@ def _coalesced(rows: Tensor, values: Tensor, count: int) -> Tensor:
     )
 
 
+def tables_of(model: nn.Module) -> dict[str, FusedEmbedding]:
+    """A model's embedding tables by the names of their weights, in the order in which it has them."""
+    untyped: Any = model
+    return {f"{name}.weight": module for name, module in untyped.named_modules() if isinstance(module, FusedEmbedding)}
+
+
 def table_names(model: nn.Module) -> list[str]:
     """The names of a model's embedding tables, in the order in which it has them."""
-    untyped: Any = model
-    return [f"{name}.weight" for name, module in untyped.named_modules() if isinstance(module, FusedEmbedding)]
+    return [*tables_of(model)]
 
 
 def masked_mean(vectors: Tensor, ids: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bedplate.layers.embedding import table_names
-from bedplate.training.optimizer import Optimizer
+from bedplate.training.optimizer import Adagrad, Optimizer, RowWiseAdagrad, TableOptimizer
 from bedplate.training.warm_start import WarmStart
 
 
@@ -33,16 +33,17 @@ def carried_optimizer(start: WarmStart, was: Optimizer, own: Optimizer) -> dict[
                 key: value.clone() if value.ndim == 0 else start.moments(name, value, torch.zeros_like(weights))
                 for key, value in state.items()
             }
-    if type(was.adagrad) is type(own.adagrad):
-        _carry_sums(start, was, own)
+    _carry_sums(start, was.adagrad, own.adagrad)
     return own.state_dict()
 
 
-def _carry_sums(start: WarmStart, was: Optimizer, own: Optimizer) -> None:
+def _carry_sums(start: WarmStart, was: TableOptimizer, own: TableOptimizer) -> None:
+    if not isinstance(was, RowWiseAdagrad | Adagrad) or not isinstance(own, type(was)):
+        return
     before, after = table_names(start.parent.model), table_names(start.own.model)
     for i, name in enumerate(after):
         source = start.source(name)
         if source not in before:
             continue
-        found, sums = was.adagrad.sums[before.index(source)], own.adagrad.sums[i]
+        found, sums = was.sums[before.index(source)], own.sums[i]
         sums.copy_(start.moments(name, found, torch.zeros_like(sums)))

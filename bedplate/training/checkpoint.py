@@ -66,14 +66,18 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
     """Reads what `save_state` wrote; runs no code that the file may hold.
+
+    Args:
+        path: of the file.
+        mapped: reads what of the tensors is used when it is used, so that the rest of it takes no memory.
 
     Raises:
         StoreError: the file is damaged, or of another version.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)  # pyright: ignore[reportUnknownMemberType]
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)  # pyright: ignore[reportUnknownMemberType]
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise StoreError(
             f"the checkpoint can't be read: {error}", where=str(path), hint="delete it to start from the beginning"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,11 +10,13 @@ import torch
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model
+from bedplate.models.batch import TensorBatch
 from bedplate.models.prediction import Prediction
 from bedplate.training.calling import loss_of, outputs_of, scores_of
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.source import Batches, blocks_of
+from bedplate.training.tables import Tables
 from bedplate.types import Array
 
 
@@ -26,6 +28,7 @@ def predict(
     seed: int = 0,
     ahead: Ahead | None = None,
     exchange: Exchange | None = None,
+    tables: Tables | None = None,
 ) -> Prediction:
     """The scores, labels and mean loss over the first epoch of a source, in its order.
 
@@ -38,28 +41,44 @@ def predict(
         seed: of the epoch.
         ahead: how far batches are read ahead.
         exchange: with the other processes; None where there are none.
+        tables: the model's, where rows of them are in other processes.
 
     Raises:
         DataError: the source has no candidates.
         DefinitionError: the model's code fails, or gives something else than it should.
     """
     exchange = exchange or Alone()
-    parts = exchange.at_first(_predict(model, encoder, source, seed, ahead or Ahead(), exchange.share(len(source))))
+    share, fetches = exchange.share(len(source)), exchange.largest_share(len(source))
+    fetch = _nothing if tables is None else tables.fetch
+    parts = exchange.at_first(_predict(model, encoder, source, seed, ahead or Ahead(), share, fetch, fetches))
     found = [prediction for part in parts for prediction in part]
     if not found and exchange.rank == 0:
         raise DataError("the source has no candidates to score", where="validation")
     return _joined(found)
 
 
+def _nothing(batch: TensorBatch | None) -> None:
+    """All rows of the model's tables are here."""
+
+
 def _predict(
-    model: Model, encoder: Encoder, source: Batches, seed: int, ahead: Ahead, share: tuple[int, int]
+    model: Model,
+    encoder: Encoder,
+    source: Batches,
+    seed: int,
+    ahead: Ahead,
+    share: tuple[int, int],
+    fetch: Callable[[TensorBatch | None], None],
+    fetches: int,
 ) -> list[Prediction]:
-    """The scores of each of some batches that has candidates."""
+    """The scores of each of some batches that has candidates; fetches so many times, as every process does."""
     model.eval()
     found: list[Prediction] = []
     blocks = blocks_of(source, seed, 0, share[0], stop=share[1])
     with torch.no_grad(), prefetched(blocks, encoder, ahead, Waiting()) as ready:
         for batch in ready:
+            fetch(batch)
+            fetches -= 1
             if not batch.rows:
                 continue
             outputs = outputs_of(model, model, batch)
@@ -78,6 +97,8 @@ def _predict(
                     loss=loss_of(model, outputs, batch).item(),
                 )
             )
+        for _ in range(fetches):
+            fetch(None)
     return found
 
 
@@ -104,9 +125,10 @@ def evaluate(
     seed: int = 0,
     ahead: Ahead | None = None,
     exchange: Exchange | None = None,
+    tables: Tables | None = None,
 ) -> dict[str, float]:
     """The model's metrics on a source, and `loss`; the same in every process."""
     exchange = exchange or Alone()
-    prediction = predict(model, encoder, source, seed=seed, ahead=ahead, exchange=exchange)
+    prediction = predict(model, encoder, source, seed=seed, ahead=ahead, exchange=exchange, tables=tables)
     metrics = {"loss": prediction.loss, **model.metrics(prediction)} if exchange.rank == 0 else {}
     return exchange.of_first(metrics)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar, final
 
 from torch import Tensor
@@ -12,7 +13,9 @@ from torch import Tensor
 from bedplate.datasets.blocks import Part
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
+from bedplate.training.config import TrainerConfig
 from bedplate.training.optimizer import Optimizer
+from bedplate.training.tables import Tables, WholeTables
 
 _Value = TypeVar("_Value")
 
@@ -20,17 +23,18 @@ _Value = TypeVar("_Value")
 class Exchange(ABC):
     """What the processes of one training tell each other.
 
-    Each has the same weights and the same progress. Each computes the outputs of its part of a batch; all then know the
-    outputs of the whole batch, take the loss of it, and add up their gradients. Every process calls every method, in
-    the same order.
+    Each has the same weights (of embedding tables perhaps only some rows) and the same progress. Each computes the
+    outputs of its part of a batch; all then know the outputs of the whole batch, take the loss of it, and add up their
+    gradients. Every process calls every method, in the same order.
 
     Attributes:
         rank: of this process, from 0; the one of rank 0 writes files and shows progress.
         count: how many processes there are.
+        shards: whether each process has some rows of the embedding tables, and not the whole.
     """
 
-    def __init__(self, rank: int, count: int) -> None:
-        self.rank, self.count = rank, count
+    def __init__(self, rank: int, count: int, *, shards: bool = False) -> None:
+        self.rank, self.count, self.shards = rank, count, shards
 
     @property
     def part(self) -> Part:
@@ -41,9 +45,21 @@ class Exchange(ABC):
         """The share `[first, stop)` of so many batches that this process has, next to each other."""
         return length * self.rank // self.count, length * (self.rank + 1) // self.count
 
+    def largest_share(self, length: int) -> int:
+        """How many of so many batches the process has that has most."""
+        return -(-length // self.count)
+
     @abstractmethod
-    def begin(self, model: Model) -> None:
+    def begin(self, model: Model, config: TrainerConfig, folder: Path) -> Tables:
         """Gives the model of every process the weights of the first one.
+
+        Args:
+            model: the model.
+            config: how it is trained.
+            folder: of the run's checkpoints.
+
+        Returns:
+            the model's tables, whole or in part.
 
         Raises:
             ConfigError: the model can't be trained by several processes.
@@ -97,8 +113,9 @@ class Alone(Exchange):
     def __init__(self) -> None:
         super().__init__(0, 1)
 
-    def begin(self, model: Model) -> None:
+    def begin(self, model: Model, config: TrainerConfig, folder: Path) -> Tables:
         """Nothing to do."""
+        return WholeTables(model, config)
 
     def draw(self, seed: int, step: int) -> None:
         """The generator goes on."""

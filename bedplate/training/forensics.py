@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
-from bedplate.layers.embedding import FusedEmbedding
+from bedplate.layers.embedding import FusedEmbedding, tables_of
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.training.wrong_rows import written_rows
@@ -51,7 +51,9 @@ def not_finite(
             values = model(batch.inputs)
         found = {f"output {name}": _of_rows(v) for name, v in values.items() if v.is_floating_point()}
         found = {name: wrong for name, wrong in found.items() if bool(wrong.any())}
-        weights = [name for name, w in model.named_parameters() if not _is_finite(w)]
+        here = {name: w for name, w in model.named_parameters() if not w.is_meta}
+        here |= {name: table.window.vectors for name, table in tables_of(model).items() if table.window is not None}
+        weights = [name for name, w in here.items() if not _is_finite(w)]
         what += "; all inputs and labels are finite" + (
             f", but not the weights {', '.join(weights)}" if weights else ""
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from bedplate.datasets.loaded import LoadedDataset
@@ -10,6 +11,7 @@ from bedplate.datasets.written import WrittenDataset
 from bedplate.errors import StoreError
 from bedplate.features.encoder import Encoder
 from bedplate.features.view import Feature
+from bedplate.layers.embedding import without_rows
 from bedplate.models.base import Model
 from bedplate.models.config import implementation
 from bedplate.training.checks import check_job
@@ -63,6 +65,7 @@ def help_train(
             )
         checkpoints = Path(folder)
         encoder = Encoder.load(checkpoints.parent / ENCODER)
-        model: Model = implementation(job.model)(job.model, encoder.layout)
+        with without_rows() if exchange.shards else nullcontext():
+            model: Model = implementation(job.model)(job.model, encoder.layout)
         state = first_state(model, checkpoints)
         Trainer(job.trainer, exchange=exchange).fit(model, encoder, training, validation, checkpoints, state)

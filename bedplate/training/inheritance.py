@@ -22,6 +22,7 @@ from bedplate.training.continuing import Beginning
 from bedplate.training.graph import served
 from bedplate.training.job import Job
 from bedplate.training.optimizer import Optimizer
+from bedplate.training.tables import load_here
 from bedplate.training.warm_start import Side, WarmStart
 
 START = "start.pt"
@@ -190,8 +191,8 @@ def first_state(model: Model, folder: Path) -> dict[str, Any] | None:
     path = folder / START
     if (folder / CHECKPOINT).is_file() or not path.is_file():
         return None
-    state = load_state(path)
-    model.load_state_dict(state["model"])
+    state = load_state(path, mapped=True)
+    load_here(model, state["model"])
     return state["optimizer"]
 
 

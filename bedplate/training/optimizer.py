@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -17,6 +17,33 @@ from bedplate.training.config import TrainerConfig
 
 _EPS = 1e-6
 """Added to a norm that is divided by, as torch does."""
+
+
+class TableOptimizer(Protocol):
+    """Updates embedding tables.
+
+    Attributes:
+        rate: the learning rate.
+    """
+
+    rate: float
+
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """What has the gradients of the next update."""
+        ...
+
+    def step(self) -> int:
+        """Updates every table that has a gradient; how many rows were left since it is not finite."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The accumulators of whole tables."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over accumulators of whole tables."""
+        ...
 
 
 @final
@@ -139,6 +166,13 @@ class Adagrad:
             self.sums[i].copy_(of_table["sum"])
 
 
+def table_optimizer(model: nn.Module, config: TrainerConfig) -> RowWiseAdagrad | Adagrad:
+    """What updates the embedding tables of a model that are all here."""
+    kind = RowWiseAdagrad if config.embedding_optimizer == "row_wise_adagrad" else Adagrad
+    tables = [module.weight for module in model.modules() if isinstance(module, FusedEmbedding)]
+    return kind(tables, config.embedding_learning_rate)
+
+
 @final
 class Optimizer:
     """Adagrad for embedding tables; AdamW (Loshchilov and Hutter 2019) for all other weights.
@@ -148,16 +182,15 @@ class Optimizer:
     Args:
         model: whose weights are trained.
         config: the rates and the rest.
+        tables: updates the embedding tables; None: as `table_optimizer` has it.
     """
 
-    def __init__(self, model: nn.Module, config: TrainerConfig) -> None:
-        tables = [m.weight for m in model.modules() if isinstance(m, FusedEmbedding)]
-        known = {id(t) for t in tables}
+    def __init__(self, model: nn.Module, config: TrainerConfig, tables: TableOptimizer | None = None) -> None:
+        known = {id(module.weight) for module in model.modules() if isinstance(module, FusedEmbedding)}
         self.dense = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
         self._config = config
         self.adam = AdamW(self.dense, config.learning_rate, config.weight_decay)
-        kind = RowWiseAdagrad if config.embedding_optimizer == "row_wise_adagrad" else Adagrad
-        self.adagrad = kind(tables, config.embedding_learning_rate)
+        self.adagrad: TableOptimizer = table_optimizer(model, config) if tables is None else tables
 
     def clear(self) -> None:
         """Forgets the gradients."""

@@ -23,6 +23,7 @@ from bedplate.types import SECOND, parse_duration
 
 if TYPE_CHECKING:
     from bedplate.training.exchange import Exchange
+    from bedplate.training.tables import Shard
 
 PLACE = "BEDPLATE_TRAINING_PLACE"
 """The environment variable that makes a process one of a training: `RANK/COUNT/FOLDER`."""
@@ -52,10 +53,11 @@ class Place:
         self.operations = Operations.of(rank, count, None if folder is None else folder / _OPERATIONS)
 
     @contextmanager
-    def connect(self, timeout: str = FOREVER) -> Generator[Exchange]:
+    def connect(self, shard: Shard | None = None, timeout: str = FOREVER) -> Generator[Exchange]:
         """Says that this process can be met, and meets the others.
 
         Args:
+            shard: spreads embedding tables over the processes; None: each has them whole.
             timeout: how long an operation may wait for the others, of processes that torchrun started. Those of
                 `Workers` wait for as long as the first one is there, which has a `Watch`.
         """
@@ -63,7 +65,7 @@ class Place:
 
         self.operations.announce()
         meeting = "env://" if self.folder is None else f"file://{self.folder / _STORE}"
-        with connected(self.operations, self.count, meeting, FOREVER if self.folder else timeout) as exchange:
+        with connected(self.operations, self.count, meeting, FOREVER if self.folder else timeout, shard) as exchange:
             yield exchange
 
     def end_with_parent(self) -> None:
@@ -134,8 +136,11 @@ class Workers:
                 )
 
     @contextmanager
-    def connect(self) -> Generator[Exchange]:
+    def connect(self, shard: Shard | None = None) -> Generator[Exchange]:
         """What this process and the others tell each other.
+
+        Args:
+            shard: as for `Place.connect`.
 
         Raises:
             WorkerError: one has ended before this one is through, or held it up for too long.
@@ -145,7 +150,7 @@ class Workers:
         try:
             with self._watch.watching():
                 self.wait_until_ready()
-                with self.place.connect() as exchange:
+                with self.place.connect(shard) as exchange:
                     yield exchange
         except PeerLostError as error:
             raise self.error() from error

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, TypeVar, final
 
 import numpy as np
@@ -25,11 +27,13 @@ from bedplate.errors import ConfigError, DataError
 from bedplate.layers.embedding import FusedEmbedding
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
+from bedplate.training.config import TrainerConfig
 from bedplate.training.exchange import Exchange
 from bedplate.training.gathering import whole_batch
 from bedplate.training.joining import PeerLostError
 from bedplate.training.merging import merge_dense, merge_sparse
 from bedplate.training.optimizer import Optimizer
+from bedplate.training.tables import Shard, Tables, WholeTables
 from bedplate.training.watching import Operations
 from bedplate.types import parse_duration
 
@@ -51,16 +55,18 @@ class Together(Exchange):
 
     Args:
         operations: of this process; it is told each one.
+        shard: spreads embedding tables over the processes; None: each has them whole.
     """
 
-    def __init__(self, operations: Operations) -> None:
-        super().__init__(dist.get_rank(), dist.get_world_size())
-        self._operations = operations
+    def __init__(self, operations: Operations, shard: Shard | None = None) -> None:
+        super().__init__(dist.get_rank(), dist.get_world_size(), shards=shard is not None)
+        self._operations, self._shard = operations, shard
         self._sparse: list[nn.Parameter] = []
+        self._small: list[nn.Parameter] = []
 
-    def begin(self, model: Model) -> None:
+    def begin(self, model: Model, config: TrainerConfig, folder: Path) -> Tables:
         """See `Exchange.begin`."""
-        self._sparse = []
+        self._sparse, self._small, tables = [], [], set[int]()
         untyped: Any = model
         modules: list[tuple[str, nn.Module]] = list(untyped.named_modules())
         for name, module in modules:
@@ -70,13 +76,19 @@ class Together(Exchange):
                     where="training by several processes",
                     hint="use LayerNorm, or train by one process",
                 )
-            if isinstance(module, FusedEmbedding):
+            if isinstance(module, FusedEmbedding) and self._shard is not None:
+                tables.add(id(module.weight))
+            elif isinstance(module, FusedEmbedding):
                 module.sparse = module.sparse or len(module.weight) >= _SPARSE_ROWS
-                self._sparse += [module.weight] if module.sparse else []
+                (self._sparse if module.sparse else self._small).append(module.weight)
         self._check_same(model)
         with _reaching(self._operations):
-            for tensor in model.state_dict().values():
-                dist.broadcast(tensor, 0)
+            for tensor in model.state_dict(keep_vars=True).values():
+                if id(tensor) not in tables:
+                    dist.broadcast(tensor.detach(), 0)
+        if self._shard is None:
+            return WholeTables(model, config)
+        return self._shard(model, config, folder, partial(_reaching, self._operations))
 
     def _check_same(self, model: Model) -> None:
         """Checks that all processes learn the same weights, and tell their gradients the same way.
@@ -113,10 +125,9 @@ class Together(Exchange):
 
     def merge(self, optimizer: Optimizer) -> None:
         """See `Exchange.merge`."""
-        sparse = {id(table) for table in self._sparse}
         with _reaching(self._operations):
             merge_sparse(self._sparse)
-            merge_dense([w for w in (*optimizer.dense, *optimizer.adagrad.parameters) if id(w) not in sparse])
+            merge_dense([*optimizer.dense, *self._small])
 
     def of_first(self, value: _Value) -> _Value:
         """See `Exchange.of_first`."""
@@ -141,7 +152,7 @@ class Together(Exchange):
 
     def check_equal(self, state: Mapping[str, Any]) -> None:
         """See `Exchange.check_equal`."""
-        found = self.of_all({name: _checksum(value) for name, value in state.items()})
+        found = self.of_all({name: _checksum(value) for name, value in state.items() if not value.is_meta})
         for rank, sums in enumerate(found):
             wrong = [name for name, value in sums.items() if value != found[0][name]]
             if wrong:
@@ -171,7 +182,9 @@ def _reaching(operations: Operations) -> Generator[None]:
 
 
 @contextmanager
-def connected(operations: Operations, count: int, meeting: str, timeout: str) -> Generator[Together]:
+def connected(
+    operations: Operations, count: int, meeting: str, timeout: str, shard: Shard | None = None
+) -> Generator[Together]:
     """Connects this process with the others, and takes its share of the machine's cores for torch.
 
     Args:
@@ -179,6 +192,7 @@ def connected(operations: Operations, count: int, meeting: str, timeout: str) ->
         count: how many processes there are.
         meeting: where they meet: `file://PATH` of a file that is not there yet, or `env://`, as torchrun sets it.
         timeout: how long an operation waits for the others, once all are there.
+        shard: spreads embedding tables over the processes; None: each has them whole.
 
     Raises:
         PeerLostError: the others do not come.
@@ -188,7 +202,7 @@ def connected(operations: Operations, count: int, meeting: str, timeout: str) ->
         _join(operations.rank, count, meeting, timedelta(microseconds=parse_duration(timeout)))
     torch.set_num_threads(max(1, threads // count))
     try:
-        yield Together(operations)
+        yield Together(operations, shard)
     finally:
         torch.set_num_threads(threads)
         dist.destroy_process_group()

@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from bedplate.canonical import digest
-from bedplate.errors import ConfigError, DataError, StoreError, suggest
+from bedplate.errors import ConfigError, DataError, DefinitionError, StoreError, suggest
 from bedplate.features.encoder import Encoder
 from bedplate.files import remove_leftovers
 from bedplate.metrics.classification import LOWER_IS_BETTER
@@ -126,7 +126,8 @@ class _Run:
         self.model, self.encoder, self.train, self.validation = model, encoder, train, validation
         self.folder, self.interrupt = folder, interrupt
         c = self.config
-        self.optimizer = Optimizer(model, c)
+        self.tables = self.exchange.begin(model, c, folder)
+        self.optimizer = Optimizer(model, c, self.tables.optimizer)
         self.average = Average(self.optimizer.dense, c.average) if c.average else None
         self.forward = forward_pass(model, c)
         self.progress = Progress()
@@ -140,7 +141,6 @@ class _Run:
         self.identity = _identity(c, model, encoder, self.batches)
 
     def run(self) -> TrainResult[Model]:
-        self.exchange.begin(self.model)
         resumed = self._resume()
         if self.profile is not None:
             self.profile.begin()
@@ -148,8 +148,9 @@ class _Run:
             if self._train_epoch():
                 self._end_epoch()
         stopped = self.progress.epoch < self.config.epochs
+        self.tables.close()
         if self.exchange.rank == 0:
-            self.model.load_state_dict(load_state(self.folder / BEST)["model"])
+            self.model.load_state_dict(load_state(self.folder / BEST, mapped=self.exchange.shards)["model"])
         self.model.eval()
         return TrainResult(
             model=self.model,
@@ -228,17 +229,12 @@ class _Run:
             The loss of the whole batch, and how many candidates it has.
         """
         if not self.grouped:
-            self.optimizer.clear()
-        self.exchange.draw(self.config.seed, self.progress.step)
-        own = self.forward(batch)
-        if not self.rows:  # what comes to light with the first validation else, perhaps hours later
-            with torch.no_grad():
-                scores_of(self.model, own, batch)
-        self._lap("forward")
-        outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
-        self._lap("exchange" if self.exchange.count > 1 else "forward")
-        loss = loss_of(self.model, outputs, whole)
-        value = loss.item()
+            self._begin_update()
+        try:
+            loss, whole = self._loss(batch)
+            value = loss.item()
+        except (RuntimeError, DefinitionError) as error:
+            raise self.tables.explained(error) from error
         self._lap("forward")
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
@@ -249,6 +245,27 @@ class _Run:
         self.grouped += whole.rows
         return value, whole.rows
 
+    def _loss(self, batch: TensorBatch) -> tuple[torch.Tensor, TensorBatch]:
+        """The loss of the whole batch of which this process has a part, and what it was taken of."""
+        self.exchange.draw(self.config.seed, self.progress.step)
+        self.tables.fetch(batch)
+        self._lap("exchange" if self.exchange.count > 1 else "forward")
+        own = self.forward(batch)
+        if not self.rows:  # what comes to light with the first validation else, perhaps hours later
+            with torch.no_grad():
+                scores_of(self.model, own, batch)
+        self._lap("forward")
+        outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
+        self._lap("exchange" if self.exchange.count > 1 else "forward")
+        return loss_of(self.model, outputs, whole), whole
+
+    def _begin_update(self) -> None:
+        """Forgets the gradients, and sets the rates of the update: sharded tables take them with a lookup."""
+        self.optimizer.clear()
+        c, done = self.config, self.progress.epoch * self.updates + self.progress.batch // self.config.accumulate
+        if c.warmup or c.schedule != "constant":
+            self.optimizer.set_rates(factor(c.schedule, c.warmup, c.epochs * self.updates, done))
+
     def _update(self, loss: float, batch: TensorBatch) -> None:
         self.exchange.merge(self.optimizer)
         self._lap("exchange" if self.exchange.count > 1 else "optimizer")
@@ -257,9 +274,6 @@ class _Run:
         norm = self.optimizer.clip_gradients()
         if not math.isfinite(norm):
             raise self._not_finite(f"the loss is {loss}, but its gradient's norm is {norm}", batch)
-        c, done = self.config, self.progress.epoch * self.updates + (self.progress.batch - 1) // self.config.accumulate
-        if c.warmup or c.schedule != "constant":
-            self.optimizer.set_rates(factor(c.schedule, c.warmup, c.epochs * self.updates, done))
         left = self.optimizer.step()
         if left:
             raise self._not_finite(f"the loss is {loss}, but the gradient of {left:,} rows of embeddings is not", batch)
@@ -279,16 +293,18 @@ class _Run:
     def _judge(self) -> None:
         progress = self.progress
         metrics = {"train_loss": progress.loss_sum / max(progress.rows, 1)}
+        seed, ahead, exchange = self.config.seed, self.ahead, self.exchange
         metrics |= evaluate(
-            self.model, self.encoder, self.validation, seed=self.config.seed, ahead=self.ahead, exchange=self.exchange
+            self.model, self.encoder, self.validation, seed=seed, ahead=ahead, exchange=exchange, tables=self.tables
         )
         value = self._judged(metrics)
         progress.history.append(metrics)
         sign = 1.0 if self.config.metric in LOWER_IS_BETTER else -1.0
         if progress.best is None or sign * value < sign * progress.best:
             progress.best, progress.best_at = value, len(progress.history) - 1
+            weights = self.tables.weights()
             if self.exchange.rank == 0:
-                save_state(self.folder / BEST, {"model": self.model.state_dict()})
+                save_state(self.folder / BEST, {"model": weights})
         if self.show is not None:
             self.show(self._status(metrics))
         if self.log is not None:
@@ -333,21 +349,23 @@ class _Run:
 
     def _save(self) -> None:
         self._lap("other")
-        for name, tensor in self.model.state_dict().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise DataError(
-                    f"the weights '{name}' are not finite; the checkpoint before is kept",
-                    where=f"training, step {self.progress.step}",
-                    hint="lower learning_rate or embedding_learning_rate, or set clip_norm",
-                )
+        weights = self.tables.weights()
+        wrong = [name for name, t in weights.items() if not t.is_meta and t.is_floating_point() and not _is_finite(t)]
+        for name in self.exchange.of_first(wrong):
+            raise DataError(
+                f"the weights '{name}' are not finite; the checkpoint before is kept",
+                where=f"training, step {self.progress.step}",
+                hint="lower learning_rate or embedding_learning_rate, or set clip_norm",
+            )
         self.exchange.check_equal(self.model.state_dict())
         self.saved = self.progress.step
+        optimizer = self.optimizer.state_dict()
         if self.exchange.rank:
             return
         state: dict[str, Any] = {
             "identity": self.identity,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": weights,
+            "optimizer": optimizer,
             "average": None if self.average is None else self.average.state_dict(),
             "random": torch.get_rng_state(),
             "progress": msgspec.to_builtins(self.progress),
@@ -363,7 +381,7 @@ class _Run:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return 0
-        state = load_state(path)
+        state = load_state(path, mapped=self.exchange.shards)
         different = [k for k, v in self.identity.items() if state["identity"].get(k) != v]
         if different:
             raise StoreError(
@@ -371,7 +389,7 @@ class _Run:
                 where=str(path),
                 hint="start a new run (bedplate train without --resume); a Trainer of one's own takes an empty folder",
             )
-        self.model.load_state_dict(state["model"])
+        self.tables.load(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -394,6 +412,12 @@ class _Run:
         loss = p.loss_sum / max(p.rows, 1)
         speed, waited = self.rows / seconds, self.waiting.seconds / seconds
         return Status(p.epoch + 1, c.epochs, p.batch, self.batches, loss, speed, waited, metrics, c.metric)
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether all numbers are, looked at in pieces: the answers for a whole table would take its memory again."""
+    flat, piece = tensor.reshape(-1), 1 << 22
+    return all(bool(torch.isfinite(flat[at : at + piece]).all()) for at in range(0, len(flat), piece))
 
 
 def _identity(config: TrainerConfig, model: Model, encoder: Encoder, batches: int) -> dict[str, str]:
