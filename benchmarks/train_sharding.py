@@ -133,7 +133,8 @@ def measured(mode: str, args: argparse.Namespace, folder: Path) -> list[dict[str
     for rank, one in enumerate(found):
         print(
             f"{mode:18} rank {rank} {one['at_last_step'] / 1e6:8,.0f} MB at the last step, most "
-            f"{one['peak_bytes'] / 1e6:8,.0f} MB {one['rows_per_second']:10,.0f} rows/s, {one['milliseconds_a_step']:5.0f} ms of a core a step",
+            f"{one['peak_bytes'] / 1e6:8,.0f} MB {one['rows_per_second']:10,.0f} rows/s, "
+            f"{one['milliseconds_a_step']:5.0f} ms of a core a step",
             flush=True,
         )
     return found
