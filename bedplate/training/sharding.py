@@ -80,7 +80,7 @@ class ShardedTables(Tables):
         tables = tables_of(model)
         _check_own_weights(tables)
         self._shards = {name: _Shard(name, table, config, folder, operation) for name, table in tables.items()}
-        self._adagrad = _ShardedAdagrad([*self._shards.values()], config)
+        self._adagrad = _ShardedAdagrad([*self._shards.values()], config, operation)
         super().__init__(model, self._adagrad)
 
     @property
@@ -149,7 +149,8 @@ def _ids_of(batch: TensorBatch | None) -> Tensor:
 class _ShardedAdagrad:
     """The optimisers of shards, as TorchRec has fused them into its backward pass. Satisfies `TableOptimizer`."""
 
-    def __init__(self, shards: Sequence[_Shard], config: TrainerConfig) -> None:
+    def __init__(self, shards: Sequence[_Shard], config: TrainerConfig, operation: Operation) -> None:
+        self._operation = operation
         self._shards, self._row_wise = shards, config.embedding_optimizer == "row_wise_adagrad"
         self.rate = config.embedding_learning_rate
 
@@ -159,8 +160,15 @@ class _ShardedAdagrad:
         return [vectors for shard in self._shards for _, vectors, _ in shard.asked]
 
     def step(self) -> int:
-        """Updates the rows that were looked up, in all processes at once, but those whose gradient is not finite."""
-        return sum(shard.update(self.rate) for shard in self._shards)
+        """Updates the rows that were looked up, in all processes at once, but those whose gradient is not finite.
+
+        Returns:
+            how many lookups of all processes were left, so that all of them end where one has such a gradient.
+        """
+        left = torch.tensor([sum(shard.update(self.rate) for shard in self._shards)])
+        with self._operation():
+            dist.all_reduce(left)
+        return int(left)
 
     def state_dict(self) -> dict[str, Any]:
         """The accumulators of whole tables in the first process, in the form that optimisers of such have."""

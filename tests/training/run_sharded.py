@@ -66,7 +66,7 @@ run_parallel.JOBS |= {
     "exploding, saved": (Tables, PLAIN, EXPLODING, run_parallel.Source(3)),
     "wrong compiled": (Tables, PLAIN, {"compile": "eager"}, run_parallel.Source(3)),
 }
-TOGETHER = [name for name in run_parallel.JOBS if name not in ("slow", *run_parallel.WRONG)]
+TOGETHER = [name for name in run_parallel.JOBS if name not in ("slow", "hung", *run_parallel.WRONG)]
 
 
 def shard(model, config, folder, operation):
