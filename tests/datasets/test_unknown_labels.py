@@ -118,7 +118,6 @@ UNKNOWN = [(0, 1.0), (5, None), (70, None), (130, NAN), (140, 0.0), (-5, NAN), (
         (Count(), {}, ()),
         (Sum("liked", where=pl.col("liked").is_finite()), {}, ()),
     ],
-    ids=str,
 )
 def test_what_is_not_known_is_refused_unless_the_label_says_what_it_is(
     aggregation: Any, options: dict[str, Any], said: tuple[str, ...]
