@@ -167,7 +167,7 @@ class _ShardedAdagrad:
         """
         left = torch.tensor([sum(shard.update(self.rate) for shard in self._shards)])
         with self._operation():
-            dist.all_reduce(left)
+            dist.all_reduce(left)  # pyright: ignore[reportUnknownMemberType]
         return int(left)
 
     def state_dict(self) -> dict[str, Any]:

@@ -234,7 +234,10 @@ class _Run:
             loss, whole = self._loss(batch)
             value = loss.item()
         except (RuntimeError, DefinitionError) as error:
-            raise self.tables.explained(error) from error
+            explained = self.tables.explained(error)
+            if explained is error:
+                raise
+            raise explained from error
         self._lap("forward")
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
