@@ -228,7 +228,7 @@ def _importable(config: Config) -> Generator[None]:
     for name, module in list(sys.modules.items()):
         project = getattr(module, "__dict__", {}).get("__bedplate_project__")
         if project is not None and (name in stems or project == str(config.root)):
-            del sys.modules[name]
+            _forget(name)
     known = set(sys.modules)
     finder = _Finder(config.root)
     sys.meta_path.insert(0, finder)
@@ -245,12 +245,17 @@ def _importable(config: Config) -> Generator[None]:
                 module.__dict__["__bedplate_project__"] = str(config.root)
 
 
+def _forget(name: str) -> None:
+    """Forgets a module, and what a package has in it: its new module would not know of them."""
+    for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+        del sys.modules[module]
+
+
 def _is_of(root: Path, module: ModuleType) -> bool:
     """Whether a module is a project's own; an environment of libraries may be in its folder."""
     places = [str(module.__dict__.get("__file__") or ""), *map(str, module.__dict__.get("__path__") or ())]
-    return any(
-        Path(p).is_relative_to(root) and not {"site-packages", "dist-packages"} & {*Path(p).parts} for p in places if p
-    )
+    own = [Path(p).relative_to(root).parts for p in places if p and Path(p).is_relative_to(root)]
+    return any(not {"site-packages", "dist-packages"} & set(parts) for parts in own)
 
 
 def _run(path: Path) -> ModuleType:

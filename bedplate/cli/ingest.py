@@ -350,8 +350,8 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
     """Take the mended dead letters of FILE into the online store, each once.
 
     A letter is known by its topic, partition and offset, or by its file and row. Into each view those are taken whose
-    events were withheld from it, once; others are passed over. One that is still wrong is an error that names it, and
-    nothing of its view is changed.
+    events were withheld from it, once; others are passed over. All payloads are looked at first: one that is still
+    wrong is an error that names it, and nothing of its view is changed.
 
     \b
     Example:

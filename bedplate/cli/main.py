@@ -14,7 +14,7 @@ from typing import NoReturn, final
 
 import click
 
-from bedplate.cli.ending import Ending
+from bedplate.cli.ending import end_at_work
 from bedplate.errors import BedplateError, missing_extra, suggest
 
 PARTIAL_EXIT = 8
@@ -183,8 +183,7 @@ def main() -> NoReturn:
     # What ends a command politely is to end it as Ctrl-C does; a parent that has it ignored has its way.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    ending = Ending()
-    ending.code = run(sys.argv[1:])
-    if ending.code == INTERRUPTED_EXIT:
-        ending.end_at_work()
-    sys.exit(ending.code)
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED_EXIT:
+        end_at_work(code)
+    sys.exit(code)

@@ -192,6 +192,7 @@ DAMAGED = {
     "1.jsonl": jsonl([row(i) for i in range(9)])[:-4],  # within the last object
     "2.jsonl": jsonl([row(0), b"", b'{"user": "']).rstrip(b"\n"),
     "3.jsonl": jsonl([row(0), row(1), b'{"user": 1, "amount": 2.']).rstrip(b"\n"),
+    "0.jsonl": jsonl([row(0), b'{"user": ' + b"[" * 200_000]).rstrip(b"\n"),
     "3.avro": avro([row(i) for i in range(30)]) + b"\x80",  # cut within the number of a block's records
 }
 
@@ -220,6 +221,16 @@ def test_a_damaged_file_stops_its_partition_alone(tmp_path: Path, name: str) -> 
     left = Ingest(store, [each], stream(tmp_path, each, FORM["pb"])).run()
     assert (left.files, left.events) == (2, 40 - taken + 1)
     assert read_state(store, each).position("a").name == "4.jsonl"
+
+
+def test_blanks_that_begin_a_line_are_no_row(tmp_path: Path) -> None:
+    put(tmp_path / "stream", "1.jsonl", jsonl([row(0), b""]) + b" \t")
+    each = view()
+    store = loaded(each)
+    Ingest(store, [each], stream(tmp_path, each)).run()
+    put(tmp_path / "stream", "1.jsonl", jsonl([row(0), b""]) + b" \t" + jsonl([row(1)]))
+    with pytest.raises(StuckError, match="has 3 rows, and was taken in to its end when it had 2"):
+        Ingest(store, [each], stream(tmp_path, each)).run()
 
 
 def test_a_letter_that_is_still_wrong_is_told_before_any_is_taken(tmp_path: Path) -> None:
