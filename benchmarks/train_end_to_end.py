@@ -31,7 +31,7 @@ from bedplate.features.fitting import fit
 from bedplate.models.batch import TensorBatch
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
-from bedplate.training.source import blocks_of, to_tensors
+from bedplate.training.source import Encoded, to_tensors
 
 
 def steps(job: Job, encoder: Encoder, batches: Iterator[TensorBatch]) -> tuple[int, float, float]:
@@ -76,8 +76,8 @@ def main() -> None:
             rows, seconds, expected = steps(job, encoder, iter(ready))
             limit.append(rows / seconds)
             waiting = Waiting()
-            blocks = blocks_of(loader, 0, 0, stop=options.batches)
-            with prefetched(blocks, encoder, Ahead.of(job.trainer), waiting) as batches:
+            blocks = Encoded(loader, encoder).blocks(0, 0, stop=options.batches)
+            with prefetched(blocks, Ahead.of(job.trainer), waiting) as batches:
                 rows, seconds, got = steps(job, encoder, batches)
             whole.append(rows / seconds)
             waits.append(waiting.seconds / seconds)

@@ -108,9 +108,7 @@ def main() -> int:
         print(f"bedplate / {name}: {ratio:.2f}x")
     waiting = statistics.median(r["bedplate"]["waiting"] for r in rounds)
     print(f"bedplate waited for data {waiting:.1%} of the time")
-    share = statistics.median(
-        r["bedplate"]["rows"] / r["bedplate"]["seconds"] / r["bedplate"]["memory"] for r in rounds
-    )
+    share = statistics.median(share for r in rounds for share in r["bedplate"]["shares"])
     print(f"bedplate has {share:.1%} of the rows/s of the same model fed from memory")
     best = max(v for n, v in aucs.items() if n != "bedplate")
     wanted = {f"times the rows/s of {n}": (ratios[n], ">=", t) for n, t in targets.items() if n in ratios}

@@ -86,6 +86,21 @@ class Loader:
         """The number of batches in an epoch, every epoch."""
         return self._length
 
+    @property
+    def sizes(self) -> Int64s:
+        """[R] how many candidates each request has; where it `draws`, at most: some negatives may not be found."""
+        return self._sizes
+
+    @property
+    def draws(self) -> bool:
+        """Whether requests get negatives that are drawn at random."""
+        return self._dataset.compiled.negatives is not None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether every epoch of a seed has the same rows of a request: no negatives are drawn anew."""
+        return not (self._shuffles and self.draws)
+
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch.
 
@@ -115,14 +130,33 @@ class Loader:
         Raises:
             ConfigError: `start` is not within the epoch.
         """
+        cuts = self.cuts(seed, epoch, start, stop, part=part, room=room)
+        return (Block(items, partial(self._make, places, seed, epoch)) for items, places in cuts)
+
+    def cuts(
+        self,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        part: Part = WHOLE,
+        room: Room | None = None,
+    ) -> Iterator[tuple[int, list[Int64s]]]:
+        """Which requests each batch of a block has, and how many candidates the block has; arguments as `blocks`.
+
+        A request is named by its place: its number among those of the split and the shard, in order of time.
+
+        Raises:
+            ConfigError: `start` is not within the epoch.
+        """
         if not 0 <= start <= len(self):
             raise ConfigError(f"got start={start}, expected 0 to {len(self)}", where="loader")
-        return self._blocks(
-            seed, epoch if self._shuffles else 0, start, len(self) if stop is None else stop, part, room
-        )
+        return self._cuts(self._order(seed, epoch), start, len(self) if stop is None else stop, part, room)
 
-    def _blocks(self, seed: int, epoch: int, start: int, end: int, part: Part, room: Room | None) -> Iterator[Block]:
-        order = self._order(seed, epoch)
+    def _cuts(
+        self, order: Int64s, start: int, end: int, part: Part, room: Room | None
+    ) -> Iterator[tuple[int, list[Int64s]]]:
         before = np.concatenate(([0], np.cumsum(self._sizes[order])))
         firsts, stops = part.cut(before, self._bounds(self._sizes[order]))
         items = np.concatenate(([0], np.cumsum(before[stops] - before[firsts])))
@@ -131,19 +165,29 @@ class Loader:
             stop = max(start + 1, int(np.searchsorted(items, items[start] + most, side="right")) - 1)
             stop = min(stop, end)
             chosen = [order[a:b] for a, b in zip(firsts[start:stop].tolist(), stops[start:stop].tolist(), strict=True)]
-            yield Block(int(items[stop] - items[start]), partial(self._make, chosen, seed, epoch))
+            yield int(items[stop] - items[start]), chosen
             start = stop
 
+    def rows(self, places: Int64s, seed: int, epoch: int) -> Batch:
+        """The rows of some requests, joined.
+
+        Args:
+            places: [r] int64; see `cuts`.
+            seed: of the run.
+            epoch: of the run.
+        """
+        return self._dataset.sample(self._positions[places], seed, epoch if self._shuffles else 0)
+
     def _make(self, chosen: list[Int64s], seed: int, epoch: int) -> Iterator[Batch]:
-        """Joins the rows of some batches together, and hands them out; `chosen` are places among the positions."""
-        block = self._dataset.sample(self._positions[np.concatenate(chosen)], seed, epoch)
+        """Joins the rows of some batches together, and hands them out."""
+        block = self.rows(np.concatenate(chosen), seed, epoch)
         base = 0
         for places in chosen:
             yield slice_batch(block, base, base + len(places))
             base += len(places)
 
     def _order(self, seed: int, epoch: int) -> Int64s:
-        """[R]: places among the positions."""
+        """[R]: the places of the requests in the order of an epoch."""
         if not self._shuffles:
             return np.arange(len(self._positions))
         return shuffled(seed, epoch, self._dataset.spine.rows.request_ids[self._positions])

@@ -124,6 +124,27 @@ class Encoder:
         out["request_of_item"] = batch.request_of_item()
         return out
 
+    def longest(self) -> dict[str, int]:
+        """How many elements a row of each tensor of lists has at most; those of a batch are as long as its longest."""
+        found = {f"bag_ids.{field.feature}": bag.length for field, bag, _ in self._bags}
+        for name, (block, length) in self._sequences.items():
+            found |= dict.fromkeys([f"sequence_ids.{name}", *_numbers_of(name, block)], length)
+        return found
+
+    def lengths(self, batch: Batch) -> dict[str, Int64s]:
+        """How many elements each row of the tensors of lists has, [R] or [N]; what comes after them is 0.
+
+        Raises:
+            DataError: as `encode`.
+        """
+        found: dict[str, Int64s] = {}
+        for field, bag, _ in self._bags:
+            found[f"bag_ids.{field.feature}"] = _lengths(batch, field.feature, field.level, bag.length)
+        for name, (block, length) in self._sequences.items():
+            own = _lengths(batch, block.names[0], "request", length)
+            found |= dict.fromkeys([f"sequence_ids.{name}", *_numbers_of(name, block)], own)
+        return found
+
     def _encode_block(
         self,
         level: enc.Level,
@@ -200,6 +221,17 @@ class Encoder:
         for name, vocabulary in self.vocabularies.items():
             parts += [name.encode(), np.ascontiguousarray(vocabulary.keys, "<i8").tobytes()]
         return canonical.digest_bytes(parts)
+
+
+def _numbers_of(name: str, block: Block) -> list[str]:
+    """The name of the tensor of a sequence's numbers, where it has any."""
+    return [f"sequence_numbers.{name}"] if block.numbers else []
+
+
+def _lengths(batch: Batch, feature: str, level: enc.Level, most: int) -> Int64s:
+    source = batch.request if level == "request" else batch.item
+    offsets = list_column(_checked(source, (feature,), level)[feature], feature).offsets
+    return np.minimum(offsets[1:] - offsets[:-1], most)
 
 
 def _groups(fields: Sequence[enc.Field]) -> dict[str, tuple[list[enc.Field], int]]:

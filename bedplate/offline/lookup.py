@@ -37,6 +37,8 @@ BLOCK = 1 << 14
 """Rows looked up at once by one thread: their working arrays stay in the cache."""
 _HELD = 16 << 20
 """Bytes of the index that a large lookup has read when it lets go of the pages, so that it does not hold all of it."""
+_CACHED = 512 << 10
+"""Bytes of the index that stay in a core's cache whatever the order in which they are read."""
 _ANY_TIME = -(2**63), 2**63 - 1
 _RUN = 1 << 18
 """Rows put into buckets at once by one thread."""
@@ -64,15 +66,23 @@ class Asked:
         return len(self.rows)
 
     @staticmethod
+    def of(codes: Array, times: Int64s) -> Asked:
+        """The rows as they stand."""
+        return Asked(np.arange(len(codes), dtype=row_type(len(codes))), codes, times)
+
+    @staticmethod
     def room(rows: int) -> Asked:
         """Uninitialised arrays for so many rows."""
         return Asked(np.empty(rows, row_type(rows)), np.empty(rows, np.int32), np.empty(rows, np.int64))
 
-    def block(self, start: int, stop: int) -> Asked:
-        """Some of the rows, in order of key and time."""
-        part = Asked(self.rows[start:stop], self.codes[start:stop], self.times[start:stop])
-        result = Asked.room(len(part))
-        seek.arrange(part.codes, part.times, part.rows, result.codes, result.times, result.rows)
+    def part(self, start: int, stop: int) -> Asked:
+        """Some of the rows."""
+        return Asked(self.rows[start:stop], self.codes[start:stop], self.times[start:stop])
+
+    def arranged(self) -> Asked:
+        """The rows in order of key and time."""
+        result = Asked.room(len(self))
+        seek.arrange(self.codes, self.times, self.rows, result.codes, result.times, result.rows)
         return result
 
     def different(self) -> tuple[Asked, Int64s]:
@@ -186,7 +196,7 @@ class IndexReader:
             return Block(asked, first, stop) if known is None else self.known_block(asked, first, stop, bounds)
 
         self.expect(len(keys))
-        block = find(Asked(np.arange(len(keys)), self.positions(keys), times)) if len(keys) <= BLOCK else None
+        block = find(Asked.of(self.positions(keys), times)) if len(keys) <= BLOCK else None
         if block is not None and len(runs([self.rooms(calls, ranges, ttl, block)], self._most)) == 1:
             columns = dict(self._columns_of(calls, ranges, ttl, block))
         else:
@@ -238,14 +248,17 @@ class IndexReader:
         others = [c for c in calls if c not in quick]
         timeline, direct = self.timeline, len(totals) == 1 and not others
         with ThreadPoolExecutor(self._threads) as pool:
-            asked, begins = self.arrange(keys, times, pool), range(0, len(keys), BLOCK)
             used = {self.view.reduction_index(r) for c in others for r in c.aggregation.reductions}
             read = [timeline.times, *(v for i in used for v in self._files[i].inputs)]
             read += [t.prefix for t in totals if t.prefix is not None]
-            kept = max(1, _HELD * len(begins) // max(1, sum(array.nbytes for array in read)))
+            size, begins = sum(array.nbytes for array in read), range(0, len(keys), BLOCK)
+            is_cached = size <= _CACHED
+            asked = Asked.of(self.positions(keys), times) if is_cached else self.arrange(keys, times, pool)
+            kept = max(1, _HELD * len(begins) // max(1, size))
 
             def work(start: int) -> None:
-                every = asked.block(start, start + BLOCK)
+                every = asked.part(start, start + BLOCK)
+                every = every if is_cached else every.arranged()
                 different, starts = (every, None) if direct else every.different()
                 found = find(different)
                 for run in runs([self.rooms(others, ranges, ttl, found)], self._most):

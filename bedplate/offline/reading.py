@@ -279,7 +279,7 @@ class ViewReader:
         moved = [None if r is largest or 8 * len(rows) < len(known) else r.positions(known) for r in readers]
 
         def work(start: int) -> None:
-            every = asked.block(start, start + size)
+            every = asked.part(start, start + size).arranged()
             part, starts = (every, None) if direct else every.different()
             places = rows[part.rows]
             low, until = question.reach(part.times)

@@ -17,7 +17,9 @@ from bedplate.types import parse_duration
 _Config = TypeVar("_Config", bound=msgspec.Struct)
 
 
-PACE = frozenset({"checkpoint_every", "prefetch", "prefetch_memory", "loader_threads", "process_timeout"})
+PACE = frozenset(
+    {"checkpoint_every", "prefetch", "prefetch_memory", "keep_memory", "loader_threads", "process_timeout"}
+)
 """Choices that change no weight."""
 
 _MAY_CHANGE = PACE | {"epochs", "patience"}
@@ -61,6 +63,9 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         prefetch: how many encoded batches wait for the trainer at most.
         prefetch_memory: how much memory may be used for them and for the rows that they are made of, such as "512MB" or
             "2GB"; a single batch, or a single part of a training set in files, that is larger is still read.
+        keep_memory: how much more memory each process may use for encoded rows, which stay for the next epoch and the
+            next validation, such as "512MB"; "0MB" for none. Where all rows of a split do not fit into it, or negatives
+            are drawn anew in each epoch, each epoch joins and encodes its rows again.
         loader_threads: how many threads read, join and encode ahead of the trainer; the batches and their order do not
             depend on it.
         process_timeout: how long one of several processes may hold up the others, such as "10m", until it is ended, and
@@ -86,6 +91,7 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_every: int = 1000
     prefetch: int = 32
     prefetch_memory: str = "512MB"
+    keep_memory: str = "512MB"
     loader_threads: int = 2
     process_timeout: str = "10m"
     seed: int = 0
@@ -101,6 +107,7 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError("got no metric, expected the name of one", where="trainer")
         check_least(self, "epochs patience checkpoint_every prefetch loader_threads accumulate", 1, "trainer")
         parse_size(self.prefetch_memory, "trainer: prefetch_memory")
+        parse_size(self.keep_memory, "trainer: keep_memory")
         parse_duration(self.process_timeout, where="trainer: process_timeout")
         check_least(self, "weight_decay seed warmup average", 0, "trainer")
         if self.evaluate_every is not None:

@@ -15,7 +15,7 @@ from bedplate.models.prediction import Prediction
 from bedplate.training.calling import loss_of, outputs_of, scores_of
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
-from bedplate.training.source import Batches, blocks_of
+from bedplate.training.source import Batches, Encoded, TensorSource
 from bedplate.training.tables import Tables
 from bedplate.types import Array
 
@@ -47,10 +47,15 @@ def predict(
         DataError: the source has no candidates.
         DefinitionError: the model's code fails, or gives something else than it should.
     """
-    exchange = exchange or Alone()
+    return _scores(model, Encoded(source, encoder), seed, ahead or Ahead(), exchange or Alone(), tables)
+
+
+def _scores(
+    model: Model, source: TensorSource, seed: int, ahead: Ahead, exchange: Exchange, tables: Tables | None
+) -> Prediction:
     share, fetches = exchange.share(len(source)), exchange.largest_share(len(source))
     fetch = _nothing if tables is None else tables.fetch
-    parts = exchange.at_first(_predict(model, encoder, source, seed, ahead or Ahead(), share, fetch, fetches))
+    parts = exchange.at_first(_predict(model, source, seed, ahead, share, fetch, fetches))
     found = [prediction for part in parts for prediction in part]
     if not found and exchange.rank == 0:
         raise DataError("the source has no candidates to score", where="validation")
@@ -63,8 +68,7 @@ def _nothing(batch: TensorBatch | None) -> None:
 
 def _predict(
     model: Model,
-    encoder: Encoder,
-    source: Batches,
+    source: TensorSource,
     seed: int,
     ahead: Ahead,
     share: tuple[int, int],
@@ -74,8 +78,8 @@ def _predict(
     """The scores of each of some batches that has candidates; fetches so many times, as every process does."""
     model.eval()
     found: list[Prediction] = []
-    blocks = blocks_of(source, seed, 0, share[0], stop=share[1])
-    with torch.no_grad(), prefetched(blocks, encoder, ahead, Waiting()) as ready:
+    blocks = source.blocks(seed, 0, share[0], stop=share[1])
+    with torch.no_grad(), prefetched(blocks, ahead, Waiting()) as ready:
         for batch in ready:
             fetch(batch)
             fetches -= 1
@@ -119,8 +123,7 @@ def _joined(parts: Sequence[Prediction]) -> Prediction:
 
 def evaluate(
     model: Model,
-    encoder: Encoder,
-    source: Batches,
+    source: TensorSource,
     *,
     seed: int = 0,
     ahead: Ahead | None = None,
@@ -129,6 +132,6 @@ def evaluate(
 ) -> dict[str, float]:
     """The model's metrics on a source, and `loss`; the same in every process."""
     exchange = exchange or Alone()
-    prediction = predict(model, encoder, source, seed=seed, ahead=ahead, exchange=exchange, tables=tables)
+    prediction = _scores(model, source, seed, ahead or Ahead(), exchange, tables)
     metrics = {"loss": prediction.loss, **model.metrics(prediction)} if exchange.rank == 0 else {}
     return exchange.of_first(metrics)

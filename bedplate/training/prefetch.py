@@ -8,18 +8,12 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self, TypeAlias, final
+from typing import Self, final
 
-from bedplate.batch import Batch
 from bedplate.config import parse_size
-from bedplate.datasets.blocks import Block, Room
-from bedplate.features.encoder import Encoder
 from bedplate.models.batch import TensorBatch
 from bedplate.training.config import TrainerConfig
-from bedplate.training.source import bytes_of, bytes_of_tensors, to_tensors
-
-Tensors: TypeAlias = Callable[[Batch, Encoder], TensorBatch]
-"""Encodes a batch; see `source.to_tensors`."""
+from bedplate.training.source import TensorBlock, TensorBlocks, bytes_of_tensors
 
 _FIRST_ITEMS = 8192
 """Candidates of the first block, from which the memory of further ones is estimated."""
@@ -75,10 +69,8 @@ class _Slot:
 class _Line:
     """Blocks in work, in order; `work` is what each thread does."""
 
-    def __init__(
-        self, blocks: Callable[[Room], Iterator[Block]], encoder: Encoder, ahead: Ahead, tensors: Tensors
-    ) -> None:
-        self._encoder, self._ahead, self._tensors = encoder, ahead, tensors
+    def __init__(self, blocks: TensorBlocks, ahead: Ahead) -> None:
+        self._ahead = ahead
         self._blocks = blocks(self._room)
         self._turn, self._changed = threading.Lock(), threading.Condition()
         self._slots: deque[_Slot] = deque()
@@ -94,10 +86,9 @@ class _Line:
         while (taken := self._take()) is not None:
             slot, block = taken
             try:
-                for batch in block.make():
-                    if not slot.raw:
-                        slot.raw = bytes_of(batch) / max(batch.items, 1)
-                    if not self._put(slot, self._tensors(batch, self._encoder)):
+                for batch, raw in block.make():
+                    slot.raw = max(slot.raw, raw)
+                    if not self._put(slot, batch):
                         return
             except BaseException as error:  # noqa: BLE001 - raised again by the consumer
                 slot.error = error
@@ -168,13 +159,13 @@ class _Line:
     def _has_news(self) -> bool:
         return bool(self._slots[0].ready or self._slots[0].ended) if self._slots else self._exhausted
 
-    def _take(self) -> tuple[_Slot, Block] | None:
+    def _take(self) -> tuple[_Slot, TensorBlock] | None:
         """The next block and its slot, when there is room for it; None: there is none."""
         with self._turn:
             if self._exhausted or self._stopped:
                 return None
             error: BaseException | None = None
-            block: Block | None = None
+            block: TensorBlock | None = None
             try:
                 block = next(self._blocks, None)
             except BaseException as raised:  # noqa: BLE001 - raised again by the consumer
@@ -193,10 +184,10 @@ class _Line:
                 self._slots.append(slot)
                 return slot, block
 
-    def _estimate(self, block: Block) -> int:
+    def _estimate(self, block: TensorBlock) -> int:
         return int(_WORKING * self._raw * block.items)
 
-    def _fits(self, block: Block) -> bool:
+    def _fits(self, block: TensorBlock) -> bool:
         if not any(not slot.ended or slot.ready for slot in self._slots):
             return True
         known = self._raw > 0 and self._batches < self._ahead.batches
@@ -232,26 +223,18 @@ class _Line:
 
 
 @contextmanager
-def prefetched(
-    blocks: Callable[[Room], Iterator[Block]],
-    encoder: Encoder,
-    ahead: Ahead,
-    waiting: Waiting,
-    tensors: Tensors = to_tensors,
-) -> Generator[Iterator[TensorBatch]]:
-    """Makes and encodes blocks by threads; gives their batches in order, and raises here what is raised there.
+def prefetched(blocks: TensorBlocks, ahead: Ahead, waiting: Waiting) -> Generator[Iterator[TensorBatch]]:
+    """Prepares blocks by threads; gives their batches in order, and raises here what is raised there.
 
     Leaving the context ends the threads. Nothing that is drawn at random depends on a thread, so neither the batches
     nor their order depend on how many there are or which is faster.
 
     Args:
-        blocks: see `source.blocks_of`.
-        encoder: of the batches.
+        blocks: see `source.TensorSource`.
         ahead: how far ahead.
         waiting: counts the time that the consumer waits.
-        tensors: encodes a batch.
     """
-    line = _Line(blocks, encoder, ahead, tensors)
+    line = _Line(blocks, ahead)
 
     def consume() -> Iterator[TensorBatch]:
         while True:

@@ -9,28 +9,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Any, final
 
-from bedplate.batch import Batch
-from bedplate.datasets.blocks import Block, Room
 from bedplate.features.encoder import Encoder
 from bedplate.files import write_atomic
 from bedplate.training.config import TrainerConfig
 from bedplate.training.profile_report import Measured, ProfileReport, report, text_of
+from bedplate.training.stages import LOAD
 
 if TYPE_CHECKING:
-    from bedplate.models.batch import TensorBatch
     from bedplate.training.source import Batches
 
 FILE, TEXT = "profile.json", "profile.txt"
 """The report in the run's folder, for programs and for people."""
-
-_T = TypeVar("_T")
-_Source: TypeAlias = Callable[[Room], Iterator[Block]]
-_Tensors: TypeAlias = "Callable[[Batch, Encoder], TensorBatch]"
 
 
 @final
@@ -50,6 +42,7 @@ class Profile:
         self.report: ProfileReport | None = None
         self._loop: defaultdict[str, float] = defaultdict(float)
         self._threads: defaultdict[str, float] = defaultdict(float)
+        self._thread_rows: defaultdict[str, int] = defaultdict(int)
         self._rows = self._batches = self._epochs = 0
         self._starts, self._is_start = 0.0, False
         self._lock = threading.Lock()
@@ -67,42 +60,20 @@ class Profile:
             self._starts, self._is_start = self._starts + now - self._at, False
         self._at = now
 
-    def watched(self, source: _Source) -> tuple[_Source, _Tensors]:
-        """An epoch's source again, and `source.to_tensors`; their time is measured in the threads that call them."""
-        from bedplate.training.source import tensors_of
-
+    def begin_epoch(self) -> None:
+        """An epoch, or the rest of one, begins."""
         self._epochs, self._is_start = self._epochs + 1, True
 
-        def blocks(room: Room) -> Iterator[Block]:
-            for block in self._timed(source(room)):
-                yield Block(block.items, partial(self._made, block))
+    def prepared(self, stage: str, seconds: float, rows: int) -> None:
+        """A stage of preparing a batch has ended, in any thread; see `stages.Watch`."""
+        name = self.loading if stage == LOAD else stage
+        with self._lock:
+            self._threads[name] += seconds
+            self._thread_rows[name] += rows
 
-        def tensors(batch: Batch, encoder: Encoder) -> TensorBatch:
-            began = time.perf_counter()
-            encoded = encoder.encode(batch)
-            between = time.perf_counter()
-            made = tensors_of(batch, encoded)
-            with self._lock:
-                self._threads["encode"] += between - began
-                self._threads["transfer"] += time.perf_counter() - between
-                self._rows += batch.items
-                self._batches += 1
-            return made
-
-        return blocks, tensors
-
-    def _made(self, block: Block) -> Iterator[Batch]:
-        return self._timed(block.make())
-
-    def _timed(self, values: Iterator[_T]) -> Iterator[_T]:
-        while True:
-            began = time.perf_counter()
-            value = next(values, None)
-            with self._lock:
-                self._threads[self.loading] += time.perf_counter() - began
-            if value is None:
-                return
-            yield value
+    def trained(self, rows: int) -> None:
+        """A batch of so many candidates was trained on."""
+        self._rows, self._batches = self._rows + rows, self._batches + 1
 
     @property
     def measured(self) -> Measured:
@@ -112,6 +83,7 @@ class Profile:
             self.loading,
             dict(self._loop),
             dict(self._threads),
+            dict(self._thread_rows),
             self._rows,
             self._batches,
             cpu,

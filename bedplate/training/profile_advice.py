@@ -24,7 +24,8 @@ class Measured(msgspec.Struct, frozen=True):
         loading: what making a batch is called: `join` or `read`.
         loop: the seconds of each stage of the loop.
         threads: those of the threads that prepare batches, all together.
-        rows: candidates that were prepared.
+        thread_rows: how many candidates each of those stages was of; rows that are kept are joined and encoded once.
+        rows: candidates that were trained on.
         batches: of them.
         cpu: seconds of processor time of the process.
         starts: of the seconds of waiting those for the first batch of an epoch, before which none is ready.
@@ -34,6 +35,7 @@ class Measured(msgspec.Struct, frozen=True):
     loading: str
     loop: Mapping[str, float]
     threads: Mapping[str, float]
+    thread_rows: Mapping[str, int]
     rows: int
     batches: int
     cpu: float

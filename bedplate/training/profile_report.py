@@ -41,7 +41,7 @@ class ProfileReport(msgspec.Struct, frozen=True):
     """Where the time of a training went.
 
     Attributes:
-        rows: candidates that were prepared for training.
+        rows: candidates that were trained on.
         batches: of them.
         seconds: of the loop, validations and checkpoints included.
         cores_busy: seconds of processor time a second, by all threads of the process.
@@ -105,7 +105,7 @@ def _loader(measured: Measured, threads: int, alone: Mapping[str, float]) -> lis
     found: list[Stage] = []
     for name in (measured.loading, "encode", "transfer"):
         took = measured.threads.get(name, 0.0)
-        rate = measured.rows / took if took else None
+        rate = measured.thread_rows.get(name, 0) / took if took else None
         found.append(Stage(name, "loader", took, took / total if total else 0.0, rate, alone.get(name)))
     return [*found, Stage("idle", "loader", total - busy, (total - busy) / total if total else 0.0)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, final
@@ -13,6 +13,7 @@ import msgspec
 import torch
 
 from bedplate.canonical import digest
+from bedplate.config import parse_size
 from bedplate.errors import ConfigError, DataError, DefinitionError, StoreError, suggest
 from bedplate.features.encoder import Encoder
 from bedplate.files import remove_leftovers
@@ -28,13 +29,15 @@ from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.forensics import not_finite
 from bedplate.training.forward import forward_pass
 from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
+from bedplate.training.kept import Kept
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.profile import Profile
 from bedplate.training.report import Log, Show, Status
 from bedplate.training.result import TrainResult
 from bedplate.training.schedule import factor
-from bedplate.training.source import Batches, blocks_of, to_tensors
+from bedplate.training.source import END, Batches, Encoded, TensorSource, one_after_another
+from bedplate.training.stages import unwatched
 
 
 @final
@@ -123,7 +126,8 @@ class _Run:
     ) -> None:
         self.config, self.log, self.show = trainer.config, trainer.log, trainer.show
         self.exchange, self.profile = trainer.exchange, trainer.profile
-        self.model, self.encoder, self.train, self.validation = model, encoder, train, validation
+        self.model, self.encoder = model, encoder
+        self.train, self.validation = _prepared(trainer.config, encoder, train, validation)
         self.folder, self.interrupt = folder, interrupt
         c = self.config
         self.tables = self.exchange.begin(model, c, folder)
@@ -144,9 +148,14 @@ class _Run:
         resumed = self._resume()
         if self.profile is not None:
             self.profile.begin()
-        while not self._finished():
-            if self._train_epoch():
-                self._end_epoch()
+        if not self._finished():
+            watch = unwatched if self.profile is None else self.profile.prepared
+            left, first, seed = range(self.progress.epoch, self.config.epochs), self.progress.batch, self.config.seed
+            blocks = one_after_another(self.train, seed, left, first, part=self.exchange.part, watch=watch)
+            with prefetched(blocks, self.ahead, self.waiting) as ready:
+                while not self._finished():
+                    if self._train_epoch(ready):
+                        self._end_epoch()
         stopped = self.progress.epoch < self.config.epochs
         self.tables.close()
         if self.exchange.rank == 0:
@@ -171,35 +180,36 @@ class _Run:
         done = len(self.progress.history)
         return done > 0 and done - 1 - self.progress.best_at >= self.config.patience
 
-    def _train_epoch(self) -> bool:
+    def _train_epoch(self, ready: Iterator[TensorBatch]) -> bool:
         """Trains to the end of the epoch; False: patience ended before."""
         self.model.train()
         progress = self.progress
-        source = blocks_of(self.train, self.config.seed, progress.epoch, progress.batch, part=self.exchange.part)
-        tensors = to_tensors
         if self.profile is not None:
-            source, tensors = self.profile.watched(source)
+            self.profile.begin_epoch()
         began = time.perf_counter()
-        with prefetched(source, self.encoder, self.ahead, self.waiting, tensors) as ready:
-            for batch in ready:
-                self._lap("waiting")
-                loss, rows = self._gradients(batch)
-                progress.batch += 1
-                progress.step += 1
-                progress.loss_sum += loss * rows
-                progress.rows += rows
-                self.rows += rows
-                is_update = progress.batch % self.config.accumulate == 0 or progress.batch == self.batches
-                if is_update:
-                    self._update(loss, batch)
-                now = time.perf_counter()
-                self.seconds, began = self.seconds + now - began, now
-                if is_update and self._pause():
-                    return False
-                if self.show is not None:
-                    self.show(self._status(None))
-                self._lap("other")
-                began = time.perf_counter()
+        for batch in ready:
+            self._lap("waiting")
+            if batch is END:
+                break
+            loss, rows = self._gradients(batch)
+            progress.batch += 1
+            progress.step += 1
+            progress.loss_sum += loss * rows
+            progress.rows += rows
+            self.rows += rows
+            is_update = progress.batch % self.config.accumulate == 0 or progress.batch == self.batches
+            if is_update:
+                self._update(loss, batch)
+            now = time.perf_counter()
+            self.seconds, began = self.seconds + now - began, now
+            if is_update and self._pause():
+                return False
+            if self.show is not None:
+                self.show(self._status(None))
+            if self.profile is not None:
+                self.profile.trained(batch.rows)
+            self._lap("other")
+            began = time.perf_counter()
         if progress.batch != self.batches:
             raise DataError(
                 f"epoch {progress.epoch} had {progress.batch} batches, expected {self.batches}",
@@ -297,9 +307,7 @@ class _Run:
         progress = self.progress
         metrics = {"train_loss": progress.loss_sum / max(progress.rows, 1)}
         seed, ahead, exchange = self.config.seed, self.ahead, self.exchange
-        metrics |= evaluate(
-            self.model, self.encoder, self.validation, seed=seed, ahead=ahead, exchange=exchange, tables=self.tables
-        )
+        metrics |= evaluate(self.model, self.validation, seed=seed, ahead=ahead, exchange=exchange, tables=self.tables)
         value = self._judged(metrics)
         progress.history.append(metrics)
         sign = 1.0 if self.config.metric in LOWER_IS_BETTER else -1.0
@@ -415,6 +423,25 @@ class _Run:
         loss = p.loss_sum / max(p.rows, 1)
         speed, waited = self.rows / seconds, self.waiting.seconds / seconds
         return Status(p.epoch + 1, c.epochs, p.batch, self.batches, loss, speed, waited, metrics, c.metric)
+
+
+def _prepared(
+    config: TrainerConfig, encoder: Encoder, train: Batches, validation: Batches
+) -> tuple[TensorSource, TensorSource]:
+    """The batches of training and of validation as tensors, kept where each is read more than once and memory allows.
+
+    The first of validation, which is smaller, and read whenever the model is judged.
+    """
+    memory = parse_size(config.keep_memory, "trainer: keep_memory")
+    if config.epochs == 1 and config.evaluate_every is None:
+        memory = 0
+    judged = Kept.within(memory, validation, encoder, config.seed)
+    memory = 0 if config.epochs == 1 else memory - (0 if judged is None else judged.nbytes)
+    trained = Kept.within(memory, train, encoder, config.seed)
+    return (
+        Encoded(train, encoder) if trained is None else trained,
+        Encoded(validation, encoder) if judged is None else judged,
+    )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

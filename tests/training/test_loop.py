@@ -21,6 +21,7 @@ from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig, override
 from bedplate.training.evaluate import evaluate
 from bedplate.training.report import line
+from bedplate.training.source import Encoded
 from bedplate.training.trainer import Trainer
 from bedplate.training.wrong_rows import FILE
 
@@ -115,7 +116,7 @@ def test_it_is_judged_and_kept_with_the_average(encoder, tmp_path):
     state = load_state(tmp_path / "averaged" / "checkpoint.pt")
     assert torch.equal(torch.cat([w.flatten() for w in state["model"].values()]), weights(plain))
     assert not torch.equal(weights(averaged), weights(plain))
-    assert averaged.metrics["loss"] == evaluate(averaged.model, encoder, Source(2, salt=1), seed=5)["loss"]
+    assert averaged.metrics["loss"] == evaluate(averaged.model, Encoded(Source(2, salt=1), encoder), seed=5)["loss"]
     table = "vectors.embedding.weight"
     assert torch.equal(averaged.model.state_dict()[table], plain.model.state_dict()[table])
 

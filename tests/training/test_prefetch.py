@@ -15,9 +15,12 @@ from synthetic import Source, make_batch
 from bedplate.batch import Batch
 from bedplate.datasets.blocks import Block
 from bedplate.errors import ConfigError, DataError
+from bedplate.models.config import DCNConfig
+from bedplate.models.dcn import DCN
 from bedplate.training.config import TrainerConfig
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
-from bedplate.training.source import blocks_of, bytes_of, bytes_of_tensors, to_tensors
+from bedplate.training.source import blocks_of, bytes_of, bytes_of_tensors, encoded, to_tensors
+from bedplate.training.trainer import Trainer
 
 SMALL = 8  # requests of a batch
 
@@ -49,7 +52,7 @@ class Slow:
 def read(source, encoder, ahead, count=None):
     """The candidates of each batch, and how many were made ahead of each at most."""
     found, most = [], 0
-    with prefetched(source, encoder, ahead, Waiting()) as ready:
+    with prefetched(encoded(source, encoder), ahead, Waiting()) as ready:
         for batch in ready:
             found.append(batch.candidates.tolist())
             most = max(most, source.made - len(found))
@@ -75,17 +78,17 @@ def test_batches_are_in_order_whoever_makes_them(encoder, sizes, pauses, threads
 
 def test_what_waits_keeps_within_the_memory(encoder):
     one = make_batch(np.random.default_rng(0), SMALL)
-    raw, encoded = bytes_of(one), bytes_of_tensors(to_tensors(one, encoder))
-    memory = 12 * (4 * raw + encoded)
+    raw, ready_bytes = bytes_of(one), bytes_of_tensors(to_tensors(one, encoder))
+    memory = 12 * (4 * raw + ready_bytes)
     source = Slow([1] * 40, [0.0])
-    with prefetched(source, encoder, Ahead(1000, memory, 3), Waiting()) as ready:
+    with prefetched(encoded(source, encoder), Ahead(1000, memory, 3), Waiting()) as ready:
         batch = next(ready)
         time.sleep(0.2)
-        assert 2 <= source.made - 1 <= memory // encoded
+        assert 2 <= source.made - 1 <= memory // ready_bytes
         assert batch.rows == SMALL * 12
         assert len(list(ready)) == 39
     assert source.rooms[0] == 8192  # nothing is known of its memory yet
-    assert max(source.rooms[5:]) * (4 * raw + encoded) / one.items * 4 <= memory * 1.01
+    assert max(source.rooms[5:]) * (4 * raw + ready_bytes) / one.items * 4 <= memory * 1.01
 
 
 def test_threads_make_blocks_at_the_same_time(encoder):
@@ -105,7 +108,9 @@ def test_an_error_comes_in_its_place(encoder, threads):
     found = []
     with (
         pytest.raises(DataError, match="block 2 is broken"),
-        prefetched(Slow([1, 1, 1, 1], [0.01, 0.0], fails=2), encoder, Ahead(threads=threads), Waiting()) as ready,
+        prefetched(
+            encoded(Slow([1, 1, 1, 1], [0.01, 0.0], fails=2), encoder), Ahead(threads=threads), Waiting()
+        ) as ready,
     ):
         found.extend(batch.rows for batch in ready)
     assert len(found) == 2
@@ -124,7 +129,7 @@ def test_a_source_without_blocks_is_read_by_one_thread_at_a_time(encoder):
                 yield batch
 
     source = Counting(8)
-    with prefetched(blocks_of(source, 5, 1, 2, stop=7), encoder, Ahead(threads=4), Waiting()) as ready:
+    with prefetched(encoded(blocks_of(source, 5, 1, 2, stop=7), encoder), Ahead(threads=4), Waiting()) as ready:
         got = [batch.candidates.tolist() for batch in ready]
     assert got == [b.candidates.tolist() for b in Source(8).epoch(5, 1, 2)][:5]
     assert source.most == 1
@@ -167,7 +172,7 @@ def test_batches_before_one_that_cannot_be_read_are_given(encoder, broken):
     found = []
     with (
         pytest.raises(DataError, match=f"batch {broken} is broken"),
-        prefetched(blocks_of(Pausing(20, {}, broken), 5, 0), encoder, Ahead(), Waiting()) as ready,
+        prefetched(encoded(blocks_of(Pausing(20, {}, broken), 5, 0), encoder), Ahead(), Waiting()) as ready,
     ):
         found.extend(batch.candidates.tolist() for batch in ready)
     assert found == [b.candidates.tolist() for b in Source(20).epoch(5, 0)][:broken]
@@ -188,7 +193,7 @@ def test_batches_are_read_together_only_where_reading_takes_no_time_and_there_is
 
 def test_the_trainers_lot_counts_as_waiting(encoder):
     source = Slow([4] * 20, [0.0])
-    with prefetched(source, encoder, Ahead(16, 10**9, 1), Waiting()) as ready:
+    with prefetched(encoded(source, encoder), Ahead(16, 10**9, 1), Waiting()) as ready:
         for taken in range(1, 30):
             next(ready)
             until = time.monotonic() + 0.02
@@ -197,3 +202,34 @@ def test_the_trainers_lot_counts_as_waiting(encoder):
             assert source.made - taken <= 16 + 1  # one more is made already and finds no place
         assert source.made > taken + 4  # threads went on meanwhile
         assert len(list(ready)) == 80 - 29
+
+
+def test_the_next_epoch_is_prepared_while_one_is_judged(encoder, tmp_path):
+    source, begun = Source(4), threading.Event()
+
+    class Noticed(Source):
+        def epoch(self, seed, epoch, start=0):
+            if epoch == 1:
+                begun.set()
+            return source.epoch(seed, epoch, start)
+
+    def show(status):
+        if status.metrics is not None and status.epoch == 1:
+            assert begun.wait(timeout=30)
+
+    model = DCN(DCNConfig("label", layers=(8,), rank=4, cross_layers=1), encoder.layout)
+    result = Trainer(TrainerConfig(epochs=2, patience=9), show=show).fit(
+        model, encoder, Noticed(4), Source(2, salt=1), tmp_path
+    )
+    assert (result.steps, len(result.history)) == (8, 2)
+
+
+@pytest.mark.parametrize("given", [3, 5])
+def test_an_epoch_of_another_length_than_was_said_is_refused(encoder, tmp_path, given):
+    class Other(Source):
+        def __len__(self):
+            return 4
+
+    model = DCN(DCNConfig("label", layers=(8,), rank=4, cross_layers=1), encoder.layout)
+    with pytest.raises(DataError, match=f"epoch 0 had {given} batches, expected 4"):
+        Trainer(TrainerConfig(epochs=2)).fit(model, encoder, Other(given), Source(2, salt=1), tmp_path)

@@ -127,7 +127,7 @@ SLOW = msgspec.structs.replace(FAST, load=5e4)
 )  # fmt: skip
 def test_the_advice_is_about_what_limits_the_training(loop, threads, limits, config, batches, wanted, unwanted) -> None:
     loading = "read" if "read" in threads else "join"
-    measured = Measured(loading, loop, threads, rows=10**6, batches=batches, cpu=8.0)
+    measured = Measured(loading, loop, threads, {}, rows=10**6, batches=batches, cpu=8.0)
     found = "\n".join(advice(measured, limits, config, cores=2))
     assert wanted in found
     assert not unwanted or unwanted not in found.replace("nothing stands out: data is there in time", "")
@@ -145,7 +145,7 @@ def test_the_advice_is_about_what_limits_the_training(loop, threads, limits, con
 def test_the_wait_for_the_first_batch_of_short_epochs_is_told_from_a_slow_loader(
     starts: float, limits: Limits, wanted: str, unwanted: list[str]
 ) -> None:
-    measured = Measured("join", WAITS, ENCODES, rows=10**6, batches=32, cpu=8.0, starts=starts, epochs=4)
+    measured = Measured("join", WAITS, ENCODES, {}, rows=10**6, batches=32, cpu=8.0, starts=starts, epochs=4)
     config = ONE if limits is SLOW else TrainerConfig()
     found = "\n".join(advice(measured, limits, config, cores=2))
     assert wanted in found
@@ -163,6 +163,6 @@ def test_the_start_of_each_epoch_is_measured(encoder: Encoder, tmp_path: Path) -
 
 
 def test_what_an_update_moves_is_never_shown_as_nothing() -> None:
-    measured = Measured("join", WORKS, JOINS, rows=10**6, batches=9, cpu=8.0)
+    measured = Measured("join", WORKS, JOINS, {}, rows=10**6, batches=9, cpu=8.0)
     shown = text_of(report(measured, msgspec.structs.replace(FAST, update_bytes=840), ONE))
     assert "an update moves at least 0.8 kB; memory gives 10.0 GB/s" in shown

@@ -27,6 +27,7 @@ from bedplate.training.config import TrainerConfig
 from bedplate.training.evaluate import evaluate, predict
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.report import Status
+from bedplate.training.source import Encoded
 from bedplate.training.trainer import Trainer
 
 HERE = Path(__file__).parent
@@ -96,7 +97,7 @@ def test_models_learn_and_beat_the_baseline(encoder, tmp_path):
 
 def test_two_tower_learns(encoder, tmp_path):
     model = TwoTower(TwoTowerConfig("label", layers=(32,), width=16, frequency_slots=1024), encoder.layout)
-    before = evaluate(model, encoder, Source(10, salt=1))["request_auc"]
+    before = evaluate(model, Encoded(Source(10, salt=1), encoder))["request_auc"]
     config = TrainerConfig(epochs=3, learning_rate=5e-3, metric="request_auc", **SEEDED)
     after = Trainer(config).fit(model, encoder, Source(60), Source(10, salt=1), tmp_path).metrics["request_auc"]
     assert before < 0.6
@@ -291,7 +292,7 @@ def test_early_stopping_keeps_the_best_epoch(encoder, tmp_path):
     assert result.stopped_early
     assert len(losses) < 30
     assert result.best_at == int(np.argmin(losses)) == len(losses) - 3
-    assert evaluate(result.model, encoder, validation, seed=1)["loss"] == losses[result.best_at]
+    assert evaluate(result.model, Encoded(validation, encoder), seed=1)["loss"] == losses[result.best_at]
 
 
 def test_metrics_are_logged_by_step(uninterrupted):
