@@ -45,7 +45,7 @@ class TensorBatch(Mapping[str, Tensor]):
     @property
     def rows(self) -> int:
         """N, the number of candidates."""
-        return len(self.weights)
+        return self.weights.shape[0]
 
     def label(self, name: str) -> Tensor:
         """A label's values; 0 where it is not known, see `weights_of`.

@@ -83,21 +83,30 @@ def load_like(_: Any, _address: Any, _index: Any, like: Any) -> Any:
     return like(types.uint64, types.int64, like), write
 
 
-@_inline
-def fetch_ahead(_: Any, matrix: Any, _row: Any, _column: Any) -> Any:
-    """Begins to bring the cache line of a matrix's element near, which will be written soon."""
+def _fetching(for_writing: int) -> Callable[..., Any]:
+    """Compiled code that begins to bring the cache line of a matrix's element near."""
 
-    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = _arrays.make_array(signature.args[0])(context, builder, arguments[0])
-        strides = _cgutils.unpack_tuple(builder, array.strides)
-        offset = builder.add(builder.mul(arguments[1], strides[0]), builder.mul(arguments[2], strides[1]))
-        address = builder.add(builder.ptrtoint(array.data, offset.type), offset)
-        index = _llvm.IntType(32)
-        byte = _llvm.IntType(8).as_pointer()
-        kind = _llvm.FunctionType(_llvm.VoidType(), [byte, index, index, index])
-        instruction = _cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        for_writing, near, data = (_llvm.Constant(index, n) for n in (1, 3, 1))
-        builder.call(instruction, [builder.inttoptr(address, byte), for_writing, near, data])
-        return context.get_dummy_value()
+    def fetch(_: Any, matrix: Any, _row: Any, _column: Any) -> Any:
+        def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            array = _arrays.make_array(signature.args[0])(context, builder, arguments[0])
+            strides = _cgutils.unpack_tuple(builder, array.strides)
+            offset = builder.add(builder.mul(arguments[1], strides[0]), builder.mul(arguments[2], strides[1]))
+            address = builder.add(builder.ptrtoint(array.data, offset.type), offset)
+            index = _llvm.IntType(32)
+            byte = _llvm.IntType(8).as_pointer()
+            kind = _llvm.FunctionType(_llvm.VoidType(), [byte, index, index, index])
+            instruction = _cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            chosen = (_llvm.Constant(index, n) for n in (for_writing, 3, 1))
+            builder.call(instruction, [builder.inttoptr(address, byte), *chosen])
+            return context.get_dummy_value()
 
-    return types.none(matrix, types.int64, types.int64), write
+        return types.none(matrix, types.int64, types.int64), write
+
+    return _inline(fetch)
+
+
+fetch_ahead = _fetching(1)
+"""`fetch_ahead(matrix, row, column)` begins to bring an element near which will be written soon."""
+
+fetch_to_read = _fetching(0)
+"""`fetch_to_read(matrix, row, column)` begins to bring an element near which will be read soon."""

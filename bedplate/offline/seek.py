@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from bedplate.compiling import compiled
-from bedplate.offline.instructions import AHEAD, count_smaller, load_word
+from bedplate.offline.instructions import AHEAD, count_smaller, fetch_to_read, load_word
 from bedplate.offline.kernels import hash_key, is_ascending, same_key
 from bedplate.types import Array, Int64s
 
 PLACES = 1 << 11
 """Groups into which a block is split by time, and by key."""
+TOGETHER = 32
+"""Keys that are looked up at the same time: about as many as a core can wait for."""
 SMALL = 12
 """Places that an asked row may be moved; what is further from its place stays, and is found by a longer search."""
 _ONE, _AHEAD = np.uint64(1), np.uint64(AHEAD)
@@ -24,13 +26,24 @@ _ONE, _AHEAD = np.uint64(1), np.uint64(AHEAD)
 
 @compiled
 def find_hashed(known: Int64s, table: Array, asked: Int64s, codes: Array) -> None:
-    """The position of each asked key [n, c] among the known ones, by their hash table; -1 where it is not there."""
-    mask = len(table) - 1
-    for i in range(len(asked)):
-        slot = hash_key(asked, i) & mask
-        while table[slot] >= 0 and not same_key(known, table[slot], asked, i):
-            slot = (slot + 1) & mask
-        codes[i] = table[slot]
+    """The position of each asked key [n, c] among the known ones, by their hash table; -1 where it is not there.
+
+    The slots of some keys, and then the keys that they name, are fetched at once: memory answers them together.
+    """
+    mask, places = len(table) - 1, table.reshape(-1, 1)
+    slots = np.empty(TOGETHER, np.int64)
+    for start in range(0, len(asked), TOGETHER):
+        count = min(TOGETHER, len(asked) - start)
+        for i in range(count):
+            slots[i] = hash_key(asked, start + i) & mask
+            fetch_to_read(places, slots[i], 0)
+        for i in range(count):
+            fetch_to_read(known, max(np.int64(table[slots[i]]), 0), 0)
+        for i in range(count):
+            slot = slots[i]
+            while table[slot] >= 0 and not same_key(known, table[slot], asked, start + i):
+                slot = (slot + 1) & mask
+            codes[start + i] = table[slot]
 
 
 @compiled

@@ -267,9 +267,8 @@ class _Table:
         """Rows [n], copied; lists as long as the longest of them, and 1 at least."""
         found: _Arrays = {}
         for name, array in self.arrays.items():
-            if name in self._lengths:
-                width = int(self._lengths[name][rows].max(initial=1))
-                found[name] = np.ascontiguousarray(array[:, :width][rows])
-            else:
-                found[name] = array.take(rows, axis=0)
+            widest = self._longest[name] if name in self._lengths else 0
+            width = int(self._lengths[name][rows].max(initial=1)) if widest else 0
+            # Whole rows are copied at once, several times as fast as their beginnings.
+            found[name] = array.take(rows, axis=0) if width == widest else np.ascontiguousarray(array[:, :width][rows])
         return _Table(found, self._lengths, self._longest)
