@@ -207,13 +207,17 @@ def git_state(root: Path) -> Git:
 
 
 @functools.cache
+@functools.cache
 def environment() -> Environment:
-    """Python, platform and every installed library with its version.
+    """Python, platform and every installed library with its version, as this process first found them.
 
     >>> environment().libraries["msgspec"] == msgspec.__version__
     True
     """
-    found = ((str(d.name), d.version) for d in importlib.metadata.distributions())
+    told = (
+        d.metadata for d in importlib.metadata.distributions()
+    )  # read and parsed once, as `name` and `version` do each
+    found = ((metadata["Name"], metadata["Version"]) for metadata in told)
     return Environment(platform.python_version(), platform.platform(), dict(sorted(found)))
 
 
