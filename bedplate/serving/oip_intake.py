@@ -9,7 +9,6 @@ turns before it took.
 from __future__ import annotations
 
 import asyncio
-import os
 from time import monotonic
 from typing import final
 
@@ -41,7 +40,8 @@ class Intake:
                 return False
             self._begun = now
         if now - max(self._begun, self._last) < _QUIET_SECONDS and now - self._begun < _MOST_SECONDS:
-            os.sched_yield()  # the threads of the library may need the core; to sleep takes too long on a busy machine
+            # Neither sleeps nor yields: on a busy machine the one lasts too long, and for the other Linux 6.18 takes a
+            # whole slice of the core's time each, which other programs then get first: the process stood still.
             return True
         self._begun, self._ended = 0.0, now
         return False
