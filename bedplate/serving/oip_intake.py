@@ -15,6 +15,7 @@ from typing import final
 _QUIET_SECONDS = 0.0003  # after a call the next one that waits in the library is there sooner than that
 _MOST_SECONDS = 0.004  # a flood of calls must not keep others from their turn
 _BETWEEN_SECONDS = 0.004  # of turns, until the next look
+_LOOK_SECONDS = 0.002
 _ACTIVE_SECONDS = 1.0  # without calls for so long, nothing is waited for
 
 
@@ -50,4 +51,4 @@ class Intake:
         """Waits until no call has come for some seconds, at most so many."""
         end, self._last = monotonic() + most, monotonic()
         while (now := monotonic()) < end and now - self._last < seconds:
-            await asyncio.sleep(0)
+            await asyncio.sleep(_LOOK_SECONDS)  # the library's threads take calls in meanwhile
