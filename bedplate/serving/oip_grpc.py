@@ -159,7 +159,7 @@ class GrpcServer:
         await stopping
 
     def _unary(self, method: Method) -> Any:
-        """A method of one message each; for the library of a stream of them, or reading it would have no limit of time."""
+        """A method of one message each, for the library one of a stream: or reading it would have no limit of time."""
 
         async def answer(_: Any, context: Any) -> Any:
             try:
