@@ -41,8 +41,7 @@ class Intake:
                 return False
             self._begun = now
         if now - max(self._begun, self._last) < _QUIET_SECONDS and now - self._begun < _MOST_SECONDS:
-            # Neither sleeps nor yields: on a busy machine the one lasts too long, and for the other Linux 6.18 takes a
-            # whole slice of the core's time each, which other programs then get first: the process stood still.
+            # Neither sleeps nor yields: on a busy machine either gives the core away for longer than is waited here.
             return True
         self._begun, self._ended = 0.0, now
         return False

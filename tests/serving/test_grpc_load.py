@@ -171,7 +171,7 @@ def test_turns_wait_while_calls_come_and_for_so_long_at_most(monkeypatch: pytest
 
 
 def test_a_turn_that_waits_gives_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that yields has used up its share of the core, as Linux 6.18 counts it: it stood still for seconds."""
+    """Who yields or sleeps gets the core back when other programs have had it, which is longer than a turn may wait."""
     given_up = list[str]()
     for module, name in ((os, "sched_yield"), (time, "sleep")):
         monkeypatch.setattr(module, name, lambda *_, name=name: given_up.append(name), raising=False)
