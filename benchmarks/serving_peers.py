@@ -5,7 +5,10 @@
 Requests rank 200 candidates with a DCN-V2 of 26 ids and 13 numbers (the project of serving_overhead.py). A peer is
 NAME=VENV, the name of a file `peer_NAME.py` here (`rayserve-haproxy` is Ray Serve's HAProxy mode) and the folder of a
 virtual environment that has the framework and onnxruntime. Each peer is asked in the leanest form that it takes: the
-Open Inference Protocol's binary tensors, a raw body, or base64 in JSON. Answers are first checked to be equal to 1e-5.
+Open Inference Protocol's binary tensors, a raw body, or base64 in JSON. MLServer 1.7 with two workers needs
+`uvloop<0.22` beside it: with a later one its worker processes end with "There is no current event loop".
+
+Answers are first checked to be equal to 1e-5.
 The load generator is a process of its own (open_loop.py) that keeps 1, 8 or 32 requests under way; it shares the cores
 with the server, and its CPU time a request is printed. Where there are two workers, peers have two processes, instances
 or replicas that run the model with one thread each. Servers are asked in turn, and medians of the rounds count.

@@ -142,7 +142,8 @@ def _options_of_function(model: Brought, rows: Mapping[str, Array], place: str) 
     function, source = find_function(reference, place)
     if source.resolve() != model.file.resolve():
         raise ArtifactError(f"the function '{reference}' is in {source}, not in {model.file}", where=place)
-    given = function({name: array.copy() for name, array in rows.items()})
+    # As it gets them from requests; texts too, which an archive holds as an array of a fixed width.
+    given = function({n: a.astype(object) if a.dtype.kind == "U" else a.copy() for n, a in rows.items()})
     shown = {
         side: [msgspec.to_builtins(_spec(name, np.asarray(array))) for name, array in arrays.items()]
         for side, arrays in (("inputs", rows), ("outputs", given))
@@ -151,4 +152,4 @@ def _options_of_function(model: Brought, rows: Mapping[str, Array], place: str) 
 
 
 def _spec(name: str, array: Array) -> TensorSpec:
-    return TensorSpec(name, array.dtype.name, ("rows", *array.shape[1:]))
+    return TensorSpec(name, "object" if array.dtype.kind == "U" else array.dtype.name, ("rows", *array.shape[1:]))

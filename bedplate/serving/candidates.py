@@ -99,11 +99,11 @@ class CandidateStep:
         asking = _Asking(self.finders, request, asked, np.concatenate(without), until)
         late: Exception | None = None
         try:
-            self._limit.run(asking.all, until, is_patient=progress.is_strict)
+            if not self._limit.run(asking.all, until, is_patient=progress.is_strict):
+                asking.quick()
         except DeadlineError as error:
             late = error
-            if not asking.is_begun:
-                asking.quick()
+            asking.quick()  # the thread may not have come to them
         found, failures = asking.found.copy(), asking.failures.copy()
         if late is None and len(found) + len(failures) < len(self.finders):
             late = DeadlineError("no time was left")
@@ -135,22 +135,23 @@ class _Asking:
     Attributes:
         found: the keys of each source that answered, by its position.
         failures: what the others raised.
-        is_begun: whether they are asked.
     """
 
-    __slots__ = ("_asked", "_finders", "_request", "_until", "_without", "failures", "found", "is_begun")
+    __slots__ = ("_asked", "_finders", "_request", "_until", "_without", "failures", "found")
 
     def __init__(
         self, finders: Sequence[Finder], request: Mapping[str, Column], asked: Asked, without: Int64s, until: float
     ) -> None:
         self._finders, self._request, self._asked, self._without = finders, request, asked, without
-        self._until, self.is_begun = until, False
+        self._until = until
         self.found: dict[int, Int64s] = {}
         self.failures: dict[int, Exception] = {}
 
     def all(self) -> bool:
-        """Asks all, as long as there is time; what is quick first: a source that is slow gets all that is left."""
-        self.is_begun = True
+        """Asks all, as long as there is time; what is quick first: a source that is slow gets all that is left.
+
+        Gives whether all were asked.
+        """
         for position in sorted(range(len(self._finders)), key=lambda i: self._finders[i].is_slow):
             if self._until != math.inf and monotonic() >= self._until:
                 return False  # nobody waits any more
@@ -158,9 +159,9 @@ class _Asking:
         return True
 
     def quick(self) -> None:
-        """Asks those that take no time."""
+        """Asks those that take no time and were not asked."""
         for position, finder in enumerate(self._finders):
-            if not finder.is_slow:
+            if not finder.is_slow and position not in self.found and position not in self.failures:
                 self._ask(position)
 
     def _ask(self, position: int) -> None:

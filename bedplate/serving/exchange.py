@@ -39,8 +39,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_awaited", "_door", "_handler", "_is_open", "_peer", "_poll", "_request", "_respond", "_turn", "_turns",
-        "_uploader",
+        "_awaited", "_door", "_handler", "_is_late", "_is_open", "_peer", "_poll", "_request", "_respond", "_turn",
+        "_turns", "_uploader",
     )  # fmt: skip
 
     def __init__(self, handler: Handler, turns: Turns, door: Door, respond: Callable[[Response], None]) -> None:
@@ -52,6 +52,7 @@ class Exchange:
         self._uploader: str | None = None  # whose body is coming
         self._poll: select.poll | None = None
         self._is_open = False
+        self._is_late = False  # the deadline passed while the answer was awaited
 
     @property
     def is_under_way(self) -> bool:
@@ -140,11 +141,17 @@ class Exchange:
             self._finish(turn, answer)
             return
         awaited = self._awaited = asyncio.ensure_future(answer)
+        self._is_late = False
         awaited.add_done_callback(lambda answered: self._settle(answered, turn, request))
         if request.deadline != math.inf:
             left = max(0.0, request.deadline - monotonic())
-            timer = awaited.get_loop().call_later(left, awaited.cancel)
+            timer = awaited.get_loop().call_later(left, self._expire, awaited)
             awaited.add_done_callback(lambda _: timer.cancel())
+
+    def _expire(self, awaited: asyncio.Future[Response]) -> None:
+        """Its time is over. The clock may not say so yet: timers of uvloop are rounded to milliseconds."""
+        self._is_late = True
+        awaited.cancel()
 
     def _answer(self, request: Request) -> Response | Awaitable[Response]:
         try:
@@ -159,7 +166,7 @@ class Exchange:
         error = None if answered.cancelled() else answered.exception()
         if not self._is_open:
             self._turns.finish(turn, measured=False)
-        elif answered.cancelled() and monotonic() >= request.deadline:
+        elif answered.cancelled() and self._is_late:
             self._finish(turn, _LATE)
         elif answered.cancelled() or error is not None:
             log.error("%s %s failed", request.method, request.path, exc_info=error)

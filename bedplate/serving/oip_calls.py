@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic, perf_counter
@@ -17,25 +18,35 @@ from typing import Any, final
 import msgspec
 
 from bedplate.errors import BedplateError, DeadlineError, RequestError
-from bedplate.serving.door import TIMEOUT, Door, answer_to
+from bedplate.serving.door import Door, answer_to
 from bedplate.serving.http import Response, retry_after
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.oip_methods import InferenceService, Method, Wait
-from bedplate.serving.turns import Refused, Turn, Turns
+from bedplate.serving.turns import PROBE, Refused, Turn, Turns
 
 log = logging.getLogger("bedplate.serving")
 
 _FAILED = "internal error; the server's log says more"
+_MOST_DETAILS = 6000  # bytes as they are sent: clients give up on metadata beyond 8 KiB, and say so instead
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call: its metadata as headers, the client's address, when it came, and the size of its message."""
+    """One call.
+
+    Attributes:
+        headers: its metadata.
+        peer: the client's address.
+        arrived: when it came, on the monotonic clock.
+        deadline: of gRPC itself, on the same clock.
+        size: of its message, bytes.
+    """
 
     headers: dict[bytes, bytes]
     peer: str
     arrived: float
+    deadline: float
     size: int
 
 
@@ -45,13 +56,13 @@ class ProblemError(Exception):
 
     Attributes:
         status: of HTTP, that says the same.
-        details: what is said.
+        details: what is said, cut where it is longer than clients take.
         after: the seconds after which to ask again; None: that is not known.
     """
 
     def __init__(self, status: int, details: str, after: bytes | None = None) -> None:
         super().__init__(details)
-        self.status, self.details, self.after = status, details, after
+        self.status, self.details, self.after = status, _cut(details), after
 
 
 @final
@@ -134,6 +145,8 @@ class Calls:
         )
         if isinstance(turn, Response):
             raise refusal(turn)
+        if turn.priority != PROBE:
+            turn.deadline = min(turn.deadline, call.deadline)
         refused = self._turns.enter(turn)
         if refused is not None:
             raise refusal(answer_to(refused))
@@ -191,9 +204,23 @@ def refusal(response: Response) -> ProblemError:
 
 
 def _call_of(context: Any, size: int) -> _Call:
-    headers = headers_of(context.invocation_metadata())
-    left: float | None = context.time_remaining()
-    if left is not None and TIMEOUT not in headers and left < 1e6:
-        headers[TIMEOUT] = b"%d" % max(0, int(left * 1e3))
+    now, left = monotonic(), context.time_remaining()
     peer: str = context.peer() or ""
-    return _Call(headers, peer.rpartition(":")[0].partition(":")[2], monotonic(), size)
+    address = peer.rpartition(":")[0].partition(":")[2]
+    return _Call(
+        headers_of(context.invocation_metadata()), address, now, math.inf if left is None else now + left, size
+    )
+
+
+def _cut(details: str) -> str:
+    """As much of a text as fits; all but printable ASCII takes three bytes for each of UTF-8.
+
+    >>> _cut("abc"), len(_cut("é" * 2000))
+    ('abc', 1003)
+    """
+    room = _MOST_DETAILS
+    for i, letter in enumerate(details if len(details) > _MOST_DETAILS // 12 else ""):
+        room -= 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode("utf-8", "replace"))
+        if room < 0:
+            return details[:i] + "..."
+    return details

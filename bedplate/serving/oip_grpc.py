@@ -16,6 +16,7 @@ from typing import Any, final
 
 from bedplate.errors import ConfigError
 from bedplate.serving.door import Door
+from bedplate.serving.http import Limits, error_response
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.oip_calls import Calls, ProblemError, headers_of, refusal
 from bedplate.serving.oip_intake import Intake
@@ -35,6 +36,7 @@ _CODES = {
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
     409: "FAILED_PRECONDITION",
     413: "RESOURCE_EXHAUSTED",
     429: "RESOURCE_EXHAUSTED",
@@ -42,6 +44,7 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 """The code of gRPC for a status of HTTP; INTERNAL for others."""
+_FULL = error_response(503, "too many calls are open")
 _LAST_CALL_SECONDS = 0.1  # at the end, for calls that are on their way
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.1, 0.5  # no call comes for so long, before the connections are told to end
 _TELLING_SECONDS = 0.02  # in which they are told; answers follow
@@ -109,9 +112,16 @@ class GrpcServer:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", limits.head_bytes),
             ("grpc.so_reuseport", int(self._is_shared)),
+            ("grpc.server_handshake_timeout_ms", int(limits.request_seconds * 1e3)),
+            # A connection without calls ends, and one whose peer has vanished: it does not answer pings.
+            ("grpc.max_connection_idle_ms", int(limits.idle_seconds * 1e3)),
+            ("grpc.keepalive_time_ms", int(limits.idle_seconds * 1e3)),
+            ("grpc.keepalive_timeout_ms", int(limits.request_seconds * 1e3)),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
         ]
-        guard = _Guard(door, turns, self._metrics, self._intake)
-        server = _aio.server(interceptors=[guard], options=options, maximum_concurrent_rpcs=limits.connections)
+        guard = _Guard(door, turns, self._metrics, self._intake, limits)
+        server = _aio.server(interceptors=[guard], options=options, maximum_concurrent_rpcs=2 * limits.connections)
         for name in {method.service for method in METHODS}:
             handlers = {m.name: self._unary(m) for m in METHODS if m.service == name}
             if name == STREAM.service:
@@ -149,19 +159,46 @@ class GrpcServer:
         await stopping
 
     def _unary(self, method: Method) -> Any:
-        async def answer(body: bytes, context: Any) -> bytes:
+        """A method of one message each, for the library one of a stream: or reading it would have no limit of time."""
+
+        async def answer(_: Any, context: Any) -> Any:
             try:
+                body = await self._message(context)
                 content = await self._calls.answer(method, context, body)
             except ProblemError as problem:
                 await self._answers.wait()
-                if problem.after is not None:
-                    context.set_trailing_metadata((("retry-after", problem.after.decode()),))
-                code = getattr(_grpc.StatusCode, _CODES.get(problem.status, "INTERNAL"))
-                return await context.abort(code, problem.details)
+                return await _abort(context, problem)
             await self._answers.wait()
             return content
 
-        return _grpc.unary_unary_rpc_method_handler(answer)
+        return _grpc.stream_unary_rpc_method_handler(answer)
+
+    async def _message(self, context: Any) -> bytes:
+        """The message of a call.
+
+        Raises:
+            ProblemError: there is none, or not in time.
+        """
+        seconds, task = self._settings.limits.request_seconds, asyncio.current_task()
+        late = list[bool]()
+
+        def expire() -> None:
+            late.append(True)
+            if task is not None:
+                task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(seconds, expire)
+        try:
+            body = await context.read()
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            raise ProblemError(408, f"no whole message in {seconds:g} s") from None
+        finally:
+            timer.cancel()
+        if not isinstance(body, bytes):
+            raise ProblemError(400, "got no message, expected one")
+        return body
 
     async def _stream(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Each request of a stream is answered in its turn; the stream goes on after one that is wrong.
@@ -210,6 +247,12 @@ class GrpcServer:
             self._idle.discard(following)
 
 
+async def _abort(context: Any, problem: ProblemError) -> Any:
+    if problem.after is not None:
+        context.set_trailing_metadata((("retry-after", problem.after.decode()),))
+    await context.abort(getattr(_grpc.StatusCode, _CODES.get(problem.status, "INTERNAL")), problem.details)
+
+
 def _next(bodies: AsyncIterator[bytes]) -> asyncio.Future[bytes | None]:
     """The next message of a stream; None where it has ended."""
 
@@ -228,27 +271,40 @@ def _end_soon(waiting: asyncio.Future[bytes | None]) -> None:
 class _Guard(_aio.ServerInterceptor):
     """Sees a call when its metadata is there, and before its message: what the door turns away is not read."""
 
-    def __init__(self, door: Door, turns: Turns, metrics: Metrics, intake: Intake) -> None:
-        self._door, self._turns, self._metrics, self._intake = door, turns, metrics, intake
+    def __init__(self, door: Door, turns: Turns, metrics: Metrics, intake: Intake, limits: Limits) -> None:
+        self._door, self._turns, self._metrics, self._intake, self._limits = door, turns, metrics, intake, limits
         self._methods = {f"/{m.service}/{m.name}": m for m in (*METHODS, STREAM)}
+        self._open = 0
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """What answers a call: the method, or a refusal that reads nothing."""
         self._intake.came()
+        task = asyncio.current_task()
+        if task is not None:
+            self._open += 1
+            task.add_done_callback(self._ended)
         method = self._methods.get(details.method)
-        if method is None or not self._door.tokens:
+        if method is None:
             return await continuation(details)
-        admitted = self._door.admit(method.method, method.target, headers_of(details.invocation_metadata), "")
-        if isinstance(admitted, str):
-            return await continuation(details)
-        problem = refusal(admitted)
+        if method.method != "GET" and self._open > self._limits.connections:
+            return self._refuse(method, refusal(_FULL))
+        if self._door.tokens:
+            admitted = self._door.admit(method.method, method.target, headers_of(details.invocation_metadata), "")
+            if not isinstance(admitted, str):
+                self._turns.tally.refuse("token", NORMAL)
+                return self._refuse(method, refusal(admitted))
+        return await continuation(details)
+
+    def _refuse(self, method: Method, problem: ProblemError) -> Any:
+        self._metrics.observe(method.route, problem.status, 0.0)
 
         async def refuse(_: Any, context: Any) -> None:
-            self._turns.tally.refuse("token", NORMAL)
-            self._metrics.observe(method.route, problem.status, 0.0)
-            await context.abort(getattr(_grpc.StatusCode, _CODES[problem.status]), problem.details)
+            await _abort(context, problem)
 
         return _grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _ended(self, _: asyncio.Task[Any]) -> None:
+        self._open -= 1
 
 
 def _credentials(certificate: Certificate) -> Any:

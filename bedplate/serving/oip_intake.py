@@ -9,13 +9,13 @@ turns before it took.
 from __future__ import annotations
 
 import asyncio
-import os
 from time import monotonic
 from typing import final
 
 _QUIET_SECONDS = 0.0003  # after a call the next one that waits in the library is there sooner than that
 _MOST_SECONDS = 0.004  # a flood of calls must not keep others from their turn
 _BETWEEN_SECONDS = 0.004  # of turns, until the next look
+_LOOK_SECONDS = 0.002
 _ACTIVE_SECONDS = 1.0  # without calls for so long, nothing is waited for
 
 
@@ -41,7 +41,7 @@ class Intake:
                 return False
             self._begun = now
         if now - max(self._begun, self._last) < _QUIET_SECONDS and now - self._begun < _MOST_SECONDS:
-            os.sched_yield()  # the threads of the library may need the core; to sleep takes too long on a busy machine
+            # Neither sleeps nor yields: on a busy machine either gives the core away for longer than is waited here.
             return True
         self._begun, self._ended = 0.0, now
         return False
@@ -50,4 +50,4 @@ class Intake:
         """Waits until no call has come for some seconds, at most so many."""
         end, self._last = monotonic() + most, monotonic()
         while (now := monotonic()) < end and now - self._last < seconds:
-            await asyncio.sleep(0)
+            await asyncio.sleep(_LOOK_SECONDS)  # the library's threads take calls in meanwhile

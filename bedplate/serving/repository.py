@@ -23,7 +23,7 @@ from bedplate.serving.model import Model, SharedCalls
 from bedplate.serving.model_source import ModelSource
 from bedplate.serving.statistics import Spent, Statistics
 from bedplate.serving.time_limit import TimeLimit
-from bedplate.serving.version_policy import asked_versions, choose
+from bedplate.serving.version_policy import VersionPolicy, asked_versions, choose
 from bedplate.types import Array
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
@@ -148,7 +148,17 @@ class Repository:
         is_open: whether the models of the service are there.
     """
 
-    __slots__ = ("_default", "_failed", "_loading", "_lock", "_served", "_source", "is_controlled", "is_open")
+    __slots__ = (
+        "_changes",
+        "_default",
+        "_failed",
+        "_loading",
+        "_lock",
+        "_served",
+        "_source",
+        "is_controlled",
+        "is_open",
+    )
 
     def __init__(self, source: ModelSource | None = None, *, is_controlled: bool = False) -> None:
         self._source = source
@@ -158,6 +168,7 @@ class Repository:
         self._loading: set[tuple[str, str]] = set()
         self._failed: dict[tuple[str, str], str] = {}
         self._lock = asyncio.Lock()  # one change at a time
+        self._changes: set[asyncio.Task[None]] = set()
 
     def attach(self, source: ModelSource) -> None:
         """Says what may be loaded, before the first request."""
@@ -232,7 +243,8 @@ class Repository:
     async def load(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Loads versions of a model, and unloads those that the request does not ask for.
 
-        A version that answers already is left as it is: versions never change.
+        A version that answers already is left as it is: versions never change. A load that has begun is brought to its
+        end, whether or not somebody still waits for it.
 
         Args:
             name: the model.
@@ -246,6 +258,19 @@ class Repository:
         """
         source = self._controlled()
         policy = asked_versions(parameters, name)
+        # A thread can't be stopped: a version that it loads for nobody would be held, and served to nobody.
+        task = asyncio.ensure_future(self._load(source, name, policy, is_one="version" in parameters))
+        self._changes.add(task)
+        task.add_done_callback(self._changed)
+        await asyncio.shield(task)
+
+    def _changed(self, task: asyncio.Task[None]) -> None:
+        """A change is over; where nobody waited for it, its error stays in the index."""
+        self._changes.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _load(self, source: ModelSource, name: str, policy: VersionPolicy | None, *, is_one: bool) -> None:
         async with self._lock:
             known = await asyncio.to_thread(source.versions)
             if name not in known:
@@ -253,7 +278,7 @@ class Repository:
             default = await asyncio.to_thread(source.default, name)
             wanted = choose(policy, name, known, default)
             await self._load_all(source, name, [v for v in wanted if v not in self._served.get(name, {})])
-            if "version" not in parameters:
+            if not is_one:
                 self._drop(source, name, [v for v in self.versions(name) if v not in wanted])
             self._mean(name, default if policy is None else None)
 

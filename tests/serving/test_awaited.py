@@ -6,6 +6,7 @@ import asyncio
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import shop
 from test_http import Raw
 
+from bedplate.serving import exchange
 from bedplate.serving.http import Request, Response
 
 cancelled = threading.Event()
@@ -70,6 +72,20 @@ def test_the_work_for_a_client_that_resets_is_cancelled(server: Any) -> None:
             other.response()
         raw.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
     assert cancelled.wait(10)
+
+
+def test_an_answer_that_is_late_is_no_error_inside_whatever_the_clock_says(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = time.monotonic()
+    monkeypatch.setattr(exchange, "monotonic", lambda: begin + 0.5 * (time.monotonic() - begin))
+    with Raw(server) as raw:
+        raw.send(b"GET /now HTTP/1.1\r\nHost: a\r\n\r\n" + timed("/never"))
+        assert [raw.response()[0] for _ in range(2)] == [200, 504]
+
+
+def timed(path: str) -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nX-Request-Timeout-Ms: 60\r\n\r\n".encode()
 
 
 def test_a_failure_tells_nothing_and_the_connection_goes_on(server: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from bedplate.errors import DefinitionError, RequestError, StoreError
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
-from bedplate.serving.candidates import Found, merge
+from bedplate.serving import candidates
+from bedplate.serving.candidates import Found, _Asking, merge
 from bedplate.serving.finders import RetrievalFinder
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
@@ -158,6 +159,35 @@ def test_a_source_that_is_late_is_left_out_and_not_asked_for_a_while(
         assert said == {"retrieval: late", "retrieval: skipped"}
     finally:
         released.set()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_sources_that_take_no_time_answer_though_the_thread_has_not_come_to_them(
+    registry: Registry, features: FeatureGraph, held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is begun late, or stopped, as on a busy machine, is no reason to have no candidates."""
+    budgets = {"candidates": "20ms"}
+    pipeline = shop.pipeline(
+        registry, features, retrieval=None, candidates=SOURCES, exclude=[], filters=[], budgets=budgets
+    )
+    here, go_on, asked = threading.current_thread(), threading.Event(), _Asking.all
+
+    def late(self: Any) -> bool:
+        if threading.current_thread() is not here and held:
+            assert go_on.wait(20)
+        return asked(self)
+
+    def clock() -> float:
+        return time.monotonic() + (0.0 if threading.current_thread() is here else 100.0)
+
+    monkeypatch.setattr(_Asking, "all", late)
+    monkeypatch.setattr(candidates, "monotonic", clock)
+    try:
+        answer = recommend(pipeline, customer=3, count=21, candidates=["P07"])
+    finally:
+        go_on.set()
+    assert set(answer.sources) == {"given", "recent", "popular"}
+    assert answer.degraded["step.candidates"].why == "retrieval: late"
 
 
 def test_sources_that_fail_are_left_out_unless_all_do(

@@ -170,6 +170,19 @@ def test_turns_wait_while_calls_come_and_for_so_long_at_most(monkeypatch: pytest
     assert not holds(10.0)
 
 
+def test_a_turn_that_waits_gives_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who yields or sleeps gets the core back when other programs have had it, which is longer than a turn may wait."""
+    given_up = list[str]()
+    for module, name in ((os, "sched_yield"), (time, "sleep")):
+        monkeypatch.setattr(module, name, lambda *_, name=name: given_up.append(name), raising=False)
+    intake = Intake()
+    intake.came()
+    assert intake.holds()
+    while intake.holds():
+        intake.came()
+    assert given_up == []
+
+
 def test_calls_that_have_come_are_answered_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oip_grpc, "_LAST_CALL_SECONDS", 0.0)
     begun = threading.Event()

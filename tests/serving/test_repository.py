@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -189,6 +190,36 @@ def test_changes_come_one_after_another() -> None:
         results = await asyncio.gather(*(repository.unload("a", {}) for _ in range(3)), return_exceptions=True)
         assert [type(r) for r in results] == [type(None), NotFoundError, NotFoundError]
         assert shelf.open == []
+
+    asyncio.run(main())
+
+
+def test_a_load_that_nobody_waits_for_any_more_comes_to_its_end() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Shelf):
+        def load(self, name: str, version: str) -> Model:
+            begun.set()
+            assert go_on.wait(20)
+            return super().load(name, version)
+
+    async def main() -> None:
+        shelf = Slow()
+        repository = Repository(shelf, is_controlled=True)
+        repository.serve([])
+        gone = [asyncio.ensure_future(repository.load("a", {"version": v})) for v in (1, 3)]
+        await asyncio.to_thread(begun.wait, 20)
+        for load in gone:
+            load.cancel()
+        assert await asyncio.gather(*gone, return_exceptions=True)
+        assert all(load.cancelled() for load in gone)
+        assert (await repository.index())[0]["state"] == "LOADING"
+        go_on.set()
+        await repository.load("b", {})
+        assert sorted(shelf.open) == [("a", "1"), ("b", "2")]
+        assert sorted((m.name, m.version) for m in repository.models) == shelf.open
+        reasons = {v["version"]: v["reason"] for v in await repository.index() if v["name"] == "a"}
+        assert reasons["3"] == "a file was changed"
 
     asyncio.run(main())
 

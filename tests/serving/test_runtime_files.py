@@ -23,6 +23,7 @@ from bedplate.serving.adding import Brought, read_rows, write_brought
 from bedplate.serving.artifact import load_artifact, open_artifact
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.loader import Loader
+from bedplate.serving.oip import decode_infer
 from bedplate.serving.runtime import Opening, check_tensors, open_runtime, runtimes, spec_of
 from bedplate.serving.tensors import DATATYPES
 
@@ -241,6 +242,10 @@ def other(tensors):
 
 def words(tensors):
     return {"y": np.array(["a" * int(v) for v in tensors["x"]], object)}
+
+def louder(tensors):
+    assert tensors["x"].dtype == object
+    return {"y": np.array([v.upper() for v in tensors["x"]])}
 """
 
 
@@ -272,6 +277,19 @@ def test_a_model_that_gives_texts_is_brought_and_proven_by_its_loader(functions:
     known = {"y": np.array(["", "a", "b"])}
     with pytest.raises(ArtifactError, match="value 2 is 'aa', expected 'b'"):
         write_brought(Brought(functions, "python", {"function": "words"}), tmp_path / "more", rows, known)
+
+
+def test_a_function_of_texts_is_brought_and_answers_requests(functions: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.array(["a", "ß", "", "long"]))
+    rows, known = read_rows(tmp_path / "rows.npz")
+    write_brought(Brought(functions, "python", {"function": "louder"}), tmp_path / "made", rows, known)
+    registry = Registry(tmp_path / "registry")
+    registry.register("louder", tmp_path / "made", manifest=gather(tmp_path, **FACTS))
+    model = load_artifact(registry.get("louder:1")).model
+    assert (model.inputs["x"].dtype, model.outputs["y"].dtype) == ("object", "object")
+    body = b'{"inputs": [{"name": "x", "datatype": "BYTES", "shape": [2], "data": ["b", "longer than any before"]}]}'
+    asked = decode_infer(body, None, model.inputs, ["y"])
+    assert model.run(asked.tensors, ["y"])[0].tolist() == ["B", "LONGER THAN ANY BEFORE"]
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "object"])
