@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from bedplate.cli.server import ServerOptions, server_options
 from bedplate.errors import ConfigError
 
 if TYPE_CHECKING:
+    from bedplate.registry.registry import Registry
+    from bedplate.serving.loader import Loader
     from bedplate.serving.pipeline import Pipeline
     from bedplate.serving.repository import Repository
     from bedplate.serving.routes import App
@@ -43,6 +45,14 @@ TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
     type=click.FloatRange(0, 100),
     help="How long requests may wait to share a call of a model, where that is measured to pay; 0: never.",
 )
+@click.option(
+    "--item-cache",
+    metavar="MB",
+    default=64,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Memory for what a ranking model computes of candidates alone, kept for later requests; 0: none is kept.",
+)
 @click.argument("service", required=False)
 def serve(
     service: str | None,
@@ -52,6 +62,7 @@ def serve(
     model_control: bool,
     grpc_port: int | None,
     batch_delay: float,
+    item_cache: int,
 ) -> None:
     """Serve SERVICE, a Service of the project's service.py, over HTTP.
 
@@ -85,10 +96,15 @@ def serve(
     ending = contextlib.ExitStack()
 
     def load() -> Pipeline:
+        from bedplate.serving.loader import Loader
         from bedplate.serving.runtime import threads_for
 
         of_call = threads_for(server.workers) if threads is None else threads
-        return _load(directory, service, repository(), of_call, batch_delay / 1e3, ending)
+        say = functools.partial(click.echo, err=True)
+        loader = functools.partial(
+            Loader, threads=of_call, delay=batch_delay / 1e3, item_bytes=item_cache << 20, say=say
+        )
+        return _load(directory, service, repository(), loader, ending)
 
     def beside(settings: Settings) -> Sequence[Beside]:
         return () if grpc_port is None else (_grpc(repository(), app(), settings, grpc_port, server.workers > 1),)
@@ -117,8 +133,7 @@ def _load(
     directory: Path,
     service: str | None,
     repository: Repository,
-    threads: int,
-    delay: float,
+    made: Callable[[Registry], Loader],
     ending: contextlib.ExitStack,
 ) -> Pipeline:
     from bedplate.cli.server import notices_of
@@ -128,7 +143,6 @@ def _load(
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.serving.load import load_pipeline
-    from bedplate.serving.loader import Loader
     from bedplate.serving.model_source import RegistryModels
     from bedplate.serving.service import Service
     from bedplate.types import SECOND, parse_duration
@@ -137,7 +151,7 @@ def _load(
     definition = project.find(Service, service)
     store = open_store(project.config.online_url, project.root, project=project.config.online_project)
     registry = Registry(project.config.registry_path)
-    loader = Loader(registry, threads, delay=delay, say=lambda text: click.echo(text, err=True))
+    loader = made(registry)
     repository.attach(RegistryModels(loader))
     config, asked = project.config, definition.read_deadline
     deadline = config.online_deadline if asked is None else parse_duration(asked)

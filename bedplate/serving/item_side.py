@@ -1,0 +1,225 @@
+"""The candidates' side of a ranking model, computed once for equal rows of features and kept for later requests.
+
+Its key is the whole of an encoded row: what is kept is right for as long as anybody asks for it, whatever happens to
+the store, and a row is computed again as soon as a feature of it has another value. Rows are computed in blocks of one
+size, so that a row's numbers are the same bits whichever others it is computed with.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from bedplate.errors import ArtifactError, RequestError
+from bedplate.features import artifact as files
+from bedplate.serving.artifact import Artifact
+from bedplate.serving.joining import ITEMS, OF_ITEM
+from bedplate.serving.model import Model
+from bedplate.serving.runtime import Opening, Runtime
+from bedplate.types import Array
+
+MOST_BYTES = 64 << 20
+"""What the kept rows of a model may take, unless it is said."""
+LEAST_GAIN = 0.15
+"""Rows are kept where a call whose rows are all known saves at least this share of its time."""
+
+_BLOCK = 32
+_WINDOW, _AWAY = 64, 512
+"""Calls over which known rows are counted, and calls that are made whole where they were fewer than a quarter."""
+_REPEATS = 5
+
+
+@final
+class ItemSide:
+    """A ranking model whose candidates' side is kept. Any thread may run it.
+
+    Args:
+        first: gives the candidates' side of rows of features.
+        rest: takes that in place of the features.
+        whole: the model that the two are.
+        most_bytes: what the kept rows may take.
+
+    Attributes:
+        known: rows that were asked for and known.
+        computed: rows that were computed.
+    """
+
+    __slots__ = (
+        "_between", "_calls", "_features", "_first", "_keys", "_kept", "_lock", "_next", "_places", "_recent", "_rest",
+        "_rest_inputs", "_whole", "_whole_calls", "computed", "known",
+    )  # fmt: skip
+
+    def __init__(self, first: Runtime, rest: Runtime, whole: Model, most_bytes: int = MOST_BYTES) -> None:
+        self._first, self._rest, self._whole = first, rest, whole
+        self._features, self._between = list(first.inputs), list(first.outputs)
+        self._rest_inputs = [name for name in rest.inputs if name not in first.outputs]
+        widths = [_width(spec) for spec in first.outputs.values()]
+        of_row = sum(int(np.prod(width, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+                     for width, spec in zip(widths, first.outputs.values(), strict=True))  # fmt: skip
+        of_key = sum(int(np.prod(_width(s), dtype=np.int64)) * np.dtype(s.dtype).itemsize for s in first.inputs.values())
+        rows = max(_BLOCK, most_bytes // (of_row + 2 * of_key + 200))
+        # Pages of it are taken when rows come.
+        self._kept = [np.empty((rows, *w), s.dtype) for w, s in zip(widths, first.outputs.values(), strict=True)]
+        self._keys: list[bytes | None] = [None] * rows
+        self._places: dict[bytes, int] = {}
+        self._next = self._calls = self._recent = self._whole_calls = 0
+        self._lock = threading.Lock()
+        self.known = self.computed = 0
+
+    def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """As `Runtime.run` of the whole model.
+
+        Raises:
+            RequestError: as that.
+        """
+        with self._lock:
+            if self._whole_calls:
+                self._whole_calls -= 1
+                between = None
+            else:
+                between = self._rows(tensors)
+        if between is None:
+            return self._whole.run(tensors, outputs)
+        given = {name: tensors[name] for name in self._rest_inputs}
+        return self._rest.run(given | dict(zip(self._between, between, strict=True)), outputs)
+
+    def _rows(self, tensors: Mapping[str, Array]) -> list[Array]:
+        """The candidates' side of the rows of a request."""
+        keys = row_keys([tensors[name] for name in self._features])
+        places = list(map(self._places.get, keys))
+        new = dict.fromkeys(key for key, place in zip(keys, places, strict=True) if place is None)
+        self._count(len(keys), len(new))
+        if not new:
+            at = np.array(places, np.int64)
+            return [kept.take(at, axis=0) for kept in self._kept]
+        rows = {key: i for i, key in enumerate(keys) if key in new}
+        made = self._computed(tensors, np.array([rows[key] for key in new], np.int64))
+        order = {key: i for i, key in enumerate(new)}
+        is_known = np.array([place is not None for place in places])
+        at = np.array([order[k] if p is None else p for k, p in zip(keys, places, strict=True)], np.int64)
+        found: list[Array] = []
+        for kept, computed in zip(self._kept, made, strict=True):
+            values = np.empty((len(keys), *kept.shape[1:]), kept.dtype)
+            values[is_known] = kept[at[is_known]]
+            values[~is_known] = computed[at[~is_known]]
+            found.append(values)
+        self._keep(list(new), made)
+        return found
+
+    def _computed(self, tensors: Mapping[str, Array], rows: Any) -> list[Array]:
+        """The candidates' side of some rows, in blocks of one size, the last one filled up."""
+        blocks: list[list[Array]] = []
+        for start in range(0, len(rows), _BLOCK):
+            some = rows[np.minimum(np.arange(start, start + _BLOCK), len(rows) - 1)]
+            blocks.append(self._first.run({name: tensors[name][some] for name in self._features}, self._between))
+        return [np.concatenate(parts)[: len(rows)] for parts in zip(*blocks, strict=True)]
+
+    def _keep(self, keys: list[bytes], made: list[Array]) -> None:
+        """Puts rows where the oldest are."""
+        room = len(self._keys)
+        for i, key in enumerate(keys[-room:], max(0, len(keys) - room)):
+            place = self._next
+            self._next = (place + 1) % room
+            if (old := self._keys[place]) is not None:
+                del self._places[old]
+            self._keys[place], self._places[key] = key, place
+            for kept, values in zip(self._kept, made, strict=True):
+                kept[place] = values[i]
+
+    def _count(self, rows: int, new: int) -> None:
+        self.known += rows - new
+        self.computed += new
+        self._calls += rows
+        self._recent += rows - new
+        if self._calls >= _WINDOW * max(1, rows):
+            self._whole_calls = _AWAY if 4 * self._recent < self._calls else 0
+            self._calls = self._recent = 0
+
+
+def row_keys(columns: Sequence[Array]) -> list[bytes]:
+    """The bytes of each row of several arrays together.
+
+    >>> row_keys([np.array([[1], [2]], np.int8), np.array([[3, 4], [3, 4]], np.int8)])
+    [b'\\x01\\x03\\x04', b'\\x02\\x03\\x04']
+    """
+    n = len(columns[0])
+    together = np.concatenate([np.ascontiguousarray(c).view(np.uint8).reshape(n, -1) for c in columns], axis=1)
+    data, width = together.tobytes(), together.shape[1]
+    return [data[i : i + width] for i in range(0, n * width, width)]
+
+
+def open_item_side(artifact: Artifact, threads: int = 1, most_bytes: int = MOST_BYTES) -> ItemSide | None:
+    """A model whose candidates' side is kept, proven on its golden requests; None: that is not to be had, or doesn't pay.
+
+    It is not to be had where nothing that costs time is of the candidates alone, where rows of features have no fixed
+    size, and where a row's numbers depend on the rows beside it, as in an int8 variant.
+
+    Args:
+        artifact: the model.
+        threads: of a call.
+        most_bytes: what the kept rows may take.
+
+    Raises:
+        ArtifactError: the model's file can't be read.
+    """
+    if artifact.folder is None or artifact.model.batcher is not None or not most_bytes:
+        return None
+    spec = files.RuntimeSpec.load(artifact.folder)
+    if spec.runtime != "onnx" or spec.absolute != files.GOLDEN_ABSOLUTE:
+        return None
+    inputs = artifact.model.inputs
+    tensors = [t for t in artifact.encoder.layout.tensors() if t.name in inputs]
+    chosen = [t for t in tensors if t.shape[0] == ITEMS and t.name != OF_ITEM]
+    if not chosen or any(isinstance(d, str) for t in chosen for d in t.shape[1:]):
+        return None
+    open_sides = importlib.import_module("bedplate.serving.runtime_onnx").open_sides
+    opening = Opening(artifact.folder / spec.file, artifact.model.place, threads, spec.options)
+    parts = open_sides(opening, [t.name for t in chosen])
+    if parts is None or any(not _is_rows(spec) for spec in parts[0].outputs.values()):
+        return None
+    side = ItemSide(*parts, artifact.model, most_bytes)
+    golden = artifact.golden()
+    return side if golden and _is_proven(side, parts[0], golden) and _pays(side, artifact.model, golden) else None
+
+
+def _is_proven(side: ItemSide, first: Runtime, golden: Sequence[files.Golden]) -> bool:
+    """Whether the golden scores are reproduced, of rows that are computed and then of rows that are known."""
+    try:
+        for one in golden:
+            names = list(one.outputs)
+            for _ in range(2):
+                found = dict(zip(names, side.run(one.inputs, names), strict=True))
+                files.compare(one.outputs, found, "golden requests")
+            rows = {name: one.inputs[name] for name in first.inputs}
+            together = dict(zip(first.outputs, first.run(rows, list(first.outputs)), strict=True))
+            last = first.run({name: array[-1:] for name, array in rows.items()}, list(first.outputs))
+            alone = dict(zip(first.outputs, last, strict=True))
+            files.compare({name: array[-1:] for name, array in together.items()}, alone, "a row alone")
+    except (ArtifactError, RequestError):
+        return False
+    return True
+
+
+def _pays(side: ItemSide, model: Model, golden: Sequence[files.Golden]) -> bool:
+    tensors = max((one.inputs for one in golden), key=lambda inputs: sum(a.nbytes for a in inputs.values()))
+    names, taken = list(model.outputs), dict[str, float]()
+    for _ in range(_REPEATS):
+        for name, run in (("whole", model.run), ("known", side.run)):
+            begin = time.perf_counter()
+            run(tensors, names)
+            taken[name] = min(taken.get(name, np.inf), time.perf_counter() - begin)
+    return taken["known"] <= (1 - LEAST_GAIN) * taken["whole"]
+
+
+def _width(spec: Any) -> tuple[int, ...]:
+    return tuple(spec.shape[1:])
+
+
+def _is_rows(spec: Any) -> bool:
+    """Whether a tensor has a row for each candidate, of a fixed size."""
+    return len(spec.shape) > 0 and isinstance(spec.shape[0], str) and all(isinstance(d, int) for d in spec.shape[1:])
