@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,6 @@ from bedplate.cli.server import ServerOptions, server_options
 from bedplate.errors import ConfigError
 
 if TYPE_CHECKING:
-    from bedplate.registry.registry import Registry
-    from bedplate.serving.loader import Loader
     from bedplate.serving.pipeline import Pipeline
     from bedplate.serving.repository import Repository
     from bedplate.serving.routes import App
@@ -96,15 +94,10 @@ def serve(
     ending = contextlib.ExitStack()
 
     def load() -> Pipeline:
-        from bedplate.serving.loader import Loader
         from bedplate.serving.runtime import threads_for
 
         of_call = threads_for(server.workers) if threads is None else threads
-        say = functools.partial(click.echo, err=True)
-        loader = functools.partial(
-            Loader, threads=of_call, delay=batch_delay / 1e3, item_bytes=item_cache << 20, say=say
-        )
-        return _load(directory, service, repository(), loader, ending)
+        return _load(directory, service, repository(), of_call, batch_delay / 1e3, ending, item_cache << 20)
 
     def beside(settings: Settings) -> Sequence[Beside]:
         return () if grpc_port is None else (_grpc(repository(), app(), settings, grpc_port, server.workers > 1),)
@@ -133,8 +126,10 @@ def _load(
     directory: Path,
     service: str | None,
     repository: Repository,
-    made: Callable[[Registry], Loader],
+    threads: int,
+    delay: float,
     ending: contextlib.ExitStack,
+    item_bytes: int = 0,
 ) -> Pipeline:
     from bedplate.cli.server import notices_of
     from bedplate.online.base import open_store
@@ -143,6 +138,7 @@ def _load(
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.serving.load import load_pipeline
+    from bedplate.serving.loader import Loader
     from bedplate.serving.model_source import RegistryModels
     from bedplate.serving.service import Service
     from bedplate.types import SECOND, parse_duration
@@ -151,7 +147,8 @@ def _load(
     definition = project.find(Service, service)
     store = open_store(project.config.online_url, project.root, project=project.config.online_project)
     registry = Registry(project.config.registry_path)
-    loader = made(registry)
+    say = functools.partial(click.echo, err=True)
+    loader = Loader(registry, threads, delay=delay, item_bytes=item_bytes, say=say)
     repository.attach(RegistryModels(loader))
     config, asked = project.config, definition.read_deadline
     deadline = config.online_deadline if asked is None else parse_duration(asked)

@@ -131,7 +131,9 @@ def _type(spec: TensorSpec) -> bytes:
 
 def _node(content: Buffer) -> _Node:
     found = list(fields(content, 0, len(content)))
-    texts = {n: tuple([_decoded(content[f.at : f.end]) for f in found if f.number == n]) for n in (_READS, _GIVES, _KIND)}
+    texts = {
+        n: tuple([_decoded(content[f.at : f.end]) for f in found if f.number == n]) for n in (_READS, _GIVES, _KIND)
+    }
     attributes = [content[f.at : f.end] for f in found if f.number == _ATTRIBUTE]
     has_graphs = any(f.number in _SUBGRAPHS for a in attributes for f in fields(a, 0, len(a)))
     return _Node(bytes(content), texts[_READS], texts[_GIVES], "".join(texts[_KIND]), has_graphs)

@@ -8,6 +8,7 @@ size, so that a row's numbers are the same bits whichever others it is computed 
 from __future__ import annotations
 
 import importlib
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,11 @@ import numpy as np
 
 from bedplate.errors import ArtifactError, RequestError
 from bedplate.features import artifact as files
+from bedplate.features.encoding import TensorSpec
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.joining import ITEMS, OF_ITEM
 from bedplate.serving.model import Model
+from bedplate.serving.row_cache import RowCache, as_words
 from bedplate.serving.runtime import Opening, Runtime
 from bedplate.types import Array
 
@@ -31,7 +34,7 @@ LEAST_GAIN = 0.15
 _BLOCK = 32
 _WINDOW, _AWAY = 64, 512
 """Calls over which known rows are counted, and calls that are made whole where they were fewer than a quarter."""
-_REPEATS = 5
+_REPEATS = 15
 
 
 @final
@@ -50,24 +53,19 @@ class ItemSide:
     """
 
     __slots__ = (
-        "_between", "_calls", "_features", "_first", "_keys", "_kept", "_lock", "_next", "_places", "_recent", "_rest",
-        "_rest_inputs", "_whole", "_whole_calls", "computed", "known",
+        "_between", "_cache", "_calls", "_features", "_first", "_kept", "_lock", "_recent", "_rest", "_rest_inputs",
+        "_whole", "_whole_calls", "computed", "known",
     )  # fmt: skip
 
     def __init__(self, first: Runtime, rest: Runtime, whole: Model, most_bytes: int = MOST_BYTES) -> None:
         self._first, self._rest, self._whole = first, rest, whole
         self._features, self._between = list(first.inputs), list(first.outputs)
         self._rest_inputs = [name for name in rest.inputs if name not in first.outputs]
-        widths = [_width(spec) for spec in first.outputs.values()]
-        of_row = sum(int(np.prod(width, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
-                     for width, spec in zip(widths, first.outputs.values(), strict=True))  # fmt: skip
-        of_key = sum(int(np.prod(_width(s), dtype=np.int64)) * np.dtype(s.dtype).itemsize for s in first.inputs.values())
-        rows = max(_BLOCK, most_bytes // (of_row + 2 * of_key + 200))
+        row, key = (sum(_bytes(spec) for spec in specs.values()) for specs in (first.outputs, first.inputs))
+        self._cache = RowCache(key, most_bytes // (row + key + 32))
         # Pages of it are taken when rows come.
-        self._kept = [np.empty((rows, *w), s.dtype) for w, s in zip(widths, first.outputs.values(), strict=True)]
-        self._keys: list[bytes | None] = [None] * rows
-        self._places: dict[bytes, int] = {}
-        self._next = self._calls = self._recent = self._whole_calls = 0
+        self._kept = [np.empty((self._cache.size, *s.shape[1:]), s.dtype) for s in first.outputs.values()]
+        self._calls = self._recent = self._whole_calls = 0
         self._lock = threading.Lock()
         self.known = self.computed = 0
 
@@ -90,25 +88,19 @@ class ItemSide:
 
     def _rows(self, tensors: Mapping[str, Array]) -> list[Array]:
         """The candidates' side of the rows of a request."""
-        keys = row_keys([tensors[name] for name in self._features])
-        places = list(map(self._places.get, keys))
-        new = dict.fromkeys(key for key, place in zip(keys, places, strict=True) if place is None)
-        self._count(len(keys), len(new))
-        if not new:
-            at = np.array(places, np.int64)
-            return [kept.take(at, axis=0) for kept in self._kept]
-        rows = {key: i for i, key in enumerate(keys) if key in new}
-        made = self._computed(tensors, np.array([rows[key] for key in new], np.int64))
-        order = {key: i for i, key in enumerate(new)}
-        is_known = np.array([place is not None for place in places])
-        at = np.array([order[k] if p is None else p for k, p in zip(keys, places, strict=True)], np.int64)
-        found: list[Array] = []
+        rows = as_words([tensors[name] for name in self._features])
+        places = self._cache.places(rows)
+        new = np.flatnonzero(places < 0)
+        self._count(len(rows), len(new))
+        if not len(new):
+            return [kept.take(places, axis=0) for kept in self._kept]
+        made = self._computed(tensors, new)
+        found = [kept.take(places, axis=0, mode="clip") for kept in self._kept]
+        for values, computed in zip(found, made, strict=True):
+            values[new] = computed
+        at = self._cache.add(rows[new])
         for kept, computed in zip(self._kept, made, strict=True):
-            values = np.empty((len(keys), *kept.shape[1:]), kept.dtype)
-            values[is_known] = kept[at[is_known]]
-            values[~is_known] = computed[at[~is_known]]
-            found.append(values)
-        self._keep(list(new), made)
+            kept[at] = computed  # of rows of one place the last, as in the cache
         return found
 
     def _computed(self, tensors: Mapping[str, Array], rows: Any) -> list[Array]:
@@ -118,18 +110,6 @@ class ItemSide:
             some = rows[np.minimum(np.arange(start, start + _BLOCK), len(rows) - 1)]
             blocks.append(self._first.run({name: tensors[name][some] for name in self._features}, self._between))
         return [np.concatenate(parts)[: len(rows)] for parts in zip(*blocks, strict=True)]
-
-    def _keep(self, keys: list[bytes], made: list[Array]) -> None:
-        """Puts rows where the oldest are."""
-        room = len(self._keys)
-        for i, key in enumerate(keys[-room:], max(0, len(keys) - room)):
-            place = self._next
-            self._next = (place + 1) % room
-            if (old := self._keys[place]) is not None:
-                del self._places[old]
-            self._keys[place], self._places[key] = key, place
-            for kept, values in zip(self._kept, made, strict=True):
-                kept[place] = values[i]
 
     def _count(self, rows: int, new: int) -> None:
         self.known += rows - new
@@ -141,22 +121,10 @@ class ItemSide:
             self._calls = self._recent = 0
 
 
-def row_keys(columns: Sequence[Array]) -> list[bytes]:
-    """The bytes of each row of several arrays together.
-
-    >>> row_keys([np.array([[1], [2]], np.int8), np.array([[3, 4], [3, 4]], np.int8)])
-    [b'\\x01\\x03\\x04', b'\\x02\\x03\\x04']
-    """
-    n = len(columns[0])
-    together = np.concatenate([np.ascontiguousarray(c).view(np.uint8).reshape(n, -1) for c in columns], axis=1)
-    data, width = together.tobytes(), together.shape[1]
-    return [data[i : i + width] for i in range(0, n * width, width)]
-
-
 def open_item_side(artifact: Artifact, threads: int = 1, most_bytes: int = MOST_BYTES) -> ItemSide | None:
-    """A model whose candidates' side is kept, proven on its golden requests; None: that is not to be had, or doesn't pay.
+    """A model whose candidates' side is kept, proven on its golden requests; None: that can't be, or doesn't pay.
 
-    It is not to be had where nothing that costs time is of the candidates alone, where rows of features have no fixed
+    It can't be where nothing that costs time is of the candidates alone, where rows of features have no fixed
     size, and where a row's numbers depend on the rows beside it, as in an int8 variant.
 
     Args:
@@ -197,6 +165,8 @@ def _is_proven(side: ItemSide, first: Runtime, golden: Sequence[files.Golden]) -
                 files.compare(one.outputs, found, "golden requests")
             rows = {name: one.inputs[name] for name in first.inputs}
             together = dict(zip(first.outputs, first.run(rows, list(first.outputs)), strict=True))
+            if any(len(array) != len(one.inputs[name]) for array in together.values() for name in rows):
+                return False
             last = first.run({name: array[-1:] for name, array in rows.items()}, list(first.outputs))
             alone = dict(zip(first.outputs, last, strict=True))
             files.compare({name: array[-1:] for name, array in together.items()}, alone, "a row alone")
@@ -216,10 +186,11 @@ def _pays(side: ItemSide, model: Model, golden: Sequence[files.Golden]) -> bool:
     return taken["known"] <= (1 - LEAST_GAIN) * taken["whole"]
 
 
-def _width(spec: Any) -> tuple[int, ...]:
-    return tuple(spec.shape[1:])
+def _bytes(spec: TensorSpec) -> int:
+    """Of a row."""
+    return math.prod(d for d in spec.shape[1:] if isinstance(d, int)) * np.dtype(spec.dtype).itemsize
 
 
-def _is_rows(spec: Any) -> bool:
+def _is_rows(spec: TensorSpec) -> bool:
     """Whether a tensor has a row for each candidate, of a fixed size."""
     return len(spec.shape) > 0 and isinstance(spec.shape[0], str) and all(isinstance(d, int) for d in spec.shape[1:])

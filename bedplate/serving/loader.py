@@ -84,8 +84,11 @@ class Loader:
             ArtifactError: the model's file can't be read.
         """
         side = open_item_side(artifact, self._threads, self._item_bytes)
-        if side is not None:
-            self._say(f"{artifact.model.place}: the side of the candidates is kept, in {self._item_bytes >> 20} MB at most")
+        if side is None:
+            return artifact
+        artifact.model.runtime.trim(min((g.inputs for g in artifact.golden()), key=_size))  # few calls are whole now
+        place, most = artifact.model.place, self._item_bytes >> 20
+        self._say(f"{place}: what it computes of candidates alone is kept, in {most} MB at most")
         return replace(artifact, item_side=side)
 
     def release(self, artifact: Artifact) -> None:
