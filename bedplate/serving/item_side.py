@@ -53,8 +53,8 @@ class ItemSide:
     """
 
     __slots__ = (
-        "_between", "_cache", "_calls", "_features", "_first", "_kept", "_lock", "_recent", "_rest", "_rest_inputs",
-        "_whole", "_whole_calls", "computed", "known",
+        "_between", "_cache", "_calls", "_features", "_first", "_kept", "_lock", "_rest", "_rest_inputs",
+        "_rows_asked", "_rows_known", "_whole", "_whole_calls", "computed", "known",
     )  # fmt: skip
 
     def __init__(self, first: Runtime, rest: Runtime, whole: Model, most_bytes: int = MOST_BYTES) -> None:
@@ -65,7 +65,7 @@ class ItemSide:
         self._cache = RowCache(key, most_bytes // (row + key + 32))
         # Pages of it are taken when rows come.
         self._kept = [np.empty((self._cache.size, *s.shape[1:]), s.dtype) for s in first.outputs.values()]
-        self._calls = self._recent = self._whole_calls = 0
+        self._calls = self._rows_asked = self._rows_known = self._whole_calls = 0
         self._lock = threading.Lock()
         self.known = self.computed = 0
 
@@ -114,11 +114,12 @@ class ItemSide:
     def _count(self, rows: int, new: int) -> None:
         self.known += rows - new
         self.computed += new
-        self._calls += rows
-        self._recent += rows - new
-        if self._calls >= _WINDOW * max(1, rows):
-            self._whole_calls = _AWAY if 4 * self._recent < self._calls else 0
-            self._calls = self._recent = 0
+        self._calls += 1
+        self._rows_asked += rows
+        self._rows_known += rows - new
+        if self._calls == _WINDOW:
+            self._whole_calls = _AWAY if 4 * self._rows_known < self._rows_asked else 0
+            self._calls = self._rows_asked = self._rows_known = 0
 
 
 def open_item_side(artifact: Artifact, threads: int = 1, most_bytes: int = MOST_BYTES) -> ItemSide | None:
