@@ -64,7 +64,7 @@ class ItemSide:
         row, key = (sum(_bytes(spec) for spec in specs.values()) for specs in (first.outputs, first.inputs))
         self._cache = RowCache(key, most_bytes // (row + key + 32))
         # Pages of it are taken when rows come.
-        self._kept = [np.empty((self._cache.size, *s.shape[1:]), s.dtype) for s in first.outputs.values()]
+        self._kept: list[Array] = [np.empty((self._cache.size, *_sizes(s)), s.dtype) for s in first.outputs.values()]
         self._calls = self._rows_asked = self._rows_known = self._whole_calls = 0
         self._lock = threading.Lock()
         self.known = self.computed = 0
@@ -148,12 +148,12 @@ def open_item_side(artifact: Artifact, threads: int = 1, most_bytes: int = MOST_
         return None
     open_sides = importlib.import_module("bedplate.serving.runtime_onnx").open_sides
     opening = Opening(artifact.folder / spec.file, artifact.model.place, threads, spec.options)
-    parts = open_sides(opening, [t.name for t in chosen])
+    parts: tuple[Runtime, Runtime] | None = open_sides(opening, [t.name for t in chosen])
     if parts is None or any(not _is_rows(spec) for spec in parts[0].outputs.values()):
         return None
-    side = ItemSide(*parts, artifact.model, most_bytes)
-    golden = artifact.golden()
-    return side if golden and _is_proven(side, parts[0], golden) and _pays(side, artifact.model, golden) else None
+    first, rest = parts
+    side, golden = ItemSide(first, rest, artifact.model, most_bytes), artifact.golden()
+    return side if golden and _is_proven(side, first, golden) and _pays(side, artifact.model, golden) else None
 
 
 def _is_proven(side: ItemSide, first: Runtime, golden: Sequence[files.Golden]) -> bool:
@@ -189,7 +189,12 @@ def _pays(side: ItemSide, model: Model, golden: Sequence[files.Golden]) -> bool:
 
 def _bytes(spec: TensorSpec) -> int:
     """Of a row."""
-    return math.prod(d for d in spec.shape[1:] if isinstance(d, int)) * np.dtype(spec.dtype).itemsize
+    return math.prod(_sizes(spec)) * np.dtype(spec.dtype).itemsize
+
+
+def _sizes(spec: TensorSpec) -> tuple[int, ...]:
+    """Of a row."""
+    return tuple([d for d in spec.shape[1:] if isinstance(d, int)])
 
 
 def _is_rows(spec: TensorSpec) -> bool:

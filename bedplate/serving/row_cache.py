@@ -116,7 +116,7 @@ def _place(row: Any, tag: Any, bucket: Any, tags: Any, of_tags: Any, keys: Any) 
 
 
 @compiled
-def _bucket(tag: Any, tags: Any) -> int:
+def _bucket(tag: Any, tags: Any) -> Any:
     return np.int64((tag >> _HALF) % np.uint64(len(tags)))
 
 
