@@ -32,8 +32,9 @@ LEAST_GAIN = 0.15
 """Rows are kept where a call whose rows are all known saves at least this share of its time."""
 
 _BLOCK = 32
-_WINDOW, _AWAY = 64, 512
-"""Calls over which known rows are counted, and calls that are made whole where they were fewer than a quarter."""
+_WINDOW, _LEAST_AWAY, _MOST_AWAY = 64, 32, 2048
+"""Calls over which known rows are counted; calls that are made whole where they were fewer than a quarter, and where
+they have been all the time."""
 _REPEATS = 15
 
 
@@ -53,8 +54,8 @@ class ItemSide:
     """
 
     __slots__ = (
-        "_between", "_cache", "_calls", "_features", "_first", "_kept", "_lock", "_rest", "_rest_inputs",
-        "_rows_asked", "_rows_known", "_whole", "_whole_calls", "computed", "known",
+        "_away", "_between", "_cache", "_calls", "_features", "_first", "_kept", "_lock", "_rest", "_rest_inputs",
+        "_rooms", "_rows_asked", "_rows_known", "_whole", "_whole_calls", "computed", "known",
     )  # fmt: skip
 
     def __init__(self, first: Runtime, rest: Runtime, whole: Model, most_bytes: int = MOST_BYTES) -> None:
@@ -66,7 +67,8 @@ class ItemSide:
         # Pages of it are taken when rows come.
         self._kept: list[Array] = [np.empty((self._cache.size, *_sizes(s)), s.dtype) for s in first.outputs.values()]
         self._calls = self._rows_asked = self._rows_known = self._whole_calls = 0
-        self._lock = threading.Lock()
+        self._away = _LEAST_AWAY
+        self._lock, self._rooms = threading.Lock(), threading.local()
         self.known = self.computed = 0
 
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
@@ -87,29 +89,35 @@ class ItemSide:
         return self._rest.run(given | dict(zip(self._between, between, strict=True)), outputs)
 
     def _rows(self, tensors: Mapping[str, Array]) -> list[Array]:
-        """The candidates' side of the rows of a request."""
+        """The candidates' side of the rows of a request, in memory that the thread's next request takes."""
         rows = as_words([tensors[name] for name in self._features])
         places = self._cache.places(rows)
         new = np.flatnonzero(places < 0)
         self._count(len(rows), len(new))
-        if not len(new):
-            return [kept.take(places, axis=0) for kept in self._kept]
-        made = self._computed(tensors, new)
-        found = [kept.take(places, axis=0, mode="clip") for kept in self._kept]
-        for values, computed in zip(found, made, strict=True):
-            values[new] = computed
-        at = self._cache.add(rows[new])
-        for kept, computed in zip(self._kept, made, strict=True):
-            kept[at] = computed  # of rows of one place the last, as in the cache
+        found = self._room(len(rows))
+        for kept, values in zip(self._kept, found, strict=True):
+            kept.take(places, axis=0, out=values, mode="clip")
+        if len(new):
+            self._compute(tensors, new, found)
+            at = self._cache.add(rows[new])
+            for kept, values in zip(self._kept, found, strict=True):
+                kept[at] = values[new]  # of rows of one place the last, as in the cache
         return found
 
-    def _computed(self, tensors: Mapping[str, Array], rows: Any) -> list[Array]:
-        """The candidates' side of some rows, in blocks of one size, the last one filled up."""
-        blocks: list[list[Array]] = []
+    def _room(self, rows: int) -> list[Array]:
+        """Arrays for so many rows. New ones for each request would be given back and faulted in each time."""
+        arrays: list[Array] | None = getattr(self._rooms, "arrays", None)
+        if arrays is None or len(arrays[0]) < rows:
+            arrays = self._rooms.arrays = [np.empty((rows, *kept.shape[1:]), kept.dtype) for kept in self._kept]
+        return [array[:rows] for array in arrays]
+
+    def _compute(self, tensors: Mapping[str, Array], rows: Any, found: list[Array]) -> None:
+        """Fills in the candidates' side of some rows, in blocks of one size, the last one filled up."""
         for start in range(0, len(rows), _BLOCK):
             some = rows[np.minimum(np.arange(start, start + _BLOCK), len(rows) - 1)]
-            blocks.append(self._first.run({name: tensors[name][some] for name in self._features}, self._between))
-        return [np.concatenate(parts)[: len(rows)] for parts in zip(*blocks, strict=True)]
+            made = self._first.run({name: tensors[name][some] for name in self._features}, self._between)
+            for values, computed in zip(found, made, strict=True):
+                values[some] = computed
 
     def _count(self, rows: int, new: int) -> None:
         self.known += rows - new
@@ -118,7 +126,9 @@ class ItemSide:
         self._rows_asked += rows
         self._rows_known += rows - new
         if self._calls == _WINDOW:
-            self._whole_calls = _AWAY if 4 * self._rows_known < self._rows_asked else 0
+            is_rare = 4 * self._rows_known < self._rows_asked
+            self._whole_calls = self._away if is_rare else 0
+            self._away = min(2 * self._away, _MOST_AWAY) if is_rare else _LEAST_AWAY
             self._calls = self._rows_asked = self._rows_known = 0
 
 

@@ -85,11 +85,25 @@ def test_where_few_rows_are_known_calls_are_whole_for_a_while(ranker: Artifact) 
         same(ranker, side, tensors | {"item_dense": tensors["item_dense"] + np.float32(i)})
     computed = side.computed
     assert computed == 64 * 62
-    for i in range(512):
-        side.run(tensors | {"item_dense": tensors["item_dense"] - np.float32(i + 1)}, ["score"])
-    assert side.computed == computed
-    same(ranker, side, tensors | {"item_dense": tensors["item_dense"] - np.float32(0.5)})
-    assert side.computed == computed + 62
+    numbers = iter(range(1, 1000))
+
+    def new(calls: int) -> int:
+        """Calls with unknown rows, and how many of these were computed for themselves."""
+        before = side.computed
+        for _ in range(calls):
+            same(ranker, side, tensors | {"item_dense": tensors["item_dense"] - np.float32(next(numbers))})
+        return side.computed - before
+
+    assert new(32) == 0
+    assert new(64) == 64 * 62
+    assert new(64) == 0  # twice as long
+    assert new(1) == 62
+    for _ in range(63):
+        same(ranker, side, tensors)
+    assert side.known >= 62 * 62
+    assert new(64) == 64 * 62  # of the last 64 most were known
+    assert new(32) == 0
+    assert new(1) == 62
 
 
 def write_slow(folder: Path, features: FeatureGraph, *, normed: bool = False) -> Artifact:
