@@ -40,6 +40,7 @@ from typing import Any, TypeVar, cast, final
 import numba
 import numba.core.bytecode
 import numba.core.caching
+import numba.core.environment
 import numba.core.runtime.nrt
 import numba.core.serialize
 import numpy as np
@@ -51,12 +52,13 @@ log = logging.getLogger("bedplate.compiling")
 
 _FunctionCache: Any = numba.core.caching.FunctionCache
 _identity: Any = numba.core.bytecode.FunctionIdentity
+_environments: Any = numba.core.environment
 _serialize: Any = numba.core.serialize
 _runtime: Any = numba.core.runtime.nrt.rtsys
 _binding: Any = importlib.import_module("llvmlite.binding")  # without type stubs
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_FORM = "calls and code"
+_FORM = "calls, environments and code"
 """What is in a file."""
 _CONSTANTS: tuple[type[object], ...] = (bool, int, float, str, bytes, tuple, np.generic)
 _LONGEST_WAIT = 120.0
@@ -245,11 +247,12 @@ class _Cache(_FunctionCache):
         found = self._cache_file.load(self._index_key(sig, target_context.codegen()))
         if found is None:
             return None
-        calls, form = found
+        calls, names, (*form, others) = found
         _runtime.initialize(target_context)
         if any(_binding.address_of_symbol(name) is None for name in calls):
             target_context.refresh()
-        return self._impl.rebuild(target_context, form)
+        environments = (*others, *map(_environment, names))
+        return self._impl.rebuild(target_context, (*form, environments))
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Remembers what was compiled, if its names are its own and the disk takes it; it runs all the same."""
@@ -260,14 +263,30 @@ class _Cache(_FunctionCache):
             return
         try:
             self._impl.locator.ensure_cache_path()
-            form = (_calls(data.library), self._impl.reduce(data))
-            self._cache_file.save(self._index_key(sig, data.codegen), form)
+            *form, environments = self._impl.reduce(data)
+            names = [e.env_name for e in environments if not e.consts]
+            others = tuple([e for e in environments if e.consts])
+            found = (_calls(data.library), names, (*form, others))
+            self._cache_file.save(self._index_key(sig, data.codegen), found)
         except OSError as e:
             _warn_once(f"{self._cache_path}: {e.strerror or e}")
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         of_function: Any = _FunctionCache._index_key(self, sig, codegen)
         return (*of_function, code_id(self._py_func), self._options)
+
+
+def _environment(name: str) -> Any:
+    """What machine code of a function looks for before it begins, and reads only where it has constants.
+
+    Numba gives it the globals of the function's module, which it imports for that: `np.zeros` costs 5 MB.
+    """
+    found = _environments.lookup_environment(name)
+    if found is None:
+        found = _environments.Environment({})
+        found.env_name = name
+        _environments.Environment._memo[name] = found
+    return found
 
 
 def _calls(library: Any) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,11 +105,17 @@ class RowWise(BinaryModel):
         for name, split in list(self.model.named_modules()):
             if isinstance(split, SplitLinear):
                 self.model.set_submodule(name, Joined(split))
+            if isinstance(split, CrossNetwork):  # all layers, as a network on rows has them
+                split.summed = functools.partial(_after_all_layers, split)  # type: ignore[method-assign]
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         of = batch["request_of_item"]
         rows = {n: t.index_select(0, of) if n in REQUEST_SIDE else t for n, t in batch.items()}
         return self.model(rows | {"request_of_item": torch.arange(of.shape[0])})
+
+
+def _after_all_layers(cross: CrossNetwork, request: Tensor, item: Tensor, of: Tensor, weight: Tensor) -> Tensor:
+    return nn.functional.linear(cross(request, item, of), weight.unsqueeze(0)).squeeze(1)
 
 
 def prepare(root: Path, *, sequence: bool) -> Bench:

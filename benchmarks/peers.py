@@ -116,7 +116,9 @@ def tree(pid: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def bedplate(root: Path, graph: str, workers: int, wire: str, asked: list[Question]) -> Generator[Running]:
+def bedplate(
+    root: Path, graph: str, workers: int, wire: str, asked: list[Question], options: tuple[str, ...] = ()
+) -> Generator[Running]:
     """`bedplate serve`.
 
     Args:
@@ -125,6 +127,7 @@ def bedplate(root: Path, graph: str, workers: int, wire: str, asked: list[Questi
         workers: processes.
         wire: `rank`, `binary` or `json`; tensors are those of the graph `once` or, with any other, `rows`.
         asked: the requests.
+        options: of the command.
     """
     path = f"/v2/models/{MODELS[graph]}/infer"
     form = FORMS["oip_json" if wire == "json" else "oip_binary"]
@@ -132,7 +135,7 @@ def bedplate(root: Path, graph: str, workers: int, wire: str, asked: list[Questi
     begin = time.perf_counter()
     command = [sys.executable, "-m", "bedplate", "serve", "--project", str(root), "--port", "0", "--json"]
     with _process(
-        [*command, "--workers", str(workers), SERVICES[graph]],
+        [*command, "--workers", str(workers), *options, SERVICES[graph]],
         {"PYTHONPATH": os.environ.get("PYTHONPATH", str(HERE.parent))},
     ) as process:
         assert process.stdout is not None
@@ -140,7 +143,7 @@ def bedplate(root: Path, graph: str, workers: int, wire: str, asked: list[Questi
         assert line, "bedplate did not start"
         took = time.perf_counter() - begin
         port = int(json.loads(line)["url"].rpartition(":")[2])
-        name = f"bedplate {wire} {graph} x{workers}"
+        name = " ".join([f"bedplate {wire} {graph} x{workers}", *options])
         yield Running(name, port, process.pid, took, requests)
 
 

@@ -43,6 +43,14 @@ TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
     type=click.FloatRange(0, 100),
     help="How long requests may wait to share a call of a model, where that is measured to pay; 0: never.",
 )
+@click.option(
+    "--item-cache",
+    metavar="MB",
+    default=64,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Memory for what a ranking model computes of candidates alone, kept for later requests; 0: none is kept.",
+)
 @click.argument("service", required=False)
 def serve(
     service: str | None,
@@ -52,6 +60,7 @@ def serve(
     model_control: bool,
     grpc_port: int | None,
     batch_delay: float,
+    item_cache: int,
 ) -> None:
     """Serve SERVICE, a Service of the project's service.py, over HTTP.
 
@@ -88,7 +97,7 @@ def serve(
         from bedplate.serving.runtime import threads_for
 
         of_call = threads_for(server.workers) if threads is None else threads
-        return _load(directory, service, repository(), of_call, batch_delay / 1e3, ending)
+        return _load(directory, service, repository(), of_call, batch_delay / 1e3, ending, item_cache << 20)
 
     def beside(settings: Settings) -> Sequence[Beside]:
         return () if grpc_port is None else (_grpc(repository(), app(), settings, grpc_port, server.workers > 1),)
@@ -120,6 +129,7 @@ def _load(
     threads: int,
     delay: float,
     ending: contextlib.ExitStack,
+    item_bytes: int = 0,
 ) -> Pipeline:
     from bedplate.cli.server import notices_of
     from bedplate.online.base import open_store
@@ -137,7 +147,8 @@ def _load(
     definition = project.find(Service, service)
     store = open_store(project.config.online_url, project.root, project=project.config.online_project)
     registry = Registry(project.config.registry_path)
-    loader = Loader(registry, threads, delay=delay, say=lambda text: click.echo(text, err=True))
+    say = functools.partial(click.echo, err=True)
+    loader = Loader(registry, threads, delay=delay, item_bytes=item_bytes, say=say)
     repository.attach(RegistryModels(loader))
     config, asked = project.config, definition.read_deadline
     deadline = config.online_deadline if asked is None else parse_duration(asked)

@@ -8,7 +8,7 @@ in `raw_data`, as they are in memory, or in a file of their own, which ONNX Runt
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, final
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -16,13 +16,15 @@ LARGE_BYTES = 1 << 16
 """A smaller weight is no page worth sharing."""
 
 _ALIGNMENT = 64
-_GRAPH, _INITIALIZER = 7, 5
+GRAPH, INITIALIZER = 7, 5
+"""The numbers of fields: of a model its graph, of a graph its weights."""
 _TYPE, _RAW, _DOC, _EXTERNAL, _LOCATION = 2, 9, 12, 13, 14
 _WIDTHS = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 _LENGTH = 5  # bytes in which every length below 2 GiB can be written
 
 
-class _Field(NamedTuple):
+@final
+class Field(NamedTuple):
     """A field of a message: its number, where it begins with its key, its value, and where that begins and ends."""
 
     number: int
@@ -45,16 +47,16 @@ def linked(content: Buffer, file: str) -> bytes | None:
         ValueError: it is no protobuf message.
     """
     made, count = list[bytes](), 0
-    for field in _fields(content, 0, len(content)):
-        if field.number != _GRAPH:
+    for field in fields(content, 0, len(content)):
+        if field.number != GRAPH:
             made.append(bytes(content[field.begin : field.end]))
             continue
         parts: list[bytes] = []
-        for inner in _fields(content, field.at, field.end):
-            link = _link(content, inner, file) if inner.number == _INITIALIZER else None
+        for inner in fields(content, field.at, field.end):
+            link = _link(content, inner, file) if inner.number == INITIALIZER else None
             count += link is not None
             parts.append(bytes(content[inner.begin : inner.end]) if link is None else link)
-        made.append(_wrapped(_GRAPH, b"".join(parts)))
+        made.append(wrapped(GRAPH, b"".join(parts)))
     return b"".join(made) if count else None
 
 
@@ -65,10 +67,10 @@ def aligned(content: bytes) -> bytes:
         ValueError: it is no protobuf message.
     """
     made, size = list[Buffer](), 0
-    for field in _fields(content, 0, len(content)):
-        if field.number == _GRAPH:
+    for field in fields(content, 0, len(content)):
+        if field.number == GRAPH:
             parts = _aligned_graph(content, field, size + 1 + _LENGTH)
-            head = _key(_GRAPH, 2) + _length(sum(map(len, parts)))
+            head = _key(GRAPH, 2) + _length(sum(map(len, parts)))
             made += [head, *parts]
             size += len(head) + sum(map(len, parts))
         else:
@@ -77,31 +79,31 @@ def aligned(content: bytes) -> bytes:
     return b"".join(made)
 
 
-def _aligned_graph(content: bytes, graph: _Field, at: int) -> list[Buffer]:
+def _aligned_graph(content: bytes, graph: Field, at: int) -> list[Buffer]:
     made, view = list[Buffer](), memoryview(content)
-    for field in _fields(content, graph.at, graph.end):
+    for field in fields(content, graph.at, graph.end):
         raw = None
-        if field.number == _INITIALIZER:
-            raw = next((f for f in _fields(content, field.at, field.end) if f.number == _RAW), None)
+        if field.number == INITIALIZER:
+            raw = next((f for f in fields(content, field.at, field.end) if f.number == _RAW), None)
         if raw is None or raw.end - raw.at < LARGE_BYTES:
             parts: list[Buffer] = [view[field.begin : field.end]]
         else:
-            others = (f for f in _fields(content, field.at, field.end) if f.number not in (_RAW, _DOC))
+            others = (f for f in fields(content, field.at, field.end) if f.number not in (_RAW, _DOC))
             kept: list[Buffer] = [view[f.begin : f.end] for f in others]
             heads = 3 * (1 + _LENGTH)  # of the tensor, its padding and its values
             pad = -(at + heads + sum(map(len, kept))) % _ALIGNMENT
             padding = _key(_DOC, 2) + _length(pad) + b" " * pad
             inner: list[Buffer] = [*kept, padding, _key(_RAW, 2) + _length(raw.end - raw.at), view[raw.at : raw.end]]
-            parts = [_key(_INITIALIZER, 2) + _length(sum(map(len, inner))), *inner]
+            parts = [_key(INITIALIZER, 2) + _length(sum(map(len, inner))), *inner]
         made += parts
         at += sum(map(len, parts))
     return made
 
 
-def _link(content: Buffer, tensor: _Field, file: str) -> bytes | None:
+def _link(content: Buffer, tensor: Field, file: str) -> bytes | None:
     """A weight that is said to lie in a file; None: it stays where it is."""
     kind, raw, kept = 0, None, list[bytes]()
-    for field in _fields(content, tensor.at, tensor.end):
+    for field in fields(content, tensor.at, tensor.end):
         if field.number == _TYPE:
             kind = field.value
         if field.number == _RAW:
@@ -112,11 +114,11 @@ def _link(content: Buffer, tensor: _Field, file: str) -> bytes | None:
         return None
     place = {"location": file, "offset": str(raw.at), "length": str(raw.end - raw.at)}
     for name, value in place.items():
-        kept.append(_wrapped(_EXTERNAL, _wrapped(1, name.encode()) + _wrapped(2, value.encode())))
-    return _wrapped(_INITIALIZER, b"".join([*kept, _key(_LOCATION, 0), b"\x01"]))
+        kept.append(wrapped(_EXTERNAL, wrapped(1, name.encode()) + wrapped(2, value.encode())))
+    return wrapped(INITIALIZER, b"".join([*kept, _key(_LOCATION, 0), b"\x01"]))
 
 
-def _fields(content: Buffer, at: int, end: int) -> Iterator[_Field]:
+def fields(content: Buffer, at: int, end: int) -> Iterator[Field]:
     """The fields of a message; the value is -1 where it is not a number."""
     while at < end:
         begin = at
@@ -134,7 +136,7 @@ def _fields(content: Buffer, at: int, end: int) -> Iterator[_Field]:
             raise ValueError(f"a field of the unknown kind {kind} at byte {begin}")
         if at > end:
             raise ValueError(f"the field at byte {begin} ends beyond its message")
-        yield _Field(key >> 3, begin, value, first, at)
+        yield Field(key >> 3, begin, value, first, at)
 
 
 def _varint(content: Buffer, at: int, end: int) -> tuple[int, int]:
@@ -156,5 +158,11 @@ def _length(size: int) -> bytes:
     return bytes([size >> 7 * i & 127 | (128 if i + 1 < _LENGTH else 0) for i in range(_LENGTH)])
 
 
-def _wrapped(number: int, content: bytes) -> bytes:
+def wrapped(number: int, content: bytes) -> bytes:
+    """A field that holds bytes, a text or a message."""
     return _key(number, 2) + _length(len(content)) + content
+
+
+def number(field: int, value: int) -> bytes:
+    """A field that holds a number that is not negative."""
+    return _key(field, 0) + _length(value)

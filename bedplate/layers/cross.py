@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import cast, final
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class CrossNetwork(nn.Module):
         """At least one layer."""
         super().__init__()
         width = request_width + item_width
-        self.width, self.rank = width, rank
+        self.width, self.rank, self._request_width = width, rank, request_width
         inner = rank or width
         self.first = SplitLinear(request_width, item_width, inner)
         self.down = nn.ModuleList(nn.Linear(width, inner, bias=False) for _ in range(layers - 1))
@@ -42,8 +42,36 @@ class CrossNetwork(nn.Module):
 
     def forward(self, request: Tensor, item: Tensor, request_of_item: Tensor) -> Tensor:
         """[N, request_width + item_width]."""
+        return self._crossed(request, item, request_of_item, len(self.up))
+
+    def summed(self, request: Tensor, item: Tensor, request_of_item: Tensor, weight: Tensor) -> Tensor:
+        """[N]: `forward` times `weight` [width], without computing the last layer's output.
+
+        As `w . (x[0] * (M x + b) + x) = x . (w + M^T (w * x[0])) + b . (w * x[0])`, that layer's matrix meets only what
+        is there before any cross: the request's columns once per request, and those of the item regardless of it.
+        """
+        if not self.down:
+            return (self(request, item, request_of_item) * weight).sum(dim=1)
+        x = self._crossed(request, item, request_of_item, len(self.up) - 1)
+        down, up = cast(nn.Linear, self.down[-1]), self.up[-1]
+        if isinstance(up, nn.Linear):
+            shared, own = self._both(request, item, weight.unsqueeze(1) * up.weight)
+            last = (down(x) * (own + shared.index_select(0, request_of_item))).sum(dim=1)
+            shared, own = self._both(request, item, (weight * up.bias).unsqueeze(1))
+            ends = own.squeeze(1) + shared.squeeze(1).index_select(0, request_of_item)
+            return (x * weight).sum(dim=1) + last + ends
+        shared, own = self._both(request, item, weight.unsqueeze(1) * down.weight)
+        return (x * (own + (shared + weight).index_select(0, request_of_item))).sum(dim=1)
+
+    def _crossed(self, request: Tensor, item: Tensor, request_of_item: Tensor, layers: int) -> Tensor:
+        """[N, width]: what the first layers give."""
         start = torch.cat((request.index_select(0, request_of_item), item), dim=1)
         x = torch.addcmul(start, start, self.up[0](self.first(request, item, request_of_item)))
-        for down, up in zip(self.down, self.up[1:], strict=True):
+        for down, up in zip(self.down[: layers - 1], self.up[1:layers], strict=True):
             x = torch.addcmul(x, start, up(down(x)))
         return x
+
+    def _both(self, request: Tensor, item: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """The two sides times their rows of a matrix [width, n]."""
+        rows = self._request_width  # a size of the model, not of the tensor, so that an exported graph has the parts
+        return request @ matrix[:rows], item @ matrix[rows:]

@@ -73,6 +73,6 @@ class DCN(BinaryModel):
             vectors, mask = self.vectors.elements(group.name, batch)
             pooled.append(attention(item, vectors, mask, request_of_item))
         item = torch.cat(pooled, dim=1)
-        crossed = self.crossed(self.cross(request, item, request_of_item))
-        logit = (crossed + self.deepened(self.deep(request, item, request_of_item))).squeeze(1)
+        crossed = self.cross.summed(request, item, request_of_item, self.crossed.weight[0]) + self.crossed.bias
+        logit = crossed + self.deepened(self.deep(request, item, request_of_item)).squeeze(1)
         return {"logit": logit, "score": probability(logit)}

@@ -111,14 +111,16 @@ class RecentRows:
     def _file_waiting(self) -> None:
         while self._waiting:
             with self._lock:
-                if self._waiting:
-                    self._file(self._waiting.popleft())
-            sleep(0)  # whoever waits for the interpreter comes first
+                was_long = self._file(self._waiting.popleft()) if self._waiting else False
+            if was_long:
+                sleep(
+                    0
+                )  # whoever waits for the interpreter comes first; after a few rows that costs more than it gives
 
-    def _file(self, seen: _Seen) -> None:
-        """Puts rows under their keys; the lock is held."""
+    def _file(self, seen: _Seen) -> bool:
+        """Puts rows under their keys, and says whether they were many; the lock is held."""
         self._left = min(_MOST_SECONDS, self._left + _SHARE * max(0.0, seen.now - self._last))
-        self._last, first = seen.now, 0
+        self._last, first, was_long = seen.now, 0, False
         for read, watermark in zip(seen.reads, seen.watermarks, strict=True):
             last = first + len(read.keys)
             if last - first <= _FEW:
@@ -127,9 +129,11 @@ class RecentRows:
                 begin = thread_time()
                 self._put(read, seen.values, first, (seen.now, watermark))
                 self._left -= thread_time() - begin
+                was_long = True
             first = last
         if self._room < 0:
             self._older, self._rows, self._room = self._rows, {}, self._half
+        return was_long
 
     def _put(self, read: Read, values: Values, first: int, when: tuple[float, int]) -> None:
         """Puts the rows of one read, of which `first` is the first of the values, under their keys."""

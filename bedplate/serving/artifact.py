@@ -18,7 +18,7 @@ from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Signature
 from bedplate.registry.version import ModelVersion
 from bedplate.serving.indices import Indices
-from bedplate.serving.model import Model, place_of
+from bedplate.serving.model import Model, ScoringSide, place_of
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.runtime import Opening, open_runtime
 from bedplate.types import Array
@@ -36,6 +36,7 @@ class Artifact:
         catalogue: the retrieval index, where the artifact has one.
         trained_until: the time up to which the model knows what happened, microseconds; None: that is not known.
         folder: where it was loaded from.
+        item_side: runs it with rows of candidates that are known from earlier requests; None: all are computed.
     """
 
     model: Model
@@ -44,6 +45,7 @@ class Artifact:
     catalogue: Catalogue | None = None
     trained_until: int | None = None
     folder: Path | None = None
+    item_side: ScoringSide | None = None
 
     def golden(self) -> list[files.Golden]:
         """The golden requests, read again."""
@@ -52,6 +54,12 @@ class Artifact:
     def run(self, batch: Batch, output: str) -> Any:
         """An output of the model for a batch."""
         return self.model.run(self.tensors(batch), [output])[0]
+
+    def score(self, batch: Batch, output: str) -> Any:
+        """As `run`, with the side of the candidates of earlier requests where it is kept."""
+        if self.item_side is None:
+            return self.run(batch, output)
+        return self.item_side.run(self.tensors(batch), [output])[0]
 
     def tensors(self, batch: Batch) -> dict[str, Array]:
         """What the model takes, of a batch."""

@@ -18,8 +18,8 @@ from bedplate.types import Array, Int64s
 OF_ITEM = "request_of_item"
 """The tensor that says the request of each item."""
 
-REQUESTS = "requests"
-"""The name of the size R in the signature of a model."""
+ITEMS, REQUESTS = "items", "requests"
+"""The names of the sizes N and R in the signature of a model."""
 
 _PADDED = ("sequence_ids.", "sequence_numbers.", "bag_ids.")
 """Tensors of the encoder that 0 pads: their second size may differ from request to request."""

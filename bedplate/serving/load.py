@@ -47,7 +47,14 @@ def load_pipeline(
         ArtifactError: a model's folder was changed, or doesn't reproduce its golden scores.
         StoreError: the store can't be read or does not hold a view.
     """
-    pipeline = Pipeline(service, graph, reader, _loaded_by(service, loader or Loader(registry, threads)), clock)
+    models = loader or Loader(registry, threads)
+    load = _loaded_by(service, models)
+
+    def kept(reference: str) -> Artifact:
+        artifact = load(reference)
+        return models.with_item_side(artifact) if reference == service.ranking else artifact
+
+    pipeline = Pipeline(service, graph, reader, kept, clock)
     try:
         pipeline.warm_up()
     except BedplateError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import final
 
 from bedplate.registry.registry import Registry
@@ -12,6 +13,7 @@ from bedplate.registry.version import ModelVersion
 from bedplate.serving.artifact import Artifact, load_artifact
 from bedplate.serving.batch_plan import measure
 from bedplate.serving.batcher import Batcher
+from bedplate.serving.item_side import open_item_side
 from bedplate.serving.joining import Joiner
 from bedplate.types import Array
 
@@ -30,18 +32,26 @@ class Loader:
         threads: of a call of a model.
         delay: how long a request may wait for others to share a call of a model with, seconds, where a measurement at
             loading shows that it pays; 0: calls are not shared, and nothing is measured.
-        say: told how calls are shared, of each model where they are.
+        item_bytes: what the candidates' side of a model, kept for later requests, may take; 0: it is not kept.
+        say: told how calls are shared, of each model where they are, and where a side is kept.
 
     Attributes:
         registry: as given.
     """
 
-    __slots__ = ("_delay", "_held", "_loaded", "_lock", "_say", "_threads", "registry")
+    __slots__ = ("_delay", "_held", "_item_bytes", "_loaded", "_lock", "_say", "_threads", "registry")
 
     def __init__(
-        self, registry: Registry, threads: int = 1, *, delay: float = 0.0, say: Callable[[str], None] = log.info
+        self,
+        registry: Registry,
+        threads: int = 1,
+        *,
+        delay: float = 0.0,
+        item_bytes: int = 0,
+        say: Callable[[str], None] = log.info,
     ) -> None:
         self.registry, self._threads, self._delay, self._say = registry, threads, delay, say
+        self._item_bytes = item_bytes
         self._loaded: dict[str, Artifact] = {}
         self._held: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -66,6 +76,20 @@ class Loader:
                 self._loaded[key] = artifact
             self._held[key] = self._held.get(key, 0) + 1
             return self._loaded[key]
+
+    def with_item_side(self, artifact: Artifact) -> Artifact:
+        """A loaded artifact that keeps its candidates' side, where that is to be had and pays; see `item_side`.
+
+        Raises:
+            ArtifactError: the model's file can't be read.
+        """
+        side = open_item_side(artifact, self._threads, self._item_bytes)
+        if side is None:
+            return artifact
+        artifact.model.runtime.trim(min((g.inputs for g in artifact.golden()), key=_size))  # few calls are whole now
+        place, most = artifact.model.place, self._item_bytes >> 20
+        self._say(f"{place}: what it computes of candidates alone is kept, in {most} MB at most")
+        return replace(artifact, item_side=side)
 
     def release(self, artifact: Artifact) -> None:
         """Says that an artifact is needed once less; the last closes its runtime."""

@@ -72,6 +72,14 @@ class SharedCalls(Protocol):
         ...
 
 
+class ScoringSide(Protocol):
+    """A model that keeps what it computes of candidates (`item_side.ItemSide`)."""
+
+    def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
+        """As `Runtime.run`."""
+        ...
+
+
 @final
 class Model:
     """A loaded model version.

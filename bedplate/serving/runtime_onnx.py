@@ -7,7 +7,7 @@ import importlib
 import math
 import mmap
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -16,6 +16,7 @@ import numpy as np
 from bedplate.errors import ArtifactError, RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.features.weights import linked
+from bedplate.serving.graph_sides import ELEMENTS, sides
 from bedplate.serving.runtime import Opening, Runtime, spec_of
 from bedplate.serving.tensors import from_bfloat16, to_bfloat16
 from bedplate.types import Array
@@ -137,14 +138,38 @@ def open_runtime(opening: Opening) -> Runtime:
     Raises:
         ArtifactError: the file can't be read, is no graph, or takes or gives something that is not a tensor.
     """
-    path = opening.path
+    graph, folder = _content(opening.path)
+    return OnnxRuntime(graph, opening.place, opening.threads, folder)
+
+
+def open_sides(opening: Opening, chosen: Collection[str]) -> tuple[OnnxRuntime, OnnxRuntime] | None:
+    """A graph as two: the first takes the inputs of these names, and what it gives the rest takes in their place.
+
+    None: nothing that costs time is of these inputs alone; see `graph_sides.sides`.
+
+    Raises:
+        ArtifactError: as `open_runtime`.
+    """
+    graph, folder = _content(opening.path)
+    try:
+        parts = sides(graph, chosen)
+        if parts is None:
+            return None
+        first = OnnxRuntime(parts.first, opening.place, opening.threads, folder)
+        between = list(first.outputs.values())
+        typed = sides(graph, chosen, between) if all(spec.dtype in ELEMENTS for spec in between) else None
+    except ValueError as error:
+        raise ArtifactError(f"the graph can't be read: {error}", where=str(opening.path)) from error
+    return None if typed is None else (first, OnnxRuntime(typed.rest, opening.place, opening.threads, folder))
+
+
+def _content(path: Path) -> tuple[bytes, Path | None]:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            graph, folder = _graph(mapped, path)
+            return _graph(mapped, path)
     except (OSError, ValueError) as error:  # ValueError: an empty file can't be mapped
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(f"the graph can't be read: {reason}", where=str(path)) from error
-    return OnnxRuntime(graph, opening.place, opening.threads, folder)
 
 
 def _graph(mapped: mmap.mmap, path: Path) -> tuple[bytes, Path | None]:

@@ -59,7 +59,7 @@ class ScoreStep:
                 scores = (await batcher.run(self._ranker.tensors(batch), [SCORE], progress.until))[0]
             else:
                 scores = self._limit.run(
-                    lambda: self._ranker.run(batch, SCORE), progress.until, is_patient=progress.is_strict
+                    lambda: self._ranker.score(batch, SCORE), progress.until, is_patient=progress.is_strict
                 )
         except Exception as error:  # noqa: BLE001  (whatever a model raises: candidates can be ranked without it)
             by = "the order of the candidates" if self._fallback is None else f"the order of '{self._fallback}'"

@@ -56,6 +56,19 @@ def test_cross_network_is_the_papers_formula(rank):
     torch.testing.assert_close(net(request, item, OF_ITEM), x)
 
 
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize("rank", [0, 5])
+def test_the_weighted_sum_of_crosses_is_that_of_the_output_and_so_are_its_gradients(layers, rank):
+    net, weight = CrossNetwork(4, 3, layers, rank), torch.randn(7, requires_grad=True)
+    request, item = torch.randn(3, 4), torch.randn(7, 3)
+    weights = [weight, *net.parameters()]
+    expected, got = net(request, item, OF_ITEM) @ weight, net.summed(request, item, OF_ITEM, weight)
+    torch.testing.assert_close(got, expected)
+    factors = torch.randn(7)
+    for one, other in zip(*(torch.autograd.grad(y @ factors, weights) for y in (got, expected)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def loop_attention(layer: CandidateAttention, item, elements, mask):
     rows = []
     for n, r in enumerate(OF_ITEM.tolist()):

@@ -248,11 +248,11 @@ def test_what_options_and_the_definition_say_of_reads_and_shared_calls_is_done(
     monkeypatch.setattr(base, "open_store", lambda *_, **__: MemoryStore())
     repository = Repository()
     with contextlib.ExitStack() as ending:
-        _load(tmp_path, None, repository, 3, 0.002, ending)
+        _load(tmp_path, None, repository, 3, 0.002, ending, 5)
     assert seen["name"] == "shop"
     assert seen["reader"].guard._seconds == pytest.approx(expected)
     loader = seen["loader"]
-    assert (loader._threads, loader._delay) == (3, 0.002)
+    assert (loader._threads, loader._delay, loader._item_bytes) == (3, 0.002, 5)
     assert repository._source is not None
     assert repository._source._loader is loader  # type: ignore[attr-defined]  # what is loaded is shared
 
