@@ -11,8 +11,8 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described
 from bedplate.models.base import Model, RetrievalModel
-from bedplate.models.config import implementation
 from bedplate.models.prediction import Prediction
+from bedplate.training.calling import model_of
 from bedplate.training.continuing import Beginning
 from bedplate.training.evaluate import predict
 from bedplate.training.exchange import alone
@@ -22,6 +22,7 @@ from bedplate.training.job import Job
 from bedplate.training.joining import Join
 from bedplate.training.prefetch import Ahead
 from bedplate.training.profile import Profile
+from bedplate.training.rehearsal import check_size
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 from bedplate.training.source import Batches
@@ -54,8 +55,13 @@ class Network:
     def fit(
         self, encoder: Encoder, training: Batches, validation: Batches, folder: Path, log: Log, show: Show | None
     ) -> TrainResult[Model]:
-        """Trains the network; see `Trainer.fit`."""
-        model: Model = implementation(self._job.model)(self._job.model, encoder.layout)
+        """Trains the network; see `Trainer.fit`.
+
+        Raises:
+            ArtifactError: it is too large to be exported.
+        """
+        model = model_of(self._job.model, encoder.layout)
+        check_size(model)
         state = self._inheritance.weights(model, encoder, folder)
         with alone() if self._join is None else self._join.connect() as exchange:
             if self._join is not None:

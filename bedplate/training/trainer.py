@@ -20,7 +20,7 @@ from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.training.average import Average
-from bedplate.training.calling import backward, loss_of, scores_of
+from bedplate.training.calling import backward, loss_of
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
@@ -31,6 +31,7 @@ from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, not
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.profile import Profile
+from bedplate.training.rehearsal import rehearse
 from bedplate.training.report import Log, Show, Status
 from bedplate.training.result import TrainResult
 from bedplate.training.schedule import factor
@@ -255,8 +256,7 @@ class _Run:
         self._lap("exchange" if self.exchange.count > 1 else "forward")
         own = self.forward(batch)
         if not self.rows:  # what comes to light with the first validation else, perhaps hours later
-            with torch.no_grad():
-                scores_of(self.model, own, batch)
+            rehearse(self.model, self.encoder, own, batch)
         self._lap("forward")
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
