@@ -7,13 +7,19 @@ from bedplate.models.config import implementation
 from bedplate.models.estimators import EstimatorConfig
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
+from bedplate.training.config import check_sharded
 from bedplate.training.continuing import Continuation
 from bedplate.training.job import Job
 from bedplate.training.learner import require_library
 
 
 def check_choices(
-    job: Job, continued: Continuation | None = None, registry: Registry | None = None, *, together: bool = False
+    job: Job,
+    continued: Continuation | None = None,
+    registry: Registry | None = None,
+    *,
+    together: bool = False,
+    sharded: bool = False,
 ) -> None:
     """Checks that the libraries know what a job chooses, and that it can go on from a version.
 
@@ -22,6 +28,7 @@ def check_choices(
         continued: from which version it is to go on; None: from nothing.
         registry: where that version is.
         together: whether several processes are to train it.
+        sharded: whether its embedding tables are to be spread over them.
 
     Raises:
         MissingExtraError: the model's library is not installed.
@@ -30,6 +37,8 @@ def check_choices(
         NotFoundError: there is no such version.
     """
     require_library(job, together=together)
+    if sharded:
+        check_sharded(job.trainer)
     if continued is not None:
         check_continues(job, None if registry is None else registry.get(continued.parent))
     if not isinstance(job.model, EstimatorConfig):

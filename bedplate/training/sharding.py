@@ -25,7 +25,7 @@ from bedplate.errors import ConfigError, MissingExtraError, StoreError, missing_
 from bedplate.layers.embedding import FusedEmbedding, Window, summed_rows, tables_of
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
-from bedplate.training.config import TrainerConfig
+from bedplate.training.config import TrainerConfig, check_sharded
 from bedplate.training.tables import Operation, Tables, load_here
 
 _PLACE = "training with sharded tables"
@@ -71,12 +71,7 @@ class ShardedTables(Tables):
     """
 
     def __init__(self, model: Model, config: TrainerConfig, folder: Path, operation: Operation) -> None:
-        if config.compile is not None:
-            raise ConfigError(
-                f"compile is '{config.compile}', and lookups of sharded tables can't be compiled",
-                where=_PLACE,
-                hint="leave compile out, " + _ALONE,
-            )
+        check_sharded(config)
         tables = tables_of(model)
         _check_own_weights(tables)
         self._shards = {name: _Shard(name, table, config, folder, operation) for name, table in tables.items()}

@@ -54,6 +54,15 @@ def test_what_a_library_does_not_know_is_refused_before_data_is_read(
     assert untouched(folder)
 
 
+def test_what_sharded_tables_can_not_do_is_refused_before_data_is_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "ranker", "--processes", "2", "--sharding", "torchrec", "trainer.compile=eager"]
+    assert command([*words, "--project", str(folder)]) == 2
+    assert "compile is 'eager', and lookups of sharded tables can't be compiled" in capsys.readouterr().err
+    assert untouched(folder)
+
+
 def test_a_network_does_not_go_on_from_an_estimator_nor_an_estimator_from_anything(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
