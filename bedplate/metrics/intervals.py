@@ -11,7 +11,6 @@ import numpy as np
 from bedplate.errors import DataError
 from bedplate.types import Array, Float64s
 
-
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """What Student's t stays below 97.5 times of 100, with 1, 2, ... degrees of freedom."""
 

@@ -22,6 +22,7 @@ from bedplate.training.comparison import combine, measure
 from bedplate.training.factors import FACTORS, Factor, Side
 from bedplate.training.interrupt import TrainingInterruptedError
 
+
 @final
 @dataclass(frozen=True, slots=True)
 class Experiment:

@@ -19,6 +19,7 @@ from bedplate.files import remove_leftovers
 from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
+from bedplate.stopping import Stop, stop_signals
 from bedplate.training.average import Average
 from bedplate.training.calling import backward, loss_of
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
@@ -27,7 +28,7 @@ from bedplate.training.evaluate import evaluate
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.forensics import not_finite
 from bedplate.training.forward import forward_pass
-from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.profile import Profile
@@ -101,7 +102,7 @@ class Trainer:
         if self.exchange.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-        with seeded(self.config.seed), noticed_interrupt() as interrupt:
+        with seeded(self.config.seed), stop_signals() as interrupt:
             run = _Run(self, model, encoder, train, validation, folder, interrupt)
             if optimizer is not None:
                 run.optimizer.load_state_dict(dict(optimizer))
@@ -120,7 +121,7 @@ class _Run:
         train: Batches,
         validation: Batches,
         folder: Path,
-        interrupt: Interrupt,
+        interrupt: Stop,
     ) -> None:
         self.config, self.log, self.show = trainer.config, trainer.log, trainer.show
         self.exchange, self.profile = trainer.exchange, trainer.profile
@@ -151,7 +152,9 @@ class _Run:
         stopped = self.progress.epoch < self.config.epochs
         self.tables.close()
         if self.exchange.rank == 0:
-            self.model.load_state_dict(load_state(self.folder / BEST, mapped=self.exchange.shards)["model"])
+            # What was too large for each process stays in the file, and is read where it is used.
+            best = load_state(self.folder / BEST, mapped=self.exchange.shards)["model"]
+            self.model.load_state_dict(best, assign=self.exchange.shards)
         self.model.eval()
         return TrainResult(
             model=self.model,
