@@ -80,7 +80,7 @@ def export(
         DefinitionError: a feature of the encoder has no definition.
     """
     check_place(folder, golden)
-    graph = to_onnx(model, served_tensors(model, encoder))
+    graph = to_onnx(model, served_tensors(model))
     return write_artifact(
         graph, partial(served, model), encoder, folder,
         features=features, golden=golden, catalogue=catalogue, models=models,

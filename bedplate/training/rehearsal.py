@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from bedplate.errors import ArtifactError
-from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
@@ -18,19 +17,18 @@ from bedplate.training.calling import scores_of, served_of
 _LARGEST = 2**31 - 2**24  # a protobuf message, which an ONNX file is, holds less than 2 GiB
 
 
-def rehearse(model: Model, encoder: Encoder, outputs: Mapping[str, Tensor], batch: TensorBatch) -> None:
+def rehearse(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch) -> None:
     """Checks what the first validation and the export will ask of a model, which it leaves as it was.
 
     Args:
         model: in training.
-        encoder: of the batch.
         outputs: of the model for the batch.
         batch: any.
 
     Raises:
         DefinitionError: `judged` or `served` fails, or gives something else than it should.
     """
-    names = {t.name for t in served_tensors(model, encoder)}
+    names = {t.name for t in served_tensors(model)}
     read = replace(batch, inputs={name: tensor for name, tensor in batch.items() if name in names})
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
@@ -45,12 +43,11 @@ def rehearse(model: Model, encoder: Encoder, outputs: Mapping[str, Tensor], batc
                     buffer.copy_(kept[name])
 
 
-def served_tensors(model: Model, encoder: Encoder) -> list[TensorSpec]:
+def served_tensors(model: Model) -> list[TensorSpec]:
     """The tensors that the exported graph may take."""
-    names = {f.tensor for f in encoder.fields if f.level in model.served_levels}
-    if "item" in model.served_levels:
-        names.add("request_of_item")
-    return [t for t in encoder.layout.tensors() if t.name in names]
+    sizes = {"request": "requests", "item": "items"}
+    firsts = {sizes[level] for level in model.served_levels}
+    return [tensor for tensor in model.layout.tensors() if tensor.shape[0] in firsts]
 
 
 def check_size(model: Model) -> None:

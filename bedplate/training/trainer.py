@@ -258,8 +258,8 @@ class _Run:
         self.tables.fetch(batch)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
         own = self.forward(batch)
-        if not self.rows:  # what comes to light with the first validation else, perhaps hours later
-            rehearse(self.model, self.encoder, own, batch)
+        if not self.rows and batch.rows:  # what comes to light with the first validation else, perhaps hours later
+            rehearse(self.model, own, batch)
         self._lap("forward")
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
