@@ -110,9 +110,9 @@ class Definitions:
         for dataset in self.datasets:
             parts += [dataset, *dataset.labels]
         for part in [*parts, *self.derived]:
-            called = f"{_CALLED.get(type(part).__name__, '')} '{getattr(part, 'name', '')}'"
-            if id(part) in places:
-                self.places.setdefault(called, places[id(part)])
+            kind = _CALLED.get(type(part).__name__)  # a variable may hold anything, whose attributes may raise
+            if kind is not None and id(part) in places:
+                self.places.setdefault(f"{kind} '{getattr(part, 'name', '')}'", places[id(part)])
 
     def is_in(self, file: str, called: str) -> bool:
         """Whether a definition, by what a message calls it, is made in a file."""
@@ -182,7 +182,7 @@ def _check_names(kind: str, made: Sequence[Any], places: Mapping[int, str]) -> N
 def _places(root: Path) -> dict[int, str]:
     """The file and line of every assignment at the top of a project's loaded files, by the id of the assigned value."""
     places: dict[int, str] = {}
-    loaded = [(m, Path(getattr(m, "__file__", None) or "/")) for m in list(sys.modules.values())]
+    loaded = [(m, Path(p)) for m in list(sys.modules.values()) for p in _files(m)[:1] if root.name in p]
     for module, path in [(m, p) for m, p in loaded if p.parent == root and p.suffix == ".py" and p.is_file()]:
         for statement in ast.parse(path.read_bytes()).body:
             targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
@@ -253,9 +253,16 @@ def _forget(name: str) -> None:
 
 def _is_of(root: Path, module: ModuleType) -> bool:
     """Whether a module is a project's own; an environment of libraries may be in its folder."""
-    places = [str(module.__dict__.get("__file__") or ""), *map(str, module.__dict__.get("__path__") or ())]
-    own = [Path(p).relative_to(root).parts for p in places if p and Path(p).is_relative_to(root)]
+    # Most are of libraries, of which there are thousands: only paths that may be below the folder are taken apart.
+    paths = [Path(p) for p in _files(module) if root.name in p]
+    own = [path.relative_to(root).parts for path in paths if path.is_relative_to(root)]
     return any(not {"site-packages", "dist-packages"} & set(parts) for parts in own)
+
+
+def _files(module: ModuleType) -> list[str]:
+    """The file of a module and the folders of a package; nothing of what is none, such as a lazy stand-in."""
+    known = getattr(module, "__dict__", {})
+    return [str(p) for p in (known.get("__file__"), *(known.get("__path__") or ())) if p]
 
 
 def _run(path: Path) -> ModuleType:

@@ -136,6 +136,12 @@ def test_definitions_in_lists_count(tmp_path: Path) -> None:
     assert list(Project(project(tmp_path, features=text)).views) == ["spending", "v1", "v2"]
 
 
+def test_a_variable_that_is_no_definition_may_hold_anything(tmp_path: Path) -> None:
+    """Even what raises when its name is asked for, as a text wrapper does whose file was taken from it."""
+    text = SHOP + "import io\nlog = io.TextIOWrapper(io.BytesIO())\nlog.detach()\n"
+    assert list(Project(project(tmp_path, features=text)).views) == ["spending"]
+
+
 def test_an_empty_project_is_one(tmp_path: Path) -> None:
     loaded = Project(project(tmp_path))
     assert loaded.apply() == []

@@ -59,19 +59,20 @@ def retrain(
     from bedplate.cli.runs_mirror import mirror_own
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
-    from bedplate.training.choices import check_choices
+    from bedplate.training.choices import check_choices, check_continues
     from bedplate.training.interrupt import TrainingInterruptedError
     from bedplate.training.job import Job
     from bedplate.training.report import on_stderr
-    from bedplate.training.retrain import Retraining, locked
+    from bedplate.training.retrain import Retraining, champion_of, locked
 
     if rows is not None and not continues:
         raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
     project = Project(directory)
     registry = Registry(project.config.registry_path)
     definition = project.find(Job, job).with_settings(settings)
-
     check_choices(definition)
+    if continues:
+        check_continues(definition, champion_of(registry, definition.name))
     with locked(registry, definition.name):
         project.apply(_told)
         retraining = Retraining(

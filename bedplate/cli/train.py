@@ -103,14 +103,14 @@ def train(
     from bedplate.training.profile import Profile
 
     place = own_place()
-    _check(resume, parent, rows, sharding, processes if place is None else place.count)
-    shard = None if sharding is None else _sharded()
     if place is not None and place.rank > 0:
         place.end_with_parent()
+    _check(resume, parent, rows, sharding, processes if place is None else place.count)
+    shard = None if sharding is None else _sharded()
     work = _Work(directory, job, settings, resume, files)
     if parent is not None:
         work.go_on(parent, rows or "since")
-    work.check(together=processes > 1 or place is not None)
+    work.check(together=processes > 1 or place is not None, sharded=shard is not None)
     if place is not None and place.rank > 0:
         work.help(partial(place.connect, shard, work.job.trainer.process_timeout))
         return
@@ -175,11 +175,11 @@ class _Work:
 
         self.continued = Continuation.of(self.registry.get(parent), rows)
 
-    def check(self, *, together: bool) -> None:
+    def check(self, *, together: bool, sharded: bool) -> None:
         """Checks what can be checked before any data is read."""
         from bedplate.training.choices import check_choices
 
-        check_choices(self.job, self.continued, self.registry, together=together)
+        check_choices(self.job, self.continued, self.registry, together=together, sharded=sharded)
 
     def train(self, connect: Connect | None, profile: Profile | None = None) -> Trained:
         """Trains it, with other processes or alone."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, final
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, final
 
 import numpy as np
 import torch
@@ -17,11 +18,29 @@ from bedplate.layers import kernels
 SPARSE_ROWS = 10_000
 """From so many rows on, gradients are sparse: to clear a dense one of this size costs more than to number the ids."""
 
-_HAS_ROWS = ContextVar("has_rows", default=True)
+Room: TypeAlias = "Callable[[tuple[int, int]], Tensor]"
+"""Gives the weights of a table of so many rows and columns, of any values."""
+
+_ROOM: ContextVar[Room] = ContextVar("room", default=torch.empty)
 
 
 @contextmanager
-def without_rows() -> Generator[None]:
+def tables_in(room: Room) -> Generator[None]:
+    """Lets tables be made whose weights are where the function has room for them, such as in a file.
+
+    >>> with tables_in(lambda shape: torch.full(shape, 7.0)):
+    ...     table = FusedEmbedding(rows=3, width=2)
+    >>> table.weight[0].tolist(), bool((table.weight == 7).any())
+    ([0.0, 0.0], False)
+    """
+    token = _ROOM.set(room)
+    try:
+        yield
+    finally:
+        _ROOM.reset(token)
+
+
+def without_rows() -> AbstractContextManager[None]:
     """Lets tables be made without weights, by a process that will hold only some rows of each.
 
     >>> with without_rows():
@@ -29,11 +48,7 @@ def without_rows() -> Generator[None]:
     >>> table.weight.is_meta, tuple(table.weight.shape)
     (True, (1000000000, 64))
     """
-    token = _HAS_ROWS.set(False)
-    try:
-        yield
-    finally:
-        _HAS_ROWS.reset(token)
+    return tables_in(partial(torch.empty, device="meta"))
 
 
 class Window(NamedTuple):
@@ -85,12 +100,11 @@ class FusedEmbedding(nn.Module):
         super().__init__()
         self.sparse = rows >= SPARSE_ROWS
         self.window: Window | None = None
-        if not _HAS_ROWS.get():
-            self.weight = nn.Parameter(torch.empty(rows, width, device="meta"))
-            return
-        self.weight = nn.Parameter(torch.randn(rows, width).mul_(scale))
-        with torch.no_grad():
-            self.weight[0] = 0.0
+        weight = _ROOM.get()((rows, width))
+        if not weight.is_meta:
+            weight.normal_().mul_(scale)
+            weight[0] = 0.0
+        self.weight = nn.Parameter(weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors [..., width] of ids [...] int64."""

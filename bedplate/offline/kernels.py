@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from bedplate.compiling import compiled
+from bedplate.hashing import finalized
 from bedplate.types import Array, Bools, Int64s
 
 SMALL = 12
@@ -35,12 +36,9 @@ def lower_bound(values: Int64s, start: Any, stop: Any, bound: Any) -> Any:
 
 
 @compiled
-def hash_word(word: Any) -> Any:
-    """The finaliser of splitmix64 (Steele, Lea, Flood 2014), for open addressing."""
-    x = np.uint64(word)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.int64((x ^ (x >> np.uint64(31))) & np.uint64(0x7FFFFFFFFFFFFFFF))
+def slot_word(word: Any) -> Any:
+    """The hash of an int64 for open addressing and buckets, an int64 that is not negative."""
+    return np.int64(finalized(word) & np.uint64(0x7FFFFFFFFFFFFFFF))
 
 
 @compiled
@@ -57,7 +55,7 @@ def hash_key(keys: Int64s, i: Any) -> Any:
     """The hash of row i."""
     mixed = np.int64(0)
     for c in range(keys.shape[1]):
-        mixed = hash_word(mixed ^ keys[i, c])
+        mixed = slot_word(mixed ^ keys[i, c])
     return mixed
 
 
@@ -269,7 +267,7 @@ def previous_same(values: Int64s, key_starts: Int64s, table: Int64s, out: Int64s
             size *= 2
         table[:size] = -1
         for i in range(start, stop):
-            slot = hash_word(values[i]) & (size - 1)
+            slot = slot_word(values[i]) & (size - 1)
             while table[slot] >= 0 and values[table[slot]] != values[i]:
                 slot = (slot + 1) & (size - 1)
             out[i] = table[slot]

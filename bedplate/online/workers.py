@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol, TypeAlias, final
@@ -15,6 +12,7 @@ from bedplate.errors import ConflictError, StoreError, UnavailableError, Uncerta
 from bedplate.online.measures import Measures
 from bedplate.online.streams import StuckError
 from bedplate.online.stuck import all_in_one
+from bedplate.stopping import stop_signals
 
 POLL = 1.0
 """How often the stream is asked for new events when following, in seconds."""
@@ -129,7 +127,7 @@ def run_workers(
         left = list(workers)
         waiting = {id(w): _Waiting(None if follow else patience) for w in workers}
         stuck: dict[int, tuple[StuckError, ...]] = {}
-        while left and not stop.is_set():
+        while left and not stop.asked:
             taken = busy = away = False
             for worker in list(left):
                 try:
@@ -145,7 +143,7 @@ def run_workers(
                     taken, busy = taken or turn.taken, busy or turn.busy
                     if turn.over and not turn.busy:
                         left.remove(worker)
-                if stop.is_set():
+                if stop.asked:
                     break
             if taken or away or not left:
                 continue
@@ -154,7 +152,7 @@ def run_workers(
             _show(progress, left)
             stop.wait(_BUSY if busy else poll)
         _check_none(stuck.values())
-        return stop.is_set()
+        return stop.asked
 
 
 def _check_none(stuck: Iterable[Sequence[StuckError]]) -> None:
@@ -174,25 +172,3 @@ def _show(progress: Progress | None, workers: Sequence[Worker]) -> None:
     if progress is not None:
         for worker in workers:
             progress(worker.measures)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Generator[threading.Event]:
-    """An event that SIGINT and SIGTERM set, the first time; only the main thread of a process gets signals."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _: object) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,20 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import stdev
 from typing import TypeAlias, final
 
 import msgspec
+import numpy as np
 
 from bedplate.errors import BedplateError, DataError
-from bedplate.metrics.intervals import Estimate
+from bedplate.metrics.intervals import Estimate, two_apart
 from bedplate.models.prediction import Prediction
 from bedplate.training.comparison import combine, measure
 from bedplate.training.factors import FACTORS, Factor, Side
 from bedplate.training.interrupt import TrainingInterruptedError
-
-_BOTH = 1.96 * 2**0.5
-"""The reach of the difference of two runs with other seeds, in standard deviations of one."""
 
 
 @final
@@ -236,4 +233,4 @@ def _noise(
     except DataError as error:
         return {}, (), error.message
     names = [name for name in values[0] if all(name in one for one in values)]
-    return {n: _BOTH * stdev([one[n].mean for one in values]) for n in names}, tuple(m.run for m in there[1:]), ""
+    return {n: two_apart(np.array([one[n].mean for one in values])) for n in names}, tuple(m.run for m in there[1:]), ""

@@ -10,9 +10,43 @@ from typing import Any
 from torch import Tensor
 
 from bedplate.errors import BedplateError, DefinitionError, reason
+from bedplate.features.encoding import Layout
+from bedplate.layers.axes import Axes
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
+from bedplate.models.config import ModelConfig, implementation
 from bedplate.models.outputs import nearest, of_tensor, shown
+from bedplate.models.prediction import Prediction
+
+
+def model_of(config: ModelConfig, layout: Layout) -> Model:
+    """A new model, with its first weights.
+
+    Args:
+        config: of the model.
+        layout: of the encoder's tensors.
+
+    Raises:
+        DefinitionError: its `__init__` fails, or does not call that of `Model`.
+    """
+    kind: type[Model] = implementation(config)
+    tensors = ", ".join(f"'{t.name}' {t.dtype} [{', '.join(map(str, t.shape))}]" for t in layout.tensors())
+    try:
+        model = kind(config, layout)
+    except BedplateError:
+        raise
+    except Exception as error:
+        hint = f"the batches will have: {tensors}"
+        if "before Module.__init__" in str(error):
+            hint = "call super().__init__(config, layout) first"
+        raise _failed(kind, "__init__", error, "", hint) from error
+    if not (hasattr(model, "config") and hasattr(model, "layout")):
+        raise DefinitionError(
+            "__init__ leaves the model without a config or a layout",
+            where=f"model '{kind.__name__}'",
+            hint="call super().__init__(config, layout)",
+        )
+    return model
 
 
 def outputs_of(model: Model, forward: Callable[[Any], Any], batch: TensorBatch) -> Mapping[str, Tensor]:
@@ -89,6 +123,80 @@ def scores_of(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch) -
     return scores
 
 
+def served_of(model: Model, batch: TensorBatch) -> Mapping[str, Tensor]:
+    """What the exported graph is to give: outputs whose first size is that of candidates or requests.
+
+    Args:
+        model: the model.
+        batch: only what the graph reads, see `Model.served_levels`.
+
+    Raises:
+        DefinitionError: `served` fails, or gives something else.
+    """
+    try:
+        outputs = model.served(dict(batch))
+    except BedplateError:
+        raise
+    except Exception as error:
+        raise _failure(model, "served", error, batch, batch) from error
+    of_items = "item" in model.served_levels
+    rows = batch.rows if of_items else len(batch.request_ids)
+    expected = f"a dict of tensors, each of [{rows}, ...]: a row for each {'candidate' if of_items else 'request'}"
+    if not isinstance(outputs, Mapping) or not outputs:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _wrong(model, "served", of_tensor(outputs), expected)
+    for name, value in outputs.items():
+        if not isinstance(value, Tensor) or not value.ndim or len(value) != rows:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _wrong(model, "served", f"'{name}' {of_tensor(value)}", expected)
+    return outputs
+
+
+def metrics_of(model: Model, prediction: Prediction) -> dict[str, float]:
+    """What a validation reports.
+
+    Raises:
+        DefinitionError: `metrics` fails, or gives something else than numbers by name.
+    """
+    try:
+        found = model.metrics(prediction)
+    except BedplateError:
+        raise
+    except Exception as error:
+        hint = f"the prediction has {len(prediction.scores):,} scores and the labels {sorted(prediction.labels)}"
+        raise _failed(type(model), "metrics", error, "", hint) from error
+    if not isinstance(found, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise _wrong(model, "metrics", of_tensor(found), "a dict of numbers by name")
+    try:
+        return {name: float(value) for name, value in found.items()}
+    except (TypeError, ValueError):
+        wrong = ", ".join(f"'{name}' {of_tensor(value)}" for name, value in found.items())
+        raise _wrong(model, "metrics", wrong, "numbers alone") from None
+
+
+def axes_of(model: Model) -> Axes:
+    """What the axes of a model's weights stand for, each of them a weight's, and as long as that is.
+
+    Raises:
+        DefinitionError: `axes` fails, names no weight, or has another number of labels than the weight has positions.
+    """
+    try:
+        found = model.axes()
+        named = {name: tuple(None if axis is None else tuple(axis) for axis in axes) for name, axes in found.items()}
+    except BedplateError:
+        raise
+    except Exception as error:
+        hint = "a dict with a tuple for each weight: of each of its axes the labels, or None (docs/retraining.md)"
+        raise _failed(type(model), "axes", error, "", hint) from error
+    weights = model.state_dict()
+    for name, axes in named.items():
+        if name not in weights:
+            hint = f"{nearest(name, weights)}it has: {shown(weights)}"
+            raise DefinitionError(f"axes has no weight '{name}'", where=f"model '{type(model).__name__}'", hint=hint)
+        labels, shape = [None if axis is None else len(axis) for axis in axes], weights[name].shape
+        if len(axes) > len(shape) or any(n not in (None, m) for n, m in zip(labels, shape, strict=False)):
+            raise _wrong(model, "axes", f"'{name}' labels {labels}", f"those of {list(shape)} positions")
+    return named
+
+
 def _wrong(model: Model, method: str, got: str, expected: str) -> DefinitionError:
     return DefinitionError(f"{method} gives {got}, expected {expected}", where=f"model '{type(model).__name__}'")
 
@@ -105,20 +213,25 @@ def _failure(
         named: what the code could read by name.
         batch: it was given.
     """
-    said = f"{type(error).__name__}: {reason(error)}"
+    said = ""
     hint = f"the batch has {batch.rows} candidates of {len(batch.request_ids)} requests: {shown(batch)}"
     if named is not batch:
         hint = f"forward gives: {shown(named)}; {hint}"
     if isinstance(error, KeyError) and error.args and isinstance(error.args[0], str) and error.args[0] not in named:
         said = f"there is no '{error.args[0]}'"
         hint = f"{nearest(error.args[0], named)}{hint}"
-    line = _line_of(model, error)
-    return DefinitionError(f"{what} fails{line}: {said}", where=f"model '{type(model).__name__}'", hint=hint)
+    return _failed(type(model), what, error, said, hint)
 
 
-def _line_of(model: Model, error: Exception) -> str:
+def _failed(kind: type[Model], what: str, error: Exception, said: str, hint: str) -> DefinitionError:
+    """The error for an exception of a model's code, which says itself what is wrong unless `said` does."""
+    said = said or f"{type(error).__name__}: {reason(error)}"
+    return DefinitionError(f"{what} fails{_line_of(kind, error)}: {said}", where=f"model '{kind.__name__}'", hint=hint)
+
+
+def _line_of(kind: type[Model], error: Exception) -> str:
     """Where in the code of the project's own classes it failed; empty where that is in no method of theirs."""
-    own = [kind for kind in type(model).__mro__ if kind.__module__.partition(".")[0] not in ("bedplate", "torch")]
-    files = {f.__code__.co_filename for kind in own for f in vars(kind).values() if isinstance(f, FunctionType)}
+    own = [one for one in kind.__mro__ if one.__module__.partition(".")[0] not in ("bedplate", "torch")]
+    files = {f.__code__.co_filename for one in own for f in vars(one).values() if isinstance(f, FunctionType)}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     return f" in line {frames[-1].lineno} of {frames[-1].filename.rpartition('/')[2]}" if frames else ""

@@ -9,7 +9,7 @@ from typing import Any, final
 import msgspec
 import torch
 
-from bedplate.errors import StoreError
+from bedplate.errors import StoreError, reason
 from bedplate.files import aside, fsync_dir, fsync_file
 
 CHECKPOINT = "checkpoint.pt"
@@ -56,12 +56,18 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """
     temporary = aside(path)
     try:
-        torch.save({"format": FORMAT, **state}, temporary)  # pyright: ignore[reportUnknownMemberType]
+        with temporary.open("wb") as file:  # torch's own writing to a path does not tell why it failed
+            torch.save({"format": FORMAT, **state}, file)  # pyright: ignore[reportUnknownMemberType]
         fsync_file(temporary)
         temporary.replace(path)
         fsync_dir(path.parent)
     except (OSError, RuntimeError) as error:
-        raise StoreError(f"the checkpoint can't be written: {error}", where=str(path)) from error
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise StoreError(
+            f"the checkpoint can't be written: {reason(cause)}",
+            where=str(path),
+            hint="the one before is whole, if there is one: once the disk takes it, go on with --resume",
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -6,13 +6,20 @@ from bedplate.errors import ConfigError
 from bedplate.models.config import implementation
 from bedplate.models.estimators import EstimatorConfig
 from bedplate.registry.registry import Registry
+from bedplate.registry.version import ModelVersion
+from bedplate.training.config import check_sharded
 from bedplate.training.continuing import Continuation
 from bedplate.training.job import Job
 from bedplate.training.learner import require_library
 
 
 def check_choices(
-    job: Job, continued: Continuation | None = None, registry: Registry | None = None, *, together: bool = False
+    job: Job,
+    continued: Continuation | None = None,
+    registry: Registry | None = None,
+    *,
+    together: bool = False,
+    sharded: bool = False,
 ) -> None:
     """Checks that the libraries know what a job chooses, and that it can go on from a version.
 
@@ -21,6 +28,7 @@ def check_choices(
         continued: from which version it is to go on; None: from nothing.
         registry: where that version is.
         together: whether several processes are to train it.
+        sharded: whether its embedding tables are to be spread over them.
 
     Raises:
         MissingExtraError: the model's library is not installed.
@@ -29,8 +37,10 @@ def check_choices(
         NotFoundError: there is no such version.
     """
     require_library(job, together=together)
+    if sharded:
+        check_sharded(job.trainer)
     if continued is not None:
-        _check_parent(job, continued, registry)
+        check_continues(job, None if registry is None else registry.get(continued.parent))
     if not isinstance(job.model, EstimatorConfig):
         if job.trainer.compile is not None:
             from bedplate.training.forward import require_backend
@@ -44,19 +54,27 @@ def check_choices(
         kind(job.model, (MatrixColumn("number"),))
 
 
-def _check_parent(job: Job, continued: Continuation, registry: Registry | None) -> None:
+def check_continues(job: Job, parent: ModelVersion | None) -> None:
+    """Checks that a job can go on from a version.
+
+    Args:
+        job: the job.
+        parent: the version; None: it is not there yet.
+
+    Raises:
+        ConfigError: an estimator should go on from a version, or a network from that of an estimator.
+    """
     if isinstance(job.model, EstimatorConfig):
         raise ConfigError(
-            f"a {job.model.title()} is trained from the beginning, and should go on from '{continued.parent}'",
+            f"a {job.model.title()} is trained from the beginning, and should go on from "
+            + ("its champion" if parent is None else f"'{parent}'"),
             where=job.place,
             hint="leave --continue out; bedplate retrain trains estimators too, without it",
         )
-    if registry is None:
-        return
-    parent = registry.get(continued.parent).manifest.config.get("model", {}).get("class")
-    if parent in _estimators(EstimatorConfig):
+    kind = None if parent is None else parent.manifest.config.get("model", {}).get("class")
+    if kind in _estimators(EstimatorConfig):
         raise ConfigError(
-            f"'{continued.parent}' is an estimator, of {parent}: it has no weights that the network of "
+            f"'{parent}' is an estimator, of {kind}: it has no weights that the network of "
             f"{job.model.title()} could begin with",
             where=job.place,
             hint="continue from a version of a network, or leave --continue out",

@@ -121,6 +121,20 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"clip_norm is {self.clip_norm}, expected more than 0 or null", where="trainer")
 
 
+def check_sharded(config: TrainerConfig) -> None:
+    """Checks that a model whose tables are spread over processes can be trained so.
+
+    Raises:
+        ConfigError: it is to be compiled.
+    """
+    if config.compile is not None:
+        raise ConfigError(
+            f"compile is '{config.compile}', and lookups of sharded tables can't be compiled",
+            where="training with sharded tables",
+            hint="leave compile out, or train without --sharding",
+        )
+
+
 def override(config: _Config, settings: Sequence[str], part: str = "") -> _Config:
     """A config with fields set by path, as in `trainer.learning_rate=0.01`.
 

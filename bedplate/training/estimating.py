@@ -29,8 +29,9 @@ from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.matrix import MatrixLayout
 from bedplate.models.nodes import SCORE, inputs_of, to_file
 from bedplate.models.prediction import Prediction
+from bedplate.stopping import stop_signals
 from bedplate.training.importance import write_importance
-from bedplate.training.interrupt import TrainingInterruptedError, noticed_interrupt
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.matrix_rows import MatrixRows, log_q_of
 from bedplate.training.memory import require_memory
@@ -82,7 +83,7 @@ class Estimating:
         seed, label = self._job.trainer.seed, self._job.model.label
         model: Estimator = self._kind(self._job.model, MatrixLayout(encoder).columns)
 
-        with noticed_interrupt() as interrupt:
+        with stop_signals() as interrupt:
             matrix = MatrixRows(encoder, label, folder / ROWS, interrupt, show)
 
             def rows() -> tuple[Rows, Rows]:

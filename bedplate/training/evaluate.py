@@ -12,7 +12,7 @@ from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.models.prediction import Prediction
-from bedplate.training.calling import loss_of, outputs_of, scores_of
+from bedplate.training.calling import loss_of, metrics_of, outputs_of, scores_of
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.source import Batches, Encoded, TensorSource
@@ -133,5 +133,5 @@ def evaluate(
     """The model's metrics on a source, and `loss`; the same in every process."""
     exchange = exchange or Alone()
     prediction = _scores(model, source, seed, ahead or Ahead(), exchange, tables)
-    metrics = {"loss": prediction.loss, **model.metrics(prediction)} if exchange.rank == 0 else {}
+    metrics = {"loss": prediction.loss, **metrics_of(model, prediction)} if exchange.rank == 0 else {}
     return exchange.of_first(metrics)

@@ -12,11 +12,11 @@ import torch
 from bedplate.batch import Batch, TextLookup
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
-from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Described, Signature
 from bedplate.models.base import Model, RetrievalModel
 from bedplate.training.graph import served, to_onnx
 from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
+from bedplate.training.rehearsal import served_tensors
 from bedplate.training.source import to_tensors
 from bedplate.types import Array
 
@@ -80,15 +80,8 @@ def export(
         DefinitionError: a feature of the encoder has no definition.
     """
     check_place(folder, golden)
-    graph = to_onnx(model, _served_tensors(model, encoder))
+    graph = to_onnx(model, served_tensors(model))
     return write_artifact(
         graph, partial(served, model), encoder, folder,
         features=features, golden=golden, catalogue=catalogue, models=models,
     )  # fmt: skip
-
-
-def _served_tensors(model: Model, encoder: Encoder) -> list[TensorSpec]:
-    names = {f.tensor for f in encoder.fields if f.level in model.served_levels}
-    if "item" in model.served_levels:
-        names.add("request_of_item")
-    return [t for t in encoder.layout.tensors() if t.name in names]

@@ -12,19 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bedplate.errors import ArtifactError
 from bedplate.features.artifact import compare
 from bedplate.features.encoding import TensorSpec
 from bedplate.features.weights import aligned
 from bedplate.models.base import Model
 from bedplate.training.packing import Graph, Session
+from bedplate.training.rehearsal import check_size
 from bedplate.types import Array
 
 # This part of torch has no complete types.
 _onnx: Any = importlib.import_module("torch.onnx")
 
 OPSET = 17
-_LARGEST = 2**31 - 2**24  # a protobuf message, which an ONNX file is, holds less than 2 GiB
 _CHECKS = ((1, 1, 0), (1, 1, 1), (1, 40, 7), (3, 17, 0), (3, 17, 5), (5, 5, 50))
 
 
@@ -56,13 +55,7 @@ def to_onnx(model: Model, tensors: Sequence[TensorSpec]) -> Graph:
     Raises:
         ArtifactError: the weights are too large for one file, or the graph computes something else.
     """
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
-    if size > _LARGEST:
-        raise ArtifactError(
-            f"the weights are {size / 2**30:.1f} GiB, expected less than 2",
-            where="export",
-            hint="raise min_count of the largest vocabularies",
-        )
+    check_size(model)
     model.eval()
     example = random_inputs(tensors, model.layout.rows, requests=3, items=17, length=5, seed=0)
     outputs = _describe(model, example)

@@ -12,8 +12,7 @@ from bedplate.errors import StoreError
 from bedplate.features.encoder import Encoder
 from bedplate.features.view import Feature
 from bedplate.layers.embedding import without_rows
-from bedplate.models.base import Model
-from bedplate.models.config import implementation
+from bedplate.training.calling import model_of
 from bedplate.training.checks import check_job
 from bedplate.training.continuing import Continuation
 from bedplate.training.evidence import definitions_of, fingerprint
@@ -66,6 +65,6 @@ def help_train(
         checkpoints = Path(folder)
         encoder = Encoder.load(checkpoints.parent / ENCODER)
         with without_rows() if exchange.shards else nullcontext():
-            model: Model = implementation(job.model)(job.model, encoder.layout)
+            model = model_of(job.model, encoder.layout)
         state = first_state(model, checkpoints)
         Trainer(job.trainer, exchange=exchange).fit(model, encoder, training, validation, checkpoints, state)

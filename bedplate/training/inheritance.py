@@ -11,9 +11,9 @@ from bedplate.errors import NotFoundError, StoreError
 from bedplate.features.artifact import compare, read_golden
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model
-from bedplate.models.config import implementation
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
+from bedplate.training.calling import model_of
 from bedplate.training.carried_encoder import Definitions, carried_encoder, kept_features
 from bedplate.training.carried_optimizer import carried_optimizer
 from bedplate.training.checkpoint import BEST, CHECKPOINT, load_state, save_state
@@ -72,7 +72,7 @@ class Parent:
             converted = msgspec.convert(config, type(self._job.model))
         except msgspec.ValidationError as error:
             raise _other(f"its config is not one of {kind}: {error}", self.version) from None
-        model: Model = implementation(self._job.model)(converted, self.encoder.layout)
+        model = model_of(converted, self.encoder.layout)
         try:
             model.load_state_dict(load_state(self._folder / "checkpoints" / BEST)["model"])
         except RuntimeError as error:

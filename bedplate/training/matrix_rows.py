@@ -16,7 +16,8 @@ from bedplate.features.encoder import Encoder
 from bedplate.files import new_folder
 from bedplate.models.estimator import Rows
 from bedplate.models.matrix import MatrixLayout
-from bedplate.training.interrupt import Interrupt, TrainingInterruptedError
+from bedplate.stopping import Stop
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.report import RoundStatus, Show
 from bedplate.training.wrong_rows import written_rows
 from bedplate.types import Array, Bools, Float32s
@@ -42,7 +43,7 @@ class MatrixRows:
         show: takes the status after each batch.
     """
 
-    def __init__(self, encoder: Encoder, label: str, folder: Path, interrupt: Interrupt, show: Show | None) -> None:
+    def __init__(self, encoder: Encoder, label: str, folder: Path, interrupt: Stop, show: Show | None) -> None:
         self.layout = MatrixLayout(encoder)
         self._encoder, self._label, self._folder = encoder, label, folder
         self._interrupt, self._show = interrupt, show

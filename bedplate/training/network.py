@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -10,9 +12,10 @@ from bedplate.batch import Batch
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described
+from bedplate.layers.embedding import tables_in
 from bedplate.models.base import Model, RetrievalModel
-from bedplate.models.config import implementation
 from bedplate.models.prediction import Prediction
+from bedplate.training.calling import model_of
 from bedplate.training.continuing import Beginning
 from bedplate.training.evaluate import predict
 from bedplate.training.exchange import alone
@@ -22,9 +25,11 @@ from bedplate.training.job import Job
 from bedplate.training.joining import Join
 from bedplate.training.prefetch import Ahead
 from bedplate.training.profile import Profile
+from bedplate.training.rehearsal import check_size
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 from bedplate.training.source import Batches
+from bedplate.training.tables import in_file
 from bedplate.training.trainer import Trainer
 
 
@@ -54,10 +59,17 @@ class Network:
     def fit(
         self, encoder: Encoder, training: Batches, validation: Batches, folder: Path, log: Log, show: Show | None
     ) -> TrainResult[Model]:
-        """Trains the network; see `Trainer.fit`."""
-        model: Model = implementation(self._job.model)(self._job.model, encoder.layout)
-        state = self._inheritance.weights(model, encoder, folder)
+        """Trains the network; see `Trainer.fit`.
+
+        Raises:
+            ArtifactError: it is too large to be exported.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
         with alone() if self._join is None else self._join.connect() as exchange:
+            with tables_in(partial(in_file, folder=folder)) if exchange.shards else nullcontext():
+                model = model_of(self._job.model, encoder.layout)
+                check_size(model)
+                state = self._inheritance.weights(model, encoder, folder)
             if self._join is not None:
                 exchange.of_first((self._join.fingerprint, str(folder)))
             trainer = Trainer(self._job.trainer, log=log, show=show, exchange=exchange, profile=self._profile)

@@ -61,10 +61,10 @@ class Place:
             timeout: how long an operation may wait for the others, of processes that torchrun started. Those of
                 `Workers` wait for as long as the first one is there, which has a `Watch`.
         """
-        from bedplate.training.together import connected
+        from bedplate.training.together import AGENT, connected
 
         self.operations.announce()
-        meeting = "env://" if self.folder is None else f"file://{self.folder / _STORE}"
+        meeting = AGENT if self.folder is None else f"file://{self.folder / _STORE}"
         with connected(self.operations, self.count, meeting, FOREVER if self.folder else timeout, shard) as exchange:
             yield exchange
 

@@ -17,7 +17,7 @@ import msgspec
 
 from bedplate.canonical import digest
 from bedplate.datasets.loaded import LoadedDataset
-from bedplate.errors import ConflictError, DefinitionError, NotFoundError, StoreError
+from bedplate.errors import ConflictError, DataError, DefinitionError, NotFoundError, StoreError
 from bedplate.features.encoding import CANDIDATE
 from bedplate.features.signature import Signature
 from bedplate.features.view import Feature
@@ -32,6 +32,7 @@ from bedplate.training.champion import score_test, with_requests
 from bedplate.training.comparison import Comparison, compare, measure
 from bedplate.training.continuing import Continuation, Rows
 from bedplate.training.evidence import RETRAINING, RUN_ONLY, definitions_of
+from bedplate.training.fitness import check_fitness
 from bedplate.training.freshness import label_problems, problems
 from bedplate.training.job import Job
 from bedplate.training.predictions import read_predictions
@@ -129,7 +130,7 @@ class Retraining:
         self._job, self._dataset, self._features = job, dataset, features
         self._registry, self._root, self._widen = registry, root, widen
         self._definitions = definitions_of(job, dataset, features)
-        self._champion = _champion(registry, job.name)
+        self._champion = champion_of(registry, job.name)
         goes_on = rows is not None and self._champion is not None
         self._continued = Continuation.of(self._champion, rows) if goes_on and self._champion and rows else None
         self._id = digest([job.form(), self._definitions, dict(dataset.snapshots), str(self._champion), str(rows)])
@@ -185,6 +186,10 @@ class Retraining:
         """The refusal of data that no model should be trained or judged on, or of a champion that can't be compared."""
         wrong = problems(self._dataset, self._job.inputs, self._job.promotion)
         wrong += label_problems(self._dataset, self._job.model.label, self._champion, self._job.promotion)
+        try:
+            check_fitness(self._job, self._learnt())
+        except DataError as error:
+            wrong.append(error.message)
         judged = len(self._fresh())
         if judged < self._job.promotion.minimum_requests:
             wrong.append(
@@ -198,6 +203,10 @@ class Retraining:
                 wrong.append(f"the champion can't be compared on this data: {error.message}")
         return self._outcome("refused", wrong, requests=judged) if wrong else None
 
+    def _learnt(self) -> LoadedDataset:
+        """The dataset with the training rows that are to be learnt."""
+        return self._dataset if self._continued is None else self._continued.dataset(self._dataset)
+
     def _fresh(self) -> Int64s:
         """The ids of the test requests that neither model knows anything of."""
         rows, (first, last) = self._dataset.spine.rows, self._dataset.positions("test")
@@ -210,8 +219,7 @@ class Retraining:
         return "" if known is None else f" are later than {format_time(known)}, which {self._champion} knows"
 
     def _what(self) -> str:
-        dataset = self._dataset if self._continued is None else self._continued.dataset(self._dataset)
-        first, last = dataset.positions("train")
+        first, last = self._learnt().positions("train")
         how = "from the beginning" if self._continued is None else f"from {self._champion} on"
         against = "against no champion" if self._champion is None else f"against {self._champion}"
         return f"{last - first:,} training requests {how}, judged on {len(self._fresh()):,} {against}"
@@ -286,7 +294,8 @@ class Retraining:
         return outcome
 
 
-def _champion(registry: Registry, name: str) -> ModelVersion | None:
+def champion_of(registry: Registry, name: str) -> ModelVersion | None:
+    """The champion of a model; None: it has none, or is not there."""
     try:
         return registry.get(name, CHAMPION)
     except NotFoundError:

@@ -17,7 +17,8 @@ from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.boosting import Boosted, Segment, bias_of
 from bedplate.models.estimator import Estimator, Rows
 from bedplate.models.prediction import Prediction
-from bedplate.training.interrupt import Interrupt, TrainingInterruptedError
+from bedplate.stopping import Stop
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.report import Log, RoundStatus, Show
 from bedplate.training.result import TrainResult
 from bedplate.types import Float64s, Int64s
@@ -78,7 +79,7 @@ class Rounds:
         metric: str,
         identity: dict[str, str],
         folder: Path,
-        interrupt: Interrupt,
+        interrupt: Stop,
         log: Log,
         show: Show | None,
     ) -> None:

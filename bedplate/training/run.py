@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 import numpy as np
 
 from bedplate.batch import Batch
-from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates
 from bedplate.datasets.loader import Loader
-from bedplate.datasets.rates import label_rate
 from bedplate.datasets.split import SPLITS
 from bedplate.datasets.written import WrittenDataset
-from bedplate.errors import DataError, NotFoundError
+from bedplate.errors import NotFoundError
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
@@ -32,11 +30,11 @@ from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, RunRecord, StoredRun
 from bedplate.registry.version import ModelVersion
-from bedplate.training.checks import check_job
 from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.difference import TEST
 from bedplate.training.evidence import definitions_of, fingerprint, models_behind, require_same, run_config
+from bedplate.training.fitness import check_fitness
 from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
@@ -132,7 +130,7 @@ def train(
     continued = continued if began is None else Continuation.began(began)
     check_choices(job, continued, registry, together=connect is not None)
     dataset = dataset if continued is None else continued.dataset(dataset, files=files is not None)
-    rates = _check(job, dataset)
+    rates = check_fitness(job, dataset)
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
@@ -223,46 +221,6 @@ def batches_of(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence
         return [Loader(dataset, split) for split in SPLITS]
     files.check(dataset)
     return [files.loader(split) for split in SPLITS]
-
-
-def _check(job: Job, dataset: LoadedDataset) -> dict[str, LabelRate]:
-    """Checks that the job can be run on the dataset; the rate of its label in each split."""
-    check_job(job, {job.dataset: dataset.compiled})
-    _check_labelled(job, dataset)
-    audit(dataset).require()
-    rates = {split: label_rate(dataset, job.model.label, split) for split in SPLITS}
-    if job.model.needs_binary:
-        for split, found in rates.items():
-            _check_both(found, job, dataset, split)
-    return rates
-
-
-def _check_labelled(job: Job, dataset: LoadedDataset) -> None:
-    """Raises `DataError` where a split has requests, and none of them has the label of the model."""
-    label = job.model.label
-    for split in SPLITS:
-        first, last = dataset.positions(split)
-        if first < last and not dataset.labelled(label, split):
-            raise DataError(
-                f"label '{label}' is known for none of the {last - first:,} requests of the split '{split}'",
-                where=f"{job.place}: dataset '{job.dataset}'",
-                hint="its horizon, with its maturity, runs past the end of the data or into the next split: choose "
-                "other times for the split; or it is masked where nothing happened, and nothing did",
-            )
-
-
-def _check_both(found: LabelRate, job: Job, dataset: LoadedDataset, split: str) -> None:
-    """Raises `DataError` where all rows of a split have the same binary label; drawn negatives are of the other one."""
-    drawn = dataset.compiled.negatives is not None
-    if found.has_both or not found.rows or (drawn and found.positives):
-        return
-    raise DataError(
-        f"label '{job.model.label}' is {'1' if found.positives else '0'} in all {found.rows:,} rows of the split "
-        f"'{split}', expected both 0 and 1",
-        where=f"{job.place}: dataset '{job.dataset}'",
-        hint="does the label's source still get what happened? Of one class nothing can be learnt, and nothing be "
-        "judged on it; a split that is merely short needs more time",
-    )
 
 
 def _encoder(

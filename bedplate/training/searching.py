@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 
 from bedplate.canonical import digest
-from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.loader import Loader
 from bedplate.features.encoder import Encoder
@@ -17,9 +16,9 @@ from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
 from bedplate.files import new_folder
 from bedplate.registry.registry import Registry
-from bedplate.training.checks import check_job
 from bedplate.training.continuing import Beginning
 from bedplate.training.evidence import definitions_of
+from bedplate.training.fitness import check_fitness
 from bedplate.training.job import Job
 from bedplate.training.learner import learner_of
 from bedplate.training.search import Choice, Search
@@ -46,15 +45,14 @@ def open_study(
     Raises:
         DefinitionError: the job does not fit the dataset.
         ConfigError: a path of the space is of no choice of the job, or a value of another type.
-        DataError: training rows know what the served model can't.
+        DataError: the data are not fit to be trained on, see `fitness.check_fitness`.
     """
     if search.metric is not None:
         job = job.with_settings([f"trainer.metric={search.metric}"])
-    check_job(job, {job.dataset: dataset.compiled})
     for path, values in search.space.items():
         for value in values.values if isinstance(values, Choice) else (values.low, values.high):
             job.with_settings([f"{path}={msgspec.json.encode(value).decode()}"])
-    audit(dataset).require()
+    check_fitness(job, dataset)
     definitions = definitions_of(job, dataset, features)
     id = digest([job.form(), search.form(), definitions, dict(dataset.snapshots)])[:12]
     folder = registry.root / STUDIES / search.name / id

@@ -7,26 +7,23 @@ the model then looks them up, and one sum of gradients that Adagrad sees. `docs/
 from __future__ import annotations
 
 import logging
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bedplate.errors import ConfigError, MissingExtraError, StoreError, missing_extra
+from bedplate.errors import ConfigError, MissingExtraError, missing_extra
 from bedplate.layers.embedding import FusedEmbedding, Window, summed_rows, tables_of
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
-from bedplate.training.config import TrainerConfig
-from bedplate.training.tables import Operation, Tables, load_here
+from bedplate.training.config import TrainerConfig, check_sharded
+from bedplate.training.tables import Operation, Tables, in_file, load_here
 
 _PLACE = "training with sharded tables"
 _ALONE = "or train without --sharding"
@@ -71,12 +68,7 @@ class ShardedTables(Tables):
     """
 
     def __init__(self, model: Model, config: TrainerConfig, folder: Path, operation: Operation) -> None:
-        if config.compile is not None:
-            raise ConfigError(
-                f"compile is '{config.compile}', and lookups of sharded tables can't be compiled",
-                where=_PLACE,
-                hint="leave compile out, " + _ALONE,
-            )
+        check_sharded(config)
         tables = tables_of(model)
         _check_own_weights(tables)
         self._shards = {name: _Shard(name, table, config, folder, operation) for name, table in tables.items()}
@@ -358,19 +350,3 @@ def _pieces(rows: Tensor) -> Iterator[Tensor]:
     """Views of rows, each of about so many numbers as are told at once."""
     most = max(1, _PIECE // max(1, rows[:1].numel()))
     return (rows[at : at + most] for at in range(0, len(rows), most))
-
-
-def in_file(shape: Sequence[int], folder: Path) -> Tensor:
-    """A tensor in a file that is gone with it, for which the system needs no memory while others want it."""
-    size = int(np.prod(shape)) * 4
-    try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            # A full disk is an error here; when the memory is written, it would be the end of the process.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=tuple(shape)))  # pyright: ignore[reportUnknownMemberType]
-    except OSError as error:
-        raise StoreError(
-            f"no room for {size / 1e9:.2f} GB of an embedding table, put together for a checkpoint: {error}",
-            where=str(folder),
-        ) from error

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeAlias, final
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from bedplate.errors import StoreError
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.training.config import TrainerConfig
@@ -101,3 +106,27 @@ def load_here(model: Model, weights: Mapping[str, Tensor]) -> None:
     """Gives a model its weights, except those whose rows are elsewhere."""
     elsewhere = {name: own for name, own in model.state_dict().items() if own.is_meta}
     model.load_state_dict({**weights, **elsewhere})
+
+
+def in_file(shape: Sequence[int], folder: Path) -> Tensor:
+    """A tensor of float32 in a file that is gone with it, for which the system needs no memory while others want it.
+
+    Args:
+        shape: of the tensor.
+        folder: where the file is, without a name.
+
+    Raises:
+        StoreError: there is no room for it on the disk.
+    """
+    size = int(np.prod(shape)) * 4
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # A full disk is an error here; when the memory is written, it would be the end of the process.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            return torch.from_numpy(np.memmap(file, np.float32, "r+", shape=tuple(shape)))  # pyright: ignore[reportUnknownMemberType]
+    except OSError as error:
+        raise StoreError(
+            f"no room for {size / 1e9:.2f} GB of an embedding table: {error}",
+            where=str(folder),
+        ) from error

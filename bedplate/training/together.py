@@ -8,6 +8,8 @@ processes, and on nothing else but the seed and the step.
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -44,6 +46,11 @@ _SPARSE_ROWS = 10_000
 
 _MEETING = timedelta(hours=6)
 """How long a process waits until the others are there, each of which may have other things to do first."""
+
+AGENT = "env://"
+"""Where processes meet that torchrun started: in a store that is of none of them."""
+
+_ANSWER = 3.0  # seconds
 
 _DRAWS = 4
 """The purpose of the seeds; see `counter.streams`."""
@@ -177,8 +184,9 @@ def _reaching(operations: Operations) -> Generator[None]:
         with operations.one():
             yield
     except (dist.DistError, RuntimeError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise PeerLostError(f"another process of the training is gone: {lines[0]}", where="training") from error
+        said = re.sub(r"^\[\S*\] *", "", str(error).strip())  # gloo begins with a line of its own source
+        line = next(iter(said.splitlines()), type(error).__name__)
+        raise PeerLostError(f"another process of the training is gone: {line}", where="training") from error
 
 
 @contextmanager
@@ -190,26 +198,47 @@ def connected(
     Args:
         operations: of this process.
         count: how many processes there are.
-        meeting: where they meet: `file://PATH` of a file that is not there yet, or `env://`, as torchrun sets it.
+        meeting: where they meet: `file://PATH` of a file that is not there yet, or `AGENT`, as torchrun sets it.
         timeout: how long an operation waits for the others, once all are there.
         shard: spreads embedding tables over the processes; None: each has them whole.
 
     Raises:
-        PeerLostError: the others do not come.
+        PeerLostError: the others do not come, or one of them was lost; it is named where nobody watches them.
     """
     threads = torch.get_num_threads()
     with _reaching(operations):
-        _join(operations.rank, count, meeting, timedelta(microseconds=parse_duration(timeout)))
+        store = _join(operations.rank, count, meeting, timedelta(microseconds=parse_duration(timeout)))
     torch.set_num_threads(max(1, threads // count))
     try:
         yield Together(operations, shard)
+    except PeerLostError as error:
+        silent = _silent(store, operations.rank, count) if meeting == AGENT else []
+        if not silent:
+            raise
+        ranks = f"{'es' if len(silent) > 1 else ''} of rank {' and '.join(map(str, silent))}"
+        raise PeerLostError(
+            f"the process{ranks} ended, or held up the others for {timeout} (trainer.process_timeout): {error.message}",
+            where=error.where,
+        ) from error
     finally:
         torch.set_num_threads(threads)
         dist.destroy_process_group()
 
 
-def _join(rank: int, count: int, meeting: str, timeout: timedelta) -> None:
-    """Waits until all processes are there, and makes torch's process group of them."""
+def _silent(store: Store, rank: int, count: int) -> list[int]:
+    """The ranks of those that do not say soon that they, too, have lost another one."""
+    store.set(f"lost by {rank}", "")
+    until, found = time.monotonic() + _ANSWER, list[int]()
+    for other in range(count):
+        try:
+            store.wait([f"lost by {other}"], timedelta(seconds=max(0.1, until - time.monotonic())))
+        except (dist.DistError, RuntimeError):
+            found.append(other)
+    return found
+
+
+def _join(rank: int, count: int, meeting: str, timeout: timedelta) -> Store:
+    """Waits until all processes are there, and makes torch's process group of them; returns where they met."""
     untyped: Any = dist
     store: Store = next(untyped.rendezvous(meeting, rank, count, timeout=_MEETING))[0]
     store.set(f"rank {rank}", "there")
@@ -221,3 +250,4 @@ def _join(rank: int, count: int, meeting: str, timeout: timedelta) -> None:
         rank=rank,
         store=PrefixStore("training", store),
     )
+    return store

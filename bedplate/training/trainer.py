@@ -20,19 +20,21 @@ from bedplate.files import remove_leftovers
 from bedplate.metrics.classification import LOWER_IS_BETTER
 from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
+from bedplate.stopping import Stop, stop_signals
 from bedplate.training.average import Average
-from bedplate.training.calling import backward, loss_of, scores_of
+from bedplate.training.calling import backward, loss_of
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.forensics import not_finite
 from bedplate.training.forward import forward_pass
-from bedplate.training.interrupt import Interrupt, TrainingInterruptedError, noticed_interrupt
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.kept import Kept
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.profile import Profile
+from bedplate.training.rehearsal import rehearse
 from bedplate.training.report import Log, Show, Status
 from bedplate.training.result import TrainResult
 from bedplate.training.schedule import factor
@@ -103,7 +105,7 @@ class Trainer:
         if self.exchange.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-        with seeded(self.config.seed), noticed_interrupt() as interrupt:
+        with seeded(self.config.seed), stop_signals() as interrupt:
             run = _Run(self, model, encoder, train, validation, folder, interrupt)
             if optimizer is not None:
                 run.optimizer.load_state_dict(dict(optimizer))
@@ -122,7 +124,7 @@ class _Run:
         train: Batches,
         validation: Batches,
         folder: Path,
-        interrupt: Interrupt,
+        interrupt: Stop,
     ) -> None:
         self.config, self.log, self.show = trainer.config, trainer.log, trainer.show
         self.exchange, self.profile = trainer.exchange, trainer.profile
@@ -159,7 +161,9 @@ class _Run:
         stopped = self.progress.epoch < self.config.epochs
         self.tables.close()
         if self.exchange.rank == 0:
-            self.model.load_state_dict(load_state(self.folder / BEST, mapped=self.exchange.shards)["model"])
+            # What was too large for each process stays in the file, and is read where it is used.
+            best = load_state(self.folder / BEST, mapped=self.exchange.shards)["model"]
+            self.model.load_state_dict(best, assign=self.exchange.shards)
         self.model.eval()
         return TrainResult(
             model=self.model,
@@ -264,9 +268,8 @@ class _Run:
         self.tables.fetch(batch)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
         own = self.forward(batch)
-        if not self.rows:  # what comes to light with the first validation else, perhaps hours later
-            with torch.no_grad():
-                scores_of(self.model, own, batch)
+        if not self.rows and batch.rows:  # what comes to light with the first validation else, perhaps hours later
+            rehearse(self.model, own, batch)
         self._lap("forward")
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
         self._lap("exchange" if self.exchange.count > 1 else "forward")

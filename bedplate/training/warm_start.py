@@ -22,6 +22,7 @@ from bedplate.features.vocabulary import FIRST_KNOWN_ROW, UNKNOWN_ROW
 from bedplate.layers.axes import Axis, InputColumn
 from bedplate.layers.embedding import table_names
 from bedplate.models.base import Model
+from bedplate.training.calling import axes_of
 from bedplate.training.carried_encoder import shared_vocabularies
 from bedplate.types import Int64s
 
@@ -117,7 +118,7 @@ class WarmStart:
         same = self.parent.columns() == self.own.columns() and all(
             f.feature in self.kept for f in self.own.encoder.fields
         )
-        if not same and not self.own.model.axes():
+        if not same and not axes_of(self.own.model):
             raise DefinitionError(
                 "its features differ from those of the parent, and the model does not say what reads them",
                 where=f"model '{now.__qualname__}'",
@@ -126,7 +127,7 @@ class WarmStart:
 
     def _planned(self) -> Iterator[tuple[str, _Plan]]:
         was, now = self.parent.model, self.own.model
-        parent_axes, own_axes = was.axes(), now.axes()
+        parent_axes, own_axes = axes_of(was), axes_of(now)
         tables = table_names(now)
         found, given = was.state_dict(), {k: n for n, axes in parent_axes.items() if (k := _given(axes)) is not None}
         for name, tensor in now.state_dict().items():

@@ -120,8 +120,12 @@ def test_the_change_is_attributed_and_every_run_is_made_once(
     assert (code, len(registry.runs())) == (0, made)
     assert "train" not in [line.rpartition(" ")[2] for line in err.splitlines()]
     rows = {line.split()[0]: line for line in out.splitlines() if line}
-    assert rows["code"].endswith("differs")
+    assert rows["code"].endswith("within the noise of seeds"), "of two runs hardly anything is known of it"
     assert "swapped alone" in out
+    _, out, _ = call("--metric", "auc", "--seeds", "0")
+    rows = {line.split()[0]: line for line in out.splitlines() if line}
+    assert rows["code"].endswith("differs")
+    assert "noise of seeds: not known" in out
     assert call("--metric", "acu")[0] == 4
 
 

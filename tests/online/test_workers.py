@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from bedplate.online.redis import RedisStore
 from bedplate.online.state import read_state
 from bedplate.online.workers import run_workers
 from bedplate.sources.base import Source
+from bedplate.stopping import Stop
 from bedplate.testing.columns import plain
 from bedplate.testing.online_store import write_files
 from bedplate.testing.simulator import START, USER
@@ -104,17 +104,17 @@ def test_a_store_that_is_away_is_waited_for_a_while(store: TroubledStore, tmp_pa
 
 
 def test_waits_grow_up_to_a_bound(store: TroubledStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    waits: list[float | None] = []
+    waits: list[float] = []
 
-    def wait(event: threading.Event, seconds: float | None = None) -> bool:
+    def wait(stop: Stop, seconds: float) -> bool:
         waits.append(seconds)
         if len(waits) == 8:
             store.mood = "well"
         if len(waits) == 12:
-            event.set()
-        return event.is_set()
+            stop.asked = True
+        return stop.asked
 
-    monkeypatch.setattr(threading.Event, "wait", wait)
+    monkeypatch.setattr(Stop, "wait", wait)
     monkeypatch.setattr(workers.random, "uniform", lambda low, high: high)
     monkeypatch.setattr(workers, "_LONGEST_WAIT", 0.02)
     store.mood = "down"

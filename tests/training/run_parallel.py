@@ -1,4 +1,4 @@
-"""A process of a training by several: `run_parallel.py "JOB;JOB" FOLDER`, its place as `Workers` gives it."""
+"""A process of a training by several: `run_parallel.py "JOB;JOB" FOLDER [TIMEOUT]`, its place as `Workers` gives it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from bedplate.training import together
 from bedplate.training.config import TrainerConfig
 from bedplate.training.exchange import Exchange
 from bedplate.training.interrupt import TrainingInterruptedError
-from bedplate.training.processes import own_place
+from bedplate.training.processes import FOREVER, own_place
+from bedplate.training.tables import Shard
 from bedplate.training.trainer import Trainer
 
 
@@ -136,9 +137,9 @@ JOBS: dict[str, Made] = {
 TOGETHER = [name for name in JOBS if name not in ("slow", "hung")]
 
 
-def command(names: list[str], folder: Path) -> list[str]:
+def command(names: list[str], folder: Path, script: str = __file__) -> list[str]:
     """What another process runs to train these jobs."""
-    return [sys.executable, __file__, ";".join(names), str(folder)]
+    return [sys.executable, script, ";".join(names), str(folder)]
 
 
 def has_ended(pid: int) -> bool:
@@ -165,15 +166,16 @@ def attempt(name: str, exchange: Exchange, folder: Path) -> str:
         return str(error)
 
 
-def main(names: str, folder: Path) -> int:
+def main(names: str, folder: str, timeout: str = FOREVER, *, shard: Shard | None = None) -> int:
+    """Trains the jobs, with the other processes."""
     torch.set_num_threads(1)
     place = own_place()
     assert place is not None
     place.end_with_parent()
-    with place.connect() as exchange:
+    with place.connect(shard, timeout) as exchange:
         for name in names.split(";"):
             try:
-                attempt(name, exchange, folder)
+                attempt(name, exchange, Path(folder))
             except TrainingInterruptedError:
                 continue
     return 0
@@ -181,4 +183,4 @@ def main(names: str, folder: Path) -> int:
 
 if __name__ == "__main__":
     together._SPARSE_ROWS = 1  # every table's gradients are told row by row
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(main(*sys.argv[1:]))

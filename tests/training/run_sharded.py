@@ -1,10 +1,9 @@
-"""A process of a training with sharded tables: `run_sharded.py "JOB;JOB" FOLDER`, its place as `Workers` gives it."""
+"""A process of a training with sharded tables: its arguments are those of `run_parallel.py`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import run_parallel
 import torch
@@ -15,8 +14,6 @@ from bedplate.layers.inputs import InputVectors
 from bedplate.models.base import seeded
 from bedplate.models.binary import BinaryModel
 from bedplate.models.config import BinaryConfig
-from bedplate.training.interrupt import TrainingInterruptedError
-from bedplate.training.processes import own_place
 from bedplate.training.sharding import ShardedTables
 
 
@@ -76,19 +73,5 @@ def shard(model, config, folder, operation):
     return tables
 
 
-def main(names: str, folder: Path) -> int:
-    torch.set_num_threads(1)
-    place = own_place()
-    assert place is not None
-    place.end_with_parent()
-    with place.connect(shard) as exchange:
-        for name in names.split(";"):
-            try:
-                run_parallel.attempt(name, exchange, folder)
-            except TrainingInterruptedError:
-                continue
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    sys.exit(run_parallel.main(*sys.argv[1:], shard=shard))

@@ -63,7 +63,7 @@ def test_effects_are_the_mean_of_both_ends_and_the_remainder_is_what_all_do_toge
         assert interval.low <= interval.mean <= interval.high
     assert len(lab.asked) == len(set(lab.asked)) == 6 + 2
     spread = np.std([0, 0.001 * UNIT, 0.002 * UNIT], ddof=1)
-    assert found.noise["calibration"] == pytest.approx(1.96 * 2**0.5 * spread)
+    assert found.noise["calibration"] == pytest.approx(4.303 * 2**0.5 * spread)  # Student's t of two degrees of freedom
     assert len(found.noise_runs) == 2
 
 

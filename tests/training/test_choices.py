@@ -54,6 +54,15 @@ def test_what_a_library_does_not_know_is_refused_before_data_is_read(
     assert untouched(folder)
 
 
+def test_what_sharded_tables_can_not_do_is_refused_before_data_is_read(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "ranker", "--processes", "2", "--sharding", "torchrec", "trainer.compile=eager"]
+    assert command([*words, "--project", str(folder)]) == 2
+    assert "compile is 'eager', and lookups of sharded tables can't be compiled" in capsys.readouterr().err
+    assert untouched(folder)
+
+
 def test_a_network_does_not_go_on_from_an_estimator_nor_an_estimator_from_anything(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +77,25 @@ def test_a_network_does_not_go_on_from_an_estimator_nor_an_estimator_from_anythi
         assert command(["train", job, "--continue", "trees:1", "--project", str(folder)]) == 2
         assert said in capsys.readouterr().err
     assert [run.record.name for run in Registry(Project(folder).config.registry_path).runs()] == ["trees"]
+
+
+@pytest.mark.parametrize("champion", [False, True])
+def test_an_estimator_is_not_retrained_from_its_champion(
+    champion: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if champion:
+        assert command(["apply", "--project", str(folder)]) == 0
+        assert command(["train", "trees", "--promote", "--project", str(folder)]) == 0
+    small.write(folder, 41)
+    before = {path.relative_to(folder) for path in folder.rglob("*")}
+    capsys.readouterr()
+    assert command(["retrain", "trees", "--continue", "--dry-run", "--project", str(folder)]) == 2
+    said = "'trees:1'" if champion else "its champion"
+    assert f"a LightGBMConfig is trained from the beginning, and should go on from {said}" in capsys.readouterr().err
+    after = {path.relative_to(folder) for path in folder.rglob("*")}
+    made = {p for p in after - before if "__pycache__" not in p.parts}
+    assert all(p.parts[:2] == (".bedplate", "registry") for p in made if len(p.parts) > 1), "no index was built"
+    assert not [p for p in made if p.name == "run.json"], "no run was begun"
 
 
 def test_the_choices_of_every_job_that_is_right_are_taken(folder: Path) -> None:

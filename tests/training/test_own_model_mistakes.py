@@ -10,9 +10,11 @@ from synthetic import Source, make_encoder
 
 from bedplate.errors import DataError, DefinitionError
 from bedplate.layers.inputs import InputVectors
-from bedplate.models.base import Model
+from bedplate.models.base import Model, seeded
 from bedplate.models.binary import BinaryModel
 from bedplate.models.config import BinaryConfig, ModelConfig
+from bedplate.training import trainer
+from bedplate.training.calling import axes_of, model_of
 from bedplate.training.config import TrainerConfig
 from bedplate.training.evaluate import predict
 from bedplate.training.trainer import Trainer
@@ -30,9 +32,12 @@ class Mistaken(BinaryModel):
         super().__init__(config, layout)
         self.mistake = config.mistake
         self.vectors = InputVectors(layout, 4)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.register_buffer("steps", torch.zeros(()))
 
     def forward(self, batch):
-        logit = self.vectors.rows(batch).sum(dim=1)
+        self.steps += 1
+        logit = self.dropout(self.vectors.rows(batch)).sum(dim=1)
         match self.mistake:
             case "shape":
                 return {"logit": logit.unsqueeze(1)}
@@ -73,6 +78,32 @@ class Mistaken(BinaryModel):
     def judged(self, outputs, batch):
         return outputs["logit"].mean() if self.mistake == "judged" else super().judged(outputs, batch)
 
+    def served(self, batch):
+        match self.mistake:
+            case "served of a name":
+                return {"score": self(batch)["scores"]}
+            case "served of a tensor":
+                return self(batch)["logit"]
+            case "served of one":
+                return {"score": self(batch)["logit"].mean()}
+            case "served of labels":
+                return {"score": batch.label("label")}
+            case "served of nothing":
+                return {}
+            case "served of code":
+                return {"score": self.net(batch)}
+        return {"score": torch.rand(()) * self.dropout(self(batch)["logit"])}
+
+    def metrics(self, prediction):
+        match self.mistake:
+            case "metrics of a name":
+                return {"loss": prediction.losses}
+            case "metrics of lists":
+                return {"loss": [1.0]}
+            case "metrics of a number":
+                return 1.0
+        return super().metrics(prediction)
+
 
 class Unscored(Model):
     class Config(ModelConfig, frozen=True):
@@ -94,9 +125,10 @@ class Unscored(Model):
 
 def fitted(tmp_path, kind, mistake="", **settings):
     encoder = make_encoder()
-    model = kind(kind.Config("label", mistake=mistake), encoder.layout)
-    trainer = Trainer(TrainerConfig(epochs=1, **settings))
-    return model, encoder, trainer.fit(model, encoder, Source(2), Source(1, salt=1), tmp_path)
+    with seeded(0):
+        model = kind(kind.Config("label", mistake=mistake), encoder.layout)
+    wanted = Trainer(TrainerConfig(epochs=1, **settings))
+    return model, encoder, wanted.fit(model, encoder, Source(2), Source(1, salt=1), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +154,18 @@ def fitted(tmp_path, kind, mistake="", **settings):
         ("loss of a number", "loss gives float, expected a tensor of one number"),
         ("loss of a name", r"loss fails in line \d+ of .*: there is no 'logits'\n  did you mean 'logit'"),
         ("judged", r"judged gives float32 \[\], expected a score for each candidate, \[\d+\]"),
+        ("served of a name", rf"served fails in line \d+ of .*: there is no 'scores'\n  {BATCH}"),
+        ("served of a tensor", r"served gives float32 \[(\d+)\], expected a dict of tensors, each of \[\1, \.\.\.\]"),
+        ("served of one", r"served gives 'score' float32 \[\], expected a dict of .*: a row for each candidate"),
+        ("served of labels", r"served fails in line \d+ of .*: AttributeError: 'dict' object has no attribute 'label'"),
+        ("served of nothing", r"served gives dict, expected a dict of tensors"),
+        ("served of code", r"served fails in line \d+ of .*: AttributeError: 'Mistaken' object has no attribute 'net'"),
+        (
+            "metrics of a name",
+            r"metrics fails in line \d+ of .*'losses'\n  .* \d+ scores and .*'label'",
+        ),
+        ("metrics of lists", r"metrics gives 'loss' list, expected numbers alone"),
+        ("metrics of a number", r"metrics gives float, expected a dict of numbers by name"),
     ],
 )
 @pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16"}, {"accumulate": 2}])
@@ -130,6 +174,95 @@ def test_a_mistake_is_named(tmp_path, mistake, message, settings):
         fitted(tmp_path, Mistaken, mistake, **settings)
     is_of_code = " fails" in message
     assert (caught.value.__cause__ is not None) == is_of_code, "--debug shows the traceback of the code itself"
+
+
+@pytest.mark.parametrize("mistake", ["served of code", "served of one", "judged"])
+def test_what_is_done_after_training_alone_is_tried_before_it(tmp_path, mistake):
+    with pytest.raises(DefinitionError):
+        fitted(tmp_path, Mistaken, mistake, checkpoint_every=1)
+    assert not list(tmp_path.iterdir()), "not one step was made"
+
+
+def test_what_is_tried_before_training_leaves_no_trace(tmp_path, monkeypatch):
+    """Random numbers, buffers and the mode of the model are those of a training that tries nothing."""
+    tried, _, _ = fitted(tmp_path / "tried", Mistaken)
+    monkeypatch.setattr(trainer, "rehearse", lambda *_: None)
+    untried, _, _ = fitted(tmp_path / "untried", Mistaken)
+    assert tried.steps == untried.steps > 0
+    for name, weight in tried.state_dict().items():
+        assert torch.equal(weight, untried.state_dict()[name]), name
+
+
+class Unmade(BinaryModel):
+    class Config(BinaryConfig, frozen=True):
+        mistake: str = ""
+
+    def __init__(self, config, layout):
+        match config.mistake:
+            case "late":
+                self.vectors = InputVectors(layout, 4)
+            case "never":
+                torch.nn.Module.__init__(self)
+                return
+        super().__init__(config, layout)
+        self.net = torch.nn.Linear(layout.width if config.mistake == "name" else "wide", 1)
+
+    def forward(self, batch):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (
+            "late",
+            r"__init__ fails in line \d+ of .*: AttributeError: .*\n  call super\(\).__init__\(config, layout\) first",
+        ),
+        ("never", r"__init__ leaves the model without a config or a layout\n  call super\(\).__init__"),
+        (
+            "name",
+            r"__init__ fails in line \d+ of .*py: AttributeError: .*'width'\n  the batches will have: 'request_dense'",
+        ),
+        ("type", r"__init__ fails in line \d+ of test_own_model_mistakes.py: TypeError: "),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_named(mistake, message):
+    with pytest.raises(DefinitionError, match=f"^model 'Unmade': {message}"):
+        model_of(Unmade.Config("label", mistake=mistake), make_encoder().layout)
+
+
+class Placed(Unscored):
+    class Config(ModelConfig, frozen=True):
+        mistake: str = ""
+
+    def axes(self):
+        width = self.vectors.request_width
+        match self.config.mistake:
+            case "name":
+                return {"vector.embedding.weight": (None,)}
+            case "labels":
+                return {"vectors.embedding.weight": (None, ("a", "b"))}
+            case "ranks":
+                return {"vectors.embedding.weight": (None, None, None)}
+            case "type":
+                return {"vectors.embedding.weight": width}
+        return {"vectors.embedding.weight": (None, ("a", "b", "c", "d"))}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("name", r"axes has no weight 'vector.embedding.weight'\n  did you mean 'vectors.embedding.weight'\?"),
+        ("labels", r"axes gives '.*' labels \[None, 2\], expected those of \[\d+, 4\] positions"),
+        ("ranks", r"axes gives '.*' labels \[None, None, None\], expected those of \[\d+, 4\] positions"),
+        ("type", r"axes fails in line \d+ of|axes fails: TypeError"),
+    ],
+)
+def test_axes_that_are_of_no_weight_are_named(mistake, message):
+    layout = make_encoder().layout
+    assert axes_of(Placed(Placed.Config("label", mistake=""), layout))
+    with pytest.raises(DefinitionError, match=f"^model 'Placed': {message}"):
+        axes_of(Placed(Placed.Config("label", mistake=mistake), layout))
 
 
 def test_an_error_that_says_what_is_wrong_stays_as_it_is(tmp_path):

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-import polars as pl
 import pytest
 import run_parallel
-import torch
 from run_parallel import command, has_ended
-from synthetic import Source
+from torch.distributed import TCPStore
+from trained_together import (
+    assert_same,
+    assert_same_state,
+    check_interrupted_and_killed,
+    check_poisoned,
+    check_resumed,
+    check_that_of_one_process,
+    state,
+    train_all,
+)
 
 from bedplate import Job, Number
-from bedplate.errors import ConfigError, DataError
+from bedplate.errors import ConfigError
 from bedplate.models.estimators import LightGBMConfig
-from bedplate.training.checkpoint import load_state
 from bedplate.training.exchange import Alone
-from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import WorkerError
 from bedplate.training.learner import require_library
-from bedplate.training.processes import started
-from bedplate.training.wrong_rows import FILE
+from bedplate.training.processes import _loopback, started
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("parallel")]
 
 PARENT = """
 import sys, time
-from bedplate.training.processes import started
+from bedplate.training.processes import _loopback, started
 with started(sys.argv[1:], 2) as workers:
     workers.wait_until_ready()
     print(workers._processes[1].pid, flush=True)
@@ -53,51 +53,21 @@ def _told_row_by_row():
 
 @pytest.fixture(scope="module")
 def together(one_thread, _told_row_by_row, tmp_path_factory):
-    """What each job gives by two processes, and where its files are; torch is started once for all of them."""
-    folder, found = tmp_path_factory.mktemp("together"), {}
-    with started(command(run_parallel.TOGETHER, folder), 2) as workers, workers.connect() as exchange:
-        for name in run_parallel.TOGETHER:
-            found[name] = run_parallel.attempt(name, exchange, folder)
-            if name == "changing, broken":  # one process goes on, to another batch
-                with pytest.raises(DataError, match="is broken"):
-                    run_parallel.run(name, Alone(), folder, source=run_parallel.Failing(5, 4))
-    return folder, found
-
-
-def assert_same(history, expected):
-    """Up to rounding; two scores that are nearly equal may change places."""
-    assert len(history) == len(expected)
-    for got, metrics in zip(history, expected, strict=True):
-        assert got == pytest.approx(metrics, rel=1e-3)
-        assert got["loss"] == pytest.approx(metrics["loss"], rel=1e-5)
-
-
-def state(folder: Path) -> dict[str, Any]:
-    return load_state(folder / "checkpoint.pt")
+    """What each job gives by two processes, and where its files are."""
+    return train_all(run_parallel.TOGETHER, tmp_path_factory.mktemp("together"), run_parallel.__file__)
 
 
 @pytest.mark.parametrize("name", ["dcn", "all", "own", "two_tower", "changing, resumed"])
 def test_the_model_is_that_of_one_process(together, tmp_path, name):
-    folder, found = together
-    alone = run_parallel.run(name, Alone(), tmp_path)
-    assert_same(json.loads(found[name]), alone.history)
-    one, two = (state(f / name.partition(",")[0]) for f in (tmp_path, folder))
-    assert two["progress"] | {"history": 0} == pytest.approx(one["progress"] | {"history": 0}, rel=1e-5)
-    for key, expected in one["model"].items():
-        np.testing.assert_allclose(two["model"][key].numpy(), expected.numpy(), rtol=1e-4, atol=1e-6, err_msg=key)
-    torch.testing.assert_close(two["optimizer"], one["optimizer"], rtol=1e-3, atol=1e-6)
+    check_that_of_one_process(name, together, tmp_path)
 
 
 def test_a_resumed_run_of_as_many_processes_is_the_same_bit_for_bit(together):
-    _, found = together
-    assert "is broken" in found["dropping, broken"]
-    assert found["dropping, resumed"] == found["dropped"]
+    check_resumed(together)
 
 
 def test_what_is_not_finite_is_named_whoever_has_it(together):
-    folder, found = together
-    assert "not finite: request_dense (user.taste)" in found["poisoned"]
-    assert pl.read_parquet(folder / "poisoned" / "rank-1" / FILE)["request_id"].to_list() == [15]
+    check_poisoned(together)
 
 
 @pytest.mark.parametrize(
@@ -115,30 +85,7 @@ def test_a_model_that_has_no_parts_is_refused(together, name, message):
 
 
 def test_an_interrupt_stops_all_and_a_killed_process_is_named(tmp_path):
-    whole = run_parallel.run("slow", Alone(), tmp_path / "whole", source=Source(8))
-    seen = []
-
-    def stop(status):
-        seen.append(status.batch)
-        if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    def kill(status):
-        seen.append(status.batch)
-        if len(seen) == 7:
-            children[1].kill()
-
-    killed = pytest.raises(WorkerError, match=r"rank 1 of 2 was killed by signal 9 \(SIGKILL\)")
-    with started(command(["slow", "slow"], tmp_path), 2) as workers:
-        children = workers._processes
-        with killed, workers.connect() as exchange:
-            with pytest.raises(TrainingInterruptedError, match="after step 4"):
-                run_parallel.run("slow", exchange, tmp_path, show=stop)
-            run_parallel.run("slow", exchange, tmp_path, show=kill)
-    assert children[1].returncode == -signal.SIGKILL
-    resumed = run_parallel.run("slow", Alone(), tmp_path, source=Source(8))
-    assert resumed.resumed_step in (7, 8)
-    assert_same(resumed.history, whole.history)
+    check_interrupted_and_killed(tmp_path, run_parallel.__file__)
 
 
 def test_a_process_that_fails_says_why():
@@ -163,6 +110,42 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
         assert time.monotonic() < until
         time.sleep(0.05)
     parent.stdout.close()
+
+
+def test_torchrun_starts_the_same_processes(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([*torchrun, run_parallel.__file__, "dcn", str(tmp_path)], check=True, timeout=120, env=environment)
+    run_parallel.run("dcn", Alone(), tmp_path / "alone")
+    one, two = state(tmp_path / "alone" / "dcn"), state(tmp_path / "dcn")
+    assert two["progress"]["step"] == one["progress"]["step"]
+    assert_same(two["progress"]["history"], one["progress"]["history"])
+    assert_same_state(two, one)
+
+
+def test_processes_of_torchrun_say_who_held_them_up(tmp_path):
+    """As torchrun starts them, whose store outlives them all; it would wait for half a minute until it kills one."""
+    agent = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(agent.port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    place |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": _loopback()}
+    path = os.pathsep.join(filter(None, sys.path))
+    first, second = (
+        subprocess.Popen(
+            [*command(["hung"], tmp_path), "4s"],
+            env={**os.environ, **place, "PYTHONPATH": path, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    )
+    try:
+        _, said = first.communicate(timeout=120)
+    finally:
+        second.kill()
+        second.communicate()
+    assert first.returncode != 0
+    assert "the process of rank 1 ended, or held up the others for 4s (trainer.process_timeout)" in said
+    assert [path.name for path in tmp_path.glob("hung/checkpoint.pt")], "the last checkpoint is there to go on from"
 
 
 def test_an_estimator_is_refused_before_a_run_begins():

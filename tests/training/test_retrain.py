@@ -151,11 +151,37 @@ def test_labels_that_broke_are_refused_before_anything_is_trained(
     for words in ((), ("--continue",), ("--dry-run",)):
         code, outcome = retrain(*words, "promotion.largest_shift=99")
         assert (code, outcome["status"]) == (9, "refused")
-        own, champion = outcome["reasons"]
+        own, champion, one_class = outcome["reasons"]
         assert own.startswith(f"the label 'liked' is positive in {liked * 100}% of 401 test rows, and in ")
         assert " training rows: changed by more than a factor of 2 (largest_label_change)" in own
         assert " rows that ranker:1 was trained on: changed" in champion
+        assert one_class.startswith(f"label 'liked' is {liked} in all ")
     assert len(registry(folder).runs("ranker")) == 1
+
+
+@pytest.mark.parametrize("words", [(), ("--continue",), ("--dry-run",)])
+def test_what_train_would_refuse_is_a_reason_not_to_train(
+    words: tuple[str, ...], folder: Path, retrain: Retrain
+) -> None:
+    """Of one class on validation nothing can be judged, though test and training rows are as they were."""
+    times, begin = pl.col("time"), small.BEGIN
+    broken = times.is_between(begin + 31 * small.DAY, begin + 40 * small.DAY)
+    rows = small.plays(48).with_columns(liked=pl.when(broken).then(0).otherwise(pl.col("liked")))
+    rows.write_parquet(folder / "plays.parquet")
+    code, outcome = retrain(*words, "promotion.largest_shift=99", "promotion.largest_label_change=99")
+    assert (code, outcome["status"], outcome["version"]) == (9, "refused", None)
+    assert outcome["reasons"] == ["label 'liked' is 0 in all 353 rows of the split 'validation', expected both 0 and 1"]
+    assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_labels_that_are_not_known_are_a_reason_not_to_train(folder: Path, retrain: Retrain) -> None:
+    lost = pl.when(pl.int_range(pl.len()) % 7 > 0).then(pl.col("liked"))
+    small.plays(48).with_columns(liked=lost).write_parquet(folder / "plays.parquet")
+    code, outcome = retrain("--dry-run", "promotion.largest_shift=99")
+    assert (code, outcome["status"]) == (9, "refused")
+    [reason] = outcome["reasons"]
+    assert "what happened is not known, and would be taken for nothing" in reason
+    assert "events of source 'plays' have null" in reason
 
 
 def test_labels_that_have_been_broken_for_long_differ_from_those_of_the_champion(
@@ -173,9 +199,10 @@ def test_labels_that_have_been_broken_for_long_differ_from_those_of_the_champion
 
 
 def test_another_label_of_the_same_name_is_not_held_against_the_champions(folder: Path, retrain: Retrain) -> None:
-    small.write(folder, 48)
+    rows = small.plays(48)
+    rows.with_columns(rare=pl.col("liked") * (pl.col("user") % 4 == 0)).write_parquet(folder / "plays.parquet")
     liked = folder / "features.py"
-    liked.write_text(liked.read_text().replace("at_least=1", "at_least=0"))
+    liked.write_text(liked.read_text().replace('Sum("liked"), within', 'Sum("rare"), within'))
     code, outcome = retrain("--dry-run")
     assert (code, outcome["status"]) == (0, "would train"), outcome
 

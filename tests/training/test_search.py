@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import retraining_project as small
 
@@ -133,6 +134,18 @@ def test_what_is_wrong_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
     (folder / "train.py").write_text(text)
     assert command(["search", "wider", *where]) == 2
     assert "did you mean 'rank'?" in capsys.readouterr().err
+
+
+def test_one_class_is_refused_before_a_trial(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = small.plays(40).with_columns(
+        liked=pl.when(pl.col("time") < small.BEGIN + 24 * small.DAY).then("liked").otherwise(0)
+    )
+    rows.write_parquet(folder / "plays.parquet")
+    assert command(["apply", "--project", str(folder)]) == 0
+    assert command(["search", "wider", "--project", str(folder)]) == 3
+    said = "label 'liked' is 0 in all 350 rows of the split 'validation', expected both 0 and 1"
+    assert said in capsys.readouterr().err
+    assert registry(folder).runs() == []
 
 
 @pytest.mark.parametrize(

@@ -3,96 +3,62 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import sys
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 import retraining_project as small
 import run_parallel
 import run_sharded
 import torch
-from synthetic import Source, make_encoder
+from synthetic import make_encoder
+from trained_together import (
+    assert_same_state,
+    check_interrupted_and_killed,
+    check_poisoned,
+    check_resumed,
+    check_that_of_one_process,
+    state,
+    train_all,
+)
 
 from bedplate import Project, Registry
 from bedplate.cli.main import run as command
-from bedplate.errors import DataError, MissingExtraError, StoreError
+from bedplate.errors import MissingExtraError, StoreError
 from bedplate.features.artifact import read_golden
 from bedplate.layers.embedding import FusedEmbedding, Window, tables_of, without_rows
-from bedplate.training import sharding
+from bedplate.training import tables
 from bedplate.training.checkpoint import load_state
 from bedplate.training.exchange import Alone
-from bedplate.training.interrupt import TrainingInterruptedError
-from bedplate.training.joining import WorkerError
 from bedplate.training.processes import started
 from bedplate.training.sharding import require_torchrec
-from bedplate.training.wrong_rows import FILE
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("parallel")]
-
-SCRIPT = str(Path(__file__).with_name("run_sharded.py"))
-
-
-def started_sharded(names: list[str], folder: Path, count: int = 2):
-    return started([sys.executable, SCRIPT, ";".join(names), str(folder)], count)
 
 
 @pytest.fixture(scope="module")
 def sharded(one_thread, tmp_path_factory):
     """What each job gives by two processes, and where its files are."""
-    folder, found = tmp_path_factory.mktemp("sharded"), {}
-    with started_sharded(run_sharded.TOGETHER, folder) as workers, workers.connect(run_sharded.shard) as exchange:
-        for name in run_sharded.TOGETHER:
-            found[name] = run_parallel.attempt(name, exchange, folder)
-            if name == "changing, broken":  # one process goes on with whole tables, to another batch
-                with pytest.raises(DataError, match="is broken"):
-                    run_parallel.run(name, Alone(), folder, source=run_parallel.Failing(5, 4))
-    return folder, found
-
-
-def state(folder: Path):
-    return load_state(folder / "checkpoint.pt")
-
-
-def assert_same(history, expected):
-    assert len(history) == len(expected)
-    for got, metrics in zip(history, expected, strict=True):
-        assert got == pytest.approx(metrics, rel=1e-3)
-        assert got["loss"] == pytest.approx(metrics["loss"], rel=1e-5)
-
-
-def assert_same_state(two, one):
-    for key, expected in one["model"].items():
-        np.testing.assert_allclose(two["model"][key].numpy(), expected.numpy(), rtol=1e-4, atol=1e-6, err_msg=key)
-    torch.testing.assert_close(two["optimizer"], one["optimizer"], rtol=1e-3, atol=1e-6)
+    return train_all(run_sharded.TOGETHER, tmp_path_factory.mktemp("sharded"), run_sharded.__file__, run_sharded.shard)
 
 
 @pytest.mark.parametrize("name", ["dcn", "all", "own", "two_tower", "tables", "three", "changing, resumed"])
 def test_the_model_is_that_of_one_process(sharded, tmp_path, name):
-    folder, found = sharded
-    alone = run_parallel.run(name, Alone(), tmp_path)
-    assert_same(json.loads(found[name]), alone.history)
-    one, two = (state(f / name.partition(",")[0]) for f in (tmp_path, folder))
-    assert two["progress"] | {"history": 0} == pytest.approx(one["progress"] | {"history": 0}, rel=1e-5)
-    assert_same_state(two, one)
+    folder, _ = sharded
+    one = check_that_of_one_process(name, sharded, tmp_path)
     best = load_state(folder / name.partition(",")[0] / "best.pt")["model"]
     assert {key: weight.shape for key, weight in best.items()} == {k: w.shape for k, w in one["model"].items()}
 
 
 def test_a_resumed_run_of_as_many_processes_is_the_same_bit_for_bit(sharded):
-    _, found = sharded
-    assert "is broken" in found["dropping, broken"]
-    assert found["dropping, resumed"] == found["dropped"]
+    check_resumed(sharded)
 
 
 def test_what_is_not_finite_is_named_whoever_has_it(sharded):
-    folder, found = sharded
-    assert "not finite: request_dense (user.taste)" in found["poisoned"]
-    assert pl.read_parquet(folder / "poisoned" / "rank-1" / FILE)["request_id"].to_list() == [15]
+    check_poisoned(sharded)
+    _, found = sharded
     assert "all inputs and labels are finite, but not the weights vectors.embedding.weight, more" in found["exploding"]
     assert "the weights 'vectors.embedding.weight' are not finite; the checkpoint before" in found["exploding, saved"]
 
@@ -114,35 +80,27 @@ def test_what_can_not_be_sharded_is_refused(sharded, name, message):
 
 
 def test_an_interrupt_stops_all_and_a_killed_process_leaves_a_checkpoint(tmp_path):
-    whole = run_parallel.run("slow", Alone(), tmp_path / "whole", source=Source(8))
-    seen = []
+    check_interrupted_and_killed(tmp_path, run_sharded.__file__, run_sharded.shard)
 
-    def stop(status):
-        seen.append(status.batch)
-        if len(seen) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
 
-    def kill(status):
-        seen.append(status.batch)
-        if len(seen) == 7:
-            workers._processes[1].kill()
-
-    killed = pytest.raises(WorkerError, match=r"rank 1 of 2 was killed by signal 9 \(SIGKILL\)")
-    with started_sharded(["slow", "slow"], tmp_path) as workers, killed, workers.connect(run_sharded.shard) as exchange:
-        with pytest.raises(TrainingInterruptedError, match="after step 4"):
-            run_parallel.run("slow", exchange, tmp_path, show=stop)
-        run_parallel.run("slow", exchange, tmp_path, show=kill)
-    resumed = run_parallel.run("slow", Alone(), tmp_path, source=Source(8))
-    assert resumed.resumed_step in (7, 8)
-    assert_same(resumed.history, whole.history)
-    assert_same_state(state(tmp_path / "slow"), state(tmp_path / "whole" / "slow"))
+def mapped_file(tensor: torch.Tensor) -> str:
+    """The file that a tensor's memory is a mapping of; empty: of none."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, name = line.split(maxsplit=5)
+        first, last = (int(end, 16) for end in span.split("-"))
+        if first <= tensor.data_ptr() < last:
+            return name if name.startswith("/") else ""
+    return ""
 
 
 def test_each_process_holds_its_share_and_the_first_one_gets_the_whole(tmp_path):
     """By three processes, of which the last one has fewer rows."""
-    with started_sharded(["tables"], tmp_path, 3) as workers, workers.connect(run_sharded.shard) as exchange:
+    command = run_parallel.command(["tables"], tmp_path, run_sharded.__file__)
+    with started(command, 3) as workers, workers.connect(run_sharded.shard) as exchange:
         result = run_parallel.run("tables", exchange, tmp_path)
     rows = make_encoder().layout.rows
+    kept = {mapped_file(table.weight) for table in tables_of(result.model).values()}
+    assert kept == {str(tmp_path / "tables" / "best.pt")}, "whole tables stay in the file of the best weights"
     assert [table.weight.shape[0] for table in tables_of(result.model).values()] == [rows, rows, rows, 50]
     here = [json.loads((tmp_path / "tables" / f"rows-{rank}").read_text()) for rank in range(3)]
     most = -(-rows // 3)
@@ -173,7 +131,7 @@ def test_no_room_for_a_whole_table_is_an_error_and_not_the_end_of_the_process(tm
 
     monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with pytest.raises(StoreError, match=r"no room for 0\.16 GB of an embedding table.*No space left"):
-        sharding.in_file((10_000_000, 4), tmp_path)
+        tables.in_file((10_000_000, 4), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -189,12 +147,20 @@ def test_a_missing_library_is_named_with_what_installs_it(monkeypatch, library):
         require_torchrec()
 
 
-def test_a_registered_version_is_that_of_one_process(tmp_path, capsys):
+def test_a_registered_version_is_that_of_one_process(tmp_path, capsys, monkeypatch):
+    drawn = []
+
+    def in_file(shape, folder):
+        drawn.append(tuple(shape))
+        return tables.in_file(shape, folder)
+
+    monkeypatch.setattr("bedplate.training.network.in_file", in_file)
     project = small.make(tmp_path / "project", 40)
     where = ["--project", str(project)]
     assert command(["apply", *where]) == 0
     assert command(["train", "ranker", *where]) == 0
     assert command(["train", "ranker", "--processes", "2", "--sharding", "torchrec", *where]) == 0
+    assert len(drawn) == 1, "the first process draws the table where it takes no memory"
     small.write(project, 46)
     assert command(["apply", *where]) == 0
     assert command(["train", "ranker", "--continue", "ranker:1", *where]) == 0

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -373,6 +374,24 @@ def test_a_damaged_checkpoint_is_an_error_and_not_a_new_start(encoder, tmp_path)
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(StoreError, match="can't be read"):
         Trainer(CONFIG).fit(DCN(MODEL, encoder.layout), encoder, Source(2), Source(1), tmp_path)
+
+
+def test_a_disk_that_takes_no_more_is_named_and_the_checkpoint_before_stays(encoder, tmp_path):
+    def fit(**config):
+        model = Logistic(LogisticConfig("label"), encoder.layout)
+        Trainer(TrainerConfig(**config)).fit(model, encoder, Source(3), Source(1, salt=1), tmp_path)
+
+    fit(epochs=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=r"can't be written: \[Errno 27\] File too large\n.*go on with --resume"):
+            fit(epochs=2, checkpoint_every=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    fit(epochs=2)
 
 
 def test_an_unknown_metric_is_named(encoder, tmp_path):

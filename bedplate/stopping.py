@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM: the first one asks work to end where it can go on later, the second one ends it at once."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import final
+
+
+@final
+class Stop:
+    """Whether this process was told to end.
+
+    Attributes:
+        asked: whether it was.
+    """
+
+    __slots__ = ("_told", "asked")
+
+    def __init__(self, told: int) -> None:
+        self._told, self.asked = told, False
+
+    def wait(self, seconds: float) -> bool:
+        """Waits until it is told to end, at most so many seconds; whether it was."""
+        if not self.asked:
+            select.select([self._told], [], [], seconds)
+        return self.asked
+
+
+@contextmanager
+def stop_signals() -> Generator[Stop]:
+    """Turns the first SIGINT or SIGTERM into `asked`; a second one, of either, acts as before, at once.
+
+    Only the main thread of a process gets signals: in another one nothing is ever asked for. Neither is noticed while
+    the main thread is in code of a library that does not return.
+    """
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    stop = Stop(read)
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if is_main else ()
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def notice(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        # No lock of `threading` may be taken here: the main thread may hold it just now, and would wait for itself.
+        stop.asked = True
+        restore()
+        with suppress(BlockingIOError):
+            os.write(write, b"!")
+
+    for number in before:
+        signal.signal(number, notice)
+    try:
+        yield stop
+    finally:
+        restore()
+        os.close(read)
+        os.close(write)

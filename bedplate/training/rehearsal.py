@@ -1,0 +1,65 @@
+"""What a model does only after its training, tried at the first batch: a mistake there would else cost the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bedplate.errors import ArtifactError
+from bedplate.features.encoding import TensorSpec
+from bedplate.models.base import Model
+from bedplate.models.batch import TensorBatch
+from bedplate.training.calling import scores_of, served_of
+
+_LARGEST = 2**31 - 2**24  # a protobuf message, which an ONNX file is, holds less than 2 GiB
+
+
+def rehearse(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch) -> None:
+    """Checks what the first validation and the export will ask of a model, which it leaves as it was.
+
+    Args:
+        model: in training.
+        outputs: of the model for the batch.
+        batch: any.
+
+    Raises:
+        DefinitionError: `judged` or `served` fails, or gives something else than it should.
+    """
+    names = {t.name for t in served_tensors(model)}
+    read = replace(batch, inputs={name: tensor for name, tensor in batch.items() if name in names})
+    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+        scores_of(model, outputs, batch)
+        model.eval()
+        try:
+            served_of(model, read)
+        finally:
+            model.train()
+            for name, buffer in model.named_buffers():
+                if name in kept:
+                    buffer.copy_(kept[name])
+
+
+def served_tensors(model: Model) -> list[TensorSpec]:
+    """The tensors that the exported graph may take."""
+    sizes = {"request": "requests", "item": "items"}
+    firsts = {sizes[level] for level in model.served_levels}
+    return [tensor for tensor in model.layout.tensors() if tensor.shape[0] in firsts]
+
+
+def check_size(model: Model) -> None:
+    """Checks that the weights of a model fit into one graph.
+
+    Raises:
+        ArtifactError: they do not.
+    """
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if size > _LARGEST:
+        raise ArtifactError(
+            f"the weights are {size / 2**30:.1f} GiB, expected less than 2",
+            where="export",
+            hint="raise min_count of the largest vocabularies",
+        )
