@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bedplate.datasets.loaded import LoadedDataset
     from bedplate.metrics.intervals import Estimate
     from bedplate.project import Project
+    from bedplate.registry.registry import Registry
     from bedplate.training.continuing import Rows
     from bedplate.training.job import Job
     from bedplate.training.retrain import Outcome
@@ -59,20 +60,17 @@ def retrain(
     from bedplate.cli.runs_mirror import mirror_own
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
-    from bedplate.training.choices import check_choices, check_continues
     from bedplate.training.interrupt import TrainingInterruptedError
     from bedplate.training.job import Job
     from bedplate.training.report import on_stderr
-    from bedplate.training.retrain import Retraining, champion_of, locked
+    from bedplate.training.retrain import Retraining, locked
 
     if rows is not None and not continues:
         raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
     project = Project(directory)
     registry = Registry(project.config.registry_path)
     definition = project.find(Job, job).with_settings(settings)
-    check_choices(definition)
-    if continues:
-        check_continues(definition, champion_of(registry, definition.name))
+    _check(definition, registry, continues=continues)
     with locked(registry, definition.name):
         project.apply(_told)
         retraining = Retraining(
@@ -94,6 +92,16 @@ def retrain(
     _echo(outcome, as_json=as_json)
     if outcome.status == "refused":
         click.get_current_context().exit(REFUSED_EXIT)
+
+
+def _check(job: Job, registry: Registry, *, continues: bool) -> None:
+    """Refuses what can't be trained, before any data is read."""
+    from bedplate.training.choices import check_choices, check_continues
+    from bedplate.training.retrain import champion_of
+
+    check_choices(job)
+    if continues:
+        check_continues(job, champion_of(registry, job.name))
 
 
 def _told(step: str) -> None:
