@@ -7,7 +7,7 @@ that they can be kept (`item_side`). Nodes are taken as they are in the file, an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -81,22 +81,22 @@ def sides(model: bytes, chosen: Collection[str], between: Sequence[TensorSpec] =
     first, constant, other = _split(nodes, chosen, weights)
     given = {name for node in first for name in node.gives}
     read = {name for node in other for name in node.reads} | named[_OUTPUT].keys()
-    names = tuple([name for node in first for name in node.gives if name in read])
+    names = tuple([name for node in first for name in node.gives if name and name in read])  # "": given to nobody
     if not given or not any(node.kind in _PRODUCTS for node in first):
         return None
     values = [_value(spec.name, _type(spec)) for spec in between] or [_value(name) for name in names]
 
-    def made(some: Sequence[_Node], extra: Iterable[bytes], outputs: Iterable[bytes]) -> bytes:
-        needed = {name for node in some for name in node.reads}
+    def made(some: Sequence[_Node], extra: Iterable[bytes], outputs: Mapping[str, bytes]) -> bytes:
+        needed = {name for node in some for name in node.reads} | outputs.keys()
         kept = [weight for name, weight in weights.items() if name in needed]
         inputs = [entry for name, entry in named[_INPUT].items() if name in needed and name not in weights]
         inside = [wrapped(_NODE, node.content) for node in some]
-        body = b"".join([*inside, wrapped(_NAME, b"side"), *kept, *inputs, *extra, *outputs])
+        body = b"".join([*inside, wrapped(_NAME, b"side"), *kept, *inputs, *extra, *outputs.values()])
         return bytes(model[: graph.begin]) + wrapped(GRAPH, body) + bytes(model[graph.end :])
 
     return Sides(
-        made([*constant, *first], [], [wrapped(_OUTPUT, value) for value in values]),
-        made([*constant, *other], [wrapped(_INPUT, value) for value in values], named[_OUTPUT].values()),
+        made([*constant, *first], [], {n: wrapped(_OUTPUT, value) for n, value in zip(names, values, strict=True)}),
+        made([*constant, *other], [wrapped(_INPUT, value) for value in values], named[_OUTPUT]),
         names,
     )
 

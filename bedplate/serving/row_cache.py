@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, final
 
@@ -81,8 +82,9 @@ class RowCache:
 def as_words(columns: Sequence[Array]) -> Int64s:
     """[n, words]: the bytes of each row of arrays [n, ...], one array's after the other's, filled up with zeros."""
     n = len(columns[0])
-    parts = [np.ascontiguousarray(c).view(np.uint8).reshape(n, -1) for c in columns]
-    out = np.zeros((n, -(-sum(p.shape[1] for p in parts) // 8) * 8), np.uint8)
+    widths = [math.prod(c.shape[1:]) * c.itemsize for c in columns]
+    parts = [np.ascontiguousarray(c).view(np.uint8).reshape(n, w) for c, w in zip(columns, widths, strict=True)]
+    out = np.zeros((n, -(-sum(widths) // 8) * 8), np.uint8)
     at = 0
     for part in parts:
         out[:, at : at + part.shape[1]] = part

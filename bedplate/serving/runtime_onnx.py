@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import logging
 import math
 import mmap
 import re
@@ -20,6 +21,8 @@ from bedplate.serving.graph_sides import ELEMENTS, sides
 from bedplate.serving.runtime import Opening, Runtime, spec_of
 from bedplate.serving.tensors import from_bfloat16, to_bfloat16
 from bedplate.types import Array
+
+log = logging.getLogger("bedplate.serving")
 
 # The library has no type stubs.
 _ort: Any = importlib.import_module("onnxruntime")
@@ -145,10 +148,10 @@ def open_runtime(opening: Opening) -> Runtime:
 def open_sides(opening: Opening, chosen: Collection[str]) -> tuple[OnnxRuntime, OnnxRuntime] | None:
     """A graph as two: the first takes the inputs of these names, and what it gives the rest takes in their place.
 
-    None: nothing that costs time is of these inputs alone; see `graph_sides.sides`.
+    None: nothing that costs time is of these inputs alone (`graph_sides.sides`), or the graph loads only as a whole.
 
     Raises:
-        ArtifactError: as `open_runtime`.
+        ArtifactError: the file can't be read.
     """
     graph, folder = _content(opening.path)
     try:
@@ -158,9 +161,12 @@ def open_sides(opening: Opening, chosen: Collection[str]) -> tuple[OnnxRuntime, 
         first = OnnxRuntime(parts.first, opening.place, opening.threads, folder)
         between = list(first.outputs.values())
         typed = sides(graph, chosen, between) if all(spec.dtype in ELEMENTS for spec in between) else None
+        return None if typed is None else (first, OnnxRuntime(typed.rest, opening.place, opening.threads, folder))
+    except ArtifactError as error:
+        log.info("%s stays whole: %s", opening.place, error.message)
+        return None
     except ValueError as error:
         raise ArtifactError(f"the graph can't be read: {error}", where=str(opening.path)) from error
-    return None if typed is None else (first, OnnxRuntime(typed.rest, opening.place, opening.threads, folder))
 
 
 def _content(path: Path) -> tuple[bytes, Path | None]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 import shop
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from bedplate.features import artifact as files
 from bedplate.features.artifact import RuntimeSpec, compare
@@ -22,7 +25,7 @@ from bedplate.serving.item_side import ItemSide, open_item_side
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.loader import Loader
 from bedplate.serving.runtime import Opening
-from bedplate.serving.runtime_onnx import open_sides
+from bedplate.serving.runtime_onnx import open_runtime, open_sides
 
 ITEM = ["item_dense", "item_ids"]
 
@@ -42,7 +45,11 @@ def ranker(tmp_path: Path, features: FeatureGraph) -> Artifact:
 
 def some_of(artifact: Artifact, rows: Any) -> dict[str, Any]:
     """Tensors of the golden requests with these candidates."""
-    tensors = artifact.golden()[0].inputs
+    return taken(artifact.golden()[0].inputs, rows)
+
+
+def taken(tensors: Mapping[str, Any], rows: Any) -> dict[str, Any]:
+    """Tensors with these candidates of theirs."""
     return {n: a[rows] if n in (*ITEM, "request_of_item") else a for n, a in tensors.items()}
 
 
@@ -106,8 +113,13 @@ def test_where_few_rows_are_known_calls_are_whole_for_a_while(ranker: Artifact) 
     assert new(1) == 62
 
 
-def write_slow(folder: Path, features: FeatureGraph, *, normed: bool = False) -> Artifact:
-    """A model whose time is all of the candidates': its scores may depend on the candidates beside them."""
+def write_slow(
+    folder: Path, features: FeatureGraph, *, normed: bool = False, candidates: Sequence[int] = (62,), changed: Any = ()
+) -> Artifact:
+    """A model whose time is all of the candidates': its scores may depend on the candidates beside them.
+
+    Golden requests have so many candidates each; nodes are changed by what they give.
+    """
     shop.write_ranker(folder, features)
     artifact = open_artifact(folder, "slow", "1")
     layout, rng = artifact.encoder.layout, np.random.default_rng(0)
@@ -126,6 +138,7 @@ def write_slow(folder: Path, features: FeatureGraph, *, normed: bool = False) ->
         helper.make_node("ReduceSum", ["of", "ends"], ["request"], keepdims=0),
         helper.make_node("Add", ["normed" if normed else "own", "request"], ["score"]),
     ]
+    nodes = [new for n in nodes for new in dict(changed).get(n.output[0], [n])]
     inputs = [t for t in layout.tensors() if t.name != "item_ids"]
     content = shop.onnx_graph(nodes, inputs, [TensorSpec("score", "float32", ("items",))], weights)
     (folder / files.GRAPH).write_bytes(content)
@@ -133,10 +146,15 @@ def write_slow(folder: Path, features: FeatureGraph, *, normed: bool = False) ->
     tensors = tuple(t for t in signature.tensors if t.name != "item_ids")
     (folder / "signature.json").write_bytes(msgspec.structs.replace(signature, tensors=tensors).to_json())
     golden = artifact.golden()[0]
-    taken = {n: a for n, a in golden.inputs.items() if n != "item_ids"}
-    session = shop.ort.InferenceSession(content, providers=["CPUExecutionProvider"])
-    scores = {"score": session.run(["score"], taken)[0]}
-    files.write_golden(folder, 0, files.Golden(golden.request, taken, scores))
+    given = {n: a for n, a in golden.inputs.items() if n != "item_ids"}
+    session, first = shop.ort.InferenceSession(content, providers=["CPUExecutionProvider"]), 0
+    for i, count in enumerate(candidates):
+        some = taken(given, np.arange(first, first + count))
+        scores = {"score": session.run(["score"], some)[0]}
+        files.write_golden(folder, i, files.Golden(golden.request, some, scores))
+        first += count
+    requests = [msgspec.structs.replace(golden.request, file=f"{i}.npz") for i in range(len(candidates))]
+    (folder / files.GOLDEN_INDEX).write_bytes(msgspec.json.encode(requests))
     return open_artifact(folder, "slow", "1")
 
 
@@ -150,6 +168,88 @@ def test_it_is_kept_where_that_saves_time(tmp_path: Path, features: FeatureGraph
 
 def test_nothing_is_kept_of_rows_that_depend_on_those_beside_them(tmp_path: Path, features: FeatureGraph) -> None:
     assert open_item_side(write_slow(tmp_path / "slow", features, normed=True)) is None
+
+
+def test_golden_requests_of_one_candidate_show_together_what_depends_on_others(
+    tmp_path: Path, features: FeatureGraph
+) -> None:
+    ones = [1] * 5
+    assert open_item_side(write_slow(tmp_path / "slow", features, candidates=ones)) is not None
+    assert open_item_side(write_slow(tmp_path / "normed", features, candidates=ones, normed=True)) is None
+    assert open_item_side(write_slow(tmp_path / "one", features, candidates=[1], normed=True)) is None
+
+
+def test_a_golden_request_may_have_no_candidates(tmp_path: Path, features: FeatureGraph) -> None:
+    artifact = write_slow(tmp_path / "slow", features, candidates=[0, 9, 0])
+    side, none = open_item_side(artifact), artifact.golden()[0].inputs
+    assert side is not None
+    assert side.run(none, ["score"])[0].shape == (0,)
+    assert open_item_side(write_slow(tmp_path / "none", features, candidates=[0])) is None
+
+
+def test_a_graph_whose_parts_give_several_rows_for_a_candidate_stays_whole(
+    tmp_path: Path, features: FeatureGraph
+) -> None:
+    halves = [
+        helper.make_node("Constant", [], ["half"], value_ints=[-1, 1000]),
+        helper.make_node("Reshape", ["a", "half"], ["halves"]),
+        helper.make_node("Shape", ["a"], ["sizes"]),
+        helper.make_node("Reshape", ["halves", "sizes"], ["again"]),
+        helper.make_node("MatMul", ["again", "back"], ["b"]),
+    ]
+    assert open_item_side(write_slow(tmp_path / "slow", features, changed={"b": halves})) is None
+
+
+def test_outputs_that_are_left_out_and_outputs_that_are_inputs(tmp_path: Path, features: FeatureGraph) -> None:
+    unnamed = [
+        helper.make_node("ReduceSum", ["b", "ends"], ["all"], keepdims=0),
+        helper.make_node("Dropout", ["all"], ["own", ""]),
+    ]
+    clipped = [
+        helper.make_node("Constant", [], ["most"], value_float=1e6),
+        helper.make_node("ReduceSum", ["of", "ends"], ["asked"], keepdims=0),
+        helper.make_node("Clip", ["asked", "", "most"], ["request"]),
+    ]
+    artifact = write_slow(tmp_path / "slow", features, changed={"own": unnamed, "request": clipped})
+    assert isinstance(open_item_side(artifact), ItemSide)
+
+    nodes = [helper.make_node("MatMul", ["item_dense", "w"], ["score"])]
+    inputs = [TensorSpec("item_dense", "float32", ("items", 2)), TensorSpec("request_of_item", "int64", ("items",))]
+    outputs = [TensorSpec("score", "float32", ("items", 1)), inputs[1]]
+    weights = {"w": np.ones((2, 1), np.float32)}
+    (tmp_path / "given.onnx").write_bytes(shop.onnx_graph(nodes, inputs, outputs, weights))
+    parts = open_sides(Opening(tmp_path / "given.onnx", "model"), ["item_dense"])
+    assert parts is not None
+    assert sorted(parts[1].outputs) == ["request_of_item", "score"]
+
+
+def test_a_graph_that_is_loaded_only_as_a_whole_stays_whole(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["item_dense", "w"], ["a"]),
+        helper.make_node("Mul", ["a", "thin"], ["b"]),
+        helper.make_node("Gather", ["b", "request_of_item"], ["score"]),
+    ]
+    inputs = [TensorSpec("item_dense", "float32", ("items", 2)), TensorSpec("request_of_item", "int64", ("items",))]
+    content = shop.onnx_graph(
+        nodes, inputs, [TensorSpec("score", "float32", ("items", 2))], {"w": np.ones((2, 2), np.float32)}
+    )
+    model = onnx.load_from_string(content)
+    values, places = (numpy_helper.from_array(np.array([1], dtype), "thin") for dtype in (np.float32, np.int64))
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [2]))
+    path = tmp_path / "thin.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert "score" in open_runtime(Opening(path, "model")).outputs
+    assert open_sides(Opening(path, "model"), ["item_dense"]) is None
+
+
+@pytest.mark.parametrize("most_bytes", [300, 3000])
+def test_threads_that_share_few_places_get_their_own_scores(ranker: Artifact, most_bytes: int) -> None:
+    rng, side = np.random.default_rng(2), side_of(ranker, most_bytes)
+    requests = [some_of(ranker, rng.integers(0, 62, size)) for size in rng.integers(1, 90, 60)] * 3
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda tensors: side.run(tensors, ["score"])[0], requests))
+    for tensors, scores in zip(requests, found, strict=True):
+        compare({"score": ranker.model.run(tensors, ["score"])[0]}, {"score": scores}, "a request")
 
 
 def test_nothing_is_kept_of_an_int8_variant_or_of_what_has_no_candidates(
