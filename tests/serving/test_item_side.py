@@ -200,6 +200,21 @@ def test_a_graph_whose_parts_give_several_rows_for_a_candidate_stays_whole(
     assert open_item_side(write_slow(tmp_path / "slow", features, changed={"b": halves})) is None
 
 
+def test_a_graph_that_takes_rows_of_any_size_stays_whole(tmp_path: Path, features: FeatureGraph) -> None:
+    artifact = write_slow(tmp_path / "slow", features)
+    model = onnx.load(tmp_path / "slow" / files.GRAPH)
+    taken_of = next(i for i in model.graph.input if i.name == "item_dense").type.tensor_type
+    taken_of.shape.dim[1].dim_param = "width"
+    (tmp_path / "slow" / files.GRAPH).write_bytes(model.SerializeToString())
+    free = tuple(
+        msgspec.structs.replace(t, shape=("items", "width")) if t.name == "item_dense" else t
+        for t in artifact.signature.tensors
+    )
+    signature = msgspec.structs.replace(artifact.signature, tensors=free)
+    (tmp_path / "slow" / "signature.json").write_bytes(signature.to_json())
+    assert open_item_side(open_artifact(tmp_path / "slow", "slow", "1")) is None
+
+
 def test_outputs_that_are_left_out_and_outputs_that_are_inputs(tmp_path: Path, features: FeatureGraph) -> None:
     unnamed = [
         helper.make_node("ReduceSum", ["b", "ends"], ["all"], keepdims=0),
