@@ -28,7 +28,9 @@ class Stop:
     def wait(self, seconds: float) -> bool:
         """Waits until it is told to end, at most so many seconds; whether it was."""
         if not self.asked:
-            select.select([self._told], [], [], seconds)
+            poll = select.poll()  # `select` takes no descriptor from 1,024 on
+            poll.register(self._told, select.POLLIN)
+            poll.poll(max(0.0, seconds) * 1e3)
         return self.asked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Generator
@@ -68,3 +69,18 @@ def test_in_another_thread_nothing_is_asked_for() -> None:
     assert found == [False]
     with pytest.raises(Ended):
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_process_with_many_files_waits_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2000)), hard))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        with stop_signals() as stop:
+            assert not stop.wait(0.0)
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.wait(60.0)
+    finally:
+        for file in files:
+            os.close(file)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
