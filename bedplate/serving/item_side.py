@@ -140,7 +140,8 @@ def open_item_side(artifact: Artifact, threads: int = 1, most_bytes: int = MOST_
     """A model whose candidates' side is kept, proven on its golden requests; None: that can't be, or doesn't pay.
 
     It can't be where nothing that costs time is of the candidates alone, where rows of features have no fixed
-    size, and where a row's numbers depend on the rows beside it, as in an int8 variant.
+    size, and where a row's numbers depend on the rows beside it, as in an int8 variant, or no two candidates of the
+    golden requests differ, which would show that.
 
     Args:
         artifact: the model.
