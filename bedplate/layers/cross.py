@@ -56,12 +56,12 @@ class CrossNetwork(nn.Module):
         down, up = cast(nn.Linear, self.down[-1]), self.up[-1]
         if isinstance(up, nn.Linear):
             shared, own = self._both(request, item, weight.unsqueeze(1) * up.weight)
-            last = (down(x) * (own + shared.index_select(0, request_of_item))).sum(dim=1)
-            shared, own = self._both(request, item, (weight * up.bias).unsqueeze(1))
-            ends = own.squeeze(1) + shared.squeeze(1).index_select(0, request_of_item)
-            return (x * weight).sum(dim=1) + last + ends
+            last = _added_up(down(x) * (own + shared.index_select(0, request_of_item)), self.rank)
+            rows, ends = self._request_width, weight * up.bias
+            of_item, of_request = _weighted(item, ends[rows:]), _weighted(request, ends[:rows])
+            return _weighted(x, weight) + last + of_item + of_request.index_select(0, request_of_item)
         shared, own = self._both(request, item, weight.unsqueeze(1) * down.weight)
-        return (x * (own + (shared + weight).index_select(0, request_of_item))).sum(dim=1)
+        return _added_up(x * (own + (shared + weight).index_select(0, request_of_item)), self.width)
 
     def _crossed(self, request: Tensor, item: Tensor, request_of_item: Tensor, layers: int) -> Tensor:
         """[N, width]: what the first layers give."""
@@ -75,3 +75,13 @@ class CrossNetwork(nn.Module):
         """The two sides times their rows of a matrix [width, n]."""
         rows = self._request_width  # a size of the model, not of the tensor, so that an exported graph has the parts
         return request @ matrix[:rows], item @ matrix[rows:]
+
+
+def _weighted(rows: Tensor, weights: Tensor) -> Tensor:
+    """[N]: the weighted sum of each row; by a product, whose order does not depend on where in memory the row lies."""
+    return nn.functional.linear(rows, weights.unsqueeze(0)).squeeze(1)
+
+
+def _added_up(rows: Tensor, width: int) -> Tensor:
+    """[N]: the sum of each row [width], as `_weighted`."""
+    return _weighted(rows, torch.ones(width, dtype=rows.dtype, device=rows.device))

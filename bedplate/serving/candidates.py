@@ -137,13 +137,14 @@ class _Asking:
         failures: what the others raised.
     """
 
-    __slots__ = ("_asked", "_finders", "_request", "_until", "_without", "failures", "found")
+    __slots__ = ("_asked", "_begun", "_finders", "_request", "_until", "_without", "failures", "found")
 
     def __init__(
         self, finders: Sequence[Finder], request: Mapping[str, Column], asked: Asked, without: Int64s, until: float
     ) -> None:
         self._finders, self._request, self._asked, self._without = finders, request, asked, without
         self._until = until
+        self._begun: int | None = None  # the last that was asked
         self.found: dict[int, Int64s] = {}
         self.failures: dict[int, Exception] = {}
 
@@ -159,12 +160,13 @@ class _Asking:
         return True
 
     def quick(self) -> None:
-        """Asks those that take no time and were not asked."""
-        for position, finder in enumerate(self._finders):
-            if not finder.is_slow and position not in self.found and position not in self.failures:
-                self._ask(position)
+        """Asks those that take no time and were not asked; none where one of them holds up the thread just now."""
+        left = [i for i, f in enumerate(self._finders) if not f.is_slow and i not in self.found | self.failures]
+        for position in [] if self._begun in left else left:
+            self._ask(position)
 
     def _ask(self, position: int) -> None:
+        self._begun = position
         try:
             self.found[position] = self._finders[position].find(self._request, self._asked, self._without)
         except Exception as error:  # noqa: BLE001  (of a model, of a store: the other sources can do without)
