@@ -207,17 +207,16 @@ def git_state(root: Path) -> Git:
 
 
 @functools.cache
-@functools.cache
 def environment() -> Environment:
     """Python, platform and every installed library with its version, as this process first found them.
 
     >>> environment().libraries["msgspec"] == msgspec.__version__
     True
     """
-    told = (
-        d.metadata for d in importlib.metadata.distributions()
-    )  # read and parsed once, as `name` and `version` do each
-    found = ((metadata["Name"], metadata["Version"]) for metadata in told)
+    # Read and parsed once, as `name` and `version` do each.
+    told = (distribution.metadata for distribution in importlib.metadata.distributions())
+    # What an installation that was broken off has left behind lacks them.
+    found = ((metadata["Name"], metadata["Version"]) for metadata in told if {"Name", "Version"} <= {*metadata})
     return Environment(platform.python_version(), platform.platform(), dict(sorted(found)))
 
 
