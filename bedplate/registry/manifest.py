@@ -213,11 +213,17 @@ def environment() -> Environment:
     >>> environment().libraries["msgspec"] == msgspec.__version__
     True
     """
-    # Read and parsed once, as `name` and `version` do each.
-    told = (distribution.metadata for distribution in importlib.metadata.distributions())
-    # What an installation that was broken off has left behind lacks them.
-    found = ((metadata["Name"], metadata["Version"]) for metadata in told if {"Name", "Version"} <= {*metadata})
+    found = [known for d in importlib.metadata.distributions() if (known := _name_and_version(d)) is not None]
     return Environment(platform.python_version(), platform.platform(), dict(sorted(found)))
+
+
+def _name_and_version(library: importlib.metadata.Distribution) -> tuple[str, str] | None:
+    """None: it is what an installation that was broken off has left behind."""
+    try:
+        told = library.metadata  # read and parsed once, as `name` and `version` do each
+    except FileNotFoundError:  # of newer versions of this module, which other libraries put into its place
+        return None
+    return (told["Name"], told["Version"]) if {"Name", "Version"} <= {*told} else None
 
 
 def file_record(path: Path) -> FileRecord:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +74,19 @@ def test_gather_takes_any_config_that_json_can_hold(tmp_path: Path) -> None:
             _gather(tmp_path, bad)
 
 
+class Newer(importlib.metadata.Distribution):
+    """What newer finders, of which libraries bring one, make of a folder without metadata."""
+
+    find_spec = staticmethod(lambda *_: None)
+    find_distributions = classmethod(lambda cls, context=None: [cls()])
+
+    def read_text(self, filename):
+        raise FileNotFoundError(filename)
+
+    def locate_file(self, path):
+        raise FileNotFoundError(path)
+
+
 def test_what_an_installation_that_was_broken_off_left_behind_is_no_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +95,7 @@ def test_what_an_installation_that_was_broken_off_left_behind_is_no_library(
         (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(metadata)
     (tmp_path / "left-1.0.dist-info").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Newer])
     environment.cache_clear()
     try:
         found = environment().libraries
