@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import final
 
+_LONGEST = 2**31 - 1  # milliseconds
+
 
 @final
 class Stop:
@@ -28,7 +30,9 @@ class Stop:
     def wait(self, seconds: float) -> bool:
         """Waits until it is told to end, at most so many seconds; whether it was."""
         if not self.asked:
-            select.select([self._told], [], [], seconds)
+            told = select.poll()  # unlike `select.select` it takes descriptors of 1024 and more
+            told.register(self._told, select.POLLIN)
+            told.poll(min(seconds * 1000, _LONGEST))
         return self.asked
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import signal
 import threading
 from collections.abc import Generator
 
 import pytest
 
-from bedplate.stopping import stop_signals
+from bedplate.stopping import Stop, stop_signals
 
 
 class Ended(Exception):
@@ -53,6 +55,23 @@ def test_a_wait_ends_with_the_signal() -> None:
         assert stop.wait(600.0), "for as long as a test may last, or until the signal"
         assert stop.wait(600.0)
         teller.join()
+
+
+def test_a_process_with_many_open_files_waits_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < 2048:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    read, write = os.pipe()
+    try:
+        high = fcntl.fcntl(read, fcntl.F_DUPFD, 1500)
+        assert Stop(high).wait(0.0) is False
+        os.write(write, b"!")
+        assert Stop(high).wait(600.0) is False, "it was woken, and nobody asked"
+        os.close(high)
+    finally:
+        os.close(read)
+        os.close(write)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_in_another_thread_nothing_is_asked_for() -> None:
