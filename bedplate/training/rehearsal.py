@@ -50,7 +50,7 @@ def _with_copied_buffers(model: Model) -> Generator[None]:
     """
     untyped: Any = model
     modules: list[nn.Module] = list(untyped.modules())
-    own = [(module, name, buffer) for module in modules for name, buffer in module.named_buffers(recurse=False)]
+    own = [(m, name, b) for m in modules for name, b in m.named_buffers(recurse=False, remove_duplicate=False)]
     copies = {id(buffer): buffer.clone() for _, _, buffer in own}
     for module, name, buffer in own:
         setattr(module, name, copies[id(buffer)])

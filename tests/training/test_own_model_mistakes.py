@@ -198,7 +198,8 @@ class Scaled(Mistaken):
 
     def __init__(self, config, layout):
         super().__init__(config, layout)
-        self.register_buffer("scale", torch.tensor(2.0))
+        self.register_buffer("first", torch.tensor(2.0))
+        self.register_buffer("scale", self.first)
         self.register_buffer("served_times", torch.zeros(()), persistent=False)
 
     def forward(self, batch):
