@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import final
 
+_LONGEST = 2**31 - 1  # milliseconds
+
 
 @final
 class Stop:
@@ -28,9 +30,9 @@ class Stop:
     def wait(self, seconds: float) -> bool:
         """Waits until it is told to end, at most so many seconds; whether it was."""
         if not self.asked:
-            poll = select.poll()  # `select` takes no descriptor from 1,024 on
-            poll.register(self._told, select.POLLIN)
-            poll.poll(max(0.0, seconds) * 1e3)
+            told = select.poll()  # `select` takes no descriptor from 1,024 on
+            told.register(self._told, select.POLLIN)
+            told.poll(min(max(0.0, seconds) * 1e3, _LONGEST))
         return self.asked
 
 

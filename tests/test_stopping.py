@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
@@ -10,7 +11,7 @@ from collections.abc import Generator
 
 import pytest
 
-from bedplate.stopping import stop_signals
+from bedplate.stopping import Stop, stop_signals
 
 
 class Ended(Exception):
@@ -56,6 +57,23 @@ def test_a_wait_ends_with_the_signal() -> None:
         teller.join()
 
 
+def test_a_process_with_many_open_files_waits_too() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < 2048:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
+    read, write = os.pipe()
+    try:
+        high = fcntl.fcntl(read, fcntl.F_DUPFD, 1500)
+        assert Stop(high).wait(0.0) is False
+        os.write(write, b"!")
+        assert Stop(high).wait(600.0) is False, "it was woken, and nobody asked"
+        os.close(high)
+    finally:
+        os.close(read)
+        os.close(write)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_in_another_thread_nothing_is_asked_for() -> None:
     found: list[bool] = []
 
@@ -69,18 +87,3 @@ def test_in_another_thread_nothing_is_asked_for() -> None:
     assert found == [False]
     with pytest.raises(Ended):
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def test_a_process_with_many_files_waits_too() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2000)), hard))
-    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
-    try:
-        with stop_signals() as stop:
-            assert not stop.wait(0.0)
-            signal.raise_signal(signal.SIGTERM)
-            assert stop.wait(60.0)
-    finally:
-        for file in files:
-            os.close(file)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -207,18 +207,23 @@ def git_state(root: Path) -> Git:
 
 
 @functools.cache
-@functools.cache
 def environment() -> Environment:
     """Python, platform and every installed library with its version, as this process first found them.
 
     >>> environment().libraries["msgspec"] == msgspec.__version__
     True
     """
-    told = (
-        d.metadata for d in importlib.metadata.distributions()
-    )  # read and parsed once, as `name` and `version` do each
-    found = ((metadata["Name"], metadata["Version"]) for metadata in told)
+    found = [known for d in importlib.metadata.distributions() if (known := _name_and_version(d)) is not None]
     return Environment(platform.python_version(), platform.platform(), dict(sorted(found)))
+
+
+def _name_and_version(library: importlib.metadata.Distribution) -> tuple[str, str] | None:
+    """None: it is what an installation that was broken off has left behind."""
+    try:
+        told = library.metadata  # read and parsed once, as `name` and `version` do each
+    except FileNotFoundError:  # of newer versions of this module, which other libraries put into its place
+        return None
+    return (told["Name"], told["Version"]) if {"Name", "Version"} <= {*told} else None
 
 
 def file_record(path: Path) -> FileRecord:

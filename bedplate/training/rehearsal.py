@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bedplate.errors import ArtifactError
 from bedplate.features.encoding import TensorSpec
@@ -30,17 +32,33 @@ def rehearse(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch) ->
     """
     names = {t.name for t in served_tensors(model)}
     read = replace(batch, inputs={name: tensor for name, tensor in batch.items() if name in names})
-    kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _with_copied_buffers(model):  # pyright: ignore[reportUnknownMemberType]
         scores_of(model, outputs, batch)
         model.eval()
         try:
             served_of(model, read)
         finally:
             model.train()
-            for name, buffer in model.named_buffers():
-                if name in kept:
-                    buffer.copy_(kept[name])
+
+
+@contextmanager
+def _with_copied_buffers(model: Model) -> Generator[None]:
+    """Lets a model change copies of its buffers.
+
+    Those themselves may not even be written again as they were: the backward pass refuses tensors that were written
+    since the forward pass read them.
+    """
+    untyped: Any = model
+    modules: list[nn.Module] = list(untyped.modules())
+    own = [(m, name, b) for m in modules for name, b in m.named_buffers(recurse=False, remove_duplicate=False)]
+    copies = {id(buffer): buffer.clone() for _, _, buffer in own}
+    for module, name, buffer in own:
+        setattr(module, name, copies[id(buffer)])
+    try:
+        yield
+    finally:
+        for module, name, buffer in own:
+            setattr(module, name, buffer)
 
 
 def served_tensors(model: Model) -> list[TensorSpec]:

@@ -216,11 +216,15 @@ def _resumable(run: Run) -> Generator[None]:
 
 
 def batches_of(dataset: LoadedDataset, files: WrittenDataset | None) -> Sequence[Batches]:
-    """The batches of training, validation and test, joined or read."""
+    """The batches of training, validation and test, joined or read.
+
+    Every model is tested on the negatives of seed 0, whatever its own seed; files of another one do not hold them.
+    """
     if files is None:
         return [Loader(dataset, split) for split in SPLITS]
     files.check(dataset)
-    return [files.loader(split) for split in SPLITS]
+    others = [] if files.manifest.plan.seed == 0 else ["test"]
+    return [Loader(dataset, split) if split in others else files.loader(split) for split in SPLITS]
 
 
 def _encoder(

@@ -201,6 +201,8 @@ class _Run:
             progress.loss_sum += loss * rows
             progress.rows += rows
             self.rows += rows
+            if self.profile is not None:
+                self.profile.trained(batch.rows)
             is_update = progress.batch % self.config.accumulate == 0 or progress.batch == self.batches
             if is_update:
                 self._update(loss, batch)
@@ -210,8 +212,6 @@ class _Run:
                 return False
             if self.show is not None:
                 self.show(self._status(None))
-            if self.profile is not None:
-                self.profile.trained(batch.rows)
             self._lap("other")
             began = time.perf_counter()
         if progress.batch != self.batches:

@@ -235,7 +235,8 @@ def test_any_column_comes_back(made: tuple[WrittenColumn, pl.Series, int]) -> No
     assert back.offsets.tolist() == list(range(rows + 1))
 
 
-def test_training_from_files_gives_equal_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [0, 3])
+def test_training_from_files_gives_equal_weights(tmp_path: Path, seed: int) -> None:
     """The job of the example on a small part of its data: from files, and from the join."""
     import torch
     from small_retail import EXAMPLE, make_project
@@ -248,17 +249,19 @@ def test_training_from_files_gives_equal_weights(tmp_path: Path) -> None:
     shutil.copy(EXAMPLE / "train.py", folder)
     project = Project(folder)
     project.apply()
-    job = project.find(Job, "retail_logistic").with_settings(["trainer.epochs=2"])
+    job = project.find(Job, "retail_logistic").with_settings(["trainer.epochs=2", f"trainer.seed={seed}"])
     loaded = project.load(job.dataset)
     out = tmp_path / "files"
-    assert command(["datasets", "write", job.dataset, str(out), "--epochs", "2", "--project", str(folder)]) == 0
+    words = ["--epochs", "2", "--seed", str(seed), "--project", str(folder)]
+    assert command(["datasets", "write", job.dataset, str(out), *words]) == 0
     arguments = (job, loaded, project.graph.features, Registry(tmp_path / "registry"), folder)
     joined, read = train(*arguments), train(*arguments, files=WrittenDataset(out))
     assert joined.metrics == read.metrics
     for name, weights in joined.result.model.state_dict().items():
         assert torch.equal(weights, read.result.model.state_dict()[name]), name
     assert str(joined.version) == str(read.version)
-    assert command(["train", "retail_logistic", "trainer.epochs=3", "--from", str(out), "--project", str(folder)]) == 2
+    longer = ["trainer.epochs=3", f"trainer.seed={seed}", "--from", str(out), "--project", str(folder)]
+    assert command(["train", "retail_logistic", *longer]) == 2
 
 
 def test_what_is_there_already_is_not_written_again(dataset: LoadedDataset, tmp_path: Path) -> None:

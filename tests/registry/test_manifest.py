@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from bedplate.registry.manifest import (
     Manifest,
     copy_hashed,
     encode_manifest,
+    environment,
     file_record,
     gather,
     git_state,
@@ -69,6 +72,38 @@ def test_gather_takes_any_config_that_json_can_hold(tmp_path: Path) -> None:
     for bad in ([1], "text", {"f": object()}):
         with pytest.raises(DataError, match="JSON object"):
             _gather(tmp_path, bad)
+
+
+class Newer(importlib.metadata.Distribution):
+    """What newer finders, of which libraries bring one, make of a folder without metadata."""
+
+    find_spec = staticmethod(lambda *_: None)
+    find_distributions = classmethod(lambda cls, context=None: [cls()])
+
+    def read_text(self, filename):
+        raise FileNotFoundError(filename)
+
+    def locate_file(self, path):
+        raise FileNotFoundError(path)
+
+
+def test_what_an_installation_that_was_broken_off_left_behind_is_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, metadata in (("nothing", ""), ("part", "Metadata-Version: 2.1\nName: part\n")):
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+        (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_text(metadata)
+    (tmp_path / "left-1.0.dist-info").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Newer])
+    environment.cache_clear()
+    try:
+        found = environment().libraries
+    finally:
+        environment.cache_clear()
+    assert not {"nothing", "part", "left"} & {*found}
+    assert found["msgspec"] == msgspec.__version__
+    assert all(isinstance(part, str) for pair in found.items() for part in pair)
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:

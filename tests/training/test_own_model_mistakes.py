@@ -193,6 +193,29 @@ def test_what_is_tried_before_training_leaves_no_trace(tmp_path, monkeypatch):
         assert torch.equal(weight, untried.state_dict()[name]), name
 
 
+class Scaled(Mistaken):
+    """Its backward pass needs buffers as its forward pass has seen them; it counts what it is asked for."""
+
+    def __init__(self, config, layout):
+        super().__init__(config, layout)
+        self.register_buffer("first", torch.tensor(2.0))
+        self.register_buffer("scale", self.first)
+        self.register_buffer("served_times", torch.zeros(()), persistent=False)
+
+    def forward(self, batch):
+        return {"logit": super().forward(batch)["logit"] * self.scale}
+
+    def served(self, batch):
+        self.scale.mul_(3)
+        self.served_times = self.served_times + 1
+        return super().served(batch)
+
+
+def test_a_model_with_constants_in_its_forward_pass_is_trained(tmp_path):
+    model, _, _ = fitted(tmp_path, Scaled)
+    assert (model.scale, model.served_times) == (2, 0)
+
+
 class Unmade(BinaryModel):
     class Config(BinaryConfig, frozen=True):
         mistake: str = ""

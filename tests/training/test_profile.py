@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -83,6 +84,17 @@ def test_the_report_has_every_stage_with_its_limit_and_says_that_a_slow_source_i
     assert kept["advice"] == list(found.advice)
     assert [s["name"] for s in kept["stages"]] == [s.name for s in found.stages]
     assert all(what in (tmp_path / TEXT).read_text() for what in found.advice)
+
+
+def test_the_batch_after_which_patience_is_over_counts(encoder: Encoder, tmp_path: Path) -> None:
+    profile, model = Profile(), DCN(MODEL, encoder.layout)
+    still = msgspec.structs.replace(
+        SHORT, evaluate_every=2, patience=1, learning_rate=1e-12, embedding_learning_rate=1e-12
+    )
+    result = Trainer(still, profile=profile).fit(model, encoder, Source(6), Source(2, salt=1), tmp_path)
+    assert (result.steps, result.stopped_early) == (4, True)
+    rows = sum(batch.items for batch in islice(Source(6).epoch(SHORT.seed, 0), 4))
+    assert (profile.measured.batches, profile.measured.rows) == (4, rows)
 
 
 def test_a_training_of_which_nothing_was_left_is_not_judged(encoder: Encoder, tmp_path: Path) -> None:
