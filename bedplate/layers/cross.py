@@ -51,7 +51,7 @@ class CrossNetwork(nn.Module):
         is there before any cross: the request's columns once per request, and those of the item regardless of it.
         """
         if not self.down:
-            return (self(request, item, request_of_item) * weight).sum(dim=1)
+            return _weighted(self(request, item, request_of_item), weight)
         x = self._crossed(request, item, request_of_item, len(self.up) - 1)
         down, up = cast(nn.Linear, self.down[-1]), self.up[-1]
         if isinstance(up, nn.Linear):
