@@ -81,19 +81,23 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 def test_a_changed_file_of_a_package_is_read_again(tmp_path: Path) -> None:
     """Also of a folder that is a package without a file of its own; a library's module is loaded once."""
     tmp_path = tmp_path / "site-packages" / "project"
-    for folder in ("own", "deep/inner", ".venv/site-packages/lib"):
+    for folder in ("named_here", "deep/inner", ".venv/site-packages/lib"):
         (tmp_path / folder).mkdir(parents=True)
-    text = SHOP.replace('"spending"', "NAME").replace("import polars", "from own.name import NAME\nimport polars")
-    (tmp_path / "own" / "name.py").write_text("from deep.inner.name import NAME\nimport lib\nlib.times.append(NAME)\n")
-    (tmp_path / "own" / "late.py").write_text("")
+    text = SHOP.replace('"spending"', "NAME").replace(
+        "import polars", "from named_here.name import NAME\nimport polars"
+    )
+    (tmp_path / "named_here" / "name.py").write_text(
+        "from deep.inner.name import NAME\nimport lib\nlib.times.append(NAME)\n"
+    )
+    (tmp_path / "named_here" / "late.py").write_text("")
     (tmp_path / ".venv/site-packages/lib/__init__.py").write_text("times = []\n")
     project(tmp_path, features=f"import sys\nsys.path.append({str(tmp_path / '.venv/site-packages')!r})\n{text}")
     try:
         for name in ("first", "second_one"):
             (tmp_path / "deep/inner/name.py").write_text(f"NAME = '{name}'\n")
             assert list(Project(tmp_path).views) == [name]
-            importlib.import_module("own.late")  # as a function of a definition does when it is called
-            assert sys.modules["own"].late is sys.modules["own.late"]
+            importlib.import_module("named_here.late")  # as a function of a definition does when it is called
+            assert sys.modules["named_here"].late is sys.modules["named_here.late"]
         assert sys.modules["lib"].times == ["first", "second_one"]
     finally:
         sys.path.remove(str(tmp_path / ".venv/site-packages"))
