@@ -130,18 +130,11 @@ class Loader:
         Raises:
             ConfigError: `start` is not within the epoch.
         """
-        cuts = self.cuts(seed, epoch, start, stop, part=part, room=room)
+        cuts = self.cuts(seed, epoch, start, stop, part, room)
         return (Block(items, partial(self._make, places, seed, epoch)) for items, places in cuts)
 
     def cuts(
-        self,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        part: Part = WHOLE,
-        room: Room | None = None,
+        self, seed: int, epoch: int, start: int, stop: int | None, part: Part, room: Room | None
     ) -> Iterator[tuple[int, list[Int64s]]]:
         """Which requests each batch of a block has, and how many candidates the block has; arguments as `blocks`.
 

@@ -113,9 +113,8 @@ class RecentRows:
             with self._lock:
                 was_long = self._file(self._waiting.popleft()) if self._waiting else False
             if was_long:
-                sleep(
-                    0
-                )  # whoever waits for the interpreter comes first; after a few rows that costs more than it gives
+                # Whoever waits for the interpreter comes first; after a few rows that costs more than it gives.
+                sleep(0)
 
     def _file(self, seen: _Seen) -> bool:
         """Puts rows under their keys, and says whether they were many; the lock is held."""

@@ -18,6 +18,7 @@ from bedplate.datasets.blocks import WHOLE, Part, Room
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.negatives import LOG_Q
 from bedplate.datasets.slices import slice_batch
+from bedplate.errors import ConfigError
 from bedplate.features.encoder import Encoder
 from bedplate.models.batch import TensorBatch
 from bedplate.training.source import Batches, TensorBlock, TensorBlocks, bytes_of, bytes_of_tensors, tensor_batch
@@ -79,7 +80,7 @@ class Kept:
         Returns:
             None: a request does not have the same rows in every epoch, or all rows would take more memory.
         """
-        if not isinstance(source, Loader) or not source.repeats:
+        if memory <= 0 or not isinstance(source, Loader) or not source.repeats:
             return None
         first = _Rows.of(source.rows(np.arange(min(len(source.sizes), 1)), seed, 0), encoder)
         return cls(source, encoder, seed, first) if first.bytes_of(source.sizes) <= memory else None
@@ -103,11 +104,13 @@ class Kept:
         """See `source.TensorSource`; the seed is the one that the rows are of.
 
         Raises:
-            ConfigError: `start` is not within the epoch.
+            ConfigError: it is another seed, or `start` is not within the epoch.
         """
+        if seed != self._seed:
+            raise ConfigError(f"the rows that are kept are of seed {self._seed}, got {seed}", where="training")
 
         def of_blocks(room: Room) -> Iterator[TensorBlock]:
-            for items, places in self._loader.cuts(seed, epoch, start, stop, part=part, room=room):
+            for items, places in self._loader.cuts(seed, epoch, start, stop, part, room):
                 yield TensorBlock(items, partial(self._make, places, watch))
 
         return of_blocks

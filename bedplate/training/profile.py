@@ -43,8 +43,8 @@ class Profile:
         self._loop: defaultdict[str, float] = defaultdict(float)
         self._threads: defaultdict[str, float] = defaultdict(float)
         self._thread_rows: defaultdict[str, int] = defaultdict(int)
-        self._rows = self._batches = self._epochs = 0
-        self._starts, self._is_start = 0.0, False
+        self._rows = self._batches = 0
+        self._start: float | None = None  # how long the first batch was waited for
         self._lock = threading.Lock()
         self._at = self._cpu = 0.0
 
@@ -56,13 +56,9 @@ class Profile:
         """A stage of the loop, which began where the one before ended, has ended."""
         now = time.perf_counter()
         self._loop[stage] += now - self._at
-        if self._is_start and stage == "waiting":
-            self._starts, self._is_start = self._starts + now - self._at, False
+        if self._start is None and stage == "waiting":
+            self._start = now - self._at
         self._at = now
-
-    def begin_epoch(self) -> None:
-        """An epoch, or the rest of one, begins."""
-        self._epochs, self._is_start = self._epochs + 1, True
 
     def prepared(self, stage: str, seconds: float, rows: int) -> None:
         """A stage of preparing a batch has ended, in any thread; see `stages.Watch`."""
@@ -87,8 +83,7 @@ class Profile:
             self._rows,
             self._batches,
             cpu,
-            self._starts,
-            self._epochs,
+            self._start or 0.0,
         )
 
     def examine(

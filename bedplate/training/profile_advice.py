@@ -28,8 +28,7 @@ class Measured(msgspec.Struct, frozen=True):
         rows: candidates that were trained on.
         batches: of them.
         cpu: seconds of processor time of the process.
-        starts: of the seconds of waiting those for the first batch of an epoch, before which none is ready.
-        epochs: that were begun.
+        start: of the seconds of waiting those for the first batch of all, before which none is ready.
     """
 
     loading: str
@@ -39,8 +38,7 @@ class Measured(msgspec.Struct, frozen=True):
     rows: int
     batches: int
     cpu: float
-    starts: float = 0.0
-    epochs: int = 1
+    start: float = 0.0
 
     def idle(self, threads: int) -> float:
         """The seconds that so many threads did nothing while the loop trained, all together."""
@@ -131,13 +129,12 @@ def _of_loader(waited: float, measured: Measured, limits: Limits, config: Traine
     possible = f"{threads} threads alone prepare {prepared:,.0f} rows/s, the model takes {limits.model:,.0f}"
     is_enough = prepared > PAYS * limits.model
     seconds, waiting = sum(measured.loop.values()), measured.loop.get("waiting", 0.0)
-    if measured.starts > 0.5 * waiting:
+    if measured.start > 0.5 * waiting:
         yield (
-            f"{what}, {measured.starts / waiting:.0%} of it for the first batch of {measured.epochs:,} "
-            f"epoch{'s' if measured.epochs > 1 else ''} of {measured.batches / measured.epochs:,.0f} batches, before "
-            "which none is ready: it is nothing beside epochs of more rows"
+            f"{what}, {measured.start / waiting:.0%} of it for the first of {measured.batches:,} batches, before which "
+            "none is ready: it is nothing beside a training of more rows or epochs"
         )
-        if is_enough or waiting - measured.starts <= WAITING * seconds:
+        if is_enough or waiting - measured.start <= WAITING * seconds:
             return
     if is_enough:
         idle = measured.idle(threads) / (threads * seconds)
@@ -160,7 +157,8 @@ def _of_loader(waited: float, measured: Measured, limits: Limits, config: Traine
     if measured.loading == "join" and loading > 0.5:
         yield (
             f"{what}, and the join is {loading:.0%} of preparing a batch: write what is trained on more than once "
-            "(bedplate datasets write), and train with --from"
+            "(bedplate datasets write), and train with --from; or, where no negatives are drawn, raise "
+            "trainer.keep_memory until all rows of training fit into it, and are joined once"
         )
     elif loading <= 0.5:
         yield (

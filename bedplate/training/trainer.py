@@ -188,8 +188,6 @@ class _Run:
         """Trains to the end of the epoch; False: patience ended before."""
         self.model.train()
         progress = self.progress
-        if self.profile is not None:
-            self.profile.begin_epoch()
         began = time.perf_counter()
         for batch in ready:
             self._lap("waiting")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from bedplate.datasets.blocks import WHOLE, Part
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
+from bedplate.errors import ConfigError
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import Bag, Category, Encoding, Number, Sequence
 from bedplate.features.fitting import fit
@@ -146,6 +147,14 @@ def test_rows_are_kept_only_where_all_have_room() -> None:
     assert Kept.within(kept.nbytes, loader, encoder, 0) is not None
     assert Kept.within(kept.nbytes - 1, loader, encoder, 0) is None
     assert Kept.within(ENOUGH, loader.epoch(0, 0), encoder, 0) is None, "what is no loader has no places"
+    with pytest.raises(ConfigError, match="the rows that are kept are of seed 0, got 1"):
+        kept.blocks(1, 0)
+
+
+def test_nothing_is_joined_where_nothing_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, encoder = Loader(PLAIN, "train"), fitted(PLAIN, INPUTS)
+    monkeypatch.setattr(Loader, "rows", lambda *_: pytest.fail("rows were joined"))
+    assert Kept.within(0, loader, encoder, 0) is None
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -119,6 +119,7 @@ SLOW = msgspec.structs.replace(FAST, load=5e4)
     [
         (WAITS, JOINS, SLOW, ONE, 1000, "trainer.loader_threads=2", "trainer.prefetch"),
         (WAITS, JOINS, SLOW, TrainerConfig(), 1000, "--from", "loader_threads"),
+        (WAITS, JOINS, SLOW, TrainerConfig(), 1000, "trainer.keep_memory", "loader_threads"),
         (WAITS, {"read": 5.0, "encode": 1.0}, SLOW, TrainerConfig(), 1000, "", "--from"),
         (WAITS, ENCODES, SLOW, TrainerConfig(), 1000, "fewer inputs", "--from"),
         (WAITS, JOINS, FAST, TrainerConfig(), 1000, "trainer.prefetch_memory", "first of"),
@@ -146,32 +147,40 @@ def test_the_advice_is_about_what_limits_the_training(loop, threads, limits, con
 
 
 @pytest.mark.parametrize(
-    ("starts", "limits", "wanted", "unwanted"),
+    ("start", "limits", "wanted", "unwanted"),
     [
-        (4.0, FAST, "80% of it for the first batch of 4 epochs of 8 batches", ["prefetch", "inputs", "--from"]),
-        (4.9, SLOW, "98% of it for the first batch of 4 epochs of 8 batches", ["loader_threads", "inputs", "--from"]),
-        (3.0, SLOW, "60% of it for the first batch", ["prefetch_memory"]),
-        (2.0, FAST, "held up", ["first batch"]),
+        (4.0, FAST, "80% of it for the first of 32 batches", ["prefetch", "inputs", "--from"]),
+        (4.9, SLOW, "98% of it for the first of 32 batches", ["loader_threads", "inputs", "--from"]),
+        (3.0, SLOW, "60% of it for the first of 32 batches", ["prefetch_memory"]),
+        (2.0, FAST, "held up", ["first of"]),
     ],
 )
-def test_the_wait_for_the_first_batch_of_short_epochs_is_told_from_a_slow_loader(
-    starts: float, limits: Limits, wanted: str, unwanted: list[str]
+def test_the_wait_for_the_first_batch_of_a_short_training_is_told_from_a_slow_loader(
+    start: float, limits: Limits, wanted: str, unwanted: list[str]
 ) -> None:
-    measured = Measured("join", WAITS, ENCODES, {}, rows=10**6, batches=32, cpu=8.0, starts=starts, epochs=4)
+    measured = Measured("join", WAITS, ENCODES, {}, rows=10**6, batches=32, cpu=8.0, start=start)
     config = ONE if limits is SLOW else TrainerConfig()
     found = "\n".join(advice(measured, limits, config, cores=2))
     assert wanted in found
     assert not any(one in found for one in unwanted)
-    assert ("loader_threads=2" in found) == (starts == 3.0), "there is more to wait for than the starts"
+    assert ("loader_threads=2" in found) == (start == 3.0), "there is more to wait for than the start"
 
 
-def test_the_start_of_each_epoch_is_measured(encoder: Encoder, tmp_path: Path) -> None:
+def test_the_start_is_the_wait_for_the_first_batch_of_all(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     profile = Profile()
     fitted(encoder, tmp_path, profile, Source(6))
     measured = profile.measured
-    assert measured.epochs == SHORT.epochs
-    assert 0 < measured.starts <= measured.loop["waiting"]
+    assert 0 < measured.start <= measured.loop["waiting"]
     assert measured.idle(SHORT.loader_threads) >= 0
+    times, profile = iter([1.0, 3.0, 4.0, 9.0]), Profile()
+    with monkeypatch.context() as patched:
+        patched.setattr("bedplate.training.profile.time.perf_counter", lambda: next(times))
+        profile.begin()
+        for stage in ("waiting", "forward", "waiting"):
+            profile.lap(stage)
+    assert (profile.measured.start, profile.measured.loop["waiting"]) == (2.0, 7.0)
 
 
 def test_what_an_update_moves_is_never_shown_as_nothing() -> None:
