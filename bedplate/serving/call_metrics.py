@@ -1,10 +1,11 @@
-"""What a scraper reads of the calls of models that requests share."""
+"""What a scraper reads of how models are called: calls that requests share, and candidates that are known."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from bedplate.exposition import family
+from bedplate.serving.artifact import Artifact
 from bedplate.serving.model import Model
 
 
@@ -37,3 +38,22 @@ def call_lines(models: Sequence[Model]) -> list[str]:
         ),
         *family("bedplate_unshared_requests_total", "counter", alone, [(labels, s.alone) for labels, s in found]),
     ]
+
+
+def side_lines(artifacts: Iterable[Artifact]) -> list[str]:
+    """The samples of the models whose candidates' side is kept; none where no model's is.
+
+    Args:
+        artifacts: of a service.
+
+    >>> side_lines([])
+    []
+    """
+    found = [
+        ({"model": a.model.name, "version": a.model.version, "was": was}, count)
+        for a in artifacts
+        if a.item_side is not None
+        for was, count in (("known", a.item_side.known), ("computed", a.item_side.computed))
+    ]
+    said = "Rows of candidates that were looked up among those of earlier requests."
+    return family("bedplate_candidate_rows_total", "counter", said, found) if found else []

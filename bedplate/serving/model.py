@@ -73,7 +73,15 @@ class SharedCalls(Protocol):
 
 
 class ScoringSide(Protocol):
-    """A model that keeps what it computes of candidates (`item_side.ItemSide`)."""
+    """A model that keeps what it computes of candidates (`item_side.ItemSide`).
+
+    Attributes:
+        known: rows of candidates that were asked for and known.
+        computed: rows that were computed.
+    """
+
+    known: int
+    computed: int
 
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
         """As `Runtime.run`."""

@@ -19,7 +19,7 @@ import msgspec
 from bedplate.errors import BedplateError, NotFoundError, NotReadyError, suggest
 from bedplate.serving import api
 from bedplate.serving.answers import Answer, Similar, Vectors
-from bedplate.serving.call_metrics import call_lines
+from bedplate.serving.call_metrics import call_lines, side_lines
 from bedplate.serving.compression import compress, decompress
 from bedplate.serving.http import TEXT, Request, Response, error_response
 from bedplate.serving.metrics import Metrics, view_lines
@@ -79,6 +79,7 @@ class App:
             self._metrics.watch(pipeline.reader.guard, pipeline.reader.resident)
             self._metrics.add(lambda: _view_lines(pipeline))
         self._metrics.add(lambda: call_lines(self._repository.models))
+        self._metrics.add(lambda: side_lines(pipeline.models.values()))
         self._ready = True
 
     @property

@@ -24,6 +24,7 @@ from bedplate.serving.graph_sides import sides
 from bedplate.serving.item_side import ItemSide, open_item_side
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.loader import Loader
+from bedplate.serving.routes import App
 from bedplate.serving.runtime import Opening
 from bedplate.serving.runtime_onnx import open_runtime, open_sides
 
@@ -310,3 +311,11 @@ def test_a_service_ranks_alike_with_and_without(tmp_path: Path, features: Featur
         assert got.scores == pytest.approx(expected.scores, rel=1e-5, abs=5e-7)
         assert msgspec.structs.replace(got, scores=[]) == msgspec.structs.replace(expected, scores=[])
     assert side.known + side.computed == before + 37
+    apps = [App(), App()]
+    for app, pipeline in zip(apps, (whole, kept), strict=True):
+        app.open(pipeline)
+    none, text = (app.metrics.text() for app in apps)
+    assert "bedplate_candidate_rows_total" not in none
+    for was, count in (("known", side.known), ("computed", side.computed)):
+        assert count > 0
+        assert f'bedplate_candidate_rows_total{{model="ranker",version="2",was="{was}"}} {count}\n' in text
