@@ -3,7 +3,8 @@
     python benchmarks/train_processes.py [--steps 60] [--rounds 3] [--json FILE]
 
 DCN-V2 in two sizes, with a table of 100,000 vectors of 16 numbers, 8 random ids a candidate, batches of 4096.
-One process computes with all cores; each of two with half of them, on half of each batch. Losses are compared after a few steps.
+One process computes with all cores; each of two with half of them, on half of each batch. After a few steps their
+losses are compared.
 """
 
 from __future__ import annotations
