@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("pa
 
 PARENT = """
 import sys, time
-from bedplate.training.processes import _loopback, started
+from bedplate.training.processes import started
 with started(sys.argv[1:], 2) as workers:
     workers.wait_until_ready()
     print(workers._processes[1].pid, flush=True)
