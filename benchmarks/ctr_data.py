@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ CATEGORIES = {"age": 7, "gender": 2, "occupation": 21, "genre": 19, "decade": 9}
 OF_USER, OF_ITEM = ("age", "gender", "occupation"), ("genre", "decade")
 COLUMNS = ("user", "item", *CATEGORIES)
 """What every model reads: seven ids."""
-EMBEDDING, LAYERS, BATCH, RATE = 16, (64, 64), 4096, 1e-3
+LAYERS = tuple(int(width) for width in os.environ.get("CTR_LAYERS", "64,64").split(","))
+EMBEDDING, BATCH, RATE = 16, 4096, 1e-3
 """Of every model: DeepFM (Guo et al. 2017) with one bias, without dropout and batch normalisation."""
 TRAINED, JUDGED = 0.8, 0.1
 

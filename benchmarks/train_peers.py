@@ -9,7 +9,7 @@ PYTHON has both peers:
     peers/bin/pip install "ray[data,tune]" pandas scikit-learn h5py PyYAML tqdm polars pyarrow scipy colorlog \\
         colorama tensorboard thop tabulate plotly texttable psutil pydantic pytz
 
-Seven ids of 16, two layers of 64, batches of 4096, two threads. Each is a process of its own; they take turns, and the
+Seven ids of 16, two layers of 64 or those of `--layers`, batches of 4096, two threads. Each is a process of its own; they take turns, and the
 median of the rounds counts: rows that were trained on over the seconds of the training epochs, the loader's and
 all waiting included, preparation and evaluation not. Bedplate's are compared with a bare loop on ready tensors too.
 The peers read a table that is joined already; Bedplate joins the attributes of users and items as of each row's time.
@@ -84,10 +84,12 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=943)
     parser.add_argument("--items", type=int, default=1682)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--layers", default="64,64", help="of every model, commas between")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(PARTS), help="whose turn it is, commas between")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    os.environ["CTR_LAYERS"] = args.layers
     rounds: list[dict[str, dict[str, Any]]] = []
     only = args.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +116,11 @@ def main() -> int:
     wanted = {f"times the rows/s of {n}": (ratios[n], ">=", t) for n, t in targets.items() if n in ratios}
     wanted["share of the rows/s of the same model fed from memory"] = (share, ">=", SHARE)
     wanted["AUC on the test split, less the best other"] = (aucs["bedplate"] - best, ">=", -NOISE)
-    result = {"rows": args.rows, "users": args.users, "epochs": args.epochs, "rounds": rounds}
+    result = {"rows": args.rows, "users": args.users, "epochs": args.epochs, "layers": args.layers, "rounds": rounds}
     result |= {"rows_per_second": speed, "auc": aucs, "ratios": ratios, "waiting": waiting, "share": share}
     code = judge(result, wanted)
     suffix = "" if only == list(PARTS) else "-" + "-".join(n.replace(" ", "_") for n in only if n != "bedplate")
+    suffix += "" if args.layers == "64,64" else "-layers_" + args.layers.replace(",", "_")
     save(("train_peers_large" if args.users > args.rows else "train_peers") + suffix, machine() | result, args.json)
     return code
 

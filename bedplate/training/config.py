@@ -89,7 +89,7 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evaluate_every: int | None = None
     patience: int = 2
     checkpoint_every: int = 1000
-    prefetch: int = 32
+    prefetch: int = 128
     prefetch_memory: str = "512MB"
     keep_memory: str = "512MB"
     loader_threads: int = 2

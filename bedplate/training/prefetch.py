@@ -43,7 +43,7 @@ class Ahead:
         threads: how many make them.
     """
 
-    batches: int = 32
+    batches: int = 128
     memory: int = 512 * 10**6
     threads: int = 2
 

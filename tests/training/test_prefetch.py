@@ -149,7 +149,7 @@ def test_wrong_bounds_are_named():
         TrainerConfig(prefetch_memory="5")
     with pytest.raises(ConfigError, match="loader_threads is 0, expected at least 1"):
         TrainerConfig(loader_threads=0)
-    assert Ahead.of(TrainerConfig(prefetch_memory="2GB", loader_threads=3)) == Ahead(32, 2 * 10**9, 3)
+    assert Ahead.of(TrainerConfig(prefetch_memory="2GB", loader_threads=3)) == Ahead(128, 2 * 10**9, 3)
 
 
 class Pausing(Source):
