@@ -4,9 +4,9 @@
 
 The plan: `port`, `requests` (each in hexadecimal, as it goes over the wire), and `phases`, one after the other. A phase
 with `rate` sends so many requests a second at random moments (a Poisson process with the phase's `seed`) or, with
-`even`, at equal distances, each on a connection that is free. A phase with `clients` keeps so many requests under way
-instead: a closed loop, which measures capacity. Each phase has `seconds`, and may have `headers` that are put into its
-requests.
+`even`, at equal distances, each on the connection that has been free the longest: of a server's workers each then gets
+its part. A phase with `clients` keeps so many requests under way instead: a closed loop, which measures capacity. Each
+phase has `seconds`, and may have `headers` that are put into its requests.
 
 Of each phase comes: the moment of each request in seconds from the phase's beginning, the milliseconds until its whole
 answer was read, its status (0: no answer), how late the generator itself was at most, and the CPU seconds it took.
@@ -19,6 +19,7 @@ import json
 import random
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ def is_whole(head: bytes, body: bytes) -> bool:
 class Asking(asyncio.Protocol):
     """A connection with at most one request under way."""
 
-    def __init__(self, idle: list[Asking]) -> None:
+    def __init__(self, idle: deque[Asking]) -> None:
         self.idle = idle
         self.transport: Any = None
         self.buffer = b""
@@ -71,12 +72,12 @@ class Generator:
 
     def __init__(self, port: int, requests: list[bytes]) -> None:
         self.port, self.requests = port, requests
-        self.idle: list[Asking] = []
+        self.idle: deque[Asking] = deque()
         self.sent = 0
 
     async def free(self) -> Asking:
         if self.idle:
-            return self.idle.pop()
+            return self.idle.popleft()
         loop = asyncio.get_running_loop()
         _, made = await loop.create_connection(lambda: Asking(self.idle), "127.0.0.1", self.port)
         return made

@@ -9,9 +9,10 @@ PYTHON has both peers:
     peers/bin/pip install "ray[data,tune]" pandas scikit-learn h5py PyYAML tqdm polars pyarrow scipy colorlog \\
         colorama tensorboard thop tabulate plotly texttable psutil pydantic pytz
 
-Seven ids of 16, two layers of 64 or those of `--layers`, batches of 4096, two threads. Each is a process of its own; they take turns, and the
-median of the rounds counts: rows that were trained on over the seconds of the training epochs, the loader's and
-all waiting included, preparation and evaluation not. Bedplate's are compared with a bare loop on ready tensors too.
+Seven ids of 16, two layers of 64 or those of `--layers`, batches of 4096, two threads. Each is a process of its own;
+they take turns, and the median of the rounds counts: rows that were trained on over the seconds of the training epochs,
+the loader's and all waiting included, preparation and evaluation not. Bedplate's are compared with a bare loop on ready
+tensors too.
 The peers read a table that is joined already; Bedplate joins the attributes of users and items as of each row's time.
 FuxiCTR's two loaders both run, and the faster one counts. With `--users 9000000 --rows 200000 --epochs 1 --rounds 1`
 the table has 9 million rows, and each does 40 steps: a dense optimiser takes seconds for one. `--only bedplate,recbole`

@@ -2,6 +2,7 @@
 
     signature.json             what the model reads and gives (`signature.Signature`)
     model.onnx                 the graph; takes the signature's tensors, gives its outputs
+    tables.bin                 its large embedding tables (`tables`), where it has some
     runtime.json               `RuntimeSpec`: which runtime runs which file, where it is not ONNX Runtime and model.onnx
     encoder/                   `Encoder.save`: from feature columns to the tensors (and `request_of_item`)
     golden/requests.json       golden requests as ids: a list of `GoldenRequest`
@@ -31,6 +32,7 @@ from bedplate.errors import ArtifactError
 from bedplate.types import Array
 
 GRAPH = "model.onnx"
+TABLES = "tables.bin"
 RUNTIME = "runtime.json"
 ENCODER = "encoder"
 GOLDEN = "golden"

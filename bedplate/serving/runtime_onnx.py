@@ -49,15 +49,14 @@ class OnnxRuntime(Runtime):
 
     platform: ClassVar[str] = "onnx_onnxv1"
 
-    def __init__(self, graph: bytes, place: str, threads: int, folder: Path | None = None) -> None:
+    def __init__(self, graph: bytes, place: str, threads: int, folder: Path) -> None:
         options: Any = _ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors are raised, and said once
         if threads > 1:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if folder is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
         self._place = place
         try:
             self._session: Any = _ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -169,20 +168,24 @@ def open_sides(opening: Opening, chosen: Collection[str]) -> tuple[OnnxRuntime, 
         raise ArtifactError(f"the graph can't be read: {error}", where=str(opening.path)) from error
 
 
-def _content(path: Path) -> tuple[bytes, Path | None]:
+def _content(path: Path) -> tuple[bytes, Path]:
+    """What a session is made of, and the folder in which it finds weights that lie in files.
+
+    Raises:
+        ArtifactError: the file can't be read.
+    """
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return _graph(mapped, path)
+            return _graph(mapped, path), path.parent.absolute()
     except (OSError, ValueError) as error:  # ValueError: an empty file can't be mapped
         reason = getattr(error, "strerror", None) or error
         raise ArtifactError(f"the graph can't be read: {reason}", where=str(path)) from error
 
 
-def _graph(mapped: mmap.mmap, path: Path) -> tuple[bytes, Path | None]:
-    """What a session is made of, and the folder in which it finds weights; None: it has them all."""
+def _graph(mapped: mmap.mmap, path: Path) -> bytes:
     with memoryview(mapped) as content:
         try:
             graph = linked(content, path.name)
         except ValueError:  # ONNX Runtime says what is wrong
             graph = None
-        return (bytes(content), None) if graph is None else (graph, path.parent.absolute())
+        return bytes(content) if graph is None else graph

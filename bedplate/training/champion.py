@@ -79,7 +79,7 @@ class _Scorer:
     def __init__(self, version: ModelVersion) -> None:
         self._place = f"model '{version}'"
         try:
-            self._session = Session((version.path / artifact.GRAPH).read_bytes())
+            self._session = Session((version.path / artifact.GRAPH).read_bytes(), version.path.absolute())
             has = (version.path / artifact.KEYS).is_file()
             self._keys: Int64s | None = np.load(version.path / artifact.KEYS, allow_pickle=False) if has else None
             self._vectors: Array | None = np.load(version.path / artifact.VECTORS, allow_pickle=False) if has else None

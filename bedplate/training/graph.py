@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bedplate.features.artifact import compare
+from bedplate.features.artifact import TABLES, compare
 from bedplate.features.encoding import TensorSpec
+from bedplate.features.tables import inputs_of, places_of, with_tables
 from bedplate.features.weights import aligned
 from bedplate.models.base import Model
 from bedplate.training.packing import Graph, Session
-from bedplate.training.rehearsal import check_size
+from bedplate.training.rehearsal import check_size, large_tables
 from bedplate.types import Array
 
 # This part of torch has no complete types.
@@ -31,13 +33,16 @@ _CHECKS = ((1, 1, 0), (1, 1, 1), (1, 40, 7), (3, 17, 0), (3, 17, 5), (5, 5, 50))
 class _Served(nn.Module):
     """The model's served outputs as a function of tensors in a fixed order, which is what an ONNX graph is."""
 
-    def __init__(self, model: Model, names: Sequence[str]) -> None:
+    def __init__(self, model: Model, names: Sequence[str], tabled: Sequence[Any] = ()) -> None:
         super().__init__()
-        self.model = model
-        self.names = names
+        self.model, self.names, self.tabled = model, names, tuple(tabled)
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.model.served(dict(zip(self.names, tensors, strict=True))).values())
+        """Gives the outputs for the inputs, and after them the tables that are not the modules' own meanwhile."""
+        inputs, tables = tensors[: len(self.names)], tensors[len(self.names) :]
+        for module, table in zip(self.tabled, tables, strict=True):
+            module.weight = table
+        return tuple(self.model.served(dict(zip(self.names, inputs, strict=True))).values())
 
 
 def to_onnx(model: Model, tensors: Sequence[TensorSpec]) -> Graph:
@@ -53,35 +58,68 @@ def to_onnx(model: Model, tensors: Sequence[TensorSpec]) -> Graph:
             out of the graph.
 
     Raises:
-        ArtifactError: the weights are too large for one file, or the graph computes something else.
+        ArtifactError: the weights beside embedding tables are too large for one file, or the graph computes something
+            else.
     """
     check_size(model)
     model.eval()
     example = random_inputs(tensors, model.layout.rows, requests=3, items=17, length=5, seed=0)
     outputs = _describe(model, example)
-    buffer = io.BytesIO()
-    free = {t.name: {i: d for i, d in enumerate(t.shape) if isinstance(d, str)} for t in (*tensors, *outputs)}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        _onnx.export(
-            _Served(model, [t.name for t in tensors]),
-            tuple(_to_torch(example).values()),
-            buffer,
-            input_names=[t.name for t in tensors],
-            output_names=[t.name for t in outputs],
-            dynamic_axes=free,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    graph = aligned(buffer.getvalue())
-    session = Session(graph)
+    large = large_tables(model)
+    untyped: Any = model
+    names: dict[nn.Module, str] = {m: f"{name}.weight" for name, m in untyped.named_modules() if m in large}
+    traced = _traced(model, example, (*tensors, *outputs), names)
+    read = inputs_of(traced)
+    tables = {name: large[module].numpy() for module, name in names.items() if name in read}
+    graph = with_tables(aligned(traced), places_of(tables), TABLES)
+    session = Session(graph, tables=tables)
     for requests, items, length in _CHECKS:
         inputs = random_inputs(
             tensors, model.layout.rows, requests=requests, items=items, length=length, seed=requests + items + length
         )
         taken = {name: inputs[name] for name in session.inputs}
         compare(served(model, inputs), session.run(taken), f"export, {requests} requests and {items} candidates")
-    return Graph(graph, tuple(t for t in tensors if t.name in session.inputs), outputs)
+    return Graph(graph, tuple(t for t in tensors if t.name in session.inputs), outputs, tables)
+
+
+def _traced(
+    model: Model, example: Mapping[str, Array], specs: Sequence[TensorSpec], names: Mapping[nn.Module, str]
+) -> bytes:
+    """The content of an ONNX file.
+
+    Args:
+        model: in `eval`.
+        example: inputs.
+        specs: of the inputs and the outputs.
+        names: the modules whose `weight` is to be an input of the graph too, and its name there.
+    """
+    buffer, free = io.BytesIO(), {t.name: {i: d for i, d in enumerate(t.shape) if isinstance(d, str)} for t in specs}
+    with warnings.catch_warnings(), torch.no_grad(), _taken_out(names) as tables:
+        warnings.simplefilter("ignore", DeprecationWarning)
+        _onnx.export(
+            _Served(model, list(example), list(names)),
+            (*_to_torch(example).values(), *tables),
+            buffer,
+            input_names=[*example, *names.values()],
+            output_names=[t.name for t in specs if t.name not in example],
+            dynamic_axes=free,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return buffer.getvalue()
+
+
+@contextmanager
+def _taken_out(modules: Iterable[Any]) -> Generator[list[Tensor]]:
+    """The weights of modules, which do not have them meanwhile: the exporter would write them into the graph."""
+    taken: list[tuple[Any, nn.Parameter]] = [(module, module.weight) for module in modules]
+    for module, _ in taken:
+        del module.weight
+    try:
+        yield [weight.detach() for _, weight in taken]
+    finally:
+        for module, weight in taken:
+            module.weight = weight
 
 
 def served(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:

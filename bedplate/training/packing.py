@@ -18,6 +18,7 @@ from bedplate.features import signature as signatures
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
 from bedplate.features.signature import Described, Signature
+from bedplate.features.tables import write_tables
 from bedplate.files import new_folder
 from bedplate.types import Array, Float32s, Int64s
 
@@ -25,12 +26,27 @@ from bedplate.types import Array, Float32s, Int64s
 _ort: Any = importlib.import_module("onnxruntime")
 
 
+_NONE: Mapping[str, Float32s] = {}
+
+
 @final
 class Session:
-    """A graph in ONNX Runtime; `inputs` names what it takes."""
+    """A graph in ONNX Runtime; `inputs` names what it takes.
 
-    def __init__(self, graph: bytes) -> None:
-        self._session: Any = _ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    Args:
+        graph: the content of its file.
+        folder: where it finds tables that lie in a file.
+        tables: those of them that are in memory, and need no file.
+    """
+
+    def __init__(self, graph: bytes, folder: Path | None = None, tables: Mapping[str, Float32s] = _NONE) -> None:
+        options: Any = _ort.SessionOptions()
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if tables:
+            values = [_ort.OrtValue.ortvalue_from_numpy(array) for array in tables.values()]
+            options.add_external_initializers(list(tables), values)
+        self._session: Any = _ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.inputs: list[str] = [i.name for i in self._session.get_inputs()]
         self._outputs: list[str] = [o.name for o in self._session.get_outputs()]
 
@@ -41,11 +57,15 @@ class Session:
 
 @final
 class Graph(NamedTuple):
-    """An exported graph: the content of an ONNX file, the tensors that it takes, and those that it gives."""
+    """An exported graph: the content of an ONNX file, the tensors that it takes, and those that it gives.
+
+    Its large tables are by their names in `tables`; in the content they lie in the file `artifact.TABLES`.
+    """
 
     content: bytes
     tensors: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    tables: Mapping[str, Float32s] = _NONE
 
 
 @final
@@ -110,9 +130,11 @@ def write_artifact(
     kept = encoder.making({t.name for t in graph.tensors})
     described = Signature.of(kept, features, graph.tensors, graph.outputs)
     signature = msgspec.structs.replace(described, models=dict(models or {}))
-    session = Session(graph.content)
     with new_folder(folder) as partial:
         (partial / artifact.GRAPH).write_bytes(graph.content)
+        if graph.tables:
+            write_tables(partial / artifact.TABLES, graph.tables)
+        session = Session(graph.content, partial.absolute())
         (partial / signatures.FILE).write_bytes(signature.to_json())
         kept.save(partial / artifact.ENCODER)
         requests: list[artifact.GoldenRequest] = []

@@ -24,6 +24,7 @@ import numpy as np
 
 from bedplate.errors import ArtifactError, ProofError
 from bedplate.features import artifact
+from bedplate.features.tables import tables_of, with_tables, without_tables
 from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
@@ -84,8 +85,9 @@ def quantize(
         raise ArtifactError(f"it {what}, expected a graph of ONNX Runtime", where=place)
     graph = (version.path / spec.file).read_bytes()
     small = _int8(graph, place)
+    folder = version.path.absolute()
     golden = artifact.read_golden(version.path)
-    first, second = Session(graph), Session(small)
+    first, second = Session(graph, folder), Session(small, folder)
     largest, mean, rows = _differences(first, second, _calls([g.inputs for g in golden], more))
     calls = [g.inputs for g in golden]
     found = Quantization(
@@ -117,7 +119,8 @@ def quantize(
 def _int8(graph: bytes, place: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="bedplate-int8-") as folder, _quiet():
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
-        before.write_bytes(graph)
+        tables = tables_of(graph, artifact.TABLES)
+        before.write_bytes(without_tables(graph, tables))
         try:
             _quantization.quantize_dynamic(
                 before,
@@ -129,7 +132,7 @@ def _int8(graph: bytes, place: str) -> bytes:
             )
         except Exception as error:
             raise ArtifactError(f"the graph can't be quantised: {error}", where=place) from error
-        return after.read_bytes()
+        return with_tables(after.read_bytes(), tables, artifact.TABLES)
 
 
 @contextmanager

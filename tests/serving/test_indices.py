@@ -98,13 +98,13 @@ def test_indices_of_models_without_items_or_requests() -> None:
     Indices(layout, other).check({"item_ids": np.full(1, -1, np.float32)})
 
 
-def test_a_graph_that_can_not_run_says_nothing_of_where_its_source_lies() -> None:
+def test_a_graph_that_can_not_run_says_nothing_of_where_its_source_lies(tmp_path: Path) -> None:
     spec = {"x": TensorSpec("x", "float32", ("n",)), "y": TensorSpec("y", "float32", ("k",))}
     graph = shop.onnx_graph(
         [helper.make_node("Add", ["x", "y"], ["z"])], list(spec.values()), [TensorSpec("z", "float32", ("m",))], {}
     )
     with pytest.raises(RequestError) as error:
-        OnnxRuntime(graph, "m", 1).run({"x": np.zeros(3, np.float32), "y": np.zeros(2, np.float32)}, ["z"])
+        OnnxRuntime(graph, "m", 1, tmp_path).run({"x": np.zeros(3, np.float32), "y": np.zeros(2, np.float32)}, ["z"])
     assert error.value.message == (
         "the graph can't run on these tensors: Attempting to broadcast an axis by a dimension other than 1. 2 by 3"
     )
