@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -20,7 +20,6 @@ from bedplate.errors import ArtifactError, DataError
 from bedplate.features.artifact import compare
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
-from bedplate.features.signature import Described
 from bedplate.files import remove_leftovers
 from bedplate.models.boosting import Boosted
 from bedplate.models.config import implementation
@@ -35,7 +34,7 @@ from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.matrix_rows import MatrixRows, log_q_of
 from bedplate.training.memory import require_memory
-from bedplate.training.packing import CatalogueVectors, GoldenBatch, Graph, Session, write_artifact
+from bedplate.training.packing import CatalogueVectors, Exported, Graph, Session
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 from bedplate.training.rounds import Rounds, judged_metrics
@@ -164,22 +163,11 @@ class Estimating:
         """None: an estimator gives no vectors."""
         return None
 
-    def export(
-        self,
-        model: Estimator,
-        encoder: Encoder,
-        folder: Path,
-        *,
-        features: Mapping[str, Described],
-        golden: Sequence[GoldenBatch],
-        catalogue: CatalogueVectors | None,
-        models: Mapping[str, str],
-    ) -> None:
-        """Writes the estimator's artifact.
+    def exported(self, model: Estimator, encoder: Encoder) -> Exported:
+        """The estimator's graph, compared with it on rows of the test split.
 
         Raises:
-            ArtifactError: the graph is too large for one file, or computes something else than the estimator on rows of
-                the test split.
+            ArtifactError: the graph is too large for one file, or computes something else than the estimator.
         """
         layout = MatrixLayout(encoder)
         content = to_file(layout, model.part())
@@ -198,7 +186,7 @@ class Estimating:
         for tensors in self._tested:
             taken = {t.name: tensors[t.name] for t in graph.tensors}
             compare(outputs(taken), session.run(taken), "export, rows of the test split")
-        write_artifact(graph, outputs, encoder, folder, features=features, golden=golden, models=models)
+        return Exported(graph, outputs)
 
     def _identity(self, model: Boosted, encoder: Encoder) -> dict[str, str]:
         return {

@@ -15,7 +15,7 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described, Signature
 from bedplate.models.base import Model, RetrievalModel
 from bedplate.training.graph import served, to_onnx
-from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
+from bedplate.training.packing import CatalogueVectors, Exported, GoldenBatch, check_place, write_artifact
 from bedplate.training.rehearsal import served_tensors
 from bedplate.training.source import to_tensors
 from bedplate.types import Array
@@ -80,8 +80,11 @@ def export(
         DefinitionError: a feature of the encoder has no definition.
     """
     check_place(folder, golden)
-    graph = to_onnx(model, served_tensors(model))
     return write_artifact(
-        graph, partial(served, model), encoder, folder,
-        features=features, golden=golden, catalogue=catalogue, models=models,
-    )  # fmt: skip
+        exported_of(model), encoder, folder, features=features, golden=golden, catalogue=catalogue, models=models
+    )
+
+
+def exported_of(model: Model) -> Exported:
+    """The graph of a trained network; see `graph.to_onnx`."""
+    return Exported(to_onnx(model, served_tensors(model)), partial(served, model))

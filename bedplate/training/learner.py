@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -10,14 +10,13 @@ from bedplate.batch import Batch
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import ConfigError, missing_extra
 from bedplate.features.encoder import Encoder
-from bedplate.features.signature import Described
 from bedplate.models.config import implementation
 from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.prediction import Prediction
 from bedplate.training.continuing import Beginning
 from bedplate.training.job import Job
 from bedplate.training.joining import Join
-from bedplate.training.packing import CatalogueVectors, GoldenBatch
+from bedplate.training.packing import CatalogueVectors, Exported
 from bedplate.training.profile import Profile
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
@@ -61,18 +60,12 @@ class Learner(Protocol):
         """The candidates' vectors of a model for retrieval, else None; `batch` has every candidate."""
         ...
 
-    def export(
-        self,
-        model: Any,
-        encoder: Encoder,
-        folder: Path,
-        *,
-        features: Mapping[str, Described],
-        golden: Sequence[GoldenBatch],
-        catalogue: CatalogueVectors | None,
-        models: Mapping[str, str],
-    ) -> None:
-        """Writes the trained model's artifact; see `packing.write_artifact`."""
+    def exported(self, model: Any, encoder: Encoder) -> Exported:
+        """The graph of a trained model, which takes tensors of the encoder.
+
+        Raises:
+            ArtifactError: it is too large for one file, or computes something else than the model.
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import final
 from bedplate.batch import Batch
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.features.encoder import Encoder
-from bedplate.features.signature import Described
 from bedplate.layers.embedding import tables_in
 from bedplate.models.base import Model, RetrievalModel
 from bedplate.models.prediction import Prediction
@@ -19,10 +18,11 @@ from bedplate.training.calling import model_of
 from bedplate.training.continuing import Beginning
 from bedplate.training.evaluate import predict
 from bedplate.training.exchange import alone
-from bedplate.training.export import CatalogueVectors, GoldenBatch, catalogue_vectors, export
+from bedplate.training.export import catalogue_vectors, exported_of
 from bedplate.training.inheritance import START, Inheritance
 from bedplate.training.job import Job
 from bedplate.training.joining import Join
+from bedplate.training.packing import CatalogueVectors, Exported
 from bedplate.training.prefetch import Ahead
 from bedplate.training.profile import Profile
 from bedplate.training.rehearsal import check_size
@@ -89,16 +89,6 @@ class Network:
             return None
         return catalogue_vectors(model, encoder, [batch()], dataset.item_texts)
 
-    def export(
-        self,
-        model: Model,
-        encoder: Encoder,
-        folder: Path,
-        *,
-        features: Mapping[str, Described],
-        golden: Sequence[GoldenBatch],
-        catalogue: CatalogueVectors | None,
-        models: Mapping[str, str],
-    ) -> None:
-        """Writes the network's artifact; see `export`."""
-        export(model, encoder, folder, features=features, golden=golden, catalogue=catalogue, models=models)
+    def exported(self, model: Model, encoder: Encoder) -> Exported:
+        """The network's graph, of the tensors that it reads."""
+        return exported_of(model)

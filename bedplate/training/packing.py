@@ -69,6 +69,14 @@ class Graph(NamedTuple):
 
 
 @final
+class Exported(NamedTuple):
+    """A trained model's graph, and what the model itself gives for the graph's tensors."""
+
+    graph: Graph
+    outputs: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class GoldenBatch:
     """Requests that every loader of the model must score alike.
@@ -99,8 +107,7 @@ class CatalogueVectors:
 
 
 def write_artifact(
-    graph: Graph,
-    outputs: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    exported: Exported,
     encoder: Encoder,
     folder: Path,
     *,
@@ -112,8 +119,7 @@ def write_artifact(
     """Writes a model's artifact, wholly or not at all.
 
     Args:
-        graph: of the model.
-        outputs: what the trained model itself gives for the graph's tensors.
+        exported: the model.
         encoder: the one it was trained with; of its features only those that the graph reads are kept.
         folder: the artifact; must not be there yet.
         features: definitions by full name, for the signature.
@@ -127,6 +133,7 @@ def write_artifact(
         DefinitionError: a feature of the encoder has no definition.
     """
     check_place(folder, golden)
+    graph = exported.graph
     kept = encoder.making({t.name for t in graph.tensors})
     described = Signature.of(kept, features, graph.tensors, graph.outputs)
     signature = msgspec.structs.replace(described, models=dict(models or {}))
@@ -141,7 +148,7 @@ def write_artifact(
         for i, one in enumerate(golden):
             encoded = kept.encode(one.batch)
             inputs = {t.name: encoded[t.name] for t in graph.tensors}
-            outcome = artifact.Golden(_request(i, one), inputs, dict(outputs(inputs)))
+            outcome = artifact.Golden(_request(i, one), inputs, dict(exported.outputs(inputs)))
             artifact.compare(outcome.outputs, session.run(inputs), f"export, golden request {i}")
             artifact.write_golden(partial, i, outcome)
             requests.append(outcome.request)

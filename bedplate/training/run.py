@@ -40,7 +40,7 @@ from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.joining import Connect, Join, WorkerError
 from bedplate.training.learner import Learner, learner_of
-from bedplate.training.packing import CatalogueVectors, GoldenBatch
+from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
 from bedplate.training.plots import write_plots
 from bedplate.training.predictions import keep_predictions
 from bedplate.training.profile import Profile
@@ -270,12 +270,14 @@ def _register(
     catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
     shutil.rmtree(artifact, ignore_errors=True)  # of an attempt that was interrupted before it was registered
-    learner.export(
-        result.model,
+    golden = _golden(dataset, job.golden)
+    check_place(artifact, golden)
+    write_artifact(
+        learner.exported(result.model, encoder),
         encoder,
         artifact,
         features={f.name: f for f in dataset.compiled.selected.features} | dict(features),
-        golden=_golden(dataset, job.golden),
+        golden=golden,
         catalogue=catalogue,
         models=models_behind(job, dataset),
     )
