@@ -66,6 +66,14 @@ class Model(nn.Module, ABC):
     def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """The mean loss of a batch, a scalar."""
 
+    def loss_weight(self, batch: TensorBatch) -> Tensor:
+        """What the loss of a batch counts beside that of others, a scalar: the sum of the weights that it is a mean by.
+
+        The number of its candidates unless a model says otherwise. The loss of a split and accumulated gradients are
+        means by it, so that they do not depend on how rows are cut into batches.
+        """
+        return torch.tensor(float(batch.rows))
+
     def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """[N]: the scores that `metrics` gets; the outputs' own unless a model says otherwise."""
         return outputs["score"]

@@ -41,6 +41,10 @@ class BinaryModel(Model, ABC):
         """The weighted mean log loss, corrected for drawn negatives if the config says so."""
         return binary_loss(self._logit(outputs, batch), batch.label(self.label), batch.weights_of(self.label))
 
+    def loss_weight(self, batch: TensorBatch) -> Tensor:
+        """The sum of the weights of the rows in which the label is known."""
+        return batch.weights_of(self.label).sum()
+
     def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """[N]: the probability of the label among the batch's candidates."""
         return probability(self._logit(outputs, batch))

@@ -116,6 +116,10 @@ class TwoTower(RetrievalModel):
         losses = nn.functional.softplus(others[request_of_item[positive]] - own)
         return weighted_mean(losses, batch.weights[positive])
 
+    def loss_weight(self, batch: TensorBatch) -> Tensor:
+        """The sum of the weights of the positives."""
+        return batch.weights[batch.label(self.label) > 0].sum()
+
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """`request_auc`: how often a positive scores above another candidate of its request."""
         scores, labels, _, requests = prediction.of(self.label)

@@ -12,7 +12,7 @@ from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.models.prediction import Prediction
-from bedplate.training.calling import loss_of, metrics_of, outputs_of, scores_of
+from bedplate.training.calling import loss_of, loss_weight_of, metrics_of, outputs_of, scores_of
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.source import Batches, Encoded, TensorSource
@@ -56,10 +56,10 @@ def _scores(
     share, fetches = exchange.share(len(source)), exchange.largest_share(len(source))
     fetch = _nothing if tables is None else tables.fetch
     parts = exchange.at_first(_predict(model, source, seed, ahead, share, fetch, fetches))
-    found = [prediction for part in parts for prediction in part]
+    found = [pair for part in parts for pair in part]
     if not found and exchange.rank == 0:
         raise DataError("the source has no candidates to score", where="validation")
-    return _joined(found)
+    return _joined([prediction for prediction, _ in found], [weight for _, weight in found])
 
 
 def _nothing(batch: TensorBatch | None) -> None:
@@ -74,10 +74,13 @@ def _predict(
     share: tuple[int, int],
     fetch: Callable[[TensorBatch | None], None],
     fetches: int,
-) -> list[Prediction]:
-    """The scores of each of some batches that has candidates; fetches so many times, as every process does."""
+) -> list[tuple[Prediction, float]]:
+    """The scores of each of some batches that has candidates, and what its loss counts.
+
+    Fetches so many times, as every process does.
+    """
     model.eval()
-    found: list[Prediction] = []
+    found: list[tuple[Prediction, float]] = []
     blocks = source.blocks(seed, 0, share[0], stop=share[1])
     with torch.no_grad(), prefetched(blocks, ahead, Waiting()) as ready:
         for batch in ready:
@@ -90,24 +93,23 @@ def _predict(
             for name, values in batch.labels.items():
                 known = batch.known.get(name)
                 labels[name] = (values if known is None else values.masked_fill(~known, float("nan"))).numpy()
-            found.append(
-                Prediction(
-                    scores=scores_of(model, outputs, batch).numpy().astype(np.float64),
-                    labels=labels,
-                    weights=batch.weights.numpy(),
-                    requests=batch["request_of_item"].numpy(),
-                    request_ids=batch.request_ids,
-                    candidates=batch.candidates.numpy(),
-                    loss=loss_of(model, outputs, batch).item(),
-                )
+            made = Prediction(
+                scores=scores_of(model, outputs, batch).numpy().astype(np.float64),
+                labels=labels,
+                weights=batch.weights.numpy(),
+                requests=batch["request_of_item"].numpy(),
+                request_ids=batch.request_ids,
+                candidates=batch.candidates.numpy(),
+                loss=loss_of(model, outputs, batch).item(),
             )
+            found.append((made, loss_weight_of(model, batch)))
         for _ in range(fetches):
             fetch(None)
     return found
 
 
-def _joined(parts: Sequence[Prediction]) -> Prediction:
-    """The predictions of batches as one, of none as an empty one."""
+def _joined(parts: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
+    """The predictions of batches, whose losses count so much each, as one; of none an empty one."""
     first = np.cumsum([0, *(len(p.request_ids) for p in parts)])
     nothing = np.zeros(0, np.int64)
     return Prediction(
@@ -117,7 +119,7 @@ def _joined(parts: Sequence[Prediction]) -> Prediction:
         requests=np.concatenate([nothing, *(p.requests + at for p, at in zip(parts, first, strict=False))]),
         request_ids=np.concatenate([nothing, *(p.request_ids for p in parts)]),
         candidates=np.concatenate([nothing, *(p.candidates for p in parts)]),
-        loss=sum(p.loss * len(p.scores) for p in parts) / max(1, sum(len(p.scores) for p in parts)),
+        loss=sum(p.loss * weight for p, weight in zip(parts, weights, strict=True)) / (sum(weights) or 1.0),
     )
 
 

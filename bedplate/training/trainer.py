@@ -22,7 +22,7 @@ from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.stopping import Stop, stop_signals
 from bedplate.training.average import Average
-from bedplate.training.calling import backward, loss_of
+from bedplate.training.calling import backward, loss_of, loss_weight_of
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
@@ -139,7 +139,7 @@ class _Run:
         self.progress = Progress()
         self.ahead, self.waiting = Ahead.of(c), Waiting()
         self.rows, self.seconds = 0, 0.0
-        self.grouped = 0  # candidates behind the gradients of the next update
+        self.grouped = 0.0  # what the losses count whose gradients the next update is of
         self.saved = 0  # the step of the last checkpoint
         self.stop = False  # whether any process is to stop
         self.batches = len(train)
@@ -240,7 +240,7 @@ class _Run:
         Returns:
             The loss of the whole batch, and how many candidates it has.
         """
-        if not self.grouped:
+        if self.progress.batch % self.config.accumulate == 0:
             self._begin_update()
         try:
             loss, whole = self._loss(batch)
@@ -253,11 +253,12 @@ class _Run:
         self._lap("forward")
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
+        weight = loss_weight_of(self.model, whole) if self.config.accumulate > 1 else 1.0
         if self.config.accumulate > 1 or self.exchange.count > 1:
-            loss = loss * ((whole.rows if self.config.accumulate > 1 else 1) / self.exchange.count)
+            loss = loss * (weight / self.exchange.count)
         backward(self.model, loss, batch)
         self._lap("backward")
-        self.grouped += whole.rows
+        self.grouped += weight
         return value, whole.rows
 
     def _loss(self, batch: TensorBatch) -> tuple[torch.Tensor, TensorBatch]:
@@ -284,7 +285,7 @@ class _Run:
         self.exchange.merge(self.optimizer)
         self._lap("exchange" if self.exchange.count > 1 else "optimizer")
         if self.config.accumulate > 1:
-            self.optimizer.scale_gradients(1.0 / max(self.grouped, 1))
+            self.optimizer.scale_gradients(1.0 / (self.grouped or 1.0))
         norm = self.optimizer.clip_gradients()
         if not math.isfinite(norm):
             raise self._not_finite(f"the loss is {loss}, but its gradient's norm is {norm}", batch)
@@ -293,7 +294,7 @@ class _Run:
             raise self._not_finite(f"the loss is {loss}, but the gradient of {left:,} rows of embeddings is not", batch)
         if self.average is not None:
             self.average.update()
-        self.grouped = 0
+        self.grouped = 0.0
         self._lap("optimizer")
 
     def _evaluate(self) -> None:
