@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from types import new_class
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +26,8 @@ class Model(nn.Module, ABC):
     weights for the same two. A job that is given the config trains the model.
 
     Attributes:
-        Config: all choices, a subclass of `models.config.ModelConfig`.
+        Config: all choices, a subclass of `models.config.ModelConfig`. A class without one of its own has one with the
+            choices of its parent.
         config: those of this model.
         layout: the tensors that it takes.
         served_levels: what the exported graph reads: of the request, of the candidates, or both.
@@ -40,11 +42,17 @@ class Model(nn.Module, ABC):
         self.layout = layout
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Lets the class's own `Config` say which model it is of."""
+        """Lets a class have a `Config` that says which model it is of: its own, or one like that of its parent."""
         super().__init_subclass__(**options)
-        config = cls.__dict__.get("Config")
-        if config is not None and not config.implemented_by:
+        config: type[ModelConfig] | None = getattr(cls, "Config", None)
+        if config is None:
+            return
+        known = vars(config).get("implemented_by")
+        if known is None:
             config.implemented_by = cls
+        elif known not in (cls, f"{cls.__module__}:{cls.__qualname__}"):
+            said = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config", "implemented_by": cls}
+            cls.Config = new_class("Config", (config,), {"frozen": True}, lambda body: body.update(said))
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
