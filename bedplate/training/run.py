@@ -134,12 +134,12 @@ def train(
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
-    with _opened(job, began, beginning, dataset, retraining, root) as run:
+    with _opened(job, began, beginning, dataset, retraining, root) as run, _resumable(run):
         join = None if connect is None else Join(connect, fingerprint(job, beginning.definitions, dataset.snapshots))
         learner = learner_of(job, beginning, join, profile)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
-        result = _fitted(learner, encoder, training, validation, run, show)
+        result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
         _examined(profile, job, result.model, encoder, training, run.folder, progress)
         progress("evaluate on the test split")
         facts = _Facts(run, result, encoder, _tested(learner, result, encoder, testing, dataset, run), beginning, rates)
@@ -158,14 +158,6 @@ def _opened(
     return beginning.registry.start_run(
         job.name, config, project=root, definitions=beginning.definitions, sources=dataset.snapshots
     )
-
-
-def _fitted(
-    learner: Learner, encoder: Encoder, training: Batches, validation: Batches, run: Run, show: Show | None
-) -> TrainResult[Any]:
-    """What the learner learnt; where it is ended early, the error says which run can be resumed."""
-    with _resumable(run):
-        return learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
 
 
 def _tested(
@@ -207,7 +199,10 @@ def _examined(
 def _resumable(run: Run) -> Generator[None]:
     """Lets what ends a training early say which run can be resumed."""
     try:
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:  # outside the trainer, which ends by itself: before it, or after its last epoch
+            raise TrainingInterruptedError("interrupted; the run holds all that was done", where="training") from None
     except (TrainingInterruptedError, WorkerError) as error:
         if isinstance(error, TrainingInterruptedError):
             run.finish("interrupted")

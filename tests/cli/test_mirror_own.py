@@ -14,8 +14,8 @@ from bedplate.cli import runs_mirror
 from bedplate.cli.main import run as command
 from bedplate.config import load_config
 from bedplate.registry import run as runs
-from bedplate.training import run as training
 from bedplate.training.interrupt import TrainingInterruptedError
+from bedplate.training.network import Network
 
 Asked = list[list[str]]
 
@@ -64,7 +64,7 @@ def test_a_retraining_that_is_interrupted_is_copied(
     def interrupted(*words: object, **options: object) -> None:
         raise TrainingInterruptedError("stopped")
 
-    monkeypatch.setattr(training, "_fitted", interrupted)
+    monkeypatch.setattr(Network, "fit", interrupted)
     assert command(["retrain", "ranker", "--project", str(folder)]) != 0
     assert [words[3:-2] for words in asked] == [["runs", "mirror", *ids(folder)]]
 
