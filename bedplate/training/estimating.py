@@ -41,7 +41,7 @@ from bedplate.training.rounds import Rounds, judged_metrics
 from bedplate.types import Array
 
 if TYPE_CHECKING:
-    from bedplate.training.source import Batches
+    from bedplate.datasets.blocks import Batches
 
 ROWS = "rows"
 """In the folder of the checkpoints: the matrix, until the estimator has learnt."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
+from bedplate.datasets.blocks import Batches, Stretch
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model
@@ -15,7 +17,7 @@ from bedplate.models.prediction import Prediction
 from bedplate.training.calling import loss_of, loss_weight_of, metrics_of, outputs_of, scores_of
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
-from bedplate.training.source import Batches, Encoded, TensorSource
+from bedplate.training.source import Encoded, TensorSource
 from bedplate.training.tables import Tables
 from bedplate.types import Array
 
@@ -81,7 +83,7 @@ def _predict(
     """
     model.eval()
     found: list[tuple[Prediction, float]] = []
-    blocks = source.blocks(seed, 0, share[0], stop=share[1])
+    blocks = partial(source.blocks, Stretch(seed, 0, *share))
     with torch.no_grad(), prefetched(blocks, ahead, Waiting()) as ready:
         for batch in ready:
             fetch(batch)

@@ -17,7 +17,7 @@ from bedplate.models.base import Model, RetrievalModel
 from bedplate.training.graph import served, to_onnx
 from bedplate.training.packing import CatalogueVectors, Exported, GoldenBatch, check_place, write_artifact
 from bedplate.training.rehearsal import served_tensors
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.types import Array
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 from bedplate.batch import Batch
+from bedplate.datasets.blocks import Batches
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.features.encoder import Encoder
 from bedplate.layers.embedding import tables_in
@@ -28,7 +29,6 @@ from bedplate.training.profile import Profile
 from bedplate.training.rehearsal import check_size
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
-from bedplate.training.source import Batches
 from bedplate.training.tables import in_file
 from bedplate.training.trainer import Trainer
 

@@ -49,7 +49,7 @@ from bedplate.training.result import TrainResult
 from bedplate.types import Int64s
 
 if TYPE_CHECKING:
-    from bedplate.training.source import Batches
+    from bedplate.datasets.blocks import Batches
 
 Progress: TypeAlias = Callable[[str], None]
 """Told each step that begins."""

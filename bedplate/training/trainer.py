@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +15,7 @@ import torch
 
 from bedplate.canonical import digest
 from bedplate.config import parse_size
+from bedplate.datasets.blocks import Batches, Stretch
 from bedplate.errors import ConfigError, DataError, DefinitionError, StoreError, suggest
 from bedplate.features.encoder import Encoder
 from bedplate.files import remove_leftovers
@@ -38,7 +40,7 @@ from bedplate.training.rehearsal import rehearse
 from bedplate.training.report import Log, Show, Status
 from bedplate.training.result import TrainResult
 from bedplate.training.schedule import factor
-from bedplate.training.source import END, Batches, Encoded, TensorSource, one_after_another
+from bedplate.training.source import END, Encoded, TensorSource, one_after_another
 from bedplate.training.stages import unwatched
 
 
@@ -152,8 +154,7 @@ class _Run:
             self.profile.begin()
         if not self._finished():
             watch = unwatched if self.profile is None else self.profile.prepared
-            left, first, seed = range(self.progress.epoch, self.config.epochs), self.progress.batch, self.config.seed
-            blocks = one_after_another(self.train, seed, left, first, part=self.exchange.part, watch=watch)
+            blocks = partial(one_after_another, self.train, self._left(), watch=watch)
             with prefetched(blocks, self.ahead, self.waiting) as ready:
                 while not self._finished():
                     if self._train_epoch(ready):
@@ -176,6 +177,12 @@ class _Run:
             resumed_step=resumed,
             stopped_early=stopped,
         )
+
+    def _left(self) -> list[Stretch]:
+        """What is left of the epoch in which training goes on, and all later ones."""
+        now, seed, part = self.progress, self.config.seed, self.exchange.part
+        later = [Stretch(seed, epoch, part=part) for epoch in range(now.epoch + 1, self.config.epochs)]
+        return [Stretch(seed, now.epoch, now.batch, part=part), *later]
 
     def _finished(self) -> bool:
         return self.progress.epoch >= self.config.epochs or self._is_patience_over()

@@ -21,7 +21,7 @@ from bedplate.metrics.intervals import Estimate, mean_interval
 from bedplate.metrics.retrieval import ndcg_at_k, recall_at_k, top_k
 from bedplate.models.base import Model, RetrievalModel
 from bedplate.training.packing import CatalogueVectors
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.types import Array, Float32s, Int64s
 
 Score: TypeAlias = Callable[[Candidates], Array]
