@@ -20,13 +20,13 @@ from bedplate.training.continuing import Beginning
 from bedplate.training.evaluate import predict
 from bedplate.training.exchange import alone
 from bedplate.training.export import catalogue_vectors, exported_of
+from bedplate.training.graph import check_size
 from bedplate.training.inheritance import START, Inheritance
 from bedplate.training.job import Job
 from bedplate.training.joining import Join
 from bedplate.training.packing import CatalogueVectors, Exported
 from bedplate.training.prefetch import Ahead
 from bedplate.training.profile import Profile
-from bedplate.training.rehearsal import check_size
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 from bedplate.training.tables import in_file
@@ -72,7 +72,9 @@ class Network:
                 state = self._inheritance.weights(model, encoder, folder)
             if self._join is not None:
                 exchange.of_first((self._join.fingerprint, str(folder)))
-            trainer = Trainer(self._job.trainer, log=log, show=show, exchange=exchange, profile=self._profile)
+            trainer = Trainer(
+                self._job.trainer, log=log, show=show, exchange=exchange, profile=self._profile, exports=True
+            )
             result = trainer.fit(model, encoder, training, validation, folder, state)
         (folder / START).unlink(missing_ok=True)
         return result

@@ -54,6 +54,7 @@ class Trainer:
         show: takes the status after each step (`report.on_stderr()` shows it).
         exchange: with the other processes that train the same model on the same batches; None where there are none.
         profile: is told where the time goes; None where nobody asks.
+        exports: whether the model is to be exported, which is tried at the first batch.
     """
 
     def __init__(
@@ -64,12 +65,14 @@ class Trainer:
         show: Show | None = None,
         exchange: Exchange | None = None,
         profile: Profile | None = None,
+        exports: bool = False,
     ) -> None:
         self.config = config
         self.log = log
         self.show = show
         self.exchange = Alone() if exchange is None else exchange
         self.profile = profile
+        self.exports = exports
 
     def fit(
         self,
@@ -130,6 +133,8 @@ class _Run:
     ) -> None:
         self.config, self.log, self.show = trainer.config, trainer.log, trainer.show
         self.exchange, self.profile = trainer.exchange, trainer.profile
+        # One process exports, and can try to where it has all weights.
+        self.exports = trainer.exports and self.exchange.rank == 0 and not self.exchange.shards
         self.model, self.encoder = model, encoder
         self.train, self.validation = _prepared(trainer.config, encoder, train, validation)
         self.folder, self.interrupt = folder, interrupt
@@ -275,7 +280,7 @@ class _Run:
         self._lap("exchange" if self.exchange.count > 1 else "forward")
         own = self.forward(batch)
         if not self.rows and batch.rows:  # what comes to light with the first validation else, perhaps hours later
-            rehearse(self.model, own, batch)
+            rehearse(self.model, own, batch, exports=self.exports)
         self._lap("forward")
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
         self._lap("exchange" if self.exchange.count > 1 else "forward")

@@ -23,7 +23,7 @@ from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.models.dcn import DCN
 from bedplate.models.logistic import Logistic
 from bedplate.models.two_tower import TwoTower
-from bedplate.training import graph, rehearsal
+from bedplate.training import graph
 from bedplate.training.config import TrainerConfig
 from bedplate.training.export import GoldenBatch, catalogue_vectors, export
 from bedplate.training.trainer import Trainer
@@ -283,6 +283,6 @@ def test_a_failed_export_leaves_nothing(encoder, ranker, tmp_path):
 
 def test_weights_beyond_a_file_are_refused(encoder, ranker, monkeypatch):
     model, _, signature = ranker
-    monkeypatch.setattr(rehearsal, "_LARGEST", 1000)
+    monkeypatch.setattr(graph, "_LARGEST", 1000)
     with pytest.raises(ArtifactError, match="GiB"):
         graph.to_onnx(model, signature.tensors)
