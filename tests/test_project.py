@@ -437,7 +437,7 @@ def test_a_store_is_loaded_for_a_time_up_to_now(tmp_path: Path, monkeypatch: pyt
     loaded, store = Project(project(tmp_path, features=SHOP)), MemoryStore()
     loaded.apply()
     now = to_micros("2026-01-01") + 250
-    monkeypatch.setattr("bedplate.project.system_clock", lambda: now)
+    monkeypatch.setattr("bedplate.materialize.system_clock", lambda: now)
     with pytest.raises(ConfigError, match=r"later than now, 2026-01-01T00:00:00.000250Z\n.*not known yet"):
         loaded.materialize(store, until=now + 1)
     assert [(m.until, m.events, m.later) for m in loaded.materialize(store, until=now)] == [(now, 2, 1)]

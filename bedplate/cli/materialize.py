@@ -17,7 +17,7 @@ from bedplate.config import without_password
 from bedplate.types import format_time
 
 if TYPE_CHECKING:
-    from bedplate.project import Materialized
+    from bedplate.materialize import Materialized
 
 
 @click.command()
