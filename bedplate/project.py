@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bedplate.offline.extend import Build, Progress
     from bedplate.offline.history import IndexedHistory
     from bedplate.online.base import OnlineStore
+    from bedplate.registry.registry import Registry
     from bedplate.serving.service import Service
     from bedplate.training.job import Job
 
@@ -77,6 +78,32 @@ class Project:
         from bedplate.offline.history import IndexedHistory
 
         return IndexedHistory(self.config.offline_path, memory=self.config.memory)
+
+    @functools.cached_property
+    def registry(self) -> Registry:
+        """The registry of runs and model versions, opened when it is first asked for.
+
+        Raises:
+            StoreError: it can't be opened.
+        """
+        from bedplate.registry.registry import Registry
+
+        return Registry(self.config.registry_path)
+
+    def open_store(self, patience: float | None = None) -> OnlineStore:
+        """Opens the online store that `bedplate.toml` names, as this project; a `with` block closes it.
+
+        Args:
+            patience: how long a store of servers tries a lost connection again by itself, seconds; None: its own.
+
+        Raises:
+            ConfigError: it is `memory:`: one that is opened is empty, and gone with this process.
+            MissingExtraError: the library that the store needs is not installed.
+            StoreError: it can't be opened.
+        """
+        from bedplate.online.base import open_own
+
+        return open_own(self.config, patience)
 
     @property
     def root(self) -> Path:
@@ -212,11 +239,16 @@ class Project:
         """
         return _named("dataset", self.datasets, name)
 
-    def load(self, name: str) -> LoadedDataset:
+    def load(self, name: str, more: Sequence[str] = ()) -> LoadedDataset:
         """A dataset over its data.
+
+        Args:
+            name: of the dataset.
+            more: names of features to read beside the dataset's own.
 
         Raises:
             NotFoundError: there is none of this name.
+            DefinitionError: `more` names an unknown feature.
             StoreError: the offline store lacks a view: run `apply` first.
             DataError: a table does not hold what the definition says, or changed since its indexes were opened.
         """
@@ -224,6 +256,8 @@ class Project:
 
         compiled = self.dataset(name)
         with self.located():
+            if more:
+                compiled = compiled.dataset.with_features(more).compile(self.graph, self.root)
             indexed = {view.id: self.history.reader(view).snapshot for view in compiled.views}
             return LoadedDataset(compiled, self.history, indexed, self.scorers(compiled.selected))
 
@@ -237,10 +271,9 @@ class Project:
         """
         if not selected.models:
             return {}
-        from bedplate.registry.registry import Registry
         from bedplate.serving.scorer import load_scorers
 
-        return load_scorers(selected, self.graph, Registry(self.config.registry_path))
+        return load_scorers(selected, self.graph, self.registry)
 
     def lookup(
         self,

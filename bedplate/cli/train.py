@@ -155,13 +155,12 @@ class _Work:
     ) -> None:
         from bedplate.datasets.written import WrittenDataset
         from bedplate.project import Project
-        from bedplate.registry.registry import Registry
         from bedplate.training.continuing import Continuation
         from bedplate.training.evidence import settings_of
         from bedplate.training.job import Job
 
         self.name, self.project = job, Project(directory)
-        self.registry = Registry(self.project.config.registry_path)
+        self.registry = self.project.registry
         run = None if resume is None else self.registry.run(resume)
         self.resume = None if run is None else run.id
         self.continued = None if run is None else Continuation.began(run.record)
