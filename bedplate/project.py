@@ -17,12 +17,12 @@ from bedplate.datasets.drift import explained, table_columns
 from bedplate.definitions import Definitions, load_definitions
 from bedplate.errors import BedplateError, DefinitionError, NotFoundError, suggest
 from bedplate.features.applied import applied_path, read_applied, write_applied
-from bedplate.features.assemble import Reader
 from bedplate.features.diff import GraphDiff, diff
 from bedplate.features.entity import KeysLike
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.lookup import lookup_table
 from bedplate.features.model import Scorers
+from bedplate.features.reader import Reader
 from bedplate.features.times import TimesLike
 from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers

@@ -74,8 +74,7 @@ def bisect(a: str, b: str, metric: str | None, seeds: int, plan: bool, directory
 def _bisected(bench: Bench, a: StoredRun, b: StoredRun, seeds: int) -> Bisection:
     from bedplate.errors import DataError
     from bedplate.training.bisect import Made, bisect
-    from bedplate.training.difference import judged_label
-    from bedplate.training.predictions import read_predictions
+    from bedplate.training.predictions import judged_label, read_predictions
 
     ends = [Made(run.id, read_predictions(run.folder)) for run in (a, b)]
     labels = [judged_label(run.record, end.prediction) for run, end in zip((a, b), ends, strict=True)]

@@ -11,8 +11,8 @@ import numpy as np
 from bedplate.batch import Batch, Column
 from bedplate.clock import Clock, system_clock
 from bedplate.errors import NotFoundError, RequestError
-from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.online.fallback import FallbackReader, texts_read
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason

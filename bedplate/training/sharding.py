@@ -75,11 +75,6 @@ class ShardedTables(Tables):
         self._adagrad = _ShardedAdagrad([*self._shards.values()], config, operation)
         super().__init__(model, self._adagrad)
 
-    @property
-    def rows_here(self) -> dict[str, int]:
-        """How many rows this process has of each table."""
-        return {name: len(shard.weights) for name, shard in self._shards.items()}
-
     def fetch(self, batch: TensorBatch | None) -> None:
         """See `Tables.fetch`."""
         untyped: Any = torch
