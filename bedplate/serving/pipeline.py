@@ -25,7 +25,7 @@ from bedplate.serving.hydrate import Hydrator, take_candidates
 from bedplate.serving.model import SharedCalls
 from bedplate.serving.progress import READ_SHARE, Progress, part_of
 from bedplate.serving.retrieval import Catalogue
-from bedplate.serving.score import SCORE, ScoreStep
+from bedplate.serving.score import ScoreStep
 from bedplate.serving.scorer import scorers
 from bedplate.serving.select import SelectStep
 from bedplate.serving.service import Service
@@ -34,8 +34,6 @@ from bedplate.serving.steps import Recent, Retrieval
 from bedplate.serving.time_limit import TimeLimit, scored_until
 from bedplate.serving.wire import Asked, ItemsAsked, SimilarAsked, Wire
 from bedplate.types import Int64s, Type
-
-__all__ = ["SCORE", "Pipeline"]
 
 _PIECES = 8
 """Of candidates that are filtered between two looks at the clock where only the client's time is short."""

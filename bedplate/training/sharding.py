@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bedplate.errors import ConfigError, MissingExtraError, missing_extra
+from bedplate.features.encoding import OF_ITEM
 from bedplate.layers.embedding import FusedEmbedding, Window, summed_rows, tables_of
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
@@ -129,7 +130,7 @@ def _ids_of(batch: TensorBatch | None) -> Tensor:
     """All ids that the inputs name."""
     nothing = torch.zeros(0, dtype=torch.int64)
     named = {} if batch is None else {n: t for n, t in batch.items() if t.dtype == torch.int64}
-    return torch.cat([nothing, *(t.reshape(-1) for name, t in named.items() if name != "request_of_item")])
+    return torch.cat([nothing, *(t.reshape(-1) for name, t in named.items() if name != OF_ITEM)])
 
 
 @final
