@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bedplate.training.profile import Profile
     from bedplate.training.profile_report import ProfileReport
     from bedplate.training.run import Trained
-    from bedplate.training.tables import Shard
+    from bedplate.training.tables import Sharding
 
 
 @click.command()
@@ -134,7 +134,7 @@ def _check(resume: str | None, parent: str | None, rows: Rows | None, sharding: 
         raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
 
 
-def _sharded() -> Shard:
+def _sharded() -> Sharding:
     """What spreads tables over processes; a missing library is an error here, before anything is read."""
     from bedplate.errors import missing_extra
 

@@ -107,7 +107,7 @@ class WrittenLoader:
         if split not in SPLITS:
             raise NotFoundError(f"no split '{split}'", where=str(dataset.folder), hint=suggest(split, SPLITS, "splits"))
         self._dataset, self._split = dataset, split
-        self._epochs: dict[int, list[writing.Part]] = {}
+        self._epochs: dict[int, list[writing.PartFiles]] = {}
         for part in dataset.manifest.parts:
             if part.split == split:
                 self._epochs.setdefault(part.epoch, []).append(part)
@@ -167,12 +167,12 @@ class WrittenLoader:
             raise ConfigError(f"got start={start}, expected 0 to {len(self)}", where=where)
         return self._blocks(self._epochs[number], start, len(self) if stop is None else stop, part)
 
-    def _blocks(self, files: list[writing.Part], start: int, stop: int, part: Part) -> Iterator[Block]:
+    def _blocks(self, files: list[writing.PartFiles], start: int, stop: int, part: Part) -> Iterator[Block]:
         for pair in files:
             if max(pair.first, start) < min(pair.first + pair.batches, stop):
                 yield Block(pair.items, partial(self._make, pair, start, stop, part))
 
-    def _make(self, pair: writing.Part, start: int, stop: int, part: Part) -> Iterator[Batch]:
+    def _make(self, pair: writing.PartFiles, start: int, stop: int, part: Part) -> Iterator[Batch]:
         requests, items = (_read(path) for path in pair.files(self._dataset.folder))
         plan = self._dataset.manifest.plan
         whole = Layout(plan.columns, plan.labels, plan.keys).batch(requests, items)

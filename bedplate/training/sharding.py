@@ -53,7 +53,7 @@ def require_torchrec() -> Any:
 
 @final
 class ShardedTables(Tables):
-    """Each process has some rows of every table, next to each other; satisfies `tables.Shard`.
+    """Each process has some rows of every table, next to each other; satisfies `tables.Sharding`.
 
     Until `close` the tables of the model itself have no values.
 
