@@ -132,11 +132,9 @@ def _load(
     item_bytes: int = 0,
 ) -> Pipeline:
     from bedplate.cli.server import notices_of
-    from bedplate.online.base import open_store
     from bedplate.online.fallback import FallbackReader
     from bedplate.online.resident import open_resident
     from bedplate.project import Project
-    from bedplate.registry.registry import Registry
     from bedplate.serving.load import load_pipeline
     from bedplate.serving.loader import Loader
     from bedplate.serving.model_source import RegistryModels
@@ -145,8 +143,7 @@ def _load(
 
     project = Project(directory)
     definition = project.find(Service, service)
-    store = open_store(project.config.online_url, project.root, project=project.config.online_project)
-    registry = Registry(project.config.registry_path)
+    store, registry = project.open_store(), project.registry
     say = functools.partial(click.echo, err=True)
     loader = Loader(registry, threads, delay=delay, item_bytes=item_bytes, say=say)
     repository.attach(RegistryModels(loader))

@@ -107,7 +107,7 @@ class WrittenLoader:
         if split not in SPLITS:
             raise NotFoundError(f"no split '{split}'", where=str(dataset.folder), hint=suggest(split, SPLITS, "splits"))
         self._dataset, self._split = dataset, split
-        self._epochs: dict[int, list[writing.Part]] = {}
+        self._epochs: dict[int, list[writing.PartFiles]] = {}
         for part in dataset.manifest.parts:
             if part.split == split:
                 self._epochs.setdefault(part.epoch, []).append(part)
@@ -155,12 +155,12 @@ class WrittenLoader:
             )
         return self._blocks(self._epochs[number], stretch.within(len(self), where), stretch.part)
 
-    def _blocks(self, files: list[writing.Part], batches: range, part: Part) -> Iterator[Block]:
+    def _blocks(self, files: list[writing.PartFiles], batches: range, part: Part) -> Iterator[Block]:
         for pair in files:
             if max(pair.first, batches.start) < min(pair.first + pair.batches, batches.stop):
                 yield Block(pair.items, partial(self._make, pair, batches, part))
 
-    def _make(self, pair: writing.Part, batches: range, part: Part) -> Iterator[Batch]:
+    def _make(self, pair: writing.PartFiles, batches: range, part: Part) -> Iterator[Batch]:
         requests, items = (_read(path) for path in pair.files(self._dataset.folder))
         plan = self._dataset.manifest.plan
         whole = Layout(plan.columns, plan.labels, plan.keys).batch(requests, items)

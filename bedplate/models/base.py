@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.errors import DefinitionError
+from bedplate.features.artifact import QUERY, SCORE
 from bedplate.features.encoding import Layout, Level
 from bedplate.layers.axes import Axes
 from bedplate.models.batch import TensorBatch
@@ -68,7 +69,7 @@ class Model(nn.Module, ABC):
         Args:
             batch: the encoder's tensors of `served_levels`.
         """
-        return {"score": self(batch)["score"]}
+        return {SCORE: self(batch)[SCORE]}
 
     @abstractmethod
     def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
@@ -84,7 +85,7 @@ class Model(nn.Module, ABC):
 
     def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """[N]: the scores that `metrics` gets; the outputs' own unless a model says otherwise."""
-        return outputs["score"]
+        return outputs[SCORE]
 
     def axes(self) -> Axes:
         """What the axes of the weights stand for that read or give the columns of the encoder's tensors, by name.
@@ -118,7 +119,7 @@ class RetrievalModel(Model, ABC):
 
     def served(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`query` [R, width]; the candidates' vectors are computed ahead, for the catalogue."""
-        return {"query": self.query(batch)}
+        return {QUERY: self.query(batch)}
 
 
 @contextmanager

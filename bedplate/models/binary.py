@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.errors import DataError
+from bedplate.features.artifact import SCORE
 from bedplate.features.encoding import Layout
 from bedplate.metrics.report import binary_report
 from bedplate.models.base import Model, weighted_mean
@@ -35,7 +36,7 @@ class BinaryModel(Model, ABC):
 
     def served(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`score` [N], the probability of the label."""
-        return {"score": probability(self(batch)["logit"])}
+        return {SCORE: probability(self(batch)["logit"])}
 
     def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """The weighted mean log loss, corrected for drawn negatives if the config says so."""

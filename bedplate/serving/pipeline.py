@@ -11,8 +11,8 @@ import numpy as np
 from bedplate.batch import Batch, Column
 from bedplate.clock import Clock, system_clock
 from bedplate.errors import NotFoundError, RequestError
-from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.online.fallback import FallbackReader, texts_read
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
@@ -25,7 +25,7 @@ from bedplate.serving.hydrate import Hydrator, take_candidates
 from bedplate.serving.model import SharedCalls
 from bedplate.serving.progress import READ_SHARE, Progress, part_of
 from bedplate.serving.retrieval import Catalogue
-from bedplate.serving.score import SCORE, ScoreStep
+from bedplate.serving.score import ScoreStep
 from bedplate.serving.scorer import scorers
 from bedplate.serving.select import SelectStep
 from bedplate.serving.service import Service
@@ -34,8 +34,6 @@ from bedplate.serving.steps import Recent, Retrieval
 from bedplate.serving.time_limit import TimeLimit, scored_until
 from bedplate.serving.wire import Asked, ItemsAsked, SimilarAsked, Wire
 from bedplate.types import Int64s, Type
-
-__all__ = ["SCORE", "Pipeline"]
 
 _PIECES = 8
 """Of candidates that are filtered between two looks at the clock where only the client's time is short."""

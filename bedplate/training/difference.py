@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
 import msgspec
 
 from bedplate.errors import DataError, NotFoundError
 from bedplate.metrics.intervals import Estimate
-from bedplate.models.prediction import Prediction
 from bedplate.registry.diff import Change, CodeDiff, changes, code_changes, environment_changes
 from bedplate.registry.environment import read_environment
-from bedplate.registry.run import RunRecord, StoredRun
+from bedplate.registry.run import StoredRun
 from bedplate.training.comparison import compare, measure, rows_differ
 from bedplate.training.evidence import SETTINGS
 from bedplate.training.inputs import DataSummary, SplitRows, drift_between, read_summary
-from bedplate.training.predictions import read_predictions
-
-TEST = "test_"
+from bedplate.training.predictions import TEST, judged_label, read_predictions
 
 
 @final
@@ -127,15 +124,6 @@ def diff_runs(a: StoredRun, b: StoredRun, root: Path, confidence: float = 0.95) 
         note=note,
         reported=_flat(*({k: v for k, v in r.metrics.items() if k not in known} for r in (one, other)), equal=True),
     )
-
-
-def judged_label(record: RunRecord, prediction: Prediction) -> str | None:
-    """The label that a run's scores are of: the model's, else the only one; None where that is not known."""
-    config = cast("Mapping[str, Any]", record.config.get("model") or {})
-    named = config.get("label")
-    if named in prediction.labels:
-        return str(named)
-    return next(iter(prediction.labels)) if len(prediction.labels) == 1 else None
 
 
 def _flat(a: Mapping[str, Any], b: Mapping[str, Any], *, equal: bool = False) -> list[Change]:

@@ -11,6 +11,7 @@ import torch
 from bedplate.datasets.blocks import Batches, Stretch
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import OF_ITEM
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.models.prediction import Prediction
@@ -99,7 +100,7 @@ def _predict(
                 scores=scores_of(model, outputs, batch).numpy().astype(np.float64),
                 labels=labels,
                 weights=batch.weights.numpy(),
-                requests=batch["request_of_item"].numpy(),
+                requests=batch[OF_ITEM].numpy(),
                 request_ids=batch.request_ids,
                 candidates=batch.candidates.numpy(),
                 loss=loss_of(model, outputs, batch).item(),

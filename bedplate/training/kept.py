@@ -20,6 +20,7 @@ from bedplate.datasets.negatives import LOG_Q
 from bedplate.datasets.slices import slice_batch
 from bedplate.errors import ConfigError
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import OF_ITEM
 from bedplate.models.batch import TensorBatch
 from bedplate.training.source import TensorBlock
 from bedplate.training.stages import ENCODE, LOAD, TRANSFER, Watch, unwatched
@@ -172,7 +173,7 @@ class _Rows:
         """The rows of a batch."""
         encoded = encoder.encode(batch)
         names, lengths, longest = tuple(encoded), encoder.lengths(batch), encoder.longest()
-        of_item = encoded.pop("request_of_item")
+        of_item = encoded.pop(OF_ITEM)
         of_requests = {t.name for t in encoder.layout.tensors() if t.shape[0] == "requests"}
         requests: _Arrays = {_REQUESTS: batch.request_ids}
         items: _Arrays = {_CANDIDATES: batch.candidates}
@@ -189,7 +190,7 @@ class _Rows:
     def tensors(self) -> TensorBatch:
         """The rows as a batch."""
         found = self.requests.arrays | self.items.arrays
-        found["request_of_item"] = self.of_item
+        found[OF_ITEM] = self.of_item
         return tensor_batch(
             {name: found[name] for name in self.names},
             {name.removeprefix(_LABEL): values for name, values in found.items() if name.startswith(_LABEL)},

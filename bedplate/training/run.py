@@ -32,7 +32,6 @@ from bedplate.registry.run import Run, RunRecord, StoredRun
 from bedplate.registry.version import ModelVersion
 from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
-from bedplate.training.difference import TEST
 from bedplate.training.evidence import definitions_of, fingerprint, models_behind, require_same, run_config
 from bedplate.training.fitness import check_fitness
 from bedplate.training.inputs import Watcher
@@ -42,7 +41,7 @@ from bedplate.training.joining import Connect, Join, WorkerError
 from bedplate.training.learner import Learner, learner_of
 from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
 from bedplate.training.plots import write_plots
-from bedplate.training.predictions import keep_predictions
+from bedplate.training.predictions import TEST, keep_predictions
 from bedplate.training.profile import Profile
 from bedplate.training.report import Show
 from bedplate.training.result import TrainResult

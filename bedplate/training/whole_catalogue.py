@@ -15,6 +15,7 @@ import torch
 from bedplate.batch import Column, Ragged
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates, without_candidates
 from bedplate.errors import DataError
+from bedplate.features.artifact import SCORE
 from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
 from bedplate.metrics.intervals import Estimate, mean_interval
@@ -130,7 +131,7 @@ def model_score(dataset: LoadedDataset, model: Model, encoder: Encoder) -> Score
     def score(rows: Candidates) -> Float32s:
         batch = dataset.assemble(rows, labels=False)
         with torch.no_grad():
-            return model(to_tensors(batch, encoder))["score"].numpy()
+            return model(to_tensors(batch, encoder))[SCORE].numpy()
 
     return score
 

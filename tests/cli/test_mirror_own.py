@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import retraining_project as small
 
-from bedplate import Project, Registry
+from bedplate import Project
 from bedplate.cli import runs_mirror
 from bedplate.cli.main import run as command
 from bedplate.config import load_config
@@ -43,7 +43,7 @@ def folder(applied: Path, tmp_path: Path) -> Path:
 
 
 def ids(folder: Path) -> list[str]:
-    return sorted(run.id for run in Registry(Project(folder).config.registry_path).runs())
+    return sorted(run.id for run in Project(folder).registry.runs())
 
 
 def test_a_retraining_and_the_trials_of_a_search_are_copied(folder: Path, asked: Asked) -> None:
@@ -74,7 +74,7 @@ def test_a_dry_run_and_runs_of_others_are_not_copied(
 ) -> None:
     assert command(["retrain", "ranker", "--dry-run", "--project", str(folder)]) == 0
     assert asked == []
-    registry = Registry(Project(folder).config.registry_path)
+    registry = Project(folder).registry
     with monkeypatch.context() as patched:
         patched.setattr(runs, "process_token", lambda: "another")
         with registry.start_run("ranker", {}):

@@ -20,9 +20,10 @@ from bedplate.errors import (
     RequestError,
     StoreError,
 )
-from bedplate.features.assemble import Candidates, Join, Reader
+from bedplate.features.assemble import Candidates, Join
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.registry.registry import Registry
 from bedplate.serving.arrow import answer_stream
 from bedplate.serving.pipeline import Pipeline

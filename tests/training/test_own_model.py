@@ -146,6 +146,5 @@ def test_a_run_is_not_resumed_with_other_code(project, capfd):
 
 
 def registry_runs(project):
-    from bedplate.registry.registry import Registry
 
-    return Registry(Project(project).config.registry_path).runs()
+    return Project(project).registry.runs()
