@@ -66,7 +66,8 @@ def serve(
 
     Without SERVICE, the only one that the project defines. Prints 'ready on URL' once the models have reproduced their
     golden scores; with --json that is one line {"ready": true, "url": ..., "seconds": ..., "pid": ...}. SIGTERM and
-    Ctrl-C answer what is under way and end. With --workers a supervisor starts a worker that ends again.
+    Ctrl-C answer what is under way and end. With --workers a supervisor starts a worker that ends again, and on SIGHUP
+    has all of them replaced in turn, by what is promoted then.
 
     \b
     Examples:
