@@ -78,14 +78,17 @@ def test_a_worker_that_ends_is_started_again_later_each_time() -> None:
     assert one._board.restarts == 2
 
 
-VERSIONED = """
+VERSIONED = (
+    """
 from pathlib import Path
 version = Path("version").read_text()
 with open("starts", "a") as starts:
     starts.write(f"{index} {os.getpid()} {version}\\n")
 if version == "broken":
     sys.exit(3)
-""" + READY_AND_WELL
+"""
+    + READY_AND_WELL
+)
 
 
 @pytest.mark.parametrize("version", ["new", "broken"])
