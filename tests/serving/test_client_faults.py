@@ -17,9 +17,8 @@ import pytest
 import shop
 from echo import Echo, values_of
 
+from bedplate import AsyncClient, Client
 from bedplate.errors import BedplateError, ConfigError, RequestError
-from bedplate.serving.async_client import AsyncClient
-from bedplate.serving.client import Client
 from bedplate.serving.client_calls import Call, Place, infer_call, timeout_header
 from bedplate.serving.client_errors import (
     BusyError,

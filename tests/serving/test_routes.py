@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import shop
 
+from bedplate import Client
 from bedplate.errors import AheadError, ConfigError, RequestError, StoreError
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
-from bedplate.serving.client import Client
 from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.routes import App
