@@ -32,7 +32,7 @@ from bedplate.serving.door import TIMEOUT, timeout_of
 from bedplate.serving.http import Request, Response
 from bedplate.serving.model import Model
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 WELL = b'{"ids": [], "scores": [], "models": {}, "time": 1}'
 Script = Callable[[socket.socket], None]

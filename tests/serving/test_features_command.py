@@ -21,6 +21,8 @@ from bedplate.features.graph import FeatureGraph
 from bedplate.online.base import open_store
 from bedplate.online.load import bulk_load
 from bedplate.online.refresh import refresh
+from bedplate.serving.door import OPEN_PATHS
+from bedplate.serving.feature_app import FeatureApp
 from bedplate.testing.online_store import grouped
 from bedplate.types import DAY, format_time
 
@@ -60,8 +62,11 @@ def test_it_serves_what_is_loaded_to_those_with_a_token(tmp_path: Path, features
         assert (ready["ready"], ready["pid"]) == (True, process.pid)
         body = json.dumps({"features": ["customers.all"], "keys": {"customer": 3}}).encode()
         request = urllib.request.Request(f"{ready['url']}/v1/features", body)
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(request, timeout=30)
+        for wrong in (request, *(f"{ready['url']}{path}" for path in FeatureApp().paths if path not in OPEN_PATHS)):
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(wrong, timeout=30)
+        with urllib.request.urlopen(f"{ready['url']}/openapi.json", timeout=30) as answer:
+            assert json.loads(answer.read())["paths"]["/v1/features"]["post"]["security"] == [{"bearer": []}]
         request.add_header("Authorization", f"Bearer {TOKEN}")
         with urllib.request.urlopen(request, timeout=30) as answer:
             found = json.loads(answer.read())

@@ -30,7 +30,7 @@ from bedplate.serving import load
 from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 ROOT = Path(__file__).parents[2]
 

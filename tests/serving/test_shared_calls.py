@@ -21,7 +21,7 @@ from bedplate.serving.joining import Joiner
 from bedplate.serving.model import Model
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Routes: from a request to the answer of the pipeline, of a model, or of the server itself.
+"""The application of a service: from a request to the answer of the pipeline, of a model, or of the server itself.
 
 POST /recommend, /rank, /embed, /similar        ids in, ids and scores out, or vectors
 GET  /                                          the service: models, requests
@@ -9,26 +9,22 @@ GET  /metrics                                   for Prometheus
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, final
 
 import msgspec
 
-from bedplate.errors import BedplateError, NotFoundError, NotReadyError, suggest
+from bedplate.errors import NotFoundError, NotReadyError, suggest
 from bedplate.serving import api
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.call_metrics import call_lines, side_lines
-from bedplate.serving.compression import compress, decompress
-from bedplate.serving.http import TEXT, Request, Response, error_response
+from bedplate.serving.dispatch import Route, respond
+from bedplate.serving.http import TEXT, Request, Response
 from bedplate.serving.metrics import Metrics, view_lines
-from bedplate.serving.oip_routes import ProtocolRoutes, Route
+from bedplate.serving.oip_routes import ProtocolRoutes
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
 from bedplate.serving.service_openapi import service_openapi
-
-log = logging.getLogger("bedplate.serving")
 
 _ANSWERED_BEFORE = ("metadata", "live", "ready")
 """Routes below /v2 that are answered before the models are loaded."""
@@ -149,46 +145,6 @@ class App:
 
     def _show_metrics(self, request: Request) -> Response:
         return Response(200, self._metrics.text().encode(), TEXT)
-
-
-def respond(request: Request, route: Route, metrics: Metrics) -> Response | Awaitable[Response]:
-    """The answer of a route, counted and compressed; an error becomes its status and `{"error": ...}`."""
-    begin = time.perf_counter()
-    name, method, function = route
-    try:
-        asked = "GET" if request.method == "HEAD" else request.method
-        if method not in (asked, "*"):
-            response = _wrong_method(request, method)
-        else:
-            decompress(request)
-            response = function(request)
-    except BedplateError as error:
-        response = _problem(request, error)
-    if isinstance(response, Response):
-        metrics.observe(name, response.status, time.perf_counter() - begin)
-        return compress(request, response)
-    return _later(request, response, lambda status: metrics.observe(name, status, time.perf_counter() - begin))
-
-
-async def _later(request: Request, answer: Awaitable[Response], observe: Callable[[int], None]) -> Response:
-    try:
-        response = await answer
-    except BedplateError as error:
-        response = _problem(request, error)
-    observe(response.status)
-    return compress(request, response)
-
-
-def _problem(request: Request, error: BedplateError) -> Response:
-    if error.http_status >= 500 and error.http_status != 504:  # a client that gives little time is no fault here
-        log.error("%s %s: %s", request.method, request.path, error)
-    return error_response(error.http_status, error.message, where=error.where, hint=error.hint)
-
-
-def _wrong_method(request: Request, expected: str) -> Response:
-    allowed = "GET, HEAD" if expected == "GET" else expected
-    response = error_response(405, f"got {request.method} {request.path}, expected {allowed}")
-    return Response(response.status, response.body, headers=((b"Allow", allowed.encode()),))
 
 
 def _json(value: Any, status: int = 200) -> Response:
