@@ -25,6 +25,7 @@ from bedplate.serving.oip_routes import ProtocolRoutes
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
 from bedplate.serving.service_openapi import service_openapi
+from bedplate.serving.stepping import finished
 
 _ANSWERED_BEFORE = ("metadata", "live", "ready")
 """Routes below /v2 that are answered before the models are loaded."""
@@ -51,7 +52,7 @@ class App:
         self._metrics = Metrics()
         self._protocol = ProtocolRoutes(self._repository, lambda: self._ready)
         self._routes: dict[str, Route] = {
-            **{f"/{name}": (name, "POST", self._call(name, call)) for name, call in api.CALLS.items()},
+            **{f"/{name}": (name, "POST", self._call(call)) for name, call in api.CALLS.items()},
             "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
             "/": ("describe", "GET", self._describe),
             "/metrics": ("metrics", "GET", self._show_metrics),
@@ -110,21 +111,16 @@ class App:
             raise NotReadyError("the models are still loading", hint="ask /v2/health/ready")
         return self._pipeline
 
-    def _call(self, name: str, call: api.Call) -> Callable[[Request], Response | Awaitable[Response]]:
-        shared = api.SHARED.get(name)
-
-        def answered(request: Request) -> Response | Awaitable[Response]:
+    def _call(self, call: api.Call) -> Callable[[Request], Response | Awaitable[Response]]:
+        def answer(request: Request) -> Response | Awaitable[Response]:
             pipeline = self._loaded()
             batcher = pipeline.batcher
-            if batcher is not None and shared is not None:
-                return self._shared(shared(request, pipeline, batcher))
-            response, answer = call(request, pipeline)
-            self._observe(answer)
-            return response
+            answered = self._observed(call(request, pipeline, batcher))
+            return finished(answered) if batcher is None else answered
 
-        return answered
+        return answer
 
-    async def _shared(self, answered: Awaitable[api.Answered]) -> Response:
+    async def _observed(self, answered: Awaitable[api.Answered]) -> Response:
         response, answer = await answered
         self._observe(answer)
         return response
