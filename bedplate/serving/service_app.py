@@ -55,7 +55,7 @@ class App:
             **{f"/{name}": (name, "POST", self._call(call)) for name, call in api.CALLS.items()},
             "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
             "/": ("describe", "GET", self._describe),
-            "/metrics": ("metrics", "GET", self._show_metrics),
+            "/metrics": ("metrics", "GET", lambda _: Response(200, self._metrics.text().encode(), TEXT)),
         }
 
     @property
@@ -138,9 +138,6 @@ class App:
 
     def _describe(self, request: Request) -> Response:
         return _json(self._loaded().describe())
-
-    def _show_metrics(self, request: Request) -> Response:
-        return Response(200, self._metrics.text().encode(), TEXT)
 
 
 def _json(value: Any, status: int = 200) -> Response:
