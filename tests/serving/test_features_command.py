@@ -32,6 +32,17 @@ COMMAND = [sys.executable, "-m", "bedplate"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
 
 
+@contextlib.contextmanager
+def ended(command: list[str], **more: str) -> Generator[subprocess.Popen[str]]:
+    """A process that is ended, whatever happens."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=ENVIRONMENT | more, text=True, stdout=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
 def bedplate(*words: str) -> None:
     subprocess.run([*COMMAND, *words], env=ENVIRONMENT, check=True, capture_output=True)
 
@@ -48,15 +59,8 @@ def test_it_serves_what_is_loaded_to_those_with_a_token(tmp_path: Path, features
         refresh(store, view, tmp_path / ".bedplate/resident")
         # What the store holds by now is not what is resident: the answer shows which was read.
         bulk_load(store, view, [grouped(view, shop.events()[:1])], shop.NOW)
-    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "BEDPLATE_FEATURES_TOKEN": TOKEN}
-    command = [sys.executable, "-m", "bedplate", "features", "serve", "--port", "0", "--json"]
-    with subprocess.Popen(
-        [*command, "--project", str(tmp_path)],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    command = [*COMMAND, "features", "serve", "--port", "0", "--json", "--project", str(tmp_path)]
+    with ended(command, BEDPLATE_FEATURES_TOKEN=TOKEN) as process:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         assert (ready["ready"], ready["pid"]) == (True, process.pid)
@@ -86,17 +90,6 @@ def fill(folder: Path) -> None:
     """Builds a project's history and loads its online store."""
     for command in (["apply"], ["materialize", "--until", format_time(shop.NOW)]):
         bedplate(*command, "--project", str(folder))
-
-
-@contextlib.contextmanager
-def ended(command: list[str]) -> Generator[subprocess.Popen[str]]:
-    """A process that is ended, whatever happens."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
 
 
 COUNTS = """
