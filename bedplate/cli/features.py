@@ -58,7 +58,7 @@ def serve(directory: Path, server: ServerOptions, most_keys: int) -> None:
 def _app(settings: Settings) -> Application[FeatureLookup]:
     from bedplate.serving.feature_app import FeatureApp
 
-    return FeatureApp(settings.tokens)
+    return FeatureApp(has_tokens=bool(settings.tokens))
 
 
 class _Served(NamedTuple):

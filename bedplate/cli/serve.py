@@ -17,8 +17,8 @@ from bedplate.errors import ConfigError
 if TYPE_CHECKING:
     from bedplate.serving.pipeline import Pipeline
     from bedplate.serving.repository import Repository
-    from bedplate.serving.routes import App
     from bedplate.serving.server import Beside
+    from bedplate.serving.service_app import App
     from bedplate.serving.settings import Settings
 
 
@@ -88,7 +88,7 @@ def serve(
 
     @functools.cache
     def app() -> App:
-        from bedplate.serving.routes import App
+        from bedplate.serving.service_app import App
 
         return App(repository())
 

@@ -24,9 +24,7 @@ from bedplate.serving.listening import Listener, bind, turn_away, url_of
 from bedplate.serving.load_metrics import load_lines
 from bedplate.serving.loading import Again, Loaded, in_thread
 from bedplate.serving.metrics import Metrics
-from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.place import Place
-from bedplate.serving.routes import App
 from bedplate.serving.settings import Settings, allow_descriptors
 from bedplate.serving.tls import Certificate
 from bedplate.serving.tokens import Tokens
@@ -222,19 +220,6 @@ class Beside(Protocol):
     async def drain(self) -> None:
         """Answers what is under way, and stops."""
         ...
-
-
-def run_service(
-    load: Callable[[], Pipeline],
-    *,
-    host: str,
-    port: int,
-    on_ready: Callable[[str, float], None],
-    limits: Limits | None = None,
-) -> None:
-    """Serves a pipeline; see `run_application`."""
-    settings = Settings(host=host, port=port, limits=limits or Limits())
-    run_application(App(), load, settings, on_ready=on_ready)
 
 
 def run_application(

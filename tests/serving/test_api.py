@@ -26,7 +26,7 @@ from bedplate.registry.registry import Registry
 from bedplate.serving.arrow import ANSWER_HEADER, ARROW, REQUEST_HEADER
 from bedplate.serving.http import Request, Response
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Given, Popular, Quota, Recent, Retrieval, Softmax
 
 

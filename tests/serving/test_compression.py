@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bedplate.errors import BedplateError, RequestError
 from bedplate.serving.compression import LEAST_BYTES, compress, decompress
 from bedplate.serving.http import Request, Response
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 MEGABYTE = 1 << 20
 

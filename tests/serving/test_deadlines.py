@@ -38,10 +38,9 @@ from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.progress import Progress, part_of
 from bedplate.serving.repository import Served
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Given, Quota, Recent, Retrieval
 from bedplate.serving.time_limit import scored_until
-from bedplate.serving.tokens import Tokens
 from bedplate.testing.online_store import grouped
 
 PATIENT = 60.0  # seconds that the store, or a step, may take: a test that waits for it has failed
@@ -105,7 +104,7 @@ def test_a_silent_store_is_waited_for_no_longer_than_the_client_waits(
 def test_the_feature_server_keeps_deadlines_too(
     store: TroubledStore, reader: FallbackReader, features: FeatureGraph
 ) -> None:
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     app.open(FeatureLookup(features, reader, clock=lambda: shop.NOW))
     well = ask(app, "/v1/features", FEATURES)
     store.mood = "silent"

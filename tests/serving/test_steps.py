@@ -18,7 +18,7 @@ from bedplate.serving import select
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.filters import Filters
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Epsilon, Quota, Retrieval, Softmax, Thompson
 from bedplate.serving.wire import Answer
 

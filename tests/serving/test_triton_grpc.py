@@ -33,7 +33,7 @@ from bedplate.serving.oip_messages import MESSAGES
 from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Wait
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.settings import Settings
 from bedplate.serving.tensors import DATATYPES
 from bedplate.serving.tls import Certificate
