@@ -90,8 +90,8 @@ class ServerOptions:
             load: gives what that is opened with.
             variable: as of `settings`.
             beside: makes the servers of other protocols, after the application.
-            load_again: gives what it is opened with anew on SIGHUP. None: that signal has workers replaced, one after the
-                other, and ends a process without workers.
+            load_again: gives what it is opened with anew on SIGHUP. None: that signal has workers replaced, one after
+                the other, and ends a process without workers.
         """
         if self.workers > 1 and not _is_worker():
             self._supervise(signal.SIGTERM if load_again is None else signal.SIGHUP)
