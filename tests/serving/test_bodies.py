@@ -72,7 +72,9 @@ def test_bodies_of_all_connections_together_are_bounded_and_small_ones_always_re
             raw.send(head() + b"x" * (MB - 1))
         until_held(server, 2 * MB - 2)
         with Raw(server) as late:
-            late.send(head() + b"x" * (MB - 1))
+            late.send(head() + b"x" * SMALL_BYTES)
+            until_held(server, 2 * MB - 2 + SMALL_BYTES)
+            late.send(b"x")
             status, headers, body = late.response()
             assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
             assert b"too many large bodies are under way" in body
