@@ -162,7 +162,7 @@ def test_metadata_over_grpc_is_let_in_as_any_call_and_probes_as_probes(registry:
             for name in ("ServerMetadata", "ServerReady")
         }
         assert stub["ServerMetadata"](b"", timeout=20)
-        for client in {"127.0.0.1", "[::1]", ""}:
+        for client in ("127.0.0.1", "[::1]", ""):
             turns.clients.add(client)
         with pytest.raises(grpc.RpcError) as caught:
             stub["ServerMetadata"](b"", timeout=20)
