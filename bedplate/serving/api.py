@@ -111,5 +111,5 @@ def _json_body(request: Request) -> bytes:
 
 def _response(request: Request, pipeline: Pipeline, answer: Answer | Vectors | Similar) -> Response:
     if wants_arrow(request):
-        return answer_stream(answer, pipeline.service.item)
+        return answer_stream(answer, pipeline.service, pipeline.wire.item)
     return Response(200, _encoder.encode(answer))

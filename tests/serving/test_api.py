@@ -23,11 +23,13 @@ from schemathesis.specs.openapi.checks import (
 
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
-from bedplate.serving.arrow import ANSWER_HEADER, ARROW, REQUEST_HEADER
+from bedplate.serving.answers import Similar
+from bedplate.serving.arrow import ANSWER_HEADER, ARROW, REQUEST_HEADER, answer_stream
 from bedplate.serving.http import Request, Response
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.routes import App
 from bedplate.serving.steps import Diversity, Given, Popular, Quota, Recent, Retrieval, Softmax
+from bedplate.types import Type
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,20 @@ def test_answers_as_tables_are_those_in_json(ask: Any) -> None:
     assert frame["id"].to_list() == msgspec.json.decode(ask("/similar", {"item": "P03"}).body)["ids"]
     frame, _ = table(ask("/embed", {"items": ["P03", "NOWHERE"]}, **accept))
     assert frame["vector"].is_null().to_list() == [False, True]
+
+
+def test_a_table_without_rows_has_the_columns_of_one_with_some(ask: Any, full: Pipeline) -> None:
+    accept, everything = {"Accept": ARROW.decode()}, [f"P{i:02}" for i in range(100)]
+    frame, _ = table(ask("/recommend", {"customer": 3}, **accept))
+    empty, rest = table(ask("/recommend", {"customer": 3, "exclude": [*everything, "FREE"]}, **accept))
+    assert (len(frame) > 0, len(empty), "reason" in rest) == (True, 0, True)
+    assert empty.schema == frame.schema
+    ranked, _ = table(ask("/rank", {"customer": 3, "candidates": []}, **accept))
+    assert ranked.schema == table(ask("/rank", {"customer": 3, "candidates": ["P01"]}, **accept))[0].schema
+    for kind, ids, expected in ((Type.INT, [7], pl.Int64), (Type.STRING, ["P01"], pl.String)):
+        for given in (ids, []):
+            answer = Similar(ids=given, scores=[0.5] * len(given), models={})
+            assert table(answer_stream(answer, full.service, kind))[0].schema["id"] == expected
 
 
 def stream(frame: pl.DataFrame) -> bytes:
