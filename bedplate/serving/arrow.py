@@ -12,7 +12,7 @@ import polars as pl
 
 from bedplate.errors import RequestError
 from bedplate.serving.answers import Answer, Similar, Vectors
-from bedplate.serving.arrow_check import check_stream
+from bedplate.serving.arrow_check import TooManyRowsError, check_stream
 from bedplate.serving.http import Request, Response
 from bedplate.serving.service import Service
 from bedplate.types import Type
@@ -53,6 +53,18 @@ def read_stream(body: bytes, most_rows: int) -> pl.DataFrame:
         return pl.read_ipc_stream(io.BytesIO(body))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         raise RequestError(f"not an Arrow IPC stream: {str(error)[:200]}", where="body") from None
+
+
+def read_candidates(body: bytes, most: int) -> pl.DataFrame:
+    """The table of a `rank` request in a stream.
+
+    Raises:
+        RequestError: as of `read_stream`; more rows than a service takes candidates are what they are in JSON.
+    """
+    try:
+        return read_stream(body, most)
+    except TooManyRowsError as error:
+        raise RequestError(error.message, where=f"column '{CANDIDATES}'") from None
 
 
 def plain_keys(series: pl.Series) -> pl.Series:

@@ -141,8 +141,8 @@ def test_a_table_without_rows_has_the_columns_of_one_with_some(ask: Any, full: P
     ranked, _ = table(ask("/rank", {"customer": 3, "candidates": []}, **accept))
     assert ranked.schema == table(ask("/rank", {"customer": 3, "candidates": ["P01"]}, **accept))[0].schema
     for kind, ids, expected in ((Type.INT, [7], pl.Int64), (Type.STRING, ["P01"], pl.String)):
-        for given in (ids, []):
-            answer = Similar(ids=given, scores=[0.5] * len(given), models={})
+        for shown in (ids, []):
+            answer = Similar(ids=shown, scores=[0.5] * len(shown), models={})
             assert table(answer_stream(answer, full.service, kind))[0].schema["id"] == expected
 
 
@@ -181,7 +181,11 @@ def test_rank_takes_its_candidates_as_a_table(ask: Any) -> None:
         response = ask("/rank", body, **sent)
         assert response.status == 400
         assert message in msgspec.json.decode(response.body)["error"]
-    assert ask("/rank", stream(pl.DataFrame({"candidates": ["P"] * 1001})), **headers).status == 413
+    too_many = ask("/rank", stream(pl.DataFrame({"candidates": ["P"] * 1001})), **headers)
+    in_json = ask("/rank", {"customer": 3, "candidates": ["P"] * 1001})
+    assert (too_many.status, in_json.status) == (400, 400)
+    said = msgspec.json.decode(too_many.body)
+    assert said == {"error": "got 1,001 rows, expected at most 1,000", "where": "column 'candidates'"}
     assert ask("/recommend", stream(pl.DataFrame({"candidates": named})), **headers).status == 400
 
 
