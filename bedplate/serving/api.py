@@ -9,7 +9,7 @@ import msgspec
 
 from bedplate.errors import RequestError
 from bedplate.serving.answers import Answer, Similar, Vectors
-from bedplate.serving.arrow import REQUEST_HEADER, answer_stream, is_arrow, read_stream, wants_arrow
+from bedplate.serving.arrow import REQUEST_HEADER, answer_stream, is_arrow, read_candidates, wants_arrow
 from bedplate.serving.http import Request, Response
 from bedplate.serving.model import SharedCalls
 from bedplate.serving.pipeline import Pipeline
@@ -43,7 +43,7 @@ async def rank(request: Request, pipeline: Pipeline, batcher: SharedCalls | None
     """
     if is_arrow(request):
         rest = request.headers.get(REQUEST_HEADER.lower().encode(), b"{}")
-        asked = pipeline.wire.rank_table(rest, read_stream(request.body, pipeline.service.most_candidates))
+        asked = pipeline.wire.rank_table(rest, read_candidates(request.body, pipeline.service.most_candidates))
     else:
         asked = pipeline.wire.rank(request.body)
     asked.deadline = request.deadline
@@ -86,5 +86,5 @@ def _json_body(request: Request) -> bytes:
 
 def _response(request: Request, pipeline: Pipeline, answer: Answer | Vectors | Similar) -> Response:
     if wants_arrow(request):
-        return answer_stream(answer, pipeline.service.item)
+        return answer_stream(answer, pipeline.service, pipeline.wire.item)
     return Response(200, _encoder.encode(answer))

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar, final
 
 from bedplate.serving.board import DRAINING, READY, Seat
+from bedplate.serving.bodies import Bodies
 from bedplate.serving.connection import Connection, Hub
 from bedplate.serving.door import Door
 from bedplate.serving.http import Handler, Limits, Request, Response
@@ -53,6 +54,7 @@ class Server:
     Attributes:
         turns: the queue of its requests.
         door: who is let in.
+        bodies: how many bytes of bodies it holds.
 
     Raises:
         ConfigError: the port is in use or not allowed, or the host is not this machine's.
@@ -74,7 +76,8 @@ class Server:
         limits = limits or Limits()
         self.turns = Turns(limits.wait_seconds, limits.waiting, limits.client_requests)
         self.door = Door(tokens)
-        self._hub = Hub(handler, limits, self.turns, self.door)
+        self.bodies = Bodies(max(limits.bodies_bytes, limits.body_bytes))
+        self._hub = Hub(handler, limits, self.turns, self.door, self.bodies)
         self._grace, self._host, self._certificate, self._seat = grace_seconds, host, certificate, seat
         self._socket = bound or bind(host, port)
         self._listener: Listener | None = None

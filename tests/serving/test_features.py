@@ -393,12 +393,24 @@ def test_the_openapi_file_is_whole(app: FeatureApp, graph: FeatureGraph) -> None
             for status, response in operation["responses"].items():
                 assert re.fullmatch(r"[1-5]\d\d", status)
                 assert response["description"]
-            for parameter in operation.get("parameters", []):
-                assert {"name", "in", "schema"} <= set(parameter)
-    statuses = {"200", "400", "405", "408", "409", "413", "415", "417", "429", "431", "500", "503", "504"}
-    assert set(found["paths"]["/v1/features"]["post"]["responses"]) == statuses
-    schemas = found["components"]["schemas"]
-    assert references(found) == {f"#/components/schemas/{name}" for name in schemas}
+            for parameter in [*operation.get("parameters", []), *found["components"]["parameters"].values()]:
+                assert {"name", "in", "schema"} <= set(parameter) or set(parameter) == {"$ref"}
+    of_any = {"200", "400", "405", "408", "413", "415", "417", "431", "500", "501", "503"}
+    for path, method, statuses in (
+        ("/v1/features", "post", of_any | {"409", "429", "504"}),
+        ("/metrics", "get", of_any | {"429", "504"}),
+        ("/openapi.json", "get", of_any | {"429", "504"}),
+        ("/healthz", "get", of_any),
+    ):
+        assert set(found["paths"][path][method]["responses"]) == statuses
+        asked = {reference.rpartition("/")[2] for reference in references(found["paths"][path][method])}
+        assert ({"timeout", "priority"} <= asked) == ("429" in statuses)
+    schemas, parameters = found["components"]["schemas"], found["components"]["parameters"]
+    assert {p["name"] for p in parameters.values()} == {"X-Request-Timeout-Ms", "X-Request-Priority"}
+    assert references(found) == {
+        *(f"#/components/schemas/{name}" for name in schemas),
+        *(f"#/components/parameters/{name}" for name in parameters),
+    }  # fmt: skip
     values = schemas["FeaturesAnswer"]["properties"]["values"]["properties"]
     assert set(values) == set(graph.features)
     assert values["customers.bought"]["items"] == {"type": "array", "items": {"type": "string"}}

@@ -133,8 +133,8 @@ def test_the_door_is_the_same_for_every_protocol(
         assert turn.status == (401 if role is None else 403)
         return
     assert isinstance(turn, Turn)
-    is_probe = method in ("GET", "HEAD")
-    assert turn.priority == (PROBE if is_probe else priority[1])
+    is_probe = path == "/healthz" or path.endswith(("/live", "/ready"))
+    assert turn.priority == (PROBE if is_probe else LOW if least is OPEN else priority[1])
     assert turn.deadline == (float("inf") if is_probe else 7.0 + timeout[1])
     names = {Role.READ: "dashboard", Role.INFER: "token 2", Role.OPERATE: "platform"}
     assert turn.client == ("10.0.0.9" if role is None or least is OPEN else names[role])
