@@ -15,7 +15,7 @@ import torch
 
 from bedplate.canonical import digest
 from bedplate.config import parse_size
-from bedplate.datasets.blocks import Batches, Stretch
+from bedplate.datasets.blocks import Batches, Part, Stretch
 from bedplate.errors import ConfigError, DataError, DefinitionError, StoreError, suggest
 from bedplate.features.encoder import Encoder
 from bedplate.files import remove_leftovers
@@ -159,7 +159,8 @@ class _Run:
             self.profile.begin()
         if not self._finished():
             watch = unwatched if self.profile is None else self.profile.prepared
-            blocks = partial(one_after_another, self.train, self._left(), watch=watch)
+            left = _left(self.progress, self.config, self.exchange.part)
+            blocks = partial(one_after_another, self.train, left, watch=watch)
             with prefetched(blocks, self.ahead, self.waiting) as ready:
                 while not self._finished():
                     if self._train_epoch(ready):
@@ -182,12 +183,6 @@ class _Run:
             resumed_step=resumed,
             stopped_early=stopped,
         )
-
-    def _left(self) -> list[Stretch]:
-        """What is left of the epoch in which training goes on, and all later ones."""
-        now, seed, part = self.progress, self.config.seed, self.exchange.part
-        later = [Stretch(seed, epoch, part=part) for epoch in range(now.epoch + 1, self.config.epochs)]
-        return [Stretch(seed, now.epoch, now.batch, part=part), *later]
 
     def _finished(self) -> bool:
         return self.progress.epoch >= self.config.epochs or self._is_patience_over()
@@ -456,6 +451,12 @@ def _prepared(
         Encoded(train, encoder) if trained is None else trained,
         Encoded(validation, encoder) if judged is None else judged,
     )
+
+
+def _left(now: Progress, config: TrainerConfig, part: Part) -> list[Stretch]:
+    """What is left of the epoch in which training goes on, and all later ones."""
+    later = [Stretch(config.seed, epoch, part=part) for epoch in range(now.epoch + 1, config.epochs)]
+    return [Stretch(config.seed, now.epoch, now.batch, part=part), *later]
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
