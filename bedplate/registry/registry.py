@@ -156,10 +156,15 @@ class Registry:
             self._put_run(record)
         return Run(folder, record, self._clock, self._put_run)
 
-    def resume_run(self, run: str) -> Run:
+    def resume_run(self, run: str, config: Any = None) -> Run:
         """Goes on with a run that was interrupted or failed: same id, same folder, metrics appended.
 
+        Args:
+            run: its id, or an unambiguous beginning of it.
+            config: the config that it goes on with, in place of the one that it has; None: that one.
+
         Raises:
+            DataError: the config can't be written as a JSON object.
             NotFoundError: there is no such run.
             StoreError: it is still running, has finished, or its `run.json` is damaged.
         """
@@ -173,6 +178,8 @@ class Registry:
                     hint="a run that was interrupted or failed can be resumed; start a new one otherwise",
                 )
             record = msgspec.structs.replace(stored.record, status="running", ended=None, error=None, **this_process())
+            if config is not None:
+                record = msgspec.structs.replace(record, config=plain_config(config, f"run '{stored.id}'"))
             write_record(stored.folder, record)
             recovery.put_run(db, record)
         return Run(stored.folder, record, self._clock, self._put_run)

@@ -11,6 +11,7 @@ import torch
 
 from bedplate.errors import StoreError, reason
 from bedplate.files import aside, fsync_dir, fsync_file
+from bedplate.training.config import TrainerConfig
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
@@ -31,6 +32,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
         best: the best value of the judged metric; None before the first validation.
         best_at: which validation it is of.
         history: the metrics of each validation.
+        waited: the most validations in a row without a better metric that one with a better followed.
     """
 
     epoch: int = 0
@@ -42,10 +44,44 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     best: float | None = None
     best_at: int = -1
     history: list[dict[str, float]] = msgspec.field(default_factory=list[dict[str, float]])
+    waited: int = 0
 
     def copy(self) -> Progress:
         """A copy that further steps leave as it is."""
         return msgspec.convert(msgspec.to_builtins(self), Progress)
+
+
+def check_reachable(folder: Path, config: TrainerConfig, batches: int) -> None:
+    """Checks that a run which goes on with a config ends with the weights of one that began with it.
+
+    What was trained beyond its epochs, or its patience, is judged and perhaps the best: no run of that config has it.
+
+    Args:
+        folder: of the run's checkpoint; there may be none yet.
+        config: that it goes on with.
+        batches: of an epoch.
+
+    Raises:
+        StoreError: the run has gone further than a run of this config does; or the checkpoint can't be read.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return
+    progress = msgspec.convert(load_state(path, mapped=True)["progress"], Progress)
+    done = progress.epoch + (progress.evaluated > progress.epoch * batches)  # judged within an epoch: it counts
+    if config.epochs < done:
+        raise StoreError(
+            f"the run was judged in epoch {done} already, and is to end after {config.epochs}",
+            where="trainer: epochs",
+            hint=f"go on with at least trainer.epochs={done}, or start a new run",
+        )
+    if config.patience <= progress.waited:
+        raise StoreError(
+            f"the run went on after {progress.waited} validations in a row without a better one, and would have ended "
+            f"there with patience {config.patience}",
+            where="trainer: patience",
+            hint=f"go on with at least trainer.patience={progress.waited + 1}, or start a new run",
+        )
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -33,13 +33,13 @@ from bedplate.registry.version import ModelVersion
 from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.difference import TEST
-from bedplate.training.evidence import definitions_of, fingerprint, models_behind, require_same, run_config
+from bedplate.training.evidence import definitions_of, fingerprint, models_behind, require_same, resumed_config, run_config
 from bedplate.training.fitness import check_fitness
 from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.joining import Connect, Join, WorkerError
-from bedplate.training.learner import Learner, learner_of
+from bedplate.training.learner import Learner, learner_of, require_reachable
 from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
 from bedplate.training.plots import write_plots
 from bedplate.training.predictions import keep_predictions
@@ -123,7 +123,8 @@ def train(
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
-        NotFoundError, StoreError: the run to resume is not there, or began with other definitions, data or config.
+        NotFoundError, StoreError: the run to resume is not there, began with other definitions, data or config, or has
+            gone further than the job would have it go (`checkpoint.check_reachable`).
         WorkerError: another process has ended; the last checkpoint is whole, and the run can be resumed.
     """
     began = None if resume is None else registry.run(resume).record
@@ -134,6 +135,9 @@ def train(
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
+    if began is not None:
+        require_same(began, job, beginning.definitions, dataset.snapshots)
+        require_reachable(registry.run(began.id).folder / CHECKPOINTS, job, len(training))
     with _opened(job, began, beginning, dataset, retraining, root) as run:
         join = None if connect is None else Join(connect, fingerprint(job, beginning.definitions, dataset.snapshots))
         learner = learner_of(job, beginning, join, profile)
@@ -152,8 +156,7 @@ def _opened(
 ) -> Run:
     """A new run, or the one to go on with."""
     if began is not None:
-        require_same(began, job, beginning.definitions, dataset.snapshots)
-        return beginning.registry.resume_run(began.id)
+        return beginning.registry.resume_run(began.id, resumed_config(began, job))
     config = run_config(job, retraining) | beginning.form
     return beginning.registry.start_run(
         job.name, config, project=root, definitions=beginning.definitions, sources=dataset.snapshots

@@ -313,7 +313,9 @@ class _Run:
         progress.history.append(metrics)
         sign = 1.0 if self.config.metric in LOWER_IS_BETTER else -1.0
         if progress.best is None or sign * value < sign * progress.best:
-            progress.best, progress.best_at = value, len(progress.history) - 1
+            at = len(progress.history) - 1
+            progress.waited = max(progress.waited, at - progress.best_at - 1)
+            progress.best, progress.best_at = value, at
             weights = self.tables.weights()
             if self.exchange.rank == 0:
                 save_state(self.folder / BEST, {"model": weights})
