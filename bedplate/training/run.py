@@ -135,10 +135,7 @@ def train(
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
-    if began is not None:
-        require_same(began, job, beginning.definitions, dataset.snapshots)
-        require_reachable(registry.run(began.id).folder / CHECKPOINTS, job, len(training))
-    with _opened(job, began, beginning, dataset, retraining, root) as run:
+    with _opened(job, began, beginning, dataset, len(training), retraining, root) as run:
         join = None if connect is None else Join(connect, fingerprint(job, beginning.definitions, dataset.snapshots))
         learner = learner_of(job, beginning, join, profile)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)
@@ -152,13 +149,22 @@ def train(
 
 
 def _opened(
-    job: Job, began: RunRecord | None, beginning: Beginning, dataset: LoadedDataset, retraining: str | None, root: Path
+    job: Job,
+    began: RunRecord | None,
+    beginning: Beginning,
+    dataset: LoadedDataset,
+    batches: int,
+    retraining: str | None,
+    root: Path,
 ) -> Run:
-    """A new run, or the one to go on with."""
+    """A new run, or the one to go on with, whose epochs have so many batches."""
+    registry = beginning.registry
     if began is not None:
-        return beginning.registry.resume_run(began.id, resumed_config(began, job))
+        require_same(began, job, beginning.definitions, dataset.snapshots)
+        require_reachable(registry.run(began.id).folder / CHECKPOINTS, job, batches)
+        return registry.resume_run(began.id, resumed_config(began, job))
     config = run_config(job, retraining) | beginning.form
-    return beginning.registry.start_run(
+    return registry.start_run(
         job.name, config, project=root, definitions=beginning.definitions, sources=dataset.snapshots
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bedplate.errors import ConfigError, NotFoundError, StoreError
+from bedplate.errors import ConfigError, ConflictError, NotFoundError, StoreError
 from bedplate.registry.manifest import Manifest
 from bedplate.registry.registry import Registry
 
@@ -52,6 +52,18 @@ def test_promoting_the_holder_changes_nothing(ranker: Registry) -> None:
     first = ranker.promote("ranker", 1)
     assert ranker.promote("ranker", 1, reason="again") == first
     assert len(ranker.history("ranker")) == 1
+
+
+def test_an_alias_is_given_only_where_it_is_still_as_expected(ranker: Registry) -> None:
+    with pytest.raises(ConflictError, match="no version has the alias 'champion', expected version 2"):
+        ranker.promote("ranker", 1, previous=2)
+    ranker.promote("ranker", 1, previous=None)
+    for expected in (None, 2):
+        with pytest.raises(ConflictError, match="version 1 has the alias 'champion', expected (no version|version 2)"):
+            ranker.promote("ranker", 3, previous=expected)
+    assert ranker.promote("ranker", 2, previous=1).previous == 1
+    assert ranker.promote("ranker", 2, previous=1).sequence == 2, "it holds it already"
+    assert [c.version for c in ranker.history("ranker")] == [1, 2]
 
 
 def test_what_is_not_there_cannot_be_promoted_or_rolled_back(ranker: Registry) -> None:

@@ -120,6 +120,48 @@ def test_what_a_person_took_back_stays_so(folder: Path, retrain: Retrain) -> Non
     assert registry(folder).aliases("ranker") == {"champion": 1}
 
 
+@pytest.mark.parametrize("done", ["rolled back", "another", "the same"])
+def test_what_a_person_does_while_it_trains_stays_so(
+    done: str, folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.write(folder, 48)
+    assert command(["apply", "--project", str(folder)]) == 0
+    assert command(["train", "ranker", "--project", str(folder)]) == 0
+    found = registry(folder)
+    if done != "another":
+        found.promote("ranker", 2, reason="by hand")
+    before = found.aliases("ranker")["champion"]
+    judged = retraining.judge
+
+    def meanwhile(*words: Any) -> Any:
+        if done == "rolled back":
+            found.rollback("ranker", reason="it sells nothing")
+        elif done == "another":
+            found.promote("ranker", 2, reason="by hand")
+        else:
+            found.promote("ranker", 3, reason="by hand")
+        return judged(*words)
+
+    words = ("trainer.seed=1", "promotion.margin=9", "promotion.guards={}")
+    small.write(folder, 60)
+    with monkeypatch.context() as patched:
+        patched.setattr(retraining, "judge", meanwhile)
+        code, outcome = retrain(*words)
+    held = registry(folder).aliases("ranker")["champion"]
+    assert outcome["version"] == "ranker:3"
+    if done == "the same":
+        assert (code, outcome["status"], held) == (0, "nothing", 3)
+        assert outcome["reasons"][0].endswith("and still is")
+        return
+    assert (code, outcome["status"], held) == (9, "refused", 3 - before)
+    assert outcome["reasons"] == [
+        f"it was compared with ranker:{before}, and version {held} has the alias 'champion', expected version {before}"
+        ": run it again"
+    ]
+    code, outcome = retrain(*words)
+    assert (code, outcome["status"], outcome["champion"]) == (0, "promoted", f"ranker:{held}")
+
+
 def test_two_at_once_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(registry(folder), "ranker"):
         assert command(["retrain", "ranker", "--project", str(folder)]) == 5
