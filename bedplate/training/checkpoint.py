@@ -15,6 +15,8 @@ from bedplate.training.config import TrainerConfig
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
+"""The weights of the best validation that the checkpoint knows; those of a later one wait for it beside this file."""
+
 FORMAT = 2
 
 
@@ -82,6 +84,29 @@ def check_reachable(folder: Path, config: TrainerConfig, batches: int) -> None:
             where="trainer: patience",
             hint=f"go on with at least trainer.patience={progress.waited + 1}, or start a new run",
         )
+
+
+def next_best(folder: Path, validation: int) -> Path:
+    """Where the weights of a validation that is the best are, until a checkpoint knows of it (`keep_best`)."""
+    return folder / f"best-{validation}.pt"
+
+
+def keep_best(folder: Path, validation: int) -> None:
+    """Makes the best weights those of the validation that the checkpoint holds for the best; forgets later ones.
+
+    A process that is killed between the two leaves weights that the checkpoint knows nothing of: a run that goes on from
+    it need not come to them again, such as one that is told to end there.
+
+    Args:
+        folder: of the checkpoint.
+        validation: `Progress.best_at` of the checkpoint.
+    """
+    waiting = next_best(folder, validation)
+    if waiting.exists():
+        waiting.replace(folder / BEST)
+        fsync_dir(folder)
+    for path in folder.glob("best-*.pt"):
+        path.unlink()
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from bedplate.models.batch import TensorBatch
 from bedplate.stopping import Stop, stop_signals
 from bedplate.training.average import Average
 from bedplate.training.calling import backward, loss_of
-from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
+from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, keep_best, load_state, next_best, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
 from bedplate.training.exchange import Alone, Exchange
@@ -318,7 +318,7 @@ class _Run:
             progress.best, progress.best_at = value, at
             weights = self.tables.weights()
             if self.exchange.rank == 0:
-                save_state(self.folder / BEST, {"model": weights})
+                save_state(next_best(self.folder, at), {"model": weights})
         if self.show is not None:
             self.show(self._status(metrics))
         if self.log is not None:
@@ -385,6 +385,7 @@ class _Run:
             "progress": msgspec.to_builtins(self.progress),
         }
         save_state(self.folder / CHECKPOINT, state)
+        keep_best(self.folder, self.progress.best_at)
         self._lap("checkpoint")
 
     def _lap(self, stage: str) -> None:
@@ -409,6 +410,8 @@ class _Run:
             self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])
         self.progress = msgspec.convert(state["progress"], Progress)
+        if self.exchange.rank == 0:
+            keep_best(self.folder, self.progress.best_at)
         self.saved = self.progress.step
         return self.progress.step
 
