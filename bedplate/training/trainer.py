@@ -22,7 +22,7 @@ from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.stopping import Stop, stop_signals
 from bedplate.training.average import Average
-from bedplate.training.calling import backward, loss_of
+from bedplate.training.calling import backward, check_gradients, loss_of
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, keep_best, load_state, next_best, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
@@ -281,6 +281,7 @@ class _Run:
             self.optimizer.set_rates(factor(c.schedule, c.warmup, c.epochs * self.updates, done))
 
     def _update(self, loss: float, batch: TensorBatch) -> None:
+        check_gradients(self.model, self.optimizer.dense)
         self.exchange.merge(self.optimizer)
         self._lap("exchange" if self.exchange.count > 1 else "optimizer")
         if self.config.accumulate > 1:

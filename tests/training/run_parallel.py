@@ -17,7 +17,7 @@ from torch import nn
 
 from bedplate.batch import Dense
 from bedplate.datasets.slices import slice_batch
-from bedplate.errors import ConfigError, DataError
+from bedplate.errors import ConfigError, DataError, DefinitionError
 from bedplate.layers.inputs import InputVectors
 from bedplate.models.base import Model, seeded
 from bedplate.models.binary import BinaryModel
@@ -51,10 +51,14 @@ class Own(BinaryModel):
                 self.more = nn.Linear(1 if place is None else 1 + place.rank, 2)
             if self.wrong == "norm":
                 self.norm = nn.BatchNorm1d(4)
+            if self.wrong == "sparse":
+                self.users = nn.Embedding(9, 1, sparse=True)
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, batch):
         logit = self.vectors.rows(batch).sum(dim=1)
+        if self.wrong == "sparse":
+            logit = logit + self.users(batch["request_of_item"] % 9).squeeze(1)
         if self.wrong == "state" and self.training:
             self.seen += logit.detach().sum()
         outputs = {"logit": logit}
@@ -118,7 +122,7 @@ PLAIN = DCNConfig("label", layers=(8,), rank=4, cross_layers=1)
 DROPPING = DCNConfig("label", layers=(8,), rank=4, dropout=0.4)
 EVERYTHING = {"accumulate": 2, "average": 0.9, "evaluate_every": 2, "embedding_optimizer": "adagrad", "warmup": 3}
 TOWERS = TwoTowerConfig("label", layers=(8,), width=4, frequency_slots=64)
-WRONG = "norm", "state", "scalar", "input", "differing"
+WRONG = "norm", "state", "scalar", "input", "differing", "sparse"
 JOBS: dict[str, Made] = {
     "dcn": (DCN, PLAIN, {"weight_decay": 0.1}, Uneven(5)),
     "all": (DCN, PLAIN, EVERYTHING, Uneven(5)),
@@ -162,7 +166,7 @@ def attempt(name: str, exchange: Exchange, folder: Path) -> str:
     """The history of a job, or what it is refused with."""
     try:
         return json.dumps(run(name, exchange, folder).history)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, DefinitionError) as error:
         return str(error)
 
 
