@@ -155,6 +155,22 @@ def test_whole_numbers_are_not_larger_than_libraries_take(setting: str, model: M
             job.with_settings([f"{setting}={more}"])
 
 
+def test_a_guard_is_given_by_its_name() -> None:
+    job = RealJob("j", dataset="d", model=DCNConfig("y"), inputs={"candidate": Category()})
+
+    def guards(*settings: str) -> object:
+        return job.with_settings([f"promotion.guards{setting}" for setting in settings]).promotion.guards
+
+    assert guards() is None
+    assert guards(".calibration=0.1") == {"calibration": 0.1}
+    assert guards(".auc=0.01", ".log_loss=0") == {"calibration": 0.05, "auc": 0.01, "log_loss": 0}
+    assert guards("={}", ".auc=0.01") == {"auc": 0.01}, "those that are given take the place of the usual ones"
+    with pytest.raises(ConfigError, match="the guard of 'calibration' is -1.0, expected at least 0"):
+        guards(".calibration=-1")
+    with pytest.raises(ConfigError, match="guards: no comparison has the metric 'aucc'"):
+        guards(".aucc=0.1")
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "embedding_learning_rate"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_learning_rate_is_finite(name: str, value: float) -> None:
