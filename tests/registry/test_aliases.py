@@ -90,6 +90,13 @@ def test_an_incomplete_last_line_never_happened(ranker: Registry) -> None:
     log.write_bytes(complete + complete[:20])
     ranker.promote("ranker", 2)
     assert [c.version for c in Registry.rebuild(ranker.root).history("ranker")] == [1, 2]
+    complete = log.read_bytes()
+    log.write_bytes(complete + complete[:-1].splitlines()[-1] + b"x" * 500)
+    ranker.promote("ranker", 3)
+    assert log.read_bytes().startswith(complete)
+    assert b"x" not in log.read_bytes(), "nor is what is longer than the next line left behind it"
+    ranker.promote("ranker", 1)
+    assert [c.version for c in Registry.rebuild(ranker.root).history("ranker")] == [1, 2, 3, 1]
 
 
 def test_a_history_put_back_from_a_backup_counts(ranker: Registry) -> None:

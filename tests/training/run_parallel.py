@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -106,6 +108,17 @@ class Failing(Source):
             yield batch
 
 
+class Stopping(Source):
+    """The process of rank 1 alone is told to end while it reads the third batch, and once: again would kill it."""
+
+    def epoch(self, seed, epoch, start=0):
+        for i, batch in enumerate(super().epoch(seed, epoch, start), start):
+            place = own_place()
+            if place is not None and place.rank and (epoch, i) == (0, 2):
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+
 class Hung(Source):
     """A source that gives no fourth batch to the process of rank 1, and does not end."""
 
@@ -134,6 +147,7 @@ JOBS: dict[str, Made] = {
     "changing, broken": (DCN, PLAIN, {}, Failing(5, 2)),
     "changing, resumed": (DCN, PLAIN, {}, Source(5)),
     "poisoned": (DCN, PLAIN, {}, Poisoned(4)),
+    "stopping": (DCN, PLAIN, {}, Stopping(20)),
     **{w: (Own, Own.Config("label", wrong=w), {}, Source(3)) for w in WRONG},
     "slow": (DCN, PLAIN, {}, Source(8, slow=0.1)),
     "hung": (DCN, PLAIN, {}, Hung(8)),
@@ -163,10 +177,10 @@ def run(name: str, exchange: Exchange, folder: Path, *, source: Source | None = 
 
 
 def attempt(name: str, exchange: Exchange, folder: Path) -> str:
-    """The history of a job, or what it is refused with."""
+    """The history of a job, or what it ended with."""
     try:
         return json.dumps(run(name, exchange, folder).history)
-    except (ConfigError, DataError, DefinitionError) as error:
+    except (ConfigError, DataError, DefinitionError, TrainingInterruptedError) as error:
         return str(error)
 
 
@@ -178,10 +192,7 @@ def main(names: str, folder: str, timeout: str = FOREVER, *, shard: Shard | None
     place.end_with_parent()
     with place.connect(shard, timeout) as exchange:
         for name in names.split(";"):
-            try:
-                attempt(name, exchange, Path(folder))
-            except TrainingInterruptedError:
-                continue
+            attempt(name, exchange, Path(folder))
     return 0
 
 

@@ -35,7 +35,8 @@ from bedplate.training.exchange import Alone
 from bedplate.training.joining import PeerLostError, WorkerError
 from bedplate.training.learner import require_library
 from bedplate.training.processes import _loopback, started
-from bedplate.training.together import _reaching
+from bedplate.training.together import Together, _reaching
+from bedplate.training.watching import Operations
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("parallel")]
 
@@ -89,6 +90,26 @@ def test_what_is_not_finite_is_named_whoever_has_it(together):
 )
 def test_a_model_that_has_no_parts_is_refused(together, name, message):
     assert re.search(message, together[1][name])
+
+
+def test_whichever_is_told_to_end_all_end_within_the_epoch(together):
+    """The first process has no batch that the other had not read when it was told, and hears of it with the next."""
+    said = re.search(r"interrupted after step (\d+)", together[1]["stopping"])
+    assert said is not None, together[1]["stopping"]
+    assert int(said[1]) <= 4
+
+
+def test_each_process_draws_its_own_at_each_step(monkeypatch):
+    def drawn(rank, seed, step):
+        with monkeypatch.context() as patched:
+            patched.setattr(dist, "get_rank", lambda: rank)
+            patched.setattr(dist, "get_world_size", lambda: 2)
+            Together(Operations.of(rank, 2, None)).draw(seed, step)
+        return tuple(torch.rand(4).tolist())
+
+    places = [(rank, seed, step) for rank in (0, 1) for seed in (5, 6) for step in (0, 1)]
+    assert len({drawn(*place) for place in places}) == len(places)
+    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
 
 
 def test_only_errors_of_connections_are_taken_for_a_lost_process():

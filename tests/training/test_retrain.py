@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ import retraining_project as small
 
 from bedplate import Project, Registry
 from bedplate.cli.main import run as command
+from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
 from bedplate.training import retrain as retraining
 from bedplate.training.champion import score_test
 from bedplate.training.predictions import read_predictions
@@ -177,6 +179,23 @@ def test_unfit_data_is_refused_before_anything_is_trained(folder: Path, retrain:
     assert code == 9
     assert "the mean of the input 'users.likes_28d' moved by" in outcome["reasons"][0]
     assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_a_request_at_the_very_time_that_the_champion_knows_is_not_fresh(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    assert command(["apply", "--project", str(folder)]) == 0
+    dataset, found = Project(folder).load("pages"), registry(folder)
+    first, last = dataset.positions("test")
+    times, own = dataset.spine.rows.times[first:last], found.get("ranker:1")
+    known = int(times[40])
+    artifact = shutil.copytree(own.path, folder / "artifact")
+    for name in (MANIFEST_NAME, SEAL_NAME):
+        (artifact / name).unlink()
+    manifest = msgspec.structs.replace(own.manifest, trained_until=known, seeds={})
+    found.promote("ranker", found.register("ranker", artifact, manifest=manifest).version)
+    code, outcome = retrain("--dry-run", "promotion.minimum_requests=5000")
+    assert (code, outcome["champion"]) == (9, "ranker:2")
+    assert outcome["requests"] == int((times > known).sum()) == len(times) - 41
 
 
 def broken_since(folder: Path, days: int, first: int, liked: int) -> None:
