@@ -315,7 +315,7 @@ class Registry:
         alias: str = CHAMPION,
         reason: str | None = None,
         *,
-        previous: int | None | UnsetType = UNSET,
+        previous: int | UnsetType | None = UNSET,
     ) -> AliasChange:
         """Gives an alias to a version. If the version has it already, nothing changes and the last change is returned.
 

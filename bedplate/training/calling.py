@@ -115,11 +115,12 @@ def check_gradients(model: Model, weights: Sequence[nn.Parameter]) -> None:
     for weight in weights:
         if weight.grad is not None and weight.grad.is_sparse:
             named: Any = model.named_parameters()
+            name: str = next(name for name, one in named if one is weight)
             raise DefinitionError(
-                f"the gradient of '{next(name for name, one in named if one is weight)}' is sparse, expected a dense one",
+                f"the gradient of '{name}' is sparse, expected a dense one",
                 where=f"model '{type(model).__name__}'",
-                hint="leave sparse=True out; for a large table use bedplate.layers.embedding.FusedEmbedding, whose steps "
-                "cost the same whatever its size",
+                hint="leave sparse=True out; for a large table use bedplate.layers.embedding.FusedEmbedding, a step of "
+                "which costs the same whatever its size",
             )
 
 

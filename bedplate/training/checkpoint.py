@@ -94,8 +94,8 @@ def next_best(folder: Path, validation: int) -> Path:
 def keep_best(folder: Path, validation: int) -> None:
     """Makes the best weights those of the validation that the checkpoint holds for the best; forgets later ones.
 
-    A process that is killed between the two leaves weights that the checkpoint knows nothing of: a run that goes on from
-    it need not come to them again, such as one that is told to end there.
+    A process that is killed between the two leaves weights that the checkpoint knows nothing of: a run that goes on
+    from it need not come to them again, such as one that is told to end there.
 
     Args:
         folder: of the checkpoint.

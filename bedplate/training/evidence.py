@@ -80,7 +80,7 @@ def run_config(job: Job, retraining: str | None) -> dict[str, Any]:
 
 
 def resumed_config(record: RunRecord, job: Job) -> dict[str, Any]:
-    """What a run's config says from when on it goes on with a job, whose `may_change` need not be those it began with."""
+    """What a run's config says once it goes on with a job, which may say anew how long and at what pace."""
     return run_config(job, None) | {name: record.config[name] for name in RUN_ONLY if name in record.config}
 
 

@@ -33,7 +33,14 @@ from bedplate.registry.version import ModelVersion
 from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.difference import TEST
-from bedplate.training.evidence import definitions_of, fingerprint, models_behind, require_same, resumed_config, run_config
+from bedplate.training.evidence import (
+    definitions_of,
+    fingerprint,
+    models_behind,
+    require_same,
+    resumed_config,
+    run_config,
+)
 from bedplate.training.fitness import check_fitness
 from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError

@@ -18,7 +18,7 @@ from bedplate.models.prediction import Prediction
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, StoredRun
 from bedplate.training.continuing import Beginning
-from bedplate.training.evidence import SEARCHED, definitions_of, require_same, resumed_config, run_config
+from bedplate.training.evidence import SEARCHED, definitions_of, require_same, run_config
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.learner import learner_of
@@ -121,7 +121,7 @@ class Bench:
         definitions = definitions_of(job, self._dataset, self._features)
         if begun is not None:
             require_same(begun.record, job, definitions, self._dataset.snapshots)
-            return self._registry.resume_run(begun.id, resumed_config(begun.record, job))
+            return self._registry.resume_run(begun.id)
         config: dict[str, Any] = run_config(job, None) | {SEARCHED: {"study": self._study, "trial": trial}}
         return self._registry.start_run(
             job.name, config, project=self._root, definitions=definitions, sources=self._dataset.snapshots

@@ -59,7 +59,7 @@ def test_an_alias_is_given_only_where_it_is_still_as_expected(ranker: Registry) 
         ranker.promote("ranker", 1, previous=2)
     ranker.promote("ranker", 1, previous=None)
     for expected in (None, 2):
-        with pytest.raises(ConflictError, match="version 1 has the alias 'champion', expected (no version|version 2)"):
+        with pytest.raises(ConflictError, match=r"version 1 has the alias 'champion', expected (no version|version 2)"):
             ranker.promote("ranker", 3, previous=expected)
     assert ranker.promote("ranker", 2, previous=1).previous == 1
     assert ranker.promote("ranker", 2, previous=1).sequence == 2, "it holds it already"

@@ -279,7 +279,12 @@ def test_a_resumed_run_may_be_told_to_go_on_for_longer(
     ],
 )
 def test_a_run_that_has_gone_further_is_not_resumed_as_if_it_had_not(
-    given: str, said: str, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    given: str,
+    said: str,
+    first: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What is judged beyond the epochs or the patience may be the best, which no run of that config would have."""
     project = changed(first, tmp_path / "p", {})

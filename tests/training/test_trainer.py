@@ -171,7 +171,9 @@ def test_killed_beside_a_checkpoint_and_ended_there_the_weights_are_those_of_the
     validation, written = Source(3, salt=1), getattr(trainer_module, before)
 
     def killed(path, state):
-        third = state == 2 if before == "keep_best" else path.name == "checkpoint.pt" and state["progress"]["epoch"] == 3
+        third = (
+            state == 2 if before == "keep_best" else path.name == "checkpoint.pt" and state["progress"]["epoch"] == 3
+        )
         if third:
             raise Stop
         written(path, state)

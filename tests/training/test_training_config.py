@@ -165,7 +165,7 @@ def test_a_guard_is_given_by_its_name() -> None:
     assert guards(".calibration=0.1") == {"calibration": 0.1}
     assert guards(".auc=0.01", ".log_loss=0") == {"calibration": 0.05, "auc": 0.01, "log_loss": 0}
     assert guards("={}", ".auc=0.01") == {"auc": 0.01}, "those that are given take the place of the usual ones"
-    with pytest.raises(ConfigError, match="the guard of 'calibration' is -1.0, expected at least 0"):
+    with pytest.raises(ConfigError, match=r"the guard of 'calibration' is -1\.0, expected at least 0"):
         guards(".calibration=-1")
     with pytest.raises(ConfigError, match="guards: no comparison has the metric 'aucc'"):
         guards(".aucc=0.1")
