@@ -182,14 +182,14 @@ class _Work:
 
     def train(self, connect: Connect | None, profile: Profile | None = None) -> Trained:
         """Trains it, with other processes or alone."""
-        from bedplate.cli.runs_mirror import mirror_later
+        from bedplate.cli.runs_mirror import mirror_own
         from bedplate.training.interrupt import TrainingInterruptedError
         from bedplate.training.joining import WorkerError
         from bedplate.training.report import on_stderr
         from bedplate.training.run import train as run_job
 
         try:
-            trained = run_job(
+            return run_job(
                 self.job,
                 self.project.load(self.job.dataset),
                 self.project.graph.features,
@@ -205,11 +205,10 @@ class _Work:
             )
         except (TrainingInterruptedError, WorkerError) as error:
             if error.run is not None:
-                mirror_later(self.project.config, error.run)
-            error.hint = f"go on with: bedplate train {self.name} --resume {error.run}"
+                error.hint = f"go on with: bedplate train {self.name} --resume {error.run}"
             raise
-        mirror_later(self.project.config, trained.run_id)
-        return trained
+        finally:
+            mirror_own(self.project.config, self.registry)
 
     def help(self, connect: Connect) -> None:
         """Trains it with the process that shows and registers."""

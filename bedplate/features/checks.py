@@ -8,9 +8,12 @@ import msgspec
 
 from bedplate.errors import BedplateError, ConfigError, suggest
 
+_MOST = 2**63 - 1
+"""The largest whole number that libraries and files take."""
+
 
 def check_types(config: msgspec.Struct, place: str, error: type[BedplateError] = ConfigError) -> None:
-    """Checks that every field of a struct holds what it is declared to hold.
+    """Checks that every field of a struct holds what it is declared to hold, whole numbers of at most 64 bits.
 
     Raises:
         BedplateError: one does not; of the class asked for.
@@ -31,6 +34,8 @@ def check_types(config: msgspec.Struct, place: str, error: type[BedplateError] =
             said = str(invalid)
             hint = one_of(value, field.type)
             raise error(f"{field.name} is {value!r}: {said[:1].lower()}{said[1:]}", where=place, hint=hint) from None
+        if isinstance(value, int) and not -_MOST - 1 <= value <= _MOST:
+            raise error(f"{field.name} is {value}, expected a number of 64 bits, at most {_MOST}", where=place)
 
 
 def one_of(value: Any, kind: Any) -> str | None:

@@ -50,9 +50,12 @@ class SklearnConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
         """Checks the types and the form of the name.
 
         Raises:
-            ConfigError: a value is of another type than its field, or the name is no "module:Class".
+            ConfigError: a value is of another type than its field, the name is no "module:Class", or the seed is more
+                than scikit-learn takes.
         """
         super().__post_init__()
+        if self.seed >= 1 << 32:
+            raise ConfigError(f"seed is {self.seed}, expected at most {(1 << 32) - 1}", where=self.title())
         module, colon, name = self.estimator.partition(":")
         if not (module and colon and name):
             raise ConfigError(

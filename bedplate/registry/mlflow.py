@@ -20,7 +20,7 @@ from bedplate.errors import BedplateError, MissingExtraError, UnavailableError, 
 from bedplate.registry.diff import by_path
 from bedplate.registry.run import Point, StoredRun
 
-_RUN, _DONE = "bedplate.run", "bedplate.mirrored"
+_RUN, _DONE, _RESUMED = "bedplate.run", "bedplate.mirrored", "bedplate.resumed."
 _STATES = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "damaged": "FAILED"}
 _BATCH, _PARAMS, _TEXT = 1000, 100, 6000
 _WRONG = re.compile(r"[^\w\-. :/]")
@@ -105,7 +105,8 @@ class Mirror:
             made = self._client.create_run(
                 experiment, start_time=run.record.started // 1000, tags=_tags(run), run_name=run.id
             )
-        self._log(made.info.run_id, run, metrics, set(known[0].data.metrics) if known else set())
+        self._log_config(made.info.run_id, run, known[0].data.params if known else {})
+        self._log_metrics(made.info.run_id, metrics, set(known[0].data.metrics) if known else set())
         for path, folder in _artifacts(run.folder):
             self._client.log_artifact(made.info.run_id, str(path), folder)
         if run.status != "running":
@@ -125,13 +126,22 @@ class Mirror:
                 self._experiments[name] = found.experiment_id
         return self._experiments[name]
 
-    def _log(self, target: str, run: StoredRun, metrics: Mapping[str, Sequence[Point]], begun: set[str]) -> None:
-        """Logs the parameters, and the points that are not there yet."""
-        from mlflow.entities import Metric, Param
+    def _log_config(self, target: str, run: StoredRun, there: Mapping[str, str]) -> None:
+        """Logs the parameters that are not there yet; what a run was resumed with is a tag: parameters stay."""
+        from mlflow.entities import Param
 
-        params = [Param(_name(path), _text(value)[:_TEXT]) for path, value in by_path(run.record.config).items()]
+        named = {_name(path): _text(value)[:_TEXT] for path, value in by_path(run.record.config).items()}
+        params = [Param(name, value) for name, value in named.items() if name not in there]
         for start in range(0, len(params), _PARAMS):
             self._client.log_batch(target, params=params[start : start + _PARAMS])
+        for name, value in named.items():
+            if there.get(name, value) != value:
+                self._client.set_tag(target, _name(f"{_RESUMED}{name}"), value)
+
+    def _log_metrics(self, target: str, metrics: Mapping[str, Sequence[Point]], begun: set[str]) -> None:
+        """Logs the points that are not there yet."""
+        from mlflow.entities import Metric
+
         points: list[Any] = []
         for name, own in metrics.items():
             key = _name(name)

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any, Self, final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import ArtifactError, NotFoundError, StoreError
+from bedplate.errors import ArtifactError, ConflictError, NotFoundError, StoreError
 from bedplate.files import aside, fsync_dir, move_folder, new_folder, write_atomic
 from bedplate.registry import lookup, recovery
 from bedplate.registry.aliases import LOG_NAME, AliasChange, append_log, current_user
@@ -156,10 +157,15 @@ class Registry:
             self._put_run(record)
         return Run(folder, record, self._clock, self._put_run)
 
-    def resume_run(self, run: str) -> Run:
+    def resume_run(self, run: str, config: Any = None) -> Run:
         """Goes on with a run that was interrupted or failed: same id, same folder, metrics appended.
 
+        Args:
+            run: its id, or an unambiguous beginning of it.
+            config: the config that it goes on with, in place of the one that it has; None: that one.
+
         Raises:
+            DataError: the config can't be written as a JSON object.
             NotFoundError: there is no such run.
             StoreError: it is still running, has finished, or its `run.json` is damaged.
         """
@@ -173,6 +179,8 @@ class Registry:
                     hint="a run that was interrupted or failed can be resumed; start a new one otherwise",
                 )
             record = msgspec.structs.replace(stored.record, status="running", ended=None, error=None, **this_process())
+            if config is not None:
+                record = msgspec.structs.replace(record, config=plain_config(config, f"run '{stored.id}'"))
             write_record(stored.folder, record)
             recovery.put_run(db, record)
         return Run(stored.folder, record, self._clock, self._put_run)
@@ -300,7 +308,15 @@ class Registry:
             lookup.require_model(db, name)
             return lookup.aliases_of(db, name)
 
-    def promote(self, name: str, version: int, alias: str = CHAMPION, reason: str | None = None) -> AliasChange:
+    def promote(
+        self,
+        name: str,
+        version: int,
+        alias: str = CHAMPION,
+        reason: str | None = None,
+        *,
+        previous: int | UnsetType | None = UNSET,
+    ) -> AliasChange:
         """Gives an alias to a version. If the version has it already, nothing changes and the last change is returned.
 
         Args:
@@ -308,9 +324,11 @@ class Registry:
             version: the version.
             alias: the alias.
             reason: why, for the history.
+            previous: the version that must hold the alias until then, None: none may hold it; unset: any may.
 
         Raises:
             NotFoundError: there is no such model or version.
+            ConflictError: another version holds the alias than `previous`.
             StoreError: it can't be written; the alias is as it was.
         """
         check_name(alias, "an alias", ALIAS_PATTERN)
@@ -318,7 +336,17 @@ class Registry:
         def target(db: sqlite3.Connection) -> int | None:
             lookup.resolve_version(db, name, version)
             held = recovery.held(db, name, alias)
-            return None if held and held[-1] == version else version
+            now = held[-1] if held else None
+            if now == version:
+                return None
+            if previous is not UNSET and now != previous:
+                was, is_now = (f"version {v}" if v else "no version" for v in (previous, now))
+                raise ConflictError(
+                    f"{is_now} has the alias '{alias}', expected {was}",
+                    where=f"model '{name}'",
+                    hint=f"see who changed it: bedplate models show {name}",
+                )
+            return version
 
         return self._change(name, alias, "promote", reason, target)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bedplate.errors import BedplateError, DefinitionError, reason
 from bedplate.features.encoding import Layout
@@ -123,6 +123,24 @@ def backward(model: Model, loss: Tensor, batch: TensorBatch) -> None:
         raise
     except Exception as error:
         raise _failure(model, "the backward pass", error, batch, batch) from error
+
+
+def check_gradients(model: Model, weights: Sequence[nn.Parameter]) -> None:
+    """Checks that gradients are of the kind that weights outside of embedding tables have: dense.
+
+    Raises:
+        DefinitionError: one is sparse.
+    """
+    for weight in weights:
+        if weight.grad is not None and weight.grad.is_sparse:
+            named: Any = model.named_parameters()
+            name: str = next(name for name, one in named if one is weight)
+            raise DefinitionError(
+                f"the gradient of '{name}' is sparse, expected a dense one",
+                where=f"model '{type(model).__name__}'",
+                hint="leave sparse=True out; for a large table use bedplate.layers.embedding.FusedEmbedding, a step of "
+                "which costs the same whatever its size",
+            )
 
 
 def scores_of(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:

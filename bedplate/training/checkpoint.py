@@ -11,9 +11,12 @@ import torch
 
 from bedplate.errors import StoreError, reason
 from bedplate.files import aside, fsync_dir, fsync_file
+from bedplate.training.config import TrainerConfig
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
+"""The weights of the best validation that the checkpoint knows; those of a later one wait for it beside this file."""
+
 FORMAT = 2
 
 
@@ -31,6 +34,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
         best: the best value of the judged metric; None before the first validation.
         best_at: which validation it is of.
         history: the metrics of each validation.
+        waited: the most validations in a row without a better metric that one with a better followed.
     """
 
     epoch: int = 0
@@ -42,10 +46,67 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     best: float | None = None
     best_at: int = -1
     history: list[dict[str, float]] = msgspec.field(default_factory=list[dict[str, float]])
+    waited: int = 0
 
     def copy(self) -> Progress:
         """A copy that further steps leave as it is."""
         return msgspec.convert(msgspec.to_builtins(self), Progress)
+
+
+def check_reachable(folder: Path, config: TrainerConfig, batches: int) -> None:
+    """Checks that a run which goes on with a config ends with the weights of one that began with it.
+
+    What was trained beyond its epochs, or its patience, is judged and perhaps the best: no run of that config has it.
+
+    Args:
+        folder: of the run's checkpoint; there may be none yet.
+        config: that it goes on with.
+        batches: of an epoch.
+
+    Raises:
+        StoreError: the run has gone further than a run of this config does; or the checkpoint can't be read.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return
+    progress = msgspec.convert(load_state(path, mapped=True)["progress"], Progress)
+    done = progress.epoch + (progress.evaluated > progress.epoch * batches)  # judged within an epoch: it counts
+    if config.epochs < done:
+        raise StoreError(
+            f"the run was judged in epoch {done} already, and is to end after {config.epochs}",
+            where="trainer: epochs",
+            hint=f"go on with at least trainer.epochs={done}, or start a new run",
+        )
+    if config.patience <= progress.waited:
+        raise StoreError(
+            f"the run went on after {progress.waited} validations in a row without a better one, and would have ended "
+            f"there with patience {config.patience}",
+            where="trainer: patience",
+            hint=f"go on with at least trainer.patience={progress.waited + 1}, or start a new run",
+        )
+
+
+def next_best(folder: Path, validation: int) -> Path:
+    """Where the weights of a validation that is the best are, until a checkpoint knows of it (`keep_best`)."""
+    return folder / f"best-{validation}.pt"
+
+
+def keep_best(folder: Path, validation: int) -> None:
+    """Makes the best weights those of the validation that the checkpoint holds for the best; forgets later ones.
+
+    A process that is killed between the two leaves weights that the checkpoint knows nothing of: a run that goes on
+    from it need not come to them again, such as one that is told to end there.
+
+    Args:
+        folder: of the checkpoint.
+        validation: `Progress.best_at` of the checkpoint.
+    """
+    waiting = next_best(folder, validation)
+    if waiting.exists():
+        waiting.replace(folder / BEST)
+        fsync_dir(folder)
+    for path in folder.glob("best-*.pt"):
+        path.unlink()
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -79,6 +79,11 @@ def run_config(job: Job, retraining: str | None) -> dict[str, Any]:
     return job.form() | settings | ({} if retraining is None else {RETRAINING: retraining})
 
 
+def resumed_config(record: RunRecord, job: Job) -> dict[str, Any]:
+    """What a run's config says once it goes on with a job, which may say anew how long and at what pace."""
+    return run_config(job, None) | {name: record.config[name] for name in RUN_ONLY if name in record.config}
+
+
 def fingerprint(job: Job, definitions: Mapping[str, str], sources: Mapping[str, str]) -> str:
     """The id of all that processes which train together must have in common."""
     return digest([plain_config(job.form(), job.place), dict(definitions), dict(sources)])

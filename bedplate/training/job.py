@@ -193,7 +193,7 @@ class Job:
             trainer=override(self.trainer, parts["trainer"], "trainer"),
             fit_batches=self.fit_batches,
             golden=self.golden,
-            promotion=override(self.promotion, parts["promotion"], "promotion"),
+            promotion=self.promotion.with_settings(parts["promotion"]),
         )
         changed.settings = (*self.settings, *settings)
         return changed

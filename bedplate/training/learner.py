@@ -87,6 +87,23 @@ def learner_of(job: Job, beginning: Beginning, join: Join | None = None, profile
     return Network(job, beginning, join, profile)
 
 
+def require_reachable(folder: Path, job: Job, batches: int) -> None:
+    """Checks that going on from what is in a folder ends as the job alone would; see `checkpoint.check_reachable`.
+
+    Args:
+        folder: of the checkpoints.
+        job: that is gone on with.
+        batches: of an epoch.
+
+    Raises:
+        StoreError: it does not.
+    """
+    if not isinstance(job.model, EstimatorConfig):
+        from bedplate.training.checkpoint import check_reachable
+
+        check_reachable(folder, job.trainer, batches)
+
+
 def require_library(job: Job, *, together: bool = False) -> None:
     """Imports the library that a job's model is made with.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, final
 
 import msgspec
@@ -11,6 +11,7 @@ from bedplate.errors import ConfigError, suggest
 from bedplate.features.checks import check_least, check_types
 from bedplate.metrics.classification import LOWER_IS_BETTER, NOT_FOR_JUDGING
 from bedplate.metrics.intervals import Estimate
+from bedplate.training.config import override
 
 GUARDS: Mapping[str, float] = {"calibration": 0.05}
 """What is guarded where the rules do not say, of models that give probabilities."""
@@ -59,6 +60,21 @@ class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     largest_shift: float = 3.0
     largest_label_change: float = 2.0
 
+    def with_settings(self, settings: Sequence[str]) -> PromotionRules:
+        """The rules with settings such as `margin=0.01`; a guard by name, `guards.auc=0.01`, is beside the usual ones.
+
+        Raises:
+            ConfigError: a setting is not of the form, names nothing, or is out of its range.
+
+        >>> PromotionRules().with_settings(["guards.auc=0.01"]).guards
+        {'calibration': 0.05, 'auc': 0.01}
+        >>> PromotionRules().with_settings(['guards={"auc":0.01}']).guards
+        {'auc': 0.01}
+        """
+        named = any(setting.strip().startswith("guards.") for setting in settings)
+        rules = msgspec.structs.replace(self, guards=dict(GUARDS)) if named and self.guards is None else self
+        return override(rules, settings, "promotion")
+
     def __post_init__(self) -> None:
         """Checks types and ranges.
 
@@ -72,6 +88,9 @@ class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_least(self, "largest_label_change", 1, "promotion")
         if not 0 < self.confidence < 1:
             raise ConfigError(f"confidence is {self.confidence}, expected above 0 and below 1", where="promotion")
+        for name, margin in (self.guards or {}).items():
+            if not margin >= 0:
+                raise ConfigError(f"the guard of '{name}' is {margin}, expected at least 0", where="promotion: guards")
         for part, names in (("metric", [self.metric] if self.metric else []), ("guards", self.guards or {})):
             for name in names:
                 if name not in _NEEDS:

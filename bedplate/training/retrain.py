@@ -280,17 +280,27 @@ class Retraining:
         return self._outcome("promoted" if verdict.decision == "promote" else "refused", verdict.reasons, **facts)
 
     def _promoted(self, outcome: Outcome) -> Outcome:
-        """Does what was decided, once: a champion that a person took back is not made one again."""
+        """Does what was decided, once, and only where the champion is still the one that was compared with.
+
+        What a person did meanwhile stays: a champion that was taken back is not made one again, nor is another one
+        replaced by what was never compared with it.
+        """
         if outcome.status != "promoted" or outcome.version is None:
             return outcome
         number = int(outcome.version.rpartition(":")[2])
         held = [c for c in self._registry.history(self._job.name) if c.alias == CHAMPION and c.version == number]
         if held:
-            when = format_time(held[0].time)
-            return msgspec.structs.replace(
-                outcome, status="nothing", reasons=[f"{outcome.version} was made champion at {when}, and taken back"]
-            )
-        self._registry.promote(self._job.name, number, reason=f"bedplate retrain: {'; '.join(outcome.reasons)}")
+            when, now = format_time(held[0].time), champion_of(self._registry, self._job.name)
+            since = "still is" if now is not None and now.version == number else "was taken back"
+            reason = f"{outcome.version} was made champion at {when}, and {since}"
+            return msgspec.structs.replace(outcome, status="nothing", reasons=[reason])
+        previous = None if self._champion is None else self._champion.version
+        reason = f"bedplate retrain: {'; '.join(outcome.reasons)}"
+        try:
+            self._registry.promote(self._job.name, number, reason=reason, previous=previous)
+        except ConflictError as error:
+            reasons = [f"it was compared with {self._champion or 'no champion'}, and {error.message}: run it again"]
+            return msgspec.structs.replace(outcome, status="refused", reasons=reasons)
         return outcome
 
 

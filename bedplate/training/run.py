@@ -32,13 +32,20 @@ from bedplate.registry.run import Run, RunRecord, StoredRun
 from bedplate.registry.version import ModelVersion
 from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
-from bedplate.training.evidence import definitions_of, fingerprint, models_behind, require_same, run_config
+from bedplate.training.evidence import (
+    definitions_of,
+    fingerprint,
+    models_behind,
+    require_same,
+    resumed_config,
+    run_config,
+)
 from bedplate.training.fitness import check_fitness
 from bedplate.training.inputs import Watcher
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.joining import Connect, Join, WorkerError
-from bedplate.training.learner import Learner, learner_of
+from bedplate.training.learner import Learner, learner_of, require_reachable
 from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
 from bedplate.training.plots import write_plots
 from bedplate.training.predictions import TEST, keep_predictions
@@ -122,7 +129,8 @@ def train(
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
-        NotFoundError, StoreError: the run to resume is not there, or began with other definitions, data or config.
+        NotFoundError, StoreError: the run to resume is not there, began with other definitions, data or config, or has
+            gone further than the job would have it go (`checkpoint.check_reachable`).
         WorkerError: another process has ended; the last checkpoint is whole, and the run can be resumed.
     """
     began = None if resume is None else registry.run(resume).record
@@ -133,7 +141,10 @@ def train(
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
-    with _opened(job, began, beginning, dataset, retraining, root) as run, _resumable(run):
+    with (
+        _opened(job, began, beginning, dataset, len(training), retraining, root) as run,
+        _resumable(run),
+    ):
         join = None if connect is None else Join(connect, fingerprint(job, beginning.definitions, dataset.snapshots))
         learner = learner_of(job, beginning, join, profile)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)
@@ -147,14 +158,22 @@ def train(
 
 
 def _opened(
-    job: Job, began: RunRecord | None, beginning: Beginning, dataset: LoadedDataset, retraining: str | None, root: Path
+    job: Job,
+    began: RunRecord | None,
+    beginning: Beginning,
+    dataset: LoadedDataset,
+    batches: int,
+    retraining: str | None,
+    root: Path,
 ) -> Run:
-    """A new run, or the one to go on with."""
+    """A new run, or the one to go on with, whose epochs have so many batches."""
+    registry = beginning.registry
     if began is not None:
         require_same(began, job, beginning.definitions, dataset.snapshots)
-        return beginning.registry.resume_run(began.id)
+        require_reachable(registry.run(began.id).folder / CHECKPOINTS, job, batches)
+        return registry.resume_run(began.id, resumed_config(began, job))
     config = run_config(job, retraining) | beginning.form
-    return beginning.registry.start_run(
+    return registry.start_run(
         job.name, config, project=root, definitions=beginning.definitions, sources=dataset.snapshots
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -179,14 +180,24 @@ def _checksum(tensor: Tensor) -> int:
 
 @contextmanager
 def _reaching(operations: Operations) -> Generator[None]:
-    """An operation with the others; turns torch's errors of connections into `PeerLostError`."""
+    """An operation with the others; turns torch's errors of connections into `PeerLostError`, and no others."""
     try:
         with operations.one():
             yield
     except (dist.DistError, RuntimeError) as error:
+        if not _is_of_connection(error):
+            raise
         said = re.sub(r"^\[\S*\] *", "", str(error).strip())  # gloo begins with a line of its own source
         line = next(iter(said.splitlines()), type(error).__name__)
         raise PeerLostError(f"another process of the training is gone: {line}", where="training") from error
+
+
+def _is_of_connection(error: Exception) -> bool:
+    """Whether the others can't be reached; what is computed beside the messages fails by errors of the same class."""
+    if isinstance(error, dist.DistError) or re.search("gloo|nccl", str(error), re.IGNORECASE):
+        return True
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    return "torch/distributed" in last or "torchrec" in last
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.stopping import Stop, stop_signals
 from bedplate.training.average import Average
-from bedplate.training.calling import backward, loss_of, loss_weight_of
-from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
+from bedplate.training.calling import backward, check_gradients, loss_of, loss_weight_of
+from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, keep_best, load_state, next_best, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
 from bedplate.training.exchange import Alone, Exchange
@@ -289,6 +289,7 @@ class _Run:
             self.optimizer.set_rates(factor(c.schedule, c.warmup, c.epochs * self.updates, done))
 
     def _update(self, loss: float, batch: TensorBatch) -> None:
+        check_gradients(self.model, self.optimizer.dense)
         self.exchange.merge(self.optimizer)
         self._lap("exchange" if self.exchange.count > 1 else "optimizer")
         if self.config.accumulate > 1:
@@ -321,10 +322,12 @@ class _Run:
         progress.history.append(metrics)
         sign = 1.0 if self.config.metric in LOWER_IS_BETTER else -1.0
         if progress.best is None or sign * value < sign * progress.best:
-            progress.best, progress.best_at = value, len(progress.history) - 1
+            at = len(progress.history) - 1
+            progress.waited = max(progress.waited, at - progress.best_at - 1)
+            progress.best, progress.best_at = value, at
             weights = self.tables.weights()
             if self.exchange.rank == 0:
-                save_state(self.folder / BEST, {"model": weights})
+                save_state(next_best(self.folder, at), {"model": weights})
         if self.show is not None:
             self.show(self._status(metrics))
         if self.log is not None:
@@ -391,6 +394,7 @@ class _Run:
             "progress": msgspec.to_builtins(self.progress),
         }
         save_state(self.folder / CHECKPOINT, state)
+        keep_best(self.folder, self.progress.best_at)
         self._lap("checkpoint")
 
     def _lap(self, stage: str) -> None:
@@ -415,6 +419,8 @@ class _Run:
             self.average.load_state_dict(state["average"])
         torch.set_rng_state(state["random"])
         self.progress = msgspec.convert(state["progress"], Progress)
+        if self.exchange.rank == 0:
+            keep_best(self.folder, self.progress.best_at)
         self.saved = self.progress.step
         return self.progress.step
 

@@ -1,8 +1,9 @@
-"""Runs of retraining and search are copied too, each by the process that made it."""
+"""Runs are copied by the process that made them, however they ended; those of retraining and search too."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,9 @@ from bedplate import Project
 from bedplate.cli import runs_mirror
 from bedplate.cli.main import run as command
 from bedplate.config import load_config
+from bedplate.errors import DataError
 from bedplate.registry import run as runs
+from bedplate.training import run as training
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.network import Network
 
@@ -67,6 +70,29 @@ def test_a_retraining_that_is_interrupted_is_copied(
     monkeypatch.setattr(Network, "fit", interrupted)
     assert command(["retrain", "ranker", "--project", str(folder)]) != 0
     assert [words[3:-2] for words in asked] == [["runs", "mirror", *ids(folder)]]
+
+
+def test_a_training_is_copied_however_it_ends(folder: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(error: BaseException) -> Callable[..., None]:
+        def fail(*words: object, **options: object) -> None:
+            raise error
+
+        return fail
+
+    words = ["train", "ranker", "trainer.epochs=1", "--project", str(folder)]
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "check_fitness", ended(DataError("unfit")))
+        assert command(words) != 0
+    assert asked == [], "no run was begun"
+    for number, (step, error) in enumerate((("_tested", DataError("wrong")), ("keep_environment", ValueError())), 1):
+        with monkeypatch.context() as patched:
+            patched.setattr(training, step, ended(error))
+            assert command(words) != 0
+        assert asked[-1][3:] == ["runs", "mirror", *ids(folder), "--project", str(folder)]
+        assert len(asked) == len(ids(folder)) == number
+    assert command(words) == 0
+    assert asked[-1][3:-2] == ["runs", "mirror", *ids(folder)]
+    assert [run.status for run in Project(folder).registry.runs()].count("failed") == 2
 
 
 def test_a_dry_run_and_runs_of_others_are_not_copied(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bedplate.errors import ConfigError, NotFoundError, StoreError
+from bedplate.errors import ConfigError, ConflictError, NotFoundError, StoreError
 from bedplate.registry.manifest import Manifest
 from bedplate.registry.registry import Registry
 
@@ -54,6 +54,18 @@ def test_promoting_the_holder_changes_nothing(ranker: Registry) -> None:
     assert len(ranker.history("ranker")) == 1
 
 
+def test_an_alias_is_given_only_where_it_is_still_as_expected(ranker: Registry) -> None:
+    with pytest.raises(ConflictError, match="no version has the alias 'champion', expected version 2"):
+        ranker.promote("ranker", 1, previous=2)
+    ranker.promote("ranker", 1, previous=None)
+    for expected in (None, 2):
+        with pytest.raises(ConflictError, match=r"version 1 has the alias 'champion', expected (no version|version 2)"):
+            ranker.promote("ranker", 3, previous=expected)
+    assert ranker.promote("ranker", 2, previous=1).previous == 1
+    assert ranker.promote("ranker", 2, previous=1).sequence == 2, "it holds it already"
+    assert [c.version for c in ranker.history("ranker")] == [1, 2]
+
+
 def test_what_is_not_there_cannot_be_promoted_or_rolled_back(ranker: Registry) -> None:
     with pytest.raises(NotFoundError, match="no version 9"):
         ranker.promote("ranker", 9)
@@ -78,6 +90,13 @@ def test_an_incomplete_last_line_never_happened(ranker: Registry) -> None:
     log.write_bytes(complete + complete[:20])
     ranker.promote("ranker", 2)
     assert [c.version for c in Registry.rebuild(ranker.root).history("ranker")] == [1, 2]
+    complete = log.read_bytes()
+    log.write_bytes(complete + complete[:-1].splitlines()[-1] + b"x" * 500)
+    ranker.promote("ranker", 3)
+    assert log.read_bytes().startswith(complete)
+    assert b"x" not in log.read_bytes(), "nor is what is longer than the next line left behind it"
+    ranker.promote("ranker", 1)
+    assert [c.version for c in Registry.rebuild(ranker.root).history("ranker")] == [1, 2, 3, 1]
 
 
 def test_a_history_put_back_from_a_backup_counts(ranker: Registry) -> None:

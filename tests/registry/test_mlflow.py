@@ -111,6 +111,18 @@ def test_copying_again_changes_nothing_and_a_cut_off_copy_is_completed(
         ]
 
 
+def test_what_a_run_was_resumed_with_is_a_tag(registry: Registry, uri: str, client: Any) -> None:
+    """MLflow's parameters can't be changed, and refusing the copy would leave the rest of the run behind."""
+    one = stored(registry, "resumed", "interrupted")
+    Mirror(uri).copy(one)
+    with registry.resume_run(one.id, CONFIG | {"model": {"class": "DCNConfig", "layers": [32]}}):
+        pass
+    assert Mirror(uri).copy(registry.run(one.id)).state == "completed"
+    (found,) = only(client, "resumed")
+    assert (found.info.status, found.data.params["model.layers"]) == ("FINISHED", "[64,32]")
+    assert {n: v for n, v in found.data.tags.items() if "resumed" in n} == {"bedplate.resumed.model.layers": "[32]"}
+
+
 def test_the_command_copies_all_runs_in_their_order(
     registry: Registry, uri: str, client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from torch import nn
 
 from bedplate.batch import Dense
 from bedplate.datasets.slices import slice_batch
-from bedplate.errors import ConfigError, DataError
+from bedplate.errors import ConfigError, DataError, DefinitionError
 from bedplate.layers.inputs import InputVectors
 from bedplate.models.base import Model, seeded
 from bedplate.models.binary import BinaryModel
@@ -51,10 +53,14 @@ class Own(BinaryModel):
                 self.more = nn.Linear(1 if place is None else 1 + place.rank, 2)
             if self.wrong == "norm":
                 self.norm = nn.BatchNorm1d(4)
+            if self.wrong == "sparse":
+                self.users = nn.Embedding(9, 1, sparse=True)
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, batch):
         logit = self.vectors.rows(batch).sum(dim=1)
+        if self.wrong == "sparse":
+            logit = logit + self.users(batch["request_of_item"] % 9).squeeze(1)
         if self.wrong == "state" and self.training:
             self.seen += logit.detach().sum()
         outputs = {"logit": logit}
@@ -102,6 +108,17 @@ class Failing(Source):
             yield batch
 
 
+class Stopping(Source):
+    """The process of rank 1 alone is told to end while it reads the third batch, and once: again would kill it."""
+
+    def epoch(self, seed, epoch, start=0):
+        for i, batch in enumerate(super().epoch(seed, epoch, start), start):
+            place = own_place()
+            if place is not None and place.rank and (epoch, i) == (0, 2):
+                os.kill(os.getpid(), signal.SIGINT)
+            yield batch
+
+
 class Hung(Source):
     """A source that gives no fourth batch to the process of rank 1, and does not end."""
 
@@ -118,7 +135,7 @@ PLAIN = DCNConfig("label", layers=(8,), rank=4, cross_layers=1)
 DROPPING = DCNConfig("label", layers=(8,), rank=4, dropout=0.4)
 EVERYTHING = {"accumulate": 2, "average": 0.9, "evaluate_every": 2, "embedding_optimizer": "adagrad", "warmup": 3}
 TOWERS = TwoTowerConfig("label", layers=(8,), width=4, frequency_slots=64)
-WRONG = "norm", "state", "scalar", "input", "differing"
+WRONG = "norm", "state", "scalar", "input", "differing", "sparse"
 JOBS: dict[str, Made] = {
     "dcn": (DCN, PLAIN, {"weight_decay": 0.1}, Uneven(5)),
     "all": (DCN, PLAIN, EVERYTHING, Uneven(5)),
@@ -130,6 +147,7 @@ JOBS: dict[str, Made] = {
     "changing, broken": (DCN, PLAIN, {}, Failing(5, 2)),
     "changing, resumed": (DCN, PLAIN, {}, Source(5)),
     "poisoned": (DCN, PLAIN, {}, Poisoned(4)),
+    "stopping": (DCN, PLAIN, {}, Stopping(20)),
     **{w: (Own, Own.Config("label", wrong=w), {}, Source(3)) for w in WRONG},
     "slow": (DCN, PLAIN, {}, Source(8, slow=0.1)),
     "hung": (DCN, PLAIN, {}, Hung(8)),
@@ -159,10 +177,10 @@ def run(name: str, exchange: Exchange, folder: Path, *, source: Source | None = 
 
 
 def attempt(name: str, exchange: Exchange, folder: Path) -> str:
-    """The history of a job, or what it is refused with."""
+    """The history of a job, or what it ended with."""
     try:
         return json.dumps(run(name, exchange, folder).history)
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, DefinitionError, TrainingInterruptedError) as error:
         return str(error)
 
 
@@ -174,10 +192,7 @@ def main(names: str, folder: str, timeout: str = FOREVER, *, shard: Sharding | N
     place.end_with_parent()
     with place.connect(shard, timeout) as exchange:
         for name in names.split(";"):
-            try:
-                attempt(name, exchange, Path(folder))
-            except TrainingInterruptedError:
-                continue
+            attempt(name, exchange, Path(folder))
     return 0
 
 

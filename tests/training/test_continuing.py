@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import retraining_project as small
@@ -18,7 +20,7 @@ from bedplate.datasets.rolling import RollingSplit
 from bedplate.errors import DataError, DefinitionError, NotFoundError
 from bedplate.training import profile_limits
 from bedplate.training.checkpoint import load_state
-from bedplate.training.continuing import Continuation
+from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.evaluate import predict
 from bedplate.training.inheritance import Parent
 from bedplate.training.run import Trained, train
@@ -143,6 +145,41 @@ def test_a_missing_run_and_a_split_that_was_seen_are_said(project: Project) -> N
     said = r"(?s)model 'ranker:1': the run '.*' that made it.*no longer there.*train from"
     with pytest.raises(NotFoundError, match=said):
         go_on(Project(project.root), rows="all")
+
+
+@pytest.fixture
+def parent(project: Project) -> Callable[[int | None, int | None], Beginning]:
+    """What a run begins with that goes on from a version which has learnt and known until some times."""
+    registry = project.registry
+    own = registry.get("ranker:1")
+
+    def begin(learnt: int | None, trained: int | None) -> Beginning:
+        folder = project.root / f"artifact-{learnt}-{trained}"
+        folder.mkdir()
+        (folder / "weights").write_text(f"{learnt} {trained}")
+        manifest = msgspec.structs.replace(own.manifest, learnt_until=learnt, trained_until=trained)
+        return Beginning(Continuation.of(registry.register("ranker", folder, manifest=manifest), "all"), registry, {})
+
+    return begin
+
+
+def test_what_the_parent_knows_counts_as_known(parent: Callable[[int | None, int | None], Beginning]) -> None:
+    beginning = parent(50, 100)
+    assert beginning.until(10, 20) == (50, 100)
+    assert beginning.until(60, 90) == (60, 100)
+    assert beginning.until(60, 200) == (60, 200)
+    assert parent(None, None).until(10, 20) == (10, 20)
+
+
+def test_a_parent_may_know_what_was_until_the_split_begins_and_no_request_of_it(
+    parent: Callable[[int | None, int | None], Beginning],
+) -> None:
+    split = TimeSplit(10**15, 2 * 10**15)
+    parent(10**15 - 1, 2 * 10**15 - 1).check(split)
+    with pytest.raises(DataError, match="when validation begins"):
+        parent(10**15, 2 * 10**15 - 1).check(split)
+    with pytest.raises(DataError, match="when test begins"):
+        parent(10**15 - 1, 2 * 10**15).check(split)
 
 
 def test_the_command_line_says_what_does_not_go_together(grown: Path, capsys: pytest.CaptureFixture[str]) -> None:

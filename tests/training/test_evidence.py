@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from bedplate import Job, Project, Registry
 from bedplate.cli.main import run as command
 from bedplate.errors import DataError, StoreError
 from bedplate.registry.manifest import Manifest
-from bedplate.training import report
+from bedplate.training import report, trainer
+from bedplate.training.report import Status
 from bedplate.training.run import Trained, train
 
 TRAIN = """
@@ -260,8 +261,51 @@ def test_a_resumed_run_may_be_told_to_go_on_for_longer(
     project = changed(first, tmp_path / "p", {})
     run = interrupted_by_the_command(project, monkeypatch, "trainer.learning_rate=0.01")
     assert command(["train", "small", "--resume", run, "trainer.epochs=2", "--project", str(project.root)]) == 0
-    config = project.registry.get("small:1").manifest.config
+    registry = project.registry
+    config = registry.get("small:1").manifest.config
     assert (config["trainer"]["epochs"], config["trainer"]["learning_rate"]) == (2, 0.01)
+    settings = ["trainer.learning_rate=0.01", "trainer.epochs=2"]
+    assert command(["train", "small", *settings, "--project", str(project.root)]) == 0
+    whole, resumed = registry.runs()
+    assert resumed.id == run
+    assert resumed.record.config == whole.record.config, "as of a run that began so: by it 'runs bisect' finds runs"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("trainer.epochs=1", "trainer: epochs: the run was judged in epoch 3 already, and is to end after 1"),
+        ("trainer.patience=1", "would have ended there with patience 1"),
+    ],
+)
+def test_a_run_that_has_gone_further_is_not_resumed_as_if_it_had_not(
+    given: str,
+    said: str,
+    first: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is judged beyond the epochs or the patience may be the best, which no run of that config would have."""
+    project = changed(first, tmp_path / "p", {})
+    losses = iter([3.0, 4.0, 2.0, 1.0, 0.5])
+    where = ["--project", str(project.root)]
+
+    def show() -> Callable[[Status], None]:
+        return lambda status: status.epoch == 4 and signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "on_stderr", show)
+        patch.setattr(trainer, "evaluate", lambda *_, **__: {"loss": next(losses)})
+        assert command(["train", "small", "trainer.epochs=5", "trainer.patience=2", *where]) == 130
+    (run,) = Registry(project.config.registry_path).runs()
+    before = run.record.config
+    capsys.readouterr()
+    assert command(["train", "small", "--resume", run.id, given, *where]) == 5
+    assert said in capsys.readouterr().err
+    (refused,) = Registry(project.config.registry_path).runs()
+    assert (refused.status, refused.record.config) == ("interrupted", before)
+    assert command(["train", "small", "--resume", run.id, "trainer.epochs=3", "trainer.patience=3", *where]) == 0
 
 
 def test_the_command_gives_a_profile_which_the_run_keeps_and_the_version_is_the_same_as_without(

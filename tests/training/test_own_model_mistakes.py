@@ -304,6 +304,26 @@ def test_an_error_that_says_what_is_wrong_stays_as_it_is(tmp_path):
         fitted(tmp_path, Mistaken, "loss of a label")
 
 
+def test_a_sparse_gradient_of_a_table_of_its_own_is_named(tmp_path):
+    class Sparse(Mistaken):
+        class Config(BinaryConfig, frozen=True):
+            mistake: str = ""
+
+        def __init__(self, config, layout):
+            super().__init__(config, layout)
+            self.users = torch.nn.Embedding(9, 1, sparse=True)
+
+        def forward(self, batch):
+            return {"logit": super().forward(batch)["logit"] + self.users(batch["request_of_item"] % 9).squeeze(1)}
+
+    encoder = make_encoder()
+    said = r"(?s)model 'Sparse': the gradient of 'users.weight' is sparse, expected a dense one.*FusedEmbedding"
+    with pytest.raises(DefinitionError, match=said):
+        Trainer(TrainerConfig(epochs=1)).fit(
+            Sparse(Sparse.Config("label"), encoder.layout), encoder, Source(2), Source(1), tmp_path
+        )
+
+
 def test_a_score_that_is_missing_is_named_before_the_first_update(tmp_path):
     with pytest.raises(DefinitionError, match=r"'Unscored': judged fails: there is no 'score'\n  .*'value' float32"):
         fitted(tmp_path, Unscored, checkpoint_every=1)

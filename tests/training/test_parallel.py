@@ -7,9 +7,14 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import run_parallel
+import torch
+import torch.distributed as dist
 from run_parallel import command, has_ended
 from torch.distributed import TCPStore
 from trained_together import (
@@ -27,9 +32,11 @@ from bedplate import Job, Number
 from bedplate.errors import ConfigError
 from bedplate.models.estimators import LightGBMConfig
 from bedplate.training.exchange import Alone
-from bedplate.training.joining import WorkerError
+from bedplate.training.joining import PeerLostError, WorkerError
 from bedplate.training.learner import require_library
 from bedplate.training.processes import _loopback, started
+from bedplate.training.together import Together, _reaching
+from bedplate.training.watching import Operations
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("parallel")]
 
@@ -77,11 +84,45 @@ def test_what_is_not_finite_is_named_whoever_has_it(together):
         ("state", "'seen' is not the same in the processes of rank 0 and 1"),
         ("scalar", r"the output 'mean' has the shape \(\), expected a row"),
         ("input", "the loss reads the input 'item_dense'"),
+        ("sparse", "model 'Own': the gradient of 'users.weight' is sparse, expected a dense one"),
         ("differing", r"rank 1 learns 'more.weight' \(2, 2\) where that of rank 0 learns 'more.weight' \(2, 1\)"),
     ],
 )
 def test_a_model_that_has_no_parts_is_refused(together, name, message):
     assert re.search(message, together[1][name])
+
+
+def test_whichever_is_told_to_end_all_end_within_the_epoch(together):
+    """The first process has no batch that the other had not read when it was told, and hears of it with the next."""
+    said = re.search(r"interrupted after step (\d+)", together[1]["stopping"])
+    assert said is not None, together[1]["stopping"]
+    assert int(said[1]) <= 4
+
+
+def test_each_process_draws_its_own_at_each_step(monkeypatch):
+    def drawn(rank, seed, step):
+        with monkeypatch.context() as patched:
+            patched.setattr(dist, "get_rank", lambda: rank)
+            patched.setattr(dist, "get_world_size", lambda: 2)
+            Together(Operations.of(rank, 2, None)).draw(seed, step)
+        return tuple(torch.rand(4).tolist())
+
+    places = [(rank, seed, step) for rank in (0, 1) for seed in (5, 6) for step in (0, 1)]
+    assert len({drawn(*place) for place in places}) == len(places)
+    assert [drawn(*place) for place in places] == [drawn(*place) for place in places]
+
+
+def test_only_errors_of_connections_are_taken_for_a_lost_process():
+    operations: Any = SimpleNamespace(one=nullcontext)
+    untyped: Any = torch
+    with pytest.raises(RuntimeError, match="reshape is not implemented"), _reaching(operations):
+        untyped.zeros(2, 2).to_sparse().reshape(-1)
+    with pytest.raises(RuntimeError, match="size of tensor"), _reaching(operations):
+        torch.zeros(2) + torch.zeros(3)
+    with pytest.raises(PeerLostError, match="gone: Connection closed by peer"), _reaching(operations):
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+    with pytest.raises(PeerLostError, match="gone: no answer"), _reaching(operations):
+        raise dist.DistStoreError("no answer")
 
 
 def test_an_interrupt_stops_all_and_a_killed_process_is_named(tmp_path):

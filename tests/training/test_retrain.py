@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ import retraining_project as small
 
 from bedplate import Project, Registry
 from bedplate.cli.main import run as command
+from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
 from bedplate.training import retrain as retraining
 from bedplate.training.champion import score_test
 from bedplate.training.predictions import read_predictions
@@ -120,6 +122,48 @@ def test_what_a_person_took_back_stays_so(folder: Path, retrain: Retrain) -> Non
     assert registry(folder).aliases("ranker") == {"champion": 1}
 
 
+@pytest.mark.parametrize("done", ["rolled back", "another", "the same"])
+def test_what_a_person_does_while_it_trains_stays_so(
+    done: str, folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.write(folder, 48)
+    assert command(["apply", "--project", str(folder)]) == 0
+    assert command(["train", "ranker", "--project", str(folder)]) == 0
+    found = registry(folder)
+    if done != "another":
+        found.promote("ranker", 2, reason="by hand")
+    before = found.aliases("ranker")["champion"]
+    judged = retraining.judge
+
+    def meanwhile(*words: Any) -> Any:
+        if done == "rolled back":
+            found.rollback("ranker", reason="it sells nothing")
+        elif done == "another":
+            found.promote("ranker", 2, reason="by hand")
+        else:
+            found.promote("ranker", 3, reason="by hand")
+        return judged(*words)
+
+    words = ("trainer.seed=1", "promotion.margin=9", "promotion.guards={}")
+    small.write(folder, 60)
+    with monkeypatch.context() as patched:
+        patched.setattr(retraining, "judge", meanwhile)
+        code, outcome = retrain(*words)
+    held = registry(folder).aliases("ranker")["champion"]
+    assert outcome["version"] == "ranker:3"
+    if done == "the same":
+        assert (code, outcome["status"], held) == (0, "nothing", 3)
+        assert outcome["reasons"][0].endswith("and still is")
+        return
+    assert (code, outcome["status"], held) == (9, "refused", 3 - before)
+    assert outcome["reasons"] == [
+        f"it was compared with ranker:{before}, and version {held} has the alias 'champion', expected version {before}"
+        ": run it again"
+    ]
+    code, outcome = retrain(*words)
+    assert (code, outcome["status"], outcome["champion"]) == (0, "promoted", f"ranker:{held}")
+
+
 def test_two_at_once_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with locked(registry(folder), "ranker"):
         assert command(["retrain", "ranker", "--project", str(folder)]) == 5
@@ -135,6 +179,23 @@ def test_unfit_data_is_refused_before_anything_is_trained(folder: Path, retrain:
     assert code == 9
     assert "the mean of the input 'users.likes_28d' moved by" in outcome["reasons"][0]
     assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_a_request_at_the_very_time_that_the_champion_knows_is_not_fresh(folder: Path, retrain: Retrain) -> None:
+    small.write(folder, 48)
+    assert command(["apply", "--project", str(folder)]) == 0
+    dataset, found = Project(folder).load("pages"), registry(folder)
+    first, last = dataset.positions("test")
+    times, own = dataset.spine.rows.times[first:last], found.get("ranker:1")
+    known = int(times[40])
+    artifact = shutil.copytree(own.path, folder / "artifact")
+    for name in (MANIFEST_NAME, SEAL_NAME):
+        (artifact / name).unlink()
+    manifest = msgspec.structs.replace(own.manifest, trained_until=known, seeds={})
+    found.promote("ranker", found.register("ranker", artifact, manifest=manifest).version)
+    code, outcome = retrain("--dry-run", "promotion.minimum_requests=5000")
+    assert (code, outcome["champion"]) == (9, "ranker:2")
+    assert outcome["requests"] == int((times > known).sum()) == len(times) - 41
 
 
 def broken_since(folder: Path, days: int, first: int, liked: int) -> None:

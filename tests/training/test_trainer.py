@@ -23,6 +23,7 @@ from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
 from bedplate.models.dcn import DCN
 from bedplate.models.logistic import Logistic
 from bedplate.models.two_tower import TwoTower
+from bedplate.training import trainer as trainer_module
 from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig
 from bedplate.training.evaluate import evaluate, predict
@@ -155,6 +156,37 @@ def test_a_run_can_be_prolonged(encoder, tmp_path, uninterrupted):
         config = msgspec.structs.replace(CONFIG, epochs=epochs)
         Trainer(config).fit(DCN(MODEL, encoder.layout), encoder, Source(BATCHES), Source(3, salt=1), tmp_path)
     assert_same(final_state(folder), final_state(tmp_path))
+
+
+@pytest.mark.parametrize("before", ["save_state", "keep_best"])
+def test_killed_beside_a_checkpoint_and_ended_there_the_weights_are_those_of_the_metrics(
+    before, encoder, tmp_path, monkeypatch
+):
+    """Just before the third checkpoint is written, and just after it, when the best weights wait for their place."""
+
+    def fit(epochs):
+        trainer = Trainer(msgspec.structs.replace(CONFIG, epochs=epochs, checkpoint_every=99, metric="auc"))
+        return trainer.fit(DCN(MODEL, encoder.layout), encoder, Source(BATCHES), validation, tmp_path)
+
+    validation, written = Source(3, salt=1), getattr(trainer_module, before)
+
+    def killed(path, state):
+        third = (
+            state == 2 if before == "keep_best" else path.name == "checkpoint.pt" and state["progress"]["epoch"] == 3
+        )
+        if third:
+            raise Stop
+        written(path, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer_module, before, killed)
+        with pytest.raises(Stop):
+            fit(4)
+    result = fit(2 if before == "save_state" else 3)
+    assert result.best_at == len(result.history) - 1, "each epoch is better than the one before"
+    found = evaluate(result.model, Encoded(validation, encoder), seed=CONFIG.seed)
+    assert found == {name: result.metrics[name] for name in found}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best.pt", "checkpoint.pt"]
 
 
 def start(folder: Path, slow: float, *options: str) -> subprocess.Popen:

@@ -4,11 +4,14 @@ import math
 
 import msgspec
 import pytest
+import torch
 
 from bedplate import Category
 from bedplate import Job as RealJob
 from bedplate.errors import ConfigError
-from bedplate.models.config import DCNConfig
+from bedplate.models.base import seeded
+from bedplate.models.config import DCNConfig, ModelConfig
+from bedplate.models.estimators import SklearnConfig
 from bedplate.training.config import TrainerConfig, override
 
 
@@ -129,6 +132,43 @@ def test_a_mistake_is_shown_as_it_was_given(setting: str) -> None:
     with pytest.raises(ConfigError) as got:
         job.with_settings([setting])
     assert got.value.where == setting
+
+
+@pytest.mark.parametrize(
+    ("setting", "model", "largest"),
+    [
+        ("trainer.seed", DCNConfig("y"), 2**63 - 1),
+        ("trainer.epochs", DCNConfig("y"), 2**63 - 1),
+        ("model.seed", DCNConfig("y"), 2**63 - 1),
+        ("model.seed", SklearnConfig("y"), 2**32 - 1),
+    ],
+)
+def test_whole_numbers_are_not_larger_than_libraries_take(setting: str, model: ModelConfig, largest: int) -> None:
+    job = RealJob("j", dataset="d", model=model, inputs={"candidate": Category()})
+    part, _, name = setting.partition(".")
+    changed = job.with_settings([f"{setting}={largest}"])
+    assert getattr(getattr(changed, part), name) == largest
+    with seeded(changed.model.seed), seeded(changed.trainer.seed):
+        assert torch.initial_seed() == changed.trainer.seed
+    for more in (largest + 1, 10**20):
+        with pytest.raises(ConfigError, match=f"{name} is {more}, expected .*at most "):
+            job.with_settings([f"{setting}={more}"])
+
+
+def test_a_guard_is_given_by_its_name() -> None:
+    job = RealJob("j", dataset="d", model=DCNConfig("y"), inputs={"candidate": Category()})
+
+    def guards(*settings: str) -> object:
+        return job.with_settings([f"promotion.guards{setting}" for setting in settings]).promotion.guards
+
+    assert guards() is None
+    assert guards(".calibration=0.1") == {"calibration": 0.1}
+    assert guards(".auc=0.01", ".log_loss=0") == {"calibration": 0.05, "auc": 0.01, "log_loss": 0}
+    assert guards("={}", ".auc=0.01") == {"auc": 0.01}, "those that are given take the place of the usual ones"
+    with pytest.raises(ConfigError, match=r"the guard of 'calibration' is -1\.0, expected at least 0"):
+        guards(".calibration=-1")
+    with pytest.raises(ConfigError, match="guards: no comparison has the metric 'aucc'"):
+        guards(".aucc=0.1")
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "embedding_learning_rate"])
