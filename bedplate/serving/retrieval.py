@@ -14,6 +14,10 @@ _FIRST = np.float32(1e3)
 """Added to the score of an item that comes first: far above the inner product of two unit vectors."""
 
 
+_LARGE = 1e12
+"""A number of a query beyond which inner products might overflow."""
+
+
 @final
 class Catalogue:
     """All items that can be retrieved.
@@ -68,11 +72,14 @@ class Catalogue:
         """The positions of the items with the largest inner products, best first.
 
         Args:
-            query: [d] float32.
+            query: [d] float32, finite.
             count: at most so many.
             without: keys [n] that are left out; those not in the catalogue are ignored.
             always: keys [n] that come before all others, unless left out; those not in the catalogue are ignored.
         """
+        largest = np.abs(query).max(initial=0.0)
+        if largest > _LARGE:  # a power of two less changes no order
+            query = np.ldexp(query, -np.frexp(largest)[1])
         scores = self.vectors @ query
         if always is not None and len(always):
             scores[self.positions(always)] += _FIRST

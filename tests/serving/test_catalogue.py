@@ -98,3 +98,14 @@ def test_an_empty_catalogue_finds_nothing() -> None:
     assert empty.places(some).tolist() == [-1, -1]
     assert empty.positions(some).tolist() == []
     assert (len(empty), empty.has_texts, list(empty.wire)) == (0, True, [])
+
+
+def test_the_nearest_to_a_vector_of_large_numbers_are_those_of_its_direction() -> None:
+    rng = np.random.default_rng(3)
+    catalogue = Catalogue(np.arange(50), rng.normal(size=(50, 4)).astype(np.float32))
+    query = rng.normal(size=4).astype(np.float32)
+    large = np.ldexp(query, 126)
+    assert np.isfinite(large).all()
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert not np.isfinite(catalogue.vectors @ large).all()
+    assert catalogue.search(large, 50).tolist() == catalogue.search(query, 50).tolist()
