@@ -153,7 +153,9 @@ class VectorFunction:
         try:
             with np.errstate(all="ignore"):
                 result = self._function(*arrays)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: no function ends the program that computes it
             raise DataError(
                 f"the function fails: {type(error).__name__}: {error}",
                 where=self._place,

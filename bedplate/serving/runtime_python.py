@@ -77,7 +77,9 @@ class FunctionRuntime(Runtime):
             found = self._function(given)
         except RequestError as error:
             raise RequestError(error.message, where=self._place, hint=error.hint) from error
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: no function ends the program that serves it
             raise DataError(f"the function fails: {type(error).__name__}: {error}", where=self._place) from error
         return [self._checked(found, name, sizes) for name in outputs]
 
@@ -130,7 +132,7 @@ def find_function(reference: str, place: str) -> tuple[TensorFunction, Path]:
     """A function of a module that is loaded or can be imported, and the module's file.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: there is none, or the module can't be imported.
     """
     name, _, attribute = reference.partition(":")
     hint = "write MODULE:FUNCTION, and name the module's file in project.definitions of bedplate.toml"
@@ -138,6 +140,10 @@ def find_function(reference: str, place: str) -> tuple[TensorFunction, Path]:
         module = sys.modules.get(name) or importlib.import_module(name)
     except (ImportError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ArtifactError(f"no module '{name}' for the function '{reference}'", where=place, hint=hint) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a server that loads one more model goes on
+        raise ArtifactError(f"the module '{name}' fails: {type(error).__name__}: {error}", where=place) from error
     function: Any = getattr(module, attribute, None)
     file = getattr(module, "__file__", None)
     if not callable(function) or file is None:
