@@ -9,7 +9,7 @@ import numpy as np
 
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, texts_of
 from bedplate.canonical import string_ids
-from bedplate.errors import DataError, DefinitionError
+from bedplate.errors import FAILS, DataError, DefinitionError
 from bedplate.features.declared import null_column
 from bedplate.types import DAY, Array, Bools, Type
 
@@ -161,6 +161,7 @@ class VectorFunction:
                 where=self._place,
                 hint="it must take arrays of its inputs' types, and for a value that it can't use give NaN, None or a "
                 "masked value: in serving any may come",
+                told=FAILS,
             ) from error
         if self._is_list:
             return _lists(result, self._kind, rows, self._place)

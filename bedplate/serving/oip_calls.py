@@ -114,8 +114,10 @@ class Calls:
         except BedplateError as error:
             status = error.http_status
             if status >= 500 and status != 504:
-                log.error("%s: %s", method.name, error)
-            raise ProblemError(status, str(error), dict(retry_after(status)).get(b"Retry-After")) from error
+                log.error("%s: %s", method.name, error, exc_info=error if error.told else None)
+            raise ProblemError(
+                status, str(error.for_client()), dict(retry_after(status)).get(b"Retry-After")
+            ) from error
         except Exception as error:
             log.exception("%s failed", method.name)
             raise ProblemError(status, _FAILED) from error

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias, cast, final
 import msgspec
 import numpy as np
 
-from bedplate.errors import ArtifactError, DataError, RequestError
+from bedplate.errors import FAILS, ArtifactError, DataError, RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Opening, Runtime, check_tensors, spec_of
 from bedplate.serving.tensors import array_dtype
@@ -80,7 +80,8 @@ class FunctionRuntime(Runtime):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: no function ends the program that serves it
-            raise DataError(f"the function fails: {type(error).__name__}: {error}", where=self._place) from error
+            message = f"the function fails: {type(error).__name__}: {error}"
+            raise DataError(message, where=self._place, told=FAILS) from error
         return [self._checked(found, name, sizes) for name in outputs]
 
     def _checked(self, found: Any, name: str, sizes: dict[str, int]) -> Array:
@@ -143,7 +144,10 @@ def find_function(reference: str, place: str) -> tuple[TensorFunction, Path]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # SystemExit too: a server that loads one more model goes on
-        raise ArtifactError(f"the module '{name}' fails: {type(error).__name__}: {error}", where=place) from error
+        message, told = f"the module '{name}' fails", "the server's log says more"
+        raise ArtifactError(
+            f"{message}: {type(error).__name__}: {error}", where=place, told=f"{message}; {told}"
+        ) from error
     function: Any = getattr(module, attribute, None)
     file = getattr(module, "__file__", None)
     if not callable(function) or file is None:

@@ -293,8 +293,9 @@ def test_a_module_that_ends_the_program_is_one_that_fails(tmp_path: Path, scorin
     (scoring.parent / "ending_scoring.py").write_text("raise SystemExit('no licence')")
     options = {"function": "ending_scoring:blend", **SPECS}
     (tmp_path / "model.py").write_text("")
-    with pytest.raises(ArtifactError, match="the module 'ending_scoring' fails: SystemExit"):
+    with pytest.raises(ArtifactError, match="the module 'ending_scoring' fails: SystemExit: no licence") as caught:
         open_runtime("python", Opening(tmp_path / "model.py", "m", 1, options))
+    assert str(caught.value.for_client()) == "m: the module 'ending_scoring' fails; the server's log says more"
 
 
 def test_the_code_of_an_artifact_is_never_run(tmp_path: Path, scoring: Path) -> None:
