@@ -10,12 +10,9 @@ import numpy as np
 from bedplate.errors import ArtifactError
 from bedplate.types import Float32s, Int64s
 
-_FIRST = np.float32(1e3)
-"""Added to the score of an item that comes first: far above the inner product of two unit vectors."""
-
-
 _LARGE = 1e12
 """A number of a query beyond which inner products might overflow."""
+_NOTHING = np.zeros(0, np.int64)
 
 
 @final
@@ -81,14 +78,14 @@ class Catalogue:
         if largest > _LARGE:  # a power of two less changes no order
             query = np.ldexp(query, -np.frexp(largest)[1])
         scores = self.vectors @ query
-        if always is not None and len(always):
-            scores[self.positions(always)] += _FIRST
-        allowed = len(scores)
-        if without is not None and len(without):
-            excluded = self.positions(without)
-            scores[excluded] = -np.inf
-            allowed -= len(excluded)
-        return _largest(scores, min(count, allowed))
+        excluded = _NOTHING if without is None or not len(without) else self.positions(without)
+        first = _NOTHING if always is None or not len(always) else np.setdiff1d(self.positions(always), excluded)
+        if len(first):  # apart from the others: their inner products may be of any size
+            excluded = np.append(excluded, first)
+            first = first[_largest(scores[first], min(count, len(first)))]
+        scores[excluded] = -np.inf
+        left = min(count - len(first), len(scores) - len(excluded))
+        return np.append(first, _largest(scores, left)) if len(first) else _largest(scores, left)
 
     def near(self, position: int, count: int, without: Int64s) -> tuple[Int64s, Float32s]:
         """The positions [n] of the items nearest to the one at a position, nearest first, and their cosines [n].

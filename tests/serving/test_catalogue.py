@@ -54,9 +54,9 @@ def slow(scores: dict[int, float], count: int, without: set[int], always: set[in
 keys_of_all = st.lists(st.integers(-4, 12), unique=True, max_size=9)
 
 
-@given(keys_of_all, st.data())
-def test_a_search_is_what_sorting_gives(keys: list[int], data: st.DataObject) -> None:
-    small = st.integers(-2, 2).map(float)  # sums of such products are exact, and often equal
+@given(keys_of_all, st.sampled_from([1.0, 2.0**20, 2.0**60]), st.data())
+def test_a_search_is_what_sorting_gives(keys: list[int], size: float, data: st.DataObject) -> None:
+    small = st.integers(-2, 2).map(lambda n: n * size)  # sums of such products are exact, and often equal
     vectors = data.draw(st.lists(st.tuples(small, small), min_size=len(keys), max_size=len(keys)))
     query = data.draw(st.tuples(small, small))
     some = st.lists(st.integers(-5, 13), max_size=6)
