@@ -21,14 +21,22 @@ class BedplateError(Exception):
         message: what was got and what was expected.
         where: the file, definition, column or row.
         hint: what to do about it.
+        told: what clients of a server are told in place of a message that quotes what is not for them; None: the
+            message.
+
+    >>> str(DataError("the function fails: ValueError: /srv/prices.csv", where="model 'm:1'", told=FAILS).for_client())
+    "model 'm:1': the function fails; the server's log says more"
     """
 
     exit_code = 1
     http_status = 500
 
-    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, where: str | None = None, hint: str | None = None, told: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
+        self.told = told
         self.where = where
         self.hint = hint
 
@@ -36,6 +44,14 @@ class BedplateError(Exception):
         """The place, the message, and on a line of its own what to do."""
         text = f"{self.where}: {self.message}" if self.where else self.message
         return f"{text}\n  {self.hint}" if self.hint else text
+
+    def for_client(self) -> BedplateError:
+        """What clients of a server are told: the error itself where its message is for them."""
+        return self if self.told is None else BedplateError(self.told, where=self.where, hint=self.hint)
+
+
+FAILS = "the function fails; the server's log says more"
+"""What clients are told of a function of the project that raises: what it says is for the project."""
 
 
 class ConfigError(BedplateError):

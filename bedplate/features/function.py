@@ -9,7 +9,7 @@ import numpy as np
 
 from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, texts_of
 from bedplate.canonical import string_ids
-from bedplate.errors import DataError, DefinitionError
+from bedplate.errors import FAILS, DataError, DefinitionError
 from bedplate.features.declared import null_column
 from bedplate.types import DAY, Array, Bools, Type
 
@@ -153,12 +153,15 @@ class VectorFunction:
         try:
             with np.errstate(all="ignore"):
                 result = self._function(*arrays)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: no function ends the program that computes it
             raise DataError(
                 f"the function fails: {type(error).__name__}: {error}",
                 where=self._place,
                 hint="it must take arrays of its inputs' types, and for a value that it can't use give NaN, None or a "
                 "masked value: in serving any may come",
+                told=FAILS,
             ) from error
         if self._is_list:
             return _lists(result, self._kind, rows, self._place)

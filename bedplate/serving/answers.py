@@ -51,7 +51,7 @@ class Vectors(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The answer to `embed`.
 
     Attributes:
-        vectors: of the request, one; or of each item, null where the index has none.
+        vectors: of the request, one, null where it is not finite; or of each item, null where the index has none.
         models: the version of the model, by its part.
         time: the time that the request's features are of, microseconds; left out for items.
         unknown: as of `Answer`.

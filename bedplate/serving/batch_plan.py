@@ -89,9 +89,9 @@ def measure(model: Model, joiner: Joiner, golden: Sequence[Mapping[str, Array]],
             return alone(f"a call takes longer than {MOST_SECONDS * 1e3:g} ms")
         difference = _difference(model, joiner, usable, names)
     except ArtifactError as error:
-        return alone(f"scores depend on the requests beside them: {error.message}")
+        return alone(f"scores depend on the requests beside them: {error.for_client().message}")
     except BedplateError as error:
-        return alone(f"golden requests can't be joined: {error.message}")
+        return alone(f"golden requests can't be joined: {error.for_client().message}")
     end = time.perf_counter() + _BUDGET_SECONDS
     first = _seconds(model, joiner, usable, 1)
     best, cost = 1, first

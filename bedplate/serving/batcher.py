@@ -125,16 +125,21 @@ class Batcher:
         return Ran(results, 1, leads=True, took_ns=perf_counter_ns() - begin)
 
     def _call(self, entries: Sequence[_Entry]) -> None:
-        """Calls the model, and waits until the first of the requests would be late."""
         self.shared.calls += 1
         self.shared.requests += len(entries)
-        until = min(entry.until for entry in entries)
+        self._compute(entries)
+
+    def _compute(self, entries: Sequence[_Entry]) -> None:
+        """Calls the model, and waits until the first of the requests would be late."""
+        until = min((entry.until for entry in entries), default=math.inf)
         if until == math.inf:
             _settle(entries, self._computed(entries))
             return
-        loop, outcomes, is_left = asyncio.get_running_loop(), list[_Outcomes](), list[bool]()
+        loop, is_left = asyncio.get_running_loop(), list[bool]()
+        begun, outcomes = list[bool](), list[_Outcomes]()
 
         def compute() -> bool:
+            begun.append(True)
             outcomes.append(self._computed(entries))
             if is_left:
                 loop.call_soon_threadsafe(_settle, entries, outcomes[0])
@@ -143,7 +148,8 @@ class Batcher:
         try:
             self._limit.run(compute, until)
         except SkippedError as error:
-            outcomes.append([error] * len(entries))
+            hurried = [entry for entry in entries if entry.until != math.inf]
+            _settle(hurried, [error] * len(hurried))
         except DeadlineError:
             is_left.append(True)
             for entry in entries:
@@ -151,6 +157,8 @@ class Batcher:
                     entry.expire()
         if outcomes:
             _settle(entries, outcomes[0])
+        elif not begun:  # those that have more time than the first are not to miss it
+            self._compute([entry for entry in entries if not entry.answer.done()])
 
     def _computed(self, entries: Sequence[_Entry]) -> _Outcomes:
         """Of each request what it got, or the error."""

@@ -13,7 +13,7 @@ from bedplate.batch import Column
 from bedplate.errors import DeadlineError, StoreError
 from bedplate.serving.finders import Finder
 from bedplate.serving.hydrate import keys_in
-from bedplate.serving.progress import Progress
+from bedplate.serving.progress import NotFiniteError, Progress
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.time_limit import TimeLimit
 from bedplate.serving.wire import Asked, Key
@@ -90,6 +90,7 @@ class CandidateStep:
 
         Raises:
             StoreError: none of the sources answered.
+            NotFiniteError: none did, as the vector of the request is not finite: it will be so again.
             DeadlineError: none did in the client's time.
         """
         budget = self._limit.seconds
@@ -115,6 +116,8 @@ class CandidateStep:
             progress.check()
             if late is not None and seconds != budget:
                 raise DeadlineError("no source of candidates answered before the deadline")
+            if failures and all(isinstance(error, NotFiniteError) for error in failures.values()):
+                raise failures[min(failures)]
             raise StoreError("no source of candidates answered", hint="the server's log says more")
         for finder in self.finders:
             if finder.age is not None:

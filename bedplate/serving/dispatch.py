@@ -48,8 +48,9 @@ async def _later(request: Request, answer: Awaitable[Response], observe: Callabl
 
 def _problem(request: Request, error: BedplateError) -> Response:
     if error.http_status >= 500 and error.http_status != 504:  # a client that gives little time is no fault here
-        log.error("%s %s: %s", request.method, request.path, error)
-    return error_response(error.http_status, error.message, where=error.where, hint=error.hint)
+        log.error("%s %s: %s", request.method, request.path, error, exc_info=error if error.told else None)
+    told = error.for_client()
+    return error_response(error.http_status, told.message, where=told.where, hint=told.hint)
 
 
 def _wrong_method(request: Request, expected: str) -> Response:

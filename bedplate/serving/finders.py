@@ -14,6 +14,7 @@ from bedplate.features.artifact import QUERY
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.hydrate import keys_in
 from bedplate.serving.popular import Ranking
+from bedplate.serving.progress import NotFiniteError
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.steps import Given, Popular, Recent, Retrieval
 from bedplate.serving.wire import Asked
@@ -80,9 +81,20 @@ class Tower:
             raise DefinitionError(f"{artifact.model.place} reads features of candidates", where=place)
 
     def query(self, request: Mapping[str, Column], time: int) -> Float32s:
-        """The vector [width] of a request."""
+        """The vector [width] of a request.
+
+        Raises:
+            NotFiniteError: it holds NaN or infinity, with which every item is as near as any other.
+        """
         batch = Batch(request, {}, _NO_CANDIDATES, np.array([time]), _NO_CANDIDATES[:1], _NOTHING)
-        return self.artifact.run(batch, QUERY)[0]
+        vector = self.artifact.run(batch, QUERY)[0]
+        if not np.isfinite(vector).all():
+            raise NotFiniteError(
+                "the vector of the request holds NaN or infinity, expected finite numbers",
+                where=self.artifact.model.place,
+                hint="look for a feature of the request far beyond those that the model was trained on",
+            )
+        return vector
 
 
 @final

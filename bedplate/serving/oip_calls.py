@@ -114,8 +114,10 @@ class Calls:
         except BedplateError as error:
             status = error.http_status
             if status >= 500 and status != 504:
-                log.error("%s: %s", method.name, error)
-            raise ProblemError(status, str(error), dict(retry_after(status)).get(b"Retry-After")) from error
+                log.error("%s: %s", method.name, error, exc_info=error if error.told else None)
+            raise ProblemError(
+                status, str(error.for_client()), dict(retry_after(status)).get(b"Retry-After")
+            ) from error
         except Exception as error:
             log.exception("%s failed", method.name)
             raise ProblemError(status, _FAILED) from error
@@ -167,16 +169,20 @@ class Calls:
         if inspect.isawaitable(answer):
             task: asyncio.Future[Any] = asyncio.ensure_future(answer)
             task.add_done_callback(lambda done: self._settle(turn, future, done))
-            future.add_done_callback(lambda done: task.cancel() if done.cancelled() else None)
+            future.add_done_callback(lambda _: None if task.done() else task.cancel())
+            if turn.deadline != math.inf:
+                timer = future.get_loop().call_later(max(0.0, turn.deadline - monotonic()), _expire, future)
+                task.add_done_callback(lambda _: timer.cancel())
             return
         self._turns.finish(turn)
         if not future.done():
             future.set_result(answer)
 
     def _settle(self, turn: Turn, future: asyncio.Future[Any], done: asyncio.Future[Any]) -> None:
-        """An answer that was waited for is there."""
+        """An answer that was waited for is there, or nobody waits for it any more."""
         error = None if done.cancelled() else done.exception()
-        measured = not done.cancelled() and (error is None or isinstance(error, DeadlineError))
+        is_late = future.done() and not future.cancelled()
+        measured = is_late or (not done.cancelled() and (error is None or isinstance(error, DeadlineError)))
         self._turns.finish(turn, measured=measured)
         if future.done():
             return
@@ -186,6 +192,12 @@ class Calls:
             future.set_exception(error)
         else:
             future.set_result(done.result())
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    """The time of a call is over whose answer is waited for."""
+    if not future.done():
+        future.set_exception(DeadlineError("the deadline passed before there was an answer"))
 
 
 def headers_of(metadata: Any) -> dict[bytes, bytes]:

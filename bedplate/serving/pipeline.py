@@ -22,7 +22,7 @@ from bedplate.serving.filters import Filters
 from bedplate.serving.finders import Tower
 from bedplate.serving.hydrate import Hydrator, take_candidates
 from bedplate.serving.model import SharedCalls
-from bedplate.serving.progress import READ_SHARE, Progress, part_of
+from bedplate.serving.progress import READ_SHARE, NotFiniteError, Progress, part_of
 from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.score import ScoreStep
 from bedplate.serving.scorer import scorers
@@ -252,10 +252,14 @@ class Pipeline:
         with scored_until(progress.deadline):
             request = self._hydrator.request(asked.keys, asked.time, asked.context, progress.reading)
         progress.mark("request_features")
-        vector = self._embedding.run(lambda: tower.query(request, asked.time), progress.deadline)
+        vector: list[float] | None = None
+        try:
+            vector = self._embedding.run(lambda: tower.query(request, asked.time), progress.deadline).tolist()
+        except NotFiniteError as error:
+            progress.failed("embed", error, "null")
         progress.mark("embed")
         return Vectors(
-            vectors=[vector.tolist()],
+            vectors=[vector],
             models=models,
             time=asked.time,
             unknown=self._unknown(asked, request),

@@ -8,7 +8,7 @@ import time
 from time import monotonic
 from typing import final
 
-from bedplate.errors import DeadlineError
+from bedplate.errors import DataError, DeadlineError
 from bedplate.online.fallback import Degraded, Reading
 from bedplate.serving.time_limit import SkippedError
 
@@ -28,6 +28,11 @@ def part_of(deadline: float, share: float) -> float:
     """
     now = monotonic()
     return now + share * (deadline - now)
+
+
+@final
+class NotFiniteError(DataError):
+    """What a model gives for one request holds NaN or infinity."""
 
 
 @final
@@ -95,7 +100,7 @@ class Progress:
             found.why = f"{found.why}, {why}"
 
     def failed(self, step: str, error: Exception, instead: str, name: str = "") -> None:
-        """A step, or a part of it of this name, was late, skipped or failed, and the answer does without.
+        """A step, or a part of it of this name, was late, skipped, failed or not finite: the answer does without.
 
         Raises:
             Exception: the error itself, where the service is starting.
@@ -104,6 +109,7 @@ class Progress:
             raise error
         is_late = isinstance(error, DeadlineError)
         why = "skipped" if isinstance(error, SkippedError) else "late" if is_late else "failed"
+        why = "not finite" if isinstance(error, NotFiniteError) else why
         if why == "failed":
             log.error("the step '%s' failed: %s", f"{step}, {name}" if name else step, error, exc_info=error)
         self.flag(step, f"{name}: {why}" if name else why, instead)

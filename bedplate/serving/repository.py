@@ -315,7 +315,7 @@ class Repository:
             try:
                 model = await asyncio.to_thread(source.load, name, version)
             except BedplateError as error:
-                self._failed[key] = error.message
+                self._failed[key] = error.for_client().message
                 failure = error
             else:
                 self._served.setdefault(name, {})[version] = Served(model)

@@ -10,6 +10,10 @@ import numpy as np
 from bedplate.errors import ArtifactError
 from bedplate.types import Float32s, Int64s
 
+_LARGE = 1e12
+"""A number of a query beyond which inner products might overflow."""
+_NOTHING = np.zeros(0, np.int64)
+
 
 @final
 class Catalogue:
@@ -65,7 +69,7 @@ class Catalogue:
         """The positions of the items with the largest inner products, best first.
 
         Args:
-            query: [d] float32.
+            query: [d] float32, finite.
             count: at most so many.
             without: keys [n] that are left out; those not in the catalogue are ignored.
             always: keys [n] that come before all others, unless left out; those not in the catalogue are ignored.
@@ -74,16 +78,18 @@ class Catalogue:
         >>> c.keys[c.search(np.array([1.0, 0.0], np.float32), 2, always=np.array([8]))].tolist()
         [8, 7]
         """
+        largest = np.abs(query).max(initial=0.0)
+        if largest > _LARGE:  # a power of two less changes no order
+            query = np.ldexp(query, -np.frexp(largest)[1])
         scores = self.vectors @ query
-        nothing = np.zeros(0, np.int64)
-        excluded = nothing if without is None else self.positions(without)
-        first = nothing
-        if always is not None and len(always):
-            first = np.setdiff1d(self.positions(always), excluded, assume_unique=True)
-            first = first[_largest(scores[first], count)]
-        scores[excluded] = scores[first] = -np.inf
-        allowed = len(scores) - len(excluded) - len(first)
-        return np.concatenate([first, _largest(scores, min(count - len(first), allowed))])
+        excluded = _NOTHING if without is None or not len(without) else self.positions(without)
+        first = _NOTHING if always is None or not len(always) else np.setdiff1d(self.positions(always), excluded)
+        if len(first):  # apart from the others: their inner products may be of any size
+            excluded = np.append(excluded, first)
+            first = first[_largest(scores[first], min(count, len(first)))]
+        scores[excluded] = -np.inf
+        left = min(count - len(first), len(scores) - len(excluded))
+        return np.append(first, _largest(scores, left)) if len(first) else _largest(scores, left)
 
     def near(self, position: int, count: int, without: Int64s) -> tuple[Int64s, Float32s]:
         """The positions [n] of the items nearest to the one at a position, nearest first, and their cosines [n].

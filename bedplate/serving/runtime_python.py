@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeAlias, cast, final
 import msgspec
 import numpy as np
 
-from bedplate.errors import ArtifactError, DataError, RequestError
+from bedplate.errors import FAILS, ArtifactError, DataError, RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Opening, Runtime, check_tensors, spec_of
 from bedplate.serving.tensors import array_dtype
@@ -77,8 +77,11 @@ class FunctionRuntime(Runtime):
             found = self._function(given)
         except RequestError as error:
             raise RequestError(error.message, where=self._place, hint=error.hint) from error
-        except Exception as error:
-            raise DataError(f"the function fails: {type(error).__name__}: {error}", where=self._place) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: no function ends the program that serves it
+            message = f"the function fails: {type(error).__name__}: {error}"
+            raise DataError(message, where=self._place, told=FAILS) from error
         return [self._checked(found, name, sizes) for name in outputs]
 
     def _checked(self, found: Any, name: str, sizes: dict[str, int]) -> Array:
@@ -130,7 +133,7 @@ def find_function(reference: str, place: str) -> tuple[TensorFunction, Path]:
     """A function of a module that is loaded or can be imported, and the module's file.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: there is none, or the module can't be imported.
     """
     name, _, attribute = reference.partition(":")
     hint = "write MODULE:FUNCTION, and name the module's file in project.definitions of bedplate.toml"
@@ -138,6 +141,13 @@ def find_function(reference: str, place: str) -> tuple[TensorFunction, Path]:
         module = sys.modules.get(name) or importlib.import_module(name)
     except (ImportError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ArtifactError(f"no module '{name}' for the function '{reference}'", where=place, hint=hint) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a server that loads one more model goes on
+        message, told = f"the module '{name}' fails", "the server's log says more"
+        raise ArtifactError(
+            f"{message}: {type(error).__name__}: {error}", where=place, told=f"{message}; {told}"
+        ) from error
     function: Any = getattr(module, attribute, None)
     file = getattr(module, "__file__", None)
     if not callable(function) or file is None:

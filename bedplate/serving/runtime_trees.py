@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bedplate.errors import ArtifactError, RequestError
+from bedplate.errors import ArtifactError, DataError
 from bedplate.features.artifact import MATRIX, SCORE
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Opening, Runtime, check_tensors
@@ -44,15 +44,21 @@ class TreeRuntime(Runtime, ABC):
         return self._outputs
 
     def run(self, tensors: Mapping[str, Array], outputs: Sequence[str]) -> list[Array]:
-        """The outputs of these names; see `Runtime.run`."""
+        """The outputs of these names; see `Runtime.run`.
+
+        Raises:
+            RequestError: the matrix is of another form.
+            DataError: the library fails.
+        """
         check_tensors(self._inputs, tensors, self._place)
         matrix = tensors[MATRIX]
         if not len(matrix):
             return [self._nothing for _ in outputs]  # the libraries refuse no rows
         try:
             score = self.score(matrix)
-        except Exception as error:
-            raise RequestError(f"the trees can't run on this matrix: {error}", where=self._place) from error
+        except Exception as error:  # its form was checked: this is no mistake of the client's
+            message = f"the trees fail: {type(error).__name__}: {error}"
+            raise DataError(message, where=self._place, told="the trees fail; the server's log says more") from error
         return [score for _ in outputs]
 
     @abstractmethod

@@ -185,6 +185,17 @@ def test_the_law_of_rows_is_checked_on_the_first_real_rows_too():
         evaluate([made], {"v.x": column}, TIMES[:2])
 
 
+def test_a_function_that_ends_the_program_is_one_that_fails():
+    made = feature(rows.double, ["v.x"], float)
+
+    def ending(x):
+        raise SystemExit("no such zone")
+
+    made.function = type(made.function)(ending, Type.FLOAT, False, "derived feature 'f'")
+    with pytest.raises(DataError, match="derived feature 'f': the function fails: SystemExit: no such zone"):
+        evaluate([made], {"v.x": Dense(np.ones(2))}, TIMES[:2])
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [

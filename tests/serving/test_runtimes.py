@@ -231,6 +231,9 @@ def blend(tensors):
 def fails(tensors):
     return {"sum": tensors["x"].sum(axis=1)[:1], "twice": 1 / 0}
 
+def ends(tensors):
+    raise SystemExit("no licence")
+
 def other(tensors):
     return {"sum": tensors["x"].sum(axis=1)[:1], "twice": [1]}
 """
@@ -271,6 +274,7 @@ def open_function(tmp_path: Path, name: str) -> Any:
     ("name", "output", "message"),
     [
         ("fails", "sum", "the function fails: ZeroDivisionError"),
+        ("ends", "sum", "the function fails: SystemExit: no licence"),
         ("other", "sum", r"gives 'sum' as float32 \[1\], expected float32 \[3\]"),
         ("other", "twice", "gives no array 'twice'"),
     ],
@@ -283,6 +287,15 @@ def test_a_function_that_fails_is_not_the_clients_mistake(tmp_path: Path, name: 
 def test_a_function_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="has no function 'none'"):
         open_function(tmp_path, "none")
+
+
+def test_a_module_that_ends_the_program_is_one_that_fails(tmp_path: Path, scoring: Path) -> None:
+    (scoring.parent / "ending_scoring.py").write_text("raise SystemExit('no licence')")
+    options = {"function": "ending_scoring:blend", **SPECS}
+    (tmp_path / "model.py").write_text("")
+    with pytest.raises(ArtifactError, match="the module 'ending_scoring' fails: SystemExit: no licence") as caught:
+        open_runtime("python", Opening(tmp_path / "model.py", "m", 1, options))
+    assert str(caught.value.for_client()) == "m: the module 'ending_scoring' fails; the server's log says more"
 
 
 def test_the_code_of_an_artifact_is_never_run(tmp_path: Path, scoring: Path) -> None:
