@@ -18,7 +18,7 @@ from bedplate.online.fallback import FallbackReader, texts_read
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.batcher import finished
-from bedplate.serving.checks import check_features, check_levels, pinned_versions
+from bedplate.serving.checks import check_features, check_keys, check_levels, pinned_versions
 from bedplate.serving.filters import Filters
 from bedplate.serving.finders import Tower
 from bedplate.serving.hydrate import Hydrator, take_candidates
@@ -100,6 +100,7 @@ class Pipeline:
         shown = [source.feature for source in service.sources if isinstance(source, Recent)] if first is None else []
         self._texts_of = texts_read(hydrator.selected, shown)
         check_levels(hydrator.levels, self.models, service)
+        check_keys(service, graph)
         self._score = ScoreStep(ranker, service.fallback, service.budget("score"), place)
         self._sources = Sources(service, graph, towers, reader, load, clock, hydrator.item_type)
         self._candidates = self._sources.step()
