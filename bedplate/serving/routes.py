@@ -182,7 +182,11 @@ async def _later(request: Request, answer: Awaitable[Response], observe: Callabl
 def _problem(request: Request, error: BedplateError) -> Response:
     if error.http_status >= 500 and error.http_status != 504:  # a client that gives little time is no fault here
         log.error("%s %s: %s", request.method, request.path, error)
-    return error_response(error.http_status, error.message, where=error.where, hint=error.hint)
+    message = error.message
+    if error.where and request.path.startswith("/v2"):
+        # Clients of the protocol show nothing but its one field.
+        message = f"{error.where}: {message}"
+    return error_response(error.http_status, message, where=error.where, hint=error.hint)
 
 
 def _wrong_method(request: Request, expected: str) -> Response:
