@@ -295,6 +295,8 @@ class Pipeline:
             self._warm_up()
 
     def _warm_up(self) -> None:
+        if self._fallback is not None:
+            self._fallback.check_held(self.views)
         text = {name: "" if kind is Type.STRING else 0 for name, kind in self._hydrator.entities.items()}
         item: Key = "" if self._hydrator.item_type is Type.STRING else 0
         keys = {name: np.zeros(1, np.int64) for name in text}
