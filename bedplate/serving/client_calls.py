@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, cast, final
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -183,11 +183,12 @@ def candidates_of(candidates: Keys) -> list[Key]:
     return _plain(candidates) if isinstance(candidates, pl.Series | np.ndarray) else list(candidates)
 
 
-def _plain(value: object) -> Any:
+def _plain(value: Any) -> Any:
     """What JSON has in place of a value of NumPy or Polars; times without a zone are UTC, as in texts."""
     if isinstance(value, np.generic | np.ndarray):
-        is_time = value.dtype.kind == "M"
-        return (value.astype("datetime64[us]") if is_time else value).tolist()  # nanoseconds would be a bare number
+        array: Array = np.asarray(cast("Any", value))
+        is_time = array.dtype.kind == "M"
+        return (array.astype("datetime64[us]") if is_time else array).tolist()  # nanoseconds would be a bare number
     if isinstance(value, pl.Series):
         return value.to_list()
     raise RequestError(

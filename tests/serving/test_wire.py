@@ -91,6 +91,12 @@ def test_any_bytes_are_read_or_refused(body):
         assert isinstance(refused(read, body), RequestError)
 
 
+def test_what_is_not_json_is_answered_with_a_body_that_is_right():
+    for read, name in ((WIRE.recommend, "recommend"), (WIRE.rank, "rank")):
+        example = refused(read, b'{"user": 5,').hint.removeprefix("for example ")
+        assert read(example.encode()) is not None, name
+
+
 @pytest.mark.parametrize(
     ("body", "where", "message", "hint"),
     [
