@@ -28,6 +28,11 @@ def reason_of(error: Exception, content: bytes | memoryview) -> str:
     a string has the escape \ud800, half of a surrogate pair, expected both or neither
     """
     said = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        try:
+            str(content, "utf-8")
+        except UnicodeDecodeError as whole:  # the decoder's own counts from the beginning of the text that it is in
+            return f"byte {whole.object[whole.start]:#04x} at position {whole.start} is not UTF-8: {whole.reason}"
     if "truncated" in said or "surrogate" in said:
         found = _HALF.search(content)
         if found is not None:

@@ -97,6 +97,11 @@ def test_what_is_not_json_is_answered_with_a_body_that_is_right():
         assert read(example.encode()) is not None, name
 
 
+def test_the_byte_that_is_not_utf_8_is_counted_from_the_beginning_of_the_body():
+    message = refused(WIRE.recommend, b'{"user": 3, "query": "r\xc3\xa4d \xff"}').message
+    assert message == "not JSON: byte 0xff at position 27 is not UTF-8: invalid start byte"
+
+
 @pytest.mark.parametrize(
     ("body", "where", "message", "hint"),
     [
