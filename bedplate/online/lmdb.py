@@ -169,7 +169,7 @@ class LmdbStore(OnlineStore):
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._failure("open", error) from error
-        self._open()
+        self._open(make=True)
         if not self.read_many([keys.FORMAT_KEY]).data:
             self.commit(Changes([(keys.FORMAT_KEY, FORMAT)]))
 
@@ -304,11 +304,13 @@ class LmdbStore(OnlineStore):
         except (OSError, lmdb.Error) as error:
             raise self._failure("grow", error) from error
 
-    def _open(self) -> None:
-        """Opens the files of the folder."""
+    def _open(self, *, make: bool) -> None:
+        """Opens the files of the folder, which are made where there are none, or must be there."""
         try:
             # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
-            self._environment: Any = lmdb.open(str(self.path), map_size=self._map_size, max_readers=_READERS)
+            self._environment: Any = lmdb.open(
+                str(self.path), map_size=self._map_size, max_readers=_READERS, create=make
+            )
             self._check_due = 0.0
             self._check_readers()
             with self._environment.begin() as transaction:
@@ -322,6 +324,9 @@ class LmdbStore(OnlineStore):
                 where=self.url,
                 hint="load it anew into another folder with this version of Bedplate",
             )
+        if not found and not make:
+            self._environment.close()
+            raise StoreError("the online store is only being made", where=self.url, hint="run: bedplate materialize")
         self._opened = _identity(self.path)
 
     def _check(self, *, now: bool = False) -> None:
@@ -360,7 +365,7 @@ class LmdbStore(OnlineStore):
                 return
             self._environment.close()
             self._opened, self._recent = None, _Recent(-1)
-            self._open()
+            self._open(make=False)
         log.warning("the files of the online store '%s' were replaced: the new ones are read from now on", self.url)
 
     def _failure(self, what: str, error: Exception) -> StoreError:
