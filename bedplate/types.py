@@ -127,7 +127,7 @@ def type_of(dtype: pl.DataType) -> Type | None:
 def parse_duration(
     text: str, *, where: str = "duration", error: type[ConfigError] | type[DefinitionError] = ConfigError
 ) -> int:
-    """Microseconds of a duration such as `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`.
+    """Microseconds of a duration such as `"5ms"`, `"90s"`, `"5m"`, `"12h"`, `"7d"`, `"2w"`.
 
     Args:
         text: the duration.
@@ -140,7 +140,7 @@ def parse_duration(
     Raises:
         ConfigError: the text is not a whole number and a unit, is not above zero, or is longer than 230 years.
     """
-    hint = "for example 90s, 5m, 12h, 7d, 2w"
+    hint = "for example 5ms, 90s, 5m, 12h, 7d, 2w"
     if isinstance(text, int):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise error(f"got {text!r}, which has no unit", where=where, hint=f"write a text with a unit, {hint}")
     match = _DURATION.match(text.strip()) if isinstance(text, str) else None  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -47,7 +47,7 @@ ranker = Job("ranker", dataset=baskets, model=DCNConfig("bought"), inputs=inputs
 """
 SERVICE = """\
 import polars as pl
-from bedplate import Retrieval, Service
+from bedplate import Retrieval, Service; from bedplate.serving.steps import Recent
 shop = Service(
     "shop", ranking="ranker@champion", item="item", retrieval=Retrieval("towers@champion", always=["users.last"]),
     filters=[pl.col("items.price") > 0], exclude=["users.last"],
@@ -137,6 +137,13 @@ SERVICES = [
      "'users.spend' holds values of type float64, expected keys"),
     ('exclude=["users.last"]', 'exclude=["items.who"]', "service.py:3: service 'shop', exclude",
      "'items.who' is a feature of the candidate, expected one of the request"),
+    ('exclude=["users.last"]', 'exclude=["users.n"]', "service.py:3: service 'shop', exclude",
+     "'users.n' holds values of type int64, expected keys of 'item', which are of type string"),
+    ('always=["users.last"]', 'always=["users.n"]', "service.py:3: service 'shop', always",
+     "'users.n' holds values of type int64, expected keys of 'item', which are of type string"),
+    ('retrieval=Retrieval("towers@champion", always=["users.last"])', 'candidates=[Recent("users.n")]',
+     "service.py:3: service 'shop', recent",
+     "'users.n' holds values of type int64, expected keys of 'item', which are of type string"),
     ('always=["users.last"]', 'always=["users.lost"]', "service.py:3: service 'shop', always",
      "unknown feature 'users.lost'"),
     ('ranking="ranker@champion"', 'ranking="ranker@"', "service.py:3: service 'shop': ranking",

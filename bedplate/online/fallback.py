@@ -31,7 +31,7 @@ from bedplate.online.fetch import OnlineReader
 from bedplate.online.guard import GuardedStore, UnansweredError, reads_until
 from bedplate.online.recent import RecentRows
 from bedplate.online.resident import ResidentViews, with_gaps_filled
-from bedplate.online.state import NotHeldError, decode_state, fresh_until
+from bedplate.online.state import NotHeldError, check_held, decode_state, fresh_until
 from bedplate.types import SECOND, Bools, Float64s, Int64s, Type
 
 log = logging.getLogger("bedplate.online")
@@ -169,6 +169,16 @@ class FallbackReader(Reader):
             except StoreError:
                 found.append(view.name)
         return found
+
+    def check_held(self, views: Collection[CompiledView]) -> None:
+        """Checks before the first read that the store holds views, but for those of which there is a resident version.
+
+        Raises:
+            NotHeldError: it does not hold some of them; names all of these.
+            UnavailableError: it can't be read.
+        """
+        ages = {} if self.resident is None else self.resident.ages()
+        check_held(self.guard, [view for view in views if math.isnan(ages.get(view.name, math.nan))])
 
     def begin(self, texts_of: Collection[str] = (), deadline: float = math.inf) -> Reading:
         """The reads of one answer.
@@ -326,7 +336,7 @@ class Reading(Reader):
             except UnansweredError as error:
                 self.failure = error
             except NotHeldError as error:
-                self.lacking |= dict.fromkeys(error.views, error)  # at least one: the next round reads fewer
+                self.lacking |= error.views  # at least one: the next round reads fewer
             else:
                 columns = [None if read.view.id in self.lacking else next(found) for read in reads]
                 return with_gaps_filled(columns, reads, self._without)

@@ -114,7 +114,7 @@ class OnlineReader(Reader):
                 try:
                     with_old = with_old_rows(self._store, form_of(layout), state.adopted, read.keys, *rows)
                 except NotHeldError as error:
-                    error.views = frozenset([read.view.id])
+                    error.views = {read.view.id: error}
                     raise
                 if with_old is None:
                     return None
@@ -145,7 +145,7 @@ class OnlineReader(Reader):
             except NotHeldError as error:
                 lacking.setdefault(read.view.id, error)
         for error in lacking.values():
-            error.views = frozenset(lacking)
+            error.views = lacking
             raise error
         return states
 

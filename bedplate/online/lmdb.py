@@ -3,6 +3,9 @@
 Threads that read beside one of the same process that writes pause for half a millisecond a read.
 
 One step is one transaction, on the disk when `commit` returns. The map begins small and doubles when it is full.
+
+A process looks now and then whether the files that it has open are those of the folder still: it reads others that
+were put there, and the store is down while there are none.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 import threading
@@ -26,6 +30,8 @@ from bedplate.errors import ConflictError, StoreError
 from bedplate.online import keys
 from bedplate.online.base import PAGE, Changes, OnlineStore, Values, check_deadline, conflict
 
+log = logging.getLogger("bedplate.online")
+
 FORMAT = b"2"
 """The version of the store's form: kept in the store, and checked when it is opened."""
 
@@ -40,6 +46,10 @@ _ENTRY_BYTES = 160  # what Python adds to a key and a value in a dictionary
 _READERS = 1022
 _PAUSE = 0.0005  # seconds
 _CHECK_SECONDS = 10.0  # between two looks of a writer for readers that were killed
+_LOOK_SECONDS = (
+    0.2  # between two looks of a reader for files that were taken away: each gives up the interpreter's lock
+)
+_FILE = "data.mdb"
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
 _FULL = 64 << 20  # bytes: with less LMDB may have no room for a step
 
@@ -152,15 +162,16 @@ class LmdbStore(OnlineStore):
     def __init__(self, path: Path, map_size: int = MAP_SIZE) -> None:
         self.path = path
         self._gate, self._process, self._recent = _Gate(), os.getpid(), _Recent(-1)
+        self._map_size, self._claimed = map_size, list[str]()
+        self._opened: tuple[int, int] | None = None
+        self._look_due = 0.0
         try:
             path.mkdir(parents=True, exist_ok=True)
-            # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
-            self._environment: Any = lmdb.open(str(path), map_size=map_size, max_readers=_READERS)
-            self._check_due = 0.0
-            self._check_readers()
-        except (OSError, lmdb.Error) as error:
+        except OSError as error:
             raise self._failure("open", error) from error
-        self._check_format()
+        self._open(make=True)
+        if not self.read_many([keys.FORMAT_KEY]).data:
+            self.commit(Changes([(keys.FORMAT_KEY, FORMAT)]))
 
     @property
     def url(self) -> str:
@@ -169,7 +180,7 @@ class LmdbStore(OnlineStore):
 
     def read_many(self, wanted: Sequence[bytes], runs: Sequence[slice] = (), deadline: float | None = None) -> Values:
         """The values of keys, all as one step left them; runs are walked where that is shorter."""
-        self._check_process()
+        self._check()
         check_deadline(deadline, self.url)
         self._gate.make_way()
         while True:
@@ -209,7 +220,7 @@ class LmdbStore(OnlineStore):
 
     def _scan(self, prefix: bytes, first: bytes, limit: int | None) -> list[tuple[bytes, bytes]]:
         """The keys with a prefix from a first one on, at most so many, and their values."""
-        self._check_process()
+        self._check()
         self._gate.make_way()
         while True:
             try:
@@ -229,6 +240,7 @@ class LmdbStore(OnlineStore):
     @contextlib.contextmanager
     def writing(self, names: Sequence[str]) -> Generator[None]:
         """Claims names for writing with a locked file each, which the system unlocks when the process ends."""
+        self._check(now=True)
         with contextlib.ExitStack() as claimed:
             for name in sorted(set(names)):
                 digest = hashlib.blake2b(name.encode(), digest_size=10).hexdigest()
@@ -245,11 +257,13 @@ class LmdbStore(OnlineStore):
                         where=self.url,
                         hint="a load or an ingest is running; stop it first, or wait until it is done",
                     ) from None
+                self._claimed.append(name)
+                claimed.callback(self._claimed.remove, name)
             yield
 
     def commit(self, changes: Changes) -> None:
         """Applies all changes in one transaction; the map is doubled as often as they need it."""
-        self._check_process()
+        self._check(now=True)
         while True:
             try:
                 with self._gate.writing(), self._environment.begin(write=True) as transaction:
@@ -290,23 +304,69 @@ class LmdbStore(OnlineStore):
         except (OSError, lmdb.Error) as error:
             raise self._failure("grow", error) from error
 
-    def _check_format(self) -> None:
-        found = self.read_many([keys.FORMAT_KEY]).data
-        if not found:
-            self.commit(Changes([(keys.FORMAT_KEY, FORMAT)]))
-        elif found != FORMAT:
-            self.close()
+    def _open(self, *, make: bool) -> None:
+        """Opens the files of the folder, which are made where there are none, or must be there."""
+        try:
+            # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
+            self._environment: Any = lmdb.open(
+                str(self.path), map_size=self._map_size, max_readers=_READERS, create=make
+            )
+            self._check_due = 0.0
+            self._check_readers()
+            with self._environment.begin() as transaction:
+                found: bytes = transaction.get(keys.FORMAT_KEY, b"")
+        except (OSError, lmdb.Error) as error:
+            raise self._failure("open", error) from error
+        if found not in (b"", FORMAT):
+            self._environment.close()
             raise StoreError(
                 f"the store has format {found.decode(errors='replace')}, expected {FORMAT.decode()}",
                 where=self.url,
                 hint="load it anew into another folder with this version of Bedplate",
             )
+        if not found and not make:
+            self._environment.close()
+            raise StoreError("the online store is only being made", where=self.url, hint="run: bedplate materialize")
+        self._opened = _identity(self.path)
 
-    def _check_process(self) -> None:
+    def _check(self, *, now: bool = False) -> None:
+        """Opens other files where the folder has others now, and refuses where it has none.
+
+        Args:
+            now: whether to look at once; otherwise now and then.
+
+        Raises:
+            StoreError: the files are gone, or a process that writes would go on in others.
+        """
         if os.getpid() != self._process:
             raise StoreError(
                 "the store was opened before the process forked", where=self.url, hint="open it in each process"
             )
+        if self._opened is not None and not now and time.monotonic() < self._look_due:
+            return
+        found = _identity(self.path)
+        if found is None:
+            self._look_due = 0.0
+            hint = "put them back, or load it anew: bedplate materialize; they are read as soon as they are there"
+            raise StoreError("the files of the online store are gone", where=self.url, hint=hint)
+        if found != self._opened:
+            self._reopen(found)
+        self._look_due = time.monotonic() + _LOOK_SECONDS
+
+    def _reopen(self, found: tuple[int, int]) -> None:
+        if self._claimed:
+            raise StoreError(
+                f"the files of the online store were replaced while '{self._claimed[0]}' was being written",
+                where=self.url,
+                hint="run the load or the ingest again: what it wrote is in the files that were taken away",
+            )
+        with self._gate.alone():
+            if found == self._opened:
+                return
+            self._environment.close()
+            self._opened, self._recent = None, _Recent(-1)
+            self._open(make=False)
+        log.warning("the files of the online store '%s' were replaced: the new ones are read from now on", self.url)
 
     def _failure(self, what: str, error: Exception) -> StoreError:
         number = error.errno if isinstance(error, OSError) else None
@@ -328,6 +388,15 @@ class LmdbStore(OnlineStore):
             return "the disk of the folder can't be asked for its free space"
         limit = "full" if free < _FULL else "faulty, or there is a limit on the size of files"
         return f"the disk of the folder has {free:,} bytes free and is {limit}"
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Which file the store of a folder is: its device and its inode; None: there is none."""
+    try:
+        found = os.stat(f"{folder}/{_FILE}")  # noqa: PTH116  (a third of the time, and reads wait for it)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _get(transaction: Any, wanted: Sequence[bytes]) -> list[bytes]:

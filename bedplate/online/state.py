@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar, final
 
 import msgspec
@@ -135,10 +136,10 @@ class NotHeldError(StoreError):
     """A store does not hold a version of a view, or only in part.
 
     Attributes:
-        views: the ids of all views of a read that are so; empty where nothing is known of others.
+        views: why, of all views of a read that are so, by their ids; empty where nothing is known of others.
     """
 
-    views: frozenset[str] = frozenset()
+    views: Mapping[str, NotHeldError] = MappingProxyType({})
 
 
 def decode(value: bytes, kind: type[_Kind], what: str) -> _Kind:
@@ -187,6 +188,30 @@ def decode_state(value: bytes, view: CompiledView, store: OnlineStore) -> ViewSt
             hint="its load is at work or was interrupted; run again: bedplate materialize",
         )
     return state
+
+
+def check_held(store: OnlineStore, views: Sequence[CompiledView]) -> None:
+    """Checks that a store holds views completely.
+
+    Raises:
+        NotHeldError: it does not hold some of them; names all of these.
+        StoreError: it can't be read.
+    """
+    lacking: dict[str, NotHeldError] = {}
+    values = store.read_many([keys.state_of(view) for view in views])
+    for view, value in zip(views, values, strict=True):
+        try:
+            decode_state(value, view, store)
+        except NotHeldError as error:
+            lacking[view.name] = error
+    if len(lacking) > 1:
+        raise NotHeldError(
+            f"the online store '{store.url}' does not hold, or only in part, {len(lacking)} of {len(views)} views: "
+            + ", ".join(lacking),
+            hint=next(iter(lacking.values())).hint,
+        )
+    for error in lacking.values():
+        raise error
 
 
 def read_state(store: OnlineStore, view: CompiledView) -> ViewState:

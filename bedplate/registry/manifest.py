@@ -304,7 +304,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
-        raise ArtifactError("there is no manifest", where=str(path), hint="a model's folder holds one") from None
+        raise ArtifactError(
+            "there is no manifest", where=str(path), hint="a model's folder holds one: restore it"
+        ) from None
     except OSError as error:
         raise ArtifactError(f"the manifest can't be read: {error.strerror}", where=str(path)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -282,6 +282,14 @@ class Registry:
             version = lookup.resolve_version(db, name, CHAMPION if which is None else which)
             aliases = tuple(alias for alias, held in lookup.aliases_of(db, name).items() if held == version)
         path = self.root / MODELS / name / str(version)
+        if not path.is_dir():
+            others = sorted(recovery.version_numbers(path.parent))
+            there = f"versions that are there: {', '.join(map(str, others))}" if others else "no other version is there"
+            raise ArtifactError(
+                f"the folder of version {version} of model '{name}' is gone",
+                where=str(path),
+                hint=f"restore it, or promote another version: bedplate models promote {name} VERSION; {there}",
+            )
         return ModelVersion(name, version, path, read_manifest(path), aliases)
 
     def models(self) -> list[ModelSummary]:

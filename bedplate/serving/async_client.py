@@ -17,6 +17,7 @@ from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.serving.client_calls import (
     TIMEOUT_HEADER,
     Call,
+    Keys,
     Reply,
     Target,
     Tries,
@@ -74,7 +75,7 @@ class AsyncClient:
         """The best items; see `Client.recommend`."""
         return await self._ask("/recommend", request, Answer)
 
-    async def rank(self, *, candidates: Sequence[Key] | pl.Series, **request: Any) -> Answer:
+    async def rank(self, *, candidates: Keys, **request: Any) -> Answer:
         """The scores of candidates; see `Client.rank`."""
         return await self._ask("/rank", {**request, "candidates": candidates_of(candidates)}, Answer)
 

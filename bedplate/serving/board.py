@@ -101,6 +101,11 @@ class Seat:
         """Whether the worker answers requests, or answers the last ones."""
         return self.state >= READY
 
+    @property
+    def is_first(self) -> bool:
+        """Whether no worker before it answers requests: it says what all of them see."""
+        return not any(self._board.seat(i).state == READY for i in range(self.index))
+
     def set_state(self, state: int) -> None:
         """Says how the worker stands."""
         _NUMBER.pack_into(self._memory, self._at + _STATE, state)

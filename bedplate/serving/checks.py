@@ -36,6 +36,7 @@ def check_service(service: Service, graph: FeatureGraph) -> None:
     Filters(service.filters, graph, service.place)
     names = check_features(service, graph)
     check_levels(Join(graph.select(names, service.place), service.item).levels, {}, service)
+    check_keys(service, graph)
 
 
 def check_features(service: Service, graph: FeatureGraph) -> list[str]:
@@ -106,6 +107,20 @@ def check_levels(levels: Mapping[str, bool], models: Mapping[str, Artifact], ser
             raise DefinitionError(
                 f"'{name}' is a feature of the request, expected one of the candidate", where=f"{service.place}, {part}"
             )
+
+
+def check_keys(service: Service, graph: FeatureGraph) -> None:
+    """Checks that features of the request whose values are looked for among the items may hold their keys.
+
+    Whether an integer is the key of an item or a count can't be known: only the type is looked at.
+
+    Raises:
+        DefinitionError: one holds texts where the item's keys are integers, or the other way round.
+    """
+    kind = graph.key_types()[service.item]
+    for part, names in _of_request(service).items():
+        for feature in graph.select(names, f"{service.place}, {part}").features:
+            _check(feature, [kind], f"keys of '{service.item}', which are of type {kind}", f"{service.place}, {part}")
 
 
 def pinned_versions(models: Mapping[str, Artifact], place: str) -> dict[str, str]:

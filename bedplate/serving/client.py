@@ -27,6 +27,7 @@ from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.serving.client_calls import (
     TIMEOUT_HEADER,
     Call,
+    Keys,
     Reply,
     Target,
     Tries,
@@ -88,7 +89,7 @@ class Client:
         """
         return self._ask("/recommend", request, Answer)
 
-    def rank(self, *, candidates: Sequence[Key] | pl.Series, **request: Any) -> Answer:
+    def rank(self, *, candidates: Keys, **request: Any) -> Answer:
         """The scores of candidates, in their order: `rank(customer=17850, candidates=["85123A"])`.
 
         Raises:

@@ -8,10 +8,11 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, TypeVar, final
+from typing import Any, TypeAlias, TypeVar, cast, final
 from urllib.parse import quote, urlsplit
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from bedplate.errors import BedplateError, ConfigError, RequestError
@@ -29,6 +30,9 @@ TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 MOST_SECONDS = 900_000
 """The longest timeout of a client: a service reads at most nine digits of milliseconds."""
+
+Keys: TypeAlias = "Sequence[Key] | pl.Series | Array"
+"""Keys of items, as callers have them; of an array [n]."""
 
 _Answer = TypeVar("_Answer")
 _UNREADABLE = (OSError, LookupError, TypeError, ValueError)
@@ -203,20 +207,28 @@ class Reply:
 
 
 def json_call(path: str, request: Mapping[str, Any]) -> Call:
-    """A request in JSON."""
-    return Call("POST", path, msgspec.json.encode(request), {"Content-Type": "application/json"})
+    """A request in JSON.
+
+    Raises:
+        RequestError: it holds something that is neither of JSON nor of NumPy or Polars.
+
+    >>> json_call("/rank", {"user": np.int64(5), "candidates": np.array(["a"])}).body
+    b'{"user":5,"candidates":["a"]}'
+    """
+    return Call("POST", path, msgspec.json.encode(request, enc_hook=_plain), {"Content-Type": "application/json"})
 
 
 def table_call(path: str, request: Mapping[str, Any]) -> Call:
     """A request for an answer in Arrow; candidates of `rank` go in Arrow too."""
     accept = {"Accept": ARROW.decode()}
-    if path != "/rank" or not request.get("candidates"):
+    candidates: Keys = request.get("candidates", ())
+    if path != "/rank" or not len(candidates):
         call = json_call(path, request)
         return Call("POST", path, call.body, {**call.headers, **accept})
     rest = {name: value for name, value in request.items() if name != "candidates"}
     out = io.BytesIO()
-    pl.DataFrame({CANDIDATES: request["candidates"]}).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
-    header = json.dumps(rest)  # in ASCII, as a header must be
+    pl.DataFrame({CANDIDATES: candidates}).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
+    header = json.dumps(msgspec.to_builtins(rest, enc_hook=_plain))  # in ASCII, as a header must be
     return Call("POST", path, out.getvalue(), {"Content-Type": ARROW.decode(), REQUEST_HEADER: header, **accept})
 
 
@@ -249,9 +261,22 @@ def table_of(reply: Reply) -> pl.DataFrame:
     return pl.read_ipc_stream(io.BytesIO(reply.body))
 
 
-def candidates_of(candidates: Sequence[Key] | pl.Series) -> list[Key]:
+def candidates_of(candidates: Keys) -> list[Key]:
     """Keys as a list."""
-    return candidates.to_list() if isinstance(candidates, pl.Series) else list(candidates)
+    return _plain(candidates) if isinstance(candidates, pl.Series | np.ndarray) else list(candidates)
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has in place of a value of NumPy or Polars; times without a zone are UTC, as in texts."""
+    if isinstance(value, np.generic | np.ndarray):
+        array: Array = np.asarray(cast("Any", value))
+        is_time = array.dtype.kind == "M"
+        return (array.astype("datetime64[us]") if is_time else array).tolist()  # nanoseconds would be a bare number
+    if isinstance(value, pl.Series):
+        return value.to_list()
+    raise RequestError(
+        f"got a value of type {type(value).__name__}, expected what JSON has, or NumPy or Polars", where="client"
+    )
 
 
 def infer_call(model: str, tensors: Mapping[str, Array], version: str | None, outputs: Sequence[str]) -> Call:

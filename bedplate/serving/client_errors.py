@@ -74,7 +74,9 @@ def failure(status: int, content: bytes, headers: Mapping[str, str]) -> Bedplate
         problem = msgspec.json.decode(content, type=dict[str, Any])
     except msgspec.MsgspecError:
         problem = {"error": content.decode("utf-8", "replace")}
-    message, more = f"{status}: {problem.get('error')}", {n: problem.get(n) for n in ("where", "hint")}
+    more = {n: problem.get(n) for n in ("where", "hint")}
+    said = str(problem.get("error")).removeprefix(f"{more['where']}: ")  # below /v2 a service says where in both
+    message = f"{status}: {said}"
     if status in (401, 403):
         return UnauthorizedError(message, **more)
     if status in (429, 503):

@@ -50,7 +50,10 @@ def _problem(request: Request, error: BedplateError) -> Response:
     if error.http_status >= 500 and error.http_status != 504:  # a client that gives little time is no fault here
         log.error("%s %s: %s", request.method, request.path, error, exc_info=error if error.told else None)
     told = error.for_client()
-    return error_response(error.http_status, told.message, where=told.where, hint=told.hint)
+    # Clients of the protocol show nothing but its one field.
+    is_named = bool(told.where) and request.path.startswith("/v2")
+    message = f"{told.where}: {told.message}" if is_named else told.message
+    return error_response(error.http_status, message, where=told.where, hint=told.hint)
 
 
 def _wrong_method(request: Request, expected: str) -> Response:

@@ -63,7 +63,6 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     time: int | str | None = None
 
 
-_EXAMPLE = '{"features": ["customer_lines.*"], "keys": {"customer": [17850]}}'
 _decoder = msgspec.json.Decoder(Body)
 _key_lists: dict[Type, Callable[[Any], list[Any]]] = {
     kind: lambda keys, kind=kind: msgspec.convert(keys, list[KEY_TYPES[kind]]) for kind in KEY_TYPES
@@ -82,7 +81,7 @@ def answer(request: Request, features: FeatureLookup) -> tuple[Response, Values]
 
 
 def _of_json(request: Request, features: FeatureLookup) -> Values:
-    body: Body = decode(_decoder, request.body, _EXAMPLE)
+    body: Body = decode(_decoder, request.body, lambda: _example(features))
     plan = features.plan(body.features)
     features.check_keys(plan, body.keys)
     for keys in body.keys.values():
@@ -90,6 +89,14 @@ def _of_json(request: Request, features: FeatureLookup) -> Values:
     keys = {entity: _json_keys(body.keys[entity], kind, entity) for entity, kind in plan.entities.items()}
     context = {name: _context_values(name, value, plan) for name, value in body.context.items()}
     return features.values(plan, keys, context, body.time, part_of(request.deadline, READ_SHARE))
+
+
+def _example(features: FeatureLookup) -> str:
+    """A request that is right, of the first view of the project."""
+    view = next(iter(features.graph.views.values()))
+    kinds = zip(view.view.entities, view.key_types, strict=True)
+    keys = {entity.name: ["a" if kind is Type.STRING else 1] for entity, kind in kinds}
+    return msgspec.json.encode({"features": [f"{view.name}.*"], "keys": keys}).decode()
 
 
 def _json_keys(given: _KeyList, kind: Type, entity: str) -> Int64s:

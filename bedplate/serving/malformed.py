@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 # An escaped first half of a pair without its second half after it.
 _HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})")
+_PLAIN: dict[type, Any] = {msgspec.inspect.IntType: 1, msgspec.inspect.FloatType: 1.5, msgspec.inspect.BoolType: True}
 _MOST_SIZES = 8
 _MOST_SHOWN = 40
 
@@ -24,11 +28,34 @@ def reason_of(error: Exception, content: bytes | memoryview) -> str:
     a string has the escape \ud800, half of a surrogate pair, expected both or neither
     """
     said = str(error)
+    if isinstance(error, UnicodeDecodeError):
+        try:
+            str(content, "utf-8")
+        except UnicodeDecodeError as whole:  # the decoder's own counts from the beginning of the text that it is in
+            return f"byte {whole.object[whole.start]:#04x} at position {whole.start} is not UTF-8: {whole.reason}"
     if "truncated" in said or "surrogate" in said:
         found = _HALF.search(content)
         if found is not None:
             return f"a string has the escape {found[0].decode()}, half of a surrogate pair, expected both or neither"
     return said
+
+
+def example_of(kind: type[msgspec.Struct]) -> str:
+    """A body in JSON of a form, with the fields that must be there, of the kinds that they must have.
+
+    >>> example_of(msgspec.defstruct("Asked", [("user", int), ("query", str), ("items", list[str]), ("top", int, 5)]))
+    '{"user":1,"query":"a","items":["a"]}'
+    """
+    fields = msgspec.structs.fields(kind)
+    return msgspec.json.encode({f.encode_name: _value_of(f.type) for f in fields if f.required}).decode()
+
+
+def _value_of(kind: Any) -> Any:
+    match msgspec.inspect.type_info(kind):
+        case msgspec.inspect.ListType(item_type=inner):
+            return [_PLAIN.get(type(inner), "a")]
+        case found:
+            return _PLAIN.get(type(found), "a")
 
 
 def shape_text(shape: Sequence[int]) -> str:

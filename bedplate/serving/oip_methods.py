@@ -76,9 +76,10 @@ class InferenceService:
         return MESSAGES["HealthCheckResponse"](status=_SERVING if self._is_ready() else _NOT_SERVING)
 
     def model_ready(self, asked: Any, wait: Wait) -> Any:
-        """ModelReady."""
-        self.repository.find(asked.name, asked.version or None)
-        return MESSAGES["ModelReadyResponse"](ready=self._is_ready())
+        """ModelReady. What is not served is not ready, and no error: clients wait for a model by asking."""
+        return MESSAGES["ModelReadyResponse"](
+            ready=self.repository.serves(asked.name, asked.version or None) and self._is_ready()
+        )
 
     def server_metadata(self, asked: Any, wait: Wait) -> Any:
         """ServerMetadata."""

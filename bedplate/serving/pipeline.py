@@ -17,7 +17,7 @@ from bedplate.features.view import CompiledView
 from bedplate.online.fallback import FallbackReader, texts_read
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
 from bedplate.serving.artifact import Artifact
-from bedplate.serving.checks import check_features, check_levels, pinned_versions
+from bedplate.serving.checks import check_features, check_keys, check_levels, pinned_versions
 from bedplate.serving.filters import Filters
 from bedplate.serving.finders import Tower
 from bedplate.serving.hydrate import Hydrator, take_candidates
@@ -98,6 +98,7 @@ class Pipeline:
         shown = [source.feature for source in service.sources if isinstance(source, Recent)] if first is None else []
         self._texts_of = texts_read(hydrator.selected, shown)
         check_levels(hydrator.levels, self.models, service)
+        check_keys(service, graph)
         self._score = ScoreStep(ranker, service.fallback, service.budget("score"), place)
         self._sources = Sources(service, graph, towers, reader, load, clock, hydrator.item_type)
         self._candidates = self._sources.step()
@@ -306,6 +307,8 @@ class Pipeline:
             self._warm_up()
 
     def _warm_up(self) -> None:
+        if self._fallback is not None:
+            self._fallback.check_held(self.views)
         text = {name: "" if kind is Type.STRING else 0 for name, kind in self._hydrator.entities.items()}
         item: Key = "" if self._hydrator.item_type is Type.STRING else 0
         keys = {name: np.zeros(1, np.int64) for name in text}

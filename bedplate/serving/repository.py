@@ -198,6 +198,11 @@ class Repository:
             )
         return found
 
+    def serves(self, name: str, version: str | None) -> bool:
+        """Whether `find` finds this version."""
+        versions = self._served.get(name)
+        return bool(versions) and (version or self._default[name]) in versions
+
     @property
     def models(self) -> list[Model]:
         """All versions that answer."""

@@ -84,7 +84,7 @@ class Server:
         self._sweeper: asyncio.Task[None] | None = None
         self._each_second: list[Callable[[], None]] = [self.turns.tidy]
         if certificate is not None:
-            self._each_second.append(Watched(certificate.paths, certificate.reload).look)
+            self._each_second.append(Watched(certificate.paths, certificate.reload, seat).look)
 
     @property
     def port(self) -> int:
@@ -266,7 +266,8 @@ def run_application(
         seat=None if place is None else place.seat,
     )
     if settings.token_file is not None:
-        server.each_second(Watched((settings.token_file,), settings.read_tokens).look)
+        seat = None if place is None else place.seat
+        server.each_second(Watched((settings.token_file,), settings.read_tokens, seat).look)
     app.metrics.add(lambda: load_lines(server.turns, server.connections))
     with asyncio.Runner(loop_factory=_new_loop) as runner:
 

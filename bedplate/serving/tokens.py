@@ -94,16 +94,26 @@ def read_tokens(path: Path) -> list[str]:
     """The tokens of a file, one a line; empty lines and those that begin with # are left out.
 
     Raises:
-        ConfigError: the file can't be read, or holds no token.
+        ConfigError: the file can't be read, or holds no token; or a line has another form, or is no token: says which.
     """
     try:
         # Some editors begin a file with a mark of its encoding, which would be a part of the first token.
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"can't read the tokens: {error}", where=str(path)) from None
-    found = [line for line in lines if line and not line.startswith("#")]
-    if not found:
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line and not line.startswith("#")]
+    if not numbered:
         raise ConfigError("the file holds no token", where=str(path), hint="write one a line")
+    for position, (number, line) in enumerate(numbered, 1):
+        try:
+            _entry(line, position)
+        except ConfigError as error:
+            raise ConfigError(error.message, where=f"{path}:{number}", hint=error.hint) from None
+    found = [line for _, line in numbered]
+    try:
+        Tokens(found)
+    except ConfigError as error:
+        raise ConfigError(error.message, where=str(path), hint=error.hint) from None
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from bedplate.errors import BedplateError
+from bedplate.serving.board import Seat
 
 log = logging.getLogger("bedplate.serving")
 
@@ -19,10 +20,11 @@ class Watched:
     Args:
         paths: the files. They may be links.
         reload: reads them. Where it raises, what was read before stays, and that is logged.
+        seat: of this worker among those that see the same; the first of them logs. None: it is alone.
     """
 
-    def __init__(self, paths: Sequence[Path], reload: Callable[[], None]) -> None:
-        self._paths, self._reload = paths, reload
+    def __init__(self, paths: Sequence[Path], reload: Callable[[], None], seat: Seat | None = None) -> None:
+        self._paths, self._reload, self._seat = paths, reload, seat
         self._seen = self._state()
 
     def look(self) -> None:
@@ -32,12 +34,18 @@ class Watched:
             return
         self._seen = state
         names = ", ".join(map(str, self._paths))
+        says = self._seat is None or self._seat.is_first
         try:
             self._reload()
         except BedplateError as error:
-            log.error("%s changed and can't be used; what was read before stays: %s", names, error)
+            log.log(
+                logging.ERROR if says else logging.DEBUG,
+                "%s changed and can't be used; what was read before stays: %s",
+                names,
+                error,
+            )
         else:
-            log.warning("%s changed and is in use", names)
+            log.log(logging.WARNING if says else logging.DEBUG, "%s changed and is in use", names)
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         found: list[tuple[int, int, int] | None] = []

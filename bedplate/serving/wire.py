@@ -15,7 +15,7 @@ import difflib
 import math
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, final
 
 import msgspec
@@ -31,7 +31,7 @@ from bedplate.features.entity import encode_keys as encode_series
 from bedplate.serving.answers import Answer, Key, empty_reason
 from bedplate.serving.arrow import CANDIDATES, plain_keys
 from bedplate.serving.context import ContextFields
-from bedplate.serving.malformed import reason_of
+from bedplate.serving.malformed import example_of, reason_of
 from bedplate.serving.service import Service
 from bedplate.serving.steps import MOST, Given
 from bedplate.texts import Remembered
@@ -310,8 +310,8 @@ def _has_field(body: bytes, name: str) -> bool:
         return False  # what is wrong is said when it is decoded
 
 
-def decode(decoder: msgspec.json.Decoder[Any], body: bytes, example: str = '{"customer": 17850}') -> Any:
-    """A request's body; `example` is one that is right.
+def decode(decoder: msgspec.json.Decoder[Any], body: bytes, example: Callable[[], str] | None = None) -> Any:
+    """A request's body; `example` gives one that is right, None: one with the fields that must be there.
 
     Raises:
         RequestError: it is not JSON of the decoder's type; says where.
@@ -322,7 +322,8 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes, example: str = '{"cu
         message, _, path = str(error).partition(" - at ")
         raise RequestError(message, where=path.strip("`") or "$", hint=_field_hint(message, decoder)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"not JSON: {reason_of(error, body)}", hint=f"for example {example}") from error
+        right = example_of(decoder.type) if example is None else example()
+        raise RequestError(f"not JSON: {reason_of(error, body)}", hint=f"for example {right}") from error
 
 
 def _field_hint(message: str, decoder: msgspec.json.Decoder[Any]) -> str | None:

@@ -156,7 +156,7 @@ def test_the_text_of_an_aggregation_says_what_it_is():
 
 
 HINTS = [
-    (lambda: Count(windows=7), "write a text with a unit, for example 90s, 5m, 12h, 7d, 2w"),
+    (lambda: Count(windows=7), "write a text with a unit, for example 5ms, 90s, 5m, 12h, 7d, 2w"),
     (lambda: Count(windows="-7d"), 'a window looks back already: write "7d"; a Label looks forward'),
     (lambda: Window.of("1h", hop="7d"), 'for example Window.of("1h", hop="5m")'),
     (lambda: Window.of("1m", hop="2m"), 'for example Window.of("1m", hop="1m")'),

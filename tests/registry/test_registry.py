@@ -174,7 +174,11 @@ def test_a_version_without_its_folder_or_manifest_is_an_artifact_error(
     with pytest.raises(ArtifactError, match="newer version of bedplate"):
         registry.get("ranker", 1)
     shutil.rmtree(found.path)
-    with pytest.raises(ArtifactError, match="no manifest"):
+    with pytest.raises(ArtifactError, match="folder of version 1 of model 'ranker' is gone") as caught:
+        registry.get("ranker", 1)
+    assert "models promote ranker VERSION; no other version is there" in str(caught.value)
+    other = registry.register("ranker", artifact(model=b"other"), manifest=manifest)
+    with pytest.raises(ArtifactError, match=f"versions that are there: {other.version}$"):
         registry.get("ranker", 1)
 
 

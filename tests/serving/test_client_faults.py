@@ -384,6 +384,13 @@ def test_an_unknown_model_is_refused_with_what_there_is(echoing: str) -> None:
     assert "echo model" in str(caught.value)
 
 
+def test_where_a_tensor_is_wrong_is_said_once(echoing: str) -> None:
+    with Client(echoing) as client, pytest.raises(RefusedError) as caught:
+        client.infer("echo model", {"in_float64": np.zeros((3, 3))}, version="6")
+    assert caught.value.where == "input 'in_float64'"
+    assert str(caught.value).count("in_float64") == 1
+
+
 def test_requests_are_what_the_calls_say() -> None:
     with service(says(head(len(WELL)), WELL)) as (url, seen), Client(url, token="a-token-of-the-team") as client:
         client.recommend(customer=1, count=3)

@@ -65,6 +65,32 @@ def test_the_clients_give_the_same_answers_from_many_threads_and_tasks(server: A
     assert asyncio.run(all_calls()) == [*answers, *rest]
 
 
+@pytest.mark.parametrize("kind", [np.array, pl.Series, list])
+def test_keys_and_times_of_numpy_and_polars_are_taken(server: Any, kind: Any) -> None:
+    keys, time = ["P01", "P02"], np.datetime64(shop.NOW, "us")
+
+    async def asked() -> Any:
+        async with AsyncClient(server.url) as client:
+            return await client.rank(customer=np.int64(3), candidates=kind(keys), time=time.astype("datetime64[ns]"))
+
+    with Client(server.url) as client:
+        expected = client.rank(customer=3, candidates=keys, time=shop.NOW)
+        assert client.rank(customer=np.int32(3), candidates=kind(keys), time=time) == expected
+        assert asyncio.run(asked()) == expected
+        table = client.table("rank", customer=np.int64(3), candidates=kind(keys), time=time)
+        assert table["score"].to_list() == pytest.approx(list(expected.scores))
+        few = client.recommend(customer=np.uint8(3), count=np.int64(4), exclude=kind(keys), time=shop.NOW)
+        assert few == client.recommend(customer=3, count=4, exclude=keys, time=shop.NOW)
+        assert client.embed(items=kind(keys)) == client.embed(items=keys)
+        assert client.similar(np.str_("P03"), count=4) == client.similar("P03", count=4)
+        assert client.rank(customer=3, candidates=[np.str_(k) for k in keys], time=shop.NOW) == expected
+
+
+def test_values_that_no_request_holds_are_refused_here() -> None:
+    with Client("http://127.0.0.1:1") as client, pytest.raises(RequestError, match="type object, expected what JSON"):
+        client.recommend(customer=object())
+
+
 def _width(client: Client) -> int:
     shown = msgspec.json.decode(client.request("GET", "/v2/models/towers")[0])
     return int(shown["inputs"][0]["shape"][1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import json
 import re
 import socket
 import threading
@@ -238,6 +239,11 @@ def test_wrong_requests_say_what_is_wrong(url: str, body: Any, error: str, where
     found = refused(url, body)
     assert error in found["error"]
     assert where is None or found["where"].startswith(where)
+
+
+def test_what_is_not_json_is_answered_with_a_request_of_the_project(url: str) -> None:
+    example = json.loads(refused(url, b"{")["hint"].removeprefix("for example "))
+    assert example == {"features": ["customers.*"], "keys": {"customer": [1]}}
 
 
 def test_wrong_arrow_says_what_is_wrong(url: str) -> None:

@@ -35,7 +35,8 @@ def over_http(repository: Repository, tensors: dict[str, Any]) -> str:
     response: Any = App(repository).handle(Request("POST", "/v2/models/ranker/infer", {}, content))
     said = json.loads(response.body)
     assert response.status in (200, 400)
-    return "" if response.status == 200 else f"{said['where']}: {said['error']}"
+    assert response.status == 200 or said["error"].startswith(f"{said['where']}: ")
+    return said.get("error", "")
 
 
 def over_grpc(repository: Repository, tensors: dict[str, Any]) -> str:

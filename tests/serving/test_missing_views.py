@@ -93,6 +93,26 @@ def test_a_view_that_comes_back_is_read_again(
     assert found["values"]["products.price"] == [1.5]
 
 
+def test_each_view_that_is_gone_is_logged_with_its_own_place(
+    store: MemoryStore, served: FeatureApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("products", "customers"):
+        drop(store, name)
+    ask(served, {"features": ["products.price", "customers.all"], "keys": {"product": ["P01"], "customer": [3]}})
+    said = sorted(record.getMessage() for record in caplog.records if record.name == "bedplate.online")
+    assert [text.split("'")[1::2][:2] for text in said] == [["customers"] * 2, ["products"] * 2]
+
+
+def test_a_service_whose_views_are_not_loaded_ends_with_one_error_that_names_them(
+    features: FeatureGraph, registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(NotHeldError, match=r"service 'shop'.*3 of 3 views: ") as caught:
+        load_pipeline(shop.service(), features, FallbackReader(MemoryStore()), registry, clock=lambda: shop.NOW)
+    assert {"customers", "products", "pairs"} <= set(caught.value.message.replace(",", "").split())
+    assert "bedplate materialize" in str(caught.value)
+    assert caplog.records == []
+
+
 def test_an_answer_that_would_hold_nothing_is_an_error(store: MemoryStore, served: FeatureApp) -> None:
     drop(store, "products")
     response = ask(served, {"features": ["products.*"], "keys": {"product": ["P01"]}})

@@ -266,6 +266,7 @@ def test_a_service_without_retrieval_ranks_only(registry: Registry, features: Fe
         ({"exclude": ["customers.baught"]}, DefinitionError, "did you mean 'customers.bought'"),
         ({"exclude": ["products.price"]}, DefinitionError, "expected keys"),
         ({"exclude": ["products.sold"]}, DefinitionError, "of the candidate, expected one of the request"),
+        ({"exclude": ["customers.orders_7d"]}, DefinitionError, "type int64, expected keys of 'product'.*string"),
     ],
 )
 def test_a_wrong_service_is_found_before_it_serves(

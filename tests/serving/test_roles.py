@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from test_http import Raw
 
 from bedplate.errors import ConfigError
+from bedplate.serving.board import READY, Board, make_board
 from bedplate.serving.door import OPEN_PATHS, Door, role_of
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.http import Request, Response
@@ -231,8 +232,37 @@ def test_a_file_of_tokens_that_is_wrong_is_refused_and_those_before_stay(
     assert not settings.tokens.accepts(f"Bearer {ASKER}".encode())
     with pytest.raises(ConfigError, match=message) as caught:
         settings.read_tokens()
+    assert str(file) in str(caught.value)
     for text in (caplog.text, str(caught.value)):
         assert not any(token in text for token in (*TOKENS.values(), "é" * LEAST_LENGTH, "a-token-in"))
+
+
+def test_what_is_wrong_with_a_token_is_said_of_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"# ours\n\nread {READER}\n# theirs\nshort\n")
+    with pytest.raises(ConfigError, match="token 2 has 5 characters") as caught:
+        read_tokens(file)
+    assert caught.value.where == f"{file}:5"
+
+
+def test_of_many_workers_the_first_one_that_answers_says_what_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"{OPERATOR}\n")
+    board = Board(make_board(3))
+    seats = [board.seat(i) for i in range(3)]
+    settings = [Settings(token_file=file) for _ in seats]
+    watched = [Watched((file,), s.read_tokens, seat) for s, seat in zip(settings, seats, strict=True)]
+    for i in (1, 2):  # the first one is being started again
+        seats[i].set_state(READY)
+    for number, written in enumerate((f"{ASKER}\n", "short\n"), 1):
+        file.write_text(written)
+        with caplog.at_level(logging.WARNING):
+            for one in watched[1:]:
+                one.look()
+        assert len(caplog.messages) == number
+    assert all(s.tokens.accepts(f"Bearer {ASKER}".encode()) for s in settings[1:])
 
 
 @pytest.mark.parametrize("begin", [b"", b"\xef\xbb\xbf", b"\r\n# ours\r\n"])

@@ -152,6 +152,8 @@ def test_what_the_server_says_of_itself_and_its_models(client: Any, target: str)
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("echo", "1")
+    assert not client.is_model_ready("echo", "7")
+    assert not client.is_model_ready("nobody")
     assert {"model_repository", "statistics"} <= set(client.get_server_metadata().extensions)
     shown = client.get_model_metadata("echo", as_json=True)
     assert shown["inputs"][0] == {"name": "in_bool", "datatype": "BOOL", "shape": ["-1", "2"]}

@@ -190,7 +190,7 @@ def test_wrong_requests_are_400_and_say_why(client: Any) -> None:
     wrong = triton.InferInput("in_float32", [3, 3], "FP32")
     wrong.set_data_from_numpy(np.zeros((3, 3), np.float32))
     for inputs, outputs, message in (
-        ([wrong], None, "got shape"),
+        ([wrong], None, "^.400. input 'in_float32': got shape"),
         ([], None, "missing"),
         ([tensor("float32")], [triton.InferRequestedOutput("z")], "unknown output 'z'"),
         ([tensor("float32")], [triton.InferRequestedOutput("out_float32", class_count=2)], "not supported"),

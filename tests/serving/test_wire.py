@@ -91,6 +91,17 @@ def test_any_bytes_are_read_or_refused(body):
         assert isinstance(refused(read, body), RequestError)
 
 
+def test_what_is_not_json_is_answered_with_a_body_that_is_right():
+    for read, name in ((WIRE.recommend, "recommend"), (WIRE.rank, "rank")):
+        example = refused(read, b'{"user": 5,').hint.removeprefix("for example ")
+        assert read(example.encode()) is not None, name
+
+
+def test_the_byte_that_is_not_utf_8_is_counted_from_the_beginning_of_the_body():
+    message = refused(WIRE.recommend, b'{"user": 3, "query": "r\xc3\xa4d \xff"}').message
+    assert message == "not JSON: byte 0xff at position 27 is not UTF-8: invalid start byte"
+
+
 @pytest.mark.parametrize(
     ("body", "where", "message", "hint"),
     [
