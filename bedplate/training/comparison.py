@@ -11,7 +11,7 @@ import numpy as np
 
 from bedplate.errors import DataError, NotFoundError, suggest
 from bedplate.metrics.bootstrap import Summed, binary_sums, contrast, differences, estimates
-from bedplate.metrics.classification import LOWER_IS_BETTER, NOT_FOR_JUDGING
+from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.metrics.intervals import Estimate
 from bedplate.models.prediction import Prediction
 from bedplate.types import Array
@@ -36,11 +36,17 @@ class Comparison(msgspec.Struct, frozen=True):
         """Whether the interval of the difference leaves out 0."""
         return self.difference.low > 0 or self.difference.high < 0
 
-    def better(self, metric: str) -> str | None:
-        """`a` or `b`, whichever is better by this metric; None where they don't differ, or it can't judge."""
-        if metric in NOT_FOR_JUDGING or not self.differs:
+    def better(self, metric: str, direction: Direction | None = None) -> str | None:
+        """`a` or `b`, whichever is better by this metric; None where they don't differ, or it can't judge.
+
+        Args:
+            metric: its name.
+            direction: whether lower or higher is better, of a metric of a model's own.
+        """
+        known = DIRECTIONS.get(metric, direction)
+        if known is None or not self.differs:
             return None
-        return "b" if (self.difference.mean > 0) != (metric in LOWER_IS_BETTER) else "a"
+        return "b" if (self.difference.mean > 0) == (known == "higher") else "a"
 
 
 def compare(a: Prediction, b: Prediction, label: str, confidence: float = 0.95, seed: int = 0) -> dict[str, Comparison]:

@@ -9,6 +9,7 @@ from typing import Any, cast, final
 import msgspec
 
 from bedplate.errors import DataError, NotFoundError
+from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.metrics.intervals import Estimate
 from bedplate.models.prediction import Prediction
 from bedplate.registry.diff import Change, CodeDiff, changes, code_changes, environment_changes
@@ -17,6 +18,7 @@ from bedplate.registry.run import RunRecord, StoredRun
 from bedplate.training.comparison import compare, measure, rows_differ
 from bedplate.training.evidence import SETTINGS
 from bedplate.training.inputs import DataSummary, SplitRows, drift_between, read_summary
+from bedplate.training.job import OWN_DIRECTIONS
 from bedplate.training.predictions import read_predictions
 
 TEST = "test_"
@@ -136,6 +138,18 @@ def judged_label(record: RunRecord, prediction: Prediction) -> str | None:
     if named in prediction.labels:
         return str(named)
     return next(iter(prediction.labels)) if len(prediction.labels) == 1 else None
+
+
+def direction_in(record: RunRecord, metric: str) -> Direction | None:
+    """Whether a lower or a higher value of a run's metric is better; None where that is not known.
+
+    Args:
+        record: of the run.
+        metric: of validation, or with the prefix `test_` of test.
+    """
+    own = cast("Mapping[str, Direction]", record.config.get(OWN_DIRECTIONS) or {})
+    name = metric.removeprefix(TEST)
+    return DIRECTIONS[name] if name in DIRECTIONS else own.get(name)
 
 
 def _flat(a: Mapping[str, Any], b: Mapping[str, Any], *, equal: bool = False) -> list[Change]:

@@ -9,7 +9,8 @@ import msgspec
 
 from bedplate.errors import ConfigError, suggest
 from bedplate.features.checks import check_least, check_types
-from bedplate.metrics.classification import LOWER_IS_BETTER, NOT_FOR_JUDGING
+from bedplate.metrics.classification import NOT_FOR_JUDGING
+from bedplate.metrics.directions import DIRECTIONS
 from bedplate.metrics.intervals import Estimate
 
 GUARDS: Mapping[str, float] = {"calibration": 0.05}
@@ -214,7 +215,8 @@ def _gain(metric: str, compared: Compared) -> Estimate:
         ends = [was - abs(compared.a.mean + end - 1) for end in (d.low, d.mean, d.high)]
         crosses = min(compared.a.mean + d.low, compared.a.mean + d.high) <= 1 <= compared.a.mean + d.high
         return Estimate(ends[1], d.error, min(ends), was if crosses else max(ends), d.count)
-    return Estimate(-d.mean, d.error, -d.high, -d.low, d.count) if metric in LOWER_IS_BETTER else d
+    lower = DIRECTIONS.get(metric) == "lower"
+    return Estimate(-d.mean, d.error, -d.high, -d.low, d.count) if lower else d
 
 
 def _said(metric: str, compared: Compared) -> str:

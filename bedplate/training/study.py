@@ -23,7 +23,7 @@ import msgspec
 
 from bedplate.errors import BedplateError, StoreError
 from bedplate.files import write_record
-from bedplate.metrics.classification import LOWER_IS_BETTER
+from bedplate.metrics.directions import sign_of
 from bedplate.process import process_alive, process_token
 from bedplate.training.comparison import Comparison, compare
 from bedplate.training.interrupt import TrainingInterruptedError
@@ -102,7 +102,7 @@ class Study:
     def __init__(self, folder: Path, search: Search, job: Job, bench: Bench, id: str) -> None:
         self._folder, self._search, self._job, self._bench, self._id = folder, search, job, bench, id
         self._metric = job.trainer.metric
-        self._sign = 1.0 if self._metric in LOWER_IS_BETTER else -1.0
+        self._sign = sign_of(job.model.direction_of(self._metric))
         _optuna.logging.set_verbosity(_optuna.logging.WARNING)
         try:
             folder.mkdir(parents=True, exist_ok=True)

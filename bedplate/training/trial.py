@@ -13,7 +13,7 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.loader import Loader
 from bedplate.features.encoder import Encoder
 from bedplate.features.view import Feature
-from bedplate.metrics.classification import LOWER_IS_BETTER
+from bedplate.metrics.directions import Direction
 from bedplate.models.prediction import Prediction
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, StoredRun
@@ -96,7 +96,7 @@ class Bench:
         """
         begun = self.begun(trial)
         if begun is not None and begun.status == "finished":
-            return Tried(begun.id, self._kept(begun, job.trainer.metric))
+            return Tried(begun.id, self._kept(begun, job.trainer.metric, job.model.direction_of(job.trainer.metric)))
         with self._opened(job, trial, begun) as run:
             learner = learner_of(job, Beginning(None, self._registry, run.record.definitions))
 
@@ -135,9 +135,9 @@ class Bench:
         (run.folder / VALIDATION).mkdir(exist_ok=True)
         write_predictions(run.folder / VALIDATION, prediction, rows.times[first:last][at])
 
-    def _kept(self, run: StoredRun, metric: str) -> float | None:
+    def _kept(self, run: StoredRun, metric: str, direction: Direction) -> float | None:
         """The best value of a run that is finished; None of one that was ended early."""
         if not (run.folder / VALIDATION).is_dir():
             return None
         values = [point.value for point in run.metrics()[metric]]
-        return min(values) if metric in LOWER_IS_BETTER else max(values)
+        return min(values) if direction == "lower" else max(values)
