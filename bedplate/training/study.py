@@ -25,13 +25,12 @@ from bedplate.errors import BedplateError, StoreError
 from bedplate.files import write_record
 from bedplate.metrics.directions import sign_of
 from bedplate.process import process_alive, process_token
-from bedplate.training.comparison import Comparison, compare
+from bedplate.training.comparison import Comparison
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
-from bedplate.training.predictions import read_predictions
 from bedplate.training.report import Show
 from bedplate.training.search import Choice, Int, Log, Range, Search
-from bedplate.training.trial import VALIDATION, Bench
+from bedplate.training.trial import Bench
 
 _optuna: Any = importlib.import_module("optuna")
 
@@ -218,11 +217,10 @@ class Study:
             lower_is_better=self._sign > 0, trials=trials, importance=self._importance(len(done)), best=best,
             default=default,
         )  # fmt: skip
-        if best is None or begun is None or default is None:
+        if best is None or best.run is None or default is None or default.run is None:
             return found
-        folders = (begun.folder, begun.folder.parent / (best.run or ""))
-        kept = [read_predictions(folder / VALIDATION) for folder in folders]
-        return msgspec.structs.replace(found, difference=compare(kept[0], kept[1], self._job.model.label))
+        compared = self._bench.compared(self._job, default.run, best.run)
+        return msgspec.structs.replace(found, difference=compared)
 
     def _plain(self, one: Any) -> Trial:
         complete = one.state == _optuna.trial.TrialState.COMPLETE

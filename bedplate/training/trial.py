@@ -17,12 +17,14 @@ from bedplate.metrics.directions import Direction
 from bedplate.models.prediction import Prediction
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, StoredRun
+from bedplate.training.comparison import Comparison, compare
 from bedplate.training.continuing import Beginning
 from bedplate.training.evidence import SEARCHED, definitions_of, require_same, run_config
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.learner import learner_of
-from bedplate.training.predictions import write_predictions
+from bedplate.training.own_metrics import metrics_of_job
+from bedplate.training.predictions import read_predictions, write_predictions
 from bedplate.training.report import Show
 
 VALIDATION = "validation"
@@ -116,6 +118,18 @@ class Bench:
                 return Tried(run.id, None)
             self._keep(run, learner.predict(result.model, self._encoder, validation))
             return Tried(run.id, result.metrics[job.trainer.metric])
+
+    def compared(self, job: Job, a: str, b: str) -> dict[str, Comparison]:
+        """Each metric of two trials on the same validation requests: the model's own where its label is not 0 or 1.
+
+        Args:
+            job: the job.
+            a: the id of one's run.
+            b: of the other's.
+        """
+        one, other = (read_predictions(self._registry.run(run).folder / VALIDATION) for run in (a, b))
+        own = metrics_of_job(job, self._dataset.compiled, lambda: self._encoder)
+        return compare(one, other, job.model.label, metrics=own)
 
     def _opened(self, job: Job, trial: str, begun: StoredRun | None) -> Run:
         definitions = definitions_of(job, self._dataset, self._features)
