@@ -20,6 +20,7 @@ from bedplate.errors import DataError
 from bedplate.metrics.classification import log_loss
 from bedplate.metrics.intervals import mean_interval
 from bedplate.models.prediction import Prediction
+from bedplate.training.champion import with_requests
 from bedplate.training.comparison import compare, measure
 
 OWN = """
@@ -187,13 +188,6 @@ def test_a_request_that_is_drawn_twice_counts_twice_and_keeps_its_rows() -> None
     found, expected = measure(one, "liked", 0.9, metrics=mean_size)["size"], mean_interval(sizes, 0.9)
     assert found.mean == pytest.approx(expected.mean)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=expected.error / 3)
-    alone = Prediction(
-        *(getattr(one, n)[:1] for n in ("scores",)),
-        {"liked": one.labels["liked"][:1]},
-        one.weights[:1],
-        one.requests[:1],
-        one.request_ids[:1],
-        one.candidates[:1],
-    )
+    alone = with_requests(one, one.request_ids[:1])
     with pytest.raises(DataError, match="got 1 requests, expected at least two"):
         measure(alone, "liked", metrics=lambda _: {"x": 1.0})
