@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.argument("name")
 def search(name: str, trials: int | None, processes: int, directory: Path, as_json: bool) -> None:
-    """Try other choices of a job: NAME is a Search of the project, or a job, whose learning rates are tried then.
+    """Try other choices of a job: NAME is a Search of the project, or a job, of which the usual choices are tried then.
 
     Each trial is a run that is judged on the validation split; the test split is not looked at. Trials that fall behind
     are ended early. Run again, the search goes on where it ended or was killed; any number of processes may work on it

@@ -126,6 +126,37 @@ def test_a_job_without_a_search_has_the_usual_one(folder: Path, search: Callable
     assert found["importance"] == {}
 
 
+TREES = """
+from bedplate.models.estimators import LightGBMConfig, SklearnConfig, XGBoostConfig
+
+few = {"rounds": 4, "evaluate_every": 2}
+judged = TrainerConfig(metric="log_loss")
+leafy = Job("leafy", dataset=pages, model=LightGBMConfig("liked", **few), inputs=inputs, trainer=judged)
+deep = Job("deep", dataset=pages, model=XGBoostConfig("liked", **few), inputs=inputs, trainer=judged)
+plain = Job("plain", dataset=pages, model=SklearnConfig("liked"), inputs=inputs, trainer=judged)
+"""
+
+
+@pytest.mark.parametrize(("name", "size"), [("leafy", "model.leaves"), ("deep", "model.depth")])
+def test_the_usual_search_of_trees_is_of_their_choices(
+    folder: Path, search: Callable[..., Found], name: str, size: str
+) -> None:
+    (folder / "train.py").write_text(small.TRAIN + TREES)
+    found = search(name, "--trials", "2")
+    assert [t["state"] for t in found["trials"]] == ["complete"] * 2
+    for trial in found["trials"]:
+        names = [s.partition("=")[0] for s in trial["settings"]]
+        assert names == ["model.learning_rate", size, "model.subsample", "model.colsample"]
+
+
+def test_another_estimator_needs_a_search_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "train.py").write_text(small.TRAIN + TREES)
+    assert command(["search", "plain", "--project", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert "job 'plain': there is no usual search of a SklearnConfig" in err
+    assert "define a Search of it, for example with space={'model.params.C': Log(0.01, 100)}" in err
+
+
 def test_what_is_wrong_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--project", str(folder)]
     assert command(["search", "wide", *where]) == 4
