@@ -82,6 +82,19 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     default: Trial | None = None
     difference: dict[str, Comparison] = {}
 
+    @property
+    def running(self) -> int:
+        """How many trials have not ended: other processes run them."""
+        return sum(trial.state == "running" for trial in self.trials)
+
+    @property
+    def improves(self) -> bool:
+        """Whether the best trial is better than the job's own choices; False where one of them is not known."""
+        if self.best is None or self.default is None or self.best.value is None or self.default.value is None:
+            return False
+        gain = self.best.value - self.default.value
+        return gain < 0 if self.lower_is_better else gain > 0
+
 
 @final
 class Study:

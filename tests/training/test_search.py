@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 import retraining_project as small
@@ -20,6 +22,8 @@ from bedplate.cli.main import run as command
 from bedplate.errors import ConfigError, DefinitionError
 from bedplate.training import searching
 from bedplate.training.search import Choice, Int, Log, Search, Uniform
+from bedplate.training.study import Found as Found_
+from bedplate.training.study import Trial
 
 SEARCH = """
 from bedplate.training import searching
@@ -124,6 +128,62 @@ def test_a_job_without_a_search_has_the_usual_one(folder: Path, search: Callable
         "model.dropout",
     ]
     assert found["importance"] == {}
+
+
+def found_of(own: float, *trials: tuple[str, float | None], metric: str = "log_loss", lower: bool = True) -> Any:
+    tried = [
+        Trial(number=i, state=state, settings=["model.rank=3"], run=f"r{i}", value=value)
+        for i, (state, value) in enumerate(trials)
+    ]
+    done = [t for t in tried if t.value is not None]
+    best = (min if lower else max)(done, key=lambda t: t.value, default=None)  # type: ignore[arg-type, return-value]
+    default = Trial(number=-1, state="complete", settings=[], run="d", value=own)
+    return Found_(
+        name="wider", id="i", job="ranker", metric=metric, lower_is_better=lower, trials=tried, importance={},
+        best=best, default=default,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "says", "says_not"),
+    [
+        (
+            found_of(0.5, ("complete", 0.4)),
+            "the best, trial 0: bedplate train ranker model.rank=3",
+            "no trial is better",
+        ),
+        (
+            found_of(0.5, ("complete", 0.6), ("complete", 0.5)),
+            "no trial is better than the job's own choices: log_loss 0.5, the best trial 1 has log_loss 0.5",
+            "bedplate train",
+        ),
+        (found_of(0.5, ("complete", 0.4), metric="auc", lower=False), "no trial is better", "bedplate train"),
+        (found_of(0.5, ("complete", 0.6), metric="auc", lower=False), "bedplate train ranker", "still running"),
+        (
+            found_of(0.5, ("complete", 0.4), ("running", None)),
+            "1 still running in other processes: what follows is of those that have ended",
+            "no trial is better",
+        ),
+        (
+            msgspec.structs.replace(found_of(0.5, ("complete", 0.4)), default=None),
+            "trial 0: log_loss 0.4; the job's own choices have not been tried to the end",
+            "bedplate train",
+        ),
+    ],
+)
+def test_what_to_do_with_the_best_depends_on_what_it_is_better_than(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: Any,
+    says: str,
+    says_not: str,
+) -> None:
+    monkeypatch.setattr(searching, "open_study", lambda *_: SimpleNamespace(run=lambda *_: found))
+    assert command(["search", "wider", "--project", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert says in out
+    assert says_not not in out
 
 
 TREES = """
