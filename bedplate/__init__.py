@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
+    from bedplate.serving.async_client import AsyncClient
+    from bedplate.serving.client import Client
     from bedplate.serving.service import Service
     from bedplate.serving.steps import Retrieval
     from bedplate.sources.base import Source
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
     from bedplate.training.trainer import Trainer
 
 __all__ = [
+    "AsyncClient",
     "Bag",
     "Batch",
     "BedplateError",
     "Category",
+    "Client",
     "Count",
     "CountDistinct",
     "DCNConfig",
@@ -81,10 +85,12 @@ __all__ = [
 ]
 
 _EXPORTS = {
+    "AsyncClient": "bedplate.serving.async_client",
     "Bag": "bedplate.features.encoding",
     "Batch": "bedplate.batch",
     "BedplateError": "bedplate.errors",
     "Category": "bedplate.features.encoding",
+    "Client": "bedplate.serving.client",
     "Count": "bedplate.aggregations.arithmetic",
     "CountDistinct": "bedplate.aggregations.distinct",
     "DCNConfig": "bedplate.models.config",

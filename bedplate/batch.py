@@ -383,6 +383,18 @@ class Batch:
         """N, the number of candidate rows."""
         return int(self.offsets[-1])
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of its arrays in bytes; texts are not among them.
+
+        >>> Batch({}, {}, np.array([0, 2]), np.zeros(1, np.int64), np.array([7]), np.array([8, 9])).nbytes
+        48
+        """
+        own = (self.offsets, self.times, self.request_ids, self.candidates, *self.labels.values(), *self.keys.values())
+        weights = 0 if self.weights is None else self.weights.nbytes
+        columns = (*_parts(self.request), *_parts(self.item))
+        return sum(array.nbytes for array in own) + weights + sum(map(_bytes_of, columns))
+
     def request_of_item(self) -> Int64s:
         """[N] int64: the request of each candidate row; indexing a request array with it expands it to N rows.
 
@@ -466,3 +478,9 @@ def expand(offsets: Int64s) -> Int64s:
 
 def _parts(columns: Mapping[str, Column]) -> Iterable[Stack | Column]:
     return columns.parts if isinstance(columns, Columns) else columns.values()
+
+
+def _bytes_of(column: Stack | Column) -> int:
+    if isinstance(column, Ragged):
+        return _bytes_of(column.values) + column.offsets.nbytes
+    return column.values.nbytes + (0 if column.present is None else column.present.nbytes)

@@ -4,73 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import polars as pl
 
-from bedplate.clock import system_clock
 from bedplate.config import Config, load_config
 from bedplate.datasets.dataset import CompiledDataset
 from bedplate.datasets.drift import explained, table_columns
-from bedplate.definitions import load_definitions
-from bedplate.errors import BedplateError, ConfigError, DefinitionError, NotFoundError, StoreError, suggest
+from bedplate.definitions import Definitions, load_definitions
+from bedplate.errors import BedplateError, DefinitionError, NotFoundError, suggest
 from bedplate.features.applied import applied_path, read_applied, write_applied
-from bedplate.features.assemble import Reader
 from bedplate.features.diff import GraphDiff, diff
 from bedplate.features.entity import KeysLike
-from bedplate.features.graph import FeatureLike, Selected
+from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.lookup import lookup_table
 from bedplate.features.model import Scorers
+from bedplate.features.reader import Reader
 from bedplate.features.times import TimesLike
 from bedplate.features.view import CompiledView
 from bedplate.files import remove_leftovers
-from bedplate.types import format_time, parse_moment
 
 if TYPE_CHECKING:
     from bedplate.datasets.loaded import LoadedDataset
+    from bedplate.materialize import Materialized
     from bedplate.offline.extend import Build, Progress
     from bedplate.offline.history import IndexedHistory
     from bedplate.online.base import OnlineStore
-    from bedplate.online.state import ViewState
+    from bedplate.registry.registry import Registry
     from bedplate.serving.service import Service
     from bedplate.training.job import Job
 
 _Definition = TypeVar("_Definition")
 
-_BLOCK_EVENTS = 200_000
-"""About how many events of history are in memory at once while an online store is filled."""
-
 _FILES = {"job": "train.py", "service": "service.py"}
 """Where a project usually defines what commands ask for by name."""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Materialized:
-    """What `Project.materialize` did for a view.
-
-    Attributes:
-        view: the view's name.
-        until: the events before this time are in the store; microseconds.
-        events: how many events the store has taken in.
-        later: how many events of history are at `until` or later: they are the stream's.
-        seconds: how long it took.
-        kept: whether the view was left as it is, because its stream goes on from this time.
-        adopted: whether it goes on with the rows of an old version, which hold all that it needs.
-    """
-
-    view: str
-    until: int
-    events: int
-    later: int
-    seconds: float
-    kept: bool
-    adopted: bool
 
 
 @final
@@ -99,7 +69,7 @@ class Project:
                     source.pin(snapshots[source.name], self.root)
         with self.located(), explained(self._applied_path, found.views, found.datasets, self.root):
             self.graph = found.graph(self.root)
-            self.datasets: Mapping[str, CompiledDataset] = self._compiled_datasets()
+            self.datasets: Mapping[str, CompiledDataset] = _datasets(found, self.graph, self.root)
             _check_jobs_and_services(self)
 
     @functools.cached_property
@@ -108,6 +78,32 @@ class Project:
         from bedplate.offline.history import IndexedHistory
 
         return IndexedHistory(self.config.offline_path, memory=self.config.memory)
+
+    @functools.cached_property
+    def registry(self) -> Registry:
+        """The registry of runs and model versions, opened when it is first asked for.
+
+        Raises:
+            StoreError: it can't be opened.
+        """
+        from bedplate.registry.registry import Registry
+
+        return Registry(self.config.registry_path)
+
+    def open_store(self, patience: float | None = None) -> OnlineStore:
+        """Opens the online store that `bedplate.toml` names, as this project; a `with` block closes it.
+
+        Args:
+            patience: how long a store of servers tries a lost connection again by itself, seconds; None: its own.
+
+        Raises:
+            ConfigError: it is `memory:`: one that is opened is empty, and gone with this process.
+            MissingExtraError: the library that the store needs is not installed.
+            StoreError: it can't be opened.
+        """
+        from bedplate.online.base import open_own
+
+        return open_own(self.config, patience)
 
     @property
     def root(self) -> Path:
@@ -227,53 +223,13 @@ class Project:
             StoreError: the offline store lacks a view (run `apply` first), the store can't be written or holds a view
                 for another project, or `until` is not where the stream of a view began.
         """
-        from bedplate.online import adoption
-        from bedplate.online.load import bulk_load
-        from bedplate.online.state import own_states
+        from bedplate.materialize import materialize
 
         chosen = [self.view(name) for name in dict.fromkeys(views)] or list(self.views.values())
         with self.located():
-            readers = [self.history.reader(view) for view in chosen]
-        asked = None if until is None else _until_now(until)
-        known = {s.id: s for s in own_states(store, chosen) if s.complete}
-        known |= adoption.adopt(store, chosen, asked) if adopt and not replace else {}
-        adoption.resume(store, [] if replace else [view.id for view in chosen])
-        begun = adoption.begun(store, chosen) if adopt and asked is None and not replace else {}
-        untils = [self._until(view, begun.get(view.id, asked), {} if replace else known) for view in chosen]
-        done: list[Materialized] = []
-        for view, reader, micros in zip(chosen, readers, untils, strict=True):
-            began, state, count = time.perf_counter(), known.get(view.id), reader.rows
-            adopted = state is not None and state.adopted is not None and asked in (None, state.until)
-            kept = state is not None and (bool(state.positions) or adopted) and not replace
-            if state is None or not kept:
-                blocks = self.history.grouped(view, max(1, _BLOCK_EVENTS * reader.keys // max(1, count)))
-                told = functools.partial("{}: {:,} of {:,} events".format, view.name)
-                state = bulk_load(store, view, blocks, micros, progress=lambda n, c=count, t=told: progress(t(n, c)))
-            later = 0 if kept else count - state.events
-            seconds = time.perf_counter() - began
-            done.append(Materialized(view.name, state.until, state.events, later, seconds, kept, kept and adopted))
-        return done
-
-    def _until(self, view: CompiledView, asked: int | None, known: Mapping[str, ViewState]) -> int:
-        """Up to which time to load a view."""
-        own = known.get(view.id)
-        if own is not None and own.positions:
-            if asked not in (None, own.until):
-                raise StoreError(
-                    f"the stream of the view began at {format_time(own.until)} and is at work, got until "
-                    f"{format_time(asked or 0)}",
-                    where=view.place,
-                    hint="leave the time out to keep it; or load it anew (--replace), and let the stream's directory "
-                    "hold only files with events from the new time on",
-                )
-            return own.until
-        if asked is not None:
-            return asked
-        source = view.view.source.name
-        of_source = [known[v.id] for v in self.views.values() if v.view.source.name == source and v.id in known]
-        began = [s.until for s in of_source if s.positions]
-        # A stream begins at one time for all views of its source: one with a condition has had a last event before.
-        return max(began) if began else min(system_clock(), self.history.known_of_source(view) + 1)
+            readers = {view: self.history.reader(view) for view in chosen}
+        every = list(self.views.values())
+        return materialize(self.history, every, readers, store, until, replace=replace, adopt=adopt, progress=progress)
 
     def dataset(self, name: str) -> CompiledDataset:
         """A dataset by name.
@@ -283,11 +239,16 @@ class Project:
         """
         return _named("dataset", self.datasets, name)
 
-    def load(self, name: str) -> LoadedDataset:
+    def load(self, name: str, more: Sequence[str] = ()) -> LoadedDataset:
         """A dataset over its data.
+
+        Args:
+            name: of the dataset.
+            more: names of features to read beside the dataset's own.
 
         Raises:
             NotFoundError: there is none of this name.
+            DefinitionError: `more` names an unknown feature.
             StoreError: the offline store lacks a view: run `apply` first.
             DataError: a table does not hold what the definition says, or changed since its indexes were opened.
         """
@@ -295,6 +256,8 @@ class Project:
 
         compiled = self.dataset(name)
         with self.located():
+            if more:
+                compiled = compiled.dataset.with_features(more).compile(self.graph, self.root)
             indexed = {view.id: self.history.reader(view).snapshot for view in compiled.views}
             return LoadedDataset(compiled, self.history, indexed, self.scorers(compiled.selected))
 
@@ -308,10 +271,9 @@ class Project:
         """
         if not selected.models:
             return {}
-        from bedplate.registry.registry import Registry
         from bedplate.serving.scorer import load_scorers
 
-        return load_scorers(selected, self.graph, Registry(self.config.registry_path))
+        return load_scorers(selected, self.graph, self.registry)
 
     def lookup(
         self,
@@ -375,36 +337,25 @@ class Project:
             raise NotFoundError(f"{place} defines {len(found)} {word}s", hint=f"name one of: {', '.join(found)}")
         return _named(word, found, name)
 
-    def _compiled_datasets(self) -> dict[str, CompiledDataset]:
-        compiled: dict[str, CompiledDataset] = {}
-        for dataset in self.definitions.datasets:
-            if dataset.name in compiled:
-                raise DefinitionError(f"two datasets are named '{dataset.name}'")
-            try:
-                compiled[dataset.name] = dataset.compile(self.graph, self.root)
-            except BedplateError as error:
-                where = error.where or ""
-                error.where = where if where.startswith(dataset.place) else f"{dataset.place}: {where}"
-                raise
-        return compiled
+
+def _datasets(found: Definitions, graph: FeatureGraph, root: Path) -> dict[str, CompiledDataset]:
+    compiled: dict[str, CompiledDataset] = {}
+    for dataset in found.datasets:
+        if dataset.name in compiled:
+            raise DefinitionError(f"two datasets are named '{dataset.name}'")
+        try:
+            compiled[dataset.name] = dataset.compile(graph, root)
+        except BedplateError as error:
+            where = error.where or ""
+            error.where = where if where.startswith(dataset.place) else f"{dataset.place}: {where}"
+            raise
+    return compiled
 
 
 def _named(kind: str, known: Mapping[str, _Definition], name: str) -> _Definition:
     if name not in known:
         raise NotFoundError(f"no {kind} is named '{name}'", hint=suggest(name, known))
     return known[name]
-
-
-def _until_now(until: str | int | date) -> int:
-    micros, now = parse_moment(until, "until"), system_clock()
-    if micros > now:
-        raise ConfigError(
-            f"got {format_time(micros)}, which is later than now, {format_time(now)}",
-            where="until",
-            hint="the store's answers are exact from this time on, and what happens until then is not known yet; "
-            "leave it out to load all there is",
-        )
-    return micros
 
 
 def _check_jobs_and_services(project: Project) -> None:

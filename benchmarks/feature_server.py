@@ -13,6 +13,7 @@ The target is that the binary answer for 500 keys takes at most 1/50 of Feast's 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import http.client
 import io
@@ -22,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ import msgspec
 import numpy as np
 import polars as pl
 from record import judge, machine, save
+from served import Served
 from servers import redis_server
 
 from bedplate.types import DAY, HOUR
@@ -51,24 +54,10 @@ rows = FeatureView(
 """
 
 
-class Server:
-    """A process that serves, and one connection to it."""
+class Client:
+    """One connection to a server."""
 
-    def __init__(self, command: list[str], folder: Path, port: int) -> None:
-        log = (folder / f"{port}.log").open("w")
-        self.process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)}
-        )
-        self.port = port
-        until = time.monotonic() + 120
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if self.process.poll() is not None or time.monotonic() > until:
-                    sys.exit(f"{command} does not serve:\n{Path(log.name).read_text()}")
-                time.sleep(0.1)
+    def __init__(self, port: int) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
@@ -78,14 +67,33 @@ class Server:
         assert response.status == 200, content
         return content
 
-    def stop(self) -> None:
-        self.connection.close()
-        self.process.terminate()
+
+@contextlib.contextmanager
+def feast_server(feast_python: Path, folder: Path) -> Generator[int]:
+    """The port of `feast serve`, once it accepts connections."""
+    port = free_port()
+    command = [str(feast_python.parent / "feast"), "serve", "-p", str(port), "--no-access-log"]
+    file = folder / "serve.log"
+    with file.open("w") as log, subprocess.Popen(command, cwd=folder, stdout=log, stderr=log) as process:
         try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            until = time.monotonic() + 120
+            while not accepts(port):
+                if process.poll() is not None or time.monotonic() > until:
+                    sys.exit(f"{command} does not serve:\n{file.read_text()}")
+                time.sleep(0.1)
+            yield port
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def accepts(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def free_port() -> int:
@@ -118,11 +126,11 @@ def prepare(root: Path, feast_python: Path, port: int) -> pl.DataFrame:
     return frame
 
 
-def ways(feasts: dict[str, Server], ours: Server) -> dict[str, Callable[[list[int]], np.ndarray[Any, Any]]]:
+def ways(feasts: dict[str, Client], ours: Client) -> dict[str, Callable[[list[int]], np.ndarray[Any, Any]]]:
     """What asks for the features of users, as a matrix [users, features]."""
     names = [f"rows:f{i}" for i in range(FEATURES)]
 
-    def ask_feast(feast: Server, users: list[int]) -> np.ndarray[Any, Any]:
+    def ask_feast(feast: Client, users: list[int]) -> np.ndarray[Any, Any]:
         body = msgspec.json.encode({"features": names, "entities": {"user": users}})
         found = msgspec.json.decode(feast.post("/get-online-features", body, {"Content-Type": "application/json"}))
         order = {name: i for i, name in enumerate(found["metadata"]["feature_names"])}
@@ -145,32 +153,13 @@ def ways(feasts: dict[str, Server], ours: Server) -> dict[str, Callable[[list[in
 def measure(root: Path, feast_python: Path, requests: int, redis_port: int) -> dict[str, Any]:
     frame = prepare(root, feast_python, redis_port)
     expected = frame.select(f"f{i}" for i in range(FEATURES)).to_numpy()
-    rng = np.random.default_rng(1)
-    feasts: dict[str, Server] = {}
-    for store in ("sqlite", "redis"):
-        port = free_port()
-        command = [str(feast_python.parent / "feast"), "serve", "-p", str(port), "--no-access-log"]
-        feasts[store] = Server(command, root / store, port)
-    port = free_port()
-    ours = Server([sys.executable, "-m", "bedplate", "features", "serve", "--port", str(port)], root, port)
-    while b"true" not in health(ours):
-        time.sleep(0.05)
-    asks = ways(feasts, ours)
-    taken: dict[str, dict[int, list[float]]] = {name: {size: [] for size in SIZES} for name in asks}
-    try:
-        for size in SIZES:
-            for block in range(0, requests + BLOCK, BLOCK):  # the first block warms up
-                users = [rng.choice(USERS, size, replace=False).tolist() for _ in range(BLOCK)]
-                for name, ask in asks.items():
-                    for some in users:
-                        begin = time.perf_counter()
-                        found = ask(some)
-                        if block:
-                            taken[name][size].append((time.perf_counter() - begin) * 1e3)
-                        assert np.array_equal(found, expected[some]), name
-    finally:
-        for server in (*feasts.values(), ours):
-            server.stop()
+    with ExitStack() as stack:
+        feasts = {
+            store: Client(stack.enter_context(feast_server(feast_python, root / store)))
+            for store in ("sqlite", "redis")
+        }
+        ours = Client(stack.enter_context(Served(root, "features", "serve")).port)
+        taken = timed(ways(feasts, ours), expected, requests)
     return {
         name: {
             str(size): {f"p{q}": float(np.quantile(t, q / 100)) for q in (10, 50, 99)} for size, t in by_size.items()
@@ -179,9 +168,23 @@ def measure(root: Path, feast_python: Path, requests: int, redis_port: int) -> d
     }
 
 
-def health(server: Server) -> bytes:
-    server.connection.request("GET", "/healthz")
-    return server.connection.getresponse().read()
+def timed(
+    asks: dict[str, Callable[[list[int]], np.ndarray[Any, Any]]], expected: np.ndarray[Any, Any], requests: int
+) -> dict[str, dict[int, list[float]]]:
+    """Milliseconds of requests by who answered them and how many keys they had; the answers are those expected."""
+    rng = np.random.default_rng(1)
+    taken: dict[str, dict[int, list[float]]] = {name: {size: [] for size in SIZES} for name in asks}
+    for size in SIZES:
+        for block in range(0, requests + BLOCK, BLOCK):  # the first block warms up
+            users = [rng.choice(USERS, size, replace=False).tolist() for _ in range(BLOCK)]
+            for name, ask in asks.items():
+                for some in users:
+                    begin = time.perf_counter()
+                    found = ask(some)
+                    if block:
+                        taken[name][size].append((time.perf_counter() - begin) * 1e3)
+                    assert np.array_equal(found, expected[some]), name
+    return taken
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ from new_feature_data import NEW, SPLITS, THERE
 from bedplate import Job
 from bedplate.metrics.bootstrap import binary_sums, estimates
 from bedplate.project import Project
-from bedplate.registry.registry import Registry
 from bedplate.training.predictions import read_predictions
 from bedplate.training.run import train
 
@@ -42,7 +41,7 @@ def main(folder: Path) -> None:
     project = Project(folder)
     project.apply()
     laps["build"] = time.perf_counter()
-    job, registry = project.find(Job, "ranker"), Registry(project.config.registry_path)
+    job, registry = project.find(Job, "ranker"), project.registry
     dataset = project.load(job.dataset)
     laps["spine"] = time.perf_counter()
 

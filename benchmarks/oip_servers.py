@@ -24,6 +24,7 @@ from typing import Any
 from bedplate.errors import NotFoundError
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.batch_plan import measure
+from bedplate.serving.dispatch import respond
 from bedplate.serving.http import Request, Response
 from bedplate.serving.joining import Joiner
 from bedplate.serving.metrics import Metrics
@@ -32,7 +33,6 @@ from bedplate.serving.oip_grpc import GrpcServer
 from bedplate.serving.oip_methods import InferenceService
 from bedplate.serving.oip_routes import ProtocolRoutes
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import respond
 from bedplate.serving.runtime import Runtime
 from bedplate.serving.server import Server
 from bedplate.serving.settings import Settings

@@ -18,10 +18,9 @@ from typing import Any, final
 
 import msgspec
 import numpy as np
-import serving_overhead as overhead
 import torch
+from ranking_project import FEATURES, ITEMS, SERVICE, Bench, infer_request, post, rank_request, register
 from record import machine
-from serving_overhead import Bench, infer_request, post, register
 from torch import Tensor, nn
 
 from bedplate.features.encoding import Layout
@@ -32,7 +31,6 @@ from bedplate.models.base import seeded
 from bedplate.models.binary import BinaryModel
 from bedplate.models.config import DCNConfig
 from bedplate.training.export import GoldenBatch, export
-from bedplate.types import DAY
 
 __all__ = ["Question", "SequenceRanker", "machine", "prepare", "questions"]
 
@@ -118,15 +116,21 @@ def _after_all_layers(cross: CrossNetwork, request: Tensor, item: Tensor, of: Te
     return nn.functional.linear(cross(request, item, of), weight.unsqueeze(0)).squeeze(1)
 
 
+SEQUENCE = {
+    "events": 400_000,
+    "features": FEATURES.replace("Last, Source", "Last, LastN, Source").replace(
+        '"orders":', '"last_ids": LastN("item_id", 100),\n    "orders":'
+    ),
+    "model": SequenceRanker,
+}
+"""What the project of a `SequenceRanker` has in place of the usual one's."""
+
+
 def prepare(root: Path, *, sequence: bool) -> Bench:
     """A project with the services `full` (once), `rows` and `null`, and in it the graphs once.onnx and rows.onnx."""
-    overhead.SERVICE = overhead.SERVICE.replace(SERVICES, "") + SERVICES
-    if sequence:
-        overhead.EVENTS, overhead.FEATURES = 400_000, overhead.FEATURES.replace("Last, Source", "Last, LastN, Source")
-        overhead.FEATURES = overhead.FEATURES.replace('"orders":', '"last_ids": LastN("item_id", 100),\n    "orders":')
-        overhead.MODEL = SequenceRanker
-    bench = Bench(root)
-    golden = [GoldenBatch(bench.batch(7, bench.rng.integers(0, overhead.ITEMS, overhead.CANDIDATES)))]
+    more: dict[str, Any] = SEQUENCE if sequence else {}
+    bench = Bench(root, service=SERVICE + SERVICES, **more)
+    golden = [GoldenBatch(bench.batch(7, bench.rng.integers(0, ITEMS, bench.candidates)))]
     model, folder = RowWise(bench.model), root / "rows"
     export(model, bench.encoder, folder, features=bench.project.graph.features, golden=golden)
     register(bench.registry, "rows", folder, root)
@@ -152,15 +156,13 @@ def questions(bench: Bench, count: int) -> list[Question]:
 
     artifact, found = load_artifact(bench.registry.get("dcn@champion")), []
     for _ in range(count):
-        user = int(bench.rng.integers(0, overhead.USERS))
-        items = bench.rng.choice(overhead.ITEMS, overhead.CANDIDATES, replace=False)
+        user, items = bench.draw()
         every = artifact.encoder.encode(bench.batch(user, items))
         once = {n: every[n] for n in artifact.model.inputs}
         rows = {n: np.repeat(a, len(items), axis=0) if n in REQUEST_SIDE else a for n, a in once.items()}
         rows["request_of_item"] = np.arange(len(items))
-        body = {"user": user, "candidates": items.tolist(), "time": overhead.NOW + DAY}
         scores = artifact.model.run(once, ["score"])[0]
-        found.append(Question(post("/rank", msgspec.json.encode(body)), once, rows, scores))
+        found.append(Question(rank_request(user, items), once, rows, scores))
     return found
 
 

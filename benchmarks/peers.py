@@ -16,10 +16,11 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from oip_servers import triton
 from peer_models import FORMS, Question, scores_of
+from served import Served
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0
@@ -133,18 +134,13 @@ def bedplate(
     form = FORMS["oip_json" if wire == "json" else "oip_binary"]
     requests = [q.rank if wire == "rank" else form(path, _tensors(q, graph)) for q in asked]
     begin = time.perf_counter()
-    command = [sys.executable, "-m", "bedplate", "serve", "--project", str(root), "--port", "0", "--json"]
-    with _process(
-        [*command, "--workers", str(workers), *options, SERVICES[graph]],
-        {"PYTHONPATH": os.environ.get("PYTHONPATH", str(HERE.parent))},
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line, "bedplate did not start"
+    with (
+        _log() as errors,
+        Served(root, "serve", SERVICES[graph], "--workers", str(workers), *options, errors=errors) as served,
+    ):
         took = time.perf_counter() - begin
-        port = int(json.loads(line)["url"].rpartition(":")[2])
         name = " ".join([f"bedplate {wire} {graph} x{workers}", *options])
-        yield Running(name, port, process.pid, took, requests)
+        yield Running(name, served.port, served.process.pid, took, requests)
 
 
 @contextlib.contextmanager
@@ -213,11 +209,15 @@ def _tensors(question: Question, graph: str) -> dict[str, Any]:
     return question.once if graph == "once" else question.rows
 
 
+def _log() -> IO[str]:
+    """Where servers write their messages."""
+    return Path(os.environ.get("PEERS_LOG", os.devnull)).open("a")
+
+
 @contextlib.contextmanager
 def _process(command: list[str], environment: dict[str, str]) -> Generator[subprocess.Popen[str]]:
     """A process that is ended with all below it."""
-    log = Path(os.environ.get("PEERS_LOG", os.devnull))
-    with log.open("a") as errors, tempfile.TemporaryDirectory() as folder:
+    with _log() as errors, tempfile.TemporaryDirectory() as folder:
         for source in HERE.glob("peer_*.py"):
             shutil.copy(source, folder)
         process = subprocess.Popen(

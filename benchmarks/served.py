@@ -1,19 +1,22 @@
-"""`bedplate serve` as a process of its own, watched from outside: memory and descriptors of it and of its workers."""
+"""A server of `bedplate` as a process of its own, asked and watched from outside: its memory, descriptors and CPU."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from record import judge, save
 
@@ -54,19 +57,19 @@ def command(
 
 
 class Served:
-    """A running service.
+    """A server of `bedplate` that runs.
 
     Args:
         root: the project.
-        service: its name.
-        options: of the command.
+        words: of the command: `serve` and the service, or `features serve`, and options.
+        errors: where its messages go; None: to those of this process.
     """
 
-    def __init__(self, root: Path, service: str, *options: str) -> None:
-        command = [sys.executable, "-m", "bedplate", "serve", "--project", str(root), "--port", "0", "--json"]
+    def __init__(self, root: Path, *words: str, errors: IO[str] | None = None) -> None:
         self.process = subprocess.Popen(
-            [*command, *options, service],
+            [sys.executable, "-m", "bedplate", *words, "--project", str(root), "--port", "0", "--json"],
             stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
             env={"PYTHONPATH": str(HERE.parent)} | os.environ,
         )
@@ -75,19 +78,33 @@ class Served:
         assert line, "it did not start"
         self.ready = json.loads(line)
         self.port = int(self.ready["url"].rpartition(":")[2])
-        self.samples: list[dict[str, Any]] = []
-        self._over = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-        self._watcher.start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *details: object) -> None:
-        self._over.set()
-        self._watcher.join()
+        if "connection" in vars(self):
+            self.connection.close()
         self.process.terminate()
         assert self.process.wait(30) == 0
+
+    @functools.cached_property
+    def connection(self) -> socket.socket:
+        """The one over which `ask` asks."""
+        connection = socket.create_connection(("127.0.0.1", self.port))
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    def ask(self, request: bytes) -> bytes:
+        """The body of the answer to a request."""
+        self.connection.sendall(request)
+        data = self.connection.recv(1 << 16)
+        head, _, body = data.partition(b"\r\n\r\n")
+        size = int(head.partition(b"Content-Length: ")[2].partition(b"\r\n")[0])
+        while len(body) < size:
+            body += self.connection.recv(1 << 16)
+        assert head.startswith(b"HTTP/1.1 200"), data
+        return body
 
     def processes(self) -> list[int]:
         """The processes that answer, or supervise those that do."""
@@ -110,9 +127,23 @@ class Served:
             lines = answer.read().decode().splitlines()
         return {key: float(value) for key, _, value in (x.rpartition(" ") for x in lines if not x.startswith("#"))}
 
-    def _watch(self) -> None:
-        while not self._over.wait(1.0):
-            self.samples.append(self.sample())
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[list[dict[str, Any]]]:
+        """A sample of every second meanwhile."""
+        samples: list[dict[str, Any]] = []
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(1.0):
+                samples.append(self.sample())
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield samples
+        finally:
+            over.set()
+            watcher.join()
 
 
 def generate(port: int, requests: list[bytes], phases: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
     python benchmarks/serving_overload.py [--seconds N] [--workers N] [--json FILE]
 
-The project, the DCN and the requests of 200 candidates are those of `serving_overhead.py`. `bedplate serve` runs as a
+The project, the DCN and the requests of 200 candidates are those of `ranking_project.py`. `bedplate serve` runs as a
 process of its own, the load generator (`open_loop.py`) as another one. In one run:
 
     capacity    8 clients in a closed loop, without deadlines: requests answered a second
@@ -21,25 +21,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+from ranking_project import Bench, rank_request
 from record import machine
 from served import Served, command, generate
-from serving_overhead import CANDIDATES, ITEMS, NOW, USERS, Bench, post
-
-from bedplate.types import DAY
 
 DEADLINE_MS = 50.0
 RECOVERY_SECONDS = 6.0
 STEP = 0.25
 """Seconds over which recovery is looked at."""
-
-
-def rank(bench: Bench) -> bytes:
-    """A request for the scores of 200 candidates."""
-    items = bench.rng.choice(ITEMS, CANDIDATES, replace=False).tolist()
-    body = {"user": int(bench.rng.integers(0, USERS)), "candidates": items, "time": NOW + DAY}
-    return post("/rank", msgspec.json.encode(body))
 
 
 def refused_late(before: dict[str, float], after: dict[str, float]) -> float:
@@ -62,18 +52,18 @@ def recovered_after(phase: dict[str, Any]) -> float:
 
 def measure(root: Path, seconds: float, workers: int) -> dict[str, Any]:
     bench = Bench(root)
-    requests = [rank(bench) for _ in range(200)]
+    requests = [rank_request(*bench.draw()) for _ in range(200)]
     header = {"X-Request-Timeout-Ms": f"{DEADLINE_MS:g}"}
-    with Served(root, "full", "--workers", str(workers)) as served:
+    with Served(root, "serve", "full", "--workers", str(workers)) as served, served.watched() as watched:
         closed = {"clients": 8, "seconds": 3.0}
         generate(served.port, requests, [closed])
         seen = generate(served.port, requests, [closed | {"seconds": 8.0}])[0]
         capacity = seen["statuses"].count(200) / 8.0
-        before, begin = served.metrics(), len(served.samples)
+        before, begin = served.metrics(), len(watched)
         overload = {"rate": 3 * capacity, "seconds": seconds, "headers": header}
         recovery = {"rate": capacity / 2, "seconds": RECOVERY_SECONDS, "headers": header}
         flood, after = generate(served.port, requests, [overload, recovery])
-        samples = served.samples[begin : begin + int(seconds)]
+        samples = watched[begin : begin + int(seconds)]
         late = refused_late(before, served.metrics())
     statuses, taken = np.array(flood["statuses"]), np.array(flood["milliseconds"])
     in_time = int(((statuses == 200) & (taken <= DEADLINE_MS)).sum())

@@ -2,7 +2,7 @@
 
     python benchmarks/serving_peers.py [--peers NAME=VENV ...] [--only PART ...] [--seconds N] [--rounds N]
 
-Requests rank 200 candidates with a DCN-V2 of 26 ids and 13 numbers (the project of serving_overhead.py). A peer is
+Requests rank 200 candidates with a DCN-V2 of 26 ids and 13 numbers (the project of ranking_project.py). A peer is
 NAME=VENV, the name of a file `peer_NAME.py` here (`rayserve-haproxy` is Ray Serve's HAProxy mode) and the folder of a
 virtual environment that has the framework and onnxruntime. Each peer is asked in the leanest form that it takes: the
 Open Inference Protocol's binary tensors, a raw body, or base64 in JSON. MLServer 1.7 with two workers needs

@@ -3,7 +3,7 @@
     python benchmarks/serving_soak.py [--seconds N] [--workers N] [--json FILE]
 
 Thirty minutes unless it is told otherwise; `--seconds 20` shows that it works. The project, the DCN and the requests
-are those of `serving_overhead.py`, the service runs in processes of its own. Half of its capacity is asked for by the
+are those of `ranking_project.py`, the service runs in processes of its own. Half of its capacity is asked for by the
 load generator (`open_loop.py`), with deadlines of 50 ms, while this process does what clients do wrong: it connects
 and leaves, sends half a request, malformed ones and ones for what is not there, and goes away without reading
 answers.
@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ranking_project import Bench, rank_request
 from record import machine
 from served import Served, command, generate
-from serving_overhead import Bench
-from serving_overload import rank
 
 WRONG = (
     b"",
@@ -53,12 +52,12 @@ def misbehave(port: int, requests: list[bytes], over: threading.Event) -> None:
 
 def measure(root: Path, seconds: float, workers: int) -> dict[str, Any]:
     bench = Bench(root)
-    requests = [rank(bench) for _ in range(200)]
-    with Served(root, "full", "--workers", str(workers)) as served:
+    requests = [rank_request(*bench.draw()) for _ in range(200)]
+    with Served(root, "serve", "full", "--workers", str(workers)) as served, served.watched() as watched:
         seen = generate(served.port, requests, [{"clients": 8, "seconds": min(5.0, seconds / 4)}])[0]
         capacity = len(seen["statuses"]) / min(5.0, seconds / 4)
         time.sleep(1.0)
-        before, begin, over = served.sample(), len(served.samples), threading.Event()
+        before, begin, over = served.sample(), len(watched), threading.Event()
         wrong = threading.Thread(target=misbehave, args=(served.port, requests, over))
         wrong.start()
         headers = {"X-Request-Timeout-Ms": "50"}
@@ -70,7 +69,7 @@ def measure(root: Path, seconds: float, workers: int) -> dict[str, Any]:
                 statuses[str(status)] = statuses.get(str(status), 0) + 1
         over.set()
         wrong.join()
-        samples = served.samples[begin:]
+        samples = watched[begin:]
         time.sleep(2.0)
         after, metrics = served.sample(), served.metrics()
     memory, quarter = [s["MB"] for s in samples], max(1, len(samples) // 4)

@@ -2,7 +2,7 @@
 
     python benchmarks/serving_start.py [--runs N] [--json FILE]
 
-The project and the DCN are those of `serving_overhead.py`; the medians count. Private memory is what the machine gets
+The project and the DCN are those of `ranking_project.py`; the medians count. Private memory is what the machine gets
 back when the process ends; resident memory has also the pages of libraries, which processes share. Memory without the
 model is judged twice: the size of its file is taken off, and of a service of the same features whose model gives zeros.
 Targets: under 1 s with the DCN, and under 80 MB without it; it ends with 1 where one is missed
@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ranking_project import Bench
 from record import judge, machine, save
 from served import Served
-from serving_overhead import Bench
 
 SERVICES = ("full", "null")
 """With the DCN, and with a model of zeros."""
@@ -32,7 +32,7 @@ SERVICES = ("full", "null")
 def start(root: Path, service: str) -> dict[str, float]:
     """Starts it once: seconds, CPU seconds, and megabytes resident, proportional and private."""
     begin = time.perf_counter()
-    with Served(root, service) as served:
+    with Served(root, "serve", service) as served:
         seconds = time.perf_counter() - begin
         cpu = served.sample()["cpu"]
         text = Path(f"/proc/{served.process.pid}/smaps_rollup").read_text()

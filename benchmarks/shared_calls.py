@@ -2,7 +2,7 @@
 
     python benchmarks/shared_calls.py [--seconds N] [--json FILE]
 
-The project and the DCN-V2 are those of serving_overhead.py (26 ids, 13 numbers). For requests of 10 and of 200
+The project and the DCN-V2 are those of ranking_project.py (26 ids, 13 numbers). For requests of 10 and of 200
 candidates two servers are started, `--batch-delay 0` and `--batch-delay 1`, and asked for /rank in turn by 1, 8 and 32
 connections that each wait for their answer. Printed are requests a second, the median and the 99th percentile, and what
 the server decided. Scores must be equal to 1e-5; at one connection sharing may cost at most a tenth.
@@ -12,53 +12,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import serving_overhead as overhead
+from ranking_project import Bench, rank_request
 from record import judge, machine, save
+from served import Served
 
 DELAYS = {"alone": "0", "shared": "1"}
 CONNECTIONS = (1, 8, 32)
-
-
-class Server:
-    """`bedplate serve` in a process of its own."""
-
-    def __init__(self, root: Path, delay: str) -> None:
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "bedplate",
-                "serve",
-                "--project",
-                root,
-                "--port",
-                "0",
-                "--batch-delay",
-                delay,
-                "full",
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        )
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline().split()[2].rpartition(":")[2])
-
-    def stop(self) -> str:
-        """Ends it; what it said."""
-        self.process.terminate()
-        return self.process.communicate(timeout=20)[1].strip()
 
 
 async def client(port: int, requests: list[bytes], first: int, end: float, taken: list[float]) -> dict[int, Any]:
@@ -91,20 +59,15 @@ async def load(port: int, requests: list[bytes], connections: int, seconds: floa
 
 
 def measure(candidates: int, seconds: float) -> dict[str, Any]:
-    overhead.CANDIDATES = candidates
     result: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        bench = overhead.Bench(Path(folder))
-        requests = []
-        for _ in range(200):
-            items = bench.rng.choice(overhead.ITEMS, candidates, replace=False).tolist()
-            asked = {
-                "user": int(bench.rng.integers(0, overhead.USERS)),
-                "candidates": items,
-                "time": overhead.NOW + 86_400_000_000,
-            }
-            requests.append(overhead.post("/rank", msgspec.json.encode(asked)))
-        servers = {name: Server(Path(folder), delay) for name, delay in DELAYS.items()}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        root = Path(folder)
+        bench = Bench(root, candidates=candidates)
+        requests = [rank_request(*bench.draw()) for _ in range(200)]
+        servers: dict[str, Served] = {}
+        for name, delay in DELAYS.items():
+            errors = stack.enter_context((root / f"{name}.log").open("w"))
+            servers[name] = stack.enter_context(Served(root, "serve", "full", "--batch-delay", delay, errors=errors))
         worst = 0.0
         for connections in CONNECTIONS:
             found: dict[str, Any] = {}
@@ -119,8 +82,8 @@ def measure(candidates: int, seconds: float) -> dict[str, Any]:
             print(f"{candidates} candidates, {connections} connections: {gain:.2f} times the requests/s", flush=True)
             for name, numbers in found.items():
                 print("   ", name, {k: round(v, 2) for k, v in numbers.items()}, flush=True)
-        said = {name: server.stop() for name, server in servers.items()}
-        result |= {"decided": said["shared"] or "not shared", "worst score difference": worst}
+        decided = (root / "shared.log").read_text().strip()
+        result |= {"decided": decided or "not shared", "worst score difference": worst}
         print("   ", result["decided"])
     return result
 

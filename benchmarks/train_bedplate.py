@@ -31,7 +31,7 @@ from bedplate.models.batch import TensorBatch
 from bedplate.training.evaluate import predict
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.result import TrainResult
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.training.trainer import Trainer
 
 ROUNDS = 6

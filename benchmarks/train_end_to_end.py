@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -25,13 +26,15 @@ from record import machine, save
 
 from bedplate import Job, Project
 from bedplate.cli.init import init
+from bedplate.datasets.blocks import Stretch
 from bedplate.datasets.loader import Loader
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.models.batch import TensorBatch
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
-from bedplate.training.source import Encoded, to_tensors
+from bedplate.training.source import Encoded
+from bedplate.training.tensors import to_tensors
 
 
 def steps(job: Job, encoder: Encoder, batches: Iterator[TensorBatch]) -> tuple[int, float, float]:
@@ -76,7 +79,7 @@ def main() -> None:
             rows, seconds, expected = steps(job, encoder, iter(ready))
             limit.append(rows / seconds)
             waiting = Waiting()
-            blocks = Encoded(loader, encoder).blocks(0, 0, stop=options.batches)
+            blocks = partial(Encoded(loader, encoder).blocks, Stretch(0, 0, stop=min(options.batches, len(loader))))
             with prefetched(blocks, Ahead.of(job.trainer), waiting) as batches:
                 rows, seconds, got = steps(job, encoder, batches)
             whole.append(rows / seconds)

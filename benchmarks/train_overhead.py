@@ -31,7 +31,7 @@ from bedplate.models.config import LogisticConfig
 from bedplate.models.logistic import Logistic
 from bedplate.training.config import TrainerConfig
 from bedplate.training.optimizer import Optimizer
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.training.trainer import Trainer
 from bedplate.types import Array
 

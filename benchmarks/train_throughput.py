@@ -36,7 +36,7 @@ from bedplate.models.logistic import Logistic
 from bedplate.models.two_tower import TwoTower
 from bedplate.training.config import TrainerConfig
 from bedplate.training.optimizer import Optimizer
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.training.trainer import Trainer
 
 REQUESTS, CANDIDATES, BATCHES = 100, 40, 40

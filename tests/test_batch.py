@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate.batch import Batch, Column, Dense, Embedding, Ids, Ragged, column_to_series
+from bedplate.batch import Batch, Column, Columns, Dense, Embedding, Ids, Ragged, Stack, column_to_series
 from bedplate.canonical import string_ids
 from bedplate.errors import DataError
 
@@ -159,3 +161,20 @@ def test_requests_are_expanded_to_candidates(sizes):
     expected = [request for request, size in enumerate(sizes) for _ in range(size)]
     assert made.request_of_item().tolist() == expected
     assert column_to_series(column.take(made.request_of_item())).to_list() == [10 * r for r in expected]
+
+
+def test_the_memory_of_a_batch_is_that_of_all_its_arrays():
+    there, lists = np.array([True, False]), Ragged(Dense(np.zeros(5), np.ones(5, np.bool_)), np.array([0, 2, 5]))
+    stacked = Columns([Stack(np.zeros((3, 2)), np.ones((3, 2), np.bool_))], {"a": (0, 0), "b": (0, 1), "c": (0, 2)})
+    plain = Batch({}, {}, np.array([0, 1, 2]), np.zeros(2, np.int64), np.arange(2), np.arange(2))
+    assert plain.nbytes == 8 * (3 + 2 + 2 + 2)
+    for change, more in (
+        ({"request": {"user.spend": Dense(np.zeros(2), there)}}, 16 + 2),
+        ({"request": stacked}, 3 * (16 + 2)),
+        ({"item": {"item.words": lists}}, 5 * (8 + 1) + 3 * 8),
+        ({"item": {"item.vector": Embedding(np.zeros((2, 4), np.float32))}}, 2 * 4 * 4),
+        ({"labels": {"clicked": np.zeros(2, np.float32)}}, 8),
+        ({"weights": np.ones(2, np.float32)}, 8),
+        ({"keys": {"user": np.arange(2)}}, 16),
+    ):
+        assert replace(plain, **change).nbytes == plain.nbytes + more, change

@@ -14,6 +14,7 @@ import contextlib
 import doctest
 import importlib
 import io
+import json
 import os
 import re
 import shlex
@@ -133,6 +134,16 @@ def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for link in (a or b for a, b in LINK.findall(page.read_text())):
             assert "://" in link or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_the_figures_of_the_overload_are_those_of_its_record() -> None:
+    text = (ROOT / "docs/serving-load.md").read_text()
+    record, in_time, goodput = re.search(
+        r"\[what it found\]\(\.\./(\S+)\): ([\d.]+) % in time, goodput (\d+) % of the\s+capacity", text
+    ).groups()  # type: ignore[union-attr]
+    found = json.loads((ROOT / record).read_text())
+    assert float(in_time) == pytest.approx(100 * found["in time of the accepted"], abs=0.05)
+    assert float(goodput) == pytest.approx(100 * found["goodput of the capacity"], abs=0.5)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -49,10 +49,10 @@ spending = FeatureView("spending", user, orders, {"sum": Sum("price"), "n": Coun
 """
 
 
-def project(folder: Path, **files: str) -> Path:
+def project(folder: Path, config: str = "", **files: str) -> Path:
     """Writes a project of these files; each may be loaded again after a change."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bedplate.toml").write_text("")
+    (folder / "bedplate.toml").write_text(config)
     for name, text in files.items():
         (folder / f"{name}.py").write_text(text)
     return folder
@@ -422,6 +422,47 @@ def test_all_of_history_is_loaded_unless_a_time_is_given(retail: Project) -> Non
         retail.materialize(store, ["product_line"])
 
 
+def test_a_project_opens_its_stores_as_itself(tmp_path: Path) -> None:
+    shared = f'[online]\nurl = "lmdb:{tmp_path}/shared"\n[registry]\npath = "{tmp_path}/models"\n'
+    shops = [
+        Project(project(tmp_path / name, f"[project]\nname = '{name}'\n{shared}", features=SHOP)) for name in ("a", "b")
+    ]
+    for shop in shops:
+        shop.apply()
+    with shops[0].open_store() as store:
+        shops[0].materialize(store)
+    with shops[1].open_store() as store, pytest.raises(StoreError, match="'a'"):
+        shops[1].materialize(store)  # what the first one loaded is not the second one's
+    run = shops[0].registry.start_run("train", {})
+    run.finish()
+    assert [r.id for r in shops[1].registry.runs()] == [run.id]
+    assert shops[0].registry is shops[0].registry
+
+
+def test_a_store_that_would_be_empty_is_not_opened(tmp_path: Path) -> None:
+    opened = Project(project(tmp_path, '[online]\nurl = "memory:"'))
+    with pytest.raises(ConfigError, match="'memory:' is gone when the process ends"):
+        opened.open_store()
+
+
+SHOWN = """
+rows = {"page": [1, 2], "user": [1, 2], "item": [7, 8], "liked": [0, 1], "time": [T + 150, T + 250]}
+shown = Source("shown", pl.DataFrame(rows), time="time")
+spine = Spine(shown, request="page", entities=user, item=Entity("item", key="item"))
+split = TimeSplit("2026-01-05", "2026-01-09")
+pages = Dataset("pages", spine=spine, features=["spending.sum"], split=split)
+"""
+
+
+def test_a_dataset_is_loaded_with_more_features_than_its_own(tmp_path: Path) -> None:
+    shop = Project(project(tmp_path, features=SHOP + SHOWN))
+    shop.apply()
+    assert shop.load("pages").compiled.selected.names == ("spending.sum",)
+    assert shop.load("pages", ["spending.n_1d"]).compiled.selected.names == ("spending.sum", "spending.n_1d")
+    with pytest.raises(DefinitionError, match=r"features.py:17: .* unknown feature 'spending\.n_2d'"):
+        shop.load("pages", ["spending.n_2d"])
+
+
 def test_views_of_memory_tables_are_built_too(tmp_path: Path) -> None:
     loaded = Project(project(tmp_path, features=SHOP))
     assert [b.view.name for b in loaded.apply()] == ["spending"]
@@ -437,7 +478,7 @@ def test_a_store_is_loaded_for_a_time_up_to_now(tmp_path: Path, monkeypatch: pyt
     loaded, store = Project(project(tmp_path, features=SHOP)), MemoryStore()
     loaded.apply()
     now = to_micros("2026-01-01") + 250
-    monkeypatch.setattr("bedplate.project.system_clock", lambda: now)
+    monkeypatch.setattr("bedplate.materialize.system_clock", lambda: now)
     with pytest.raises(ConfigError, match=r"later than now, 2026-01-01T00:00:00.000250Z\n.*not known yet"):
         loaded.materialize(store, until=now + 1)
     assert [(m.until, m.events, m.later) for m in loaded.materialize(store, until=now)] == [(now, 2, 1)]

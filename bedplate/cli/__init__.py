@@ -1,1 +1,1 @@
-"""The command line: one file per command, loaded when it is called."""
+"""The command line: a command's file is loaded when it is called."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import click
 
-from bedplate.cli.options import echo_json, json_option, open_registry, project_option
+from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.plan import Planned, feature_facts, planned, to_build
 from bedplate.cli.tables import table
 from bedplate.errors import ProofError
@@ -64,7 +64,7 @@ def diff(revision: str, check: bool, directory: Path, as_json: bool) -> None:
     found = find_revision(directory.resolve(), revision)
     project = Project(directory)
     changes = difference(features_at(project.root, found), project.graph.features)
-    plans, reads = _builds(project, changes), _readers(directory, project, changes)
+    plans, reads = _builds(project, changes), _readers(project, changes)
     if as_json:
         echo_json(_document(found.name, found.commit, changes, plans, reads))
     else:
@@ -87,14 +87,14 @@ def _builds(project: Project, changes: GraphDiff) -> list[Planned]:
     return [p for p in planned(project) if p.build.view.id in wanted]
 
 
-def _readers(directory: Path, project: Project, changes: GraphDiff) -> list[Reads]:
+def _readers(project: Project, changes: GraphDiff) -> list[Reads]:
     """The model versions whose signature has a feature that is changed or removed."""
     from bedplate.features.signature import Signature
 
     touched = {f.name for f in changes.removed} | {new.name for _, new in changes.changed}
     if not touched or not project.config.registry_path.is_dir():
         return []
-    registry = open_registry(directory)
+    registry = project.registry
     found: list[Reads] = []
     for model in registry.models():
         for number in registry.versions(model.name):

@@ -58,7 +58,7 @@ def serve(directory: Path, server: ServerOptions, most_keys: int) -> None:
 def _app(settings: Settings) -> Application[FeatureLookup]:
     from bedplate.serving.feature_app import FeatureApp
 
-    return FeatureApp(settings.tokens)
+    return FeatureApp(has_tokens=bool(settings.tokens))
 
 
 class _Served(NamedTuple):
@@ -88,7 +88,6 @@ class _Features:
 
     def load(self) -> FeatureLookup:
         """The first definitions; views that the store does not hold are told, and served once it holds them."""
-        from bedplate.cli.options import open_online
         from bedplate.online.fallback import FallbackReader
         from bedplate.online.resident import open_resident
         from bedplate.project import Project
@@ -98,7 +97,7 @@ class _Features:
         project = _with_features(Project(self._directory))
         config = project.config
         resident, seconds = open_resident(config, project.views), config.online_deadline / SECOND
-        store = open_online(config)
+        store = project.open_store()
         reader = FallbackReader(store, seconds, config.online_cache, resident=resident)
         found = FeatureLookup(project.graph, reader, project.scorers, most_keys=self._most_keys)
         with project.located():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from bedplate.cli.main import INTERRUPTED_EXIT
-from bedplate.cli.options import echo_json, json_option, open_online, project_option
+from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.standing import Progressed, Standing, progress_table, strangers_text
 from bedplate.cli.tables import counted, table
@@ -300,7 +300,7 @@ class _Taking:
         from bedplate.online.workers import POLL, STORE_PATIENCE, run_workers
 
         with (
-            open_online(project.config, STORE_PATIENCE) as store,
+            project.open_store(STORE_PATIENCE) as store,
             ProgressLine(every=5.0) as progress,
             ExitStack() as opened,
         ):
@@ -364,7 +364,7 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
     project = Project(directory)
     taken: dict[str, tuple[int, int, int]] = {}
     interrupted = False
-    with open_online(project.config) as store:
+    with project.open_store() as store:
         for view in (v for views in _chosen(project, sources).values() for v in views):
             stream = LetterStream(file, view, store, form, ahead=project.config.online_ahead)
             before = len(stream.withheld())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 import msgspec
 
-from bedplate.cli.options import echo_json, json_option, open_online, project_option
+from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.tables import number, table
 from bedplate.errors import ConfigError, suggest
 from bedplate.types import Type, format_time, parse_time
@@ -74,7 +74,7 @@ def lookup(
     asked = micros * count if len(micros) == 1 else micros
     brought = {name: [value] * count for name, value in _context(context, project.graph).items()}
     if online:
-        with open_online(project.config) as store:
+        with project.open_store() as store:
             found = project.lookup(features, by_entity, asked, OnlineReader(store), context=brought)
     else:
         found = project.lookup(features, by_entity, asked, context=brought)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from bedplate.cli.main import INTERRUPTED_EXIT
-from bedplate.cli.options import echo_json, json_option, open_online, project_option
+from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.tables import table
 from bedplate.config import without_password
 from bedplate.types import format_time
 
 if TYPE_CHECKING:
-    from bedplate.project import Materialized
+    from bedplate.materialize import Materialized
 
 
 @click.command()
@@ -56,7 +56,7 @@ def materialize(
     project = Project(directory)
     began = time.perf_counter()
     try:
-        with open_online(project.config) as store, ProgressLine(every=1.0) as progress:
+        with project.open_store() as store, ProgressLine(every=1.0) as progress:
             done = project.materialize(store, views, until, replace=replace, adopt=adopt, progress=progress)
     except KeyboardInterrupt:
         click.echo(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bedplate.cli.main import INTERRUPTED_EXIT
-from bedplate.cli.options import echo_json, json_option, open_online, project_option
+from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.refresh import refresh
 from bedplate.cli.tables import elapsed, moment, size, table
@@ -54,7 +54,7 @@ def list_(directory: Path, as_json: bool) -> None:
     from bedplate.project import Project
 
     project = Project(directory)
-    with open_online(project.config) as store:
+    with project.open_store() as store:
         found, own = listing(store, {view.id for view in project.views.values()}), store.project
     if as_json:
         echo_json(found)
@@ -135,7 +135,7 @@ def compact(removed: bool, newer: bool, in_use: bool, dry_run: bool, directory: 
 
     project = Project(directory)
     try:
-        with open_online(project.config) as store, ProgressLine(every=1.0) as progress:
+        with project.open_store() as store, ProgressLine(every=1.0) as progress:
             every = list(project.views.values())
             views = compaction.compact(
                 store,
@@ -204,9 +204,10 @@ def drop(in_use: bool, view: str, directory: Path, as_json: bool) -> None:
     """
     from bedplate.config import load_config
     from bedplate.online import compact as compaction
+    from bedplate.online.base import open_own
 
     config = load_config(directory)
-    with open_online(config) as store:
+    with open_own(config) as store:
         gone = compaction.drop(store, view, in_use=in_use, needed={} if in_use else _needed(config.registry_path))
     if as_json:
         echo_json({"views": gone})
@@ -236,7 +237,7 @@ def claim(former: str, directory: Path, as_json: bool) -> None:
     from bedplate.project import Project
 
     project = Project(directory)
-    with open_online(project.config) as store:
+    with project.open_store() as store:
         found = claimed(store, list(project.views), former)
         owner = store.project
     if as_json:

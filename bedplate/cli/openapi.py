@@ -27,11 +27,9 @@ def openapi(service: str | None, directory: Path, as_json: bool) -> None:
       bedplate openapi shop --json
     """
     from bedplate.project import Project
-    from bedplate.registry.registry import Registry
     from bedplate.serving.load import describe_service
     from bedplate.serving.service import Service
 
     project = Project(directory)
-    registry = Registry(project.config.registry_path)
-    described = describe_service(project.find(Service, service), project.graph, registry)
+    described = describe_service(project.find(Service, service), project.graph, project.registry)
     click.echo(json.dumps(described, indent=None if as_json else 2))

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from bedplate.errors import ConfigError
-
 if TYPE_CHECKING:
-    from bedplate.config import Config
-    from bedplate.online.base import OnlineStore
     from bedplate.registry.registry import Registry
 
 project_option = click.option(
@@ -40,25 +36,3 @@ def open_registry(directory: Path) -> Registry:
     from bedplate.registry.registry import Registry
 
     return Registry(load_config(directory).registry_path)
-
-
-def open_online(config: Config, patience: float | None = None) -> OnlineStore:
-    """The online store that a project names.
-
-    Args:
-        config: of the project.
-        patience: how long a store of servers tries a lost connection again by itself, seconds; None: its own.
-
-    Raises:
-        ConfigError: it is in memory, so that it would be gone with this process.
-        StoreError: it can't be opened.
-    """
-    from bedplate.online.base import open_store
-
-    if config.online_url == "memory:":
-        raise ConfigError(
-            "the online store 'memory:' is gone when a command ends",
-            where="bedplate.toml: online.url",
-            hint='name one that stays, such as "lmdb:.bedplate/online"',
-        )
-    return open_store(config.online_url, config.root, patience, project=config.online_project)

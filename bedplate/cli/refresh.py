@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from bedplate.cli.main import INTERRUPTED_EXIT
-from bedplate.cli.options import echo_json, json_option, open_online, project_option
+from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.tables import moment, size, table
 
@@ -46,7 +46,7 @@ def refresh(views: tuple[str, ...], every: str | None, directory: Path, as_json:
     period = None if every is None else parse_duration(every, where="--every")
     chosen = _chosen(project, views)
     try:
-        with open_online(project.config) as store:
+        with project.open_store() as store:
             for begun in _rounds(period):
                 done = _round(project, store, chosen, fails=period is None)
                 seconds = time.perf_counter() - begun

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,7 @@ from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.tables import interval, table
 
 if TYPE_CHECKING:
-    from bedplate.datasets.loaded import LoadedDataset
     from bedplate.metrics.intervals import Estimate
-    from bedplate.project import Project
     from bedplate.registry.registry import Registry
     from bedplate.training.continuing import Rows
     from bedplate.training.job import Job
@@ -59,7 +56,6 @@ def retrain(
     """
     from bedplate.cli.runs_mirror import mirror_own
     from bedplate.project import Project
-    from bedplate.registry.registry import Registry
     from bedplate.training.interrupt import TrainingInterruptedError
     from bedplate.training.job import Job
     from bedplate.training.report import on_stderr
@@ -68,7 +64,7 @@ def retrain(
     if rows is not None and not continues:
         raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
     project = Project(directory)
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     definition = project.find(Job, job).with_settings(settings)
     _check(definition, registry, continues=continues)
     with locked(registry, definition.name):
@@ -79,7 +75,7 @@ def retrain(
             project.graph.features,
             registry,
             project.root,
-            widen=lambda names: _widened(project, definition, names),
+            widen=lambda names: project.load(definition.dataset, names),
             rows=(rows or "since") if continues else None,
         )
         try:
@@ -106,15 +102,6 @@ def _check(job: Job, registry: Registry, *, continues: bool) -> None:
 
 def _told(step: str) -> None:
     click.echo(step, err=True)
-
-
-def _widened(project: Project, job: Job, names: Sequence[str]) -> LoadedDataset:
-    """The job's dataset with these features beside its own."""
-    from bedplate.datasets.loaded import LoadedDataset
-
-    compiled = project.dataset(job.dataset).dataset.with_features(names).compile(project.graph, project.root)
-    indexed = {view.id: project.history.reader(view).snapshot for view in compiled.views}
-    return LoadedDataset(compiled, project.history, indexed, project.scorers(compiled.selected))
 
 
 def _echo(outcome: Outcome, *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from bedplate.cli.options import echo_json, json_option, open_registry, project_option
+from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.runs_diff import run_of
 from bedplate.cli.tables import table
 
@@ -52,7 +52,8 @@ def bisect(a: str, b: str, metric: str | None, seeds: int, plan: bool, directory
     from bedplate.project import Project
     from bedplate.training.interrupt import TrainingInterruptedError
 
-    registry, project = open_registry(directory), Project(directory)
+    project = Project(directory)
+    registry = project.registry
     one, other = run_of(registry, a), run_of(registry, b)
     with tempfile.TemporaryDirectory(prefix="bedplate-bisect-") as folder:
         bench = Bench(project, registry, one, other, Path(folder), lambda step: click.echo(step, err=True))
@@ -73,8 +74,7 @@ def bisect(a: str, b: str, metric: str | None, seeds: int, plan: bool, directory
 def _bisected(bench: Bench, a: StoredRun, b: StoredRun, seeds: int) -> Bisection:
     from bedplate.errors import DataError
     from bedplate.training.bisect import Made, bisect
-    from bedplate.training.difference import judged_label
-    from bedplate.training.predictions import read_predictions
+    from bedplate.training.predictions import judged_label, read_predictions
 
     ends = [Made(run.id, read_predictions(run.folder)) for run in (a, b)]
     labels = [judged_label(run.record, end.prediction) for run, end in zip((a, b), ends, strict=True)]

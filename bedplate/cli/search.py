@@ -41,7 +41,6 @@ def search(name: str, trials: int | None, processes: int, directory: Path, as_js
     """
     from bedplate.cli.runs_mirror import mirror_own
     from bedplate.project import Project
-    from bedplate.registry.registry import Registry
     from bedplate.training.choices import check_choices
     from bedplate.training.interrupt import TrainingInterruptedError
     from bedplate.training.job import Job
@@ -52,8 +51,8 @@ def search(name: str, trials: int | None, processes: int, directory: Path, as_js
     definition = _search(project, name)
     job = project.find(Job, definition.job)
     check_choices(job)
-    registry = Registry(project.config.registry_path)
-    study = open_study(definition, job, project.load(job.dataset), project.graph.features, registry, project.root)
+    dataset, registry = project.load(job.dataset), project.registry
+    study = open_study(definition, job, dataset, project.graph.features, registry, project.root)
     total = trials or definition.trials
     others = [_another(name, total, directory) for _ in range(processes - 1)]
     try:

@@ -17,8 +17,8 @@ from bedplate.errors import ConfigError
 if TYPE_CHECKING:
     from bedplate.serving.pipeline import Pipeline
     from bedplate.serving.repository import Repository
-    from bedplate.serving.routes import App
     from bedplate.serving.server import Beside
+    from bedplate.serving.service_app import App
     from bedplate.serving.settings import Settings
 
 
@@ -66,7 +66,8 @@ def serve(
 
     Without SERVICE, the only one that the project defines. Prints 'ready on URL' once the models have reproduced their
     golden scores; with --json that is one line {"ready": true, "url": ..., "seconds": ..., "pid": ...}. SIGTERM and
-    Ctrl-C answer what is under way and end. With --workers a supervisor starts a worker that ends again.
+    Ctrl-C answer what is under way and end. With --workers a supervisor starts a worker that ends again, and on SIGHUP
+    has all of them replaced in turn, by what is promoted then.
 
     \b
     Examples:
@@ -87,7 +88,7 @@ def serve(
 
     @functools.cache
     def app() -> App:
-        from bedplate.serving.routes import App
+        from bedplate.serving.service_app import App
 
         return App(repository())
 
@@ -132,11 +133,9 @@ def _load(
     item_bytes: int = 0,
 ) -> Pipeline:
     from bedplate.cli.server import notices_of
-    from bedplate.online.base import open_store
     from bedplate.online.fallback import FallbackReader
     from bedplate.online.resident import open_resident
     from bedplate.project import Project
-    from bedplate.registry.registry import Registry
     from bedplate.serving.load import load_pipeline
     from bedplate.serving.loader import Loader
     from bedplate.serving.model_source import RegistryModels
@@ -145,8 +144,7 @@ def _load(
 
     project = Project(directory)
     definition = project.find(Service, service)
-    store = open_store(project.config.online_url, project.root, project=project.config.online_project)
-    registry = Registry(project.config.registry_path)
+    store, registry = project.open_store(), project.registry
     say = functools.partial(click.echo, err=True)
     loader = Loader(registry, threads, delay=delay, item_bytes=item_bytes, say=say)
     repository.attach(RegistryModels(loader))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -89,10 +90,11 @@ class ServerOptions:
             load: gives what that is opened with.
             variable: as of `settings`.
             beside: makes the servers of other protocols, after the application.
-            load_again: gives what it is opened with anew on SIGHUP; None: that signal ends it.
+            load_again: gives what it is opened with anew on SIGHUP. None: that signal has workers replaced, one after
+                the other, and ends a process without workers.
         """
         if self.workers > 1 and not _is_worker():
-            self._supervise(reloads=load_again is not None)
+            self._supervise(signal.SIGTERM if load_again is None else signal.SIGHUP)
             return
         from bedplate.serving.loading import Again
         from bedplate.serving.place import Place
@@ -111,7 +113,7 @@ class ServerOptions:
         again = None if load_again is None else Again(load_again, lambda text: click.echo(text, err=True))
         run_application(made, load, settings, on_ready=announce, place=place, beside=others, again=again)
 
-    def _supervise(self, *, reloads: bool) -> None:
+    def _supervise(self, hangup: signal.Signals) -> None:
         from time import perf_counter
 
         from bedplate.serving.listening import url_of
@@ -125,7 +127,7 @@ class ServerOptions:
             port=self.port,
             grace_seconds=_seconds(self.grace, "--grace"),
             say=lambda text: click.echo(text, err=True),
-            reloads=reloads,
+            hangup=hangup,
         )
         url = url_of(self.host, supervisor.port, secure=self.certificate is not None)
         supervisor.run(lambda: self._announce(url, perf_counter() - begin, self.workers))

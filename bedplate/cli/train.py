@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bedplate.training.profile import Profile
     from bedplate.training.profile_report import ProfileReport
     from bedplate.training.run import Trained
-    from bedplate.training.tables import Shard
+    from bedplate.training.tables import Sharding
 
 
 @click.command()
@@ -134,7 +134,7 @@ def _check(resume: str | None, parent: str | None, rows: Rows | None, sharding: 
         raise click.UsageError("--rows says from which rows a continued model learns; give --continue too")
 
 
-def _sharded() -> Shard:
+def _sharded() -> Sharding:
     """What spreads tables over processes; a missing library is an error here, before anything is read."""
     from bedplate.errors import missing_extra
 
@@ -155,13 +155,12 @@ class _Work:
     ) -> None:
         from bedplate.datasets.written import WrittenDataset
         from bedplate.project import Project
-        from bedplate.registry.registry import Registry
         from bedplate.training.continuing import Continuation
         from bedplate.training.evidence import settings_of
         from bedplate.training.job import Job
 
         self.name, self.project = job, Project(directory)
-        self.registry = Registry(self.project.config.registry_path)
+        self.registry = self.project.registry
         run = None if resume is None else self.registry.run(resume)
         self.resume = None if run is None else run.id
         self.continued = None if run is None else Continuation.began(run.record)

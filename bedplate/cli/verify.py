@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bedplate.cli.main import PARTIAL_EXIT
-from bedplate.cli.options import echo_json, json_option, open_online, project_option
+from bedplate.cli.options import echo_json, json_option, project_option
 from bedplate.cli.progress import ProgressLine
 from bedplate.cli.tables import number, table
 from bedplate.config import without_password
@@ -57,7 +57,7 @@ def verify(views: tuple[str, ...], count: int, at: str | None, seed: int, direct
     project, began = Project(directory), time.perf_counter()
     chosen = [project.view(name) for name in dict.fromkeys(views)] or list(project.views.values())
     instant = None if at is None else parse_time(at, "--at")
-    with open_online(project.config) as store, ProgressLine(every=1.0) as progress, project.located():
+    with project.open_store() as store, ProgressLine(every=1.0) as progress, project.located():
         found = compare(store, project.history, chosen, keys=count, at=instant, seed=seed, progress=progress)
     if as_json:
         echo_json(_document(found, without_password(project.config.online_url), time.perf_counter() - began))

@@ -1,9 +1,13 @@
-"""What an epoch is made of: blocks of batches, each of which any thread can make, and parts of several processes."""
+"""Sources of batches, and blocks of their batches: of which, of which part of each, and made by any thread."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Protocol, TypeAlias, final, runtime_checkable
 
 import msgspec
@@ -74,6 +78,45 @@ WHOLE = Part()
 
 
 @final
+class Stretch(msgspec.Struct, frozen=True):
+    """Some batches of an epoch, next to each other, and the part that is wanted of each.
+
+    Attributes:
+        seed: of the order and of what is drawn.
+        epoch: from 0.
+        start: leaves out this many batches.
+        stop: leaves out the batches from this one on; None: none.
+        part: what is wanted of each batch.
+    """
+
+    seed: int
+    epoch: int
+    start: int = 0
+    stop: int | None = None
+    part: Part = WHOLE
+
+    def within(self, length: int, where: str) -> range:
+        """The numbers of its batches in an epoch of so many.
+
+        Args:
+            length: the number of batches of an epoch.
+            where: the source, for the message.
+
+        Raises:
+            ConfigError: the epoch does not have these batches.
+
+        >>> Stretch(seed=0, epoch=1, start=2).within(5, "loader")
+        range(2, 5)
+        """
+        if not 0 <= self.start <= length:
+            raise ConfigError(f"got start={self.start}, expected 0 to {length}", where=where)
+        stop = length if self.stop is None else self.stop
+        if not self.start <= stop <= length:
+            raise ConfigError(f"got stop={stop}, expected {self.start} to {length}", where=where)
+        return range(self.start, stop)
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Block:
     """Some batches of an epoch, one after the other, that are made together.
@@ -91,25 +134,90 @@ Room: TypeAlias = Callable[[], int]
 """Says how many candidates the next block may have at most; it has one batch at least."""
 
 
-@runtime_checkable
-class Blocks(Protocol):
-    """A source of batches that are made block by block."""
+def unbounded() -> int:
+    """Room for blocks as large as their source makes them."""
+    return sys.maxsize
 
-    def blocks(
-        self, seed: int, epoch: int, start: int = 0, stop: int | None = None, *, part: Part = WHOLE, room: Room
-    ) -> Iterator[Block]:
-        """The blocks of an epoch, in order; their batches are those of `epoch`.
+
+class Batches(Protocol):
+    """A source of batches whose every epoch is the same when read again."""
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch.
 
         Args:
-            seed: of the order and of what is drawn.
-            epoch: from 0.
-            start: leaves out this many batches.
-            stop: leaves out the batches from this one on; None: none.
-            part: what is wanted of each batch.
-            room: asked before each block.
+            seed: of the order and of what is drawn (negatives, samples).
+            epoch: from 0; each has its own order.
+            start: leaves out this many batches, cheaply; what follows is as if they had been read.
         """
         ...
 
     def __len__(self) -> int:
         """The number of batches of an epoch."""
         ...
+
+
+@runtime_checkable
+class Blocks(Batches, Protocol):
+    """A source whose batches are made block by block."""
+
+    def blocks(self, stretch: Stretch, room: Room) -> Iterator[Block]:
+        """The blocks of a stretch, in order; their batches are those of `epoch`.
+
+        Args:
+            stretch: which batches.
+            room: asked before each block.
+
+        Raises:
+            ConfigError: the epoch does not have these batches.
+        """
+        ...
+
+
+def batches_of(source: Blocks, stretch: Stretch) -> Iterator[Batch]:
+    """The batches of a stretch, block after block."""
+    return (batch for block in source.blocks(stretch, unbounded) for batch in block.make())
+
+
+def blocks_of(source: Batches, stretch: Stretch, room: Room) -> Iterator[Block]:
+    """The blocks of a stretch of any source; one that has no blocks is read batch by batch, in order.
+
+    Args:
+        source: of the batches.
+        stretch: which batches.
+        room: asked before each block.
+    """
+    if isinstance(source, Blocks):
+        return source.blocks(stretch, room)
+    batches = source.epoch(stretch.seed, stretch.epoch, stretch.start)
+    wanted = batches if stretch.stop is None else islice(batches, stretch.stop - stretch.start)
+    return _in_lots(wanted, stretch.part, room)
+
+
+_LOT, _LOT_SECONDS = 8, 0.001
+"""How many batches are read together at most, and how long reading more of them may have taken."""
+
+
+def _in_lots(batches: Iterator[Batch], part: Part, room: Room) -> Iterator[Block]:
+    """Blocks of batches that are read when their block is asked for: of several where reading takes no time.
+
+    An error comes after the batches before it.
+    """
+    lot, items, error = list[Batch](), 0, None
+    began, most = time.perf_counter(), room()
+    while error is None:
+        try:
+            if (batch := next(batches, None)) is None:
+                break
+            lot.append(part.of(batch))
+            items += lot[-1].items
+        except Exception as raised:  # noqa: BLE001 - raised again
+            error = raised
+        is_full = len(lot) == _LOT or items >= most
+        if lot and (is_full or error is not None or time.perf_counter() - began > _LOT_SECONDS):
+            yield Block(items, partial(iter, lot))
+            lot, items, began, most = [], 0, time.perf_counter(), room()
+    if error is not None:
+        raise error
+    if lot:
+        yield Block(items, partial(iter, lot))

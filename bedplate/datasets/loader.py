@@ -18,12 +18,12 @@ from typing import final
 import numpy as np
 
 from bedplate.batch import Batch
-from bedplate.datasets.blocks import WHOLE, Block, Part, Room
+from bedplate.datasets.blocks import Block, Part, Room, Stretch, batches_of
 from bedplate.datasets.counter import shuffled
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.shard import Shard
 from bedplate.datasets.slices import slice_batch
-from bedplate.errors import ConfigError, DataError
+from bedplate.errors import DataError
 from bedplate.types import Int64s, format_time
 
 BLOCK_ITEMS = 65_536
@@ -112,49 +112,31 @@ class Loader:
         Raises:
             ConfigError: `start` is not within the epoch.
         """
-        blocks = self.blocks(seed, epoch, start)
-        return (batch for block in blocks for batch in block.make())
+        return batches_of(self, Stretch(seed, epoch, start))
 
-    def blocks(
-        self,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        part: Part = WHOLE,
-        room: Room | None = None,
-    ) -> Iterator[Block]:
-        """The blocks of an epoch; see `blocks.Blocks`.
+    def blocks(self, stretch: Stretch, room: Room) -> Iterator[Block]:
+        """The blocks of a stretch; see `blocks.Blocks`."""
+        cuts = self.cuts(stretch, room)
+        return (Block(items, partial(self._make, places, stretch.seed, stretch.epoch)) for items, places in cuts)
 
-        Raises:
-            ConfigError: `start` is not within the epoch.
-        """
-        cuts = self.cuts(seed, epoch, start, stop, part, room)
-        return (Block(items, partial(self._make, places, seed, epoch)) for items, places in cuts)
-
-    def cuts(
-        self, seed: int, epoch: int, start: int, stop: int | None, part: Part, room: Room | None
-    ) -> Iterator[tuple[int, list[Int64s]]]:
+    def cuts(self, stretch: Stretch, room: Room) -> Iterator[tuple[int, list[Int64s]]]:
         """Which requests each batch of a block has, and how many candidates the block has; arguments as `blocks`.
 
         A request is named by its place: its number among those of the split and the shard, in order of time.
 
         Raises:
-            ConfigError: `start` is not within the epoch.
+            ConfigError: the epoch does not have these batches.
         """
-        if not 0 <= start <= len(self):
-            raise ConfigError(f"got start={start}, expected 0 to {len(self)}", where="loader")
-        return self._cuts(self._order(seed, epoch), start, len(self) if stop is None else stop, part, room)
+        batches = stretch.within(len(self), "loader")
+        return self._cuts(self._order(stretch.seed, stretch.epoch), batches, stretch.part, room)
 
-    def _cuts(
-        self, order: Int64s, start: int, end: int, part: Part, room: Room | None
-    ) -> Iterator[tuple[int, list[Int64s]]]:
+    def _cuts(self, order: Int64s, batches: range, part: Part, room: Room) -> Iterator[tuple[int, list[Int64s]]]:
         before = np.concatenate(([0], np.cumsum(self._sizes[order])))
         firsts, stops = part.cut(before, self._bounds(self._sizes[order]))
         items = np.concatenate(([0], np.cumsum(before[stops] - before[firsts])))
+        start, end = batches.start, batches.stop
         while start < end:
-            most = self._block_items if room is None else min(self._block_items, room())
+            most = min(self._block_items, room())
             stop = max(start + 1, int(np.searchsorted(items, items[start] + most, side="right")) - 1)
             stop = min(stop, end)
             chosen = [order[a:b] for a, b in zip(firsts[start:stop].tolist(), stops[start:stop].tolist(), strict=True)]

@@ -73,7 +73,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keys: tuple[str, ...] = ()
 
 
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PartFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Two files of one part.
 
     Attributes:
@@ -112,7 +112,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     plan: Plan
-    parts: tuple[Part, ...]
+    parts: tuple[PartFiles, ...]
 
 
 def write_dataset(
@@ -270,7 +270,7 @@ class _Writer:
         content = msgspec.json.format(msgspec.json.encode(Manifest(self._plan, tuple(parts))))
         write_atomic(self._working / MANIFEST, content + b"\n")
 
-    def _known(self) -> list[Part]:
+    def _known(self) -> list[PartFiles]:
         """The parts that are whole, of a writing of the same; anything else in the folder is deleted."""
         plan = msgspec.json.encode(self._plan)
         path, journal = self._working / PLAN, self._working / JOURNAL
@@ -281,7 +281,7 @@ class _Writer:
                 elif entry.name != LOCK:
                     entry.unlink()
             write_atomic(path, plan)
-        found: list[Part] = []
+        found: list[PartFiles] = []
         for line in journal.read_bytes().splitlines(keepends=True) if journal.is_file() else []:
             part = _part_of(line)
             if part is None or any(not f.is_file() for f in part.files(self._working)):
@@ -297,13 +297,13 @@ class _Writer:
             self._progress(f"goes on after {len(found):,} parts")
         return found
 
-    def _epoch(self, split: str, epoch: int, done: list[Part]) -> list[Part]:
+    def _epoch(self, split: str, epoch: int, done: list[PartFiles]) -> list[PartFiles]:
         """The parts of an epoch that are missing."""
         try:
             loader = Loader(self._dataset, split, block_items=min(BLOCK_ITEMS, self._plan.part_items))
         except DataError:
             return []  # a split without requests has no parts
-        made: list[Part] = []
+        made: list[PartFiles] = []
         number = sum(p.batches for p in done)
         (self._working / f"{split}-{epoch}").mkdir(exist_ok=True)
         for batches in _parts(loader.epoch(self._plan.seed, epoch, number), self._plan.part_items):
@@ -313,7 +313,7 @@ class _Writer:
             self._progress(f"{split} epoch {epoch}: {number:,} of {len(loader):,} batches")
         return made
 
-    def _write(self, path: str, split: str, epoch: int, first: int, batches: list[Batch]) -> Part:
+    def _write(self, path: str, split: str, epoch: int, first: int, batches: list[Batch]) -> PartFiles:
         tables = [self._layout.tables(batch, first + i) for i, batch in enumerate(batches)]
         names = [self._working / f"{path}.{table}.parquet" for table in ("requests", "items")]
         frames = [pl.concat([pair[i] for pair in tables]) for i in range(2)]
@@ -323,7 +323,7 @@ class _Writer:
             fsync_file(temporary)
             temporary.replace(name)
         fsync_dir(names[0].parent)
-        part = Part(
+        part = PartFiles(
             path=path,
             split=split,
             epoch=epoch,
@@ -341,12 +341,12 @@ class _Writer:
         return part
 
 
-def _part_of(line: bytes) -> Part | None:
+def _part_of(line: bytes) -> PartFiles | None:
     """The part of a line; None: the line was not written to its end."""
     if not line.endswith(b"\n"):
         return None
     try:
-        return msgspec.json.decode(line, type=Part)
+        return msgspec.json.decode(line, type=PartFiles)
     except msgspec.MsgspecError:
         return None
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from bedplate.batch import Batch
 from bedplate.datasets import writing
-from bedplate.datasets.blocks import WHOLE, Block, Part, Room
+from bedplate.datasets.blocks import Block, Part, Room, Stretch, batches_of
 from bedplate.datasets.layout import BATCH, Layout
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.slices import slice_batch
@@ -107,7 +107,7 @@ class WrittenLoader:
         if split not in SPLITS:
             raise NotFoundError(f"no split '{split}'", where=str(dataset.folder), hint=suggest(split, SPLITS, "splits"))
         self._dataset, self._split = dataset, split
-        self._epochs: dict[int, list[writing.Part]] = {}
+        self._epochs: dict[int, list[writing.PartFiles]] = {}
         for part in dataset.manifest.parts:
             if part.split == split:
                 self._epochs.setdefault(part.epoch, []).append(part)
@@ -130,26 +130,16 @@ class WrittenLoader:
         Raises:
             ConfigError: the files hold another seed, or not this epoch, or `start` is not within it.
         """
-        blocks = self.blocks(seed, epoch, start)
-        return (batch for block in blocks for batch in block.make())
+        return batches_of(self, Stretch(seed, epoch, start))
 
-    def blocks(
-        self,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        part: Part = WHOLE,
-        room: Room | None = None,
-    ) -> Iterator[Block]:
-        """The blocks of an epoch, a pair of files each, whatever the room; see `blocks.Blocks`.
+    def blocks(self, stretch: Stretch, room: Room) -> Iterator[Block]:
+        """The blocks of a stretch, a pair of files each, whatever the room; see `blocks.Blocks`.
 
         Raises:
             ConfigError: as `epoch`.
         """
         plan = self._dataset.manifest.plan
-        where = str(self._dataset.folder)
+        where, seed, epoch = str(self._dataset.folder), stretch.seed, stretch.epoch
         if seed != plan.seed:
             raise ConfigError(
                 f"the files hold the batches of seed {plan.seed}, got {seed}",
@@ -163,22 +153,20 @@ class WrittenLoader:
                 where=where,
                 hint=f"write them with --epochs {epoch + 1} or more: each has its own order and negatives",
             )
-        if not 0 <= start <= len(self):
-            raise ConfigError(f"got start={start}, expected 0 to {len(self)}", where=where)
-        return self._blocks(self._epochs[number], start, len(self) if stop is None else stop, part)
+        return self._blocks(self._epochs[number], stretch.within(len(self), where), stretch.part)
 
-    def _blocks(self, files: list[writing.Part], start: int, stop: int, part: Part) -> Iterator[Block]:
+    def _blocks(self, files: list[writing.PartFiles], batches: range, part: Part) -> Iterator[Block]:
         for pair in files:
-            if max(pair.first, start) < min(pair.first + pair.batches, stop):
-                yield Block(pair.items, partial(self._make, pair, start, stop, part))
+            if max(pair.first, batches.start) < min(pair.first + pair.batches, batches.stop):
+                yield Block(pair.items, partial(self._make, pair, batches, part))
 
-    def _make(self, pair: writing.Part, start: int, stop: int, part: Part) -> Iterator[Batch]:
+    def _make(self, pair: writing.PartFiles, batches: range, part: Part) -> Iterator[Batch]:
         requests, items = (_read(path) for path in pair.files(self._dataset.folder))
         plan = self._dataset.manifest.plan
         whole = Layout(plan.columns, plan.labels, plan.keys).batch(requests, items)
         bounds = np.searchsorted(requests[BATCH].to_numpy(), np.arange(pair.first, pair.first + pair.batches + 1))
         firsts, stops = (edge.tolist() for edge in part.cut(whole.offsets, bounds))
-        for i in range(max(0, start - pair.first), min(stop - pair.first, pair.batches)):
+        for i in range(max(0, batches.start - pair.first), min(batches.stop - pair.first, pair.batches)):
             yield slice_batch(whole, firsts[i], stops[i])
 
 

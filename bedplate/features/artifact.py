@@ -42,6 +42,13 @@ KEYS = "retrieval/keys.npy"
 VECTORS = "retrieval/vectors.npy"
 TEXTS = "retrieval/texts.json"
 
+SCORE = "score"
+"""The output of a ranking model: [candidates], larger is better."""
+QUERY = "query"
+"""The output of a model for retrieval: [requests, width], the vector with which the catalogue is searched."""
+MATRIX = "matrix"
+"""What trees take: [rows, columns] float32 with NaN where a value is missing."""
+
 UNREADABLE = (
     EOFError,
     KeyError,

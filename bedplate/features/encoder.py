@@ -121,7 +121,7 @@ class Encoder:
             there = None if present is None else present[None]
             ids = self.vocabularies.rows_of(choice, np.ascontiguousarray(values)[None], there)
             out[f"bag_ids.{field.feature}"] = pad(ids[:, 0], mask)
-        out["request_of_item"] = batch.request_of_item()
+        out[enc.OF_ITEM] = batch.request_of_item()
         return out
 
     def longest(self) -> dict[str, int]:

@@ -33,6 +33,9 @@ Level: TypeAlias = Literal["request", "item"]
 CANDIDATE = "candidate"
 """The name under which the key of the candidate (`Batch.candidates`) is encoded like a feature of the item."""
 
+OF_ITEM = "request_of_item"
+"""The tensor that says the request of each candidate."""
+
 
 TAKES = (
     "Number takes numbers, Category ids or whole numbers, Bag lists of ids, Sequence lists of the request, "
@@ -256,4 +259,4 @@ class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if group.numbers:
                 found.append(TensorSpec(f"sequence_numbers.{group.name}", "float32", (*shape, group.numbers)))
         found.extend(TensorSpec(f"bag_ids.{b.name}", "int64", (sizes[b.level], f"{b.name}.length")) for b in self.bags)
-        return (*found, TensorSpec("request_of_item", "int64", ("items",)))
+        return (*found, TensorSpec(OF_ITEM, "int64", ("items",)))

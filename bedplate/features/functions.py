@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ import polars as pl
 from bedplate.errors import DefinitionError
 from bedplate.features.derived import REQUEST_TIME
 from bedplate.features.function import expects
+from bedplate.texts import Remembered
 from bedplate.types import Array, Float32s, Float64s, Int64s
 
 EARTH_RADIUS = 6371.0088
@@ -153,16 +155,22 @@ def token_overlap(query: Array, text: Array) -> Float64s:
     """
     shares = np.full(len(query), np.nan)
     for row, (wanted, offered) in enumerate(zip(query.tolist(), text.tolist(), strict=True)):
-        words = _words(wanted)
+        words = _WORDS[wanted]
         if words:
-            shares[row] = len(words & _words(offered)) / len(words)
+            shares[row] = len(words & _WORDS[offered]) / len(words)
     return shares
 
 
-# The same titles come with every request.
-@functools.lru_cache(maxsize=1 << 16)
-def _words(text: str) -> frozenset[str]:
+def _words_of(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text.lower()))
+
+
+def _size_of(words: frozenset[str]) -> int:
+    return sys.getsizeof(words) + sum(map(sys.getsizeof, words))
+
+
+# The same titles come with every request; long texts are queries, if anything, and take as long as their words.
+_WORDS = Remembered(_words_of, _size_of, most_bytes=64 * 1024 * 1024, most_of_one=16 * 1024)
 
 
 expects(haversine, "a number", "a number", "a number", "a number")

@@ -11,13 +11,14 @@ import polars as pl
 
 from bedplate.batch import Column, column_to_series
 from bedplate.errors import DataError, DefinitionError, NotFoundError, reason, suggest
-from bedplate.features.assemble import Read, Reader, context_columns
+from bedplate.features.assemble import context_columns
 from bedplate.features.chains import Chains, Level
 from bedplate.features.context import PREFIX, Context
 from bedplate.features.derived import DerivedFeature, series_to_column
 from bedplate.features.entity import KeysLike, encode_keys
 from bedplate.features.graph import FeatureGraph, FeatureLike, Selected
 from bedplate.features.model import ModelFeature, Scorers, compute
+from bedplate.features.reader import Read, Reader
 from bedplate.features.times import TimesLike, asked_times, encode_times
 from bedplate.features.view import FeatureView
 from bedplate.types import Int64s, Type

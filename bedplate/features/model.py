@@ -16,11 +16,9 @@ from typing import Any, Protocol, TypeAlias, final
 from bedplate.arguments import checks_arguments
 from bedplate.batch import Column
 from bedplate.errors import DataError, DefinitionError
+from bedplate.features.artifact import SCORE
 from bedplate.features.derived import REQUEST_TIME, DerivedFeature, evaluate
 from bedplate.types import Int64s, format_time
-
-SCORE = "score"
-"""The output of a ranking model."""
 
 
 @checks_arguments

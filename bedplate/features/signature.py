@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol, final
 
 import msgspec
 
-from bedplate.batch import Batch, Column, Dense, Embedding, Ids, Ragged
 from bedplate.errors import ArtifactError, DataError, DefinitionError, suggest
 from bedplate.features.encoding import CANDIDATE, Level, TensorSpec
 from bedplate.types import Array, Type
@@ -208,22 +207,6 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
                 hint="the definition changed since the model was trained: train again, or restore the definition",
             )
 
-    def check_batch(self, batch: Batch) -> None:
-        """Checks that a batch has every feature at its level and in its form.
-
-        Raises:
-            DataError: a column is missing or of another form; all of them are named.
-        """
-        wrong: list[str] = []
-        for i in self.inputs:
-            columns = batch.request if i.level == "request" else batch.item
-            if i.feature not in columns:
-                wrong.append(f"no {i.level} column '{i.feature}'")
-            elif not _suits(columns[i.feature], i):
-                wrong.append(f"'{i.feature}' is not a column of {_kind(i.type, i.is_list)}")
-        if wrong:
-            raise DataError("; ".join(wrong), where="batch", hint="the signature lists what the model reads")
-
     def check_tensors(self, tensors: Mapping[str, Array]) -> None:
         """Checks that tensors have the names, dtypes and shapes that the graph takes.
 
@@ -255,18 +238,6 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 def _zipped(spec: TensorSpec, tensor: Array) -> list[tuple[int | str, int]]:
     return list(zip(spec.shape, tensor.shape, strict=False))
-
-
-def _suits(column: Column, wanted: Input) -> bool:
-    if wanted.is_list:
-        if not isinstance(column, Ragged):
-            return False
-        column = column.values
-    if wanted.type is Type.STRING:
-        return isinstance(column, Ids)
-    if wanted.type.width:
-        return isinstance(column, Embedding) and column.values.shape[1] == wanted.type.width
-    return isinstance(column, Dense | Ids)
 
 
 def _kind(kind: Type, is_list: bool) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 
 from bedplate.batch import Column, Embedding, Ragged, column_to_series
 from bedplate.errors import ProofError
-from bedplate.features.assemble import Reader
 from bedplate.features.graph import Selected
 from bedplate.features.lookup import lookup
 from bedplate.features.model import Scorers
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.types import Array, Bools, Int64s, format_time
 

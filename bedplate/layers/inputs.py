@@ -8,7 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
-from bedplate.features.encoding import Layout, Level
+from bedplate.features.encoding import OF_ITEM, Layout, Level
 from bedplate.layers.axes import Axis, InputColumn
 from bedplate.layers.embedding import FusedEmbedding, masked_mean
 
@@ -49,7 +49,7 @@ class InputVectors(nn.Module):
 
     def rows(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """[N, request_width + item_width]: both sides, that of the request repeated for each of its candidates."""
-        sides = [self.request(inputs).index_select(0, inputs["request_of_item"])] if self.request_width else []
+        sides = [self.request(inputs).index_select(0, inputs[OF_ITEM])] if self.request_width else []
         if self.item_width:
             sides.append(self.item(inputs))
         return torch.cat(sides, dim=1)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from types import new_class
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bedplate.errors import DefinitionError
+from bedplate.features.artifact import QUERY, SCORE
 from bedplate.features.encoding import Layout, Level
 from bedplate.layers.axes import Axes
 from bedplate.models.batch import TensorBatch
@@ -25,7 +27,8 @@ class Model(nn.Module, ABC):
     weights for the same two. A job that is given the config trains the model.
 
     Attributes:
-        Config: all choices, a subclass of `models.config.ModelConfig`.
+        Config: all choices, a subclass of `models.config.ModelConfig`. A class without one of its own has one with the
+            choices of its parent.
         config: those of this model.
         layout: the tensors that it takes.
         served_levels: what the exported graph reads: of the request, of the candidates, or both.
@@ -40,11 +43,17 @@ class Model(nn.Module, ABC):
         self.layout = layout
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Lets the class's own `Config` say which model it is of."""
+        """Lets a class have a `Config` that says which model it is of: its own, or one like that of its parent."""
         super().__init_subclass__(**options)
-        config = cls.__dict__.get("Config")
-        if config is not None and not config.implemented_by:
+        config: type[ModelConfig] | None = getattr(cls, "Config", None)
+        if config is None:
+            return
+        known = vars(config).get("implemented_by")
+        if known is None:
             config.implemented_by = cls
+        elif known not in (cls, f"{cls.__module__}:{cls.__qualname__}"):
+            said = {"__module__": cls.__module__, "__qualname__": f"{cls.__qualname__}.Config", "implemented_by": cls}
+            cls.Config = new_class("Config", (config,), {"frozen": True}, lambda body: body.update(said))
 
     @abstractmethod
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,15 +69,23 @@ class Model(nn.Module, ABC):
         Args:
             batch: the encoder's tensors of `served_levels`.
         """
-        return {"score": self(batch)["score"]}
+        return {SCORE: self(batch)[SCORE]}
 
     @abstractmethod
     def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """The mean loss of a batch, a scalar."""
 
+    def loss_weight(self, batch: TensorBatch) -> Tensor:
+        """What the loss of a batch counts beside that of others, a scalar: the sum of the weights that it is a mean by.
+
+        The number of its candidates unless a model says otherwise. The loss of a split and accumulated gradients are
+        means by it, so that they do not depend on how rows are cut into batches.
+        """
+        return torch.tensor(float(batch.rows))
+
     def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """[N]: the scores that `metrics` gets; the outputs' own unless a model says otherwise."""
-        return outputs["score"]
+        return outputs[SCORE]
 
     def axes(self) -> Axes:
         """What the axes of the weights stand for that read or give the columns of the encoder's tensors, by name.
@@ -102,7 +119,7 @@ class RetrievalModel(Model, ABC):
 
     def served(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`query` [R, width]; the candidates' vectors are computed ahead, for the catalogue."""
-        return {"query": self.query(batch)}
+        return {QUERY: self.query(batch)}
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bedplate.errors import DataError
+from bedplate.features.artifact import SCORE
 from bedplate.features.encoding import Layout
 from bedplate.metrics.report import binary_report
 from bedplate.models.base import Model, weighted_mean
@@ -35,11 +36,15 @@ class BinaryModel(Model, ABC):
 
     def served(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`score` [N], the probability of the label."""
-        return {"score": probability(self(batch)["logit"])}
+        return {SCORE: probability(self(batch)["logit"])}
 
     def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """The weighted mean log loss, corrected for drawn negatives if the config says so."""
         return binary_loss(self._logit(outputs, batch), batch.label(self.label), batch.weights_of(self.label))
+
+    def loss_weight(self, batch: TensorBatch) -> Tensor:
+        """The sum of the weights of the rows in which the label is known."""
+        return batch.weights_of(self.label).sum()
 
     def judged(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """[N]: the probability of the label among the batch's candidates."""

@@ -8,7 +8,8 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
-from bedplate.features.encoding import Layout
+from bedplate.features.artifact import SCORE
+from bedplate.features.encoding import OF_ITEM, Layout
 from bedplate.layers.attention import CandidateAttention, pooled_axis
 from bedplate.layers.axes import Axes, Axis, prefixed
 from bedplate.layers.cross import CrossNetwork
@@ -66,7 +67,7 @@ class DCN(BinaryModel):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`logit` [N], and `score` [N], the probability of the label."""
-        request_of_item = batch["request_of_item"]
+        request_of_item = batch[OF_ITEM]
         request, item = self.vectors.request(batch), self.vectors.item(batch)
         pooled = [item]
         for group, attention in zip(self.layout.sequences, self.attention, strict=True):
@@ -75,4 +76,4 @@ class DCN(BinaryModel):
         item = torch.cat(pooled, dim=1)
         crossed = self.cross.summed(request, item, request_of_item, self.crossed.weight[0]) + self.crossed.bias
         logit = crossed + self.deepened(self.deep(request, item, request_of_item)).squeeze(1)
-        return {"logit": logit, "score": probability(logit)}
+        return {"logit": logit, SCORE: probability(logit)}

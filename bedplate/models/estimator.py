@@ -78,7 +78,7 @@ class Estimator(ABC):
 
     @abstractmethod
     def part(self) -> Part:
-        """The nodes of the graph from `nodes.MATRIX` to `nodes.SCORE`, which computes what `score` does."""
+        """The nodes of the graph from `artifact.MATRIX` to `artifact.SCORE`, which computes what `score` does."""
 
     def judged(self, matrix: Float32s, log_q: Float32s | None) -> Float64s:
         """[N]: the scores that `metrics` gets, of candidates that were drawn; `score` unless an estimator says else."""

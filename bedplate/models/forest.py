@@ -13,7 +13,8 @@ from typing import Any, final
 
 import numpy as np
 
-from bedplate.models.nodes import MATRIX, SCORE, Part, constant, float32_of, float64_of, node
+from bedplate.features.artifact import MATRIX, SCORE
+from bedplate.models.nodes import Part, constant, float32_of, float64_of, node
 from bedplate.types import Array, Bools, Float64s, Int64s
 
 _AT_MOST, _LESS, _MEMBER = 0, 1, 6  # the operator's numbers of comparisons

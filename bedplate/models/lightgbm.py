@@ -8,6 +8,7 @@ from typing import Any, ClassVar, final
 
 import numpy as np
 
+from bedplate.errors import ConfigError
 from bedplate.models.boosting import Boosted, Segment, group_sizes, require_known
 from bedplate.models.estimator import Rows
 from bedplate.models.estimators import BoostedConfig, EstimatorConfig, LightGBMConfig
@@ -35,6 +36,21 @@ class LightGBM(Boosted):
         require_known(config.params, frozenset(names), config.title())
         for name in config.params:
             config.check_own(names[name], name)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        """Makes a booster of the parameters on two rows: the library says which values it does not take."""
+        params, rank = self._params(0), self.config.objective == "lambdarank"
+        try:
+            rows = np.zeros((2, max(len(self.columns), 1)), np.float32)
+            data: Any = _lightgbm.Dataset(rows, label=[0, 1], group=[2] if rank else None, params=params)
+            _lightgbm.Booster(params, data.construct())
+        except (TypeError, ValueError, _lightgbm.basic.LightGBMError) as error:
+            raise ConfigError(
+                f"the library refuses the parameters: {str(error).strip().splitlines()[0]}",
+                where=f"{self.config.title()}: params",
+                hint=", ".join(f"{name} is {value!r}" for name, value in self.config.params.items()) or None,
+            ) from error
 
     def open(self, train: Rows) -> Any:
         """The rows in the library's bins, a byte or two a value."""

@@ -8,7 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from bedplate.features.encoding import Layout
+from bedplate.features.artifact import SCORE
+from bedplate.features.encoding import OF_ITEM, Layout
 from bedplate.layers.axes import NOTHING, Axes
 from bedplate.layers.inputs import InputVectors
 from bedplate.models.base import require, seeded
@@ -49,13 +50,13 @@ class Logistic(BinaryModel):
         logit = self.item(self.vectors.item(batch)).squeeze(1)
         if self.vectors.request_width:
             shared = self.request(self.vectors.request(batch)).squeeze(1)
-            logit = logit + shared.index_select(0, batch["request_of_item"])
+            logit = logit + shared.index_select(0, batch[OF_ITEM])
         if self.layout.sequences:
             means = torch.cat(
                 [mean_element(*self.vectors.elements(g.name, batch)) for g in self.layout.sequences], dim=1
             )
-            logit = logit + self.sequence(means).squeeze(1).index_select(0, batch["request_of_item"])
-        return {"logit": logit, "score": probability(logit)}
+            logit = logit + self.sequence(means).squeeze(1).index_select(0, batch[OF_ITEM])
+        return {"logit": logit, SCORE: probability(logit)}
 
 
 def mean_element(vectors: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
-from bedplate.features.encoding import Level, TensorSpec
+from bedplate.features.encoding import OF_ITEM, Level, TensorSpec
 from bedplate.types import Array, Float32s, Int64s
 
 _EXACT = 1 << 24
@@ -58,7 +58,7 @@ class MatrixLayout:
         named = {f.feature: f.vocabulary for f in encoder.fields if f.vocabulary is not None}
         pieces: list[Piece] = []
         for tensor in encoder.layout.tensors():
-            if tensor.name == "request_of_item":
+            if tensor.name == OF_ITEM:
                 continue
             features = encoder.columns_of(tensor.name)
             level: Level = "request" if tensor.name.startswith("request") else "item"
@@ -94,7 +94,7 @@ class MatrixLayout:
         >>> layout.matrix(tensors | {"request_of_item": np.array([0, 0, 1])}).tolist()
         [[1.0, 1.0, 3.0, 1.0], [1.0, 1.0, 4.0, 1.0], [2.0, 1.0, 5.0, 0.0]]
         """
-        of_item = tensors.get("request_of_item")
+        of_item = tensors.get(OF_ITEM)
         parts: list[Array] = []
         for piece in self.pieces:
             values = tensors[piece.tensor.name]

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bedplate.features.encoding import TensorSpec
+from bedplate.features.artifact import MATRIX, SCORE
+from bedplate.features.encoding import OF_ITEM, TensorSpec
 from bedplate.models.matrix import MatrixLayout
 from bedplate.types import Array
 
@@ -21,8 +22,6 @@ TREES_OPSET = 5
 """The version of the operators of `ai.onnx.ml` from which on these know trees in float64 and sets of categories."""
 
 IR_VERSION = 10
-MATRIX = "matrix"
-SCORE = "score"
 _LARGEST = 2**31 - 2**24  # a protobuf message, which an ONNX file is, holds less than 2 GiB
 
 
@@ -67,7 +66,7 @@ def matrix_part(layout: MatrixLayout) -> Part:
             nodes.append(float32_of(f"{name}.codes", f"{name}.numbers"))
             name = f"{name}.numbers"
         if piece.level == "request":
-            nodes.append(node("Gather", [name, "request_of_item"], f"{name}.of_item", axis=0))
+            nodes.append(node("Gather", [name, OF_ITEM], f"{name}.of_item", axis=0))
             name = f"{name}.of_item"
         columns.append(name)
     nodes.append(node("Concat", columns, MATRIX, axis=1))
@@ -78,7 +77,7 @@ def inputs_of(layout: MatrixLayout) -> tuple[TensorSpec, ...]:
     """The tensors that the graph takes, in the encoder's order."""
     found = tuple(piece.tensor for piece in layout.pieces)
     if any(piece.level == "request" for piece in layout.pieces):
-        return (*found, TensorSpec("request_of_item", "int64", ("items",)))
+        return (*found, TensorSpec(OF_ITEM, "int64", ("items",)))
     return found
 
 

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bedplate.errors import ConfigError, DataError, DefinitionError, suggest
+from bedplate.features.artifact import MATRIX, SCORE
 from bedplate.models.boosting import BLOCK_ROWS
 from bedplate.models.estimator import Fitted, Rows
 from bedplate.models.estimators import EstimatorConfig, SklearnConfig
 from bedplate.models.forest import forest_part
 from bedplate.models.matrix import MatrixColumn, named
-from bedplate.models.nodes import MATRIX, OPSET, SCORE, Part, constant, float32_of, float64_of, node
+from bedplate.models.nodes import OPSET, Part, constant, float32_of, float64_of, node
 from bedplate.models.sklearn_trees import trees_of
 from bedplate.types import Array, Float32s, Float64s
 

@@ -8,7 +8,8 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor, nn
 
-from bedplate.features.encoding import Layout
+from bedplate.features.artifact import QUERY, SCORE
+from bedplate.features.encoding import OF_ITEM, Layout
 from bedplate.layers.attention import SequencePooling, pooled_axis
 from bedplate.layers.axes import Axes, Axis, prefixed
 from bedplate.layers.inputs import InputVectors
@@ -96,25 +97,29 @@ class TwoTower(RetrievalModel):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`query` [R, width], `item` [N, width], `score` [N], and `request_of_item` as it came in."""
         query, item = self.query(batch), self.item(batch)
-        request_of_item = batch["request_of_item"]
+        request_of_item = batch[OF_ITEM]
         score = (query.index_select(0, request_of_item) * item).sum(dim=1) / self.temperature
-        return {"query": query, "item": item, "score": score, "request_of_item": request_of_item}
+        return {QUERY: query, "item": item, SCORE: score, OF_ITEM: request_of_item}
 
     def loss(self, outputs: Mapping[str, Tensor], batch: TensorBatch) -> Tensor:
         """The weighted mean over positives of the corrected softmax loss; a training step updates the frequencies."""
         positive = batch.label(self.label) > 0
-        request_of_item = outputs["request_of_item"]
+        request_of_item = outputs[OF_ITEM]
         unique, inverse = _unique(batch.candidates)
         rows = torch.arange(len(inverse))
         first = torch.full((len(unique),), len(inverse)).scatter_reduce(0, inverse, rows, "amin")
         correction = self._log_probability(unique)
-        logits = outputs["query"] @ outputs["item"].index_select(0, first).T / self.temperature - correction
+        logits = outputs[QUERY] @ outputs["item"].index_select(0, first).T / self.temperature - correction
         bought = torch.zeros(logits.shape, dtype=torch.bool)
         bought[request_of_item[positive], inverse[positive]] = True
         others = torch.logsumexp(logits.masked_fill(bought, _NOTHING), dim=1)
-        own = outputs["score"][positive] - correction[inverse[positive]]
+        own = outputs[SCORE][positive] - correction[inverse[positive]]
         losses = nn.functional.softplus(others[request_of_item[positive]] - own)
         return weighted_mean(losses, batch.weights[positive])
+
+    def loss_weight(self, batch: TensorBatch) -> Tensor:
+        """The sum of the weights of the positives."""
+        return batch.weights[batch.label(self.label) > 0].sum()
 
     def metrics(self, prediction: Prediction) -> dict[str, float]:
         """`request_auc`: how often a positive scores above another candidate of its request."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from bedplate.batch import Column
-from bedplate.features.assemble import Reader
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.types import Int64s
 

@@ -55,10 +55,10 @@ class _Pages:
         self._address = address
         self.__array_interface__ = {"data": (address + at, True), "shape": shape, "typestr": dtype.str, "version": 3}
 
-    def __del__(self) -> None:
-        """Unmaps them."""
+    def __del__(self, unmap: Any = _unmap) -> None:
+        """Unmaps them; when the interpreter ends, the module's own names may be gone before its arrays."""
         if self._address is not None:
-            _unmap(self._address, self._size)
+            unmap(self._address, self._size)
 
     def release(self) -> None:
         """Lets go of them: they stay in the system's cache, and come back when they are read."""

@@ -22,9 +22,9 @@ from bedplate.aggregations.ratio import Ratio
 from bedplate.aggregations.window import Window
 from bedplate.batch import Column, Dense, Ids, Ragged
 from bedplate.canonical import string_ids
-from bedplate.features.assemble import Reader
 from bedplate.features.derived import series_to_column
 from bedplate.features.links import Link
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.sources.base import AVAILABLE, SEQUENCE, TIME
 from bedplate.types import Int64s, Type, parse_duration

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -209,10 +209,10 @@ class Lock:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def __del__(self) -> None:
-        """Gives the lock back."""
-        with suppress(OSError, AttributeError):
-            os.close(self._descriptor)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        """Gives the lock back; when the interpreter ends, the module's own names may be gone before its locks."""
+        if self._descriptor >= 0:
+            close(self._descriptor)
 
     def release(self) -> None:
         """Gives the lock back; it may be called once."""

@@ -19,7 +19,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from bedplate.batch import ManyTexts
-from bedplate.config import ONLINE_SCHEMES, ONLINE_URLS, without_password
+from bedplate.config import ONLINE_SCHEMES, ONLINE_URLS, Config, without_password
 from bedplate.errors import ConfigError, ConflictError, DeadlineError, missing_extra
 from bedplate.online import keys
 from bedplate.types import Bools, Int64s
@@ -309,6 +309,28 @@ def open_store(url: str, root: Path | None = None, patience: float | None = None
     store = _opened(url, root, patience)
     store.project = project
     return store
+
+
+def open_own(config: Config, patience: float | None = None) -> OnlineStore:
+    """Opens the store that a project's configuration names, as the project; `Project.open_store` does.
+
+    Args:
+        config: of the project.
+        patience: as of `open_store`.
+
+    Raises:
+        ConfigError: it is `memory:`, so that it would be empty, and gone with this process.
+        MissingExtraError: the library that the store needs is not installed.
+        StoreError: it can't be opened.
+    """
+    if config.online_url == "memory:":
+        raise ConfigError(
+            "the online store 'memory:' is gone when the process ends",
+            where="bedplate.toml: online.url",
+            hint='name one that stays, such as "lmdb:.bedplate/online"; a program opens one of its own by '
+            'open_store("memory:")',
+        )
+    return open_store(config.online_url, config.root, patience, project=config.online_project)
 
 
 def _opened(url: str, root: Path | None, patience: float | None) -> OnlineStore:

@@ -28,7 +28,7 @@ from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts, Values
 from bedplate.online.fetch import OnlineReader
-from bedplate.online.guard import GuardedStore, UnavailableError, reads_until
+from bedplate.online.guard import GuardedStore, UnansweredError, reads_until
 from bedplate.online.recent import RecentRows
 from bedplate.online.resident import ResidentViews, with_gaps_filled
 from bedplate.online.state import NotHeldError, decode_state, fresh_until
@@ -161,7 +161,7 @@ class FallbackReader(Reader):
         found: list[str] = []
         try:
             values = self.guard.read_many([store_keys.state_of(view) for view in views], (), monotonic() + LOOK_SECONDS)
-        except UnavailableError:
+        except UnansweredError:
             return None
         for view, value in zip(views, values, strict=True):
             try:
@@ -199,7 +199,7 @@ class FallbackReader(Reader):
         """What the store says.
 
         Raises:
-            UnavailableError: the store can't be read in time.
+            UnansweredError: the store can't be read in time.
             NotHeldError: it does not hold some of the views; says which.
             AheadError: it is ahead of a time asked for.
         """
@@ -303,7 +303,7 @@ class Reading(Reader):
         self._reader, self._texts_of, self._deadline = reader, texts_of, deadline
         self._said = Said()
         self.degraded, self.behind = self._said.degraded, self._said.behind
-        self.failure: UnavailableError | None = None
+        self.failure: UnansweredError | None = None
         self.lacking: dict[str, NotHeldError] = {}
 
     def read(self, view: CompiledView, names: Sequence[str], keys: Int64s, times: Int64s) -> Columns:
@@ -323,7 +323,7 @@ class Reading(Reader):
             held = [read for read in reads if read.view.id not in self.lacking]
             try:
                 found = iter(self._reader.fresh(held, self._texts_of, self._said) if held else [])
-            except UnavailableError as error:
+            except UnansweredError as error:
                 self.failure = error
             except NotHeldError as error:
                 self.lacking |= dict.fromkeys(error.views, error)  # at least one: the next round reads fewer
@@ -351,7 +351,7 @@ class Reading(Reader):
         if self.failure is None:
             try:
                 return _with_texts(columns, names, self._said, read.view)
-            except UnavailableError as error:
+            except UnansweredError as error:
                 self.failure = error
         return _without_unknown_texts(columns, names)
 

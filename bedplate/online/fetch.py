@@ -15,7 +15,7 @@ import numpy as np
 
 from bedplate.batch import Columns
 from bedplate.errors import AheadError
-from bedplate.features.assemble import Read, Reader
+from bedplate.features.reader import Read, Reader
 from bedplate.features.view import CompiledView
 from bedplate.online import keys as store_keys
 from bedplate.online.base import OnlineStore, StoredTexts, Values

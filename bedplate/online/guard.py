@@ -43,7 +43,7 @@ def reads_until(deadline: float) -> Generator[None]:
         _until.reset(token)
 
 
-class UnavailableError(StoreError):
+class UnansweredError(StoreError):
     """A store did not answer in time, failed, or was not asked because it failed a moment ago."""
 
 
@@ -107,11 +107,11 @@ class GuardedStore(OnlineStore):
         """The values of keys, by a deadline; see `OnlineStore.read_many`.
 
         Raises:
-            UnavailableError: the store did not answer in time, failed, or is left alone.
+            UnansweredError: the store did not answer in time, failed, or is left alone.
         """
         if not self._circuit.lets_through(self._clock()):
             self.failed["skipped"] += 1
-            raise UnavailableError(f"not asked, because a moment ago it failed: {self._last}", where=self.url)
+            raise UnansweredError(f"not asked, because a moment ago it failed: {self._last}", where=self.url)
         begin = monotonic()
         limit = min(begin + self._seconds, _until.get(), math.inf if deadline is None else deadline)
         try:
@@ -127,7 +127,7 @@ class GuardedStore(OnlineStore):
             weight = share_of(limit - begin, self._seconds) if kind == "deadline" else 1.0
             if self._circuit.failed(self._clock(), weight):
                 log.warning("the online store '%s' is not asked for a while: %s", self.url, error)
-            raise UnavailableError(f"the store can't be read now: {self._last}", where=self.url) from error
+            raise UnansweredError(f"the store can't be read now: {self._last}", where=self.url) from error
         except BaseException:
             self._circuit.failed(self._clock())
             raise

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeAlias
 
 import msgspec
 
 from bedplate.errors import RequestError
 from bedplate.serving.answers import Answer, Similar, Vectors
-from bedplate.serving.arrow import REQUEST_HEADER, answer_stream, is_arrow, read_stream, wants_arrow
+from bedplate.serving.arrow import REQUEST_HEADER, answer_stream, is_arrow, read_candidates, wants_arrow
 from bedplate.serving.http import Request, Response
 from bedplate.serving.model import SharedCalls
 from bedplate.serving.pipeline import Pipeline
@@ -17,35 +17,41 @@ from bedplate.serving.wire import Asked
 
 Answered: TypeAlias = "tuple[Response, Answer | Vectors | Similar]"
 """An answer as it is sent, and what is in it."""
-Call: TypeAlias = Callable[[Request, Pipeline], Answered]
-"""Answers a request."""
-SharedCall: TypeAlias = Callable[[Request, Pipeline, SharedCalls], Awaitable[Answered]]
-"""Answers a request together with others."""
+Call: TypeAlias = "Callable[[Request, Pipeline, SharedCalls | None], Coroutine[Any, Any, Answered]]"
+"""Answers a request. Others may share its call of the ranking model, by a batcher; without one it waits for nothing."""
 
 _encoder = msgspec.json.Encoder()
 
 
-def recommend(request: Request, pipeline: Pipeline) -> Answered:
+async def recommend(request: Request, pipeline: Pipeline, batcher: SharedCalls | None) -> Answered:
     """The best items.
 
     Raises:
         BedplateError: see `Pipeline.recommend`.
     """
-    answer = pipeline.recommend(_recommended(request, pipeline))
+    asked = pipeline.wire.recommend(_json_body(request))
+    asked.deadline = request.deadline
+    answer = await pipeline.answer_recommend(asked, batcher)
     return _response(request, pipeline, answer), answer
 
 
-def rank(request: Request, pipeline: Pipeline) -> Answered:
+async def rank(request: Request, pipeline: Pipeline, batcher: SharedCalls | None) -> Answered:
     """The scores of candidates.
 
     Raises:
         BedplateError: see `Pipeline.rank`.
     """
-    answer = pipeline.rank(_ranked(request, pipeline))
+    if is_arrow(request):
+        rest = request.headers.get(REQUEST_HEADER.lower().encode(), b"{}")
+        asked = pipeline.wire.rank_table(rest, read_candidates(request.body, pipeline.service.most_candidates))
+    else:
+        asked = pipeline.wire.rank(request.body)
+    asked.deadline = request.deadline
+    answer = await pipeline.answer_rank(asked, batcher)
     return _response(request, pipeline, answer), answer
 
 
-def embed(request: Request, pipeline: Pipeline) -> Answered:
+async def embed(request: Request, pipeline: Pipeline, _: SharedCalls | None) -> Answered:
     """Vectors.
 
     Raises:
@@ -58,7 +64,7 @@ def embed(request: Request, pipeline: Pipeline) -> Answered:
     return _response(request, pipeline, answer), answer
 
 
-def similar(request: Request, pipeline: Pipeline) -> Answered:
+async def similar(request: Request, pipeline: Pipeline, _: SharedCalls | None) -> Answered:
     """The items nearest to one.
 
     Raises:
@@ -68,39 +74,8 @@ def similar(request: Request, pipeline: Pipeline) -> Answered:
     return _response(request, pipeline, answer), answer
 
 
-async def recommend_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
-    """As `recommend`, with a call of the ranking model that other requests may share."""
-    answer = await pipeline.recommend_shared(_recommended(request, pipeline), batcher)
-    return _response(request, pipeline, answer), answer
-
-
-async def rank_shared(request: Request, pipeline: Pipeline, batcher: SharedCalls) -> Answered:
-    """As `rank`, with a call of the ranking model that other requests may share."""
-    answer = await pipeline.rank_shared(_ranked(request, pipeline), batcher)
-    return _response(request, pipeline, answer), answer
-
-
-SHARED: Mapping[str, SharedCall] = {"recommend": recommend_shared, "rank": rank_shared}
-"""Those that call the ranking model, by the name of the path."""
-
 CALLS: Mapping[str, Call] = {"recommend": recommend, "rank": rank, "embed": embed, "similar": similar}
 """By the name of the path."""
-
-
-def _recommended(request: Request, pipeline: Pipeline) -> Asked:
-    asked = pipeline.wire.recommend(_json_body(request))
-    asked.deadline = request.deadline
-    return asked
-
-
-def _ranked(request: Request, pipeline: Pipeline) -> Asked:
-    if is_arrow(request):
-        rest = request.headers.get(REQUEST_HEADER.lower().encode(), b"{}")
-        asked = pipeline.wire.rank_table(rest, read_stream(request.body, pipeline.service.most_candidates))
-    else:
-        asked = pipeline.wire.rank(request.body)
-    asked.deadline = request.deadline
-    return asked
 
 
 def _json_body(request: Request) -> bytes:
@@ -111,5 +86,5 @@ def _json_body(request: Request) -> bytes:
 
 def _response(request: Request, pipeline: Pipeline, answer: Answer | Vectors | Similar) -> Response:
     if wants_arrow(request):
-        return answer_stream(answer, pipeline.service.item)
+        return answer_stream(answer, pipeline.service, pipeline.wire.item)
     return Response(200, _encoder.encode(answer))

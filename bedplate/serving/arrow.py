@@ -11,9 +11,11 @@ import msgspec
 import polars as pl
 
 from bedplate.errors import RequestError
-from bedplate.serving.answers import Answer, Key, Similar, Vectors
-from bedplate.serving.arrow_check import check_stream
+from bedplate.serving.answers import Answer, Similar, Vectors
+from bedplate.serving.arrow_check import TooManyRowsError, check_stream
 from bedplate.serving.http import Request, Response
+from bedplate.serving.service import Service
+from bedplate.types import Type
 
 ARROW = b"application/vnd.apache.arrow.stream"
 TIME_HEADER = "Bedplate-Time"
@@ -53,6 +55,18 @@ def read_stream(body: bytes, most_rows: int) -> pl.DataFrame:
         raise RequestError(f"not an Arrow IPC stream: {str(error)[:200]}", where="body") from None
 
 
+def read_candidates(body: bytes, most: int) -> pl.DataFrame:
+    """The table of a `rank` request in a stream.
+
+    Raises:
+        RequestError: as of `read_stream`; more rows than a service takes candidates are what they are in JSON.
+    """
+    try:
+        return read_stream(body, most)
+    except TooManyRowsError as error:
+        raise RequestError(error.message, where=f"column '{CANDIDATES}'") from None
+
+
 def plain_keys(series: pl.Series) -> pl.Series:
     """Keys that another language wrote: narrower integers, and texts in a dictionary."""
     if series.dtype.is_integer() and series.dtype != pl.UInt64:
@@ -71,36 +85,37 @@ def stream(frame: pl.DataFrame, headers: Sequence[tuple[bytes, bytes]] = ()) -> 
     return Response(200, out.getvalue(), ARROW, tuple(headers))
 
 
-def answer_stream(answer: Answer | Vectors | Similar, item: str) -> Response:
+def answer_stream(answer: Answer | Vectors | Similar, service: Service, kind: Type) -> Response:
     """An answer: its items as rows, all else in headers.
 
     Columns: `id`, `score`, and where the answer has them `source`, `propensity` and `unknown`, whether the store knows
-    nothing of the item; of vectors `vector` alone. Unknown items that are no rows are in the header, at most 100.
+    nothing of the item; of vectors `vector` alone. Unknown items that are no rows are in the header, at most 100. An
+    answer without items has the columns, and their types, of one that has some.
 
     Args:
         answer: to write.
-        item: the entity of its items.
+        service: that answers.
+        kind: of the items' keys.
     """
-    return stream(pl.DataFrame(_series(answer, item)), _headers(answer, item))
+    return stream(pl.DataFrame(_series(answer, service, kind)), _headers(answer, service.item))
 
 
-def _series(answer: Answer | Vectors | Similar, item: str) -> list[pl.Series]:
+def _series(answer: Answer | Vectors | Similar, service: Service, kind: Type) -> list[pl.Series]:
     if isinstance(answer, Vectors):
         return [pl.Series("vector", list(answer.vectors), dtype=pl.List(pl.Float32))]
-    found = [_ids(answer.ids), pl.Series("score", list(answer.scores), dtype=pl.Float32)]
-    if isinstance(answer, Answer) and answer.sources:
+    ids = pl.Series("id", list(answer.ids), dtype=pl.String if kind is Type.STRING else pl.Int64)
+    found = [ids, pl.Series("score", list(answer.scores), dtype=pl.Float32)]
+    if isinstance(answer, Similar):
+        return found
+    gives_none = answer.reason is not None  # an answer of `recommend` without items
+    if answer.sources or (gives_none and len(service.sources) > 1):
         found.append(pl.Series("source", list(answer.sources), dtype=pl.String))
-    if isinstance(answer, Answer) and answer.propensities:
+    if answer.propensities or (gives_none and service.exploration is not None):
         found.append(pl.Series("propensity", list(answer.propensities), dtype=pl.Float64))
-    if isinstance(answer, Answer) and item in answer.unknown:
-        unknown = set(answer.unknown[item])
+    if service.item in answer.unknown:
+        unknown = set(answer.unknown[service.item])
         found.append(pl.Series("unknown", [key in unknown for key in answer.ids], dtype=pl.Boolean))
     return found
-
-
-def _ids(ids: Sequence[Key]) -> pl.Series:
-    is_text = bool(ids) and isinstance(ids[0], str)
-    return pl.Series("id", list(ids), dtype=pl.String if is_text or not ids else pl.Int64)
 
 
 def _headers(answer: Answer | Vectors | Similar, item: str) -> list[tuple[bytes, bytes]]:

@@ -47,6 +47,11 @@ class TooLargeError(RequestError):
 
 
 @final
+class TooManyRowsError(TooLargeError):
+    """A body has more rows than a request may."""
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class _Field:
     """A column, or the elements of one: what its buffers must be.
@@ -127,7 +132,7 @@ class _Checked:
         elif kind == _BATCH and self._fields is not None:
             self._rows += header.number(0, "<q")
             if self._rows > self._most_rows:
-                raise TooLargeError(
+                raise TooManyRowsError(
                     f"got {self._rows:,} rows, expected at most {self._most_rows:,}",
                     where="body",
                     hint="ask in several calls",

@@ -17,12 +17,12 @@ from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.serving.client_calls import (
     TIMEOUT_HEADER,
     Call,
-    Place,
     Reply,
+    Target,
+    Tries,
     answer_of,
-    authorization,
     candidates_of,
-    check_timeout,
+    described,
     infer_call,
     json_call,
     table_call,
@@ -30,7 +30,7 @@ from bedplate.serving.client_calls import (
     tensors_of,
     timeout_header,
 )
-from bedplate.serving.client_errors import BusyError, LateError, UnreachableError, failure
+from bedplate.serving.client_errors import LateError, UnreachableError
 from bedplate.types import Array
 
 _Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -43,14 +43,11 @@ class AsyncClient:
     """Talks to one service, from one event loop; calls may run at once, each on a connection of its own.
 
     Args:
-        url: `http://host:port`, or `https://`.
+        url: as of `Client`, with which it shares the meaning of every argument.
         timeout: seconds for each call, tries included.
-        token: what the service knows the caller by.
-        retries: how often a call is sent again to a service that is busy and says when to.
-        tls: of an https URL; by default certificates are checked against those of the system.
-
-    Attributes:
-        url: as given.
+        token: as of `Client`.
+        retries: as of `Client`.
+        tls: as of `Client`.
 
     Raises:
         ConfigError: the URL has another form, or the timeout or the token is none.
@@ -65,11 +62,13 @@ class AsyncClient:
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._place = Place.of(url)
-        self.url, self._timeout, self._retries = self._place.url, check_timeout(timeout), retries
-        self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
-        self._headers = {"Host": self._place.authority, **authorization(token)}
+        self._target = Target.of(url, timeout, token, retries, tls)
         self._idle: list[_Streams] = []
+
+    @property
+    def url(self) -> str:
+        """As given, without a slash at the end."""
+        return self._target.url
 
     async def recommend(self, **request: Any) -> Answer:
         """The best items; see `Client.recommend`."""
@@ -100,10 +99,20 @@ class AsyncClient:
     async def ready(self) -> bool:
         """Whether the service answers requests now; False also where nobody answers."""
         try:
-            async with asyncio.timeout(self._timeout):
-                return (await self._once(Call("GET", "/v2/health/ready"), monotonic() + self._timeout)).status == 200
-        except (UnreachableError, TimeoutError):
+            return (await self._in_time(Call("GET", "/v2/health/ready"), Tries(self._target).until)).status == 200
+        except (UnreachableError, LateError):
             return False
+
+    async def describe(self) -> dict[str, Any]:
+        """The service; see `Client.describe`."""
+        return answer_of(await self.call(Call("GET", "/")), described)
+
+    async def request(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """The body and the headers of an answer that is no error; see `Client.request`."""
+        reply = await self.call(Call(method, path, body, headers or {}))
+        return reply.body, reply.headers
 
     async def call(self, call: Call) -> Reply:
         """An answer that is no error.
@@ -112,20 +121,12 @@ class AsyncClient:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        until, left = monotonic() + self._timeout, self._retries
+        tries = Tries(self._target)
         while True:
-            try:
-                async with asyncio.timeout(until - monotonic()):
-                    reply = await self._once(call, until)
-            except TimeoutError as error:
-                raise LateError(f"no answer in {self._timeout:g} s", where=self.url) from error
-            if reply.status < 400:
+            reply = await self._in_time(call, tries.until)
+            wait = tries.wait_after(reply)
+            if wait is None:
                 return reply
-            error = failure(reply.status, reply.body, reply.headers)
-            wait = error.retry_after if isinstance(error, BusyError) else None
-            if wait is None or not left or monotonic() + wait >= until:
-                raise error
-            left -= 1
             await asyncio.sleep(wait)
 
     async def close(self) -> None:
@@ -148,6 +149,13 @@ class AsyncClient:
         reply = await self.call(json_call(path, request))
         return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
 
+    async def _in_time(self, call: Call, until: float) -> Reply:
+        try:
+            async with asyncio.timeout(until - monotonic()):
+                return await self._once(call, until)
+        except TimeoutError as error:
+            raise self._target.late() from error
+
     async def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""
         while self._idle:
@@ -155,17 +163,18 @@ class AsyncClient:
                 return await self._exchange(self._idle.pop(), call, until)
             except UnreachableError:
                 continue  # the service may have closed a connection that was idle: another one, or a new one
+        place = self._target.place
         try:
-            streams = await asyncio.open_connection(
-                self._place.host, self._place.port, ssl=self._tls, limit=_HEAD_BYTES
-            )
+            streams = await asyncio.open_connection(place.host, place.port, ssl=self._target.tls, limit=_HEAD_BYTES)
         except OSError as error:
-            raise UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
+            raise self._target.unreachable(error) from error
         return await self._exchange(streams, call, until)
 
     async def _exchange(self, streams: _Streams, call: Call, until: float) -> Reply:
         reader, writer = streams
-        headers = {**self._headers, TIMEOUT_HEADER: timeout_header(until - monotonic()), **call.headers}
+        target = self._target
+        own = {"Host": target.place.authority, TIMEOUT_HEADER: timeout_header(until - monotonic())}
+        headers = {**own, **target.headers, **call.headers}
         body = call.body or b""
         lines = [f"{call.method} {call.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1")
@@ -175,7 +184,7 @@ class AsyncClient:
             reply = await _read(reader)
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
             writer.close()
-            raise UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
+            raise self._target.unreachable(error) from error
         except BaseException:
             writer.close()  # what is still to come would be taken for the next answer
             raise

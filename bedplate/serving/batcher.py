@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic, perf_counter_ns
-from typing import Any, TypeAlias, TypeVar, final
+from typing import TypeAlias, final
 
 from bedplate.errors import DeadlineError
 from bedplate.serving.batch_plan import BatchPlan
@@ -23,23 +23,6 @@ from bedplate.types import Array
 
 _QUIET_TURNS = 2
 """Turns of the loop without another request after which none is about to come."""
-
-
-_Result = TypeVar("_Result")
-
-
-def finished(steps: Coroutine[Any, Any, _Result]) -> _Result:
-    """The result of a coroutine that waits for nothing, without an event loop.
-
-    Raises:
-        RuntimeError: it does wait.
-    """
-    try:
-        steps.send(None)
-    except StopIteration as stopped:
-        return stopped.value
-    steps.close()
-    raise RuntimeError("got a coroutine that waits, expected one that doesn't")
 
 
 @final

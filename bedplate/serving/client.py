@@ -27,12 +27,12 @@ from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.serving.client_calls import (
     TIMEOUT_HEADER,
     Call,
-    Place,
     Reply,
+    Target,
+    Tries,
     answer_of,
-    authorization,
     candidates_of,
-    check_timeout,
+    described,
     infer_call,
     json_call,
     table_call,
@@ -40,7 +40,7 @@ from bedplate.serving.client_calls import (
     tensors_of,
     timeout_header,
 )
-from bedplate.serving.client_errors import BusyError, LateError, UnreachableError, failure
+from bedplate.serving.client_errors import LateError, UnreachableError
 from bedplate.types import Array
 
 _Answer = TypeVar("_Answer")
@@ -57,9 +57,6 @@ class Client:
         retries: how often a call is sent again to a service that is busy and says when to.
         tls: of an https URL; by default certificates are checked against those of the system.
 
-    Attributes:
-        url: as given.
-
     Raises:
         ConfigError: the URL has another form, or the timeout or the token is none.
     """
@@ -73,12 +70,14 @@ class Client:
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._place = Place.of(url)
-        self.url, self._timeout, self._retries = self._place.url, check_timeout(timeout), retries
-        self._tls = tls if tls is not None or not self._place.is_secure else ssl.create_default_context()
-        self._headers = authorization(token)
+        self._target = Target.of(url, timeout, token, retries, tls)
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """As given, without a slash at the end."""
+        return self._target.url
 
     def recommend(self, **request: Any) -> Answer:
         """The best items: `recommend(customer=17850, count=20)`.
@@ -149,7 +148,7 @@ class Client:
     def ready(self) -> bool:
         """Whether the service answers requests now; False also where nobody answers."""
         try:
-            return self._once(Call("GET", "/v2/health/ready"), monotonic() + self._timeout).status == 200
+            return self._once(Call("GET", "/v2/health/ready"), Tries(self._target).until).status == 200
         except (UnreachableError, LateError):
             return False
 
@@ -159,7 +158,7 @@ class Client:
         Raises:
             StoreError: the service can't be reached.
         """
-        return answer_of(self.call(Call("GET", "/")), lambda found: msgspec.json.decode(found.body))
+        return answer_of(self.call(Call("GET", "/")), described)
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -180,16 +179,12 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        until, left = monotonic() + self._timeout, self._retries
+        tries = Tries(self._target)
         while True:
-            reply = self._once(call, until)
-            if reply.status < 400:
+            reply = self._once(call, tries.until)
+            wait = tries.wait_after(reply)
+            if wait is None:
                 return reply
-            error = failure(reply.status, reply.body, reply.headers)
-            wait = error.retry_after if isinstance(error, BusyError) else None
-            if wait is None or not left or monotonic() + wait >= until:
-                raise error
-            left -= 1
             time.sleep(wait)
 
     def close(self) -> None:
@@ -231,17 +226,17 @@ class Client:
             connection.timeout = seconds
             if connection.sock is not None:
                 connection.sock.settimeout(seconds)
-            headers = {**self._headers, TIMEOUT_HEADER: timeout_header(seconds), **call.headers}
+            headers = {**self._target.headers, TIMEOUT_HEADER: timeout_header(seconds), **call.headers}
             connection.response_class = functools.partial(_response, until)  # pyright: ignore[reportAttributeAccessIssue]
             connection.request(call.method, call.path, call.body, headers)
             response = connection.getresponse()
             reply = Reply(response.status, response.read(), {k.lower(): v for k, v in response.getheaders()})
         except TimeoutError as error:
             connection.close()
-            raise LateError(f"no answer in {self._timeout:g} s", where=self.url) from error
+            raise self._target.late() from error
         except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: chunks that are none
             connection.close()
-            raise UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?") from error
+            raise self._target.unreachable(error) from error
         except BaseException:
             connection.close()
             raise
@@ -254,10 +249,11 @@ class Client:
         return reply
 
     def _opened(self) -> http.client.HTTPConnection:
-        host, port = self._place.host, self._place.port
-        if self._tls is None:
-            return http.client.HTTPConnection(host, port, timeout=self._timeout)
-        return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
+        target = self._target
+        host, port = target.place.host, target.place.port
+        if target.tls is None:
+            return http.client.HTTPConnection(host, port, timeout=target.timeout)
+        return http.client.HTTPSConnection(host, port, timeout=target.timeout, context=target.tls)
 
 
 def _response(until: float, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, TypeVar, final
 from urllib.parse import quote, urlsplit
 
@@ -15,7 +17,7 @@ import polars as pl
 from bedplate.errors import BedplateError, ConfigError, RequestError
 from bedplate.serving.answers import Key
 from bedplate.serving.arrow import ARROW, CANDIDATES, REQUEST_HEADER
-from bedplate.serving.client_errors import FailedError
+from bedplate.serving.client_errors import BusyError, FailedError, LateError, UnreachableError, failure
 from bedplate.serving.oip import HEADER_LENGTH
 from bedplate.serving.tensors import DATATYPES, from_binary, to_binary
 from bedplate.types import Array
@@ -73,34 +75,110 @@ class Place:
         return cls(url.rstrip("/"), host, port or (443 if is_secure else 80), is_secure)
 
 
-def check_timeout(seconds: float) -> float:
-    """A client's timeout, where it is one.
+def timeout_header(seconds: float) -> str:
+    """The time that is left, as a service is told it: whole milliseconds, at least one."""
+    return str(max(1, int(seconds * 1000)))
 
-    Raises:
-        ConfigError: it is not above 0, or longer than a service can be told.
+
+@final
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a client asks, and how; see `of`.
+
+    Attributes:
+        place: where the service is.
+        timeout: seconds for each call, tries included.
+        retries: how often a call is sent again to a service that is busy and says when to.
+        tls: of an https URL; None: it is not spoken to by TLS.
+        headers: of every request.
     """
+
+    place: Place
+    timeout: float
+    retries: int
+    tls: ssl.SSLContext | None
+    headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, url: str, timeout: float, token: str | None, retries: int, tls: ssl.SSLContext | None) -> Target:
+        """What the arguments of a client say.
+
+        Raises:
+            ConfigError: the URL has another form, or the timeout or the token is none.
+
+        >>> Target.of("https://shop.example", 0.2, "a-token-of-the-team", 1, None).headers
+        {'Authorization': 'Bearer a-token-of-the-team'}
+        """
+        place = Place.of(url)
+        if tls is None and place.is_secure:
+            tls = ssl.create_default_context()
+        return cls(place, _checked_timeout(timeout), retries, tls, _authorization(token))
+
+    @property
+    def url(self) -> str:
+        """As given, without a slash at the end."""
+        return self.place.url
+
+    def late(self) -> LateError:
+        """The error of a call whose time is over."""
+        return LateError(f"no answer in {self.timeout:g} s", where=self.url)
+
+    def unreachable(self, error: Exception) -> UnreachableError:
+        """The error of a call that nobody answered.
+
+        Args:
+            error: what came instead.
+        """
+        return UnreachableError(f"no answer: {error}", where=self.url, hint="is the service running?")
+
+
+@final
+class Tries:
+    """How often a call is sent, and until when: its time begins here.
+
+    Args:
+        target: whom it is sent to.
+
+    Attributes:
+        until: when its time is over, on the monotonic clock.
+    """
+
+    __slots__ = ("_left", "until")
+
+    def __init__(self, target: Target) -> None:
+        self.until, self._left = monotonic() + target.timeout, target.retries
+
+    def wait_after(self, reply: Reply) -> float | None:
+        """The seconds after which the call is sent again; None: the reply is its answer.
+
+        Raises:
+            RequestError: the service refuses the request.
+            StoreError: it can't answer, and there is no other try that the time allows.
+        """
+        if reply.status < 400:
+            return None
+        error = failure(reply.status, reply.body, reply.headers)
+        wait = error.retry_after if isinstance(error, BusyError) else None
+        if wait is None or not self._left or monotonic() + wait >= self.until:
+            raise error
+        self._left -= 1
+        return wait
+
+
+def _checked_timeout(seconds: float) -> float:
     if not 0 < seconds <= MOST_SECONDS:
         hint = "a call that may take long needs a long timeout, not none"
         raise ConfigError(f"got {seconds!r}, expected seconds from 0 to {MOST_SECONDS:,}", where="timeout", hint=hint)
     return seconds
 
 
-def authorization(token: str | None) -> dict[str, str]:
-    """The header by which a service knows the caller; none without a token.
-
-    Raises:
-        ConfigError: it can't be a token, such as a line of a file with its end.
-    """
+def _authorization(token: str | None) -> dict[str, str]:
+    """The header by which a service knows the caller; none without a token."""
     if token is None:
         return {}
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
+    if not token or not token.isascii() or not token.isprintable() or " " in token:  # such as a line with its end
         raise ConfigError("expected printable ASCII without spaces", where="token", hint="strip the end of the line")
     return {"Authorization": f"Bearer {token}"}
-
-
-def timeout_header(seconds: float) -> str:
-    """The time that is left, as a service is told it: whole milliseconds, at least one."""
-    return str(max(1, int(seconds * 1000)))
 
 
 @final
@@ -159,6 +237,11 @@ def answer_of(reply: Reply, read: Callable[[Reply], _Answer]) -> _Answer:
         failed = FailedError(f"{reply.status}: the answer can't be read: {error}", where="client", hint=hint)
         failed.status = reply.status
         raise failed from error
+
+
+def described(reply: Reply) -> dict[str, Any]:
+    """A service as it describes itself."""
+    return msgspec.json.decode(reply.body, type=dict[str, Any])
 
 
 def table_of(reply: Reply) -> pl.DataFrame:

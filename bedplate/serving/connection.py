@@ -14,12 +14,15 @@ import math
 from dataclasses import dataclass, field
 from typing import cast, final
 
+from bedplate.serving.bodies import Bodies
 from bedplate.serving.door import Door, answer_to
 from bedplate.serving.exchange import Exchange
 from bedplate.serving.http import Handler, Limits, Response, encode_response, error_response
 from bedplate.serving.parser import RefusedError, RequestParser
 from bedplate.serving.turns import NORMAL, Turns
 
+_REASONS = {401: "token", 403: "token", 503: "bodies"}
+"""Why a request is refused before it is there, as the metrics name it."""
 _LINGER_SECONDS = 2.0
 _FIRST_SECONDS = 0.5
 """How long a new connection may take to its first request where the server stops."""
@@ -45,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._lingering = False  # the last answer is written; what still comes is dropped
         self._scheduled = False  # the next request is about to take its place
         self._exchange = Exchange(hub.handler, hub.turns, hub.door, self._respond)
-        self._parser = RequestParser(hub.limits, self._exchange.admit)
+        self._parser = RequestParser(hub.limits, self._exchange.admit, hub.bodies)
         self._stalled = False  # the client doesn't read
         self._reading = True
         self._eof = self._is_secure = False
@@ -76,7 +79,7 @@ class Connection(asyncio.Protocol):
         self._hub.connections.discard(self)
         self._transport = None
         self._exchange.close()
-        self._parser.complete.clear()
+        self._parser.close()
 
     def eof_received(self) -> bool:
         """The client sends no more, or is gone: what is complete is answered after all others, then it closes."""
@@ -108,8 +111,9 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed(data)
         except RefusedError as wrong:
-            if wrong.response.status in (401, 403):
-                self._hub.turns.tally.refuse("token", NORMAL)
+            reason = _REASONS.get(wrong.response.status)
+            if reason is not None:
+                self._hub.turns.tally.refuse(reason, NORMAL)
             self._refuse(wrong.response)
         # A body that is coming counts for its client from its head on.
         refused = self._exchange.receive(parser.uploader if self._refusal is None else None)
@@ -159,6 +163,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, response: Response) -> None:
         """Makes this the last answer; what the client still sends is dropped, so that the answer reaches it."""
         self._refusal = response
+        self._parser.drop()
         self._schedule()
 
     def _schedule(self) -> None:
@@ -183,7 +188,7 @@ class Connection(asyncio.Protocol):
         """Answers the first of the complete requests."""
         if self._transport is None:
             return
-        request, keep, old = self._parser.complete.popleft()
+        request, keep, old = self._parser.take()
         keep = keep and (self._pending or not (self._hub.draining or self._eof)) and not self._hub.starting
         self._write(response, keep=keep, old=old, with_body=request.method != "HEAD")
         if not keep:
@@ -239,6 +244,7 @@ class Hub:
         limits: of each connection.
         turns: the queue of requests.
         door: who is let in.
+        bodies: how many bytes of bodies they hold.
         connections: those open.
         date: the value of the Date header; the server renews it every second.
         draining: the server stops: an answer closes its connection.
@@ -249,6 +255,7 @@ class Hub:
     limits: Limits
     turns: Turns
     door: Door
+    bodies: Bodies
     connections: set[Connection] = field(default_factory=set[Connection])
     date: bytes = b""
     draining: bool = False

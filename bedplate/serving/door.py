@@ -16,13 +16,14 @@ from typing import final
 from bedplate.errors import RequestError
 from bedplate.serving.http import Response, error_response, retry_after
 from bedplate.serving.tokens import Role, Tokens
-from bedplate.serving.turns import NORMAL, PRIORITIES, PROBE, Refused, Turn
+from bedplate.serving.turns import LOW, NORMAL, PRIORITIES, PROBE, Refused, Turn
 
 TIMEOUT = b"x-request-timeout-ms"
 GRPC_TIMEOUT = b"grpc-timeout"
 PRIORITY = b"x-request-priority"
 OPEN_PATHS = frozenset({"/healthz", "/openapi.json", "/v2/health/live", "/v2/health/ready"})
 """What needs no token."""
+_PROBES = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 
 _UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 
@@ -89,13 +90,25 @@ class Door:
         if isinstance(admitted, Response):
             return admitted
         client = admitted
-        if method in ("GET", "HEAD"):
+        if is_probe(method, path):
             return Turn(run, refuse, path, PROBE, math.inf, client)
         try:
             priority, seconds = _priority(headers.get(PRIORITY)), timeout_of(headers)
         except RequestError as error:
             return error_response(400, error.message, where=error.where)
+        if self.tokens and path in OPEN_PATHS:  # nobody knows who asks: those of whom it is known go first
+            priority = LOW
         return Turn(run, refuse, (path, size.bit_length()), priority, arrived + seconds, client)
+
+
+def is_probe(method: str, path: str) -> bool:
+    """Whether a request asks how the server or a model stands: its answer is tiny, and no use later.
+
+    >>> is_probe("GET", "/v2/health/ready"), is_probe("GET", "/v2/models/ranker/ready"), is_probe("GET", "/metrics")
+    (True, True, False)
+    """
+    of_model = path.startswith("/v2/models/") and path.endswith("/ready")
+    return method in ("GET", "HEAD") and (path in _PROBES or of_model)
 
 
 def role_of(method: str, path: str) -> Role:

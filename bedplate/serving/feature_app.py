@@ -14,17 +14,12 @@ from typing import final
 import msgspec
 
 from bedplate.errors import NotFoundError, NotReadyError, suggest
+from bedplate.serving.dispatch import Route, respond
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
-from bedplate.serving.http import TEXT, Request, Response, error_response, retry_after
+from bedplate.serving.http import TEXT, Request, Response, retry_after
 from bedplate.serving.metrics import Metrics, view_lines
-from bedplate.serving.oip_routes import Route
 from bedplate.serving.openapi import openapi
-from bedplate.serving.routes import respond
-from bedplate.serving.tokens import Tokens
-
-_OPEN_PATHS = ("/healthz", "/openapi.json")
-"""What needs no token."""
 
 
 @final
@@ -32,16 +27,16 @@ class FeatureApp:
     """Answers requests for features. Before `open` and after `close` it is live and not ready.
 
     Args:
-        tokens: who may ask.
+        has_tokens: whether its server lets in only those with a token, which the description of its requests says.
 
-    >>> FeatureApp(Tokens([])).handle(Request("GET", "/healthz", {}, b"")).status
+    >>> FeatureApp().handle(Request("GET", "/healthz", {}, b"")).status
     503
     """
 
-    __slots__ = ("_features", "_metrics", "_missing", "_openapi", "_ready", "_routes", "_tokens")
+    __slots__ = ("_features", "_has_tokens", "_metrics", "_missing", "_openapi", "_ready", "_routes")
 
-    def __init__(self, tokens: Tokens) -> None:
-        self._tokens = tokens
+    def __init__(self, *, has_tokens: bool = False) -> None:
+        self._has_tokens = has_tokens
         self._features: FeatureLookup | None = None
         self._openapi = b""
         self._ready = False
@@ -80,8 +75,6 @@ class FeatureApp:
 
     def handle(self, request: Request) -> Response | Awaitable[Response]:
         """Answers a request; an error becomes its status and `{"error": ...}`."""
-        if request.path not in _OPEN_PATHS and not self._tokens.accepts(request.headers.get(b"authorization")):
-            return respond(request, ("unauthorized", "*", lambda _: _unauthorized()), self._metrics)
         route = self._routes.get(request.path, ("unknown", "*", self._unknown))
         return respond(request, route, self._metrics)
 
@@ -120,13 +113,8 @@ class FeatureApp:
         return self._features
 
     def _openapi_of(self, features: FeatureLookup) -> bytes:
-        self._openapi = self._openapi or msgspec.json.encode(openapi(features, has_tokens=bool(self._tokens)))
+        self._openapi = self._openapi or msgspec.json.encode(openapi(features, has_tokens=self._has_tokens))
         return self._openapi
 
     def _unknown(self, request: Request) -> Response:
         raise NotFoundError(f"no path '{request.path}'", hint=suggest(request.path, self._routes, "paths"))
-
-
-def _unauthorized() -> Response:
-    response = error_response(401, "no token, or one that is not known", hint="send Authorization: Bearer TOKEN")
-    return Response(response.status, response.body, headers=((b"WWW-Authenticate", b"Bearer"),))

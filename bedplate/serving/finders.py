@@ -10,6 +10,7 @@ import numpy as np
 
 from bedplate.batch import Batch, Column, Ids, Ragged
 from bedplate.errors import ArtifactError, DefinitionError
+from bedplate.features.artifact import QUERY
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.hydrate import keys_in
 from bedplate.serving.popular import Ranking
@@ -17,9 +18,6 @@ from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.steps import Given, Popular, Recent, Retrieval
 from bedplate.serving.wire import Asked
 from bedplate.types import Float32s, Int64s
-
-QUERY = "query"
-"""The output of a retrieval model's query tower: [requests, width]."""
 
 _NOTHING = np.zeros(0, np.int64)
 _NO_CANDIDATES = np.zeros(2, np.int64)

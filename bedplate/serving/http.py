@@ -18,6 +18,8 @@ TEXT = b"text/plain; charset=utf-8"
 _STATUS_LINE = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 BODY_BYTES = 16 * 1024 * 1024
 """The limit of a request's body where nothing else is said."""
+BODIES_BYTES = 256 * 1024 * 1024
+"""The limit of all bodies together."""
 _SMALL = 65536  # a body up to this size is joined with its head: one system call
 
 
@@ -29,6 +31,8 @@ class Limits:
     Attributes:
         head_bytes: request line and headers together; 431 beyond.
         body_bytes: 413 beyond.
+        bodies_bytes: of the bodies of all connections that are coming or wait for their answer; beyond, 503 to a
+            connection that holds more than 64 KB.
         pending: requests of one connection that were read and not yet answered; reading stops there, and where their
             bodies are together longer than one may be.
         connections: at once; the next ones get 503.
@@ -42,6 +46,7 @@ class Limits:
 
     head_bytes: int = 32 * 1024
     body_bytes: int = BODY_BYTES
+    bodies_bytes: int = BODIES_BYTES
     pending: int = 64
     connections: int = 4096
     waiting: int = 0
@@ -67,6 +72,7 @@ class Request:
         most_bytes: of the body, decompressed.
         client: who asks, where the door has said so.
         refusal: the answer to one that the door does not let in; its body was not kept.
+        received_bytes: of the body as it came and was kept.
     """
 
     method: str
@@ -78,6 +84,7 @@ class Request:
     most_bytes: int = BODY_BYTES
     client: str | None = None
     refusal: Response | None = None
+    received_bytes: int = 0
 
 
 @final

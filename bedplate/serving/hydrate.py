@@ -10,9 +10,10 @@ import numpy as np
 
 from bedplate.batch import Batch, Column, Columns, Dense, Ids, Places, Ragged, Stack
 from bedplate.errors import DefinitionError
-from bedplate.features.assemble import Candidates, Join, Reader
+from bedplate.features.assemble import Candidates, Join
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.model import Scorers
+from bedplate.features.reader import Reader
 from bedplate.serving.answers import Key
 from bedplate.types import Bools, Int64s, Type
 

@@ -11,8 +11,8 @@ from typing import final
 import numpy as np
 
 from bedplate.errors import RequestError
-from bedplate.features.encoding import Layout, TensorSpec
-from bedplate.serving.joining import OF_ITEM, REQUESTS
+from bedplate.features.encoding import OF_ITEM, Layout, TensorSpec
+from bedplate.serving.joining import REQUESTS
 from bedplate.types import Array
 
 

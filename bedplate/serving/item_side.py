@@ -18,10 +18,10 @@ import numpy as np
 
 from bedplate.errors import ArtifactError, RequestError
 from bedplate.features import artifact as files
-from bedplate.features.encoding import TensorSpec
+from bedplate.features.encoding import OF_ITEM, TensorSpec
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.graph_sides import ELEMENTS
-from bedplate.serving.joining import ITEMS, OF_ITEM
+from bedplate.serving.joining import ITEMS
 from bedplate.serving.model import Model
 from bedplate.serving.row_cache import RowCache, as_words
 from bedplate.serving.runtime import Opening, Runtime

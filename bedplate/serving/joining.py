@@ -12,11 +12,8 @@ from typing import NamedTuple, final
 
 import numpy as np
 
-from bedplate.features.encoding import TensorSpec
+from bedplate.features.encoding import OF_ITEM, TensorSpec
 from bedplate.types import Array, Int64s
-
-OF_ITEM = "request_of_item"
-"""The tensor that says the request of each item."""
 
 ITEMS, REQUESTS = "items", "requests"
 """The names of the sizes N and R in the signature of a model."""

@@ -8,8 +8,8 @@ from typing import Any, final
 from bedplate.batch import Columns
 from bedplate.clock import Clock, system_clock
 from bedplate.errors import BedplateError, NotFoundError, StoreError
-from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.registry.registry import Registry
 from bedplate.serving.artifact import Artifact

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, final
 
 from bedplate.errors import ConfigError
-from bedplate.serving.door import Door
+from bedplate.serving.door import Door, is_probe
 from bedplate.serving.http import Limits, error_response
 from bedplate.serving.metrics import Metrics
 from bedplate.serving.oip_calls import Calls, ProblemError, headers_of, refusal
@@ -286,7 +286,7 @@ class _Guard(_aio.ServerInterceptor):
         method = self._methods.get(details.method)
         if method is None:
             return await continuation(details)
-        if method.method != "GET" and self._open > self._limits.connections:
+        if not is_probe(method.method, method.target) and self._open > self._limits.connections:
             return self._refuse(method, refusal(_FULL))
         if self._door.tokens:
             admitted = self._door.admit(method.method, method.target, headers_of(details.invocation_metadata), "")

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, final
 
-from bedplate.errors import NotReadyError, RequestError
+from bedplate.errors import NotFoundError, NotReadyError, RequestError
 from bedplate.serving import oip_proto
 from bedplate.serving.model_config import DATA_TYPES, model_config
 from bedplate.serving.oip_messages import MESSAGES, DecodeError
@@ -17,6 +17,8 @@ from bedplate.serving.repository import Repository
 
 _SERVICE = "inference.GRPCInferenceService"
 _HEALTH = "grpc.health.v1.Health"
+_SERVICES = ("", _SERVICE, _HEALTH)
+"""What the health of can be asked for; the empty name is the whole server."""
 _SERVING, _NOT_SERVING = 1, 2
 
 
@@ -61,7 +63,16 @@ class InferenceService:
         return MESSAGES["ServerReadyResponse"](ready=self._is_ready())
 
     def check(self, asked: Any, wait: Wait) -> Any:
-        """Check of gRPC's health protocol: the whole server, whichever of its services is asked for."""
+        """Check of gRPC's health protocol: the whole server, whichever of its services is asked for.
+
+        Raises:
+            NotFoundError: the server has no such service.
+        """
+        if asked.service not in _SERVICES:
+            raise NotFoundError(
+                f"no service '{asked.service[:200]}'",
+                hint=f"ask for {', '.join(_SERVICES[1:])}, or for none: the server",
+            )
         return MESSAGES["HealthCheckResponse"](status=_SERVING if self._is_ready() else _NOT_SERVING)
 
     def model_ready(self, asked: Any, wait: Wait) -> Any:

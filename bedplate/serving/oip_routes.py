@@ -12,20 +12,18 @@ import functools
 import importlib.metadata
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar, final
+from typing import Any, TypeVar, final
 
 import msgspec
 
 from bedplate.errors import RequestError
 from bedplate.serving import oip
+from bedplate.serving.dispatch import Route
 from bedplate.serving.http import Request, Response, retry_after
 from bedplate.serving.malformed import reason_of
 from bedplate.serving.model import Model
 from bedplate.serving.model_config import model_config
 from bedplate.serving.repository import Repository, Served
-
-Route: TypeAlias = tuple[str, str, Callable[[Request], Response | Awaitable[Response]]]
-"""The name under which a route is counted, its method, and its function."""
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 """What the server knows beyond the protocol itself; each is a document of Triton's protocol extensions."""

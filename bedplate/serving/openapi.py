@@ -10,6 +10,7 @@ from bedplate.features.view import Feature
 from bedplate.serving.arrow import ARROW, BEHIND_HEADER, DEGRADED_HEADER, TIME_HEADER
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import FEATURES_HEADER
+from bedplate.serving.openapi_parts import BEARER, NO_TOKEN, PARAMETERS, parameters
 from bedplate.types import Type
 
 _KINDS: dict[Type, dict[str, Any]] = {
@@ -23,7 +24,7 @@ _PROBLEMS = {
     "400": "the request is wrong; `error` says what was expected, `where` the place",
     "401": "no token, or one that is not known",
     "403": "the token's role may not ask this",
-    "405": "another method than POST",
+    "405": "another method than the path's",
     "408": "the request did not come whole in time",
     "409": "the time asked for is before what the online store holds",
     "413": "too many keys, or too large a body",
@@ -32,9 +33,13 @@ _PROBLEMS = {
     "429": "too many requests wait; `Retry-After` says when to ask again",
     "431": "the headers are larger than the limit",
     "500": "an error inside",
+    "501": "a `Transfer-Encoding` other than `chunked`",
     "503": "still loading, too busy, or no view asked for is in the store; `Retry-After` says when to ask again",
     "504": "no answer before the deadline of the request",
 }
+
+_OF_ANY = ("400", "405", "408", "413", "415", "417", "431", "500", "501")
+"""What a probe may be answered too."""
 
 
 def openapi(features: FeatureLookup, *, has_tokens: bool) -> dict[str, Any]:
@@ -48,23 +53,23 @@ def openapi(features: FeatureLookup, *, has_tokens: bool) -> dict[str, Any]:
     problems = {code: _problem(text) for code, text in _PROBLEMS.items() if has_tokens or code not in ("401", "403")}
     paths: dict[str, dict[str, Any]] = {
         "/v1/features": {"post": _features_operation(problems) | {"security": security}},
-        "/openapi.json": {"get": _operation("openapi", "This description.", "application/json")},
+        "/openapi.json": {"get": _look("openapi", "This description.", "application/json", problems)},
         "/healthz": {
-            "get": _operation("health", "Whether it answers.", "application/json") | {"security": []},
+            "get": _operation("health", "Whether it answers.", "application/json") | {"security": NO_TOKEN},
         },
-        "/metrics": {"get": _operation("metrics", "For Prometheus.", "text/plain") | {"security": security}},
+        "/metrics": {"get": _look("metrics", "For Prometheus.", "text/plain", problems) | {"security": security}},
     }
-    paths["/healthz"]["get"]["responses"]["503"] = {
-        "description": "still loading, stopping, or without any of its views"
+    paths["/healthz"]["get"]["responses"] |= {code: problems[code] for code in _OF_ANY} | {
+        "503": {"description": "still loading, stopping, or without any of its views"}
     }
     found: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Bedplate features", "version": importlib.metadata.version("bedplate")},
         "paths": paths,
-        "components": {"schemas": _schemas(features)},
+        "components": {"schemas": _schemas(features), "parameters": PARAMETERS},
     }
     if has_tokens:
-        found["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        found["components"]["securitySchemes"] = BEARER
     return found
 
 
@@ -75,6 +80,7 @@ def _features_operation(problems: dict[str, Any]) -> dict[str, Any]:
         "operationId": "features",
         "summary": "Features for keys, as of now.",
         "parameters": [
+            *parameters(),
             {"in": "header", "name": FEATURES_HEADER, "description": "of a request in Arrow; by commas", **text},
             {"in": "header", "name": TIME_HEADER, "description": "of a request in Arrow: as of when", **text},
         ],
@@ -96,6 +102,17 @@ def _features_operation(problems: dict[str, Any]) -> dict[str, Any]:
 def _operation(name: str, summary: str, media: str) -> dict[str, Any]:
     content = {media: {"schema": {"type": "string" if media == "text/plain" else "object"}}}
     return {"operationId": name, "summary": summary, "responses": {"200": {"description": "ok", "content": content}}}
+
+
+def _look(name: str, summary: str, media: str, problems: dict[str, Any]) -> dict[str, Any]:
+    """An operation that waits for its turn as others do."""
+    found: dict[str, Any] = _operation(name, summary, media) | {"parameters": parameters()}
+    without = {"409"}
+    if name == "openapi":
+        found["security"] = NO_TOKEN
+        without |= {"401", "403"}
+    found["responses"] |= {code: problem for code, problem in problems.items() if code not in without}
+    return found
 
 
 def _problem(text: str) -> dict[str, Any]:

@@ -7,10 +7,15 @@ from typing import Any, TypeAlias, final
 
 import httptools
 
+from bedplate.serving.bodies import Bodies
+from bedplate.serving.door import OPEN_PATHS
 from bedplate.serving.http import Admit, Limits, Request, Response, error_response, path_of
 
 Waiting: TypeAlias = tuple[Request, bool, bool]
 """A request that is read, whether the connection stays open after it, and whether the client speaks HTTP/1.0."""
+
+
+_NO_ROOM = error_response(503, "too many large bodies are under way", hint="ask again later, or send smaller ones")
 
 
 class RefusedError(Exception):
@@ -28,6 +33,7 @@ class RequestParser:
     Args:
         limits: of what may come.
         admit: asked of each request when its head is there, before a byte of its body is kept.
+        bodies: counts the bytes of bodies that are kept; None: those of this connection alone.
 
     Attributes:
         complete: requests that are read.
@@ -45,13 +51,14 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_admit", "_arrived", "_body_size", "_fed", "_head_size", "_headers", "_in_head", "_limits", "_parser",
-        "_parts", "_refusal", "_turned_away", "_url", "begun", "complete", "in_message", "last", "now", "uploader",
-        "waiting",
+        "_admit", "_arrived", "_bodies", "_body", "_body_size", "_fed", "_head_size", "_headers", "_held", "_in_head",
+        "_keeps", "_limits", "_parser", "_refusal", "_turned_away", "_url", "begun", "complete", "in_message", "last",
+        "now", "uploader", "waiting",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits, admit: Admit | None = None) -> None:
+    def __init__(self, limits: Limits, admit: Admit | None = None, bodies: Bodies | None = None) -> None:
         self._limits, self._admit = limits, admit
+        self._bodies, self._held = bodies or Bodies(limits.bodies_bytes), 0
         self._parser: Any = httptools.HttpRequestParser(self)
         self._refusal: Response | None = None
         self.complete: deque[Waiting] = deque()
@@ -63,7 +70,8 @@ class RequestParser:
     def _reset(self) -> None:
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._parts: list[bytes] = []
+        self._body: bytes | bytearray = b""
+        self._keeps = True
         self._head_size = self._fed = self._body_size = 0
         self.uploader: str | None = None
         self._turned_away: Response | None = None
@@ -99,6 +107,23 @@ class RequestParser:
         if self._turned_away is not None:  # what is still to come of its body is not waited for
             raise RefusedError(self._turned_away)
 
+    def take(self) -> Waiting:
+        """The first of the complete requests, which is answered: its body counts no more."""
+        waiting = self.complete.popleft()
+        self._let_go(waiting[0].received_bytes)
+        return waiting
+
+    def drop(self) -> None:
+        """Forgets the body that is coming: it is not waited for."""
+        self._let_go(len(self._body))
+        self._body = b""
+
+    def close(self) -> None:
+        """Forgets everything."""
+        self.complete.clear()
+        self._body = b""
+        self._let_go(self._held)
+
     def on_message_begin(self) -> None:
         """A request's first byte."""
         self.in_message = self._in_head = True
@@ -128,8 +153,10 @@ class RequestParser:
         self._in_head = False
         if b"host" not in headers and self._parser.get_http_version() == "1.1":
             self._refuse(error_response(400, "got no Host header, expected one"))
+        method, path = self._method(), path_of(self._url)
+        self._keeps = method not in ("GET", "HEAD") and path not in OPEN_PATHS
         if self._admit is not None:
-            admitted = self._admit(self._method(), path_of(self._url), headers)
+            admitted = self._admit(method, path, headers)
             if isinstance(admitted, Response):
                 self._turned_away = admitted
             else:
@@ -152,17 +179,27 @@ class RequestParser:
         self._body_size += len(body)
         if self._body_size > self._limits.body_bytes:
             self._refuse(_body_too_large(self._limits.body_bytes))
-        if self._turned_away is None:
-            self._parts.append(body)
+        if self._turned_away is not None or not self._keeps:
+            return
+        if not self._bodies.keep(len(body), self._held):
+            self._refuse(_NO_ROOM)
+        self._held += len(body)
+        if not self._body:
+            self._body = body
+        else:  # not a list of parts: chunks may be of two bytes, and an object for each takes twenty times as much
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
 
     def on_message_complete(self) -> None:
         """A request is complete."""
-        parser, parts = self._parser, self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parser, body = self._parser, bytes(self._body)
+        if not self._keeps:
+            self._headers.pop(b"content-encoding", None)  # of the body that was not kept
         keep = parser.should_keep_alive() and not parser.should_upgrade()
         limit = self._limits.body_bytes
         request = Request(self._method(), path_of(self._url), self._headers, body, self._arrived, most_bytes=limit)
-        request.client, request.refusal = self.uploader, self._turned_away
+        request.client, request.refusal, request.received_bytes = self.uploader, self._turned_away, len(body)
         self.complete.append((request, keep, parser.get_http_version() == "1.0"))
         self.in_message = self.waiting = False
         self.last = not keep
@@ -178,6 +215,10 @@ class RequestParser:
             self._refuse(error_response(400, f"got Transfer-Encoding '{shown}', which frames no request"))
         hint = "send Transfer-Encoding: chunked, and compressed bodies with Content-Encoding"
         self._refuse(error_response(501, f"got Transfer-Encoding '{shown}', expected chunked", hint=hint))
+
+    def _let_go(self, size: int) -> None:
+        self._held -= size
+        self._bodies.let_go(size)
 
     def _method(self) -> str:
         return self._parser.get_method().decode("latin-1")

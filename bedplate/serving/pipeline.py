@@ -11,13 +11,12 @@ import numpy as np
 from bedplate.batch import Batch, Column
 from bedplate.clock import Clock, system_clock
 from bedplate.errors import NotFoundError, RequestError
-from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.online.fallback import FallbackReader, texts_read
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
 from bedplate.serving.artifact import Artifact
-from bedplate.serving.batcher import finished
 from bedplate.serving.checks import check_features, check_levels, pinned_versions
 from bedplate.serving.filters import Filters
 from bedplate.serving.finders import Tower
@@ -25,17 +24,16 @@ from bedplate.serving.hydrate import Hydrator, take_candidates
 from bedplate.serving.model import SharedCalls
 from bedplate.serving.progress import READ_SHARE, Progress, part_of
 from bedplate.serving.retrieval import Catalogue
-from bedplate.serving.score import SCORE, ScoreStep
+from bedplate.serving.score import ScoreStep
 from bedplate.serving.scorer import scorers
 from bedplate.serving.select import SelectStep
 from bedplate.serving.service import Service
 from bedplate.serving.sources import Sources
+from bedplate.serving.stepping import finished
 from bedplate.serving.steps import Recent, Retrieval
 from bedplate.serving.time_limit import TimeLimit, scored_until
 from bedplate.serving.wire import Asked, ItemsAsked, SimilarAsked, Wire
 from bedplate.types import Int64s, Type
-
-__all__ = ["SCORE", "Pipeline"]
 
 _PIECES = 8
 """Of candidates that are filtered between two looks at the clock where only the client's time is short."""
@@ -138,10 +136,15 @@ class Pipeline:
             StoreError: the store can't be read, or is ahead of the time asked for; or no source answered.
             DeadlineError: the client's deadline passed.
         """
-        return finished(self._recommend(asked, self._progress(asked)))
+        return finished(self.answer_recommend(asked))
 
-    async def recommend_shared(self, asked: Asked, batcher: SharedCalls) -> Answer:
-        """As `recommend`, with a call of the ranking model that other requests may share."""
+    async def answer_recommend(self, asked: Asked, batcher: SharedCalls | None = None) -> Answer:
+        """As `recommend`.
+
+        Args:
+            asked: the request.
+            batcher: of the ranking model: other requests may share its call. None: nothing is waited for.
+        """
         return await self._recommend(asked, self._progress(asked), batcher)
 
     async def _recommend(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:
@@ -195,10 +198,15 @@ class Pipeline:
             StoreError: the store can't be read, or is ahead of the time asked for.
             DeadlineError: the client's deadline passed.
         """
-        return finished(self._rank(asked, self._progress(asked)))
+        return finished(self.answer_rank(asked))
 
-    async def rank_shared(self, asked: Asked, batcher: SharedCalls) -> Answer:
-        """As `rank`, with a call of the ranking model that other requests may share."""
+    async def answer_rank(self, asked: Asked, batcher: SharedCalls | None = None) -> Answer:
+        """As `rank`.
+
+        Args:
+            asked: the request.
+            batcher: of the ranking model: other requests may share its call. None: nothing is waited for.
+        """
         return await self._rank(asked, self._progress(asked), batcher)
 
     async def _rank(self, asked: Asked, progress: Progress, batcher: SharedCalls | None = None) -> Answer:

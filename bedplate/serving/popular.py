@@ -13,9 +13,10 @@ import numpy as np
 from bedplate.batch import Dense, Ids
 from bedplate.clock import Clock
 from bedplate.errors import StoreError
-from bedplate.features.assemble import Candidates, Join, Reader
+from bedplate.features.assemble import Candidates, Join
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.model import Scorers
+from bedplate.features.reader import Reader
 from bedplate.types import Float64s, Int64s
 
 log = logging.getLogger("bedplate.serving")

@@ -10,9 +10,6 @@ import numpy as np
 from bedplate.errors import ArtifactError
 from bedplate.types import Float32s, Int64s
 
-_FIRST = np.float32(1e3)
-"""Added to the score of an item that comes first: far above the inner product of two unit vectors."""
-
 
 @final
 class Catalogue:
@@ -72,16 +69,21 @@ class Catalogue:
             count: at most so many.
             without: keys [n] that are left out; those not in the catalogue are ignored.
             always: keys [n] that come before all others, unless left out; those not in the catalogue are ignored.
+
+        >>> c = Catalogue(np.array([7, 8, 9]), np.array([[9e6, 0.0], [-9e6, 1.0], [0.5, 0.5]], np.float32))
+        >>> c.keys[c.search(np.array([1.0, 0.0], np.float32), 2, always=np.array([8]))].tolist()
+        [8, 7]
         """
         scores = self.vectors @ query
+        nothing = np.zeros(0, np.int64)
+        excluded = nothing if without is None else self.positions(without)
+        first = nothing
         if always is not None and len(always):
-            scores[self.positions(always)] += _FIRST
-        allowed = len(scores)
-        if without is not None and len(without):
-            excluded = self.positions(without)
-            scores[excluded] = -np.inf
-            allowed -= len(excluded)
-        return _largest(scores, min(count, allowed))
+            first = np.setdiff1d(self.positions(always), excluded, assume_unique=True)
+            first = first[_largest(scores[first], count)]
+        scores[excluded] = scores[first] = -np.inf
+        allowed = len(scores) - len(excluded) - len(first)
+        return np.concatenate([first, _largest(scores, min(count - len(first), allowed))])
 
     def near(self, position: int, count: int, without: Int64s) -> tuple[Int64s, Float32s]:
         """The positions [n] of the items nearest to the one at a position, nearest first, and their cosines [n].

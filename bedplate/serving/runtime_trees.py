@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from bedplate.errors import ArtifactError, RequestError
+from bedplate.features.artifact import MATRIX, SCORE
 from bedplate.features.encoding import TensorSpec
 from bedplate.serving.runtime import Opening, Runtime, check_tensors
 from bedplate.types import Array
-
-MATRIX, SCORE = "matrix", "score"
-"""What trees take, [rows, columns] float32 with NaN where a value is missing, and what they give."""
 
 
 class TreeRuntime(Runtime, ABC):

@@ -7,14 +7,12 @@ from typing import final
 import numpy as np
 
 from bedplate.batch import Batch, Dense, Ids
+from bedplate.features.artifact import SCORE
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.model import SharedCalls
 from bedplate.serving.progress import Progress
 from bedplate.serving.time_limit import TimeLimit
 from bedplate.types import Float32s, Float64s
-
-SCORE = "score"
-"""The output of a ranking model: [candidates], larger is better."""
 
 
 @final

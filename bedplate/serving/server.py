@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar, final
 
 from bedplate.serving.board import DRAINING, READY, Seat
+from bedplate.serving.bodies import Bodies
 from bedplate.serving.connection import Connection, Hub
 from bedplate.serving.door import Door
 from bedplate.serving.http import Handler, Limits, Request, Response
@@ -24,9 +25,7 @@ from bedplate.serving.listening import Listener, bind, turn_away, url_of
 from bedplate.serving.load_metrics import load_lines
 from bedplate.serving.loading import Again, Loaded, in_thread
 from bedplate.serving.metrics import Metrics
-from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.place import Place
-from bedplate.serving.routes import App
 from bedplate.serving.settings import Settings, allow_descriptors
 from bedplate.serving.tls import Certificate
 from bedplate.serving.tokens import Tokens
@@ -55,6 +54,7 @@ class Server:
     Attributes:
         turns: the queue of its requests.
         door: who is let in.
+        bodies: how many bytes of bodies it holds.
 
     Raises:
         ConfigError: the port is in use or not allowed, or the host is not this machine's.
@@ -76,7 +76,8 @@ class Server:
         limits = limits or Limits()
         self.turns = Turns(limits.wait_seconds, limits.waiting, limits.client_requests)
         self.door = Door(tokens)
-        self._hub = Hub(handler, limits, self.turns, self.door)
+        self.bodies = Bodies(max(limits.bodies_bytes, limits.body_bytes))
+        self._hub = Hub(handler, limits, self.turns, self.door, self.bodies)
         self._grace, self._host, self._certificate, self._seat = grace_seconds, host, certificate, seat
         self._socket = bound or bind(host, port)
         self._listener: Listener | None = None
@@ -222,19 +223,6 @@ class Beside(Protocol):
     async def drain(self) -> None:
         """Answers what is under way, and stops."""
         ...
-
-
-def run_service(
-    load: Callable[[], Pipeline],
-    *,
-    host: str,
-    port: int,
-    on_ready: Callable[[str, float], None],
-    limits: Limits | None = None,
-) -> None:
-    """Serves a pipeline; see `run_application`."""
-    settings = Settings(host=host, port=port, limits=limits or Limits())
-    run_application(App(), load, settings, on_ready=on_ready)
 
 
 def run_application(

@@ -8,7 +8,16 @@ from typing import Any
 import msgspec
 
 from bedplate.serving.answers import Answer, Similar, Vectors
-from bedplate.serving.arrow import ANSWER_HEADER, ARROW, DEGRADED_HEADER, REQUEST_HEADER, TIME_HEADER
+from bedplate.serving.arrow import (
+    ANSWER_HEADER,
+    ARROW,
+    BEHIND_HEADER,
+    DEGRADED_HEADER,
+    REQUEST_HEADER,
+    TIME_HEADER,
+)
+from bedplate.serving.door import OPEN_PATHS, is_probe
+from bedplate.serving.openapi_parts import BEARER, NO_TOKEN, PARAMETERS, parameters
 from bedplate.serving.pipeline import Pipeline
 from bedplate.types import Type
 
@@ -25,7 +34,7 @@ _PROBLEMS = {
     "401": "No token, or one that is not known.",
     "403": "The token's role may not ask this.",
     "404": "The index has no such item.",
-    "405": "Another method than POST.",
+    "405": "Another method than the path's.",
     "408": "The request did not come whole in time.",
     "409": "The time asked for is before what the online store holds.",
     "413": "The body, or the table in it, is larger than the limit.",
@@ -34,6 +43,7 @@ _PROBLEMS = {
     "429": "Too many requests of this client; `Retry-After` says when to ask again.",
     "431": "The headers are larger than the limit.",
     "500": "An error inside.",
+    "501": "A `Transfer-Encoding` other than `chunked`.",
     "503": "Still loading, stopping, too busy, or the store can't be read; `Retry-After` says when to ask again.",
     "504": "No answer before the deadline of the request.",
 }
@@ -43,7 +53,8 @@ _TIME = "2026-01-31T12:00:00"
 def service_openapi(pipeline: Pipeline) -> dict[str, Any]:
     """The description, as JSON values.
 
-    Tensors are asked for by the Open Inference Protocol, version 2, which publishes a description of its own.
+    Whether a token is needed is up to who starts the server, so it is said of a path that one may be. Tensors are asked
+    for by the Open Inference Protocol, version 2, which publishes a description of its own.
     """
     types = pipeline.wire.types
     answers = [_ANSWERS[name] for name in types if name in _ANSWERS]
@@ -60,7 +71,7 @@ def service_openapi(pipeline: Pipeline) -> dict[str, Any]:
         ("/v2/health/live", "live", "Whether the process answers.", _JSON),
         ("/v2/health/ready", "ready", "Whether the models are loaded.", _JSON),
     ):
-        paths[path] = {"get": _look(name, summary, media)}
+        paths[path] = {"get": _look(path, name, summary, media)}
     responses = {code: _problem(text) for code, text in _PROBLEMS.items()}
     return {
         "openapi": "3.1.0",
@@ -70,13 +81,16 @@ def service_openapi(pipeline: Pipeline) -> dict[str, Any]:
             "version": importlib.metadata.version("bedplate"),
         },
         "paths": paths,
-        "components": {"schemas": schemas, "responses": responses},
-    }
+        "security": [{}, {"bearer": []}],
+        "components": {
+            "schemas": schemas, "responses": responses, "parameters": PARAMETERS, "securitySchemes": BEARER,
+        },
+    }  # fmt: skip
 
 
 def _operation(name: str, pipeline: Pipeline) -> dict[str, Any]:
     content: dict[str, Any] = {_JSON: {"schema": _body_schema(name), "examples": _examples(name, pipeline)}}
-    operation: dict[str, Any] = {"operationId": name, "summary": _SUMMARIES[name]}
+    operation: dict[str, Any] = {"operationId": name, "summary": _SUMMARIES[name], "parameters": parameters()}
     if name == "rank":
         content[_ARROW] = {
             "schema": {
@@ -85,21 +99,21 @@ def _operation(name: str, pipeline: Pipeline) -> dict[str, Any]:
                 "description": "a table of the one column `candidates`",
             }
         }
-        operation["parameters"] = [
+        operation["parameters"].append(
             {
                 "in": "header",
                 "name": REQUEST_HEADER,
                 "description": "of a request in Arrow: the other fields, as JSON",
                 "schema": {"type": "string"},
             }
-        ]
+        )
     operation["requestBody"] = {"required": True, "content": content}
     text = {"schema": {"type": "string"}}
     answer = {"schema": _reference(_ANSWERS[name].__name__), "example": _answer_example(name, pipeline)}
     operation["responses"] = {
         "200": {
             "description": "The answer; with `Accept: application/vnd.apache.arrow.stream` as a table of its items.",
-            "headers": {ANSWER_HEADER: text, TIME_HEADER: text, DEGRADED_HEADER: text},
+            "headers": {ANSWER_HEADER: text, TIME_HEADER: text, BEHIND_HEADER: text, DEGRADED_HEADER: text},
             "content": {_JSON: answer, _ARROW: {"schema": {"type": "string", "contentMediaType": _ARROW}}},
         }
     } | {code: {"$ref": f"#/components/responses/{code}"} for code in _PROBLEMS if code != "404" or name == "similar"}
@@ -112,16 +126,24 @@ def _body_schema(name: str) -> dict[str, Any]:
     return _reference(name)
 
 
-def _look(name: str, summary: str, media: str) -> dict[str, Any]:
+def _look(path: str, name: str, summary: str, media: str) -> dict[str, Any]:
     kind = {"schema": {"type": "string" if media == "text/plain" else "object"}}
     found: dict[str, Any] = {
         "operationId": name,
         "summary": summary,
         "responses": {"200": {"description": summary, "content": {media: kind}}},
     }
-    for code in ("401", "403", "405", "408", "415", "417", "429", "431", "500"):
+    codes = ["400", "401", "403", "405", "408", "413", "415", "417", "429", "431", "500", "501", "504"]
+    if is_probe("GET", path):
+        codes = [code for code in codes if code not in ("429", "504")]
+    else:
+        found["parameters"] = parameters()
+    if path in OPEN_PATHS:
+        codes = [code for code in codes if code not in ("401", "403")]
+        found["security"] = NO_TOKEN
+    for code in codes:
         found["responses"][code] = {"$ref": f"#/components/responses/{code}"}
-    found["responses"]["503"] = {"description": "Still loading, or stopping.", "content": {_JSON: kind}}
+    found["responses"]["503"] = {"description": "Still loading, stopping, or too busy.", "content": {_JSON: kind}}
     return found
 
 

@@ -7,8 +7,8 @@ from typing import final
 
 from bedplate.clock import Clock
 from bedplate.errors import DefinitionError
-from bedplate.features.assemble import Reader
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.fetch import OnlineReader
 from bedplate.serving.artifact import Artifact

@@ -54,7 +54,8 @@ class Worker:
         beaten: when it last said that it is alive.
         silent: for how long it has not, seconds in which the supervisor was not stopped itself.
         looked: when it was looked at last.
-        told: of how many signals to load again it knows.
+        told: of how many SIGHUPs it knows.
+        is_replaced: whether it was told to end, for another one in its place.
     """
 
     seat: Seat
@@ -66,6 +67,7 @@ class Worker:
     silent: float = 0.0
     looked: float = 0.0
     told: int = 0
+    is_replaced: bool = False
 
 
 @final
@@ -79,7 +81,8 @@ class Supervisor:
         port: 0 for a free one.
         grace_seconds: how long they have to stop.
         say: tells a person what happens.
-        reloads: whether SIGHUP is for the workers, each once it is ready; otherwise it ends the process.
+        hangup: what SIGHUP has each worker told that is ready: SIGHUP, to load again, or SIGTERM, to end and be started
+            again, one after the other and only while all others are ready. None: SIGHUP ends the process.
 
     Raises:
         ConfigError: the port can't be bound.
@@ -94,11 +97,10 @@ class Supervisor:
         port: int,
         grace_seconds: float,
         say: Callable[[str], None],
-        reloads: bool = False,
+        hangup: signal.Signals | None = None,
     ) -> None:
         self._command, self._say, self._grace = list(command), say, grace_seconds
-        self._reload = self._count_reload if reloads else None
-        self._reloads = 0
+        self._hangup, self._reloads = hangup, 0
         self._socket: socket.socket = bind(host, port)
         self._descriptor = make_board(count)
         self._board = Board(self._descriptor)
@@ -125,7 +127,7 @@ class Supervisor:
         """
         was_ready = False
         try:
-            with _woken(self._stop, self._reload) as sleep:
+            with _woken(self._stop, None if self._hangup is None else self._count_reload) as sleep:
                 self._start_all(sleep)
                 if not self._stopped:
                     was_ready = True
@@ -177,15 +179,18 @@ class Supervisor:
         process, now = worker.process, monotonic()
         if process is None:
             if now >= worker.again:
-                self._board.count_restart()
+                if not worker.is_replaced:
+                    self._board.count_restart()
+                worker.is_replaced = False
                 self._start(worker)
             return
         if worker.seat.state == READY and not worker.ready_since:
             worker.ready_since = now
         code = process.poll()
-        if code is None and worker.told < self._reloads and worker.seat.state == READY:
+        if code is None and self._hangup is not None and self._is_due(worker):
             worker.told = self._reloads
-            process.send_signal(signal.SIGHUP)
+            worker.is_replaced = self._hangup == signal.SIGTERM
+            process.send_signal(self._hangup)
         if code is not None:
             self._bury(worker, process.pid, _ending(code), now)
         elif self._hangs(worker):
@@ -193,14 +198,29 @@ class Supervisor:
             process.wait()
             self._bury(worker, process.pid, f"did not come round for {_HUNG_SECONDS:g} s and was killed", now)
 
+    def _is_due(self, worker: Worker) -> bool:
+        """Whether a worker is to be told of a SIGHUP now."""
+        if worker.told == self._reloads or worker.seat.state != READY:
+            return False
+        others = (w.seat.state == READY and not w.is_replaced for w in self._workers)
+        return self._hangup != signal.SIGTERM or all(others)
+
     def _bury(self, worker: Worker, pid: int, how: str, now: float) -> None:
+        if worker.is_replaced:
+            worker.process, worker.again = None, now
+            worker.seat.clear()
+            self._tell(f"worker {worker.seat.index + 1} (process {pid}) {how}; another one takes its place")
+            return
         steady = worker.ready_since and now - worker.ready_since > _STEADY_SECONDS
         worker.failures = 0 if steady else worker.failures + 1
         wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** max(0, worker.failures - 1))
         worker.process, worker.again = None, now + wait
         worker.seat.clear()
+        self._tell(f"worker {worker.seat.index + 1} (process {pid}) {how}; it is started again in {wait:g} s")
+
+    def _tell(self, text: str) -> None:
         with contextlib.suppress(OSError):  # such as a full disk: that is no reason not to go on
-            self._say(f"worker {worker.seat.index + 1} (process {pid}) {how}; it is started again in {wait:g} s")
+            self._say(text)
 
     def _hangs(self, worker: Worker) -> bool:
         """Whether it did not say that it is alive for long. The whole machine may have slept: that doesn't count."""

@@ -5,7 +5,8 @@ where it would be answered after its deadline, or after the longest wait that is
 queue never holds more than can be answered in time. Between two turns the event loop reads what has come meanwhile.
 
 Classes go before one another: probes, then requests of high, normal and low priority, then those whose client has
-closed its end of the connection and may be gone. Within a class the order is that of arrival.
+closed its end of the connection and may be gone. Within a class the order is that of arrival. Probes are never refused;
+where they take longer than the request before them took, one that is none has its turn between them.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ class Turns:
     """
 
     __slots__ = (
-        "_arrivals", "_costs", "_empty", "_last_end", "_loop", "_most", "_most_seconds", "_queues", "_scheduled",
-        "_seconds", "_share", "_size", "clients", "holds", "tally",
+        "_arrivals", "_costs", "_empty", "_last_end", "_last_seconds", "_loop", "_most", "_most_seconds",
+        "_probe_seconds", "_queues", "_scheduled", "_seconds", "_share", "_size", "clients", "holds", "tally",
     )  # fmt: skip
 
     def __init__(self, most_seconds: float = 1.0, most: int = 0, most_of_client: int = 0) -> None:
@@ -145,6 +146,8 @@ class Turns:
         self._share = _FIRST_SHARE
         self._empty = 0.0  # when the queue was last seen so
         self._last_end = 0.0
+        self._last_seconds = 0.0  # what the last request took that is no probe
+        self._probe_seconds = 0.0  # what probes have taken since
         self._arrivals = Arrivals()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -215,16 +218,16 @@ class Turns:
 
     def _refusal(self, turn: Turn) -> Refused | None:
         now = turn.entered = monotonic()
+        cost = self._costs.of(turn.kind)
+        turn.expected = cost.mean
         if turn.priority == PROBE:
             return None
         if turn.deadline <= now:
             return Refused("expired")
-        if self._most and self._size >= self._most and not self._is_above(turn.priority):
+        if self._most and self._size - len(self._queues[PROBE]) >= self._most and not self._is_above(turn.priority):
             return Refused("waiting", 1.0)
         if self.clients.is_full(turn.client):
             return Refused("client", 1.0)
-        cost = self._costs.of(turn.kind)
-        turn.expected = cost.mean
         wait = sum(self._seconds[: turn.priority + 1])
         if wait > self._most_seconds:
             return Refused("wait", wait)
@@ -255,7 +258,8 @@ class Turns:
         for priority in range(GONE, max(above, HIGH), -1):
             queue = self._queues[priority]
             while queue:
-                has_too_many, seconds = 0 < self._most < self._size, sum(self._seconds)
+                size, seconds = self._size - len(self._queues[PROBE]), sum(self._seconds)
+                has_too_many = 0 < self._most < size
                 if not has_too_many and seconds <= self._most_seconds:
                     break
                 turn = queue[-1]
@@ -275,10 +279,11 @@ class Turns:
             self._schedule()
             return
         for _ in range(_MOST_DROPPED):
-            queue = next((q for q in self._queues if q), None)
-            if queue is None:
+            queues = [queue for queue in self._queues if queue]
+            if not queues:
                 return
-            turn = queue[0]
+            have_had_theirs = self._probe_seconds > 0.0 and self._probe_seconds >= self._last_seconds
+            turn = queues[have_had_theirs and len(queues) > 1 and queues[0] is self._queues[PROBE]][0]
             if turn.expected >= _WORTH_A_LOOK and turn.priority != GONE and self._has_gone(turn):
                 continue
             self._take_out(turn)
@@ -319,6 +324,11 @@ class Turns:
         turn.begun = max(self._last_end, turn.entered)
         turn.run()
         self._last_end = monotonic()
+        took = self._last_end - turn.begun
+        if turn.priority == PROBE:
+            self._probe_seconds += took
+        else:
+            self._probe_seconds, self._last_seconds = 0.0, took
         if self._loop is not None:
             self._arrivals.worked(self._loop, now, self._last_end)
 

@@ -12,7 +12,6 @@ Context of the request, such as a query, is a field of its name: `{"customer": 1
 from __future__ import annotations
 
 import difflib
-import functools
 import math
 import re
 import secrets
@@ -35,6 +34,7 @@ from bedplate.serving.context import ContextFields
 from bedplate.serving.malformed import reason_of
 from bedplate.serving.service import Service
 from bedplate.serving.steps import MOST, Given
+from bedplate.texts import Remembered
 from bedplate.types import DAY, LATEST_TIME, Int64s, Type, parse_time
 
 __all__ = ["KEY_TYPES", "Answer", "Asked", "Key", "Wire", "decode", "decode_time", "empty_reason", "encode_keys"]
@@ -289,14 +289,14 @@ def encode_keys(keys: Sequence[Any], kind: Type) -> Int64s:
     [7, 9]
     """
     if kind is Type.STRING:
-        return np.fromiter(map(_string_id, keys), np.int64, len(keys))
+        return np.fromiter(map(_STRING_IDS.__getitem__, keys), np.int64, len(keys))
     return np.array(keys, np.int64)
 
 
 # A hash takes a microsecond, and the same items come with every request.
-@functools.lru_cache(maxsize=1 << 18)
-def _string_id(text: str) -> int:
-    return string_ids([text])[0]
+_STRING_IDS = Remembered(
+    lambda text: string_ids([text])[0], lambda _: 36, most_bytes=64 * 1024 * 1024, most_of_one=1024
+)
 
 
 def _decoder(name: str, fields: list[Any]) -> msgspec.json.Decoder[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections.abc import Callable, Mapping
 from types import FunctionType
@@ -90,6 +91,24 @@ def loss_of(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch) -> 
     if not isinstance(loss, Tensor) or loss.numel() != 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise _wrong(model, "loss", of_tensor(loss), "a tensor of one number, the mean loss of the batch")
     return loss
+
+
+def loss_weight_of(model: Model, batch: TensorBatch) -> float:
+    """What the loss of a batch counts beside that of others.
+
+    Raises:
+        DefinitionError: `loss_weight` fails, or gives something else than a number that is not negative.
+    """
+    try:
+        weight = model.loss_weight(batch)
+        found = float(weight)
+    except BedplateError:
+        raise
+    except Exception as error:
+        raise _failure(model, "loss_weight", error, batch, batch) from error
+    if not 0.0 <= found < math.inf:
+        raise _wrong(model, "loss_weight", f"{found:g}", "a number that is not negative")
+    return found
 
 
 def backward(model: Model, loss: Tensor, batch: TensorBatch) -> None:

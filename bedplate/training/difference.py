@@ -11,7 +11,6 @@ import msgspec
 from bedplate.errors import DataError, NotFoundError
 from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.metrics.intervals import Estimate
-from bedplate.models.prediction import Prediction
 from bedplate.registry.diff import Change, CodeDiff, changes, code_changes, environment_changes
 from bedplate.registry.environment import read_environment
 from bedplate.registry.run import RunRecord, StoredRun
@@ -19,9 +18,7 @@ from bedplate.training.comparison import compare, measure, rows_differ
 from bedplate.training.evidence import SETTINGS
 from bedplate.training.inputs import DataSummary, SplitRows, drift_between, read_summary
 from bedplate.training.job import OWN_DIRECTIONS
-from bedplate.training.predictions import read_predictions
-
-TEST = "test_"
+from bedplate.training.predictions import TEST, judged_label, read_predictions
 
 
 @final
@@ -129,15 +126,6 @@ def diff_runs(a: StoredRun, b: StoredRun, root: Path, confidence: float = 0.95) 
         note=note,
         reported=_flat(*({k: v for k, v in r.metrics.items() if k not in known} for r in (one, other)), equal=True),
     )
-
-
-def judged_label(record: RunRecord, prediction: Prediction) -> str | None:
-    """The label that a run's scores are of: the model's, else the only one; None where that is not known."""
-    config = cast("Mapping[str, Any]", record.config.get("model") or {})
-    named = config.get("label")
-    if named in prediction.labels:
-        return str(named)
-    return next(iter(prediction.labels)) if len(prediction.labels) == 1 else None
 
 
 def direction_in(record: RunRecord, metric: str) -> Direction | None:

@@ -17,7 +17,7 @@ from bedplate.batch import Batch
 from bedplate.canonical import digest
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import ArtifactError, DataError
-from bedplate.features.artifact import compare
+from bedplate.features.artifact import SCORE, compare
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import TensorSpec
 from bedplate.files import remove_leftovers
@@ -26,7 +26,7 @@ from bedplate.models.config import implementation
 from bedplate.models.estimator import Estimator, Fitted, Rows
 from bedplate.models.estimators import EstimatorConfig
 from bedplate.models.matrix import MatrixLayout
-from bedplate.models.nodes import SCORE, inputs_of, to_file
+from bedplate.models.nodes import inputs_of, to_file
 from bedplate.models.prediction import Prediction
 from bedplate.stopping import stop_signals
 from bedplate.training.importance import write_importance
@@ -41,7 +41,7 @@ from bedplate.training.rounds import Rounds, judged_metrics
 from bedplate.types import Array
 
 if TYPE_CHECKING:
-    from bedplate.training.source import Batches
+    from bedplate.datasets.blocks import Batches
 
 ROWS = "rows"
 """In the folder of the checkpoints: the matrix, until the estimator has learnt."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
+from bedplate.datasets.blocks import Batches, Stretch
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import OF_ITEM
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.models.prediction import Prediction
-from bedplate.training.calling import loss_of, metrics_of, outputs_of, scores_of
+from bedplate.training.calling import loss_of, loss_weight_of, metrics_of, outputs_of, scores_of
 from bedplate.training.exchange import Alone, Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
-from bedplate.training.source import Batches, Encoded, TensorSource
+from bedplate.training.source import Encoded, TensorSource
 from bedplate.training.tables import Tables
 from bedplate.types import Array
 
@@ -56,10 +59,10 @@ def _scores(
     share, fetches = exchange.share(len(source)), exchange.largest_share(len(source))
     fetch = _nothing if tables is None else tables.fetch
     parts = exchange.at_first(_predict(model, source, seed, ahead, share, fetch, fetches))
-    found = [prediction for part in parts for prediction in part]
+    found = [pair for part in parts for pair in part]
     if not found and exchange.rank == 0:
         raise DataError("the source has no candidates to score", where="validation")
-    return _joined(found)
+    return _joined([prediction for prediction, _ in found], [weight for _, weight in found])
 
 
 def _nothing(batch: TensorBatch | None) -> None:
@@ -74,11 +77,14 @@ def _predict(
     share: tuple[int, int],
     fetch: Callable[[TensorBatch | None], None],
     fetches: int,
-) -> list[Prediction]:
-    """The scores of each of some batches that has candidates; fetches so many times, as every process does."""
+) -> list[tuple[Prediction, float]]:
+    """The scores of each of some batches that has candidates, and what its loss counts.
+
+    Fetches so many times, as every process does.
+    """
     model.eval()
-    found: list[Prediction] = []
-    blocks = source.blocks(seed, 0, share[0], stop=share[1])
+    found: list[tuple[Prediction, float]] = []
+    blocks = partial(source.blocks, Stretch(seed, 0, *share))
     with torch.no_grad(), prefetched(blocks, ahead, Waiting()) as ready:
         for batch in ready:
             fetch(batch)
@@ -90,24 +96,23 @@ def _predict(
             for name, values in batch.labels.items():
                 known = batch.known.get(name)
                 labels[name] = (values if known is None else values.masked_fill(~known, float("nan"))).numpy()
-            found.append(
-                Prediction(
-                    scores=scores_of(model, outputs, batch).numpy().astype(np.float64),
-                    labels=labels,
-                    weights=batch.weights.numpy(),
-                    requests=batch["request_of_item"].numpy(),
-                    request_ids=batch.request_ids,
-                    candidates=batch.candidates.numpy(),
-                    loss=loss_of(model, outputs, batch).item(),
-                )
+            made = Prediction(
+                scores=scores_of(model, outputs, batch).numpy().astype(np.float64),
+                labels=labels,
+                weights=batch.weights.numpy(),
+                requests=batch[OF_ITEM].numpy(),
+                request_ids=batch.request_ids,
+                candidates=batch.candidates.numpy(),
+                loss=loss_of(model, outputs, batch).item(),
             )
+            found.append((made, loss_weight_of(model, batch)))
         for _ in range(fetches):
             fetch(None)
     return found
 
 
-def _joined(parts: Sequence[Prediction]) -> Prediction:
-    """The predictions of batches as one, of none as an empty one."""
+def _joined(parts: Sequence[Prediction], weights: Sequence[float]) -> Prediction:
+    """The predictions of batches, whose losses count so much each, as one; of none an empty one."""
     first = np.cumsum([0, *(len(p.request_ids) for p in parts)])
     nothing = np.zeros(0, np.int64)
     return Prediction(
@@ -117,7 +122,7 @@ def _joined(parts: Sequence[Prediction]) -> Prediction:
         requests=np.concatenate([nothing, *(p.requests + at for p, at in zip(parts, first, strict=False))]),
         request_ids=np.concatenate([nothing, *(p.request_ids for p in parts)]),
         candidates=np.concatenate([nothing, *(p.candidates for p in parts)]),
-        loss=sum(p.loss * len(p.scores) for p in parts) / max(1, sum(len(p.scores) for p in parts)),
+        loss=sum(p.loss * weight for p, weight in zip(parts, weights, strict=True)) / (sum(weights) or 1.0),
     )
 
 

@@ -14,10 +14,9 @@ from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.features.signature import Described, Signature
 from bedplate.models.base import Model, RetrievalModel
-from bedplate.training.graph import served, to_onnx
+from bedplate.training.graph import served, served_tensors, to_onnx
 from bedplate.training.packing import CatalogueVectors, Exported, GoldenBatch, check_place, write_artifact
-from bedplate.training.rehearsal import served_tensors
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.types import Array
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import OF_ITEM
 from bedplate.layers.embedding import FusedEmbedding, tables_of
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
@@ -68,7 +69,7 @@ def not_finite(
     else:
         what += f"; not finite: {', '.join(found)}"
     wrong = {name: rows.numpy() for name, rows in found.items()}
-    requests = batch.request_ids[batch["request_of_item"].numpy()]
+    requests = batch.request_ids[batch[OF_ITEM].numpy()]
     saved = written_rows(folder, wrong, batch.request_ids, requests, batch.candidates.numpy())
     error = NotFiniteError(what + saved, where=f"training, step {step}", hint=hint)
     error.named = saved != ""

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bedplate.errors import ConfigError, DataError
+from bedplate.features.encoding import OF_ITEM
 from bedplate.models.batch import TensorBatch
 
-_OF_ITEM = "request_of_item"
 _ALIGNED = 8  # bytes
 
 
@@ -44,14 +44,14 @@ class _WholeInputs(Mapping[str, Tensor]):
     """Of a whole batch no process has the inputs."""
 
     def __init__(self, request_of_item: Tensor) -> None:
-        self._known = {_OF_ITEM: request_of_item}
+        self._known = {OF_ITEM: request_of_item}
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._known:
             raise ConfigError(
                 f"the loss reads the input '{name}', which no process has of the whole batch",
                 where="training by several processes",
-                hint=f"let forward return it among the outputs, or train by one process; '{_OF_ITEM}' is there",
+                hint=f"let forward return it among the outputs, or train by one process; '{OF_ITEM}' is there",
             )
         return self._known[name]
 
@@ -73,14 +73,14 @@ def whole_batch(
     parts = _rows(tensors, [s[1:] for s in sizes], rank)
     every = {name: [rows[i] for rows in parts] for i, name in enumerate(names)}
     requests = [0, *accumulate(len(part) for part in every["ids"])]
-    for of_item, before in zip(every[f"in {_OF_ITEM}"], requests[:-1], strict=True):
+    for of_item, before in zip(every[f"in {OF_ITEM}"], requests[:-1], strict=True):
         of_item.add_(before)
     whole = {name: torch.cat(rows) for name, rows in every.items()}
     placed: dict[str, Tensor] = {}
     untyped: Any = _Placed
     for name, own in outputs.items():
-        if name == _OF_ITEM:
-            placed[name] = whole[f"in {_OF_ITEM}"]
+        if name == OF_ITEM:
+            placed[name] = whole[f"in {OF_ITEM}"]
         elif own.requires_grad:
             placed[name] = untyped.apply(own, every[f"out {name}"], rank)
         else:
@@ -90,7 +90,7 @@ def whole_batch(
 
 def _named(outputs: Mapping[str, Tensor], batch: TensorBatch) -> dict[str, Tensor]:
     """All that is told to the others, in an order that is the same everywhere."""
-    found = {f"out {name}": outputs[name].detach() for name in sorted(outputs) if name != _OF_ITEM}
+    found = {f"out {name}": outputs[name].detach() for name in sorted(outputs) if name != OF_ITEM}
     for name, tensor in found.items():
         if tensor.ndim == 0 or len(tensor) not in (batch.rows, len(batch.request_ids)):
             shape = tuple(tensor.shape)
@@ -103,7 +103,7 @@ def _named(outputs: Mapping[str, Tensor], batch: TensorBatch) -> dict[str, Tenso
     found |= {f"label {name}": batch.labels[name] for name in sorted(batch.labels)}
     everywhere = torch.ones(batch.rows, dtype=torch.bool)
     found |= {f"known {name}": batch.known.get(name, everywhere) for name in sorted(batch.labels)}
-    found |= {"weights": batch.weights, "candidates": batch.candidates, f"in {_OF_ITEM}": batch[_OF_ITEM]}
+    found |= {"weights": batch.weights, "candidates": batch.candidates, f"in {OF_ITEM}": batch[OF_ITEM]}
     found |= {} if batch.log_q is None else {"log_q": batch.log_q}
     return found | {"ids": torch.from_numpy(np.ascontiguousarray(batch.request_ids))}  # pyright: ignore[reportUnknownMemberType]
 
@@ -111,7 +111,7 @@ def _named(outputs: Mapping[str, Tensor], batch: TensorBatch) -> dict[str, Tenso
 def _batch(whole: Mapping[str, Tensor], own: TensorBatch) -> TensorBatch:
     known = {name: whole[f"known {name}"] for name in own.labels}
     return TensorBatch(
-        _WholeInputs(whole[f"in {_OF_ITEM}"]),
+        _WholeInputs(whole[f"in {OF_ITEM}"]),
         {name: whole[f"label {name}"] for name in own.labels},
         whole["weights"],
         whole["candidates"],

@@ -13,18 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bedplate.errors import ArtifactError
 from bedplate.features.artifact import TABLES, compare
 from bedplate.features.encoding import TensorSpec
-from bedplate.features.tables import inputs_of, places_of, with_tables
+from bedplate.features.tables import LEAST_BYTES, inputs_of, places_of, with_tables
 from bedplate.features.weights import aligned
+from bedplate.layers.embedding import FusedEmbedding
 from bedplate.models.base import Model
 from bedplate.training.packing import Graph, Session
-from bedplate.training.rehearsal import check_size, large_tables
 from bedplate.types import Array
 
 # This part of torch has no complete types.
 _onnx: Any = importlib.import_module("torch.onnx")
 
+_LARGEST = 2**31 - 2**24  # a protobuf message, which an ONNX file is, holds less than 2 GiB
 OPSET = 17
 _CHECKS = ((1, 1, 0), (1, 1, 1), (1, 40, 7), (3, 17, 0), (3, 17, 5), (5, 5, 50))
 
@@ -78,7 +80,14 @@ def to_onnx(model: Model, tensors: Sequence[TensorSpec]) -> Graph:
             tensors, model.layout.rows, requests=requests, items=items, length=length, seed=requests + items + length
         )
         taken = {name: inputs[name] for name in session.inputs}
-        compare(served(model, inputs), session.run(taken), f"export, {requests} requests and {items} candidates")
+        try:
+            compare(served(model, inputs), session.run(taken), f"export, {requests} requests and {items} candidates")
+        except ArtifactError as error:
+            error.hint = (
+                "a graph has the steps that were taken once: no step of forward and served may depend on values or "
+                "lengths (if, for, int(), .item(), NumPy); choose by torch.where"
+            )
+            raise
     return Graph(graph, tuple(t for t in tensors if t.name in session.inputs), outputs, tables)
 
 
@@ -162,3 +171,33 @@ def _describe(model: Model, example: Mapping[str, Array]) -> tuple[TensorSpec, .
     """The outputs; the first size of each is that of requests or of candidates."""
     level = "items" if "item" in model.served_levels else "requests"
     return tuple(TensorSpec(n, a.dtype.name, (level, *a.shape[1:])) for n, a in served(model, example).items())
+
+
+def served_tensors(model: Model) -> list[TensorSpec]:
+    """The tensors that the exported graph may take."""
+    sizes = {"request": "requests", "item": "items"}
+    firsts = {sizes[level] for level in model.served_levels}
+    return [tensor for tensor in model.layout.tensors() if tensor.shape[0] in firsts]
+
+
+def large_tables(model: Model) -> dict[nn.Module, Tensor]:
+    """The embedding tables that an artifact has beside its graph, by the modules whose `weight` they are."""
+    untyped: Any = model
+    found = {m: m.weight.detach() for m in untyped.modules() if isinstance(m, FusedEmbedding | nn.Embedding)}
+    return {m: t for m, t in found.items() if t.nbytes >= LEAST_BYTES and t.dtype == torch.float32}
+
+
+def check_size(model: Model) -> None:
+    """Checks that the weights of a model that are no large tables fit into one graph.
+
+    Raises:
+        ArtifactError: they do not.
+    """
+    every = {id(p): p.nbytes for p in model.parameters()}
+    size = sum(every.values()) - sum(table.nbytes for table in large_tables(model).values())
+    if size > _LARGEST:
+        raise ArtifactError(
+            f"the weights beside embedding tables are {size / 2**30:.1f} GiB, expected less than 2",
+            where="export",
+            hint="make layers smaller; look ids up in a FusedEmbedding or nn.Embedding, whose tables may have any size",
+        )

@@ -14,15 +14,17 @@ from typing import Self, TypeAlias, final
 import numpy as np
 
 from bedplate.batch import Batch, Dense, expand
-from bedplate.datasets.blocks import WHOLE, Part, Room
+from bedplate.datasets.blocks import Batches, Room, Stretch
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.negatives import LOG_Q
 from bedplate.datasets.slices import slice_batch
 from bedplate.errors import ConfigError
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import OF_ITEM
 from bedplate.models.batch import TensorBatch
-from bedplate.training.source import Batches, TensorBlock, TensorBlocks, bytes_of, bytes_of_tensors, tensor_batch
+from bedplate.training.source import TensorBlock
 from bedplate.training.stages import ENCODE, LOAD, TRANSFER, Watch, unwatched
+from bedplate.training.tensors import bytes_of_tensors, tensor_batch
 from bedplate.types import Array, Int64s
 
 _REQUESTS, _CANDIDATES, _WEIGHTS, _LABEL = "request ids", "candidates", "weights", "label "
@@ -91,29 +93,16 @@ class Kept:
         places = self._starts.nbytes + self._counts.nbytes + self._has.nbytes
         return self._requests.nbytes + self._items.nbytes + places
 
-    def blocks(
-        self,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        part: Part = WHOLE,
-        watch: Watch = unwatched,
-    ) -> TensorBlocks:
+    def blocks(self, stretch: Stretch, room: Room, watch: Watch = unwatched) -> Iterator[TensorBlock]:
         """See `source.TensorSource`; the seed is the one that the rows are of.
 
         Raises:
-            ConfigError: it is another seed, or `start` is not within the epoch.
+            ConfigError: it is another seed, or the epoch does not have these batches.
         """
-        if seed != self._seed:
-            raise ConfigError(f"the rows that are kept are of seed {self._seed}, got {seed}", where="training")
-
-        def of_blocks(room: Room) -> Iterator[TensorBlock]:
-            for items, places in self._loader.cuts(seed, epoch, start, stop, part, room):
-                yield TensorBlock(items, partial(self._make, places, watch))
-
-        return of_blocks
+        if stretch.seed != self._seed:
+            raise ConfigError(f"the rows that are kept are of seed {self._seed}, got {stretch.seed}", where="training")
+        cuts = self._loader.cuts(stretch, room)
+        return (TensorBlock(items, partial(self._make, places, watch)) for items, places in cuts)
 
     def __len__(self) -> int:
         """See `source.TensorSource`."""
@@ -125,7 +114,7 @@ class Kept:
         wanted = np.concatenate(missing)
         joined = self._loader.rows(wanted, self._seed, 0) if len(wanted) else None
         watch(LOAD, time.perf_counter() - began, 0 if joined is None else joined.items)
-        raw = 0.0 if joined is None else bytes_of(joined) / max(joined.items, 1)
+        raw = 0.0 if joined is None else joined.nbytes / max(joined.items, 1)
         base = 0
         for places, new in zip(chosen, missing, strict=True):
             rows = None
@@ -184,7 +173,7 @@ class _Rows:
         """The rows of a batch."""
         encoded = encoder.encode(batch)
         names, lengths, longest = tuple(encoded), encoder.lengths(batch), encoder.longest()
-        of_item = encoded.pop("request_of_item")
+        of_item = encoded.pop(OF_ITEM)
         of_requests = {t.name for t in encoder.layout.tensors() if t.shape[0] == "requests"}
         requests: _Arrays = {_REQUESTS: batch.request_ids}
         items: _Arrays = {_CANDIDATES: batch.candidates}
@@ -201,7 +190,7 @@ class _Rows:
     def tensors(self) -> TensorBatch:
         """The rows as a batch."""
         found = self.requests.arrays | self.items.arrays
-        found["request_of_item"] = self.of_item
+        found[OF_ITEM] = self.of_item
         return tensor_batch(
             {name: found[name] for name in self.names},
             {name.removeprefix(_LABEL): values for name, values in found.items() if name.startswith(_LABEL)},

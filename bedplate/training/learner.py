@@ -22,7 +22,7 @@ from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 
 if TYPE_CHECKING:
-    from bedplate.training.source import Batches
+    from bedplate.datasets.blocks import Batches
 
 
 class Learner(Protocol):

@@ -23,7 +23,7 @@ from bedplate.training.wrong_rows import written_rows
 from bedplate.types import Array, Bools, Float32s
 
 if TYPE_CHECKING:
-    from bedplate.training.source import Batches
+    from bedplate.datasets.blocks import Batches
 
 MATRIX = "matrix.f32"
 _FACTS = ("labels", "weights", "requests", "log_q")

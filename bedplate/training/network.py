@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 from bedplate.batch import Batch
+from bedplate.datasets.blocks import Batches
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.features.encoder import Encoder
 from bedplate.layers.embedding import tables_in
@@ -19,16 +20,15 @@ from bedplate.training.continuing import Beginning
 from bedplate.training.evaluate import predict
 from bedplate.training.exchange import alone
 from bedplate.training.export import catalogue_vectors, exported_of
+from bedplate.training.graph import check_size
 from bedplate.training.inheritance import START, Inheritance
 from bedplate.training.job import Job
 from bedplate.training.joining import Join
 from bedplate.training.packing import CatalogueVectors, Exported
 from bedplate.training.prefetch import Ahead
 from bedplate.training.profile import Profile
-from bedplate.training.rehearsal import check_size
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
-from bedplate.training.source import Batches
 from bedplate.training.tables import in_file
 from bedplate.training.trainer import Trainer
 
@@ -72,7 +72,9 @@ class Network:
                 state = self._inheritance.weights(model, encoder, folder)
             if self._join is not None:
                 exchange.of_first((self._join.fingerprint, str(folder)))
-            trainer = Trainer(self._job.trainer, log=log, show=show, exchange=exchange, profile=self._profile)
+            trainer = Trainer(
+                self._job.trainer, log=log, show=show, exchange=exchange, profile=self._profile, exports=True
+            )
             result = trainer.fit(model, encoder, training, validation, folder, state)
         (folder / START).unlink(missing_ok=True)
         return result

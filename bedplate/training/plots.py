@@ -16,8 +16,7 @@ from bedplate.metrics.chart import Chart, Line
 from bedplate.metrics.svg import svg
 from bedplate.models.prediction import Prediction
 from bedplate.registry.run import Point, RunRecord, StoredRun
-from bedplate.training.difference import TEST, judged_label
-from bedplate.training.predictions import read_predictions
+from bedplate.training.predictions import TEST, judged_label, read_predictions
 
 PLOTS = "plots"
 _LOSSES = {"train_loss": "training", "loss": "validation"}

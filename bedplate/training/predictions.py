@@ -14,8 +14,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import polars as pl
@@ -28,8 +29,11 @@ from bedplate.types import Int64s
 
 if TYPE_CHECKING:
     from bedplate.datasets.loaded import LoadedDataset
+    from bedplate.registry.run import RunRecord
 
 PREDICTIONS = "predictions.parquet"
+TEST = "test_"
+"""What the names of metrics of the test split begin with."""
 _LABEL = "label."
 _LOSS = "bedplate.loss"
 
@@ -127,3 +131,12 @@ def read_predictions(folder: Path) -> Prediction:
         raise StoreError(
             f"the predictions can't be read: {error}", where=str(path), hint="delete the file, and train again"
         ) from error
+
+
+def judged_label(record: RunRecord, prediction: Prediction) -> str | None:
+    """The label that a run's scores are of: the model's, else the only one; None where that is not known."""
+    config = cast("Mapping[str, Any]", record.config.get("model") or {})
+    named = config.get("label")
+    if named in prediction.labels:
+        return str(named)
+    return next(iter(prediction.labels)) if len(prediction.labels) == 1 else None

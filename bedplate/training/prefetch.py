@@ -13,7 +13,8 @@ from typing import Self, final
 from bedplate.config import parse_size
 from bedplate.models.batch import TensorBatch
 from bedplate.training.config import TrainerConfig
-from bedplate.training.source import TensorBlock, TensorBlocks, bytes_of_tensors
+from bedplate.training.source import TensorBlock, TensorBlocks
+from bedplate.training.tensors import bytes_of_tensors
 
 _FIRST_ITEMS = 8192
 """Candidates of the first block, from which the memory of further ones is estimated."""
@@ -230,7 +231,7 @@ def prefetched(blocks: TensorBlocks, ahead: Ahead, waiting: Waiting) -> Generato
     nor their order depend on how many there are or which is faster.
 
     Args:
-        blocks: see `source.TensorSource`.
+        blocks: `partial(source.blocks, stretch)` of a `source.TensorSource`, say.
         ahead: how far ahead.
         waiting: counts the time that the consumer waits.
     """

@@ -23,7 +23,7 @@ from bedplate.types import SECOND, parse_duration
 
 if TYPE_CHECKING:
     from bedplate.training.exchange import Exchange
-    from bedplate.training.tables import Shard
+    from bedplate.training.tables import Sharding
 
 PLACE = "BEDPLATE_TRAINING_PLACE"
 """The environment variable that makes a process one of a training: `RANK/COUNT/FOLDER`."""
@@ -53,7 +53,7 @@ class Place:
         self.operations = Operations.of(rank, count, None if folder is None else folder / _OPERATIONS)
 
     @contextmanager
-    def connect(self, shard: Shard | None = None, timeout: str = FOREVER) -> Generator[Exchange]:
+    def connect(self, shard: Sharding | None = None, timeout: str = FOREVER) -> Generator[Exchange]:
         """Says that this process can be met, and meets the others.
 
         Args:
@@ -136,7 +136,7 @@ class Workers:
                 )
 
     @contextmanager
-    def connect(self, shard: Shard | None = None) -> Generator[Exchange]:
+    def connect(self, shard: Sharding | None = None) -> Generator[Exchange]:
         """What this process and the others tell each other.
 
         Args:

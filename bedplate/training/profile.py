@@ -19,7 +19,7 @@ from bedplate.training.profile_report import Measured, ProfileReport, report, te
 from bedplate.training.stages import LOAD
 
 if TYPE_CHECKING:
-    from bedplate.training.source import Batches
+    from bedplate.datasets.blocks import Batches
 
 FILE, TEXT = "profile.json", "profile.txt"
 """The report in the run's folder, for programs and for people."""

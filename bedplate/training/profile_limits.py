@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from bedplate.batch import Batch
-from bedplate.datasets.blocks import Blocks
+from bedplate.datasets.blocks import Batches, Blocks, Stretch, blocks_of
 from bedplate.datasets.loader import BLOCK_ITEMS
 from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.slices import slice_batch
@@ -22,7 +22,7 @@ from bedplate.training.config import TrainerConfig
 from bedplate.training.forward import forward_pass
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.profile_advice import Limits
-from bedplate.training.source import Batches, blocks_of, tensors_of, to_tensors
+from bedplate.training.tensors import tensors_of, to_tensors
 
 SECONDS = 0.5
 """For about how long each thing is measured."""
@@ -79,7 +79,7 @@ def _loaded(config: TrainerConfig, training: Batches) -> tuple[Sequence[Batch], 
     kept: list[Batch] = []
     rows, seconds = 0, 0.0
     began = time.perf_counter()
-    for block in blocks_of(training, config.seed, 0)(lambda: BLOCK_ITEMS):
+    for block in blocks_of(training, Stretch(config.seed, 0), lambda: BLOCK_ITEMS):
         if isinstance(training, Blocks):
             began = time.perf_counter()  # before its first block all of the epoch is ordered
         made = list(block.make())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,27 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bedplate.errors import ArtifactError
-from bedplate.features.encoding import TensorSpec
-from bedplate.features.tables import LEAST_BYTES
-from bedplate.layers.embedding import FusedEmbedding
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.training.calling import scores_of, served_of
+from bedplate.training.graph import served_tensors, to_onnx
 
-_LARGEST = 2**31 - 2**24  # a protobuf message, which an ONNX file is, holds less than 2 GiB
 
-
-def rehearse(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch) -> None:
+def rehearse(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch, *, exports: bool) -> None:
     """Checks what the first validation and the export will ask of a model, which it leaves as it was.
 
     Args:
         model: in training.
         outputs: of the model for the batch.
         batch: any.
+        exports: whether the graph of a model that is not Bedplate's own is tried too; all of its weights are here.
 
     Raises:
         DefinitionError: `judged` or `served` fails, or gives something else than it should.
+        ArtifactError: the graph computes something else than the model.
     """
     names = {t.name for t in served_tensors(model)}
     read = replace(batch, inputs={name: tensor for name, tensor in batch.items() if name in names})
@@ -39,6 +37,9 @@ def rehearse(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch) ->
         model.eval()
         try:
             served_of(model, read)
+            if exports and not type(model).__module__.startswith("bedplate."):
+                with warnings.catch_warnings(action="ignore"):  # the export itself will give them
+                    to_onnx(model, served_tensors(model))
         finally:
             model.train()
 
@@ -61,33 +62,3 @@ def _with_copied_buffers(model: Model) -> Generator[None]:
     finally:
         for module, name, buffer in own:
             setattr(module, name, buffer)
-
-
-def served_tensors(model: Model) -> list[TensorSpec]:
-    """The tensors that the exported graph may take."""
-    sizes = {"request": "requests", "item": "items"}
-    firsts = {sizes[level] for level in model.served_levels}
-    return [tensor for tensor in model.layout.tensors() if tensor.shape[0] in firsts]
-
-
-def large_tables(model: Model) -> dict[nn.Module, Tensor]:
-    """The embedding tables that an artifact has beside its graph, by the modules whose `weight` they are."""
-    untyped: Any = model
-    found = {m: m.weight.detach() for m in untyped.modules() if isinstance(m, FusedEmbedding | nn.Embedding)}
-    return {m: t for m, t in found.items() if t.nbytes >= LEAST_BYTES and t.dtype == torch.float32}
-
-
-def check_size(model: Model) -> None:
-    """Checks that the weights of a model that are no large tables fit into one graph.
-
-    Raises:
-        ArtifactError: they do not.
-    """
-    every = {id(p): p.nbytes for p in model.parameters()}
-    size = sum(every.values()) - sum(table.nbytes for table in large_tables(model).values())
-    if size > _LARGEST:
-        raise ArtifactError(
-            f"the weights beside embedding tables are {size / 2**30:.1f} GiB, expected less than 2",
-            where="export",
-            hint="make layers smaller; look ids up in a FusedEmbedding or nn.Embedding, whose tables may have any size",
-        )

@@ -160,7 +160,8 @@ class Rounds:
             if self._show is not None:
                 rate = self._rows / max(self._seconds, 1e-9)
                 self._show(RoundStatus("round", done, c.rounds, rate, metrics, self._metric))
-            over = done - progress.best_rounds >= c.early_stopping and progress.best is not None
+            # Only a validation says that a round is no better: between two of them nothing is known.
+            over = metrics is not None and done - progress.best_rounds >= c.early_stopping
             if over or not has_grown or done >= c.rounds:
                 progress.finished = True
                 return

@@ -32,7 +32,6 @@ from bedplate.registry.run import Run, RunRecord, StoredRun
 from bedplate.registry.version import ModelVersion
 from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
-from bedplate.training.difference import TEST
 from bedplate.training.evidence import definitions_of, fingerprint, models_behind, require_same, run_config
 from bedplate.training.fitness import check_fitness
 from bedplate.training.inputs import Watcher
@@ -42,14 +41,14 @@ from bedplate.training.joining import Connect, Join, WorkerError
 from bedplate.training.learner import Learner, learner_of
 from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
 from bedplate.training.plots import write_plots
-from bedplate.training.predictions import keep_predictions
+from bedplate.training.predictions import TEST, keep_predictions
 from bedplate.training.profile import Profile
 from bedplate.training.report import Show
 from bedplate.training.result import TrainResult
 from bedplate.types import Int64s
 
 if TYPE_CHECKING:
-    from bedplate.training.source import Batches
+    from bedplate.datasets.blocks import Batches
 
 Progress: TypeAlias = Callable[[str], None]
 """Told each step that begins."""
@@ -134,12 +133,12 @@ def train(
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
-    with _opened(job, began, beginning, dataset, retraining, root) as run:
+    with _opened(job, began, beginning, dataset, retraining, root) as run, _resumable(run):
         join = None if connect is None else Join(connect, fingerprint(job, beginning.definitions, dataset.snapshots))
         learner = learner_of(job, beginning, join, profile)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
-        result = _fitted(learner, encoder, training, validation, run, show)
+        result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
         _examined(profile, job, result.model, encoder, training, run.folder, progress)
         progress("evaluate on the test split")
         facts = _Facts(run, result, encoder, _tested(learner, result, encoder, testing, dataset, run), beginning, rates)
@@ -158,14 +157,6 @@ def _opened(
     return beginning.registry.start_run(
         job.name, config, project=root, definitions=beginning.definitions, sources=dataset.snapshots
     )
-
-
-def _fitted(
-    learner: Learner, encoder: Encoder, training: Batches, validation: Batches, run: Run, show: Show | None
-) -> TrainResult[Any]:
-    """What the learner learnt; where it is ended early, the error says which run can be resumed."""
-    with _resumable(run):
-        return learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
 
 
 def _tested(
@@ -207,7 +198,10 @@ def _examined(
 def _resumable(run: Run) -> Generator[None]:
     """Lets what ends a training early say which run can be resumed."""
     try:
-        yield
+        try:
+            yield
+        except KeyboardInterrupt:  # outside the trainer, which ends by itself: before it, or after its last epoch
+            raise TrainingInterruptedError("interrupted; the run holds all that was done", where="training") from None
     except (TrainingInterruptedError, WorkerError) as error:
         if isinstance(error, TrainingInterruptedError):
             run.finish("interrupted")

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bedplate.errors import ConfigError, MissingExtraError, missing_extra
+from bedplate.features.encoding import OF_ITEM
 from bedplate.layers.embedding import FusedEmbedding, Window, summed_rows, tables_of
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
@@ -52,7 +53,7 @@ def require_torchrec() -> Any:
 
 @final
 class ShardedTables(Tables):
-    """Each process has some rows of every table, next to each other; satisfies `tables.Shard`.
+    """Each process has some rows of every table, next to each other; satisfies `tables.Sharding`.
 
     Until `close` the tables of the model itself have no values.
 
@@ -74,11 +75,6 @@ class ShardedTables(Tables):
         self._shards = {name: _Shard(name, table, config, folder, operation) for name, table in tables.items()}
         self._adagrad = _ShardedAdagrad([*self._shards.values()], config, operation)
         super().__init__(model, self._adagrad)
-
-    @property
-    def rows_here(self) -> dict[str, int]:
-        """How many rows this process has of each table."""
-        return {name: len(shard.weights) for name, shard in self._shards.items()}
 
     def fetch(self, batch: TensorBatch | None) -> None:
         """See `Tables.fetch`."""
@@ -134,7 +130,7 @@ def _ids_of(batch: TensorBatch | None) -> Tensor:
     """All ids that the inputs name."""
     nothing = torch.zeros(0, dtype=torch.int64)
     named = {} if batch is None else {n: t for n, t in batch.items() if t.dtype == torch.int64}
-    return torch.cat([nothing, *(t.reshape(-1) for name, t in named.items() if name != "request_of_item")])
+    return torch.cat([nothing, *(t.reshape(-1) for name, t in named.items() if name != OF_ITEM)])
 
 
 @final

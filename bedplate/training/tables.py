@@ -71,7 +71,7 @@ class Tables(ABC):
 Operation: TypeAlias = Callable[[], AbstractContextManager[None]]
 """The context of what one process does with the others; it raises `PeerLostError` where one of them is gone."""
 
-Shard: TypeAlias = "Callable[[Model, TrainerConfig, Path, Operation], Tables]"
+Sharding: TypeAlias = "Callable[[Model, TrainerConfig, Path, Operation], Tables]"
 """Spreads the tables of a model over the processes of its training.
 
 Args of it: the model, with weights in the first process; how it is trained; a folder for files without a name; the

@@ -35,7 +35,7 @@ from bedplate.training.gathering import whole_batch
 from bedplate.training.joining import PeerLostError
 from bedplate.training.merging import merge_dense, merge_sparse
 from bedplate.training.optimizer import Optimizer
-from bedplate.training.tables import Shard, Tables, WholeTables
+from bedplate.training.tables import Sharding, Tables, WholeTables
 from bedplate.training.watching import Operations
 from bedplate.types import parse_duration
 
@@ -65,7 +65,7 @@ class Together(Exchange):
         shard: spreads embedding tables over the processes; None: each has them whole.
     """
 
-    def __init__(self, operations: Operations, shard: Shard | None = None) -> None:
+    def __init__(self, operations: Operations, shard: Sharding | None = None) -> None:
         super().__init__(dist.get_rank(), dist.get_world_size(), shards=shard is not None)
         self._operations, self._shard = operations, shard
         self._sparse: list[nn.Parameter] = []
@@ -191,7 +191,7 @@ def _reaching(operations: Operations) -> Generator[None]:
 
 @contextmanager
 def connected(
-    operations: Operations, count: int, meeting: str, timeout: str, shard: Shard | None = None
+    operations: Operations, count: int, meeting: str, timeout: str, shard: Sharding | None = None
 ) -> Generator[Together]:
     """Connects this process with the others, and takes its share of the machine's cores for torch.
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -14,6 +15,7 @@ import torch
 
 from bedplate.canonical import digest
 from bedplate.config import parse_size
+from bedplate.datasets.blocks import Batches, Stretch
 from bedplate.errors import ConfigError, DataError, DefinitionError, StoreError, suggest
 from bedplate.features.encoder import Encoder
 from bedplate.files import remove_leftovers
@@ -22,7 +24,7 @@ from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.stopping import Stop, stop_signals
 from bedplate.training.average import Average
-from bedplate.training.calling import backward, loss_of
+from bedplate.training.calling import backward, loss_of, loss_weight_of
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, load_state, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
@@ -38,7 +40,7 @@ from bedplate.training.rehearsal import rehearse
 from bedplate.training.report import Log, Show, Status
 from bedplate.training.result import TrainResult
 from bedplate.training.schedule import factor
-from bedplate.training.source import END, Batches, Encoded, TensorSource, one_after_another
+from bedplate.training.source import END, Encoded, TensorSource, one_after_another
 from bedplate.training.stages import unwatched
 
 
@@ -52,6 +54,7 @@ class Trainer:
         show: takes the status after each step (`report.on_stderr()` shows it).
         exchange: with the other processes that train the same model on the same batches; None where there are none.
         profile: is told where the time goes; None where nobody asks.
+        exports: whether the model is to be exported, which is tried at the first batch.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Trainer:
         show: Show | None = None,
         exchange: Exchange | None = None,
         profile: Profile | None = None,
+        exports: bool = False,
     ) -> None:
         self.config = config
         self.log = log
         self.show = show
         self.exchange = Alone() if exchange is None else exchange
         self.profile = profile
+        self.exports = exports
 
     def fit(
         self,
@@ -130,6 +135,8 @@ class _Run:
         self.config, self.log, self.show = trainer.config, trainer.log, trainer.show
         self.sign = sign_of(model.config.direction_of(trainer.config.metric))
         self.exchange, self.profile = trainer.exchange, trainer.profile
+        # One process exports, and can try to where it has all weights.
+        self.exports = trainer.exports and self.exchange.rank == 0 and not self.exchange.shards
         self.model, self.encoder = model, encoder
         self.train, self.validation = _prepared(trainer.config, encoder, train, validation)
         self.folder, self.interrupt = folder, interrupt
@@ -141,7 +148,7 @@ class _Run:
         self.progress = Progress()
         self.ahead, self.waiting = Ahead.of(c), Waiting()
         self.rows, self.seconds = 0, 0.0
-        self.grouped = 0  # candidates behind the gradients of the next update
+        self.grouped = 0.0  # what the losses count whose gradients the next update is of
         self.saved = 0  # the step of the last checkpoint
         self.stop = False  # whether any process is to stop
         self.batches = len(train)
@@ -154,8 +161,7 @@ class _Run:
             self.profile.begin()
         if not self._finished():
             watch = unwatched if self.profile is None else self.profile.prepared
-            left, first, seed = range(self.progress.epoch, self.config.epochs), self.progress.batch, self.config.seed
-            blocks = one_after_another(self.train, seed, left, first, part=self.exchange.part, watch=watch)
+            blocks = partial(one_after_another, self.train, self._left(), watch=watch)
             with prefetched(blocks, self.ahead, self.waiting) as ready:
                 while not self._finished():
                     if self._train_epoch(ready):
@@ -178,6 +184,12 @@ class _Run:
             resumed_step=resumed,
             stopped_early=stopped,
         )
+
+    def _left(self) -> list[Stretch]:
+        """What is left of the epoch in which training goes on, and all later ones."""
+        now, seed, part = self.progress, self.config.seed, self.exchange.part
+        later = [Stretch(seed, epoch, part=part) for epoch in range(now.epoch + 1, self.config.epochs)]
+        return [Stretch(seed, now.epoch, now.batch, part=part), *later]
 
     def _finished(self) -> bool:
         return self.progress.epoch >= self.config.epochs or self._is_patience_over()
@@ -242,7 +254,7 @@ class _Run:
         Returns:
             The loss of the whole batch, and how many candidates it has.
         """
-        if not self.grouped:
+        if self.progress.batch % self.config.accumulate == 0:
             self._begin_update()
         try:
             loss, whole = self._loss(batch)
@@ -255,11 +267,12 @@ class _Run:
         self._lap("forward")
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
+        weight = loss_weight_of(self.model, whole) if self.config.accumulate > 1 else 1.0
         if self.config.accumulate > 1 or self.exchange.count > 1:
-            loss = loss * ((whole.rows if self.config.accumulate > 1 else 1) / self.exchange.count)
+            loss = loss * (weight / self.exchange.count)
         backward(self.model, loss, batch)
         self._lap("backward")
-        self.grouped += whole.rows
+        self.grouped += weight
         return value, whole.rows
 
     def _loss(self, batch: TensorBatch) -> tuple[torch.Tensor, TensorBatch]:
@@ -269,7 +282,7 @@ class _Run:
         self._lap("exchange" if self.exchange.count > 1 else "forward")
         own = self.forward(batch)
         if not self.rows and batch.rows:  # what comes to light with the first validation else, perhaps hours later
-            rehearse(self.model, own, batch)
+            rehearse(self.model, own, batch, exports=self.exports)
         self._lap("forward")
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
@@ -286,7 +299,7 @@ class _Run:
         self.exchange.merge(self.optimizer)
         self._lap("exchange" if self.exchange.count > 1 else "optimizer")
         if self.config.accumulate > 1:
-            self.optimizer.scale_gradients(1.0 / max(self.grouped, 1))
+            self.optimizer.scale_gradients(1.0 / (self.grouped or 1.0))
         norm = self.optimizer.clip_gradients()
         if not math.isfinite(norm):
             raise self._not_finite(f"the loss is {loss}, but its gradient's norm is {norm}", batch)
@@ -295,7 +308,7 @@ class _Run:
             raise self._not_finite(f"the loss is {loss}, but the gradient of {left:,} rows of embeddings is not", batch)
         if self.average is not None:
             self.average.update()
-        self.grouped = 0
+        self.grouped = 0.0
         self._lap("optimizer")
 
     def _evaluate(self) -> None:

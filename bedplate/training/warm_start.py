@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bedplate.errors import DefinitionError
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import OF_ITEM
 from bedplate.features.vocabulary import FIRST_KNOWN_ROW, UNKNOWN_ROW
 from bedplate.layers.axes import Axis, InputColumn
 from bedplate.layers.embedding import table_names
@@ -58,7 +59,7 @@ class Side:
 
     def columns(self) -> list[tuple[str, ...]]:
         """The columns of every tensor, in order."""
-        tensors = [t.name for t in self.encoder.layout.tensors() if t.name != "request_of_item"]
+        tensors = [t.name for t in self.encoder.layout.tensors() if t.name != OF_ITEM]
         return [(name, *(() if name.startswith("bag_ids.") else self.encoder.columns_of(name))) for name in tensors]
 
 

@@ -15,13 +15,14 @@ import torch
 from bedplate.batch import Column, Ragged
 from bedplate.datasets.loaded import LoadedDataset, select_requests, with_candidates, without_candidates
 from bedplate.errors import DataError
+from bedplate.features.artifact import SCORE
 from bedplate.features.assemble import Candidates
 from bedplate.features.encoder import Encoder
 from bedplate.metrics.intervals import Estimate, mean_interval
 from bedplate.metrics.retrieval import ndcg_at_k, recall_at_k, top_k
 from bedplate.models.base import Model, RetrievalModel
 from bedplate.training.packing import CatalogueVectors
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.types import Array, Float32s, Int64s
 
 Score: TypeAlias = Callable[[Candidates], Array]
@@ -130,7 +131,7 @@ def model_score(dataset: LoadedDataset, model: Model, encoder: Encoder) -> Score
     def score(rows: Candidates) -> Float32s:
         batch = dataset.assemble(rows, labels=False)
         with torch.no_grad():
-            return model(to_tensors(batch, encoder))["score"].numpy()
+            return model(to_tensors(batch, encoder))[SCORE].numpy()
 
     return score
 

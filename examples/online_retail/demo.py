@@ -37,7 +37,6 @@ from bedplate.batch import column_to_series
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import StoreError
 from bedplate.files import write_atomic
-from bedplate.online.base import open_store
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.report import on_stderr
 from bedplate.training.run import Trained, catalogue_candidates, train
@@ -154,12 +153,12 @@ def run(work: Path, steps: Steps, example: Path = HERE) -> dict[str, Any]:
     dataset = steps.run("read the dataset's requests", lambda: project.load("baskets"))
     oracle = steps.run("compare features of test orders with the oracle", lambda: prove_features(project, dataset))
     steps.show(f"{oracle['values']:,} values of {oracle['orders']} orders are as of before each order")
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     trained = train_all(project, dataset, steps, registry)
     ranking = steps.run("rank the whole catalogue for test orders", lambda: judge(project, dataset, trained))
     start = dataset.compiled.dataset.split.test
     end = max(project.history.end(v) for v in project.views.values())
-    store = open_store(project.config.online_url, project.root)
+    store = project.open_store()
     try:
         report, rows, events = steps.run(
             "load the online store and stream the last weeks", lambda: replay(project, store, start, end, steps.show)

@@ -12,8 +12,8 @@ from bedplate.batch import Column
 from bedplate.canonical import string_ids
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import ProofError
-from bedplate.features.assemble import Reader
 from bedplate.features.lookup import lookup
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.health.parity import ParityReport
 from bedplate.offline.reference import Reference

@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bedplate import Client
 from bedplate.errors import ProofError
 from bedplate.features import artifact
 from bedplate.registry.version import ModelVersion
-from bedplate.serving.client import Client
 
 REQUESTS = 200
 

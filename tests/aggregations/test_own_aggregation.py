@@ -16,7 +16,6 @@ from bedplate.aggregations.base import OneInput, Output, Reduce, Reduction
 from bedplate.batch import Dense
 from bedplate.cli.main import run
 from bedplate.errors import DefinitionError
-from bedplate.online.base import open_store
 from bedplate.online.fetch import OnlineReader
 from bedplate.project import Project
 from bedplate.testing.aggregation import AggregationContract
@@ -47,7 +46,7 @@ def test_it_is_planned_built_looked_up_and_read_online(project, capsys):
     history = opened.lookup("purchases.*", [1, 2, 3], "2026-01-06")
     assert history["purchases.weekend"].to_list() == [2 / 3, 0.0, None]
     assert history["purchases.typical_7d"].to_list() == pytest.approx([4.0, 5.0, None], abs=1e-12)
-    with open_store(opened.config.online_url, opened.root) as store:
+    with opened.open_store() as store:
         assert opened.lookup("purchases.*", [1, 2, 3], "2026-01-06", OnlineReader(store)).equals(history)
 
 

@@ -148,7 +148,7 @@ def test_an_online_store_that_cannot_be_used(folder: Path, capsys: pytest.Captur
     (folder / "bedplate.toml").write_text('[online]\nurl = "memory:"')
     code, message = failing(folder, capsys, "materialize")
     assert code == 2
-    assert "the online store 'memory:' is gone when a command ends" in message
+    assert "the online store 'memory:' is gone when the process ends" in message
 
 
 def test_commands_before_their_turn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -163,7 +163,7 @@ def register(project: Project, names: list[str]) -> Registry:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "signature.json").write_bytes(signature.to_json())
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     manifest = gather(project.root, definitions={}, sources={}, config={}, seeds={}, metrics={})
     version = registry.register("ranker", folder, manifest=manifest)
     registry.promote("ranker", version.version)

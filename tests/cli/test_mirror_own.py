@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import retraining_project as small
 
-from bedplate import Project, Registry
+from bedplate import Project
 from bedplate.cli import runs_mirror
 from bedplate.cli.main import run as command
 from bedplate.config import load_config
 from bedplate.registry import run as runs
-from bedplate.training import run as training
 from bedplate.training.interrupt import TrainingInterruptedError
+from bedplate.training.network import Network
 
 Asked = list[list[str]]
 
@@ -43,7 +43,7 @@ def folder(applied: Path, tmp_path: Path) -> Path:
 
 
 def ids(folder: Path) -> list[str]:
-    return sorted(run.id for run in Registry(Project(folder).config.registry_path).runs())
+    return sorted(run.id for run in Project(folder).registry.runs())
 
 
 def test_a_retraining_and_the_trials_of_a_search_are_copied(folder: Path, asked: Asked) -> None:
@@ -64,7 +64,7 @@ def test_a_retraining_that_is_interrupted_is_copied(
     def interrupted(*words: object, **options: object) -> None:
         raise TrainingInterruptedError("stopped")
 
-    monkeypatch.setattr(training, "_fitted", interrupted)
+    monkeypatch.setattr(Network, "fit", interrupted)
     assert command(["retrain", "ranker", "--project", str(folder)]) != 0
     assert [words[3:-2] for words in asked] == [["runs", "mirror", *ids(folder)]]
 
@@ -74,7 +74,7 @@ def test_a_dry_run_and_runs_of_others_are_not_copied(
 ) -> None:
     assert command(["retrain", "ranker", "--dry-run", "--project", str(folder)]) == 0
     assert asked == []
-    registry = Registry(Project(folder).config.registry_path)
+    registry = Project(folder).registry
     with monkeypatch.context() as patched:
         patched.setattr(runs, "process_token", lambda: "another")
         with registry.start_run("ranker", {}):

@@ -10,7 +10,7 @@ from dataset_world import assert_same_batch, drawing, loaded, shop_dataset, shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bedplate.datasets.blocks import Part
+from bedplate.datasets.blocks import Part, Stretch, batches_of, unbounded
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.shard import Shard
 from bedplate.datasets.slices import slice_batch
@@ -57,7 +57,7 @@ def test_blocks_of_any_size_and_part_have_the_rows_of_the_batches(files, data, c
         start = data.draw(st.integers(0, len(loader)))
         stop = data.draw(st.integers(start, len(loader)))
         turn = iter(rooms * 100)
-        blocks = loader.blocks(0, 0, start, stop, part=part, room=lambda turn=turn: next(turn))
+        blocks = loader.blocks(Stretch(0, 0, start, stop, part), lambda turn=turn: next(turn))
         made = [list(block.make()) for block in blocks]
         got = [batch for block in made for batch in block]
         assert all(made)
@@ -70,11 +70,9 @@ def test_blocks_of_any_size_and_part_have_the_rows_of_the_batches(files, data, c
 
 
 def test_parts_of_all_processes_are_the_batch():
-    for batch, *parts in zip(
-        Loader(SHOP, "train").epoch(3, 1),
-        *[(b for k in Loader(SHOP, "train").blocks(3, 1, part=Part(i, 3)) for b in k.make()) for i in range(3)],
-        strict=True,
-    ):
+    loader = Loader(SHOP, "train")
+    found = [batches_of(loader, Stretch(3, 1, part=Part(i, 3))) for i in range(3)]
+    for batch, *parts in zip(loader.epoch(3, 1), *found, strict=True):
         assert np.concatenate([p.candidates for p in parts]).tolist() == batch.candidates.tolist()
         assert np.concatenate([p.request_ids for p in parts]).tolist() == batch.request_ids.tolist()
 
@@ -97,6 +95,21 @@ def test_shards_are_all_requests_once_in_every_epoch(by):
         for request, index in found.items():
             assert shard_of.setdefault(users[request], index) == index
         assert len(set(shard_of.values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "message"),
+    [
+        (-1, None, "got start=-1, expected 0 to {}"),
+        (99, None, "got start=99, expected 0 to {}"),
+        (2, 1, "got stop=1, expected 2 to {}"),
+        (0, 99, "got stop=99, expected 0 to {}"),
+    ],
+)
+def test_batches_that_an_epoch_does_not_have_are_named(files, start, stop, message):
+    for loader, where in ((Loader(SHOP, "train"), "loader"), (files.loader("train"), str(files.folder))):
+        with pytest.raises(ConfigError, match=f"^{where}: {message.format(len(loader))}"):
+            loader.blocks(Stretch(0, 0, start, stop), unbounded)
 
 
 def test_a_wrong_part_or_shard_is_named():

@@ -15,7 +15,7 @@ from bedplate import Project
 from bedplate.batch import Column
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import ProofError, StoreError
-from bedplate.features.assemble import Reader
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
 from bedplate.offline.base import History
 from bedplate.online import keys

@@ -14,10 +14,11 @@ from bedplate.aggregations.ordered import Last
 from bedplate.batch import Column, Columns, Dense, Ids, Places, column_to_series
 from bedplate.canonical import string_ids
 from bedplate.errors import DataError, RequestError
-from bedplate.features.assemble import Candidates, Join, Reader
+from bedplate.features.assemble import Candidates, Join
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.entity import Entity
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.sources.base import Source
 from bedplate.types import HOUR, Int64s, Type

@@ -16,12 +16,13 @@ from bedplate.aggregations.attribute import Attribute
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.batch import Batch, expand
 from bedplate.errors import DataError, DefinitionError, RequestError
-from bedplate.features.assemble import Candidates, Join, Reader
+from bedplate.features.assemble import Candidates, Join
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.entity import Entity
 from bedplate.features.graph import FeatureGraph, Selected
 from bedplate.features.links import Link
 from bedplate.features.lookup import lookup
+from bedplate.features.reader import Reader
 from bedplate.features.view import FeatureView
 from bedplate.health.parity import ParityReport
 from bedplate.offline.history import IndexedHistory

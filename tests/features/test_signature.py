@@ -94,15 +94,6 @@ def test_features_are_checked(made):
         signature.check_features(changed)
 
 
-def test_batch_is_checked(made):
-    _, signature = made
-    good = make_batch()
-    signature.check_batch(good)
-    request = {"u.last": Dense(np.array([1.0]))}
-    with pytest.raises(DataError, match=r"no request column 'u\.spend'; 'u\.last' is not a column of lists of string"):
-        signature.check_batch(replace(good, request=request))
-
-
 def test_tensors_are_checked(made):
     encoder, signature = made
     tensors = encoder.encode(make_batch())

@@ -28,4 +28,4 @@ def project(folder: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def registry(project: Project) -> Registry:
-    return Registry(project.config.registry_path)
+    return project.registry

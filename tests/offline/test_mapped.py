@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +56,18 @@ def test_a_file_that_is_not_whole_is_named(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"b\.npy: can't read a column file") as found:
             open_array(tmp_path / "b.npy")
         assert "bedplate apply" in str(found.value)
+
+
+def test_arrays_and_locks_that_outlive_their_modules_end_in_silence(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(5))
+    script = f"""
+import json, sys
+from pathlib import Path
+from bedplate.offline import mapped, segment
+folder = Path({str(tmp_path)!r})
+json.kept = mapped.open_array(folder / "a.npy"), segment.Lock.shared(folder)
+sys.kept = json, mapped, segment  # modules that are held are emptied, those that were imported last first
+print(json.kept[0].sum(), json.kept[1] is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("10 True\n", "")

@@ -22,7 +22,7 @@ from bedplate.features.reader import Read
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.online.fallback import Degraded, FallbackReader, texts_read
 from bedplate.online.fetch import OnlineReader
-from bedplate.online.guard import THREADS, GuardedStore, UnavailableError
+from bedplate.online.guard import THREADS, GuardedStore, UnansweredError
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.sources.base import Source
@@ -106,7 +106,7 @@ def test_known_keys_have_their_last_rows_and_others_no_values(store, mood):
     flag = reading.degraded["v"]
     assert (flag.cached, flag.default, flag.stale) == (2, 1, 0)
     assert 0 <= flag.age_seconds < 60
-    assert isinstance(reading.failure, UnavailableError)
+    assert isinstance(reading.failure, UnansweredError)
 
 
 def test_values_whose_text_was_never_read_are_absent(store):
@@ -157,17 +157,17 @@ def test_a_circuit_leaves_the_store_alone_and_tries_again(store):
     guard = GuardedStore(store, SECONDS, failures=2, pause_seconds=1.0, clock=lambda: now[0])
     store.mood = "down"
     for _ in range(5):
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnansweredError):
             guard.read_many([b"a"])
     assert (store.asked, guard.is_up) == (2, False)
     now[0] += 1.1
     for _ in range(2):
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnansweredError):
             guard.read_many([b"a"])
     assert store.asked == 3
     now[0] += 0.5
     store.mood = "well"
-    with pytest.raises(UnavailableError, match="a moment ago"):
+    with pytest.raises(UnansweredError, match="a moment ago"):
         guard.read_many([b"a"])
     now[0] += 0.6
     assert list(guard.read_many([b"a"])) == [b""]
@@ -182,7 +182,7 @@ def test_reads_of_a_silent_store_wait_for_nobody(store):
     before = threading.active_count()
     begin = monotonic()
     for _ in range(THREADS + 4):
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnansweredError):
             guard.read_many([b"a"])
     assert monotonic() - begin < 20
     assert threading.active_count() - before == THREADS
@@ -194,7 +194,7 @@ def test_reads_of_a_silent_store_wait_for_nobody(store):
         try:
             assert list(guard.read_many([b"a"])) == [b""]
             break
-        except UnavailableError:
+        except UnansweredError:
             continue
     assert guard.is_up
 

@@ -72,14 +72,14 @@ SILENT = """
 import sys
 sys.path.insert(0, {tests!r})
 from troubled_store import TroubledStore
-from bedplate.online.guard import GuardedStore, UnavailableError
+from bedplate.online.guard import GuardedStore, UnansweredError
 from bedplate.online.memory import MemoryStore
 
 store = TroubledStore(MemoryStore())
 store.mood = "silent"
 try:
     GuardedStore(store, 0.05).read_many([b"a"])
-except UnavailableError:
+except UnansweredError:
     print("no answer in time")
 """
 

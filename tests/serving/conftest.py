@@ -11,7 +11,7 @@ import shop as small
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from bedplate.serving.model_source import RegistryModels
 from bedplate.serving.oip_grpc import GrpcServer
 from bedplate.serving.oip_methods import InferenceService
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
 from bedplate.serving.runtime import Runtime
+from bedplate.serving.service_app import App
 from bedplate.serving.settings import Settings
 from bedplate.serving.tensors import DATATYPES, array_dtype
 from bedplate.serving.turns import Turns

@@ -19,12 +19,13 @@ from bedplate.aggregations.arithmetic import Count, Sum
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.canonical import string_ids
 from bedplate.features import artifact as files
-from bedplate.features.assemble import Candidates, Join, Reader
+from bedplate.features.assemble import Candidates, Join
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.encoding import CANDIDATE, Category, Number, TensorSpec
 from bedplate.features.entity import Entity
 from bedplate.features.fitting import fit
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.features.signature import Signature
 from bedplate.features.view import FeatureView
 from bedplate.offline.reference import Reference

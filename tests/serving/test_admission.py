@@ -52,8 +52,8 @@ class Asked:
 
     @property
     def expected(self) -> float:
-        """Nobody waits for probes: they take next to nothing."""
-        return 0.0 if self.priority == PROBE else self.takes
+        """What the queue knows that it takes."""
+        return self.takes
 
 
 class Queue:
@@ -98,6 +98,11 @@ class Simulated:
     waiting: list[Asked] = field(default_factory=list[Asked])
     order: list[int] = field(default_factory=list[int])
     became: dict[int, str] = field(default_factory=dict[int, str])
+    last: float = 3 * TICK
+    probed: float = 0.0
+
+    def asking(self) -> int:
+        return sum(o.priority != PROBE for o in self.waiting)
 
     def before(self, priority: int) -> float:
         return sum(other.expected for other in self.waiting if other.priority <= priority)
@@ -108,7 +113,7 @@ class Simulated:
             return ""
         if asked.deadline <= self.now:
             return "expired"
-        if self.most and len(self.waiting) >= self.most and not self.below(asked):
+        if self.most and self.asking() >= self.most and not self.below(asked):
             return "waiting"
         if self.most_of_client and sum(o.client == asked.client for o in self.waiting) >= self.most_of_client:
             return "client"
@@ -123,7 +128,7 @@ class Simulated:
             return
         self.waiting.append(asked)
         while asked.priority != PROBE and (lower := self.below(asked)):
-            reason = "waiting" if self.most and len(self.waiting) > self.most else "wait"
+            reason = "waiting" if self.most and self.asking() > self.most else "wait"
             if reason == "wait" and self.before(GONE) <= self.most_seconds:
                 break
             last = max(lower, key=lambda o: (o.priority, self.waiting.index(o)))
@@ -137,12 +142,16 @@ class Simulated:
     def turn(self) -> None:
         """The next one's turn, and of those before it that can't be answered in time the end."""
         while self.waiting:
-            first = min(self.waiting, key=lambda o: o.priority)
+            others = [o for o in self.waiting if o.priority != PROBE]
+            have_probed = others and self.probed and self.probed >= self.last
+            first = min(others if have_probed else self.waiting, key=lambda o: o.priority)
             self.waiting.remove(first)
             if self.now + first.expected > first.deadline:
                 self.became[first.number] = "expired" if self.now > first.deadline else "deadline"
                 continue
             self.now += first.takes
+            is_probe = first.priority == PROBE
+            self.probed, self.last = (self.probed + first.takes, self.last) if is_probe else (0.0, first.takes)
             self.order.append(first.number)
             self.became[first.number] = "answered"
             return

@@ -134,6 +134,15 @@ def test_without_an_index_items_are_known_by_the_texts_of_the_request(
         service._indexed()
 
 
+def test_what_a_client_names_twice_is_one_candidate(registry: Registry, features: FeatureGraph) -> None:
+    """Where it is the only source too, with nobody else's to compare with."""
+    only = shop.pipeline(registry, features, retrieval=None, candidates=[Given(6)], exclude=[], filters=[], top=5)
+    once = recommend(only, customer=5, candidates=["P02", "P01", "P03"])
+    answer = recommend(only, customer=5, candidates=["P02", "P01", "P02", "P03", "P01", "P02"])
+    assert (answer.ids, answer.scores) == (once.ids, once.scores)
+    assert sorted(answer.ids) == ["P01", "P02", "P03"]
+
+
 def test_a_source_that_is_late_is_left_out_and_not_asked_for_a_while(
     registry: Registry, features: FeatureGraph, several: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:

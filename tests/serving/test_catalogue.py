@@ -51,12 +51,21 @@ def slow(scores: dict[int, float], count: int, without: set[int], always: set[in
     return sorted(left, key=lambda key: (key not in always, -scores[key], order[key]))[:count]
 
 
+def test_what_comes_always_comes_first_however_long_vectors_are() -> None:
+    vectors = np.array([[6000.0, 0.0], [-6000.0, 0.0], [5000.0, 0.0], [-0.001, 0.0], [-0.002, 0.0]], np.float32)
+    catalogue, query = Catalogue(np.arange(5), vectors), np.array([1.0, 0.0], np.float32)
+    assert catalogue.search(query, 5, always=np.array([4, 1, 3, 99])).tolist() == [3, 4, 1, 0, 2]
+    assert catalogue.search(query, 2, np.array([3]), np.array([4, 1, 3])).tolist() == [4, 1]
+    assert catalogue.search(query, 3, np.array([3, 0]), np.array([3])).tolist() == [2, 4, 1]
+
+
 keys_of_all = st.lists(st.integers(-4, 12), unique=True, max_size=9)
 
 
 @given(keys_of_all, st.data())
 def test_a_search_is_what_sorting_gives(keys: list[int], data: st.DataObject) -> None:
-    small = st.integers(-2, 2).map(float)  # sums of such products are exact, and often equal
+    scale = data.draw(st.sampled_from([1, 2**12]))
+    small = st.integers(-2, 2).map(lambda n: float(scale * n))  # sums of such products are exact, and often equal
     vectors = data.draw(st.lists(st.tuples(small, small), min_size=len(keys), max_size=len(keys)))
     query = data.draw(st.tuples(small, small))
     some = st.lists(st.integers(-5, 13), max_size=6)

@@ -17,9 +17,8 @@ import pytest
 import shop
 from echo import Echo, values_of
 
+from bedplate import AsyncClient, Client
 from bedplate.errors import BedplateError, ConfigError, RequestError
-from bedplate.serving.async_client import AsyncClient
-from bedplate.serving.client import Client
 from bedplate.serving.client_calls import Call, Place, infer_call, timeout_header
 from bedplate.serving.client_errors import (
     BusyError,
@@ -33,7 +32,7 @@ from bedplate.serving.door import TIMEOUT, timeout_of
 from bedplate.serving.http import Request, Response
 from bedplate.serving.model import Model
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 WELL = b'{"ids": [], "scores": [], "models": {}, "time": 1}'
 Script = Callable[[socket.socket], None]

@@ -14,10 +14,9 @@ import polars as pl
 import pytest
 import shop
 
+from bedplate import AsyncClient, Client
 from bedplate.errors import BedplateError, ConfigError, RequestError, StoreError
 from bedplate.serving import client_calls
-from bedplate.serving.async_client import AsyncClient
-from bedplate.serving.client import Client
 from bedplate.serving.client_calls import TIMEOUT_HEADER
 from bedplate.serving.client_errors import (
     BusyError,
@@ -41,6 +40,8 @@ def test_the_clients_give_the_same_answers_from_many_threads_and_tasks(server: A
                 await client.similar("P03", count=4),
                 (await client.table("recommend", customer=3, time=shop.NOW)).to_dicts(),
                 (await client.infer("towers", {"request_dense": dense}))["query"].tolist(),
+                await client.describe(),
+                (await client.request("GET", "/v2/models/towers"))[0],
             ]
             assert len(client._idle) == 8  # all at once, each on its own, and kept
             return [*answers, *rest]
@@ -54,7 +55,10 @@ def test_the_clients_give_the_same_answers_from_many_threads_and_tasks(server: A
             client.similar("P03", count=4),
             client.table("recommend", customer=3, time=shop.NOW).to_dicts(),
             client.infer("towers", {"request_dense": dense})["query"].tolist(),
+            client.describe(),
+            client.request("GET", "/v2/models/towers")[0],
         ]
+        assert {"models", "features"} <= rest[-2].keys()
         assert 1 <= len(client._idle) <= 5
         scored = client.table("rank", customer=3, candidates=["P01", "P02"], time=shop.NOW)
         assert scored["score"].to_list() == pytest.approx(list(rest[0].scores))
@@ -166,6 +170,27 @@ def test_a_late_answer_is_an_error_and_not_asked_for_again(scripted: tuple[Scrip
         call(url, timeout=0.3)
     assert len(script.asked) == 1
     event.wait(5)
+
+
+def test_any_request_is_sent_as_it_is_and_what_it_brings_is_given_back(scripted: tuple[Scripted, str]) -> None:
+    script, url = scripted
+    found = Response(200, b"what it says", headers=((b"X-Kind", b"a"),))
+    refused = error_response(404, "no such path")
+
+    async def asynchronous() -> tuple[bytes, Any]:
+        async with AsyncClient(url) as client:
+            with pytest.raises(RefusedError, match="404: no such path"):
+                await client.request("GET", "/other")
+            return await client.request("POST", "/some?a=1", b"all of it", {"X-Own": "b"})
+
+    script.answers, script.asked = [refused, found, refused, found], []
+    with Client(url) as client:
+        with pytest.raises(RefusedError, match="404: no such path"):
+            client.request("GET", "/other")
+        answers = [client.request("POST", "/some?a=1", b"all of it", {"X-Own": "b"}), asyncio.run(asynchronous())]
+    assert [(body, headers["x-kind"]) for body, headers in answers] == [(b"what it says", "a")] * 2
+    seen = [(r.method, r.path, r.body, r.headers.get(b"x-own")) for r in script.asked]
+    assert seen == [("GET", "/other", b"", None), ("POST", "/some", b"all of it", b"b")] * 2
 
 
 def test_nobody_there_and_places_that_are_none(call: Call) -> None:

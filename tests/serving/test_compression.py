@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import json
 import time
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from bedplate.errors import BedplateError, RequestError
 from bedplate.serving.compression import LEAST_BYTES, compress, decompress
 from bedplate.serving.http import Request, Response
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 MEGABYTE = 1 << 20
 
@@ -73,6 +74,17 @@ def test_a_bomb_is_413(encoding: str) -> None:
         with pytest.raises(BedplateError, match=f"larger than {MEGABYTE} bytes") as raised:
             unpacked(bomb, encoding)
         assert raised.value.http_status == 413
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_bomb_takes_no_more_memory_than_a_body_may(encoding: str) -> None:
+    bomb = PACKERS[encoding](bytes(64 * MEGABYTE), 1)
+    tracemalloc.start()
+    with pytest.raises(BedplateError, match="larger than"):
+        unpacked(bomb, encoding)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8 * MEGABYTE  # the body, as often as it is copied while it grows
 
 
 @pytest.mark.parametrize(

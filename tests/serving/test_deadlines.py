@@ -21,7 +21,7 @@ from bedplate.errors import DeadlineError
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.model import ModelFeature
 from bedplate.online.fallback import FallbackReader
-from bedplate.online.guard import GuardedStore, UnavailableError, reads_until
+from bedplate.online.guard import GuardedStore, UnansweredError, reads_until
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.registry.registry import Registry
@@ -38,10 +38,9 @@ from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.progress import Progress, part_of
 from bedplate.serving.repository import Served
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Given, Quota, Recent, Retrieval
 from bedplate.serving.time_limit import scored_until
-from bedplate.serving.tokens import Tokens
 from bedplate.testing.online_store import grouped
 
 PATIENT = 60.0  # seconds that the store, or a step, may take: a test that waits for it has failed
@@ -105,7 +104,7 @@ def test_a_silent_store_is_waited_for_no_longer_than_the_client_waits(
 def test_the_feature_server_keeps_deadlines_too(
     store: TroubledStore, reader: FallbackReader, features: FeatureGraph
 ) -> None:
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     app.open(FeatureLookup(features, reader, clock=lambda: shop.NOW))
     well = ask(app, "/v1/features", FEATURES)
     store.mood = "silent"
@@ -161,7 +160,7 @@ def test_a_store_that_answers_nobody_is_left_alone_however_little_time_all_give(
     guard = GuardedStore(store, 0.02, pause_seconds=PATIENT)
     store.mood = "silent"
     for _ in range(60):
-        with pytest.raises(UnavailableError), reads_until(monotonic() + 0.005):
+        with pytest.raises(UnansweredError), reads_until(monotonic() + 0.005):
             guard.read_many([b"a"])
     assert not guard.is_up
     assert guard.failed["skipped"] > 0
@@ -172,9 +171,9 @@ def test_the_sooner_of_both_deadlines_counts_and_only_inside(store: TroubledStor
     guard = GuardedStore(store, PATIENT)
     store.mood = "slow"
     with reads_until(monotonic() + LONG):
-        with pytest.raises(UnavailableError):
+        with pytest.raises(UnansweredError):
             guard.read_many([b"a"], deadline=monotonic())
-        with reads_until(monotonic()), pytest.raises(UnavailableError):
+        with reads_until(monotonic()), pytest.raises(UnansweredError):
             guard.read_many([b"a"])
         assert list(guard.read_many([b"a"])) == [b""]
     assert list(guard.read_many([b"a"])) == [b""]
@@ -197,7 +196,7 @@ def test_texts_that_are_read_after_the_rows_end_by_the_deadline_too(
     reading = reader.begin(["customers.bought"], monotonic() + SOON)
     found = reading.read(view, ["customers.bought"], np.array([[3]]), np.array([shop.NOW]))
     assert monotonic() - begin < LONG
-    assert isinstance(reading.failure, UnavailableError)
+    assert isinstance(reading.failure, UnansweredError)
     assert len(found["customers.bought"]) == 1
 
 

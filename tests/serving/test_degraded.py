@@ -24,7 +24,7 @@ from bedplate.registry.registry import Registry
 from bedplate.serving.feature_plan import FeatureLookup, warm_up
 from bedplate.serving.http import Request
 from bedplate.serving.load import load_pipeline
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Given, Popular, Recent, Retrieval
 from bedplate.testing.online_store import grouped
 

@@ -83,7 +83,7 @@ def test_no_byte_of_a_body_is_kept_that_is_turned_away() -> None:
     with pytest.raises(RefusedError) as caught:
         parser.feed(head(None) + PIECE)
     assert caught.value.response is no
-    assert not parser._parts
+    assert not parser._body
 
 
 def test_a_body_counts_for_its_client_from_its_head_on() -> None:

@@ -19,6 +19,7 @@ import pytest
 import shop
 from troubled_store import TroubledStore
 
+from bedplate import Client
 from bedplate.aggregations.ordered import Last
 from bedplate.errors import ConfigError
 from bedplate.features.context import Context
@@ -33,6 +34,8 @@ from bedplate.online.fallback import FallbackReader
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
+from bedplate.serving.client_errors import UnauthorizedError
+from bedplate.serving.door import OPEN_PATHS
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup, warm_up
 from bedplate.serving.http import Limits, Request
@@ -73,7 +76,7 @@ def features(graph: FeatureGraph, store: TroubledStore) -> FeatureLookup:
 
 @pytest.fixture(scope="module")
 def app(features: FeatureLookup) -> FeatureApp:
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     app.open(features)
     return app
 
@@ -99,7 +102,7 @@ def test_a_lost_text_is_no_value_and_said(graph: FeatureGraph) -> None:
     before = lookup_table(graph, reader, names, given, shop.NOW).to_dicts()
     [lost] = [key for key, value in store.scan(keys.TEXTS) if value.endswith(before[0]["last.product"].encode())]
     store.commit(Changes(drops=[lost]))
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     app.open(FeatureLookup(graph, FallbackReader(store), most_keys=500, clock=lambda: shop.NOW))
     with shop.running(app.handle) as server:
         place = server.url.removeprefix("http://")
@@ -193,7 +196,7 @@ def test_keys_that_features_hold_are_followed() -> None:
         for view in graph.views.values():
             bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
         features = FeatureLookup(graph, FallbackReader(store), clock=lambda: shop.NOW)
-        app = FeatureApp(Tokens([]))
+        app = FeatureApp()
         app.open(features)
         name = "latest.products.price"
         assert name in graph.features, list(graph.features)
@@ -295,9 +298,9 @@ def test_those_that_come_while_many_wait_are_refused(app: FeatureApp) -> None:
 
 def test_tokens(features: FeatureLookup, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "tokens").write_text(f"# of the web team\n\n{TOKEN}\nanother-long-token\n")
-    app = FeatureApp(Tokens(read_tokens(tmp_path / "tokens")))
+    app = FeatureApp(has_tokens=True)
     app.open(features)
-    with shop.running(app.handle) as server:
+    with shop.running(app.handle, tokens=Tokens(read_tokens(tmp_path / "tokens"))) as server:
         url = server.url.removeprefix("http://")
         body = {"features": ["hour"]}
         for wrong in ({}, {"Authorization": "Bearer x"}, {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"}):
@@ -306,10 +309,18 @@ def test_tokens(features: FeatureLookup, tmp_path: Path, caplog: pytest.LogCaptu
             assert TOKEN.encode() not in answer
         assert post(url, body, Authorization=f"Bearer {TOKEN}")[0] == 200
         assert post(url, body, Authorization="bearer another-long-token")[0] == 200
-    assert app.handle(Request("GET", "/metrics", {}, b"")).status == 401
-    assert app.handle(Request("GET", "/healthz", {}, b"")).status == 200
-    description = msgspec.json.decode(app.handle(Request("GET", "/openapi.json", {}, b"")).body)
-    assert description["paths"]["/v1/features"]["post"]["security"] == [{"bearer": []}]
+        with Client(server.url) as client:
+            for path in set(app.paths) - OPEN_PATHS | {"/", "/v1", "/metrics/"}:
+                for method in ("GET", "POST"):
+                    with pytest.raises(UnauthorizedError):
+                        client.request(method, path)
+            assert client.request("GET", "/healthz")[0]
+            described = msgspec.json.decode(client.request("GET", "/openapi.json")[0])
+        with Client(server.url, token=TOKEN) as client:
+            assert b"bedplate_requests_total" in client.request("GET", "/metrics")[0]
+    for path, of_path in described["paths"].items():
+        [operation] = of_path.values()
+        assert bool(operation.get("security")) == (path not in OPEN_PATHS)
     assert TOKEN not in caplog.text
 
 
@@ -322,7 +333,7 @@ def test_wrong_tokens_are_refused_and_not_shown(tmp_path: Path, text: str) -> No
 
 
 def test_it_answers_while_the_store_is_down(graph: FeatureGraph, store: TroubledStore) -> None:
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     app.open(FeatureLookup(graph, FallbackReader(store, 0.05), clock=lambda: shop.NOW))
     body = msgspec.json.encode({"features": ["last.product", "customers.all"], "keys": {"customer": [3, 4]}})
     warm = msgspec.json.encode({"features": ["last.product", "customers.all"], "keys": {"customer": [3]}})
@@ -349,7 +360,7 @@ def test_a_view_that_is_not_loaded_is_named(graph: FeatureGraph) -> None:
     with MemoryStore() as empty:
         features = FeatureLookup(graph, FallbackReader(empty), clock=lambda: shop.NOW)
         assert set(warm_up(features)) == set(graph.views)
-        app = FeatureApp(Tokens([]))
+        app = FeatureApp()
         app.open(features)
         body = msgspec.json.encode({"features": ["products.price"], "keys": {"product": ["P01"]}})
         response = app.handle(Request("POST", "/v1/features", {}, body))
@@ -357,7 +368,7 @@ def test_a_view_that_is_not_loaded_is_named(graph: FeatureGraph) -> None:
 
 
 def test_before_it_is_ready_it_says_so() -> None:
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     assert [app.handle(Request("GET", p, {}, b"")).status for p in ("/healthz", "/openapi.json")] == [503, 503]
     assert app.handle(Request("GET", "/v1/features", {}, b"")).status == 405
     assert app.handle(Request("GET", "/v1/feature", {}, b"")).status == 404
@@ -382,12 +393,24 @@ def test_the_openapi_file_is_whole(app: FeatureApp, graph: FeatureGraph) -> None
             for status, response in operation["responses"].items():
                 assert re.fullmatch(r"[1-5]\d\d", status)
                 assert response["description"]
-            for parameter in operation.get("parameters", []):
-                assert {"name", "in", "schema"} <= set(parameter)
-    statuses = {"200", "400", "405", "408", "409", "413", "415", "417", "429", "431", "500", "503", "504"}
-    assert set(found["paths"]["/v1/features"]["post"]["responses"]) == statuses
-    schemas = found["components"]["schemas"]
-    assert references(found) == {f"#/components/schemas/{name}" for name in schemas}
+            for parameter in [*operation.get("parameters", []), *found["components"]["parameters"].values()]:
+                assert {"name", "in", "schema"} <= set(parameter) or set(parameter) == {"$ref"}
+    of_any = {"200", "400", "405", "408", "413", "415", "417", "431", "500", "501", "503"}
+    for path, method, statuses in (
+        ("/v1/features", "post", of_any | {"409", "429", "504"}),
+        ("/metrics", "get", of_any | {"429", "504"}),
+        ("/openapi.json", "get", of_any | {"429", "504"}),
+        ("/healthz", "get", of_any),
+    ):
+        assert set(found["paths"][path][method]["responses"]) == statuses
+        asked = {reference.rpartition("/")[2] for reference in references(found["paths"][path][method])}
+        assert ({"timeout", "priority"} <= asked) == ("429" in statuses)
+    schemas, parameters = found["components"]["schemas"], found["components"]["parameters"]
+    assert {p["name"] for p in parameters.values()} == {"X-Request-Timeout-Ms", "X-Request-Priority"}
+    assert references(found) == {
+        *(f"#/components/schemas/{name}" for name in schemas),
+        *(f"#/components/parameters/{name}" for name in parameters),
+    }  # fmt: skip
     values = schemas["FeaturesAnswer"]["properties"]["values"]["properties"]
     assert set(values) == set(graph.features)
     assert values["customers.bought"]["items"] == {"type": "array", "items": {"type": "string"}}

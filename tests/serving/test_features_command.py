@@ -21,6 +21,8 @@ from bedplate.features.graph import FeatureGraph
 from bedplate.online.base import open_store
 from bedplate.online.load import bulk_load
 from bedplate.online.refresh import refresh
+from bedplate.serving.door import OPEN_PATHS
+from bedplate.serving.feature_app import FeatureApp
 from bedplate.testing.online_store import grouped
 from bedplate.types import DAY, format_time
 
@@ -28,6 +30,17 @@ HERE = Path(__file__).parent
 TOKEN = "a-token-of-the-web-team"
 COMMAND = [sys.executable, "-m", "bedplate"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
+
+
+@contextlib.contextmanager
+def ended(command: list[str], **more: str) -> Generator[subprocess.Popen[str]]:
+    """A process that is ended, whatever happens."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=ENVIRONMENT | more, text=True, stdout=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 def bedplate(*words: str) -> None:
@@ -46,22 +59,18 @@ def test_it_serves_what_is_loaded_to_those_with_a_token(tmp_path: Path, features
         refresh(store, view, tmp_path / ".bedplate/resident")
         # What the store holds by now is not what is resident: the answer shows which was read.
         bulk_load(store, view, [grouped(view, shop.events()[:1])], shop.NOW)
-    environment = os.environ | {"PYTHONPATH": str(HERE.parents[1]), "BEDPLATE_FEATURES_TOKEN": TOKEN}
-    command = [sys.executable, "-m", "bedplate", "features", "serve", "--port", "0", "--json"]
-    with subprocess.Popen(
-        [*command, "--project", str(tmp_path)],
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    command = [*COMMAND, "features", "serve", "--port", "0", "--json", "--project", str(tmp_path)]
+    with ended(command, BEDPLATE_FEATURES_TOKEN=TOKEN) as process:
         assert process.stdout is not None
         ready = json.loads(process.stdout.readline())
         assert (ready["ready"], ready["pid"]) == (True, process.pid)
         body = json.dumps({"features": ["customers.all"], "keys": {"customer": 3}}).encode()
         request = urllib.request.Request(f"{ready['url']}/v1/features", body)
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(request, timeout=30)
+        for wrong in (request, *(f"{ready['url']}{path}" for path in FeatureApp().paths if path not in OPEN_PATHS)):
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(wrong, timeout=30)
+        with urllib.request.urlopen(f"{ready['url']}/openapi.json", timeout=30) as answer:
+            assert json.loads(answer.read())["paths"]["/v1/features"]["post"]["security"] == [{"bearer": []}]
         request.add_header("Authorization", f"Bearer {TOKEN}")
         with urllib.request.urlopen(request, timeout=30) as answer:
             found = json.loads(answer.read())
@@ -81,17 +90,6 @@ def fill(folder: Path) -> None:
     """Builds a project's history and loads its online store."""
     for command in (["apply"], ["materialize", "--until", format_time(shop.NOW)]):
         bedplate(*command, "--project", str(folder))
-
-
-@contextlib.contextmanager
-def ended(command: list[str]) -> Generator[subprocess.Popen[str]]:
-    """A process that is ended, whatever happens."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=pipe, stderr=pipe) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
 
 
 COUNTS = """

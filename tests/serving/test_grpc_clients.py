@@ -27,7 +27,7 @@ from bedplate.serving.model import Model
 from bedplate.serving.oip_calls import Calls, ProblemError
 from bedplate.serving.oip_methods import METHODS, InferenceService
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.turns import Turns
 
 INFER = b"/inference.GRPCInferenceService/ModelInfer"

@@ -26,8 +26,8 @@ from bedplate.serving.oip_intake import Intake
 from bedplate.serving.oip_methods import InferenceService
 from bedplate.serving.place import Place
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
 from bedplate.serving.server import run_application
+from bedplate.serving.service_app import App
 from bedplate.serving.settings import Settings
 from bedplate.serving.turns import Turns
 

@@ -20,7 +20,6 @@ from bedplate.online.memory import MemoryStore
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.http import Request, Response
-from bedplate.serving.tokens import Tokens
 from bedplate.testing.online_store import grouped
 
 HEADERS = {b"content-type": b"application/vnd.apache.arrow.stream", b"bedplate-features": b"customers.*,products.price"}
@@ -33,7 +32,7 @@ def app() -> FeatureApp:
     graph, store = FeatureGraph([shop.customers, shop.products], []), MemoryStore()
     for view in graph.views.values():
         bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     app.open(FeatureLookup(graph, FallbackReader(store, 5.0), most_keys=500, clock=lambda: shop.NOW))
     return app
 

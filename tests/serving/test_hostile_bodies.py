@@ -19,7 +19,7 @@ from test_http import Raw
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
 from bedplate.serving.http import Limits, Request, Response
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Given, Recent, Retrieval, Softmax
 
 CALLS = ("/rank", "/recommend", "/embed", "/similar")

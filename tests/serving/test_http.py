@@ -20,7 +20,9 @@ from bedplate.errors import ConfigError, DataError
 from bedplate.serving.http import Limits, Request, Response
 from bedplate.serving.parser import RefusedError, RequestParser
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.server import Server, run_service
+from bedplate.serving.server import Server, run_application
+from bedplate.serving.service_app import App
+from bedplate.serving.settings import Settings
 
 
 def echo(request: Request) -> Response:
@@ -454,4 +456,4 @@ def test_a_service_that_can_not_load_ends(raised: Exception, expected: type[Exce
         pytest.fail(f"ready on {url}")
 
     with pytest.raises(expected, match=message):
-        run_service(load, host="127.0.0.1", port=0, on_ready=ready)
+        run_application(App(), load, Settings(port=0), on_ready=ready)

@@ -14,9 +14,9 @@ from bedplate.aggregations.arithmetic import Count, Mean
 from bedplate.aggregations.ordered import Last, LastN
 from bedplate.batch import Column, Columns, Dense, Ids, Ragged, Stack
 from bedplate.errors import DefinitionError
-from bedplate.features.assemble import Reader
 from bedplate.features.entity import Entity
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView, FeatureView
 from bedplate.serving.hydrate import Hydrator, keys_in
 from bedplate.sources.base import Source

@@ -21,9 +21,9 @@ from bedplate.serving.loader import Loader
 from bedplate.serving.oip_messages import MESSAGES
 from bedplate.serving.oip_methods import InferenceService, Wait
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
 from bedplate.serving.runtime import Opening, open_runtime
 from bedplate.serving.runtime_onnx import OnnxRuntime
+from bedplate.serving.service_app import App
 
 
 def over_http(repository: Repository, tensors: dict[str, Any]) -> str:

@@ -24,9 +24,9 @@ from bedplate.serving.graph_sides import sides
 from bedplate.serving.item_side import ItemSide, open_item_side
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.loader import Loader
-from bedplate.serving.routes import App
 from bedplate.serving.runtime import Opening
 from bedplate.serving.runtime_onnx import open_runtime, open_sides
+from bedplate.serving.service_app import App
 
 ITEM = ["item_dense", "item_ids"]
 

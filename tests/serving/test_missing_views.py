@@ -23,8 +23,7 @@ from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.http import Request
 from bedplate.serving.load import load_pipeline
-from bedplate.serving.routes import App
-from bedplate.serving.tokens import Tokens
+from bedplate.serving.service_app import App
 from bedplate.testing.columns import plain
 from bedplate.testing.online_store import grouped
 from bedplate.types import DAY, SECOND
@@ -43,7 +42,7 @@ def store(features: FeatureGraph) -> MemoryStore:
 
 @pytest.fixture
 def served(store: MemoryStore, features: FeatureGraph) -> FeatureApp:
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     app.open(FeatureLookup(features, FallbackReader(store), clock=lambda: shop.NOW + DAY))
     return app
 

@@ -20,7 +20,7 @@ from bedplate.serving.http import Request
 from bedplate.serving.model import Model
 from bedplate.serving.oip import decode_infer, encode_infer
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.tensors import DATATYPES, from_binary, to_binary, wire_dtype
 
 FIXED = [d for d in DATATYPES if d not in ("object", "bfloat16")]

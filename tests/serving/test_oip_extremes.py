@@ -26,7 +26,7 @@ from bedplate.serving.model import Model, Ran, Shared
 from bedplate.serving.oip import decode_infer, encode_infer
 from bedplate.serving.oip_messages import MESSAGES
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.tensors import DATATYPES, array_dtype, from_binary, from_json, to_binary, to_json
 
 HEADER = b"inference-header-content-length"

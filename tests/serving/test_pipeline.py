@@ -20,15 +20,17 @@ from bedplate.errors import (
     RequestError,
     StoreError,
 )
-from bedplate.features.assemble import Candidates, Join, Reader
+from bedplate.features.assemble import Candidates, Join
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph
+from bedplate.features.reader import Reader
 from bedplate.registry.registry import Registry
 from bedplate.serving.arrow import answer_stream
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service import Retrieval, Service
 from bedplate.serving.steps import Given, Recent
 from bedplate.serving.wire import Answer
+from bedplate.types import Type
 
 ALL = [*shop.PRODUCTS, shop.FREE]
 
@@ -187,7 +189,7 @@ def test_unknown_candidates_that_a_client_brings_are_told_whether_they_are_shown
         assert ("nobody" in answer.ids) is shown
         assert recommend(service, customer=3, candidates=["P01"]).unknown == {}
         assert recommend(service, customer=3).unknown == {}
-        headers = dict(answer_stream(answer, "product").headers)
+        headers = dict(answer_stream(answer, service.service, Type.STRING).headers)
         rest = msgspec.json.decode(headers[b"Bedplate-Answer"])
         assert rest.get("unknown") == (None if shown else {"product": ["nobody", ""]})
 

@@ -32,8 +32,8 @@ from bedplate.serving.finders import RetrievalFinder
 from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.popular import Ranking
-from bedplate.serving.routes import App
 from bedplate.serving.selection import Rules, choose
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Epsilon, Given, Popular, Quota, Recent, Retrieval, Softmax, Thompson
 from bedplate.serving.wire import Answer
 

@@ -15,9 +15,8 @@ from bedplate.errors import StoreError
 from bedplate.serving import finders
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.http import Limits, Request, Response, error_response
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Recent
-from bedplate.serving.tokens import Tokens
 
 
 def after(response: Any) -> Any:
@@ -55,7 +54,7 @@ def test_a_service_that_is_loading(method: str, path: str) -> None:
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/healthz"), ("POST", "/v1/features")])
 def test_a_feature_server_that_is_loading(method: str, path: str) -> None:
-    response: Any = FeatureApp(Tokens([])).handle(Request(method, path, {}, b"{}"))
+    response: Any = FeatureApp().handle(Request(method, path, {}, b"{}"))
     assert (response.status, after(response)) == (503, b"1")
 
 

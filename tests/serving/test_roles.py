@@ -20,7 +20,7 @@ from bedplate.errors import ConfigError
 from bedplate.serving.door import OPEN_PATHS, Door, role_of
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.http import Request, Response
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.settings import Settings
 from bedplate.serving.tokens import LEAST_LENGTH, Role, Tokens, read_tokens
 from bedplate.serving.turns import HIGH, LOW, NORMAL, PROBE, Turn
@@ -89,7 +89,7 @@ def test_every_route_is_here(app: App) -> None:
     """A new one must say who may ask for it."""
     known = {path for _, path in ROUTES}
     assert set(app.paths) <= known
-    assert set(FeatureApp(Tokens([])).paths) <= known
+    assert set(FeatureApp().paths) <= known
     described = json.loads(app.handle(Request("GET", "/openapi.json", {}, b"")).body)  # type: ignore[union-attr]
     named = {re.sub(r"\{version\}", "1", re.sub(r"\{\w*(model|name)\w*\}", "one", p)) for p in described["paths"]}
     assert named <= known
@@ -133,8 +133,8 @@ def test_the_door_is_the_same_for_every_protocol(
         assert turn.status == (401 if role is None else 403)
         return
     assert isinstance(turn, Turn)
-    is_probe = method in ("GET", "HEAD")
-    assert turn.priority == (PROBE if is_probe else priority[1])
+    is_probe = path == "/healthz" or path.endswith(("/live", "/ready"))
+    assert turn.priority == (PROBE if is_probe else LOW if least is OPEN else priority[1])
     assert turn.deadline == (float("inf") if is_probe else 7.0 + timeout[1])
     names = {Role.READ: "dashboard", Role.INFER: "token 2", Role.OPERATE: "platform"}
     assert turn.client == ("10.0.0.9" if role is None or least is OPEN else names[role])

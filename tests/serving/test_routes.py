@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import shop
 
+from bedplate import Client
 from bedplate.errors import AheadError, ConfigError, RequestError, StoreError
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
-from bedplate.serving.client import Client
 from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 
 def call(server: Any, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, Any, Any]:

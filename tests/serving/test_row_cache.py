@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bedplate.serving.row_cache import RowCache, as_words
+from bedplate.serving.row_cache import RowCache, _tag, as_words
 
 
 @pytest.mark.parametrize("room", [1, 3, 40, 1000])
@@ -44,6 +44,26 @@ def test_every_byte_of_a_row_counts() -> None:
             other = [a.copy() for a in row]
             other[part].view(np.uint8)[0, byte] ^= 1
             assert cache.places(as_words(other)).tolist() == [-1]
+
+
+def test_rows_of_one_hash_are_told_apart() -> None:
+    """64 bits of a hash are no proof: a client who sends such rows must not get the scores of others."""
+
+    def mixed(first: int) -> int:
+        """What the hash has made of a row's first word."""
+        found = (0xCBF29CE484222325 ^ first) * 0x9E3779B97F4A7C15 % 2**64
+        return found ^ found >> 32
+
+    second = 12345
+    words = [[first, mixed(first) ^ mixed(1) ^ second] for first in range(1, 40)]
+    rows = np.array(words, np.uint64).view(np.int64)
+    assert len({int(_tag(row)) for row in rows}) == 1, "the hash has changed: make rows of one hash anew"
+    cache = RowCache(16, 100)
+    cache.add(rows[:1])
+    assert cache.places(rows).tolist() == [0] + [-1] * 38
+    places = cache.add(rows[:10])  # a bucket has room for them
+    assert sorted(places.tolist()) == list(range(10))
+    assert cache.places(rows[:10]).tolist() == places.tolist()
 
 
 def test_rows_of_another_width_are_refused() -> None:

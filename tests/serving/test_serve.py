@@ -20,17 +20,17 @@ import msgspec
 import pytest
 import shop
 
+from bedplate import Client
 from bedplate.cli.main import run
 from bedplate.cli.serve import _load
 from bedplate.features.graph import FeatureGraph
 from bedplate.online import base
 from bedplate.online.memory import MemoryStore
 from bedplate.serving import load
-from bedplate.serving.client import Client
 from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 
 ROOT = Path(__file__).parents[2]
 

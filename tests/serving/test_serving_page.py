@@ -9,7 +9,7 @@ import shop
 
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Epsilon
 from bedplate.serving.wire import Answer
 

@@ -21,7 +21,8 @@ from bedplate.serving.joining import Joiner
 from bedplate.serving.model import Model
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
+from bedplate.serving.stepping import finished
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,28 @@ def test_requests_for_ids_share_calls_and_are_answered_as_alone(pipeline: Pipeli
         alone = alone or pipeline.recommend(pipeline.wire.recommend(content))
         assert answer["ids"] == list(alone.ids)
         np.testing.assert_allclose(answer["scores"], alone.scores, rtol=1e-5, atol=5e-7)
+
+
+def test_calls_without_the_ranking_model_are_answered_beside_those_that_share_it(
+    pipeline: Pipeline, shared: Pipeline
+) -> None:
+    app = App()
+    app.open(shared)
+    bodies = {"embed": b'{"items": ["P03", "P07"]}', "similar": b'{"item": "P03", "count": 4}'}
+
+    async def ask(path: str) -> Any:
+        return await app.handle(Request("POST", f"/{path}", {}, bodies[path]))
+
+    found = {path: msgspec.json.decode(asyncio.run(ask(path)).body) for path in bodies}
+    vectors = pipeline.embed(pipeline.wire.embed(bodies["embed"])).vectors
+    assert found["embed"]["vectors"] == [pytest.approx(vector) for vector in vectors]
+    assert found["similar"]["ids"] == list(pipeline.similar(pipeline.wire.similar(bodies["similar"])).ids)
+    assert 'route="embed",status="200"} 1' in app.metrics.text()
+
+
+def test_what_would_wait_is_not_run_without_a_loop() -> None:
+    with pytest.raises(RuntimeError, match="got a coroutine that waits"):
+        finished(asyncio.sleep(0))
 
 
 def test_one_that_is_wrong_is_answered_before_it_shares_anything(shared: Pipeline) -> None:

@@ -17,7 +17,7 @@ NOT_LOADED = (
 )  # fmt: skip
 PROGRAM = """
 import contextlib, pathlib, sys
-import bedplate.serving.routes, bedplate.serving.server
+import bedplate.serving.server, bedplate.serving.service_app
 from bedplate.cli.serve import _load
 from bedplate.serving.repository import Repository
 
@@ -45,3 +45,12 @@ def test_a_ready_server_has_loaded_nothing_of_what_it_does_not_use(tmp_path: Pat
     shop.write_project(tmp_path, features, SERVICE)
     loaded(tmp_path)  # compiles what is not remembered yet
     assert loaded(tmp_path) == []
+
+
+def test_the_feature_server_loads_nothing_of_what_answers_for_a_service() -> None:
+    program = "import sys, bedplate.serving.server, bedplate.serving.feature_app; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], env=dict(os.environ), stdout=subprocess.PIPE, check=True)
+    modules = set(found.stdout.decode().split())
+    assert "bedplate.serving.door" in modules
+    of_service = ("pipeline", "repository", "service_app", "oip_routes", "runtime", "scorer", "batcher")
+    assert modules & {f"bedplate.serving.{name}" for name in of_service} == set()

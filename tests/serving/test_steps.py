@@ -18,7 +18,7 @@ from bedplate.serving import select
 from bedplate.serving.artifact import Artifact
 from bedplate.serving.filters import Filters
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Epsilon, Quota, Retrieval, Softmax, Thompson
 from bedplate.serving.wire import Answer
 
@@ -67,6 +67,24 @@ def test_diversity_and_quotas_are_those_of_the_definition(registry: Registry, fe
         chosen.append(max(left, key=lambda p: 0.4 * (scores[p] - low) / (high - low) - 0.6 * near[p]))
     assert answer.ids == chosen
     assert answer.scores == pytest.approx([scores[p] for p in chosen])
+
+
+def test_quotas_hold_where_choosing_fails(
+    registry: Registry, features: FeatureGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quota = Quota("pairs.times", 2)
+    limited = recommend(shop.pipeline(registry, features, **WIDE, quotas=[quota]), customer=3, count=8)
+    every = recommend(shop.pipeline(registry, features, **WIDE), customer=3, count=8)
+    assert limited.ids != every.ids
+    diverse = shop.pipeline(registry, features, **WIDE, diversity=Diversity(0.6), quotas=[quota])
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(select, "cosine", broken)
+    answer = recommend(diverse, customer=3, count=8)
+    assert answer.ids == limited.ids  # the order of the scores, and no more of a kind than the quota says
+    assert answer.degraded["step.select"].why == "failed"
 
 
 def test_a_model_that_is_late_gives_way_to_the_stated_ranking(

@@ -78,6 +78,61 @@ def test_a_worker_that_ends_is_started_again_later_each_time() -> None:
     assert one._board.restarts == 2
 
 
+VERSIONED = (
+    """
+from pathlib import Path
+version = Path("version").read_text()
+with open("starts", "a") as starts:
+    starts.write(f"{index} {os.getpid()} {version}\\n")
+if version == "broken":
+    sys.exit(3)
+"""
+    + READY_AND_WELL
+)
+
+
+@pytest.mark.parametrize("version", ["new", "broken"])
+def test_workers_are_replaced_one_after_the_other_while_the_others_are_ready(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "version").write_text("old")
+    ready, said = list[int](), list[str]()
+
+    def say(text: str) -> None:
+        said.append(text)
+        ready.append(one._board.states().count(READY))
+        if version == "broken" and len(said) == 4:
+            stop()
+
+    def starts() -> list[list[str]]:
+        return [line.split() for line in (tmp_path / "starts").read_text().splitlines()]
+
+    def hang_up() -> None:
+        (tmp_path / "version").write_text(version)
+        os.kill(os.getpid(), signal.SIGHUP)
+        if version == "new":
+            threading.Thread(target=stop_when_replaced).start()
+
+    def stop_when_replaced() -> None:
+        while len(starts()) < 6 or one._board.states().count(READY) < 3:
+            time.sleep(0.01)
+        stop()
+
+    one = supervisor(VERSIONED, 3, say=say, hangup=signal.SIGTERM)
+    one.run(hang_up)
+    assert ready == [2] * len(said), "all others were ready whenever one had ended"
+    later = [(int(index), found) for index, _, found in starts()[3:]]
+    if version == "new":
+        assert later == [(0, "new"), (1, "new"), (2, "new")]
+        assert all("another one takes its place" in text for text in said)
+        assert one._board.restarts == 0
+    else:
+        assert {index for index, _ in later} == {0}, "the others go on with what they have"
+        assert "another one takes its place" in said[0]
+        assert all("ended with code 3; it is started again" in text for text in said[1:])
+
+
 @pytest.mark.parametrize(("code", "expected", "how"), [(3, 3, "ended with code 3"), (0, 1, "ended with code 0")])
 def test_what_keeps_the_first_from_starting_ends_the_command_with_its_code(code: int, expected: int, how: str) -> None:
     started: list[str] = []

@@ -45,6 +45,25 @@ def test_what_is_late_is_left_behind_and_then_not_begun() -> None:
     released.set()
 
 
+@pytest.mark.parametrize(("share", "failures"), [(0.1, 30), (0.5, 6), (1.0, 3), (5.0, 3)])
+def test_a_call_with_a_tenth_of_its_time_is_a_tenth_of_a_failure(
+    share: float, failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = monotonic()
+    monkeypatch.setattr(time_limit, "monotonic", lambda: began)
+    limit = TimeLimit(600.0, "score")
+
+    def late() -> None:
+        raise DeadlineError("late")
+
+    kinds: list[type[Exception]] = []
+    while SkippedError not in kinds and len(kinds) < 40:
+        with pytest.raises(DeadlineError) as caught:
+            limit.run(late, began + 600 * share)
+        kinds.append(type(caught.value))
+    assert failures <= len(kinds) - 1 <= failures + 1  # a sum of tenths may be a little less
+
+
 def test_calls_that_never_took_long_are_made_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     began, passed = monotonic(), [0.0]
     monkeypatch.setattr(time_limit, "monotonic", lambda: began + passed[0])

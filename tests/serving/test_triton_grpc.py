@@ -33,7 +33,7 @@ from bedplate.serving.oip_messages import MESSAGES
 from bedplate.serving.oip_methods import METHODS, STREAM, InferenceService, Wait
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
-from bedplate.serving.routes import App
+from bedplate.serving.service_app import App
 from bedplate.serving.settings import Settings
 from bedplate.serving.tensors import DATATYPES
 from bedplate.serving.tls import Certificate
@@ -169,6 +169,24 @@ def test_what_the_server_says_of_itself_and_its_models(client: Any, target: str)
     with grpc.insecure_channel(target) as channel:
         health = channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=20)
         assert health == b"\x08\x01"  # SERVING
+
+
+@pytest.mark.parametrize(
+    ("service", "code"),
+    [
+        ("", None), ("inference.GRPCInferenceService", None), ("grpc.health.v1.Health", None), ("one", "NOT_FOUND"),
+        ("inference.grpcinferenceservice", "NOT_FOUND"), ("x" * 10_000, "NOT_FOUND"),
+    ],
+)  # fmt: skip
+def test_the_health_of_a_service_is_told_if_there_is_one(target: str, service: str, code: str | None) -> None:
+    asked = MESSAGES["HealthCheckRequest"](service=service).SerializeToString()
+    check = _channel(target).unary_unary("/grpc.health.v1.Health/Check")
+    if code is None:
+        assert check(asked, timeout=20) == b"\x08\x01"
+        return
+    with pytest.raises(grpc.RpcError) as refused:
+        check(asked, timeout=20)
+    assert (refused.value.code().name, "no service" in refused.value.details()) == (code, True)  # pyright: ignore
 
 
 def test_the_configuration_says_how_calls_are_shared_over_both_protocols(

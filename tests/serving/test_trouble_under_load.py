@@ -26,8 +26,7 @@ from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.http import Limits
 from bedplate.serving.load import load_pipeline
-from bedplate.serving.routes import App
-from bedplate.serving.tokens import Tokens
+from bedplate.serving.service_app import App
 from bedplate.testing.online_store import grouped
 
 PATIENCE = 60.0  # seconds until a test says that something never happens
@@ -60,7 +59,7 @@ def paths_and_app(
         app = App()
         app.open(load_pipeline(shop.service(), features, reader, registry, clock=lambda: shop.NOW))
         return ["/rank", "/recommend"], app
-    lookup = FeatureApp(Tokens([]))
+    lookup = FeatureApp()
     lookup.open(FeatureLookup(features, reader, clock=lambda: shop.NOW))
     return ["/v1/features"], lookup
 

@@ -144,6 +144,29 @@ def test_a_worker_that_is_killed_fails_no_other_request_and_is_started_again(gro
     assert found[RANKED] >= counted  # what the dead one had counted is not forgotten
 
 
+def test_a_hang_up_replaces_all_workers_without_a_request_refused(group: Group) -> None:
+    answers, over = list[int](), threading.Event()
+
+    def client() -> None:
+        while not over.is_set():
+            answers.append(group.ask()[0])
+
+    asking, before = threading.Thread(target=client), set(group.workers())
+    restarts = group.metrics().get("bedplate_worker_restarts_total", 0.0)
+    asking.start()
+    group.process.send_signal(signal.SIGHUP)
+    until = time.monotonic() + 60
+    while time.monotonic() < until and (set(group.workers()) & before or len(group.workers()) < 2):
+        time.sleep(0.1)
+    while time.monotonic() < until and group.metrics()['bedplate_workers{state="ready"}'] < 2:
+        time.sleep(0.1)
+    over.set()
+    asking.join()
+    assert not set(group.workers()) & before
+    assert set(answers) == {200}
+    assert group.metrics()["bedplate_worker_restarts_total"] == restarts, "they did not end by themselves"
+
+
 def test_a_model_that_is_not_there_ends_the_command_as_without_workers(project: Path) -> None:
     with start(project, "--workers", "2", "shpo") as process:
         out, err = process.communicate(timeout=60)

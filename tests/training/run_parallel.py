@@ -29,7 +29,7 @@ from bedplate.training.config import TrainerConfig
 from bedplate.training.exchange import Exchange
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.processes import FOREVER, own_place
-from bedplate.training.tables import Shard
+from bedplate.training.tables import Sharding
 from bedplate.training.trainer import Trainer
 
 
@@ -166,7 +166,7 @@ def attempt(name: str, exchange: Exchange, folder: Path) -> str:
         return str(error)
 
 
-def main(names: str, folder: str, timeout: str = FOREVER, *, shard: Shard | None = None) -> int:
+def main(names: str, folder: str, timeout: str = FOREVER, *, shard: Sharding | None = None) -> int:
     """Trains the jobs, with the other processes."""
     torch.set_num_threads(1)
     place = own_place()

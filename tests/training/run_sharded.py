@@ -69,7 +69,9 @@ TOGETHER = [name for name in run_parallel.JOBS if name not in ("slow", "hung", *
 def shard(model, config, folder, operation):
     """Sharded tables; how many rows this process has of each is written down."""
     tables = ShardedTables(model, config, folder, operation)
-    (folder / f"rows-{torch.distributed.get_rank()}").write_text(json.dumps(tables.rows_here))
+    (folder / f"rows-{torch.distributed.get_rank()}").write_text(
+        json.dumps({name: len(one.weights) for name, one in tables._shards.items()})
+    )
     return tables
 
 

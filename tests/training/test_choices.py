@@ -76,7 +76,7 @@ def test_a_network_does_not_go_on_from_an_estimator_nor_an_estimator_from_anythi
         capsys.readouterr()
         assert command(["train", job, "--continue", "trees:1", "--project", str(folder)]) == 2
         assert said in capsys.readouterr().err
-    assert [run.record.name for run in Registry(Project(folder).config.registry_path).runs()] == ["trees"]
+    assert [run.record.name for run in Project(folder).registry.runs()] == ["trees"]
 
 
 @pytest.mark.parametrize("champion", [False, True])

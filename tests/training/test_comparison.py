@@ -15,7 +15,7 @@ from kept import predicted, times_of
 from bedplate.errors import DataError, NotFoundError, StoreError
 from bedplate.metrics.report import binary_report
 from bedplate.models.prediction import Prediction
-from bedplate.training.comparison import compare, measure, rows_differ
+from bedplate.training.comparison import combine, compare, measure, rows_differ
 from bedplate.training.predictions import PREDICTIONS, read_predictions, write_predictions
 
 
@@ -127,3 +127,12 @@ def test_comparing_needs_no_torch() -> None:
         "import sys, bedplate.training.comparison, bedplate.training.predictions; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_errors_of_other_rows_add_up_in_squares() -> None:
+    one, other = predicted(seed=1), replace(predicted(60, seed=2), request_ids=np.arange(10_000, 10_060))
+    parts, found = [measure(p, "liked") for p in (one, other)], combine([(1.0, one), (-1.0, other)], "liked")
+    for name, both in found.items():
+        assert both.mean == pytest.approx(parts[0][name].mean - parts[1][name].mean, abs=1e-9)
+        squares = parts[0][name].error ** 2 + parts[1][name].error ** 2
+        assert both.error == pytest.approx(squares**0.5, rel=0.1), "each has draws of its own"

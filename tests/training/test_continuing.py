@@ -11,7 +11,7 @@ import pytest
 import retraining_project as small
 import torch
 
-from bedplate import Job, Project, Registry, TimeSplit
+from bedplate import Job, Project, TimeSplit
 from bedplate.cli.main import run as command
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.rolling import RollingSplit
@@ -41,7 +41,7 @@ def project(grown: Path, tmp_path: Path) -> Project:
 
 
 def go_on(project: Project, *settings: str, rows: str = "since", **options: object) -> Trained:
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     job = project.find(Job, "ranker").with_settings(settings)
     continued = Continuation.of(registry.get("ranker"), rows)  # pyright: ignore[reportArgumentType]
     dataset, features = project.load("pages"), project.graph.features
@@ -49,7 +49,7 @@ def go_on(project: Project, *settings: str, rows: str = "since", **options: obje
 
 
 def test_it_learns_the_rows_that_its_parent_did_not_and_says_from_what_it_came(project: Project) -> None:
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     was = registry.get("ranker:1")
     trained = go_on(project)
     dataset, manifest = project.load("pages"), trained.version.manifest
@@ -72,7 +72,7 @@ def test_it_learns_the_rows_that_its_parent_did_not_and_says_from_what_it_came(p
 
 
 def test_before_its_first_step_it_gives_the_scores_of_its_parent(project: Project) -> None:
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     # So small a rate changes no float32 weight: what is judged is what it began with.
     trained = go_on(project, "trainer.learning_rate=1e-30", "trainer.embedding_learning_rate=1e-30")
     parent = go_on(project, "trainer.learning_rate=1e-30", "trainer.embedding_learning_rate=1e-30", rows="all")
@@ -91,7 +91,7 @@ def test_an_interrupted_one_ends_with_the_weights_of_one_that_was_not(project: P
 
     with pytest.raises(KeyboardInterrupt):
         go_on(project, "trainer.checkpoint_every=1", show=stop)
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     run = registry.runs("ranker")[0]
     assert run.status == "interrupted"
     shutil.rmtree(registry.run(registry.get("ranker:1").manifest.run or "").folder)  # what it began with it has
@@ -111,7 +111,7 @@ def test_several_processes_go_on_from_the_weights_of_the_parent_and_are_profiled
     capsys.readouterr()
     assert command([*words, "--project", str(project.root)]) == 0
     found = json.loads(capsys.readouterr().out)
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     version = registry.get("ranker", found["version"])
     assert version.manifest.parents == ("ranker:1",)
     assert version.manifest.config["continued"] == alone.version.manifest.config["continued"]
@@ -128,7 +128,7 @@ def test_several_processes_go_on_from_the_weights_of_the_parent_and_are_profiled
 
 
 def test_a_missing_run_and_a_split_that_was_seen_are_said(project: Project) -> None:
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     champion = registry.get("ranker")
     go_on(project)
     registry.promote("ranker", 2)

@@ -152,6 +152,23 @@ def test_training_ends_when_it_gets_no_better_and_keeps_the_best(kind: type[Boos
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_rounds_that_nobody_has_judged_do_not_end_the_training(kind: type[BoostedConfig], tmp_path: Path) -> None:
+    config = boosted(kind, rounds=12, learning_rate=0.05, evaluate_every=4, early_stopping=1)
+    result = Run(job(config, metric="log_loss"), tmp_path).fit()
+    assert (result.steps, len(result.history)) == (12, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_that_the_library_does_not_take_is_refused_before_rows_are_read(
+    kind: type[BoostedConfig], tmp_path: Path
+) -> None:
+    name = {LightGBMConfig: "lambda_l1", XGBoostConfig: "reg_alpha"}[kind]
+    run = Run(job(boosted(kind, params={name: "x"})), tmp_path, training=Kept(0))
+    with pytest.raises(ConfigError, match=rf"{kind.__name__}: params: the library refuses the parameters"):
+        run.fit()
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("when", ["read train, batch", 3, 13])
 def test_an_interrupted_run_ends_with_the_same_model(
     kind: type[BoostedConfig], when: int | str, tmp_path: Path

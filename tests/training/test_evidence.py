@@ -232,7 +232,7 @@ def interrupted_by_the_command(project: Project, monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patch:
         patch.setattr(report, "on_stderr", lambda: lambda _: signal.raise_signal(signal.SIGINT))
         assert command(["train", "small", *settings, "--project", str(project.root)]) == 130
-    (run,) = Registry(project.config.registry_path).runs()
+    (run,) = project.registry.runs()
     return run.id
 
 
@@ -244,7 +244,7 @@ def test_a_resumed_run_keeps_the_settings_that_it_began_with(
     printed = capsys.readouterr().err
     assert f"error: run '{run}': interrupted after step" in printed
     assert printed.endswith(f"\n  go on with: bedplate train small --resume {run}\n")
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     assert registry.run(run).status == "interrupted"
     words = ["train", "small", "--resume", run, "--project", str(project.root)]
     assert command([*words, "trainer.learning_rate=0.5"]) == 5
@@ -260,7 +260,7 @@ def test_a_resumed_run_may_be_told_to_go_on_for_longer(
     project = changed(first, tmp_path / "p", {})
     run = interrupted_by_the_command(project, monkeypatch, "trainer.learning_rate=0.01")
     assert command(["train", "small", "--resume", run, "trainer.epochs=2", "--project", str(project.root)]) == 0
-    config = Registry(project.config.registry_path).get("small:1").manifest.config
+    config = project.registry.get("small:1").manifest.config
     assert (config["trainer"]["epochs"], config["trainer"]["learning_rate"]) == (2, 0.01)
 
 

@@ -22,7 +22,7 @@ from bedplate.models.config import DCNConfig
 from bedplate.models.dcn import DCN
 from bedplate.training.config import TrainerConfig
 from bedplate.training.forensics import NotFiniteError, not_finite
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.training.trainer import Trainer
 from bedplate.training.wrong_rows import FILE, written_rows
 

@@ -249,10 +249,10 @@ def test_settings_replace_a_jobs_own() -> None:
 def test_a_setting_that_does_not_fit_the_dataset_is_found_before_anything_is_trained(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = len(Registry(project.config.registry_path).runs())
+    before = len(project.registry.runs())
     assert command(["train", "retail_ranker", "model.label=boght", "--project", str(project.root)]) == 2
     assert "job 'retail_ranker': model: dataset 'baskets' has no label 'boght'" in capsys.readouterr().err
-    assert len(Registry(project.config.registry_path).runs()) == before
+    assert len(project.registry.runs()) == before
 
 
 def test_a_model_that_is_worse_than_the_mean_label_is_told(
@@ -274,7 +274,7 @@ def test_the_command_trains_and_promotes(project: Project, capsys: pytest.Captur
     assert command(words) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["model"] == "retail_logistic"
-    registry = Registry(project.config.registry_path)
+    registry = project.registry
     assert registry.get("retail_logistic@champion").version == shown["version"]
     assert shown["new"]
     # Trained on equal data with equal settings it is the same version, and says so.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ from dataset_world import built, drawing, loaded, shop_dataset, shop_graph, shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bedplate.datasets.blocks import WHOLE, Part
+from bedplate.datasets.blocks import WHOLE, Part, Stretch, unbounded
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.split import SPLITS
 from bedplate.errors import ConfigError
@@ -70,8 +71,8 @@ def fitted(dataset, inputs: dict[str, Encoding]) -> Encoder:
     return fit(inputs, islice(Loader(dataset, "train").epoch(0, 0), 50))
 
 
-def read(source: TensorSource, seed: int, epoch: int, threads: int = 1, watch=unwatched, **part) -> list[TensorBatch]:
-    with prefetched(source.blocks(seed, epoch, watch=watch, **part), Ahead(threads=threads), Waiting()) as ready:
+def read(source: TensorSource, stretch: Stretch, threads: int = 1, watch=unwatched) -> list[TensorBatch]:
+    with prefetched(partial(source.blocks, stretch, watch=watch), Ahead(threads=threads), Waiting()) as ready:
         return list(ready)
 
 
@@ -114,11 +115,11 @@ def test_batches_are_those_of_the_loader_whichever_were_read_before(dataset, ext
     assert kept is not None
     for epoch, first, second, part in parts:
         start, stop = sorted((first % (len(loader) + 1), second % (len(loader) + 1)))
-        wanted = {"start": start, "stop": stop, "part": part}
-        expected = read(Encoded(loader, encoder), seed, epoch, **wanted)
-        assert_same(read(kept, seed, epoch, threads, **wanted), expected)
+        wanted = Stretch(seed, epoch, start, stop, part)
+        assert_same(read(kept, wanted, threads), read(Encoded(loader, encoder), wanted))
     for epoch in (0, 1):
-        assert_same(read(kept, seed, epoch, threads), read(Encoded(loader, encoder), seed, epoch))
+        wanted = Stretch(seed, epoch)
+        assert_same(read(kept, wanted, threads), read(Encoded(loader, encoder), wanted))
 
 
 @pytest.mark.parametrize("dataset", [PLAIN, DRAWN], ids=["listed", "drawn"])
@@ -133,8 +134,8 @@ def test_a_request_is_joined_once(dataset) -> None:
         assert kept is not None
         for epoch in range(3):
             found = Joined()
-            got = read(kept, 7, epoch, 2, found)
-            assert_same(got, read(Encoded(loader, encoder), 7, epoch))
+            got = read(kept, Stretch(7, epoch), 2, found)
+            assert_same(got, read(Encoded(loader, encoder), Stretch(7, epoch)))
             assert found.rows == (0 if epoch else sum(batch.rows for batch in got))
 
 
@@ -148,7 +149,7 @@ def test_rows_are_kept_only_where_all_have_room() -> None:
     assert Kept.within(kept.nbytes - 1, loader, encoder, 0) is None
     assert Kept.within(ENOUGH, loader.epoch(0, 0), encoder, 0) is None, "what is no loader has no places"
     with pytest.raises(ConfigError, match="the rows that are kept are of seed 0, got 1"):
-        kept.blocks(1, 0)
+        kept.blocks(Stretch(1, 0), unbounded)
 
 
 def test_nothing_is_joined_where_nothing_may_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:

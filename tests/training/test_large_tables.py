@@ -25,7 +25,7 @@ from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.serving.artifact import load_artifact, open_artifact
 from bedplate.serving.item_side import ItemSide, open_item_side
-from bedplate.training import rehearsal
+from bedplate.training import graph
 from bedplate.training.export import export
 from bedplate.training.graph import served
 from bedplate.training.quantize import quantize
@@ -165,10 +165,10 @@ def test_the_int8_variant_has_the_same_table(encoder: Encoder, folder: Path, tmp
 
 
 def test_other_weights_have_to_fit_into_the_graph(wide: Wide, monkeypatch: pytest.MonkeyPatch) -> None:
-    rehearsal.check_size(wide)
-    monkeypatch.setattr(rehearsal, "_LARGEST", 1000)
+    graph.check_size(wide)
+    monkeypatch.setattr(graph, "_LARGEST", 1000)
     with pytest.raises(ArtifactError, match="beside embedding tables"):
-        rehearsal.check_size(wide)
+        graph.check_size(wide)
 
 
 def test_the_golden_requests_are_those_of_the_model(wide: Wide, folder: Path) -> None:

@@ -15,7 +15,8 @@ from bedplate.cli.main import run
 from bedplate.errors import ConfigError, DefinitionError, NotFoundError, StoreError
 from bedplate.layers.inputs import InputVectors
 from bedplate.models.binary import BinaryModel
-from bedplate.models.config import BinaryConfig, ModelConfig
+from bedplate.models.config import BinaryConfig, DCNConfig, ModelConfig
+from bedplate.models.dcn import DCN
 from bedplate.training.evidence import code_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
@@ -54,6 +55,29 @@ def test_a_config_inside_its_model_is_of_that_model():
         "width": 4,
     }
     assert job().with_settings(["model.width=8"]).model == Tiny.Config("label", width=8)
+
+
+def test_a_class_made_of_another_model_is_trained_as_itself():
+    class Variant(Tiny):
+        pass
+
+    class Wider(Tiny):
+        class Config(Tiny.Config, frozen=True):
+            depth: int = 2
+
+    class Crossed(DCN):
+        pass
+
+    class Same(Tiny):
+        Config = Tiny.Config
+
+    for kind in (Variant, Wider, Crossed, Same):
+        made = job(model=kind.Config("label"))
+        assert made.model_class is kind
+        assert made.form()["model"]["class"] == f"{kind.__name__}.Config"
+    assert job(model=Variant.Config("label", width=7)).with_settings(["model.width=8"]).model.width == 8
+    assert job(model=Wider.Config("label")).form()["model"]["depth"] == 2
+    assert (job().model_class, job(model=DCNConfig("label")).model_class) == (Tiny, DCN)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +146,5 @@ def test_a_run_is_not_resumed_with_other_code(project, capfd):
 
 
 def registry_runs(project):
-    from bedplate.registry.registry import Registry
 
-    return Registry(Project(project).config.registry_path).runs()
+    return Project(project).registry.runs()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from synthetic import Source, make_encoder
 
-from bedplate.errors import DataError, DefinitionError
+from bedplate.errors import ArtifactError, DataError, DefinitionError
 from bedplate.layers.inputs import InputVectors
 from bedplate.models.base import Model, seeded
 from bedplate.models.binary import BinaryModel
@@ -61,6 +61,8 @@ class Mistaken(BinaryModel):
                 raise DataError("no such user", where="somewhere")
             case "still":
                 return {"logit": logit.detach()}
+            case "values":
+                return {"logit": logit if batch["item_dense"].mean() > 0 else -logit}
         return {"logit": logit}
 
     def loss(self, outputs, batch):
@@ -127,7 +129,7 @@ def fitted(tmp_path, kind, mistake="", **settings):
     encoder = make_encoder()
     with seeded(0):
         model = kind(kind.Config("label", mistake=mistake), encoder.layout)
-    wanted = Trainer(TrainerConfig(epochs=1, **settings))
+    wanted = Trainer(TrainerConfig(epochs=1, **settings), exports=mistake == "values")
     return model, encoder, wanted.fit(model, encoder, Source(2), Source(1, salt=1), tmp_path)
 
 
@@ -183,10 +185,17 @@ def test_what_is_done_after_training_alone_is_tried_before_it(tmp_path, mistake)
     assert not list(tmp_path.iterdir()), "not one step was made"
 
 
+def test_steps_that_depend_on_values_are_found_before_training(tmp_path):
+    with pytest.raises(ArtifactError, match=r"export, .* output 'score' differs") as caught:
+        fitted(tmp_path, Mistaken, "values")
+    assert "choose by torch.where" in str(caught.value.hint)
+    assert not list(tmp_path.iterdir()), "not one step was made"
+
+
 def test_what_is_tried_before_training_leaves_no_trace(tmp_path, monkeypatch):
     """Random numbers, buffers and the mode of the model are those of a training that tries nothing."""
     tried, _, _ = fitted(tmp_path / "tried", Mistaken)
-    monkeypatch.setattr(trainer, "rehearse", lambda *_: None)
+    monkeypatch.setattr(trainer, "rehearse", lambda *_, **__: None)
     untried, _, _ = fitted(tmp_path / "untried", Mistaken)
     assert tried.steps == untried.steps > 0
     for name, weight in tried.state_dict().items():

@@ -156,3 +156,5 @@ def test_there_is_no_calibration_of_what_is_no_probability_or_of_no_known_label(
     assert first is not None
     assert second is not None
     assert list(first.lines[0].y) == pytest.approx(list(second.lines[0].y))
+    # What a weight is measured in says nothing of how many rows there are.
+    assert list(first.lines[0].low) == pytest.approx(list(second.lines[0].low))

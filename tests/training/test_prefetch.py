@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from hypothesis import strategies as st
 from synthetic import Source, make_batch
 
 from bedplate.batch import Batch
-from bedplate.datasets.blocks import Block
+from bedplate.datasets.blocks import Block, Stretch, batches_of, blocks_of
 from bedplate.errors import ConfigError, DataError
 from bedplate.models.config import DCNConfig
 from bedplate.models.dcn import DCN
 from bedplate.training.config import TrainerConfig
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
-from bedplate.training.source import blocks_of, bytes_of, bytes_of_tensors, encoded, to_tensors
+from bedplate.training.source import Encoded
+from bedplate.training.tensors import bytes_of_tensors, to_tensors
 from bedplate.training.trainer import Trainer
 
 SMALL = 8  # requests of a batch
@@ -32,7 +34,13 @@ class Slow:
         self.sizes, self.pauses, self.fails = sizes, pauses, fails
         self.lock, self.made, self.rooms = threading.Lock(), 0, []
 
-    def __call__(self, room) -> Iterator[Block]:
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def epoch(self, seed, epoch, start=0) -> Iterator[Batch]:
+        return batches_of(self, Stretch(seed, epoch, start))
+
+    def blocks(self, stretch, room) -> Iterator[Block]:
         first = 0
         for i, size in enumerate(self.sizes):
             self.rooms.append(room())
@@ -47,6 +55,10 @@ class Slow:
             with self.lock:
                 self.made += 1
             yield make_batch(np.random.default_rng(number), SMALL)
+
+
+def encoded(source, encoder, start: int = 0, stop: int | None = None) -> Callable:
+    return partial(Encoded(source, encoder).blocks, Stretch(5, 1, start, stop))
 
 
 def read(source, encoder, ahead, count=None):
@@ -78,7 +90,7 @@ def test_batches_are_in_order_whoever_makes_them(encoder, sizes, pauses, threads
 
 def test_what_waits_keeps_within_the_memory(encoder):
     one = make_batch(np.random.default_rng(0), SMALL)
-    raw, ready_bytes = bytes_of(one), bytes_of_tensors(to_tensors(one, encoder))
+    raw, ready_bytes = one.nbytes, bytes_of_tensors(to_tensors(one, encoder))
     memory = 12 * (4 * raw + ready_bytes)
     source = Slow([1] * 40, [0.0])
     with prefetched(encoded(source, encoder), Ahead(1000, memory, 3), Waiting()) as ready:
@@ -129,7 +141,7 @@ def test_a_source_without_blocks_is_read_by_one_thread_at_a_time(encoder):
                 yield batch
 
     source = Counting(8)
-    with prefetched(encoded(blocks_of(source, 5, 1, 2, stop=7), encoder), Ahead(threads=4), Waiting()) as ready:
+    with prefetched(encoded(source, encoder, 2, 7), Ahead(threads=4), Waiting()) as ready:
         got = [batch.candidates.tolist() for batch in ready]
     assert got == [b.candidates.tolist() for b in Source(8).epoch(5, 1, 2)][:5]
     assert source.most == 1
@@ -172,18 +184,18 @@ def test_batches_before_one_that_cannot_be_read_are_given(encoder, broken):
     found = []
     with (
         pytest.raises(DataError, match=f"batch {broken} is broken"),
-        prefetched(encoded(blocks_of(Pausing(20, {}, broken), 5, 0), encoder), Ahead(), Waiting()) as ready,
+        prefetched(encoded(Pausing(20, {}, broken), encoder), Ahead(), Waiting()) as ready,
     ):
         found.extend(batch.candidates.tolist() for batch in ready)
-    assert found == [b.candidates.tolist() for b in Source(20).epoch(5, 0)][:broken]
+    assert found == [b.candidates.tolist() for b in Source(20).epoch(5, 1)][:broken]
 
 
 def test_batches_are_read_together_only_where_reading_takes_no_time_and_there_is_room(monkeypatch):
-    monkeypatch.setattr("bedplate.training.source._LOT_SECONDS", 0.25)  # more than this machine may stand still
+    monkeypatch.setattr("bedplate.datasets.blocks._LOT_SECONDS", 0.25)  # more than this machine may stand still
     items = 16 * 12
 
     def sizes(source, room):
-        return [block.items // items for block in blocks_of(source, 5, 0)(lambda: room)]
+        return [block.items // items for block in blocks_of(source, Stretch(5, 0), lambda: room)]
 
     assert sizes(Source(20), 10**6) == [8, 8, 4]
     assert sizes(Source(7), 3 * items) == [3, 3, 1]

@@ -51,7 +51,7 @@ def retrain(folder: Path, capsys: pytest.CaptureFixture[str]) -> Retrain:
 
 
 def registry(folder: Path) -> Registry:
-    return Registry(Project(folder).config.registry_path)
+    return Project(folder).registry
 
 
 def test_the_first_is_promoted_and_with_nothing_new_nothing_is_done(folder: Path, retrain: Retrain) -> None:

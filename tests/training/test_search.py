@@ -60,7 +60,7 @@ def search(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Fo
 
 
 def registry(folder: Path) -> Registry:
-    return Registry(Project(folder).config.registry_path)
+    return Project(folder).registry
 
 
 def test_a_study_has_its_trials_their_importance_and_the_best_against_the_default(

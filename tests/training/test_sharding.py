@@ -24,7 +24,7 @@ from trained_together import (
     train_all,
 )
 
-from bedplate import Project, Registry
+from bedplate import Project
 from bedplate.cli.main import run as command
 from bedplate.errors import MissingExtraError, StoreError
 from bedplate.features.artifact import read_golden
@@ -166,7 +166,7 @@ def test_a_registered_version_is_that_of_one_process(tmp_path, capsys, monkeypat
     assert command(["train", "ranker", "--continue", "ranker:1", *where]) == 0
     words = ["train", "ranker", "--continue", "ranker:2", "--processes", "2", "--sharding", "torchrec", "--profile"]
     assert command([*words, *where]) == 0
-    registry = Registry(Project(project).config.registry_path)
+    registry = Project(project).registry
     for whole, split in ((1, 2), (3, 4)):
         one, two = registry.get("ranker", whole), registry.get("ranker", split)
         assert files(two.path) == files(one.path)

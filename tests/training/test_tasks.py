@@ -27,7 +27,7 @@ from bedplate.models.prediction import Prediction
 from bedplate.models.two_tower import TwoTower
 from bedplate.training.config import TrainerConfig
 from bedplate.training.evaluate import predict
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.training.trainer import Trainer
 
 TASKS = ("label", "late")

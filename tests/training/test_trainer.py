@@ -296,6 +296,29 @@ def test_early_stopping_keeps_the_best_epoch(encoder, tmp_path):
     assert evaluate(result.model, Encoded(validation, encoder), seed=1)["loss"] == losses[result.best_at]
 
 
+def test_a_plateau_is_no_better(encoder, tmp_path):
+    class Even(Logistic):
+        """Its metric says the same of any weights."""
+
+        def metrics(self, prediction):
+            return super().metrics(prediction) | {"auc": 0.5}
+
+    config = TrainerConfig(epochs=30, patience=2, metric="auc")
+    model = Even(LogisticConfig("label"), encoder.layout)
+    result = Trainer(config).fit(model, encoder, Source(2), Source(1), tmp_path)
+    assert (result.best_at, len(result.history)) == (0, 3)
+
+
+def test_a_validation_within_an_epoch_changes_nothing_of_the_training(encoder, tmp_path):
+    states = []
+    for every in (None, 2):
+        config = TrainerConfig(epochs=1, evaluate_every=every, seed=3)
+        model = DCN(DCNConfig("label", layers=(16,), rank=4, dropout=0.5), encoder.layout)
+        Trainer(config).fit(model, encoder, Source(6), Source(1), tmp_path / str(every))
+        states.append(final_state(tmp_path / str(every)))
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 def test_metrics_are_logged_by_step(uninterrupted):
     _, result, logged = uninterrupted
     assert [step for step, _ in logged] == [BATCHES, 2 * BATCHES, 3 * BATCHES]

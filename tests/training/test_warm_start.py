@@ -23,7 +23,7 @@ from bedplate.training.carried_encoder import carried_encoder, kept_features
 from bedplate.training.carried_optimizer import carried_optimizer
 from bedplate.training.config import TrainerConfig
 from bedplate.training.optimizer import Optimizer
-from bedplate.training.source import to_tensors
+from bedplate.training.tensors import to_tensors
 from bedplate.training.trainer import Trainer
 from bedplate.training.warm_start import Side, WarmStart
 

@@ -22,7 +22,7 @@ from bedplate.training.exchange import Alone
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import WorkerError
 from bedplate.training.processes import started
-from bedplate.training.tables import Shard
+from bedplate.training.tables import Sharding
 from bedplate.training.wrong_rows import FILE
 
 Found = tuple[Path, dict[str, str]]
@@ -48,7 +48,7 @@ def assert_same_state(two: Mapping[str, Any], one: Mapping[str, Any]) -> None:
     torch.testing.assert_close(two["optimizer"], one["optimizer"], rtol=1e-3, atol=1e-6)
 
 
-def train_all(names: Sequence[str], folder: Path, script: str, shard: Shard | None = None) -> Found:
+def train_all(names: Sequence[str], folder: Path, script: str, shard: Sharding | None = None) -> Found:
     """What each job gives by two processes; torch is started once for all of them."""
     found: dict[str, str] = {}
     command = run_parallel.command([*names], folder, script)
@@ -86,7 +86,7 @@ def check_poisoned(found: Found) -> None:
     assert pl.read_parquet(folder / "poisoned" / "rank-1" / FILE)["request_id"].to_list() == [15]
 
 
-def check_interrupted_and_killed(folder: Path, script: str, shard: Shard | None = None) -> None:
+def check_interrupted_and_killed(folder: Path, script: str, shard: Sharding | None = None) -> None:
     """Whether an interrupt stops all, a killed process is named, and both leave a checkpoint to go on from."""
     whole = run_parallel.run("slow", Alone(), folder / "whole", source=Source(8))
     seen: list[int] = []

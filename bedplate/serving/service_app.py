@@ -1,4 +1,4 @@
-"""Routes: from a request to the answer of the pipeline, of a model, or of the server itself.
+"""The application of a service: from a request to the answer of the pipeline, of a model, or of the server itself.
 
 POST /recommend, /rank, /embed, /similar        ids in, ids and scores out, or vectors
 GET  /                                          the service: models, requests
@@ -9,26 +9,23 @@ GET  /metrics                                   for Prometheus
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, final
 
 import msgspec
 
-from bedplate.errors import BedplateError, NotFoundError, NotReadyError, suggest
+from bedplate.errors import NotFoundError, NotReadyError, suggest
 from bedplate.serving import api
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.call_metrics import call_lines, side_lines
-from bedplate.serving.compression import compress, decompress
-from bedplate.serving.http import TEXT, Request, Response, error_response
+from bedplate.serving.dispatch import Route, respond
+from bedplate.serving.http import TEXT, Request, Response
 from bedplate.serving.metrics import Metrics, view_lines
-from bedplate.serving.oip_routes import ProtocolRoutes, Route
+from bedplate.serving.oip_routes import ProtocolRoutes
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.repository import Repository
 from bedplate.serving.service_openapi import service_openapi
-
-log = logging.getLogger("bedplate.serving")
+from bedplate.serving.stepping import finished
 
 _ANSWERED_BEFORE = ("metadata", "live", "ready")
 """Routes below /v2 that are answered before the models are loaded."""
@@ -55,10 +52,10 @@ class App:
         self._metrics = Metrics()
         self._protocol = ProtocolRoutes(self._repository, lambda: self._ready)
         self._routes: dict[str, Route] = {
-            **{f"/{name}": (name, "POST", self._call(name, call)) for name, call in api.CALLS.items()},
+            **{f"/{name}": (name, "POST", self._call(call)) for name, call in api.CALLS.items()},
             "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
             "/": ("describe", "GET", self._describe),
-            "/metrics": ("metrics", "GET", self._show_metrics),
+            "/metrics": ("metrics", "GET", lambda _: Response(200, self._metrics.text().encode(), TEXT)),
         }
 
     @property
@@ -114,21 +111,16 @@ class App:
             raise NotReadyError("the models are still loading", hint="ask /v2/health/ready")
         return self._pipeline
 
-    def _call(self, name: str, call: api.Call) -> Callable[[Request], Response | Awaitable[Response]]:
-        shared = api.SHARED.get(name)
-
-        def answered(request: Request) -> Response | Awaitable[Response]:
+    def _call(self, call: api.Call) -> Callable[[Request], Response | Awaitable[Response]]:
+        def answer(request: Request) -> Response | Awaitable[Response]:
             pipeline = self._loaded()
             batcher = pipeline.batcher
-            if batcher is not None and shared is not None:
-                return self._shared(shared(request, pipeline, batcher))
-            response, answer = call(request, pipeline)
-            self._observe(answer)
-            return response
+            answered = self._observed(call(request, pipeline, batcher))
+            return finished(answered) if batcher is None else answered
 
-        return answered
+        return answer
 
-    async def _shared(self, answered: Awaitable[api.Answered]) -> Response:
+    async def _observed(self, answered: Awaitable[api.Answered]) -> Response:
         response, answer = await answered
         self._observe(answer)
         return response
@@ -146,49 +138,6 @@ class App:
 
     def _describe(self, request: Request) -> Response:
         return _json(self._loaded().describe())
-
-    def _show_metrics(self, request: Request) -> Response:
-        return Response(200, self._metrics.text().encode(), TEXT)
-
-
-def respond(request: Request, route: Route, metrics: Metrics) -> Response | Awaitable[Response]:
-    """The answer of a route, counted and compressed; an error becomes its status and `{"error": ...}`."""
-    begin = time.perf_counter()
-    name, method, function = route
-    try:
-        asked = "GET" if request.method == "HEAD" else request.method
-        if method not in (asked, "*"):
-            response = _wrong_method(request, method)
-        else:
-            decompress(request)
-            response = function(request)
-    except BedplateError as error:
-        response = _problem(request, error)
-    if isinstance(response, Response):
-        metrics.observe(name, response.status, time.perf_counter() - begin)
-        return compress(request, response)
-    return _later(request, response, lambda status: metrics.observe(name, status, time.perf_counter() - begin))
-
-
-async def _later(request: Request, answer: Awaitable[Response], observe: Callable[[int], None]) -> Response:
-    try:
-        response = await answer
-    except BedplateError as error:
-        response = _problem(request, error)
-    observe(response.status)
-    return compress(request, response)
-
-
-def _problem(request: Request, error: BedplateError) -> Response:
-    if error.http_status >= 500 and error.http_status != 504:  # a client that gives little time is no fault here
-        log.error("%s %s: %s", request.method, request.path, error)
-    return error_response(error.http_status, error.message, where=error.where, hint=error.hint)
-
-
-def _wrong_method(request: Request, expected: str) -> Response:
-    allowed = "GET, HEAD" if expected == "GET" else expected
-    response = error_response(405, f"got {request.method} {request.path}, expected {allowed}")
-    return Response(response.status, response.body, headers=((b"Allow", allowed.encode()),))
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -1,0 +1,58 @@
+"""From a request to the answer of its route: counted, compressed, and an error as its status."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+from bedplate.errors import BedplateError
+from bedplate.serving.compression import compress, decompress
+from bedplate.serving.http import Request, Response, error_response
+from bedplate.serving.metrics import Metrics
+
+log = logging.getLogger("bedplate.serving")
+
+Route: TypeAlias = tuple[str, str, Callable[[Request], Response | Awaitable[Response]]]
+"""The name under which a route is counted, its method, and its function."""
+
+
+def respond(request: Request, route: Route, metrics: Metrics) -> Response | Awaitable[Response]:
+    """The answer of a route, counted and compressed; an error becomes its status and `{"error": ...}`."""
+    begin = time.perf_counter()
+    name, method, function = route
+    try:
+        asked = "GET" if request.method == "HEAD" else request.method
+        if method not in (asked, "*"):
+            response = _wrong_method(request, method)
+        else:
+            decompress(request)
+            response = function(request)
+    except BedplateError as error:
+        response = _problem(request, error)
+    if isinstance(response, Response):
+        metrics.observe(name, response.status, time.perf_counter() - begin)
+        return compress(request, response)
+    return _later(request, response, lambda status: metrics.observe(name, status, time.perf_counter() - begin))
+
+
+async def _later(request: Request, answer: Awaitable[Response], observe: Callable[[int], None]) -> Response:
+    try:
+        response = await answer
+    except BedplateError as error:
+        response = _problem(request, error)
+    observe(response.status)
+    return compress(request, response)
+
+
+def _problem(request: Request, error: BedplateError) -> Response:
+    if error.http_status >= 500 and error.http_status != 504:  # a client that gives little time is no fault here
+        log.error("%s %s: %s", request.method, request.path, error)
+    return error_response(error.http_status, error.message, where=error.where, hint=error.hint)
+
+
+def _wrong_method(request: Request, expected: str) -> Response:
+    allowed = "GET, HEAD" if expected == "GET" else expected
+    response = error_response(405, f"got {request.method} {request.path}, expected {allowed}")
+    return Response(response.status, response.body, headers=((b"Allow", allowed.encode()),))
