@@ -113,6 +113,8 @@ def show(run: str, plots: bool, directory: Path, as_json: bool) -> None:
     _echo_facts(found)
     if metrics:
         click.echo("\n" + _metrics_table(metrics))
+        for line in _best(found, metrics):
+            click.echo(line)
     if importance:
         click.echo("\n" + _importance_table(importance))
     drawn = charts(found) if plots else {}
@@ -170,6 +172,21 @@ def _metrics_table(metrics: dict[str, list[Point]]) -> str:
         chart = sparkline([point.value for point in points])
         rows.append([name, number(points[-1].value), *best, str(len(points)), chart])
     return table(["metric", "last", "lowest", "highest", "values", "by step"], rows, [1, 2, 3, 4])
+
+
+def _best(run: StoredRun, metrics: dict[str, list[Point]]) -> list[str]:
+    """The best value of the metric that validations are judged by, where it has one."""
+    from bedplate.training.difference import direction_in
+
+    judged = str(run.record.config.get("trainer", {}).get("metric", ""))
+    direction = direction_in(run.record, judged)
+    known = [point for point in metrics.get(judged, []) if point.value == point.value]
+    if not known:
+        return []
+    if direction is None:
+        return [f"judged by {judged}: the run does not say whether a lower or a higher one is better"]
+    best = (min if direction == "lower" else max)(known, key=lambda p: p.value)
+    return [f"judged by {judged}, {direction} is better: the best is {number(best.value)} at {best.step}"]
 
 
 def _importance_table(importance: dict[str, dict[str, float]]) -> str:

@@ -96,7 +96,7 @@ def _show(found: RunDiff, a: StoredRun, b: StoredRun, top: int) -> None:
     _section("data", _data(found.data, top))
     libraries = ["not known: a run before kept none"] if found.environment is None else _table(found.environment)
     _section("environment", libraries)
-    _section("metrics of the test split" + (", paired" if found.paired else ""), _metrics(found))
+    _section("metrics of the test split" + (", paired" if found.paired else ""), _metrics(found, b))
 
 
 def _section(title: str, lines: list[str]) -> None:
@@ -154,12 +154,18 @@ def _mean(value: float | None) -> str:
     return "-" if value is None else number(value)
 
 
-def _metrics(found: RunDiff) -> list[str]:
+def _metrics(found: RunDiff, b: StoredRun) -> list[str]:
+    from bedplate.training.difference import direction_in
+
     lines = table(["metric", "a", "b", "b - a", "better"], [_row(m) for m in found.metrics]).splitlines()
     lines = lines if found.metrics else []
     lines += [found.note] if found.note else []
-    rows = [[c.name, number(c.a), number(c.b)] for c in found.reported if c.a is not None or c.b is not None]
-    return [*lines, *(["", *table(["reported", "a", "b"], rows, [1, 2]).splitlines()] if rows else [])]
+    rows = [
+        [c.name, number(c.a), number(c.b), direction_in(b.record, c.name) or "-"]
+        for c in found.reported
+        if c.a is not None or c.b is not None
+    ]
+    return [*lines, *(["", *table(["reported", "a", "b", "better is"], rows, [1, 2]).splitlines()] if rows else [])]
 
 
 def _row(metric: MetricDiff) -> list[str]:

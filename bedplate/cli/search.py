@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import click
 
 from bedplate.cli.options import echo_json, json_option, project_option
-from bedplate.cli.tables import interval, table
+from bedplate.cli.tables import interval, number, table
 
 if TYPE_CHECKING:
     from bedplate.project import Project
     from bedplate.training.search import Search
-    from bedplate.training.study import Found
+    from bedplate.training.study import Found, Trial
 
 
 @click.command()
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @click.argument("name")
 def search(name: str, trials: int | None, processes: int, directory: Path, as_json: bool) -> None:
-    """Try other choices of a job: NAME is a Search of the project, or a job, whose learning rates are tried then.
+    """Try other choices of a job: NAME is a Search of the project, or a job, of which the usual choices are tried then.
 
     Each trial is a run that is judged on the validation split; the test split is not looked at. Trials that fall behind
     are ended early. Run again, the search goes on where it ended or was killed; any number of processes may work on it
@@ -105,10 +105,31 @@ def _echo(found: Found, *, as_json: bool) -> None:
     click.echo(f"study '{found.name}' {found.id}: {len(found.trials)} trials ({counted})")
     if found.importance:
         click.echo(table(["choice", "importance"], [[n, f"{v:.3f}"] for n, v in found.importance.items()], [1]))
+    if found.running:
+        click.echo(f"{found.running} still running in other processes: what follows is of those that have ended")
     if found.best is None:
         return
     rows = [[n, f"{c.a.mean:.5f}", f"{c.b.mean:.5f}", interval(c.difference)] for n, c in found.difference.items()]
     if rows:
         click.echo(table(["validation", "default", "best", "difference"], rows, [1, 2]))
-        click.echo("the best was chosen on these requests and looks better there than it is; test was not looked at")
-    click.echo(f"the best, trial {found.best.number}: bedplate train {found.job} {' '.join(found.best.settings)}")
+    click.echo(_advice(found, found.best))
+
+
+def _advice(found: Found, best: Trial) -> str:
+    """What to do with the best trial."""
+    default = found.default
+    if default is None:
+        value = _value(found, best)
+        return f"the best, trial {best.number}: {value}; the job's own choices have not been tried to the end"
+    if not found.improves:
+        return (
+            f"no trial is better than the job's own choices: {_value(found, default)}, the best trial {best.number} "
+            f"has {_value(found, best)}"
+        )
+    command = f"bedplate train {found.job} {' '.join(best.settings)}"
+    said = "the best was chosen on these requests and looks better there than it is; test was not looked at"
+    return f"{said}\nthe best, trial {best.number}: {command}"
+
+
+def _value(found: Found, trial: Trial) -> str:
+    return f"{found.metric} {number(trial.value or 0.0)}"

@@ -7,9 +7,6 @@ import numpy as np
 from bedplate.errors import DataError
 from bedplate.types import Array, Float64s, Int64s
 
-LOWER_IS_BETTER = frozenset({"loss", "log_loss", "normalised_entropy", "expected_calibration_error"})
-"""The metrics of which less is better; of all others more is, but for those that can't judge."""
-
 NOT_FOR_JUDGING = frozenset({"calibration"})
 """The metrics that are best at a value between: no epoch is chosen by them."""
 

@@ -98,7 +98,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def metrics(self, prediction: Prediction) -> dict[str, float]:
-        """What a validation reports, by name."""
+        """What a validation reports, by name; the config says of each whether a lower or a higher value is better."""
 
 
 class RetrievalModel(Model, ABC):

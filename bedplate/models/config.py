@@ -6,12 +6,14 @@ A model of a project's own has its config inside, see `models.base.Model`.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import msgspec
 
-from bedplate.errors import ConfigError
+from bedplate.errors import ConfigError, suggest
 from bedplate.features.checks import check_least, check_types
+from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.metrics.report import BINARY_METRICS
 
 
@@ -23,6 +25,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             `Config` that is written inside its model is given the model.
         needs_binary: whether the label must be one of 0 and 1.
         metrics: the names of what its validation reports beside the loss.
+        directions: whether a "lower" or a "higher" value is better, of those metrics that are the model's own; no
+            epoch, trial or version is judged by one of which it is not said.
         label: that it predicts.
         seed: of the first weights.
     """
@@ -30,6 +34,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     implemented_by: ClassVar[str | type] = ""
     needs_binary: ClassVar[bool] = False
     metrics: ClassVar[tuple[str, ...]] = ()
+    directions: ClassVar[Mapping[str, Direction]] = {}
 
     label: str
     seed: int = 0
@@ -48,6 +53,48 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def reported(self) -> tuple[str, ...]:
         """The names of what a validation reports beside the loss, with these choices."""
         return type(self).metrics
+
+    def direction_of(self, metric: str) -> Direction:
+        """Whether a lower or a higher value of a metric is better.
+
+        Raises:
+            ConfigError: it is not known; the message says how to declare it.
+        """
+        found = DIRECTIONS.get(metric) or type(self).directions.get(metric)
+        if found is not None:
+            return found
+        if metric not in self.reported():
+            raise ConfigError(
+                f"the model of {self.title()} reports no '{metric}'",
+                where="trainer: metric",
+                hint=suggest(metric, ("loss", *self.reported()), "metrics"),
+            )
+        raise ConfigError(
+            f"{self.title()} doesn't say whether a lower or a higher '{metric}' is better",
+            where="trainer: metric",
+            hint=f'declare it beside metrics: directions: ClassVar = {{"{metric}": "lower"}}, or "higher"',
+        )
+
+    def check_directions(self) -> None:
+        """Checks what the class says of its own metrics.
+
+        Raises:
+            ConfigError: a direction is of no metric of the model, is neither "lower" nor "higher", or contradicts that
+                of a metric of Bedplate's.
+        """
+        place = f"{self.title()}: directions"
+        for name, direction in type(self).directions.items():
+            if name not in ("loss", *self.reported()):
+                hint = suggest(name, self.reported(), "its metrics")
+                raise ConfigError(f"the model reports no '{name}'", where=place, hint=hint)
+            if direction not in ("lower", "higher"):
+                raise ConfigError(f'\'{name}\' is {direction!r}, expected "lower" or "higher"', where=place)
+            if DIRECTIONS.get(name, direction) != direction:
+                raise ConfigError(
+                    f"'{name}' is \"{direction}\", and a {DIRECTIONS[name]} '{name}' is better",
+                    where=place,
+                    hint="give a metric of your own another name",
+                )
 
     @classmethod
     def title(cls) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 
 from bedplate.errors import DataError, NotFoundError, suggest
 from bedplate.metrics.bootstrap import Summed, binary_sums, contrast, differences, estimates
-from bedplate.metrics.classification import LOWER_IS_BETTER, NOT_FOR_JUDGING
+from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.metrics.intervals import Estimate
 from bedplate.models.prediction import Prediction
+from bedplate.training.resampling import Metrics, resampled
 from bedplate.types import Array
 
 
@@ -36,17 +37,31 @@ class Comparison(msgspec.Struct, frozen=True):
         """Whether the interval of the difference leaves out 0."""
         return self.difference.low > 0 or self.difference.high < 0
 
-    def better(self, metric: str) -> str | None:
-        """`a` or `b`, whichever is better by this metric; None where they don't differ, or it can't judge."""
-        if metric in NOT_FOR_JUDGING or not self.differs:
+    def better(self, metric: str, direction: Direction | None = None) -> str | None:
+        """`a` or `b`, whichever is better by this metric; None where they don't differ, or it can't judge.
+
+        Args:
+            metric: its name.
+            direction: whether lower or higher is better, of a metric of a model's own.
+        """
+        known = DIRECTIONS.get(metric, direction)
+        if known is None or not self.differs:
             return None
-        return "b" if (self.difference.mean > 0) != (metric in LOWER_IS_BETTER) else "a"
+        return "b" if (self.difference.mean > 0) == (known == "higher") else "a"
 
 
-def compare(a: Prediction, b: Prediction, label: str, confidence: float = 0.95, seed: int = 0) -> dict[str, Comparison]:
+def compare(
+    a: Prediction,
+    b: Prediction,
+    label: str,
+    confidence: float = 0.95,
+    seed: int = 0,
+    metrics: Metrics | None = None,
+) -> dict[str, Comparison]:
     """Each metric of two models on the same rows; metrics of probabilities where both gave probabilities.
 
-    Requests are drawn again, both models on the same draws (see `metrics.bootstrap`); no metric comes from a model.
+    Requests are drawn again, both models on the same draws (see `metrics.bootstrap`); no metric comes from a model
+    unless `metrics` does.
 
     Args:
         a: predictions of the first.
@@ -54,6 +69,7 @@ def compare(a: Prediction, b: Prediction, label: str, confidence: float = 0.95, 
         label: the name of the label.
         confidence: of the intervals.
         seed: of the draws.
+        metrics: what is compared, of a label of any kind; None: the metrics of labels that are 0 or 1.
 
     Raises:
         DataError: the rows differ: other requests or candidates, other labels or weights; fewer than two requests.
@@ -66,17 +82,26 @@ def compare(a: Prediction, b: Prediction, label: str, confidence: float = 0.95, 
             where="comparison",
             hint="score the same requests with both, or compare each model's own interval",
         )
+    if metrics is not None:
+        terms = {"a": ((1.0, a),), "b": ((1.0, b),), "difference": ((1.0, b), (-1.0, a))}
+        parts = resampled(terms, metrics, confidence, seed)
+        shared = [name for name in parts["difference"] if name in parts["a"] and name in parts["b"]]
+        return {name: Comparison(*(parts[term][name] for term in terms)) for name in shared}
     found = differences(_sums(a, label), _sums(b, label), confidence=confidence, seed=seed)
     return {name: Comparison(*parts) for name, parts in found.items()}
 
 
-def measure(prediction: Prediction, label: str, confidence: float = 0.95, seed: int = 0) -> dict[str, Estimate]:
+def measure(
+    prediction: Prediction, label: str, confidence: float = 0.95, seed: int = 0, metrics: Metrics | None = None
+) -> dict[str, Estimate]:
     """Each metric of one model with its interval over requests.
 
     Raises:
         DataError: fewer than two requests, or labels that are not 0 or 1.
         NotFoundError: there is no such label.
     """
+    if metrics is not None:
+        return resampled({"own": ((1.0, prediction),)}, metrics, confidence, seed)["own"]
     return estimates(_sums(prediction, label), confidence=confidence, seed=seed)
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import msgspec
 
 from bedplate.errors import DataError, NotFoundError
+from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.metrics.intervals import Estimate
 from bedplate.registry.diff import Change, CodeDiff, changes, code_changes, environment_changes
 from bedplate.registry.environment import read_environment
-from bedplate.registry.run import StoredRun
+from bedplate.registry.run import RunRecord, StoredRun
 from bedplate.training.comparison import compare, measure, rows_differ
 from bedplate.training.evidence import SETTINGS
 from bedplate.training.inputs import DataSummary, SplitRows, drift_between, read_summary
+from bedplate.training.job import OWN_DIRECTIONS
 from bedplate.training.predictions import TEST, judged_label, read_predictions
 
 
@@ -124,6 +126,18 @@ def diff_runs(a: StoredRun, b: StoredRun, root: Path, confidence: float = 0.95) 
         note=note,
         reported=_flat(*({k: v for k, v in r.metrics.items() if k not in known} for r in (one, other)), equal=True),
     )
+
+
+def direction_in(record: RunRecord, metric: str) -> Direction | None:
+    """Whether a lower or a higher value of a run's metric is better; None where that is not known.
+
+    Args:
+        record: of the run.
+        metric: of validation, or with the prefix `test_` of test.
+    """
+    own = cast("Mapping[str, Direction]", record.config.get(OWN_DIRECTIONS) or {})
+    name = metric.removeprefix(TEST)
+    return DIRECTIONS[name] if name in DIRECTIONS else own.get(name)
 
 
 def _flat(a: Mapping[str, Any], b: Mapping[str, Any], *, equal: bool = False) -> list[Change]:

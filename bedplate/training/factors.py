@@ -16,7 +16,7 @@ from bedplate.registry.diff import Change, changes
 from bedplate.registry.run import RunRecord
 from bedplate.training.config import PACE, TrainerConfig
 from bedplate.training.evidence import SETTINGS
-from bedplate.training.job import Job
+from bedplate.training.job import OWN_DIRECTIONS, Job
 
 Side: TypeAlias = Literal["a", "b"]
 Sides: TypeAlias = "Mapping[str, Side]"
@@ -25,7 +25,7 @@ Sides: TypeAlias = "Mapping[str, Side]"
 CODE, DATA, DATASET, INPUTS, MODEL, TRAINER, SEED = "code", "data", "dataset", "inputs", "model", "trainer", "seed"
 FACTORS = (CODE, DATA, DATASET, INPUTS, MODEL, TRAINER, SEED)
 
-_PARTS = {"dataset", "model", "inputs", "trainer", "fit_batches", "golden", SETTINGS}
+_PARTS = {"dataset", "model", "inputs", "trainer", "fit_batches", "golden", SETTINGS, OWN_DIRECTIONS}
 
 
 @final

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from bedplate.models.base import Model
     from bedplate.models.estimator import Estimator
 
+OWN_DIRECTIONS = "directions"
+"""Where the form of a job keeps whether lower or higher is better, of metrics of its model's own."""
+
 _OF_ESTIMATORS = {
     "checkpoint_every": "checkpoint_every",
     "epochs": "rounds",
@@ -54,8 +57,8 @@ class Job:
 
     Raises:
         DefinitionError: an argument of another type, a name that no folder can have, no inputs, a config of no known
-            model, or a metric to judge by that the model does not report. `checks.check_job` checks a job against the
-            project.
+            model, or a metric to judge by that the model does not report, or of which it does not say whether a lower
+            or a higher one is better. `checks.check_job` checks a job against the project.
     """
 
     __slots__ = ("dataset", "fit_batches", "golden", "inputs", "model", "name", "promotion", "settings", "trainer")
@@ -118,6 +121,7 @@ class Job:
             )
 
     def _check_metric(self) -> None:
+        """An epoch can be chosen by the metric, and it is known whether a lower or a higher one is better."""
         metric, reported = self.trainer.metric, ("loss", *self.model.reported())
         judges = [name for name in reported if name not in NOT_FOR_JUDGING]
         if metric not in judges:
@@ -127,6 +131,11 @@ class Job:
                 where=f"{self.place}: trainer: metric",
                 hint=suggest(metric, judges, "metrics"),
             )
+        try:
+            self.model.check_directions()
+            self.model.direction_of(metric)
+        except ConfigError as error:
+            raise DefinitionError(error.message, where=f"{self.place}: {error.where}", hint=error.hint) from None
 
     def _check_trainer(self) -> None:
         """An estimator has no epochs and no gradients: choices of these would do nothing."""
@@ -200,7 +209,8 @@ class Job:
 
     def form(self) -> dict[str, Any]:
         """The whole job as plain JSON values, for the manifest."""
-        return {
+        directions = dict(type(self.model).directions)
+        return ({OWN_DIRECTIONS: directions} if directions else {}) | {
             "dataset": self.dataset,
             "model": {"class": self.model.title()} | msgspec.to_builtins(self.model),
             "inputs": msgspec.to_builtins(self.inputs),

@@ -9,7 +9,8 @@ import msgspec
 
 from bedplate.errors import ConfigError, suggest
 from bedplate.features.checks import check_least, check_types
-from bedplate.metrics.classification import LOWER_IS_BETTER, NOT_FOR_JUDGING
+from bedplate.metrics.classification import NOT_FOR_JUDGING
+from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.metrics.intervals import Estimate
 from bedplate.training.config import override
 
@@ -24,7 +25,10 @@ _NEEDS: Mapping[str, str] = {
     "calibration": "a positive",
 }
 """What a comparison measures, and what each of it takes to have a value; see `metrics.bootstrap.binary_sums`."""
-_OF_PROBABILITIES = ("log_loss", "normalised_entropy", "calibration")
+OF_BINARY = frozenset(_NEEDS)
+"""The metrics of a comparison of models of a label that is 0 or 1."""
+OF_PROBABILITIES = ("log_loss", "normalised_entropy", "calibration")
+"""Those of them that need probabilities."""
 
 
 class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +39,7 @@ class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         metric: that is judged: `auc`, `request_auc`, `log_loss`, `normalised_entropy` or `calibration`; empty: the
-            trainer's, or the nearest to it.
+            trainer's, or the nearest to it. Of a label that is not 0 or 1 always the trainer's.
         margin: how much worse it may be: refused where the whole interval of the difference is beyond that.
         must_win: refuse where the interval does not say that it is better, too.
         guards: other metrics by name, and how much worse each may be, calibration by its distance from 1; None:
@@ -143,12 +147,18 @@ def judged_metric(wanted: str, offered: Mapping[str, object]) -> str | None:
     >>> judged_metric("auc", {"log_loss": 1}) is None
     True
     """
-    if wanted in _NEEDS:
+    if wanted in _NEEDS or wanted in offered:
         return wanted if wanted in offered else None
     return next((m for m in ("log_loss", "request_auc", "auc") if m in offered), None)
 
 
-def judge(rules: PromotionRules, metric: str, compared: Mapping[str, Compared], requests: int) -> Verdict:
+def judge(
+    rules: PromotionRules,
+    metric: str,
+    compared: Mapping[str, Compared],
+    requests: int,
+    directions: Mapping[str, Direction] = DIRECTIONS,
+) -> Verdict:
     """Judges a challenger by its comparison with the champion.
 
     Args:
@@ -156,6 +166,7 @@ def judge(rules: PromotionRules, metric: str, compared: Mapping[str, Compared], 
         metric: that the job's trainer judges by.
         compared: each metric of both on the same rows.
         requests: of the comparison.
+        directions: whether a lower or a higher value of a metric is better.
     """
     wrong: list[str] = []
     judged = judged_metric(rules.metric or metric, compared)
@@ -164,7 +175,7 @@ def judge(rules: PromotionRules, metric: str, compared: Mapping[str, Compared], 
     if judged is None:
         wrong.append(_without_value(rules.metric or metric, compared))
     else:
-        gain = _gain(judged, compared[judged])
+        gain = _gain(judged, compared[judged], directions)
         if gain.high < -rules.margin:
             wrong.append(f"{_said(judged, compared[judged])}: clearly worse than the champion" + _by(rules.margin))
         elif rules.must_win and gain.low <= 0:
@@ -172,7 +183,7 @@ def judge(rules: PromotionRules, metric: str, compared: Mapping[str, Compared], 
     for name, margin in _guards(rules, compared).items():
         if name not in compared:
             wrong.append(f"guard {_without_value(name, compared)}")
-        elif _gain(name, compared[name]).high < -margin:
+        elif _gain(name, compared[name], directions).high < -margin:
             wrong.append(f"guard {_said(name, compared[name])}: clearly worse than the champion" + _by(margin))
     wrong += _miscalibrated({name: one.b for name, one in compared.items()}, rules)
     if wrong or judged is None:
@@ -220,12 +231,12 @@ def _without_value(name: str, offered: Mapping[str, object]) -> str:
     needs = _NEEDS.get(name)
     if needs is None:
         return f"'{name}' has no value on these requests, nor has another metric"
-    if name in _OF_PROBABILITIES and not _has_probabilities(offered):
+    if name in OF_PROBABILITIES and not _has_probabilities(offered):
         needs = _NEEDS["log_loss"]
     return f"{name} has no value on these requests: it takes {needs}"
 
 
-def _gain(metric: str, compared: Compared) -> Estimate:
+def _gain(metric: str, compared: Compared, directions: Mapping[str, Direction]) -> Estimate:
     """By how much the challenger is better, with its interval."""
     d = compared.difference
     if metric in NOT_FOR_JUDGING:  # best at 1: the change of the distance from it, at both ends of the interval
@@ -233,7 +244,9 @@ def _gain(metric: str, compared: Compared) -> Estimate:
         ends = [was - abs(compared.a.mean + end - 1) for end in (d.low, d.mean, d.high)]
         crosses = min(compared.a.mean + d.low, compared.a.mean + d.high) <= 1 <= compared.a.mean + d.high
         return Estimate(ends[1], d.error, min(ends), was if crosses else max(ends), d.count)
-    return Estimate(-d.mean, d.error, -d.high, -d.low, d.count) if metric in LOWER_IS_BETTER else d
+    if directions[metric] == "higher":
+        return d
+    return Estimate(-d.mean, d.error, -d.high, -d.low, d.count)
 
 
 def _said(metric: str, compared: Compared) -> str:

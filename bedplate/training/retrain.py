@@ -18,6 +18,7 @@ import msgspec
 from bedplate.canonical import digest
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.errors import ConflictError, DataError, DefinitionError, NotFoundError, StoreError
+from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import CANDIDATE
 from bedplate.features.signature import Signature
 from bedplate.features.view import Feature
@@ -35,10 +36,11 @@ from bedplate.training.evidence import RETRAINING, RUN_ONLY, definitions_of
 from bedplate.training.fitness import check_fitness
 from bedplate.training.freshness import label_problems, problems
 from bedplate.training.job import Job
+from bedplate.training.own_metrics import directions_of, metrics_of_job, unjudgeable
 from bedplate.training.predictions import read_predictions
 from bedplate.training.promotion import PromotionRules, Verdict, judge, judge_first
 from bedplate.training.report import Show
-from bedplate.training.run import Progress, train
+from bedplate.training.run import ENCODER, Progress, train
 from bedplate.types import Int64s, format_time
 
 FILE = "retraining.json"
@@ -190,6 +192,7 @@ class Retraining:
             check_fitness(self._job, self._learnt())
         except DataError as error:
             wrong.append(error.message)
+        wrong += unjudgeable(self._job, self._dataset.compiled)
         judged = len(self._fresh())
         if judged < self._job.promotion.minimum_requests:
             wrong.append(
@@ -265,16 +268,18 @@ class Retraining:
         own, label, rules = with_requests(read_predictions(run.folder), fresh), job.model.label, job.promotion
         facts: dict[str, Any] = {"version": str(version), "run": run.id, "requests": len(own.request_ids)}
         metric = job.trainer.metric
+        own_metrics = metrics_of_job(job, self._dataset.compiled, lambda: Encoder.load(run.folder / ENCODER))
         if self._champion is None:
-            measured = measure(own, label, rules.confidence)
+            measured = measure(own, label, rules.confidence, metrics=own_metrics)
             verdict = judge_first(rules, metric, measured, len(own.request_ids))
             return self._concluded(verdict, facts | {"measured": measured})
         missing = set(Signature.load(self._champion.path).features()) - set(self._dataset.compiled.selected.names)
         missing -= {CANDIDATE}
         dataset = self._widen(sorted(missing)) if missing else self._dataset
         champion = with_requests(score_test(self._champion, dataset), fresh)
-        compared = compare(champion, own, label, rules.confidence)
-        return self._concluded(judge(rules, metric, compared, len(own.request_ids)), facts | {"compared": compared})
+        compared = compare(champion, own, label, rules.confidence, metrics=own_metrics)
+        verdict = judge(rules, metric, compared, len(own.request_ids), directions_of(job))
+        return self._concluded(verdict, facts | {"compared": compared})
 
     def _concluded(self, verdict: Verdict, facts: Mapping[str, Any]) -> Outcome:
         return self._outcome("promoted" if verdict.decision == "promote" else "refused", verdict.reasons, **facts)

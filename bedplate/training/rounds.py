@@ -13,7 +13,7 @@ import numpy as np
 
 from bedplate.errors import DataError, StoreError
 from bedplate.files import write_atomic
-from bedplate.metrics.classification import LOWER_IS_BETTER
+from bedplate.metrics.directions import sign_of
 from bedplate.models.boosting import Boosted, Segment, bias_of
 from bedplate.models.estimator import Estimator, Rows
 from bedplate.models.prediction import Prediction
@@ -84,6 +84,7 @@ class Rounds:
         show: Show | None,
     ) -> None:
         self._model, self._metric, self._folder = model, metric, folder
+        self._sign = sign_of(model.config.direction_of(metric))
         self._interrupt, self._log, self._show = interrupt, log, show
         self._progress = self._read(identity)
         self._grown: list[Segment] = [model.read(self._file(i).read_bytes()) for i in range(len(self._segments))]
@@ -178,8 +179,7 @@ class Rounds:
                 hint="the validation data may hold only one class",
             )
         progress.history.append(metrics)
-        sign = 1.0 if self._metric in LOWER_IS_BETTER else -1.0
-        if progress.best is None or sign * value < sign * progress.best:
+        if progress.best is None or self._sign * value < self._sign * progress.best:
             progress.best, progress.best_at, progress.best_rounds = value, len(progress.history) - 1, done
         self._log(done, metrics)
         return metrics

@@ -10,6 +10,7 @@ import msgspec
 from bedplate.arguments import checks_arguments
 from bedplate.datasets.checks import check_kind, check_number
 from bedplate.errors import DefinitionError
+from bedplate.models.estimators import BoostedConfig, EstimatorConfig
 from bedplate.registry.version import NAME_PATTERN
 from bedplate.training.job import Job
 
@@ -127,7 +128,26 @@ class Search:
 
 
 def usual_search(job: Job, trials: int = 20) -> Search:
-    """A search over the choices that matter for most networks: the learning rates and the decay of the weights."""
+    """A search over the choices that matter for most models of a kind.
+
+    Of networks the learning rates and the decay of the weights, and dropout where they have it; of boosted trees the
+    learning rate, the size of a tree and the shares of rows and columns that each sees.
+
+    Raises:
+        DefinitionError: the job's model is another estimator, of which nobody knows what to try.
+    """
+    return Search(job.name, job=job, space=_usual_space(job), trials=trials)
+
+
+def _usual_space(job: Job) -> dict[str, Range]:
+    if isinstance(job.model, BoostedConfig):
+        return _of_trees(job.model)
+    if isinstance(job.model, EstimatorConfig):
+        raise DefinitionError(
+            f"there is no usual search of a {job.model.title()}",
+            where=job.place,
+            hint="define a Search of it, for example with space={'model.params.C': Log(0.01, 100)}",
+        )
     t = job.trainer
     space: dict[str, Range] = {
         "trainer.learning_rate": Log(t.learning_rate / 10, t.learning_rate * 10),
@@ -136,4 +156,20 @@ def usual_search(job: Job, trials: int = 20) -> Search:
     }
     if hasattr(job.model, "dropout"):
         space["model.dropout"] = Uniform(0.0, 0.5)
-    return Search(job.name, job=job, space=space, trials=trials)
+    return space
+
+
+def _of_trees(config: BoostedConfig) -> dict[str, Range]:
+    rate = config.learning_rate
+    size: dict[str, Range] = (
+        {"model.leaves": Int(max(2, config.leaves // 4), config.leaves * 4, log=True)}
+        if config.leaves is not None
+        else {"model.depth": Int(3, max(10, config.depth or 0))}
+    )
+    shares = Uniform(0.5, 1.0)
+    return {
+        "model.learning_rate": Log(rate / 10, min(rate * 10, 1.0)),
+        **size,
+        "model.subsample": shares,
+        "model.colsample": shares,
+    }

@@ -23,15 +23,14 @@ import msgspec
 
 from bedplate.errors import BedplateError, StoreError
 from bedplate.files import write_record
-from bedplate.metrics.classification import LOWER_IS_BETTER
+from bedplate.metrics.directions import sign_of
 from bedplate.process import process_alive, process_token
-from bedplate.training.comparison import Comparison, compare
+from bedplate.training.comparison import Comparison
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
-from bedplate.training.predictions import read_predictions
 from bedplate.training.report import Show
 from bedplate.training.search import Choice, Int, Log, Range, Search
-from bedplate.training.trial import VALIDATION, Bench
+from bedplate.training.trial import Bench
 
 _optuna: Any = importlib.import_module("optuna")
 
@@ -83,6 +82,19 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     default: Trial | None = None
     difference: dict[str, Comparison] = {}
 
+    @property
+    def running(self) -> int:
+        """How many trials have not ended: other processes run them."""
+        return sum(trial.state == "running" for trial in self.trials)
+
+    @property
+    def improves(self) -> bool:
+        """Whether the best trial is better than the job's own choices; False where one of them is not known."""
+        if self.best is None or self.default is None or self.best.value is None or self.default.value is None:
+            return False
+        gain = self.best.value - self.default.value
+        return gain < 0 if self.lower_is_better else gain > 0
+
 
 @final
 class Study:
@@ -102,7 +114,7 @@ class Study:
     def __init__(self, folder: Path, search: Search, job: Job, bench: Bench, id: str) -> None:
         self._folder, self._search, self._job, self._bench, self._id = folder, search, job, bench, id
         self._metric = job.trainer.metric
-        self._sign = 1.0 if self._metric in LOWER_IS_BETTER else -1.0
+        self._sign = sign_of(job.model.direction_of(self._metric))
         _optuna.logging.set_verbosity(_optuna.logging.WARNING)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -218,11 +230,10 @@ class Study:
             lower_is_better=self._sign > 0, trials=trials, importance=self._importance(len(done)), best=best,
             default=default,
         )  # fmt: skip
-        if best is None or begun is None or default is None:
+        if best is None or best.run is None or default is None or default.run is None:
             return found
-        folders = (begun.folder, begun.folder.parent / (best.run or ""))
-        kept = [read_predictions(folder / VALIDATION) for folder in folders]
-        return msgspec.structs.replace(found, difference=compare(kept[0], kept[1], self._job.model.label))
+        compared = self._bench.compared(self._job, default.run, best.run)
+        return msgspec.structs.replace(found, difference=compared)
 
     def _plain(self, one: Any) -> Trial:
         complete = one.state == _optuna.trial.TrialState.COMPLETE

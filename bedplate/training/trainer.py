@@ -19,7 +19,7 @@ from bedplate.datasets.blocks import Batches, Part, Stretch
 from bedplate.errors import ConfigError, DataError, DefinitionError, StoreError, suggest
 from bedplate.features.encoder import Encoder
 from bedplate.files import remove_leftovers
-from bedplate.metrics.classification import LOWER_IS_BETTER
+from bedplate.metrics.directions import sign_of
 from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.stopping import Stop, stop_signals
@@ -102,7 +102,8 @@ class Trainer:
             DataError: the loss or a gradient is not finite, or the judged metric is not a number.
             DefinitionError: the model's code fails, or gives something else than it should.
             StoreError: the checkpoint can't be read or written, or is of another config, model or encoder.
-            ConfigError: the model has no such metric as the config judges by, or can't be trained by several processes.
+            ConfigError: the model has no such metric as the config judges by, or does not say whether a lower or a
+                higher one is better; or it can't be trained by several processes.
             PeerLostError: another process is gone.
         """
         if len(train) == 0:
@@ -132,6 +133,7 @@ class _Run:
         interrupt: Stop,
     ) -> None:
         self.config, self.log, self.show = trainer.config, trainer.log, trainer.show
+        self.sign = sign_of(model.config.direction_of(trainer.config.metric))
         self.exchange, self.profile = trainer.exchange, trainer.profile
         # One process exports, and can try to where it has all weights.
         self.exports = trainer.exports and self.exchange.rank == 0 and not self.exchange.shards
@@ -320,8 +322,7 @@ class _Run:
         metrics |= evaluate(self.model, self.validation, seed=seed, ahead=ahead, exchange=exchange, tables=self.tables)
         value = self._judged(metrics)
         progress.history.append(metrics)
-        sign = 1.0 if self.config.metric in LOWER_IS_BETTER else -1.0
-        if progress.best is None or sign * value < sign * progress.best:
+        if progress.best is None or self.sign * value < self.sign * progress.best:
             at = len(progress.history) - 1
             progress.waited = max(progress.waited, at - progress.best_at - 1)
             progress.best, progress.best_at = value, at

@@ -13,16 +13,18 @@ from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.loader import Loader
 from bedplate.features.encoder import Encoder
 from bedplate.features.view import Feature
-from bedplate.metrics.classification import LOWER_IS_BETTER
+from bedplate.metrics.directions import Direction
 from bedplate.models.prediction import Prediction
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, StoredRun
+from bedplate.training.comparison import Comparison, compare
 from bedplate.training.continuing import Beginning
 from bedplate.training.evidence import SEARCHED, definitions_of, require_same, run_config
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.learner import learner_of
-from bedplate.training.predictions import write_predictions
+from bedplate.training.own_metrics import metrics_of_job
+from bedplate.training.predictions import read_predictions, write_predictions
 from bedplate.training.report import Show
 
 VALIDATION = "validation"
@@ -96,7 +98,7 @@ class Bench:
         """
         begun = self.begun(trial)
         if begun is not None and begun.status == "finished":
-            return Tried(begun.id, self._kept(begun, job.trainer.metric))
+            return Tried(begun.id, self._kept(begun, job.trainer.metric, job.model.direction_of(job.trainer.metric)))
         with self._opened(job, trial, begun) as run:
             learner = learner_of(job, Beginning(None, self._registry, run.record.definitions))
 
@@ -117,6 +119,18 @@ class Bench:
             self._keep(run, learner.predict(result.model, self._encoder, validation))
             return Tried(run.id, result.metrics[job.trainer.metric])
 
+    def compared(self, job: Job, a: str, b: str) -> dict[str, Comparison]:
+        """Each metric of two trials on the same validation requests: the model's own where its label is not 0 or 1.
+
+        Args:
+            job: the job.
+            a: the id of one's run.
+            b: of the other's.
+        """
+        one, other = (read_predictions(self._registry.run(run).folder / VALIDATION) for run in (a, b))
+        own = metrics_of_job(job, self._dataset.compiled, lambda: self._encoder)
+        return compare(one, other, job.model.label, metrics=own)
+
     def _opened(self, job: Job, trial: str, begun: StoredRun | None) -> Run:
         definitions = definitions_of(job, self._dataset, self._features)
         if begun is not None:
@@ -135,9 +149,9 @@ class Bench:
         (run.folder / VALIDATION).mkdir(exist_ok=True)
         write_predictions(run.folder / VALIDATION, prediction, rows.times[first:last][at])
 
-    def _kept(self, run: StoredRun, metric: str) -> float | None:
+    def _kept(self, run: StoredRun, metric: str, direction: Direction) -> float | None:
         """The best value of a run that is finished; None of one that was ended early."""
         if not (run.folder / VALIDATION).is_dir():
             return None
         values = [point.value for point in run.metrics()[metric]]
-        return min(values) if metric in LOWER_IS_BETTER else max(values)
+        return min(values) if direction == "lower" else max(values)

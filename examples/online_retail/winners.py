@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bedplate.metrics.classification import LOWER_IS_BETTER
+from bedplate.metrics.directions import DIRECTIONS
 
 RANKINGS = {"ndcg@10": "NDCG@10", "recall@100": "Recall@100"}
 """The metrics of the whole catalogue, each with an interval over orders."""
@@ -31,7 +31,7 @@ def goodness(metric: str) -> Callable[[float], float]:
     """What is larger for a better value: calibration is best at 1, losses are best low."""
     if metric == "calibration":
         return lambda value: -abs(math.log(value)) if value > 0 else -math.inf
-    return lambda value: -value if metric in LOWER_IS_BETTER else value
+    return lambda value: -value if DIRECTIONS.get(metric) == "lower" else value
 
 
 def winners(models: Mapping[str, Any], catalogue: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 import retraining_project as small
@@ -20,6 +22,8 @@ from bedplate.cli.main import run as command
 from bedplate.errors import ConfigError, DefinitionError
 from bedplate.training import searching
 from bedplate.training.search import Choice, Int, Log, Search, Uniform
+from bedplate.training.study import Found as Found_
+from bedplate.training.study import Trial
 
 SEARCH = """
 from bedplate.training import searching
@@ -124,6 +128,93 @@ def test_a_job_without_a_search_has_the_usual_one(folder: Path, search: Callable
         "model.dropout",
     ]
     assert found["importance"] == {}
+
+
+def found_of(own: float, *trials: tuple[str, float | None], metric: str = "log_loss", lower: bool = True) -> Any:
+    tried = [
+        Trial(number=i, state=state, settings=["model.rank=3"], run=f"r{i}", value=value)
+        for i, (state, value) in enumerate(trials)
+    ]
+    done = [t for t in tried if t.value is not None]
+    best = (min if lower else max)(done, key=lambda t: t.value, default=None)  # type: ignore[arg-type, return-value]
+    default = Trial(number=-1, state="complete", settings=[], run="d", value=own)
+    return Found_(
+        name="wider", id="i", job="ranker", metric=metric, lower_is_better=lower, trials=tried, importance={},
+        best=best, default=default,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "says", "says_not"),
+    [
+        (
+            found_of(0.5, ("complete", 0.4)),
+            "the best, trial 0: bedplate train ranker model.rank=3",
+            "no trial is better",
+        ),
+        (
+            found_of(0.5, ("complete", 0.6), ("complete", 0.5)),
+            "no trial is better than the job's own choices: log_loss 0.5, the best trial 1 has log_loss 0.5",
+            "bedplate train",
+        ),
+        (found_of(0.5, ("complete", 0.4), metric="auc", lower=False), "no trial is better", "bedplate train"),
+        (found_of(0.5, ("complete", 0.6), metric="auc", lower=False), "bedplate train ranker", "still running"),
+        (
+            found_of(0.5, ("complete", 0.4), ("running", None)),
+            "1 still running in other processes: what follows is of those that have ended",
+            "no trial is better",
+        ),
+        (
+            msgspec.structs.replace(found_of(0.5, ("complete", 0.4)), default=None),
+            "trial 0: log_loss 0.4; the job's own choices have not been tried to the end",
+            "bedplate train",
+        ),
+    ],
+)
+def test_what_to_do_with_the_best_depends_on_what_it_is_better_than(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: Any,
+    says: str,
+    says_not: str,
+) -> None:
+    monkeypatch.setattr(searching, "open_study", lambda *_: SimpleNamespace(run=lambda *_: found))
+    assert command(["search", "wider", "--project", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert says in out
+    assert says_not not in out
+
+
+TREES = """
+from bedplate.models.estimators import LightGBMConfig, SklearnConfig, XGBoostConfig
+
+few = {"rounds": 4, "evaluate_every": 2}
+judged = TrainerConfig(metric="log_loss")
+leafy = Job("leafy", dataset=pages, model=LightGBMConfig("liked", **few), inputs=inputs, trainer=judged)
+deep = Job("deep", dataset=pages, model=XGBoostConfig("liked", **few), inputs=inputs, trainer=judged)
+plain = Job("plain", dataset=pages, model=SklearnConfig("liked"), inputs=inputs, trainer=judged)
+"""
+
+
+@pytest.mark.parametrize(("name", "size"), [("leafy", "model.leaves"), ("deep", "model.depth")])
+def test_the_usual_search_of_trees_is_of_their_choices(
+    folder: Path, search: Callable[..., Found], name: str, size: str
+) -> None:
+    (folder / "train.py").write_text(small.TRAIN + TREES)
+    found = search(name, "--trials", "2")
+    assert [t["state"] for t in found["trials"]] == ["complete"] * 2
+    for trial in found["trials"]:
+        names = [s.partition("=")[0] for s in trial["settings"]]
+        assert names == ["model.learning_rate", size, "model.subsample", "model.colsample"]
+
+
+def test_another_estimator_needs_a_search_of_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "train.py").write_text(small.TRAIN + TREES)
+    assert command(["search", "plain", "--project", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert "job 'plain': there is no usual search of a SklearnConfig" in err
+    assert "define a Search of it, for example with space={'model.params.C': Log(0.01, 100)}" in err
 
 
 def test_what_is_wrong_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from bedplate.batch import Batch
 from bedplate.features.encoding import Layout
 from bedplate.layers.inputs import InputVectors
+from bedplate.metrics.directions import Direction
 from bedplate.metrics.report import binary_report
 from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.models.binary import binary_loss
-from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
+from bedplate.models.config import DCNConfig, LogisticConfig, ModelConfig, TwoTowerConfig
 from bedplate.models.dcn import DCN
 from bedplate.models.logistic import Logistic
 from bedplate.models.prediction import Prediction
@@ -51,7 +53,11 @@ class Censored:
 class TwoTasks(Model):
     """A linear model with an output for each of two labels."""
 
-    def __init__(self, config: LogisticConfig, layout: Layout) -> None:
+    class Config(ModelConfig, frozen=True):
+        metrics: ClassVar[tuple[str, ...]] = ("label_auc", "late_auc", "label_rows", "late_rows")
+        directions: ClassVar[dict[str, Direction]] = {"label_auc": "higher", "late_auc": "higher"}
+
+    def __init__(self, config: ModelConfig, layout: Layout) -> None:
         super().__init__(config, layout)
         with seeded(config.seed):
             self.vectors = InputVectors(layout, 4)
@@ -76,7 +82,7 @@ class TwoTasks(Model):
 
 
 def test_a_model_learns_two_tasks_of_which_one_is_censored(tmp_path, encoder):
-    model = TwoTasks(LogisticConfig(label="label"), encoder.layout)
+    model = TwoTasks(TwoTasks.Config(label="label"), encoder.layout)
     result = Trainer(CONFIG).fit(model, encoder, Censored(60), Censored(6, salt=1), tmp_path)
     assert result.metrics["label_auc"] > 0.9
     assert (result.metrics["label_rows"], result.metrics["late_rows"]) == (6 * 16 * 12, 6 * 8 * 12)
