@@ -25,8 +25,8 @@ from train_sharding import WIDTH, AsTheyAre, Drawn
 
 from bedplate.models.config import DCNConfig
 from bedplate.models.dcn import DCN
+from bedplate.training.alone import alone
 from bedplate.training.config import TrainerConfig
-from bedplate.training.exchange import alone
 from bedplate.training.processes import own_place, started
 from bedplate.training.trainer import Trainer
 

@@ -34,9 +34,9 @@ from bedplate.features.encoding import Layout
 from bedplate.layers.embedding import without_rows
 from bedplate.models.config import DCNConfig
 from bedplate.models.dcn import DCN
+from bedplate.training.alone import alone
 from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig
-from bedplate.training.exchange import alone
 from bedplate.training.processes import own_place, started
 from bedplate.training.report import Status
 from bedplate.training.sharding import ShardedTables, require_torchrec

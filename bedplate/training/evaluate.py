@@ -15,8 +15,9 @@ from bedplate.features.encoding import OF_ITEM
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.models.prediction import Prediction
+from bedplate.training.alone import Alone
 from bedplate.training.calling import loss_of, loss_weight_of, metrics_of, outputs_of, scores_of
-from bedplate.training.exchange import Alone, Exchange
+from bedplate.training.exchange import Exchange
 from bedplate.training.prefetch import Ahead, Waiting, prefetched
 from bedplate.training.source import Encoded, TensorSource
 from bedplate.training.tables import Tables

@@ -15,10 +15,10 @@ from bedplate.features.encoder import Encoder
 from bedplate.layers.embedding import tables_in
 from bedplate.models.base import Model, RetrievalModel
 from bedplate.models.prediction import Prediction
+from bedplate.training.alone import alone
 from bedplate.training.calling import model_of
 from bedplate.training.continuing import Beginning
 from bedplate.training.evaluate import predict
-from bedplate.training.exchange import alone
 from bedplate.training.export import catalogue_vectors, exported_of
 from bedplate.training.graph import check_size
 from bedplate.training.inheritance import START, Inheritance

@@ -129,8 +129,7 @@ def train(
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
         DataError: training rows know what the served model can't (`datasets.leaks`), or the files are of other data.
         TrainingInterruptedError: SIGINT or SIGTERM; a checkpoint was written and the run can be resumed.
-        NotFoundError, StoreError: the run to resume is not there, began with other definitions, data or config, or has
-            gone further than the job would have it go (`checkpoint.check_reachable`).
+        NotFoundError, StoreError: the run to resume is not there, or of another job, or further (`check_reachable`).
         WorkerError: another process has ended; the last checkpoint is whole, and the run can be resumed.
     """
     began = None if resume is None else registry.run(resume).record
@@ -141,10 +140,7 @@ def train(
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
     beginning.check(dataset.split)
-    with (
-        _opened(job, began, beginning, dataset, len(training), retraining, root) as run,
-        _resumable(run),
-    ):
+    with _opened(job, began, beginning, dataset, len(training), retraining, root) as run, _resumable(run):
         join = None if connect is None else Join(connect, fingerprint(job, beginning.definitions, dataset.snapshots))
         learner = learner_of(job, beginning, join, profile)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)

@@ -23,12 +23,13 @@ from bedplate.metrics.directions import sign_of
 from bedplate.models.base import Model, seeded
 from bedplate.models.batch import TensorBatch
 from bedplate.stopping import Stop, stop_signals
+from bedplate.training.alone import Alone
 from bedplate.training.average import Average
 from bedplate.training.calling import backward, check_gradients, loss_of, loss_weight_of
 from bedplate.training.checkpoint import BEST, CHECKPOINT, Progress, keep_best, load_state, next_best, save_state
 from bedplate.training.config import TrainerConfig, may_change
 from bedplate.training.evaluate import evaluate
-from bedplate.training.exchange import Alone, Exchange
+from bedplate.training.exchange import Exchange
 from bedplate.training.forensics import not_finite
 from bedplate.training.forward import forward_pass
 from bedplate.training.interrupt import TrainingInterruptedError

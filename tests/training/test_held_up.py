@@ -16,8 +16,8 @@ from synthetic import Source
 
 from bedplate.errors import ConfigError
 from bedplate.training import watching
+from bedplate.training.alone import Alone
 from bedplate.training.config import TrainerConfig
-from bedplate.training.exchange import Alone
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import WorkerError
 from bedplate.training.processes import started

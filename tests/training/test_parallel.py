@@ -31,7 +31,7 @@ from trained_together import (
 from bedplate import Job, Number
 from bedplate.errors import ConfigError
 from bedplate.models.estimators import LightGBMConfig
-from bedplate.training.exchange import Alone
+from bedplate.training.alone import Alone
 from bedplate.training.joining import PeerLostError, WorkerError
 from bedplate.training.learner import require_library
 from bedplate.training.processes import _loopback, started

@@ -30,8 +30,8 @@ from bedplate.errors import MissingExtraError, StoreError
 from bedplate.features.artifact import read_golden
 from bedplate.layers.embedding import FusedEmbedding, Window, tables_of, without_rows
 from bedplate.training import tables
+from bedplate.training.alone import Alone
 from bedplate.training.checkpoint import load_state
-from bedplate.training.exchange import Alone
 from bedplate.training.processes import started
 from bedplate.training.sharding import require_torchrec
 

@@ -17,8 +17,8 @@ import torch
 from synthetic import Source
 
 from bedplate.errors import DataError
+from bedplate.training.alone import Alone
 from bedplate.training.checkpoint import load_state
-from bedplate.training.exchange import Alone
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import WorkerError
 from bedplate.training.processes import started
