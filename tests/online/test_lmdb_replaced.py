@@ -12,7 +12,7 @@ import pytest
 from bedplate.errors import StoreError
 from bedplate.online import lmdb as lmdb_store
 from bedplate.online.base import Changes
-from bedplate.online.guard import GuardedStore, UnavailableError
+from bedplate.online.guard import GuardedStore, UnansweredError
 from bedplate.online.lmdb import LmdbStore
 
 
@@ -59,7 +59,7 @@ def test_a_store_that_is_moved_away_is_down_until_it_is_back(tmp_path: Path) -> 
     guarded = GuardedStore(LmdbStore(path), 10.0, failures=1, pause_seconds=0.0)
     with guarded:
         path.rename(tmp_path / "away")
-        with pytest.raises(UnavailableError, match="gone"):
+        with pytest.raises(UnansweredError, match="gone"):
             guarded.read_many([b"a"])
         assert not guarded.is_up
         with pytest.raises(StoreError, match="gone"):

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import row_functions
 import shop
-from bedplate.serving.routes import App
 from tritonclient.grpc import service_pb2 as published
 
 from bedplate.errors import DataError
@@ -32,7 +31,7 @@ from bedplate.serving.model import Model
 from bedplate.serving.repository import Repository
 from bedplate.serving.runtime import Opening, open_runtime
 from bedplate.serving.runtime_trees import MATRIX, TreeRuntime
-from bedplate.serving.tokens import Tokens
+from bedplate.serving.service_app import App
 from bedplate.testing.online_store import grouped
 from bedplate.types import Type
 
@@ -66,7 +65,10 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
 def test_over_http(served: Repository) -> None:
     answer = App(served).handle(Request("POST", "/v2/models/f/infer", {}, INFER))
     assert isinstance(answer, Response)
-    assert (answer.status, msgspec.json.decode(answer.body)) == (500, {"error": FAILS, "where": "model 'f:1'"})
+    assert (answer.status, msgspec.json.decode(answer.body)) == (
+        500,
+        {"error": f"model 'f:1': {FAILS}", "where": "model 'f:1'"},
+    )
 
 
 def test_over_grpc(served: Repository) -> None:
@@ -108,7 +110,7 @@ def test_where_a_version_does_not_prove_itself(served: Repository) -> None:
         return answer.status, answer.body
 
     status, body = ask("/v2/repository/models/g/load")
-    assert (status, msgspec.json.decode(body)["error"]) == (500, FAILS)
+    assert (status, msgspec.json.decode(body)["error"]) == (500, f"model 'f:1': {FAILS}")
     status, body = ask("/v2/repository/index")
     assert (status, msgspec.json.decode(body)[-1]["reason"]) == (200, FAILS)
 
@@ -118,7 +120,7 @@ def test_of_a_feature_by_a_function(caplog: pytest.LogCaptureFixture) -> None:
     features, store = FeatureGraph([shop.products], [made]), MemoryStore()
     view = features.views["products"]
     bulk_load(store, view, [grouped(view, shop.events())], shop.NOW)
-    app = FeatureApp(Tokens([]))
+    app = FeatureApp()
     app.open(FeatureLookup(features, FallbackReader(store), clock=lambda: shop.NOW))
 
     def broken(x: Any) -> Any:

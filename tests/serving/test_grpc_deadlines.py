@@ -11,11 +11,11 @@ from typing import Any
 import echo
 import grpc
 import pytest
-from bedplate.serving.routes import App
 from tritonclient.grpc import service_pb2 as published
 
 from bedplate.serving.model import Model, Ran, Shared
 from bedplate.serving.repository import Repository
+from bedplate.serving.service_app import App
 from bedplate.serving.turns import Turns
 
 SERVICE = "/inference.GRPCInferenceService/"

@@ -185,6 +185,8 @@ def test_a_turn_that_waits_gives_nothing_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_calls_that_have_come_are_answered_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oip_grpc, "_LAST_CALL_SECONDS", 0.0)
+    monkeypatch.setattr(oip_grpc, "_QUIET_SECONDS", 1.0)  # on a busy machine calls are on their way for a while
+    monkeypatch.setattr(oip_grpc, "_MOST_QUIET_SECONDS", 10.0)
     begun = threading.Event()
     with serving(Busy(begun.set)) as send:
         begun.clear()
@@ -196,6 +198,8 @@ def test_calls_that_have_come_are_answered_when_the_server_stops(monkeypatch: py
 def test_answers_leave_when_clients_have_been_told_that_the_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a client would send its next call to a server that stops, which loses it."""
     monkeypatch.setattr(oip_grpc, "_LAST_CALL_SECONDS", 0.0)
+    monkeypatch.setattr(oip_grpc, "_QUIET_SECONDS", 1.0)
+    monkeypatch.setattr(oip_grpc, "_MOST_QUIET_SECONDS", 10.0)
     runtime, answered, calls = Busy(), list[bool](), list[Any]()
     quiet, stop = Intake.quiet, grpc.aio._server.Server.stop  # type: ignore[attr-defined]
 

@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 import pytest
 import shop
-from bedplate.serving.routes import App
 
 from bedplate.features.graph import FeatureGraph
 from bedplate.registry.registry import Registry
@@ -18,6 +17,7 @@ from bedplate.serving.artifact import Artifact
 from bedplate.serving.finders import QUERY
 from bedplate.serving.http import Request, Response
 from bedplate.serving.pipeline import Pipeline
+from bedplate.serving.service_app import App
 from bedplate.serving.steps import Popular, Retrieval
 
 OPEN: dict[str, Any] = {"exclude": [], "filters": []}

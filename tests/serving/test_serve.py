@@ -190,7 +190,9 @@ def test_an_empty_store_ends_it_with_5(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, other, ignore=shutil.ignore_patterns("online"))
     code, err = ended(other, "--port", "0", "shop")
     assert code == 5
-    assert "service 'shop', first request" in err
+    assert "service 'shop': the online store" in err
+    assert ": customers, pairs, products\n" in err
+    assert err.count("bedplate materialize") == 1
 
 
 def test_the_description_of_a_service_is_written_without_its_store(

@@ -23,6 +23,7 @@ from bedplate.training.checkpoint import load_state
 from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.evaluate import predict
 from bedplate.training.inheritance import Parent
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.run import Trained, train
 
 
@@ -91,7 +92,7 @@ def test_an_interrupted_one_ends_with_the_weights_of_one_that_was_not(project: P
     def stop(status: object) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterruptedError):
         go_on(project, "trainer.checkpoint_every=1", show=stop)
     registry = project.registry
     run = registry.runs("ranker")[0]

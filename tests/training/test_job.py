@@ -51,6 +51,7 @@ from bedplate.testing.simulator import START
 from bedplate.training.champion import score_test
 from bedplate.training.comparison import measure, rows_differ
 from bedplate.training.inputs import SplitRows, read_summary
+from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.predictions import PREDICTIONS, read_predictions
 from bedplate.training.report import Status
 from bedplate.training.run import catalogue_candidates, train
@@ -158,7 +159,7 @@ def test_an_interrupted_job_is_resumed_to_the_same_model(project: Project, tmp_p
         if status.batch == 2:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterruptedError):
         train(job, dataset, project.graph.features, registry, project.root, show=stop)
     (broken,) = (r for r in registry.runs() if r.id != whole.run_id)
     assert broken.status == "interrupted"
