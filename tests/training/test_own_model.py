@@ -20,7 +20,7 @@ from bedplate.models.dcn import DCN
 from bedplate.training.evidence import code_of
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
-FILES = {"features.py", "train.py", "wide.py"}
+FILES = {"features.py", "train.py", "wide.py", "stars.py"}
 
 
 class Tiny(BinaryModel):
