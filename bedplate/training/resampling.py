@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from math import isfinite
 from statistics import NormalDist
-from typing import TypeAlias
+from typing import TypeAlias, final
 
 import numpy as np
 
@@ -46,12 +46,12 @@ def resampled(
     known = np.unique(every[0].requests)
     if len(known) < 2:
         raise DataError(f"got {len(known)} requests, expected at least two", where="metrics")
-    whole = {id(p): metrics(p) for p in every}
+    whole, drawing = {id(p): metrics(p) for p in every}, {id(p): _Drawing(p) for p in every}
     rng = np.random.default_rng(seed)
     drawn: list[dict[int, Mapping[str, float]]] = []
     for _ in range(DRAWS):
         chosen = rng.choice(known, len(known))
-        drawn.append({id(p): metrics(_again(p, chosen)) for p in every})
+        drawn.append({key: metrics(one.of(chosen)) for key, one in drawing.items()})
     names = [name for name in whole[id(every[0])] if all(isfinite(one.get(name, np.nan)) for one in whole.values())]
     reach = NormalDist().inv_cdf(0.5 + confidence / 2)
     found: dict[str, dict[str, Estimate]] = {term: {} for term in terms}
@@ -66,19 +66,26 @@ def resampled(
     return found
 
 
-def _again(prediction: Prediction, chosen: Int64s) -> Prediction:
-    """The prediction of these requests, one that was drawn twice as two."""
-    order = np.argsort(prediction.requests, kind="stable")
-    sizes = np.bincount(prediction.requests, minlength=len(prediction.request_ids))
-    starts, taken = np.cumsum(sizes) - sizes, sizes[chosen]
-    within = np.arange(int(taken.sum())) - np.repeat(np.cumsum(taken) - taken, taken)
-    rows = order[np.repeat(starts[chosen], taken) + within]
-    return Prediction(
-        scores=prediction.scores[rows],
-        labels={name: values[rows] for name, values in prediction.labels.items()},
-        weights=prediction.weights[rows],
-        requests=np.repeat(np.arange(len(chosen)), taken),
-        request_ids=prediction.request_ids[chosen],
-        candidates=prediction.candidates[rows],
-        loss=prediction.loss,
-    )
+@final
+class _Drawing:
+    """A prediction whose requests are drawn again many times."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        self._prediction, self._order = prediction, np.argsort(prediction.requests, kind="stable")
+        self._sizes = np.bincount(prediction.requests, minlength=len(prediction.request_ids))
+        self._starts = np.cumsum(self._sizes) - self._sizes
+
+    def of(self, chosen: Int64s) -> Prediction:
+        """The prediction of these requests, one that was drawn twice as two."""
+        prediction, taken = self._prediction, self._sizes[chosen]
+        within = np.arange(int(taken.sum())) - np.repeat(np.cumsum(taken) - taken, taken)
+        rows = self._order[np.repeat(self._starts[chosen], taken) + within]
+        return Prediction(
+            scores=prediction.scores[rows],
+            labels={name: values[rows] for name, values in prediction.labels.items()},
+            weights=prediction.weights[rows],
+            requests=np.repeat(np.arange(len(chosen)), taken),
+            request_ids=prediction.request_ids[chosen],
+            candidates=prediction.candidates[rows],
+            loss=prediction.loss,
+        )

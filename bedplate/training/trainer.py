@@ -267,6 +267,8 @@ class _Run:
         if self.config.accumulate > 1 or self.exchange.count > 1:
             loss = loss * (weight / self.exchange.count)
         backward(self.model, loss, batch)
+        if not self.rows:  # the first batch shows of what kind gradients are
+            check_gradients(self.model, self.optimizer.dense)
         self._lap("backward")
         self.grouped += weight
         return value, whole.rows
@@ -292,7 +294,6 @@ class _Run:
             self.optimizer.set_rates(factor(c.schedule, c.warmup, c.epochs * self.updates, done))
 
     def _update(self, loss: float, batch: TensorBatch) -> None:
-        check_gradients(self.model, self.optimizer.dense)
         self.exchange.merge(self.optimizer)
         self._lap("exchange" if self.exchange.count > 1 else "optimizer")
         if self.config.accumulate > 1:

@@ -1,14 +1,21 @@
-"""What the tests of training share: one encoder, and a thread, so that weights can be compared bit for bit."""
+"""What the tests of training share: an encoder, a thread, so that weights are equal bit for bit, and commands."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from synthetic import make_encoder
 
+from bedplate.cli.main import run as command
 from bedplate.features.encoder import Encoder
+
+Call = Callable[..., tuple[int, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +29,22 @@ def one_thread() -> Generator[None]:
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     return make_encoder()
+
+
+@pytest.fixture
+def folder(before: Path, tmp_path: Path) -> Path:
+    """A copy of the project that the fixture `before` of a file has made."""
+    return shutil.copytree(before, tmp_path / "project")
+
+
+@pytest.fixture
+def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Runs a command on that copy: its exit code, and what it writes as JSON; nothing where it writes none."""
+
+    def run(*words: str) -> tuple[int, dict[str, Any]]:
+        capsys.readouterr()
+        code = command([*words, "--json", "--project", str(folder)])
+        out = capsys.readouterr().out
+        return code, json.loads(out) if out else {}
+
+    return run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,21 +79,6 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graded(folder, 40)
     assert command(["retrain", "ranker", "--project", str(folder)]) == 0
     return folder
-
-
-@pytest.fixture
-def folder(before: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(before, tmp_path / "project")
-
-
-@pytest.fixture
-def call(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, Any]]]:
-    def run(*words: str) -> tuple[int, dict[str, Any]]:
-        capsys.readouterr()
-        code = command([*words, "--json", "--project", str(folder)])
-        return code, json.loads(capsys.readouterr().out)
-
-    return run
 
 
 def runs(folder: Path) -> int:

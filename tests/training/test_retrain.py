@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -37,19 +38,8 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(before: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(before, tmp_path / "project")
-
-
-@pytest.fixture
-def retrain(folder: Path, capsys: pytest.CaptureFixture[str]) -> Retrain:
-    def run(*words: str) -> tuple[int, dict[str, Any]]:
-        capsys.readouterr()
-        code = command(["retrain", "ranker", *words, "--json", "--project", str(folder)])
-        out = capsys.readouterr().out
-        return code, json.loads(out) if out else {}
-
-    return run
+def retrain(call: Retrain) -> Retrain:
+    return functools.partial(call, "retrain", "ranker")
 
 
 def registry(folder: Path) -> Registry:
