@@ -113,10 +113,9 @@ class DeadlineError(StoreError):
 
 
 class ArtifactError(BedplateError):
-    """A model's folder is incomplete, changed, or does not reproduce its golden scores."""
+    """A model's folder is incomplete, changed, or does not reproduce its golden scores: asking again is no use."""
 
     exit_code = 6
-    http_status = 503
 
 
 class ProofError(BedplateError):

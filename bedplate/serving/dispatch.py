@@ -9,13 +9,21 @@ from typing import TypeAlias
 
 from bedplate.errors import BedplateError
 from bedplate.serving.compression import compress, decompress
-from bedplate.serving.http import Request, Response, error_response
+from bedplate.serving.http import TEXT, Request, Response, error_response
 from bedplate.serving.metrics import Metrics
 
 log = logging.getLogger("bedplate.serving")
 
 Route: TypeAlias = tuple[str, str, Callable[[Request], Response | Awaitable[Response]]]
 """The name under which a route is counted, its method, and its function."""
+
+
+def usual_routes(openapi: Callable[[], bytes], metrics: Metrics) -> dict[str, Route]:
+    """The routes of every application by path: the description of its requests, and its metrics."""
+    return {
+        "/openapi.json": ("openapi", "GET", lambda _: Response(200, openapi())),
+        "/metrics": ("metrics", "GET", lambda _: Response(200, metrics.text().encode(), TEXT)),
+    }
 
 
 def respond(request: Request, route: Route, metrics: Metrics) -> Response | Awaitable[Response]:

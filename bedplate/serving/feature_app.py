@@ -14,10 +14,10 @@ from typing import final
 import msgspec
 
 from bedplate.errors import NotFoundError, NotReadyError, suggest
-from bedplate.serving.dispatch import Route, respond
+from bedplate.serving.dispatch import Route, respond, usual_routes
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
-from bedplate.serving.http import TEXT, Request, Response, retry_after
+from bedplate.serving.http import Request, Response, retry_after
 from bedplate.serving.metrics import Metrics, view_lines
 from bedplate.serving.openapi import openapi
 
@@ -45,9 +45,8 @@ class FeatureApp:
         self._metrics.add(self._view_lines)
         self._routes: dict[str, Route] = {
             "/v1/features": ("features", "POST", self._answer),
-            "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
             "/healthz": ("health", "GET", self._health),
-            "/metrics": ("metrics", "GET", lambda _: Response(200, self._metrics.text().encode(), TEXT)),
+            **usual_routes(lambda: self._openapi_of(self._loaded()), self._metrics),
         }
 
     @property

@@ -18,8 +18,8 @@ from bedplate.errors import NotFoundError, NotReadyError, suggest
 from bedplate.serving import api
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.call_metrics import call_lines, side_lines
-from bedplate.serving.dispatch import Route, respond
-from bedplate.serving.http import TEXT, Request, Response
+from bedplate.serving.dispatch import Route, respond, usual_routes
+from bedplate.serving.http import Request, Response
 from bedplate.serving.metrics import Metrics, view_lines
 from bedplate.serving.oip_routes import ProtocolRoutes
 from bedplate.serving.pipeline import Pipeline
@@ -53,9 +53,8 @@ class App:
         self._protocol = ProtocolRoutes(self._repository, lambda: self._ready)
         self._routes: dict[str, Route] = {
             **{f"/{name}": (name, "POST", self._call(call)) for name, call in api.CALLS.items()},
-            "/openapi.json": ("openapi", "GET", lambda _: Response(200, self._openapi_of(self._loaded()))),
             "/": ("describe", "GET", self._describe),
-            "/metrics": ("metrics", "GET", lambda _: Response(200, self._metrics.text().encode(), TEXT)),
+            **usual_routes(lambda: self._openapi_of(self._loaded()), self._metrics),
         }
 
     @property

@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bedplate.errors import ArtifactError, BedplateError, NotFoundError, RequestError
+from bedplate.serving.http import Request, Response
 from bedplate.serving.model import Model
 from bedplate.serving.model_config import model_config
 from bedplate.serving.repository import Repository
+from bedplate.serving.service_app import App
 from bedplate.serving.statistics import Spent, Statistics
 from bedplate.serving.version_policy import asked_versions, choose
 
@@ -222,6 +224,22 @@ def test_a_load_that_nobody_waits_for_any_more_comes_to_its_end() -> None:
         assert reasons["3"] == "a file was changed"
 
     asyncio.run(main())
+
+
+def test_a_damaged_version_is_no_reason_to_ask_again() -> None:
+    """It stays so until somebody mends it: a client that is told to would load it for ever."""
+    ((name, version), *_) = DAMAGED
+
+    async def main() -> Response:
+        repository = Repository(Shelf(), is_controlled=True)
+        repository.serve([])
+        body = json.dumps({"parameters": {"version": version}}).encode()
+        answer = App(repository).handle(Request("POST", f"/v2/repository/models/{name}/load", {}, body))
+        return answer if isinstance(answer, Response) else await answer
+
+    found = asyncio.run(main())
+    assert (found.status, dict(found.headers)) == (500, {})
+    assert json.loads(found.body)["error"] == "a file was changed"
 
 
 def test_a_configuration_names_versions_and_free_sizes() -> None:
