@@ -46,9 +46,8 @@ _ENTRY_BYTES = 160  # what Python adds to a key and a value in a dictionary
 _READERS = 1022
 _PAUSE = 0.0005  # seconds
 _CHECK_SECONDS = 10.0  # between two looks of a writer for readers that were killed
-_LOOK_SECONDS = (
-    0.2  # between two looks of a reader for files that were taken away: each gives up the interpreter's lock
-)
+_LOOK_SECONDS = 0.2
+"""Between two looks of a reader for files that were taken away: each gives up the interpreter's lock."""
 _FILE = "data.mdb"
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
 _FULL = 64 << 20  # bytes: with less LMDB may have no room for a step
