@@ -306,10 +306,13 @@ class LmdbStore(OnlineStore):
     def _open(self, *, make: bool) -> None:
         """Opens the files of the folder, which are made where there are none, or must be there."""
         try:
-            # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
-            self._environment: Any = lmdb.open(
-                str(self.path), map_size=self._map_size, max_readers=_READERS, create=make
-            )
+            before = _identity(self.path)
+            self._environment: Any = self._map(make=make)
+            # Others may replace the files meanwhile: those that are there before and after are those that were opened.
+            while (opened := _identity(self.path)) is None or opened != before:
+                before = opened
+                self._environment.close()
+                self._environment = self._map(make=make)
             self._check_due = 0.0
             self._check_readers()
             with self._environment.begin() as transaction:
@@ -326,7 +329,11 @@ class LmdbStore(OnlineStore):
         if not found and not make:
             self._environment.close()
             raise StoreError("the online store is only being made", where=self.url, hint="run: bedplate materialize")
-        self._opened = _identity(self.path)
+        self._opened = opened
+
+    def _map(self, *, make: bool) -> Any:
+        # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
+        return lmdb.open(str(self.path), map_size=self._map_size, max_readers=_READERS, create=make)
 
     def _check(self, *, now: bool = False) -> None:
         """Opens other files where the folder has others now, and refuses where it has none.

@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,3 +144,30 @@ def test_many_threads_read_on_while_files_are_replaced(tmp_path: Path) -> None:
         assert wrong == []
         assert set(seen) <= {b"%d" % number for number in range(6)}
         assert list(store.read_many([b"a"])) == [b"5"]
+
+
+@pytest.mark.parametrize("when", ["first", "again"])
+def test_files_that_are_replaced_while_they_are_being_opened_are_not_read_on(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "store"
+    fill(path, b"1")
+    fill(tmp_path / "second", b"2")
+    fill(tmp_path / "third", b"3")
+    opened = lmdb_store.lmdb.open
+
+    def replaced(*details: Any, **options: Any) -> Any:
+        monkeypatch.setattr(lmdb_store.lmdb, "open", opened)
+        found = opened(*details, **options)
+        path.rename(tmp_path / "away")
+        (tmp_path / "third").rename(path)
+        return found
+
+    if when == "first":
+        monkeypatch.setattr(lmdb_store.lmdb, "open", replaced)
+    with LmdbStore(path) as store:
+        if when == "again":
+            path.rename(tmp_path / "before")
+            (tmp_path / "second").rename(path)
+            monkeypatch.setattr(lmdb_store.lmdb, "open", replaced)
+        assert list(store.read_many([b"a"])) == [b"3"]

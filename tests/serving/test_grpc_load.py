@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 import signal
@@ -170,6 +171,21 @@ def test_turns_wait_while_calls_come_and_for_so_long_at_most(monkeypatch: pytest
     assert not holds(10.0)
 
 
+@pytest.mark.parametrize(("last", "end"), [(0.0, 0.1), (0.05, 0.15), (9.0, 0.5)])
+def test_the_end_waits_until_calls_have_stopped_coming(last: float, end: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, intake = [0.0], Intake()
+
+    async def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if now[0] <= last:
+            intake.came()
+
+    monkeypatch.setattr(oip_intake, "monotonic", lambda: now[0])
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    asyncio.run(intake.quiet(0.1, 0.5))
+    assert now[0] == pytest.approx(end, abs=0.005)
+
+
 def test_a_turn_that_waits_gives_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who yields or sleeps gets the core back when other programs have had it, which is longer than a turn may wait."""
     given_up = list[str]()
@@ -185,26 +201,24 @@ def test_a_turn_that_waits_gives_nothing_up(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_calls_that_have_come_are_answered_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oip_grpc, "_LAST_CALL_SECONDS", 0.0)
-    monkeypatch.setattr(oip_grpc, "_QUIET_SECONDS", 1.0)  # on a busy machine calls are on their way for a while
-    monkeypatch.setattr(oip_grpc, "_MOST_QUIET_SECONDS", 10.0)
-    begun = threading.Event()
-    with serving(Busy(begun.set)) as send:
-        begun.clear()
-        calls = [send() for _ in range(CALLS)]
-        assert begun.wait(20)
+    monkeypatch.setattr(oip_grpc, "_QUIET_SECONDS", 0.0)
+    turns, calls, gate = Turns(60.0), list[Any](), Gate(monkeypatch)
+    with serving(Busy(), turns) as send, gate.closed(turns, calls):
+        calls += [send() for _ in range(CALLS)]
     assert codes(calls) == ["OK"] * CALLS, {c.details() for c in calls}
 
 
 def test_answers_leave_when_clients_have_been_told_that_the_connection_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a client would send its next call to a server that stops, which loses it."""
     monkeypatch.setattr(oip_grpc, "_LAST_CALL_SECONDS", 0.0)
-    monkeypatch.setattr(oip_grpc, "_QUIET_SECONDS", 1.0)
-    monkeypatch.setattr(oip_grpc, "_MOST_QUIET_SECONDS", 10.0)
+    monkeypatch.setattr(oip_grpc, "_QUIET_SECONDS", 0.0)
     runtime, answered, calls = Busy(), list[bool](), list[Any]()
     quiet, stop = Intake.quiet, grpc.aio._server.Server.stop  # type: ignore[attr-defined]
 
     async def call(self: Intake, *seconds: float) -> None:
         calls.append(send(1.0))
+        while runtime.ran[-1] != 1.0:
+            await asyncio.sleep(0.002)
         await quiet(self, *seconds)
 
     async def seen(self: Any, grace: Any) -> None:
