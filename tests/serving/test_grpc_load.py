@@ -172,7 +172,9 @@ def test_turns_wait_while_calls_come_and_for_so_long_at_most(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("last", "end"), [(0.0, 0.1), (0.05, 0.15), (9.0, 0.5)])
-def test_the_end_waits_until_calls_have_stopped_coming(last: float, end: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_waits_until_calls_have_stopped_coming(
+    last: float, end: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now, intake = [0.0], Intake()
 
     async def sleep(seconds: float) -> None:
