@@ -22,7 +22,7 @@ CODES = {
     "DeadlineError": (5, 504),
     "UnavailableError": (5, 503),
     "UncertainError": (5, 503),
-    "ArtifactError": (6, 503),
+    "ArtifactError": (6, 500),
     "ProofError": (7, 500),
     "NotReadyError": (1, 503),
     "RequestError": (1, 400),
