@@ -45,8 +45,10 @@ from bedplate.testing.online_store import grouped
 
 PATIENT = 60.0  # seconds that the store, or a step, may take: a test that waits for it has failed
 SOON = 0.1
+SOME = 1.5
+"""What a client waits in whose time all but what is held up is to be done, on a busy machine too."""
 LONG = 20.0
-"""Far more than what is bounded by `SOON` takes on a busy machine, far less than `PATIENT`."""
+"""Far more than what is bounded by `SOON` or `SOME` takes on a busy machine, far less than `PATIENT`."""
 WIDE: dict[str, Any] = {"retrieval": Retrieval("towers@champion", count=31), "exclude": [], "filters": []}
 FEATURES = b'{"features": ["customers.all", "products.price"], "keys": {"customer": 3, "product": "P01"}}'
 
@@ -94,7 +96,7 @@ def test_a_silent_store_is_waited_for_no_longer_than_the_client_waits(
     assert "degraded" not in well
     store.mood = "silent"
     begin = monotonic()
-    again = ask(patient, path, body, SOON)
+    again = ask(patient, path, body, SOME)
     assert monotonic() - begin < LONG
     assert again["degraded"]["customers"]["cached"] >= 1
     for name in ("ids", "scores", "vectors"):
@@ -109,14 +111,14 @@ def test_the_feature_server_keeps_deadlines_too(
     well = ask(app, "/v1/features", FEATURES)
     store.mood = "silent"
     begin = monotonic()
-    again = ask(app, "/v1/features", FEATURES, SOON)
+    again = ask(app, "/v1/features", FEATURES, SOME)
     assert monotonic() - begin < LONG
     assert again["values"] == well["values"]
     assert set(again["degraded"]) == {"customers", "products"}
 
 
 def test_the_header_of_a_request_bounds_its_reads(store: TroubledStore, patient: App) -> None:
-    head = b"POST /rank HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nX-Request-Timeout-Ms: 1000\r\n\r\n" % len(RANK)
+    head = b"POST /rank HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nX-Request-Timeout-Ms: 2000\r\n\r\n" % len(RANK)
     with shop.running(patient.handle) as server, Raw(server) as raw:
         raw.send(head + RANK)
         status, _, well = raw.response()
@@ -244,7 +246,7 @@ def test_a_model_gets_no_more_time_than_the_client(
     pipeline = shop.pipeline(registry, features, **WIDE, budgets=budget)
     held.add("score")
     begin = monotonic()
-    answer = recommend(pipeline, SOON, customer=3)
+    answer = recommend(pipeline, SOME, customer=3)
     assert monotonic() - begin < LONG
     assert answer.degraded["step.score"].why == "late"
     assert len(answer.ids) == 5
@@ -262,7 +264,7 @@ def test_a_source_of_candidates_gets_no_more_time_than_the_client(
     )
     held.add("query")
     begin = monotonic()
-    answer = recommend(pipeline, SOON, customer=3, candidates=["P01", "P02"])
+    answer = recommend(pipeline, SOME, customer=3, candidates=["P01", "P02"])
     assert monotonic() - begin < LONG
     assert set(answer.ids) == {"P01", "P02"}
     assert "late" in answer.degraded["step.candidates"].why
@@ -335,7 +337,7 @@ def test_a_source_that_is_quick_as_a_rule_holds_up_nobody_either(
     stuck(finder, "find")
     begin = monotonic()
     if finder is finders.RecentFinder:
-        answer = recommend(pipeline, SOON, customer=3, candidates=["P01", "P02"])
+        answer = recommend(pipeline, SOME, customer=3, candidates=["P01", "P02"])
         assert set(answer.ids) == {"P01", "P02"}
         assert "late" in answer.degraded["step.candidates"].why
     else:  # those after it are not asked any more
