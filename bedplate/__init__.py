@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from bedplate.aggregations.ordered import Last, LastN, TimeSince
     from bedplate.aggregations.window import Window
     from bedplate.batch import Batch
+    from bedplate.client.async_client import AsyncClient
+    from bedplate.client.sync_client import Client
     from bedplate.datasets.dataset import Dataset
     from bedplate.datasets.labels import Label
     from bedplate.datasets.negatives import Negatives
@@ -34,8 +36,6 @@ if TYPE_CHECKING:
     from bedplate.models.config import DCNConfig, LogisticConfig, TwoTowerConfig
     from bedplate.project import Project
     from bedplate.registry.registry import Registry
-    from bedplate.serving.async_client import AsyncClient
-    from bedplate.serving.client import Client
     from bedplate.serving.service import Service
     from bedplate.serving.steps import Retrieval
     from bedplate.sources.base import Source
@@ -85,12 +85,12 @@ __all__ = [
 ]
 
 _EXPORTS = {
-    "AsyncClient": "bedplate.serving.async_client",
+    "AsyncClient": "bedplate.client.async_client",
     "Bag": "bedplate.features.encoding",
     "Batch": "bedplate.batch",
     "BedplateError": "bedplate.errors",
     "Category": "bedplate.features.encoding",
-    "Client": "bedplate.serving.client",
+    "Client": "bedplate.client.sync_client",
     "Count": "bedplate.aggregations.arithmetic",
     "CountDistinct": "bedplate.aggregations.distinct",
     "DCNConfig": "bedplate.models.config",

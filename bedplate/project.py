@@ -271,7 +271,7 @@ class Project:
         """
         if not selected.models:
             return {}
-        from bedplate.serving.scorer import load_scorers
+        from bedplate.inference.scorer import load_scorers
 
         return load_scorers(selected, self.graph, self.registry)
 

@@ -23,19 +23,19 @@ from typing import Any
 
 from bedplate.errors import NotFoundError
 from bedplate.features.encoding import TensorSpec
-from bedplate.serving.batch_plan import measure
-from bedplate.serving.dispatch import respond
-from bedplate.serving.http import Request, Response
-from bedplate.serving.joining import Joiner
-from bedplate.serving.metrics import Metrics
-from bedplate.serving.model import Model
-from bedplate.serving.oip_grpc import GrpcServer
-from bedplate.serving.oip_methods import InferenceService
-from bedplate.serving.oip_routes import ProtocolRoutes
-from bedplate.serving.repository import Repository
-from bedplate.serving.runtime import Runtime
-from bedplate.serving.server import Server
-from bedplate.serving.settings import Settings
+from bedplate.http.dispatch import respond
+from bedplate.http.message import Request, Response
+from bedplate.http.metrics import Metrics
+from bedplate.http.server import Server
+from bedplate.http.settings import Settings
+from bedplate.inference.batch_plan import measure
+from bedplate.inference.joining import Joiner
+from bedplate.inference.model import Model
+from bedplate.inference.repository import Repository
+from bedplate.oip.grpc import GrpcServer
+from bedplate.oip.methods import InferenceService
+from bedplate.oip.routes import ProtocolRoutes
+from bedplate.runtimes.base import Runtime
 
 TYPES = {
     "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64", "INT8": "int8",

@@ -152,7 +152,7 @@ class Question:
 
 def questions(bench: Bench, count: int) -> list[Question]:
     """Requests of other users and other candidates each."""
-    from bedplate.serving.artifact import load_artifact
+    from bedplate.inference.artifact import load_artifact
 
     artifact, found = load_artifact(bench.registry.get("dcn@champion")), []
     for _ in range(count):

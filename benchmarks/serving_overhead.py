@@ -108,7 +108,7 @@ def measure(root: Path, count: int) -> dict[str, Any]:
 
 
 def measured(bench: Bench, services: dict[str, Served], count: int) -> dict[str, Any]:
-    from bedplate.serving.artifact import load_artifact
+    from bedplate.inference.artifact import load_artifact
 
     artifact = load_artifact(bench.registry.get("dcn@champion"))
     zeros = load_artifact(bench.registry.get("zeros@champion"))

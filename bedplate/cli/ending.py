@@ -11,7 +11,7 @@ import threading
 _TEXT, _BYTES = (io.TextIOWrapper,), (io.BufferedWriter, io.BufferedRandom)
 
 LOADING = "load"
-"""The name of the thread on which a server loads; see `bedplate.serving.loading`."""
+"""The name of the thread on which a server loads; see `bedplate.http.loading`."""
 
 
 def end_at_work(code: int) -> None:

@@ -12,13 +12,13 @@ from bedplate.cli.server import ServerOptions, notices_of, server_options
 
 if TYPE_CHECKING:
     from bedplate.config import Config
+    from bedplate.http.server import Application
+    from bedplate.http.settings import Settings
     from bedplate.online.base import OnlineStore
     from bedplate.online.fallback import FallbackReader
     from bedplate.online.readers import Notices
     from bedplate.project import Project
     from bedplate.serving.feature_plan import FeatureLookup
-    from bedplate.serving.server import Application
-    from bedplate.serving.settings import Settings
 
 TOKEN_VARIABLE = "BEDPLATE_FEATURES_TOKEN"
 

@@ -55,7 +55,7 @@ def add(
     from bedplate.project import Project
     from bedplate.registry.lookup import CHAMPION
     from bedplate.registry.manifest import gather
-    from bedplate.serving.adding import Brought, read_rows, write_brought
+    from bedplate.runtimes.adding import Brought, read_rows, write_brought
 
     given = dict(_option(text) for text in options)
     if function:

@@ -15,11 +15,11 @@ from bedplate.cli.server import ServerOptions, server_options
 from bedplate.errors import ConfigError
 
 if TYPE_CHECKING:
+    from bedplate.http.server import Beside
+    from bedplate.http.settings import Settings
+    from bedplate.inference.repository import Repository
     from bedplate.serving.pipeline import Pipeline
-    from bedplate.serving.repository import Repository
-    from bedplate.serving.server import Beside
     from bedplate.serving.service_app import App
-    from bedplate.serving.settings import Settings
 
 
 TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
@@ -82,7 +82,7 @@ def serve(
 
     @functools.cache
     def repository() -> Repository:
-        from bedplate.serving.repository import Repository
+        from bedplate.inference.repository import Repository
 
         return Repository(is_controlled=model_control)
 
@@ -95,7 +95,7 @@ def serve(
     ending = contextlib.ExitStack()
 
     def load() -> Pipeline:
-        from bedplate.serving.runtime import threads_for
+        from bedplate.runtimes.base import threads_for
 
         of_call = threads_for(server.workers) if threads is None else threads
         return _load(directory, service, repository(), of_call, batch_delay / 1e3, ending, item_cache << 20)
@@ -108,8 +108,8 @@ def serve(
 
 
 def _grpc(repository: Repository, app: App, settings: Settings, port: int, is_shared: bool) -> Beside:
-    from bedplate.serving.oip_grpc import GrpcServer
-    from bedplate.serving.oip_methods import InferenceService
+    from bedplate.oip.grpc import GrpcServer
+    from bedplate.oip.methods import InferenceService
 
     service = InferenceService(repository, lambda: app.is_ready)
     return GrpcServer(service, app.metrics, settings, port=port, is_shared=is_shared)
@@ -133,12 +133,12 @@ def _load(
     item_bytes: int = 0,
 ) -> Pipeline:
     from bedplate.cli.server import notices_of
+    from bedplate.inference.loader import Loader
+    from bedplate.inference.model_source import RegistryModels
     from bedplate.online.fallback import FallbackReader
     from bedplate.online.resident import open_resident
     from bedplate.project import Project
     from bedplate.serving.load import load_pipeline
-    from bedplate.serving.loader import Loader
-    from bedplate.serving.model_source import RegistryModels
     from bedplate.serving.service import Service
     from bedplate.types import SECOND, parse_duration
 

@@ -17,11 +17,11 @@ from bedplate.errors import ConfigError
 from bedplate.types import SECOND, parse_duration
 
 if TYPE_CHECKING:
+    from bedplate.http.message import Limits
+    from bedplate.http.server import Application, Beside
+    from bedplate.http.settings import Settings
     from bedplate.online.base import OnlineStore
     from bedplate.online.readers import Notices
-    from bedplate.serving.http import Limits
-    from bedplate.serving.server import Application, Beside
-    from bedplate.serving.settings import Settings
 
 Loaded = TypeVar("Loaded")
 
@@ -54,8 +54,8 @@ class ServerOptions:
         Raises:
             ConfigError: a file can't be read, or a token or a duration is wrong.
         """
-        from bedplate.serving.settings import Settings
-        from bedplate.serving.tls import Certificate
+        from bedplate.http.settings import Settings
+        from bedplate.http.tls import Certificate
 
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("--certificate and --key go together", where="options")
@@ -96,9 +96,9 @@ class ServerOptions:
         if self.workers > 1 and not _is_worker():
             self._supervise(signal.SIGTERM if load_again is None else signal.SIGHUP)
             return
-        from bedplate.serving.loading import Again
-        from bedplate.serving.place import Place
-        from bedplate.serving.server import run_application
+        from bedplate.http.loading import Again
+        from bedplate.http.place import Place
+        from bedplate.http.server import run_application
 
         place = Place.of_environment()
 
@@ -116,8 +116,8 @@ class ServerOptions:
     def _supervise(self, hangup: signal.Signals) -> None:
         from time import perf_counter
 
-        from bedplate.serving.listening import url_of
-        from bedplate.serving.supervisor import Supervisor, worker_command
+        from bedplate.http.listening import url_of
+        from bedplate.http.supervisor import Supervisor, worker_command
 
         begin = perf_counter()
         supervisor = Supervisor(
@@ -142,7 +142,7 @@ class ServerOptions:
             click.echo(f"ready on {url} in {seconds:.1f} s" + (f", {workers} workers" if workers > 1 else "") + also)
 
     def _limits(self) -> Limits:
-        from bedplate.serving.http import Limits
+        from bedplate.http.message import Limits
 
         return Limits(
             body_bytes=self.most_megabytes * 1_000_000,
@@ -229,6 +229,6 @@ def _seconds(given: str, option: str) -> float:
 
 
 def _is_worker() -> bool:
-    from bedplate.serving.board import VARIABLE
+    from bedplate.http.board import VARIABLE
 
     return VARIABLE in os.environ

@@ -142,7 +142,7 @@ def compute(
             raise DefinitionError(
                 f"the model '{feature.model}' is not loaded here",
                 where=feature.place,
-                hint="bedplate.serving.scorer.load_scorers(selected, graph, registry) gives what to pass",
+                hint="bedplate.inference.scorer.load_scorers(selected, graph, registry) gives what to pass",
             )
         found[feature.name] = scorers[feature.name].score(columns, times)
     return found

@@ -1,1 +1,1 @@
-"""Serving: from a request to scored candidates."""
+"""Serving: from a request to a ranked answer."""

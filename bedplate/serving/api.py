@@ -8,10 +8,10 @@ from typing import Any, TypeAlias
 import msgspec
 
 from bedplate.errors import RequestError
+from bedplate.http.message import Request, Response
+from bedplate.inference.model import SharedCalls
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.arrow import REQUEST_HEADER, answer_stream, is_arrow, read_candidates, wants_arrow
-from bedplate.serving.http import Request, Response
-from bedplate.serving.model import SharedCalls
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.wire import Asked
 

@@ -11,9 +11,9 @@ import msgspec
 import polars as pl
 
 from bedplate.errors import RequestError
+from bedplate.http.message import Request, Response
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.arrow_check import TooManyRowsError, check_stream
-from bedplate.serving.http import Request, Response
 from bedplate.serving.service import Service
 from bedplate.types import Type
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from bedplate.exposition import family
-from bedplate.serving.artifact import Artifact
-from bedplate.serving.model import Model
+from bedplate.inference.artifact import Artifact
+from bedplate.inference.model import Model
 
 
 def call_lines(models: Sequence[Model]) -> list[str]:

@@ -11,11 +11,11 @@ import numpy as np
 
 from bedplate.batch import Column
 from bedplate.errors import DeadlineError, StoreError
+from bedplate.inference.retrieval import Catalogue
+from bedplate.inference.time_limit import TimeLimit
 from bedplate.serving.finders import Finder
 from bedplate.serving.hydrate import keys_in
 from bedplate.serving.progress import NotFiniteError, Progress
-from bedplate.serving.retrieval import Catalogue
-from bedplate.serving.time_limit import TimeLimit
 from bedplate.serving.wire import Asked, Key
 from bedplate.types import Int64s
 

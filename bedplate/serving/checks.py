@@ -8,7 +8,7 @@ from bedplate.errors import DefinitionError, suggest
 from bedplate.features.assemble import Join
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.view import Feature
-from bedplate.serving.artifact import Artifact
+from bedplate.inference.artifact import Artifact
 from bedplate.serving.filters import Filters
 from bedplate.serving.service import Service
 from bedplate.serving.steps import Popular, Recent, Retrieval

@@ -14,11 +14,11 @@ from typing import final
 import msgspec
 
 from bedplate.errors import NotFoundError, NotReadyError, suggest
-from bedplate.serving.dispatch import Route, respond, usual_routes
+from bedplate.http.dispatch import Route, respond, usual_routes
+from bedplate.http.message import Request, Response, retry_after
+from bedplate.http.metrics import Metrics, view_lines
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
-from bedplate.serving.http import Request, Response, retry_after
-from bedplate.serving.metrics import Metrics, view_lines
 from bedplate.serving.openapi import openapi
 
 

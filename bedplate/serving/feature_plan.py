@@ -16,10 +16,10 @@ from bedplate.features.graph import FeatureGraph, Selected
 from bedplate.features.lookup import asked_features, given_context, lookup
 from bedplate.features.model import Scorers
 from bedplate.features.view import CompiledView
+from bedplate.inference.time_limit import scored_until
 from bedplate.online.base import OnlineStore
 from bedplate.online.fallback import Degraded, FallbackReader, texts_read
 from bedplate.online.fetch import OnlineReader
-from bedplate.serving.time_limit import scored_until
 from bedplate.serving.wire import decode_time
 from bedplate.types import Int64s, Type
 

@@ -23,6 +23,7 @@ import polars as pl
 from bedplate.batch import Column, Dense, Ids, Ragged, column_to_series, texts_of
 from bedplate.errors import DataError, RequestError
 from bedplate.features.entity import encode_keys as encode_series
+from bedplate.http.message import Request, Response
 from bedplate.serving.arrow import (
     BEHIND_HEADER,
     DEGRADED_HEADER,
@@ -35,7 +36,6 @@ from bedplate.serving.arrow import (
     wants_arrow,
 )
 from bedplate.serving.feature_plan import FeatureLookup, FeaturePlan, Values
-from bedplate.serving.http import Request, Response
 from bedplate.serving.progress import READ_SHARE, part_of
 from bedplate.serving.wire import KEY_TYPES, decode, encode_keys
 from bedplate.types import Int64s, Type

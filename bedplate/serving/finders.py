@@ -11,11 +11,11 @@ import numpy as np
 from bedplate.batch import Batch, Column, Ids, Ragged
 from bedplate.errors import ArtifactError, DefinitionError
 from bedplate.features.artifact import QUERY
-from bedplate.serving.artifact import Artifact
+from bedplate.inference.artifact import Artifact
+from bedplate.inference.retrieval import Catalogue
 from bedplate.serving.hydrate import keys_in
 from bedplate.serving.popular import Ranking
 from bedplate.serving.progress import NotFiniteError
-from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.steps import Given, Popular, Recent, Retrieval
 from bedplate.serving.wire import Asked
 from bedplate.types import Float32s, Int64s

@@ -11,9 +11,9 @@ from bedplate.errors import BedplateError, NotFoundError, StoreError
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
+from bedplate.inference.artifact import Artifact
+from bedplate.inference.loader import Loader
 from bedplate.registry.registry import Registry
-from bedplate.serving.artifact import Artifact
-from bedplate.serving.loader import Loader
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service import Service
 from bedplate.serving.service_openapi import service_openapi

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bedplate.serving.door import PRIORITY, TIMEOUT
-from bedplate.serving.turns import PRIORITIES
+from bedplate.http.door import PRIORITY, TIMEOUT
+from bedplate.http.turns import PRIORITIES
 
 BEARER: dict[str, Any] = {"bearer": {"type": "http", "scheme": "bearer"}}
 """The security schemes."""

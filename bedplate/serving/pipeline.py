@@ -14,24 +14,24 @@ from bedplate.errors import NotFoundError, RequestError
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
+from bedplate.inference.artifact import Artifact
+from bedplate.inference.model import SharedCalls
+from bedplate.inference.retrieval import Catalogue
+from bedplate.inference.scorer import scorers
+from bedplate.inference.time_limit import TimeLimit, scored_until
 from bedplate.online.fallback import FallbackReader, texts_read
 from bedplate.serving.answers import Answer, Key, Similar, Vectors, empty_reason
-from bedplate.serving.artifact import Artifact
 from bedplate.serving.checks import check_features, check_keys, check_levels, pinned_versions
 from bedplate.serving.filters import Filters
 from bedplate.serving.finders import Tower
 from bedplate.serving.hydrate import Hydrator, take_candidates
-from bedplate.serving.model import SharedCalls
 from bedplate.serving.progress import READ_SHARE, NotFiniteError, Progress, part_of
-from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.score import ScoreStep
-from bedplate.serving.scorer import scorers
 from bedplate.serving.select import SelectStep
 from bedplate.serving.service import Service
 from bedplate.serving.sources import Sources
 from bedplate.serving.stepping import finished
 from bedplate.serving.steps import Recent, Retrieval
-from bedplate.serving.time_limit import TimeLimit, scored_until
 from bedplate.serving.wire import Asked, ItemsAsked, SimilarAsked, Wire
 from bedplate.types import Int64s, Type
 

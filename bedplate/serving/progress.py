@@ -9,8 +9,8 @@ from time import monotonic
 from typing import final
 
 from bedplate.errors import DataError, DeadlineError
+from bedplate.inference.time_limit import SkippedError
 from bedplate.online.fallback import Degraded, Reading
-from bedplate.serving.time_limit import SkippedError
 
 log = logging.getLogger("bedplate.serving")
 

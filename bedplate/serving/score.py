@@ -8,10 +8,10 @@ import numpy as np
 
 from bedplate.batch import Batch, Dense, Ids
 from bedplate.features.artifact import SCORE
-from bedplate.serving.artifact import Artifact
-from bedplate.serving.model import SharedCalls
+from bedplate.inference.artifact import Artifact
+from bedplate.inference.model import SharedCalls
+from bedplate.inference.time_limit import TimeLimit
 from bedplate.serving.progress import Progress
-from bedplate.serving.time_limit import TimeLimit
 from bedplate.types import Float32s, Float64s
 
 

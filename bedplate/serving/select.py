@@ -10,10 +10,10 @@ from typing import final
 import numpy as np
 
 from bedplate.batch import Batch
+from bedplate.inference.retrieval import Catalogue
 from bedplate.serving.diversity import Similarity, codes_of, cosine, similarity
 from bedplate.serving.exploration import policy
 from bedplate.serving.progress import Progress
-from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.selection import Chosen, Rules, choose
 from bedplate.serving.service import Service
 from bedplate.types import Float32s, Float64s, Int64s

@@ -4,7 +4,7 @@ POST /recommend, /rank, /embed, /similar        ids in, ids and scores out, or v
 GET  /                                          the service: models, requests
 GET  /openapi.json                              all of this, for programs that write clients
 GET  /metrics                                   for Prometheus
-     /v2...                                     Open Inference Protocol, see `oip_routes`
+     /v2...                                     Open Inference Protocol, see `oip.routes`
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any, final
 import msgspec
 
 from bedplate.errors import NotFoundError, NotReadyError, suggest
+from bedplate.http.dispatch import Route, respond, usual_routes
+from bedplate.http.message import Request, Response
+from bedplate.http.metrics import Metrics, view_lines
+from bedplate.inference.repository import Repository
+from bedplate.oip.routes import ProtocolRoutes
 from bedplate.serving import api
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.call_metrics import call_lines, side_lines
-from bedplate.serving.dispatch import Route, respond, usual_routes
-from bedplate.serving.http import Request, Response
-from bedplate.serving.metrics import Metrics, view_lines
-from bedplate.serving.oip_routes import ProtocolRoutes
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.repository import Repository
 from bedplate.serving.service_openapi import service_openapi
 from bedplate.serving.stepping import finished
 

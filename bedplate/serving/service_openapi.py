@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from bedplate.http.door import OPEN_PATHS, is_probe
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.arrow import (
     ANSWER_HEADER,
@@ -16,7 +17,6 @@ from bedplate.serving.arrow import (
     REQUEST_HEADER,
     TIME_HEADER,
 )
-from bedplate.serving.door import OPEN_PATHS, is_probe
 from bedplate.serving.openapi_parts import BEARER, NO_TOKEN, PARAMETERS, parameters
 from bedplate.serving.pipeline import Pipeline
 from bedplate.types import Type

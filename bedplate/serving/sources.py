@@ -9,9 +9,11 @@ from bedplate.clock import Clock
 from bedplate.errors import DefinitionError
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.reader import Reader
+from bedplate.inference.artifact import Artifact
+from bedplate.inference.retrieval import Catalogue
+from bedplate.inference.scorer import scorers
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.fetch import OnlineReader
-from bedplate.serving.artifact import Artifact
 from bedplate.serving.candidates import CandidateStep
 from bedplate.serving.finders import (
     Finder,
@@ -24,8 +26,6 @@ from bedplate.serving.finders import (
     index_of,
 )
 from bedplate.serving.popular import Ranking
-from bedplate.serving.retrieval import Catalogue
-from bedplate.serving.scorer import scorers
 from bedplate.serving.service import Service
 from bedplate.serving.steps import CandidateSource, Popular, Recent, Retrieval
 from bedplate.types import SECOND, Type, parse_duration

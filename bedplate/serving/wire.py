@@ -28,10 +28,10 @@ from bedplate.clock import Clock
 from bedplate.errors import ConfigError, DataError, DefinitionError, RequestError
 from bedplate.features.context import Context
 from bedplate.features.entity import encode_keys as encode_series
+from bedplate.malformed import example_of, reason_of
 from bedplate.serving.answers import Answer, Key, empty_reason
 from bedplate.serving.arrow import CANDIDATES, plain_keys
 from bedplate.serving.context import ContextFields
-from bedplate.serving.malformed import example_of, reason_of
 from bedplate.serving.service import Service
 from bedplate.serving.steps import MOST, Given
 from bedplate.texts import Remembered

@@ -19,8 +19,8 @@ import numpy as np
 
 from bedplate.errors import ArtifactError, BedplateError, RequestError
 from bedplate.features.encoding import TensorSpec
-from bedplate.serving.runtime import Opening, Runtime, open_runtime
-from bedplate.serving.tensors import array_dtype
+from bedplate.runtimes.base import Opening, Runtime, open_runtime
+from bedplate.runtimes.tensors import array_dtype
 from bedplate.types import Array
 
 PLACE = "model 'contract:1'"

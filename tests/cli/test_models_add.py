@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from bedplate.cli.main import run
+from bedplate.inference.artifact import load_artifact
 from bedplate.registry.registry import Registry
-from bedplate.serving.artifact import load_artifact
 
 Call = Callable[..., tuple[int, str, str]]
 ROWS = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)

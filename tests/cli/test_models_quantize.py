@@ -16,8 +16,8 @@ import shop
 from bedplate.cli.main import run
 from bedplate.errors import ArtifactError, ProofError
 from bedplate.features.artifact import RuntimeSpec, read_golden
+from bedplate.inference.artifact import load_artifact, open_artifact
 from bedplate.registry.registry import Registry
-from bedplate.serving.artifact import load_artifact, open_artifact
 from bedplate.training.quantize import quantize as register
 
 

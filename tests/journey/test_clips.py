@@ -19,11 +19,11 @@ from bedplate.errors import DataError
 from bedplate.features.assemble import Candidates, Join
 from bedplate.features.signature import Signature
 from bedplate.health.parity import ParityReport
+from bedplate.inference.scorer import load_scorers
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.ingest import Ingest
 from bedplate.online.memory import MemoryStore
 from bedplate.serving.load import load_pipeline
-from bedplate.serving.scorer import load_scorers
 from bedplate.serving.service import Service
 from bedplate.types import DAY
 

@@ -14,12 +14,12 @@ from bedplate.errors import DefinitionError
 from bedplate.features.assemble import Candidates, Join
 from bedplate.features.encoding import Bag, Encoding
 from bedplate.features.signature import Signature
+from bedplate.inference.artifact import load_artifact
 from bedplate.models.estimators import EstimatorConfig, LightGBMConfig, SklearnConfig, XGBoostConfig
 from bedplate.models.matrix import MatrixLayout
 from bedplate.models.sklearn import SklearnEstimator
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.memory import MemoryStore
-from bedplate.serving.artifact import load_artifact
 from bedplate.serving.load import load_pipeline
 from bedplate.training.checks import check_job
 from bedplate.training.predictions import read_predictions

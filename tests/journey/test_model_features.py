@@ -16,8 +16,8 @@ from bedplate.features.derived import series_to_column
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.links import Link
 from bedplate.features.model import ModelFeature, check_time_true, compute
-from bedplate.serving.artifact import Artifact, load_artifact
-from bedplate.serving.scorer import ArtifactScorer, load_scorers, scorers
+from bedplate.inference.artifact import Artifact, load_artifact
+from bedplate.inference.scorer import ArtifactScorer, load_scorers, scorers
 from bedplate.types import DAY
 
 INPUTS = ["played.n_7d", "videos.length", "video_creator.creators.followers_28d", "user_country.countries.price"]

@@ -18,12 +18,12 @@ from bedplate.features.graph import FeatureGraph
 from bedplate.features.links import Link
 from bedplate.features.lookup import lookup
 from bedplate.features.view import CompiledView, FeatureView
+from bedplate.http.metrics import Metrics
 from bedplate.online.fallback import Degraded, FallbackReader
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.online.resident import ResidentReader, ResidentViews
-from bedplate.serving.metrics import Metrics
 from bedplate.sources.base import Source
 from bedplate.testing.columns import plain
 from bedplate.testing.online_store import grouped

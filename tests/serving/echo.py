@@ -10,18 +10,18 @@ import numpy as np
 import shop
 
 from bedplate.features.encoding import TensorSpec
-from bedplate.serving.door import Door
-from bedplate.serving.loader import Loader
-from bedplate.serving.model import Model
-from bedplate.serving.model_source import RegistryModels
-from bedplate.serving.oip_grpc import GrpcServer
-from bedplate.serving.oip_methods import InferenceService
-from bedplate.serving.repository import Repository
-from bedplate.serving.runtime import Runtime
+from bedplate.http.door import Door
+from bedplate.http.settings import Settings
+from bedplate.http.turns import Turns
+from bedplate.inference.loader import Loader
+from bedplate.inference.model import Model
+from bedplate.inference.model_source import RegistryModels
+from bedplate.inference.repository import Repository
+from bedplate.oip.grpc import GrpcServer
+from bedplate.oip.methods import InferenceService
+from bedplate.runtimes.base import Runtime
+from bedplate.runtimes.tensors import DATATYPES, array_dtype
 from bedplate.serving.service_app import App
-from bedplate.serving.settings import Settings
-from bedplate.serving.tensors import DATATYPES, array_dtype
-from bedplate.serving.turns import Turns
 
 DTYPES = list(DATATYPES)
 

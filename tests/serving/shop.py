@@ -243,7 +243,7 @@ def write_project(root: Path, features: FeatureGraph, service: str) -> Path:
 @contextmanager
 def running(handler: Any, **options: Any) -> Iterator[Any]:
     """A server on a free port, on a thread of its own; drained at the end."""
-    from bedplate.serving.server import Server
+    from bedplate.http.server import Server
 
     server = Server(handler, port=0, **options)
     with on_a_thread(server.start, server.drain):

@@ -22,10 +22,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Request, Response
 from bedplate.registry.registry import Registry
 from bedplate.serving.answers import Similar
 from bedplate.serving.arrow import ANSWER_HEADER, ARROW, REQUEST_HEADER, answer_stream
-from bedplate.serving.http import Request, Response
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Given, Popular, Quota, Recent, Retrieval, Softmax

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from bedplate.errors import DefinitionError, RequestError, StoreError
 from bedplate.features.graph import FeatureGraph
+from bedplate.inference.retrieval import Catalogue
 from bedplate.registry.registry import Registry
 from bedplate.serving import candidates
 from bedplate.serving.candidates import Found, _Asking, merge
@@ -22,7 +23,6 @@ from bedplate.serving.finders import RetrievalFinder
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.popular import Ranking
-from bedplate.serving.retrieval import Catalogue
 from bedplate.serving.steps import Given, Popular, Recent, Retrieval
 from bedplate.serving.wire import Answer
 

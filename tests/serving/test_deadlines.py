@@ -20,27 +20,28 @@ from troubled_store import SLOW, TroubledStore
 from bedplate.errors import DeadlineError
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.model import ModelFeature
+from bedplate.http.message import Request, Response
+from bedplate.inference import scorer
+from bedplate.inference.artifact import Artifact
+from bedplate.inference.batch_plan import BatchPlan
+from bedplate.inference.batcher import Batcher
+from bedplate.inference.infer_call import InferCall
+from bedplate.inference.joining import Joiner
+from bedplate.inference.repository import Served
+from bedplate.inference.time_limit import scored_until
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.guard import GuardedStore, UnansweredError, reads_until
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.registry.registry import Registry
-from bedplate.serving import filters, finders, progress, scorer
-from bedplate.serving.artifact import Artifact
-from bedplate.serving.batch_plan import BatchPlan
-from bedplate.serving.batcher import Batcher
+from bedplate.serving import filters, finders, progress
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
-from bedplate.serving.http import Request, Response
-from bedplate.serving.infer_call import InferCall
-from bedplate.serving.joining import Joiner
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.progress import Progress, part_of
-from bedplate.serving.repository import Served
 from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Given, Quota, Recent, Retrieval
-from bedplate.serving.time_limit import scored_until
 from bedplate.testing.online_store import grouped
 
 PATIENT = 60.0  # seconds that the store, or a step, may take: a test that waits for it has failed

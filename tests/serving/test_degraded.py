@@ -15,6 +15,7 @@ from troubled_store import SLOW, TroubledStore
 
 from bedplate.errors import DefinitionError, StoreError
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Request
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
@@ -22,7 +23,6 @@ from bedplate.online.refresh import refresh
 from bedplate.online.resident import ResidentViews
 from bedplate.registry.registry import Registry
 from bedplate.serving.feature_plan import FeatureLookup, warm_up
-from bedplate.serving.http import Request
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.service_app import App
 from bedplate.serving.steps import Given, Popular, Recent, Retrieval

@@ -22,6 +22,7 @@ from troubled_store import TroubledStore
 
 from bedplate import Client
 from bedplate.aggregations.ordered import Last
+from bedplate.client.errors import UnauthorizedError
 from bedplate.errors import ConfigError
 from bedplate.features.context import Context
 from bedplate.features.derived import DerivedFeature
@@ -29,18 +30,17 @@ from bedplate.features.graph import FeatureGraph
 from bedplate.features.links import Link
 from bedplate.features.lookup import lookup_table
 from bedplate.features.view import FeatureView
+from bedplate.http.door import OPEN_PATHS
+from bedplate.http.message import Limits, Request
+from bedplate.http.tokens import Tokens, read_tokens
 from bedplate.online import keys
 from bedplate.online.base import Changes
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.fetch import OnlineReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
-from bedplate.serving.client_errors import UnauthorizedError
-from bedplate.serving.door import OPEN_PATHS
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup, warm_up
-from bedplate.serving.http import Limits, Request
-from bedplate.serving.tokens import Tokens, read_tokens
 from bedplate.testing.online_store import grouped
 
 ARROW = "application/vnd.apache.arrow.stream"

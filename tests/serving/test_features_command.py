@@ -18,10 +18,10 @@ import pytest
 import shop
 
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.door import OPEN_PATHS
 from bedplate.online.base import open_store
 from bedplate.online.load import bulk_load
 from bedplate.online.refresh import refresh
-from bedplate.serving.door import OPEN_PATHS
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.testing.online_store import grouped
 from bedplate.types import DAY, format_time

@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Request, Response
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
-from bedplate.serving.http import Request, Response
 from bedplate.testing.online_store import grouped
 
 HEADERS = {b"content-type": b"application/vnd.apache.arrow.stream", b"bedplate-features": b"customers.*,products.price"}

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from test_http import Raw
 
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Limits, Request, Response
 from bedplate.registry.registry import Registry
-from bedplate.serving.http import Limits, Request, Response
 from bedplate.serving.service_app import App
 from bedplate.serving.steps import Diversity, Given, Recent, Retrieval, Softmax
 

@@ -12,10 +12,10 @@ import pytest
 import shop
 
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Request, Response
+from bedplate.inference.artifact import Artifact
 from bedplate.registry.registry import Registry
-from bedplate.serving.artifact import Artifact
 from bedplate.serving.finders import QUERY
-from bedplate.serving.http import Request, Response
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service_app import App
 from bedplate.serving.steps import Popular, Retrieval

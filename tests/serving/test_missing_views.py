@@ -13,6 +13,7 @@ import shop
 
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.reader import Read
+from bedplate.http.message import Request
 from bedplate.online.compact import drop
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.load import bulk_load
@@ -21,7 +22,6 @@ from bedplate.online.state import NotHeldError
 from bedplate.registry.registry import Registry
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
-from bedplate.serving.http import Request
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.service_app import App
 from bedplate.testing.columns import plain

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from bedplate.batch import Dense, Embedding
 from bedplate.errors import StoreError
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Request
+from bedplate.inference.artifact import Artifact
 from bedplate.registry.registry import Registry
-from bedplate.serving.artifact import Artifact
 from bedplate.serving.diversity import codes_of, cosine, same, similarity
 from bedplate.serving.exploration import policy
 from bedplate.serving.finders import RetrievalFinder
-from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.popular import Ranking
 from bedplate.serving.selection import Rules, choose

@@ -12,9 +12,9 @@ import shop
 from test_http import Raw, get
 
 from bedplate.errors import StoreError
+from bedplate.http.message import Limits, Request, Response, error_response
 from bedplate.serving import finders
 from bedplate.serving.feature_app import FeatureApp
-from bedplate.serving.http import Limits, Request, Response, error_response
 from bedplate.serving.service_app import App
 from bedplate.serving.steps import Recent
 

@@ -14,8 +14,8 @@ import shop
 from bedplate import Client
 from bedplate.errors import AheadError, ConfigError, RequestError, StoreError
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Request
 from bedplate.registry.registry import Registry
-from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service_app import App
 
@@ -220,7 +220,7 @@ def test_the_client_raises_what_the_service_says(server: Any) -> None:
 
 
 def test_the_client_opens_a_connection_again_that_was_closed(app: App) -> None:
-    from bedplate.serving.http import Limits
+    from bedplate.http.message import Limits
 
     with shop.running(app.handle, limits=Limits(idle_seconds=0.2)) as server, Client(server.url) as client:
         assert client.recommend(customer=3).ids

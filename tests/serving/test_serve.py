@@ -24,12 +24,12 @@ from bedplate import Client
 from bedplate.cli.main import run
 from bedplate.cli.serve import _load
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Request
+from bedplate.inference.repository import Repository
 from bedplate.online import base
 from bedplate.online.memory import MemoryStore
 from bedplate.serving import load
-from bedplate.serving.http import Request
 from bedplate.serving.pipeline import Pipeline
-from bedplate.serving.repository import Repository
 from bedplate.serving.service_app import App
 
 ROOT = Path(__file__).parents[2]

@@ -17,9 +17,9 @@ NOT_LOADED = (
 )  # fmt: skip
 PROGRAM = """
 import contextlib, pathlib, sys
-import bedplate.serving.server, bedplate.serving.service_app
+import bedplate.http.server, bedplate.serving.service_app
 from bedplate.cli.serve import _load
-from bedplate.serving.repository import Repository
+from bedplate.inference.repository import Repository
 
 with contextlib.ExitStack() as ending:
     pipeline = _load(pathlib.Path.cwd(), None, Repository(), 1, 0.001, ending, 1 << 20)
@@ -48,9 +48,16 @@ def test_a_ready_server_has_loaded_nothing_of_what_it_does_not_use(tmp_path: Pat
 
 
 def test_the_feature_server_loads_nothing_of_what_answers_for_a_service() -> None:
-    program = "import sys, bedplate.serving.server, bedplate.serving.feature_app; print(*sys.modules)"
+    program = "import sys, bedplate.http.server, bedplate.serving.feature_app; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", program], env=dict(os.environ), stdout=subprocess.PIPE, check=True)
     modules = set(found.stdout.decode().split())
-    assert "bedplate.serving.door" in modules
-    of_service = ("pipeline", "repository", "service_app", "oip_routes", "runtime", "scorer", "batcher")
-    assert modules & {f"bedplate.serving.{name}" for name in of_service} == set()
+    assert "bedplate.http.door" in modules
+    of_service = (
+        "serving.pipeline",
+        "serving.service_app",
+        "oip",
+        "inference.repository",
+        "inference.scorer",
+        "runtimes",
+    )
+    assert modules & {f"bedplate.{name}" for name in of_service} == set()

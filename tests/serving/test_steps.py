@@ -13,9 +13,9 @@ import shop
 
 from bedplate.errors import DefinitionError
 from bedplate.features.graph import FeatureGraph
+from bedplate.inference.artifact import Artifact
 from bedplate.registry.registry import Registry
 from bedplate.serving import select
-from bedplate.serving.artifact import Artifact
 from bedplate.serving.filters import Filters
 from bedplate.serving.pipeline import Pipeline
 from bedplate.serving.service_app import App
@@ -112,7 +112,7 @@ def test_a_model_that_is_late_gives_way_to_the_stated_ranking(
     assert sold == sorted(sold, reverse=True)
     app = App()
     app.open(by_source)
-    from bedplate.serving.http import Request
+    from bedplate.http.message import Request
 
     body = b'{"customer": 3, "candidates": ["P02", "P01"]}'
     found = msgspec.json.decode(app.handle(Request("POST", "/rank", {}, body)).body)

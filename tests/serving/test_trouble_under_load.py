@@ -17,6 +17,7 @@ from test_http import Raw
 from troubled_store import TroubledStore
 
 from bedplate.features.graph import FeatureGraph
+from bedplate.http.message import Limits
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.guard import GuardedStore
 from bedplate.online.load import bulk_load
@@ -24,7 +25,6 @@ from bedplate.online.memory import MemoryStore
 from bedplate.registry.registry import Registry
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
-from bedplate.serving.http import Limits
 from bedplate.serving.load import load_pipeline
 from bedplate.serving.service_app import App
 from bedplate.testing.online_store import grouped

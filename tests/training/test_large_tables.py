@@ -18,13 +18,13 @@ from bedplate.features.artifact import GRAPH, TABLES, read_golden
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import Layout
 from bedplate.features.tables import LEAST_BYTES, Table, inputs_of, tables_of, with_tables, without_tables
+from bedplate.inference.artifact import load_artifact, open_artifact
+from bedplate.inference.item_side import ItemSide, open_item_side
 from bedplate.layers.embedding import FusedEmbedding
 from bedplate.models.binary import BinaryModel
 from bedplate.models.config import BinaryConfig
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
-from bedplate.serving.artifact import load_artifact, open_artifact
-from bedplate.serving.item_side import ItemSide, open_item_side
 from bedplate.training import graph
 from bedplate.training.export import export
 from bedplate.training.graph import served

@@ -1,0 +1,1 @@
+"""Clients of services, blocking and asynchronous."""

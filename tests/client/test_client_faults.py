@@ -1,0 +1,446 @@
+"""Both clients against services that answer slowly, by halves, or in unusual ways; and what goes over a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import shop
+from echo import Echo, values_of
+
+from bedplate import AsyncClient, Client
+from bedplate.client.calls import Call, Place, infer_call, timeout_header
+from bedplate.client.errors import (
+    BusyError,
+    FailedError,
+    LateError,
+    RefusedError,
+    UnreachableError,
+    failure,
+)
+from bedplate.errors import BedplateError, ConfigError, RequestError
+from bedplate.http.door import TIMEOUT, timeout_of
+from bedplate.http.message import Request, Response
+from bedplate.inference.model import Model
+from bedplate.inference.repository import Repository
+from bedplate.serving.service_app import App
+
+WELL = b'{"ids": [], "scores": [], "models": {}, "time": 1}'
+Script = Callable[[socket.socket], None]
+
+
+def head(size: int, *more: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {size}", *more, "", ""]).encode()
+
+
+def asked(connection: socket.socket) -> bytes:
+    """One request of a connection; nothing where the client has closed it."""
+    found = b""
+    while b"\r\n\r\n" not in found:
+        part = connection.recv(65536)
+        if not part:
+            return b""
+        found += part
+    start, _, body = found.partition(b"\r\n\r\n")
+    fields = dict(line.lower().split(b": ", 1) for line in start.split(b"\r\n")[1:])
+    while len(body) < int(fields.get(b"content-length", b"0")):
+        body += connection.recv(65536)
+    return start + b"\r\n\r\n" + body
+
+
+@contextmanager
+def service(*scripts: Script, family: int = socket.AF_INET) -> Iterator[tuple[str, list[bytes]]]:
+    """A service whose n-th connection is answered by the n-th script; gives its URL and the requests that came."""
+    seen: list[bytes] = []
+    listener = socket.create_server(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0), family=family)
+    listener.settimeout(10)
+
+    def one(script: Script) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        with connection:
+            connection.settimeout(10)
+            request = asked(connection)
+            while request:
+                seen.append(request)
+                try:
+                    script(connection)
+                    request = asked(connection)
+                except OSError:
+                    return
+
+    def work() -> None:
+        for script in scripts:
+            one(script)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    host, port = listener.getsockname()[:2]
+    try:
+        yield f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}", seen
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(15)
+        listener.close()
+        assert not thread.is_alive()
+
+
+def says(*parts: bytes) -> Script:
+    def script(connection: socket.socket) -> None:
+        for part in parts:
+            connection.sendall(part)
+
+    return script
+
+
+def says_and_closes(*parts: bytes) -> Script:
+    def script(connection: socket.socket) -> None:
+        says(*parts)(connection)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    return script
+
+
+def drips(content: bytes) -> Script:
+    def script(connection: socket.socket) -> None:
+        for byte in content:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.05)
+
+    return script
+
+
+def _sync(url: str, times: int = 1, **options: Any) -> list[Any]:
+    with Client(url, **options) as client:
+        return [client.recommend(customer=1) for _ in range(times)]
+
+
+def _async(url: str, times: int = 1, **options: Any) -> list[Any]:
+    async def calls() -> list[Any]:
+        async with AsyncClient(url, **options) as client:
+            return [await client.recommend(customer=1) for _ in range(times)]
+
+    return asyncio.run(calls())
+
+
+@pytest.fixture(params=[_sync, _async], ids=["sync", "async"])
+def call(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
+    return request.param
+
+
+@pytest.mark.parametrize(
+    "script", [drips(head(len(WELL)) + WELL), says(head(len(WELL)), WELL[:5])], ids=["drips", "stops"]
+)
+def test_a_call_ends_by_its_timeout_however_the_answer_comes(call: Callable[..., Any], script: Script) -> None:
+    with service(script) as (url, seen):
+        begin = time.monotonic()
+        with pytest.raises(LateError, match=r"no answer in 0.4 s"):
+            call(url, timeout=0.4)
+        assert time.monotonic() - begin < 20
+    assert len(seen) == 1
+
+
+def test_an_answer_in_many_parts_is_one_answer(call: Callable[..., Any]) -> None:
+    whole = head(len(WELL)) + WELL
+    with service(says(*[whole[i : i + 7] for i in range(0, len(whole), 7)])) as (url, seen):
+        assert [answer.time for answer in call(url, times=3)] == [1, 1, 1]
+    assert len(seen) == 3  # on the one connection that there was
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    parts = [b"%x;note=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks]
+    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(parts) + end
+
+
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0\r\nX-Took: 3\r\nX-By: me\r\n\r\n"], ids=["plain", "trailers"])
+def test_an_answer_in_chunks_as_from_a_proxy_is_an_answer(call: Callable[..., Any], end: bytes) -> None:
+    content = chunked(WELL[:1], WELL[1:30], WELL[30:], end=end)
+    with service(says(content[:60], content[60:])) as (url, seen):
+        assert [answer.time for answer in call(url, times=2)] == [1, 1]
+    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("end", [b"", b"zz\r\n", b"5\r\nabc", b"-2\r\n"], ids=["ends", "no number", "cut", "negative"])
+def test_chunks_that_are_none_are_unreachable(call: Callable[..., Any], end: bytes) -> None:
+    with service(says_and_closes(chunked(WELL, end=end))) as (url, _), pytest.raises(UnreachableError):
+        call(url, timeout=5)
+
+
+def test_a_connection_that_the_service_will_close_is_not_used_again(call: Callable[..., Any]) -> None:
+    closing = says_and_closes(head(len(WELL), "Connection: close"), WELL)
+    with service(closing, says(head(len(WELL)), WELL)) as (url, seen):
+        assert len(call(url, times=2)) == 2
+    assert len(seen) == 2
+
+
+def test_a_kept_connection_that_breaks_off_is_replaced_once(call: Callable[..., Any]) -> None:
+    turns = iter([[head(len(WELL)), WELL], [head(len(WELL)), WELL[:9]]])
+
+    def once(connection: socket.socket) -> None:
+        parts = next(turns)
+        says(*parts)(connection)
+        if parts[1] != WELL:
+            connection.shutdown(socket.SHUT_RDWR)
+
+    with service(once, says(head(len(WELL)), WELL)) as (url, seen):
+        assert len(call(url, times=2)) == 2
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"", head(100) + b"half", b"no HTTP at all\r\n\r\n"], ids=["nothing", "half", "nonsense"]
+)
+def test_an_answer_that_is_none_on_a_new_connection_is_unreachable(call: Callable[..., Any], content: bytes) -> None:
+    with service(says_and_closes(content)) as (url, seen):
+        with pytest.raises(UnreachableError, match="no answer") as caught:
+            call(url, timeout=5)
+        assert caught.value.where == url
+    assert len(seen) == 1
+
+
+def test_a_place_with_an_address_of_ipv6_is_named_in_brackets(call: Callable[..., Any]) -> None:
+    with service(says(head(len(WELL)), WELL), family=socket.AF_INET6) as (url, seen):
+        call(url)
+    assert f"host: {url.removeprefix('http://')}".encode() in seen[0].lower()
+    assert Place.of("http://[::1]").authority == "[::1]:80"
+    assert Place.of("https://a.example/").authority == "a.example:443"
+
+
+def test_the_time_left_is_said_anew_with_each_try(call: Callable[..., Any]) -> None:
+    busy = b'{"error": "busy"}'
+    answers = iter([head(len(busy), "Retry-After: 0.2", status="503 Busy") + busy, head(len(WELL)) + WELL])
+    with service(lambda connection: connection.sendall(next(answers))) as (url, seen):
+        call(url, timeout=60.0)
+    first, second = (int(r.lower().partition(b"x-request-timeout-ms: ")[2].split(b"\r\n")[0]) for r in seen)
+    assert 40_000 < first <= 60_000
+    assert 20_000 < second <= first - 150
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan"), 900_001.0])
+def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ConfigError, match="expected seconds from 0 to 900,000"):
+            kind("http://127.0.0.1:9", timeout)
+
+
+@pytest.mark.parametrize("token", ["", "a b", "a\r\nX-Role: operate", "a-token-of-the-team\n", "tökën-of-the-team"])
+def test_a_token_that_would_be_more_than_a_token_is_refused_and_not_shown(token: str) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(ConfigError, match="expected printable ASCII") as caught:
+            kind("http://127.0.0.1:9", token=token)
+        assert not token or token not in str(caught.value)
+
+
+def test_the_longest_and_the_shortest_timeout_are_ones_that_a_service_reads(call: Callable[..., Any]) -> None:
+    def read(request: Request) -> Response:
+        assert timeout_of(request.headers) > 899_000
+        return Response(200, WELL)
+
+    with shop.running(read) as server:
+        assert call(server.url, timeout=900_000.0)
+    assert timeout_of({TIMEOUT: timeout_header(1e-9).encode()}) == 0.001
+
+
+def test_a_wait_that_would_go_beyond_the_timeout_is_not_begun(call: Callable[..., Any]) -> None:
+    refusal = head(2, "Retry-After: 60", status="429 Too Many Requests") + b"{}"
+    with service(says(refusal)) as (url, seen):
+        begin = time.monotonic()
+        with pytest.raises(BusyError) as caught:
+            call(url, timeout=30.0)
+        assert time.monotonic() - begin < 20
+    assert (caught.value.retry_after, len(seen)) == (60.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(405, RefusedError), (408, RefusedError), (413, RefusedError), (415, RefusedError), (502, FailedError)],
+)
+@pytest.mark.parametrize("content", [b"<html>no</html>", b"[1]", b"\xff\xfe", b"", b"{}", b'{"error": 7, "where": 1}'])
+def test_whatever_the_body_of_an_error_is_it_is_of_its_kind(
+    status: int, kind: type[BedplateError], content: bytes
+) -> None:
+    error = failure(status, content, {})
+    assert isinstance(error, kind)
+    assert error.status == status  # type: ignore[attr-defined]
+    assert str(status) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("2", 2.0),
+        ("0.5", 0.5),
+        ("-3", 0.0),
+        ("Fri, 27 Nov 2026 00:00:00 GMT", None),
+        (None, None),
+        ("nan", None),
+        ("1e999", None),
+    ],
+)
+def test_retry_after_is_seconds_or_nothing(said: str | None, expected: float | None) -> None:
+    for status in (429, 503):
+        error = failure(status, b"{}", {} if said is None else {"retry-after": said})
+        assert isinstance(error, BusyError)
+        assert error.retry_after == expected
+
+
+def test_a_call_that_was_given_up_leaves_nothing_for_the_next() -> None:
+    def script(connection: socket.socket) -> None:
+        time.sleep(0.3)
+        connection.sendall(head(2) + b"{}")
+
+    async def calls(url: str) -> None:
+        async with AsyncClient(url) as client:
+            task = asyncio.ensure_future(client.recommend(customer=1))
+            await asyncio.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await client.recommend(customer=2)).time == 1
+
+    with service(script, says(head(len(WELL)), WELL)) as (url, seen):
+        asyncio.run(calls(url))
+    assert len(seen) == 2
+
+
+def test_one_connection_serves_calls_one_after_another_and_is_closed_with_the_client(
+    call: Callable[..., Any],
+) -> None:
+    peers: list[Any] = []
+
+    def script(connection: socket.socket) -> None:
+        peers.append(connection.getpeername())
+        connection.sendall(head(len(WELL)) + WELL)
+
+    with service(script) as (url, seen):
+        call(url, times=20)  # and the service sees the end of the connection, or it would wait for more
+    assert (len(set(peers)), len(seen)) == (1, 20)
+
+
+def test_a_closed_client_opens_connections_again() -> None:
+    with service(*[says(head(len(WELL)), WELL)] * 2) as (url, seen):
+        client = Client(url)
+        client.recommend(customer=1)
+        client.close()
+        client.close()
+        client.recommend(customer=1)
+        client.close()
+    assert len(seen) == 2
+
+
+@pytest.fixture(scope="module")
+def echoing(pipeline: Any) -> Iterator[str]:
+    """A service with a model that gives back one tensor of every datatype; each has a version."""
+    repository = Repository()
+    dtypes = ["object", "bfloat16", "bool", "float16", "uint64", "float64"]
+    repository.serve([Model(Echo(dtype), "echo model", str(i)) for i, dtype in enumerate(dtypes, 1)])
+    app = App(repository)
+    app.open(pipeline)
+    with shop.running(app.handle) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize(("version", "dtype"), list(enumerate(["object", "bfloat16", "bool", "float16", "uint64"], 1)))
+def test_infer_brings_and_takes_every_datatype(echoing: str, version: int, dtype: str) -> None:
+    values = values_of(dtype)
+    given = values.astype(ml_dtypes.bfloat16) if dtype == "bfloat16" else values
+    with Client(echoing) as client:
+        found = client.infer("echo model", {f"in_{dtype}": given}, version=str(version))
+    assert found.keys() == {f"out_{dtype}"}
+    assert found[f"out_{dtype}"].tolist() == values.tolist()
+    transposed = np.asarray(values.T.copy().T, order="F")  # another order in memory is the same tensor
+    assert infer_call("m", {"x": transposed}, None, []).body == infer_call("m", {"x": values}, None, []).body
+
+
+def test_infer_sends_bytes_of_one_order_and_no_dtype_that_is_none() -> None:
+    big, little = np.array([1, 2], ">i4"), np.array([1, 2], "<i4")
+    assert infer_call("m", {"x": big}, None, []).body == infer_call("m", {"x": little}, None, []).body
+    for wrong in (np.array(["a"]), np.array([1j]), np.array([0], "datetime64[s]")):
+        with pytest.raises(RequestError, match=r"'x' is .*, expected one of"):
+            infer_call("m", {"x": wrong}, None, [])
+
+
+def test_names_in_paths_are_quoted() -> None:
+    call = infer_call("a/b ü", {}, "1/2", [])
+    assert call.path == "/v2/models/a%2Fb%20%C3%BC/versions/1%2F2/infer"
+    assert isinstance(call, Call)
+
+
+def test_an_unknown_model_is_refused_with_what_there_is(echoing: str) -> None:
+    with Client(echoing) as client, pytest.raises(RefusedError, match="404: no model 'ecco model'") as caught:
+        client.infer("ecco model", {"x": np.zeros(1, np.float32)})
+    assert caught.value.status == 404
+    assert "echo model" in str(caught.value)
+
+
+def test_where_a_tensor_is_wrong_is_said_once(echoing: str) -> None:
+    with Client(echoing) as client, pytest.raises(RefusedError) as caught:
+        client.infer("echo model", {"in_float64": np.zeros((3, 3))}, version="6")
+    assert caught.value.where == "input 'in_float64'"
+    assert str(caught.value).count("in_float64") == 1
+
+
+def test_requests_are_what_the_calls_say() -> None:
+    with service(says(head(len(WELL)), WELL)) as (url, seen), Client(url, token="a-token-of-the-team") as client:
+        client.recommend(customer=1, count=3)
+        client.rank(candidates=["P01"], customer=2)
+    start, _, body = seen[0].partition(b"\r\n\r\n")
+    assert start.startswith(b"POST /recommend HTTP/1.1\r\n")
+    assert b"authorization: bearer a-token-of-the-team" in start.lower()
+    assert json.loads(body) == {"customer": 1, "count": 3}
+    assert json.loads(seen[1].partition(b"\r\n\r\n")[2]) == {"customer": 2, "candidates": ["P01"]}
+
+
+@pytest.mark.parametrize("content", [b"<html>welcome</html>", b"[]", b'{"ids": 7}', b""])
+def test_an_answer_of_another_kind_is_a_failure_of_the_service(content: bytes) -> None:
+    async def asynchronous(url: str) -> None:
+        async with AsyncClient(url) as client:
+            with pytest.raises(FailedError, match="can't be read"):
+                await client.similar("P03")
+
+    with shop.running(lambda _: Response(200, content)) as server, Client(server.url) as client:
+        asyncio.run(asynchronous(server.url))
+        for call in (
+            lambda: client.recommend(customer=1),
+            lambda: client.table("recommend", customer=1),
+            lambda: client.infer("m", {}),
+        ):
+            with pytest.raises(FailedError, match="200: the answer can't be read") as caught:
+                call()
+            assert caught.value.status == 200
+
+
+def test_ready_is_false_where_nobody_answers_in_time_and_true_otherwise() -> None:
+    def waits(connection: socket.socket) -> None:
+        time.sleep(0.5)
+
+    async def ready(url: str, timeout: float) -> bool:
+        async with AsyncClient(url, timeout=timeout) as client:
+            return await client.ready()
+
+    with service(waits, waits) as (url, _):
+        with Client(url, timeout=0.1) as client:
+            assert client.ready() is False
+        assert asyncio.run(ready(url, 0.1)) is False
+    assert Client("http://127.0.0.1:9").ready() is False
+    assert asyncio.run(ready("http://127.0.0.1:9", 1.0)) is False
+    with shop.running(lambda _: Response(503, b"{}")) as loading, Client(loading.url) as client:
+        assert client.ready() is False
+    with shop.running(_says_its_path) as server, Client(server.url) as client:
+        assert client.ready() is True
+        assert client.describe() == {"path": "/"}
+
+
+def _says_its_path(request: Request) -> Response:
+    return Response(200, json.dumps({"path": request.path}).encode())

@@ -1,0 +1,125 @@
+"""The end and the beginning of accepting: what waits in the kernel when a server stops, and while it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import socket
+
+import pytest
+from test_http import Raw, echo, get
+
+from bedplate.http import listening
+from bedplate.http.board import DRAINING, READY, STARTING, Board, make_board
+from bedplate.http.listening import bind
+from bedplate.http.server import Server
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_connections_that_the_kernel_holds_when_the_port_closes_are_answered(loop: str) -> None:
+    """They are made, and their requests sent, after the last look at them; nobody can connect from then on."""
+    answers, refused = list[tuple[int, bool]](), list[type[OSError]]()
+    made: list[Raw] = []
+
+    async def main() -> None:
+        server = Server(echo, port=0)
+        await server.start()
+        port, finish = server.port, server._listener.finish  # type: ignore[union-attr]
+
+        def last_look() -> None:
+            # The loop has no turn between these and the end of accepting, as where it is at work.
+            assert not made
+            with pytest.raises(TimeoutError):  # not refused: the system goes on trying until the port is closed
+                socket.create_connection(("127.0.0.1", port), timeout=0.2)
+            finish()
+
+        server._listener.finish = last_look  # type: ignore[method-assign,union-attr]
+        await server.drain()
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=5)
+        except OSError as error:
+            refused.append(type(error))
+
+    async def waiting() -> None:
+        server = Server(echo, port=0)
+        await server.start()
+        listener = server._listener
+        assert listener is not None
+        listener._stop()  # it does not come round to accepting
+        for _ in range(5):
+            raw = Raw(server)
+            raw.send(get("/large"))
+            made.append(raw)
+        made.append(Raw(server))  # whose request comes a little later
+        asyncio.get_running_loop().call_later(0.35, made[-1].send, get("/large"))
+        await server.drain()
+
+    factory = None if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    for scene in (main, waiting):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(scene())
+    for raw in made:
+        status, headers, _ = raw.response()
+        answers.append((status, headers["connection"] == "close"))
+        raw.socket.close()
+    assert answers == [(200, True)] * 6
+    assert refused == [ConnectionRefusedError]
+
+
+def test_one_of_several_that_goes_leaves_waiting_connections_to_the_others() -> None:
+    async def main() -> None:
+        board = Board(make_board(2))
+        one, other = (Server(echo, bound=shared, seat=board.seat(i)) for i, shared in enumerate(pair))
+        for server in (one, other):
+            await server.start()
+            server.ready()
+        board.seat(0).set_state(READY)
+        board.seat(1).set_state(READY)
+        other._listener._stop()  # type: ignore[union-attr]
+        raw = Raw(other)
+        raw.send(get())
+        board.seat(0).set_state(DRAINING)
+        one._listener._stop()  # type: ignore[union-attr]
+        await one.drain(goes_alone=True)
+        other._listener._resume()  # type: ignore[union-attr]
+        assert (await asyncio.to_thread(raw.response))[0] == 200
+        more = await asyncio.to_thread(Raw, other)  # nobody is turned away
+        more.send(get())
+        assert (await asyncio.to_thread(more.response))[0] == 200
+        for client in (raw, more):
+            client.socket.close()
+        await other.drain()
+
+    first = bind("127.0.0.1", 0)
+    pair = (first, first.dup())
+    pair[1].setblocking(False)
+    asyncio.run(main())
+
+
+def test_a_process_that_starts_takes_few_connections_and_the_others_when_it_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it would do for them would keep it from becoming ready, and they are answered soon anyway."""
+    monkeypatch.setattr(listening, "_START_SECONDS", 3600.0)
+
+    async def main() -> list[int]:
+        seat = Board(make_board(1)).seat(0)
+        seat.set_state(STARTING)
+        server = Server(echo, bound=bind("127.0.0.1", 0), seat=seat)
+        await server.start()
+        clients = [Raw(server) for _ in range(5)]
+        for client in clients:
+            client.send(get())
+        await asyncio.to_thread(clients[0].response)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert not select.select([client.socket for client in clients[1:]], [], [], 0.0)[0]
+        seat.set_state(READY)
+        server.ready()
+        found = [(await asyncio.to_thread(client.response))[0] for client in clients[1:]]
+        for client in clients:
+            client.socket.close()
+        await server.drain()
+        return found
+
+    assert asyncio.run(main()) == [200] * 4

@@ -1,0 +1,7 @@
+"""The small shop, for tests of models that are loaded."""
+
+from __future__ import annotations
+
+from shop_fixtures import app, features, pipeline, registry, server
+
+__all__ = ["app", "features", "pipeline", "registry", "server"]
