@@ -55,11 +55,16 @@ def places_of(tables: Mapping[str, Float32s]) -> dict[str, Table]:
 
 
 def write_tables(path: Path, tables: Mapping[str, Float32s]) -> None:
-    """Writes tables into a file, each from memory as it is."""
+    """Writes tables into a file, each from memory as it is.
+
+    Raises:
+        OSError: the disk is full, or the file can't be written.
+    """
     with path.open("wb") as file:
         for table, array in zip(places_of(tables).values(), tables.values(), strict=True):
             file.seek(table.offset)
-            np.ascontiguousarray(array, "<f4").tofile(file)
+            # NumPy's own `tofile` does not say why it failed.
+            file.write(np.ascontiguousarray(array, "<f4").data.cast("B"))
 
 
 def with_tables(content: Buffer, tables: Mapping[str, Table], file: str) -> bytes:

@@ -23,7 +23,7 @@ class Prediction:
         requests: [N] int64, equal for the candidates of one request; counted from 0 in the order of the source.
         request_ids: [R] int64.
         candidates: [N] int64.
-        loss: the mean loss over batches, weighted by their candidates.
+        loss: the mean loss over batches, each by what it counts (`Model.loss_weight`).
     """
 
     scores: Float64s

@@ -204,6 +204,32 @@ class Run:
         self._append(self._file, content)
         self._last.update(last)
 
+    def take_back(self, step: int) -> None:
+        """Forgets the values of later steps: a job that goes on from a checkpoint may never come to them again.
+
+        Args:
+            step: the last one whose values stay.
+
+        Raises:
+            StoreError: the run has ended, can't be written, or a line of its metrics is damaged.
+        """
+        if self._file is None:
+            raise StoreError("the run has ended", where=f"run '{self.id}'", hint="resume it with Registry.resume_run")
+        path = self.folder / METRICS_NAME
+        lines = path.read_bytes().splitlines(keepends=True)
+        kept = [line for number, line in enumerate(lines, 1) if _decoded(path, number, line).step <= step]
+        if len(kept) == len(lines):
+            return
+        try:
+            write_atomic(path, b"".join(kept))
+            file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        os.close(self._file)
+        self._file = file
+        found = (_DECODER.decode(line) for line in kept)
+        self._last = {line.name: None if isinstance(line.value, str) else line.value for line in found}
+
     def conclude(self, values: Mapping[str, float]) -> None:
         """Says what the run ended with, such as the metrics of its best step: what `finish` writes into its record.
 
@@ -316,11 +342,15 @@ class StoredRun:
             return {}
         found: dict[str, dict[int, Point]] = {}
         for number, text in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
-            try:
-                line = _DECODER.decode(text)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise StoreError(
-                    f"line {number} is damaged: {error}", where=str(path), hint="take the line out by hand"
-                ) from error
+            line = _decoded(path, number, text)
             found.setdefault(line.name, {})[line.step] = Point(line.step, float(line.value), line.time)
         return {name: [points[step] for step in sorted(points)] for name, points in found.items()}
+
+
+def _decoded(path: Path, number: int, text: bytes) -> _Line:
+    try:
+        return _DECODER.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"line {number} is damaged: {error}", where=str(path), hint="take the line out by hand"
+        ) from error

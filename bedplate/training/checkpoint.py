@@ -28,8 +28,8 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
         epoch: the current one, from 0.
         batch: how many batches of it are done.
         step: how many batches of all epochs are done.
-        loss_sum: since the last validation, weighted by rows.
-        rows: since the last validation.
+        loss_sum: of the batches since the last validation, each by what it counts (`Model.loss_weight`).
+        weight: what they count together.
         evaluated: the step of the last validation.
         best: the best value of the judged metric; None before the first validation.
         best_at: which validation it is of.
@@ -41,7 +41,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    rows: int = 0
+    weight: float = msgspec.field(default=0.0, name="rows")
     evaluated: int = 0
     best: float | None = None
     best_at: int = -1
@@ -84,6 +84,19 @@ def check_reachable(folder: Path, config: TrainerConfig, batches: int) -> None:
             where="trainer: patience",
             hint=f"go on with at least trainer.patience={progress.waited + 1}, or start a new run",
         )
+
+
+def reached(folder: Path) -> int | None:
+    """The step of the checkpoint of a run; None: there is none.
+
+    Args:
+        folder: of the checkpoint.
+
+    Raises:
+        StoreError: it can't be read.
+    """
+    path = folder / CHECKPOINT
+    return int(load_state(path, mapped=True)["progress"]["step"]) if path.exists() else None
 
 
 def next_best(folder: Path, validation: int) -> Path:
@@ -150,5 +163,6 @@ def load_state(path: Path, *, mapped: bool = False) -> dict[str, Any]:
             f"the checkpoint can't be read: {error}", where=str(path), hint="delete it to start from the beginning"
         ) from error
     if state.get("format") != FORMAT:
-        raise StoreError(f"got format {state.get('format')}, expected {FORMAT}", where=str(path))
+        hint = "it is of another version of Bedplate: go on with that one, or start a new run"
+        raise StoreError(f"got format {state.get('format')}, expected {FORMAT}", where=str(path), hint=hint)
     return state

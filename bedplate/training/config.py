@@ -49,7 +49,7 @@ class TrainerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         embedding_optimizer: Adagrad with one accumulator a row, or one a weight; both touch only rows with a gradient.
         weight_decay: of AdamW.
         clip_norm: the largest norm of a gradient (embeddings aside); None for any.
-        accumulate: batches whose gradients are one update, each batch weighted by its candidates.
+        accumulate: batches whose gradients are one update, each batch by what its loss counts (`Model.loss_weight`).
         warmup: updates over which the learning rates rise from 0.
         schedule: what they do then: stay, or fall to 0 at the last update, in a straight line or as a half cosine.
         average: the decay of a moving average of the weights (embeddings aside), with which the model is judged and

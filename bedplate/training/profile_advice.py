@@ -42,7 +42,7 @@ class Measured(msgspec.Struct, frozen=True):
 
     def idle(self, threads: int) -> float:
         """The seconds that so many threads did nothing while the loop trained, all together."""
-        trained = sum(took for name, took in self.loop.items() if name not in ("validation", "checkpoint"))
+        trained = sum(took for name, took in self.loop.items() if name not in ("rehearsal", "validation", "checkpoint"))
         return max(threads * trained - sum(self.threads.values()), 0.0)
 
 

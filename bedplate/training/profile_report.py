@@ -11,7 +11,7 @@ import msgspec
 from bedplate.training.config import TrainerConfig
 from bedplate.training.profile_advice import Limits, Measured, advice, shown_bytes
 
-_LOOP = ("waiting", "forward", "backward", "optimizer", "exchange", "validation", "checkpoint", "other")
+_LOOP = ("waiting", "forward", "backward", "optimizer", "exchange", "rehearsal", "validation", "checkpoint", "other")
 """What the loop's thread does, in the order in which it is shown."""
 
 

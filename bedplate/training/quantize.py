@@ -13,7 +13,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ import numpy as np
 from bedplate.errors import ArtifactError, ProofError
 from bedplate.features import artifact
 from bedplate.features.tables import tables_of, with_tables, without_tables
+from bedplate.files import aside
 from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
@@ -100,10 +101,7 @@ def quantize(
             where=place,
             hint="nothing was registered; raise --most if such a difference does no harm, or serve it as it is",
         )
-    with tempfile.TemporaryDirectory(prefix="bedplate-int8-") as folder:
-        made = Path(folder) / "artifact"
-        shutil.copytree(version.path, made, ignore=shutil.ignore_patterns(MANIFEST_NAME, SEAL_NAME, artifact.RUNTIME))
-        (made / spec.file).chmod(0o644)
+    with _linked(version.path, {MANIFEST_NAME, SEAL_NAME, artifact.RUNTIME, spec.file}) as made:
         (made / spec.file).write_bytes(small)
         msgspec.structs.replace(spec, absolute=most).write(made)
         facts = {**msgspec.to_builtins(found), "of": str(version), "most": most}
@@ -114,6 +112,21 @@ def quantize(
             parents=(*manifest.parents, str(version)),
         )
         return registry.register(version.name, made, manifest=changed, run_id=manifest.run), found
+
+
+@contextmanager
+def _linked(folder: Path, without: Collection[str]) -> Generator[Path]:
+    """A folder beside another that has its files but some, as long as the context lasts: large ones are not copied."""
+    made = aside(folder.parent / "int8")
+    try:
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            if path.is_file() and str(name) not in without:
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
+                (made / name).hardlink_to(path)
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _int8(graph: bytes, place: str) -> bytes:

@@ -30,6 +30,7 @@ from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, RunRecord, StoredRun
 from bedplate.registry.version import ModelVersion
+from bedplate.training.checkpoint import reached
 from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.evidence import (
@@ -167,7 +168,11 @@ def _opened(
     if began is not None:
         require_same(began, job, beginning.definitions, dataset.snapshots)
         require_reachable(registry.run(began.id).folder / CHECKPOINTS, job, batches)
-        return registry.resume_run(began.id, resumed_config(began, job))
+        run = registry.resume_run(began.id, resumed_config(began, job))
+        step = reached(run.folder / CHECKPOINTS)
+        if step is not None:
+            run.take_back(step)
+        return run
     config = run_config(job, retraining) | beginning.form
     return registry.start_run(
         job.name, config, project=root, definitions=beginning.definitions, sources=dataset.snapshots

@@ -203,11 +203,11 @@ class _Run:
             self._lap("waiting")
             if batch is END:
                 break
-            loss, rows = self._gradients(batch)
+            loss, weight, rows = self._gradients(batch)
             progress.batch += 1
             progress.step += 1
-            progress.loss_sum += loss * rows
-            progress.rows += rows
+            progress.loss_sum += loss * weight
+            progress.weight += weight
             self.rows += rows
             if self.profile is not None:
                 self.profile.trained(batch.rows)
@@ -244,11 +244,11 @@ class _Run:
             self._save()
         return False
 
-    def _gradients(self, batch: TensorBatch) -> tuple[float, int]:
+    def _gradients(self, batch: TensorBatch) -> tuple[float, float, int]:
         """Adds the gradients of this process's part of a batch to those of the next update.
 
         Returns:
-            The loss of the whole batch, and how many candidates it has.
+            The loss of the whole batch, what it counts beside that of others, and how many candidates it has.
         """
         if self.progress.batch % self.config.accumulate == 0:
             self._begin_update()
@@ -263,15 +263,13 @@ class _Run:
         self._lap("forward")
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", batch)
-        weight = loss_weight_of(self.model, whole) if self.config.accumulate > 1 else 1.0
+        weight = loss_weight_of(self.model, whole)
         if self.config.accumulate > 1 or self.exchange.count > 1:
-            loss = loss * (weight / self.exchange.count)
+            loss = loss * ((weight if self.config.accumulate > 1 else 1.0) / self.exchange.count)
         backward(self.model, loss, batch)
-        if not self.rows:  # the first batch shows of what kind gradients are
-            check_gradients(self.model, self.optimizer.dense)
         self._lap("backward")
         self.grouped += weight
-        return value, whole.rows
+        return value, weight, whole.rows
 
     def _loss(self, batch: TensorBatch) -> tuple[torch.Tensor, TensorBatch]:
         """The loss of the whole batch of which this process has a part, and what it was taken of."""
@@ -279,12 +277,19 @@ class _Run:
         self.tables.fetch(batch)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
         own = self.forward(batch)
-        if not self.rows and batch.rows:  # what comes to light with the first validation else, perhaps hours later
-            rehearse(self.model, own, batch, exports=self.exports)
         self._lap("forward")
+        if not self.rows and batch.rows:  # what comes to light with the first validation else, perhaps hours later
+            self._rehearse(own, batch)
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
         return loss_of(self.model, outputs, whole), whole
+
+    def _rehearse(self, outputs: Mapping[str, torch.Tensor], batch: TensorBatch) -> None:
+        """Tries what the first validation and the export will do; its time is none of the training's."""
+        began = time.perf_counter()
+        rehearse(self.model, outputs, batch, exports=self.exports)
+        self.seconds -= time.perf_counter() - began
+        self._lap("rehearsal")
 
     def _begin_update(self) -> None:
         """Forgets the gradients, and sets the rates of the update: sharded tables take them with a lookup."""
@@ -294,11 +299,11 @@ class _Run:
             self.optimizer.set_rates(factor(c.schedule, c.warmup, c.epochs * self.updates, done))
 
     def _update(self, loss: float, batch: TensorBatch) -> None:
-        self.exchange.merge(self.optimizer)
-        self._lap("exchange" if self.exchange.count > 1 else "optimizer")
-        if self.config.accumulate > 1:
-            self.optimizer.scale_gradients(1.0 / (self.grouped or 1.0))
-        norm = self.optimizer.clip_gradients()
+        try:
+            norm = self._merge_gradients()
+        except RuntimeError:
+            check_gradients(self.model, self.optimizer.dense)
+            raise
         if not math.isfinite(norm):
             raise self._not_finite(f"the loss is {loss}, but its gradient's norm is {norm}", batch)
         left = self.optimizer.step()
@@ -308,6 +313,14 @@ class _Run:
             self.average.update()
         self.grouped = 0.0
         self._lap("optimizer")
+
+    def _merge_gradients(self) -> float:
+        """Makes the gradients of all processes and batches those of the update, and gives their norm."""
+        self.exchange.merge(self.optimizer)
+        self._lap("exchange" if self.exchange.count > 1 else "optimizer")
+        if self.config.accumulate > 1:
+            self.optimizer.scale_gradients(1.0 / (self.grouped or 1.0))
+        return self.optimizer.clip_gradients()
 
     def _evaluate(self) -> None:
         """Judges the weights, and keeps them where they are the best."""
@@ -319,7 +332,7 @@ class _Run:
 
     def _judge(self) -> None:
         progress = self.progress
-        metrics = {"train_loss": progress.loss_sum / max(progress.rows, 1)}
+        metrics = {"train_loss": progress.loss_sum / (progress.weight or 1.0)}
         seed, ahead, exchange = self.config.seed, self.ahead, self.exchange
         metrics |= evaluate(self.model, self.validation, seed=seed, ahead=ahead, exchange=exchange, tables=self.tables)
         value = self._judged(metrics)
@@ -335,7 +348,7 @@ class _Run:
             self.show(self._status(metrics))
         if self.log is not None:
             self.log(progress.step, metrics)
-        progress.evaluated, progress.loss_sum, progress.rows = progress.step, 0.0, 0
+        progress.evaluated, progress.loss_sum, progress.weight = progress.step, 0.0, 0.0
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -438,7 +451,7 @@ class _Run:
     def _status(self, metrics: dict[str, float] | None) -> Status:
         p, c = self.progress, self.config
         seconds = max(self.seconds, 1e-9)
-        loss = p.loss_sum / max(p.rows, 1)
+        loss = p.loss_sum / (p.weight or 1.0)
         speed, waited = self.rows / seconds, self.waiting.seconds / seconds
         return Status(p.epoch + 1, c.epochs, p.batch, self.batches, loss, speed, waited, metrics, c.metric)
 

@@ -13,6 +13,8 @@ from bedplate import Project, Registry
 from bedplate.cli.main import run as command
 from bedplate.features.artifact import GRAPH
 from bedplate.training import run as training
+from bedplate.training import trainer
+from bedplate.training.checkpoint import CHECKPOINT
 
 
 @pytest.fixture
@@ -45,3 +47,25 @@ def test_it_says_how_to_go_on(
     assert registry.run(found[1]).record.status == "finished"
     one, two = (path.read_bytes() for path in (registry.root / "runs").glob(f"*/artifact/ranker/{GRAPH}"))
     assert one == two
+
+
+def test_what_was_judged_after_the_last_checkpoint_is_forgotten(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that goes on from the checkpoint may end before it comes there again."""
+    saved, save = list[str](), trainer.save_state
+
+    def until(path: Path, state: dict[str, Any]) -> None:
+        saved.append(path.name)
+        if saved.count(CHECKPOINT) == 2:
+            raise KeyboardInterrupt
+        save(path, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "save_state", until)
+        assert command(["train", "ranker", "trainer.epochs=3", "--project", str(folder)]) == 130
+    registry = Registry(Project(folder).config.registry_path)
+    [run] = registry.runs()
+    first, second = (point.step for point in run.metrics()["loss"])
+    assert command(["train", "ranker", "--resume", run.id, "trainer.epochs=1", "--project", str(folder)]) == 0
+    run = registry.run(run.id)
+    assert [point.step for point in run.metrics()["loss"]] == [first]
+    assert max(point.step for points in run.metrics().values() for point in points) == first < second

@@ -62,6 +62,25 @@ def test_what_a_run_ended_with_is_in_its_record_and_not_among_the_values_by_step
     assert [(p.step, p.value) for p in stored.metrics()["loss"]] == [(0, 0.9), (1, 0.5), (2, 0.7)]
 
 
+def test_what_was_logged_of_later_steps_is_taken_back(registry: Registry) -> None:
+    with registry.start_run("train", {}) as run:
+        for step, loss in enumerate([0.9, math.nan, 0.7]):
+            run.log_metrics(step, {"loss": loss} | ({"auc": 0.5} if step == 2 else {}))
+        run.take_back(2)
+        assert len(registry.run(run.id).metrics()["loss"]) == 3
+        run.take_back(1)
+        assert [p.step for p in registry.run(run.id).metrics()["loss"]] == [0, 1]
+        run.log_metrics(4, {"late": 1.0})
+    stored = registry.run(run.id)
+    assert stored.record.metrics == {"loss": None, "late": 1.0}
+    assert {name: [p.step for p in points] for name, points in stored.metrics().items()} == {
+        "loss": [0, 1],
+        "late": [4],
+    }
+    with pytest.raises(StoreError, match="has ended"):
+        run.take_back(0)
+
+
 def test_how_a_run_ends(registry: Registry) -> None:
     with pytest.raises(ZeroDivisionError), registry.start_run("train", {}) as failed:
         _ = 1 / 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from bedplate.errors import ArtifactError
 from bedplate.features.artifact import GRAPH, TABLES, read_golden
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import Layout
-from bedplate.features.tables import LEAST_BYTES, Table, inputs_of, tables_of, with_tables, without_tables
+from bedplate.features.tables import LEAST_BYTES, Table, inputs_of, tables_of, with_tables, without_tables, write_tables
 from bedplate.inference.artifact import load_artifact, open_artifact
 from bedplate.inference.item_side import ItemSide, open_item_side
 from bedplate.layers.embedding import FusedEmbedding
@@ -136,6 +137,12 @@ def test_a_damaged_table_is_refused(folder: Path, tmp_path: Path, damage: str) -
         open_artifact(copy, "wide", "1")
 
 
+def test_a_full_disk_is_said_to_be_full() -> None:
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_tables(Path("/dev/full"), {"table": np.ones((ROWS, WIDTH), np.float32)})
+    assert raised.value.errno == errno.ENOSPC
+
+
 def test_a_graph_without_its_tables_takes_them_as_inputs_and_gets_them_back(folder: Path) -> None:
     graph = (folder / GRAPH).read_bytes()
     tables = tables_of(graph, TABLES)
@@ -155,6 +162,7 @@ def test_the_int8_variant_has_the_same_table(encoder: Encoder, folder: Path, tmp
     second, found = quantize(first, registry, most=0.1)
     assert 0 < found.largest < 0.1
     assert (second.path / TABLES).read_bytes() == (folder / TABLES).read_bytes()
+    assert sorted(path.name for path in second.path.parent.iterdir()) == ["1", "2"]
     one, two = (load_artifact(version).model for version in (first, second))
     given = inputs(encoder, one.inputs)
     np.testing.assert_allclose(two.run(given, ["score"])[0], one.run(given, ["score"])[0], atol=0.1)

@@ -304,23 +304,32 @@ def test_an_error_that_says_what_is_wrong_stays_as_it_is(tmp_path):
         fitted(tmp_path, Mistaken, "loss of a label")
 
 
-def test_a_sparse_gradient_of_a_table_of_its_own_is_named(tmp_path):
+@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"clip_norm": 1.0}], ids=str)
+def test_a_sparse_gradient_of_a_table_of_its_own_is_named(tmp_path, first, options):
+    """In whichever batch it is the first time."""
+
     class Sparse(Mistaken):
         class Config(BinaryConfig, frozen=True):
             mistake: str = ""
 
         def __init__(self, config, layout):
             super().__init__(config, layout)
-            self.users = torch.nn.Embedding(9, 1, sparse=True)
+            self.users, self.batches = torch.nn.Embedding(9, 1, sparse=True), 0
 
         def forward(self, batch):
-            return {"logit": super().forward(batch)["logit"] + self.users(batch["request_of_item"] % 9).squeeze(1)}
+            logit = super().forward(batch)["logit"]
+            if self.training:
+                self.batches += 1
+            if self.batches > first:
+                logit = logit + self.users(batch["request_of_item"] % 9).squeeze(1)
+            return {"logit": logit}
 
     encoder = make_encoder()
     said = r"(?s)model 'Sparse': the gradient of 'users.weight' is sparse, expected a dense one.*FusedEmbedding"
     with pytest.raises(DefinitionError, match=said):
-        Trainer(TrainerConfig(epochs=1)).fit(
-            Sparse(Sparse.Config("label"), encoder.layout), encoder, Source(2), Source(1), tmp_path
+        Trainer(TrainerConfig(epochs=1, **options)).fit(
+            Sparse(Sparse.Config("label"), encoder.layout), encoder, Source(6), Source(1), tmp_path
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from synthetic import Source
 
 from bedplate.features.encoder import Encoder
 from bedplate.models.dcn import DCN
-from bedplate.training import profile_limits
+from bedplate.training import profile_limits, trainer
 from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig
 from bedplate.training.profile import FILE, TEXT, Profile
@@ -23,6 +24,7 @@ from bedplate.training.profile_report import report, text_of
 from bedplate.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quickly")
+LONG = 0.5  # seconds
 SHORT = msgspec.structs.replace(CONFIG, epochs=2)
 FAST = Limits(
     load=2e5,
@@ -63,6 +65,22 @@ def test_a_profiled_training_ends_with_the_same_state_and_its_report_leaves_the_
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), drawn)
     assert not model.training
+
+
+def test_what_is_tried_at_the_first_batch_is_no_training(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "rehearse", lambda *_, **__: time.sleep(LONG))
+    profile, source = Profile(), Source(6)
+    began = time.perf_counter()
+    result = Trainer(SHORT, profile=profile).fit(
+        DCN(MODEL, encoder.layout), encoder, source, Source(2, salt=1), tmp_path
+    )
+    took = time.perf_counter() - began
+    rows = 2 * sum(batch.items for batch in source.epoch(SHORT.seed, 0))
+    assert rows / result.rows_per_second <= took - LONG
+    assert profile.measured.loop["rehearsal"] >= LONG
+    assert sum(profile.measured.loop.values()) - profile.measured.loop["rehearsal"] <= took - LONG
 
 
 def test_the_report_has_every_stage_with_its_limit_and_says_that_a_slow_source_is_waited_for(

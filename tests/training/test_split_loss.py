@@ -88,6 +88,22 @@ def test_accumulated_gradients_are_those_of_the_rows(encoder: Encoder, tmp_path:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_the_loss_while_training_is_that_of_the_rows(encoder: Encoder, tmp_path: Path) -> None:
+    """Rates are so low that the weights stay as they are."""
+
+    def seen(requests: int) -> float:
+        config = TrainerConfig(epochs=1, learning_rate=1e-12, embedding_learning_rate=1e-12)
+        model = Logistic(LogisticConfig("label"), encoder.layout)
+        return (
+            Trainer(config)
+            .fit(model, encoder, Cut(requests), Source(1), tmp_path / f"{requests}")
+            .metrics["train_loss"]
+        )
+
+    whole = predict(Logistic(LogisticConfig("label"), encoder.layout), encoder, Cut(REQUESTS)).loss
+    assert [seen(size) for size in (1, 5, REQUESTS)] == pytest.approx([whole] * 3, rel=1e-5)
+
+
 class Negative(Logistic):
     def loss_weight(self, batch):
         return -torch.ones(())
