@@ -205,7 +205,7 @@ def _examined(
 ) -> None:
     """Writes the report of a profile, if one is wanted, into the run's folder."""
     if profile is not None:
-        progress("measure each stage alone")
+        progress("say where the time went")
         profile.examine(job.trainer, model, encoder, training, folder)
 
 
