@@ -36,7 +36,7 @@ COMMANDS = {
     "train": ("bedplate.cli.train:train", "Train a job's model and register the version."),
     "retrain": ("bedplate.cli.retrain:retrain", "Train on fresh data, and promote what is no worse."),
     "search": ("bedplate.cli.search:search", "Try other choices of a job, many at once, resumable."),
-    "runs": ("bedplate.cli.runs:runs", "List, show and compare runs."),
+    "runs": ("bedplate.cli.runs:runs", "List, show, compare and remove runs."),
     "models": ("bedplate.cli.models:models", "List, show, add, quantize, promote and roll back models."),
     "materialize": ("bedplate.cli.materialize:materialize", "Fill the online store from history."),
     "ingest": ("bedplate.cli.ingest:ingest", "Keep the online store current from a stream."),

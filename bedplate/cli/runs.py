@@ -13,6 +13,7 @@ from bedplate.cli.options import echo_json, json_option, open_registry, project_
 from bedplate.cli.runs_bisect import bisect
 from bedplate.cli.runs_diff import diff, run_of
 from bedplate.cli.runs_mirror import mirror
+from bedplate.cli.runs_remove import remove
 from bedplate.cli.tables import elapsed, facts, moment, number, sparkline, table
 
 if TYPE_CHECKING:
@@ -24,19 +25,21 @@ _MOST_COLUMNS = 20
 
 @click.group()
 def runs() -> None:
-    """List, show and compare runs.
+    """List, show, compare and remove runs.
 
     \b
     Examples:
       bedplate runs list
       bedplate runs show 20260105-093000-1f2e3d
       bedplate runs diff ranker:3 ranker:4
+      bedplate runs remove --status failed --older-than 30d
     """
 
 
 runs.add_command(diff)
 runs.add_command(bisect)
 runs.add_command(mirror)
+runs.add_command(remove)
 
 
 @runs.command("list")

@@ -21,6 +21,7 @@ from bedplate.registry.run import RunRecord, read_record
 
 MODELS = "models"
 RUNS = "runs"
+STUDIES = "studies"
 
 
 def visible_folders(folder: Path) -> list[str]:
@@ -36,9 +37,8 @@ def version_numbers(folder: Path) -> set[int]:
 
 
 def index_behind(root: Path, db: sqlite3.Connection) -> bool:
-    """Whether a folder holds something that the index does not; reads only names and sizes."""
-    known_runs = {run for (run,) in db.execute("SELECT id FROM runs")}
-    if not known_runs.issuperset(visible_folders(root / RUNS)):
+    """Whether the index lacks something that a folder holds, or has a run that is gone; reads only names and sizes."""
+    if _known_runs(db) != set(visible_folders(root / RUNS)):
         return True
     return any(_model_behind(root, db, model) for model in visible_folders(root / MODELS))
 
@@ -50,12 +50,17 @@ def _model_behind(root: Path, db: sqlite3.Connection, model: str) -> bool:
     return bool(version_numbers(folder) - indexed_versions(db, model)) or size != log_size(db, model)
 
 
+def _known_runs(db: sqlite3.Connection) -> set[str]:
+    return {run for (run,) in db.execute("SELECT id FROM runs")}
+
+
 def catch_up(root: Path, db: sqlite3.Connection) -> None:
-    """Takes over every run, version and alias change that the index lacks."""
-    known_runs = {run for (run,) in db.execute("SELECT id FROM runs")}
-    for run in visible_folders(root / RUNS):
-        if run not in known_runs:
-            put_run(db, read_record(root / RUNS / run))
+    """Takes over every run, version and alias change that the index lacks, and forgets the runs that are gone."""
+    known, there = _known_runs(db), set(visible_folders(root / RUNS))
+    for run in sorted(there - known):
+        put_run(db, read_record(root / RUNS / run))
+    for run in known - there:
+        delete_run(db, run)
     for model in visible_folders(root / MODELS):
         catch_up_model(root, db, model)
 
@@ -113,6 +118,11 @@ def put_run(db: sqlite3.Connection, record: RunRecord) -> None:
     """Writes a run's row."""
     row = (record.id, record.status, msgspec.json.encode(record))
     db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", row)
+
+
+def delete_run(db: sqlite3.Connection, run: str) -> None:
+    """Deletes a run's row."""
+    db.execute("DELETE FROM runs WHERE id = ?", (run,))
 
 
 def run_records(db: sqlite3.Connection, status: str | None = None) -> list[RunRecord]:

@@ -3,6 +3,7 @@
     <root>/runs/<id>/                   a run (see `run`)
     <root>/models/<name>/<version>/     a model version: the artifact, manifest.json and its hash; never changed
     <root>/models/<name>/aliases.jsonl  the history of its aliases (see `aliases`)
+    <root>/studies/<name>/<id>/         a study, whose trials are runs (see `training.study`)
     <root>/index.sqlite                 the index (see `index`)
 
 Any number of processes on one machine may read and write at once. A writer prepares aside, takes the index's write lock
@@ -18,7 +19,7 @@ import os
 import secrets
 import shutil
 import sqlite3
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -28,7 +29,7 @@ from msgspec import UNSET, UnsetType
 from bedplate.clock import Clock, system_clock
 from bedplate.errors import ArtifactError, ConflictError, NotFoundError, StoreError
 from bedplate.files import aside, fsync_dir, move_folder, new_folder, write_atomic
-from bedplate.registry import lookup, recovery
+from bedplate.registry import lookup, recovery, removal
 from bedplate.registry.aliases import LOG_NAME, AliasChange, append_log, current_user
 from bedplate.registry.index import INDEX_NAME, FileIndex, Index, SnapshotIndex
 from bedplate.registry.lineage import Lineage, RunFacts
@@ -44,6 +45,7 @@ from bedplate.registry.manifest import (
     seal,
 )
 from bedplate.registry.recovery import MODELS, RUNS
+from bedplate.registry.references import Removal, examine
 from bedplate.registry.run import (
     ARTIFACT_NAME,
     RUN_NAME,
@@ -171,7 +173,7 @@ class Registry:
         """
         stored = self.run(run)
         with _storing(self.root), self._index.write() as db:
-            stored = StoredRun(stored.folder, read_record(stored.folder))
+            stored = StoredRun(_folder_of_run(self.root, stored.id), read_record(stored.folder))
             if stored.status not in ("interrupted", "failed"):
                 raise StoreError(
                     f"the run is {stored.status} (process {stored.record.pid} on {stored.record.host})",
@@ -187,7 +189,9 @@ class Registry:
 
     def _put_run(self, record: RunRecord) -> None:
         with self._index.write() as db:
-            recovery.put_run(db, record)
+            # It may be gone: it can be removed as soon as its `run.json` says that it has ended.
+            if (self.root / RUNS / record.id).is_dir():
+                recovery.put_run(db, record)
 
     def run(self, run: str) -> StoredRun:
         """A run by its id, or by an unambiguous beginning of it.
@@ -197,9 +201,7 @@ class Registry:
             ConfigError: several runs begin so.
         """
         with self._index.read() as db:
-            folder = self.root / RUNS / lookup.resolve_run(db, run)
-        if not folder.is_dir():
-            raise NotFoundError("the run's folder is no longer there", where=str(folder))
+            folder = _folder_of_run(self.root, lookup.resolve_run(db, run))
         return StoredRun(folder, read_record(folder))
 
     def runs(self, name: str | None = None, *, status: str | None = None) -> list[StoredRun]:
@@ -208,6 +210,32 @@ class Registry:
             records = recovery.run_records(db)
         found = [stored_run(self.root / RUNS / record.id, record) for record in records if name in (None, record.name)]
         return [run for run in found if status in (None, run.status)]
+
+    def remove_runs(self, runs: Iterable[str], *, skip_kept: bool = False, dry_run: bool = False) -> Removal:
+        """Removes runs for good: all that are named, or none where one of them has to stay.
+
+        What has to stay: a run at work, one that made a model version, a trial of a study that is there, and one that
+        the config of another run names. A run that a killed process was removing is there whole, or is gone.
+
+        Args:
+            runs: their ids, or unambiguous beginnings of them.
+            skip_kept: leaves those that have to stay where they are, and removes the others.
+            dry_run: says what would be removed, and removes nothing.
+
+        Raises:
+            NotFoundError: there is no such run.
+            ConfigError: several runs begin so.
+            StoreError: one has to stay, or the registry can't be written: nothing was removed; or files of runs that
+                are gone can't be deleted.
+        """
+        ids = list(dict.fromkeys(self.run(run).id for run in runs))
+        with _storing(self.root):
+            if dry_run:
+                with self._index.read() as db:
+                    found = examine(self.root, db, ids, skip_kept=skip_kept)
+                return msgspec.structs.replace(found, bytes=sum(map(removal.bytes_below, found.folders(self.root))))
+            _require_writable(self._index, self.root)
+            return removal.remove(self.root, self._index, ids, skip_kept=skip_kept)
 
     def register(self, name: str, artifact: Path, *, manifest: Manifest, run_id: str | None = None) -> ModelVersion:
         """Registers a copy of a folder as the next version of a model.
@@ -250,6 +278,8 @@ class Registry:
         with self._index.read() as db:
             changed = {v for v in _versions_with(db, name, content) if not _intact(folder, v)}
         with self._writing(name) as db:
+            if manifest.run is not None:
+                _folder_of_run(self.root, manifest.run)
             equal = [v for v in _versions_with(db, name, content) if v not in changed]
             if equal:
                 return equal[-1]
@@ -458,6 +488,13 @@ def _open_index(root: Path) -> Index:
             recovery.cut_incomplete(root, db)
     recovery.sweep(root, running)
     return index
+
+
+def _folder_of_run(root: Path, run: str) -> Path:
+    folder = root / RUNS / run
+    if not folder.is_dir():
+        raise NotFoundError("the run's folder is no longer there", where=str(folder))
+    return folder
 
 
 def _run_facts(registry: Registry, run: str) -> RunFacts:

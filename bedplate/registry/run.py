@@ -30,6 +30,9 @@ RUN_NAME = "run.json"
 METRICS_NAME = "metrics.jsonl"
 ARTIFACT_NAME = "artifact"
 
+SEARCHED = "searched"
+"""Where the config of a trial's run keeps of which study it is: `{"study": ID, "trial": NAME}`."""
+
 Status: TypeAlias = Literal["running", "finished", "failed", "interrupted", "damaged"]
 EndStatus: TypeAlias = Literal["finished", "failed", "interrupted"]
 

@@ -35,9 +35,11 @@ from bedplate.training.job import Job
 from bedplate.training.matrix_rows import MatrixRows, log_q_of
 from bedplate.training.memory import require_memory
 from bedplate.training.packing import CatalogueVectors, Exported, Graph, Session
+from bedplate.training.profile import Profile
 from bedplate.training.report import Log, Show
 from bedplate.training.result import TrainResult
 from bedplate.training.rounds import Rounds, judged_metrics
+from bedplate.training.stages import FIT, OTHER, VALIDATION, unlapped
 from bedplate.types import Array
 
 if TYPE_CHECKING:
@@ -55,16 +57,18 @@ class Estimating:
 
     Args:
         job: the job.
+        profile: is told where the time goes; None where nobody asks.
     """
 
-    __slots__ = ("_config", "_job", "_kind", "_tested", "title")
+    __slots__ = ("_config", "_job", "_kind", "_lap", "_profile", "_tested", "title")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, profile: Profile | None = None) -> None:
         assert isinstance(job.model, EstimatorConfig)
         self._job, self._config, self._kind = job, job.model, implementation(job.model)
         named = getattr(job.model, "estimator", "")
         self.title = named.rpartition(":")[2] or self._kind.__name__
         self._tested: list[dict[str, Array]] = []
+        self._profile, self._lap = profile, unlapped if profile is None else profile.lap
 
     def encoder(self, fitted: Encoder) -> Encoder:
         """With numbers as they are, or as `Number` says, as the config wants it."""
@@ -81,20 +85,24 @@ class Estimating:
         remove_leftovers(folder)
         seed, label = self._job.trainer.seed, self._job.model.label
         model: Estimator = self._kind(self._job.model, MatrixLayout(encoder).columns)
+        if self._profile is not None:
+            self._profile.begin()
 
         with stop_signals() as interrupt:
-            matrix = MatrixRows(encoder, label, folder / ROWS, interrupt, show)
+            matrix = MatrixRows(encoder, label, folder / ROWS, interrupt, show, self._lap)
 
             def rows() -> tuple[Rows, Rows]:
                 train = matrix.read("train", training, seed)
                 require_memory(
                     model.memory(len(train)), f"learning from {len(train):,} rows", f"job '{self._job.name}'"
                 )
+                if self._profile is not None:
+                    self._profile.trained(len(train))
                 return train, matrix.read("validation", validation, seed)
 
             if isinstance(model, Boosted):
                 identity = self._identity(model, encoder)
-                grown = Rounds(model, self._job.trainer.metric, identity, folder, interrupt, log, show)
+                grown = Rounds(model, self._job.trainer.metric, identity, folder, interrupt, log, show, self._lap)
                 return self._done(grown.run(rows), folder)
             ready = rows()
         # Outside: a signal ends it at once, since it can't be asked to end.
@@ -105,6 +113,7 @@ class Estimating:
     def _done(self, result: TrainResult[Any], folder: Path) -> TrainResult[Any]:
         write_importance(folder.parent, result.model.importance())
         shutil.rmtree(folder / ROWS, ignore_errors=True)
+        self._lap(OTHER, 0)
         return result
 
     def _fit_at_once(self, model: Estimator, train: Rows, validation: Rows) -> TrainResult[Estimator]:
@@ -119,7 +128,9 @@ class Estimating:
                 hint="run the same again: it is fitted from the beginning",
             ) from None
         seconds = time.perf_counter() - began
+        self._lap(FIT, len(train))
         metrics = judged_metrics(model, model.judged(validation.matrix, validation.log_q), validation)
+        self._lap(VALIDATION, len(validation))
         return TrainResult(model, metrics, 0, [metrics], 1, len(train) / max(seconds, 1e-9), 0.0, 0, False)
 
     def predict(self, model: Estimator, encoder: Encoder, source: Batches) -> Prediction:

@@ -12,7 +12,7 @@ from bedplate.features.encoding import CANDIDATE
 from bedplate.features.view import Feature
 from bedplate.identity import class_id
 from bedplate.registry.manifest import plain_config
-from bedplate.registry.run import RunRecord
+from bedplate.registry.run import SEARCHED, RunRecord
 from bedplate.training.config import may_change
 from bedplate.training.job import Job
 
@@ -24,9 +24,6 @@ CONTINUED = "continued"
 
 RETRAINING = "retraining"
 """Where a run's config keeps which retraining it is of."""
-
-SEARCHED = "searched"
-"""Where a run's config keeps which trial of which study it is."""
 
 RUN_ONLY = (CONTINUED, RETRAINING, SEARCHED)
 """What a run's config holds and no job: a resumed run has it from its beginning."""

@@ -6,38 +6,38 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bedplate.batch import Batch, Column, Dense, Ragged
+from bedplate.batch import Batch, Dense
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.rates import label_rate
 from bedplate.features.encoding import CANDIDATE, Encoding, Number
 from bedplate.metrics.rates import changed
 from bedplate.registry.version import ModelVersion
 from bedplate.training.promotion import PromotionRules
+from bedplate.training.sameness import column_of, missing
 from bedplate.types import Float64s
 
-_REQUESTS = 2000
-"""At most so many requests of a split are looked at, evenly over its time."""
 
-
-def problems(dataset: LoadedDataset, inputs: Mapping[str, Encoding], rules: PromotionRules) -> list[str]:
+def problems(batches: Mapping[str, Batch], inputs: Mapping[str, Encoding], rules: PromotionRules) -> list[str]:
     """How the inputs of the test split differ from those of the training split by more than the rules allow.
 
     Args:
-        dataset: with both splits.
+        batches: of both splits, see `unlearnt.samples`.
         inputs: what a job's model reads.
         rules: how much they may.
     """
-    was, now = (_sample(dataset, split) for split in ("train", "test"))
     found: list[str] = []
+    if "train" not in batches or "test" not in batches:
+        return found
+    was, now = batches["train"], batches["test"]
     for name, encoding in inputs.items():
         if name == CANDIDATE:
             continue
-        before, after = _column(was, name), _column(now, name)
-        missing = [_missing(column) for column in (before, after)]
-        if missing[1] - missing[0] > rules.largest_missing:
+        before, after = column_of(was, name), column_of(now, name)
+        nulls = [missing(column) for column in (before, after)]
+        if nulls[1] - nulls[0] > rules.largest_missing:
             found.append(
-                f"the input '{name}' is null in {missing[1]:.0%} of the test rows, of the training rows in "
-                f"{missing[0]:.0%} (largest_missing is {rules.largest_missing:g})"
+                f"the input '{name}' is null in {nulls[1]:.0%} of the test rows, of the training rows in "
+                f"{nulls[0]:.0%} (largest_missing is {rules.largest_missing:g})"
             )
         elif isinstance(encoding, Number) and isinstance(before, Dense) and isinstance(after, Dense):
             found += _moved(name, _numbers(before, encoding), _numbers(after, encoding), rules)
@@ -76,23 +76,6 @@ def _same_label(dataset: LoadedDataset, label: str, champion: ModelVersion) -> b
     manifest, name = champion.manifest, f"label {label}"
     predicted = manifest.config.get("model", {}).get("label")
     return predicted == label and manifest.definitions.get(name) == dataset.compiled.definitions().get(name)
-
-
-def _sample(dataset: LoadedDataset, split: str) -> Batch:
-    first, last = dataset.positions(split)
-    chosen = np.unique(np.linspace(first, last - 1, min(_REQUESTS, last - first)).astype(np.int64))
-    return dataset.sample(chosen, 0, 0)
-
-
-def _column(batch: Batch, name: str) -> Column:
-    return batch.request[name] if name in batch.request else batch.item[name]
-
-
-def _missing(column: Column) -> float:
-    """The share of nulls, of lists that of empty ones."""
-    if isinstance(column, Ragged):
-        return float((np.diff(column.offsets) == 0).mean()) if len(column.offsets) > 1 else 0.0
-    return 0.0 if column.present is None else 1.0 - float(column.present.mean())
 
 
 def _numbers(column: Dense, encoding: Number) -> Float64s:

@@ -81,7 +81,7 @@ def learner_of(job: Job, beginning: Beginning, join: Join | None = None, profile
     if isinstance(job.model, EstimatorConfig):
         from bedplate.training.estimating import Estimating
 
-        return Estimating(job)
+        return Estimating(job, profile)
     from bedplate.training.network import Network
 
     return Network(job, beginning, join, profile)

@@ -19,6 +19,7 @@ from bedplate.models.matrix import MatrixLayout
 from bedplate.stopping import Stop
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.report import RoundStatus, Show
+from bedplate.training.stages import ENCODE, LOAD, WRITE, Lap, unlapped
 from bedplate.training.wrong_rows import written_rows
 from bedplate.types import Array, Bools, Float32s
 
@@ -41,12 +42,15 @@ class MatrixRows:
         folder: for the files.
         interrupt: ends the reading.
         show: takes the status after each batch.
+        lap: is told where the time goes.
     """
 
-    def __init__(self, encoder: Encoder, label: str, folder: Path, interrupt: Stop, show: Show | None) -> None:
+    def __init__(
+        self, encoder: Encoder, label: str, folder: Path, interrupt: Stop, show: Show | None, lap: Lap = unlapped
+    ) -> None:
         self.layout = MatrixLayout(encoder)
         self._encoder, self._label, self._folder = encoder, label, folder
-        self._interrupt, self._show = interrupt, show
+        self._interrupt, self._show, self._lap = interrupt, show, lap
 
     def read(self, name: str, source: Batches, seed: int) -> Rows:
         """The rows of the first epoch of a source.
@@ -83,9 +87,11 @@ class MatrixRows:
                         where=str(self._folder),
                         hint="run the same again",
                     )
+                self._lap(LOAD, batch.items)
                 labels = np.asarray(batch.labels[self._label], np.float32)
                 known = ~np.isnan(labels)
                 matrix = self.layout.matrix(self._encoder.encode(batch))
+                self._lap(ENCODE, batch.items)
                 require_finite(batch, matrix, self._encoder, self.layout, self._folder)
                 file.write(matrix[known].data)
                 weights = np.ones(batch.items, np.float32) if batch.weights is None else batch.weights
@@ -95,6 +101,7 @@ class MatrixRows:
                 drawn = log_q_of(batch)
                 if drawn is not None:
                     parts["log_q"].append(drawn[known])
+                self._lap(WRITE, batch.items)
                 first, rows = first + batch.requests, rows + batch.items
                 if self._show is not None:
                     rate = rows / max(time.perf_counter() - began, 1e-9)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, final
 
 from bedplate.features.encoder import Encoder
 from bedplate.files import write_atomic
+from bedplate.models.estimators import EstimatorConfig
 from bedplate.training.config import TrainerConfig
-from bedplate.training.profile_report import Measured, ProfileReport, report, text_of
+from bedplate.training.profile_advice import Measured, unread_columns
+from bedplate.training.profile_report import ProfileReport, report, report_of_estimator, text_of
 from bedplate.training.stages import LOAD
 
 if TYPE_CHECKING:
@@ -41,24 +43,30 @@ class Profile:
         self.loading = loading
         self.report: ProfileReport | None = None
         self._loop: defaultdict[str, float] = defaultdict(float)
+        self._loop_cpu: defaultdict[str, float] = defaultdict(float)
+        self._loop_rows: defaultdict[str, int] = defaultdict(int)
         self._threads: defaultdict[str, float] = defaultdict(float)
         self._thread_rows: defaultdict[str, int] = defaultdict(int)
         self._rows = self._batches = 0
         self._start: float | None = None  # how long the first batch was waited for
         self._lock = threading.Lock()
-        self._at = self._cpu = 0.0
+        self._at = self._cpu = self._cpu_at = 0.0
 
     def begin(self) -> None:
         """From here on the time of the loop counts."""
         self._at, self._cpu = time.perf_counter(), time.process_time()
+        self._cpu_at = self._cpu
 
-    def lap(self, stage: str) -> None:
-        """A stage of the loop, which began where the one before ended, has ended."""
-        now = time.perf_counter()
-        self._loop[stage] += now - self._at
+    def lap(self, stage: str, rows: int = 0) -> None:
+        """A stage of the loop, which began where the one before ended, has ended; see `stages.Lap`."""
+        now, cpu = time.perf_counter(), time.process_time()
+        name = self.loading if stage == LOAD else stage
+        self._loop[name] += now - self._at
+        self._loop_cpu[name] += cpu - self._cpu_at
+        self._loop_rows[name] += rows
         if self._start is None and stage == "waiting":
             self._start = now - self._at
-        self._at = now
+        self._at, self._cpu_at = now, cpu
 
     def prepared(self, stage: str, seconds: float, rows: int) -> None:
         """A stage of preparing a batch has ended, in any thread; see `stages.Watch`."""
@@ -84,6 +92,8 @@ class Profile:
             self._batches,
             cpu,
             self._start or 0.0,
+            dict(self._loop_cpu),
+            dict(self._loop_rows),
         )
 
     def examine(
@@ -91,7 +101,8 @@ class Profile:
     ) -> ProfileReport:
         """Measures each stage alone, and writes `profile.json` and `profile.txt`.
 
-        A copy of the model is trained on for some seconds; the model and torch's random numbers stay as they are.
+        A copy of a network is trained on for some seconds; the model and torch's random numbers stay as they are. Of an
+        estimator each stage is alone while it learns: nothing is measured again.
 
         Args:
             config: that it was trained with.
@@ -101,11 +112,16 @@ class Profile:
             folder: the run's.
         """
         measured, limits = self.measured, None
-        if measured.rows:
-            from bedplate.training.profile_limits import limits_of
+        choices = getattr(model, "config", None)
+        if isinstance(choices, EstimatorConfig):
+            unread = unread_columns(next(training.epoch(config.seed, 0)), encoder) if measured.rows else ()
+            self.report = report_of_estimator(measured, choices, unread)
+        else:
+            if measured.rows:
+                from bedplate.training.profile_limits import limits_of
 
-            limits = limits_of(config, model, encoder, training)
-        self.report = report(measured, limits, config)
+                limits = limits_of(config, model, encoder, training)
+            self.report = report(measured, limits, config)
         write_atomic(folder / FILE, self.report.to_json())
         write_atomic(folder / TEXT, (text_of(self.report) + "\n").encode())
         return self.report

@@ -7,6 +7,9 @@ from typing import final
 
 import msgspec
 
+from bedplate.batch import Batch
+from bedplate.datasets.negatives import LOG_Q, SAMPLED
+from bedplate.features.encoder import Encoder
 from bedplate.training.config import TrainerConfig
 
 WAITING, LARGE, PAYS = 0.05, 0.25, 1.1
@@ -29,6 +32,8 @@ class Measured(msgspec.Struct, frozen=True):
         batches: of them.
         cpu: seconds of processor time of the process.
         start: of the seconds of waiting those for the first batch of all, before which none is ready.
+        loop_cpu: the seconds of processor time in each stage of the loop, of all threads of the process.
+        loop_rows: how many rows each stage of the loop was of, for those that say it.
     """
 
     loading: str
@@ -39,6 +44,8 @@ class Measured(msgspec.Struct, frozen=True):
     batches: int
     cpu: float
     start: float = 0.0
+    loop_cpu: Mapping[str, float] = {}
+    loop_rows: Mapping[str, int] = {}
 
     def idle(self, threads: int) -> float:
         """The seconds that so many threads did nothing while the loop trained, all together."""
@@ -101,6 +108,19 @@ def shown_bytes(count: int) -> str:
     return f"{count / 1e3:.1f} kB" if count < 10**5 else f"{count / 1e6:.1f} MB"
 
 
+def unread_columns(batch: Batch, encoder: Encoder) -> tuple[str, ...]:
+    """Columns of a batch that no field of the encoder reads."""
+    read = {field.feature for field in encoder.fields} | {LOG_Q, SAMPLED}
+    return tuple(name for name in (*batch.request, *batch.item) if name not in read)
+
+
+def less_to_join(unread: Sequence[str]) -> Iterator[str]:
+    """That columns are joined which no input reads, where there are such."""
+    if unread:
+        names = ", ".join(unread[:_NAMED]) + (", ..." if len(unread) > _NAMED else "")
+        yield f"no input reads {len(unread)} of the columns that are joined: leave out of the dataset {names}"
+
+
 def advice(measured: Measured, limits: Limits | None, config: TrainerConfig, cores: int) -> Sequence[str]:
     """What to change, what helps most first.
 
@@ -111,7 +131,7 @@ def advice(measured: Measured, limits: Limits | None, config: TrainerConfig, cor
         cores: that the machine has.
     """
     if limits is None:
-        return ["nothing was measured: no step was left to train, or another library trains this model"]
+        return ["nothing was measured: no step was left to train"]
     seconds = sum(measured.loop.values())
     share = {name: took / seconds for name, took in measured.loop.items()}
     waits = share.get("waiting", 0.0) > WAITING
@@ -151,9 +171,7 @@ def _of_loader(waited: float, measured: Measured, limits: Limits, config: Traine
         yield f"{what}; {possible}, and there are {cores} cores: trainer.loader_threads={min(cores, 2 * threads)}"
     busy = sum(measured.threads.values())
     loading = measured.threads.get(measured.loading, 0.0) / busy
-    if limits.unread:
-        names = ", ".join(limits.unread[:_NAMED]) + (", ..." if len(limits.unread) > _NAMED else "")
-        yield f"no input reads {len(limits.unread)} of the columns that are joined: leave out of the dataset {names}"
+    yield from less_to_join(limits.unread)
     if measured.loading == "join" and loading > 0.5:
         yield (
             f"{what}, and the join is {loading:.0%} of preparing a batch: write what is trained on more than once "

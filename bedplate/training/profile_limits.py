@@ -13,7 +13,6 @@ import numpy as np
 from bedplate.batch import Batch
 from bedplate.datasets.blocks import Batches, Blocks, Stretch, blocks_of
 from bedplate.datasets.loader import BLOCK_ITEMS
-from bedplate.datasets.negatives import LOG_Q, SAMPLED
 from bedplate.datasets.slices import slice_batch
 from bedplate.features.encoder import Encoder
 from bedplate.models.base import Model, seeded
@@ -21,7 +20,7 @@ from bedplate.models.batch import TensorBatch
 from bedplate.training.config import TrainerConfig
 from bedplate.training.forward import forward_pass
 from bedplate.training.optimizer import Optimizer
-from bedplate.training.profile_advice import Limits
+from bedplate.training.profile_advice import Limits, unread_columns
 from bedplate.training.tensors import tensors_of, to_tensors
 
 SECONDS = 0.5
@@ -70,7 +69,7 @@ def limits_of(config: TrainerConfig, model: Model, encoder: Encoder, training: B
         bfloat16=reduced,
         bandwidth=_bandwidth(),
         update_bytes=moved,
-        unread=_unread(batches[0], encoder),
+        unread=unread_columns(batches[0], encoder),
     )
 
 
@@ -146,9 +145,3 @@ def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def _unread(batch: Batch, encoder: Encoder) -> tuple[str, ...]:
-    """Columns of a batch that no field of the encoder reads."""
-    read = {field.feature for field in encoder.fields} | {LOG_Q, SAMPLED}
-    return tuple(name for name in (*batch.request, *batch.item) if name not in read)

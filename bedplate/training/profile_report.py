@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import msgspec
 
+from bedplate.models.estimators import EstimatorConfig
 from bedplate.training.config import TrainerConfig
 from bedplate.training.profile_advice import Limits, Measured, advice, shown_bytes
+from bedplate.training.profile_estimator import advice_of_estimator
+from bedplate.training.stages import CHECKPOINT, ENCODE, FIT, OTHER, PREPARE, VALIDATION, WRITE
+
+_CORES = os.cpu_count() or 1
 
 _LOOP = ("waiting", "forward", "backward", "optimizer", "exchange", "rehearsal", "validation", "checkpoint", "other")
 """What the loop's thread does, in the order in which it is shown."""
+
+_RATED = ("forward", "backward", "optimizer")
+"""Those that all rows of training go through."""
 
 
 @final
@@ -42,12 +50,12 @@ class ProfileReport(msgspec.Struct, frozen=True):
 
     Attributes:
         rows: candidates that were trained on.
-        batches: of them.
+        batches: of them; 1 of an estimator, which learns from all at once.
         seconds: of the loop, validations and checkpoints included.
         cores_busy: seconds of processor time a second, by all threads of the process.
         cores: that the machine has.
         stages: of the loop, which add up to its seconds, and of the loader.
-        limits: what was measured of each stage alone; None where nothing was trained.
+        limits: what was measured of each stage alone; None where nothing was trained, and of an estimator.
         advice: what to change, what helps most first.
     """
 
@@ -76,16 +84,37 @@ def report(measured: Measured, limits: Limits | None, config: TrainerConfig) -> 
     seconds = sum(measured.loop.values())
     alone: Mapping[str, float] = {} if limits is None else limits.by_stage(measured.loading)
     stages = [*_loop(measured, seconds, alone), *_loader(measured, config.loader_threads, alone)]
-    cores = os.cpu_count() or 1
+    return _report(measured, stages, limits, advice(measured, limits, config, _CORES))
+
+
+def report_of_estimator(measured: Measured, config: EstimatorConfig, unread: Sequence[str]) -> ProfileReport:
+    """The report of what was measured while an estimator learnt: the stages that it has, one after the other.
+
+    Args:
+        measured: while it learnt.
+        config: of the estimator.
+        unread: columns that are joined and that no input reads.
+    """
+    seconds = sum(measured.loop.values())
+    stages: list[Stage] = []
+    for name in (measured.loading, ENCODE, WRITE, PREPARE, FIT, VALIDATION, CHECKPOINT, OTHER):
+        if took := measured.loop.get(name, 0.0):
+            rows = measured.loop_rows.get(name, 0)
+            stages.append(Stage(name, "loop", took, took / seconds, rows / took if rows else None))
+    return _report(measured, stages, None, advice_of_estimator(measured, config, unread, _CORES))
+
+
+def _report(measured: Measured, stages: Sequence[Stage], limits: Limits | None, advice: Sequence[str]) -> ProfileReport:
+    seconds = sum(measured.loop.values())
     return ProfileReport(
         rows=measured.rows,
         batches=measured.batches,
         seconds=seconds,
         cores_busy=measured.cpu / seconds if seconds else 0.0,
-        cores=cores,
+        cores=_CORES,
         stages=tuple(stages),
         limits=limits,
-        advice=tuple(advice(measured, limits, config, cores)),
+        advice=tuple(advice),
     )
 
 
@@ -94,7 +123,7 @@ def _loop(measured: Measured, seconds: float, alone: Mapping[str, float]) -> lis
     for name in _LOOP:
         took = measured.loop.get(name, 0.0)
         if took > 0.001 * seconds or name in _LOOP[:4]:
-            rate = measured.rows / took if took and name in ("forward", "backward", "optimizer") else None
+            rate = measured.rows / took if took and name in _RATED else None
             found.append(Stage(name, "loop", took, took / seconds if seconds else 0.0, rate, alone.get(name)))
     return found
 
@@ -112,9 +141,10 @@ def _loader(measured: Measured, threads: int, alone: Mapping[str, float]) -> lis
 
 def text_of(report: ProfileReport) -> str:
     """The report for a person."""
+    alone = f"{'alone, rows/s':>15}" if report.limits is not None else ""
     lines = [
         f"{report.rows:,} rows in {report.seconds:.2f} s, {report.cores_busy:.1f} of {report.cores} cores busy",
-        f"{'':8}{'stage':12}{'seconds':>9}{'share':>7}{'rows/s':>13}{'alone, rows/s':>15}",
+        *([f"{'':8}{'stage':12}{'seconds':>9}{'share':>7}{'rows/s':>13}{alone}"] if report.stages else []),
     ]
     for stage in report.stages:
         rates = "".join(

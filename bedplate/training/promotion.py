@@ -47,7 +47,9 @@ class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         largest_miscalibration: the largest distance of calibration from 1, also for a first champion.
         minimum_requests: of the comparison, all later than what either model knows.
         confidence: of the intervals.
-        largest_missing: by how much the share of nulls of an input may have risen from training to test.
+        largest_missing: by how much the share of nulls of an input may have risen from training to test; and in which
+            share of the rows of validation or test an input may be something else that is null, or the same, in all
+            training rows.
         largest_shift: by how many standard deviations the mean of a number may have moved from training to test.
         largest_label_change: by which factor the share of positives, or of negatives, may have changed to the test rows
             from the training rows, and from those that the champion was trained on.

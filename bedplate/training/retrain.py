@@ -41,6 +41,7 @@ from bedplate.training.predictions import read_predictions
 from bedplate.training.promotion import PromotionRules, Verdict, judge, judge_first
 from bedplate.training.report import Show
 from bedplate.training.run import ENCODER, Progress, train
+from bedplate.training.unlearnt import samples, unlearnt
 from bedplate.types import Int64s, format_time
 
 FILE = "retraining.json"
@@ -135,11 +136,12 @@ class Retraining:
         self._champion = champion_of(registry, job.name)
         goes_on = rows is not None and self._champion is not None
         self._continued = Continuation.of(self._champion, rows) if goes_on and self._champion and rows else None
+        self._noticed: list[str] = []  # what was found out of the inputs, and is no reason to refuse
         self._id = digest([job.form(), self._definitions, dict(dataset.snapshots), str(self._champion), str(rows)])
 
     def plan(self) -> Outcome:
         """What `run` would do, of which nothing is done."""
-        return self._nothing_new() or self._unfit() or self._outcome("would train", [self._what()])
+        return self._nothing_new() or self._unfit() or self._would_train()
 
     def run(self, show: Show | None = None, progress: Progress = lambda _: None) -> Outcome:
         """Trains, compares and promotes, or goes on with what an earlier call began.
@@ -162,6 +164,9 @@ class Retraining:
             outcome = self._judged(version, run)
             _write(run, outcome)
         return self._promoted(outcome)
+
+    def _would_train(self) -> Outcome:
+        return self._outcome("would train", [self._what(), *self._noticed])
 
     def _outcome(self, status: Status, reasons: list[str], **facts: Any) -> Outcome:
         champion = None if self._champion is None else str(self._champion)
@@ -186,8 +191,14 @@ class Retraining:
 
     def _unfit(self) -> Outcome | None:
         """The refusal of data that no model should be trained or judged on, or of a champion that can't be compared."""
-        wrong = problems(self._dataset, self._job.inputs, self._job.promotion)
-        wrong += label_problems(self._dataset, self._job.model.label, self._champion, self._job.promotion)
+        batches, rules = samples(self._dataset), self._job.promotion
+        wrong = problems(batches, self._job.inputs, rules)
+        for one in unlearnt(batches, self._job.inputs):
+            if one.differs > rules.largest_missing:
+                wrong.append(f"{one} (largest_missing is {rules.largest_missing:g})")
+            else:
+                self._noticed.append(str(one))
+        wrong += label_problems(self._dataset, self._job.model.label, self._champion, rules)
         try:
             check_fitness(self._job, self._learnt())
         except DataError as error:
@@ -282,7 +293,9 @@ class Retraining:
         return self._concluded(verdict, facts | {"compared": compared})
 
     def _concluded(self, verdict: Verdict, facts: Mapping[str, Any]) -> Outcome:
-        return self._outcome("promoted" if verdict.decision == "promote" else "refused", verdict.reasons, **facts)
+        return self._outcome(
+            "promoted" if verdict.decision == "promote" else "refused", [*verdict.reasons, *self._noticed], **facts
+        )
 
     def _promoted(self, outcome: Outcome) -> Outcome:
         """Does what was decided, once, and only where the champion is still the one that was compared with.

@@ -21,6 +21,7 @@ from bedplate.stopping import Stop
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.report import Log, RoundStatus, Show
 from bedplate.training.result import TrainResult
+from bedplate.training.stages import CHECKPOINT, FIT, PREPARE, VALIDATION, Lap, unlapped
 from bedplate.types import Float64s, Int64s
 
 PROGRESS = "rounds.json"
@@ -71,6 +72,7 @@ class Rounds:
         interrupt: ends the work after a round.
         log: takes the metrics of each validation.
         show: takes the status after each round.
+        lap: is told where the time goes.
     """
 
     def __init__(
@@ -82,10 +84,11 @@ class Rounds:
         interrupt: Stop,
         log: Log,
         show: Show | None,
+        lap: Lap = unlapped,
     ) -> None:
         self._model, self._metric, self._folder = model, metric, folder
         self._sign = sign_of(model.config.direction_of(metric))
-        self._interrupt, self._log, self._show = interrupt, log, show
+        self._interrupt, self._log, self._show, self._lap = interrupt, log, show, lap
         self._progress = self._read(identity)
         self._grown: list[Segment] = [model.read(self._file(i).read_bytes()) for i in range(len(self._segments))]
         self._seconds, self._rows = 0.0, 0
@@ -133,8 +136,10 @@ class Rounds:
         while not progress.finished:
             seed = np.random.SeedSequence([model.config.seed, len(self._grown)]).generate_state(1)[0] >> 1
             segment = model.segment(data, scores, int(seed))
+            self._lap(PREPARE, 0)
             self._grow_segment(segment, len(train), validation, judged)
             kept = self._save(segment)
+            self._lap(CHECKPOINT, 0)
             if kept is not None and not progress.finished:
                 scores += kept.margins(train.matrix, 0, kept.rounds)
                 judged += kept.margins(validation.matrix, 0, kept.rounds)
@@ -153,10 +158,12 @@ class Rounds:
             has_grown = segment.grow()
             self._seconds += time.perf_counter() - began
             self._rows += rows
+            self._lap(FIT, rows)
             done = before + segment.rounds
             metrics: dict[str, float] | None = None
             if done % c.evaluate_every == 0 or done >= c.rounds or not has_grown:
                 metrics = self._judge(segment, done, validation, judged)
+                self._lap(VALIDATION, len(validation))
             if self._show is not None:
                 rate = self._rows / max(self._seconds, 1e-9)
                 self._show(RoundStatus("round", done, c.rounds, rate, metrics, self._metric))

@@ -42,7 +42,7 @@ from bedplate.training.evidence import (
     run_config,
 )
 from bedplate.training.fitness import check_fitness
-from bedplate.training.inputs import Watcher
+from bedplate.training.inputs import Watcher, read_summary
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.joining import Connect, Join, WorkerError
@@ -53,6 +53,7 @@ from bedplate.training.predictions import TEST, keep_predictions
 from bedplate.training.profile import Profile
 from bedplate.training.report import Show
 from bedplate.training.result import TrainResult
+from bedplate.training.unlearnt import Unlearnt, samples, suspects, unlearnt
 from bedplate.types import Int64s
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Trained:
         encoder: fitted on training data.
         metrics: of validation, and of test with the prefix `test_`.
         catalogue: the candidates' vectors of a retrieval model, else None.
+        unlearnt: inputs of which nothing could be learnt, and which rows of validation or test have.
     """
 
     version: ModelVersion
@@ -85,11 +87,12 @@ class Trained:
     encoder: Encoder
     metrics: Mapping[str, float]
     catalogue: CatalogueVectors | None
+    unlearnt: Sequence[Unlearnt] = ()
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What speaks against using the model; see `metrics.report.warnings_of`."""
-        return warnings_of(self.metrics)
+        """What speaks against using the model: `unlearnt`, and what `metrics.report.warnings_of` says."""
+        return [*map(str, self.unlearnt), *warnings_of(self.metrics)]
 
 
 def train(
@@ -136,7 +139,7 @@ def train(
     began = None if resume is None else registry.run(resume).record
     continued = continued if began is None else Continuation.began(began)
     check_choices(job, continued, registry, together=connect is not None)
-    dataset = dataset if continued is None else continued.dataset(dataset, files=files is not None)
+    whole, dataset = dataset, dataset if continued is None else continued.dataset(dataset, files=files is not None)
     rates = check_fitness(job, dataset)
     training, validation, testing = batches_of(dataset, files)
     beginning = Beginning(continued, registry, definitions_of(job, dataset, features))
@@ -145,13 +148,29 @@ def train(
         join = None if connect is None else Join(connect, fingerprint(job, beginning.definitions, dataset.snapshots))
         learner = learner_of(job, beginning, join, profile)
         encoder = _encoder(job, learner, dataset, training, run.folder, progress)
+        noticed = _noticed(job, whole, run.folder, progress)
         progress(f"train {learner.title} on {len(training):,} batches an epoch, run {run.id}")
         result = learner.fit(encoder, training, validation, run.folder / CHECKPOINTS, run.log_metrics, show)
         _examined(profile, job, result.model, encoder, training, run.folder, progress)
-        progress("evaluate on the test split")
-        facts = _Facts(run, result, encoder, _tested(learner, result, encoder, testing, dataset, run), beginning, rates)
-        progress("export, and reproduce the golden requests")
-        return _register(job, learner, dataset, features, registry, root, facts)
+        metrics = _tested(learner, result, encoder, testing, dataset, run, progress)
+        facts = _Facts(run, result, encoder, metrics, beginning, rates, noticed)
+        return _register(job, learner, dataset, features, registry, root, facts, progress)
+
+
+def _noticed(job: Job, dataset: LoadedDataset, folder: Path, progress: Progress) -> Sequence[Unlearnt]:
+    """The inputs of which nothing can be learnt; said before the training, which may take long.
+
+    Args:
+        job: the job.
+        dataset: with all training rows, also those that only a parent has learnt from.
+        folder: of the run, which has noted what passed when its encodings were fitted.
+        progress: told what is found.
+    """
+    inputs = suspects(read_summary(folder), job.inputs)
+    found = unlearnt(samples(dataset), inputs) if inputs else []
+    for one in found:
+        progress(f"warning: {one}")
+    return found
 
 
 def _opened(
@@ -186,8 +205,10 @@ def _tested(
     testing: Batches,
     dataset: LoadedDataset,
     run: Run,
+    progress: Progress,
 ) -> dict[str, float]:
     """The metrics of validation and test; the run keeps them, the predictions, and plots of it all."""
+    progress("evaluate on the test split")
     test = learner.predict(result.model, encoder, testing)
     keep_predictions(run.folder, test, dataset)
     tested = {f"{TEST}{name}": value for name, value in result.model.metrics(test).items()}
@@ -210,7 +231,7 @@ def _examined(
 ) -> None:
     """Writes the report of a profile, if one is wanted, into the run's folder."""
     if profile is not None:
-        progress("measure each stage alone")
+        progress("say where the time went")
         profile.examine(job.trainer, model, encoder, training, folder)
 
 
@@ -269,6 +290,7 @@ class _Facts:
     metrics: Mapping[str, float]
     beginning: Beginning
     rates: Mapping[str, LabelRate]
+    unlearnt: Sequence[Unlearnt]
 
 
 def _register(
@@ -279,7 +301,9 @@ def _register(
     registry: Registry,
     root: Path,
     facts: _Facts,
+    progress: Progress,
 ) -> Trained:
+    progress("export, and reproduce the golden requests")
     run, result, encoder, metrics = facts.run, facts.result, facts.encoder, facts.metrics
     catalogue = learner.catalogue(result.model, encoder, partial(_whole_catalogue, dataset), dataset)
     artifact = run.artifact / job.name
@@ -309,7 +333,7 @@ def _register(
         label_rates=facts.rates,
     )
     version = registry.register(job.name, artifact, manifest=manifest, run_id=run.id)
-    return Trained(version, run.id, result, encoder, metrics, catalogue)
+    return Trained(version, run.id, result, encoder, metrics, catalogue, facts.unlearnt)
 
 
 def _golden(dataset: LoadedDataset, count: int) -> list[GoldenBatch]:

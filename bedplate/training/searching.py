@@ -15,6 +15,7 @@ from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
 from bedplate.files import new_folder
+from bedplate.registry.recovery import STUDIES
 from bedplate.registry.registry import Registry
 from bedplate.training.continuing import Beginning
 from bedplate.training.evidence import definitions_of
@@ -24,9 +25,6 @@ from bedplate.training.learner import learner_of
 from bedplate.training.search import Choice, Search
 from bedplate.training.study import Study
 from bedplate.training.trial import Bench
-
-STUDIES = "studies"
-"""In the registry's folder."""
 
 
 def open_study(

@@ -383,7 +383,9 @@ class _Run:
             what += f" (gradients are of {self.config.accumulate} batches: this one, or those just before it)"
         own = not_finite(what, self.progress.step, batch, self.model, self.encoder, folder)
         found = self.exchange.of_all((own.named, own.message, own.hint))
-        _, message, hint = next((one for one in found if one[0]), found[0])
+        named, message, hint = next((one for one in found if one[0]), found[0])
+        if self.config.accumulate > 1 and not named:
+            hint = f"{hint}; where that is no help, trainer.accumulate=1 finds the rows"
         return DataError(message, where=own.where, hint=hint)
 
     def _save(self) -> None:

@@ -16,10 +16,10 @@ from bedplate.features.view import Feature
 from bedplate.metrics.directions import Direction
 from bedplate.models.prediction import Prediction
 from bedplate.registry.registry import Registry
-from bedplate.registry.run import Run, StoredRun
+from bedplate.registry.run import SEARCHED, Run, StoredRun
 from bedplate.training.comparison import Comparison, compare
 from bedplate.training.continuing import Beginning
-from bedplate.training.evidence import SEARCHED, definitions_of, require_same, run_config
+from bedplate.training.evidence import definitions_of, require_same, run_config
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.learner import learner_of

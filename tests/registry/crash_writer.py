@@ -2,8 +2,9 @@
 
     crash_writer.py ROOT SEED           goes on until somebody kills it
     crash_writer.py ROOT SEED CALL      kills itself before the CALL-th call out of Bedplate's code, or prints `done`
+    crash_writer.py ROOT SEED CALL remove   the same, while it removes all runs
 
-The second form reaches every point between two system calls, file operations and SQL statements.
+The forms with CALL reach every point between two system calls, file operations and SQL statements.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ def write_round(root: Path, rng: random.Random) -> None:
     shutil.rmtree(run.artifact)
 
 
-def kill_before(call: int) -> None:
-    """Kills this process before the `call`-th call from Bedplate's code to a function that is written in C."""
+def kill_before(call: int, code: tuple[str, ...] = (PACKAGE,)) -> None:
+    """Kills this process before the `call`-th call from some code to a function that is written in C."""
     count = 0
 
     def count_calls(frame: FrameType, event: str, argument: Any) -> None:
         nonlocal count
-        if event == "c_call" and PACKAGE in frame.f_code.co_filename:
+        if event == "c_call" and any(part in frame.f_code.co_filename for part in code):
             count += 1
             if count == call:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -80,6 +81,14 @@ def kill_before(call: int) -> None:
 def main() -> None:
     root, rng = Path(sys.argv[1]), random.Random(int(sys.argv[2]))
     acknowledge("ready")
+    if "remove" in sys.argv:
+        registry = Registry(root / "registry")
+        runs = [run.id for run in registry.runs()]
+        kill_before(int(sys.argv[3]), (PACKAGE, shutil.__file__))  # folders are deleted file by file there
+        registry.remove_runs(runs)
+        sys.setprofile(None)
+        acknowledge("done")
+        return
     if len(sys.argv) > 3:
         kill_before(int(sys.argv[3]))
         write_round(root, rng)

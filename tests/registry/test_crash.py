@@ -19,6 +19,8 @@ KILLS = int(os.environ.get("BEDPLATE_KILLS", "6"))
 WRITER = str(Path(__file__).with_name("crash_writer.py"))
 # Calls from Bedplate's code in one round of the writer, roughly (310 to 400); past the last the writer just ends.
 CALLS = 400
+# And while it removes three runs.
+REMOVAL_CALLS = 180
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -135,3 +137,30 @@ def test_killed_in_a_crowd(start: Start, tmp_path: Path) -> None:
         assert err == ""
         said.read(out)
     said.check(tmp_path / "registry")
+
+
+def test_killed_while_runs_are_removed(start: Start, registry: Registry) -> None:
+    """Each run is there whole or gone, nothing is left aside, and the index says what the folders say."""
+    left, seen = dict[str, int](), set[int]()
+    for kill in range(max(KILLS, 12)):
+        while len(left) < 3:
+            run = registry.start_run("train", {})
+            run.log_metrics(0, {"loss": 1.0})
+            (run.artifact / "model").write_bytes(bytes(1000 + kill))
+            run.finish()
+            left[run.id] = 1000 + kill
+        call = REMOVAL_CALLS * kill // max(KILLS, 12)
+        process = start(WRITER, str(registry.root.parent), "0", str(call), "remove")
+        _, err = process.communicate(timeout=60)
+        assert err == ""
+        found = {run.id: run for run in Registry(registry.root).runs()}
+        assert sorted(found) == [path.name for path in sorted((registry.root / "runs").iterdir())]
+        for run, size in ((run, left[run]) for run in found):
+            assert (found[run].artifact / "model").stat().st_size == size
+            assert len(found[run].metrics()["loss"]) == 1
+        before = _rows(registry.root)
+        Registry.rebuild(registry.root)
+        assert _rows(registry.root) == before
+        left = {run: left[run] for run in found}
+        seen.add(len(left))
+    assert seen >= {0, 3}, "killed before the first, and after the last"

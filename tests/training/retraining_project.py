@@ -69,3 +69,14 @@ def make(folder: Path, days: int, train: str = TRAIN) -> Path:
     (folder / "train.py").write_text(train)
     write(folder, days)
     return folder
+
+
+def with_seen(folder: Path, days: int, gap: tuple[int, int]) -> None:
+    """Adds an input of users that is null on the days from the first to before the second of a gap."""
+    counts = '"n": Count(windows="28d")})'
+    features = FEATURES.replace(counts, '"n": Count(windows="28d"), "seen": Last("seen", windows="2d")})', 1)
+    (folder / "features.py").write_text(features.replace("import Count", "import Count, Last"))
+    (folder / "train.py").write_text(TRAIN.replace("inputs |=", 'inputs["users.seen_2d"] = amount\ninputs |=', 1))
+    first, last = (BEGIN + day * DAY for day in gap)
+    known = pl.when((pl.col("time") < first) | (pl.col("time") >= last)).then(pl.col("user") * 1.5)
+    plays(days).with_columns(seen=known).write_parquet(folder / "plays.parquet")

@@ -22,6 +22,7 @@ from bedplate.models.config import DCNConfig
 from bedplate.models.dcn import DCN
 from bedplate.training.config import TrainerConfig
 from bedplate.training.forensics import NotFiniteError, not_finite
+from bedplate.training.halving import PASSES
 from bedplate.training.tensors import to_tensors
 from bedplate.training.trainer import Trainer
 from bedplate.training.wrong_rows import FILE, written_rows
@@ -184,6 +185,178 @@ def test_a_gradient_of_embeddings_alone_is_noticed_in_its_step(
     rows = [row for row in saved(tmp_path) if row[2] == "gradient of vectors.embedding (candidates)"]
     assert [row[:2] for row in rows] == [(int(requests[i]), int(batch.candidates[i])) for i in (5, 40)]
     assert all(bool(torch.isfinite(weights).all()) for weights in model.state_dict().values())
+
+
+class Rooted(DCN):
+    """Adds the length of something to each logit, which is 0 for some candidates: where the gradient is NaN."""
+
+    zero: frozenset[int] = frozenset({11, 14})
+    """The categories of the candidates, in the encoder's numbers, whose length is 0."""
+    calls: int = 0
+
+    def __init__(self, config: DCNConfig, layout: Any) -> None:
+        super().__init__(config, layout)
+        self.own = torch.nn.Parameter(torch.ones(4))
+        self.norm = torch.nn.BatchNorm1d(4)
+
+    def vectors_of(self, batch: Any) -> torch.Tensor:
+        return batch["item_dense"][:, :1] * self.own
+
+    def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+        self.calls += 1
+        vectors = self.vectors_of(batch) * ~torch.isin(batch["item_ids"][:, :1], torch.tensor(sorted(self.zero)))
+        return {"logit": super().forward(batch)["logit"] + 0.01 * vectors.square().sum(dim=1).sqrt()}
+
+
+class OfRequests(Rooted):
+    """Of a feature of the request."""
+
+    def vectors_of(self, batch: Any) -> torch.Tensor:
+        return (batch["request_dense"][:, 1:2] * self.own)[batch["request_of_item"]]
+
+
+class OfAllOfRequests(Rooted):
+    """Of all features of the request alike."""
+
+    def vectors_of(self, batch: Any) -> torch.Tensor:
+        return (batch["request_dense"].sum(dim=1, keepdim=True) * self.own)[batch["request_of_item"]]
+
+
+class OfNoInput(Rooted):
+    """Of nothing that the batch has."""
+
+    def vectors_of(self, batch: Any) -> torch.Tensor:
+        return self.own.expand(len(batch["item_ids"]), 4)
+
+
+class Normalised(Rooted):
+    """Of what is normalised over the batch: a gradient that is NaN in one row is so in all that come before it."""
+
+    def vectors_of(self, batch: Any) -> torch.Tensor:
+        return self.norm(super().vectors_of(batch))
+
+
+class Refusing(Rooted):
+    """Takes no inputs that need a gradient."""
+
+    def vectors_of(self, batch: Any) -> torch.Tensor:
+        return torch.from_numpy(batch["item_dense"].numpy())[:, :1] * self.own
+
+
+class LoggedLoss(Rooted):
+    """Its loss is not finite, and all that it is made of is."""
+
+    def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+        return DCN.forward(self, batch) | {"id": batch["item_ids"][:, 0].float()}
+
+    def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
+        at_zero = torch.isin(outputs["id"], torch.tensor(sorted(self.zero)).float())
+        return super().loss(outputs, batch) + (outputs["logit"].square() * ~at_zero).log().mean()
+
+
+def at_zero(batch: Batch, encoder: Encoder, zero: frozenset[int] = Rooted.zero) -> list[tuple[int, int]]:
+    """Request and candidate of each row of the categories."""
+    rows = np.flatnonzero(np.isin(encoder.encode(batch)["item_ids"][:, 0], sorted(zero)))
+    assert 3 < len(rows) < batch.items
+    return [(int(np.repeat(batch.request_ids, 12)[i]), int(batch.candidates[i])) for i in rows]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (Rooted, "gradient of item_dense (product.style)"),
+        (OfNoInput, "own gradient"),
+        (Refusing, "own gradient"),
+        (LoggedLoss, "own loss"),
+    ],
+)
+def test_the_rows_whose_own_derivative_is_not_finite_are_saved(
+    kind: type[Rooted], what: str, batch: Batch, encoder: Encoder, tmp_path: Path
+) -> None:
+    wanted = at_zero(batch, encoder)
+    error = found(batch, encoder, kind(MODEL, encoder.layout).train(), tmp_path)
+    assert f"all inputs and labels are finite; not finite: {what} ({len(wanted)} rows: " in error.message
+    assert error.named
+    assert (error.hint or "").startswith("at these rows the model")
+    assert "learning_rate" not in (error.hint or "")
+    assert saved(tmp_path) == [(*row, what) for row in wanted]
+
+
+@pytest.mark.parametrize(("kind", "named"), [(OfRequests, " (user.taste)"), (OfAllOfRequests, "")])
+def test_a_derivative_of_features_of_requests_names_them(
+    kind: type[Rooted], named: str, batch: Batch, encoder: Encoder, tmp_path: Path
+) -> None:
+    assert encoder.columns_of("request_dense")[1] == "user.taste"
+    model = kind(MODEL, encoder.layout).train()
+    model.zero = frozenset({int(encoder.encode(batch)["item_ids"][0, 0])})
+    found(batch, encoder, model, tmp_path)
+    requests = sorted({request for request, _ in at_zero(batch, encoder, model.zero)})
+    assert saved(tmp_path) == [(request, None, f"gradient of request_dense{named}") for request in requests]
+
+
+def test_a_model_that_needs_two_rows_gets_them(batch: Batch, encoder: Encoder, tmp_path: Path) -> None:
+    error = found(batch, encoder, Normalised(MODEL, encoder.layout).train(), tmp_path)
+    rows, wanted = saved(tmp_path), at_zero(batch, encoder)
+    assert {row[2] for row in rows} == {"own gradient"}
+    assert {row[:2] for row in rows} > set(wanted)
+    assert len(rows) <= 3 * len(wanted), "slices of two or three rows"
+    assert "at these rows" in (error.hint or "")
+
+
+def test_a_gradient_that_is_finite_in_every_row_is_left_to_smaller_steps(
+    batch: Batch, encoder: Encoder, model: DCN, tmp_path: Path
+) -> None:
+    error = found(batch, encoder, model.train(), tmp_path)
+    assert error.hint == "lower learning_rate or embedding_learning_rate, or set clip_norm"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_derivative_that_is_wrong_everywhere_no_row_is_to_blame(
+    batch: Batch, encoder: Encoder, tmp_path: Path
+) -> None:
+    model = OfNoInput(MODEL, encoder.layout).train()
+    model.zero = frozenset(range(100))
+    error = found(batch, encoder, model, tmp_path)
+    assert (error.hint or "").startswith("at all rows the model, or its loss, has a derivative")
+    assert not error.named
+    assert model.calls <= PASSES + 4
+
+
+def test_so_many_slices_are_tried_at_most(encoder: Encoder, tmp_path: Path) -> None:
+    many = make_batch(np.random.default_rng(5), requests=200)
+    model = OfNoInput(MODEL, encoder.layout).train()
+    model.zero = frozenset(range(28))
+    found(many, encoder, model, tmp_path)
+    assert PASSES < model.calls <= PASSES + 4
+    rows, wanted = saved(tmp_path), at_zero(many, encoder, model.zero)
+    assert PASSES / 8 < len(rows) < len(wanted)
+    assert {row[:2] for row in rows} <= set(wanted)
+
+
+def test_training_stops_at_such_rows_before_the_weights_change(encoder: Encoder, tmp_path: Path) -> None:
+    model = Rooted(MODEL, encoder.layout)
+    before = {name: w.clone() for name, w in model.named_parameters()}
+    with pytest.raises(DataError, match=r"but its gradient's norm is nan; .*\(product.style\) \(\d+ rows") as got:
+        Trainer(TrainerConfig(epochs=1)).fit(model, encoder, Source(3), Source(1, salt=1), tmp_path)
+    assert "such as that of a square root at 0" in (got.value.hint or "")
+    first = next(Source(3).epoch(0, 0))
+    assert [row[:2] for row in saved(tmp_path)] == at_zero(first, encoder)
+    assert all(torch.equal(weights, before[name]) for name, weights in model.named_parameters())
+
+
+def test_of_gradients_of_several_batches_it_is_said_how_the_rows_are_found(encoder: Encoder, tmp_path: Path) -> None:
+    class FirstAlone(OfNoInput):
+        """Only the first batch has such rows."""
+
+        def forward(self, batch: Any) -> dict[str, torch.Tensor]:
+            self.zero = Rooted.zero if self.calls == 0 else frozenset({-1})
+            return super().forward(batch)
+
+    with pytest.raises(DataError, match="gradients are of 2 batches") as got:
+        Trainer(TrainerConfig(epochs=1, accumulate=2)).fit(
+            FirstAlone(MODEL, encoder.layout), encoder, Source(4), Source(1, salt=1), tmp_path
+        )
+    assert "trainer.accumulate=1 finds the rows" in (got.value.hint or "")
 
 
 def test_so_many_rows_are_saved_at_most_and_none_make_no_file(tmp_path: Path) -> None:

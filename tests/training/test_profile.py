@@ -6,21 +6,29 @@ import json
 import time
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import torch
 from run_training import CONFIG, MODEL
-from synthetic import Source
+from synthetic import ENCODINGS, Source
 
+from bedplate import Job
 from bedplate.features.encoder import Encoder
+from bedplate.features.encoding import Bag, Sequence
+from bedplate.features.fitting import fit
 from bedplate.models.dcn import DCN
+from bedplate.models.estimators import EstimatorConfig, LightGBMConfig, SklearnConfig, XGBoostConfig
 from bedplate.training import profile_limits, trainer
 from bedplate.training.checkpoint import load_state
 from bedplate.training.config import TrainerConfig
+from bedplate.training.continuing import Beginning
+from bedplate.training.learner import learner_of
 from bedplate.training.profile import FILE, TEXT, Profile
 from bedplate.training.profile_advice import Limits, Measured, advice
-from bedplate.training.profile_report import report, text_of
+from bedplate.training.profile_estimator import advice_of_estimator
+from bedplate.training.profile_report import ProfileReport, report, text_of
 from bedplate.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread", "quickly")
@@ -205,3 +213,101 @@ def test_what_an_update_moves_is_never_shown_as_nothing() -> None:
     measured = Measured("join", WORKS, JOINS, {}, rows=10**6, batches=9, cpu=8.0)
     shown = text_of(report(measured, msgspec.structs.replace(FAST, update_bytes=840), ONE))
     assert "an update moves at least 0.8 kB; memory gives 10.0 GB/s" in shown
+
+
+INPUTS = {name: encoding for name, encoding in ENCODINGS.items() if not isinstance(encoding, Sequence | Bag)}
+GROWN: dict[str, Any] = {"rounds": 12, "evaluate_every": 4, "checkpoint_every": 7}
+MADE = ["join", "encode", "write"]
+BOOSTED = [*MADE, "prepare", "fit", "validation", "checkpoint", "other"]
+NO: Any = None
+
+
+def estimated(model: EstimatorConfig, folder: Path) -> tuple[ProfileReport, Any]:
+    """The report of an estimator on 6 batches, and what was learnt."""
+    job, profile = Job("trees", dataset="d", model=model, inputs=INPUTS), Profile()
+    learner = learner_of(job, Beginning(None, NO, NO), profile=profile)
+    encoder = learner.encoder(fit(job.inputs, Source(6).epoch(0, 0)))
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    result = learner.fit(encoder, Source(6), Source(2, salt=1), folder / "checkpoints", lambda *_: None, None)
+    return profile.examine(job.trainer, result.model, encoder, Source(6), folder), result
+
+
+@pytest.mark.parametrize(
+    ("model", "stages"),
+    [
+        (LightGBMConfig("label", **GROWN), BOOSTED),
+        (XGBoostConfig("label", **GROWN), BOOSTED),
+        (SklearnConfig("label"), [*MADE, "fit", "validation", "other"]),
+    ],
+)
+def test_an_estimator_says_where_the_time_goes(model: EstimatorConfig, stages: list[str], tmp_path: Path) -> None:
+    found, result = estimated(model, tmp_path)
+    rows = sum(batch.items for batch in Source(6).epoch(0, 0))
+    judged = sum(batch.items for batch in Source(2, salt=1).epoch(0, 0))
+    took = {stage.name: stage for stage in found.stages}
+    assert list(took) == stages, "those that it has, and no others"
+    assert (found.rows, found.limits) == (rows, None)
+    assert all(stage.seconds > 0 for stage in found.stages)
+    assert sum(stage.share for stage in found.stages) == pytest.approx(1)
+    assert found.seconds == pytest.approx(sum(stage.seconds for stage in found.stages))
+    times = {
+        "fit": rows * result.steps,
+        "validation": judged * len(result.history),
+        **dict.fromkeys(MADE, rows + judged),
+    }
+    assert {name: round((s.rows_per_second or 0) * s.seconds) for name, s in took.items() if s.rows_per_second} == times
+    text = (tmp_path / TEXT).read_text()
+    assert "alone" not in text
+    assert "nothing was measured" not in text
+    assert found.advice
+    assert all(what in text for what in found.advice)
+    assert json.loads((tmp_path / FILE).read_text())["advice"] == list(found.advice)
+
+
+def test_a_profile_leaves_an_estimator_as_it_is_and_one_that_had_learnt_is_not_judged(tmp_path: Path) -> None:
+    model = LightGBMConfig("label", **GROWN)
+    _, first = estimated(model, tmp_path / "a")
+    job = Job("trees", dataset="d", model=model, inputs=INPUTS)
+    learner = learner_of(job, Beginning(None, NO, NO))
+    encoder = learner.encoder(fit(job.inputs, Source(6).epoch(0, 0)))
+    plain = learner.fit(encoder, Source(6), Source(2, salt=1), tmp_path / "b", lambda *_: None, None)
+    assert plain.history == first.history
+    again, _ = estimated(model, tmp_path / "a")
+    assert again.rows == 0
+    assert [stage.name for stage in again.stages] == ["other"]
+    assert again.advice == ("nothing was measured: a call before had done all that there is to learn",)
+
+
+TREES, LINEAR = LightGBMConfig("label", evaluate_every=2, checkpoint_every=3), SklearnConfig("label")
+
+
+@pytest.mark.parametrize(
+    ("loop", "model", "wanted", "unwanted"),
+    [
+        ({"join": 6.0, "encode": 2.0, "fit": 2.0}, TREES, "80% of the time, 75% of it the join: write", "growing"),
+        ({"join": 6.0, "fit": 4.0}, TREES, "out of the dataset a, b", "encoding"),
+        ({"read": 6.0, "fit": 1.0}, TREES, "100% of it the files", "--from"),
+        ({"join": 2.0, "encode": 6.0, "fit": 2.0}, TREES, "75% of it encoding: fewer inputs", "--from"),
+        ({"join": 1.0, "write": 6.0, "fit": 2.0}, TREES, "86% of it writing the matrix", "--from"),
+        ({"join": 1.0, "fit": 9.0}, TREES, "growing 10 trees takes 90% of the time, 900.0 ms each", "reading"),
+        ({"join": 1.0, "fit": 9.0}, LINEAR, "fitting takes 90% of the time", "trees"),
+        ({"join": 1.0, "fit": 9.0}, LINEAR, "1.0 of 4 cores are busy while it is fitted", "trees"),
+        ({"prepare": 5.0, "fit": 5.0}, TREES, "form takes 50% of the time: fewer inputs or fewer bins", "join"),
+        ({"fit": 2.0, "validation": 8.0}, TREES, "80% of the time goes to validation: raise model.eval", "split"),
+        ({"fit": 2.0, "validation": 8.0}, LINEAR, "a shorter validation split", "evaluate_every"),
+        ({"fit": 2.0, "checkpoint": 8.0}, TREES, "raise model.checkpoint_every, which is 3", "validation"),
+        (dict.fromkeys(("join", "fit", "prepare", "validation", "checkpoint"), 1.0), TREES, "nothing stands", "raise"),
+    ],
+)  # fmt: skip
+def test_the_advice_is_about_what_takes_an_estimators_time(loop, model, wanted, unwanted) -> None:
+    loading, cpu = "read" if "read" in loop else "join", {"fit": loop["fit"]}
+    measured = Measured(loading, loop, {}, {}, 1000, 1, 9.0, loop_cpu=cpu, loop_rows={"fit": 10_000})
+    found = "\n".join(advice_of_estimator(measured, model, ("a", "b"), cores=4))
+    assert wanted in found
+    assert unwanted not in found
+
+
+def test_what_takes_most_of_an_estimators_time_comes_first() -> None:
+    parts = {"join": 4.0, "fit": 6.0}
+    measured = Measured("join", parts, {}, {}, 1000, 1, 9.0, loop_cpu=parts, loop_rows={"fit": 1000})
+    assert [what.split()[0] for what in advice_of_estimator(measured, TREES, (), cores=1)] == ["growing", "reading"]

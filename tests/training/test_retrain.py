@@ -271,6 +271,24 @@ def test_an_input_that_went_missing_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert registry(folder).runs("ranker") == []
 
 
+@pytest.mark.parametrize(("most", "refused"), [("0.3", True), ("1", False)])
+def test_an_input_that_only_later_rows_have_is_a_reason(
+    most: str, refused: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small.make(tmp_path / "project", 40)
+    small.with_seen(folder, 40, (0, 28))
+    words = ["retrain", "ranker", "--project", str(folder), "--json", f"promotion.largest_missing={most}"]
+    said = "the input 'users.seen_2d' is null in all 1,150 training rows looked at, in "
+    for extra in (["--dry-run"], []):
+        code = command([*words, *extra])
+        outcome = json.loads(capsys.readouterr().out)
+        assert code == (9 if refused else 0)
+        assert outcome["status"] == ("refused" if refused else "promoted" if not extra else "would train")
+        (reason,) = [reason for reason in outcome["reasons"] if reason.startswith(said)]
+        assert ("(largest_missing is 0.3)" in reason) == refused
+    assert len(registry(folder).runs("ranker")) == (0 if refused else 1)
+
+
 def test_a_champion_whose_features_changed_can_t_be_compared(folder: Path, retrain: Retrain) -> None:
     small.write(folder, 48)
     changed = small.FEATURES.replace('delay="1m"', 'delay="2m"').replace('within="1m"', 'within="2m"')
