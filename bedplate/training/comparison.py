@@ -84,7 +84,7 @@ def compare(
         )
     if metrics is not None:
         terms = {"a": ((1.0, a),), "b": ((1.0, b),), "difference": ((1.0, b), (-1.0, a))}
-        parts = resampled(terms, metrics, confidence, seed)
+        parts = resampled(terms, metrics, label, confidence, seed)
         shared = [name for name in parts["difference"] if name in parts["a"] and name in parts["b"]]
         return {name: Comparison(*(parts[term][name] for term in terms)) for name in shared}
     found = differences(_sums(a, label), _sums(b, label), confidence=confidence, seed=seed)
@@ -96,12 +96,20 @@ def measure(
 ) -> dict[str, Estimate]:
     """Each metric of one model with its interval over requests.
 
+    Args:
+        prediction: of the model.
+        label: the name of the label.
+        confidence: of the intervals.
+        seed: of the draws.
+        metrics: what is measured, of a label of any kind; None: the metrics of labels that are 0 or 1.
+
     Raises:
-        DataError: fewer than two requests, or labels that are not 0 or 1.
+        DataError: fewer than two requests have the label, or labels that are not 0 or 1.
         NotFoundError: there is no such label.
     """
     if metrics is not None:
-        return resampled({"own": ((1.0, prediction),)}, metrics, confidence, seed)["own"]
+        _require_label(prediction, label)
+        return resampled({"own": ((1.0, prediction),)}, metrics, label, confidence, seed)["own"]
     return estimates(_sums(prediction, label), confidence=confidence, seed=seed)
 
 

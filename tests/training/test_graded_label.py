@@ -22,48 +22,6 @@ from bedplate.models.prediction import Prediction
 from bedplate.training.champion import with_requests
 from bedplate.training.comparison import compare, measure
 
-OWN = """
-from typing import ClassVar
-import numpy as np
-from torch import nn
-from features import pages
-from bedplate import Category, Job, Number, TrainerConfig
-from bedplate.layers.inputs import InputVectors
-from bedplate.models.base import Model, seeded
-from bedplate.models.config import ModelConfig
-from bedplate.training.search import Choice, Search
-
-
-class Stars(Model):
-    class Config(ModelConfig, frozen=True):
-        metrics: ClassVar[tuple[str, ...]] = ("rmse", "log_loss")
-        directions: ClassVar[dict[str, str]] = {"rmse": "lower"}
-
-    def __init__(self, config, layout):
-        super().__init__(config, layout)
-        with seeded(config.seed):
-            self.vectors = InputVectors(layout, 4)
-            self.net = nn.Linear(self.vectors.request_width + self.vectors.item_width, 1)
-
-    def forward(self, batch):
-        return {"score": self.net(self.vectors.rows(batch)).squeeze(1)}
-
-    def loss(self, outputs, batch):
-        return (outputs["score"] - batch.label("liked")).pow(2).mean()
-
-    def metrics(self, prediction):
-        error = prediction.scores - prediction.labels["liked"]
-        return {"rmse": float(np.sqrt((error**2).mean())), "log_loss": float(np.abs(error).mean())}
-
-
-amount = Number(log=True)
-inputs = {"candidate": Category(), "videos.likes_28d": amount, "videos.n_28d": amount}
-quick = TrainerConfig(epochs=2, metric="rmse", learning_rate=0.01)
-ranker = Job("ranker", dataset=pages, model=Stars.Config("liked"), inputs=inputs, trainer=quick)
-rates = {"trainer.learning_rate": Choice((1e-9, 2e-2)), "trainer.embedding_learning_rate": Choice((1e-9, 5e-2))}
-wider = Search("wider", job=ranker, space=rates, trials=4, pruner="none")
-"""
-
 
 def graded(folder: Path, days: int) -> None:
     """Puts so many days of data in place: up to four likes a play."""
@@ -74,7 +32,7 @@ def graded(folder: Path, days: int) -> None:
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a champion of its first 40 days."""
-    folder = small.make(tmp_path_factory.mktemp("graded") / "project", 1, OWN)
+    folder = small.make(tmp_path_factory.mktemp("graded") / "project", 1, small.OWN)
     (folder / "features.py").write_text(small.FEATURES.replace(", at_least=1", ""))
     graded(folder, 40)
     assert command(["retrain", "ranker", "--project", str(folder)]) == 0
@@ -173,5 +131,5 @@ def test_a_request_that_is_drawn_twice_counts_twice_and_keeps_its_rows() -> None
     assert found.mean == pytest.approx(expected.mean)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=expected.error / 3)
     alone = with_requests(one, one.request_ids[:1])
-    with pytest.raises(DataError, match="got 1 requests, expected at least two"):
+    with pytest.raises(DataError, match="got 1 requests with the label 'liked', expected at least two"):
         measure(alone, "liked", metrics=lambda _: {"x": 1.0})
