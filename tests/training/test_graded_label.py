@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,70 @@ def test_a_search_compares_the_best_with_the_default_by_the_models_own_metric(
     assert (
         compared["difference"]["low"] < compared["b"]["mean"] - compared["a"]["mean"] < (compared["difference"]["high"])
     )
+
+
+@pytest.fixture(scope="module")
+def trained(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with a version more that knows something, and one that has learnt nothing."""
+    folder = shutil.copytree(before, tmp_path_factory.mktemp("trained") / "project")
+    for words in (("model.seed=2",), ("trainer.learning_rate=1e-9", "trainer.embedding_learning_rate=1e-9")):
+        assert command(["train", "ranker", *words, "--project", str(folder)]) == 0
+    return folder
+
+
+def test_a_diff_has_intervals_of_the_models_own_metrics(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("runs", "diff", "ranker:2", "ranker:3", "--project", str(trained))
+    capsys.readouterr()
+    assert command([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["paired"], found["note"]) == (True, "")
+    (rmse,) = (m for m in found["metrics"] if m["name"] == "rmse")
+    registry = Registry(Project(trained).config.registry_path)
+    for side in ("a", "b"):
+        reported = registry.run(found[side]).record.metrics["test_rmse"]
+        assert (rmse[side]["mean"], rmse[side]["count"]) == (pytest.approx(reported, rel=1e-5), 399)
+    assert (rmse["better"], rmse["difference"]["low"] > 0) == ("a", True), "a higher rmse is worse"
+    assert not any(change["name"] == "test_rmse" for change in found["reported"])
+    assert command([*words, "--check", "rmse"]) == 7
+    assert command(["runs", "diff", "ranker:3", "ranker:2", "--project", str(trained), "--check", "rmse"]) == 0
+
+
+def test_a_diff_asks_for_a_direction_to_check_by(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = small.OWN.replace('"rmse", "log_loss")', '"rmse", "mean")').replace('"log_loss": float', '"mean": float')
+    (folder / "train.py").write_text(plain)
+    assert command(["train", "ranker", "--project", str(folder)]) == 0
+    capsys.readouterr()
+    assert command(["runs", "diff", "ranker:2", "ranker:2", "--check", "mean", "--project", str(folder)]) == 2
+    assert "whether a lower or a higher 'mean' is better is not known" in capsys.readouterr().err
+
+
+def test_a_change_is_attributed_by_the_models_own_metric(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("runs", "bisect", "ranker:2", "ranker:3", "--seeds", "1", "--json", "--project", str(trained))
+    capsys.readouterr()
+    assert command([*words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    effects = {e["factor"]["name"]: e["effect"]["rmse"] for e in found["effects"]}
+    assert effects["trainer"]["low"] > 0, "to learn nothing has a higher rmse"
+    assert abs(effects["seed"]["mean"]) < effects["trainer"]["mean"] / 3
+    assert found["total"]["rmse"]["mean"] == pytest.approx(sum(e["mean"] for e in effects.values()))
+    assert "rmse" in found["noise"]
+
+
+@pytest.mark.parametrize("words", [("--plan",), ()])
+def test_where_the_models_metrics_are_not_to_be_had_nothing_is_trained(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "project")
+    (folder / "train.py").write_text(small.OWN.replace("class Stars", "class Others").replace("Stars.", "Others."))
+    registry = Registry(Project(folder).config.registry_path)
+    made = len(registry.runs())
+    capsys.readouterr()
+    assert command(["runs", "bisect", "ranker:2", "ranker:3", "--project", str(folder), *words]) == 3
+    said = capsys.readouterr().err
+    assert "label 'liked' is not one of 0 and 1, and metrics of the model can't be had: the code has no" in said
+    assert len(registry.runs()) == made
+    assert command(["runs", "diff", "ranker:2", "ranker:3", "--project", str(folder)]) == 0
+    assert "no intervals: the code has no model with the config 'Stars" in capsys.readouterr().out
 
 
 def loss_of(p: Prediction) -> dict[str, float]:
