@@ -12,8 +12,44 @@ import os
 import socket
 from pathlib import Path
 
+from bedplate.errors import ConfigError
+
+MOST_PER_CORE = 8
+"""So many threads or processes may be asked for, for each core: more only wait for each other, or are too many for the
+system, which some libraries do not survive."""
+
 _GONE = ("Z", "X", "x")
 _BOOT, _SPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+
+
+def cores() -> int:
+    """How many cores of the machine this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_per_core(count: int, said: str, where: str) -> None:
+    """Checks that so many threads or processes are not far more than the machine has cores.
+
+    Args:
+        count: how many are asked for.
+        said: what says so, such as `n_jobs`.
+        where: it is said.
+
+    Raises:
+        ConfigError: they are.
+
+    >>> check_per_core(4, "n_jobs", "params")
+    >>> check_per_core(100_000, "n_jobs", "params")  # doctest: +IGNORE_EXCEPTION_DETAIL
+    Traceback (most recent call last):
+    bedplate.errors.ConfigError: params: n_jobs is 100,000, expected at most 16: 8 for each of this machine's 2 cores
+    """
+    own = cores()
+    if count > MOST_PER_CORE * own:
+        machine = f"this machine's {own} cores" if own > 1 else "this machine's cores, of which there is 1"
+        raise ConfigError(
+            f"{said} is {count:,}, expected at most {MOST_PER_CORE * own}: {MOST_PER_CORE} for each of {machine}",
+            where=where,
+        )
 
 
 def process_token() -> str:

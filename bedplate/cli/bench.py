@@ -22,8 +22,10 @@ from bedplate.training.checks import check_job
 from bedplate.training.evidence import code_of, definitions_of
 from bedplate.training.factors import CODE, DATA, FACTORS, INPUTS, Factor, Side, config_factors, job_of, same_result
 from bedplate.training.job import Job
+from bedplate.training.own_metrics import metrics_of_run
 from bedplate.training.predictions import PREDICTIONS, read_predictions
 from bedplate.training.report import on_stderr
+from bedplate.training.resampling import Metrics
 from bedplate.training.run import train
 
 SUFFIX = ".bisect"
@@ -78,6 +80,16 @@ class Bench:
         if found is None:
             return ["environment: it is not known of both runs"]
         return [f"environment: {change.name} {change.a or 'none'} and {change.b or 'none'}" for change in found]
+
+    def metrics(self) -> Metrics:
+        """Those of the model of B, or of A where the code of B can't be had.
+
+        Raises:
+            BedplateError: they can't be had either.
+        """
+        side: Side = "a" if "a" in self._projects and "b" not in self._projects else "b"
+        project = self._projects.get(side, self._now)
+        return metrics_of_run(self._registry.run(self._records[side].id), project.jobs)
 
     def _code(self) -> tuple[dict[Side, Project], dict[Side, str]]:
         """The project that has the code of each run, or why there is none."""

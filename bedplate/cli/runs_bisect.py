@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from bedplate.cli.bench import Bench
     from bedplate.metrics.intervals import Estimate
     from bedplate.registry.run import RunRecord, StoredRun
-    from bedplate.training.bisect import Bisection, Effect
+    from bedplate.training.bisect import Bisection, Effect, Made
+    from bedplate.training.resampling import Metrics
 
 _METHOD = (
     "Each factor is swapped alone, from A and into B; its effect is the mean of the two. What the effects leave of the "
@@ -50,6 +51,7 @@ def bisect(a: str, b: str, metric: str | None, seeds: int, plan: bool, directory
     """
     from bedplate.cli.bench import Bench
     from bedplate.project import Project
+    from bedplate.training.bisect import bisect as bisected
     from bedplate.training.interrupt import TrainingInterruptedError
 
     project = Project(directory)
@@ -57,44 +59,69 @@ def bisect(a: str, b: str, metric: str | None, seeds: int, plan: bool, directory
     one, other = run_of(registry, a), run_of(registry, b)
     with tempfile.TemporaryDirectory(prefix="bedplate-bisect-") as folder:
         bench = Bench(project, registry, one, other, Path(folder), lambda step: click.echo(step, err=True))
+        ends, label, metrics = _ends(bench, one, other)
+        shown = _judged(metric, one.record, _total(ends, label, metrics))
         if plan:
             _plan(bench, seeds, as_json=as_json)
             return
         try:
-            found = _bisected(bench, one, other, seeds)
+            found = bisected(*ends, bench.factors, label, bench.make, seeds=seeds, metrics=metrics)
         except TrainingInterruptedError as error:
             error.hint = f"the same command goes on from there: bedplate runs bisect {a} {b}"
             raise
     if as_json:
         echo_json({"method": _METHOD, **msgspec.to_builtins(found), "unswapped": bench.unswapped})
         return
-    _show(found, _judged(metric, one.record, found), bench.unswapped)
+    _show(found, shown, bench.unswapped)
 
 
-def _bisected(bench: Bench, a: StoredRun, b: StoredRun, seeds: int) -> Bisection:
-    from bedplate.errors import DataError
-    from bedplate.training.bisect import Made, bisect
-    from bedplate.training.predictions import judged_label, read_predictions
+def _ends(bench: Bench, a: StoredRun, b: StoredRun) -> tuple[tuple[Made, Made], str, Metrics | None]:
+    """Both runs, the label that they predict, and where it is not 0 or 1 the metrics of the model's own.
+
+    Raises:
+        DataError: they predict other labels, or there is nothing that the label can be judged by.
+        NotFoundError: a run has kept no predictions.
+    """
+    from bedplate.errors import BedplateError, DataError
+    from bedplate.training.bisect import Made
+    from bedplate.training.predictions import has_binary_values, judged_label, read_predictions
 
     ends = [Made(run.id, read_predictions(run.folder)) for run in (a, b)]
     labels = [judged_label(run.record, end.prediction) for run, end in zip((a, b), ends, strict=True)]
     if labels[0] is None or labels[0] != labels[1]:
         raise DataError(f"A predicts '{labels[0]}' and B '{labels[1]}', expected the same label", where="runs bisect")
-    return bisect(ends[0], ends[1], bench.factors, labels[0], bench.make, seeds=seeds)
+    metrics = None
+    if not all(has_binary_values(end.prediction, labels[0]) for end in ends):
+        try:
+            metrics = bench.metrics()
+        except BedplateError as error:
+            raise DataError(
+                f"label '{labels[0]}' is not one of 0 and 1, and metrics of the model can't be had: {error.message}",
+                where="runs bisect",
+                hint="the project, or the commit of a run, must have the model's class",
+            ) from error
+    return (ends[0], ends[1]), labels[0], metrics
 
 
-def _judged(metric: str | None, record: RunRecord, found: Bisection) -> str:
+def _total(ends: tuple[Made, Made], label: str, metrics: Metrics | None) -> dict[str, Estimate]:
+    """B minus A by metric, of which there must be some before anything is trained."""
+    from bedplate.training.comparison import combine
+
+    return combine([(1.0, ends[1].prediction), (-1.0, ends[0].prediction)], label, metrics=metrics)
+
+
+def _judged(metric: str | None, record: RunRecord, total: dict[str, Estimate]) -> str:
     """The metric to show: the one asked for, or that of the job; its loss is told by the log loss."""
     from bedplate.errors import NotFoundError, suggest
 
     own: Any = record.config["trainer"].get("metric", "loss")
     name = metric or ("log_loss" if own == "loss" else own)
-    if name in found.total:
+    if name in total:
         return name
-    if metric is None and found.total:
-        return next(iter(found.total))
+    if metric is None and total:
+        return next(iter(total))
     raise NotFoundError(
-        f"there is no metric '{name}' of both runs", where="runs bisect", hint=suggest(name, found.total, "metrics")
+        f"there is no metric '{name}' of both runs", where="runs bisect", hint=suggest(name, total, "metrics")
     )
 
 

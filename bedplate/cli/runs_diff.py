@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bedplate.registry.registry import Registry
     from bedplate.registry.run import StoredRun
     from bedplate.training.difference import DataDiff, MetricDiff, RunDiff
+    from bedplate.training.resampling import Metrics
 
 _WIDEST = 48
 
@@ -49,7 +50,8 @@ def diff(a: str, b: str, check: str | None, top: int, directory: Path, as_json: 
     """Show what differs between the runs A and B: config, code, data, environment, metrics.
 
     A and B are ids, beginnings of ids, or model versions. Where both predicted the same rows of the test split, the
-    difference of each metric has a paired 95 % interval over requests; else each metric has its own interval. Drift is
+    difference of each metric has a paired 95 % interval over requests; else each metric has its own interval. Of a
+    label that is not 0 or 1 they are those of the model's own metrics, by its code as the project has it. Drift is
     the population stability index of an input between the two trainings: below 0.1 counts as the same, above 0.25 as
     another distribution.
 
@@ -63,17 +65,25 @@ def diff(a: str, b: str, check: str | None, top: int, directory: Path, as_json: 
 
     registry = open_registry(directory)
     one, other = run_of(registry, a), run_of(registry, b)
-    found = diff_runs(one, other, directory.resolve())
+
+    def own(run: StoredRun) -> Metrics:
+        from bedplate.project import Project
+        from bedplate.training.own_metrics import metrics_of_run
+
+        return metrics_of_run(run, Project(directory).jobs)
+
+    found = diff_runs(one, other, directory.resolve(), own=own)
     if as_json:
         echo_json(msgspec.to_builtins(found))
     else:
         _show(found, one, other, top)
     if check is not None:
-        _require(found, check)
+        _require(found, other, check)
 
 
-def _require(found: RunDiff, name: str) -> None:
-    from bedplate.errors import NotFoundError, suggest
+def _require(found: RunDiff, b: StoredRun, name: str) -> None:
+    from bedplate.errors import ConfigError, NotFoundError, suggest
+    from bedplate.training.difference import direction_in
 
     metric = next((m for m in found.metrics if m.name == name), None)
     if metric is None or metric.difference is None:
@@ -81,6 +91,12 @@ def _require(found: RunDiff, name: str) -> None:
             f"there is no paired difference of '{name}'" + (f": {found.note}" if found.note else ""),
             where="runs diff --check",
             hint=suggest(name, [m.name for m in found.metrics], "metrics"),
+        )
+    if direction_in(b.record, name) is None:
+        raise ConfigError(
+            f"whether a lower or a higher '{name}' is better is not known",
+            where="runs diff --check",
+            hint="a model says it of its own metrics (directions of its Config); name another metric",
         )
     if metric.better == "a":
         raise ProofError(

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 @json_option
 @click.option("--trials", type=click.IntRange(1), help="How many the study has in all; the search's own by default.")
 @click.option(
-    "--processes", default=1, show_default=True, type=click.IntRange(1), help="How many processes run trials at once."
+    "--processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many processes run trials at once, at most 8 for each core.",
 )
 @click.argument("name")
 def search(name: str, trials: int | None, processes: int, directory: Path, as_json: bool) -> None:
@@ -40,6 +44,7 @@ def search(name: str, trials: int | None, processes: int, directory: Path, as_js
       bedplate search wider --trials 100 --json
     """
     from bedplate.cli.runs_mirror import mirror_own
+    from bedplate.process import check_per_core
     from bedplate.project import Project
     from bedplate.training.choices import check_choices
     from bedplate.training.interrupt import TrainingInterruptedError
@@ -47,6 +52,7 @@ def search(name: str, trials: int | None, processes: int, directory: Path, as_js
     from bedplate.training.report import on_stderr
     from bedplate.training.searching import open_study
 
+    check_per_core(processes, "--processes", "bedplate search")
     project = Project(directory)
     definition = _search(project, name)
     job = project.find(Job, definition.job)

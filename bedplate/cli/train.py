@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     metavar="N",
-    help="Train by so many processes of this machine; the model is the same, up to rounding.",
+    help="Train by so many processes of this machine, at most 8 for each core; the model is the same, up to rounding.",
 )
 @click.option(
     "--sharding",

@@ -210,12 +210,19 @@ class LoadedDataset:
         first, last = self._ranges[split]
         return first, max((known.positions(split)[1] for known in self._labelled.values()), default=last)
 
-    def labelled(self, label: str, split: str) -> int:
+    def labelled(self, label: str, split: str, after: int | None = None) -> int:
         """How many requests of a split have a label, which is known by then and does not look into the next split.
 
         Of a label that is masked where its aggregation gives no value, those with a listed candidate that has one.
+
+        Args:
+            label: the name of one of its labels.
+            split: train, validation or test.
+            after: count those that are later than this, microseconds; None: all.
         """
         first, last = self._labelled[label].positions(split)
+        if after is not None:
+            first = min(max(first, int(np.searchsorted(self.spine.rows.times, after, side="right"))), last)
         compiled = next(c for c in self.compiled.labels if c.label.name == label)
         if not compiled.is_masked:
             return last - first

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +20,7 @@ from bedplate.models.estimators import BoostedConfig
 from bedplate.models.forest import Forest, concatenated, forest_part
 from bedplate.models.matrix import MatrixColumn, named
 from bedplate.models.nodes import Part
+from bedplate.process import check_per_core
 from bedplate.types import Array, Float32s, Float64s
 
 BLOCK_ROWS = 65_536
@@ -193,6 +194,25 @@ def require_known(params: Mapping[str, Any], known: frozenset[str], place: str) 
             raise ConfigError(
                 f"the library has no parameter '{name}'", where=f"{place}: params", hint=suggest(name, known)
             )
+
+
+def check_threads(params: Mapping[str, Any], names: Collection[str], place: str) -> None:
+    """Checks that parameters do not ask for far more threads than there are cores.
+
+    Args:
+        params: of the library; a number may be text.
+        names: of those that say how many threads there are.
+        place: of the config.
+
+    Raises:
+        ConfigError: they do.
+    """
+    for name in names:
+        try:
+            count = int(float(params.get(name, 0)))
+        except (OverflowError, TypeError, ValueError):
+            continue  # what is no number the library judges
+        check_per_core(count, f"'{name}'", f"{place}: params")
 
 
 def group_sizes(rows: Rows) -> Array:

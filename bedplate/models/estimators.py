@@ -38,7 +38,7 @@ class SklearnConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         estimator: the class as "module:Class".
-        params: what it is made with, beside `random_state`, which is the seed.
+        params: what it is made with, beside `random_state`, which is the seed; `n_jobs` at most 8 for each core.
     """
 
     implemented_by: ClassVar[str | type] = "bedplate.models.sklearn:SklearnEstimator"
@@ -50,8 +50,8 @@ class SklearnConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
         """Checks the types and the form of the name.
 
         Raises:
-            ConfigError: a value is of another type than its field, the name is no "module:Class", or the seed is more
-                than scikit-learn takes.
+            ConfigError: a value is of another type than its field, the name is no "module:Class", the seed is more
+                than scikit-learn takes, or `params` has it.
         """
         super().__post_init__()
         if self.seed >= 1 << 32:
@@ -63,6 +63,8 @@ class SklearnConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
                 where=self.title(),
                 hint='for example "sklearn.ensemble:HistGradientBoostingClassifier"',
             )
+        if "random_state" in self.params:
+            raise ConfigError("params has 'random_state'", where=self.title(), hint="it is the field seed")
 
 
 class BoostedConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +85,7 @@ class BoostedConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
         checkpoint_every: rounds between two checkpoints, at which random numbers begin anew: it is part of the model.
         categories: split by sets of categories, or by their numbers as if they were ordered.
         correct_sampling: learn the log-odds of the label without the sampling of negatives; see `models.binary`.
-        params: other parameters of the library, by its own names.
+        params: other parameters of the library, by its own names; threads at most 8 for each core.
     """
 
     reserved: ClassVar[dict[str, str]] = {}

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from bedplate.errors import ConfigError
-from bedplate.models.boosting import Boosted, Segment, group_sizes, require_known
+from bedplate.models.boosting import Boosted, Segment, check_threads, group_sizes, require_known
 from bedplate.models.estimator import Rows
 from bedplate.models.estimators import BoostedConfig, EstimatorConfig, LightGBMConfig
 from bedplate.models.forest import Forest, concatenated, no_trees
@@ -36,6 +36,7 @@ class LightGBM(Boosted):
         require_known(config.params, frozenset(names), config.title())
         for name in config.params:
             config.check_own(names[name], name)
+        check_threads(config.params, [name for name in config.params if names[name] == "num_threads"], config.title())
         self._check_values()
 
     def _check_values(self) -> None:

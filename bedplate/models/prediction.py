@@ -38,3 +38,7 @@ class Prediction:
         """The scores, labels, weights and requests of the rows in which a label is known."""
         known = ~np.isnan(self.labels[label])
         return self.scores[known], self.labels[label][known], self.weights[known], self.requests[known]
+
+    def requests_with(self, label: str) -> Int64s:
+        """Ascending: the requests, as in `requests`, with a row in which a label is known."""
+        return np.unique(self.of(label)[3])

@@ -11,7 +11,7 @@ import numpy as np
 
 from bedplate.errors import ConfigError, DataError, DefinitionError, suggest
 from bedplate.features.artifact import MATRIX, SCORE
-from bedplate.models.boosting import BLOCK_ROWS
+from bedplate.models.boosting import BLOCK_ROWS, check_threads
 from bedplate.models.estimator import Fitted, Rows
 from bedplate.models.estimators import EstimatorConfig, SklearnConfig
 from bedplate.models.forest import forest_part
@@ -70,15 +70,17 @@ class SklearnEstimator(Fitted):
                     hint=suggest(name, known, "parameters"),
                 )
         seed = {"random_state": config.seed} if "random_state" in known else {}
-        return made.set_params(**{**seed, **config.params})
+        return made.set_params(**seed, **config.params)
 
     def _check(self) -> None:
+        params: Mapping[str, Any] = self._fitted.get_params() if hasattr(self._fitted, "get_params") else {}
         if not hasattr(self._fitted, "predict_proba"):
             raise ConfigError(
                 f"{type(self._fitted).__name__} has no predict_proba, which gives the probability of the label",
                 where=self.config.title(),
                 hint="take a classifier, for example sklearn.ensemble:HistGradientBoostingClassifier",
             )
+        check_threads(params, [name for name in params if name.split("__")[-1] == "n_jobs"], self.config.title())
         for kind in map(_kind, _steps(self._fitted)):
             if kind.__module__.startswith("sklearn.") and kind not in _EXPORTED:
                 raise ConfigError(

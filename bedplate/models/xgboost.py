@@ -11,7 +11,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 
 from bedplate.errors import ConfigError, suggest
-from bedplate.models.boosting import BLOCK_ROWS, Boosted, Segment, group_sizes
+from bedplate.models.boosting import BLOCK_ROWS, Boosted, Segment, check_threads, group_sizes
 from bedplate.models.estimator import Rows
 from bedplate.models.estimators import BoostedConfig, EstimatorConfig, XGBoostConfig
 from bedplate.models.forest import Forest, concatenated
@@ -23,6 +23,9 @@ _xgboost: Any = importlib.import_module("xgboost")
 
 _DATA_PARAMS = ("max_bin", "nthread")
 """Parameters that the matrix of the library takes, too."""
+
+_THREADS = ("nthread", "n_jobs")
+"""The names of how many threads there are."""
 
 
 @final
@@ -36,6 +39,7 @@ class XGBoost(Boosted):
         super().__init__(config, columns)
         is_set = config.categories == "categorical"
         self._types = ["c" if column.categories and is_set else "float" for column in columns]
+        check_threads(config.params, _THREADS, config.title())
         self._check_params()
 
     def _check_params(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias, final
 
 import msgspec
@@ -18,9 +19,10 @@ import numpy as np
 from bedplate.errors import BedplateError, DataError
 from bedplate.metrics.intervals import Estimate, two_apart
 from bedplate.models.prediction import Prediction
-from bedplate.training.comparison import combine, measure
+from bedplate.training.comparison import combine
 from bedplate.training.factors import FACTORS, Factor, Side
 from bedplate.training.interrupt import TrainingInterruptedError
+from bedplate.training.resampling import Metrics
 
 
 @final
@@ -64,6 +66,9 @@ class Made(msgspec.Struct, frozen=True):
 
 Make: TypeAlias = Callable[[Experiment], Made]
 """Finds the run of an experiment or trains it; raises a `BedplateError` where it can't be made."""
+
+_Measured: TypeAlias = Callable[[Sequence[tuple[float, Prediction]]], dict[str, Estimate]]
+"""Gives the sum of `weight * metric` over predictions, by metric."""
 
 
 @final
@@ -126,7 +131,16 @@ def experiments(factors: Sequence[Factor], seeds: int) -> list[Experiment]:
     return [*wanted, *(Experiment(frozenset(), shift) for shift in range(1, seeds + 1))]
 
 
-def bisect(a: Made, b: Made, factors: Sequence[Factor], label: str, make: Make, *, seeds: int = 2) -> Bisection:
+def bisect(
+    a: Made,
+    b: Made,
+    factors: Sequence[Factor],
+    label: str,
+    make: Make,
+    *,
+    seeds: int = 2,
+    metrics: Metrics | None = None,
+) -> Bisection:
     """Trains what is missing and says which factor did what.
 
     Args:
@@ -136,11 +150,13 @@ def bisect(a: Made, b: Made, factors: Sequence[Factor], label: str, make: Make, 
         label: the label that the scores are of.
         make: finds or trains the run of an experiment.
         seeds: how many trainings with other seeds tell the noise.
+        metrics: what is attributed, of a label of any kind; None: the metrics of labels that are 0 or 1.
 
     Raises:
         TrainingInterruptedError: a training was interrupted; the same call goes on from it.
-        DataError: the label is not one of 0 and 1, or there are fewer than two requests.
+        DataError: fewer than two requests have the label, or it is not one of 0 and 1; before anything is made.
     """
+    total = combine([(1.0, b.prediction), (-1.0, a.prediction)], label, metrics=metrics)
     made: dict[Experiment, Made] = {}
     reasons: dict[Experiment, str] = {}
     every = frozenset(factor.name for factor in factors)
@@ -152,10 +168,11 @@ def bisect(a: Made, b: Made, factors: Sequence[Factor], label: str, make: Make, 
             raise
         except BedplateError as error:
             reasons[experiment] = f"{experiment.text(factors)}: {error.message}"
-    total = combine([(1.0, b.prediction), (-1.0, a.prediction)], label)
-    effects = [_effect(factor, every, made, reasons, label) for factor in factors]
-    noise, runs, reason = _noise(seeds, made, reasons, label)
-    return Bisection(a.run, b.run, total, effects, _remainder(effects, a, b, every, made, label), noise, runs, reason)
+    measured = partial(combine, label=label, metrics=metrics)
+    effects = [_effect(factor, every, made, reasons, measured) for factor in factors]
+    noise, runs, reason = _noise(seeds, made, reasons, measured)
+    left = _remainder(effects, a, b, every, made, measured)
+    return Bisection(a.run, b.run, total, effects, left, noise, runs, reason)
 
 
 def _ends(factor: Factor, every: frozenset[str]) -> list[tuple[Experiment, Experiment]]:
@@ -178,11 +195,11 @@ def _effect(
     every: frozenset[str],
     made: Mapping[Experiment, Made],
     reasons: Mapping[Experiment, str],
-    label: str,
+    measured: _Measured,
 ) -> Effect:
     ends = _ends(factor, every)
     found = [
-        combine([(1.0, made[after].prediction), (-1.0, made[before].prediction)], label)
+        measured([(1.0, made[after].prediction), (-1.0, made[before].prediction)])
         if before in made and after in made
         else {}
         for before, after in ends
@@ -194,7 +211,7 @@ def _effect(
         factor,
         forward=found[0],
         backward=found[-1],
-        effect=combine(mean, label) if mean else {},
+        effect=measured(mean) if mean else {},
         runs=tuple(made[e].run for e in own if e in made),
         reasons=tuple(reasons[e] for e in own if e in reasons),
     )
@@ -206,7 +223,7 @@ def _remainder(
     b: Made,
     every: frozenset[str],
     made: Mapping[Experiment, Made],
-    label: str,
+    measured: _Measured,
 ) -> dict[str, Estimate]:
     """The total less the effects, on the same draws, each run with its weight."""
     weights: dict[int, float] = {id(b.prediction): 1.0, id(a.prediction): -1.0}
@@ -217,11 +234,11 @@ def _remainder(
             by_id[id(prediction)] = prediction
             weights[id(prediction)] = weights.get(id(prediction), 0.0) - weight / len(terms)
     left = [(weight, by_id[key]) for key, weight in weights.items() if abs(weight) > 1e-12]
-    return combine(left, label) if left else {}
+    return measured(left) if left else {}
 
 
 def _noise(
-    seeds: int, made: Mapping[Experiment, Made], reasons: Mapping[Experiment, str], label: str
+    seeds: int, made: Mapping[Experiment, Made], reasons: Mapping[Experiment, str], measured: _Measured
 ) -> tuple[dict[str, float], tuple[str, ...], str]:
     shifted = [Experiment(frozenset(), shift) for shift in range(seeds + 1)]
     there = [made[e] for e in shifted if e in made]
@@ -229,7 +246,7 @@ def _noise(
         failed = [reasons[e] for e in shifted if e in reasons]
         return {}, (), failed[0] if failed else "no training with another seed was asked for"
     try:
-        values = [measure(one.prediction, label) for one in there]
+        values = [measured([(1.0, one.prediction)]) for one in there]
     except DataError as error:
         return {}, (), error.message
     names = [name for name in values[0] if all(name in one for one in values)]

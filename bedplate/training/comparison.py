@@ -84,7 +84,7 @@ def compare(
         )
     if metrics is not None:
         terms = {"a": ((1.0, a),), "b": ((1.0, b),), "difference": ((1.0, b), (-1.0, a))}
-        parts = resampled(terms, metrics, confidence, seed)
+        parts = resampled(terms, metrics, label, confidence, seed)
         shared = [name for name in parts["difference"] if name in parts["a"] and name in parts["b"]]
         return {name: Comparison(*(parts[term][name] for term in terms)) for name in shared}
     found = differences(_sums(a, label), _sums(b, label), confidence=confidence, seed=seed)
@@ -96,17 +96,29 @@ def measure(
 ) -> dict[str, Estimate]:
     """Each metric of one model with its interval over requests.
 
+    Args:
+        prediction: of the model.
+        label: the name of the label.
+        confidence: of the intervals.
+        seed: of the draws.
+        metrics: what is measured, of a label of any kind; None: the metrics of labels that are 0 or 1.
+
     Raises:
-        DataError: fewer than two requests, or labels that are not 0 or 1.
+        DataError: fewer than two requests have the label, or labels that are not 0 or 1.
         NotFoundError: there is no such label.
     """
     if metrics is not None:
-        return resampled({"own": ((1.0, prediction),)}, metrics, confidence, seed)["own"]
+        _require_label(prediction, label)
+        return resampled({"own": ((1.0, prediction),)}, metrics, label, confidence, seed)["own"]
     return estimates(_sums(prediction, label), confidence=confidence, seed=seed)
 
 
 def combine(
-    terms: Sequence[tuple[float, Prediction]], label: str, confidence: float = 0.95, seed: int = 0
+    terms: Sequence[tuple[float, Prediction]],
+    label: str,
+    confidence: float = 0.95,
+    seed: int = 0,
+    metrics: Metrics | None = None,
 ) -> dict[str, Estimate]:
     """The sum of `weight * metric` over predictions, for each metric of all: of differences, and of means of them.
 
@@ -118,9 +130,10 @@ def combine(
         label: the name of the label.
         confidence: of the intervals.
         seed: of the draws.
+        metrics: what is combined, of a label of any kind; None: the metrics of labels that are 0 or 1.
 
     Raises:
-        DataError: fewer than two requests, or labels that are not 0 or 1.
+        DataError: fewer than two requests have the label, or labels that are not 0 or 1.
         NotFoundError: there is no such label.
     """
     groups: list[list[tuple[float, Prediction]]] = []
@@ -130,14 +143,20 @@ def combine(
             groups.append([(weight, one)])
         else:
             own.append((weight, one))
-    parts = [
-        contrast([(w, _sums(p, label)) for w, p in group], confidence=confidence, seed=seed + i)
-        for i, group in enumerate(groups)
-    ]
+    parts = [_combined(group, label, confidence, seed + i, metrics) for i, group in enumerate(groups)]
     if len(parts) == 1:
         return parts[0]
     names = [name for name in parts[0] if all(name in part for part in parts)]
     return {name: _added([part[name] for part in parts], confidence) for name in names}
+
+
+def _combined(
+    terms: Sequence[tuple[float, Prediction]], label: str, confidence: float, seed: int, metrics: Metrics | None
+) -> dict[str, Estimate]:
+    """The sum over predictions of the same rows."""
+    if metrics is not None:
+        return resampled({"sum": tuple(terms)}, metrics, label, confidence, seed)["sum"]
+    return contrast([(w, _sums(p, label)) for w, p in terms], confidence=confidence, seed=seed)
 
 
 def _added(parts: Sequence[Estimate], confidence: float) -> Estimate:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, TypeAlias, cast, final
 
 import msgspec
 
-from bedplate.errors import DataError, NotFoundError
+from bedplate.errors import BedplateError, NotFoundError
 from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.metrics.intervals import Estimate
+from bedplate.models.prediction import Prediction
 from bedplate.registry.diff import Change, CodeDiff, changes, code_changes, environment_changes
 from bedplate.registry.environment import read_environment
 from bedplate.registry.run import RunRecord, StoredRun
@@ -18,7 +19,11 @@ from bedplate.training.comparison import compare, measure, rows_differ
 from bedplate.training.evidence import SETTINGS
 from bedplate.training.inputs import DataSummary, SplitRows, drift_between, read_summary
 from bedplate.training.job import OWN_DIRECTIONS
-from bedplate.training.predictions import TEST, judged_label, read_predictions
+from bedplate.training.predictions import TEST, has_binary_values, judged_label, read_predictions
+from bedplate.training.resampling import Metrics
+
+Own: TypeAlias = Callable[[StoredRun], Metrics]
+"""Gives the metrics of a run's own model; raises a `BedplateError` where they can't be had."""
 
 
 @final
@@ -98,7 +103,7 @@ class RunDiff(msgspec.Struct, frozen=True):
     reported: list[Change]
 
 
-def diff_runs(a: StoredRun, b: StoredRun, root: Path, confidence: float = 0.95) -> RunDiff:
+def diff_runs(a: StoredRun, b: StoredRun, root: Path, confidence: float = 0.95, own: Own | None = None) -> RunDiff:
     """What differs between two runs.
 
     Args:
@@ -106,12 +111,14 @@ def diff_runs(a: StoredRun, b: StoredRun, root: Path, confidence: float = 0.95) 
         b: the second, to which everything is said to have changed.
         root: the project's folder, whose repository knows the commits.
         confidence: of the intervals.
+        own: asked for the metrics where a label is not 0 or 1, once for each run, or for B alone where both predicted
+            the same rows; None: there are no intervals of such a label.
 
     Raises:
         StoreError: a file of a run is damaged.
     """
     one, other = a.record, b.record
-    metrics, paired, note = _metrics(a, b, confidence)
+    metrics, paired, note = _metrics(a, b, confidence, own)
     known = {TEST + metric.name for metric in metrics}
     return RunDiff(
         a=a.id,
@@ -165,7 +172,7 @@ def _drift(a: DataSummary, b: DataSummary) -> list[Drifted]:
     return sorted(found, key=lambda d: -d.index)
 
 
-def _metrics(a: StoredRun, b: StoredRun, confidence: float) -> tuple[list[MetricDiff], bool, str]:
+def _metrics(a: StoredRun, b: StoredRun, confidence: float, own: Own | None) -> tuple[list[MetricDiff], bool, str]:
     """The metrics that both reported, whether they are paired, and why not."""
     try:
         one, other = read_predictions(a.folder), read_predictions(b.folder)
@@ -181,11 +188,22 @@ def _metrics(a: StoredRun, b: StoredRun, confidence: float) -> tuple[list[Metric
         problem = rows_differ(one, other, labels[0])
     try:
         if problem is None:
-            found = compare(one, other, labels[0], confidence)
-            rows = [MetricDiff(n, c.a, c.b, c.difference, c.better(n)) for n, c in found.items() if n in both]
+            metrics = _metrics_for(b, other, labels[0], own)
+            found = compare(one, other, labels[0], confidence, metrics=metrics)
+            rows = [
+                MetricDiff(n, c.a, c.b, c.difference, c.better(n, direction_in(b.record, n)))
+                for n, c in found.items()
+                if n in both
+            ]
             return rows, True, ""
-        first, second = measure(one, labels[0], confidence), measure(other, labels[1], confidence)
-    except DataError as error:
+        first = measure(one, labels[0], confidence, metrics=_metrics_for(a, one, labels[0], own))
+        second = measure(other, labels[1], confidence, metrics=_metrics_for(b, other, labels[1], own))
+    except BedplateError as error:
         return [], False, f"no intervals: {error.message}"
     rows = [MetricDiff(name, first[name], second[name]) for name in first if name in second and name in both]
     return rows, False, f"each has its own interval, for the two can't be paired: {problem}"
+
+
+def _metrics_for(run: StoredRun, prediction: Prediction, label: str, own: Own | None) -> Metrics | None:
+    """What a run is measured by; None: by the metrics of labels that are 0 or 1."""
+    return None if own is None or has_binary_values(prediction, label) else own(run)

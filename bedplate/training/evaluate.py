@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bedplate.datasets.blocks import Batches, Stretch
 from bedplate.errors import DataError
@@ -93,23 +94,35 @@ def _predict(
             if not batch.rows:
                 continue
             outputs = outputs_of(model, model, batch)
-            labels: dict[str, Array] = {}
-            for name, values in batch.labels.items():
-                known = batch.known.get(name)
-                labels[name] = (values if known is None else values.masked_fill(~known, float("nan"))).numpy()
-            made = Prediction(
-                scores=scores_of(model, outputs, batch).numpy().astype(np.float64),
-                labels=labels,
-                weights=batch.weights.numpy(),
-                requests=batch[OF_ITEM].numpy(),
-                request_ids=batch.request_ids,
-                candidates=batch.candidates.numpy(),
-                loss=loss_of(model, outputs, batch).item(),
-            )
+            loss = loss_of(model, outputs, batch).item()
+            made = prediction_of(scores_of(model, outputs, batch), batch, loss)
             found.append((made, loss_weight_of(model, batch)))
         for _ in range(fetches):
             fetch(None)
     return found
+
+
+def prediction_of(scores: Tensor, batch: TensorBatch, loss: float) -> Prediction:
+    """What a model gave for one batch.
+
+    Args:
+        scores: [N], without a gradient.
+        batch: that they are of.
+        loss: of the batch.
+    """
+    labels: dict[str, Array] = {}
+    for name, values in batch.labels.items():
+        known = batch.known.get(name)
+        labels[name] = (values if known is None else values.masked_fill(~known, float("nan"))).numpy()
+    return Prediction(
+        scores=scores.numpy().astype(np.float64),
+        labels=labels,
+        weights=batch.weights.numpy(),
+        requests=batch[OF_ITEM].numpy(),
+        request_ids=batch.request_ids,
+        candidates=batch.candidates.numpy(),
+        loss=loss,
+    )
 
 
 def _joined(parts: Sequence[Prediction], weights: Sequence[float]) -> Prediction:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from bedplate.datasets.dataset import CompiledDataset
 from bedplate.features.encoder import Encoder
 from bedplate.metrics.directions import DIRECTIONS, Direction
 from bedplate.models.prediction import Prediction
+from bedplate.registry.run import StoredRun
+from bedplate.training.factors import FACTORS, job_of
 from bedplate.training.job import Job
 from bedplate.training.promotion import OF_BINARY, OF_PROBABILITIES
 from bedplate.training.resampling import Metrics
@@ -35,6 +37,25 @@ def metrics_of_job(job: Job, dataset: CompiledDataset, encoder: Callable[[], Enc
     from bedplate.training.calling import metrics_of, model_of
 
     return partial(_without_probabilities, partial(metrics_of, model_of(job.model, encoder().layout)))
+
+
+def metrics_of_run(run: StoredRun, jobs: Iterable[Job]) -> Metrics:
+    """The metrics of the model of a run, as its code is in a project.
+
+    Args:
+        run: the run.
+        jobs: those of the project, by whose models the class is found.
+
+    Raises:
+        BedplateError: the project has no such model, or another one that the run's config does not fit, or the run has
+            no encoder.
+    """
+    from bedplate.training.calling import metrics_of, model_of
+    from bedplate.training.run import ENCODER
+
+    kinds = {job.model.title(): type(job.model) for job in jobs}
+    job = job_of(run.record.name, {"a": run.record.config}, dict.fromkeys(FACTORS, "a"), kinds, 0)
+    return partial(metrics_of, model_of(job.model, Encoder.load(run.folder / ENCODER).layout))
 
 
 def _without_probabilities(metrics: Metrics, prediction: Prediction) -> Mapping[str, float]:

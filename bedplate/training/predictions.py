@@ -133,6 +133,11 @@ def read_predictions(folder: Path) -> Prediction:
         ) from error
 
 
+def has_binary_values(prediction: Prediction, label: str) -> bool:
+    """Whether a label is 0 or 1 in all rows in which it is known, so that Bedplate's own metrics are of it."""
+    return bool(np.isin(prediction.of(label)[1], (0.0, 1.0)).all())
+
+
 def judged_label(record: RunRecord, prediction: Prediction) -> str | None:
     """The label that a run's scores are of: the model's, else the only one; None where that is not known."""
     config = cast("Mapping[str, Any]", record.config.get("model") or {})

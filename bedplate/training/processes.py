@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from bedplate.errors import BedplateError, ConfigError
+from bedplate.process import check_per_core, cores
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.joining import PeerLostError, WorkerError
 from bedplate.training.watching import Operations, Watch
@@ -239,10 +240,11 @@ def started(command: Sequence[str], count: int, timeout: str = FOREVER) -> Gener
         timeout: how long one of them may hold up the others, see `TrainerConfig.process_timeout`.
 
     Raises:
-        ConfigError: the count is below 2.
+        ConfigError: the count is below 2, or far more than the machine has cores.
     """
     if count < 2:
         raise ConfigError(f"got {count} processes, expected at least 2", where="training by several processes")
+    check_per_core(count, "the number of processes", "training by several processes")
     folder = Path(tempfile.mkdtemp(prefix="bedplate-training-"))
     workers = Workers(count, folder, timeout)
     try:
@@ -255,11 +257,7 @@ def started(command: Sequence[str], count: int, timeout: str = FOREVER) -> Gener
 
 def _environment(count: int) -> dict[str, str]:
     """That of a process that has its share of the machine's cores, and talks to others of this machine alone."""
-    return {_INTERFACE: _loopback(), "OMP_NUM_THREADS": str(max(1, _cores() // count)), **os.environ}
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {_INTERFACE: _loopback(), "OMP_NUM_THREADS": str(max(1, cores() // count)), **os.environ}
 
 
 def _loopback() -> str:

@@ -45,7 +45,7 @@ class PromotionRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         guards: other metrics by name, and how much worse each may be, calibration by its distance from 1; None:
             `GUARDS`.
         largest_miscalibration: the largest distance of calibration from 1, also for a first champion.
-        minimum_requests: of the comparison, all later than what either model knows.
+        minimum_requests: of the comparison: that have the label, all later than what either model knows.
         confidence: of the intervals.
         largest_missing: by how much the share of nulls of an input may have risen from training to test; and in which
             share of the rows of validation or test an input may be something else that is null, or the same, in all
@@ -167,7 +167,7 @@ def judge(
         rules: of the job.
         metric: that the job's trainer judges by.
         compared: each metric of both on the same rows.
-        requests: of the comparison.
+        requests: of the comparison that have the label.
         directions: whether a lower or a higher value of a metric is better.
     """
     wrong: list[str] = []
@@ -200,7 +200,7 @@ def judge_first(rules: PromotionRules, metric: str, metrics: Mapping[str, Estima
         rules: of the job.
         metric: that the job's trainer judges by.
         metrics: its own on the test split.
-        requests: of the test split.
+        requests: of the test split that have the label.
     """
     wrong = [_too_few(requests, rules)] if requests < rules.minimum_requests else []
     entropy = metrics.get("normalised_entropy")

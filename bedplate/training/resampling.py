@@ -14,7 +14,7 @@ from typing import TypeAlias, final
 
 import numpy as np
 
-from bedplate.errors import DataError
+from bedplate.errors import BedplateError, DataError
 from bedplate.metrics.intervals import Estimate
 from bedplate.models.prediction import Prediction
 from bedplate.types import Int64s
@@ -23,35 +23,43 @@ DRAWS = 200
 """How often the requests are drawn again."""
 
 Metrics: TypeAlias = Callable[[Prediction], Mapping[str, float]]
-"""Gives metrics of a prediction by name, such as a model's own."""
+"""Gives metrics of a prediction by name, such as a model's own; raises a `BedplateError` where it can't."""
 
 
 def resampled(
-    terms: Mapping[str, tuple[tuple[float, Prediction], ...]], metrics: Metrics, confidence: float, seed: int
+    terms: Mapping[str, tuple[tuple[float, Prediction], ...]],
+    metrics: Metrics,
+    label: str,
+    confidence: float,
+    seed: int,
 ) -> dict[str, dict[str, Estimate]]:
     """The sum of `weight * metric` of each term, by term and metric, all on the same draws of the same requests.
 
-    A metric that has no value in one of the predictions, or in fewer than half of the draws, is left out.
+    Drawn are the requests that have the label: where few have it, a draw of all might hold none. A metric that has no
+    value in one of the predictions, or in fewer than half of the draws, is left out: of few requests a draw may be such
+    that there is none, as where all its labels are equal, and `metrics` may fail there.
 
     Args:
         terms: weights and predictions of the same requests, in the same order.
         metrics: of a prediction.
+        label: the name of the label that requests must have.
         confidence: of the intervals, between 0 and 1.
         seed: of the draws.
 
     Raises:
-        DataError: fewer than two requests have a candidate.
+        DataError: fewer than two requests have the label.
+        BedplateError: `metrics` fails on a whole prediction.
     """
     every = list({id(p): p for parts in terms.values() for _, p in parts}.values())
-    known = np.unique(every[0].requests)
+    known = every[0].requests_with(label)
     if len(known) < 2:
-        raise DataError(f"got {len(known)} requests, expected at least two", where="metrics")
+        raise DataError(f"got {len(known)} requests with the label '{label}', expected at least two", where="metrics")
     whole, drawing = {id(p): metrics(p) for p in every}, {id(p): _Drawing(p) for p in every}
     rng = np.random.default_rng(seed)
     drawn: list[dict[int, Mapping[str, float]]] = []
     for _ in range(DRAWS):
         chosen = rng.choice(known, len(known))
-        drawn.append({key: metrics(one.of(chosen)) for key, one in drawing.items()})
+        drawn.append({key: _values(metrics, one.of(chosen)) for key, one in drawing.items()})
     names = [name for name in whole[id(every[0])] if all(isfinite(one.get(name, np.nan)) for one in whole.values())]
     reach = NormalDist().inv_cdf(0.5 + confidence / 2)
     found: dict[str, dict[str, Estimate]] = {term: {} for term in terms}
@@ -64,6 +72,14 @@ def resampled(
                 error = float(values.std(ddof=1))
                 found[term][name] = Estimate(mean, error, mean - reach * error, mean + reach * error, len(known))
     return found
+
+
+def _values(metrics: Metrics, drawn: Prediction) -> Mapping[str, float]:
+    """The metrics of a draw; empty where there are none, of requests all of which do have some."""
+    try:
+        return metrics(drawn)
+    except BedplateError:
+        return {}
 
 
 @final

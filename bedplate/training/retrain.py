@@ -65,7 +65,7 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         version: the new version; None where none was trained.
         run: the run that made it.
         rules: by which it was judged.
-        requests: of the test split that the two were compared on.
+        requests: of the test split that the two were compared on: those that have the label.
         compared: each metric of both on these requests, `a` the champion's.
         measured: each metric of the new version on them where there was no champion.
     """
@@ -204,11 +204,11 @@ class Retraining:
         except DataError as error:
             wrong.append(error.message)
         wrong += unjudgeable(self._job, self._dataset.compiled)
-        judged = len(self._fresh())
+        judged = self._judgeable()
         if judged < self._job.promotion.minimum_requests:
             wrong.append(
-                f"only {judged:,} test requests{self._later()}, expected at least "
-                f"{self._job.promotion.minimum_requests:,} (minimum_requests)"
+                f"only {judged:,} test requests have the label '{self._job.model.label}'{self._later()}, "
+                f"expected at least {self._job.promotion.minimum_requests:,} (minimum_requests)"
             )
         if self._champion is not None:
             try:
@@ -228,15 +228,20 @@ class Retraining:
         ids, times = rows.request_ids[first:last], rows.times[first:last]
         return ids if known is None else ids[times > known]
 
+    def _judgeable(self) -> int:
+        """How many of these have the label, without which a request tells nothing of a model."""
+        known = None if self._champion is None else self._champion.manifest.trained_until
+        return self._dataset.labelled(self._job.model.label, "test", known)
+
     def _later(self) -> str:
         known = None if self._champion is None else self._champion.manifest.trained_until
-        return "" if known is None else f" are later than {format_time(known)}, which {self._champion} knows"
+        return "" if known is None else f" and are later than {format_time(known)}, which {self._champion} knows"
 
     def _what(self) -> str:
         first, last = self._learnt().positions("train")
         how = "from the beginning" if self._continued is None else f"from {self._champion} on"
         against = "against no champion" if self._champion is None else f"against {self._champion}"
-        return f"{last - first:,} training requests {how}, judged on {len(self._fresh()):,} {against}"
+        return f"{last - first:,} training requests {how}, judged on {self._judgeable():,} {against}"
 
     def _begun(self) -> StoredRun | None:
         """The run of this retraining that an earlier call began."""
@@ -277,19 +282,20 @@ class Retraining:
         """The comparison with the champion, and what the rules say of it."""
         job, fresh = self._job, self._fresh()
         own, label, rules = with_requests(read_predictions(run.folder), fresh), job.model.label, job.promotion
-        facts: dict[str, Any] = {"version": str(version), "run": run.id, "requests": len(own.request_ids)}
+        judged = len(own.requests_with(label))
+        facts: dict[str, Any] = {"version": str(version), "run": run.id, "requests": judged}
         metric = job.trainer.metric
         own_metrics = metrics_of_job(job, self._dataset.compiled, lambda: Encoder.load(run.folder / ENCODER))
         if self._champion is None:
             measured = measure(own, label, rules.confidence, metrics=own_metrics)
-            verdict = judge_first(rules, metric, measured, len(own.request_ids))
+            verdict = judge_first(rules, metric, measured, judged)
             return self._concluded(verdict, facts | {"measured": measured})
         missing = set(Signature.load(self._champion.path).features()) - set(self._dataset.compiled.selected.names)
         missing -= {CANDIDATE}
         dataset = self._widen(sorted(missing)) if missing else self._dataset
         champion = with_requests(score_test(self._champion, dataset), fresh)
         compared = compare(champion, own, label, rules.confidence, metrics=own_metrics)
-        verdict = judge(rules, metric, compared, len(own.request_ids), directions_of(job))
+        verdict = judge(rules, metric, compared, judged, directions_of(job))
         return self._concluded(verdict, facts | {"compared": compared})
 
     def _concluded(self, verdict: Verdict, facts: Mapping[str, Any]) -> Outcome:

@@ -11,6 +11,7 @@ import msgspec
 from bedplate.canonical import digest
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.loader import Loader
+from bedplate.errors import DataError
 from bedplate.features.encoder import Encoder
 from bedplate.features.fitting import fit
 from bedplate.features.view import Feature
@@ -43,7 +44,8 @@ def open_study(
     Raises:
         DefinitionError: the job does not fit the dataset.
         ConfigError: a path of the space is of no choice of the job, or a value of another type.
-        DataError: the data are not fit to be trained on, see `fitness.check_fitness`.
+        DataError: the data are not fit to be trained on, see `fitness.check_fitness`, or fewer than two validation
+            requests have the label, of which no trial can be compared with another one.
     """
     if search.metric is not None:
         job = job.with_settings([f"trainer.metric={search.metric}"])
@@ -51,6 +53,13 @@ def open_study(
         for value in values.values if isinstance(values, Choice) else (values.low, values.high):
             job.with_settings([f"{path}={msgspec.json.encode(value).decode()}"])
     check_fitness(job, dataset)
+    known = dataset.labelled(job.model.label, "validation")
+    if known < 2:
+        raise DataError(
+            f"got {known} validation requests with the label '{job.model.label}', expected at least two",
+            where=f"search '{search.name}'",
+            hint="trials are compared on them: have validation take more time, or learn a label that more have",
+        )
     definitions = definitions_of(job, dataset, features)
     id = digest([job.form(), search.form(), definitions, dict(dataset.snapshots)])[:12]
     folder = registry.root / STUDIES / search.name / id

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier
 
+from bedplate import process
 from bedplate.errors import ConfigError, DataError
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import Category, Field, Number
@@ -18,6 +21,7 @@ from bedplate.models.estimator import Estimator, Rows
 from bedplate.models.estimators import BoostedConfig, EstimatorConfig, LightGBMConfig, SklearnConfig, XGBoostConfig
 from bedplate.models.matrix import MatrixLayout
 from bedplate.models.nodes import to_file
+from bedplate.models.sklearn import SklearnEstimator
 
 RAW = Number(presence=False, nan=True)
 ENCODER = Encoder(
@@ -179,6 +183,54 @@ def test_another_name_of_a_field_is_refused() -> None:
         implementation(config)(config, LAYOUT.columns)
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (LightGBMConfig, "num_threads"),
+        (LightGBMConfig, "nthread"),
+        (XGBoostConfig, "nthread"),
+        (XGBoostConfig, "n_jobs"),
+        (SklearnConfig, "n_jobs"),
+    ],
+)
+def test_far_more_threads_than_cores_are_refused(
+    kind: type[EstimatorConfig], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "cores", lambda: 2)
+
+    def made(count: Any) -> Estimator:
+        forest = {"estimator": "sklearn.ensemble:RandomForestClassifier"} if kind is SklearnConfig else {}
+        config = kind("label", **forest, params={name: count})
+        return implementation(config)(config, LAYOUT.columns)
+
+    with pytest.raises(
+        ConfigError, match=f"params: '{name}' is 17, expected at most 16: 8 for each of this machine's 2"
+    ):
+        made(17)
+    made(16)
+    made(1)
+    if kind is not SklearnConfig:
+        with pytest.raises(ConfigError, match=f"'{name}' is 100,000, expected at most 16"):
+            made("100000")
+        with pytest.raises(ConfigError, match=f"'{name}' is 100,000, expected at most 16"):
+            made(1e5)
+
+
+class Bagged(SklearnEstimator):
+    """A project's own estimator, which says itself how many threads it has."""
+
+    class Config(EstimatorConfig, frozen=True):
+        """Nothing of its own."""
+
+    def make(self) -> Any:
+        return CalibratedClassifierCV(RandomForestClassifier(n_jobs=100_000))
+
+
+def test_threads_of_a_projects_own_estimator_are_bounded_too() -> None:
+    with pytest.raises(ConfigError, match="'estimator__n_jobs' is 100,000, expected at most"):
+        Bagged(Bagged.Config("label"), LAYOUT.columns)
+
+
 def test_a_value_that_the_library_refuses_is_named() -> None:
     config = XGBoostConfig("label", params={"min_child_weight": -1})
     with pytest.raises(ConfigError, match=r"the library refuses the parameters: .*min_child_weight"):
@@ -195,6 +247,7 @@ def test_a_value_that_the_library_refuses_is_named() -> None:
         ({"estimator": "sklearn.semi_supervised:LabelSpreading"}, "can't be exported to ONNX"),
         ({"estimator": "pathlib:Path"}, "no estimator of scikit-learn's interface"),
         ({"params": {"c": 1}}, "LogisticRegression has no parameter 'c'"),
+        ({"params": {"random_state": 5}}, "params has 'random_state'\n  it is the field seed"),
     ],
 )
 def test_mistakes_of_a_named_estimator_are_named(options: dict[str, Any], message: str) -> None:

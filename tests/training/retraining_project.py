@@ -40,6 +40,49 @@ small = DCNConfig("liked", layers=(8,), rank=4, embedding=4)
 ranker = Job("ranker", dataset=pages, model=small, inputs=inputs, trainer=quick)
 """
 
+OWN = """
+from typing import ClassVar
+import numpy as np
+from torch import nn
+from features import pages
+from bedplate import Category, Job, Number, TrainerConfig
+from bedplate.layers.inputs import InputVectors
+from bedplate.models.base import Model, seeded
+from bedplate.models.config import ModelConfig
+from bedplate.training.search import Choice, Search
+
+
+class Stars(Model):
+    class Config(ModelConfig, frozen=True):
+        metrics: ClassVar[tuple[str, ...]] = ("rmse", "log_loss")
+        directions: ClassVar[dict[str, str]] = {"rmse": "lower"}
+
+    def __init__(self, config, layout):
+        super().__init__(config, layout)
+        with seeded(config.seed):
+            self.vectors = InputVectors(layout, 4)
+            self.net = nn.Linear(self.vectors.request_width + self.vectors.item_width, 1)
+
+    def forward(self, batch):
+        return {"score": self.net(self.vectors.rows(batch)).squeeze(1)}
+
+    def loss(self, outputs, batch):
+        return (outputs["score"] - batch.label("liked")).pow(2).mean()
+
+    def metrics(self, prediction):
+        error = prediction.scores - prediction.labels["liked"]
+        return {"rmse": float(np.sqrt((error**2).mean())), "log_loss": float(np.abs(error).mean())}
+
+
+amount = Number(log=True)
+inputs = {"candidate": Category(), "videos.likes_28d": amount, "videos.n_28d": amount}
+quick = TrainerConfig(epochs=2, metric="rmse", learning_rate=0.01)
+ranker = Job("ranker", dataset=pages, model=Stars.Config("liked"), inputs=inputs, trainer=quick)
+rates = {"trainer.learning_rate": Choice((1e-9, 2e-2)), "trainer.embedding_learning_rate": Choice((1e-9, 5e-2))}
+wider = Search("wider", job=ranker, space=rates, trials=4, pruner="none")
+"""
+"""A model of a label that is not 0 or 1, judged by metrics of its own."""
+
 
 def plays(days: int, seed: int = 0, noise: float = 0.0) -> pl.DataFrame:
     """50 requests a day; every two weeks videos come that were never seen before."""

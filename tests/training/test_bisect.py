@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from kept import predicted
 
-from bedplate.errors import ConfigError, NotFoundError
+from bedplate.errors import ConfigError, DataError, NotFoundError
+from bedplate.models.prediction import Prediction
 from bedplate.registry.manifest import Git
 from bedplate.registry.run import RunRecord
 from bedplate.training.bisect import Experiment, Made, bisect, experiments
@@ -100,6 +101,40 @@ def test_other_rows_are_taken_as_independent() -> None:
     assert total.mean == pytest.approx(apart[1] - apart[0])
     assert total.high - total.mean == pytest.approx(total.mean - total.low)
     assert total.error > 0.01
+
+
+def stars(made: Made) -> Made:
+    labels = {"stars": made.prediction.labels["liked"] * 4 + 1}
+    return Made(made.run, replace(made.prediction, labels=labels))
+
+
+def test_of_a_label_that_is_not_0_or_1_metrics_of_its_own_are_attributed() -> None:
+    def own(p: Prediction) -> dict[str, float]:
+        return {"bias": float((p.scores - p.labels["stars"]).mean())}
+
+    lab = Laboratory(("model", "trainer", "inputs"))
+    ends = stars(lab.made()), stars(lab.made(*ALONE))
+    found = bisect(*ends, lab.factors, "stars", lambda e: stars(lab.make(e)), seeds=2, metrics=own)
+    both, three = TOGETHER.values()
+    one = {e.factor.name: e for e in found.effects}
+    assert one["model"].forward["bias"].mean == pytest.approx(0.05)
+    assert one["model"].effect["bias"].mean == pytest.approx(0.05 + (both + three) / 2)
+    assert one["model"].effect["bias"].error == pytest.approx(0, abs=1e-9), "all are of the same draws"
+    assert found.total["bias"].mean == pytest.approx(0.04 + both + three)
+    assert found.remainder["bias"].mean == pytest.approx(-three / 2)
+    assert found.noise["bias"] == pytest.approx(4.303 * 2**0.5 * 0.001)
+    other = Made("b", replace(predicted(150, seed=3), labels={"stars": predicted(150).labels["liked"] * 4 + 1}))
+    apart = bisect(ends[0], other, lab.factors, "stars", lambda e: stars(lab.make(e)), seeds=0, metrics=own)
+    assert apart.total["bias"].mean == pytest.approx(own(other.prediction)["bias"] - own(ends[0].prediction)["bias"])
+    assert apart.total["bias"].error > 0.1, "other rows are drawn on their own"
+
+
+def test_what_can_not_be_judged_is_refused_before_anything_is_made() -> None:
+    lab = Laboratory(("model", "trainer"))
+    ends = stars(lab.made()), stars(lab.made("model", "trainer"))
+    with pytest.raises(DataError, match="got the label 5, expected 0 or 1"):
+        bisect(*ends, lab.factors, "stars", lambda e: stars(lab.make(e)))
+    assert lab.asked == []
 
 
 def test_an_interrupt_ends_the_bisection() -> None:

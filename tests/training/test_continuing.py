@@ -17,9 +17,9 @@ from bedplate import Job, Project, TimeSplit
 from bedplate.cli.main import run as command
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.rolling import RollingSplit
-from bedplate.errors import DataError, DefinitionError, NotFoundError
+from bedplate.errors import ArtifactError, DataError, DefinitionError, NotFoundError
 from bedplate.training import profile_limits
-from bedplate.training.checkpoint import load_state
+from bedplate.training.checkpoint import BEST, load_state, save_state
 from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.evaluate import predict
 from bedplate.training.inheritance import Parent
@@ -84,6 +84,18 @@ def test_before_its_first_step_it_gives_the_scores_of_its_parent(project: Projec
     expected = predict(source.model(), source.encoder, test).scores
     for one in (trained, parent):
         np.testing.assert_allclose(predict(one.result.model, one.encoder, test).scores, expected, rtol=1e-6)
+
+
+def test_weights_that_are_not_those_of_the_version_are_refused(project: Project) -> None:
+    registry = project.registry
+    path = registry.run(registry.get("ranker:1").manifest.run or "").folder / "checkpoints" / BEST
+    state = load_state(path)
+    name = next(name for name, weight in state["model"].items() if weight.is_floating_point() and weight.numel() > 8)
+    state["model"][name] = state["model"][name] + 0.5
+    save_state(path, state)
+    with pytest.raises(ArtifactError, match=r"golden request 0 of model 'ranker:1'"):
+        go_on(project)
+    assert registry.versions("ranker") == [1]
 
 
 def test_an_interrupted_one_ends_with_the_weights_of_one_that_was_not(project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,48 +23,6 @@ from bedplate.models.prediction import Prediction
 from bedplate.training.champion import with_requests
 from bedplate.training.comparison import compare, measure
 
-OWN = """
-from typing import ClassVar
-import numpy as np
-from torch import nn
-from features import pages
-from bedplate import Category, Job, Number, TrainerConfig
-from bedplate.layers.inputs import InputVectors
-from bedplate.models.base import Model, seeded
-from bedplate.models.config import ModelConfig
-from bedplate.training.search import Choice, Search
-
-
-class Stars(Model):
-    class Config(ModelConfig, frozen=True):
-        metrics: ClassVar[tuple[str, ...]] = ("rmse", "log_loss")
-        directions: ClassVar[dict[str, str]] = {"rmse": "lower"}
-
-    def __init__(self, config, layout):
-        super().__init__(config, layout)
-        with seeded(config.seed):
-            self.vectors = InputVectors(layout, 4)
-            self.net = nn.Linear(self.vectors.request_width + self.vectors.item_width, 1)
-
-    def forward(self, batch):
-        return {"score": self.net(self.vectors.rows(batch)).squeeze(1)}
-
-    def loss(self, outputs, batch):
-        return (outputs["score"] - batch.label("liked")).pow(2).mean()
-
-    def metrics(self, prediction):
-        error = prediction.scores - prediction.labels["liked"]
-        return {"rmse": float(np.sqrt((error**2).mean())), "log_loss": float(np.abs(error).mean())}
-
-
-amount = Number(log=True)
-inputs = {"candidate": Category(), "videos.likes_28d": amount, "videos.n_28d": amount}
-quick = TrainerConfig(epochs=2, metric="rmse", learning_rate=0.01)
-ranker = Job("ranker", dataset=pages, model=Stars.Config("liked"), inputs=inputs, trainer=quick)
-rates = {"trainer.learning_rate": Choice((1e-9, 2e-2)), "trainer.embedding_learning_rate": Choice((1e-9, 5e-2))}
-wider = Search("wider", job=ranker, space=rates, trials=4, pruner="none")
-"""
-
 
 def graded(folder: Path, days: int) -> None:
     """Puts so many days of data in place: up to four likes a play."""
@@ -74,7 +33,7 @@ def graded(folder: Path, days: int) -> None:
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a champion of its first 40 days."""
-    folder = small.make(tmp_path_factory.mktemp("graded") / "project", 1, OWN)
+    folder = small.make(tmp_path_factory.mktemp("graded") / "project", 1, small.OWN)
     (folder / "features.py").write_text(small.FEATURES.replace(", at_least=1", ""))
     graded(folder, 40)
     assert command(["retrain", "ranker", "--project", str(folder)]) == 0
@@ -140,6 +99,70 @@ def test_a_search_compares_the_best_with_the_default_by_the_models_own_metric(
     )
 
 
+@pytest.fixture(scope="module")
+def trained(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with a version more that knows something, and one that has learnt nothing."""
+    folder = shutil.copytree(before, tmp_path_factory.mktemp("trained") / "project")
+    for words in (("model.seed=2",), ("trainer.learning_rate=1e-9", "trainer.embedding_learning_rate=1e-9")):
+        assert command(["train", "ranker", *words, "--project", str(folder)]) == 0
+    return folder
+
+
+def test_a_diff_has_intervals_of_the_models_own_metrics(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("runs", "diff", "ranker:2", "ranker:3", "--project", str(trained))
+    capsys.readouterr()
+    assert command([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["paired"], found["note"]) == (True, "")
+    (rmse,) = (m for m in found["metrics"] if m["name"] == "rmse")
+    registry = Registry(Project(trained).config.registry_path)
+    for side in ("a", "b"):
+        reported = registry.run(found[side]).record.metrics["test_rmse"]
+        assert (rmse[side]["mean"], rmse[side]["count"]) == (pytest.approx(reported, rel=1e-5), 399)
+    assert (rmse["better"], rmse["difference"]["low"] > 0) == ("a", True), "a higher rmse is worse"
+    assert not any(change["name"] == "test_rmse" for change in found["reported"])
+    assert command([*words, "--check", "rmse"]) == 7
+    assert command(["runs", "diff", "ranker:3", "ranker:2", "--project", str(trained), "--check", "rmse"]) == 0
+
+
+def test_a_diff_asks_for_a_direction_to_check_by(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = small.OWN.replace('"rmse", "log_loss")', '"rmse", "mean")').replace('"log_loss": float', '"mean": float')
+    (folder / "train.py").write_text(plain)
+    assert command(["train", "ranker", "--project", str(folder)]) == 0
+    capsys.readouterr()
+    assert command(["runs", "diff", "ranker:2", "ranker:2", "--check", "mean", "--project", str(folder)]) == 2
+    assert "whether a lower or a higher 'mean' is better is not known" in capsys.readouterr().err
+
+
+def test_a_change_is_attributed_by_the_models_own_metric(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("runs", "bisect", "ranker:2", "ranker:3", "--seeds", "1", "--json", "--project", str(trained))
+    capsys.readouterr()
+    assert command([*words]) == 0
+    found = json.loads(capsys.readouterr().out)
+    effects = {e["factor"]["name"]: e["effect"]["rmse"] for e in found["effects"]}
+    assert effects["trainer"]["low"] > 0, "to learn nothing has a higher rmse"
+    assert abs(effects["seed"]["mean"]) < effects["trainer"]["mean"] / 3
+    assert found["total"]["rmse"]["mean"] == pytest.approx(sum(e["mean"] for e in effects.values()))
+    assert "rmse" in found["noise"]
+
+
+@pytest.mark.parametrize("words", [("--plan",), ()])
+def test_where_the_models_metrics_are_not_to_be_had_nothing_is_trained(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "project")
+    (folder / "train.py").write_text(small.OWN.replace("class Stars", "class Others").replace("Stars.", "Others."))
+    registry = Registry(Project(folder).config.registry_path)
+    made = len(registry.runs())
+    capsys.readouterr()
+    assert command(["runs", "bisect", "ranker:2", "ranker:3", "--project", str(folder), *words]) == 3
+    said = capsys.readouterr().err
+    assert "label 'liked' is not one of 0 and 1, and metrics of the model can't be had: the code has no" in said
+    assert len(registry.runs()) == made
+    assert command(["runs", "diff", "ranker:2", "ranker:3", "--project", str(folder)]) == 0
+    assert "no intervals: the code has no model with the config 'Stars" in capsys.readouterr().out
+
+
 def loss_of(p: Prediction) -> dict[str, float]:
     scores, labels, weights, _ = p.of("liked")
     return {"log_loss": log_loss(scores, labels, weights), "unknown": float("nan")}
@@ -173,5 +196,5 @@ def test_a_request_that_is_drawn_twice_counts_twice_and_keeps_its_rows() -> None
     assert found.mean == pytest.approx(expected.mean)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=expected.error / 3)
     alone = with_requests(one, one.request_ids[:1])
-    with pytest.raises(DataError, match="got 1 requests, expected at least two"):
+    with pytest.raises(DataError, match="got 1 requests with the label 'liked', expected at least two"):
         measure(alone, "liked", metrics=lambda _: {"x": 1.0})

@@ -173,10 +173,24 @@ def test_the_int8_variant_has_the_same_table(encoder: Encoder, folder: Path, tmp
 
 
 def test_other_weights_have_to_fit_into_the_graph(wide: Wide, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {"table.weight", "unread.weight"}
+    others = sum(p.nbytes for name, p in wide.named_parameters() if name not in tables)
+    monkeypatch.setattr(graph, "_LARGEST", others)
     graph.check_size(wide)
-    monkeypatch.setattr(graph, "_LARGEST", 1000)
+    monkeypatch.setattr(graph, "_LARGEST", others - 1)
     with pytest.raises(ArtifactError, match="beside embedding tables"):
         graph.check_size(wide)
+
+
+def test_tables_of_other_numbers_than_float32_are_weights_of_the_graph(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Wide(Wide.Config("label"), encoder.layout)
+    model.unread = nn.Embedding(ROWS, WIDTH, dtype=torch.float64)
+    assert [t.dtype for t in graph.large_tables(model).values()] == [torch.float32]
+    monkeypatch.setattr(graph, "_LARGEST", LEAST_BYTES)
+    with pytest.raises(ArtifactError, match="beside embedding tables"):
+        graph.check_size(model)
 
 
 def test_the_golden_requests_are_those_of_the_model(wide: Wide, folder: Path) -> None:

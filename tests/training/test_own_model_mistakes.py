@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 
 import pytest
 import torch
@@ -104,7 +105,43 @@ class Mistaken(BinaryModel):
                 return {"loss": [1.0]}
             case "metrics of a number":
                 return 1.0
+            case "metrics of a label":
+                return {"loss": float(prediction.of("lable")[0].mean())}
+            case "metrics of arguments":
+                return {"loss": float(prediction.of("label", 3)[0].mean())}
+            case "metrics of no module":
+                return {"loss": metric_of(prediction)}  # noqa: F821
+            case "zero":
+                return self.judge_batch(prediction, ZeroDivisionError("float division by zero"))
+            case "value":
+                return self.judge_batch(prediction, ValueError("only one class"))
+            case "index":
+                return self.judge_batch(prediction, IndexError("list index out of range"))
+            case "key":
+                return self.judge_batch(prediction, KeyError("positives"))
+            case "refusal":
+                return self.judge_batch(prediction, DataError("no positives"))
+            case "none":
+                return self.judge_batch(prediction, TypeError("unsupported operand: 'int' and 'NoneType'"))
+            case "unbound":
+                return self.judge_batch(prediction, UnboundLocalError("best"))
+            case "no value":
+                return (
+                    {**super().metrics(prediction), "best": None}
+                    if is_batch(prediction)
+                    else super().metrics(prediction)
+                )
         return super().metrics(prediction)
+
+    def judge_batch(self, prediction, error):
+        """What the first batch of `Source` does not have, and the validation has."""
+        if is_batch(prediction):
+            raise error
+        return super().metrics(prediction)
+
+
+def is_batch(prediction):
+    return len(prediction.request_ids) < 20
 
 
 class Unscored(Model):
@@ -178,11 +215,26 @@ def test_a_mistake_is_named(tmp_path, mistake, message, settings):
     assert (caught.value.__cause__ is not None) == is_of_code, "--debug shows the traceback of the code itself"
 
 
-@pytest.mark.parametrize("mistake", ["served of code", "served of one", "judged"])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "served of code", "served of one", "judged", "metrics of a name", "metrics of lists", "metrics of a number",
+        "metrics of a label", "metrics of arguments", "metrics of no module",
+    ],
+)  # fmt: skip
 def test_what_is_done_after_training_alone_is_tried_before_it(tmp_path, mistake):
     with pytest.raises(DefinitionError):
         fitted(tmp_path, Mistaken, mistake, checkpoint_every=1)
     assert not list(tmp_path.iterdir()), "not one step was made"
+
+
+@pytest.mark.parametrize("value", ["zero", "value", "index", "key", "refusal", "none", "unbound", "no value", "lock"])
+def test_metrics_that_have_no_value_in_a_batch_are_no_mistake(tmp_path, value):
+    encoder = make_encoder()
+    model = Judging(Judging.Config("label", mistake=value), encoder.layout)
+    result = Trainer(TrainerConfig(epochs=1)).fit(model, encoder, Source(2), Source(3, salt=1), tmp_path)
+    assert result.metrics["log_loss"] > 0
+    assert model.judged_rows == [3 * 16 * 12], "what was tried at the first batch leaves no trace"
 
 
 def test_steps_that_depend_on_values_are_found_before_training(tmp_path):
@@ -200,6 +252,25 @@ def test_what_is_tried_before_training_leaves_no_trace(tmp_path, monkeypatch):
     assert tried.steps == untried.steps > 0
     for name, weight in tried.state_dict().items():
         assert torch.equal(weight, untried.state_dict()[name]), name
+
+
+class Judging(Mistaken):
+    """It remembers what it has judged."""
+
+    class Config(BinaryConfig, frozen=True):
+        mistake: str = ""
+
+    def __init__(self, config, layout):
+        super().__init__(config, layout)
+        self.judged_rows = []
+        self.lock = threading.Lock() if config.mistake == "lock" else None
+
+    def forward(self, batch):
+        return {"logit": self.vectors.rows(batch).sum(dim=1)}
+
+    def metrics(self, prediction):
+        self.judged_rows.append(len(prediction.scores))
+        return super().metrics(prediction)
 
 
 class Scaled(Mistaken):

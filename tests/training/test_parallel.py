@@ -28,9 +28,10 @@ from trained_together import (
     train_all,
 )
 
-from bedplate import Job, Number
+from bedplate import Job, Number, process
 from bedplate.errors import ConfigError
 from bedplate.models.estimators import LightGBMConfig
+from bedplate.training import processes
 from bedplate.training.alone import Alone
 from bedplate.training.joining import PeerLostError, WorkerError
 from bedplate.training.learner import require_library
@@ -136,6 +137,18 @@ def test_a_process_that_fails_says_why():
         workers.wait_until_ready()
     with pytest.raises(ConfigError, match="got 1 processes"), started([], 1):
         pass
+
+
+def test_far_more_processes_than_cores_are_refused(monkeypatch):
+    begun = []
+    monkeypatch.setattr(process, "cores", lambda: 2)
+    monkeypatch.setattr(processes.Workers, "start", lambda self, command: begun.append(self.place.count))
+    with started([], 16):
+        pass
+    said = "the number of processes is 17, expected at most 16: 8 for each of this machine's 2 cores"
+    with pytest.raises(ConfigError, match=said), started([], 17):
+        pass
+    assert begun == [16]
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path):

@@ -221,6 +221,8 @@ def test_what_is_wrong_is_said(folder: Path, capsys: pytest.CaptureFixture[str])
     where = ["--project", str(folder)]
     assert command(["search", "wide", *where]) == 4
     assert "no search or job is named 'wide'" in capsys.readouterr().err
+    assert command(["search", "wider", "--processes", "100000", *where]) == 2
+    assert "bedplate search: --processes is 100,000, expected at most" in capsys.readouterr().err
     text = small.TRAIN + SEARCH.replace('"model.rank"', '"model.ranks"')
     (folder / "train.py").write_text(text)
     assert command(["search", "wider", *where]) == 2

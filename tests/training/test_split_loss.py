@@ -104,6 +104,22 @@ def test_the_loss_while_training_is_that_of_the_rows(encoder: Encoder, tmp_path:
     assert [seen(size) for size in (1, 5, REQUESTS)] == pytest.approx([whole] * 3, rel=1e-5)
 
 
+def test_an_update_of_rows_none_of_which_has_a_label_is_no_error(encoder: Encoder, tmp_path: Path) -> None:
+    source = Cut(6)
+    for i in (0, 1):
+        source.batches[i] = replace(
+            source.batches[i], labels={"label": np.full(source.batches[i].items, np.nan, np.float32)}
+        )
+    model = Logistic(LogisticConfig("label"), encoder.layout)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    config = TrainerConfig(epochs=1, accumulate=2)
+    result = Trainer(config).fit(model, encoder, source, Source(1), tmp_path)
+    after = list(result.model.parameters())
+    assert result.steps == 4
+    assert all(bool(weight.isfinite().all()) for weight in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)), "of the others it learns"
+
+
 class Negative(Logistic):
     def loss_weight(self, batch):
         return -torch.ones(())

@@ -163,3 +163,13 @@ def test_a_trial_whose_process_is_gone_is_gone_on_with(tmp_path: Path, monkeypat
     again = dict(bench.ran)["1"]
     assert (again.model, again.trainer) == (dict(first.ran)["1"].model, dict(first.ran)["1"].trainer)
     assert found.trials[1].validations == 3, "what it said of a step before is not said twice"
+
+
+def test_a_trial_whose_process_was_killed_before_it_could_say_so_is_gone_on_with(tmp_path: Path) -> None:
+    hand = study(tmp_path, Bench(lambda *_: 0.5), pruner="none")
+    hand._study.ask()
+    bench = Bench(lambda *_: 0.5)
+    found = study(tmp_path, bench, pruner="none").run(2)
+    assert [trial for trial, _ in bench.ran] == ["default", "0", "1"]
+    assert [t.state for t in found.trials] == ["complete"] * 2
+    assert all(len(t.settings) == len(SPACE) for t in found.trials)
