@@ -29,7 +29,7 @@ from bedplate.registry.manifest import plain_config
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import StoredRun
 from bedplate.registry.version import ModelVersion
-from bedplate.training.champion import score_test, with_requests
+from bedplate.training.champion import check_scores, score_test, with_requests
 from bedplate.training.comparison import Comparison, compare, measure
 from bedplate.training.continuing import Continuation, Rows
 from bedplate.training.evidence import RETRAINING, RUN_ONLY, definitions_of
@@ -138,7 +138,11 @@ class Retraining:
         self._id = digest([job.form(), self._definitions, dict(dataset.snapshots), str(self._champion), str(rows)])
 
     def plan(self) -> Outcome:
-        """What `run` would do, of which nothing is done."""
+        """What `run` would do, of which nothing is done.
+
+        Raises:
+            ArtifactError: the champion can't be compared with, see `champion.check_scores`.
+        """
         return self._nothing_new() or self._unfit() or self._outcome("would train", [self._what()])
 
     def run(self, show: Show | None = None, progress: Progress = lambda _: None) -> Outcome:
@@ -149,7 +153,7 @@ class Retraining:
             progress: told each step that begins.
 
         Raises:
-            BedplateError: as `run.train` says; what is done is kept for the next call.
+            BedplateError: as `plan` and `run.train` say; what is done is kept for the next call.
         """
         nothing = self._nothing_new() or self._unfit()
         if nothing is not None:
@@ -200,6 +204,7 @@ class Retraining:
                 f"{self._job.promotion.minimum_requests:,} (minimum_requests)"
             )
         if self._champion is not None:
+            check_scores(self._champion)
             try:
                 Signature.load(self._champion.path).check_features(self._features, f"champion {self._champion}")
             except DefinitionError as error:

@@ -20,7 +20,9 @@ import retraining_project as small
 
 from bedplate import Project, Registry
 from bedplate.cli.main import run as command
+from bedplate.features.artifact import read_golden, write_golden
 from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
+from bedplate.training import graph
 from bedplate.training import retrain as retraining
 from bedplate.training.champion import score_test
 from bedplate.training.predictions import read_predictions
@@ -287,6 +289,82 @@ def test_a_feature_that_only_the_champion_reads_is_read_from_history(folder: Pat
     code, outcome = retrain("--continue", "--rows", "all", "promotion.guards={}", "promotion.margin=1")
     assert (code, outcome["champion"], outcome["version"]) == (0, "ranker:1", "ranker:2")
     assert outcome["compared"]["auc"]["a"]["mean"] > 0.8
+
+
+def lose(file: Path) -> None:
+    file.unlink()
+
+
+def shorten(file: Path) -> None:
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def blank(file: Path) -> None:
+    """Zeros in the middle, where weights are: all can still be read."""
+    content, middle = bytearray(file.read_bytes()), file.stat().st_size // 2
+    content[middle : middle + 200] = bytes(200)
+    file.chmod(0o644)
+    file.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def with_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a champion whose table lies in a file of its own, and data that are newer."""
+    folder = small.make(tmp_path_factory.mktemp("table") / "project", 40)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(graph, "LEAST_BYTES", 100)
+        assert command(["retrain", "ranker", "--project", str(folder)]) == 0
+    small.write(folder, 48)
+    return folder
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["call", "dry run"])
+@pytest.mark.parametrize(("file", "damage", "said"), [
+    ("model.onnx", blank, "the file 'model.onnx' has changed"),
+    ("tables.bin", blank, "the file 'tables.bin' has changed"),
+    ("tables.bin", shorten, "the file 'tables.bin' has changed"),
+    ("tables.bin", lose, "the file 'tables.bin' is missing"),
+])  # fmt: skip
+def test_a_damaged_champion_is_found_before_anything_is_trained(
+    file: str,
+    damage: Callable[[Path], None],
+    said: str,
+    dry: tuple[str, ...],
+    with_table: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It would score worse than it is, and what is worse than it be promoted."""
+    folder = shutil.copytree(with_table, tmp_path / "project")
+    damage(registry(folder).get("ranker:1").path / file)
+    capsys.readouterr()
+    assert command(["retrain", "ranker", "promotion.margin=9", *dry, "--project", str(folder)]) == 6
+    shown = capsys.readouterr().err
+    assert f"model 'ranker:1': {said}" in shown
+    assert "register the model again from its run" in shown
+    assert len(registry(folder).runs("ranker")) == 1
+    assert registry(folder).aliases("ranker") == {"champion": 1}
+
+
+def test_a_champion_that_does_not_give_its_golden_scores_is_compared_with_nothing(
+    folder: Path, retrain: Retrain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files are those of the manifest, and the runtime or the machine computes something else."""
+    found = registry(folder)
+    own = found.get("ranker:1")
+    artifact = shutil.copytree(own.path, folder / "artifact")
+    for name in (MANIFEST_NAME, SEAL_NAME):
+        (artifact / name).unlink()
+    golden = read_golden(artifact)[0]
+    (artifact / "golden" / golden.request.file).chmod(0o644)
+    others = {name: values + np.float32(0.01) for name, values in golden.outputs.items()}
+    write_golden(artifact, 0, msgspec.structs.replace(golden, outputs=others))
+    found.promote("ranker", found.register("ranker", artifact, manifest=own.manifest).version)
+    small.write(folder, 48)
+    assert command(["retrain", "ranker", "--project", str(folder)]) == 6
+    assert "model 'ranker:2', golden request 0: output 'score' differs by 0.01" in capsys.readouterr().err
+    assert len(registry(folder).runs("ranker")) == 1
 
 
 def test_after_kill_9_the_next_call_goes_on_and_nothing_is_done_twice(folder: Path, retrain: Retrain) -> None:
