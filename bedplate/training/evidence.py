@@ -16,6 +16,9 @@ from bedplate.registry.run import RunRecord
 from bedplate.training.config import may_change
 from bedplate.training.job import Job
 
+QUANTIZED = "quantized"
+"""Where the config of an int8 variant keeps what it was made of, and what was measured (`quantize.Quantization`)."""
+
 SETTINGS = "settings"
 """Where a run's config keeps the settings that replaced the job's own, as they were given."""
 
@@ -30,6 +33,9 @@ SEARCHED = "searched"
 
 RUN_ONLY = (CONTINUED, RETRAINING, SEARCHED)
 """What a run's config holds and no job: a resumed run has it from its beginning."""
+
+VERSION_ONLY = (*RUN_ONLY, QUANTIZED)
+"""What a version's config holds and no job."""
 
 _SHOWN = 8
 """How many differences a message names."""

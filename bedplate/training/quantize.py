@@ -29,6 +29,7 @@ from bedplate.files import aside
 from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
+from bedplate.training.evidence import QUANTIZED
 from bedplate.training.packing import Session
 from bedplate.types import Array, Float64s
 
@@ -108,7 +109,7 @@ def quantize(
         manifest = version.manifest
         changed = msgspec.structs.replace(
             manifest,
-            config={**manifest.config, "quantized": facts},
+            config={**manifest.config, QUANTIZED: facts},
             parents=(*manifest.parents, str(version)),
         )
         return registry.register(version.name, made, manifest=changed, run_id=manifest.run), found

@@ -32,7 +32,7 @@ from bedplate.registry.version import ModelVersion
 from bedplate.training.champion import check_scores, score_test, with_requests
 from bedplate.training.comparison import Comparison, compare, measure
 from bedplate.training.continuing import Continuation, Rows
-from bedplate.training.evidence import RETRAINING, RUN_ONLY, definitions_of
+from bedplate.training.evidence import RETRAINING, VERSION_ONLY, definitions_of
 from bedplate.training.fitness import check_fitness
 from bedplate.training.freshness import label_problems, problems
 from bedplate.training.job import Job
@@ -173,11 +173,14 @@ class Retraining:
         return Outcome(job=self._job.name, status=status, reasons=reasons, champion=champion, rules=rules, **facts)
 
     def _nothing_new(self) -> Outcome | None:
-        """The outcome where the champion is of this very data, or there is no row to go on with."""
+        """The outcome where the champion is of this very data, or there is no row to go on with.
+
+        The int8 variant of a version is of what that is of.
+        """
         if self._champion is None:
             return None
         manifest = self._champion.manifest
-        own = {name: value for name, value in manifest.config.items() if name not in RUN_ONLY}
+        own = {name: value for name, value in manifest.config.items() if name not in VERSION_ONLY}
         same = manifest.sources == dict(self._dataset.snapshots) and manifest.definitions == self._definitions
         if same and own == plain_config(self._job.form(), self._job.place):
             return self._outcome("nothing", [f"{self._champion} is of the same data, definitions and config"])

@@ -26,6 +26,7 @@ from bedplate.training import graph
 from bedplate.training import retrain as retraining
 from bedplate.training.champion import score_test
 from bedplate.training.predictions import read_predictions
+from bedplate.training.quantize import quantize
 from bedplate.training.retrain import FILE, locked
 
 Retrain = Callable[..., tuple[int, dict[str, Any]]]
@@ -59,6 +60,18 @@ def test_the_first_is_promoted_and_with_nothing_new_nothing_is_done(folder: Path
         assert (code, outcome["status"], outcome["version"]) == (0, "nothing", None)
     assert "ranker:1 is of the same data" in outcome["reasons"][0]
     assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_with_nothing_new_the_int8_variant_of_a_version_stays_the_champion(folder: Path, retrain: Retrain) -> None:
+    found = registry(folder)
+    found.promote("ranker", quantize(found.get("ranker:1"), found, most=0.5)[0].version)
+    for words in ((), ("--continue",), ("--dry-run",)):
+        code, outcome = retrain(*words)
+        assert (code, outcome["status"], outcome["champion"]) == (0, "nothing", "ranker:2")
+    assert len(registry(folder).runs("ranker")) == 1
+    small.write(folder, 48)
+    assert retrain("--continue", "promotion.margin=9")[1]["compared"]["log_loss"]["a"]["mean"] < 0.7
+    assert registry(folder).aliases("ranker") == {"champion": 3}
 
 
 def test_new_data_makes_a_version_that_is_compared_on_rows_that_neither_knows(folder: Path, retrain: Retrain) -> None:
