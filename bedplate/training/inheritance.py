@@ -54,7 +54,7 @@ class Parent:
 
     def __init__(self, registry: Registry, version: ModelVersion, job: Job) -> None:
         self.version, self._job = version, job
-        self._folder = _run_folder(registry, version)
+        self._folder = run_folder(registry, version)
         self.encoder = Encoder.load(self._folder / "encoder")
         self._trainer = msgspec.convert(version.manifest.config["trainer"], TrainerConfig)
 
@@ -105,8 +105,16 @@ class Parent:
         return found
 
 
-def _run_folder(registry: Registry, version: ModelVersion) -> Path:
-    """The folder of the run that made a version, which holds its weights."""
+def run_folder(registry: Registry, version: ModelVersion) -> Path:
+    """The folder of the run that made a version, which holds its weights.
+
+    Args:
+        registry: where the run is.
+        version: the version.
+
+    Raises:
+        NotFoundError: it was made by none, or the run, or what continuing needs of it, is no longer there.
+    """
     run, where = version.manifest.run, f"model '{version}'"
     if run is None:
         raise NotFoundError("it was registered without a run, which would hold its weights", where=where, hint=_AGAIN)

@@ -22,7 +22,7 @@ from bedplate import Project, Registry
 from bedplate.cli.main import run as command
 from bedplate.features.artifact import read_golden, write_golden
 from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
-from bedplate.training import graph
+from bedplate.training import graph, run
 from bedplate.training import retrain as retraining
 from bedplate.training.champion import score_test
 from bedplate.training.predictions import read_predictions
@@ -109,7 +109,7 @@ def test_a_worse_one_is_refused_kept_and_not_made_again(folder: Path, retrain: R
     assert (code, outcome["status"], outcome["version"]) == (9, "refused", "ranker:2")
     assert any("clearly worse than the champion" in reason for reason in outcome["reasons"])
     assert registry(folder).aliases("ranker") == {"champion": 1}
-    assert retrain(*bad) == (code, outcome)
+    assert retrain(*bad) == retrain(*bad, "--dry-run") == (code, outcome)
     assert len(registry(folder).runs("ranker")) == 2
     # By other rules the same version is judged anew; nothing is trained.
     code, outcome = retrain(*bad, "promotion.margin=9", "promotion.largest_miscalibration=99")
@@ -201,6 +201,12 @@ def test_a_request_at_the_very_time_that_the_champion_knows_is_not_fresh(folder:
     code, outcome = retrain("--dry-run", "promotion.minimum_requests=5000")
     assert (code, outcome["champion"]) == (9, "ranker:2")
     assert outcome["requests"] == int((times > known).sum()) == len(times) - 41
+    # It can be compared with on these, and not be gone on from: what goes on knows all that it knows.
+    words = ("--continue", "--rows", "all")
+    code, outcome = retrain(*words)
+    assert (code, outcome["status"]) == (9, "refused")
+    assert "'ranker:2' knows what happened until " in outcome["reasons"][0]
+    assert retrain(*words, "--dry-run") == (code, outcome)
 
 
 def broken_since(folder: Path, days: int, first: int, liked: int) -> None:
@@ -238,6 +244,29 @@ def test_what_train_would_refuse_is_a_reason_not_to_train(
     assert (code, outcome["status"], outcome["version"]) == (9, "refused", None)
     assert outcome["reasons"] == ["label 'liked' is 0 in all 353 rows of the split 'validation', expected both 0 and 1"]
     assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_a_split_without_requests_is_a_reason_not_to_train(folder: Path, retrain: Retrain) -> None:
+    rows, begin = small.plays(48), small.BEGIN
+    lost = pl.col("time").is_between(begin + 31 * small.DAY, begin + 40 * small.DAY)
+    rows.filter(~lost).write_parquet(folder / "plays.parquet")
+    found = [retrain(*words) for words in ((), ("--continue",), ("--dry-run",), ("--continue", "--dry-run"))]
+    for code, outcome in found:
+        assert (code, outcome["status"]) == (9, "refused")
+        [reason] = outcome["reasons"]
+        assert reason.startswith("the split 'validation' has no requests that are not censored between 2026-02-")
+    assert len(registry(folder).runs("ranker")) == 1
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["call", "dry run"])
+def test_a_champion_whose_weights_are_gone_is_said_by_a_dry_run_too(
+    dry: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.write(folder, 48)
+    found = registry(folder)
+    shutil.rmtree(found.run(found.get("ranker:1").manifest.run or "").folder)
+    assert command(["retrain", "ranker", "--continue", *dry, "--project", str(folder)]) == 4
+    assert "model 'ranker:1': the run " in capsys.readouterr().err
 
 
 def test_labels_that_are_not_known_are_a_reason_not_to_train(folder: Path, retrain: Retrain) -> None:
@@ -394,14 +423,25 @@ def stopped(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("point", [(retraining, "_write"), (Registry, "promote")], ids=["decision", "promotion"])
-def test_what_was_begun_is_ended_by_the_next_call(
-    point: tuple[Any, str], folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("point", "planned"), [
+    ((run, "keep_predictions"), "would train"),
+    ((retraining, "_write"), "would compare"),
+    ((Registry, "promote"), "would promote"),
+], ids=["training", "decision", "promotion"])  # fmt: skip
+def test_what_was_begun_is_ended_by_the_next_call_and_a_dry_run_says_so(
+    point: tuple[Any, str], planned: str, folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small.write(folder, 48)
     with monkeypatch.context() as patched:
         patched.setattr(*point, stopped)
         assert retrain("--continue")[0] == 130
+    assert registry(folder).aliases("ranker") == {"champion": 1}
+    begun = registry(folder).runs("ranker")[0].id
+    code, outcome = retrain("--continue", "--dry-run")
+    assert (code, outcome["status"], outcome["run"]) == (0, planned, begun)
+    assert outcome["version"] == (None if planned == "would train" else "ranker:2")
+    if planned == "would train":
+        assert outcome["reasons"][0].endswith(f"against ranker:1: on with run {begun}")
     assert registry(folder).aliases("ranker") == {"champion": 1}
     check_done_once(folder, *retrain("--continue"))
 
