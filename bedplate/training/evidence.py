@@ -11,19 +11,13 @@ from bedplate.errors import StoreError
 from bedplate.features.encoding import CANDIDATE
 from bedplate.features.view import Feature
 from bedplate.identity import class_id
-from bedplate.registry.manifest import plain_config
+from bedplate.registry.manifest import CONTINUED, MODEL_OF, QUANTIZED, plain_config
 from bedplate.registry.run import RunRecord
 from bedplate.training.config import may_change
 from bedplate.training.job import Job
 
-QUANTIZED = "quantized"
-"""Where the config of an int8 variant keeps what it was made of, and what was measured (`quantize.Quantization`)."""
-
 SETTINGS = "settings"
 """Where a run's config keeps the settings that replaced the job's own, as they were given."""
-
-CONTINUED = "continued"
-"""Where a run's config and a version's keep from what it was continued (`continuing.Continuation`)."""
 
 RETRAINING = "retraining"
 """Where a run's config keeps which retraining it is of."""
@@ -56,7 +50,7 @@ def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feat
     known = {f.name: f for f in compiled.selected.features} | dict(features)
     found = compiled.definitions()
     found |= {f"view {view.name}": view.id for view in compiled.selected.every_view}
-    found |= {f"model of {name}": version for name, version in models_behind(job, dataset).items()}
+    found |= {f"{MODEL_OF}{name}": version for name, version in models_behind(job, dataset).items()}
     found |= {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
     return found | code_of(job)
 

@@ -26,10 +26,9 @@ from bedplate.errors import ArtifactError, ProofError
 from bedplate.features import artifact
 from bedplate.features.tables import tables_of, with_tables, without_tables
 from bedplate.files import aside
-from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
+from bedplate.registry.manifest import MANIFEST_NAME, QUANTIZED, SEAL_NAME
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
-from bedplate.training.evidence import QUANTIZED
 from bedplate.training.packing import Session
 from bedplate.types import Array, Float64s
 

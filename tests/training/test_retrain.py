@@ -62,7 +62,9 @@ def test_the_first_is_promoted_and_with_nothing_new_nothing_is_done(folder: Path
     assert len(registry(folder).runs("ranker")) == 1
 
 
-def test_with_nothing_new_the_int8_variant_of_a_version_stays_the_champion(folder: Path, retrain: Retrain) -> None:
+def test_with_nothing_new_the_int8_variant_of_a_version_stays_the_champion(
+    folder: Path, call: Retrain, retrain: Retrain
+) -> None:
     found = registry(folder)
     found.promote("ranker", quantize(found.get("ranker:1"), found, most=0.5)[0].version)
     for words in ((), ("--continue",), ("--dry-run",)):
@@ -72,6 +74,10 @@ def test_with_nothing_new_the_int8_variant_of_a_version_stays_the_champion(folde
     small.write(folder, 48)
     assert retrain("--continue", "promotion.margin=9")[1]["compared"]["log_loss"]["a"]["mean"] < 0.7
     assert registry(folder).aliases("ranker") == {"champion": 3}
+    # None of the three reads what another one gives, and none is kept from being replaced.
+    assert call("models", "promote", "ranker", "2")[1]["kept"] == {}
+    for version in ("1", "2", "3"):
+        assert call("models", "show", f"ranker:{version}")[1]["read_by"] == []
 
 
 def test_new_data_makes_a_version_that_is_compared_on_rows_that_neither_knows(folder: Path, retrain: Retrain) -> None:
