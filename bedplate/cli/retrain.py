@@ -108,9 +108,10 @@ def _echo(outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         echo_json(outcome)
         return
-    what = {"nothing": "nothing to do", "would train": "would train", "promoted": "promoted", "refused": "refused"}
-    version = f" {outcome.version}" if outcome.version and outcome.status in ("promoted", "refused") else ""
-    click.echo(f"{what[outcome.status]}{version}: {outcome.reasons[0]}")
+    named = outcome.version and outcome.status in ("promoted", "refused", "would promote")
+    version = f" {outcome.version}" if named else ""
+    what = "nothing to do" if outcome.status == "nothing" else outcome.status
+    click.echo(f"{what}{version}: {outcome.reasons[0]}")
     for reason in outcome.reasons[1:]:
         click.echo(f"  {reason}")
     rows = [[name, _number(c.a), _number(c.b), interval(c.difference)] for name, c in outcome.compared.items()]

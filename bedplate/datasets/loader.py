@@ -30,6 +30,29 @@ BLOCK_ITEMS = 65_536
 """Candidate rows that are joined at once, then handed out in batches."""
 
 
+def require_requests(dataset: LoadedDataset, split: str) -> None:
+    """Checks that there is something to read.
+
+    Args:
+        dataset: the dataset over its data.
+        split: train, validation or test.
+
+    Raises:
+        NotFoundError: there is no such split.
+        DataError: it has no requests.
+    """
+    first, last = dataset.positions(split)
+    if first < last:
+        return
+    begin, end = dataset.split.bounds()[split]
+    raise DataError(
+        f"the split '{split}' has no requests that are not censored between {format_time(begin)} and "
+        f"{format_time(end)}",
+        where=dataset.compiled.dataset.place,
+        hint="choose other times for the split",
+    )
+
+
 @final
 class Loader:
     """Batches of one split of a dataset.
@@ -57,14 +80,7 @@ class Loader:
         self._dataset, self._block_items = dataset, block_items
         first, last = dataset.positions(split)
         self._shuffles = split == "train"
-        if first == last:
-            begin, end = dataset.split.bounds()[split]
-            raise DataError(
-                f"the split '{split}' has no requests that are not censored between {format_time(begin)} and "
-                f"{format_time(end)}",
-                where=dataset.compiled.dataset.place,
-                hint="choose other times for the split",
-            )
+        require_requests(dataset, split)
         self._positions = np.arange(first, last)
         if shard is not None:
             self._positions = self._positions[shard.holds(dataset.spine.rows)[first:last]]

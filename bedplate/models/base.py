@@ -91,8 +91,9 @@ class Model(nn.Module, ABC):
         """What the axes of the weights stand for that read or give the columns of the encoder's tensors, by name.
 
         With them a model goes on from one with other features (`training.warm_start`): weights are taken over by what
-        they stand for, and those that read a new feature begin at 0. Embedding tables need none. Without any, a model
-        goes on only with the same features.
+        they stand for, and those that read a new feature begin at 0. Tables of `FusedEmbedding` need none; the first
+        axis of another weight that is looked up by ids is `layers.axes.ID_ROWS`, since rows move where ids are new.
+        Without any, a model goes on only with the same features.
         """
         return {}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bedplate.features.artifact import SCORE
 from bedplate.features.encoding import OF_ITEM, Layout
 from bedplate.layers.attention import CandidateAttention, pooled_axis
-from bedplate.layers.axes import Axes, Axis, prefixed
+from bedplate.layers.axes import Axes, Axis, WeightAxes, prefixed
 from bedplate.layers.cross import CrossNetwork
 from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import SplitMLP
@@ -53,7 +53,7 @@ class DCN(BinaryModel):
     def axes(self) -> Axes:
         """What the axes of the weights of the first layers are."""
         request, item = self.vectors.axis("request"), self.vectors.axis("item")
-        found: dict[str, tuple[Axis | None, ...]] = {}
+        found: dict[str, WeightAxes] = {}
         pooled: Axis = ()
         for i, group in enumerate(self.layout.sequences):
             attention = cast(CandidateAttention, self.attention[i])

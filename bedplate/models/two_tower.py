@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bedplate.features.artifact import QUERY, SCORE
 from bedplate.features.encoding import OF_ITEM, Layout
 from bedplate.layers.attention import SequencePooling, pooled_axis
-from bedplate.layers.axes import Axes, Axis, prefixed
+from bedplate.layers.axes import Axes, WeightAxes, prefixed
 from bedplate.layers.inputs import InputVectors
 from bedplate.layers.linear import MLP
 from bedplate.metrics.classification import request_auc
@@ -72,7 +72,7 @@ class TwoTower(RetrievalModel):
     def axes(self) -> Axes:
         """What the axes of the weights of the first layers are."""
         request = self.vectors.axis("request")
-        found: dict[str, tuple[Axis | None, ...]] = {}
+        found: dict[str, WeightAxes] = {}
         for i, group in enumerate(self.layout.sequences):
             pooling = cast(SequencePooling, self.sequences[i])
             found |= prefixed(f"sequences.{i}", pooling.axes(group.name, self.vectors.element_axis(group.name)))

@@ -1,4 +1,4 @@
-"""What depends on the versions of a model, and what promoted versions depend on: other versions, and views."""
+"""What reads the versions of a model, and what promoted versions read: other versions, and views."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from bedplate.registry.registry import Registry
 
 
 def dependents(registry: Registry, name: str) -> dict[int, list[str]]:
-    """The model versions that depend on each version of a model, as `name:version`; versions with none are left out.
+    """The model versions that read a feature of each version of a model, as `name:version`; those of none are left out.
+
+    What was continued from a version, or is its int8 variant, has weights of its own, and does not read it.
 
     Args:
         registry: where the models are.
@@ -19,7 +21,7 @@ def dependents(registry: Registry, name: str) -> dict[int, list[str]]:
     for model in registry.models():
         for number in registry.versions(model.name):
             version = registry.get(model.name, number)
-            for parent in version.manifest.parents:
+            for parent in version.manifest.read:
                 needed, _, of = parent.partition(":")
                 if needed == name:
                     found.setdefault(int(of), []).append(str(version))
@@ -47,7 +49,7 @@ def views_of_promoted(registry: Registry) -> dict[str, str]:
                     continue
                 seen.add(reference)
                 manifest = registry.get(reference).manifest
-                waiting += manifest.parents
+                waiting += manifest.read
                 for name, view_id in manifest.definitions.items():
                     if name.startswith("view "):
                         found.setdefault(view_id, f"{model.name}@{alias}")

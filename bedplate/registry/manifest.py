@@ -24,6 +24,12 @@ MANIFEST_NAME = "manifest.json"
 SEAL_NAME = "manifest.blake2b"
 """The hash of the manifest, beside it: the manifest holds those of all other files."""
 MANIFEST_FORMAT = 1
+CONTINUED = "continued"
+"""Where a run's config and a version's keep from what it was continued, as its `parent`, and how."""
+QUANTIZED = "quantized"
+"""Where the config of an int8 variant keeps what it was made `of`, and what was measured."""
+MODEL_OF = "model of "
+"""How the definition of a feature that a model makes is named, beside which is the version."""
 _CHUNK = 1 << 20
 _GIT_SECONDS = 20
 
@@ -75,8 +81,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         environment: Python, platform and libraries.
         metrics: final metrics; null is not a number.
         files: every file of the artifact but the manifest, by its path in the folder; filled by the registry.
-        parents: the model versions this one depends on, as `name:version`: those that make its features, and the one
-            that it was continued from.
+        parents: the model versions this one depends on, as `name:version`: those that make its features, the one that
+            it was continued from, and of an int8 variant the one that it was made of.
         trained_until: the time up to which the model knows what happened, microseconds: the last label that its
             training and validation saw. None where that is not known.
         learnt_until: the time of the last request that its weights were fitted on, microseconds; validation, which is
@@ -102,6 +108,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     learnt_until: int | None = None
     label_rates: dict[str, LabelRate] = {}
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Those of the parents that make its features; the others gave their weights, and are read no more."""
+        weights = (_stated(self.config, CONTINUED, "parent"), _stated(self.config, QUANTIZED, "of"))
+        features = {of for name, of in self.definitions.items() if name.startswith(MODEL_OF)}
+        return tuple(parent for parent in self.parents if parent not in weights or parent in features)
+
     def content_id(self) -> str:
         """The id of what makes the model what it is: files, definitions, sources, config, seeds and parents.
 
@@ -109,6 +122,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         """
         parts = (self.files, self.definitions, self.sources, self.config, self.seeds, self.parents)
         return digest(msgspec.to_builtins(parts))
+
+
+def _stated(config: Mapping[str, Any], part: str, name: str) -> Any:
+    """A value of a part of a config, if there is one."""
+    found: Any = config.get(part)
+    return found.get(name) if isinstance(found, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def gather(

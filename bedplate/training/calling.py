@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bedplate.errors import BedplateError, DefinitionError, reason
 from bedplate.features.encoding import Layout
-from bedplate.layers.axes import Axes
+from bedplate.layers.axes import Axes, IdRows, WeightAxes
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
 from bedplate.models.config import ModelConfig, implementation
@@ -213,11 +213,15 @@ def axes_of(model: Model) -> Axes:
     """What the axes of a model's weights stand for, each of them a weight's, and as long as that is.
 
     Raises:
-        DefinitionError: `axes` fails, names no weight, or has another number of labels than the weight has positions.
+        DefinitionError: `axes` fails, names no weight, or has another number of labels than the weight has positions;
+            what is looked up by ids has fewer rows than these.
     """
     try:
         found = model.axes()
-        named = {name: tuple(None if axis is None else tuple(axis) for axis in axes) for name, axes in found.items()}
+        named: dict[str, WeightAxes] = {
+            name: tuple(axis if axis is None or isinstance(axis, IdRows) else tuple(axis) for axis in axes)
+            for name, axes in found.items()
+        }
     except BedplateError:
         raise
     except Exception as error:
@@ -228,10 +232,27 @@ def axes_of(model: Model) -> Axes:
         if name not in weights:
             hint = f"{nearest(name, weights)}it has: {shown(weights)}"
             raise DefinitionError(f"axes has no weight '{name}'", where=f"model '{type(model).__name__}'", hint=hint)
-        labels, shape = [None if axis is None else len(axis) for axis in axes], weights[name].shape
+        shape = weights[name].shape
+        _check_id_rows(model, name, axes, shape)
+        labels = [None if axis is None or isinstance(axis, IdRows) else len(axis) for axis in axes]
         if len(axes) > len(shape) or any(n not in (None, m) for n, m in zip(labels, shape, strict=False)):
             raise _wrong(model, "axes", f"'{name}' labels {labels}", f"those of {list(shape)} positions")
     return named
+
+
+def _check_id_rows(model: Model, name: str, axes: WeightAxes, shape: Sequence[int]) -> None:
+    for i, axis in enumerate(axes[: len(shape)]):
+        if not isinstance(axis, IdRows):
+            continue
+        if i:
+            raise _wrong(model, "axes", f"'{name}' ID_ROWS as axis {i}", "it as the first axis alone")
+        if shape[0] < model.layout.rows:
+            raise _wrong(
+                model,
+                "axes",
+                f"'{name}' ID_ROWS and {shape[0]} rows",
+                f"the {model.layout.rows} of layout.rows or more",
+            )
 
 
 def _wrong(model: Model, method: str, got: str, expected: str) -> DefinitionError:

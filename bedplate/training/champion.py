@@ -10,33 +10,47 @@ from bedplate.batch import Batch
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.loader import Loader
 from bedplate.datasets.negatives import LOG_Q
-from bedplate.errors import ArtifactError
-from bedplate.features import artifact
-from bedplate.features.encoder import Encoder
+from bedplate.errors import ArtifactError, RequestError
+from bedplate.features.artifact import QUERY, SCORE
+from bedplate.inference.artifact import load_artifact
 from bedplate.models.prediction import Prediction
 from bedplate.registry.version import ModelVersion
-from bedplate.training.packing import Session
+from bedplate.runtimes.base import threads_for
 from bedplate.types import Array, Float64s, Int64s
 
 _LOGIT_ERROR = 1e-7
 """How far a probability is held from 0 and 1 before its log-odds are taken: the spacing of float32 below 1."""
 
 
+def check_scores(version: ModelVersion) -> None:
+    """Checks that a model version can be compared with: it is what was registered, and gives what it gave then.
+
+    Args:
+        version: the version.
+
+    Raises:
+        ArtifactError: a file is missing or has changed, a golden request is not reproduced, or it gives neither scores
+            nor vectors to search with.
+        MissingExtraError: the library that runs it is not installed.
+    """
+    _Scorer(version).close()
+
+
 def score_test(version: ModelVersion, dataset: LoadedDataset) -> Prediction:
     """What a model version gives for the test split of a dataset that has its features.
+
+    It is loaded as a server loads it, so that what is damaged scores nothing.
 
     Args:
         version: the version.
         dataset: with the features that the version reads, of the definitions that it was trained on.
 
     Raises:
-        ArtifactError: it can't be read, or gives neither scores nor vectors to search with.
+        ArtifactError, MissingExtraError: as `check_scores`; or it can't be run on these rows.
     """
-    encoder, scorer = Encoder.load(version.path / artifact.ENCODER), _Scorer(version)
-    parts: list[tuple[Float64s, Batch]] = []
-    for batch in Loader(dataset, "test").epoch(0, 0):
-        if batch.items:
-            parts.append((scorer.scores(encoder.encode(batch), batch), batch))
+    scorer = _Scorer(version)
+    parts = [(scorer.scores(batch), batch) for batch in Loader(dataset, "test").epoch(0, 0) if batch.items]
+    scorer.close()
     firsts = np.cumsum([0, *(b.requests for _, b in parts)])
     batches = [b for _, b in parts]
     weights = [np.ones(b.items, np.float32) if b.weights is None else b.weights for b in batches]
@@ -74,35 +88,42 @@ def with_requests(prediction: Prediction, wanted: Int64s) -> Prediction:
 
 @final
 class _Scorer:
-    """Scores encoded batches with a version's graph, and where that gives a vector with its catalogue."""
+    """Scores batches with a version's model, and where that gives a vector with its catalogue."""
 
     def __init__(self, version: ModelVersion) -> None:
-        self._place = f"model '{version}'"
-        try:
-            self._session = Session((version.path / artifact.GRAPH).read_bytes(), version.path.absolute())
-            has = (version.path / artifact.KEYS).is_file()
-            self._keys: Int64s | None = np.load(version.path / artifact.KEYS, allow_pickle=False) if has else None
-            self._vectors: Array | None = np.load(version.path / artifact.VECTORS, allow_pickle=False) if has else None
-        except artifact.UNREADABLE as error:
-            raise ArtifactError(f"it can't be read: {error}", where=self._place) from error
-        model = version.manifest.config.get("model", {})
-        self._corrects = bool(model.get("correct_sampling", False))
-
-    def scores(self, tensors: dict[str, Array], batch: Batch) -> Float64s:
-        """[N]: what the model is judged by on these rows."""
-        outputs = self._session.run({name: tensors[name] for name in self._session.inputs})
-        if "score" in outputs:
-            return self._judged(outputs["score"].astype(np.float64), batch)
-        if "query" not in outputs or self._keys is None or self._vectors is None:
+        self._artifact = load_artifact(version, threads_for())
+        given = self._artifact.model.outputs
+        self._ranks = SCORE in given
+        if not self._ranks and (QUERY not in given or self._artifact.catalogue is None):
             raise ArtifactError(
-                f"it gives {', '.join(outputs)}, expected 'score', or 'query' and a catalogue", where=self._place
+                f"it gives {', '.join(given)}, expected '{SCORE}', or '{QUERY}' and a catalogue",
+                where=self._artifact.model.place,
             )
-        at = np.minimum(np.searchsorted(self._keys, batch.candidates), len(self._keys) - 1)
-        queries = outputs["query"][batch.request_of_item()].astype(np.float64)
-        products: Float64s = (queries * self._vectors[at]).sum(axis=1)
+        config = version.manifest.config.get("model", {})
+        self._corrects = bool(config.get("correct_sampling", False))
+
+    def scores(self, batch: Batch) -> Float64s:
+        """[N]: what the model is judged by on these rows."""
+        catalogue = self._artifact.catalogue
+        if self._ranks or catalogue is None:
+            return self._judged(self._run(batch, SCORE).astype(np.float64), batch)
+        at = catalogue.places(batch.candidates)
+        queries = self._run(batch, QUERY)[batch.request_of_item()].astype(np.float64)
+        products: Float64s = (queries * catalogue.vectors[at]).sum(axis=1)
         # What is not in the catalogue it was served with can't be retrieved: it comes after all that is.
-        known = self._keys[at] == batch.candidates
-        return np.where(known, products, np.float64(products.min(initial=0.0) - 1.0))
+        return np.where(at >= 0, products, np.float64(products.min(initial=0.0) - 1.0))
+
+    def close(self) -> None:
+        """Gives back what runs the model; it scores no more."""
+        self._artifact.model.runtime.close()
+
+    def _run(self, batch: Batch, output: str) -> Array:
+        try:
+            return self._artifact.run(batch, output)
+        except RequestError as error:
+            raise ArtifactError(
+                f"it can't be run on the rows of the test split: {error.message}", where=self._artifact.model.place
+            ) from error
 
     def _judged(self, scores: Float64s, batch: Batch) -> Float64s:
         """Scores of drawn candidates, as `models.binary` judges them."""

@@ -9,11 +9,11 @@ import msgspec
 from bedplate.datasets.loaded import LoadedDataset
 from bedplate.datasets.split import TimeSplit
 from bedplate.errors import ConfigError, DataError, StoreError
+from bedplate.registry.manifest import CONTINUED
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import RunRecord
 from bedplate.registry.version import ModelVersion
 from bedplate.training.carried_encoder import Definitions
-from bedplate.training.evidence import CONTINUED
 from bedplate.types import format_time
 
 Rows: TypeAlias = Literal["since", "all"]

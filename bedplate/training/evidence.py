@@ -11,7 +11,7 @@ from bedplate.errors import StoreError
 from bedplate.features.encoding import CANDIDATE
 from bedplate.features.view import Feature
 from bedplate.identity import class_id
-from bedplate.registry.manifest import plain_config
+from bedplate.registry.manifest import CONTINUED, MODEL_OF, QUANTIZED, plain_config
 from bedplate.registry.run import SEARCHED, RunRecord
 from bedplate.training.config import may_change
 from bedplate.training.job import Job
@@ -19,14 +19,14 @@ from bedplate.training.job import Job
 SETTINGS = "settings"
 """Where a run's config keeps the settings that replaced the job's own, as they were given."""
 
-CONTINUED = "continued"
-"""Where a run's config and a version's keep from what it was continued (`continuing.Continuation`)."""
-
 RETRAINING = "retraining"
 """Where a run's config keeps which retraining it is of."""
 
 RUN_ONLY = (CONTINUED, RETRAINING, SEARCHED)
 """What a run's config holds and no job: a resumed run has it from its beginning."""
+
+VERSION_ONLY = (*RUN_ONLY, QUANTIZED)
+"""What a version's config holds and no job."""
 
 _SHOWN = 8
 """How many differences a message names."""
@@ -47,7 +47,7 @@ def definitions_of(job: Job, dataset: LoadedDataset, features: Mapping[str, Feat
     known = {f.name: f for f in compiled.selected.features} | dict(features)
     found = compiled.definitions()
     found |= {f"view {view.name}": view.id for view in compiled.selected.every_view}
-    found |= {f"model of {name}": version for name, version in models_behind(job, dataset).items()}
+    found |= {f"{MODEL_OF}{name}": version for name, version in models_behind(job, dataset).items()}
     found |= {f"feature {name}": known[name].id for name in job.inputs if name != CANDIDATE}
     return found | code_of(job)
 

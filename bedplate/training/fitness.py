@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bedplate.datasets.audit import audit
 from bedplate.datasets.loaded import LoadedDataset
+from bedplate.datasets.loader import require_requests
 from bedplate.datasets.rates import label_rate
 from bedplate.datasets.split import SPLITS
 from bedplate.errors import DataError
@@ -24,10 +25,12 @@ def check_fitness(job: Job, dataset: LoadedDataset) -> dict[str, LabelRate]:
 
     Raises:
         DefinitionError: the job does not fit the dataset, see `checks.check_job`.
-        DataError: training rows know what the served model can't, labels are not known (`datasets.audit`), or a split
-            has no label, or binary ones of one class only.
+        DataError: a split has no requests; training rows know what the served model can't, labels are not known
+            (`datasets.audit`), or a split has no label, or binary ones of one class only.
     """
     check_job(job, {job.dataset: dataset.compiled})
+    for split in SPLITS:
+        require_requests(dataset, split)
     _check_labelled(job, dataset)
     audit(dataset).require()
     rates = {split: label_rate(dataset, job.model.label, split) for split in SPLITS}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any, final
 
 import msgspec
 
+from bedplate.datasets.blocks import Batches
 from bedplate.errors import NotFoundError, StoreError
 from bedplate.features.artifact import compare, read_golden
 from bedplate.features.encoder import Encoder
@@ -19,6 +21,7 @@ from bedplate.training.carried_optimizer import carried_optimizer
 from bedplate.training.checkpoint import BEST, CHECKPOINT, load_state, save_state
 from bedplate.training.config import TrainerConfig
 from bedplate.training.continuing import Beginning
+from bedplate.training.first_scores import check_first_scores
 from bedplate.training.graph import served
 from bedplate.training.job import Job
 from bedplate.training.optimizer import Optimizer
@@ -27,6 +30,9 @@ from bedplate.training.warm_start import Side, WarmStart
 
 START = "start.pt"
 """In the run's checkpoints: what a continued run begins with, until it has a checkpoint of its own."""
+
+_TRIED = 4
+"""Batches on which the first scores are compared with the parent's, where ids have other rows."""
 
 _AGAIN = "train from the beginning (without --continue), or continue from a version whose run is still there"
 
@@ -48,7 +54,7 @@ class Parent:
 
     def __init__(self, registry: Registry, version: ModelVersion, job: Job) -> None:
         self.version, self._job = version, job
-        self._folder = _run_folder(registry, version)
+        self._folder = run_folder(registry, version)
         self.encoder = Encoder.load(self._folder / "encoder")
         self._trainer = msgspec.convert(version.manifest.config["trainer"], TrainerConfig)
 
@@ -99,8 +105,16 @@ class Parent:
         return found
 
 
-def _run_folder(registry: Registry, version: ModelVersion) -> Path:
-    """The folder of the run that made a version, which holds its weights."""
+def run_folder(registry: Registry, version: ModelVersion) -> Path:
+    """The folder of the run that made a version, which holds its weights.
+
+    Args:
+        registry: where the run is.
+        version: the version.
+
+    Raises:
+        NotFoundError: it was made by none, or the run, or what continuing needs of it, is no longer there.
+    """
     run, where = version.manifest.run, f"model '{version}'"
     if run is None:
         raise NotFoundError("it was registered without a run, which would hold its weights", where=where, hint=_AGAIN)
@@ -143,16 +157,18 @@ class Inheritance:
             return fitted
         return carried_encoder(self._parent.encoder, fitted, self._kept(fitted))
 
-    def weights(self, model: Model, encoder: Encoder, folder: Path) -> dict[str, Any] | None:
+    def weights(self, model: Model, encoder: Encoder, training: Batches, folder: Path) -> dict[str, Any] | None:
         """Gives a model its first weights; the state that its optimiser begins with, None for none.
 
         Args:
             model: the model as it was drawn; changed.
             encoder: that of the run.
+            training: what it learns from.
             folder: of the run's checkpoints; what the run begins with is kept there for a resumption.
 
         Raises:
-            DefinitionError: the model can't take over the weights.
+            DefinitionError: the model can't take over the weights, or would not begin with its parent's scores though
+                only ids are new (`first_scores`).
             NotFoundError, StoreError, ArtifactError: as `Parent` and `Parent.model` say.
         """
         if self._beginning.continued is None:
@@ -162,6 +178,8 @@ class Inheritance:
             was = Side(parent.model(), parent.encoder)
             start = WarmStart(was, Side(model, encoder), self._kept(encoder))
             model.load_state_dict(start.weights())
+            if start.moves:
+                check_first_scores(was, start.own, islice(training.epoch(self._job.trainer.seed, 0), _TRIED))
             optimizer = carried_optimizer(start, parent.optimizer(was.model), Optimizer(model, self._job.trainer))
             folder.mkdir(parents=True, exist_ok=True)
             save_state(folder / START, {"model": model.state_dict(), "optimizer": optimizer})

@@ -69,7 +69,7 @@ class Network:
             with tables_in(partial(in_file, folder=folder)) if exchange.shards else nullcontext():
                 model = model_of(self._job.model, encoder.layout)
                 check_size(model)
-                state = self._inheritance.weights(model, encoder, folder)
+                state = self._inheritance.weights(model, encoder, training, folder)
             if self._join is not None:
                 exchange.of_first((self._join.fingerprint, str(folder)))
             trainer = Trainer(

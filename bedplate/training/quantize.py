@@ -26,7 +26,7 @@ from bedplate.errors import ArtifactError, ProofError
 from bedplate.features import artifact
 from bedplate.features.tables import tables_of, with_tables, without_tables
 from bedplate.files import aside
-from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
+from bedplate.registry.manifest import MANIFEST_NAME, QUANTIZED, SEAL_NAME
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
 from bedplate.training.packing import Session
@@ -108,7 +108,7 @@ def quantize(
         manifest = version.manifest
         changed = msgspec.structs.replace(
             manifest,
-            config={**manifest.config, "quantized": facts},
+            config={**manifest.config, QUANTIZED: facts},
             parents=(*manifest.parents, str(version)),
         )
         return registry.register(version.name, made, manifest=changed, run_id=manifest.run), found

@@ -11,12 +11,14 @@ import contextlib
 import fcntl
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Literal, ParamSpec, TypeAlias, final
 
 import msgspec
 
 from bedplate.canonical import digest
 from bedplate.datasets.loaded import LoadedDataset
+from bedplate.datasets.loader import require_requests
+from bedplate.datasets.split import SPLITS
 from bedplate.errors import ConflictError, DataError, DefinitionError, NotFoundError, StoreError
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import CANDIDATE
@@ -29,12 +31,13 @@ from bedplate.registry.manifest import plain_config
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import StoredRun
 from bedplate.registry.version import ModelVersion
-from bedplate.training.champion import score_test, with_requests
+from bedplate.training.champion import check_scores, score_test, with_requests
 from bedplate.training.comparison import Comparison, compare, measure
-from bedplate.training.continuing import Continuation, Rows
-from bedplate.training.evidence import RETRAINING, RUN_ONLY, definitions_of
+from bedplate.training.continuing import Beginning, Continuation, Rows
+from bedplate.training.evidence import RETRAINING, VERSION_ONLY, definitions_of
 from bedplate.training.fitness import check_fitness
 from bedplate.training.freshness import label_problems, problems
+from bedplate.training.inheritance import run_folder
 from bedplate.training.job import Job
 from bedplate.training.own_metrics import directions_of, metrics_of_job, unjudgeable
 from bedplate.training.predictions import read_predictions
@@ -50,7 +53,12 @@ FILE = "retraining.json"
 Widen: TypeAlias = Callable[[Sequence[str]], LoadedDataset]
 """The job's dataset over its data, with these features beside its own."""
 
-Status: TypeAlias = Literal["nothing", "would train", "promoted", "refused"]
+_Asked = ParamSpec("_Asked")
+
+_RESUMED = ("interrupted", "failed")
+"""The states of a run that is gone on with."""
+
+Status: TypeAlias = Literal["nothing", "would train", "would compare", "would promote", "promoted", "refused"]
 
 
 @final
@@ -59,7 +67,8 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Attributes:
         job: the job's name, which is the model's.
-        status: "nothing": there was nothing new, or all of it was done before; "would train" of a dry run.
+        status: "nothing": there was nothing new, or all of it was done before. Of a dry run: "would train"; "would
+            compare" a version that an earlier call trained, "would promote" one for which that was decided.
         reasons: why.
         champion: the version that was the champion before, as `name:version`.
         version: the new version; None where none was trained.
@@ -140,8 +149,28 @@ class Retraining:
         self._id = digest([job.form(), self._definitions, dict(dataset.snapshots), str(self._champion), str(rows)])
 
     def plan(self) -> Outcome:
-        """What `run` would do, of which nothing is done."""
-        return self._nothing_new() or self._unfit() or self._would_train()
+        """What `run` would do, of which nothing is done.
+
+        Raises:
+            ArtifactError: the champion can't be compared with, see `champion.check_scores`.
+            NotFoundError: the run of the champion, from which the new model is to go on, is no longer there.
+        """
+        nothing = self._nothing_new() or self._unfit()
+        if nothing is not None:
+            return nothing
+        run = self._begun()
+        decided, made = self._decided(run), self._made(run)
+        if decided is not None:
+            done = decided if decided.status != "promoted" else self._held(decided)
+            return done or msgspec.structs.replace(decided, status="would promote")
+        if made is not None and run is not None:
+            what = f"{made}, which run {run.id} has made, {self._against()}"
+            return self._outcome("would compare", [what], version=str(made), run=run.id)
+        resumed = None if run is None or run.status not in _RESUMED else run.id
+        if self._continued is not None and self._champion is not None and resumed is None:
+            run_folder(self._registry, self._champion)
+        begun = f"{self._what()}: on with run {resumed}" if resumed else self._what()
+        return self._outcome("would train", [begun, *self._noticed], run=resumed)
 
     def run(self, show: Show | None = None, progress: Progress = lambda _: None) -> Outcome:
         """Trains, compares and promotes, or goes on with what an earlier call began.
@@ -151,22 +180,19 @@ class Retraining:
             progress: told each step that begins.
 
         Raises:
-            BedplateError: as `run.train` says; what is done is kept for the next call.
+            BedplateError: as `plan` and `run.train` say; what is done is kept for the next call.
         """
         nothing = self._nothing_new() or self._unfit()
         if nothing is not None:
             return nothing
         run = self._begun()
-        outcome = None if run is None else _read(run)
-        if outcome is None or outcome.rules != self._job.promotion:
+        outcome = self._decided(run)
+        if outcome is None:
             version, run = self._trained(run, show, progress)
             progress("compare with the champion on the same requests")
             outcome = self._judged(version, run)
             _write(run, outcome)
         return self._promoted(outcome)
-
-    def _would_train(self) -> Outcome:
-        return self._outcome("would train", [self._what(), *self._noticed])
 
     def _outcome(self, status: Status, reasons: list[str], **facts: Any) -> Outcome:
         champion = None if self._champion is None else str(self._champion)
@@ -174,11 +200,14 @@ class Retraining:
         return Outcome(job=self._job.name, status=status, reasons=reasons, champion=champion, rules=rules, **facts)
 
     def _nothing_new(self) -> Outcome | None:
-        """The outcome where the champion is of this very data, or there is no row to go on with."""
+        """The outcome where the champion is of this very data, or there is no row to go on with.
+
+        The int8 variant of a version is of what that is of.
+        """
         if self._champion is None:
             return None
         manifest = self._champion.manifest
-        own = {name: value for name, value in manifest.config.items() if name not in RUN_ONLY}
+        own = {name: value for name, value in manifest.config.items() if name not in VERSION_ONLY}
         same = manifest.sources == dict(self._dataset.snapshots) and manifest.definitions == self._definitions
         if same and own == plain_config(self._job.form(), self._job.place):
             return self._outcome("nothing", [f"{self._champion} is of the same data, definitions and config"])
@@ -191,6 +220,9 @@ class Retraining:
 
     def _unfit(self) -> Outcome | None:
         """The refusal of data that no model should be trained or judged on, or of a champion that can't be compared."""
+        empty = [said for split in SPLITS for said in _wrong(require_requests, self._dataset, split)]
+        if empty:  # nothing else can be asked of it
+            return self._outcome("refused", empty)
         batches, rules = samples(self._dataset), self._job.promotion
         wrong = problems(batches, self._job.inputs, rules)
         for one in unlearnt(batches, self._job.inputs):
@@ -199,10 +231,8 @@ class Retraining:
             else:
                 self._noticed.append(str(one))
         wrong += label_problems(self._dataset, self._job.model.label, self._champion, rules)
-        try:
-            check_fitness(self._job, self._learnt())
-        except DataError as error:
-            wrong.append(error.message)
+        wrong += _wrong(check_fitness, self._job, self._learnt())
+        wrong += _wrong(Beginning(self._continued, self._registry, self._definitions).check, self._dataset.split)
         wrong += unjudgeable(self._job, self._dataset.compiled)
         judged = self._judgeable()
         if judged < self._job.promotion.minimum_requests:
@@ -211,6 +241,7 @@ class Retraining:
                 f"expected at least {self._job.promotion.minimum_requests:,} (minimum_requests)"
             )
         if self._champion is not None:
+            check_scores(self._champion)
             try:
                 Signature.load(self._champion.path).check_features(self._features, f"champion {self._champion}")
             except DefinitionError as error:
@@ -240,8 +271,11 @@ class Retraining:
     def _what(self) -> str:
         first, last = self._learnt().positions("train")
         how = "from the beginning" if self._continued is None else f"from {self._champion} on"
-        against = "against no champion" if self._champion is None else f"against {self._champion}"
-        return f"{last - first:,} training requests {how}, judged on {self._judgeable():,} {against}"
+        return f"{last - first:,} training requests {how}, {self._against()}"
+
+    def _against(self) -> str:
+        champion = "no champion" if self._champion is None else self._champion
+        return f"judged on {self._judgeable():,} against {champion}"
 
     def _begun(self) -> StoredRun | None:
         """The run of this retraining that an earlier call began."""
@@ -256,14 +290,23 @@ class Retraining:
                 return run
         return None
 
+    def _decided(self, run: StoredRun | None) -> Outcome | None:
+        """What an earlier call has decided of its run by the same rules."""
+        outcome = None if run is None else _read(run)
+        return outcome if outcome is not None and outcome.rules == self._job.promotion else None
+
+    def _made(self, run: StoredRun | None) -> ModelVersion | None:
+        """The version that an earlier call's run, which is finished, has made."""
+        return self._version_of(run) if run is not None and run.status == "finished" else None
+
     def _trained(
         self, begun: StoredRun | None, show: Show | None, progress: Progress
     ) -> tuple[ModelVersion, StoredRun]:
         """The version that was trained, now or by an earlier call, and its run."""
-        made = None if begun is None else self._version_of(begun)
-        if begun is not None and begun.status == "finished" and made is not None:
+        made = self._made(begun)
+        if begun is not None and made is not None:
             return made, begun
-        resume = begun.id if begun is not None and begun.status in ("interrupted", "failed") else None
+        resume = begun.id if begun is not None and begun.status in _RESUMED else None
         trained = train(
             self._job, self._dataset, self._features, self._registry, self._root,
             resume=resume, continued=self._continued, retraining=self._id, show=show, progress=progress,
@@ -311,13 +354,10 @@ class Retraining:
         """
         if outcome.status != "promoted" or outcome.version is None:
             return outcome
-        number = int(outcome.version.rpartition(":")[2])
-        held = [c for c in self._registry.history(self._job.name) if c.alias == CHAMPION and c.version == number]
-        if held:
-            when, now = format_time(held[0].time), champion_of(self._registry, self._job.name)
-            since = "still is" if now is not None and now.version == number else "was taken back"
-            reason = f"{outcome.version} was made champion at {when}, and {since}"
-            return msgspec.structs.replace(outcome, status="nothing", reasons=[reason])
+        held = self._held(outcome)
+        if held is not None:
+            return held
+        number = _number_of(outcome)
         previous = None if self._champion is None else self._champion.version
         reason = f"bedplate retrain: {'; '.join(outcome.reasons)}"
         try:
@@ -327,6 +367,17 @@ class Retraining:
             return msgspec.structs.replace(outcome, status="refused", reasons=reasons)
         return outcome
 
+    def _held(self, outcome: Outcome) -> Outcome | None:
+        """What becomes of a promotion that was decided where its version has been the champion already: nothing."""
+        number = _number_of(outcome)
+        held = [c for c in self._registry.history(self._job.name) if c.alias == CHAMPION and c.version == number]
+        if not held:
+            return None
+        when, now = format_time(held[0].time), champion_of(self._registry, self._job.name)
+        since = "still is" if now is not None and now.version == number else "was taken back"
+        reason = f"{outcome.version} was made champion at {when}, and {since}"
+        return msgspec.structs.replace(outcome, status="nothing", reasons=[reason])
+
 
 def champion_of(registry: Registry, name: str) -> ModelVersion | None:
     """The champion of a model; None: it has none, or is not there."""
@@ -334,6 +385,19 @@ def champion_of(registry: Registry, name: str) -> ModelVersion | None:
         return registry.get(name, CHAMPION)
     except NotFoundError:
         return None
+
+
+def _wrong(check: Callable[_Asked, object], *asked: _Asked.args, **named: _Asked.kwargs) -> list[str]:
+    """What a check finds wrong with the data."""
+    try:
+        check(*asked, **named)
+    except DataError as error:
+        return [error.message]
+    return []
+
+
+def _number_of(outcome: Outcome) -> int:
+    return int((outcome.version or "").rpartition(":")[2])
 
 
 def _read(run: StoredRun) -> Outcome | None:

@@ -20,11 +20,12 @@ from bedplate.errors import DefinitionError
 from bedplate.features.encoder import Encoder
 from bedplate.features.encoding import OF_ITEM
 from bedplate.features.vocabulary import FIRST_KNOWN_ROW, UNKNOWN_ROW
-from bedplate.layers.axes import Axis, InputColumn
+from bedplate.layers.axes import Axis, IdRows, InputColumn, WeightAxes
 from bedplate.layers.embedding import table_names
 from bedplate.models.base import Model
 from bedplate.training.calling import axes_of
 from bedplate.training.carried_encoder import shared_vocabularies
+from bedplate.training.moved_rows import looked_up, require_told, said_of
 from bedplate.types import Int64s
 
 _OF_FEATURE = re.compile(r"(.*?)(\?|\[\d+\])?")
@@ -78,6 +79,10 @@ class _Taken:
     target: Int64s
     new: Int64s
 
+    def moves(self, before: int, after: int) -> bool:
+        """Whether an axis of so many positions, and then of so many others, is not taken over as it is."""
+        return before != after or len(self.target) != after or not np.array_equal(self.source, self.target)
+
 
 _Axes: TypeAlias = "Sequence[_Taken | None]"
 """For each axis of a weight what is taken over; None: every position, in its place."""
@@ -102,17 +107,23 @@ class WarmStart:
         kept: the features that mean the same to both (`carried_encoder.kept_features`).
 
     Raises:
-        DefinitionError: the two models are of different classes, or built with different choices; or they have other
-            features and the model does not say what reads them (`Model.axes`).
+        DefinitionError: the two models are of different classes, or built with different choices; they have other
+            features and the model does not say what reads them (`Model.axes`); or ids have other rows, and it does not
+            say whether they are looked up in an embedding of its own.
+
+    Attributes:
+        moves: whether ids have other rows than in the parent, and nothing else has changed.
     """
 
     def __init__(self, parent: Side, own: Side, kept: Collection[str]) -> None:
         self.parent, self.own, self.kept = parent, own, kept
         self.rows = table_rows(parent.encoder, own.encoder, shared_vocabularies(parent.encoder, own.encoder, kept))
-        self._check_class()
+        self._moved = self.rows.moves(parent.encoder.layout.rows, own.encoder.layout.rows)
+        self.moves = self._check_class() and self._moved
         self._plans = dict(self._planned())
 
-    def _check_class(self) -> None:
+    def _check_class(self) -> bool:
+        """Whether both models have the same features."""
         was, now = type(self.parent.model), type(self.own.model)
         if was.__qualname__ != now.__qualname__:
             raise _other(f"the parent is a {was.__qualname__}, the job's model a {now.__qualname__}")
@@ -125,28 +136,47 @@ class WarmStart:
                 where=f"model '{now.__qualname__}'",
                 hint="write its method axes() (see docs/retraining.md), or train from the beginning",
             )
+        return same
 
     def _planned(self) -> Iterator[tuple[str, _Plan]]:
         was, now = self.parent.model, self.own.model
         parent_axes, own_axes = axes_of(was), axes_of(now)
         tables = table_names(now)
+        if self._moved:
+            require_told(now, own_axes, tables, self.parent.encoder, self.own.encoder)
         found, given = was.state_dict(), {k: n for n, axes in parent_axes.items() if (k := _given(axes)) is not None}
         for name, tensor in now.state_dict().items():
-            if name in tables:
-                yield name, _Plan(name, [self.rows, None])
-                continue
             after = own_axes.get(name, ())
+            if name in tables or _by_id(after):
+                yield name, self._looked_up(name, parent_axes.get(name, ()), after, found.get(name), tensor)
+                continue
             key = _given(after)
             source = name if key is None else given.get(key)
             if source is None:
                 continue  # of a group of sequences that the parent does not have
             before = parent_axes.get(source, ())
             axes = [self._taken(_at(before, i), _at(after, i)) for i in range(tensor.ndim)]
+            self._check_rows(name, found.get(source), tensor, axes)
             _check_shape(name, found.get(source), tensor, axes)
             yield name, _Plan(source, axes)
 
-    def _taken(self, before: Axis | None, after: Axis | None) -> _Taken | None:
-        if before is None or after is None:
+    def _looked_up(self, name: str, before: WeightAxes, after: WeightAxes, was: Tensor | None, own: Tensor) -> _Plan:
+        """The plan of a weight with a row for each id."""
+        axes = [self.rows, *(self._taken(_at(before, i), _at(after, i)) for i in range(1, own.ndim))]
+        _check_shape(name, was, own, axes)
+        return _Plan(name, axes)
+
+    def _check_rows(self, name: str, was: Tensor | None, own: Tensor, axes: _Axes) -> None:
+        """Raises `DefinitionError` where a weight has as many rows as there are ids, which are others now."""
+        rows = [self.parent.encoder.layout.rows, self.own.encoder.layout.rows]
+        if was is None or rows[0] == rows[1] or not own.ndim or axes[0] is not None:
+            return
+        if [was.shape[0], own.shape[0]] == rows:
+            moved = said_of(self.parent.encoder, self.own.encoder)
+            raise looked_up(f"the weights '{name}' have a row for each id, {rows[1]:,}, and {moved}", [name])
+
+    def _taken(self, before: Axis | IdRows | None, after: Axis | IdRows | None) -> _Taken | None:
+        if before is None or after is None or isinstance(before, IdRows) or isinstance(after, IdRows):
             return None
         known = {m: i for i, m in enumerate(self.parent.meanings(before, self.kept)) if m is not None}
         found = [-1 if m is None else known.get(m, -1) for m in self.own.meanings(after, self.kept)]
@@ -165,7 +195,7 @@ class WarmStart:
                 state[name][_cells(_targets(axes[0], len(state[name])), axes[1].new)] = 0.0
             _copy(was[plan.source], state[name], axes)
             if axes and axes[0] is self.rows:
-                state[name][unknown.target] = was[plan.source][unknown.source]
+                _copy(was[plan.source], state[name], [unknown, *axes[1:]])
         return state
 
     def source(self, name: str) -> str | None:
@@ -216,13 +246,19 @@ def new_ids(parent: Encoder, encoder: Encoder, rows: _Taken) -> _Taken:
     return _Taken(np.concatenate(source), np.concatenate(target), np.zeros(0, np.int64))
 
 
-def _given(axes: Sequence[Axis | None]) -> Hashable:
+def _by_id(axes: WeightAxes) -> bool:
+    return bool(axes) and isinstance(axes[0], IdRows)
+
+
+def _given(axes: WeightAxes) -> Hashable:
     """What a weight gives, if that is a layer's own: it has the same labels whatever the layer's place is."""
     out = axes[0] if axes else None
-    return None if not out or any(isinstance(label, InputColumn) for label in out) else (len(axes), out)
+    if not out or isinstance(out, IdRows) or any(isinstance(label, InputColumn) for label in out):
+        return None
+    return len(axes), out
 
 
-def _at(axes: Sequence[Axis | None], i: int) -> Axis | None:
+def _at(axes: WeightAxes, i: int) -> Axis | IdRows | None:
     return axes[i] if i < len(axes) else None
 
 

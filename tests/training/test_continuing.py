@@ -160,6 +160,46 @@ def test_a_missing_run_and_a_split_that_was_seen_are_said(project: Project) -> N
         go_on(Project(project.root), rows="all")
 
 
+OWN = """
+import torch
+from torch import nn
+from bedplate.layers.inputs import InputVectors
+from bedplate.models.base import seeded
+from bedplate.models.binary import BinaryModel
+from bedplate.models.config import BinaryConfig
+
+class Own(BinaryModel):
+    class Config(BinaryConfig, frozen=True):
+        pass
+
+    def __init__(self, config, layout):
+        super().__init__(config, layout)
+        with seeded(config.seed):
+            self.vectors = InputVectors(layout, 4)
+            self.net = nn.Linear(self.vectors.request_width + self.vectors.item_width, 1)
+            self.places = nn.Parameter(torch.randn(100, 1))
+
+    def forward(self, batch):
+        own = nn.functional.embedding(batch["item_ids"], self.places).flatten(1).sum(1)
+        return {"logit": self.net(self.vectors.rows(batch)).squeeze(1) + own}
+
+ranker = Job("ranker", dataset=pages, model=Own.Config("liked"), inputs=inputs, trainer=quick)
+"""
+
+
+def test_a_model_that_looks_new_ids_up_in_its_own_way_is_refused_before_its_first_step(tmp_path: Path) -> None:
+    folder = small.make(tmp_path / "project", 40, small.TRAIN.partition("ranker = ")[0] + OWN)
+    assert command(["apply", "--project", str(folder)]) == 0
+    assert command(["train", "ranker", "--promote", "--project", str(folder)]) == 0
+    seen = Project(folder)
+    again = go_on(seen, rows="all")  # with the ids that its parent knows it goes on
+    assert again.version.manifest.parents == ("ranker:1",)
+    small.write(folder, 46)
+    assert command(["apply", "--project", str(folder)]) == 0
+    with pytest.raises(DefinitionError, match=r"first scores would not be those of the parent.*new ids: . of 'cand"):
+        go_on(Project(folder))
+
+
 @pytest.fixture
 def parent(project: Project) -> Callable[[int | None, int | None], Beginning]:
     """What a run begins with that goes on from a version which has learnt and known until some times."""

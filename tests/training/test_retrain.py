@@ -20,10 +20,13 @@ import retraining_project as small
 
 from bedplate import Project, Registry
 from bedplate.cli.main import run as command
+from bedplate.features.artifact import read_golden, write_golden
 from bedplate.registry.manifest import MANIFEST_NAME, SEAL_NAME
+from bedplate.training import graph, run
 from bedplate.training import retrain as retraining
 from bedplate.training.champion import score_test
 from bedplate.training.predictions import read_predictions
+from bedplate.training.quantize import quantize
 from bedplate.training.retrain import FILE, locked
 
 Retrain = Callable[..., tuple[int, dict[str, Any]]]
@@ -57,6 +60,24 @@ def test_the_first_is_promoted_and_with_nothing_new_nothing_is_done(folder: Path
         assert (code, outcome["status"], outcome["version"]) == (0, "nothing", None)
     assert "ranker:1 is of the same data" in outcome["reasons"][0]
     assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_with_nothing_new_the_int8_variant_of_a_version_stays_the_champion(
+    folder: Path, call: Retrain, retrain: Retrain
+) -> None:
+    found = registry(folder)
+    found.promote("ranker", quantize(found.get("ranker:1"), found, most=0.5)[0].version)
+    for words in ((), ("--continue",), ("--dry-run",)):
+        code, outcome = retrain(*words)
+        assert (code, outcome["status"], outcome["champion"]) == (0, "nothing", "ranker:2")
+    assert len(registry(folder).runs("ranker")) == 1
+    small.write(folder, 48)
+    assert retrain("--continue", "promotion.margin=9")[1]["compared"]["log_loss"]["a"]["mean"] < 0.7
+    assert registry(folder).aliases("ranker") == {"champion": 3}
+    # None of the three reads what another one gives, and none is kept from being replaced.
+    assert call("models", "promote", "ranker", "2")[1]["kept"] == {}
+    for version in ("1", "2", "3"):
+        assert call("models", "show", f"ranker:{version}")[1]["read_by"] == []
 
 
 def test_new_data_makes_a_version_that_is_compared_on_rows_that_neither_knows(folder: Path, retrain: Retrain) -> None:
@@ -94,7 +115,7 @@ def test_a_worse_one_is_refused_kept_and_not_made_again(folder: Path, retrain: R
     assert (code, outcome["status"], outcome["version"]) == (9, "refused", "ranker:2")
     assert any("clearly worse than the champion" in reason for reason in outcome["reasons"])
     assert registry(folder).aliases("ranker") == {"champion": 1}
-    assert retrain(*bad) == (code, outcome)
+    assert retrain(*bad) == retrain(*bad, "--dry-run") == (code, outcome)
     assert len(registry(folder).runs("ranker")) == 2
     # By other rules the same version is judged anew; nothing is trained.
     code, outcome = retrain(*bad, "promotion.margin=9", "promotion.largest_miscalibration=99")
@@ -186,6 +207,12 @@ def test_a_request_at_the_very_time_that_the_champion_knows_is_not_fresh(folder:
     code, outcome = retrain("--dry-run", "promotion.minimum_requests=5000")
     assert (code, outcome["champion"]) == (9, "ranker:2")
     assert outcome["requests"] == int((times > known).sum()) == len(times) - 41
+    # It can be compared with on these, and not be gone on from: what goes on knows all that it knows.
+    words = ("--continue", "--rows", "all")
+    code, outcome = retrain(*words)
+    assert (code, outcome["status"]) == (9, "refused")
+    assert "'ranker:2' knows what happened until " in outcome["reasons"][0]
+    assert retrain(*words, "--dry-run") == (code, outcome)
 
 
 def broken_since(folder: Path, days: int, first: int, liked: int) -> None:
@@ -223,6 +250,29 @@ def test_what_train_would_refuse_is_a_reason_not_to_train(
     assert (code, outcome["status"], outcome["version"]) == (9, "refused", None)
     assert outcome["reasons"] == ["label 'liked' is 0 in all 353 rows of the split 'validation', expected both 0 and 1"]
     assert len(registry(folder).runs("ranker")) == 1
+
+
+def test_a_split_without_requests_is_a_reason_not_to_train(folder: Path, retrain: Retrain) -> None:
+    rows, begin = small.plays(48), small.BEGIN
+    lost = pl.col("time").is_between(begin + 31 * small.DAY, begin + 40 * small.DAY)
+    rows.filter(~lost).write_parquet(folder / "plays.parquet")
+    found = [retrain(*words) for words in ((), ("--continue",), ("--dry-run",), ("--continue", "--dry-run"))]
+    for code, outcome in found:
+        assert (code, outcome["status"]) == (9, "refused")
+        [reason] = outcome["reasons"]
+        assert reason.startswith("the split 'validation' has no requests that are not censored between 2026-02-")
+    assert len(registry(folder).runs("ranker")) == 1
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["call", "dry run"])
+def test_a_champion_whose_weights_are_gone_is_said_by_a_dry_run_too(
+    dry: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.write(folder, 48)
+    found = registry(folder)
+    shutil.rmtree(found.run(found.get("ranker:1").manifest.run or "").folder)
+    assert command(["retrain", "ranker", "--continue", *dry, "--project", str(folder)]) == 4
+    assert "model 'ranker:1': the run " in capsys.readouterr().err
 
 
 def test_labels_that_are_not_known_are_a_reason_not_to_train(folder: Path, retrain: Retrain) -> None:
@@ -307,6 +357,82 @@ def test_a_feature_that_only_the_champion_reads_is_read_from_history(folder: Pat
     assert outcome["compared"]["auc"]["a"]["mean"] > 0.8
 
 
+def lose(file: Path) -> None:
+    file.unlink()
+
+
+def shorten(file: Path) -> None:
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def blank(file: Path) -> None:
+    """Zeros in the middle, where weights are: all can still be read."""
+    content, middle = bytearray(file.read_bytes()), file.stat().st_size // 2
+    content[middle : middle + 200] = bytes(200)
+    file.chmod(0o644)
+    file.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def with_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a champion whose table lies in a file of its own, and data that are newer."""
+    folder = small.make(tmp_path_factory.mktemp("table") / "project", 40)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(graph, "LEAST_BYTES", 100)
+        assert command(["retrain", "ranker", "--project", str(folder)]) == 0
+    small.write(folder, 48)
+    return folder
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["call", "dry run"])
+@pytest.mark.parametrize(("file", "damage", "said"), [
+    ("model.onnx", blank, "the file 'model.onnx' has changed"),
+    ("tables.bin", blank, "the file 'tables.bin' has changed"),
+    ("tables.bin", shorten, "the file 'tables.bin' has changed"),
+    ("tables.bin", lose, "the file 'tables.bin' is missing"),
+])  # fmt: skip
+def test_a_damaged_champion_is_found_before_anything_is_trained(
+    file: str,
+    damage: Callable[[Path], None],
+    said: str,
+    dry: tuple[str, ...],
+    with_table: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It would score worse than it is, and what is worse than it be promoted."""
+    folder = shutil.copytree(with_table, tmp_path / "project")
+    damage(registry(folder).get("ranker:1").path / file)
+    capsys.readouterr()
+    assert command(["retrain", "ranker", "promotion.margin=9", *dry, "--project", str(folder)]) == 6
+    shown = capsys.readouterr().err
+    assert f"model 'ranker:1': {said}" in shown
+    assert "register the model again from its run" in shown
+    assert len(registry(folder).runs("ranker")) == 1
+    assert registry(folder).aliases("ranker") == {"champion": 1}
+
+
+def test_a_champion_that_does_not_give_its_golden_scores_is_compared_with_nothing(
+    folder: Path, retrain: Retrain, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files are those of the manifest, and the runtime or the machine computes something else."""
+    found = registry(folder)
+    own = found.get("ranker:1")
+    artifact = shutil.copytree(own.path, folder / "artifact")
+    for name in (MANIFEST_NAME, SEAL_NAME):
+        (artifact / name).unlink()
+    golden = read_golden(artifact)[0]
+    (artifact / "golden" / golden.request.file).chmod(0o644)
+    others = {name: values + np.float32(0.01) for name, values in golden.outputs.items()}
+    write_golden(artifact, 0, msgspec.structs.replace(golden, outputs=others))
+    found.promote("ranker", found.register("ranker", artifact, manifest=own.manifest).version)
+    small.write(folder, 48)
+    assert command(["retrain", "ranker", "--project", str(folder)]) == 6
+    assert "model 'ranker:2', golden request 0: output 'score' differs by 0.01" in capsys.readouterr().err
+    assert len(registry(folder).runs("ranker")) == 1
+
+
 def test_after_kill_9_the_next_call_goes_on_and_nothing_is_done_twice(folder: Path, retrain: Retrain) -> None:
     small.write(folder, 48)
     script = Path(__file__).with_name("run_killed.py")
@@ -321,14 +447,25 @@ def stopped(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("point", [(retraining, "_write"), (Registry, "promote")], ids=["decision", "promotion"])
-def test_what_was_begun_is_ended_by_the_next_call(
-    point: tuple[Any, str], folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("point", "planned"), [
+    ((run, "keep_predictions"), "would train"),
+    ((retraining, "_write"), "would compare"),
+    ((Registry, "promote"), "would promote"),
+], ids=["training", "decision", "promotion"])  # fmt: skip
+def test_what_was_begun_is_ended_by_the_next_call_and_a_dry_run_says_so(
+    point: tuple[Any, str], planned: str, folder: Path, retrain: Retrain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small.write(folder, 48)
     with monkeypatch.context() as patched:
         patched.setattr(*point, stopped)
         assert retrain("--continue")[0] == 130
+    assert registry(folder).aliases("ranker") == {"champion": 1}
+    begun = registry(folder).runs("ranker")[0].id
+    code, outcome = retrain("--continue", "--dry-run")
+    assert (code, outcome["status"], outcome["run"]) == (0, planned, begun)
+    assert outcome["version"] == (None if planned == "would train" else "ranker:2")
+    if planned == "would train":
+        assert outcome["reasons"][0].endswith(f"against ranker:1: on with run {begun}")
     assert registry(folder).aliases("ranker") == {"champion": 1}
     check_done_once(folder, *retrain("--continue"))
 

@@ -11,17 +11,22 @@ import numpy as np
 import pytest
 import torch
 from synthetic import ENCODINGS, Source, make_batch
+from torch import Tensor, nn
 
 from bedplate.batch import Batch, Dense, Ids
 from bedplate.errors import DefinitionError
 from bedplate.features.encoder import Encoder
-from bedplate.features.encoding import Category, Encoding, Number, Sequence
+from bedplate.features.encoding import Category, Encoding, Layout, Number, Sequence
 from bedplate.features.fitting import fit
-from bedplate.models.base import Model
-from bedplate.models.config import DCNConfig, LogisticConfig, ModelConfig, TwoTowerConfig, implementation
+from bedplate.layers.axes import ID_ROWS, Axes
+from bedplate.layers.inputs import InputVectors
+from bedplate.models.base import Model, seeded
+from bedplate.models.binary import BinaryModel
+from bedplate.models.config import BinaryConfig, DCNConfig, LogisticConfig, ModelConfig, TwoTowerConfig, implementation
 from bedplate.training.carried_encoder import carried_encoder, kept_features
 from bedplate.training.carried_optimizer import carried_optimizer
 from bedplate.training.config import TrainerConfig
+from bedplate.training.first_scores import check_first_scores
 from bedplate.training.optimizer import Optimizer
 from bedplate.training.tensors import to_tensors
 from bedplate.training.trainer import Trainer
@@ -144,17 +149,23 @@ def test_a_feature_whose_definition_has_changed_is_a_new_one() -> None:
     assert start.own.model.get_parameter("deep.first.request").abs().min() > 0
 
 
+def stepped(parent: Side, batches: list[Batch], trainer: TrainerConfig) -> Optimizer:
+    """An optimiser that has made a step for each batch."""
+    found = Optimizer(parent.model, trainer)
+    parent.model.train()
+    for batch in batches:
+        found.clear()
+        tensors = to_tensors(batch, parent.encoder)
+        parent.model.loss(parent.model(tensors), tensors).backward()
+        found.step()
+    return found
+
+
 @pytest.mark.parametrize("kind", ["row_wise_adagrad", "adagrad"])
 def test_the_optimisers_state_is_carried_over_by_meaning(kind: Any, tmp_path: Any) -> None:
     config, trainer = CONFIGS[0], TrainerConfig(epochs=1, embedding_optimizer=kind)
     parent, batches = side(config, ENCODINGS, 1)
-    was = Optimizer(parent.model, trainer)
-    parent.model.train()
-    for batch in batches:
-        was.clear()
-        tensors = to_tensors(batch, parent.encoder)
-        parent.model.loss(parent.model(tensors), tensors).backward()
-        was.step()
+    was = stepped(parent, batches, trainer)
     own, _ = side(config, GROWN, 2, shift=17)
     start = continued(parent, own.encoder, config)
     optimizer = Optimizer(start.own.model, trainer)
@@ -204,3 +215,112 @@ def test_a_model_that_does_not_say_what_reads_its_features_goes_on_with_the_same
     assert np.array_equal(scores(start.own, batches[0]), scores(parent, batches[0]))
     with pytest.raises(DefinitionError, match=r"(?s)does not say what reads them.*axes\(\)"):
         continued(parent, own.encoder, config)
+
+
+class Looking(BinaryModel):
+    """Has a number for each id in weights of its own kind, and another one for each position."""
+
+    class Config(BinaryConfig, frozen=True):
+        said: str = "ids"
+        kind: str = "embedding"
+
+    def __init__(self, config: Config, layout: Layout) -> None:
+        super().__init__(config, layout)
+        with seeded(config.seed):
+            self.vectors, self.kind, self.said = InputVectors(layout, 4), config.kind, config.said
+            self.net = nn.Linear(self.vectors.request_width + self.vectors.item_width, 1)
+            self.own = nn.Embedding(layout.rows if config.kind == "embedding" else 400, 1)
+            self.places = nn.Parameter(torch.randn(layout.rows if config.kind == "rows" else 400, 1))
+
+    def axes(self) -> Axes:
+        own: Axes = {"ids": {"own.weight": (ID_ROWS,)}, "positions": {"own.weight": (None,)}, "nothing": {}}[self.said]
+        return {"net.weight": (None, self.vectors.axis("request") + self.vectors.axis("item")), **own}
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        logit, ids = self.net(self.vectors.rows(batch)).squeeze(1), batch["item_ids"]
+        if self.kind in ("parameter", "rows"):
+            return {"logit": logit + nn.functional.embedding(ids, self.places).flatten(1).sum(1)}
+        at = torch.arange(len(ids)) % 400 if self.kind == "positions" else ids[:, 0]
+        return {"logit": logit + self.own(at).squeeze(1)}
+
+
+def judged(one: Side, batch: Batch) -> np.ndarray[Any, Any]:
+    tensors = to_tensors(batch, one.encoder)
+    with torch.no_grad():
+        return one.model.judged(one.model(tensors), tensors).numpy()
+
+
+@pytest.mark.parametrize("kind", ["embedding", "of more rows"])
+@pytest.mark.parametrize("encodings", [ENCODINGS, GROWN], ids=["same features", "new features"])
+def test_what_a_model_says_is_looked_up_by_ids_moves_with_them(encodings: Mapping[str, Encoding], kind: str) -> None:
+    config, trainer = Looking.Config("label", kind=kind), TrainerConfig(epochs=1)
+    parent, old = side(config, ENCODINGS, 1)
+    own, new = side(config, encodings, 2, shift=-7)
+    start = continued(parent, own.encoder, config)
+    rows = start.rows
+    assert start.moves == (encodings is ENCODINGS)
+    assert (rows.source != rows.target).sum() > 20, "rows of known ids have moved"
+    for batch in (*old, *new):
+        np.testing.assert_allclose(judged(start.own, batch), judged(parent, batch), rtol=2e-6, atol=1e-6)
+    if start.moves:
+        check_first_scores(parent, start.own, (*old, *new))
+    was, optimizer = stepped(parent, old, trainer), Optimizer(start.own.model, trainer)
+    carried_optimizer(start, was, optimizer)
+    before = was.adam.state[parent.model.get_parameter("own.weight")]["exp_avg"]
+    moments = optimizer.adam.state[start.own.model.get_parameter("own.weight")]["exp_avg"]
+    assert torch.equal(moments[rows.target], before[rows.source])
+    assert before.abs().max() > 0
+    assert moments[rows.new].abs().max() == 0
+
+
+@pytest.mark.parametrize("kind", ["embedding", "of more rows"])
+def test_an_embedding_of_which_it_is_not_said_what_it_is_looked_up_by_is_refused_where_ids_are_new(kind: str) -> None:
+    config = Looking.Config("label", said="nothing", kind=kind)
+    parent, batches = side(config, ENCODINGS, 1)
+    same = continued(parent, parent.encoder, config)
+    assert np.array_equal(judged(same.own, batches[0]), judged(parent, batches[0]))
+    own, _ = side(config, ENCODINGS, 2, shift=-7)
+    said = r"(?s)the rows of 'own.weight' .*new ids: \d of 'product' \(-7, -6, -5, \.\.\.\).*'own.weight': \(ID_ROWS,\)"
+    with pytest.raises(DefinitionError, match=said):
+        continued(parent, own.encoder, config)
+
+
+def test_an_embedding_that_something_else_is_looked_up_in_stays_as_it_is() -> None:
+    config = Looking.Config("label", said="positions", kind="positions")
+    parent, old = side(config, ENCODINGS, 1)
+    own, new = side(config, ENCODINGS, 2, shift=-7)
+    start = continued(parent, own.encoder, config)
+    assert start.moves
+    check_first_scores(parent, start.own, (*old, *new))
+    assert torch.equal(start.own.model.get_parameter("own.weight"), parent.model.get_parameter("own.weight"))
+
+
+def test_ids_that_are_looked_up_in_a_way_that_can_t_be_seen_are_found_by_the_first_scores() -> None:
+    config = Looking.Config("label", kind="parameter")
+    parent, old = side(config, ENCODINGS, 1)
+    start = continued(parent, side(config, ENCODINGS, 2, shift=-7)[0].encoder, config)
+    said = r"(?s)first scores would not be those of the parent.*new ids: .*'product' \(-7, -6, -5.*have axes\(\) say"
+    with pytest.raises(DefinitionError, match=said):
+        check_first_scores(parent, start.own, old)
+
+
+def test_other_weights_with_a_row_for_each_id_are_refused_where_ids_are_new_and_it_is_said_why() -> None:
+    config = Looking.Config("label", said="positions", kind="rows")
+    parent, _ = side(config, ENCODINGS, 1)
+    own, _ = side(config, ENCODINGS, 2, shift=-7)
+    said = r"(?s)'places' have a row for each id, \d+, and .*new ids: 7 of 'product'.*\{'places': \(ID_ROWS,\)\}"
+    with pytest.raises(DefinitionError, match=said):
+        continued(parent, own.encoder, config)
+
+
+def test_axes_of_fewer_rows_than_ids_have_and_of_other_axes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Looking.Config("label")
+    parent, _ = side(config, ENCODINGS, 1)
+    rows = parent.encoder.layout.rows
+    for axes, said in (
+        ({"net.bias": (ID_ROWS,)}, rf"axes gives 'net.bias' ID_ROWS and 1 rows, expected the {rows} of layout.rows"),
+        ({"net.weight": (None, ID_ROWS)}, r"axes gives 'net.weight' ID_ROWS as axis 1, expected it as the first axis"),
+    ):
+        monkeypatch.setattr(Looking, "axes", lambda self, axes=axes: axes)
+        with pytest.raises(DefinitionError, match=said):
+            continued(parent, parent.encoder, config)
