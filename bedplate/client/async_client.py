@@ -44,7 +44,7 @@ class AsyncClient:
         tls: as of `Client`.
 
     Raises:
-        ConfigError: the URL has another form, or the timeout or the token is none.
+        ConfigError: an argument has another form.
     """
 
     def __init__(

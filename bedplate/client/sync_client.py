@@ -49,11 +49,11 @@ class Client:
         url: `http://host:port`, or `https://`.
         timeout: seconds for each call, tries included.
         token: what the service knows the caller by.
-        retries: how often a call is sent again to a service that is busy and says when to.
+        retries: how often a call is sent again to a service that is busy and says when to; 0: never.
         tls: of an https URL; by default certificates are checked against those of the system.
 
     Raises:
-        ConfigError: the URL has another form, or the timeout or the token is none.
+        ConfigError: an argument has another form.
     """
 
     def __init__(

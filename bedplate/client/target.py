@@ -6,6 +6,7 @@ import contextlib
 import ssl
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from time import monotonic
 from typing import final
 from urllib.parse import urlsplit
@@ -92,15 +93,13 @@ class Target:
         """What the arguments of a client say.
 
         Raises:
-            ConfigError: the URL has another form, or the timeout or the token is none.
+            ConfigError: one of them is none.
 
         >>> Target.of("https://shop.example", 0.2, "a-token-of-the-team", 1, None).headers
         {'Authorization': 'Bearer a-token-of-the-team'}
         """
         place = Place.of(url)
-        if tls is None and place.is_secure:
-            tls = ssl.create_default_context()
-        return cls(place, _checked_timeout(timeout), retries, tls, _authorization(token))
+        return cls(place, _seconds(timeout), _count(retries), _context(place, tls), _authorization(token))
 
     @property
     def url(self) -> str:
@@ -168,17 +167,38 @@ def _hint(error: Exception) -> str:
     return "is it a service of HTTP/1.1?" if isinstance(error, ValueError) else "is the service running?"
 
 
-def _checked_timeout(seconds: float) -> float:
-    if not 0 < seconds <= MOST_SECONDS:
+def _seconds(timeout: float) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, Real) or not 0 < timeout <= MOST_SECONDS:
         hint = "a call that may take long needs a long timeout, not none"
-        raise ConfigError(f"got {seconds!r}, expected seconds from 0 to {MOST_SECONDS:,}", where="timeout", hint=hint)
-    return seconds
+        raise ConfigError(f"got {timeout!r}, expected seconds from 0 to {MOST_SECONDS:,}", where="timeout", hint=hint)
+    return float(timeout)
+
+
+def _count(retries: int) -> int:
+    if isinstance(retries, bool) or not isinstance(retries, Integral) or retries < 0:
+        hint = "0 sends each call once"
+        raise ConfigError(f"got {retries!r}, expected a whole number from 0", where="retries", hint=hint)
+    return int(retries)
+
+
+def _context(place: Place, tls: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    """What a place is spoken to by; by default certificates are checked against those of the system."""
+    if tls is None:
+        return ssl.create_default_context() if place.is_secure else None
+    if not isinstance(tls, ssl.SSLContext):  # pyright: ignore[reportUnnecessaryIsInstance]
+        hint = "ssl.create_default_context(cafile=...) makes one"
+        raise ConfigError(f"got {type(tls).__name__}, expected an ssl.SSLContext", where="tls", hint=hint)
+    if not place.is_secure:
+        raise ConfigError(f"got one for '{place.url}', which is not spoken to by TLS", where="tls", hint="use https://")
+    return tls
 
 
 def _authorization(token: str | None) -> dict[str, str]:
-    """The header by which a service knows the caller; none without a token."""
+    """The header by which a service knows the caller; none without a token, which no message shows."""
     if token is None:
         return {}
+    if not isinstance(token, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ConfigError(f"got {type(token).__name__}, expected a text", where="token")
     if not token or not token.isascii() or not token.isprintable() or " " in token:  # such as a line with its end
         raise ConfigError("expected printable ASCII without spaces", where="token", hint="strip the end of the line")
     return {"Authorization": f"Bearer {token}"}
