@@ -13,9 +13,7 @@ import polars as pl
 
 from bedplate.client import target
 from bedplate.client.calls import (
-    Keys,
     answer_of,
-    candidates_of,
     described,
     infer_call,
     json_call,
@@ -25,6 +23,7 @@ from bedplate.client.calls import (
 )
 from bedplate.client.errors import LateError, UnreachableError
 from bedplate.client.target import Target, Tries
+from bedplate.client.values import Keys, keys_of
 from bedplate.client.wire import Call, Reading, Reply
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.types import Array
@@ -70,7 +69,7 @@ class AsyncClient:
 
     async def rank(self, *, candidates: Keys, **request: Any) -> Answer:
         """The scores of candidates; see `Client.rank`."""
-        return await self._ask("/rank", {**request, "candidates": candidates_of(candidates)}, Answer)
+        return await self._ask("/rank", {**request, "candidates": keys_of(candidates, "candidates")}, Answer)
 
     async def embed(self, **request: Any) -> Vectors:
         """Vectors; see `Client.embed`."""
@@ -82,7 +81,7 @@ class AsyncClient:
 
     async def table(self, name: str, **request: Any) -> pl.DataFrame:
         """An answer as a table; see `Client.table`."""
-        return answer_of(await self.call(table_call(f"/{name}", request)), table_of)
+        return answer_of(await self.call(table_call(name, request)), table_of)
 
     async def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()

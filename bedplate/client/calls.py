@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -13,16 +13,14 @@ import numpy as np
 import polars as pl
 
 from bedplate.client.errors import FailedError
+from bedplate.client.values import Keys, keys_of, plain, unknown
 from bedplate.client.wire import Call, Reply
-from bedplate.errors import BedplateError, RequestError
+from bedplate.errors import BedplateError, RequestError, reason
+from bedplate.malformed import shown
 from bedplate.oip.codec import HEADER_LENGTH
 from bedplate.runtimes.tensors import DATATYPES, from_binary, to_binary
-from bedplate.serving.answers import Key
 from bedplate.serving.arrow import ARROW, CANDIDATES, REQUEST_HEADER
 from bedplate.types import Array
-
-Keys: TypeAlias = "Sequence[Key] | pl.Series | Array"
-"""Keys of items, as callers have them; of an array [n]."""
 
 _Answer = TypeVar("_Answer")
 _UNREADABLE = (OSError, LookupError, TypeError, ValueError)
@@ -38,21 +36,48 @@ def json_call(path: str, request: Mapping[str, Any]) -> Call:
     >>> json_call("/rank", {"user": np.int64(5), "candidates": np.array(["a"])}).body
     b'{"user":5,"candidates":["a"]}'
     """
-    return Call("POST", path, msgspec.json.encode(request, enc_hook=_plain), {"Content-Type": "application/json"})
+    fields = {name: plain(value, name) for name, value in request.items()}
+    try:
+        body = msgspec.json.encode(fields, enc_hook=unknown)
+    except UnicodeEncodeError as error:
+        raise RequestError(f"got a text that has no form in UTF-8: {error}", where="client") from error
+    return Call("POST", path, body, {"Content-Type": "application/json"})
 
 
-def table_call(path: str, request: Mapping[str, Any]) -> Call:
-    """A request for an answer in Arrow; candidates of `rank` go in Arrow too."""
+def table_call(name: str, request: Mapping[str, Any]) -> Call:
+    """A request for an answer in Arrow; candidates of `rank` go in Arrow too.
+
+    Args:
+        name: of the call.
+        request: its fields.
+
+    Raises:
+        RequestError: as of `json_call`; or the candidates are no keys, or not all of one type.
+    """
     accept = {"Accept": ARROW.decode()}
-    candidates: Keys = request.get("candidates", ())
-    if path != "/rank" or not len(candidates):
-        call = json_call(path, request)
-        return Call("POST", path, call.body, {**call.headers, **accept})
-    rest = {name: value for name, value in request.items() if name != "candidates"}
+    keys = _column(request["candidates"]) if name == "rank" and "candidates" in request else ()
+    rest = {field: value for field, value in request.items() if not len(keys) or field != "candidates"}
+    call = json_call(f"/{name}", rest)
+    if not len(keys):
+        return Call("POST", call.path, call.body, {**call.headers, **accept})
     out = io.BytesIO()
-    pl.DataFrame({CANDIDATES: candidates}).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
-    header = json.dumps(msgspec.to_builtins(rest, enc_hook=_plain))  # in ASCII, as a header must be
-    return Call("POST", path, out.getvalue(), {"Content-Type": ARROW.decode(), REQUEST_HEADER: header, **accept})
+    pl.DataFrame({CANDIDATES: keys}).write_ipc_stream(out, compat_level=pl.CompatLevel.oldest())
+    header = json.dumps(msgspec.json.decode(call.body or b""))  # in ASCII, as a header must be
+    return Call("POST", call.path, out.getvalue(), {"Content-Type": ARROW.decode(), REQUEST_HEADER: header, **accept})
+
+
+def _column(candidates: Keys) -> pl.Series:
+    """Keys as a column [n]."""
+    where = "candidates"
+    listed = candidates if isinstance(candidates, pl.Series) else keys_of(candidates, where)
+    try:
+        column = pl.Series(where, listed)
+    except (TypeError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise RequestError(f"got keys of more than one type: {reason(error)}", where=where) from error
+    kind = column.dtype
+    if len(column) and not kind.is_integer() and not isinstance(kind, pl.String | pl.Categorical | pl.Enum):
+        raise RequestError(f"got keys of {kind}, expected texts or integers", where=where)
+    return column
 
 
 def answer_of(reply: Reply, read: Callable[[Reply], _Answer]) -> _Answer:
@@ -84,35 +109,13 @@ def table_of(reply: Reply) -> pl.DataFrame:
     return pl.read_ipc_stream(io.BytesIO(reply.body))
 
 
-def candidates_of(candidates: Keys) -> list[Key]:
-    """Keys as a list."""
-    return _plain(candidates) if isinstance(candidates, pl.Series | np.ndarray) else list(candidates)
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has in place of a value of NumPy or Polars; times without a zone are UTC, as in texts."""
-    if isinstance(value, np.generic | np.ndarray):
-        array: Array = np.asarray(cast("Any", value))
-        is_time = array.dtype.kind == "M"
-        return (array.astype("datetime64[us]") if is_time else array).tolist()  # nanoseconds would be a bare number
-    if isinstance(value, pl.Series):
-        return value.to_list()
-    raise RequestError(
-        f"got a value of type {type(value).__name__}, expected what JSON has, or NumPy or Polars", where="client"
-    )
-
-
 def infer_call(model: str, tensors: Mapping[str, Array], version: str | None, outputs: Sequence[str]) -> Call:
     """A request for a model's outputs, in binary by the Open Inference Protocol.
 
     Raises:
-        RequestError: a tensor is of a dtype that is not sent.
+        RequestError: a tensor is no array, or of a dtype that is not sent, or a name is no text.
     """
-    wrong = [name for name, array in tensors.items() if array.dtype.name not in DATATYPES]
-    if wrong:
-        raise RequestError(
-            f"'{wrong[0]}' is {tensors[wrong[0]].dtype}, expected one of {', '.join(DATATYPES)}", where="client"
-        )
+    _check_infer(model, tensors, version, outputs)
     contents = [to_binary(array, array.dtype.name) for array in tensors.values()]
     inputs = [
         {
@@ -131,13 +134,34 @@ def infer_call(model: str, tensors: Mapping[str, Array], version: str | None, ou
     return Call("POST", path, b"".join((header, *contents)), {HEADER_LENGTH.decode(): str(len(header))})
 
 
+def _check_infer(model: Any, tensors: Any, version: Any, outputs: Any) -> None:
+    for name, value in {"model": model, "version": "" if version is None else version}.items():
+        if not isinstance(value, str):
+            raise RequestError(f"got {shown(value)}, expected a text", where=name)
+    if isinstance(outputs, str) or not isinstance(outputs, Iterable):
+        raise RequestError(f"got {shown(outputs)}, expected a list of names", where="outputs")
+    if not isinstance(tensors, Mapping):
+        raise RequestError(f"got {type(tensors).__name__}, expected arrays by name", where="tensors")
+    for name, array in cast("Mapping[str, Any]", tensors).items():
+        if not isinstance(array, np.ndarray):
+            kind, hint = type(array).__name__, "numpy.array(..., dtype=...) makes one"
+            raise RequestError(f"'{name}' is {kind}, expected an array of NumPy", where="tensors", hint=hint)
+        given = cast("Array", array)
+        if given.dtype.name not in DATATYPES:
+            message = f"'{name}' is {given.dtype}, expected one of {', '.join(DATATYPES)}"
+            raise RequestError(message, where="tensors")
+        wrong = [v for v in given.ravel().tolist() if not isinstance(v, str)] if given.dtype == object else []
+        if wrong:
+            raise RequestError(f"'{name}' has {shown(wrong[0])}, expected texts", where="tensors", hint="decode bytes")
+
+
 def tensors_of(reply: Reply) -> dict[str, Array]:
     """The outputs in an answer to `infer_call`."""
     size = int(reply.headers.get(HEADER_LENGTH.decode().lower(), len(reply.body)))
-    shown: dict[str, Any] = msgspec.json.decode(reply.body[:size])
+    header: dict[str, Any] = msgspec.json.decode(reply.body[:size])
     found: dict[str, Array] = {}
     body = memoryview(reply.body)
-    for output in shown["outputs"]:
+    for output in header["outputs"]:
         end = size + int(output["parameters"]["binary_data_size"])
         place = f"output '{output['name']}'"
         found[output["name"]] = from_binary(body[size:end], _DTYPES[output["datatype"]], output["shape"], place)

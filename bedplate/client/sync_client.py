@@ -21,9 +21,7 @@ import polars as pl
 
 from bedplate.client import target
 from bedplate.client.calls import (
-    Keys,
     answer_of,
-    candidates_of,
     described,
     infer_call,
     json_call,
@@ -33,6 +31,7 @@ from bedplate.client.calls import (
 )
 from bedplate.client.errors import LateError, UnreachableError
 from bedplate.client.target import Target, Tries
+from bedplate.client.values import Keys, keys_of
 from bedplate.client.wire import Call, Reading, Reply
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.types import Array
@@ -90,7 +89,7 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return self._ask("/rank", {**request, "candidates": candidates_of(candidates)}, Answer)
+        return self._ask("/rank", {**request, "candidates": keys_of(candidates, "candidates")}, Answer)
 
     def embed(self, **request: Any) -> Vectors:
         """The vector of a request, `embed(customer=17850)`, or those of items, `embed(items=["85123A"])`.
@@ -121,7 +120,7 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return answer_of(self.call(table_call(f"/{name}", request)), table_of)
+        return answer_of(self.call(table_call(name, request)), table_of)
 
     def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
