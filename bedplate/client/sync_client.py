@@ -45,7 +45,7 @@ class Client:
     """Talks to one service.
 
     Args:
-        url: `http://host:port`, or `https://`.
+        url: `http://host:port`, or `https://`; with a path where a proxy has the service below one.
         timeout: seconds for each call, tries included.
         token: what the service knows the caller by.
         retries: how often a call is sent again to a service that is busy and says when to; 0: never.

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from time import monotonic
 from typing import final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bedplate.client.errors import BusyError, LateError, UnreachableError, failure
 from bedplate.client.wire import Call, Reply
 from bedplate.errors import ConfigError, reason
+from bedplate.malformed import shown
 
 MOST_IDLE = 64
 """Connections that a client keeps while it asks nothing: those of a burst are closed after it."""
@@ -22,6 +24,10 @@ TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 
 MOST_SECONDS = 900_000
 """The longest timeout of a client: a service reads at most nine digits of milliseconds."""
+
+_FORM = "http://host:port or https://host:port, and a path if a proxy has the service below one"
+_HOST = re.compile(r"[0-9A-Za-z._~%:-]+")
+_BASE = re.compile(r"[!-~]*")
 
 
 @final
@@ -33,12 +39,14 @@ class Place:
         url: as given, without a slash at the end.
         host: its name or address.
         port: of it.
+        base: what comes before the path of every request, as where a proxy has the service below one of its own.
         is_secure: whether it is spoken to by TLS.
     """
 
     url: str
     host: str
     port: int
+    base: str
     is_secure: bool
 
     @property
@@ -51,17 +59,28 @@ class Place:
         """The place of a URL.
 
         Raises:
-            ConfigError: it has another form.
+            ConfigError: it has another form. A password in it is not shown.
+
+        >>> Place.of("https://shop.example/ranking/").base
+        '/ranking'
         """
+        if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"got {shown(url)}, expected {_FORM}", where="url")
+        if "@" in unquote(url):
+            raise ConfigError(f"got a user or a password, expected {_FORM}", where="url", hint="use token=...")
+        if "?" in url or "#" in url:  # which may hold a secret too
+            raise ConfigError(f"got a query or a fragment, expected {_FORM}", where="url", hint="leave it out")
         try:
             parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
+            host, port = parts.hostname or "", parts.port
+            host = host if ":" in host else host.encode("idna").decode()
         except ValueError:
-            host, port, parts = None, None, urlsplit("")
-        if parts.scheme not in ("http", "https") or not host:
-            raise ConfigError(f"got '{url}', expected http://host:port or https://host:port", where="client")
+            host, port, parts = "", None, urlsplit("")
+        is_there = _HOST.fullmatch(host) and _BASE.fullmatch(parts.path) and url.isprintable()
+        if not is_there or parts.scheme not in ("http", "https") or port == 0:
+            raise ConfigError(f"got {shown(url)}, expected {_FORM}", where="url")
         is_secure = parts.scheme == "https"
-        return cls(url.rstrip("/"), host, port or (443 if is_secure else 80), is_secure)
+        return cls(url.rstrip("/"), host, port or (443 if is_secure else 80), parts.path.rstrip("/"), is_secure)
 
 
 def timeout_header(seconds: float) -> str:
@@ -110,7 +129,7 @@ class Target:
         """A call as it is sent now, with the time that is left."""
         left = timeout_header(until - monotonic())
         own = {"Host": self.place.authority, "Accept-Encoding": "identity", TIMEOUT_HEADER: left}
-        return call.encoded("", {**own, **self.headers})
+        return call.encoded(self.place.base, {**own, **self.headers})
 
     @contextlib.contextmanager
     def failures(self) -> Generator[None]:

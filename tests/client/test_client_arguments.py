@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from scripted import head, says, service
 
 from bedplate import AsyncClient, Client
 from bedplate.client.errors import BusyError
+from bedplate.client.target import Place
 from bedplate.errors import ConfigError
 
 Ask = Callable[..., list[Any]]
@@ -20,6 +22,82 @@ kinds = pytest.mark.parametrize("kind", [Client, AsyncClient])
 
 def recommend(client: Any) -> Any:
     return client.recommend(customer=1)
+
+
+NO_URLS = [
+    "127.0.0.1:8000",
+    "ftp://x",
+    "http://",
+    "http:///path",
+    "http://x:y",
+    "http://x:99999",
+    "http://x:0",
+    None,
+    5,
+]
+NO_HOSTS = ["http://a b", "http://a\r\nb", "http://a..b", "http://[::1", "http://a,b"]
+NO_PATHS = ["http://x/a b", "http://x/é", "http://x/\n"]
+
+
+@kinds
+@pytest.mark.parametrize("url", [*NO_URLS, *NO_HOSTS, *NO_PATHS])
+def test_urls_that_are_none_are_refused(kind: Any, url: Any) -> None:
+    with pytest.raises(ConfigError, match=r"url: got .*, expected http://host:port or https://host:port") as caught:
+        kind(url)
+    assert f"got {url!r}" in str(caught.value)
+
+
+WITH_SECRETS = ["http://user:secret@h", "https://secret@h/base", "user:secret@h:80", "ftp://u:secret@h"]
+AND_ODD = [
+    "http://u:se/cret@h",
+    "http://u:sec?ret@h",
+    "http://u:sec#ret@h",
+    "http://u:secret%40h",
+    "http://u:se cret@:x",
+]
+
+
+@kinds
+@pytest.mark.parametrize("url", [*WITH_SECRETS, *AND_ODD])
+def test_a_user_or_password_in_a_url_is_refused_and_shown_nowhere(kind: Any, url: str) -> None:
+    with pytest.raises(ConfigError, match="url: got a user or a password, expected http://host:port") as caught:
+        kind(url)
+    shown = "".join(traceback.format_exception(caught.value, limit=0))
+    assert "use token=..." in shown
+    assert "cret" not in shown
+
+
+@kinds
+@pytest.mark.parametrize("url", ["http://h?key=secret", "http://h/?", "http://h/base?key=secret", "http://h/#secret"])
+def test_a_query_or_a_fragment_of_a_url_is_refused_and_not_shown(kind: Any, url: str) -> None:
+    with pytest.raises(ConfigError, match="url: got a query or a fragment, expected http://host:port") as caught:
+        kind(url)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("more", "base"), [("", ""), ("/", ""), ("/base", "/base"), ("/a/b%20c/", "/a/b%20c")])
+def test_requests_go_below_the_path_of_the_url(ask: Ask, more: str, base: str) -> None:
+    calls = [recommend, lambda c: c.table("rank", customer=3, candidates=["P01"]), lambda c: c.infer("m", {})]
+    rest = [lambda c: c.describe(), lambda c: c.request("GET", "/v2?a=b"), lambda c: c.ready()]
+    with service(says(head(2) + b"{}")) as (url, seen):
+        ask(url + more, *calls, *rest)
+    assert [request.split(b"\r\n")[0].decode() for request in seen] == [
+        f"POST {base}/recommend HTTP/1.1",
+        f"POST {base}/rank HTTP/1.1",
+        f"POST {base}/v2/models/m/infer HTTP/1.1",
+        f"GET {base}/ HTTP/1.1",
+        f"GET {base}/v2?a=b HTTP/1.1",
+        f"GET {base}/v2/health/ready HTTP/1.1",
+    ]
+
+
+@kinds
+def test_a_url_is_shown_as_it_was_given(kind: Any) -> None:
+    assert kind("http://h:80/base//").url == "http://h:80/base"
+
+
+def test_names_beyond_ascii_are_those_that_are_looked_up() -> None:
+    assert Place.of("http://bücher.example:81").authority == "xn--bcher-kva.example:81"
 
 
 @kinds
