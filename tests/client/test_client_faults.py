@@ -161,14 +161,40 @@ def test_a_wait_that_would_go_beyond_the_timeout_is_not_begun(call: Callable[...
     ("status", "kind"),
     [(405, RefusedError), (408, RefusedError), (413, RefusedError), (415, RefusedError), (502, FailedError)],
 )
-@pytest.mark.parametrize("content", [b"<html>no</html>", b"[1]", b"\xff\xfe", b"", b"{}", b'{"error": 7, "where": 1}'])
-def test_whatever_the_body_of_an_error_is_it_is_of_its_kind(
-    status: int, kind: type[BedplateError], content: bytes
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<html>\r\n  <b>no</b>\n</html>\n", "<html> <b>no</b> </html>"),
+        (b"[1]", "[1]"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"a\x1b[31m\x00", "a\ufffd[31m\ufffd"),
+        (b"", "the body is empty"),
+        (b" \n", "the body is empty"),
+        (b"{}", "{}"),
+        (b'{"detail": "no\xff"}', '{"detail": "no\ufffd"}'),
+        (b'{"error": "no\xff"}', '{"error": "no\ufffd"}'),
+        (b'{"error": 7, "where": 1, "hint": []}', '{"error": 7, "where": 1, "hint": []}'),
+        (b'{"error": "", "message": "no"}', '{"error": "", "message": "no"}'),
+        (b'{"a":' + b"[" * 100_000, '{"a":' + "[" * 195 + "..."),
+        (b"x" * 201, "x" * 200 + "..."),
+        (b"x" * 200, "x" * 200),
+    ],
+)
+def test_whatever_the_body_of_an_error_is_it_is_of_its_kind_and_says_how_the_body_begins(
+    status: int, kind: type[BedplateError], content: bytes, said: str
 ) -> None:
     error = failure(status, content, {})
     assert isinstance(error, kind)
     assert error.status == status  # type: ignore[attr-defined]
-    assert str(status) in str(error)
+    assert str(error) == f"{status}: {said}"
+
+
+@pytest.mark.parametrize("content", [b"upstream is gone", b'{"detail": "upstream is gone"}'])
+def test_an_error_of_a_proxy_says_what_the_proxy_says(ask: Callable[..., Any], content: bytes) -> None:
+    calls = [lambda c: c.infer("m", {}), lambda c: c.recommend(customer=1), lambda c: c.table("recommend", customer=1)]
+    with service(says(head(len(content), status="503 Unavailable") + content)) as (url, _):
+        errors = ask(url, *calls)
+    assert [(type(error), str(error)) for error in errors] == [(BusyError, f"503: {content.decode()}")] * 3
 
 
 @pytest.mark.parametrize(
