@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Self, TypeVar, cast, final
 
-import msgspec
 import polars as pl
 
 from bedplate.client import target
 from bedplate.client.calls import (
     answer_of,
-    described,
     infer_call,
     json_call,
+    json_of,
     table_call,
     table_of,
     tensors_of,
@@ -98,7 +97,7 @@ class AsyncClient:
 
     async def describe(self) -> dict[str, Any]:
         """The service; see `Client.describe`."""
-        return answer_of(await self.call(Call("GET", "/")), described)
+        return answer_of(await self.call(Call("GET", "/")), json_of(dict[str, Any]))
 
     async def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -138,8 +137,7 @@ class AsyncClient:
         await self.close()
 
     async def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
-        reply = await self.call(json_call(path, request))
-        return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
+        return answer_of(await self.call(json_call(path, request)), json_of(kind))
 
     async def _in_time(self, call: Call, until: float) -> Reply:
         with self._target.failures():

@@ -23,7 +23,7 @@ from bedplate.serving.arrow import ARROW, CANDIDATES, REQUEST_HEADER
 from bedplate.types import Array
 
 _Answer = TypeVar("_Answer")
-_UNREADABLE = (OSError, LookupError, TypeError, ValueError)
+_UNREADABLE = (OSError, LookupError, RecursionError, TypeError, ValueError)
 _DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
 
 
@@ -99,9 +99,9 @@ def answer_of(reply: Reply, read: Callable[[Reply], _Answer]) -> _Answer:
         raise failed from error
 
 
-def described(reply: Reply) -> dict[str, Any]:
-    """A service as it describes itself."""
-    return msgspec.json.decode(reply.body, type=dict[str, Any])
+def json_of(kind: type[_Answer]) -> Callable[[Reply], _Answer]:
+    """What reads an answer in JSON of a kind."""
+    return lambda reply: msgspec.json.decode(reply.body, type=kind)
 
 
 def table_of(reply: Reply) -> pl.DataFrame:

@@ -58,7 +58,7 @@ class FailedError(StoreError):
 
 @final
 class UnreachableError(StoreError):
-    """No connection, or one that broke off."""
+    """No connection, one that broke off, or one over which something else came than an answer."""
 
 
 def failure(status: int, content: bytes, headers: Mapping[str, str]) -> BedplateError:

@@ -16,15 +16,14 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Self, TypeVar, final
 
-import msgspec
 import polars as pl
 
 from bedplate.client import target
 from bedplate.client.calls import (
     answer_of,
-    described,
     infer_call,
     json_call,
+    json_of,
     table_call,
     table_of,
     tensors_of,
@@ -152,15 +151,17 @@ class Client:
         Raises:
             StoreError: the service can't be reached.
         """
-        return answer_of(self.call(Call("GET", "/")), described)
+        return answer_of(self.call(Call("GET", "/")), json_of(dict[str, Any]))
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[bytes, Mapping[str, str]]:
-        """The body and the headers (names in lower case) of an answer that is no error.
+        """The body and the headers (names in lower case) of an answer that is no error: `request("GET", "/metrics")`.
+
+        It may be sent twice, as any call: what it asks for must do no harm when it is done again.
 
         Raises:
-            RequestError: the service refuses the request.
+            RequestError: it is no request, or the service refuses it.
             StoreError: it can't answer, or can't be reached.
         """
         reply = self.call(Call(method, path, body, headers or {}))
@@ -197,8 +198,7 @@ class Client:
         self.close()
 
     def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
-        reply = self.call(json_call(path, request))
-        return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
+        return answer_of(self.call(json_call(path, request)), json_of(kind))
 
     def _in_time(self, call: Call, until: float) -> Reply:
         with self._target.failures():

@@ -175,9 +175,9 @@ def test_a_wait_that_would_go_beyond_the_timeout_is_not_begun(call: Callable[...
         (b'{"error": "no\xff"}', '{"error": "no\ufffd"}'),
         (b'{"error": 7, "where": 1, "hint": []}', '{"error": 7, "where": 1, "hint": []}'),
         (b'{"error": "", "message": "no"}', '{"error": "", "message": "no"}'),
-        (b'{"a":' + b"[" * 100_000, '{"a":' + "[" * 195 + "..."),
-        (b"x" * 201, "x" * 200 + "..."),
-        (b"x" * 200, "x" * 200),
+        pytest.param(b'{"a":' + b"[" * 100_000, '{"a":' + "[" * 195 + "...", id="nested"),
+        pytest.param(b"x" * 201, "x" * 200 + "...", id="long"),
+        pytest.param(b"x" * 200, "x" * 200, id="as long as is shown"),
     ],
 )
 def test_whatever_the_body_of_an_error_is_it_is_of_its_kind_and_says_how_the_body_begins(
@@ -323,7 +323,12 @@ def test_requests_are_what_the_calls_say() -> None:
     assert json.loads(seen[1].partition(b"\r\n\r\n")[2]) == {"customer": 2, "candidates": ["P01"]}
 
 
-@pytest.mark.parametrize("content", [b"<html>welcome</html>", b"[]", b'{"ids": 7}', b""])
+NESTED = b'{"other":' + b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>welcome</html>", b"[]", b'{"ids": 7}', b"", pytest.param(NESTED, id="nested")]
+)
 def test_an_answer_of_another_kind_is_a_failure_of_the_service(content: bytes) -> None:
     async def asynchronous(url: str) -> None:
         async with AsyncClient(url) as client:
