@@ -140,40 +140,27 @@ class Reading:
         return None
 
     def _reply(self) -> _Step[Reply]:
-        status, is_kept, headers = 100, False, dict[str, str]()
         yield  # for the first part
+        status, is_kept, headers = yield from self._head()
         while status < 200:
-            status, is_kept = yield from self._status()
-            headers = yield from self._fields()
+            status, is_kept, headers = yield from self._head()
         body = yield from self._body(status, headers)
         named = {option.strip() for option in headers.get("connection", "").lower().split(",")}
         self.keeps = is_kept and "close" not in named and not self._ended and not self._buffer
         return Reply(status, body, headers)
 
-    def _status(self) -> _Step[tuple[int, bool]]:
+    def _head(self) -> _Step[tuple[int, bool, dict[str, str]]]:
+        """The status, whether the version keeps connections, and the headers."""
         while len(self._buffer) < len(_BEGINNING) and _BEGINNING.startswith(self._buffer):
             yield from self._more()
-        if not self._buffer.startswith(_BEGINNING):
+        if not self._buffer.startswith(_BEGINNING):  # said at once: what waits for another protocol sends no more
             raise _unlike(self._buffer.partition(b"\r")[0].decode("latin-1"))
-        line = yield from self._line()
-        found = _STATUS.fullmatch(line)
+        head = yield from self._until(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        found = _STATUS.fullmatch(first)
         if found is None or found[2] == "101":  # nobody asked for another protocol
-            raise _unlike(line)
-        return int(found[2]), found[1] == "1"
-
-    def _fields(self) -> _Step[dict[str, str]]:
-        found: dict[str, str] = {}
-        left = _HEAD_BYTES
-        while line := (yield from self._line()):
-            name, colon, value = line.partition(":")
-            left -= len(line)
-            if not colon or not _TOKEN.fullmatch(name):
-                raise ValueError(f"got {shown(line)}, expected a header and its value")
-            if left < 0:
-                raise ValueError(f"got headers of more than {_HEAD_BYTES:,} bytes")
-            name, value = name.lower(), value.strip(" \t")
-            found[name] = f"{found[name]}, {value}" if name in found else value
-        return found
+            raise _unlike(first)
+        return int(found[2]), found[1] == "1", _fields(lines)
 
     def _body(self, status: int, headers: Mapping[str, str]) -> _Step[bytes]:
         if self._method == "HEAD" or status in (204, 304):
@@ -196,26 +183,28 @@ class Reading:
         """A body in chunks, each after its length in hexadecimal; the last one is empty, and headers may follow it."""
         parts: list[bytes] = []
         while True:
-            line = yield from self._line()
-            text = line.partition(";")[0].strip(" \t")
-            if not _HEXADECIMAL.fullmatch(text):
+            line = (yield from self._until(b"\r\n")).decode("latin-1")
+            size = line.partition(";")[0].strip(" \t")
+            if not _HEXADECIMAL.fullmatch(size):
                 raise ValueError(f"got {shown(line)}, expected the length of a chunk")
-            if not int(text, 16):
+            if not int(size, 16):
                 break
-            parts.append((yield from self._exactly(int(text, 16))))
-            if (yield from self._line()):
+            parts.append((yield from self._exactly(int(size, 16))))
+            if (yield from self._exactly(2)) != b"\r\n":
                 raise ValueError("got a chunk of another length than it says")
-        yield from self._fields()
+        while (yield from self._until(b"\r\n")):
+            continue
         return b"".join(parts)
 
-    def _line(self) -> _Step[str]:
+    def _until(self, end: bytes) -> _Step[bytes]:
+        """What comes before an end, which is passed over."""
         searched = 0
-        while (end := self._buffer.find(b"\r\n", searched)) < 0:
-            if len(self._buffer) > _HEAD_BYTES:
-                raise ValueError(f"got a line of more than {_HEAD_BYTES:,} bytes")
-            searched = max(0, len(self._buffer) - 1)
+        while (size := self._buffer.find(end, searched)) < 0 and len(self._buffer) <= _HEAD_BYTES:
+            searched = max(0, len(self._buffer) - len(end) + 1)
             yield from self._more()
-        return (yield from self._exactly(end + 2))[:-2].decode("latin-1")
+        if not 0 <= size <= _HEAD_BYTES:
+            raise ValueError(f"got headers of more than {_HEAD_BYTES:,} bytes")
+        return (yield from self._exactly(size + len(end)))[:size]
 
     def _exactly(self, size: int) -> _Step[bytes]:
         while len(self._buffer) < size:
@@ -229,6 +218,18 @@ class Reading:
         if self._ended:
             raise EOFError("the connection ended before the answer")
         yield
+
+
+def _fields(lines: list[str]) -> dict[str, str]:
+    """Values by name in lower case."""
+    found: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not _TOKEN.fullmatch(name):
+            raise ValueError(f"got {shown(line)}, expected a header and its value")
+        name, value = name.lower(), value.strip(" \t")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def _is(value: object, form: re.Pattern[str]) -> bool:

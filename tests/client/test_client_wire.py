@@ -145,7 +145,7 @@ def test_the_answer_to_head_of_a_real_service_has_no_body(ask: Ask, server: Any)
         (head(0, "no header"), "got 'no header', expected a header and its value"),
         (head(0, "a : b"), "got 'a : b', expected a header and its value"),
         (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, "got headers of more than 65,536 bytes"),
-        (b"HTTP/1.1 200 OK\r\n" + b"a" * 70_000, "got a line of more than 65,536 bytes"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a" * 70_000, "got headers of more than 65,536 bytes"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n{}", "got the length '99999"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}", "got the length '-1', expected bytes"),
         (head(2, "Content-Length: 3") + b"{} ", "got the length '2, 3', expected bytes"),
