@@ -1,42 +1,33 @@
-"""A client of a service for programs of asyncio; as `client.Client`, with calls that are awaited."""
+"""A client of a service for programs of asyncio; as `sync_client.Client`, with calls that are awaited."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import Any, Self, TypeAlias, TypeVar, final
+from typing import Any, Self, TypeVar, cast, final
 
-import msgspec
 import polars as pl
 
-from bedplate.client import calls
+from bedplate.client import target
 from bedplate.client.calls import (
-    TIMEOUT_HEADER,
-    Call,
-    Keys,
-    Reply,
-    Target,
-    Tries,
     answer_of,
-    candidates_of,
-    described,
     infer_call,
     json_call,
+    json_of,
     table_call,
     table_of,
     tensors_of,
-    timeout_header,
 )
 from bedplate.client.errors import LateError, UnreachableError
+from bedplate.client.target import Target, Tries
+from bedplate.client.values import Keys, keys_of
+from bedplate.client.wire import Call, Reading, Reply
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.types import Array
 
-_Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 _Answer = TypeVar("_Answer")
-_HEAD_BYTES = 65_536
 
 
 @final
@@ -51,7 +42,7 @@ class AsyncClient:
         tls: as of `Client`.
 
     Raises:
-        ConfigError: the URL has another form, or the timeout or the token is none.
+        ConfigError: an argument has another form.
     """
 
     def __init__(
@@ -64,7 +55,7 @@ class AsyncClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._target = Target.of(url, timeout, token, retries, tls)
-        self._idle: list[_Streams] = []
+        self._idle: list[_Connection] = []
 
     @property
     def url(self) -> str:
@@ -77,7 +68,7 @@ class AsyncClient:
 
     async def rank(self, *, candidates: Keys, **request: Any) -> Answer:
         """The scores of candidates; see `Client.rank`."""
-        return await self._ask("/rank", {**request, "candidates": candidates_of(candidates)}, Answer)
+        return await self._ask("/rank", {**request, "candidates": keys_of(candidates, "candidates")}, Answer)
 
     async def embed(self, **request: Any) -> Vectors:
         """Vectors; see `Client.embed`."""
@@ -89,7 +80,7 @@ class AsyncClient:
 
     async def table(self, name: str, **request: Any) -> pl.DataFrame:
         """An answer as a table; see `Client.table`."""
-        return answer_of(await self.call(table_call(f"/{name}", request)), table_of)
+        return answer_of(await self.call(table_call(name, request)), table_of)
 
     async def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
@@ -106,7 +97,7 @@ class AsyncClient:
 
     async def describe(self) -> dict[str, Any]:
         """The service; see `Client.describe`."""
-        return answer_of(await self.call(Call("GET", "/")), described)
+        return answer_of(await self.call(Call("GET", "/")), json_of(dict[str, Any]))
 
     async def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
@@ -133,10 +124,9 @@ class AsyncClient:
     async def close(self) -> None:
         """Closes the connections; the next call opens one again."""
         while self._idle:
-            _, writer = self._idle.pop()
-            writer.close()
-            with contextlib.suppress(OSError):  # it was broken, and is closed now
-                await writer.wait_closed()
+            connection = self._idle.pop()
+            connection.end()
+            await connection.ended()
 
     async def __aenter__(self) -> Self:
         """The client, closed when the context ends."""
@@ -147,84 +137,120 @@ class AsyncClient:
         await self.close()
 
     async def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
-        reply = await self.call(json_call(path, request))
-        return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
+        return answer_of(await self.call(json_call(path, request)), json_of(kind))
 
     async def _in_time(self, call: Call, until: float) -> Reply:
-        try:
+        with self._target.failures():
             async with asyncio.timeout(until - monotonic()):
                 return await self._once(call, until)
-        except TimeoutError as error:
-            raise self._target.late() from error
 
     async def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""
-        while self._idle:
+        while (kept := self._kept()) is not None:
             try:
-                return await self._exchange(self._idle.pop(), call, until)
-            except UnreachableError:
-                continue  # the service may have closed a connection that was idle: another one, or a new one
+                kept.begin(call.method)
+                return await self._exchange(kept, call, until)
+            except (OSError, EOFError):
+                continue  # the service may have closed it in the meantime: another one, or a new one
         place = self._target.place
+        loop = asyncio.get_running_loop()
+        _, opened = await loop.create_connection(
+            lambda: _Connection(call.method), place.host, place.port, ssl=self._target.tls
+        )
+        return await self._exchange(opened, call, until)
+
+    def _kept(self) -> _Connection | None:
+        while self._idle:
+            found = self._idle.pop()
+            if found.is_open:
+                return found
+        return None
+
+    async def _exchange(self, connection: _Connection, call: Call, until: float) -> Reply:
+        keeps = False
         try:
-            streams = await asyncio.open_connection(place.host, place.port, ssl=self._target.tls, limit=_HEAD_BYTES)
-        except OSError as error:
-            raise self._target.unreachable(error) from error
-        return await self._exchange(streams, call, until)
-
-    async def _exchange(self, streams: _Streams, call: Call, until: float) -> Reply:
-        reader, writer = streams
-        target = self._target
-        own = {"Host": target.place.authority, TIMEOUT_HEADER: timeout_header(until - monotonic())}
-        headers = {**own, **target.headers, **call.headers}
-        body = call.body or b""
-        lines = [f"{call.method} {call.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-        head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode("latin-1")
-        try:
-            writer.write(head + body)
-            await writer.drain()
-            reply = await _read(reader)
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            writer.close()
-            raise self._target.unreachable(error) from error
-        except BaseException:
-            writer.close()  # what is still to come would be taken for the next answer
-            raise
-        if reply.headers.get("connection", "").lower() == "close" or len(self._idle) >= calls.MOST_IDLE:
-            writer.close()
-        else:
-            self._idle.append(streams)
-        return reply
+            reply = await connection.answer(self._target.encoded(call, until))
+            keeps = connection.keeps and len(self._idle) < target.MOST_IDLE
+            if keeps:
+                self._idle.append(connection)
+            return reply
+        finally:
+            if not keeps:  # what is still to come would be taken for the next answer
+                connection.end()
 
 
-async def _read(reader: asyncio.StreamReader) -> Reply:
-    """An answer whose length its head says, or that comes in chunks, as from a proxy.
+@final
+class _Connection(asyncio.Protocol):
+    """A connection, for one request at a time; it ends when bytes come that no request asked for.
 
-    Raises:
-        ValueError: it is none, or its length is not said.
-        EOFError: the connection broke off.
+    Args:
+        method: of the first request: what comes before that is sent counts for its answer.
     """
-    status = 100
-    headers: dict[str, str] = {}
-    while 100 <= status < 200:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head[:-4].split("\r\n")
-        status = int(first.split(" ", 2)[1])
-        pairs = (line.partition(":") for line in lines)
-        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        return Reply(status, await _chunks(reader), headers)
-    if "content-length" not in headers:
-        raise ValueError("an answer without a length")
-    return Reply(status, await reader.readexactly(int(headers["content-length"])), headers)
 
+    def __init__(self, method: str) -> None:
+        self._told, self._ended = asyncio.Event(), asyncio.Event()
+        self.begin(method)
 
-async def _chunks(reader: asyncio.StreamReader) -> bytes:
-    """A body in chunks, each after its length in hexadecimal; the last one is empty, and headers may follow it."""
-    parts: list[bytes] = []
-    while size := int((await reader.readuntil(b"\r\n")).partition(b";")[0], 16):
-        parts.append(await reader.readexactly(size))
-        if await reader.readexactly(2) != b"\r\n":
-            raise ValueError("a chunk of another length than it says")
-    while await reader.readuntil(b"\r\n") != b"\r\n":
-        pass
-    return b"".join(parts)
+    def begin(self, method: str) -> None:
+        """What comes from now on is the answer to a request of this method."""
+        self._reading = Reading(method)
+        self._outcome: Reply | Exception | None = None
+        self._told.clear()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither side has ended it."""
+        return not self._transport.is_closing()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it may be used again after an answer: the service has read all of the request, too."""
+        return self.is_open and self._reading.keeps and not self._transport.get_write_buffer_size()
+
+    async def answer(self, content: bytes) -> Reply:
+        """Sends the request that was begun, and waits for its answer.
+
+        Raises:
+            OSError: the connection broke off.
+            EOFError: it ended before the answer.
+            ValueError: what came is no answer.
+        """
+        if self._outcome is None:
+            self._transport.write(content)
+            await self._told.wait()
+        if isinstance(self._outcome, Reply):
+            return self._outcome
+        raise self._outcome or EOFError
+
+    def end(self) -> None:
+        """Ends it, after what is still to be sent."""
+        self._transport.close()
+
+    async def ended(self) -> None:
+        """Waits until it has ended."""
+        await self._ended.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """The next bytes are there."""
+        if self._outcome is not None:
+            self._transport.abort()
+            return
+        self._take(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        if self._outcome is None:
+            self._take(b"", exc)
+        self._ended.set()
+
+    def _take(self, part: bytes, error: Exception | None = None) -> None:
+        try:
+            self._outcome = error or self._reading.feed(part)
+        except (EOFError, ValueError) as failed:
+            self._outcome = failed
+        if self._outcome is not None:
+            self._told.set()

@@ -10,6 +10,8 @@ import msgspec
 
 from bedplate.errors import BedplateError, RequestError, StoreError
 
+_MOST_SHOWN = 200
+
 
 @final
 class RefusedError(RequestError):
@@ -56,11 +58,11 @@ class FailedError(StoreError):
 
 @final
 class UnreachableError(StoreError):
-    """No connection, or one that broke off."""
+    """No connection, one that broke off, or one over which something else came than an answer."""
 
 
 def failure(status: int, content: bytes, headers: Mapping[str, str]) -> BedplateError:
-    """The error of an answer.
+    r"""The error of an answer.
 
     Args:
         status: from 400.
@@ -69,14 +71,13 @@ def failure(status: int, content: bytes, headers: Mapping[str, str]) -> Bedplate
 
     >>> failure(503, b'{"error": "busy"}', {"retry-after": "2"}).retry_after
     2.0
+    >>> print(failure(502, b"<html>Bad\n  Gateway</html>", {}))
+    502: <html>Bad Gateway</html>
     """
-    try:
-        problem = msgspec.json.decode(content, type=dict[str, Any])
-    except msgspec.MsgspecError:
-        problem = {"error": content.decode("utf-8", "replace")}
+    problem = _problem(content)
     more = {n: problem.get(n) for n in ("where", "hint")}
-    said = str(problem.get("error")).removeprefix(f"{more['where']}: ")  # below /v2 a service says where in both
-    message = f"{status}: {said}"
+    said = problem["error"] if "error" in problem else _beginning(content)
+    message = f"{status}: {said.removeprefix(str(more['where']) + ': ')}"  # below /v2 a service says where in both
     if status in (401, 403):
         return UnauthorizedError(message, **more)
     if status in (429, 503):
@@ -88,6 +89,22 @@ def failure(status: int, content: bytes, headers: Mapping[str, str]) -> Bedplate
     error = RefusedError(message, **more) if status < 500 else FailedError(message, **more)
     error.status = status
     return error
+
+
+def _problem(content: bytes) -> dict[str, str]:
+    """The texts that an error of a service is; none where the body is of somebody else, such as a proxy."""
+    try:
+        found = msgspec.json.decode(content, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, str) and value}
+
+
+def _beginning(content: bytes) -> str:
+    """The beginning of a body, in one line."""
+    text = " ".join(content.decode("utf-8", "replace").split())
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:_MOST_SHOWN])
+    return (shown if len(text) <= _MOST_SHOWN else f"{shown}...") or "the body is empty"
 
 
 def _seconds(text: str | None) -> float | None:

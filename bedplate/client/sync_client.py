@@ -1,4 +1,4 @@
-"""A client of a service on the standard library's HTTP; any number of threads may use it. See `async_client` too.
+"""A client of a service for programs of threads, any number of which may use it; `async_client` is as this one.
 
 Connections are kept open and used again. Every call ends by its timeout. Calls change nothing in the service; one is
 sent again where that helps and can't do harm: at once where a kept connection turns out to be closed, and after the
@@ -8,9 +8,6 @@ the service would have twice the work.
 
 from __future__ import annotations
 
-import functools
-import http.client
-import io
 import socket
 import ssl
 import threading
@@ -19,32 +16,27 @@ from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any, Self, TypeVar, final
 
-import msgspec
 import polars as pl
 
-from bedplate.client import calls
+from bedplate.client import target
 from bedplate.client.calls import (
-    TIMEOUT_HEADER,
-    Call,
-    Keys,
-    Reply,
-    Target,
-    Tries,
     answer_of,
-    candidates_of,
-    described,
     infer_call,
     json_call,
+    json_of,
     table_call,
     table_of,
     tensors_of,
-    timeout_header,
 )
 from bedplate.client.errors import LateError, UnreachableError
+from bedplate.client.target import Target, Tries
+from bedplate.client.values import Keys, keys_of
+from bedplate.client.wire import Call, Reading, Reply
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.types import Array
 
 _Answer = TypeVar("_Answer")
+_PART = 262_144
 
 
 @final
@@ -52,14 +44,14 @@ class Client:
     """Talks to one service.
 
     Args:
-        url: `http://host:port`, or `https://`.
+        url: `http://host:port`, or `https://`; with a path where a proxy has the service below one.
         timeout: seconds for each call, tries included.
         token: what the service knows the caller by.
-        retries: how often a call is sent again to a service that is busy and says when to.
+        retries: how often a call is sent again to a service that is busy and says when to; 0: never.
         tls: of an https URL; by default certificates are checked against those of the system.
 
     Raises:
-        ConfigError: the URL has another form, or the timeout or the token is none.
+        ConfigError: an argument has another form.
     """
 
     def __init__(
@@ -72,7 +64,7 @@ class Client:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._target = Target.of(url, timeout, token, retries, tls)
-        self._idle: list[http.client.HTTPConnection] = []
+        self._idle: list[socket.socket] = []
         self._lock = threading.Lock()
 
     @property
@@ -96,7 +88,7 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return self._ask("/rank", {**request, "candidates": candidates_of(candidates)}, Answer)
+        return self._ask("/rank", {**request, "candidates": keys_of(candidates, "candidates")}, Answer)
 
     def embed(self, **request: Any) -> Vectors:
         """The vector of a request, `embed(customer=17850)`, or those of items, `embed(items=["85123A"])`.
@@ -127,7 +119,7 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return answer_of(self.call(table_call(f"/{name}", request)), table_of)
+        return answer_of(self.call(table_call(name, request)), table_of)
 
     def infer(
         self, model: str, tensors: Mapping[str, Array], *, version: str | None = None, outputs: Sequence[str] = ()
@@ -149,7 +141,7 @@ class Client:
     def ready(self) -> bool:
         """Whether the service answers requests now; False also where nobody answers."""
         try:
-            return self._once(Call("GET", "/v2/health/ready"), Tries(self._target).until).status == 200
+            return self._in_time(Call("GET", "/v2/health/ready"), Tries(self._target).until).status == 200
         except (UnreachableError, LateError):
             return False
 
@@ -159,15 +151,17 @@ class Client:
         Raises:
             StoreError: the service can't be reached.
         """
-        return answer_of(self.call(Call("GET", "/")), described)
+        return answer_of(self.call(Call("GET", "/")), json_of(dict[str, Any]))
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[bytes, Mapping[str, str]]:
-        """The body and the headers (names in lower case) of an answer that is no error.
+        """The body and the headers (names in lower case) of an answer that is no error: `request("GET", "/metrics")`.
+
+        It may be sent twice, as any call: what it asks for must do no harm when it is done again.
 
         Raises:
-            RequestError: the service refuses the request.
+            RequestError: it is no request, or the service refuses it.
             StoreError: it can't answer, or can't be reached.
         """
         reply = self.call(Call(method, path, body, headers or {}))
@@ -182,7 +176,7 @@ class Client:
         """
         tries = Tries(self._target)
         while True:
-            reply = self._once(call, tries.until)
+            reply = self._in_time(call, tries.until)
             wait = tries.wait_after(reply)
             if wait is None:
                 return reply
@@ -204,96 +198,91 @@ class Client:
         self.close()
 
     def _ask(self, path: str, request: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
-        reply = self.call(json_call(path, request))
-        return answer_of(reply, lambda found: msgspec.json.decode(found.body, type=kind))
+        return answer_of(self.call(json_call(path, request)), json_of(kind))
+
+    def _in_time(self, call: Call, until: float) -> Reply:
+        with self._target.failures():
+            return self._once(call, until)
 
     def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""
+        while (kept := self._kept()) is not None:
+            try:
+                return self._exchange(kept, call, until)
+            except TimeoutError:
+                raise
+            except (OSError, EOFError):
+                continue  # the service may have closed it in the meantime: another one, or a new one
+        return self._exchange(_opened(self._target, until), call, until)
+
+    def _kept(self) -> socket.socket | None:
         while True:
             with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            if connection is None:
-                return self._exchange(self._opened(), call, until)
-            try:
-                return self._exchange(connection, call, until)
-            except UnreachableError:
-                continue  # the service may have closed a connection that was idle: another one, or a new one
+                if not self._idle:
+                    return None
+                found = self._idle.pop()
+            if _is_quiet(found):
+                return found
+            found.close()
 
-    def _exchange(self, connection: http.client.HTTPConnection, call: Call, until: float) -> Reply:
-        seconds = until - monotonic()
+    def _exchange(self, connection: socket.socket, call: Call, until: float) -> Reply:
+        reading, keeps = Reading(call.method), False
         try:
-            if seconds <= 0:
-                raise TimeoutError
-            connection.timeout = seconds
-            if connection.sock is not None:
-                connection.sock.settimeout(seconds)
-            headers = {**self._target.headers, TIMEOUT_HEADER: timeout_header(seconds), **call.headers}
-            connection.response_class = functools.partial(_response, until)  # pyright: ignore[reportAttributeAccessIssue]
-            connection.request(call.method, call.path, call.body, headers)
-            response = connection.getresponse()
-            reply = Reply(response.status, response.read(), {k.lower(): v for k, v in response.getheaders()})
-        except TimeoutError as error:
-            connection.close()
-            raise self._target.late() from error
-        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: chunks that are none
-            connection.close()
-            raise self._target.unreachable(error) from error
-        except BaseException:
-            connection.close()
-            raise
-        with self._lock:
-            keeps = not response.will_close and len(self._idle) < calls.MOST_IDLE
-            if keeps:
-                self._idle.append(connection)
-        if not keeps:
-            connection.close()
-        return reply
-
-    def _opened(self) -> http.client.HTTPConnection:
-        target = self._target
-        host, port = target.place.host, target.place.port
-        if target.tls is None:
-            return http.client.HTTPConnection(host, port, timeout=target.timeout)
-        return http.client.HTTPSConnection(host, port, timeout=target.timeout, context=target.tls)
+            reply = _answer(connection, self._target.encoded(call, until), reading, until)
+            with self._lock:
+                keeps = reading.keeps and len(self._idle) < target.MOST_IDLE
+                if keeps:
+                    self._idle.append(connection)
+            return reply
+        finally:
+            if not keeps:  # what is still to come would be taken for the next answer
+                connection.close()
 
 
-def _response(until: float, sock: socket.socket, **options: Any) -> http.client.HTTPResponse:
-    """A response whose bytes come by a time, however slowly a service sends them one by one."""
-    response = http.client.HTTPResponse(sock, **options)
-    response.fp = io.BufferedReader(_Timely(response.fp, sock, until))
-    return response
+def _opened(target: Target, until: float) -> socket.socket:
+    place = target.place
+    connection = socket.create_connection((place.host, place.port), _left(until))
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.settimeout(_left(until))
+        return target.tls.wrap_socket(connection, server_hostname=place.host) if target.tls else connection
+    except BaseException:
+        connection.close()
+        raise
 
 
-@final
-class _Timely(io.RawIOBase):
-    """Bytes of a socket. Satisfies what `io.BufferedReader` reads.
-
-    Args:
-        source: the socket's file.
-        sock: the socket.
-        until: when to stop, on the monotonic clock.
-    """
-
-    def __init__(self, source: io.BufferedIOBase, sock: socket.socket, until: float) -> None:
-        self._source, self._sock, self._until = source, sock, until
-
-    def readable(self) -> bool:
-        """It is."""
+def _is_quiet(connection: socket.socket) -> bool:
+    """Whether nothing came over a connection since its last answer: neither its end nor what nobody asked for."""
+    try:
+        connection.settimeout(0)
+        connection.recv(1)
+    except (BlockingIOError, ssl.SSLWantReadError):
         return True
+    except OSError:
+        return False
+    return False
 
-    def readinto(self, buffer: Any, /) -> int:
-        """Reads what there is, at least a byte; 0 at the end.
 
-        Raises:
-            TimeoutError: the time is over.
-        """
-        left = self._until - monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._sock.settimeout(left)
-        return self._source.readinto1(buffer)
+def _answer(connection: socket.socket, content: bytes, reading: Reading, until: float) -> Reply:
+    """Sends a request and reads its answer, however slowly the other side takes it and sends."""
+    left = memoryview(content)
+    while left:
+        connection.settimeout(_left(until))
+        left = left[connection.send(left) :]
+    reply = None
+    while reply is None:
+        connection.settimeout(_left(until))
+        reply = reading.feed(connection.recv(_PART))
+    return reply
 
-    def close(self) -> None:
-        """Closes the socket's file."""
-        self._source.close()
-        super().close()
+
+def _left(until: float) -> float:
+    """The seconds until a time.
+
+    Raises:
+        TimeoutError: it is over.
+    """
+    left = until - monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -16,9 +14,10 @@ import numpy as np
 import pytest
 import shop
 from echo import Echo, values_of
+from scripted import WELL, Script, chunked, drips, head, says, says_and_closes, service
 
 from bedplate import AsyncClient, Client
-from bedplate.client.calls import Call, Place, infer_call, timeout_header
+from bedplate.client.calls import infer_call
 from bedplate.client.errors import (
     BusyError,
     FailedError,
@@ -27,98 +26,14 @@ from bedplate.client.errors import (
     UnreachableError,
     failure,
 )
-from bedplate.errors import BedplateError, ConfigError, RequestError
+from bedplate.client.target import Place, timeout_header
+from bedplate.client.wire import Call
+from bedplate.errors import BedplateError, RequestError
 from bedplate.http.door import TIMEOUT, timeout_of
 from bedplate.http.message import Request, Response
 from bedplate.inference.model import Model
 from bedplate.inference.repository import Repository
 from bedplate.serving.service_app import App
-
-WELL = b'{"ids": [], "scores": [], "models": {}, "time": 1}'
-Script = Callable[[socket.socket], None]
-
-
-def head(size: int, *more: str, status: str = "200 OK") -> bytes:
-    return "\r\n".join([f"HTTP/1.1 {status}", f"Content-Length: {size}", *more, "", ""]).encode()
-
-
-def asked(connection: socket.socket) -> bytes:
-    """One request of a connection; nothing where the client has closed it."""
-    found = b""
-    while b"\r\n\r\n" not in found:
-        part = connection.recv(65536)
-        if not part:
-            return b""
-        found += part
-    start, _, body = found.partition(b"\r\n\r\n")
-    fields = dict(line.lower().split(b": ", 1) for line in start.split(b"\r\n")[1:])
-    while len(body) < int(fields.get(b"content-length", b"0")):
-        body += connection.recv(65536)
-    return start + b"\r\n\r\n" + body
-
-
-@contextmanager
-def service(*scripts: Script, family: int = socket.AF_INET) -> Iterator[tuple[str, list[bytes]]]:
-    """A service whose n-th connection is answered by the n-th script; gives its URL and the requests that came."""
-    seen: list[bytes] = []
-    listener = socket.create_server(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0), family=family)
-    listener.settimeout(10)
-
-    def one(script: Script) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return
-        with connection:
-            connection.settimeout(10)
-            request = asked(connection)
-            while request:
-                seen.append(request)
-                try:
-                    script(connection)
-                    request = asked(connection)
-                except OSError:
-                    return
-
-    def work() -> None:
-        for script in scripts:
-            one(script)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    host, port = listener.getsockname()[:2]
-    try:
-        yield f"http://[{host}]:{port}" if family == socket.AF_INET6 else f"http://{host}:{port}", seen
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(15)
-        listener.close()
-        assert not thread.is_alive()
-
-
-def says(*parts: bytes) -> Script:
-    def script(connection: socket.socket) -> None:
-        for part in parts:
-            connection.sendall(part)
-
-    return script
-
-
-def says_and_closes(*parts: bytes) -> Script:
-    def script(connection: socket.socket) -> None:
-        says(*parts)(connection)
-        connection.shutdown(socket.SHUT_RDWR)
-
-    return script
-
-
-def drips(content: bytes) -> Script:
-    def script(connection: socket.socket) -> None:
-        for byte in content:
-            connection.sendall(bytes([byte]))
-            time.sleep(0.05)
-
-    return script
 
 
 def _sync(url: str, times: int = 1, **options: Any) -> list[Any]:
@@ -156,11 +71,6 @@ def test_an_answer_in_many_parts_is_one_answer(call: Callable[..., Any]) -> None
     with service(says(*[whole[i : i + 7] for i in range(0, len(whole), 7)])) as (url, seen):
         assert [answer.time for answer in call(url, times=3)] == [1, 1, 1]
     assert len(seen) == 3  # on the one connection that there was
-
-
-def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
-    parts = [b"%x;note=1\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks]
-    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"".join(parts) + end
 
 
 @pytest.mark.parametrize("end", [b"0\r\n\r\n", b"0\r\nX-Took: 3\r\nX-By: me\r\n\r\n"], ids=["plain", "trailers"])
@@ -227,21 +137,6 @@ def test_the_time_left_is_said_anew_with_each_try(call: Callable[..., Any]) -> N
     assert 20_000 < second <= first - 150
 
 
-@pytest.mark.parametrize("timeout", [0.0, -1.0, float("inf"), float("nan"), 900_001.0])
-def test_a_timeout_that_is_none_is_refused(timeout: float) -> None:
-    for kind in (Client, AsyncClient):
-        with pytest.raises(ConfigError, match="expected seconds from 0 to 900,000"):
-            kind("http://127.0.0.1:9", timeout)
-
-
-@pytest.mark.parametrize("token", ["", "a b", "a\r\nX-Role: operate", "a-token-of-the-team\n", "tökën-of-the-team"])
-def test_a_token_that_would_be_more_than_a_token_is_refused_and_not_shown(token: str) -> None:
-    for kind in (Client, AsyncClient):
-        with pytest.raises(ConfigError, match="expected printable ASCII") as caught:
-            kind("http://127.0.0.1:9", token=token)
-        assert not token or token not in str(caught.value)
-
-
 def test_the_longest_and_the_shortest_timeout_are_ones_that_a_service_reads(call: Callable[..., Any]) -> None:
     def read(request: Request) -> Response:
         assert timeout_of(request.headers) > 899_000
@@ -266,14 +161,40 @@ def test_a_wait_that_would_go_beyond_the_timeout_is_not_begun(call: Callable[...
     ("status", "kind"),
     [(405, RefusedError), (408, RefusedError), (413, RefusedError), (415, RefusedError), (502, FailedError)],
 )
-@pytest.mark.parametrize("content", [b"<html>no</html>", b"[1]", b"\xff\xfe", b"", b"{}", b'{"error": 7, "where": 1}'])
-def test_whatever_the_body_of_an_error_is_it_is_of_its_kind(
-    status: int, kind: type[BedplateError], content: bytes
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<html>\r\n  <b>no</b>\n</html>\n", "<html> <b>no</b> </html>"),
+        (b"[1]", "[1]"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"a\x1b[31m\x00", "a\ufffd[31m\ufffd"),
+        (b"", "the body is empty"),
+        (b" \n", "the body is empty"),
+        (b"{}", "{}"),
+        (b'{"detail": "no\xff"}', '{"detail": "no\ufffd"}'),
+        (b'{"error": "no\xff"}', '{"error": "no\ufffd"}'),
+        (b'{"error": 7, "where": 1, "hint": []}', '{"error": 7, "where": 1, "hint": []}'),
+        (b'{"error": "", "message": "no"}', '{"error": "", "message": "no"}'),
+        pytest.param(b'{"a":' + b"[" * 100_000, '{"a":' + "[" * 195 + "...", id="nested"),
+        pytest.param(b"x" * 201, "x" * 200 + "...", id="long"),
+        pytest.param(b"x" * 200, "x" * 200, id="as long as is shown"),
+    ],
+)
+def test_whatever_the_body_of_an_error_is_it_is_of_its_kind_and_says_how_the_body_begins(
+    status: int, kind: type[BedplateError], content: bytes, said: str
 ) -> None:
     error = failure(status, content, {})
     assert isinstance(error, kind)
     assert error.status == status  # type: ignore[attr-defined]
-    assert str(status) in str(error)
+    assert str(error) == f"{status}: {said}"
+
+
+@pytest.mark.parametrize("content", [b"upstream is gone", b'{"detail": "upstream is gone"}'])
+def test_an_error_of_a_proxy_says_what_the_proxy_says(ask: Callable[..., Any], content: bytes) -> None:
+    calls = [lambda c: c.infer("m", {}), lambda c: c.recommend(customer=1), lambda c: c.table("recommend", customer=1)]
+    with service(says(head(len(content), status="503 Unavailable") + content)) as (url, _):
+        errors = ask(url, *calls)
+    assert [(type(error), str(error)) for error in errors] == [(BusyError, f"503: {content.decode()}")] * 3
 
 
 @pytest.mark.parametrize(
@@ -402,7 +323,12 @@ def test_requests_are_what_the_calls_say() -> None:
     assert json.loads(seen[1].partition(b"\r\n\r\n")[2]) == {"customer": 2, "candidates": ["P01"]}
 
 
-@pytest.mark.parametrize("content", [b"<html>welcome</html>", b"[]", b'{"ids": 7}', b""])
+NESTED = b'{"other":' + b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>welcome</html>", b"[]", b'{"ids": 7}', b"", pytest.param(NESTED, id="nested")]
+)
 def test_an_answer_of_another_kind_is_a_failure_of_the_service(content: bytes) -> None:
     async def asynchronous(url: str) -> None:
         async with AsyncClient(url) as client:

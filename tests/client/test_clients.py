@@ -15,8 +15,7 @@ import pytest
 import shop
 
 from bedplate import AsyncClient, Client
-from bedplate.client import calls as client_calls
-from bedplate.client.calls import TIMEOUT_HEADER
+from bedplate.client import target
 from bedplate.client.errors import (
     BusyError,
     FailedError,
@@ -25,7 +24,9 @@ from bedplate.client.errors import (
     UnauthorizedError,
     UnreachableError,
 )
-from bedplate.errors import BedplateError, ConfigError, RequestError, StoreError
+from bedplate.client.target import TIMEOUT_HEADER
+from bedplate.client.wire import Call as Asked
+from bedplate.errors import BedplateError, RequestError, StoreError
 from bedplate.http.message import Request, Response, error_response
 
 
@@ -219,34 +220,13 @@ def test_any_request_is_sent_as_it_is_and_what_it_brings_is_given_back(scripted:
     assert seen == [("GET", "/other", b"", None), ("POST", "/some", b"all of it", b"b")] * 2
 
 
-def test_nobody_there_and_places_that_are_none(call: Call) -> None:
+def test_nobody_there_is_unreachable(call: Call) -> None:
     with pytest.raises(UnreachableError, match="no answer"):
         call("http://127.0.0.1:9")
-    for url in ("127.0.0.1:8000", "ftp://x", "http://", "http://x:y"):
-        with pytest.raises(ConfigError, match="expected http"):
-            call(url)
-
-
-def test_connections_that_the_service_closed_are_opened_again(server: Any) -> None:
-    async def calls() -> None:
-        async with AsyncClient(server.url) as client:
-            await client.recommend(customer=1)
-            [(_, writer)] = client._idle
-            writer.close()
-            await writer.wait_closed()
-            assert (await client.recommend(customer=1)).ids
-
-    asyncio.run(calls())
-    with Client(server.url) as client:
-        client.recommend(customer=1)
-        [connection] = client._idle
-        assert connection.sock is not None
-        connection.sock.shutdown(2)
-        assert client.recommend(customer=1).ids
 
 
 def test_connections_of_a_burst_are_closed_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_calls, "MOST_IDLE", 3)
+    monkeypatch.setattr(target, "MOST_IDLE", 3)
     came: list[int] = []
 
     async def together() -> Response:
@@ -258,7 +238,7 @@ def test_connections_of_a_burst_are_closed_after_it(monkeypatch: pytest.MonkeyPa
 
     async def ask(url: str) -> None:
         async with AsyncClient(url, timeout=60.0) as client:
-            await asyncio.gather(*(client.call(client_calls.Call("GET", "/")) for _ in range(10)))
+            await asyncio.gather(*(client.call(Asked("GET", "/")) for _ in range(10)))
             await left(3)
 
     async def left(count: int) -> None:
