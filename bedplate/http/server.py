@@ -139,7 +139,9 @@ class Server:
         await asyncio.sleep(_LAST_CALL_SECONDS)
         if self._seat is None:
             turn_away(self._socket)
-        if listener is not None and not goes_alone:
+        if listener is not None and goes_alone:
+            listener.leave()
+        elif listener is not None:
             await asyncio.sleep(_HANDSHAKE_SECONDS)
             listener.finish()
         self._socket.close()
@@ -186,6 +188,10 @@ class Application(Protocol[_Opened_contra]):
 
     def handle(self, request: Request) -> Response | Awaitable[Response]:
         """Answers a request, on the event loop's thread, or says when there will be an answer."""
+        ...
+
+    def retry(self) -> None:
+        """Says in answers before `open` that what it answers from could not be loaded, and is tried again."""
         ...
 
     def open(self, loaded: _Opened_contra, /) -> None:
@@ -307,20 +313,19 @@ async def _serve(
         again.listen()
         app.metrics.add(again.lines)
     if place is not None:
-        place.join(server, app.metrics, stopped)
+        _take(place, server, app, stopped)
     await server.start()
     stopping = loop.create_task(stopped.wait())
-    loading = in_thread(load)
+    loading: asyncio.Future[Loaded] | None = None
     following: asyncio.Task[None] | None = None
     try:
-        if place is None:  # a port that is in use is known at once
+        if place is None:  # a port that is in use is known at once, before a thread is in what can't be interrupted
             await _start(beside, server)
+        loading = in_thread(load)
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.is_set():
             app.open(await loading)
-            # What is loaded stays: the collector need not look at it, and its pauses are short from here on.
-            gc.collect()
-            gc.freeze()
+            _freeze()
             if place is not None:
                 # Of several processes that listen the system gives a connection to any: only ready ones may.
                 await _start(beside, server)
@@ -338,7 +343,8 @@ async def _serve(
         if place is not None:
             place.seat.set_state(DRAINING)
         stopping.cancel()
-        loading.cancel()
+        if loading is not None:
+            loading.cancel()
         for number in signals:
             loop.remove_signal_handler(number)  # a second signal ends the process at once
         app.close()
@@ -347,6 +353,18 @@ async def _serve(
         if place is not None:
             place.leave()
     return was_ready
+
+
+def _freeze() -> None:
+    """What is loaded stays: the collector need not look at it, and its pauses are short from here on."""
+    gc.collect()
+    gc.freeze()
+
+
+def _take(place: Place, server: Server, app: Application[Loaded], stopped: asyncio.Event) -> None:
+    place.join(server, app.metrics, stopped)
+    if place.seat.failures:
+        app.retry()
 
 
 async def _start(beside: Sequence[Beside], server: Server) -> None:
