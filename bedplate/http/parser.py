@@ -115,7 +115,7 @@ class RequestParser:
             if self.last:
                 self._rest = memoryview(b"")
         # A view holds all of what it is one of.
-        size = len(self._rest.obj) if self._rest else 0
+        size = memoryview(self._rest.obj).nbytes if self._rest else 0
         if size != self._rest_size:
             self._let_go(self._rest_size)
             self._rest_size = 0

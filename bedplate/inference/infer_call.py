@@ -17,6 +17,11 @@ _MOST_EMPTY = 2**48
 """What the sizes of an empty tensor that are not 0 may multiply to."""
 MOST_ROWS = 100_000
 """The largest free size of an input, such as how many rows a request brings: one request holds up others no longer."""
+MOST_SIZES = 64
+"""The most sizes of a shape: more than any array has."""
+MOST_PARAMETERS = 1000
+SPARE = 16
+"""How many more inputs or outputs a request may name than the model has: it is told which is wrong."""
 _UNSUPPORTED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset", "classification")
 
 
