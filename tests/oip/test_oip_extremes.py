@@ -468,6 +468,7 @@ def many(**lists: str) -> bytes:
             "unknown input 'one'",
         ),
     ],
+    ids=["outputs", "wrong outputs", "inputs", "sizes", "parameters", "lists", "values"],
 )
 def test_more_than_any_request_has_is_refused_before_it_is_read(body: bytes, reason: str) -> None:
     """Each of these held up a server for a second, or took fifty bytes of memory for each byte."""
