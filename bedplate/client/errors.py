@@ -59,6 +59,9 @@ class UnreachableError(StoreError):
     """No connection, or one that broke off."""
 
 
+_MOST_SHOWN = 200  # bytes of an answer that says nothing of why
+
+
 def failure(status: int, content: bytes, headers: Mapping[str, str]) -> BedplateError:
     """The error of an answer.
 
@@ -75,7 +78,10 @@ def failure(status: int, content: bytes, headers: Mapping[str, str]) -> Bedplate
     except msgspec.MsgspecError:
         problem = {"error": content.decode("utf-8", "replace")}
     more = {n: problem.get(n) for n in ("where", "hint")}
-    said = str(problem.get("error")).removeprefix(f"{more['where']}: ")  # below /v2 a service says where in both
+    said = problem.get("error")
+    if said is None or said == "":  # as of a model that is not ready
+        said = f"the answer gives no reason: {content[:_MOST_SHOWN].decode('utf-8', 'replace') or 'it is empty'}"
+    said = str(said).removeprefix(f"{more['where']}: ")  # below /v2 a service says where in both
     message = f"{status}: {said}"
     if status in (401, 403):
         return UnauthorizedError(message, **more)

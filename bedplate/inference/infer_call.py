@@ -69,7 +69,8 @@ class InputCheck:
         spec = self._inputs.get(name)
         if spec is None or name in self.tensors:
             got = f"input '{name}' twice" if spec else f"unknown input '{name}'"
-            raise RequestError(f"got {got}", where=f"$.inputs[{i}]", hint=suggest(name, self._inputs, "inputs"))
+            hint = "give each input once" if spec else suggest(name, self._inputs, "inputs")
+            raise RequestError(f"got {got}", where=f"$.inputs[{i}]", hint=hint)
         place = f"input '{name}'"
         refuse_unsupported(parameters, place)
         if datatype != DATATYPES[spec.dtype]:
@@ -126,7 +127,8 @@ def wanted(
         place = f"$.outputs[{i}]"
         if name not in outputs or name in found:
             got = f"output '{name}' twice" if name in found else f"unknown output '{name}'"
-            raise RequestError(f"got {got}", where=place, hint=suggest(name, outputs, "outputs"))
+            hint = "name each output once" if name in found else suggest(name, outputs, "outputs")
+            raise RequestError(f"got {got}", where=place, hint=hint)
         refuse_unsupported(parameters, place)
         found[name] = flag(parameters, "binary_data", place, default=binary)
     return tuple(found.items())

@@ -274,6 +274,14 @@ def test_whatever_the_body_of_an_error_is_it_is_of_its_kind(
     assert isinstance(error, kind)
     assert error.status == status  # type: ignore[attr-defined]
     assert str(status) in str(error)
+    assert "None" not in str(error)
+
+
+def test_an_error_without_a_reason_shows_the_answer() -> None:
+    said = str(failure(503, b'{"name":"ranker","ready":false}', {}))
+    assert said == '503: the answer gives no reason: {"name":"ranker","ready":false}'
+    assert str(failure(500, b"", {})) == "500: the answer gives no reason: it is empty"
+    assert len(str(failure(500, b'{"a":[' + b"7," * 5000 + b"7]}", {}))) < 300
 
 
 @pytest.mark.parametrize(

@@ -229,12 +229,12 @@ def test_an_input_or_output_twice_is_refused_in_both_protocols() -> None:
     one = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}
     with pytest.raises(RequestError, match="input 'x' twice") as caught:
         decode_infer(json.dumps({"inputs": [one, one]}).encode(), None, free("float32", 1), ["y"])
-    assert caught.value.where == "$.inputs[1]"
+    assert (caught.value.where, caught.value.hint) == ("$.inputs[1]", "give each input once")
     asked = message("float32", [1], fp32_contents=[1.0])
     asked.inputs.append(asked.inputs[0])
     with pytest.raises(RequestError, match="input 'x' twice"):
         oip_proto.decode_infer(asked, free("float32", 1), ["y"])
-    with pytest.raises(RequestError, match="output 'y' twice"):
+    with pytest.raises(RequestError, match="output 'y' twice\n  name each output once"):
         decode_infer(
             json.dumps({"inputs": [one], "outputs": [{"name": "y"}] * 2}).encode(), None, free("float32", 1), ["y"]
         )
