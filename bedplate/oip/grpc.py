@@ -53,7 +53,7 @@ _STREAMS_FULL = error_response(
 )
 _NO_ROOM = error_response(429, "too many large messages are under way", hint="ask again later, or send smaller ones")
 _GIVEN_UP = error_response(429, "the message took too long while others waited", hint="ask again later")
-_PATIENCE_SECONDS = 0.5  # of a message that is being read, while others wait to be
+_PATIENCE_SECONDS = 1.0  # of a message that is being read, while others wait to be
 _PROBE_PLACES, _PROBE_PATIENCE_SECONDS = 4, 0.05
 _LAST_CALL_SECONDS = 0.1  # at the end, for calls that are on their way
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.1, 0.5  # no call comes for so long, before the connections are told to end

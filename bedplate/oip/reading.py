@@ -31,11 +31,19 @@ class ReadingEndedError(Exception):
 @final
 @dataclass(slots=True, eq=False)
 class _Reading:
-    """One message that is being read: of a client, since when on the loop's clock, and by what it is ended."""
+    """One message that is being read.
+
+    Attributes:
+        client: whose it is.
+        begun: since when, on the loop's clock.
+        give_up: ends it.
+        is_spared: the loop was busy with something else while it had its time.
+    """
 
     client: str
     begun: float
     give_up: Callable[[], None]
+    is_spared: bool = False
 
 
 @final
@@ -150,12 +158,16 @@ class Readings:
             return
         loop = asyncio.get_running_loop()
         first = next(iter(self._under_way))
-        left = max(0.0, first.begun + self._patience - loop.time())
-        self._timer = loop.call_later(left, self._look, first)
+        due = max(loop.time(), first.begun + self._patience)
+        self._timer = loop.call_at(due, self._look, first, due)
 
-    def _look(self, first: _Reading) -> None:
+    def _look(self, first: _Reading, due: float) -> None:
         self._timer = None
-        if self._waiting and first in self._under_way:
-            first.give_up()
-        else:
+        late = asyncio.get_running_loop().time() - due
+        if not self._waiting or first not in self._under_way:
             self._watch()
+        elif late > self._patience / 10 and not first.is_spared:  # its message may be there, and nobody has looked
+            first.is_spared, first.begun = True, asyncio.get_running_loop().time()
+            self._watch()
+        else:
+            first.give_up()

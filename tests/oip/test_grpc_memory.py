@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import queue
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -220,7 +221,7 @@ def test_who_leaves_while_it_waits_takes_no_place() -> None:
 
 def test_the_one_that_takes_longest_is_given_up_where_others_wait_and_only_then() -> None:
     async def main() -> None:
-        reader = Reader(2, patience=0.0)
+        reader = Reader(2, patience=0.01)
         tasks = [reader.start(name) for name in ("a1", "a2")]
         await asyncio.sleep(0.05)
         assert not any(task.done() for task in tasks)  # nobody waits
@@ -234,6 +235,20 @@ def test_the_one_that_takes_longest_is_given_up_where_others_wait_and_only_then(
         with pytest.raises(ReadingEndedError, match="no whole message in time"):
             await late
         tasks[1].cancel()
+
+    asyncio.run(main())
+
+
+def test_time_in_which_the_loop_is_busy_is_not_the_message_s() -> None:
+    async def main() -> None:
+        reader = Reader(1, patience=1.0)
+        tasks = [reader.start(name) for name in ("a1", "b1")]
+        await rounds()
+        time.sleep(1.5)  # as a call of a model does
+        await rounds()
+        reader.come["a1"].set()
+        reader.come["b1"].set()
+        assert await asyncio.gather(*tasks) == ["a1", "b1"]
 
     asyncio.run(main())
 
