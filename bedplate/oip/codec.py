@@ -45,14 +45,17 @@ HEADER_LENGTH = b"inference-header-content-length"
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 _Shape = Annotated[list[_Size], msgspec.Meta(max_length=MOST_SIZES)]
-_Parameters = Annotated[dict[str, str | int | float | bool], msgspec.Meta(max_length=MOST_PARAMETERS)]
+_parameters_decoder = msgspec.json.Decoder(
+    Annotated[dict[str, str | int | float | bool], msgspec.Meta(max_length=MOST_PARAMETERS)]
+)
+_MOST_PARAMETERS_BYTES = 64 * 1024
 
 
 class _Input(msgspec.Struct):
     name: str
     shape: _Shape
     datatype: str
-    parameters: _Parameters = {}
+    parameters: msgspec.Raw = msgspec.Raw()
     data: msgspec.Raw = msgspec.Raw()
 
 
@@ -95,7 +98,7 @@ _known: dict[bytes, _Known] = {}
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: _Parameters = {}
+    parameters: msgspec.Raw = msgspec.Raw()
 
 
 def _at_most(most: int, kind: Any) -> Any:
@@ -115,7 +118,7 @@ def _decoder_of(inputs: Any, inputs_count: int, outputs_count: int) -> msgspec.j
         ("inputs", _at_most(inputs_count + SPARE, inputs)),
         ("outputs", _at_most(outputs_count + SPARE, _Output) | msgspec.UnsetType, msgspec.UNSET),
         ("id", str | None, None),
-        ("parameters", _Parameters, {}),
+        ("parameters", msgspec.Raw, msgspec.Raw()),
     ]
     return msgspec.json.Decoder(msgspec.defstruct("Infer", fields))
 
@@ -151,13 +154,15 @@ def decode_infer(
             asked = _decoder(len(inputs), len(outputs)).decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"not an inference request: {reason_of(error, header)}") from error
-    refuse_unsupported(asked.parameters, "$.parameters")
+    parameters = _parameters(asked.parameters, "$.parameters")
+    refuse_unsupported(parameters, "$.parameters")
     check = InputCheck(inputs)
     parts: list[tuple[str, int, int]] = []
     position = 0
     for i, given in enumerate(_listed(asked.inputs)):
-        spec, place = check.spec(i, given.name, given.datatype, given.shape, given.parameters)
-        size = given.parameters.get("binary_data_size")
+        own = _parameters(given.parameters, f"$.inputs[{i}].parameters")
+        spec, place = check.spec(i, given.name, given.datatype, given.shape, own)
+        size = own.get("binary_data_size")
         if size is None:
             check.tensors[given.name] = _from_data(given.data, spec.dtype, given.shape, place)
         else:
@@ -167,14 +172,17 @@ def decode_infer(
             position = end
     if position != len(rest):
         raise RequestError(f"got {len(rest)} bytes of tensors, expected {position} by the sizes of the inputs")
-    default = flag(asked.parameters, "binary_data_output", "$.parameters", default=False)
-    named = wanted([(o.name, o.parameters) for o in _listed(asked.outputs)], outputs, binary=default)
-    call = InferCall(check.complete(), named, asked.id, asked.parameters)
+    default = flag(parameters, "binary_data_output", "$.parameters", default=False)
+    asked_outputs = [
+        (o.name, _parameters(o.parameters, f"$.outputs[{i}].parameters")) for i, o in enumerate(_listed(asked.outputs))
+    ]
+    named = wanted(asked_outputs, outputs, binary=default)
+    call = InferCall(check.complete(), named, asked.id, parameters)
     if content and len(parts) == len(inputs) and asked.id is None:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
         shaped = tuple([(name, begin, end, call.tensors[name].shape) for name, begin, end in parts])
-        _known[content] = _Known(inputs, tuple(outputs), position, shaped, named, asked.parameters)
+        _known[content] = _Known(inputs, tuple(outputs), position, shaped, named, parameters)
     return call
 
 
@@ -222,6 +230,18 @@ def metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}
 
 
+def _parameters(raw: msgspec.Raw, place: str) -> dict[str, Any]:
+    """Parameters; not read with what they belong to, for a million take seconds before their number is known."""
+    if not raw:
+        return {}
+    if len(bytes(raw)) > _MOST_PARAMETERS_BYTES:
+        raise RequestError(f"got parameters longer than {_MOST_PARAMETERS_BYTES} bytes", where=place)
+    try:
+        return _parameters_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RequestError(f"not an inference request: {reason_of(error, bytes(raw))}", where=place) from error
+
+
 def _decode_flat(header: bytes | memoryview, inputs: Mapping[str, TensorSpec], outputs_count: int) -> Any:
     """A request whose values are all flat lists, read in one pass; None: it has another form, or something is wrong."""
     try:
@@ -237,7 +257,7 @@ def _flat_decoder(tensors: tuple[tuple[str, str], ...], outputs_count: int) -> m
     kinds: list[Any] = []
     for name, dtype in tensors:
         fields: list[Any] = [("shape", _Shape), ("datatype", str), ("data", list[element_type(dtype)])]
-        fields.append(("parameters", _Parameters, {}))
+        fields.append(("parameters", msgspec.Raw, msgspec.Raw()))
         kinds.append(msgspec.defstruct("Flat", fields, namespace={"name": name}, tag_field="name", tag=name))
     one: Any = functools.reduce(lambda a, b: a | b, kinds)
     return _decoder_of(one, len(tensors), outputs_count)

@@ -458,6 +458,10 @@ def many(**lists: str) -> bytes:
             "`object` of length <= 1000",
         ),
         (
+            b'{"inputs":[],"parameters":{%s}}' % b",".join(b'"%d":1' % i for i in range(200_000)),
+            "$.parameters: got parameters longer than 65536 bytes",
+        ),
+        (
             rest("float32", [2, 2], data=[[]] * 1_000_000)[0].replace(b'"x"', b'"in_float32"'),
             "got 1000001 lists, too many for the shape [2, 2]",
         ),
@@ -468,7 +472,7 @@ def many(**lists: str) -> bytes:
             "unknown input 'one'",
         ),
     ],
-    ids=["outputs", "wrong outputs", "inputs", "sizes", "parameters", "lists", "values"],
+    ids=["outputs", "wrong outputs", "inputs", "sizes", "parameters", "long parameters", "lists", "values"],
 )
 def test_more_than_any_request_has_is_refused_before_it_is_read(body: bytes, reason: str) -> None:
     """Each of these held up a server for a second, or took fifty bytes of memory for each byte."""
