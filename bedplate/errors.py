@@ -11,6 +11,7 @@ features.py: view 'sales': unknown column 'pric'
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -46,8 +47,10 @@ class BedplateError(Exception):
         return f"{text}\n  {self.hint}" if self.hint else text
 
     def for_client(self) -> BedplateError:
-        """What clients of a server are told: the error itself where its message is for them."""
-        return self if self.told is None else BedplateError(self.told, where=self.where, hint=self.hint)
+        """What clients of a server are told: what is for them, and of paths and URLs the last part alone."""
+        message = self.message if self.told is None else self.told
+        where = self.where and without_paths(self.where)
+        return BedplateError(without_paths(message), where=where, hint=self.hint and without_paths(self.hint))
 
 
 FAILS = "the function fails; the server's log says more"
@@ -129,6 +132,10 @@ class RequestError(BedplateError):
 
     http_status = 400
 
+    def for_client(self) -> BedplateError:
+        """The error itself: it quotes the client's own."""
+        return self
+
 
 class NotReadyError(BedplateError):
     """A server that has not loaded what it answers from.
@@ -158,6 +165,30 @@ class MissingExtraError(BedplateError):
             f"the library '{library}' is not installed",
             hint=f"install it with: pip install 'bedplate[{extra}]'" + _BESIDE.get(extra, ""),
         )
+
+
+_PATH = re.compile(
+    r"""(?<![\w.~/-])(?:[a-z][a-z0-9+]*:/{1,3}|/)  # not within a word, but where a scheme is before it
+    (?!v2/)[^\s/'"]+/[^\s'"]*                     # of two parts at least, and none of the server's own routes
+    (?:(?<=\w)[ ][\w.-]+/[^\s'"]*)*               # a folder whose name has a space""",
+    re.VERBOSE,
+)
+
+
+def without_paths(text: str) -> str:
+    """A text in which absolute paths and URLs are cut to their last part: where things lie is not for clients.
+
+    >>> without_paths("the folder /srv/my shop/registry/models/ranker/3 was changed by hand")
+    'the folder .../3 was changed by hand'
+    >>> without_paths("lmdb:///srv/online: redis://:secret@cache:6379/0, input '$.inputs[0]' and/or /v2/models/a")
+    ".../online: .../0, input '$.inputs[0]' and/or /v2/models/a"
+    """
+    return _PATH.sub(lambda found: f".../{_last(found[0])}", text)
+
+
+def _last(path: str) -> str:
+    """The last part of a path, with the punctuation of the sentence that follows it."""
+    return path.rstrip("/").rpartition("/")[2]
 
 
 _BESIDE = {

@@ -7,7 +7,16 @@ import inspect
 import pytest
 
 from bedplate import errors
-from bedplate.errors import BedplateError, DataError, DefinitionError, MissingExtraError, missing_extra, suggest
+from bedplate.errors import (
+    BedplateError,
+    DataError,
+    DefinitionError,
+    MissingExtraError,
+    RequestError,
+    StoreError,
+    missing_extra,
+    suggest,
+)
 
 CODES = {
     "BedplateError": (1, 500),
@@ -81,3 +90,31 @@ def test_a_library_that_is_missing_names_its_extra():
     assert "pip install 'bedplate[serve]'" in str(error)
     assert missing_extra(ModuleNotFoundError(name="left_pad")) is None
     assert missing_extra(ModuleNotFoundError()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("/srv/shop/registry/index.sqlite", ".../index.sqlite"),
+        ("/srv/my shop/registry/index.sqlite", ".../index.sqlite"),
+        (
+            "the folder /srv/models/ranker/3 was changed by hand; restore it",
+            "the folder .../3 was changed by hand; restore it",
+        ),
+        ("Load model from '/srv/c d/model.onnx' failed (/a/b).", "Load model from '.../model.onnx' failed (.../b)."),
+        ("lmdb:///srv/online can't be read", ".../online can't be read"),
+        ("file:/srv/online, redis://:secret@cache:6379/0", ".../online, .../0"),
+        ("POST /v2/models/a/infer, /rank and $.inputs[0] of views/a.py", None),
+        ("model 'a/b': and/or 1/2", None),
+    ],
+)
+def test_clients_are_told_no_paths_of_the_server(text: str, told: str | None) -> None:
+    error = StoreError(text, where=text, hint=text)
+    found = error.for_client()
+    assert {found.message, found.where, found.hint} == {told or text}
+    assert str(error).count(text) == 3
+    assert RequestError(text).for_client().message == text  # it is the client's own
+
+
+def test_what_is_not_for_clients_is_told_in_other_words() -> None:
+    assert str(StoreError("secret", where="/a/b", told="it fails").for_client()) == ".../b: it fails"

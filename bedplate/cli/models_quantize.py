@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from bedplate.cli.options import echo_json, json_option, open_registry, project_option
+from bedplate.cli.options import Between, echo_json, json_option, open_registry, project_option
 
 if TYPE_CHECKING:
     from bedplate.registry.version import ModelVersion
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--most", required=True, type=click.FloatRange(0, min_open=True), help="The largest change of a score.")
+@click.option("--most", required=True, type=Between(0, min_open=True), help="The largest change of a score.")
 @click.option("--dataset", help="Compare the scores of this dataset's test split too.")
 @click.option("--batches", default=100, show_default=True, type=click.IntRange(1), help="Of the dataset, at most.")
 @project_option

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import click
 import msgspec
@@ -18,6 +19,18 @@ project_option = click.option(
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON for programs; times in microseconds.")
 """`--json`: passed as `as_json`."""
+
+
+@final
+class Between(click.FloatRange):
+    """A number in a range. NaN is in none, though no comparison says so."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; fails where it is none, or not in the range."""
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value} is no number.", param, ctx)
+        return found
 
 
 def echo_json(value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bedplate.cli.options import project_option
+from bedplate.cli.options import Between, project_option
 from bedplate.cli.server import ServerOptions, server_options
 from bedplate.errors import ConfigError
 
@@ -41,7 +41,7 @@ TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
     metavar="MS",
     default=1.0,
     show_default=True,
-    type=click.FloatRange(0, 100),
+    type=Between(0, 100),
     help="How long requests may wait to share a call of a model, where that is measured to pay; 0: never.",
 )
 @click.option(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast, final
 
@@ -106,10 +107,20 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if parser.last or self._refusal is not None or self._lingering:
             return
-        begun = parser.begun
         parser.now = min(self._hub.turns.arrival(), self._came)
+        self._parse(lambda: parser.feed(data))
+        if parser.complete and not self._scheduled:
+            self._advance()
+        elif parser.waiting:
+            self._invite()
+        if not parser.has_room:
+            self._balance_reading()
+
+    def _parse(self, parse: Callable[[], None]) -> None:
+        parser = self._parser
+        begun = parser.begun
         try:
-            parser.feed(data)
+            parse()
         except RefusedError as wrong:
             reason = _REASONS.get(wrong.response.status)
             if reason is not None:
@@ -121,12 +132,6 @@ class Connection(asyncio.Protocol):
             self._refuse(answer_to(refused))
         if parser.begun != begun:
             self._renew()
-        if parser.complete and not self._scheduled:
-            self._advance()
-        elif parser.waiting:
-            self._invite()
-        if not parser.has_room:
-            self._balance_reading()
 
     def expire(self) -> None:
         """The deadline has passed: 408 for half a request, else the connection closes."""
@@ -189,6 +194,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         request, keep, old = self._parser.take()
+        if self._refusal is None:
+            self._parse(self._parser.go_on)
         keep = keep and (self._pending or not (self._hub.draining or self._eof)) and not self._hub.starting
         self._write(response, keep=keep, old=old, with_body=request.method != "HEAD")
         if not keep:

@@ -30,11 +30,12 @@ class Limits:
 
     Attributes:
         head_bytes: request line and headers together; 431 beyond.
+        headers: how many of them; 431 beyond.
         body_bytes: 413 beyond.
-        bodies_bytes: of the bodies of all connections that are coming or wait for their answer; beyond, 503 to a
-            connection that holds more than 64 KB.
+        bodies_bytes: of the bodies of all connections that are coming or wait for their answer, and what else is read
+            ahead of answers; beyond, 503 to a connection that holds more than 64 KB.
         pending: requests of one connection that were read and not yet answered; reading stops there, and where their
-            bodies are together longer than one may be.
+            bodies are together longer than one may be, or their heads take 128 KB of memory.
         connections: at once; the next ones get 503.
         waiting: connections with a request that waits for its turn; the requests of others get 429. 0: no limit.
         wait_seconds: the longest wait for a turn, by estimate; requests that would wait longer get 503.
@@ -45,6 +46,7 @@ class Limits:
     """
 
     head_bytes: int = 32 * 1024
+    headers: int = 100
     body_bytes: int = BODY_BYTES
     bodies_bytes: int = BODIES_BYTES
     pending: int = 64
@@ -72,7 +74,8 @@ class Request:
         most_bytes: of the body, decompressed.
         client: who asks, where the door has said so.
         refusal: the answer to one that the door does not let in; its body was not kept.
-        received_bytes: of the body as it came and was kept.
+        held_bytes: what is counted of it until it is answered: of the body as it came, and of the head where it waits
+            behind others of its connection.
     """
 
     method: str
@@ -84,7 +87,7 @@ class Request:
     most_bytes: int = BODY_BYTES
     client: str | None = None
     refusal: Response | None = None
-    received_bytes: int = 0
+    held_bytes: int = 0
 
 
 @final

@@ -15,6 +15,9 @@ Waiting: TypeAlias = tuple[Request, bool, bool]
 """A request that is read, whether the connection stays open after it, and whether the client speaks HTTP/1.0."""
 
 
+_PIECE_BYTES = 4096  # is parsed at once where it may be requests: a tiny one takes twenty times its bytes in memory
+_REQUEST_BYTES, _HEADER_BYTES = 1024, 200  # of memory, beside their texts
+_MOST_HEADS = 128 * 1024  # of memory, of one connection's requests that wait
 _NO_ROOM = error_response(503, "too many large bodies are under way", hint="ask again later, or send smaller ones")
 
 
@@ -51,9 +54,9 @@ class RequestParser:
     """
 
     __slots__ = (
-        "_admit", "_arrived", "_bodies", "_body", "_body_size", "_fed", "_head_size", "_headers", "_held", "_in_head",
-        "_keeps", "_limits", "_parser", "_refusal", "_turned_away", "_url", "begun", "complete", "in_message", "last",
-        "now", "uploader", "waiting",
+        "_admit", "_arrived", "_bodies", "_body", "_body_size", "_count", "_fed", "_head_size", "_headers", "_heads",
+        "_held", "_in_head", "_keeps", "_left", "_limits", "_parser", "_refusal", "_rest", "_rest_size",
+        "_turned_away", "_url", "begun", "complete", "in_message", "last", "now", "uploader", "waiting",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, admit: Admit | None = None, bodies: Bodies | None = None) -> None:
@@ -61,6 +64,8 @@ class RequestParser:
         self._bodies, self._held = bodies or Bodies(limits.bodies_bytes), 0
         self._parser: Any = httptools.HttpRequestParser(self)
         self._refusal: Response | None = None
+        self._rest, self._rest_size = memoryview(b""), 0  # what is not parsed yet, and what is counted of it
+        self._heads = 0  # what is counted of the heads of complete requests
         self.complete: deque[Waiting] = deque()
         self.begun = 0
         self.now = self._arrived = 0.0
@@ -72,7 +77,8 @@ class RequestParser:
         self._headers: dict[bytes, bytes] = {}
         self._body: bytes | bytearray = b""
         self._keeps = True
-        self._head_size = self._fed = self._body_size = 0
+        self._head_size = self._fed = self._body_size = self._count = 0
+        self._left = 0  # of a body whose length is known
         self.uploader: str | None = None
         self._turned_away: Response | None = None
 
@@ -80,16 +86,45 @@ class RequestParser:
     def has_room(self) -> bool:
         """Whether more may be read: the requests that are not answered are few, and no longer than one body may be."""
         waiting, limits = self.complete, self._limits
-        if len(waiting) >= limits.pending:
+        if len(waiting) >= limits.pending or self._heads > _MOST_HEADS:
             return False
         return len(waiting) <= 1 or sum(len(request.body) for request, _, _ in waiting) <= limits.body_bytes
 
     def feed(self, data: bytes) -> None:
-        """Reads bytes; complete requests are appended to `complete`.
+        """Reads bytes; complete requests are appended to `complete`. What there is no room for is kept for `go_on`.
 
         Raises:
             RefusedError: they are malformed or beyond a limit. Requests before them are in `complete`.
         """
+        if not self._rest and (len(data) <= _PIECE_BYTES or len(data) <= self._left):
+            self._feed(data)
+            return
+        self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Reads what was kept, as far as there is room now.
+
+        Raises:
+            RefusedError: as `feed`.
+        """
+        while self._rest and self.has_room:
+            size = max(_PIECE_BYTES, self._left)
+            piece, self._rest = bytes(self._rest[:size]), self._rest[size:]
+            self._feed(piece)
+            if self.last:
+                self._rest = memoryview(b"")
+        # A view holds all of what it is one of.
+        size = memoryview(self._rest.obj).nbytes if self._rest else 0
+        if size != self._rest_size:
+            self._let_go(self._rest_size)
+            self._rest_size = 0
+            if not self._bodies.keep(size, self._held):
+                raise RefusedError(_NO_ROOM)
+            self._held += size
+            self._rest_size = size
+
+    def _feed(self, data: bytes) -> None:
         begun = self.begun if self._in_head else 0
         try:
             self._parser.feed_data(data)
@@ -110,18 +145,20 @@ class RequestParser:
     def take(self) -> Waiting:
         """The first of the complete requests, which is answered: its body counts no more."""
         waiting = self.complete.popleft()
-        self._let_go(waiting[0].received_bytes)
+        request = waiting[0]
+        self._let_go(request.held_bytes)
+        self._heads -= request.held_bytes - len(request.body)
         return waiting
 
     def drop(self) -> None:
-        """Forgets the body that is coming: it is not waited for."""
-        self._let_go(len(self._body))
-        self._body = b""
+        """Forgets the body that is coming, and what is not parsed: they are not waited for."""
+        self._let_go(len(self._body) + self._rest_size)
+        self._body, self._rest, self._rest_size = b"", memoryview(b""), 0
 
     def close(self) -> None:
         """Forgets everything."""
         self.complete.clear()
-        self._body = b""
+        self._body, self._rest, self._rest_size, self._heads = b"", memoryview(b""), 0, 0
         self._let_go(self._held)
 
     def on_message_begin(self) -> None:
@@ -137,6 +174,9 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer of a chunked body, which is dropped."""
+        self._count += 1
+        if self._count > self._limits.headers:
+            self._refuse(error_response(431, f"the request has more than {self._limits.headers} headers"))
         self._count_head(len(name) + len(value) + 4)
         if not self._in_head:
             return
@@ -162,8 +202,10 @@ class RequestParser:
             else:
                 self.uploader = admitted
         length = headers.get(b"content-length") if self._turned_away is None else None
-        if length is not None and int(length) > limit:
-            self._refuse(_body_too_large(limit))
+        if length is not None:
+            self._left = int(length)
+            if self._left > limit:
+                self._refuse(_body_too_large(limit))
         codings = headers.get(b"transfer-encoding")
         if codings is not None:
             self._check_codings([coding.strip().lower() for coding in codings.split(b",")])
@@ -177,6 +219,7 @@ class RequestParser:
         """A part of the body."""
         self.waiting = False
         self._body_size += len(body)
+        self._left -= len(body)
         if self._body_size > self._limits.body_bytes:
             self._refuse(_body_too_large(self._limits.body_bytes))
         if self._turned_away is not None or not self._keeps:
@@ -199,7 +242,14 @@ class RequestParser:
         keep = parser.should_keep_alive() and not parser.should_upgrade()
         limit = self._limits.body_bytes
         request = Request(self._method(), path_of(self._url), self._headers, body, self._arrived, most_bytes=limit)
-        request.client, request.refusal, request.received_bytes = self.uploader, self._turned_away, len(body)
+        request.client, request.refusal, request.held_bytes = self.uploader, self._turned_away, len(body)
+        if self.complete:  # one head is there for every connection anyway
+            size = _REQUEST_BYTES + self._head_size + _HEADER_BYTES * self._count
+            if not self._bodies.keep(size, self._held):
+                self._refuse(_NO_ROOM)
+            self._held += size
+            self._heads += size
+            request.held_bytes += size
         self.complete.append((request, keep, parser.get_http_version() == "1.0"))
         self.in_message = self.waiting = False
         self.last = not keep

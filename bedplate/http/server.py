@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar, final
 
 from bedplate.http.board import DRAINING, READY, Seat
-from bedplate.http.bodies import Bodies
+from bedplate.http.bodies import Bodies, Trimming
 from bedplate.http.connection import Connection, Hub
 from bedplate.http.door import Door
 from bedplate.http.listening import Listener, bind, turn_away, url_of
@@ -82,7 +82,7 @@ class Server:
         self._socket = bound or bind(host, port)
         self._listener: Listener | None = None
         self._sweeper: asyncio.Task[None] | None = None
-        self._each_second: list[Callable[[], None]] = [self.turns.tidy]
+        self._each_second: list[Callable[[], None]] = [self.turns.tidy, Trimming(self.bodies).look]
         if certificate is not None:
             self._each_second.append(Watched(certificate.paths, certificate.reload, seat).look)
 
@@ -222,8 +222,8 @@ class Beside(Protocol):
         """Where to reach it from this machine, once it has started."""
         ...
 
-    async def start(self, turns: Turns, door: Door) -> None:
-        """Accepts requests; they wait for their turn, and are let in, as those over HTTP."""
+    async def start(self, turns: Turns, door: Door, bodies: Bodies) -> None:
+        """Accepts requests; they wait for their turn, are let in, and are held in memory, as those over HTTP."""
         ...
 
     async def drain(self) -> None:
@@ -369,4 +369,4 @@ def _take(place: Place, server: Server, app: Application[Loaded], stopped: async
 
 async def _start(beside: Sequence[Beside], server: Server) -> None:
     for other in beside:
-        await other.start(server.turns, server.door)
+        await other.start(server.turns, server.door, server.bodies)

@@ -17,6 +17,11 @@ _MOST_EMPTY = 2**48
 """What the sizes of an empty tensor that are not 0 may multiply to."""
 MOST_ROWS = 100_000
 """The largest free size of an input, such as how many rows a request brings: one request holds up others no longer."""
+MOST_SIZES = 64
+"""The most sizes of a shape: more than any array has."""
+MOST_PARAMETERS = 1000
+SPARE = 16
+"""How many more inputs or outputs a request may name than the model has: it is told which is wrong."""
 _UNSUPPORTED = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset", "classification")
 
 
@@ -64,7 +69,8 @@ class InputCheck:
         spec = self._inputs.get(name)
         if spec is None or name in self.tensors:
             got = f"input '{name}' twice" if spec else f"unknown input '{name}'"
-            raise RequestError(f"got {got}", where=f"$.inputs[{i}]", hint=suggest(name, self._inputs, "inputs"))
+            hint = "give each input once" if spec else suggest(name, self._inputs, "inputs")
+            raise RequestError(f"got {got}", where=f"$.inputs[{i}]", hint=hint)
         place = f"input '{name}'"
         refuse_unsupported(parameters, place)
         if datatype != DATATYPES[spec.dtype]:
@@ -121,7 +127,8 @@ def wanted(
         place = f"$.outputs[{i}]"
         if name not in outputs or name in found:
             got = f"output '{name}' twice" if name in found else f"unknown output '{name}'"
-            raise RequestError(f"got {got}", where=place, hint=suggest(name, outputs, "outputs"))
+            hint = "name each output once" if name in found else suggest(name, outputs, "outputs")
+            raise RequestError(f"got {got}", where=place, hint=hint)
         refuse_unsupported(parameters, place)
         found[name] = flag(parameters, "binary_data", place, default=binary)
     return tuple(found.items())

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any, TypeVar, final
 
-from bedplate.errors import BedplateError, NotFoundError, RequestError, suggest
+from bedplate.errors import BedplateError, NotFoundError, RequestError, StoreError, suggest
 from bedplate.inference.infer_call import InferCall
 from bedplate.inference.model import Model, SharedCalls
 from bedplate.inference.model_source import ModelSource
@@ -232,11 +232,19 @@ class Repository:
         """Every version that is served or may be, with its state and why it is in it.
 
         Args:
-            ready: only those that answer.
+            ready: only those that answer; the registry is not asked for them.
+
+        Raises:
+            StoreError: the registry can't be read: what it holds is not known.
         """
         known: Mapping[str, Sequence[str]] = {}
         if not ready and self._source is not None:
-            known = await asyncio.to_thread(self._source.versions)
+            try:
+                known = await asyncio.to_thread(self._source.versions)
+            except StoreError as error:
+                hint = 'versions that are served are listed without it: ask for {"ready": true}'
+                hint = f"{error.hint}; {hint}" if error.hint else hint
+                raise StoreError(error.message, where=error.where, hint=hint) from error
         found = {(name, v) for name, versions in known.items() for v in versions}
         found |= {(name, v) for name, versions in self._served.items() for v in versions}
         return [

@@ -52,6 +52,12 @@ def asked_versions(parameters: Mapping[str, Any], name: str) -> VersionPolicy | 
         return VersionPolicy(specific=_Specific([version]))
     if config is None:
         return None
+    if not isinstance(config, str | bytes):
+        raise RequestError(
+            f"not a model configuration: got {config!r}, expected a text of JSON",
+            where=f"config of model '{name}'",
+            hint="""such as '{"version_policy": {"latest": {"num_versions": 2}}}'""",
+        )
     try:
         policy = msgspec.json.decode(config, type=_Config).version_policy
     except (msgspec.MsgspecError, TypeError, UnicodeError, RecursionError) as error:

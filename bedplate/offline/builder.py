@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
+from bedplate.allocator import give_back
 from bedplate.canonical import to_json
 from bedplate.errors import StoreError
 from bedplate.features.view import CompiledView
@@ -17,7 +18,7 @@ from bedplate.offline.buckets import BucketBuild
 from bedplate.offline.build import PartBuild, Progress
 from bedplate.offline.cover import Slot
 from bedplate.offline.index import FORMAT, Timeline
-from bedplate.offline.memory import Budget, bytes_of_whole, give_back
+from bedplate.offline.memory import Budget, bytes_of_whole
 from bedplate.offline.parts import ViewParts
 from bedplate.offline.pieces import TableRows
 from bedplate.offline.seal import Sealer

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Protocol, final
 
 from bedplate.aggregations.base import Reduce
 from bedplate.features.view import CompiledView
@@ -92,7 +91,6 @@ class TextSize:
 
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_trim: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class _Mapped(Protocol):
@@ -176,12 +174,6 @@ class Budget:
     def share(self, threads: int) -> float:
         """What one of several parts that are built at once may take; bytes."""
         return (1 - _READING) * self.room() / threads
-
-
-def give_back() -> None:
-    """Returns memory that is not needed any more to the system: the C library keeps it for what comes next."""
-    if _trim is not None:
-        _trim(0)
 
 
 def bytes_of_whole(view: CompiledView) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import math
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic, perf_counter
@@ -21,7 +22,7 @@ from bedplate.errors import BedplateError, DeadlineError, RequestError
 from bedplate.http.door import Door, answer_to
 from bedplate.http.message import Response, retry_after
 from bedplate.http.metrics import Metrics
-from bedplate.http.turns import PROBE, Refused, Turn, Turns
+from bedplate.http.turns import NORMAL, PROBE, Refused, Turn, Turns
 from bedplate.oip.methods import InferenceService, Method, Wait
 
 log = logging.getLogger("bedplate.serving")
@@ -63,6 +64,14 @@ class ProblemError(Exception):
     def __init__(self, status: int, details: str, after: bytes | None = None) -> None:
         super().__init__(details)
         self.status, self.details, self.after = status, _cut(details), after
+
+    def forget(self) -> None:
+        """Lets go of what led to it: its frames hold the message, and are held by what they hold."""
+        error: BaseException | None = self
+        while error is not None:
+            traceback.clear_frames(error.__traceback__)
+            error.__traceback__, error = None, error.__cause__ or error.__context__
+        self.__cause__ = self.__context__ = None
 
 
 @final
@@ -127,9 +136,13 @@ class Calls:
             if status:
                 self._metrics.observe(method.route, status, perf_counter() - begin)
 
+    def refuse(self, reason: str) -> None:
+        """Counts a call that is not worked on."""
+        self._turns.tally.refuse(reason, NORMAL)
+
     async def _admitted(self, method: Method, call: _Call, body: bytes) -> Any:
         """The answer, made when the call has its turn."""
-        asked = method.parse(body)
+        asked: Any = method.parse(body)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         turn: Turn | Response | None = None
 
@@ -157,6 +170,8 @@ class Calls:
         except asyncio.CancelledError:
             self._turns.leave(turn)
             raise
+        finally:
+            asked = turn = None  # the turn and what it runs hold each other, and the message, until a collection
 
     def _run(self, turn: Turn, future: asyncio.Future[Any], work: Callable[[], Any]) -> None:
         try:
@@ -200,6 +215,12 @@ def _expire(future: asyncio.Future[Any]) -> None:
         future.set_exception(DeadlineError("the deadline passed before there was an answer"))
 
 
+def client_of(context: Any) -> str:
+    """Where the client of a call is, without its port."""
+    peer: str = context.peer() or ""
+    return peer.rpartition(":")[0].partition(":")[2]
+
+
 def headers_of(metadata: Any) -> dict[bytes, bytes]:
     """The metadata of a call as headers of HTTP."""
     return {
@@ -217,11 +238,8 @@ def refusal(response: Response) -> ProblemError:
 
 def _call_of(context: Any, size: int) -> _Call:
     now, left = monotonic(), context.time_remaining()
-    peer: str = context.peer() or ""
-    address = peer.rpartition(":")[0].partition(":")[2]
-    return _Call(
-        headers_of(context.invocation_metadata()), address, now, math.inf if left is None else now + left, size
-    )
+    ends = math.inf if left is None else now + left
+    return _Call(headers_of(context.invocation_metadata()), client_of(context), now, ends, size)
 
 
 def _cut(details: str) -> str:

@@ -19,7 +19,16 @@ import msgspec
 from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.http.message import OCTETS, Response
-from bedplate.inference.infer_call import InferCall, InputCheck, flag, refuse_unsupported, wanted
+from bedplate.inference.infer_call import (
+    MOST_PARAMETERS,
+    MOST_SIZES,
+    SPARE,
+    InferCall,
+    InputCheck,
+    flag,
+    refuse_unsupported,
+    wanted,
+)
 from bedplate.malformed import reason_of, shown
 from bedplate.runtimes.tensors import (
     DATATYPES,
@@ -35,14 +44,18 @@ from bedplate.types import Array
 HEADER_LENGTH = b"inference-header-content-length"
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
-_Parameters = dict[str, str | int | float | bool]
+_Shape = Annotated[list[_Size], msgspec.Meta(max_length=MOST_SIZES)]
+_parameters_decoder = msgspec.json.Decoder(
+    Annotated[dict[str, str | int | float | bool], msgspec.Meta(max_length=MOST_PARAMETERS)]
+)
+_MOST_PARAMETERS_BYTES = 64 * 1024
 
 
 class _Input(msgspec.Struct):
     name: str
-    shape: list[_Size]
+    shape: _Shape
     datatype: str
-    parameters: _Parameters = {}
+    parameters: msgspec.Raw = msgspec.Raw()
     data: msgspec.Raw = msgspec.Raw()
 
 
@@ -85,20 +98,35 @@ _known: dict[bytes, _Known] = {}
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: _Parameters = {}
+    parameters: msgspec.Raw = msgspec.Raw()
 
 
-class _Asked(msgspec.Struct, kw_only=True):
-    outputs: list[_Output] = []
-    id: str | None = None
-    parameters: _Parameters = {}
+def _at_most(most: int, kind: Any) -> Any:
+    """A list of at most so many: unlike a list with a longest length, it ends with the first that is too many."""
+    fields: list[Any] = [(f"_{i}", kind | msgspec.UnsetType, msgspec.UNSET) for i in range(most)]
+    return msgspec.defstruct("AtMost", fields, array_like=True, forbid_unknown_fields=True)
 
 
-class _Infer(_Asked):
-    inputs: list[_Input]
+def _listed(values: Any) -> list[Any]:
+    """What is in a list of `_at_most`."""
+    return [] if values is msgspec.UNSET else [v for v in msgspec.structs.astuple(values) if v is not msgspec.UNSET]
 
 
-_decoder = msgspec.json.Decoder(_Infer)
+def _decoder_of(inputs: Any, inputs_count: int, outputs_count: int) -> msgspec.json.Decoder[Any]:
+    """Of requests to a model of so many inputs and outputs."""
+    fields: list[Any] = [
+        ("inputs", _at_most(inputs_count + SPARE, inputs)),
+        ("outputs", _at_most(outputs_count + SPARE, _Output) | msgspec.UnsetType, msgspec.UNSET),
+        ("id", str | None, None),
+        ("parameters", msgspec.Raw, msgspec.Raw()),
+    ]
+    return msgspec.json.Decoder(msgspec.defstruct("Infer", fields))
+
+
+@functools.lru_cache(64)
+def _decoder(inputs_count: int, outputs_count: int) -> msgspec.json.Decoder[Any]:
+    """Of requests in any form."""
+    return _decoder_of(_Input, inputs_count, outputs_count)
 
 
 def decode_infer(
@@ -121,16 +149,20 @@ def decode_infer(
     if known is not None and known.inputs is inputs and known.size == len(rest) and known.gives == tuple(outputs):
         return known.call(rest)
     try:
-        asked: Any = (None if rest else _decode_flat(header, inputs)) or _decoder.decode(header)
+        asked: Any = None if rest else _decode_flat(header, inputs, len(outputs))
+        if asked is None:
+            asked = _decoder(len(inputs), len(outputs)).decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(f"not an inference request: {reason_of(error, header)}") from error
-    refuse_unsupported(asked.parameters, "$.parameters")
+    parameters = _parameters(asked.parameters, "$.parameters")
+    refuse_unsupported(parameters, "$.parameters")
     check = InputCheck(inputs)
     parts: list[tuple[str, int, int]] = []
     position = 0
-    for i, given in enumerate(asked.inputs):
-        spec, place = check.spec(i, given.name, given.datatype, given.shape, given.parameters)
-        size = given.parameters.get("binary_data_size")
+    for i, given in enumerate(_listed(asked.inputs)):
+        own = _parameters(given.parameters, f"$.inputs[{i}].parameters")
+        spec, place = check.spec(i, given.name, given.datatype, given.shape, own)
+        size = own.get("binary_data_size")
         if size is None:
             check.tensors[given.name] = _from_data(given.data, spec.dtype, given.shape, place)
         else:
@@ -140,14 +172,17 @@ def decode_infer(
             position = end
     if position != len(rest):
         raise RequestError(f"got {len(rest)} bytes of tensors, expected {position} by the sizes of the inputs")
-    default = flag(asked.parameters, "binary_data_output", "$.parameters", default=False)
-    named = wanted([(o.name, o.parameters) for o in asked.outputs], outputs, binary=default)
-    call = InferCall(check.complete(), named, asked.id, asked.parameters)
+    default = flag(parameters, "binary_data_output", "$.parameters", default=False)
+    asked_outputs = [
+        (o.name, _parameters(o.parameters, f"$.outputs[{i}].parameters")) for i, o in enumerate(_listed(asked.outputs))
+    ]
+    named = wanted(asked_outputs, outputs, binary=default)
+    call = InferCall(check.complete(), named, asked.id, parameters)
     if content and len(parts) == len(inputs) and asked.id is None:
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
         shaped = tuple([(name, begin, end, call.tensors[name].shape) for name, begin, end in parts])
-        _known[content] = _Known(inputs, tuple(outputs), position, shaped, named, asked.parameters)
+        _known[content] = _Known(inputs, tuple(outputs), position, shaped, named, parameters)
     return call
 
 
@@ -195,24 +230,37 @@ def metadata(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": shape}
 
 
-def _decode_flat(header: bytes | memoryview, inputs: Mapping[str, TensorSpec]) -> Any:
+def _parameters(raw: msgspec.Raw, place: str) -> dict[str, Any]:
+    """Parameters; not read with what they belong to, for a million take seconds before their number is known."""
+    if not raw:
+        return {}
+    if len(bytes(raw)) > _MOST_PARAMETERS_BYTES:
+        raise RequestError(f"got parameters longer than {_MOST_PARAMETERS_BYTES} bytes", where=place)
+    try:
+        return _parameters_decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise RequestError(f"not an inference request: {reason_of(error, bytes(raw))}", where=place) from error
+
+
+def _decode_flat(header: bytes | memoryview, inputs: Mapping[str, TensorSpec], outputs_count: int) -> Any:
     """A request whose values are all flat lists, read in one pass; None: it has another form, or something is wrong."""
     try:
-        return _flat_decoder(tuple([(name, spec.dtype) for name, spec in inputs.items()])).decode(header)
+        tensors = tuple([(name, spec.dtype) for name, spec in inputs.items()])
+        return _flat_decoder(tensors, outputs_count).decode(header)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
 @functools.lru_cache(64)
-def _flat_decoder(tensors: tuple[tuple[str, str], ...]) -> msgspec.json.Decoder[Any]:
+def _flat_decoder(tensors: tuple[tuple[str, str], ...], outputs_count: int) -> msgspec.json.Decoder[Any]:
     """Of requests to one model: the name of an input says the type of its values."""
     kinds: list[Any] = []
     for name, dtype in tensors:
-        fields: list[Any] = [("shape", list[_Size]), ("datatype", str), ("data", list[element_type(dtype)])]
-        fields.append(("parameters", _Parameters, {}))
+        fields: list[Any] = [("shape", _Shape), ("datatype", str), ("data", list[element_type(dtype)])]
+        fields.append(("parameters", msgspec.Raw, msgspec.Raw()))
         kinds.append(msgspec.defstruct("Flat", fields, namespace={"name": name}, tag_field="name", tag=name))
     one: Any = functools.reduce(lambda a, b: a | b, kinds)
-    return msgspec.json.Decoder(msgspec.defstruct("FlatInfer", [("inputs", list[one])], bases=(_Asked,)))
+    return _decoder_of(one, len(tensors), outputs_count)
 
 
 def _from_data(data: msgspec.Raw | list[Any], dtype: str, shape: list[int], place: str) -> Array:

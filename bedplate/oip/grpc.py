@@ -7,23 +7,26 @@ are parsed here, so that bytes that are no message are INVALID_ARGUMENT. A clien
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from time import monotonic
 from typing import Any, final
 
+from bedplate.http.bodies import SMALL_BYTES, Bodies
 from bedplate.http.door import Door, is_probe
 from bedplate.http.message import Limits, error_response
 from bedplate.http.metrics import Metrics
 from bedplate.http.settings import Settings
 from bedplate.http.tls import Certificate
 from bedplate.http.turns import NORMAL, Turns
-from bedplate.oip.calls import Calls, ProblemError, headers_of, refusal
+from bedplate.oip.calls import Calls, ProblemError, client_of, headers_of, refusal
 from bedplate.oip.intake import Intake
 from bedplate.oip.methods import METHODS, STREAM, InferenceService, Method
 from bedplate.oip.port import address_of, not_bound
+from bedplate.oip.reading import ReadingEndedError, Readings
 
 # The library has no type stubs.
 _grpc: Any = importlib.import_module("grpc")
@@ -45,6 +48,13 @@ _CODES = {
 }
 """The code of gRPC for a status of HTTP; INTERNAL for others."""
 _FULL = error_response(503, "too many calls are open")
+_STREAMS_FULL = error_response(
+    429, "too many streams are open", hint="send several requests over one, or give the server less --most-megabytes"
+)
+_NO_ROOM = error_response(429, "too many large messages are under way", hint="ask again later, or send smaller ones")
+_GIVEN_UP = error_response(429, "the message took too long while others waited", hint="ask again later")
+_PATIENCE_SECONDS = 1.0  # of a message that is being read, while others wait to be
+_PROBE_PLACES, _PROBE_PATIENCE_SECONDS = 4, 0.05
 _LAST_CALL_SECONDS = 0.1  # at the end, for calls that are on their way
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.1, 0.5  # no call comes for so long, before the connections are told to end
 _TELLING_SECONDS = 0.02  # in which they are told; answers follow
@@ -83,6 +93,10 @@ class GrpcServer:
         self.port, self._is_shared = port, is_shared
         self._intake = Intake()
         self._calls = Calls(service, metrics, Turns(), Door(), self._intake.came)
+        limits = settings.limits
+        self._bodies = Bodies(limits.bodies_bytes)
+        self._readings = Readings(_places(limits), _PATIENCE_SECONDS)
+        self._probes = Readings(_PROBE_PLACES, _PROBE_PATIENCE_SECONDS)
         self._answers, self._idle = asyncio.Event(), set[asyncio.Future[bytes | None]]()
         self._answers.set()
         self._read_until = math.inf  # on the monotonic clock; once the server ends it is not infinite
@@ -94,23 +108,27 @@ class GrpcServer:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)
         return address_of(host, self.port)
 
-    async def start(self, turns: Turns, door: Door) -> None:
+    async def start(self, turns: Turns, door: Door, bodies: Bodies) -> None:
         """Accepts calls.
 
         Args:
             turns: the queue of the event loop.
             door: who is let in.
+            bodies: counts the messages that wait for an answer.
 
         Raises:
             ConfigError: the port can't be bound.
         """
         self._calls = Calls(self._service, self._metrics, turns, door, self._intake.came)
-        turns.holds = self._intake.holds
+        turns.holds, self._bodies = self._intake.holds, bodies
         limits, certificate, host = self._settings.limits, self._settings.certificate, self._settings.host
         options = [
             ("grpc.max_receive_message_length", limits.body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", limits.head_bytes),
+            # What nobody has asked for yet is held too: no more of a message than of a small one.
+            ("grpc.http2.lookahead_bytes", SMALL_BYTES),
+            ("grpc.http2.bdp_probe", 0),
             ("grpc.so_reuseport", int(self._is_shared)),
             ("grpc.server_handshake_timeout_ms", int(limits.request_seconds * 1e3)),
             # A connection without calls ends, and one whose peer has vanished: it does not answer pings.
@@ -162,9 +180,9 @@ class GrpcServer:
 
         async def answer(_: Any, context: Any) -> Any:
             try:
-                body = await self._message(context)
-                content = await self._calls.answer(method, context, body)
+                content = await self._answer(method, context)
             except ProblemError as problem:
+                problem.forget()
                 await self._answers.wait()
                 return await _abort(context, problem)
             await self._answers.wait()
@@ -172,32 +190,48 @@ class GrpcServer:
 
         return _grpc.stream_unary_rpc_method_handler(answer)
 
-    async def _message(self, context: Any) -> bytes:
+    async def _answer(self, method: Method, context: Any) -> bytes:
+        """The message that answers the one of a call; a frame of its own, for the library keeps that which aborts."""
+        body = await self._message(method, context)
+        with self._held(body):
+            return await self._calls.answer(method, context, body)
+
+    async def _message(self, method: Method, context: Any) -> bytes:
         """The message of a call.
 
         Raises:
             ProblemError: there is none, or not in time.
         """
-        seconds, task = self._settings.limits.request_seconds, asyncio.current_task()
-        late = list[bool]()
-
-        def expire() -> None:
-            late.append(True)
-            if task is not None:
-                task.cancel()
-
-        timer = asyncio.get_running_loop().call_later(seconds, expire)
+        limits, body = self._settings.limits, None
+        readings = self._probes if is_probe(method.method, method.target) else self._readings
         try:
-            body = await context.read()
-        except asyncio.CancelledError:
-            if not late:
-                raise
-            raise ProblemError(408, f"no whole message in {seconds:g} s") from None
+            body = await readings.read(client_of(context), context.read, limits.request_seconds)
+        except ReadingEndedError as ended:
+            if not ended.for_others:
+                raise ProblemError(408, f"no whole message in {limits.request_seconds:g} s") from None
+            self._calls.refuse("bodies")
+            raise refusal(_GIVEN_UP) from None
         finally:
-            timer.cancel()
+            if body is None:
+                self._bodies.came_bytes += limits.body_bytes  # at most
         if not isinstance(body, bytes):
             raise ProblemError(400, "got no message, expected one")
         return body
+
+    @contextlib.contextmanager
+    def _held(self, body: bytes) -> Generator[None]:
+        """Counts a message until it is answered.
+
+        Raises:
+            ProblemError: there is no room for it.
+        """
+        if not self._bodies.keep(len(body), 0):
+            self._calls.refuse("bodies")
+            raise refusal(_NO_ROOM)
+        try:
+            yield
+        finally:
+            self._bodies.let_go(len(body))
 
     async def _stream(self, bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """Each request of a stream is answered in its turn; the stream goes on after one that is wrong.
@@ -208,9 +242,12 @@ class GrpcServer:
         try:
             while (body := await self._waited(following)) is not None:
                 try:
-                    content = await self._calls.answer(STREAM, context, body, self._service.streamed)
+                    with self._held(body):
+                        content = await self._calls.answer(STREAM, context, body, self._service.streamed)
                 except ProblemError as problem:
+                    problem.forget()
                     content = self._service.streamed_problem(body, problem.details).SerializeToString()
+                del body  # or it is held until the next one is there
                 following = _next(bodies)
                 is_last = self._is_ending and not await self._more(following)
                 yield content
@@ -246,6 +283,16 @@ class GrpcServer:
             self._idle.discard(following)
 
 
+def _places(limits: Limits) -> int:
+    """How many messages may be read at once: each is there twice for a moment, the library's and what it gives."""
+    return max(2, limits.bodies_bytes // limits.body_bytes // 2)
+
+
+def _most_streams(limits: Limits) -> int:
+    """How many streams may be open, for each may bring a message at any time."""
+    return max(2, limits.bodies_bytes // limits.body_bytes)
+
+
 async def _abort(context: Any, problem: ProblemError) -> Any:
     if problem.after is not None:
         context.set_trailing_metadata((("retry-after", problem.after.decode()),))
@@ -273,20 +320,22 @@ class _Guard(_aio.ServerInterceptor):
     def __init__(self, door: Door, turns: Turns, metrics: Metrics, intake: Intake, limits: Limits) -> None:
         self._door, self._turns, self._metrics, self._intake, self._limits = door, turns, metrics, intake, limits
         self._methods = {f"/{m.service}/{m.name}": m for m in (*METHODS, STREAM)}
-        self._open = 0
+        self._open = self._streams = 0
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """What answers a call: the method, or a refusal that reads nothing."""
         self._intake.came()
-        task = asyncio.current_task()
+        task, method = asyncio.current_task(), self._methods.get(details.method)
         if task is not None:
             self._open += 1
-            task.add_done_callback(self._ended)
-        method = self._methods.get(details.method)
+            self._streams += method is STREAM
+            task.add_done_callback(self._stream_ended if method is STREAM else self._ended)
         if method is None:
             return await continuation(details)
         if not is_probe(method.method, method.target) and self._open > self._limits.connections:
             return self._refuse(method, refusal(_FULL))
+        if method is STREAM and self._streams > _most_streams(self._limits):
+            return self._refuse(method, refusal(_STREAMS_FULL))
         if self._door.tokens:
             admitted = self._door.admit(method.method, method.target, headers_of(details.invocation_metadata), "")
             if not isinstance(admitted, str):
@@ -304,6 +353,10 @@ class _Guard(_aio.ServerInterceptor):
 
     def _ended(self, _: asyncio.Task[Any]) -> None:
         self._open -= 1
+
+    def _stream_ended(self, _: asyncio.Task[Any]) -> None:
+        self._open -= 1
+        self._streams -= 1
 
 
 def _credentials(certificate: Certificate) -> Any:

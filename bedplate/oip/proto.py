@@ -8,14 +8,23 @@ raw.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 
 from bedplate.errors import RequestError
 from bedplate.features.encoding import TensorSpec
-from bedplate.inference.infer_call import InferCall, InputCheck, flag, refuse_unsupported, wanted
+from bedplate.inference.infer_call import (
+    MOST_PARAMETERS,
+    MOST_SIZES,
+    SPARE,
+    InferCall,
+    InputCheck,
+    flag,
+    refuse_unsupported,
+    wanted,
+)
 from bedplate.malformed import shape_text
 from bedplate.oip.messages import MESSAGES
 from bedplate.runtimes.tensors import DATATYPES, array_dtype, checked, from_binary, text, to_binary
@@ -40,8 +49,13 @@ _MOST = 2**40  # of a size in a shape
 
 
 def parameters_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a message, as values."""
+    """The parameters of a message, as values.
+
+    Raises:
+        RequestError: they are too many.
+    """
     found: dict[str, Any] = {}
+    _check_count("parameters", given, MOST_PARAMETERS)
     for name, parameter in given.items():
         choice = parameter.WhichOneof("parameter_choice")
         if choice is not None:
@@ -58,10 +72,13 @@ def decode_infer(asked: Any, inputs: Mapping[str, TensorSpec], outputs: Sequence
     parameters = parameters_of(asked.parameters)
     refuse_unsupported(parameters, "parameters")
     raw = asked.raw_input_contents
+    _check_count("inputs", asked.inputs, len(inputs) + SPARE)
+    _check_count("outputs", asked.outputs, len(outputs) + SPARE)
     if raw and len(raw) != len(asked.inputs):
         raise RequestError(f"got {len(raw)} raw_input_contents, expected one for each of {len(asked.inputs)} inputs")
     check = InputCheck(inputs)
     for i, given in enumerate(asked.inputs):
+        _check_count("sizes", given.shape, MOST_SIZES)
         shape = list(given.shape)
         if any(not 0 <= size <= _MOST for size in shape):
             raise RequestError(f"got shape {shape_text(shape)}, expected sizes from 0", where=f"input '{given.name}'")
@@ -97,6 +114,12 @@ def encode_infer(
     return answer
 
 
+def _check_count(what: str, values: Sized, most: int) -> None:
+    """Refuses more than any request has before they are looked at."""
+    if len(values) > most:
+        raise RequestError(f"got {len(values)} {what}, expected at most {most}")
+
+
 def _from_contents(contents: Any, dtype: str, shape: list[int], place: str) -> Array:
     name, datatype = _CONTENTS.get(dtype), DATATYPES[dtype]
     if name is None:
@@ -104,14 +127,15 @@ def _from_contents(contents: Any, dtype: str, shape: list[int], place: str) -> A
     wrong = [field.name for field, _ in contents.ListFields() if field.name != name]
     if wrong:
         raise RequestError(f"got {wrong[0]}, expected {name} for {datatype}", where=place)
-    values = list(getattr(contents, name))
+    given = getattr(contents, name)
     count = 1
     for size in shape:
         count *= size
-    if len(values) != count:
+    if len(given) != count:
         raise RequestError(
-            f"got {len(values)} values in {name}, expected {count} by shape {shape_text(shape)}", where=place
+            f"got {len(given)} values in {name}, expected {count} by shape {shape_text(shape)}", where=place
         )
+    values = list(given)
     if dtype == "object":
         values = [text(v, i, place) for i, v in enumerate(values)]
     try:

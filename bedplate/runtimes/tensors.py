@@ -114,6 +114,8 @@ def from_json(raw: bytes, dtype: str, shape: list[int], place: str) -> Array:
         RequestError: a value is not of the datatype or beyond it, or there are more or fewer than the shape says.
     """
     nested = len(shape) > 1 and raw[1:].lstrip()[:1] == b"["
+    if dtype != "object":  # whose texts may have any of these
+        _check_counts(raw, shape, place, nested=nested)
     try:
         values = _decoder(dtype, len(shape) if nested else 1).decode(raw)
         if not nested:
@@ -127,6 +129,17 @@ def from_json(raw: bytes, dtype: str, shape: list[int], place: str) -> Array:
             f"the data has shape {shape_text(array.shape)}, the shape says {shape_text(shape)}", where=place
         )
     return checked(array, dtype, values, place)
+
+
+_MOST_WRONG = 1000  # values beyond the shape: so many are looked at, and it is said what is wrong with them
+
+
+def _check_counts(raw: bytes, shape: list[int], place: str, *, nested: bool) -> None:
+    """Refuses more lists or values than a shape has before they are made: each takes some fifty bytes."""
+    lists = sum(math.prod(shape[:i]) for i in range(len(shape))) if nested else 1
+    for what, got, most in (("lists", raw.count(b"["), lists), ("commas", raw.count(b","), lists + math.prod(shape))):
+        if got > most + _MOST_WRONG:
+            raise RequestError(f"got {got} {what}, too many for the shape {shape_text(shape)}", where=place)
 
 
 def from_values(values: list[Any], dtype: str, shape: list[int], place: str) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ import msgspec
 import polars as pl
 
 from bedplate.errors import RequestError
-from bedplate.http.message import Request, Response
+from bedplate.http.message import JSON, Request, Response
 from bedplate.serving.answers import Answer, Similar, Vectors
 from bedplate.serving.arrow_check import TooManyRowsError, check_stream
 from bedplate.serving.service import Service
 from bedplate.types import Type
 
+_WEIGHT = re.compile(rb"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 ARROW = b"application/vnd.apache.arrow.stream"
 TIME_HEADER = "Bedplate-Time"
 """As of when: of an Arrow request for features, and of every answer in Arrow."""
@@ -38,8 +40,34 @@ def is_arrow(request: Request) -> bool:
 
 
 def wants_arrow(request: Request) -> bool:
-    """Whether the answer is to be one."""
-    return ARROW in request.headers.get(b"accept", b"").lower()
+    """Whether the answer is to be one, and not JSON: the client prefers it, or names it and has no preference."""
+    accept = request.headers.get(b"accept", b"").lower()
+    if accept in (b"", b"*/*", JSON):
+        return False
+    weights = _weights(accept)
+    arrow, json_ = _weight(weights, ARROW), _weight(weights, JSON)
+    return arrow > json_ or (arrow == json_ > 0 and ARROW in weights)
+
+
+def _weights(accept: bytes) -> dict[bytes, float]:
+    """The weight of each media range of an Accept header; those that are malformed are left out.
+
+    >>> _weights(b"application/json;q=0.5, */* ; q=0, text/html;q=2, a/b")
+    {b'application/json': 0.5, b'*/*': 0.0, b'a/b': 1.0}
+    """
+    found: dict[bytes, float] = {}
+    for part in accept.split(b","):
+        name, *parameters = [text.strip() for text in part.split(b";")]
+        given = next((p[2:] for p in parameters if p.startswith(b"q=")), b"1")
+        if _WEIGHT.fullmatch(given):
+            found[name] = float(given)
+    return found
+
+
+def _weight(weights: Mapping[bytes, float], media: bytes) -> float:
+    """Of a media type, by the closest of the ranges that it is in; 0: it is not acceptable."""
+    ranges = (media, media.partition(b"/")[0] + b"/*", b"*/*")
+    return next((weights[name] for name in ranges if name in weights), 0.0)
 
 
 def read_stream(body: bytes, most_rows: int) -> pl.DataFrame:

@@ -279,17 +279,13 @@ class _Run:
         own = self.forward(batch)
         self._lap("forward")
         if not self.rows and batch.rows:  # what comes to light with the first validation else, perhaps hours later
-            self._rehearse(own, batch)
+            began = time.perf_counter()
+            rehearse(self.model, own, batch, exports=self.exports)
+            self.seconds -= time.perf_counter() - began  # its time is none of the training's
+            self._lap("rehearsal")
         outputs, whole, self.stop = self.exchange.whole(own, batch, self.interrupt.asked)
         self._lap("exchange" if self.exchange.count > 1 else "forward")
         return loss_of(self.model, outputs, whole), whole
-
-    def _rehearse(self, outputs: Mapping[str, torch.Tensor], batch: TensorBatch) -> None:
-        """Tries what the first validation and the export will do; its time is none of the training's."""
-        began = time.perf_counter()
-        rehearse(self.model, outputs, batch, exports=self.exports)
-        self.seconds -= time.perf_counter() - began
-        self._lap("rehearsal")
 
     def _begin_update(self) -> None:
         """Forgets the gradients, and sets the rates of the update: sharded tables take them with a lookup."""
@@ -300,7 +296,11 @@ class _Run:
 
     def _update(self, loss: float, batch: TensorBatch) -> None:
         try:
-            norm = self._merge_gradients()
+            self.exchange.merge(self.optimizer)
+            self._lap("exchange" if self.exchange.count > 1 else "optimizer")
+            if self.config.accumulate > 1:
+                self.optimizer.scale_gradients(1.0 / (self.grouped or 1.0))
+            norm = self.optimizer.clip_gradients()
         except RuntimeError:
             check_gradients(self.model, self.optimizer.dense)
             raise
@@ -313,14 +313,6 @@ class _Run:
             self.average.update()
         self.grouped = 0.0
         self._lap("optimizer")
-
-    def _merge_gradients(self) -> float:
-        """Makes the gradients of all processes and batches those of the update, and gives their norm."""
-        self.exchange.merge(self.optimizer)
-        self._lap("exchange" if self.exchange.count > 1 else "optimizer")
-        if self.config.accumulate > 1:
-            self.optimizer.scale_gradients(1.0 / (self.grouped or 1.0))
-        return self.optimizer.clip_gradients()
 
     def _evaluate(self) -> None:
         """Judges the weights, and keeps them where they are the best."""

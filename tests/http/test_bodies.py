@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -11,7 +12,8 @@ import pytest
 import shop
 from test_http import Raw
 
-from bedplate.http.bodies import SMALL_BYTES, Bodies
+from bedplate.http import bodies as bodies_module
+from bedplate.http.bodies import SMALL_BYTES, Bodies, Trimming
 from bedplate.http.message import Limits, Request, Response
 from bedplate.http.parser import RefusedError, RequestParser
 from bedplate.http.tokens import Tokens
@@ -96,11 +98,14 @@ def test_what_waits_for_an_answer_counts_until_it_has_one() -> None:
     bodies = Bodies(MB)
     parser = RequestParser(Limits(), None, bodies)
     parser.feed((head(size=1000) + b"x" * 1000) * 3 + head(size=10) + b"x" * 7)
-    assert bodies.held_bytes == 3007
+    waiting = [request.held_bytes for request, _, _ in parser.complete]
+    assert waiting[0] == 1000  # its head is there anyway; those of others count
+    assert all(3000 > size > 2000 + len(head()) for size in waiting[1:])
+    assert bodies.held_bytes == sum(waiting) + 7
     parser.take()
-    assert bodies.held_bytes == 2007
+    assert bodies.held_bytes == sum(waiting[1:]) + 7
     parser.drop()
-    assert bodies.held_bytes == 2000
+    assert bodies.held_bytes == sum(waiting[1:])
     parser.close()
     assert (bodies.held_bytes, len(parser.complete)) == (0, 0)
 
@@ -128,3 +133,37 @@ def test_a_body_of_many_small_chunks_takes_no_more_than_its_bytes() -> None:
     assert kept < 2 * 400_000
     parser.feed(b"0\r\n\r\n")
     assert parser.complete[0][0].body == b"ab" * 200_000
+
+
+def test_memory_is_given_back_in_a_quiet_moment_and_at_the_latest_after_a_gigabyte() -> None:
+    bodies, given = Bodies(100 * MB), threading.Semaphore(0)
+    trimming = Trimming(bodies, given.release)
+
+    def gives(size: int, piece: int = MB) -> bool:
+        """Whether memory is given back in the second in which so much comes and goes."""
+        for _ in range(size // piece):
+            bodies.keep(piece, 0)
+            bodies.let_go(piece)
+        trimming.look()
+        return given.acquire(timeout=0.5)
+
+    assert [gives(10 * MB) for _ in range(4)] == [False] * 4
+    assert [gives(0), gives(0)] == [True, False]
+    assert [gives(300 * MB) for _ in range(4)] == [False] * 3 + [True]
+    bodies.keep(50 * MB, 0)
+    assert not gives(0)  # it is still held
+    bodies.let_go(50 * MB)
+    assert gives(0)
+    assert not gives(100 * MB, SMALL_BYTES)  # small ones leave nothing that counts
+    assert not gives(0)
+
+
+def test_a_server_gives_the_memory_of_large_bodies_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = threading.Event()
+    monkeypatch.setattr(bodies_module, "_OWED_BYTES", MB)
+    monkeypatch.setattr(bodies_module, "give_back", given.set)
+    with shop.running(answer, limits=Limits(body_bytes=MB, bodies_bytes=2 * MB)) as running, Raw(running) as raw:
+        for _ in range(2):
+            raw.send(head() + b"x" * MB)
+            assert raw.response()[0] == 200
+        assert given.wait(20)

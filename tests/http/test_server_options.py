@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bedplate.cli.serve import serve
 from bedplate.cli.server import ServerOptions, server_options
 from bedplate.errors import ConfigError
 from bedplate.http.message import Limits
@@ -163,3 +164,11 @@ def test_no_secret_is_in_the_help_or_in_an_error(monkeypatch: pytest.MonkeyPatch
             shown.append(CliRunner().invoke(command, arguments).output)
     assert VARIABLE in shown[2]
     assert not any(TOKEN in text for text in (*shown, caplog.text))
+
+
+@pytest.mark.parametrize(
+    ("given_", "what"), [("nan", "no number"), ("-1", "range"), ("101", "range"), ("inf", "range")]
+)
+def test_a_delay_that_is_no_time_is_refused(given_: str, what: str) -> None:
+    result = CliRunner().invoke(serve, ["--batch-delay", given_])
+    assert (result.exit_code, "'--batch-delay'" in result.output, what in result.output) == (2, True, True)

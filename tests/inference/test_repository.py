@@ -150,7 +150,7 @@ def test_what_is_served_is_what_the_steps_say(
         ({"version": 1.5}, "got version 1.5"),
         ({"version": 1, "config": "{}"}, "without a config"),
         ({"verson": 1}, "'verson' is not supported"),
-        ({"config": 7}, "not a model configuration"),
+        ({"config": 7}, "got 7, expected a text of JSON"),
         ({"config": "[]"}, "not a model configuration"),
         ({"config": b"\xff"}, "not a model configuration"),
         ({"config": "[" * 5000}, "not a model configuration"),

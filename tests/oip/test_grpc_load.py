@@ -263,7 +263,7 @@ def test_one_of_several_processes_listens_when_it_is_ready() -> None:
     class Other:
         name, target = "other", "nowhere"
 
-        async def start(self, turns: Any, door: Any) -> None:
+        async def start(self, turns: Any, door: Any, bodies: Any) -> None:
             order.append(f"listens, state {place.seat.state != READY and 'starting'}")
 
         async def drain(self) -> None:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import struct
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -227,12 +229,12 @@ def test_an_input_or_output_twice_is_refused_in_both_protocols() -> None:
     one = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}
     with pytest.raises(RequestError, match="input 'x' twice") as caught:
         decode_infer(json.dumps({"inputs": [one, one]}).encode(), None, free("float32", 1), ["y"])
-    assert caught.value.where == "$.inputs[1]"
+    assert (caught.value.where, caught.value.hint) == ("$.inputs[1]", "give each input once")
     asked = message("float32", [1], fp32_contents=[1.0])
     asked.inputs.append(asked.inputs[0])
     with pytest.raises(RequestError, match="input 'x' twice"):
         oip_proto.decode_infer(asked, free("float32", 1), ["y"])
-    with pytest.raises(RequestError, match="output 'y' twice"):
+    with pytest.raises(RequestError, match="output 'y' twice\n  name each output once"):
         decode_infer(
             json.dumps({"inputs": [one], "outputs": [{"name": "y"}] * 2}).encode(), None, free("float32", 1), ["y"]
         )
@@ -435,3 +437,76 @@ def test_a_request_brings_at_most_so_many_rows() -> None:
             call()
     fixed = {"x": TensorSpec("x", "uint8", ("rows", 200_000))}  # the model's own size is no client's choice
     assert decode_infer(*rest("uint8", [1, 200_000], bytes(200_000)), fixed, ["y"]).tensors["x"].shape == (1, 200_000)
+
+
+def many(**lists: str) -> bytes:
+    """A request where a list has a million entries, each as given."""
+    one = '{"name":"in_float32","shape":[1,2],"datatype":"FP32","data":[0,0]}'
+    parts = {"inputs": f"[{one}]", **{name: "[" + ",".join([entry] * 1_000_000) + "]" for name, entry in lists.items()}}
+    return ("{" + ",".join(f'"{name}":{part}' for name, part in parts.items()) + "}").encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (many(outputs='{"name":"a"}'), "at most length 17"),
+        (many(outputs="{}"), "missing required field `name`"),
+        (many(inputs='{"name":"a","shape":[],"datatype":"b"}'), "at most length 17"),
+        (rest("float32", [1] * 100_000, data=[0])[0].replace(b'"x"', b'"in_float32"'), "length <= 64"),
+        (
+            b'{"inputs":[],"parameters":{%s}}' % b",".join(b'"%d":1' % i for i in range(2000)),
+            "`object` of length <= 1000",
+        ),
+        (
+            b'{"inputs":[],"parameters":{%s}}' % b",".join(b'"%d":1' % i for i in range(200_000)),
+            "$.parameters: got parameters longer than 65536 bytes",
+        ),
+        (
+            rest("float32", [2, 2], data=[[]] * 1_000_000)[0].replace(b'"x"', b'"in_float32"'),
+            "got 1000001 lists, too many for the shape [2, 2]",
+        ),
+        (
+            rest("float32", [2, 2], data=[0] * 1_000_000)[0]
+            .replace(b'"x"', b'"one"')
+            .replace(b'"FP32"', b'"FP32","a":1'),
+            "unknown input 'one'",
+        ),
+    ],
+    ids=["outputs", "wrong outputs", "inputs", "sizes", "parameters", "long parameters", "lists", "values"],
+)
+def test_more_than_any_request_has_is_refused_before_it_is_read(body: bytes, reason: str) -> None:
+    """Each of these held up a server for a second, or took fifty bytes of memory for each byte."""
+    echo = Echo("float32")
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match=re.escape(reason)):
+            decode_infer(body, None, echo.inputs, tuple(echo.outputs))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * len(body) + 1_000_000
+
+
+def test_a_tensor_may_be_as_large_as_a_body() -> None:
+    inputs = {"x": TensorSpec("x", "float32", ("n", 40))}
+    flat = json.dumps([0] * 4_000_000)
+    nested = json.dumps([[0] * 40] * 100_000)
+    for data in (flat, nested):
+        body = f'{{"inputs":[{{"name":"x","shape":[100000,40],"datatype":"FP32","data":{data}}}]}}'.encode()
+        assert len(body) > 12_000_000 - 1
+        assert decode_infer(body, None, inputs, ("y",)).tensors["x"].shape == (100_000, 40)
+
+
+@pytest.mark.parametrize("field", ["inputs", "outputs", "parameters", "sizes"])
+def test_more_than_any_message_has_is_refused(field: str) -> None:
+    asked, most = message("float32", [1, 1], bytes(4)), {"inputs": 17, "outputs": 17, "parameters": 1000, "sizes": 64}
+    for i in range(most[field] + 1):
+        if field == "parameters":
+            asked.parameters[str(i)].int64_param = i
+        elif field == "sizes":
+            asked.inputs[0].shape.append(1)
+        else:
+            getattr(asked, field).add(name="x")
+    del asked.raw_input_contents[:]
+    with pytest.raises(RequestError, match=f"{field}, expected at most {most[field]}"):
+        oip_proto.decode_infer(asked, free("float32", 2), ("x",))

@@ -23,6 +23,7 @@ from tritonclient.grpc import service_pb2 as published
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from bedplate.errors import ConfigError
+from bedplate.http.bodies import Bodies
 from bedplate.http.door import Door
 from bedplate.http.metrics import Metrics
 from bedplate.http.settings import Settings
@@ -342,7 +343,7 @@ def test_a_port_in_use_is_said(target: str) -> None:
     port = int(target.rpartition(":")[2])
     server = GrpcServer(InferenceService(repository, lambda: True), Metrics(), Settings(), port=port)
     with pytest.raises(ConfigError, match="can't listen here for gRPC"):
-        asyncio.run(server.start(Turns(), Door()))
+        asyncio.run(server.start(Turns(), Door(), Bodies(1)))
 
 
 def test_calls_are_encrypted_and_a_renewed_certificate_is_taken_up(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -171,7 +174,9 @@ def test_versions_are_loaded_and_unloaded_while_others_answer(client: Any) -> No
         client.load_model("rankr")
 
 
-def test_a_version_that_does_not_prove_itself_is_not_served_and_says_why(client: Any, versions: Registry) -> None:
+def test_a_version_that_does_not_prove_itself_is_not_served_and_says_why(
+    client: Any, url: str, versions: Registry, caplog: Any
+) -> None:
     golden = next((versions.get("ranker", 2).path / "golden").glob("*.npz"))
     content = golden.read_bytes()
     golden.chmod(0o644)
@@ -179,11 +184,45 @@ def test_a_version_that_does_not_prove_itself_is_not_served_and_says_why(client:
     try:
         with pytest.raises(InferenceServerException):
             client.load_model("ranker", config='{"version_policy": {"specific": {"versions": [2]}}}')
+        caplog.clear()
+        status, body = asked(url, "models/ranker/load", '{"parameters": {"version": "2"}}')
+        assert (status, "was changed by hand" in body) == (500, True)
+        root = str(versions.get("ranker", 2).path.parent)
+        assert root not in body  # where things lie is not for clients
+        assert root in caplog.text
         (row,) = [m for m in client.get_model_repository_index() if (m["name"], m["version"]) == ("ranker", "2")]
         assert row["state"] == "UNAVAILABLE"
         assert "changed" in row["reason"]
+        assert root not in row["reason"]
     finally:
         golden.write_bytes(content)
+
+
+def test_where_the_registry_can_t_be_read_the_index_says_so_and_lists_what_is_served(
+    client: Any, url: str, versions: Registry, caplog: Any
+) -> None:
+    index = next(versions.get("ranker", 1).path.parents[2].glob("index.sqlite"))
+    content = index.read_bytes()
+    index.write_bytes(b"damaged" * 1000)
+    try:
+        status, body = asked(url, "index", "{}")
+        assert (status, '{"ready": true}' in json.loads(body)["hint"]) == (503, True)
+        assert "index.sqlite" in body
+        assert str(index.parent) not in body
+        assert str(index) in caplog.text
+        status, body = asked(url, "index", '{"ready": true}')
+        assert status == 200
+        assert {(row["name"], row["state"]) for row in json.loads(body)} >= {("echo", "READY"), ("ranker", "READY")}
+    finally:
+        index.write_bytes(content)
+
+
+def asked(url: str, path: str, body: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection(url, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("POST", f"/v2/repository/{path}", body)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
 
 
 def test_wrong_requests_are_400_and_say_why(client: Any) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import shop
 
 from bedplate.features.encoding import TensorSpec
+from bedplate.http.bodies import Bodies
 from bedplate.http.door import Door
+from bedplate.http.message import BODIES_BYTES
 from bedplate.http.settings import Settings
 from bedplate.http.turns import Turns
 from bedplate.inference.loader import Loader
@@ -72,8 +74,12 @@ def served(registry: Any, pipeline: Any, *, is_controlled: bool = True) -> tuple
 
 
 @contextmanager
-def running_grpc(app: App, repository: Repository, *, tokens: Any = None, turns: Any = None, **settings: Any) -> Any:
+def running_grpc(
+    app: App, repository: Repository, *, tokens: Any = None, turns: Any = None, bodies: Any = None, **settings: Any
+) -> Any:
     """The same over gRPC, on a free port, on a thread of its own; gives its target."""
     server = GrpcServer(InferenceService(repository, lambda: app.is_ready), app.metrics, Settings(**settings), port=0)
-    with shop.on_a_thread(lambda: server.start(turns or Turns(), Door(tokens)), server.drain):
+    with shop.on_a_thread(
+        lambda: server.start(turns or Turns(), Door(tokens), bodies or Bodies(BODIES_BYTES)), server.drain
+    ):
         yield server.target

@@ -268,3 +268,32 @@ def server_url(full: Pipeline) -> Any:
     app.open(full)
     with shop.running(app.handle) as server:
         yield server.url
+
+
+ARROW_NAME = ARROW.decode()
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", "json"),
+        ("*/*", "json"),
+        ("application/*", "json"),
+        ("text/html", "json"),
+        (ARROW_NAME.upper(), "arrow"),
+        (f"{ARROW_NAME};q=0", "json"),
+        (f"{ARROW_NAME};q=0.000, */*", "json"),
+        (f"{ARROW_NAME}, */*;q=0.8", "arrow"),
+        (f"{ARROW_NAME}, */*", "arrow"),
+        (f"{ARROW_NAME}, application/json", "arrow"),
+        (f"application/json, {ARROW_NAME} ; Q=0.9", "json"),
+        (f"application/json;q=0.5,{ARROW_NAME};q=0.51", "arrow"),
+        (f"*/*;q=0.1, {ARROW_NAME};q=0.05", "json"),
+        (f"application/*;q=0.2, */*, {ARROW_NAME};q=0.3", "arrow"),
+        ("application/json;q=0, */*", "arrow"),
+        (f"{ARROW_NAME};q=2", "json"),
+    ],
+)
+def test_the_answer_is_what_the_client_prefers(ask: Any, accept: str, expected: str) -> None:
+    got = ask("/rank", {"customer": 3, "candidates": ["P01"]}, **({"Accept": accept} if accept else {}))
+    assert got.content_type == {"json": b"application/json", "arrow": ARROW}[expected]
