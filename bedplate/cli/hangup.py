@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from types import FrameType
 
 
 def defer_hangups(args: Sequence[str]) -> None:
@@ -26,9 +25,9 @@ def take_hangups(*, is_awaited: bool) -> None:
             on the main thread, before another thread or process begins.
     """
     if is_awaited and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
-        signal.signal(signal.SIGHUP, _nothing)  # workers would inherit that it is ignored
+        signal.signal(signal.SIGHUP, _pass_over)  # workers would inherit that it is ignored
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """What is done on a signal that comes too early."""
+def _pass_over(*_: object) -> None:
+    """A signal that asks for what is so anyway."""

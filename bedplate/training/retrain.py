@@ -164,7 +164,7 @@ class Retraining:
             done = decided if decided.status != "promoted" else self._held(decided)
             return done or msgspec.structs.replace(decided, status="would promote")
         if made is not None and run is not None:
-            what = f"{made}, which run {run.id} has made, {self._against()}"
+            what = f"{made}, which run {run.id} has made, {_against(self._judgeable(), self._champion)}"
             return self._outcome("would compare", [what], version=str(made), run=run.id)
         resumed = None if run is None or run.status not in _RESUMED else run.id
         if self._continued is not None and self._champion is not None and resumed is None:
@@ -271,11 +271,7 @@ class Retraining:
     def _what(self) -> str:
         first, last = self._learnt().positions("train")
         how = "from the beginning" if self._continued is None else f"from {self._champion} on"
-        return f"{last - first:,} training requests {how}, {self._against()}"
-
-    def _against(self) -> str:
-        champion = "no champion" if self._champion is None else self._champion
-        return f"judged on {self._judgeable():,} against {champion}"
+        return f"{last - first:,} training requests {how}, {_against(self._judgeable(), self._champion)}"
 
     def _begun(self) -> StoredRun | None:
         """The run of this retraining that an earlier call began."""
@@ -377,6 +373,10 @@ class Retraining:
         since = "still is" if now is not None and now.version == number else "was taken back"
         reason = f"{outcome.version} was made champion at {when}, and {since}"
         return msgspec.structs.replace(outcome, status="nothing", reasons=[reason])
+
+
+def _against(requests: int, champion: ModelVersion | None) -> str:
+    return f"judged on {requests:,} against {champion or 'no champion'}"
 
 
 def champion_of(registry: Registry, name: str) -> ModelVersion | None:

@@ -10,6 +10,7 @@ import pytest
 
 from bedplate.cli.main import run
 from bedplate.errors import ConfigError
+from bedplate.http.bodies import Bodies
 from bedplate.http.door import Door
 from bedplate.http.metrics import Metrics
 from bedplate.http.settings import Settings
@@ -52,11 +53,11 @@ def test_a_port_that_is_held_is_for_those_that_share_it(host: str) -> None:
             hold_port(host, port)
         workers = [grpc_server(host, port, is_shared=True) for _ in range(2)]
         for worker in workers:
-            await worker.start(Turns(), Door())
+            await worker.start(Turns(), Door(), Bodies(10**6))
         with pytest.raises(ConfigError, match=REFUSED):
             hold_port(host, port)
         with pytest.raises(ConfigError, match=REFUSED):
-            await grpc_server(host, port, is_shared=False).start(Turns(), Door())
+            await grpc_server(host, port, is_shared=False).start(Turns(), Door(), Bodies(10**6))
         for _ in range(20):  # what is held takes none of the connections
             reader, writer = await asyncio.open_connection("::1" if ":" in host else "127.0.0.1", port)
             assert await asyncio.wait_for(reader.read(1), 20)
