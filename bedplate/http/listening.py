@@ -151,25 +151,29 @@ class Listener:
 
     def finish(self) -> None:
         """Accepts all that have connected, and then no more."""
-        self._stop()
+        self.leave()
         while self._socket.fileno() >= 0 and self._connections() + len(self._opening) < 2 * self._most:
             try:
                 self._take()
             except OSError:
                 return  # there are no more
 
-    def close(self) -> None:
-        """Accepts no more, and gives up on handshakes."""
-        self._stop()
-        for task in self._opening:
-            task.cancel()
+    def leave(self) -> None:
+        """Accepts no more: those that have connected are for other processes, or for `finish`.
 
-    def _stop(self) -> None:
+        Call it before the socket is closed: where other processes have it too, the system goes on telling of connections.
+        """
         if self._again is not None:
             self._again.cancel()
             self._again = None
         if self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
+
+    def close(self) -> None:
+        """Accepts no more, and gives up on handshakes."""
+        self.leave()
+        for task in self._opening:
+            task.cancel()
 
     def _accept(self) -> None:
         for _ in range(_AT_ONCE if self._sharing is None else 1):

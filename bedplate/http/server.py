@@ -139,7 +139,9 @@ class Server:
         await asyncio.sleep(_LAST_CALL_SECONDS)
         if self._seat is None:
             turn_away(self._socket)
-        if listener is not None and not goes_alone:
+        if listener is not None and goes_alone:
+            listener.leave()
+        elif listener is not None:
             await asyncio.sleep(_HANDSHAKE_SECONDS)
             listener.finish()
         self._socket.close()
