@@ -131,9 +131,21 @@ class RequestError(BedplateError):
 
 
 class NotReadyError(BedplateError):
-    """A server that is still loading what it answers from."""
+    """A server that has not loaded what it answers from.
+
+    Args:
+        what: that is, a plural.
+        ask: the path that says when it is there.
+        failed: whether it could not be loaded, and is tried again.
+    """
 
     http_status = 503
+
+    def __init__(self, what: str, *, ask: str, failed: bool = False) -> None:
+        if failed:
+            super().__init__(f"the {what} can't be loaded", hint="the server's log says why, and it tries again")
+        else:
+            super().__init__(f"the {what} are still loading", hint=f"ask {ask}")
 
 
 class MissingExtraError(BedplateError):

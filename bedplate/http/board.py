@@ -24,7 +24,7 @@ STATES = {STARTING: "starting", READY: "ready", DRAINING: "draining"}
 _HEAD = 64
 _TEXT = 256 * 1024
 _SEAT = _HEAD + 2 * _TEXT
-_STATE, _CONNECTIONS, _BEAT, _SHOWN = 0, 8, 16, 24
+_STATE, _CONNECTIONS, _BEAT, _SHOWN, _FAILURES = 0, 8, 16, 24, 32
 _NUMBER = struct.Struct("<Q")
 _SECONDS = struct.Struct("<d")
 
@@ -119,6 +119,15 @@ class Seat:
     def set_connections(self, count: int) -> None:
         """Says how many connections the worker has."""
         _NUMBER.pack_into(self._memory, self._at + _CONNECTIONS, count)
+
+    @property
+    def failures(self) -> int:
+        """How many processes before this one ended before they were ready, in a row."""
+        return _NUMBER.unpack_from(self._memory, self._at + _FAILURES)[0]
+
+    def set_failures(self, count: int) -> None:
+        """Says how many did; only the supervisor does, before a process begins."""
+        _NUMBER.pack_into(self._memory, self._at + _FAILURES, count)
 
     def beat(self) -> None:
         """Says that the worker is alive."""

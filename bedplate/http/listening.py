@@ -161,7 +161,7 @@ class Listener:
     def leave(self) -> None:
         """Accepts no more: those that have connected are for other processes, or for `finish`.
 
-        Call it before the socket is closed: where other processes have it too, the system goes on telling of connections.
+        Call it before the socket is closed: where other processes have it too, the system still tells of connections.
         """
         if self._again is not None:
             self._again.cancel()

@@ -190,6 +190,10 @@ class Application(Protocol[_Opened_contra]):
         """Answers a request, on the event loop's thread, or says when there will be an answer."""
         ...
 
+    def retry(self) -> None:
+        """Says in answers before `open` that what it answers from could not be loaded, and is tried again."""
+        ...
+
     def open(self, loaded: _Opened_contra, /) -> None:
         """Becomes ready with what was loaded."""
         ...
@@ -310,6 +314,8 @@ async def _serve(
         app.metrics.add(again.lines)
     if place is not None:
         place.join(server, app.metrics, stopped)
+        if place.seat.failures:
+            app.retry()
     await server.start()
     stopping = loop.create_task(stopped.wait())
     loading = in_thread(load)

@@ -16,20 +16,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import final
 
 from bedplate.errors import BedplateError
-from bedplate.http.board import READY, VARIABLE, Board, Seat, make_board
+from bedplate.http.board import READY, Board, make_board
 from bedplate.http.listening import bind, turn_away
+from bedplate.http.replacing import Replacing
+from bedplate.http.worker import LOOK_SECONDS, Worker, ending
 
-_LOOK_SECONDS = 0.25
 _LAST_CALL_SECONDS = 0.1  # for requests that are on their way
 _QUICK_SECONDS = 0.5  # for a worker that has nothing under way to end
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 10.0
-_STEADY_SECONDS = 30.0  # a worker that was ready for so long did not fail because of how it was started
-_HUNG_SECONDS = 30.0
 
 
 class WorkerError(BedplateError):
@@ -38,36 +35,6 @@ class WorkerError(BedplateError):
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
         self.exit_code = code
-
-
-@final
-@dataclass(slots=True)
-class Worker:
-    """One worker, through all its lives.
-
-    Attributes:
-        seat: its seat on the board.
-        process: None: it is not running.
-        failures: how often in a row it ended soon.
-        again: when it is started again, on the monotonic clock.
-        ready_since: when it was first seen ready; 0: it was not.
-        beaten: when it last said that it is alive.
-        silent: for how long it has not, seconds in which the supervisor was not stopped itself.
-        looked: when it was looked at last.
-        told: of how many SIGHUPs it knows.
-        is_replaced: whether it was told to end, for another one in its place.
-    """
-
-    seat: Seat
-    process: subprocess.Popen[bytes] | None = None
-    failures: int = 0
-    again: float = 0.0
-    ready_since: float = 0.0
-    beaten: float = 0.0
-    silent: float = 0.0
-    looked: float = 0.0
-    told: int = 0
-    is_replaced: bool = False
 
 
 @final
@@ -81,8 +48,8 @@ class Supervisor:
         port: 0 for a free one.
         grace_seconds: how long they have to stop.
         say: tells a person what happens.
-        hangup: what SIGHUP has each worker told that is ready: SIGHUP, to load again, or SIGTERM, to end and be started
-            again, one after the other and only while all others are ready. None: SIGHUP ends the process.
+        hangup: what SIGHUP has each worker told that is ready: SIGHUP, to load again, or SIGTERM, to end, one after the
+            other, each once another process is ready in its place. None: SIGHUP ends the process.
 
     Raises:
         ConfigError: the port can't be bound.
@@ -102,9 +69,10 @@ class Supervisor:
         self._command, self._say, self._grace = list(command), say, grace_seconds
         self._hangup, self._reloads = hangup, 0
         self._socket: socket.socket = bind(host, port)
-        self._descriptor = make_board(count)
+        self._descriptor = make_board(count + 1)  # a worker and its successor are there at the same time
         self._board = Board(self._descriptor)
-        self._workers = [Worker(self._board.seat(i)) for i in range(count)]
+        self._workers = [Worker(i + 1, self._board.seat(i)) for i in range(count)]
+        self._replacing = Replacing(self._workers, self._board.seat(count), self._start, self._tell)
         self._life, self._hold = os.pipe()
         self._stopped = False
 
@@ -135,8 +103,10 @@ class Supervisor:
                         on_ready()
                 while not self._stopped:
                     sleep(self._until_next_look())
-                    for worker in self._workers:
+                    for worker in list(self._workers):
                         self._look_after(worker)
+                    if self._hangup == signal.SIGTERM:
+                        self._replacing.look(self._reloads)
         finally:
             self._end()
         if not was_ready:
@@ -145,7 +115,7 @@ class Supervisor:
     def _until_next_look(self) -> float:
         """The seconds until something is to be done, unless a signal comes."""
         waits = [worker.again - monotonic() for worker in self._workers if worker.process is None]
-        return min(_LOOK_SECONDS, max(0.0, min(waits, default=_LOOK_SECONDS)))
+        return min(LOOK_SECONDS, max(0.0, min(waits, default=LOOK_SECONDS)))
 
     def _start_all(self, sleep: Callable[[float], None]) -> None:
         first, *others = self._workers
@@ -154,7 +124,7 @@ class Supervisor:
             sleep(0.02)
             code = first.process and first.process.poll()
             if code is not None and not self._stopped:
-                raise WorkerError(f"the first worker {_ending(code)} before it was ready", max(code, 1))
+                raise WorkerError(f"the first worker {ending(code)} before it was ready", max(code, 1))
         for worker in others:
             self._start(worker)
         while not self._stopped and any(w.seat.state != READY for w in self._workers):
@@ -163,71 +133,28 @@ class Supervisor:
                 self._look_after(worker)
 
     def _start(self, worker: Worker) -> None:
-        worker.seat.beat()
-        worker.silent, worker.ready_since = 0.0, 0.0
-        worker.told = self._reloads  # it loads what there is now
-        inherited = (self._socket.fileno(), self._descriptor, self._life)
-        place = ":".join(map(str, (worker.seat.index, *inherited)))
-        worker.process = subprocess.Popen(
-            self._command,
-            env=os.environ | {VARIABLE: place},
-            pass_fds=inherited,
-            process_group=0,  # Ctrl-C is for the supervisor, which lets them finish
-        )
+        worker.start(self._command, (self._socket.fileno(), self._descriptor, self._life), self._reloads)
 
     def _look_after(self, worker: Worker) -> None:
-        process, now = worker.process, monotonic()
-        if process is None:
-            if now >= worker.again:
-                if not worker.is_replaced:
-                    self._board.count_restart()
-                worker.is_replaced = False
+        if worker.process is None:
+            if monotonic() >= worker.again or worker.told < self._reloads:  # a signal says that something has changed
+                self._board.count_restart()
                 self._start(worker)
             return
-        if worker.seat.state == READY and not worker.ready_since:
-            worker.ready_since = now
-        code = process.poll()
-        if code is None and self._hangup is not None and self._is_due(worker):
-            worker.told = self._reloads
-            worker.is_replaced = self._hangup == signal.SIGTERM
-            process.send_signal(self._hangup)
-        if code is not None:
-            self._bury(worker, process.pid, _ending(code), now)
-        elif self._hangs(worker):
-            process.kill()
-            process.wait()
-            self._bury(worker, process.pid, f"did not come round for {_HUNG_SECONDS:g} s and was killed", now)
-
-    def _is_due(self, worker: Worker) -> bool:
-        """Whether a worker is to be told of a SIGHUP now."""
-        if worker.told == self._reloads or worker.seat.state != READY:
-            return False
-        others = (w.seat.state == READY and not w.is_replaced for w in self._workers)
-        return self._hangup != signal.SIGTERM or all(others)
-
-    def _bury(self, worker: Worker, pid: int, how: str, now: float) -> None:
-        if worker.is_replaced:
-            worker.process, worker.again = None, now
-            worker.seat.clear()
-            self._tell(f"worker {worker.seat.index + 1} (process {pid}) {how}; another one takes its place")
-            return
-        steady = worker.ready_since and now - worker.ready_since > _STEADY_SECONDS
-        worker.failures = 0 if steady else worker.failures + 1
-        wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** max(0, worker.failures - 1))
-        worker.process, worker.again = None, now + wait
-        worker.seat.clear()
-        self._tell(f"worker {worker.seat.index + 1} (process {pid}) {how}; it is started again in {wait:g} s")
+        how = worker.look()
+        if how is None:
+            if self._hangup == signal.SIGHUP and worker.is_ready and worker.told < self._reloads:
+                worker.told = self._reloads
+                worker.process.send_signal(signal.SIGHUP)
+        elif self._replacing.promote(worker):
+            self._board.count_restart()
+            self._tell(f"{how}; the one that was to replace it is starting already")
+        else:
+            self._tell(f"{how}; it is started again in {worker.wait():g} s")
 
     def _tell(self, text: str) -> None:
         with contextlib.suppress(OSError):  # such as a full disk: that is no reason not to go on
             self._say(text)
-
-    def _hangs(self, worker: Worker) -> bool:
-        """Whether it did not say that it is alive for long. The whole machine may have slept: that doesn't count."""
-        now, beaten = monotonic(), worker.seat.beaten
-        worker.silent = 0.0 if beaten != worker.beaten else worker.silent + min(now - worker.looked, 2 * _LOOK_SECONDS)
-        worker.beaten, worker.looked = beaten, now
-        return worker.silent > _HUNG_SECONDS
 
     def _stop(self) -> None:
         self._stopped = True
@@ -243,13 +170,14 @@ class Supervisor:
         os.close(self._hold)
         now = monotonic()
         ends: list[tuple[float, subprocess.Popen[bytes]]] = []
-        for worker in self._workers:
+        workers = [*self._workers, *self._replacing.others]
+        for worker in workers:
             if worker.process is not None:
                 is_up = worker.seat.is_ready
                 ends.append((now + (self._grace + 2.0 if is_up else _QUICK_SECONDS), worker.process))
                 if not is_up:
                     worker.process.terminate()
-        if any(worker.seat.is_ready for worker in self._workers):
+        if any(worker.seat.is_ready for worker in workers):
             time.sleep(_LAST_CALL_SECONDS)
             turn_away(self._socket)
         self._socket.close()  # or the kernel would go on taking connections that nobody accepts
@@ -265,14 +193,6 @@ class Supervisor:
 def worker_command() -> list[str]:
     """What starts this program again, with its arguments."""
     return [sys.executable, "-m", "bedplate", *sys.argv[1:]]
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"ended with code {code}"
-    with contextlib.suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"was ended by signal {-code}"
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ class InferenceService:
             BedplateError: they are still loading.
         """
         if not self._models.is_open:
-            raise NotReadyError("the models are still loading", hint="ask ServerReady")
+            raise NotReadyError("models", ask="ServerReady")
         return self._models
 
     def live(self, asked: Any, wait: Wait) -> Any:

@@ -33,13 +33,13 @@ class FeatureApp:
     503
     """
 
-    __slots__ = ("_features", "_has_tokens", "_metrics", "_missing", "_openapi", "_ready", "_routes")
+    __slots__ = ("_failed", "_features", "_has_tokens", "_metrics", "_missing", "_openapi", "_ready", "_routes")
 
     def __init__(self, *, has_tokens: bool = False) -> None:
         self._has_tokens = has_tokens
         self._features: FeatureLookup | None = None
         self._openapi = b""
-        self._ready = False
+        self._ready = self._failed = False
         self._missing: Collection[str] = ()
         self._metrics = Metrics()
         self._metrics.add(self._view_lines)
@@ -58,6 +58,10 @@ class FeatureApp:
     def paths(self) -> tuple[str, ...]:
         """The paths that are answered."""
         return tuple(self._routes)
+
+    def retry(self) -> None:
+        """Says in answers before `open` that the features could not be loaded, and are tried again."""
+        self._failed = True
 
     def open(self, features: FeatureLookup) -> None:
         """Becomes ready; or answers from now on with these features, in place of those before.
@@ -108,7 +112,7 @@ class FeatureApp:
 
     def _loaded(self) -> FeatureLookup:
         if self._features is None:
-            raise NotReadyError("the features are still loading", hint="ask /healthz")
+            raise NotReadyError("features", ask="/healthz", failed=self._failed)
         return self._features
 
     def _openapi_of(self, features: FeatureLookup) -> bytes:

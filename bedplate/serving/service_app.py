@@ -42,13 +42,13 @@ class App:
     503
     """
 
-    __slots__ = ("_metrics", "_openapi", "_pipeline", "_protocol", "_ready", "_repository", "_routes")
+    __slots__ = ("_failed", "_metrics", "_openapi", "_pipeline", "_protocol", "_ready", "_repository", "_routes")
 
     def __init__(self, repository: Repository | None = None) -> None:
         self._pipeline: Pipeline | None = None
         self._repository = Repository() if repository is None else repository
         self._openapi = b""
-        self._ready = False
+        self._ready = self._failed = False
         self._metrics = Metrics()
         self._protocol = ProtocolRoutes(self._repository, lambda: self._ready)
         self._routes: dict[str, Route] = {
@@ -66,6 +66,10 @@ class App:
     def paths(self) -> tuple[str, ...]:
         """The paths that are the same for every service."""
         return (*self._routes, *self._protocol.paths)
+
+    def retry(self) -> None:
+        """Says in answers before `open` that the models could not be loaded, and are tried again."""
+        self._failed = True
 
     def open(self, pipeline: Pipeline) -> None:
         """Becomes ready."""
@@ -100,14 +104,14 @@ class App:
         return route or ("unknown", "*", self._unknown)
 
     def _not_loaded(self) -> Response:
-        raise NotReadyError("the models are still loading", hint="ask /v2/health/ready")
+        raise NotReadyError("models", ask="/v2/health/ready", failed=self._failed)
 
     def _unknown(self, request: Request) -> Response:
         raise NotFoundError(f"no path '{request.path}'", hint=suggest(request.path, self.paths, "paths"))
 
     def _loaded(self) -> Pipeline:
         if self._pipeline is None:
-            raise NotReadyError("the models are still loading", hint="ask /v2/health/ready")
+            raise NotReadyError("models", ask="/v2/health/ready", failed=self._failed)
         return self._pipeline
 
     def _call(self, call: api.Call) -> Callable[[Request], Response | Awaitable[Response]]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bedplate.errors import ConfigError
-from bedplate.http import supervisor as module
+from bedplate.http import worker as module
 from bedplate.http.board import DRAINING, READY, STARTING, STATES, Board, make_board
 from bedplate.http.supervisor import Supervisor, WorkerError
 
@@ -45,7 +48,11 @@ def stop() -> None:
 
 
 def children() -> set[int]:
-    return {int(p) for p in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()}
+    return children_of(threading.get_native_id())
+
+
+def children_of(thread: int) -> set[int]:
+    return {int(p) for p in Path(f"/proc/self/task/{thread}/children").read_text().split()}
 
 
 def test_workers_end_with_their_supervisor_and_signals_are_as_before() -> None:
@@ -82,8 +89,11 @@ VERSIONED = (
     """
 from pathlib import Path
 version = Path("version").read_text()
+ready = Board(board).states().count(READY)
 with open("starts", "a") as starts:
-    starts.write(f"{index} {os.getpid()} {version}\\n")
+    starts.write(f"{version} {ready} {seat.failures} {os.getpid()}\\n")
+while version == "slow" and not Path("go").exists():
+    time.sleep(0.01)
 if version == "broken":
     sys.exit(3)
 """
@@ -91,46 +101,164 @@ if version == "broken":
 )
 
 
-@pytest.mark.parametrize("version", ["new", "broken"])
-def test_workers_are_replaced_one_after_the_other_while_the_others_are_ready(
-    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "version").write_text("old")
-    ready, said = list[int](), list[str]()
+class Start(NamedTuple):
+    """What a worker found when it started: how many were ready, and how many before it never were."""
 
-    def say(text: str) -> None:
-        said.append(text)
-        ready.append(one._board.states().count(READY))
-        if version == "broken" and len(said) == 4:
+    version: str
+    ready: int
+    failures: int
+    pid: int
+
+
+class Rollout:
+    """Three workers of a version; what `said` gets is seen by `heard`, too."""
+
+    def __init__(self, heard: Callable[[str], None] = lambda _: None) -> None:
+        self.said, self.heard = list[str](), heard
+        self.set_version("old")
+        self.one = supervisor(VERSIONED, 3, say=self.hear, hangup=signal.SIGTERM)
+
+    def hear(self, text: str) -> None:
+        self.said.append(re.sub(r"process \d+", "process PID", text))
+        self.heard(text)
+
+    def set_version(self, version: str) -> None:
+        Path("version").write_text(version)
+
+    @property
+    def ready(self) -> int:
+        return self.one._board.states().count(READY)
+
+    @property
+    def starts(self) -> list[Start]:
+        lines = [line.split() for line in Path("starts").read_text().splitlines()]
+        return [Start(line[0], *map(int, line[1:])) for line in lines if len(line) == 4]
+
+    def run(self, scene: Callable[[], None]) -> None:
+        """Runs the supervisor, and the scene on a thread once it is ready; ends with it."""
+        failures = list[BaseException]()
+
+        def play() -> None:
+            try:
+                scene()
+            except BaseException as error:  # noqa: BLE001  (raised again below)
+                failures.append(error)
             stop()
 
-    def starts() -> list[list[str]]:
-        return [line.split() for line in (tmp_path / "starts").read_text().splitlines()]
+        playing = threading.Thread(target=play)
+        self.one.run(playing.start)
+        playing.join()
+        if failures:
+            raise failures[0]
 
-    def hang_up() -> None:
-        (tmp_path / "version").write_text(version)
-        os.kill(os.getpid(), signal.SIGHUP)
-        if version == "new":
-            threading.Thread(target=stop_when_replaced).start()
-
-    def stop_when_replaced() -> None:
-        while len(starts()) < 6 or one._board.states().count(READY) < 3:
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < end, (self.said, self.starts)
             time.sleep(0.01)
-        stop()
 
-    one = supervisor(VERSIONED, 3, say=say, hangup=signal.SIGTERM)
-    one.run(hang_up)
-    assert ready == [2] * len(said), "all others were ready whenever one had ended"
-    later = [(int(index), found) for index, _, found in starts()[3:]]
-    if version == "new":
-        assert later == [(0, "new"), (1, "new"), (2, "new")]
-        assert all("another one takes its place" in text for text in said)
-        assert one._board.restarts == 0
-    else:
-        assert {index for index, _ in later} == {0}, "the others go on with what they have"
-        assert "another one takes its place" in said[0]
-        assert all("ended with code 3; it is started again" in text for text in said[1:])
+
+def hang_up() -> None:
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+REPLACED = "worker {} (process PID) was ended by SIGTERM; another one has taken its place"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("folder")
+def test_workers_are_replaced_one_after_the_other_by_one_that_is_ready() -> None:
+    ready = list[int]()
+    one = Rollout(lambda _: ready.append(one.ready))
+
+    def scene() -> None:
+        one.set_version("new")
+        hang_up()
+        one.wait_until(lambda: len(one.said) == 3)
+
+    one.run(scene)
+    assert one.said == [REPLACED.format(number) for number in (1, 2, 3)]
+    assert [(start.version, start.ready) for start in one.starts[3:]] == [("new", 3)] * 3, "all served meanwhile"
+    assert ready == [3] * 3
+    assert one.one._board.restarts == 0
+    assert not children() & {start.pid for start in one.starts}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_worker_stays_where_the_one_in_its_place_does_not_start() -> None:
+    one = Rollout()
+
+    def scene() -> None:
+        one.set_version("broken")
+        hang_up()
+        one.wait_until(lambda: bool(one.said))
+        for _ in range(5):  # nor is another one tried
+            os.kill(os.getpid(), signal.SIGCHLD)
+            time.sleep(0.01)
+        assert (len(one.starts), one.ready) == (4, 3)
+        assert {start.pid for start in one.starts[:3]} <= children_of(main)
+        one.set_version("new")
+        hang_up()
+        one.wait_until(lambda: len(one.said) == 4)
+
+    main = threading.get_native_id()
+    one.run(scene)
+    (refused, *replaced) = one.said
+    assert refused.startswith(
+        "worker 1 (process PID) ended with code 3 before it was ready: what it is to serve can't be"
+    )
+    assert "the one that it was to replace stays, and so do all others: send SIGHUP again" in refused
+    assert replaced == [REPLACED.format(number) for number in (1, 2, 3)]
+    assert one.one._board.restarts == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_one_that_is_to_replace_a_worker_takes_its_place_where_that_ends_before() -> None:
+    one = Rollout()
+
+    def scene() -> None:
+        one.set_version("slow")
+        hang_up()
+        one.wait_until(lambda: len(one.starts) == 4)
+        os.kill(one.starts[0].pid, signal.SIGKILL)
+        one.wait_until(lambda: bool(one.said))
+        Path("go").touch()
+        one.wait_until(lambda: len(one.said) == 3 and one.ready == 3)
+
+    one.run(scene)
+    assert one.said == [
+        "worker 1 (process PID) was ended by SIGKILL; the one that was to replace it is starting already",
+        *(REPLACED.format(number) for number in (2, 3)),
+    ]
+    assert (len(one.starts), one.one._board.restarts) == (6, 1)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_worker_that_can_not_start_any_more_is_tried_later_each_time_and_at_once_after_a_signal() -> None:
+    one = Rollout()
+
+    def scene() -> None:
+        one.set_version("broken")
+        worker = one.one._workers[1]
+        assert worker.process is not None
+        worker.process.kill()
+        one.wait_until(lambda: len(one.said) == 4)
+        one.set_version("new")
+        worker.again = math.inf
+        hang_up()
+        one.wait_until(lambda: len(one.said) == 6)
+
+    one.run(scene)
+    first, *tried = one.said[:4]
+    assert first == "worker 2 (process PID) was ended by SIGKILL; it is started again in 0.1 s"
+    failed = "worker 2 (process PID) ended with code 3 before it was ready: what it is to serve can't be loaded"
+    assert tried == [f"{failed}, as it has said; it is started again in {wait} s" for wait in ("0.2", "0.4", "0.8")]
+    assert [start.failures for start in one.starts[3:]] == [0, 1, 2, 3, 0, 0]
+    assert one.said[4:] == [REPLACED.format(number) for number in (1, 3)], "the other one had loaded what there is"
 
 
 @pytest.mark.parametrize(("code", "expected", "how"), [(3, 3, "ended with code 3"), (0, 1, "ended with code 0")])
@@ -178,7 +306,7 @@ def test_workers_that_end_at_the_same_time_are_started_again_together() -> None:
 import pathlib
 seat.set_state(READY)
 first = Board(board).restarts == 0
-while first and any(s != READY for s in Board(board).states()):
+while first and any(s != READY for s in Board(board).states()[:2]):
     time.sleep(0.01)
 if first:
     time.sleep(0.2)
@@ -195,9 +323,9 @@ while Board(board).restarts < 2:
 
     def watch() -> None:
         end = time.monotonic() + 60
-        while time.monotonic() < end and not (one._board.restarts == 2 and one._board.states() == [READY, READY]):
+        while time.monotonic() < end and not (one._board.restarts == 2 and one._board.states()[:2] == [READY, READY]):
             time.sleep(0.02)
-        seen.append(one._board.states())
+        seen.append(one._board.states()[:2])
         stop()
 
     watching = threading.Thread(target=watch)

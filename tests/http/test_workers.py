@@ -69,6 +69,15 @@ class Group:
         lines = self.ask("GET", "/metrics", None)[1].decode().splitlines()
         return {key: float(value) for key, _, value in (x.rpartition(" ") for x in lines if not x.startswith("#"))}
 
+    def settled(self) -> dict[str, float]:
+        """The metrics once every worker has shown its own: who is asked for them does, and of eight each gets some."""
+        kept = [http.client.HTTPConnection("127.0.0.1", self.port, timeout=20) for _ in range(8)]
+        for client in kept:
+            client.request("GET", "/metrics")
+            client.getresponse().read()
+        for client in kept:
+            client.close()
+        return self.metrics()
 
     def wait_until(self, holds: Callable[[], bool]) -> None:
         """Waits for what comes in its own time; a minute without it is a failure."""
@@ -153,15 +162,26 @@ def test_a_worker_that_is_killed_fails_no_other_request_and_is_started_again(gro
 
 
 def test_a_hang_up_replaces_all_workers_without_a_request_refused(group: Group) -> None:
-    """Connections come all the time, so that those that are replaced have some waiting while they end."""
+    """Connections come all the time, while those that are replaced wait for requests that come slowly."""
     answers, over = list[int](), threading.Event()
 
     def client() -> None:
         while not over.is_set():
             answers.append(group.ask()[0])
 
-    asking, before = [threading.Thread(target=client) for _ in range(4)], set(group.workers())
-    counted, said = group.metrics(), len(group.log.read_text())
+    def slow_client() -> None:
+        while not over.is_set():
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", group.port, timeout=20)) as half:
+                half.putrequest("POST", "/rank")
+                half.putheader("Content-Length", str(len(ASKED)))
+                half.endheaders(ASKED[:10])
+                over.wait(1.0)
+                half.send(ASKED[10:])
+                answers.append(half.getresponse().status)
+
+    asking = [threading.Thread(target=target) for target in (client, slow_client) for _ in range(4)]
+    before = set(group.workers())
+    counted, said = group.settled(), len(group.log.read_text())
     for thread in asking:
         thread.start()
     group.process.send_signal(signal.SIGHUP)
@@ -172,10 +192,32 @@ def test_a_hang_up_replaces_all_workers_without_a_request_refused(group: Group) 
         thread.join()
     assert set(answers) == {200}
     ends = re.sub(r"process \d+", "process PID", group.log.read_text()[said:]).splitlines()
-    assert ends == [f"worker {i} (process PID) ended with code 0; another one takes its place" for i in (1, 2)]
+    assert ends == [f"worker {i} (process PID) ended with code 0; another one has taken its place" for i in (1, 2)]
     group.wait_until(lambda: group.metrics()[RANKED] - counted.get(RANKED, 0.0) == len(answers))
     restarts = "bedplate_worker_restarts_total"
     assert group.metrics()[restarts] == counted[restarts], "they did not end by themselves"
+
+
+def test_a_version_that_can_not_be_loaded_replaces_no_worker_and_is_said(group: Group, project: Path) -> None:
+    before, said = set(group.workers()), len(group.log.read_text())
+    model = project / "registry" / "models" / "ranker" / "1" / "model.onnx"
+    away = model.rename(model.with_name("away"))
+    try:
+        group.process.send_signal(signal.SIGHUP)
+        group.wait_until(lambda: "send SIGHUP again" in group.log.read_text()[said:])
+        assert set(group.workers()) == before
+        assert (group.metrics()[READY], group.ask()[0]) == (2, 200)
+        assert group.log.read_text()[said:].count("model.onnx") == 1, "the one in its place says why, once"
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        group.killed += 2
+        # Nobody can take their places; whoever asks is told, by those that try.
+        group.wait_until(lambda: b"the models can't be loaded" in group.ask()[1])
+        assert group.ask()[0] == 503
+    finally:
+        away.rename(model)
+    group.process.send_signal(signal.SIGHUP)
+    group.wait_until(lambda: group.ask()[0] == 200 and group.metrics()[READY] == 2)
 
 
 def test_a_model_that_is_not_there_ends_the_command_as_without_workers(project: Path) -> None:

@@ -58,6 +58,23 @@ def test_a_feature_server_that_is_loading(method: str, path: str) -> None:
     assert (response.status, after(response)) == (503, b"1")
 
 
+@pytest.mark.parametrize(
+    ("app", "path", "what"),
+    [
+        (App(), "/rank", "models"),
+        (App(), "/v2/models/ranker/infer", "models"),
+        (FeatureApp(), "/v1/features", "features"),
+    ],
+)
+def test_what_could_not_be_loaded_and_is_tried_again(app: App | FeatureApp, path: str, what: str) -> None:
+    loading: Any = app.handle(Request("POST", path, {}, b"{}"))
+    assert f"the {what} are still loading".encode() in loading.body
+    app.retry()
+    failed: Any = app.handle(Request("POST", path, {}, b"{}"))
+    assert (failed.status, after(failed)) == (503, b"1")
+    assert f"the {what} can't be loaded".encode() in failed.body
+
+
 def test_too_many_connections() -> None:
     with shop.running(lambda _: Response(200, b""), limits=Limits(connections=1)) as server, Raw(server) as first:
         first.send(get())
