@@ -56,7 +56,8 @@ class Replacing:
         return True
 
     def _begin(self, signals: int) -> None:
-        oldest = next((worker for worker in self._workers if worker.told < signals), self._workers[0])
+        """The one that was told longest ago goes first: signals that come often leave nobody out."""
+        oldest = min(self._workers, key=lambda worker: worker.told)
         if oldest.told < signals and all(worker.is_ready for worker in self._workers):
             self._successor = Worker(oldest.number, self._spare)
             self._start(self._successor)

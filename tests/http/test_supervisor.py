@@ -217,6 +217,18 @@ def test_a_worker_stays_where_the_one_in_its_place_does_not_start() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_signals_that_come_often_leave_no_worker_out() -> None:
+    one = Rollout(lambda _: hang_up())  # whenever one was replaced
+
+    def scene() -> None:
+        hang_up()
+        one.wait_until(lambda: len(one.said) >= 6)
+
+    one.run(scene)
+    assert one.said[:6] == [REPLACED.format(number) for number in (1, 2, 3, 1, 2, 3)]
+
+
+@pytest.mark.usefixtures("folder")
 def test_the_one_that_is_to_replace_a_worker_takes_its_place_where_that_ends_before() -> None:
     one = Rollout()
 
