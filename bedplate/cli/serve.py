@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,8 +104,13 @@ def serve(
     def beside(settings: Settings) -> Sequence[Beside]:
         return () if grpc_port is None else (_grpc(repository(), app(), settings, grpc_port, server.workers > 1),)
 
+    def hold() -> Sequence[socket.socket]:
+        from bedplate.oip.port import hold_port
+
+        return () if grpc_port is None else hold_port(server.host, grpc_port)
+
     with ending:
-        server.serve(lambda _: app(), load, TOKEN_VARIABLE, beside=beside)
+        server.serve(lambda _: app(), load, TOKEN_VARIABLE, beside=beside, hold=hold)
 
 
 def _grpc(repository: Repository, app: App, settings: Settings, port: int, is_shared: bool) -> Beside:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -82,6 +84,7 @@ class ServerOptions:
         *,
         beside: Callable[[Settings], Sequence[Beside]] = lambda _: (),
         load_again: Callable[[], Loaded] | None = None,
+        hold: Callable[[], Sequence[socket.socket]] = tuple,
     ) -> None:
         """Serves until SIGTERM or Ctrl-C, in this process or in several.
 
@@ -92,9 +95,13 @@ class ServerOptions:
             beside: makes the servers of other protocols, after the application.
             load_again: gives what it is opened with anew on SIGHUP. None: that signal has workers replaced, one after
                 the other, and ends a process without workers.
+            hold: binds the ports that workers share beside that of HTTP, until all have ended.
         """
         if self.workers > 1 and not _is_worker():
-            self._supervise(signal.SIGTERM if load_again is None else signal.SIGHUP)
+            with contextlib.ExitStack() as held:
+                for bound in hold():
+                    held.enter_context(bound)
+                self._supervise(signal.SIGTERM if load_again is None else signal.SIGHUP)
             return
         from bedplate.http.loading import Again
         from bedplate.http.place import Place
@@ -217,8 +224,6 @@ def server_options(variable: str, *, most_waiting: int) -> Callable[[Callable[..
 
 def notices_of(store: OnlineStore, what: str) -> Notices:
     """The notices in a store that this process reads views, as what."""
-    import socket
-
     from bedplate.online.readers import Notices
 
     return Notices(store, f"{what} (process {os.getpid()} of {socket.gethostname()})")

@@ -82,6 +82,49 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+def hold(host: str, port: int) -> list[socket.socket]:
+    """Sockets that keep a port for the processes of one server, each of which binds it with SO_REUSEPORT, now or later.
+
+    They don't listen, and keep it until they are closed: who binds it without that option gets EADDRINUSE, and so does
+    who calls this. On other systems than Linux it is only looked whether another program has the port, and there are
+    none.
+
+    Args:
+        host: a name, of which every address of this machine is meant, or an address.
+        port: not 0.
+
+    Raises:
+        OSError: another program has the port, or it is not allowed, or the host is not this machine's.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    held: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        one = socket.socket(family, kind, protocol)
+        try:
+            # Listening is what two that bind at the same time can't do both; connections that have ended don't count.
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+            one.listen(1)
+            if sys.platform == "linux":
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                one.shutdown(socket.SHUT_RDWR)  # it stays bound, and connections are refused
+                held.append(one)
+            else:  # pragma: no cover
+                one.close()
+        except OSError as error:
+            one.close()
+            if error.errno != errno.EADDRNOTAVAIL:
+                for other in held:
+                    other.close()
+                raise
+            missing = error
+    if missing is not None and not held:
+        raise missing
+    return held
+
+
 def turn_away(bound: socket.socket) -> None:
     """Lets nobody connect any more, whichever process accepts; those that have connected are still accepted.
 

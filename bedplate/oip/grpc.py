@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from time import monotonic
 from typing import Any, final
 
-from bedplate.errors import ConfigError
 from bedplate.http.door import Door, is_probe
 from bedplate.http.message import Limits, error_response
 from bedplate.http.metrics import Metrics
@@ -24,6 +23,7 @@ from bedplate.http.turns import NORMAL, Turns
 from bedplate.oip.calls import Calls, ProblemError, headers_of, refusal
 from bedplate.oip.intake import Intake
 from bedplate.oip.methods import METHODS, STREAM, InferenceService, Method
+from bedplate.oip.port import address_of, not_bound
 
 # The library has no type stubs.
 _grpc: Any = importlib.import_module("grpc")
@@ -92,7 +92,7 @@ class GrpcServer:
     def target(self) -> str:
         """Where to reach the server from this machine, as a client of gRPC takes it."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        return address_of(host, self.port)
 
     async def start(self, turns: Turns, door: Door) -> None:
         """Accepts calls.
@@ -127,15 +127,14 @@ class GrpcServer:
             if name == STREAM.service:
                 handlers[STREAM.name] = _grpc.stream_stream_rpc_method_handler(self._stream)
             server.add_generic_rpc_handlers((_grpc.method_handlers_generic_handler(name, handlers),))
-        address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+        address = address_of(host, self.port)
         try:
             if certificate is None:
                 self.port = server.add_insecure_port(address)
             else:
                 self.port = server.add_secure_port(address, _credentials(certificate))
         except RuntimeError as error:
-            hint = "stop the other program, give another --grpc-port, or --grpc-port 0 for a free one"
-            raise ConfigError("can't listen here for gRPC", where=address, hint=hint) from error
+            raise not_bound(address) from error
         await server.start()
         self._server = server
 

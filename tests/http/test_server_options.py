@@ -147,7 +147,7 @@ def test_the_cores_are_divided_among_the_workers(
     module = importlib.import_module("bedplate.cli.serve")
     asked: list[int] = []
     monkeypatch.setattr(module, "_load", lambda *given: asked.append(given[3]))
-    monkeypatch.setattr(ServerOptions, "serve", lambda self, app, load, variable, *, beside: load())
+    monkeypatch.setattr(ServerOptions, "serve", lambda self, app, load, variable, **_: load())
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     result = CliRunner().invoke(module.serve, [*arguments, "shop"])
     assert result.exit_code == 0, result.output
