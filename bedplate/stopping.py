@@ -69,3 +69,18 @@ def stop_signals() -> Generator[Stop]:
         restore()
         os.close(read)
         os.close(write)
+
+
+def signals_interrupt() -> bool:
+    """Whether a `KeyboardInterrupt` that comes out of a call here may be a signal's; if not, what was called raised it.
+
+    Python raises it for a signal on the main thread alone, and while the handler of SIGINT or SIGTERM is the one that
+    does so. A server takes both in on its event loop, until it ends.
+
+    >>> signals_interrupt()
+    True
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handlers = (signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM))
+    return any(handler is signal.default_int_handler for handler in handlers)

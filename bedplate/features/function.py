@@ -11,6 +11,7 @@ from bedplate.batch import Column, Dense, Embedding, Ids, Ragged, texts_of
 from bedplate.canonical import string_ids
 from bedplate.errors import FAILS, DataError, DefinitionError
 from bedplate.features.declared import null_column
+from bedplate.stopping import signals_interrupt
 from bedplate.types import DAY, Array, Bools, Type
 
 RowFunction: TypeAlias = Callable[..., Any]
@@ -153,9 +154,9 @@ class VectorFunction:
         try:
             with np.errstate(all="ignore"):
                 result = self._function(*arrays)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # SystemExit too: no function ends the program that computes it
+            if isinstance(error, KeyboardInterrupt) and signals_interrupt():
+                raise
             raise DataError(
                 f"the function fails: {type(error).__name__}: {error}",
                 where=self._place,

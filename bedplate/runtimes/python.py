@@ -20,6 +20,7 @@ from bedplate.errors import FAILS, ArtifactError, DataError, RequestError
 from bedplate.features.encoding import TensorSpec
 from bedplate.runtimes.base import Opening, Runtime, check_tensors, spec_of
 from bedplate.runtimes.tensors import array_dtype
+from bedplate.stopping import signals_interrupt
 from bedplate.types import Array
 
 TensorFunction: TypeAlias = Callable[[dict[str, Array]], Mapping[str, Array]]
@@ -77,9 +78,9 @@ class FunctionRuntime(Runtime):
             found = self._function(given)
         except RequestError as error:
             raise RequestError(error.message, where=self._place, hint=error.hint) from error
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:  # SystemExit too: no function ends the program that serves it
+            if isinstance(error, KeyboardInterrupt) and signals_interrupt():
+                raise
             message = f"the function fails: {type(error).__name__}: {error}"
             raise DataError(message, where=self._place, told=FAILS) from error
         return [self._checked(found, name, sizes) for name in outputs]
@@ -141,9 +142,9 @@ def find_function(reference: str, place: str) -> tuple[TensorFunction, Path]:
         module = sys.modules.get(name) or importlib.import_module(name)
     except (ImportError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ArtifactError(f"no module '{name}' for the function '{reference}'", where=place, hint=hint) from error
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # SystemExit too: a server that loads one more model goes on
+        if isinstance(error, KeyboardInterrupt) and signals_interrupt():
+            raise
         message, told = f"the module '{name}' fails", "the server's log says more"
         raise ArtifactError(
             f"{message}: {type(error).__name__}: {error}", where=place, told=f"{message}; {told}"

@@ -7,6 +7,7 @@ import linecache
 import re
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import numpy as np
@@ -194,6 +195,18 @@ def test_a_function_that_ends_the_program_is_one_that_fails():
     made.function = type(made.function)(ending, Type.FLOAT, False, "derived feature 'f'")
     with pytest.raises(DataError, match="derived feature 'f': the function fails: SystemExit: no such zone"):
         evaluate([made], {"v.x": Dense(np.ones(2))}, TIMES[:2])
+
+
+def test_an_interrupt_that_no_signal_has_caused_is_the_functions_own():
+    """Signals interrupt the main thread alone, and no server's."""
+    made = feature(rows.double, ["v.x"], float)
+
+    def interrupting(x):
+        raise KeyboardInterrupt
+
+    made.function = type(made.function)(interrupting, Type.FLOAT, False, "derived feature 'f'")
+    with ThreadPoolExecutor(1) as pool, pytest.raises(DataError, match="the function fails: KeyboardInterrupt"):
+        pool.submit(evaluate, [made], {"v.x": Dense(np.ones(2))}, TIMES[:2]).result()
 
 
 @pytest.mark.parametrize(

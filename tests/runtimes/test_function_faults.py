@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +27,15 @@ from bedplate.errors import DataError
 from bedplate.features.derived import DerivedFeature
 from bedplate.features.graph import FeatureGraph
 from bedplate.http.message import Request, Response
+from bedplate.http.server import run_application
+from bedplate.http.settings import Settings
 from bedplate.inference.model import Model
 from bedplate.inference.repository import Repository
 from bedplate.online.fallback import FallbackReader
 from bedplate.online.load import bulk_load
 from bedplate.online.memory import MemoryStore
 from bedplate.runtimes.base import Opening, open_runtime
+from bedplate.runtimes.python import FunctionRuntime
 from bedplate.runtimes.trees import MATRIX, TreeRuntime
 from bedplate.serving.feature_app import FeatureApp
 from bedplate.serving.feature_plan import FeatureLookup
@@ -78,6 +86,80 @@ def test_over_grpc(served: Repository) -> None:
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         failed: Any = infer.future(message.SerializeToString(), timeout=60)
         assert (failed.code(), failed.details()) == (grpc.StatusCode.INTERNAL, f"model 'f:1': {FAILS}")
+
+
+INTERRUPTS = """
+import os, signal
+import numpy as np
+def score(tensors):
+    if tensors["x"][0] == 1:
+        raise KeyboardInterrupt("the function's own")
+    if tensors["x"][0] == 2:
+        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C while it runs
+        sum(range(100))
+    return {"score": tensors["x"]}
+"""
+
+
+@pytest.fixture
+def interrupts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FunctionRuntime]:
+    file = tmp_path / "interrupting_scoring.py"
+    file.write_text(INTERRUPTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = OPTIONS | {"function": "interrupting_scoring:score"}
+    runtime = open_runtime("python", Opening(file, "model 'f:1'", 1, options))
+    assert isinstance(runtime, FunctionRuntime)
+    yield runtime
+    monkeypatch.delitem(sys.modules, "interrupting_scoring")
+
+
+def test_an_interrupt_of_its_own_fails_its_request_alone_and_ctrl_c_ends_the_server(
+    interrupts: FunctionRuntime, caplog: pytest.LogCaptureFixture
+) -> None:
+    repository, answers = Repository(), list[int]()
+    repository.serve([Model(interrupts, "f", "1")])
+    app = App(repository)
+
+    class Opened:
+        def open(self, _: Any) -> None:
+            pass
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(app, name)
+
+    def ask(url: str) -> None:
+        for data in (1, 3, 2):
+            body = INFER.replace(b"[1]}]", b"[%d]}]" % data)
+            with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)) as client:
+                client.request("POST", "/v2/models/f/infer", body)
+                answers.append(client.getresponse().status)
+
+    asking = list[threading.Thread]()
+
+    def ready(url: str, _: float) -> None:
+        asking.append(threading.Thread(target=ask, args=(url,)))
+        asking[0].start()
+
+    made: Any = Opened()
+    run_application(made, object, Settings(port=0), on_ready=ready)
+    asking[0].join()
+    assert answers == [500, 200, 200]
+    assert "the function fails: KeyboardInterrupt: the function's own" in caplog.text
+
+
+def test_where_nobody_serves_ctrl_c_interrupts_the_function(interrupts: FunctionRuntime) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.run({"x": np.array([2], np.float32)}, ["score"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_on_a_thread_an_interrupt_is_of_the_function(interrupts: FunctionRuntime) -> None:
+    """As where a server loads a version: signals interrupt the main thread alone."""
+    with ThreadPoolExecutor(1) as pool, pytest.raises(DataError, match="KeyboardInterrupt"):
+        pool.submit(interrupts.run, {"x": np.array([1], np.float32)}, ["score"]).result()
 
 
 def test_where_a_version_does_not_prove_itself(served: Repository) -> None:
