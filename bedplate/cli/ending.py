@@ -1,4 +1,4 @@
-"""How a command's process ends that is interrupted while a server loads."""
+"""How a command's process ends while a server loads."""
 
 from __future__ import annotations
 

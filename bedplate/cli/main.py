@@ -184,6 +184,5 @@ def main() -> NoReturn:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = run(sys.argv[1:])
-    if code == INTERRUPTED_EXIT:
-        end_at_work(code)
+    end_at_work(code)
     sys.exit(code)

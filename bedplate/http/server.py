@@ -313,16 +313,15 @@ async def _serve(
         again.listen()
         app.metrics.add(again.lines)
     if place is not None:
-        place.join(server, app.metrics, stopped)
-        if place.seat.failures:
-            app.retry()
+        _take(place, server, app, stopped)
     await server.start()
     stopping = loop.create_task(stopped.wait())
-    loading = in_thread(load)
+    loading: asyncio.Future[Loaded] | None = None
     following: asyncio.Task[None] | None = None
     try:
-        if place is None:  # a port that is in use is known at once
+        if place is None:  # a port that is in use is known at once, before a thread is in what can't be interrupted
             await _start(beside, server)
+        loading = in_thread(load)
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.is_set():
             app.open(await loading)
@@ -346,7 +345,8 @@ async def _serve(
         if place is not None:
             place.seat.set_state(DRAINING)
         stopping.cancel()
-        loading.cancel()
+        if loading is not None:
+            loading.cancel()
         for number in signals:
             loop.remove_signal_handler(number)  # a second signal ends the process at once
         app.close()
@@ -355,6 +355,12 @@ async def _serve(
         if place is not None:
             place.leave()
     return was_ready
+
+
+def _take(place: Place, server: Server, app: Application[Loaded], stopped: asyncio.Event) -> None:
+    place.join(server, app.metrics, stopped)
+    if place.seat.failures:
+        app.retry()
 
 
 async def _start(beside: Sequence[Beside], server: Server) -> None:

@@ -162,6 +162,27 @@ def test_definitions_are_loaded_again_on_a_signal_or_the_old_ones_go_on(tmp_path
     assert process.wait(30) == 0
 
 
+def test_stopped_while_it_loads_again_it_ends_in_order(tmp_path: Path) -> None:
+    """What libraries do when the interpreter ends may abort under a thread that is still loading."""
+    (tmp_path / "bedplate.toml").write_text('[online]\ndeadline = "5s"\n')
+    times = pl.Series([shop.NOW - DAY]).cast(pl.Datetime("us"))
+    pl.DataFrame({"user": [1], "time": times}).write_parquet(tmp_path / "visits.parquet")
+    (tmp_path / "features.py").write_text(COUNTS % "2d")
+    fill(tmp_path)
+    with ended([*COMMAND, "features", "serve", "--port", "0", "--json", "--project", str(tmp_path)]) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        loads = "import atexit, os, sys, time\natexit.register(os.abort)\n"
+        loads += "print('loading', file=sys.stderr, flush=True)\ntime.sleep(60)\n"
+        (tmp_path / "features.py").write_text(loads)
+        process.send_signal(signal.SIGHUP)
+        while process.stderr.readline() != "loading\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
 def count(customer: int) -> int:
     """How many orders a customer had before the load."""
     frame = shop.events()
