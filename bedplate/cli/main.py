@@ -15,6 +15,7 @@ from typing import NoReturn, final
 import click
 
 from bedplate.cli.ending import end_at_work
+from bedplate.cli.hangup import defer_hangups
 from bedplate.errors import BedplateError, missing_extra, suggest
 
 PARTIAL_EXIT = 8
@@ -183,6 +184,7 @@ def main() -> NoReturn:
     # What ends a command politely is to end it as Ctrl-C does; a parent that has it ignored has its way.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    defer_hangups(sys.argv[1:])
     code = run(sys.argv[1:])
     end_at_work(code)
     sys.exit(code)

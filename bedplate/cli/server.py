@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import click
 
+from bedplate.cli.hangup import take_hangups
 from bedplate.errors import ConfigError
 from bedplate.types import SECOND, parse_duration
 
@@ -97,7 +98,9 @@ class ServerOptions:
                 the other, and ends a process without workers.
             hold: binds the ports that workers share beside that of HTTP, until all have ended.
         """
-        if self.workers > 1 and not _is_worker():
+        is_first = self.workers > 1 and not _is_worker()
+        take_hangups(is_awaited=is_first or load_again is not None)
+        if is_first:
             with contextlib.ExitStack() as held:
                 for bound in hold():
                     held.enter_context(bound)

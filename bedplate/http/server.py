@@ -325,9 +325,7 @@ async def _serve(
         await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.is_set():
             app.open(await loading)
-            # What is loaded stays: the collector need not look at it, and its pauses are short from here on.
-            gc.collect()
-            gc.freeze()
+            _freeze()
             if place is not None:
                 # Of several processes that listen the system gives a connection to any: only ready ones may.
                 await _start(beside, server)
@@ -355,6 +353,12 @@ async def _serve(
         if place is not None:
             place.leave()
     return was_ready
+
+
+def _freeze() -> None:
+    """What is loaded stays: the collector need not look at it, and its pauses are short from here on."""
+    gc.collect()
+    gc.freeze()
 
 
 def _take(place: Place, server: Server, app: Application[Loaded], stopped: asyncio.Event) -> None:
