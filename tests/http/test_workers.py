@@ -162,14 +162,25 @@ def test_a_worker_that_is_killed_fails_no_other_request_and_is_started_again(gro
 
 
 def test_a_hang_up_replaces_all_workers_without_a_request_refused(group: Group) -> None:
-    """Connections come all the time, so that those that are replaced have some waiting while they end."""
+    """Connections come all the time, while those that are replaced wait for requests that come slowly."""
     answers, over = list[int](), threading.Event()
 
     def client() -> None:
         while not over.is_set():
             answers.append(group.ask()[0])
 
-    asking, before = [threading.Thread(target=client) for _ in range(4)], set(group.workers())
+    def slow_client() -> None:
+        while not over.is_set():
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", group.port, timeout=20)) as half:
+                half.putrequest("POST", "/rank")
+                half.putheader("Content-Length", str(len(ASKED)))
+                half.endheaders(ASKED[:10])
+                over.wait(1.0)
+                half.send(ASKED[10:])
+                answers.append(half.getresponse().status)
+
+    asking = [threading.Thread(target=target) for target in (client, slow_client) for _ in range(4)]
+    before = set(group.workers())
     counted, said = group.settled(), len(group.log.read_text())
     for thread in asking:
         thread.start()
