@@ -223,8 +223,11 @@ class _Connection(asyncio.Protocol):
         raise self._outcome or EOFError
 
     def end(self) -> None:
-        """Ends it, after what is still to be sent."""
-        self._transport.close()
+        """Ends it; what is not sent by now is not sent."""
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()  # or it would stay as long as the service doesn't read
+        else:
+            self._transport.close()
 
     async def ended(self) -> None:
         """Waits until it has ended."""

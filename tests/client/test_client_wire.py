@@ -12,7 +12,7 @@ import pytest
 from scripted import WELL, chunked, head, says, says_and_closes, service
 
 from bedplate import AsyncClient
-from bedplate.client.errors import RefusedError, UnreachableError
+from bedplate.client.errors import LateError, RefusedError, UnreachableError
 from bedplate.client.wire import Reading
 from bedplate.errors import RequestError
 
@@ -222,6 +222,48 @@ def test_nonsense_on_a_kept_connection_is_not_asked_for_again(ask: Ask) -> None:
     assert first.time == 1
     assert isinstance(second, UnreachableError)
     assert len(seen) == 2
+
+
+def test_a_request_that_nobody_reads_ends_by_the_timeout(ask: Ask) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        [error] = ask(url, lambda c: c.request("POST", "/x", bytes(64 << 20)), timeout=0.5)
+    assert isinstance(error, LateError)
+
+
+def test_a_request_that_was_answered_before_it_was_read_is_not_sent_on() -> None:
+    """The blocking client reads no answer before it has sent all."""
+    size, read = 64 << 20, [0]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(20)
+
+        def answer() -> None:
+            with listener.accept()[0] as first:
+                first.settimeout(20)
+                first.recv(1000)
+                first.sendall(GOOD)
+                with listener.accept()[0] as second:
+                    second.recv(1000)
+                    second.sendall(OTHER)
+                    while part := first.recv(1 << 20):
+                        read[0] += len(part)
+
+        async def calls(url: str) -> Any:
+            async with AsyncClient(url, timeout=10) as client:
+                await client.request("POST", "/x", bytes(size))
+                return await client.recommend(customer=1)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        assert asyncio.run(calls(f"http://127.0.0.1:{listener.getsockname()[1]}")).time == 2
+        thread.join(30)
+    assert read[0] < size
+
+
+def test_a_head_that_is_too_long_is_no_answer_however_it_comes() -> None:
+    long = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX: " + b"a" * 65_536 + b"\r\n\r\n"
+    with pytest.raises(ValueError, match="got headers of more than 65,536 bytes"):
+        Reading("GET").feed(long)
 
 
 @pytest.mark.parametrize("whole", [GOOD, chunked(WELL, WELL)], ids=["length", "chunks"])
