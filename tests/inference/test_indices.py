@@ -128,9 +128,9 @@ def test_a_binary_size_that_is_no_whole_number_says_so(registry: Registry, size:
 
 
 def test_messages_stay_short_and_name_half_a_surrogate_pair(registry: Registry) -> None:
-    one = {"name": "item_ids", "shape": [1] * 100_000, "datatype": "INT64", "data": [1]}
+    one = {"name": "item_ids", "shape": [1] * 60, "datatype": "INT64", "data": [1]}
     said = refused(registry, {"inputs": [one]})
-    assert "got shape [1, 1, 1, 1, 1, 1, 1, 1, ... of 100000 sizes], expected [" in said
+    assert "got shape [1, 1, 1, 1, 1, 1, 1, 1, ... of 60 sizes], expected [" in said
     assert "half of a surrogate pair" in refused(registry, {"inputs": [], "id": "\ud800"})
     assert "half of a surrogate pair" in refused(registry, {"inputs": [one | {"data": ["\ud83d"]}]})
 
