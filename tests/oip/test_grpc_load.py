@@ -101,8 +101,12 @@ def serving(runtime: Busy, turns: Turns | None = None) -> Iterator[Any]:
         infer = clients.enter_context(grpc.insecure_channel(target)).unary_unary(INFER)
         infer(asked(), timeout=20)
 
+        sent = list[Any]()
+        clients.callback(lambda: codes(sent))  # what was answered is read before the channel closes
+
         def send(value: float = 0.0, **options: Any) -> Any:
-            return infer.future(asked(value), **({"timeout": 60} | options))
+            sent.append(infer.future(asked(value), **({"timeout": 60} | options)))
+            return sent[-1]
 
         send.triton = lambda: clients.enter_context(triton.InferenceServerClient(target))  # type: ignore[attr-defined]
         yield send
