@@ -215,7 +215,7 @@ def _expire(future: asyncio.Future[Any]) -> None:
         future.set_exception(DeadlineError("the deadline passed before there was an answer"))
 
 
-def address_of(context: Any) -> str:
+def client_of(context: Any) -> str:
     """Where the client of a call is, without its port."""
     peer: str = context.peer() or ""
     return peer.rpartition(":")[0].partition(":")[2]
@@ -239,7 +239,7 @@ def refusal(response: Response) -> ProblemError:
 def _call_of(context: Any, size: int) -> _Call:
     now, left = monotonic(), context.time_remaining()
     ends = math.inf if left is None else now + left
-    return _Call(headers_of(context.invocation_metadata()), address_of(context), now, ends, size)
+    return _Call(headers_of(context.invocation_metadata()), client_of(context), now, ends, size)
 
 
 def _cut(details: str) -> str:

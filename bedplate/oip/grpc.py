@@ -23,7 +23,7 @@ from bedplate.http.metrics import Metrics
 from bedplate.http.settings import Settings
 from bedplate.http.tls import Certificate
 from bedplate.http.turns import NORMAL, Turns
-from bedplate.oip.calls import Calls, ProblemError, address_of, headers_of, refusal
+from bedplate.oip.calls import Calls, ProblemError, client_of, headers_of, refusal
 from bedplate.oip.intake import Intake
 from bedplate.oip.methods import METHODS, STREAM, InferenceService, Method
 from bedplate.oip.reading import ReadingEndedError, Readings
@@ -206,7 +206,7 @@ class GrpcServer:
         limits, body = self._settings.limits, None
         readings = self._probes if is_probe(method.method, method.target) else self._readings
         try:
-            body = await readings.read(address_of(context), context.read, limits.request_seconds)
+            body = await readings.read(client_of(context), context.read, limits.request_seconds)
         except ReadingEndedError as ended:
             if not ended.for_others:
                 raise ProblemError(408, f"no whole message in {limits.request_seconds:g} s") from None
