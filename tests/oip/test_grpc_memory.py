@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import queue
-import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -219,33 +218,57 @@ def test_who_leaves_while_it_waits_takes_no_place() -> None:
     asyncio.run(main())
 
 
-def test_the_one_that_takes_longest_is_given_up_where_others_wait_and_only_then() -> None:
+class Clock:
+    """The clock of the running loop, which goes on when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self.now = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: self.now)
+
+    async def pass_by(self, seconds: float, step: float = 0.01) -> None:
+        """In steps in which the loop comes round."""
+        for _ in range(round(seconds / step)):
+            self.now += step
+            await rounds()
+
+
+def test_the_one_that_takes_longest_is_given_up_where_others_wait_and_only_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def main() -> None:
-        reader = Reader(2, patience=0.01)
+        clock, reader = Clock(monkeypatch), Reader(2, patience=1.0)
         tasks = [reader.start(name) for name in ("a1", "a2")]
-        await asyncio.sleep(0.05)
+        await clock.pass_by(5.0)
         assert not any(task.done() for task in tasks)  # nobody waits
         third = reader.start("b1")
+        await rounds()
         with pytest.raises(ReadingEndedError, match="given up for others") as ended:
             await tasks[0]
         assert (ended.value.for_others, tasks[1].done()) == (True, False)
+        fourth = reader.start("b2")
+        await clock.pass_by(0.5)
+        assert tasks[1].done()  # the next of those that took longer
+        await clock.pass_by(0.4)
+        assert not third.done()
         reader.come["b1"].set()
-        assert await third == "b1"
+        reader.come["b2"].set()
+        assert await asyncio.gather(third, fourth) == ["b1", "b2"]
         late = reader.start("c1", seconds=0.0)
         with pytest.raises(ReadingEndedError, match="no whole message in time"):
             await late
-        tasks[1].cancel()
+        with pytest.raises(ReadingEndedError):
+            await tasks[1]
 
     asyncio.run(main())
 
 
-def test_time_in_which_the_loop_is_busy_is_not_the_message_s() -> None:
+def test_time_in_which_the_loop_is_busy_is_not_the_message_s(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        reader = Reader(1, patience=1.0)
+        clock, reader = Clock(monkeypatch), Reader(1, patience=1.0)
         tasks = [reader.start(name) for name in ("a1", "b1")]
         await rounds()
-        time.sleep(1.5)  # as a call of a model does
-        await rounds()
+        await clock.pass_by(1.5, step=1.5)  # as a call of a model does
         reader.come["a1"].set()
         reader.come["b1"].set()
         assert await asyncio.gather(*tasks) == ["a1", "b1"]
