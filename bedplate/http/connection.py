@@ -186,8 +186,12 @@ class Connection(asyncio.Protocol):
             self._exchange.enter(self._parser.complete[0][0])
         elif self._refusal is not None:
             self._write(self._refusal, keep=False, old=False, with_body=True)
-            self._refusal = None
-            self._linger(self._transport)
+            self._refusal, self._lingering = None, True
+            if not self._eof and self._transport.can_write_eof():
+                self._transport.write_eof()
+                self.deadline = self._loop.time() + _LINGER_SECONDS
+            else:
+                self._transport.close()
 
     def _respond(self, response: Response) -> None:
         """Answers the first of the complete requests."""
@@ -213,14 +217,6 @@ class Connection(asyncio.Protocol):
             date = self._hub.date
             for part in encode_response(response, date=date, keep_alive=keep, old=old, with_body=with_body):
                 self._transport.write(part)
-
-    def _linger(self, transport: asyncio.Transport) -> None:
-        self._lingering = True
-        if not self._eof and transport.can_write_eof():
-            transport.write_eof()
-            self.deadline = self._loop.time() + _LINGER_SECONDS
-        else:
-            transport.close()
 
     def _invite(self) -> None:
         """Tells a client that waits for it to send the body, once earlier requests are answered."""

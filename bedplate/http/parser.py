@@ -138,7 +138,7 @@ class RequestParser:
         if self._in_head and self.begun == begun:  # bounds what httptools holds of a header that has no end yet
             self._fed += len(data)
             if self._fed > self._limits.head_bytes:
-                raise RefusedError(self._head_too_large())
+                raise RefusedError(_head_too_large(self._limits.head_bytes))
         if self._turned_away is not None:  # what is still to come of its body is not waited for
             raise RefusedError(self._turned_away)
 
@@ -276,15 +276,16 @@ class RequestParser:
     def _count_head(self, size: int) -> None:
         self._head_size += size
         if self._head_size > self._limits.head_bytes:
-            self._refuse(self._head_too_large())
-
-    def _head_too_large(self) -> Response:
-        return error_response(431, f"the request's head is larger than {self._limits.head_bytes} bytes")
+            self._refuse(_head_too_large(self._limits.head_bytes))
 
     def _refuse(self, response: Response) -> None:
         """Stops httptools, which passes an error of a callback on as its own."""
         self._refusal = response
         raise RefusedError(response)
+
+
+def _head_too_large(limit: int) -> Response:
+    return error_response(431, f"the request's head is larger than {limit} bytes")
 
 
 def _body_too_large(limit: int) -> Response:
