@@ -86,7 +86,7 @@ def check_reachable(folder: Path, config: TrainerConfig, batches: int) -> None:
         )
 
 
-def reached(folder: Path) -> int | None:
+def step_of(folder: Path) -> int | None:
     """The step of the checkpoint of a run; None: there is none.
 
     Args:

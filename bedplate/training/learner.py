@@ -104,6 +104,23 @@ def require_reachable(folder: Path, job: Job, batches: int) -> None:
         check_reachable(folder, job.trainer, batches)
 
 
+def reached(folder: Path, job: Job) -> int | None:
+    """The step of the checkpoint of a network that a run goes on from; None: there is none.
+
+    Args:
+        folder: of the checkpoints.
+        job: that is gone on with.
+
+    Raises:
+        StoreError: it can't be read.
+    """
+    if isinstance(job.model, EstimatorConfig):
+        return None
+    from bedplate.training.checkpoint import step_of
+
+    return step_of(folder)
+
+
 def require_library(job: Job, *, together: bool = False) -> None:
     """Imports the library that a job's model is made with.
 

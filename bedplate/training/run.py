@@ -30,7 +30,6 @@ from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import Run, RunRecord, StoredRun
 from bedplate.registry.version import ModelVersion
-from bedplate.training.checkpoint import reached
 from bedplate.training.choices import check_choices
 from bedplate.training.continuing import Beginning, Continuation
 from bedplate.training.evidence import (
@@ -46,7 +45,7 @@ from bedplate.training.inputs import Watcher, read_summary
 from bedplate.training.interrupt import TrainingInterruptedError
 from bedplate.training.job import Job
 from bedplate.training.joining import Connect, Join, WorkerError
-from bedplate.training.learner import Learner, learner_of, require_reachable
+from bedplate.training.learner import Learner, learner_of, reached, require_reachable
 from bedplate.training.packing import CatalogueVectors, GoldenBatch, check_place, write_artifact
 from bedplate.training.plots import write_plots
 from bedplate.training.predictions import TEST, keep_predictions
@@ -188,7 +187,7 @@ def _opened(
         require_same(began, job, beginning.definitions, dataset.snapshots)
         require_reachable(registry.run(began.id).folder / CHECKPOINTS, job, batches)
         run = registry.resume_run(began.id, resumed_config(began, job))
-        step = reached(run.folder / CHECKPOINTS)
+        step = reached(run.folder / CHECKPOINTS, job)
         if step is not None:
             run.take_back(step)
         return run

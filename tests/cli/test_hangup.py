@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HUNG_UP = """
 import os, signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who starts the tests may ignore it, as nohup does
 from bedplate.cli import main
 
 def run(args, run=main.run):
@@ -49,6 +50,7 @@ def test_it_ends_those_that_do_not_listen_to_it(tmp_path: Path, words: tuple[str
 
 STARTS = """
 import os, signal, subprocess, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from bedplate.cli.hangup import defer_hangups, take_hangups
 
 defer_hangups(["--debug", "serve", "shop"])

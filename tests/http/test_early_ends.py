@@ -20,7 +20,7 @@ def test_a_port_of_another_protocol_that_is_taken_is_known_before_anything_is_lo
     class Taken:
         name, target = "other", "nowhere"
 
-        async def start(self, turns: Any, door: Any) -> None:
+        async def start(self, turns: Any, door: Any, bodies: Any) -> None:
             loads.wait(0.2)
             raise ConfigError("can't listen here")
 
