@@ -15,18 +15,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from time import monotonic
 from typing import Any, final
 
-from bedplate.http.bodies import SMALL_BYTES, Bodies
+from bedplate.http.bodies import Bodies
 from bedplate.http.door import Door, is_probe
 from bedplate.http.message import Limits, error_response
 from bedplate.http.metrics import Metrics
 from bedplate.http.settings import Settings
 from bedplate.http.tls import Certificate
 from bedplate.http.turns import NORMAL, Turns
-from bedplate.oip.calls import Calls, ProblemError, client_of, headers_of, refusal
+from bedplate.oip.calls import Calls, ProblemError, headers_of, refusal
 from bedplate.oip.intake import Intake
 from bedplate.oip.methods import METHODS, STREAM, InferenceService, Method
 from bedplate.oip.port import address_of, not_bound
-from bedplate.oip.reading import ReadingEndedError, Readings
 
 # The library has no type stubs.
 _grpc: Any = importlib.import_module("grpc")
@@ -48,13 +47,7 @@ _CODES = {
 }
 """The code of gRPC for a status of HTTP; INTERNAL for others."""
 _FULL = error_response(503, "too many calls are open")
-_STREAMS_FULL = error_response(
-    429, "too many streams are open", hint="send several requests over one, or give the server less --most-megabytes"
-)
 _NO_ROOM = error_response(429, "too many large messages are under way", hint="ask again later, or send smaller ones")
-_GIVEN_UP = error_response(429, "the message took too long while others waited", hint="ask again later")
-_PATIENCE_SECONDS = 1.0  # of a message that is being read, while others wait to be
-_PROBE_PLACES, _PROBE_PATIENCE_SECONDS = 4, 0.05
 _LAST_CALL_SECONDS = 0.1  # at the end, for calls that are on their way
 _QUIET_SECONDS, _MOST_QUIET_SECONDS = 0.1, 0.5  # no call comes for so long, before the connections are told to end
 _TELLING_SECONDS = 0.02  # in which they are told; answers follow
@@ -93,10 +86,7 @@ class GrpcServer:
         self.port, self._is_shared = port, is_shared
         self._intake = Intake()
         self._calls = Calls(service, metrics, Turns(), Door(), self._intake.came)
-        limits = settings.limits
-        self._bodies = Bodies(limits.bodies_bytes)
-        self._readings = Readings(_places(limits), _PATIENCE_SECONDS)
-        self._probes = Readings(_PROBE_PLACES, _PROBE_PATIENCE_SECONDS)
+        self._bodies = Bodies(settings.limits.bodies_bytes)
         self._answers, self._idle = asyncio.Event(), set[asyncio.Future[bytes | None]]()
         self._answers.set()
         self._read_until = math.inf  # on the monotonic clock; once the server ends it is not infinite
@@ -126,9 +116,6 @@ class GrpcServer:
             ("grpc.max_receive_message_length", limits.body_bytes),
             ("grpc.max_send_message_length", -1),
             ("grpc.max_metadata_size", limits.head_bytes),
-            # What nobody has asked for yet is held too: no more of a message than of a small one.
-            ("grpc.http2.lookahead_bytes", SMALL_BYTES),
-            ("grpc.http2.bdp_probe", 0),
             ("grpc.so_reuseport", int(self._is_shared)),
             ("grpc.server_handshake_timeout_ms", int(limits.request_seconds * 1e3)),
             # A connection without calls ends, and one whose peer has vanished: it does not answer pings.
@@ -192,28 +179,33 @@ class GrpcServer:
 
     async def _answer(self, method: Method, context: Any) -> bytes:
         """The message that answers the one of a call; a frame of its own, for the library keeps that which aborts."""
-        body = await self._message(method, context)
+        body = await self._message(context)
         with self._held(body):
             return await self._calls.answer(method, context, body)
 
-    async def _message(self, method: Method, context: Any) -> bytes:
+    async def _message(self, context: Any) -> bytes:
         """The message of a call.
 
         Raises:
             ProblemError: there is none, or not in time.
         """
-        limits, body = self._settings.limits, None
-        readings = self._probes if is_probe(method.method, method.target) else self._readings
+        seconds, task = self._settings.limits.request_seconds, asyncio.current_task()
+        late = list[bool]()
+
+        def expire() -> None:
+            late.append(True)
+            if task is not None:
+                task.cancel()
+
+        timer = asyncio.get_running_loop().call_later(seconds, expire)
         try:
-            body = await readings.read(client_of(context), context.read, limits.request_seconds)
-        except ReadingEndedError as ended:
-            if not ended.for_others:
-                raise ProblemError(408, f"no whole message in {limits.request_seconds:g} s") from None
-            self._calls.refuse("bodies")
-            raise refusal(_GIVEN_UP) from None
+            body = await context.read()
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            raise ProblemError(408, f"no whole message in {seconds:g} s") from None
         finally:
-            if body is None:
-                self._bodies.came_bytes += limits.body_bytes  # at most
+            timer.cancel()
         if not isinstance(body, bytes):
             raise ProblemError(400, "got no message, expected one")
         return body
@@ -283,16 +275,6 @@ class GrpcServer:
             self._idle.discard(following)
 
 
-def _places(limits: Limits) -> int:
-    """How many messages may be read at once: each is there twice for a moment, the library's and what it gives."""
-    return max(2, limits.bodies_bytes // limits.body_bytes // 2)
-
-
-def _most_streams(limits: Limits) -> int:
-    """How many streams may be open, for each may bring a message at any time."""
-    return max(2, limits.bodies_bytes // limits.body_bytes)
-
-
 async def _abort(context: Any, problem: ProblemError) -> Any:
     if problem.after is not None:
         context.set_trailing_metadata((("retry-after", problem.after.decode()),))
@@ -320,7 +302,7 @@ class _Guard(_aio.ServerInterceptor):
     def __init__(self, door: Door, turns: Turns, metrics: Metrics, intake: Intake, limits: Limits) -> None:
         self._door, self._turns, self._metrics, self._intake, self._limits = door, turns, metrics, intake, limits
         self._methods = {f"/{m.service}/{m.name}": m for m in (*METHODS, STREAM)}
-        self._open = self._streams = 0
+        self._open = 0
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         """What answers a call: the method, or a refusal that reads nothing."""
@@ -328,14 +310,11 @@ class _Guard(_aio.ServerInterceptor):
         task, method = asyncio.current_task(), self._methods.get(details.method)
         if task is not None:
             self._open += 1
-            self._streams += method is STREAM
-            task.add_done_callback(self._stream_ended if method is STREAM else self._ended)
+            task.add_done_callback(self._ended)
         if method is None:
             return await continuation(details)
         if not is_probe(method.method, method.target) and self._open > self._limits.connections:
             return self._refuse(method, refusal(_FULL))
-        if method is STREAM and self._streams > _most_streams(self._limits):
-            return self._refuse(method, refusal(_STREAMS_FULL))
         if self._door.tokens:
             admitted = self._door.admit(method.method, method.target, headers_of(details.invocation_metadata), "")
             if not isinstance(admitted, str):
@@ -353,10 +332,6 @@ class _Guard(_aio.ServerInterceptor):
 
     def _ended(self, _: asyncio.Task[Any]) -> None:
         self._open -= 1
-
-    def _stream_ended(self, _: asyncio.Task[Any]) -> None:
-        self._open -= 1
-        self._streams -= 1
 
 
 def _credentials(certificate: Certificate) -> Any:
