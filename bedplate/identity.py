@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
+from enum import Enum
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias, cast, final
@@ -261,10 +262,13 @@ def _constant(value: Any, what: str, place: str) -> str:
         members = cast("tuple[Any, ...]", value)
         texts = [_constant(v, what, place) for v in members]
         return f"frozenset({sorted(texts)})" if isinstance(value, frozenset) else f"tuple({texts})"
+    if isinstance(value, Enum):
+        return repr((_name(type(value)), value.name, _constant(value.value, what, place)))
     if _is_named(value):
         return _name(value)
     raise DefinitionError(
         f"{what} is a {type(value).__name__}, which can change and so has no canonical form",
         where=place,
-        hint="make it a constant: a number, a text, a tuple or a frozenset of them, a compiled pattern",
+        hint="make it a constant: a number, a text, a member of an enum, a tuple or a frozenset of them, or a compiled "
+        "pattern",
     )

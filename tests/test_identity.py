@@ -127,6 +127,13 @@ def test_what_a_value_depends_on_changes_the_id(made, old, new):
     assert made()[0] != made(old, new)[0]
 
 
+def test_members_of_an_enum_are_constants(made):
+    kinds = "import enum\nclass Kind(enum.Enum):\n    ONE = 1\n    TWO = 2\nLIMIT = Kind."
+    ids = [made("LIMIT = 5", kinds + one)[0] for one in ("ONE", "TWO", "ONE")]
+    assert ids[0] == ids[2] != ids[1]
+    assert made("LIMIT = 5", (kinds + "ONE").replace("ONE = 1", "ONE = 3"))[0] != ids[0]
+
+
 def test_a_function_that_a_module_of_the_project_is_asked_for_is_followed(made):
     assert made()[1] != made("return x / PARTS", "return x / PARTS / 2")[1]
     assert made()[1] != made("PARTS = 3", "PARTS = 4")[1]

@@ -30,6 +30,9 @@ from bedplate.types import Array
 _Answer = TypeVar("_Answer")
 
 
+_CLOSING_SECONDS = 1.0  # for all connections together
+
+
 @final
 class AsyncClient:
     """Talks to one service, from one event loop; calls may run at once, each on a connection of its own.
@@ -123,10 +126,15 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connections; the next call opens one again."""
-        while self._idle:
-            connection = self._idle.pop()
+        idle, self._idle = self._idle, []
+        for connection in idle:
             connection.end()
-            await connection.ended()
+        ended = [asyncio.ensure_future(connection.ended()) for connection in idle]
+        if ended:  # over TLS each waits until the service says that it has ended, too
+            await asyncio.wait(ended, timeout=_CLOSING_SECONDS)
+        for connection in idle:
+            connection.cut()
+        await asyncio.gather(*ended)
 
     async def __aenter__(self) -> Self:
         """The client, closed when the context ends."""
@@ -228,6 +236,10 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()  # or it would stay as long as the service doesn't read
         else:
             self._transport.close()
+
+    def cut(self) -> None:
+        """Ends it at once, whatever the service does."""
+        self._transport.abort()
 
     async def ended(self) -> None:
         """Waits until it has ended."""

@@ -41,6 +41,8 @@ def json_call(path: str, request: Mapping[str, Any]) -> Call:
         body = msgspec.json.encode(fields, enc_hook=unknown)
     except UnicodeEncodeError as error:
         raise RequestError(f"got a text that has no form in UTF-8: {error}", where="client") from error
+    except RecursionError as error:
+        raise RequestError("got values that are nested too deep, expected a few levels", where="client") from error
     return Call("POST", path, body, {"Content-Type": "application/json"})
 
 

@@ -51,8 +51,9 @@ class Place:
 
     @property
     def authority(self) -> str:
-        """Host and port as a request names them: an address of IPv6 in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """Host and port as a request names them: an address of IPv6 in brackets, and no port that is the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.is_secure else 80) else f"{host}:{self.port}"
 
     @classmethod
     def of(cls, url: str) -> Place:

@@ -16,6 +16,7 @@ Waiting: TypeAlias = tuple[Request, bool, bool]
 
 
 _PIECE_BYTES = 4096  # is parsed at once where it may be requests: a tiny one takes twenty times its bytes in memory
+_HEAD_END = b"\r\n\r\n"
 _REQUEST_BYTES, _HEADER_BYTES = 1024, 200  # of memory, beside their texts
 _MOST_HEADS = 128 * 1024  # of memory, of one connection's requests that wait
 _NO_ROOM = error_response(503, "too many large bodies are under way", hint="ask again later, or send smaller ones")
@@ -96,7 +97,9 @@ class RequestParser:
         Raises:
             RefusedError: they are malformed or beyond a limit. Requests before them are in `complete`.
         """
-        if not self._rest and (len(data) <= _PIECE_BYTES or len(data) <= self._left):
+        # One head and its body stay one part: each further part of a body is copied.
+        is_one = len(data) <= _PIECE_BYTES or len(data) <= self._left or data.count(_HEAD_END) <= 1
+        if is_one and not self._rest:
             self._feed(data)
             return
         self._rest = memoryview(bytes(self._rest) + data if self._rest else data)

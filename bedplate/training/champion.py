@@ -99,6 +99,13 @@ class _Scorer:
                 f"it gives {', '.join(given)}, expected '{SCORE}', or '{QUERY}' and a catalogue",
                 where=self._artifact.model.place,
             )
+        missing = set(self._artifact.model.inputs) - {t.name for t in self._artifact.encoder.layout.tensors()}
+        if missing:
+            raise ArtifactError(
+                f"its inputs {', '.join(sorted(missing))} are of no feature, so it can't be run on rows of history",
+                where=self._artifact.model.place,
+                hint="make another version the champion: bedplate models promote",
+            )
         config = version.manifest.config.get("model", {})
         self._corrects = bool(config.get("correct_sampling", False))
 

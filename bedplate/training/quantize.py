@@ -123,7 +123,10 @@ def _linked(folder: Path, without: Collection[str]) -> Generator[Path]:
             name = path.relative_to(folder)
             if path.is_file() and str(name) not in without:
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
-                (made / name).hardlink_to(path)
+                try:
+                    (made / name).hardlink_to(path)
+                except OSError:  # of another user, or on a file system without links
+                    shutil.copyfile(path, made / name)
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)

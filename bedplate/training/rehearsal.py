@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from bedplate.errors import BedplateError
 from bedplate.models.base import Model
 from bedplate.models.batch import TensorBatch
+from bedplate.models.prediction import Prediction
 from bedplate.training.calling import metrics_of, scores_of, served_of
 from bedplate.training.evaluate import prediction_of
 from bedplate.training.graph import served_tensors, to_onnx
 from bedplate.types import Float32s
 
-_OF_CODE = (AttributeError, ImportError, NameError, TypeError)
+_OF_CODE = (ImportError, NameError)
 
 
 def rehearse(model: Model, outputs: Mapping[str, Tensor], batch: TensorBatch, *, exports: bool) -> None:
@@ -87,10 +88,12 @@ def _copied(model: Model) -> Model | None:
 def _is_of_code(error: BedplateError) -> bool:
     """Whether a failure of `metrics` is a mistake in its code, and not one of values that a batch does not have."""
     cause = error.__cause__
-    if "NoneType" in error.message or isinstance(cause, UnboundLocalError):
+    if isinstance(cause, UnboundLocalError):
         return False  # what was not found in the batch
-    if cause is None:
-        return error.message.startswith("metrics gives ")
+    if cause is None:  # numbers by name may be of groups that the batch does not have
+        return error.message.startswith("metrics gives ") and error.message.endswith("a dict of numbers by name")
+    if isinstance(cause, AttributeError):  # of another object it may be what an empty group gives
+        return isinstance(cause.obj, Prediction)
     return isinstance(cause, (*_OF_CODE, _NoLabelError))
 
 

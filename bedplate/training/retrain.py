@@ -27,7 +27,7 @@ from bedplate.features.view import Feature
 from bedplate.files import write_record
 from bedplate.metrics.intervals import Estimate
 from bedplate.registry.lookup import CHAMPION
-from bedplate.registry.manifest import plain_config
+from bedplate.registry.manifest import QUANTIZED, plain_config
 from bedplate.registry.registry import Registry
 from bedplate.registry.run import StoredRun
 from bedplate.registry.version import ModelVersion
@@ -287,9 +287,14 @@ class Retraining:
         return None
 
     def _decided(self, run: StoredRun | None) -> Outcome | None:
-        """What an earlier call has decided of its run by the same rules."""
+        """What an earlier call has decided of its run by the same rules, or where its version has been the champion."""
         outcome = None if run is None else _read(run)
-        return outcome if outcome is not None and outcome.rules == self._job.promotion else None
+        if outcome is not None and outcome.rules == self._job.promotion:
+            return outcome
+        made = self._made(run)
+        if made is None or run is None:
+            return None
+        return self._held(self._outcome("promoted", [], version=str(made), run=run.id))
 
     def _made(self, run: StoredRun | None) -> ModelVersion | None:
         """The version that an earlier call's run, which is finished, has made."""
@@ -315,7 +320,8 @@ class Retraining:
         except NotFoundError:
             return None
         versions = (self._registry.get(self._job.name, number) for number in reversed(numbers))
-        return next((version for version in versions if version.manifest.run == run.id), None)
+        made = (version for version in versions if version.manifest.run == run.id)
+        return next((version for version in made if QUANTIZED not in version.manifest.config), None)
 
     def _judged(self, version: ModelVersion, run: StoredRun) -> Outcome:
         """The comparison with the champion, and what the rules say of it."""

@@ -186,6 +186,7 @@ def _opened(
     if began is not None:
         require_same(began, job, beginning.definitions, dataset.snapshots)
         require_reachable(registry.run(began.id).folder / CHECKPOINTS, job, batches)
+        registry.run(began.id).metrics()  # one that is damaged is said before the run goes on
         run = registry.resume_run(began.id, resumed_config(began, job))
         step = reached(run.folder / CHECKPOINTS, job)
         if step is not None:

@@ -130,7 +130,8 @@ class WarmStart:
         same = self.parent.columns() == self.own.columns() and all(
             f.feature in self.kept for f in self.own.encoder.fields
         )
-        if not same and not axes_of(self.own.model):
+        says = any(isinstance(axis, tuple) for axes in axes_of(self.own.model).values() for axis in axes)
+        if not same and not says:
             raise DefinitionError(
                 "its features differ from those of the parent, and the model does not say what reads them",
                 where=f"model '{now.__qualname__}'",

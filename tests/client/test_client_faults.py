@@ -123,8 +123,12 @@ def test_a_place_with_an_address_of_ipv6_is_named_in_brackets(call: Callable[...
     with service(says(head(len(WELL)), WELL), family=socket.AF_INET6) as (url, seen):
         call(url)
     assert f"host: {url.removeprefix('http://')}".encode() in seen[0].lower()
-    assert Place.of("http://[::1]").authority == "[::1]:80"
-    assert Place.of("https://a.example/").authority == "a.example:443"
+    assert Place.of("http://[::1]").authority == "[::1]"  # as a proxy that looks for the name takes it
+    assert Place.of("https://a.example:443/").authority == "a.example"
+    assert [Place.of(f"{url}.example:{port}").authority for url, port in (("https://a", 80), ("http://a", 443))] == [
+        "a.example:80",
+        "a.example:443",
+    ]
 
 
 def test_the_time_left_is_said_anew_with_each_try(call: Callable[..., Any]) -> None:

@@ -172,6 +172,17 @@ def test_the_int8_variant_has_the_same_table(encoder: Encoder, folder: Path, tmp
         load_artifact(first)
 
 
+def test_files_that_can_not_be_linked_are_copied(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    registry = Registry(tmp_path / "registry")
+    manifest = gather(tmp_path, definitions={}, sources={}, config={}, seeds={}, metrics={})
+    second, _ = quantize(registry.register("wide", folder, manifest=manifest), registry, most=0.1)
+    assert (second.path / TABLES).read_bytes() == (folder / TABLES).read_bytes()
+
+
 def test_other_weights_have_to_fit_into_the_graph(wide: Wide, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = {"table.weight", "unread.weight"}
     others = sum(p.nbytes for name, p in wide.named_parameters() if name not in tables)

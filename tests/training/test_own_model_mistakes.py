@@ -123,6 +123,8 @@ class Mistaken(BinaryModel):
                 return self.judge_batch(prediction, DataError("no positives"))
             case "none":
                 return self.judge_batch(prediction, TypeError("unsupported operand: 'int' and 'NoneType'"))
+            case "method":
+                return self.judge_batch(prediction, AttributeError("'int' object has no attribute 'mean'", obj=0))
             case "unbound":
                 return self.judge_batch(prediction, UnboundLocalError("best"))
             case "no value":
@@ -218,8 +220,8 @@ def test_a_mistake_is_named(tmp_path, mistake, message, settings):
 @pytest.mark.parametrize(
     "mistake",
     [
-        "served of code", "served of one", "judged", "metrics of a name", "metrics of lists", "metrics of a number",
-        "metrics of a label", "metrics of arguments", "metrics of no module",
+        "served of code", "served of one", "judged", "metrics of a name", "metrics of a number",
+        "metrics of a label", "metrics of no module",
     ],
 )  # fmt: skip
 def test_what_is_done_after_training_alone_is_tried_before_it(tmp_path, mistake):
@@ -228,7 +230,9 @@ def test_what_is_done_after_training_alone_is_tried_before_it(tmp_path, mistake)
     assert not list(tmp_path.iterdir()), "not one step was made"
 
 
-@pytest.mark.parametrize("value", ["zero", "value", "index", "key", "refusal", "none", "unbound", "no value", "lock"])
+@pytest.mark.parametrize(
+    "value", ["zero", "value", "index", "key", "refusal", "none", "unbound", "method", "no value", "lock"]
+)
 def test_metrics_that_have_no_value_in_a_batch_are_no_mistake(tmp_path, value):
     encoder = make_encoder()
     model = Judging(Judging.Config("label", mistake=value), encoder.layout)

@@ -117,7 +117,9 @@ def test_a_worse_one_is_refused_kept_and_not_made_again(folder: Path, retrain: R
     assert registry(folder).aliases("ranker") == {"champion": 1}
     assert retrain(*bad) == retrain(*bad, "--dry-run") == (code, outcome)
     assert len(registry(folder).runs("ranker")) == 2
-    # By other rules the same version is judged anew; nothing is trained.
+    # By other rules the same version is judged anew, not its int8 variant; nothing is trained.
+    found = registry(folder)
+    assert quantize(found.get("ranker:2"), found, most=0.9)[0].version == 3
     code, outcome = retrain(*bad, "promotion.margin=9", "promotion.largest_miscalibration=99")
     assert (code, outcome["status"], outcome["version"]) == (0, "promoted", "ranker:2")
     assert len(registry(folder).runs("ranker")) == 2
@@ -130,6 +132,8 @@ def test_what_a_person_took_back_stays_so(folder: Path, retrain: Retrain) -> Non
     code, outcome = retrain("--continue")
     assert (code, outcome["status"]) == (0, "nothing")
     assert "taken back" in outcome["reasons"][0]
+    for words in ((), ("--dry-run",)):  # by other rules too
+        assert retrain("--continue", "promotion.margin=9", *words)[1]["reasons"] == outcome["reasons"]
     assert registry(folder).aliases("ranker") == {"champion": 1}
 
 

@@ -285,6 +285,21 @@ def test_an_embedding_of_which_it_is_not_said_what_it_is_looked_up_by_is_refused
         continued(parent, own.encoder, config)
 
 
+def test_rows_of_ids_say_nothing_of_what_reads_features() -> None:
+    class Silent(Looking):
+        class Config(Looking.Config, frozen=True):
+            """Its own."""
+
+        def axes(self) -> Axes:
+            return {"own.weight": (ID_ROWS,)}
+
+    config = Silent.Config("label")
+    parent, _ = side(config, ENCODINGS, 1)
+    own, _ = side(config, GROWN, 2)
+    with pytest.raises(DefinitionError, match="the model does not say what reads them"):
+        continued(parent, own.encoder, config)
+
+
 def test_an_embedding_that_something_else_is_looked_up_in_stays_as_it_is() -> None:
     config = Looking.Config("label", said="positions", kind="positions")
     parent, old = side(config, ENCODINGS, 1)
