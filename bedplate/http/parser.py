@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from typing import Any, TypeAlias, final
 
@@ -16,7 +17,7 @@ Waiting: TypeAlias = tuple[Request, bool, bool]
 
 
 _PIECE_BYTES = 4096  # is parsed at once where it may be requests: a tiny one takes twenty times its bytes in memory
-_HEAD_END = b"\r\n\r\n"
+_HEAD_END, _LENGTH = b"\r\n\r\n", re.compile(rb"(?i)\r\ncontent-length:[ \t]*([0-9]{1,12})(?=\r\n|$)")
 _REQUEST_BYTES, _HEADER_BYTES = 1024, 200  # of memory, beside their texts
 _MOST_HEADS = 128 * 1024  # of memory, of one connection's requests that wait
 _NO_ROOM = error_response(503, "too many large bodies are under way", hint="ask again later, or send smaller ones")
@@ -97,8 +98,7 @@ class RequestParser:
         Raises:
             RefusedError: they are malformed or beyond a limit. Requests before them are in `complete`.
         """
-        # One head and its body stay one part: each further part of a body is copied.
-        is_one = len(data) <= _PIECE_BYTES or len(data) <= self._left or data.count(_HEAD_END) <= 1
+        is_one = len(data) <= _PIECE_BYTES or len(data) <= self._left or _is_one(data)
         if is_one and not self._rest:
             self._feed(data)
             return
@@ -285,6 +285,13 @@ class RequestParser:
         """Stops httptools, which passes an error of a callback on as its own."""
         self._refusal = response
         raise RefusedError(response)
+
+
+def _is_one(data: bytes) -> bool:
+    """Whether bytes seem to be one head and its body, or less: they stay one part, for each further one is copied."""
+    end = data.find(_HEAD_END)
+    length = None if end < 0 else _LENGTH.search(data, 0, end)
+    return length is not None and end + len(_HEAD_END) + int(length[1]) >= len(data)
 
 
 def _head_too_large(limit: int) -> Response:
