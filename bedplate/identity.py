@@ -262,13 +262,12 @@ def _constant(value: Any, what: str, place: str) -> str:
         members = cast("tuple[Any, ...]", value)
         texts = [_constant(v, what, place) for v in members]
         return f"frozenset({sorted(texts)})" if isinstance(value, frozenset) else f"tuple({texts})"
-    if isinstance(value, Enum):
-        return repr((_name(type(value)), value.name, _constant(value.value, what, place)))
+    if isinstance(value, Enum) and type(value).__module__.startswith("bedplate."):  # one of a project may have code
+        return f"{_name(type(value))}.{value.name}"
     if _is_named(value):
         return _name(value)
     raise DefinitionError(
         f"{what} is a {type(value).__name__}, which can change and so has no canonical form",
         where=place,
-        hint="make it a constant: a number, a text, a member of an enum, a tuple or a frozenset of them, or a compiled "
-        "pattern",
+        hint="make it a constant: a number, a text, a tuple or a frozenset of them, a compiled pattern",
     )

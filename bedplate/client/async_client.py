@@ -130,10 +130,12 @@ class AsyncClient:
         for connection in idle:
             connection.end()
         ended = [asyncio.ensure_future(connection.ended()) for connection in idle]
-        if ended:  # over TLS each waits until the service says that it has ended, too
-            await asyncio.wait(ended, timeout=_CLOSING_SECONDS)
-        for connection in idle:
-            connection.cut()
+        try:
+            if ended:  # over TLS each waits until the service says that it has ended, too
+                await asyncio.wait(ended, timeout=_CLOSING_SECONDS)
+        finally:
+            for connection in idle:
+                connection.cut()
         await asyncio.gather(*ended)
 
     async def __aenter__(self) -> Self:

@@ -98,7 +98,7 @@ class RequestParser:
         Raises:
             RefusedError: they are malformed or beyond a limit. Requests before them are in `complete`.
         """
-        is_one = len(data) <= _PIECE_BYTES or len(data) <= self._left or _is_one(data)
+        is_one = len(data) <= _PIECE_BYTES or len(data) <= self._left or (not self.in_message and _is_one(data))
         if is_one and not self._rest:
             self._feed(data)
             return

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast, final
+from typing import Annotated, Any, final
 
 import msgspec
 
@@ -59,7 +59,7 @@ class _Input(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
-_FEW = 16  # inputs of a model whose decoder has a place for each
+_FEW = 16  # inputs of a model that has a decoder of its own: to make one takes the square of their number
 _LARGEST_KNOWN, _MOST_KNOWN = 4096, 64
 """How long the JSON part of a binary request may be that is remembered, bytes, and how many are."""
 
@@ -109,18 +109,14 @@ def _at_most(most: int, kind: Any) -> Any:
 
 
 def _listed(values: Any) -> list[Any]:
-    """What is in a list of `_at_most`, or in one of a decoder for many inputs."""
-    if isinstance(values, list):
-        return cast("list[Any]", values)
+    """What is in a list of `_at_most`."""
     return [] if values is msgspec.UNSET else [v for v in msgspec.structs.astuple(values) if v is not msgspec.UNSET]
 
 
 def _decoder_of(inputs: Any, inputs_count: int, outputs_count: int) -> msgspec.json.Decoder[Any]:
     """Of requests to a model of so many inputs and outputs."""
-    # A place for each of many inputs, which may be each of many, would take seconds to make.
-    is_short = inputs is _Input or inputs_count <= _FEW
     fields: list[Any] = [
-        ("inputs", _at_most(inputs_count + SPARE, inputs) if is_short else list[inputs]),
+        ("inputs", _at_most(inputs_count + SPARE, inputs)),
         ("outputs", _at_most(outputs_count + SPARE, _Output) | msgspec.UnsetType, msgspec.UNSET),
         ("id", str | None, None),
         ("parameters", msgspec.Raw, msgspec.Raw()),
@@ -249,6 +245,8 @@ def _parameters(raw: msgspec.Raw, place: str) -> dict[str, Any]:
 
 def _decode_flat(header: bytes | memoryview, inputs: Mapping[str, TensorSpec], outputs_count: int) -> Any:
     """A request whose values are all flat lists, read in one pass; None: it has another form, or something is wrong."""
+    if len(inputs) > _FEW:
+        return None
     try:
         tensors = tuple([(name, spec.dtype) for name, spec in inputs.items()])
         return _flat_decoder(tensors, outputs_count).decode(header)

@@ -190,7 +190,7 @@ class GrpcServer:
             ProblemError: there is none, or not in time.
         """
         seconds, task = self._settings.limits.request_seconds, asyncio.current_task()
-        late = list[bool]()
+        late, body = list[bool](), None
 
         def expire() -> None:
             late.append(True)
@@ -206,6 +206,8 @@ class GrpcServer:
             raise ProblemError(408, f"no whole message in {seconds:g} s") from None
         finally:
             timer.cancel()
+            if body is None:  # what has come of it, at most: the C library may keep it
+                self._bodies.came_bytes += self._settings.limits.body_bytes
         if not isinstance(body, bytes):
             raise ProblemError(400, "got no message, expected one")
         return body

@@ -131,7 +131,11 @@ class WarmStart:
             f.feature in self.kept for f in self.own.encoder.fields
         )
         says = any(isinstance(axis, tuple) for axes in axes_of(self.own.model).values() for axis in axes)
-        if not same and not says:
+        tables = table_names(self.own.model)
+        others = {name for name in self.own.model.state_dict() if name not in tables} - {
+            name for name, axes in axes_of(self.own.model).items() if _by_id(axes)
+        }
+        if not same and others and not says:
             raise DefinitionError(
                 "its features differ from those of the parent, and the model does not say what reads them",
                 where=f"model '{now.__qualname__}'",
