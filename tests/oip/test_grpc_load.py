@@ -210,7 +210,7 @@ def test_calls_that_have_come_are_answered_when_the_server_stops(monkeypatch: py
     monkeypatch.setattr(oip_grpc, "_LAST_CALL_SECONDS", 0.0)
     monkeypatch.setattr(oip_grpc, "_QUIET_SECONDS", 0.0)
     found = list[Any]()
-    for _ in range(3):  # seldom the library of a client has lost a connection before it has read what came over it
+    for _ in range(3):  # on a busy machine the library seldom ends a connection before the last answers have left
         turns, calls, gate = Turns(60.0), list[Any](), Gate(monkeypatch)
         with serving(Busy(), turns) as send, gate.closed(turns, calls):
             calls += [send() for _ in range(CALLS)]
