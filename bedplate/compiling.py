@@ -41,7 +41,6 @@ import numba
 import numba.core.bytecode
 import numba.core.caching
 import numba.core.environment
-import numba.core.runtime.nrt
 import numba.core.serialize
 import numpy as np
 
@@ -54,11 +53,12 @@ _FunctionCache: Any = numba.core.caching.FunctionCache
 _identity: Any = numba.core.bytecode.FunctionIdentity
 _environments: Any = numba.core.environment
 _serialize: Any = numba.core.serialize
-_runtime: Any = numba.core.runtime.nrt.rtsys
+_numpy_support: Any = importlib.import_module("numba.np.numpy_support")
+_helpers: Any = importlib.import_module("numba.core.runtime._nrt_python").c_helpers
 _binding: Any = importlib.import_module("llvmlite.binding")  # without type stubs
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_FORM = "calls, environments and code"
+_FORM = "calls, names, bitcode, environments and code"
 """What is in a file."""
 _CONSTANTS: tuple[type[object], ...] = (bool, int, float, str, bytes, tuple, np.generic)
 _LONGEST_WAIT = 120.0
@@ -247,12 +247,16 @@ class _Cache(_FunctionCache):
         found = self._cache_file.load(self._index_key(sig, target_context.codegen()))
         if found is None:
             return None
-        calls, names, (*form, others) = found
-        _runtime.initialize(target_context)
+        (calls, defined, inner), names, (*form, others) = found
+        _declare_runtime()
         if any(_binding.address_of_symbol(name) is None for name in calls):
             target_context.refresh()
         environments = (*others, *map(_environment, names))
-        return self._impl.rebuild(target_context, (*form, environments))
+        # Of the code as other functions take it in only the names are told.
+        target_context.codegen()._engine._defined_symbols.update(defined)
+        result = self._impl.rebuild(target_context, (*form, environments))
+        result.library._get_module_for_linking = functools.cache(functools.partial(_binding.parse_bitcode, inner))
+        return result
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Remembers what was compiled, if its names are its own and the disk takes it; it runs all the same."""
@@ -263,10 +267,12 @@ class _Cache(_FunctionCache):
             return
         try:
             self._impl.locator.ensure_cache_path()
-            *form, environments = self._impl.reduce(data)
+            (library, kind, (code, inner)), *form, environments = self._impl.reduce(data)
             names = [e.env_name for e in environments if not e.consts]
             others = tuple([e for e in environments if e.consts])
-            found = (_calls(data.library), names, (*form, others))
+            nothing = _binding.parse_assembly("").as_bitcode()
+            machine = (library, kind, (code, nothing))
+            found = ((*_symbols(data.library), inner), names, (machine, *form, others))
             self._cache_file.save(self._index_key(sig, data.codegen), found)
         except OSError as e:
             _warn_once(f"{self._cache_path}: {e.strerror or e}")
@@ -274,6 +280,13 @@ class _Cache(_FunctionCache):
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         of_function: Any = _FunctionCache._index_key(self, sig, codegen)
         return (*of_function, code_id(self._py_func), self._options)
+
+
+@functools.cache
+def _declare_runtime() -> None:
+    """Tells what machine code calls of Numba's runtime. Numba does that too, and compiles a part of it again."""
+    for name, address in _helpers.items():
+        _binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
 
 
 def _environment(name: str) -> Any:
@@ -289,10 +302,11 @@ def _environment(name: str) -> Any:
     return found
 
 
-def _calls(library: Any) -> list[str]:
-    """The functions that machine code calls by name, and doesn't hold."""
-    declared = (f.name for f in library._final_module.functions if f.is_declaration)
-    return [name for name in declared if not name.startswith("llvm.")]
+def _symbols(library: Any) -> tuple[list[str], list[str]]:
+    """The functions that machine code calls by name and doesn't hold, and the names of what it holds."""
+    module = library._final_module
+    calls = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    return calls, [s.name for s in (*module.functions, *module.global_variables) if not s.is_declaration]
 
 
 @functools.cache
@@ -315,6 +329,7 @@ def compiled(function: _Function, **options: Any) -> _Function:
         return cast("_Function", dispatcher)
     dispatcher._cache = cache  # what `cache=True` does, with other keys and files
     dispatcher.compile = functools.partial(_compile, dispatcher.compile, cache)
+    dispatcher.typeof_pyval = functools.partial(_type_of, dispatcher.typeof_pyval)
     return cast("_Function", dispatcher)
 
 
@@ -323,3 +338,11 @@ def _compile(compile_form: Callable[[Any], Any], cache: _Cache, sig: Any) -> Any
         return compile_form(sig)
     finally:
         cache.end_turn(sig)
+
+
+def _type_of(of_any: Callable[[Any], Any], value: Any) -> Any:
+    """The type of an argument. Numba asks of an array whether it is masked, and imports `numpy.ma` for that: 1.4 MB."""
+    if type(value) is np.ndarray and value.dtype.kind in "bifu":
+        dtype, layout = _numpy_support.from_dtype(value.dtype), _numpy_support.map_layout(value)
+        return numba.types.Array(dtype, value.ndim, layout, readonly=not value.flags.writeable)
+    return of_any(value)
