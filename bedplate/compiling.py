@@ -31,6 +31,7 @@ import os
 import pickle
 import re
 import secrets
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic, sleep
@@ -167,9 +168,10 @@ class _Entries:
         except OSError:
             return None
         begin = len(digest_bytes([]))
-        if digest_bytes([path.name.encode(), data[begin:]]).encode() != data[:begin]:
+        content = memoryview(data)[begin:]
+        if digest_bytes([path.name.encode(), content]).encode() != data[:begin]:
             return None
-        return pickle.loads(data[begin:])
+        return pickle.loads(content)
 
     def turn(self, key: Any) -> int | None:
         """Waits until no other process compiles a form, and takes it on.
@@ -252,10 +254,10 @@ class _Cache(_FunctionCache):
         if any(_binding.address_of_symbol(name) is None for name in calls):
             target_context.refresh()
         environments = (*others, *map(_environment, names))
-        # Of the code as other functions take it in only the names are told.
         target_context.codegen()._engine._defined_symbols.update(defined)
         result = self._impl.rebuild(target_context, (*form, environments))
-        result.library._get_module_for_linking = functools.cache(functools.partial(_binding.parse_bitcode, inner))
+        # Read where another function is compiled that takes this one in, which takes ten times the memory.
+        result.library._get_module_for_linking = functools.cache(lambda: _binding.parse_bitcode(zlib.decompress(inner)))
         return result
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -270,9 +272,8 @@ class _Cache(_FunctionCache):
             (library, kind, (code, inner)), *form, environments = self._impl.reduce(data)
             names = [e.env_name for e in environments if not e.consts]
             others = tuple([e for e in environments if e.consts])
-            nothing = _binding.parse_assembly("").as_bitcode()
-            machine = (library, kind, (code, nothing))
-            found = ((*_symbols(data.library), inner), names, (machine, *form, others))
+            machine = (library, kind, (code, _binding.parse_assembly("").as_bitcode()))
+            found = ((*_symbols(data.library), zlib.compress(inner)), names, (machine, *form, others))
             self._cache_file.save(self._index_key(sig, data.codegen), found)
         except OSError as e:
             _warn_once(f"{self._cache_path}: {e.strerror or e}")

@@ -10,7 +10,6 @@ features.py: view 'sales': unknown column 'pric'
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 
@@ -247,6 +246,17 @@ def reason(error: BaseException) -> str:
     return str(error).split("\n\n", 1)[0].strip() or type(error).__name__
 
 
+def nearest(name: str, options: Iterable[str]) -> str | None:
+    """The option that a misspelt name may stand for; None: it is like none of them.
+
+    >>> nearest("pric", ["price", "quantity"]), nearest("zzz", ["price", "quantity"])
+    ('price', None)
+    """
+    import difflib  # not loaded where nobody makes a mistake
+
+    return next(iter(difflib.get_close_matches(name, options, n=1)), None)
+
+
 def suggest(name: str, options: Iterable[str], label: str = "known") -> str:
     """A hint for a misspelt name: the nearest option, or the list of them.
 
@@ -256,8 +266,8 @@ def suggest(name: str, options: Iterable[str], label: str = "known") -> str:
     'columns: price, quantity'
     """
     names = sorted(set(options))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean '{near[0]}'?"
+    near = nearest(name, names)
+    if near is not None:
+        return f"did you mean '{near}'?"
     shown = ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
     return f"{label}: {shown or 'none'}"

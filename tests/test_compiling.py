@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
+import numpy as np
 import pytest
 
 from bedplate.compiling import code_id
@@ -80,8 +82,39 @@ def sorted_sum(values):
     return np.sort(np.concatenate((values, np.zeros(1))))[-1] + np.sin(0.0)
 
 print(sorted_sum(np.arange(5.0)), sum(sorted_sum.stats.cache_hits.values()),
-    "numba.np.linalg" in sys.modules, "numba.np.arrayobj" in sys.modules)
+    "numba.np.linalg" in sys.modules, "numpy.ma" in sys.modules)
 """
+LINKED = """
+import llvmlite.binding, sys
+parsed = []
+parse = llvmlite.binding.parse_bitcode
+llvmlite.binding.parse_bitcode = lambda code: parsed.append(len(code)) or parse(code)
+from bedplate.caller import doubled
+from bedplate.called import answer
+print(doubled(), sum(doubled.stats.cache_hits.values()), sum(answer.stats.cache_hits.values()), len(set(parsed)) > 1)
+"""
+
+
+def test_a_remembered_function_is_read_for_the_compiler_only_where_one_that_takes_it_in_is_compiled(package):
+    """What other functions take in is ten times as large in memory as on disk."""
+    assert run(package, LINKED)[:3] == ["42", "0", "0"]
+    (package / "caller.py").write_text(CALLER.replace("2 *", "3 *"))
+    assert run(package, LINKED) == ["63", "0", "1", "True"]
+    assert run(package, LINKED) == ["63", "1", "0", "False"]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "float32", "bool", "complex128", "datetime64[us]", "S4", "U3"])
+def test_the_types_of_arrays_are_those_of_numba(dtype):
+    """They are found without `numpy.ma`, which Numba asks about each array."""
+    values = np.zeros((4, 6), dtype)
+    fixed = values.copy()
+    fixed.setflags(write=False)
+    for array in (values, fixed, values.T, values[::2], values[0], values[:0], np.zeros((), dtype)):
+        assert online_kernels.read_rows.typeof_pyval(array) == numba.typeof(array)
+    with pytest.raises(numba.core.errors.NumbaTypeError, match="MaskedArray"):
+        online_kernels.read_rows.typeof_pyval(np.ma.array(values))
+
+
 NOT_THERE = "from bedplate import compiling; compiling._binding.address_of_symbol = lambda name: None\n"
 
 

@@ -57,9 +57,10 @@ def bind(host: str, port: int) -> socket.socket:
         ConfigError: the port is in use or not allowed, or the host is not this machine's.
     """
     place = f"{host}:{port}"
+    name = host.encode() if host.isascii() else host  # what is not ASCII alone needs the tables of domain names
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, OverflowError, UnicodeError) as error:
         raise ConfigError(f"the host or port is not known: {error}", where=place) from error

@@ -10,12 +10,14 @@ import contextlib
 import email.utils
 import gc
 import importlib.util
+import linecache
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar, final
 
+from bedplate.allocator import give_back
 from bedplate.http.board import DRAINING, READY, Seat
 from bedplate.http.bodies import Bodies, Trimming
 from bedplate.http.connection import Connection, Hub
@@ -356,9 +358,14 @@ async def _serve(
 
 
 def _freeze() -> None:
-    """What is loaded stays: the collector need not look at it, and its pauses are short from here on."""
+    """What is loaded stays: the collector need not look at it, and its pauses are short from here on.
+
+    What was in use only while it was loaded is given back.
+    """
+    linecache.clearcache()
     gc.collect()
     gc.freeze()
+    give_back()
 
 
 def _take(place: Place, server: Server, app: Application[Loaded], stopped: asyncio.Event) -> None:

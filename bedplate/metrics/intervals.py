@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import final
 
 import msgspec
@@ -42,7 +41,7 @@ def mean_interval(values: Array, confidence: float = 0.95) -> Estimate:
     x = _checked(values)
     _check_confidence(confidence)
     mean, error = float(x.mean()), float(x.std(ddof=1)) / len(x) ** 0.5
-    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * error
+    reach = _normal_below(0.5 + confidence / 2) * error
     return Estimate(mean, error, mean - reach, mean + reach, len(x))
 
 
@@ -98,7 +97,7 @@ def two_apart(values: Array) -> float:
     """
     x = _checked(values)
     free = len(x) - 1
-    z = NormalDist().inv_cdf(0.975)
+    z = _normal_below(0.975)
     # Beyond the table the expansion in powers of 1 / free is right to three digits (Abramowitz and Stegun 26.7.5).
     t = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
     return (_T[free - 1] if free <= len(_T) else t) * 2**0.5 * float(x.std(ddof=1))
@@ -108,6 +107,13 @@ def _chunks(resamples: int, width: int) -> list[int]:
     """Resamples in parts of at most about 32 MB of draws."""
     size = max(1, 4_000_000 // width)
     return [min(size, resamples - start) for start in range(0, resamples, size)]
+
+
+def _normal_below(probability: float) -> float:
+    """What a normal variable stays below with a probability."""
+    from statistics import NormalDist  # of no use to a server, which loads what defines jobs too
+
+    return NormalDist().inv_cdf(probability)
 
 
 def _check_confidence(confidence: float) -> None:

@@ -5,6 +5,7 @@ The position is then drawn by these very probabilities, so that the one in the a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TypeAlias
@@ -19,9 +20,6 @@ Policy: TypeAlias = Callable[[Float64s], Float64s]
 
 _POINTS = 256
 _BOUND = 8.0
-_grid = np.linspace(-_BOUND, _BOUND, 4097)
-_log_normal = np.log(np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in _grid.tolist()]))
-"""The logarithm of the normal distribution function on `_grid`."""
 
 
 def policy(definition: Exploration) -> tuple[Policy, int | None]:
@@ -67,7 +65,14 @@ def thompson(values: Float64s, deviation: float) -> Float64s:
     scaled: Float64s = (values - values.max()) / deviation
     x: Float64s = np.linspace(-_BOUND, _BOUND, _POINTS)
     z: Array = x[:, None] - scaled  # [points, m]; far out where a value is hopeless
-    below: Array = np.interp(z, _grid, _log_normal, right=0.0)
+    below: Array = np.interp(z, *_log_normal(), right=0.0)
     density: Array = np.exp(-0.5 * z * z + (below.sum(1, keepdims=True) - below))
     found: Float64s = density.sum(0)
     return found / found.sum()
+
+
+@functools.cache
+def _log_normal() -> tuple[Float64s, Float64s]:
+    """A grid, and the logarithm of the normal distribution function on it."""
+    grid: Float64s = np.linspace(-_BOUND, _BOUND, 4097)
+    return grid, np.log(np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in grid.tolist()]))

@@ -11,7 +11,6 @@ Context of the request, such as a query, is a field of its name: `{"customer": 1
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import secrets
@@ -25,7 +24,7 @@ import polars as pl
 from bedplate.batch import Column
 from bedplate.canonical import string_ids
 from bedplate.clock import Clock
-from bedplate.errors import ConfigError, DataError, DefinitionError, RequestError
+from bedplate.errors import ConfigError, DataError, DefinitionError, RequestError, nearest
 from bedplate.features.context import Context
 from bedplate.features.entity import encode_keys as encode_series
 from bedplate.malformed import example_of, reason_of
@@ -330,8 +329,8 @@ def _field_hint(message: str, decoder: msgspec.json.Decoder[Any]) -> str | None:
     """What to do about a field that is not known or not there."""
     fields = {f.name: f.required for f in msgspec.structs.fields(decoder.type)}
     if unknown := _UNKNOWN.fullmatch(message):
-        near = difflib.get_close_matches(unknown[1], fields, n=1)
-        return (f"did you mean '{near[0]}'? " if near else "") + f"expected fields: {', '.join(fields)}"
+        near = nearest(unknown[1], fields)
+        return (f"did you mean '{near}'? " if near else "") + f"expected fields: {', '.join(fields)}"
     if "missing required field" in message:
         return f"required: {', '.join(name for name, required in fields.items() if required)}"
     return None
