@@ -59,7 +59,7 @@ _helpers: Any = importlib.import_module("numba.core.runtime._nrt_python").c_help
 _binding: Any = importlib.import_module("llvmlite.binding")  # without type stubs
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_FORM = "calls, names, bitcode, environments and code"
+_FORM = "calls, names, compressed bitcode, environments and code"
 """What is in a file."""
 _CONSTANTS: tuple[type[object], ...] = (bool, int, float, str, bytes, tuple, np.generic)
 _LONGEST_WAIT = 120.0

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -63,11 +63,12 @@ class Served:
         root: the project.
         words: of the command: `serve` and the service, or `features serve`, and options.
         errors: where its messages go; None: to those of this process.
+        python: the command of the Python that runs it; empty: the one of this process.
     """
 
-    def __init__(self, root: Path, *words: str, errors: IO[str] | None = None) -> None:
+    def __init__(self, root: Path, *words: str, errors: IO[str] | None = None, python: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "bedplate", *words, "--project", str(root), "--port", "0", "--json"],
+            [*(python or [sys.executable]), "-m", "bedplate", *words, "--project", str(root), "--port", "0", "--json"],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -10,7 +10,6 @@ import contextlib
 import email.utils
 import gc
 import importlib.util
-import linecache
 import signal
 import socket
 import time
@@ -362,7 +361,6 @@ def _freeze() -> None:
 
     What was in use only while it was loaded is given back.
     """
-    linecache.clearcache()
     gc.collect()
     gc.freeze()
     give_back()

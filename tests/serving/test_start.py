@@ -12,8 +12,9 @@ import shop
 from bedplate.features.graph import FeatureGraph
 
 NOT_LOADED = (
-    "bedplate.offline.history", "bedplate.training.trainer", "confluent_kafka", "deltalake", "difflib", "duckdb", "grpc", "httpx",
-    "numba.np.arrayobj", "numba.np.linalg", "optuna", "pandas", "pyarrow", "pydantic", "pyiceberg", "redis", "statistics", "torch",
+    "bedplate.offline.history", "bedplate.training.trainer", "confluent_kafka", "deltalake", "difflib", "duckdb",
+    "grpc", "httpx", "numba.np.arrayobj", "numba.np.linalg", "optuna", "pandas", "pyarrow", "pydantic", "pyiceberg",
+    "redis", "statistics", "torch",
 )  # fmt: skip
 PROGRAM = """
 import contextlib, pathlib, sys
