@@ -168,10 +168,9 @@ class _Entries:
         except OSError:
             return None
         begin = len(digest_bytes([]))
-        content = memoryview(data)[begin:]
-        if digest_bytes([path.name.encode(), content]).encode() != data[:begin]:
+        if digest_bytes([path.name.encode(), data[begin:]]).encode() != data[:begin]:
             return None
-        return pickle.loads(content)
+        return pickle.loads(data[begin:])
 
     def turn(self, key: Any) -> int | None:
         """Waits until no other process compiles a form, and takes it on.
