@@ -55,7 +55,7 @@ class OnnxRuntime(Runtime):
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # errors are raised, and said once
         # A plan of one block for each shape that comes: requests have as many shapes as numbers of candidates. Without
-        # plans calls are as fast, and take half the memory at most.
+        # plans calls are as fast, and large ones take two thirds of the memory.
         options.enable_mem_pattern = False
         if threads > 1:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
