@@ -29,6 +29,11 @@ _NUMBER = struct.Struct("<Q")
 _SECONDS = struct.Struct("<d")
 
 
+def is_worker() -> bool:
+    """Whether this process is one of several: the supervisor has started it, and says what is to be said of all."""
+    return VARIABLE in os.environ
+
+
 def make_board(seats: int) -> int:
     """The descriptor of a new board, which other processes may inherit. It takes memory only where it is written."""
     if hasattr(os, "memfd_create"):
