@@ -111,6 +111,11 @@ class Seat:
         """Whether no worker before it answers requests: it says what all of them see."""
         return not any(self._board.seat(i).state == READY for i in range(self.index))
 
+    @property
+    def has_ready_others(self) -> bool:
+        """Whether another worker takes requests."""
+        return any(self._board.seat(i).state == READY for i in range(self._board.seats) if i != self.index)
+
     def set_state(self, state: int) -> None:
         """Says how the worker stands."""
         _NUMBER.pack_into(self._memory, self._at + _STATE, state)
