@@ -38,7 +38,7 @@ class Leaving:
         task.add_done_callback(lambda done: self._ended(peer, done))
 
     async def leave(self, peer: str) -> None:
-        """Waits until the answer of the call that the running task is may leave: at once, but for the connection's last.
+        """Waits until the answer of the call that this task is may leave: at once, but for the last of the connection.
 
         Args:
             peer: names its connection.
