@@ -145,7 +145,7 @@ def run(args: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return _report("\ninterrupted", INTERRUPTED_EXIT, options)
+        return _report_interrupted(options)
     except BrokenPipeError as error:
         return CLOSED_EXIT if _discard_closed_output() else _report_unexpected(error, options)
     except ModuleNotFoundError as error:
@@ -161,6 +161,12 @@ def _report(message: str, code: int, options: Options) -> int:
         traceback.print_exc()
     click.echo(message, err=True)
     return code
+
+
+def _report_interrupted(options: Options) -> int:
+    from bedplate.http.board import is_worker
+
+    return INTERRUPTED_EXIT if is_worker() else _report("\ninterrupted", INTERRUPTED_EXIT, options)
 
 
 def _report_unexpected(error: Exception, options: Options) -> int:

@@ -98,7 +98,9 @@ class ServerOptions:
                 the other, and ends a process without workers.
             hold: binds the ports that workers share beside that of HTTP, until all have ended.
         """
-        is_first = self.workers > 1 and not _is_worker()
+        from bedplate.http.board import is_worker
+
+        is_first = self.workers > 1 and not is_worker()
         take_hangups(is_awaited=is_first or load_again is not None)
         if is_first:
             with contextlib.ExitStack() as held:
@@ -234,9 +236,3 @@ def notices_of(store: OnlineStore, what: str) -> Notices:
 
 def _seconds(given: str, option: str) -> float:
     return parse_duration(given, where=option, error=ConfigError) / SECOND
-
-
-def _is_worker() -> bool:
-    from bedplate.http.board import VARIABLE
-
-    return VARIABLE in os.environ

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from bedplate.client.errors import FailedError
-from bedplate.client.values import Keys, keys_of, plain, unknown
+from bedplate.client.values import Keys, keys_of, plain, too_deep, unknown
 from bedplate.client.wire import Call, Reply
 from bedplate.errors import BedplateError, RequestError, reason
 from bedplate.malformed import shown
@@ -31,7 +31,7 @@ def json_call(path: str, request: Mapping[str, Any]) -> Call:
     """A request in JSON.
 
     Raises:
-        RequestError: it holds something that is neither of JSON nor of NumPy or Polars.
+        RequestError: it holds something that is neither of JSON nor of NumPy or Polars, or is nested too deep.
 
     >>> json_call("/rank", {"user": np.int64(5), "candidates": np.array(["a"])}).body
     b'{"user":5,"candidates":["a"]}'
@@ -42,7 +42,7 @@ def json_call(path: str, request: Mapping[str, Any]) -> Call:
     except UnicodeEncodeError as error:
         raise RequestError(f"got a text that has no form in UTF-8: {error}", where="client") from error
     except RecursionError as error:
-        raise RequestError("got values that are nested too deep, expected a few levels", where="client") from error
+        raise too_deep("client") from error
     return Call("POST", path, body, {"Content-Type": "application/json"})
 
 

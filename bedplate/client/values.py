@@ -64,21 +64,38 @@ def plain(value: Any, name: str) -> Any:
         name: of the field.
 
     Raises:
-        RequestError: JSON has nothing for it, or something that a service would take for another value.
+        RequestError: JSON has nothing for it, or something that a service would take for another value; or it is nested
+            too deep.
 
     >>> plain({"at": np.datetime64("2026-01-16T13:00")}, "request")
     {'at': datetime.datetime(2026, 1, 16, 13, 0)}
     """
+    try:
+        return _plain(value, name)
+    except RecursionError as error:
+        raise too_deep(name) from error
+
+
+def too_deep(name: str) -> RequestError:
+    """What is said of values within values without end, or nearly.
+
+    Args:
+        name: of the field.
+    """
+    return RequestError("got values that are nested too deep, expected a few levels", where=name)
+
+
+def _plain(value: Any, name: str) -> Any:
     if isinstance(value, np.generic | np.ndarray):
-        return plain(_listed(np.asarray(cast("Any", value)), name), name)
+        return _plain(_listed(np.asarray(cast("Any", value)), name), name)
     if isinstance(value, pl.Series):
-        return plain(value.to_list(), name)
+        return _plain(value.to_list(), name)
     if isinstance(value, list | tuple | set | frozenset):
         values = list(cast("Iterable[Any]", value))
-        return values if set(map(type, values)) <= _AS_THEY_ARE else [plain(one, name) for one in values]
+        return values if set(map(type, values)) <= _AS_THEY_ARE else [_plain(one, name) for one in values]
     if isinstance(value, Mapping):
         pairs = cast("Mapping[Any, Any]", value).items()
-        return {_field(key, name): plain(one, f"{name}.{key}") for key, one in pairs}
+        return {_field(key, name): _plain(one, f"{name}.{key}") for key, one in pairs}
     if isinstance(value, float) and not math.isfinite(value):  # null in JSON
         raise RequestError(f"got {value!r}, expected a finite number", where=name)
     if isinstance(value, _BYTES):

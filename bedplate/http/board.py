@@ -29,6 +29,11 @@ _NUMBER = struct.Struct("<Q")
 _SECONDS = struct.Struct("<d")
 
 
+def is_worker() -> bool:
+    """Whether this process is one of several: the supervisor has started it, and says what is to be said of all."""
+    return VARIABLE in os.environ
+
+
 def make_board(seats: int) -> int:
     """The descriptor of a new board, which other processes may inherit. It takes memory only where it is written."""
     if hasattr(os, "memfd_create"):
@@ -105,6 +110,11 @@ class Seat:
     def is_first(self) -> bool:
         """Whether no worker before it answers requests: it says what all of them see."""
         return not any(self._board.seat(i).state == READY for i in range(self.index))
+
+    @property
+    def has_ready_others(self) -> bool:
+        """Whether another worker takes requests."""
+        return any(self._board.seat(i).state == READY for i in range(self._board.seats) if i != self.index)
 
     def set_state(self, state: int) -> None:
         """Says how the worker stands."""

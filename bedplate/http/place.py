@@ -59,11 +59,16 @@ class Place:
         given = os.environ.get(VARIABLE)
         return None if given is None else Place(*map(int, given.split(":")))
 
-    def join(self, server: Serving, metrics: Metrics, stopped: asyncio.Event) -> None:
-        """Begins: `stopped` is set when the supervisor is gone; the metrics are those of all workers."""
+    @property
+    def is_relieved(self) -> bool:
+        """Whether the server goes on without this worker: others take requests, and they are not told to stop."""
+        return not self.is_over and self.seat.has_ready_others
+
+    def join(self, server: Serving, metrics: Metrics, stop: Callable[[], None]) -> None:
+        """Begins: `stop` is called when the supervisor is gone; the metrics are those of all workers."""
         self.seat.set_state(STARTING)
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._life, self._end, loop, stopped)
+        loop.add_reader(self._life, self._end, loop, stop)
         metrics.join(self._of_all)
 
         def each_second() -> None:
@@ -79,10 +84,10 @@ class Place:
         self._publish(self._own())
         self.seat.clear()
 
-    def _end(self, loop: asyncio.AbstractEventLoop, stopped: asyncio.Event) -> None:
+    def _end(self, loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> None:
         loop.remove_reader(self._life)
         self.is_over = True
-        stopped.set()
+        stop()
 
     def _publish(self, own: str) -> None:
         if not self.seat.publish(merged([own, self._before])):

@@ -341,18 +341,12 @@ async def _serve(
     finally:
         if following is not None:
             following.cancel()
-        if place is not None:
-            place.seat.set_state(DRAINING)
         stopping.cancel()
         if loading is not None:
             loading.cancel()
         for number in signals:
             loop.remove_signal_handler(number)  # a second signal ends the process at once
-        app.close()
-        goes_alone = place is not None and not place.is_over
-        await asyncio.gather(server.drain(goes_alone=goes_alone), *(other.drain() for other in beside))
-        if place is not None:
-            place.leave()
+        await _end(server, app, place, beside)
     return was_ready
 
 
@@ -367,9 +361,25 @@ def _freeze() -> None:
 
 
 def _take(place: Place, server: Server, app: Application[Loaded], stopped: asyncio.Event) -> None:
-    place.join(server, app.metrics, stopped)
+    def stop() -> None:
+        app.close()
+        stopped.set()
+
+    place.join(server, app.metrics, stop)
     if place.seat.failures:
         app.retry()
+
+
+async def _end(server: Server, app: Application[Loaded], place: Place | None, beside: Sequence[Beside]) -> None:
+    """Answers what is under way, and stops. Where others serve on, who asks over a last connection is told so."""
+    if place is not None:
+        place.seat.set_state(DRAINING)
+    if place is None or not place.is_relieved:
+        app.close()
+    goes_alone = place is not None and not place.is_over
+    await asyncio.gather(server.drain(goes_alone=goes_alone), *(other.drain() for other in beside))
+    if place is not None:
+        place.leave()
 
 
 async def _start(beside: Sequence[Beside], server: Server) -> None:

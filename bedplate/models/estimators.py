@@ -38,7 +38,7 @@ class SklearnConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         estimator: the class as "module:Class".
-        params: what it is made with, beside `random_state`, which is the seed; `n_jobs` at most 8 for each core.
+        params: what it is made with, beside each `random_state`, which is the seed; `n_jobs` at most 8 for each core.
     """
 
     implemented_by: ClassVar[str | type] = "bedplate.models.sklearn:SklearnEstimator"
@@ -51,7 +51,7 @@ class SklearnConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
 
         Raises:
             ConfigError: a value is of another type than its field, the name is no "module:Class", the seed is more
-                than scikit-learn takes, or `params` has it.
+                than scikit-learn takes, or `params` has one.
         """
         super().__post_init__()
         if self.seed >= 1 << 32:
@@ -63,8 +63,18 @@ class SklearnConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
                 where=self.title(),
                 hint='for example "sklearn.ensemble:HistGradientBoostingClassifier"',
             )
-        if "random_state" in self.params:
-            raise ConfigError("params has 'random_state'", where=self.title(), hint="it is the field seed")
+        for name in self.params:
+            if is_seed(name):
+                raise ConfigError(f"params has '{name}'", where=self.title(), hint="it is the field seed")
+
+
+def is_seed(name: str) -> bool:
+    """Whether a parameter of scikit-learn is the seed, of an estimator or of one within it.
+
+    >>> is_seed("random_state"), is_seed("estimator__random_state"), is_seed("max_depth")
+    (True, True, False)
+    """
+    return name.rpartition("__")[2] == "random_state"
 
 
 class BoostedConfig(EstimatorConfig, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +177,12 @@ class LightGBMConfig(BoostedConfig, frozen=True, forbid_unknown_fields=True):
         "bagging_fraction": "the field subsample",
         "bagging_freq": "1 where the field subsample is below 1",
         "feature_fraction": "the field colsample",
+        "bagging_seed": "the field seed",
+        "feature_fraction_seed": "the field seed",
+        "objective_seed": "the field seed",
+        "extra_seed": "the field seed",
+        "drop_seed": "the field seed",
+        "data_random_seed": _OURS,
         "early_stopping_round": "the field early_stopping",
         "categorical_feature": "the field categories",
         "boosting": _OURS,

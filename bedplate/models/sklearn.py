@@ -13,7 +13,7 @@ from bedplate.errors import ConfigError, DataError, DefinitionError, suggest
 from bedplate.features.artifact import MATRIX, SCORE
 from bedplate.models.boosting import BLOCK_ROWS, check_threads
 from bedplate.models.estimator import Fitted, Rows
-from bedplate.models.estimators import EstimatorConfig, SklearnConfig
+from bedplate.models.estimators import EstimatorConfig, SklearnConfig, is_seed
 from bedplate.models.forest import forest_part
 from bedplate.models.matrix import MatrixColumn, named
 from bedplate.models.nodes import OPSET, Part, constant, float32_of, float64_of, node
@@ -69,8 +69,8 @@ class SklearnEstimator(Fitted):
                     where=f"{config.title()}: params",
                     hint=suggest(name, known, "parameters"),
                 )
-        seed = {"random_state": config.seed} if "random_state" in known else {}
-        return made.set_params(**seed, **config.params)
+        made.set_params(**config.params)
+        return made.set_params(**{name: config.seed for name in made.get_params() if is_seed(name)})
 
     def _check(self) -> None:
         params: Mapping[str, Any] = self._fitted.get_params() if hasattr(self._fitted, "get_params") else {}

@@ -24,6 +24,7 @@ from bedplate.http.tls import Certificate
 from bedplate.http.turns import NORMAL, Turns
 from bedplate.oip.calls import Calls, ProblemError, headers_of, refusal
 from bedplate.oip.intake import Intake
+from bedplate.oip.leaving import Leaving
 from bedplate.oip.methods import METHODS, STREAM, InferenceService, Method
 from bedplate.oip.port import address_of, not_bound
 
@@ -84,7 +85,7 @@ class GrpcServer:
     ) -> None:
         self._service, self._metrics, self._settings = service, metrics, settings
         self.port, self._is_shared = port, is_shared
-        self._intake = Intake()
+        self._intake, self._leaving = Intake(), Leaving()
         self._calls = Calls(service, metrics, Turns(), Door(), self._intake.came)
         self._bodies = Bodies(settings.limits.bodies_bytes)
         self._answers, self._idle = asyncio.Event(), set[asyncio.Future[bytes | None]]()
@@ -147,7 +148,7 @@ class GrpcServer:
         """Answers what has come and stops; at most the seconds of grace long.
 
         A call that comes after the library was told to stop is lost. So answers are held back until every connection
-        was told that it ends: who waits for one sends no further call over it.
+        was told that it ends: who waits for one sends no further call over it. They leave in the order of `Leaving`.
         """
         if self._server is None:
             return
@@ -156,8 +157,8 @@ class GrpcServer:
         await self._intake.quiet(_QUIET_SECONDS, _MOST_QUIET_SECONDS)
         stopping = asyncio.ensure_future(self._server.stop(self._settings.grace_seconds))
         await asyncio.sleep(_TELLING_SECONDS)
-        self._answers.set()
         self._read_until = monotonic() + _READING_SECONDS
+        self._answers.set()
         for waiting in list(self._idle):
             _end_soon(waiting)
         await stopping
@@ -166,16 +167,24 @@ class GrpcServer:
         """A method of one message each, for the library one of a stream: or reading it would have no limit of time."""
 
         async def answer(_: Any, context: Any) -> Any:
+            peer = context.peer()
+            self._leaving.entered(peer)
             try:
                 content = await self._answer(method, context)
             except ProblemError as problem:
                 problem.forget()
-                await self._answers.wait()
+                await self._may_leave(peer)
                 return await _abort(context, problem)
-            await self._answers.wait()
+            await self._may_leave(peer)
             return content
 
         return _grpc.stream_unary_rpc_method_handler(answer)
+
+    async def _may_leave(self, peer: str) -> None:
+        """Waits until an answer may leave over a connection."""
+        await self._answers.wait()
+        if self._is_ending:
+            await self._leaving.leave(peer)
 
     async def _answer(self, method: Method, context: Any) -> bytes:
         """The message that answers the one of a call; a frame of its own, for the library keeps that which aborts."""
@@ -232,7 +241,8 @@ class GrpcServer:
 
         Where the server ends, so does the stream: with the answer to the last request that has come.
         """
-        following = _next(bodies)
+        following, peer = _next(bodies), context.peer()
+        self._leaving.entered(peer)
         try:
             while (body := await self._waited(following)) is not None:
                 try:
@@ -248,6 +258,7 @@ class GrpcServer:
                 if is_last:
                     break
             if self._is_ending:
+                await self._leaving.leave(peer)
                 await context.abort(_grpc.StatusCode.UNAVAILABLE, "the server stops")
         finally:
             following.cancel()

@@ -193,8 +193,15 @@ def check_size(model: Model) -> None:
     Raises:
         ArtifactError: they do not.
     """
-    every = {id(p): p.nbytes for p in model.parameters()}
-    size = sum(every.values()) - sum(table.nbytes for table in large_tables(model).values())
+    untyped: Any = model
+    large = large_tables(model)
+    beside = {  # each once, whoever shares it; a table that a layer has as well is written into the graph for that
+        id(weight): weight.nbytes
+        for module in untyped.modules()
+        for name, weight in module.named_parameters(recurse=False)
+        if name != "weight" or module not in large
+    }
+    size = sum(beside.values())
     if size > _LARGEST:
         raise ArtifactError(
             f"the weights beside embedding tables are {size / 2**30:.1f} GiB, expected less than 2",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,53 @@ def test_values_that_would_become_others_are_refused(ask: Ask, name: str, value:
     [error] = ask(NOBODY, call)
     assert isinstance(error, RequestError)
     assert said in str(error)
+
+
+@dataclass
+class Node:
+    """A value that only the encoder looks into."""
+
+    inner: Any
+
+
+def nested(*kinds: Callable[[Any], Any]) -> Any:
+    value: Any = 1
+    for _ in range(100_000 // len(kinds)):
+        for kind in kinds:
+            value = kind(value)
+    return value
+
+
+def endless() -> Any:
+    found: list[Any] = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda: nested(lambda v: [v]), "note: got values that are nested too deep, expected a few levels"),
+        (lambda: nested(lambda v: {"a": v}), "note"),
+        (lambda: nested(lambda v: (v,), lambda v: {"a": v}), "note"),
+        (endless, "note: got values that are nested too deep"),
+        (lambda: nested(Node), "client: got values that are nested too deep, expected a few levels"),
+    ],
+    ids=["lists", "mappings", "both", "endless", "of the encoder"],
+)
+def test_values_that_are_nested_too_deep_are_refused(ask: Ask, value: Callable[[], Any], said: str) -> None:
+    given = value()
+    calls = (lambda c: c.recommend(note=given), lambda c: c.table("rank", candidates=["P01"], note=given))
+    errors = ask(NOBODY, *calls)
+    assert [type(error) for error in errors] == [RequestError] * 2
+    assert all(str(error).startswith(said) for error in errors)
+
+
+@ranks
+def test_candidates_that_are_nested_too_deep_are_refused(ask: Ask, name: str) -> None:
+    [error] = ask(NOBODY, lambda c: CALLS[name](c, endless()))
+    assert isinstance(error, RequestError)
+    assert str(error) == "candidates: got values that are nested too deep, expected a few levels"
 
 
 def test_values_are_sent_as_json_has_them(ask: Ask) -> None:

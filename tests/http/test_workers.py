@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -198,6 +199,36 @@ def test_a_hang_up_replaces_all_workers_without_a_request_refused(group: Group) 
     assert group.metrics()[restarts] == counted[restarts], "they did not end by themselves"
 
 
+class Check:
+    """A health check on a connection of its own; its end is yet to be sent."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: a\r\n")
+
+    def end(self) -> tuple[int, str | None]:
+        """The status, and what becomes of the connection."""
+        with self.socket:
+            self.socket.sendall(b"\r\n")
+            answer = http.client.HTTPResponse(self.socket)
+            answer.begin()
+            assert json.loads(answer.read()) == {"ready": answer.status == 200}
+            return answer.status, answer.getheader("Connection")
+
+
+def test_a_worker_that_is_replaced_says_that_the_service_is_ready(group: Group) -> None:
+    """Its connections end, the service does not: a health check over one of them is not to take it away."""
+    before, checks = set(group.workers()), [Check(group.port) for _ in range(8)]
+    group.settled()  # each check is with a worker by now, or at least before what is asked later
+    group.process.send_signal(signal.SIGHUP)
+    group.wait_until(lambda: group.metrics()['bedplate_workers{state="draining"}'] == 1)
+    ends = [check.end() for check in checks]
+    assert {status for status, _ in ends} == {200}
+    assert 0 < [closes for _, closes in ends].count("close") < 8, "one of two is replaced at a time"
+    group.wait_until(lambda: not set(group.workers()) & before and len(group.workers()) == 2)
+    group.wait_until(lambda: group.metrics()[READY] == 2)
+
+
 def test_a_version_that_can_not_be_loaded_replaces_no_worker_and_is_said(group: Group, project: Path) -> None:
     before, said = set(group.workers()), len(group.log.read_text())
     model = project / "registry" / "models" / "ranker" / "1" / "model.onnx"
@@ -238,10 +269,12 @@ def test_it_serves_where_nothing_can_be_written_and_ends_in_order(project: Path)
         half.putrequest("POST", "/rank")
         half.putheader("Content-Length", str(len(ASKED)))
         half.endheaders(ASKED[:10])
+        check = Check(group.port)
         assert group.ask("GET", "/v2/health/ready", None)[0] == 200
         workers = group.workers()
         process.kill()  # it can tell the workers nothing; its pipe ends
         time.sleep(0.3)
+        assert check.end() == (503, "close"), "there is no service any more"
         half.send(ASKED[10:])
         answer = half.getresponse()
         assert (answer.status, answer.getheader("Connection")) == (200, "close")

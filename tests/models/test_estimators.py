@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightgbm
 import numpy as np
 import onnxruntime
 import pytest
@@ -231,6 +232,31 @@ def test_threads_of_a_projects_own_estimator_are_bounded_too() -> None:
         Bagged(Bagged.Config("label"), LAYOUT.columns)
 
 
+class Chosen(CalibratedClassifierCV):
+    """An estimator around another one, which has random numbers of its own."""
+
+    def __init__(self, estimator: Any = None, method: str = "sigmoid") -> None:
+        super().__init__(estimator or RandomForestClassifier(n_estimators=5), method=method)
+
+
+def test_the_seed_is_that_of_estimators_within_an_estimator_too() -> None:
+    config = SklearnConfig("label", seed=7, estimator=f"{__name__}:Chosen", params={"estimator__max_depth": 2})
+    made = SklearnEstimator(config, LAYOUT.columns).make().get_params()
+    assert (made["estimator__random_state"], made["estimator__max_depth"]) == (7, 2)
+
+
+@pytest.mark.parametrize("name", sorted(
+    name
+    for main, others in lightgbm.basic._ConfigAliases._get_all_param_aliases().items()
+    for name in {main, *others}
+    if "seed" in name or "random" in name
+))  # fmt: skip
+def test_every_seed_of_lightgbm_is_the_field(name: str) -> None:
+    said = "fixed: the same data" if name.startswith("data_") else "the field seed"
+    with pytest.raises(ConfigError, match=f"LightGBMConfig: params has '{name}'\n  it is {said}"):
+        implementation(LightGBMConfig("label"))(LightGBMConfig("label", params={name: 5}), LAYOUT.columns)
+
+
 def test_a_value_that_the_library_refuses_is_named() -> None:
     config = XGBoostConfig("label", params={"min_child_weight": -1})
     with pytest.raises(ConfigError, match=r"the library refuses the parameters: .*min_child_weight"):
@@ -248,6 +274,8 @@ def test_a_value_that_the_library_refuses_is_named() -> None:
         ({"estimator": "pathlib:Path"}, "no estimator of scikit-learn's interface"),
         ({"params": {"c": 1}}, "LogisticRegression has no parameter 'c'"),
         ({"params": {"random_state": 5}}, "params has 'random_state'\n  it is the field seed"),
+        ({"params": {"base__random_state": 5}}, "params has 'base__random_state'\n  it is the field seed"),
+        ({"params": {"steps__base__random_state": 5}}, "params has 'steps__base__random_state'"),
     ],
 )
 def test_mistakes_of_a_named_estimator_are_named(options: dict[str, Any], message: str) -> None:

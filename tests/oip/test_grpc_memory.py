@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import queue
+import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,10 @@ from typing import Any
 import echo
 import grpc
 import pytest
+from test_grpc_clients import Raw
 from tritonclient.grpc import service_pb2 as published
 
-from bedplate.http.bodies import SMALL_BYTES, Bodies
+from bedplate.http.bodies import SMALL_BYTES, Bodies, Trimming
 from bedplate.http.message import Limits
 from bedplate.http.turns import Turn, Turns
 from bedplate.inference.model import Model
@@ -38,16 +41,19 @@ GOOD, WRONG = asked(800_000, 100_000), asked(800_000, 1)
 
 
 @contextmanager
-def serving(**options: Any) -> Iterator[Any]:
+def running(**options: Any) -> Iterator[str]:
     repository = Repository()
     repository.serve([Model(echo.Echo("float32"), "one", "1")])
     limits = Limits(body_bytes=MB, bodies_bytes=2 * MB)
-    with (
-        echo.running_grpc(
-            App(repository), repository, **({"limits": limits, "grace_seconds": 1.0} | options)
-        ) as target,
-        grpc.insecure_channel(target) as channel,
-    ):
+    with echo.running_grpc(
+        App(repository), repository, **({"limits": limits, "grace_seconds": 1.0} | options)
+    ) as target:
+        yield target
+
+
+@contextmanager
+def serving(**options: Any) -> Iterator[Any]:
+    with running(**options) as target, grpc.insecure_channel(target) as channel:
         yield channel
 
 
@@ -130,3 +136,23 @@ def test_calls_and_streams_that_send_nothing_keep_nobody_out() -> None:
         assert not any(call.done() for call in silent)
         for writer in writers:
             writer.end()
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["its connection ends", "its time is over"])
+def test_memory_of_a_message_that_is_cut_off_is_given_back(is_slow: bool) -> None:
+    """The C library keeps what has come of it, and says nowhere how much that is: as much as a message may have."""
+    bodies, given = Bodies(100 * MB), threading.Event()
+    trimming = Trimming(bodies, given.set)
+    limits = Limits(body_bytes=32 * MB, request_seconds=0.3 if is_slow else 60.0)
+    end = time.monotonic() + 30
+    with running(bodies=bodies, limits=limits) as target:
+        while not bodies.came_bytes and time.monotonic() < end:
+            with Raw(target, bytes(1000), 800_000) as cut:
+                assert cut.ended() if is_slow else cut.socket.recv(1)
+            time.sleep(0.05)  # the call may have ended before it began
+    assert bodies.came_bytes
+    assert (bodies.came_bytes % (32 * MB), bodies.held_bytes) == (0, 0)
+    trimming.look()  # much has come in this second
+    assert not given.is_set()
+    trimming.look()
+    assert given.wait(20)

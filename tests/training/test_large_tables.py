@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +191,26 @@ def test_other_weights_have_to_fit_into_the_graph(wide: Wide, monkeypatch: pytes
     monkeypatch.setattr(graph, "_LARGEST", others - 1)
     with pytest.raises(ArtifactError, match="beside embedding tables"):
         graph.check_size(wide)
+
+
+@pytest.mark.parametrize(("other", "more"), [
+    (lambda: nn.Embedding(ROWS, WIDTH), 0),
+    (lambda: nn.Linear(WIDTH, ROWS, bias=False), LEAST_BYTES),
+], ids=["a table", "a layer"])  # fmt: skip
+def test_a_weight_that_is_shared_counts_once_and_where_a_layer_has_it(
+    encoder: Encoder, other: Callable[[], nn.Module], more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table that a layer has too is a weight of the graph, for the layer is not one that looks ids up."""
+    model = Wide(Wide.Config("label"), encoder.layout)
+    tables = {"table.weight", "unread.weight"}
+    others = sum(p.nbytes for name, p in model.named_parameters() if name not in tables)
+    model.shared = other()
+    model.shared.weight = model.table.weight
+    monkeypatch.setattr(graph, "_LARGEST", others + more)
+    graph.check_size(model)
+    monkeypatch.setattr(graph, "_LARGEST", others + more - 1)
+    with pytest.raises(ArtifactError, match="beside embedding tables"):
+        graph.check_size(model)
 
 
 def test_tables_of_other_numbers_than_float32_are_weights_of_the_graph(

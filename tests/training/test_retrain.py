@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 import pytest
 import retraining_project as small
+from onnx import TensorProto, helper
 
 from bedplate import Project, Registry
 from bedplate.cli.main import run as command
@@ -435,6 +436,36 @@ def test_a_champion_that_does_not_give_its_golden_scores_is_compared_with_nothin
     assert command(["retrain", "ranker", "--project", str(folder)]) == 6
     assert "model 'ranker:2', golden request 0: output 'score' differs by 0.01" in capsys.readouterr().err
     assert len(registry(folder).runs("ranker")) == 1
+
+
+def product(output: str) -> bytes:
+    """A graph that takes `amounts` and `weights`, each [rows]."""
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows"]) for name in ("amounts", "weights")]
+    outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["rows"])]
+    made = helper.make_graph([helper.make_node("Mul", ["amounts", "weights"], [output])], "product", inputs, outputs)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)], ids=["call", "dry run"])
+@pytest.mark.parametrize(("output", "said"), [
+    ("score", "its inputs amounts, weights are of no feature, so it can't be run on rows of history"),
+    ("sum", "it gives sum, expected 'score', or 'query' and a catalogue"),
+], ids=["a score", "no score"])  # fmt: skip
+def test_a_champion_that_reads_no_features_is_compared_with_nothing(
+    folder: Path, dry: tuple[str, ...], output: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was added as it is, and takes tensors that nobody here knows."""
+    (folder / "product.onnx").write_bytes(product(output))
+    np.savez(folder / "rows.npz", amounts=np.ones(4, np.float32), weights=np.ones(4, np.float32))
+    words = ["ranker", str(folder / "product.onnx"), "--golden", str(folder / "rows.npz"), "--promote"]
+    assert command(["models", "add", *words, "--project", str(folder)]) == 0
+    small.write(folder, 48)
+    capsys.readouterr()
+    assert command(["retrain", "ranker", "promotion.margin=9", *dry, "--project", str(folder)]) == 6
+    shown = capsys.readouterr().err
+    assert f"model 'ranker:2': {said}" in shown
+    assert len(registry(folder).runs("ranker")) == 1
+    assert registry(folder).aliases("ranker") == {"champion": 2}
 
 
 def test_after_kill_9_the_next_call_goes_on_and_nothing_is_done_twice(folder: Path, retrain: Retrain) -> None:
