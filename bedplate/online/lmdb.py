@@ -146,31 +146,53 @@ class _Recent:
 
 @final
 class LmdbStore(OnlineStore):
-    """A folder with an LMDB environment, made if missing.
+    """A folder with an LMDB environment.
 
     Args:
         path: the folder.
         map_size: of a new store, bytes.
+        create: whether a store is made where there is none.
 
     Raises:
-        StoreError: the folder can't be written, or holds a store of another version.
+        StoreError: the folder can't be written, or holds a store of another version; or it has none, and none is to be
+            made.
     """
 
     keeps_deadlines: ClassVar[bool] = True
 
-    def __init__(self, path: Path, map_size: int = MAP_SIZE) -> None:
+    def __init__(self, path: Path, map_size: int = MAP_SIZE, *, create: bool = True) -> None:
         self.path = path
         self._gate, self._process, self._recent = _Gate(), os.getpid(), _Recent(-1)
         self._map_size, self._claimed = map_size, list[str]()
         self._opened: tuple[int, int] | None = None
         self._look_due = 0.0
+        if create:
+            self._make()
+        else:
+            self._open_there()
+
+    def _make(self) -> None:
+        """Opens the store, which is made where there is none."""
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._failure("open", error) from error
         self._open(make=True)
         if not self.read_many([keys.FORMAT_KEY]).data:
             self.commit(Changes([(keys.FORMAT_KEY, FORMAT)]))
+
+    def _open_there(self) -> None:
+        """Opens the store that must be there: a new one in its place would hide that its files are gone."""
+        try:
+            (self.path / _FILE).stat()
+        except FileNotFoundError:
+            hint = "if they were moved or deleted, put them back; if nothing was loaded yet, or to load it anew, run: "
+            raise StoreError(
+                "the files of the online store are not there", where=self.url, hint=f"{hint}bedplate materialize"
+            ) from None
+        except OSError as error:
+            raise self._failure("open", error) from error
+        self._open(make=False)
 
     @property
     def url(self) -> str:
