@@ -29,6 +29,7 @@ import lmdb
 from bedplate.errors import ConflictError, StoreError
 from bedplate.online import keys
 from bedplate.online.base import PAGE, Changes, OnlineStore, Values, check_deadline, conflict
+from bedplate.online.lmdb_files import DATA, make_lock_file
 
 log = logging.getLogger("bedplate.online")
 
@@ -48,7 +49,6 @@ _PAUSE = 0.0005  # seconds
 _CHECK_SECONDS = 10.0  # between two looks of a writer for readers that were killed
 _LOOK_SECONDS = 0.2
 """Between two looks of a reader for files that were taken away: each gives up the interpreter's lock."""
-_FILE = "data.mdb"
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
 _FULL = 64 << 20  # bytes: with less LMDB may have no room for a step
 
@@ -184,7 +184,7 @@ class LmdbStore(OnlineStore):
     def _open_there(self) -> None:
         """Opens the store that must be there: a new one in its place would hide that its files are gone."""
         try:
-            (self.path / _FILE).stat()
+            (self.path / DATA).stat()
         except FileNotFoundError:
             hint = "if they were moved or deleted, put them back; if nothing was loaded yet, or to load it anew, run: "
             raise StoreError(
@@ -354,6 +354,7 @@ class LmdbStore(OnlineStore):
         self._opened = opened
 
     def _map(self, *, make: bool) -> Any:
+        make_lock_file(self.path)
         # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
         return lmdb.open(str(self.path), map_size=self._map_size, max_readers=_READERS, create=make)
 
@@ -421,7 +422,7 @@ class LmdbStore(OnlineStore):
 def _identity(folder: Path) -> tuple[int, int] | None:
     """Which file the store of a folder is: its device and its inode; None: there is none."""
     try:
-        found = os.stat(f"{folder}/{_FILE}")  # noqa: PTH116  (a third of the time, and reads wait for it)
+        found = os.stat(f"{folder}/{DATA}")  # noqa: PTH116  (a third of the time, and reads wait for it)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino

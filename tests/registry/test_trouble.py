@@ -237,7 +237,8 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 if when != "open":
     registry = Registry(root)
 registry.get("ranker@champion").verify()
-print(registry.get("ranker").version, registry.versions("ranker"), len(registry.history("ranker")), len(registry.runs()))
+found = registry.get("ranker").version, registry.versions("ranker"), len(registry.history("ranker"))
+print(*found, len(registry.runs()))
 try:
     registry.promote("ranker", 2)
 except StoreError as error:
