@@ -6,6 +6,9 @@ One step is one transaction, on the disk when `commit` returns. The map begins s
 
 A process looks now and then whether the files that it has open are those of the folder still: it reads others that
 were put there, and the store is down while there are none.
+
+On a file system that is mounted read-only it is read without locks: LMDB's readers would write them into a file. Before
+and after each read is looked whether that still holds.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,7 +31,7 @@ import lmdb
 from bedplate.errors import ConflictError, StoreError
 from bedplate.online import keys
 from bedplate.online.base import PAGE, Changes, OnlineStore, Values, check_deadline, conflict
-from bedplate.online.lmdb_files import DATA, make_lock_file
+from bedplate.online.lmdb_files import DATA, disk_of, is_frozen, make_lock_file
 
 log = logging.getLogger("bedplate.online")
 
@@ -50,7 +52,6 @@ _CHECK_SECONDS = 10.0  # between two looks of a writer for readers that were kil
 _LOOK_SECONDS = 0.2
 """Between two looks of a reader for files that were taken away: each gives up the interpreter's lock."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
-_FULL = 64 << 20  # bytes: with less LMDB may have no room for a step
 
 
 @final
@@ -165,6 +166,7 @@ class LmdbStore(OnlineStore):
         self._gate, self._process, self._recent = _Gate(), os.getpid(), _Recent(-1)
         self._map_size, self._claimed = map_size, list[str]()
         self._opened: tuple[int, int] | None = None
+        self._is_frozen = False
         self._look_due = 0.0
         if create:
             self._make()
@@ -213,6 +215,8 @@ class LmdbStore(OnlineStore):
                         found += get(transaction, wanted[len(found) : run.start])
                         found += _walk(transaction, wanted[run]) or _get(transaction, wanted[run])
                     found += get(transaction, wanted[len(found) :])
+                    is_frozen = self._is_frozen
+                if not is_frozen or self._stays_frozen():
                     return Values(found)
             except lmdb.MapResizedError:
                 self._resize(0)
@@ -252,6 +256,8 @@ class LmdbStore(OnlineStore):
                     while there and len(found) != limit and cursor.key().startswith(prefix):
                         found.append(cursor.item())
                         there = cursor.next()
+                    is_frozen = self._is_frozen
+                if not is_frozen or self._stays_frozen():
                     return found
             except lmdb.MapResizedError:
                 self._resize(0)
@@ -354,6 +360,9 @@ class LmdbStore(OnlineStore):
         self._opened = opened
 
     def _map(self, *, make: bool) -> Any:
+        self._is_frozen = not make and is_frozen(self.path)
+        if self._is_frozen:
+            return lmdb.open(str(self.path), map_size=self._map_size, readonly=True, lock=False)
         make_lock_file(self.path)
         # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
         return lmdb.open(str(self.path), map_size=self._map_size, max_readers=_READERS, create=make)
@@ -371,6 +380,8 @@ class LmdbStore(OnlineStore):
             raise StoreError(
                 "the store was opened before the process forked", where=self.url, hint="open it in each process"
             )
+        if self._is_frozen:
+            self._stays_frozen()
         if self._opened is not None and not now and time.monotonic() < self._look_due:
             return
         found = _identity(self.path)
@@ -381,6 +392,17 @@ class LmdbStore(OnlineStore):
         if found != self._opened:
             self._reopen(found)
         self._look_due = time.monotonic() + _LOOK_SECONDS
+
+    def _stays_frozen(self) -> bool:
+        """Whether still nobody can write the store that was opened without locks; otherwise opens it with them."""
+        if is_frozen(self.path):
+            return True
+        with self._gate.alone():
+            if self._is_frozen:
+                self._environment.close()
+                self._opened, self._recent = None, _Recent(-1)
+                self._open(make=False)
+        return False
 
     def _reopen(self, found: tuple[int, int]) -> None:
         if self._claimed:
@@ -402,21 +424,15 @@ class LmdbStore(OnlineStore):
         text = str(error).lower()
         hint = "check that the folder holds a store of Bedplate"
         if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "permission" in text or "read-only" in text:
-            hint = "the folder must be writable: make it so, or name another one in the store's URL"
+            hint = (
+                "the folder must be writable, also for who only reads, unless its whole file system is mounted "
+                "read-only: make it so, or name another one in the store's URL"
+            )
         elif number in _DISK_ERRORS or any(os.strerror(e).lower() in text for e in _DISK_ERRORS):
-            hint = f"{self._disk()}; nothing of this step was written: make room or repair it, and run it again"
+            hint = f"{disk_of(self.path)}; nothing of this step was written: make room or repair it, and run it again"
         elif isinstance(error, lmdb.ReadersFullError):
             hint = f"more than {_READERS} readers are at work"
         return StoreError(f"can't {what} the online store: {error}", where=self.url, hint=hint)
-
-    def _disk(self) -> str:
-        """How the disk is, as a message says it: LMDB calls a full one an input/output error."""
-        try:
-            free = shutil.disk_usage(self.path).free
-        except OSError:
-            return "the disk of the folder can't be asked for its free space"
-        limit = "full" if free < _FULL else "faulty, or there is a limit on the size of files"
-        return f"the disk of the folder has {free:,} bytes free and is {limit}"
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

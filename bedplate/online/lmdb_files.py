@@ -1,9 +1,10 @@
-"""The files of an LMDB store: its lock file, and whether anybody can change them."""
+"""The files of an LMDB store: its lock file, the disk that they are on, and whether anybody can change them."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 from bedplate.files import aside, remove_leftovers
@@ -11,6 +12,10 @@ from bedplate.files import aside, remove_leftovers
 DATA, LOCK = "data.mdb", "lock.mdb"
 
 _LOCK_BYTES = 1 << 16  # a header and 64 bytes for each of 1022 readers
+_FULL = 64 << 20  # bytes: with less LMDB may have no room for a step
+_MOUNTS = Path("/proc/self/mountinfo")
+_OF_ONE_KERNEL = ("ext2", "ext3", "ext4", "xfs", "f2fs", "squashfs", "erofs", "iso9660", "tmpfs")
+"""File systems that only the machine that has them mounted can write, unlike those over a network or over others."""
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -42,3 +47,33 @@ def make_lock_file(folder: Path) -> None:
             raise
     finally:
         made.unlink(missing_ok=True)
+
+
+def disk_of(folder: Path) -> str:
+    """How the disk of a folder is, as a message says it: LMDB calls a full one an input/output error."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return "the disk of the folder can't be asked for its free space"
+    limit = "full" if free < _FULL else "faulty, or there is a limit on the size of files"
+    return f"the disk of the folder has {free:,} bytes free and is {limit}"
+
+
+def is_frozen(folder: Path) -> bool:
+    """Whether nobody can write into a folder, as its whole file system is mounted read-only; False where it is unsure.
+
+    A mount that is read-only of a file system that is not can be written through another one, as into a container.
+    """
+    try:
+        device = folder.stat().st_dev
+        mounts = _MOUNTS.read_text().splitlines()
+    except OSError:
+        return False
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for mount in mounts:
+        # number parent device root place options [more...] - kind source options-of-the-file-system
+        own, _, shared = mount.partition(" - ")
+        if own.split(" ")[2:3] == [wanted]:
+            kind, *_, options = shared.split(" ")
+            return kind in _OF_ONE_KERNEL and "ro" in options.split(",")
+    return False
