@@ -90,20 +90,22 @@ class Project:
 
         return Registry(self.config.registry_path)
 
-    def open_store(self, patience: float | None = None) -> OnlineStore:
+    def open_store(self, patience: float | None = None, *, create: bool = True) -> OnlineStore:
         """Opens the online store that `bedplate.toml` names, as this project; a `with` block closes it.
 
         Args:
             patience: how long a store of servers tries a lost connection again by itself, seconds; None: its own.
+            create: whether a store is made where there is none, as whoever writes it needs. One who only reads it would
+                hide by a new and empty one that it is gone.
 
         Raises:
             ConfigError: it is `memory:`: one that is opened is empty, and gone with this process.
             MissingExtraError: the library that the store needs is not installed.
-            StoreError: it can't be opened.
+            StoreError: it can't be opened; or there is none, and none is to be made.
         """
         from bedplate.online.base import open_own
 
-        return open_own(self.config, patience)
+        return open_own(self.config, patience, create=create)
 
     @property
     def root(self) -> Path:

@@ -97,7 +97,7 @@ class _Features:
         project = _with_features(Project(self._directory))
         config = project.config
         resident, seconds = open_resident(config, project.views), config.online_deadline / SECOND
-        store = project.open_store()
+        store = project.open_store(create=False)
         reader = FallbackReader(store, seconds, config.online_cache, resident=resident)
         found = FeatureLookup(project.graph, reader, project.scorers, most_keys=self._most_keys)
         with project.located():

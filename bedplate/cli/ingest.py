@@ -364,7 +364,7 @@ def replay(file: Path, sources: tuple[str, ...], form: str, late: bool, director
     project = Project(directory)
     taken: dict[str, tuple[int, int, int]] = {}
     interrupted = False
-    with project.open_store() as store:
+    with project.open_store(create=False) as store:
         for view in (v for views in _chosen(project, sources).values() for v in views):
             stream = LetterStream(file, view, store, form, ahead=project.config.online_ahead)
             before = len(stream.withheld())

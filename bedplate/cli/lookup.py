@@ -74,7 +74,7 @@ def lookup(
     asked = micros * count if len(micros) == 1 else micros
     brought = {name: [value] * count for name, value in _context(context, project.graph).items()}
     if online:
-        with project.open_store() as store:
+        with project.open_store(create=False) as store:
             found = project.lookup(features, by_entity, asked, OnlineReader(store), context=brought)
     else:
         found = project.lookup(features, by_entity, asked, context=brought)

@@ -54,7 +54,7 @@ def list_(directory: Path, as_json: bool) -> None:
     from bedplate.project import Project
 
     project = Project(directory)
-    with project.open_store() as store:
+    with project.open_store(create=False) as store:
         found, own = listing(store, {view.id for view in project.views.values()}), store.project
     if as_json:
         echo_json(found)
@@ -135,7 +135,7 @@ def compact(removed: bool, newer: bool, in_use: bool, dry_run: bool, directory: 
 
     project = Project(directory)
     try:
-        with project.open_store() as store, ProgressLine(every=1.0) as progress:
+        with project.open_store(create=False) as store, ProgressLine(every=1.0) as progress:
             every = list(project.views.values())
             views = compaction.compact(
                 store,
@@ -207,7 +207,7 @@ def drop(in_use: bool, view: str, directory: Path, as_json: bool) -> None:
     from bedplate.online.base import open_own
 
     config = load_config(directory)
-    with open_own(config) as store:
+    with open_own(config, create=False) as store:
         gone = compaction.drop(store, view, in_use=in_use, needed={} if in_use else _needed(config.registry_path))
     if as_json:
         echo_json({"views": gone})
@@ -237,7 +237,7 @@ def claim(former: str, directory: Path, as_json: bool) -> None:
     from bedplate.project import Project
 
     project = Project(directory)
-    with project.open_store() as store:
+    with project.open_store(create=False) as store:
         found = claimed(store, list(project.views), former)
         owner = store.project
     if as_json:

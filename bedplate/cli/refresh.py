@@ -46,7 +46,7 @@ def refresh(views: tuple[str, ...], every: str | None, directory: Path, as_json:
     period = None if every is None else parse_duration(every, where="--every")
     chosen = _chosen(project, views)
     try:
-        with project.open_store() as store:
+        with project.open_store(create=False) as store:
             for begun in _rounds(period):
                 done = _round(project, store, chosen, fails=period is None)
                 seconds = time.perf_counter() - begun

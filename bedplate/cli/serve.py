@@ -150,7 +150,7 @@ def _load(
 
     project = Project(directory)
     definition = project.find(Service, service)
-    store, registry = project.open_store(), project.registry
+    store, registry = project.open_store(create=False), project.registry
     say = functools.partial(click.echo, err=True)
     loader = Loader(registry, threads, delay=delay, item_bytes=item_bytes, say=say)
     repository.attach(RegistryModels(loader))

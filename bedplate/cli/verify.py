@@ -57,7 +57,7 @@ def verify(views: tuple[str, ...], count: int, at: str | None, seed: int, direct
     project, began = Project(directory), time.perf_counter()
     chosen = [project.view(name) for name in dict.fromkeys(views)] or list(project.views.values())
     instant = None if at is None else parse_time(at, "--at")
-    with project.open_store() as store, ProgressLine(every=1.0) as progress, project.located():
+    with project.open_store(create=False) as store, ProgressLine(every=1.0) as progress, project.located():
         found = compare(store, project.history, chosen, keys=count, at=instant, seed=seed, progress=progress)
     if as_json:
         echo_json(_document(found, without_password(project.config.online_url), time.perf_counter() - began))

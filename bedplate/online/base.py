@@ -288,8 +288,10 @@ def _text(value: bytes) -> str:
     return value[1 if value[:1] == _UNMARKED else 1 + _MARK_BYTES :].decode()
 
 
-def open_store(url: str, root: Path | None = None, patience: float | None = None, *, project: str = "") -> OnlineStore:
-    """Opens the store of a URL: `lmdb:PATH` (a folder, made if missing), `redis://HOST:PORT/DB` or `memory:`.
+def open_store(
+    url: str, root: Path | None = None, patience: float | None = None, *, project: str = "", create: bool = True
+) -> OnlineStore:
+    """Opens the store of a URL: `lmdb:PATH` (a folder), `redis://HOST:PORT/DB` or `memory:`.
 
     Args:
         url: the URL.
@@ -297,31 +299,33 @@ def open_store(url: str, root: Path | None = None, patience: float | None = None
         patience: how long a store of servers tries a lost connection again by itself, seconds; None: as it does unless
             told.
         project: as of `OnlineStore`: `Config.online_project`.
+        create: whether a store is made where there is none, as whoever writes it needs; one of memory is made anyway.
 
     Raises:
         ConfigError: the URL names no known kind of store.
         MissingExtraError: the library that the store needs is not installed.
-        StoreError: the store can't be opened.
+        StoreError: the store can't be opened; or there is none, and none is to be made.
 
     >>> open_store("memory:").url
     'memory:'
     """
-    store = _opened(url, root, patience)
+    store = _opened(url, root, patience, create=create)
     store.project = project
     return store
 
 
-def open_own(config: Config, patience: float | None = None) -> OnlineStore:
+def open_own(config: Config, patience: float | None = None, *, create: bool = True) -> OnlineStore:
     """Opens the store that a project's configuration names, as the project; `Project.open_store` does.
 
     Args:
         config: of the project.
         patience: as of `open_store`.
+        create: as of `open_store`.
 
     Raises:
         ConfigError: it is `memory:`, so that it would be empty, and gone with this process.
         MissingExtraError: the library that the store needs is not installed.
-        StoreError: it can't be opened.
+        StoreError: it can't be opened; or there is none, and none is to be made.
     """
     if config.online_url == "memory:":
         raise ConfigError(
@@ -330,10 +334,10 @@ def open_own(config: Config, patience: float | None = None) -> OnlineStore:
             hint='name one that stays, such as "lmdb:.bedplate/online"; a program opens one of its own by '
             'open_store("memory:")',
         )
-    return open_store(config.online_url, config.root, patience, project=config.online_project)
+    return open_store(config.online_url, config.root, patience, project=config.online_project, create=create)
 
 
-def _opened(url: str, root: Path | None, patience: float | None) -> OnlineStore:
+def _opened(url: str, root: Path | None, patience: float | None, *, create: bool) -> OnlineStore:
     kind, _, rest = url.partition(":")
     if kind == "memory" and not rest:
         from bedplate.online.memory import MemoryStore
@@ -342,15 +346,15 @@ def _opened(url: str, root: Path | None, patience: float | None) -> OnlineStore:
     if kind == "lmdb" and rest:
         from bedplate.online.lmdb import LmdbStore
 
-        return LmdbStore((root or Path()) / rest)
+        return LmdbStore((root or Path()) / rest, create=create)
     if kind in ONLINE_SCHEMES and rest.startswith("//"):
-        return _redis(url, root, patience)
+        return _redis(url, root, patience, create=create)
     raise ConfigError(f"got the online store '{without_password(url)}', expected {ONLINE_URLS}", where="online")
 
 
-def _redis(url: str, root: Path | None, patience: float | None) -> OnlineStore:
+def _redis(url: str, root: Path | None, patience: float | None, *, create: bool) -> OnlineStore:
     try:
         from bedplate.online.redis import PATIENCE, RedisStore
     except ModuleNotFoundError as error:
         raise missing_extra(error) or error from error
-    return RedisStore(url, root, patience=PATIENCE if patience is None else patience)
+    return RedisStore(url, root, patience=PATIENCE if patience is None else patience, create=create)

@@ -6,6 +6,9 @@ One step is one transaction, on the disk when `commit` returns. The map begins s
 
 A process looks now and then whether the files that it has open are those of the folder still: it reads others that
 were put there, and the store is down while there are none.
+
+On a file system that is mounted read-only it is read without locks: LMDB's readers would write them into a file. Before
+and after each read is looked whether that still holds.
 """
 
 from __future__ import annotations
@@ -16,7 +19,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -29,6 +31,7 @@ import lmdb
 from bedplate.errors import ConflictError, StoreError
 from bedplate.online import keys
 from bedplate.online.base import PAGE, Changes, OnlineStore, Values, check_deadline, conflict
+from bedplate.online.lmdb_files import DATA, disk_of, is_frozen, make_lock_file
 
 log = logging.getLogger("bedplate.online")
 
@@ -48,9 +51,7 @@ _PAUSE = 0.0005  # seconds
 _CHECK_SECONDS = 10.0  # between two looks of a writer for readers that were killed
 _LOOK_SECONDS = 0.2
 """Between two looks of a reader for files that were taken away: each gives up the interpreter's lock."""
-_FILE = "data.mdb"
 _DISK_ERRORS = (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT)
-_FULL = 64 << 20  # bytes: with less LMDB may have no room for a step
 
 
 @final
@@ -146,31 +147,54 @@ class _Recent:
 
 @final
 class LmdbStore(OnlineStore):
-    """A folder with an LMDB environment, made if missing.
+    """A folder with an LMDB environment.
 
     Args:
         path: the folder.
         map_size: of a new store, bytes.
+        create: whether a store is made where there is none.
 
     Raises:
-        StoreError: the folder can't be written, or holds a store of another version.
+        StoreError: the folder can't be written, or holds a store of another version; or it has none, and none is to be
+            made.
     """
 
     keeps_deadlines: ClassVar[bool] = True
 
-    def __init__(self, path: Path, map_size: int = MAP_SIZE) -> None:
+    def __init__(self, path: Path, map_size: int = MAP_SIZE, *, create: bool = True) -> None:
         self.path = path
         self._gate, self._process, self._recent = _Gate(), os.getpid(), _Recent(-1)
         self._map_size, self._claimed = map_size, list[str]()
         self._opened: tuple[int, int] | None = None
+        self._is_frozen = False
         self._look_due = 0.0
+        if create:
+            self._make()
+        else:
+            self._open_there()
+
+    def _make(self) -> None:
+        """Opens the store, which is made where there is none."""
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._failure("open", error) from error
         self._open(make=True)
         if not self.read_many([keys.FORMAT_KEY]).data:
             self.commit(Changes([(keys.FORMAT_KEY, FORMAT)]))
+
+    def _open_there(self) -> None:
+        """Opens the store that must be there: a new one in its place would hide that its files are gone."""
+        try:
+            (self.path / DATA).stat()
+        except FileNotFoundError:
+            hint = "if they were moved or deleted, put them back; if nothing was loaded yet, or to load it anew, run: "
+            raise StoreError(
+                "the files of the online store are not there", where=self.url, hint=f"{hint}bedplate materialize"
+            ) from None
+        except OSError as error:
+            raise self._failure("open", error) from error
+        self._open(make=False)
 
     @property
     def url(self) -> str:
@@ -191,6 +215,8 @@ class LmdbStore(OnlineStore):
                         found += get(transaction, wanted[len(found) : run.start])
                         found += _walk(transaction, wanted[run]) or _get(transaction, wanted[run])
                     found += get(transaction, wanted[len(found) :])
+                    is_frozen = self._is_frozen
+                if not is_frozen or self._stays_frozen():
                     return Values(found)
             except lmdb.MapResizedError:
                 self._resize(0)
@@ -230,6 +256,8 @@ class LmdbStore(OnlineStore):
                     while there and len(found) != limit and cursor.key().startswith(prefix):
                         found.append(cursor.item())
                         there = cursor.next()
+                    is_frozen = self._is_frozen
+                if not is_frozen or self._stays_frozen():
                     return found
             except lmdb.MapResizedError:
                 self._resize(0)
@@ -332,6 +360,10 @@ class LmdbStore(OnlineStore):
         self._opened = opened
 
     def _map(self, *, make: bool) -> Any:
+        self._is_frozen = not make and is_frozen(self.path)
+        if self._is_frozen:
+            return lmdb.open(str(self.path), map_size=self._map_size, readonly=True, lock=False)
+        make_lock_file(self.path)
         # A map that another process made larger is larger here too; see LMDB's mdb_env_set_mapsize.
         return lmdb.open(str(self.path), map_size=self._map_size, max_readers=_READERS, create=make)
 
@@ -348,6 +380,8 @@ class LmdbStore(OnlineStore):
             raise StoreError(
                 "the store was opened before the process forked", where=self.url, hint="open it in each process"
             )
+        if self._is_frozen:
+            self._stays_frozen()
         if self._opened is not None and not now and time.monotonic() < self._look_due:
             return
         found = _identity(self.path)
@@ -358,6 +392,17 @@ class LmdbStore(OnlineStore):
         if found != self._opened:
             self._reopen(found)
         self._look_due = time.monotonic() + _LOOK_SECONDS
+
+    def _stays_frozen(self) -> bool:
+        """Whether still nobody can write the store that was opened without locks; otherwise opens it with them."""
+        if is_frozen(self.path):
+            return True
+        with self._gate.alone():
+            if self._is_frozen:
+                self._environment.close()
+                self._opened, self._recent = None, _Recent(-1)
+                self._open(make=False)
+        return False
 
     def _reopen(self, found: tuple[int, int]) -> None:
         if self._claimed:
@@ -379,27 +424,21 @@ class LmdbStore(OnlineStore):
         text = str(error).lower()
         hint = "check that the folder holds a store of Bedplate"
         if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "permission" in text or "read-only" in text:
-            hint = "the folder must be writable: make it so, or name another one in the store's URL"
+            hint = (
+                "the folder must be writable, also for who only reads, unless its whole file system is mounted "
+                "read-only: make it so, or name another one in the store's URL"
+            )
         elif number in _DISK_ERRORS or any(os.strerror(e).lower() in text for e in _DISK_ERRORS):
-            hint = f"{self._disk()}; nothing of this step was written: make room or repair it, and run it again"
+            hint = f"{disk_of(self.path)}; nothing of this step was written: make room or repair it, and run it again"
         elif isinstance(error, lmdb.ReadersFullError):
             hint = f"more than {_READERS} readers are at work"
         return StoreError(f"can't {what} the online store: {error}", where=self.url, hint=hint)
-
-    def _disk(self) -> str:
-        """How the disk is, as a message says it: LMDB calls a full one an input/output error."""
-        try:
-            free = shutil.disk_usage(self.path).free
-        except OSError:
-            return "the disk of the folder can't be asked for its free space"
-        limit = "full" if free < _FULL else "faulty, or there is a limit on the size of files"
-        return f"the disk of the folder has {free:,} bytes free and is {limit}"
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
     """Which file the store of a folder is: its device and its inode; None: there is none."""
     try:
-        found = os.stat(f"{folder}/{_FILE}")  # noqa: PTH116  (a third of the time, and reads wait for it)
+        found = os.stat(f"{folder}/{DATA}")  # noqa: PTH116  (a third of the time, and reads wait for it)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino

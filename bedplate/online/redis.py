@@ -57,15 +57,25 @@ class RedisStore(OnlineStore):
         root: where a relative path of a file starts.
         patience: how long a lost connection is tried again, seconds.
         lease: so many seconds after its last sign of life a writer's claim is over, if nobody sees that it was killed.
+        create: whether a store is made where there is none.
 
     Raises:
         ConfigError: the URL is not of the form, or the server is of a cluster and the URL of none.
-        StoreError: the server can't be reached or used, or holds a store of another version.
+        StoreError: the server can't be reached or used, or holds a store of another version; or it holds none, and none
+            is to be made.
     """
 
     step_events: ClassVar[int] = 3_000
 
-    def __init__(self, url: str, root: Path | None = None, *, patience: float = PATIENCE, lease: float = LEASE) -> None:
+    def __init__(
+        self,
+        url: str,
+        root: Path | None = None,
+        *,
+        patience: float = PATIENCE,
+        lease: float = LEASE,
+        create: bool = True,
+    ) -> None:
         self._address: RedisAddress = parse_address(url, root)
         self._names = Names(self._address.namespace)
         self._servers = Cluster(self._address) if self._address.cluster else OneServer(self._address)
@@ -74,7 +84,7 @@ class RedisStore(OnlineStore):
         self._lease, self._sessions = lease, threading.local()
         try:
             self._check_servers()
-            self._check_format()
+            self._check_format(create=create)
         except BaseException:
             self.close()
             raise
@@ -247,8 +257,15 @@ class RedisStore(OnlineStore):
                     stacklevel=4,
                 )
 
-    def _check_format(self) -> None:
+    def _check_format(self, *, create: bool) -> None:
         found = self.read_many([keys.FORMAT_KEY]).data
+        if not found and not create:
+            raise StoreError(
+                "the server holds no online store here",
+                where=self.url,
+                hint="if it lost what was loaded, restore it; if nothing was loaded yet, or to load it anew, run: "
+                "bedplate materialize",
+            )
         if not found:
             self.commit(Changes([(keys.FORMAT_KEY, FORMAT)]))
         elif found != FORMAT:

@@ -3,13 +3,15 @@
 It is in WAL mode: readers see the last commit and block nobody; writers take turns. Each operation opens its own
 connection, which makes it safe in threads and after a fork. Nothing is kept here alone: what a killed process wrote
 into a folder but not here is taken over at the next opening, and a damaged index is built again from the folders. That
-is also why a commit need not wait for the disk (`synchronous=NORMAL`): the folders did.
+is also why a commit need not wait for the disk (`synchronous=NORMAL`): the folders did. And it is why a registry is
+read on a full disk: SQLite makes files beside the index for every reader, and where it can't the folders are read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import sqlite3
@@ -21,6 +23,8 @@ from urllib.parse import quote
 
 from bedplate.errors import StoreError
 from bedplate.files import aside
+
+log = logging.getLogger("bedplate.registry")
 
 INDEX_NAME = "index.sqlite"
 BUSY_SECONDS: Final = 60.0
@@ -57,6 +61,8 @@ _MEANINGS: Final[dict[int, tuple[str, str]]] = {
     sqlite3.SQLITE_NOTADB: ("the index is damaged: it is not a SQLite file", _REBUILD),
     sqlite3.SQLITE_ERROR: ("the index is damaged: its tables are not as expected", _REBUILD),
 }
+
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 
 class Index(ABC):
@@ -152,6 +158,72 @@ class FileIndex(Index):
             if error.hint != _REBUILD:
                 raise
             return False
+
+
+@final
+class FolderIndex(Index):
+    """What the folders say, which are read anew each time: for an index that a full disk keeps from being used.
+
+    Args:
+        file: the index, which is written all the same: there may be room again.
+        fill: fills empty tables from the folders.
+    """
+
+    def __init__(self, file: FileIndex, fill: Callable[[sqlite3.Connection], Any]) -> None:
+        self._file, self._fill = file, fill
+
+    @contextlib.contextmanager
+    def read(self) -> Generator[sqlite3.Connection]:
+        """The state of all tables as the folders are now."""
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+            _create_tables(db)
+            self._fill(db)
+            yield db
+
+    def write(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """As `FileIndex.write`; makes the file where a full disk kept it from being made."""
+        self._file.create()
+        return self._file.write()
+
+
+@final
+class FileOrFolderIndex(Index):
+    """The index file of an open registry, and at a read for which the disk has no room what the folders say.
+
+    Args:
+        file: the index.
+        folders: of the same registry.
+    """
+
+    def __init__(self, file: FileIndex, folders: FolderIndex) -> None:
+        self._file, self._folders = file, folders
+
+    @contextlib.contextmanager
+    def read(self) -> Generator[sqlite3.Connection]:
+        """One consistent state of all tables; blocks no writer."""
+        with contextlib.ExitStack() as opened:
+            try:
+                db = opened.enter_context(self._file.read())
+            except StoreError as error:
+                warn_or_raise(error)
+                db = opened.enter_context(self._folders.read())
+            yield db
+
+    def write(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        """As `FileIndex.write`."""
+        return self._file.write()
+
+
+def warn_or_raise(error: StoreError) -> None:
+    """Says that the folders are read in place of the index, where what went wrong is that the disk has no room.
+
+    Raises:
+        StoreError: it is something else: the error itself.
+    """
+    cause = error.__cause__
+    if not isinstance(cause, sqlite3.Error) or getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _NO_ROOM:
+        raise error
+    log.warning("the registry is read from its folders, which takes longer: %s: %s", error.where, error.message)
 
 
 @final

@@ -31,7 +31,15 @@ from bedplate.errors import ArtifactError, ConflictError, NotFoundError, StoreEr
 from bedplate.files import aside, fsync_dir, move_folder, new_folder, write_atomic
 from bedplate.registry import lookup, recovery, removal
 from bedplate.registry.aliases import LOG_NAME, AliasChange, append_log, current_user
-from bedplate.registry.index import INDEX_NAME, FileIndex, Index, SnapshotIndex
+from bedplate.registry.index import (
+    INDEX_NAME,
+    FileIndex,
+    FileOrFolderIndex,
+    FolderIndex,
+    Index,
+    SnapshotIndex,
+    warn_or_raise,
+)
 from bedplate.registry.lineage import Lineage, RunFacts
 from bedplate.registry.lookup import CHAMPION, ModelSummary
 from bedplate.registry.manifest import (
@@ -477,6 +485,18 @@ def _open_index(root: Path) -> Index:
     for folder in (root / RUNS, root / MODELS):
         folder.mkdir(parents=True, exist_ok=True)
     index = FileIndex(root / INDEX_NAME)
+    folders = FolderIndex(index, lambda db: recovery.catch_up(root, db))
+    try:
+        running = _brought_up(root, index)
+    except StoreError as error:
+        warn_or_raise(error)
+        return folders
+    recovery.sweep(root, running)
+    return FileOrFolderIndex(index, folders)
+
+
+def _brought_up(root: Path, index: FileIndex) -> list[RunRecord]:
+    """Brings the index up to the folders; the runs that it has as running."""
     index.create()
     index.check()
     with index.read() as db:
@@ -486,8 +506,7 @@ def _open_index(root: Path) -> Index:
         with index.write() as db:
             recovery.catch_up(root, db)
             recovery.cut_incomplete(root, db)
-    recovery.sweep(root, running)
-    return index
+    return running
 
 
 def _folder_of_run(root: Path, run: str) -> Path:

@@ -38,8 +38,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_listing_compacting_and_dropping(folder: Path, call: Any) -> None:
-    assert call("online", "ls")[:2] == (0, "the online store is empty; run: bedplate materialize\n")
     assert call("apply")[0] == 0
+    open_store("lmdb:.bedplate/online", folder).close()
+    assert call("online", "ls")[:2] == (0, "the online store is empty; run: bedplate materialize\n")
     assert call("materialize", "--until", format_time(START + 28 * DAY))[0] == 0
     code, out, _ = call("online", "ls")
     lines = [line.split() for line in out.splitlines()]
@@ -66,6 +67,38 @@ def test_listing_compacting_and_dropping(folder: Path, call: Any) -> None:
     assert call("online", "drop", "visit")[0] == 4
     assert call("online", "drop", "visits")[1].startswith("deleted 1 versions of 'visits': 1 rows")
     assert json.loads(call("online", "ls", "--json")[1])["views"] == []
+
+
+READING = [
+    ["online", "ls"],
+    ["online", "verify"],
+    ["online", "compact"],
+    ["online", "drop", "visits"],
+    ["online", "claim"],
+    ["online", "refresh", "visits"],
+    ["lookup", "visits.n", "--key", "user=1", "--online"],
+    ["ingest", "replay", "events.parquet"],
+]
+
+
+@pytest.mark.parametrize("words", READING, ids=" ".join)
+def test_a_command_that_only_reads_makes_no_store_and_says_that_there_is_none(
+    folder: Path, call: Any, words: list[str]
+) -> None:
+    if words[1] == "refresh":
+        (folder / "bedplate.toml").write_text('[online]\nresident = ["visits"]\n')
+    if words[0] == "ingest":
+        words = ["ingest", "replay", str(folder / words[2])]
+    assert call("apply")[0] == 0
+    store = folder / ".bedplate" / "online"
+    code, out, err = call(*words)
+    assert (code, out) == (5, "")
+    assert f"lmdb:{store}: the files of the online store are not there\n" in err
+    assert "put them back" in err
+    assert "bedplate materialize" in err
+    assert not store.exists()
+    assert call("materialize")[0] == 0
+    assert (store / "data.mdb").exists()
 
 
 def test_a_view_that_is_read_is_dropped_only_when_asked(folder: Path, call: Any) -> None:

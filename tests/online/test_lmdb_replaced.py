@@ -73,6 +73,25 @@ def test_a_store_that_is_moved_away_is_down_until_it_is_back(tmp_path: Path) -> 
         assert guarded.is_up
 
 
+def test_who_only_reads_makes_no_store_in_the_place_of_one_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    fill(path, b"1")
+    path.rename(tmp_path / "away")
+    for _ in range(2):  # the folder is gone, then empty
+        with pytest.raises(StoreError, match="are not there") as caught:
+            LmdbStore(path, create=False)
+        assert caught.value.where == f"lmdb:{path}"
+        assert "put them back" in str(caught.value.hint)
+        assert not list(path.glob("*"))
+        path.mkdir(exist_ok=True)
+    path.rmdir()
+    (tmp_path / "away").rename(path)
+    with LmdbStore(path, create=False) as store:
+        assert list(store.read_many([b"a"])) == [b"1"]
+        store.commit(Changes([(b"a", b"2")]))  # as a server says which views it reads
+        assert list(store.read_many([b"a"])) == [b"2"]
+
+
 def test_a_store_of_another_form_is_refused_and_a_right_one_after_it_read(tmp_path: Path) -> None:
     path = tmp_path / "store"
     fill(path, b"1")

@@ -201,6 +201,18 @@ def test_a_server_that_is_not_there(cluster, server):
         open_store(f"redis+cluster://127.0.0.1:{server.port}")
 
 
+def test_who_only_reads_makes_no_store_where_the_server_holds_none(server, url):
+    before = server.client.dbsize()
+    with pytest.raises(StoreError, match="holds no online store") as caught:
+        open_store(url, create=False)
+    assert "restore it" in caught.value.hint
+    assert "bedplate materialize" in caught.value.hint
+    assert server.client.dbsize() == before
+    open_store(url).close()
+    with open_store(url, create=False) as store:
+        assert store.scan(b"v") == []
+
+
 def test_a_server_that_forgets_rows_is_warned_of(tmp_path):
     with running("--maxmemory", "100mb", "--maxmemory-policy", "volatile-lru") as server:
         with pytest.warns(RuntimeWarning, match="maxmemory-policy volatile-lru"):

@@ -217,6 +217,48 @@ def test_a_full_disk_loses_nothing(filled: Registry, python: Callable[..., str])
     assert said[6] == "4 2"
 
 
+_FULL_READ = """
+import logging, resource, sys
+from pathlib import Path
+from bedplate.errors import StoreError
+from bedplate.registry.index import INDEX_NAME, FileIndex
+from bedplate.registry.registry import Registry
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+root, when = Path(sys.argv[1]) / "registry", sys.argv[2]
+if when == "behind":
+    with FileIndex(root / INDEX_NAME).write() as db:
+        for table in ("runs", "versions", "aliases", "changes", "logs"):
+            db.execute(f"DELETE FROM {table}")
+if when == "index lost":
+    (root / INDEX_NAME).unlink()
+if when == "open":
+    registry = Registry(root)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+if when != "open":
+    registry = Registry(root)
+registry.get("ranker@champion").verify()
+found = registry.get("ranker").version, registry.versions("ranker"), len(registry.history("ranker"))
+print(*found, len(registry.runs()))
+try:
+    registry.promote("ranker", 2)
+except StoreError as error:
+    print(error.hint)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+registry.promote("ranker", 2)
+print(registry.get("ranker").version, Registry(root).get("ranker").version)
+"""
+
+
+@pytest.mark.parametrize("when", ["closed", "open", "behind", "index lost"])
+def test_a_registry_on_a_full_disk_can_be_read(filled: Registry, python: Callable[..., str], when: str) -> None:
+    *warned, found, refused, later = python("-c", _FULL_READ, str(filled.root.parent), when).splitlines()
+    assert warned
+    assert all("read from its folders" in line and INDEX_NAME in line for line in warned)
+    assert found == "1 [1, 2] 3 1"
+    assert "free some space" in refused
+    assert later == "2 2"
+
+
 # Another test in this process may have read a Lance table; the child does not.
 @pytest.mark.filterwarnings("ignore:lance is not fork-safe:UserWarning")
 def test_two_registries_side_by_side_after_a_fork(filled: Registry) -> None:

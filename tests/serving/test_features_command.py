@@ -86,6 +86,19 @@ def test_it_serves_what_is_loaded_to_those_with_a_token(tmp_path: Path, features
     assert TOKEN not in errors
 
 
+def test_it_makes_no_store_where_there_is_none_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "bedplate.toml").write_text('[online]\nurl = "lmdb:online"\n')
+    (tmp_path / "features.py").write_text(COUNTS % "2d")
+    visits = pl.DataFrame({"user": [1], "time": pl.Series([shop.NOW]).cast(pl.Datetime("us"))})
+    visits.write_parquet(tmp_path / "visits.parquet")
+    with ended([*COMMAND, "features", "serve", "--port", "0", "--project", str(tmp_path)]) as process:
+        out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (5, "")
+    assert f"lmdb:{tmp_path}/online: the files of the online store are not there\n" in errors
+    assert "bedplate materialize" in errors
+    assert not (tmp_path / "online").exists()
+
+
 def fill(folder: Path) -> None:
     """Builds a project's history and loads its online store."""
     for command in (["apply"], ["materialize", "--until", format_time(shop.NOW)]):

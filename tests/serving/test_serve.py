@@ -189,11 +189,31 @@ def test_an_empty_store_ends_it_with_5(project: Path, tmp_path: Path) -> None:
 
     other = tmp_path / "other"
     shutil.copytree(project, other, ignore=shutil.ignore_patterns("online"))
+    base.open_store("lmdb:online", other).close()
     code, err = ended(other, "--port", "0", "shop")
     assert code == 5
     assert "service 'shop': the online store" in err
     assert ": customers, pairs, products\n" in err
     assert err.count("bedplate materialize") == 1
+
+
+@pytest.mark.parametrize("folder_stays", [True, False])
+def test_a_store_whose_files_are_gone_ends_it_with_5_and_none_is_made(
+    project: Path, tmp_path: Path, folder_stays: bool
+) -> None:
+    import shutil
+
+    other = tmp_path / "other"
+    shutil.copytree(project, other, ignore=shutil.ignore_patterns("online"))
+    if folder_stays:
+        (other / "online").mkdir()
+    before = sorted(path.name for path in other.rglob("*.mdb")), (other / "online").exists()
+    code, err = ended(other, "--port", "0", "shop")
+    assert code == 5
+    assert f"lmdb:{other}/online: the files of the online store are not there\n" in err
+    assert "put them back" in err
+    assert "bedplate materialize" in err
+    assert (sorted(path.name for path in other.rglob("*.mdb")), (other / "online").exists()) == before
 
 
 def test_the_description_of_a_service_is_written_without_its_store(
