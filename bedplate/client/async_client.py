@@ -16,6 +16,7 @@ from bedplate.client.calls import (
     infer_call,
     json_call,
     json_of,
+    scores_of,
     table_call,
     table_of,
     tensors_of,
@@ -68,7 +69,8 @@ class AsyncClient:
 
     async def rank(self, *, candidates: Keys, **request: Any) -> Answer:
         """The scores of candidates; see `Client.rank`."""
-        return await self._ask("/rank", {**request, "candidates": keys_of(candidates, "candidates")}, Answer)
+        call = json_call("/rank", {**request, "candidates": keys_of(candidates, "candidates")})
+        return answer_of(await self.call(call), scores_of(call))
 
     async def embed(self, **request: Any) -> Vectors:
         """Vectors; see `Client.embed`."""

@@ -21,6 +21,7 @@ from bedplate.client.calls import (
     infer_call,
     json_call,
     json_of,
+    scores_of,
     table_call,
     table_of,
     tensors_of,
@@ -84,7 +85,8 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return self._ask("/rank", {**request, "candidates": keys_of(candidates, "candidates")}, Answer)
+        call = json_call("/rank", {**request, "candidates": keys_of(candidates, "candidates")})
+        return answer_of(self.call(call), scores_of(call))
 
     def embed(self, **request: Any) -> Vectors:
         """The vector of a request, `embed(customer=17850)`, or those of items, `embed(items=["85123A"])`.

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -319,7 +320,8 @@ def test_where_a_tensor_is_wrong_is_said_once(echoing: str) -> None:
 def test_requests_are_what_the_calls_say() -> None:
     with service(says(head(len(WELL)), WELL)) as (url, seen), Client(url, token="a-token-of-the-team") as client:
         client.recommend(customer=1, count=3)
-        client.rank(candidates=["P01"], customer=2)
+        with pytest.raises(FailedError):
+            client.rank(candidates=["P01"], customer=2)  # the answer has none
     start, _, body = seen[0].partition(b"\r\n\r\n")
     assert start.startswith(b"POST /recommend HTTP/1.1\r\n")
     assert b"authorization: bearer a-token-of-the-team" in start.lower()
@@ -349,6 +351,33 @@ def test_an_answer_of_another_kind_is_a_failure_of_the_service(content: bytes) -
             with pytest.raises(FailedError, match="200: the answer can't be read") as caught:
                 call()
             assert caught.value.status == 200
+
+
+@pytest.mark.parametrize(
+    ("ids", "scores", "said"),
+    [
+        (["P02", "P01"], [0.5, 0.25], r"got scores of \['P02', 'P01'\], expected those of \['P01', 'P02'\]"),
+        (["P01"], [0.5], r"got scores of \['P01'\], expected those of \['P01', 'P02'\]"),
+        ([], [], r"got scores of \[\], expected"),
+        (["P01", "P02"], [0.5], "got 1 scores, expected 2"),
+    ],
+)
+def test_scores_of_others_than_the_candidates_are_a_failure(
+    ask: Callable[..., Any], ids: list[str], scores: list[float], said: str
+) -> None:
+    content = json.dumps({"ids": ids, "scores": scores, "models": {}, "time": 1}).encode()
+    with service(says(head(len(content)) + content)) as (url, _):
+        [error] = ask(url, lambda c: c.rank(customer=1, candidates=["P01", "P02"]))
+    with pytest.raises(FailedError, match=f"200: the answer can't be read: {said}"):
+        raise error
+
+
+def test_keys_that_are_sent_as_texts_are_those_of_the_answer(ask: Callable[..., Any]) -> None:
+    key = uuid.UUID(int=5)
+    content = json.dumps({"ids": [str(key)], "scores": [0.5], "models": {}, "time": 1}).encode()
+    with service(says(head(len(content)) + content)) as (url, _):
+        [answer] = ask(url, lambda c: c.rank(customer=1, candidates=[key]))
+    assert answer.ids == [str(key)]
 
 
 def test_ready_is_false_where_nobody_answers_in_time_and_true_otherwise() -> None:
