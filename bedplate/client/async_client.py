@@ -33,7 +33,11 @@ _Answer = TypeVar("_Answer")
 
 @final
 class AsyncClient:
-    """Talks to one service, from one event loop; calls may run at once, each on a connection of its own.
+    """Talks to one service; calls may run at once, each on a connection of its own.
+
+    Each event loop has connections of its own: a client may be used by one after another, as by several `asyncio.run`,
+    and by those of several threads at once. Close it before a loop ends, or Python says in a `ResourceWarning` which
+    connections the loop left open; the next loop's first call closes them.
 
     Args:
         url: as of `Client`, with which it shares the meaning of every argument.

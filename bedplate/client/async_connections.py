@@ -15,29 +15,31 @@ _CLOSING_SECONDS = 1.0  # for all connections together
 
 @final
 class Connections:
-    """The connections to one service, those that are idle among them.
+    """The connections to one service, of each event loop its own: a loop that is closed leaves none behind.
 
     A process that is forked off has none of its parent's.
 
     Args:
         target: the service.
-
-    Attributes:
-        idle: those that a request may be sent over.
     """
 
-    __slots__ = ("__weakref__", "_open", "_target", "idle")
+    __slots__ = ("__weakref__", "_by_loop", "_target")
 
     def __init__(self, target: Target) -> None:
         self._target = target
-        self.idle: list[Connection] = []
-        self._open: set[Connection] = set()
+        self._by_loop: dict[asyncio.AbstractEventLoop, _OfLoop] = {}  # threads change it by single steps
         forks.watch(self)
+
+    @property
+    def idle(self) -> list[Connection]:
+        """Those of the running loop that a request may be sent over."""
+        return self._here().idle
 
     def take(self) -> Connection | None:
         """An idle one that neither side has ended; None: there is none."""
-        while self.idle:
-            found = self.idle.pop()
+        idle = self.idle
+        while idle:
+            found = idle.pop()
             if found.is_open:
                 return found
         return None
@@ -48,24 +50,31 @@ class Connections:
         Raises:
             OSError: the service can't be reached.
         """
-        place, loop = self._target.place, asyncio.get_running_loop()
+        place, loop, here = self._target.place, asyncio.get_running_loop(), self._here().open
         _, opened = await loop.create_connection(
-            lambda: Connection(method, self._open), place.host, place.port, ssl=self._target.tls
+            lambda: Connection(method, here), place.host, place.port, ssl=self._target.tls
         )
         return opened
 
     def keep(self, connection: Connection) -> bool:
         """Whether one is idle from now on: there are not too many."""
-        keeps = len(self.idle) < target.MOST_IDLE
+        idle = self.idle
+        keeps = len(idle) < target.MOST_IDLE
         if keeps:
-            self.idle.append(connection)
+            idle.append(connection)
         return keeps
 
     async def close_idle(self) -> None:
-        """Ends those that are idle."""
-        idle, self.idle = self.idle, []
-        for connection in idle:
-            connection.end()
+        """Ends those that are idle; other loops end theirs when they come to it."""
+        self._leave_closed()
+        here = asyncio.get_running_loop()
+        for loop, there in list(self._by_loop.items()):
+            if loop is not here:
+                try:
+                    loop.call_soon_threadsafe(there.end_idle)
+                except RuntimeError:  # it was closed just now
+                    there.sever()
+        idle = self._here().end_idle()
         ended = [asyncio.ensure_future(connection.ended()) for connection in idle]
         try:
             if ended:  # over TLS each waits until the service says that it has ended, too
@@ -77,9 +86,45 @@ class Connections:
 
     def after_fork(self) -> None:
         """See `forks.Forked`."""
-        copies, self.idle = list(self._open), []
-        self._open.clear()
-        for connection in copies:
+        copies, self._by_loop = self._by_loop, {}
+        for of_parent in copies.values():
+            of_parent.sever()
+
+    def _here(self) -> _OfLoop:
+        loop = asyncio.get_running_loop()
+        found = self._by_loop.get(loop)
+        if found is None:
+            self._leave_closed()
+            found = self._by_loop[loop] = _OfLoop()
+        return found
+
+    def _leave_closed(self) -> None:
+        for loop in list(self._by_loop):
+            left = self._by_loop.pop(loop, None) if loop.is_closed() else None
+            if left is not None:
+                left.sever()
+
+
+@final
+class _OfLoop:
+    """The connections of one event loop."""
+
+    __slots__ = ("idle", "open")
+
+    def __init__(self) -> None:
+        self.idle: list[Connection] = []
+        self.open: set[Connection] = set()
+
+    def end_idle(self) -> list[Connection]:
+        """Ends those that are idle, in their loop."""
+        idle, self.idle = self.idle, []
+        for connection in idle:
+            connection.end()
+        return idle
+
+    def sever(self) -> None:
+        """Ends all, without their loop."""
+        for connection in list(self.open):
             connection.sever()
 
 
@@ -93,7 +138,7 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, method: str, open: set[Connection]) -> None:
-        self._open = open
+        self._open, self._loop = open, asyncio.get_running_loop()
         self._told, self._ended = asyncio.Event(), asyncio.Event()
         self.begin(method)
 
@@ -130,7 +175,9 @@ class Connection(asyncio.Protocol):
 
     def end(self) -> None:
         """Ends it; what is not sent by now is not sent."""
-        if self._transport.get_write_buffer_size():
+        if self._loop.is_closed():  # as where a call is let go that was never awaited to its end
+            self.sever()
+        elif self._transport.get_write_buffer_size():
             self._transport.abort()  # or it would stay as long as the service doesn't read
         else:
             self._transport.close()
@@ -140,7 +187,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def sever(self) -> None:
-        """Ends it without its loop, which is of another process: nothing is sent, and nobody is told."""
+        """Ends it without its loop, which is closed or of another process: nothing is sent, and nobody is told."""
         self._open.discard(self)
         number = self._socket.fileno()
         if number < 0:
