@@ -21,10 +21,10 @@ from bedplate.client.calls import (
     table_of,
     tensors_of,
 )
-from bedplate.client.errors import LateError, UnreachableError
+from bedplate.client.errors import FailedError, LateError, UnreachableError
 from bedplate.client.target import Target, Tries
 from bedplate.client.values import Keys, keys_of
-from bedplate.client.wire import Call, Reply
+from bedplate.client.wire import ANSWER_BYTES, Call, Reply
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.types import Array
 
@@ -45,6 +45,7 @@ class AsyncClient:
         token: as of `Client`.
         retries: as of `Client`.
         tls: as of `Client`.
+        most_answer_bytes: as of `Client`.
 
     Raises:
         ConfigError: an argument has another form.
@@ -58,8 +59,9 @@ class AsyncClient:
         token: str | None = None,
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
+        most_answer_bytes: int = ANSWER_BYTES,
     ) -> None:
-        self._target = Target.of(url, timeout, token, retries, tls)
+        self._target = Target.of(url, timeout, token, retries, tls, most_answer_bytes)
         self._connections = Connections(self._target)
 
     @property
@@ -98,7 +100,7 @@ class AsyncClient:
         """Whether the service answers requests now; False also where nobody answers."""
         try:
             return (await self._in_time(Call("GET", "/v2/health/ready"), Tries(self._target).until)).status == 200
-        except (UnreachableError, LateError):
+        except (FailedError, LateError, UnreachableError):
             return False
 
     async def describe(self) -> dict[str, Any]:

@@ -51,8 +51,9 @@ class Connections:
             OSError: the service can't be reached.
         """
         place, loop, here = self._target.place, asyncio.get_running_loop(), self._here().open
+        most_bytes = self._target.most_answer_bytes
         _, opened = await loop.create_connection(
-            lambda: Connection(method, here), place.host, place.port, ssl=self._target.tls
+            lambda: Connection(method, most_bytes, here), place.host, place.port, ssl=self._target.tls
         )
         return opened
 
@@ -134,17 +135,19 @@ class Connection(asyncio.Protocol):
 
     Args:
         method: of the first request: what comes before that is sent counts for its answer.
+        most_bytes: of an answer.
         open: holds it as long as it is open.
     """
 
-    def __init__(self, method: str, open: set[Connection]) -> None:
+    def __init__(self, method: str, most_bytes: int, open: set[Connection]) -> None:
+        self._most_bytes = most_bytes
         self._open, self._loop = open, asyncio.get_running_loop()
         self._told, self._ended = asyncio.Event(), asyncio.Event()
         self.begin(method)
 
     def begin(self, method: str) -> None:
         """What comes from now on is the answer to a request of this method."""
-        self._reading = Reading(method)
+        self._reading = Reading(method, self._most_bytes)
         self._outcome: Reply | Exception | None = None
         self._told.clear()
 

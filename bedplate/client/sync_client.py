@@ -26,11 +26,11 @@ from bedplate.client.calls import (
     table_of,
     tensors_of,
 )
-from bedplate.client.errors import LateError, UnreachableError
+from bedplate.client.errors import FailedError, LateError, UnreachableError
 from bedplate.client.sync_connections import Connections, answer
 from bedplate.client.target import Target, Tries
 from bedplate.client.values import Keys, keys_of
-from bedplate.client.wire import Call, Reading, Reply
+from bedplate.client.wire import ANSWER_BYTES, Call, Reading, Reply
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.types import Array
 
@@ -47,6 +47,8 @@ class Client:
         token: what the service knows the caller by.
         retries: how often a call is sent again to a service that is busy and says when to; 0: never.
         tls: of an https URL; by default certificates are checked against those of the system.
+        most_answer_bytes: the largest answer that is taken, its head counted: what comes without end would fill the
+            memory until the timeout.
 
     Raises:
         ConfigError: an argument has another form.
@@ -60,8 +62,9 @@ class Client:
         token: str | None = None,
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
+        most_answer_bytes: int = ANSWER_BYTES,
     ) -> None:
-        self._target = Target.of(url, timeout, token, retries, tls)
+        self._target = Target.of(url, timeout, token, retries, tls, most_answer_bytes)
         self._connections = Connections(self._target)
 
     @property
@@ -140,7 +143,7 @@ class Client:
         """Whether the service answers requests now; False also where nobody answers."""
         try:
             return self._in_time(Call("GET", "/v2/health/ready"), Tries(self._target).until).status == 200
-        except (UnreachableError, LateError):
+        except (FailedError, LateError, UnreachableError):
             return False
 
     def describe(self) -> dict[str, Any]:
@@ -211,7 +214,7 @@ class Client:
         return self._exchange(self._connections.opened(until), call, until)
 
     def _exchange(self, connection: socket, call: Call, until: float) -> Reply:
-        reading, keeps = Reading(call.method), False
+        reading, keeps = Reading(call.method, self._target.most_answer_bytes), False
         try:
             reply = answer(connection, self._target.encoded(call, until), reading, until)
             keeps = reading.keeps and self._connections.keep(connection)
