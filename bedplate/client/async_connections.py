@@ -9,6 +9,7 @@ from typing import Any, cast, final
 from bedplate.client import forks, target
 from bedplate.client.target import Target
 from bedplate.client.wire import Reading, Reply
+from bedplate.errors import reason
 
 _CLOSING_SECONDS = 1.0  # for all connections together
 
@@ -226,8 +227,16 @@ class Connection(asyncio.Protocol):
 
     def _take(self, part: bytes, error: Exception | None = None) -> None:
         try:
-            self._outcome = error or self._reading.feed(part)
+            self._outcome = self._reading.feed(part) if error is None else self._lost(error)
         except (EOFError, ValueError) as failed:
             self._outcome = failed
         if self._outcome is not None:
             self._told.set()
+
+    def _lost(self, error: Exception) -> Exception:
+        """What is said where the connection breaks off."""
+        if not self._reading.came:
+            return error
+        cut = self._reading.cut(reason(error))
+        cut.__cause__ = error
+        return cut

@@ -11,6 +11,7 @@ from typing import final
 from bedplate.client import forks, target
 from bedplate.client.target import Target
 from bedplate.client.wire import Reading, Reply
+from bedplate.errors import reason
 
 _PART = 262_144
 
@@ -101,8 +102,20 @@ def answer(connection: socket.socket, content: bytes, reading: Reading, until: f
     reply = None
     while reply is None:
         connection.settimeout(_left(until))
-        reply = reading.feed(connection.recv(_PART))
+        reply = reading.feed(_part(connection, reading))
     return reply
+
+
+def _part(connection: socket.socket, reading: Reading) -> bytes:
+    """What comes next of an answer; nothing where the connection has ended."""
+    try:
+        return connection.recv(_PART)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        if not reading.came:
+            raise
+        raise reading.cut(reason(error)) from error
 
 
 def _opened(target: Target, until: float) -> socket.socket:

@@ -13,7 +13,7 @@ from typing import final
 from urllib.parse import unquote, urlsplit
 
 from bedplate.client.errors import BusyError, FailedError, LateError, UnreachableError, failure
-from bedplate.client.wire import ANSWER_BYTES, LEAST_ANSWER_BYTES, AnswerSizeError, Call, Reply
+from bedplate.client.wire import ANSWER_BYTES, LEAST_ANSWER_BYTES, AnswerSizeError, Call, CutError, Reply
 from bedplate.errors import ConfigError, reason
 from bedplate.malformed import shown
 
@@ -162,6 +162,9 @@ class Target:
             failed = FailedError(f"{error.status}: {error}", where=self.url, hint=hint)
             failed.status = error.status
             raise failed from error
+        except CutError as error:
+            hint = "the service ended the connection, or a proxy on the way: the log of one may say why"
+            raise UnreachableError(str(error), where=self.url, hint=hint) from error
         except (OSError, EOFError, ValueError) as error:
             raise UnreachableError(f"no answer: {reason(error)}", where=self.url, hint=_hint(error)) from error
 
@@ -208,7 +211,9 @@ def _hint(error: Exception) -> str:
 def _seconds(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, Real) or not 0 < timeout <= MOST_SECONDS:
         hint = "a call that may take long needs a long timeout, not none"
-        raise ConfigError(f"got {timeout!r}, expected seconds from 0 to {MOST_SECONDS:,}", where="timeout", hint=hint)
+        raise ConfigError(
+            f"got {timeout!r}, expected seconds above 0, at most {MOST_SECONDS:,}", where="timeout", hint=hint
+        )
     return float(timeout)
 
 
@@ -236,6 +241,9 @@ def _authorization(token: str | None) -> dict[str, str]:
         return {}
     if not isinstance(token, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"got {type(token).__name__}, expected a text", where="token")
-    if not token or not token.isascii() or not token.isprintable() or " " in token:  # such as a line with its end
+    if not token:
+        hint = "is the variable set that it is of? without a token: None"
+        raise ConfigError("got an empty text, expected printable ASCII without spaces", where="token", hint=hint)
+    if not token.isascii() or not token.isprintable() or " " in token:  # such as a line with its end
         raise ConfigError("expected printable ASCII without spaces", where="token", hint="strip the end of the line")
     return {"Authorization": f"Bearer {token}"}

@@ -116,6 +116,11 @@ class AnswerSizeError(ValueError):
 
 
 @final
+class CutError(EOFError):
+    """The connection ended within the answer."""
+
+
+@final
 class Reading:
     r"""Reads one answer from what comes over a connection, in whatever parts it comes.
 
@@ -124,6 +129,7 @@ class Reading:
         most_bytes: of the answer, all that comes counted.
 
     Attributes:
+        came: the bytes that came.
         keeps: whether the connection may be used again, once the answer is there: the service keeps it, and nothing
             came after the answer.
 
@@ -133,12 +139,12 @@ class Reading:
     (Reply(status=200, body=b'{}', headers={'content-length': '2'}), True)
     """
 
-    __slots__ = ("_buffer", "_came", "_ended", "_method", "_most_bytes", "_status", "_steps", "keeps")
+    __slots__ = ("_buffer", "_ended", "_method", "_most_bytes", "_status", "_steps", "came", "keeps")
 
     def __init__(self, method: str, most_bytes: int = ANSWER_BYTES) -> None:
         self.keeps = False
         self._method, self._most_bytes = method, most_bytes
-        self._came, self._status = 0, 0
+        self.came, self._status = 0, 0
         self._buffer, self._ended = bytearray(), False
         self._steps = self._reply()
         next(self._steps)
@@ -152,18 +158,27 @@ class Reading:
         Raises:
             AnswerSizeError: it is larger than it may be.
             ValueError: it is no answer of HTTP/1.1.
-            EOFError: the connection ended before the answer.
+            CutError: the connection ended within the answer.
+            EOFError: it ended before the answer.
         """
-        self._came += len(part)
+        self.came += len(part)
         self._buffer += part
         self._ended = not part
         try:
             next(self._steps)
         except StopIteration as done:
             return done.value
-        if self._came > self._most_bytes:
-            raise AnswerSizeError(self._came, self._most_bytes, self._status)
+        if self.came > self._most_bytes:
+            raise AnswerSizeError(self.came, self._most_bytes, self._status)
         return None
+
+    def cut(self, why: str) -> CutError:
+        """What is said where a connection ends within the answer.
+
+        Args:
+            why: it ended.
+        """
+        return CutError(f"the answer was cut after {self.came:,} bytes: {why}")
 
     def _reply(self) -> _Step[Reply]:
         yield  # for the first part
@@ -225,7 +240,7 @@ class Reading:
 
     def _checked(self, size: int) -> int:
         """A size that is said of what comes next, of which nobody waits for more than an answer may have."""
-        whole = self._came - len(self._buffer) + size
+        whole = self.came - len(self._buffer) + size
         if whole > self._most_bytes:
             raise AnswerSizeError(whole, self._most_bytes, self._status)
         return size
@@ -250,7 +265,7 @@ class Reading:
 
     def _more(self) -> _Step[None]:
         if self._ended:
-            raise EOFError("the connection ended before the answer")
+            raise self.cut("the connection ended") if self.came else EOFError("the connection ended before the answer")
         yield
 
 

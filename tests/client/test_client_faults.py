@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -109,14 +110,48 @@ def test_a_kept_connection_that_breaks_off_is_replaced_once(call: Callable[..., 
     assert len(seen) == 3
 
 
-@pytest.mark.parametrize(
-    "content", [b"", head(100) + b"half", b"no HTTP at all\r\n\r\n"], ids=["nothing", "half", "nonsense"]
-)
+@pytest.mark.parametrize("content", [b"", b"no HTTP at all\r\n\r\n"], ids=["nothing", "nonsense"])
 def test_an_answer_that_is_none_on_a_new_connection_is_unreachable(call: Callable[..., Any], content: bytes) -> None:
     with service(says_and_closes(content)) as (url, seen):
         with pytest.raises(UnreachableError, match="no answer") as caught:
             call(url, timeout=5)
         assert caught.value.where == url
+    assert len(seen) == 1
+
+
+def resets(content: bytes) -> Script:
+    def script(connection: socket.socket) -> None:
+        connection.sendall(content)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    return script
+
+
+CUT = {
+    "status": b"HTTP/1.1 2",
+    "head": b"HTTP/1.1 200 OK\r\nContent-",
+    "body": head(100) + b"half",
+    "chunk": chunked(WELL, end=b"5\r\nabc"),
+    "chunks": chunked(WELL, end=b""),
+}
+
+
+@pytest.mark.parametrize("content", CUT.values(), ids=CUT)
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [(says_and_closes, "the connection ended"), (resets, r"\[Errno 104\] Connection reset by peer")],
+    ids=["closed", "reset"],
+)
+def test_an_answer_that_is_cut_says_after_how_many_bytes(
+    call: Callable[..., Any], content: bytes, ends: Callable[[bytes], Script], why: str
+) -> None:
+    with service(ends(content)) as (url, seen):
+        with pytest.raises(UnreachableError, match=f"the answer was cut after {len(content)} bytes: {why}") as caught:
+            call(url, timeout=20)
+        assert caught.value.where == url
+    assert "is the service running?" not in str(caught.value)
+    assert "no answer" not in str(caught.value)
     assert len(seen) == 1
 
 
