@@ -6,36 +6,38 @@ import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import Any, Self, TypeVar, cast, final
+from typing import Any, Self, TypeVar, final
 
 import polars as pl
 
-from bedplate.client import target
+from bedplate.client.async_connections import Connection, Connections
 from bedplate.client.calls import (
     answer_of,
     infer_call,
     json_call,
     json_of,
+    scores_of,
     table_call,
     table_of,
     tensors_of,
 )
-from bedplate.client.errors import LateError, UnreachableError
+from bedplate.client.errors import FailedError, LateError, UnreachableError
 from bedplate.client.target import Target, Tries
 from bedplate.client.values import Keys, keys_of
-from bedplate.client.wire import Call, Reading, Reply
+from bedplate.client.wire import ANSWER_BYTES, Call, Reply
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.types import Array
 
 _Answer = TypeVar("_Answer")
 
 
-_CLOSING_SECONDS = 1.0  # for all connections together
-
-
 @final
 class AsyncClient:
-    """Talks to one service, from one event loop; calls may run at once, each on a connection of its own.
+    """Talks to one service; calls may run at once, each on a connection of its own.
+
+    Each event loop has connections of its own: a client may be used by one after another, as by several `asyncio.run`,
+    and by those of several threads at once. Close it before a loop ends, or Python says in a `ResourceWarning` which
+    connections the loop left open; the next loop's first call closes them.
 
     Args:
         url: as of `Client`, with which it shares the meaning of every argument.
@@ -43,6 +45,7 @@ class AsyncClient:
         token: as of `Client`.
         retries: as of `Client`.
         tls: as of `Client`.
+        most_answer_bytes: as of `Client`.
 
     Raises:
         ConfigError: an argument has another form.
@@ -56,9 +59,10 @@ class AsyncClient:
         token: str | None = None,
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
+        most_answer_bytes: int = ANSWER_BYTES,
     ) -> None:
-        self._target = Target.of(url, timeout, token, retries, tls)
-        self._idle: list[_Connection] = []
+        self._target = Target.of(url, timeout, token, retries, tls, most_answer_bytes)
+        self._connections = Connections(self._target)
 
     @property
     def url(self) -> str:
@@ -71,7 +75,8 @@ class AsyncClient:
 
     async def rank(self, *, candidates: Keys, **request: Any) -> Answer:
         """The scores of candidates; see `Client.rank`."""
-        return await self._ask("/rank", {**request, "candidates": keys_of(candidates, "candidates")}, Answer)
+        call = json_call("/rank", {**request, "candidates": keys_of(candidates, "candidates")})
+        return answer_of(await self.call(call), scores_of(call))
 
     async def embed(self, **request: Any) -> Vectors:
         """Vectors; see `Client.embed`."""
@@ -95,7 +100,7 @@ class AsyncClient:
         """Whether the service answers requests now; False also where nobody answers."""
         try:
             return (await self._in_time(Call("GET", "/v2/health/ready"), Tries(self._target).until)).status == 200
-        except (UnreachableError, LateError):
+        except (FailedError, LateError, UnreachableError):
             return False
 
     async def describe(self) -> dict[str, Any]:
@@ -126,17 +131,7 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Closes the connections; the next call opens one again."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.end()
-        ended = [asyncio.ensure_future(connection.ended()) for connection in idle]
-        try:
-            if ended:  # over TLS each waits until the service says that it has ended, too
-                await asyncio.wait(ended, timeout=_CLOSING_SECONDS)
-        finally:
-            for connection in idle:
-                connection.cut()
-        await asyncio.gather(*ended)
+        await self._connections.close_idle()
 
     async def __aenter__(self) -> Self:
         """The client, closed when the context ends."""
@@ -156,118 +151,20 @@ class AsyncClient:
 
     async def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""
-        while (kept := self._kept()) is not None:
+        while (kept := self._connections.take()) is not None:
             try:
                 kept.begin(call.method)
                 return await self._exchange(kept, call, until)
             except (OSError, EOFError):
                 continue  # the service may have closed it in the meantime: another one, or a new one
-        place = self._target.place
-        loop = asyncio.get_running_loop()
-        _, opened = await loop.create_connection(
-            lambda: _Connection(call.method), place.host, place.port, ssl=self._target.tls
-        )
-        return await self._exchange(opened, call, until)
+        return await self._exchange(await self._connections.opened(call.method), call, until)
 
-    def _kept(self) -> _Connection | None:
-        while self._idle:
-            found = self._idle.pop()
-            if found.is_open:
-                return found
-        return None
-
-    async def _exchange(self, connection: _Connection, call: Call, until: float) -> Reply:
+    async def _exchange(self, connection: Connection, call: Call, until: float) -> Reply:
         keeps = False
         try:
             reply = await connection.answer(self._target.encoded(call, until))
-            keeps = connection.keeps and len(self._idle) < target.MOST_IDLE
-            if keeps:
-                self._idle.append(connection)
+            keeps = connection.keeps and self._connections.keep(connection)
             return reply
         finally:
             if not keeps:  # what is still to come would be taken for the next answer
                 connection.end()
-
-
-@final
-class _Connection(asyncio.Protocol):
-    """A connection, for one request at a time; it ends when bytes come that no request asked for.
-
-    Args:
-        method: of the first request: what comes before that is sent counts for its answer.
-    """
-
-    def __init__(self, method: str) -> None:
-        self._told, self._ended = asyncio.Event(), asyncio.Event()
-        self.begin(method)
-
-    def begin(self, method: str) -> None:
-        """What comes from now on is the answer to a request of this method."""
-        self._reading = Reading(method)
-        self._outcome: Reply | Exception | None = None
-        self._told.clear()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether neither side has ended it."""
-        return not self._transport.is_closing()
-
-    @property
-    def keeps(self) -> bool:
-        """Whether it may be used again after an answer: the service has read all of the request, too."""
-        return self.is_open and self._reading.keeps and not self._transport.get_write_buffer_size()
-
-    async def answer(self, content: bytes) -> Reply:
-        """Sends the request that was begun, and waits for its answer.
-
-        Raises:
-            OSError: the connection broke off.
-            EOFError: it ended before the answer.
-            ValueError: what came is no answer.
-        """
-        if self._outcome is None:
-            self._transport.write(content)
-            await self._told.wait()
-        if isinstance(self._outcome, Reply):
-            return self._outcome
-        raise self._outcome or EOFError
-
-    def end(self) -> None:
-        """Ends it; what is not sent by now is not sent."""
-        if self._transport.get_write_buffer_size():
-            self._transport.abort()  # or it would stay as long as the service doesn't read
-        else:
-            self._transport.close()
-
-    def cut(self) -> None:
-        """Ends it at once, whatever the service does."""
-        self._transport.abort()
-
-    async def ended(self) -> None:
-        """Waits until it has ended."""
-        await self._ended.wait()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there."""
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """The next bytes are there."""
-        if self._outcome is not None:
-            self._transport.abort()
-            return
-        self._take(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
-        if self._outcome is None:
-            self._take(b"", exc)
-        self._ended.set()
-
-    def _take(self, part: bytes, error: Exception | None = None) -> None:
-        try:
-            self._outcome = error or self._reading.feed(part)
-        except (EOFError, ValueError) as failed:
-            self._outcome = failed
-        if self._outcome is not None:
-            self._told.set()

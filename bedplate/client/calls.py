@@ -19,6 +19,7 @@ from bedplate.errors import BedplateError, RequestError, reason
 from bedplate.malformed import shown
 from bedplate.oip.codec import HEADER_LENGTH
 from bedplate.runtimes.tensors import DATATYPES, from_binary, to_binary
+from bedplate.serving.answers import Answer
 from bedplate.serving.arrow import ARROW, CANDIDATES, REQUEST_HEADER
 from bedplate.types import Array
 
@@ -104,6 +105,27 @@ def answer_of(reply: Reply, read: Callable[[Reply], _Answer]) -> _Answer:
 def json_of(kind: type[_Answer]) -> Callable[[Reply], _Answer]:
     """What reads an answer in JSON of a kind."""
     return lambda reply: msgspec.json.decode(reply.body, type=kind)
+
+
+def scores_of(call: Call) -> Callable[[Reply], Answer]:
+    """What reads the answer to a `rank` in JSON, and refuses scores of others than its candidates, as a broken proxy's.
+
+    >>> call = json_call("/rank", {"candidates": ["a"]})
+    >>> scores_of(call)(Reply(200, b'{"ids": ["b"], "scores": [0.5], "models": {}, "time": 1}', {}))
+    Traceback (most recent call last):
+    ValueError: got scores of ['b'], expected those of ['a']
+    """
+
+    def read(reply: Reply) -> Answer:
+        answer = msgspec.json.decode(reply.body, type=Answer)
+        asked = msgspec.json.decode(call.body or b"")["candidates"]  # as it was sent: texts of UUIDs and others
+        if answer.ids != asked:
+            raise ValueError(f"got scores of {shown(answer.ids)}, expected those of {shown(asked)}")
+        if len(answer.scores) != len(asked):
+            raise ValueError(f"got {len(answer.scores):,} scores, expected {len(asked):,}")
+        return answer
+
+    return read
 
 
 def table_of(reply: Reply) -> pl.DataFrame:

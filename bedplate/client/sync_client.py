@@ -8,35 +8,33 @@ the service would have twice the work.
 
 from __future__ import annotations
 
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from time import monotonic
+from socket import socket
 from typing import Any, Self, TypeVar, final
 
 import polars as pl
 
-from bedplate.client import target
 from bedplate.client.calls import (
     answer_of,
     infer_call,
     json_call,
     json_of,
+    scores_of,
     table_call,
     table_of,
     tensors_of,
 )
-from bedplate.client.errors import LateError, UnreachableError
+from bedplate.client.errors import FailedError, LateError, UnreachableError
+from bedplate.client.sync_connections import Connections, answer
 from bedplate.client.target import Target, Tries
 from bedplate.client.values import Keys, keys_of
-from bedplate.client.wire import Call, Reading, Reply
+from bedplate.client.wire import ANSWER_BYTES, Call, Reading, Reply
 from bedplate.serving.answers import Answer, Key, Similar, Vectors
 from bedplate.types import Array
 
 _Answer = TypeVar("_Answer")
-_PART = 262_144
 
 
 @final
@@ -49,6 +47,8 @@ class Client:
         token: what the service knows the caller by.
         retries: how often a call is sent again to a service that is busy and says when to; 0: never.
         tls: of an https URL; by default certificates are checked against those of the system.
+        most_answer_bytes: the largest answer that is taken, its head counted: what comes without end would fill the
+            memory until the timeout.
 
     Raises:
         ConfigError: an argument has another form.
@@ -62,10 +62,10 @@ class Client:
         token: str | None = None,
         retries: int = 1,
         tls: ssl.SSLContext | None = None,
+        most_answer_bytes: int = ANSWER_BYTES,
     ) -> None:
-        self._target = Target.of(url, timeout, token, retries, tls)
-        self._idle: list[socket.socket] = []
-        self._lock = threading.Lock()
+        self._target = Target.of(url, timeout, token, retries, tls, most_answer_bytes)
+        self._connections = Connections(self._target)
 
     @property
     def url(self) -> str:
@@ -88,7 +88,8 @@ class Client:
             RequestError: the service refuses the request.
             StoreError: it can't answer, or can't be reached.
         """
-        return self._ask("/rank", {**request, "candidates": keys_of(candidates, "candidates")}, Answer)
+        call = json_call("/rank", {**request, "candidates": keys_of(candidates, "candidates")})
+        return answer_of(self.call(call), scores_of(call))
 
     def embed(self, **request: Any) -> Vectors:
         """The vector of a request, `embed(customer=17850)`, or those of items, `embed(items=["85123A"])`.
@@ -142,7 +143,7 @@ class Client:
         """Whether the service answers requests now; False also where nobody answers."""
         try:
             return self._in_time(Call("GET", "/v2/health/ready"), Tries(self._target).until).status == 200
-        except (UnreachableError, LateError):
+        except (FailedError, LateError, UnreachableError):
             return False
 
     def describe(self) -> dict[str, Any]:
@@ -184,10 +185,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections; the next call opens one again."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._connections.close_idle()
 
     def __enter__(self) -> Self:
         """The client, closed when the context ends."""
@@ -206,83 +204,21 @@ class Client:
 
     def _once(self, call: Call, until: float) -> Reply:
         """One answer, on a connection that was kept or a new one."""
-        while (kept := self._kept()) is not None:
+        while (kept := self._connections.take()) is not None:
             try:
                 return self._exchange(kept, call, until)
             except TimeoutError:
                 raise
             except (OSError, EOFError):
                 continue  # the service may have closed it in the meantime: another one, or a new one
-        return self._exchange(_opened(self._target, until), call, until)
+        return self._exchange(self._connections.opened(until), call, until)
 
-    def _kept(self) -> socket.socket | None:
-        while True:
-            with self._lock:
-                if not self._idle:
-                    return None
-                found = self._idle.pop()
-            if _is_quiet(found):
-                return found
-            found.close()
-
-    def _exchange(self, connection: socket.socket, call: Call, until: float) -> Reply:
-        reading, keeps = Reading(call.method), False
+    def _exchange(self, connection: socket, call: Call, until: float) -> Reply:
+        reading, keeps = Reading(call.method, self._target.most_answer_bytes), False
         try:
-            reply = _answer(connection, self._target.encoded(call, until), reading, until)
-            with self._lock:
-                keeps = reading.keeps and len(self._idle) < target.MOST_IDLE
-                if keeps:
-                    self._idle.append(connection)
+            reply = answer(connection, self._target.encoded(call, until), reading, until)
+            keeps = reading.keeps and self._connections.keep(connection)
             return reply
         finally:
             if not keeps:  # what is still to come would be taken for the next answer
-                connection.close()
-
-
-def _opened(target: Target, until: float) -> socket.socket:
-    place = target.place
-    connection = socket.create_connection((place.host, place.port), _left(until))
-    try:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.settimeout(_left(until))
-        return target.tls.wrap_socket(connection, server_hostname=place.host) if target.tls else connection
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _is_quiet(connection: socket.socket) -> bool:
-    """Whether nothing came over a connection since its last answer: neither its end nor what nobody asked for."""
-    try:
-        connection.settimeout(0)
-        connection.recv(1)
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _answer(connection: socket.socket, content: bytes, reading: Reading, until: float) -> Reply:
-    """Sends a request and reads its answer, however slowly the other side takes it and sends."""
-    left = memoryview(content)
-    while left:
-        connection.settimeout(_left(until))
-        left = left[connection.send(left) :]
-    reply = None
-    while reply is None:
-        connection.settimeout(_left(until))
-        reply = reading.feed(connection.recv(_PART))
-    return reply
-
-
-def _left(until: float) -> float:
-    """The seconds until a time.
-
-    Raises:
-        TimeoutError: it is over.
-    """
-    left = until - monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
+                self._connections.close(connection)

@@ -12,8 +12,8 @@ from time import monotonic
 from typing import final
 from urllib.parse import unquote, urlsplit
 
-from bedplate.client.errors import BusyError, LateError, UnreachableError, failure
-from bedplate.client.wire import Call, Reply
+from bedplate.client.errors import BusyError, FailedError, LateError, UnreachableError, failure
+from bedplate.client.wire import ANSWER_BYTES, LEAST_ANSWER_BYTES, AnswerSizeError, Call, CutError, Reply
 from bedplate.errors import ConfigError, reason
 from bedplate.malformed import shown
 
@@ -100,6 +100,7 @@ class Target:
         retries: how often a call is sent again to a service that is busy and says when to.
         tls: of an https URL; None: it is not spoken to by TLS.
         headers: of every request.
+        most_answer_bytes: the largest answer that is taken.
     """
 
     place: Place
@@ -107,9 +108,18 @@ class Target:
     retries: int
     tls: ssl.SSLContext | None
     headers: Mapping[str, str] = field(repr=False)  # the token is a secret
+    most_answer_bytes: int
 
     @classmethod
-    def of(cls, url: str, timeout: float, token: str | None, retries: int, tls: ssl.SSLContext | None) -> Target:
+    def of(
+        cls,
+        url: str,
+        timeout: float,
+        token: str | None,
+        retries: int,
+        tls: ssl.SSLContext | None,
+        most_answer_bytes: int = ANSWER_BYTES,
+    ) -> Target:
         """What the arguments of a client say.
 
         Raises:
@@ -119,7 +129,9 @@ class Target:
         {'Authorization': 'Bearer a-token-of-the-team'}
         """
         place = Place.of(url)
-        return cls(place, _seconds(timeout), _count(retries), _context(place, tls), _authorization(token))
+        tries = _whole(retries, "retries", 0, "0 sends each call once")
+        most = _whole(most_answer_bytes, "most_answer_bytes", LEAST_ANSWER_BYTES, "an error is read as a whole")
+        return cls(place, _seconds(timeout), tries, _context(place, tls), _authorization(token), most)
 
     @property
     def url(self) -> str:
@@ -138,12 +150,21 @@ class Target:
 
         Raises:
             LateError: the time is over.
+            FailedError: the answer is larger than the client takes.
             UnreachableError: there is no connection, or one that brings no answer.
         """
         try:
             yield
         except TimeoutError as error:
             raise LateError(f"no answer in {self.timeout:g} s", where=self.url) from error
+        except AnswerSizeError as error:
+            hint = "ask for less at once, or give the client a larger 'most_answer_bytes'"
+            failed = FailedError(f"{error.status}: {error}", where=self.url, hint=hint)
+            failed.status = error.status
+            raise failed from error
+        except CutError as error:
+            hint = "the service ended the connection, or a proxy on the way: the log of one may say why"
+            raise UnreachableError(str(error), where=self.url, hint=hint) from error
         except (OSError, EOFError, ValueError) as error:
             raise UnreachableError(f"no answer: {reason(error)}", where=self.url, hint=_hint(error)) from error
 
@@ -190,15 +211,16 @@ def _hint(error: Exception) -> str:
 def _seconds(timeout: float) -> float:
     if isinstance(timeout, bool) or not isinstance(timeout, Real) or not 0 < timeout <= MOST_SECONDS:
         hint = "a call that may take long needs a long timeout, not none"
-        raise ConfigError(f"got {timeout!r}, expected seconds from 0 to {MOST_SECONDS:,}", where="timeout", hint=hint)
+        raise ConfigError(
+            f"got {timeout!r}, expected seconds above 0, at most {MOST_SECONDS:,}", where="timeout", hint=hint
+        )
     return float(timeout)
 
 
-def _count(retries: int) -> int:
-    if isinstance(retries, bool) or not isinstance(retries, Integral) or retries < 0:
-        hint = "0 sends each call once"
-        raise ConfigError(f"got {retries!r}, expected a whole number from 0", where="retries", hint=hint)
-    return int(retries)
+def _whole(value: int, name: str, least: int, hint: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ConfigError(f"got {value!r}, expected a whole number from {least:,}", where=name, hint=hint)
+    return int(value)
 
 
 def _context(place: Place, tls: ssl.SSLContext | None) -> ssl.SSLContext | None:
@@ -219,6 +241,9 @@ def _authorization(token: str | None) -> dict[str, str]:
         return {}
     if not isinstance(token, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"got {type(token).__name__}, expected a text", where="token")
-    if not token or not token.isascii() or not token.isprintable() or " " in token:  # such as a line with its end
+    if not token:
+        hint = "is the variable set that it is of? without a token: None"
+        raise ConfigError("got an empty text, expected printable ASCII without spaces", where="token", hint=hint)
+    if not token.isascii() or not token.isprintable() or " " in token:  # such as a line with its end
         raise ConfigError("expected printable ASCII without spaces", where="token", hint="strip the end of the line")
     return {"Authorization": f"Bearer {token}"}

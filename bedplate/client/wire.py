@@ -26,6 +26,11 @@ _BEGINNING = b"HTTP/1."
 _HEAD_BYTES = 65_536
 _OWN = {"content-length", "transfer-encoding"}
 
+ANSWER_BYTES = 268_435_456
+"""The largest answer that a client takes, if it is not told otherwise: what comes without end would fill the memory."""
+LEAST_ANSWER_BYTES = _HEAD_BYTES
+"""The least that it may be told to take: of an error it reads the whole."""
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -96,13 +101,35 @@ class Reply:
 
 
 @final
+class AnswerSizeError(ValueError):
+    """An answer that is larger than the client takes.
+
+    Args:
+        size: the bytes that came or are said to come.
+        most_bytes: how many may come.
+        status: of it.
+    """
+
+    def __init__(self, size: int, most_bytes: int, status: int) -> None:
+        super().__init__(f"got an answer of {size:,} bytes or more, expected at most {most_bytes:,}")
+        self.status = status
+
+
+@final
+class CutError(EOFError):
+    """The connection ended within the answer."""
+
+
+@final
 class Reading:
     r"""Reads one answer from what comes over a connection, in whatever parts it comes.
 
     Args:
         method: of the request: an answer to `HEAD` has no body.
+        most_bytes: of the answer, all that comes counted.
 
     Attributes:
+        came: the bytes that came.
         keeps: whether the connection may be used again, once the answer is there: the service keeps it, and nothing
             came after the answer.
 
@@ -112,11 +139,12 @@ class Reading:
     (Reply(status=200, body=b'{}', headers={'content-length': '2'}), True)
     """
 
-    __slots__ = ("_buffer", "_ended", "_method", "_steps", "keeps")
+    __slots__ = ("_buffer", "_ended", "_method", "_most_bytes", "_status", "_steps", "came", "keeps")
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, most_bytes: int = ANSWER_BYTES) -> None:
         self.keeps = False
-        self._method = method
+        self._method, self._most_bytes = method, most_bytes
+        self.came, self._status = 0, 0
         self._buffer, self._ended = bytearray(), False
         self._steps = self._reply()
         next(self._steps)
@@ -128,16 +156,29 @@ class Reading:
             part: the bytes that came next; none: the connection has ended.
 
         Raises:
+            AnswerSizeError: it is larger than it may be.
             ValueError: it is no answer of HTTP/1.1.
-            EOFError: the connection ended before the answer.
+            CutError: the connection ended within the answer.
+            EOFError: it ended before the answer.
         """
+        self.came += len(part)
         self._buffer += part
         self._ended = not part
         try:
             next(self._steps)
         except StopIteration as done:
             return done.value
+        if self.came > self._most_bytes:
+            raise AnswerSizeError(self.came, self._most_bytes, self._status)
         return None
+
+    def cut(self, why: str) -> CutError:
+        """What is said where a connection ends within the answer.
+
+        Args:
+            why: it ended.
+        """
+        return CutError(f"the answer was cut after {self.came:,} bytes: {why}")
 
     def _reply(self) -> _Step[Reply]:
         yield  # for the first part
@@ -160,7 +201,8 @@ class Reading:
         found = _STATUS.fullmatch(first)
         if found is None or found[2] == "101":  # nobody asked for another protocol
             raise _unlike(first)
-        return int(found[2]), found[1] == "1", _fields(lines)
+        self._status = int(found[2])
+        return self._status, found[1] == "1", _fields(lines)
 
     def _body(self, status: int, headers: Mapping[str, str]) -> _Step[bytes]:
         if self._method == "HEAD" or status in (204, 304):
@@ -174,14 +216,14 @@ class Reading:
             [size, *others] = {text.strip() for text in headers["content-length"].split(",")}
             if others or not _DIGITS.fullmatch(size):
                 raise ValueError(f"got the length {shown(headers['content-length'])}, expected bytes")
-            return (yield from self._exactly(int(size)))
+            return (yield from self._exactly(self._checked(int(size))))
         while not self._ended:  # the body is all that comes
             yield
         return bytes(self._buffer)
 
     def _chunks(self) -> _Step[bytes]:
         """A body in chunks, each after its length in hexadecimal; the last one is empty, and headers may follow it."""
-        parts: list[bytes] = []
+        body = bytearray()  # parts that are small would each be an object many times its size
         while True:
             line = (yield from self._until(b"\r\n")).decode("latin-1")
             size = line.partition(";")[0].strip(" \t")
@@ -189,12 +231,19 @@ class Reading:
                 raise ValueError(f"got {shown(line)}, expected the length of a chunk")
             if not int(size, 16):
                 break
-            parts.append((yield from self._exactly(int(size, 16))))
+            body += yield from self._exactly(self._checked(int(size, 16)))
             if (yield from self._exactly(2)) != b"\r\n":
                 raise ValueError("got a chunk of another length than it says")
         while (yield from self._until(b"\r\n")):
             continue
-        return b"".join(parts)
+        return bytes(body)
+
+    def _checked(self, size: int) -> int:
+        """A size that is said of what comes next, of which nobody waits for more than an answer may have."""
+        whole = self.came - len(self._buffer) + size
+        if whole > self._most_bytes:
+            raise AnswerSizeError(whole, self._most_bytes, self._status)
+        return size
 
     def _until(self, end: bytes) -> _Step[bytes]:
         """What comes before an end, which is passed over."""
@@ -216,7 +265,7 @@ class Reading:
 
     def _more(self) -> _Step[None]:
         if self._ended:
-            raise EOFError("the connection ended before the answer")
+            raise self.cut("the connection ended") if self.came else EOFError("the connection ended before the answer")
         yield
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,14 +110,48 @@ def test_a_kept_connection_that_breaks_off_is_replaced_once(call: Callable[..., 
     assert len(seen) == 3
 
 
-@pytest.mark.parametrize(
-    "content", [b"", head(100) + b"half", b"no HTTP at all\r\n\r\n"], ids=["nothing", "half", "nonsense"]
-)
+@pytest.mark.parametrize("content", [b"", b"no HTTP at all\r\n\r\n"], ids=["nothing", "nonsense"])
 def test_an_answer_that_is_none_on_a_new_connection_is_unreachable(call: Callable[..., Any], content: bytes) -> None:
     with service(says_and_closes(content)) as (url, seen):
         with pytest.raises(UnreachableError, match="no answer") as caught:
             call(url, timeout=5)
         assert caught.value.where == url
+    assert len(seen) == 1
+
+
+def resets(content: bytes) -> Script:
+    def script(connection: socket.socket) -> None:
+        connection.sendall(content)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    return script
+
+
+CUT = {
+    "status": b"HTTP/1.1 2",
+    "head": b"HTTP/1.1 200 OK\r\nContent-",
+    "body": head(100) + b"half",
+    "chunk": chunked(WELL, end=b"5\r\nabc"),
+    "chunks": chunked(WELL, end=b""),
+}
+
+
+@pytest.mark.parametrize("content", CUT.values(), ids=CUT)
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [(says_and_closes, "the connection ended"), (resets, r"\[Errno 104\] Connection reset by peer")],
+    ids=["closed", "reset"],
+)
+def test_an_answer_that_is_cut_says_after_how_many_bytes(
+    call: Callable[..., Any], content: bytes, ends: Callable[[bytes], Script], why: str
+) -> None:
+    with service(ends(content)) as (url, seen):
+        with pytest.raises(UnreachableError, match=f"the answer was cut after {len(content)} bytes: {why}") as caught:
+            call(url, timeout=20)
+        assert caught.value.where == url
+    assert "is the service running?" not in str(caught.value)
+    assert "no answer" not in str(caught.value)
     assert len(seen) == 1
 
 
@@ -319,7 +355,8 @@ def test_where_a_tensor_is_wrong_is_said_once(echoing: str) -> None:
 def test_requests_are_what_the_calls_say() -> None:
     with service(says(head(len(WELL)), WELL)) as (url, seen), Client(url, token="a-token-of-the-team") as client:
         client.recommend(customer=1, count=3)
-        client.rank(candidates=["P01"], customer=2)
+        with pytest.raises(FailedError):
+            client.rank(candidates=["P01"], customer=2)  # the answer has none
     start, _, body = seen[0].partition(b"\r\n\r\n")
     assert start.startswith(b"POST /recommend HTTP/1.1\r\n")
     assert b"authorization: bearer a-token-of-the-team" in start.lower()
@@ -349,6 +386,33 @@ def test_an_answer_of_another_kind_is_a_failure_of_the_service(content: bytes) -
             with pytest.raises(FailedError, match="200: the answer can't be read") as caught:
                 call()
             assert caught.value.status == 200
+
+
+@pytest.mark.parametrize(
+    ("ids", "scores", "said"),
+    [
+        (["P02", "P01"], [0.5, 0.25], r"got scores of \['P02', 'P01'\], expected those of \['P01', 'P02'\]"),
+        (["P01"], [0.5], r"got scores of \['P01'\], expected those of \['P01', 'P02'\]"),
+        ([], [], r"got scores of \[\], expected"),
+        (["P01", "P02"], [0.5], "got 1 scores, expected 2"),
+    ],
+)
+def test_scores_of_others_than_the_candidates_are_a_failure(
+    ask: Callable[..., Any], ids: list[str], scores: list[float], said: str
+) -> None:
+    content = json.dumps({"ids": ids, "scores": scores, "models": {}, "time": 1}).encode()
+    with service(says(head(len(content)) + content)) as (url, _):
+        [error] = ask(url, lambda c: c.rank(customer=1, candidates=["P01", "P02"]))
+    with pytest.raises(FailedError, match=f"200: the answer can't be read: {said}"):
+        raise error
+
+
+def test_keys_that_are_sent_as_texts_are_those_of_the_answer(ask: Callable[..., Any]) -> None:
+    key = uuid.UUID(int=5)
+    content = json.dumps({"ids": [str(key)], "scores": [0.5], "models": {}, "time": 1}).encode()
+    with service(says(head(len(content)) + content)) as (url, _):
+        [answer] = ask(url, lambda c: c.rank(customer=1, candidates=[key]))
+    assert answer.ids == [str(key)]
 
 
 def test_ready_is_false_where_nobody_answers_in_time_and_true_otherwise() -> None:

@@ -16,7 +16,7 @@ import shop
 from scripted import WELL, asked, head
 
 from bedplate import AsyncClient
-from bedplate.client import async_client
+from bedplate.client import async_connections
 from bedplate.client.errors import UnreachableError
 from bedplate.http.message import Response
 from bedplate.http.tls import Certificate
@@ -118,7 +118,7 @@ def test_closing_does_not_wait_for_a_service_that_is_frozen(
     is_cancelled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TLS ends when both sides have said so, for which asyncio waits half a minute."""
-    monkeypatch.setattr(async_client, "_CLOSING_SECONDS", 60.0 if is_cancelled else 0.1)
+    monkeypatch.setattr(async_connections, "_CLOSING_SECONDS", 60.0 if is_cancelled else 0.1)
 
     async def calls(url: str, wait_for_ends: Callable[[], None]) -> None:
         client = AsyncClient(url, tls=ssl.create_default_context(cafile=str(HERE / "first.pem")))

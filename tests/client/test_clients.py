@@ -44,7 +44,7 @@ def test_the_clients_give_the_same_answers_from_many_threads_and_tasks(server: A
                 await client.describe(),
                 (await client.request("GET", "/v2/models/towers"))[0],
             ]
-            assert len(client._idle) == 8  # all at once, each on its own, and kept
+            assert len(client._connections.idle) == 8  # all at once, each on its own, and kept
             return [*answers, *rest]
 
     with Client(server.url) as client, ThreadPoolExecutor(4) as pool:
@@ -60,7 +60,7 @@ def test_the_clients_give_the_same_answers_from_many_threads_and_tasks(server: A
             client.request("GET", "/v2/models/towers")[0],
         ]
         assert {"models", "features"} <= rest[-2].keys()
-        assert 1 <= len(client._idle) <= 5
+        assert 1 <= len(client._connections.idle) <= 5
         scored = client.table("rank", customer=3, candidates=["P01", "P02"], time=shop.NOW)
         assert scored["score"].to_list() == pytest.approx(list(rest[0].scores))
     assert asyncio.run(all_calls()) == [*answers, *rest]

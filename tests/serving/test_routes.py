@@ -34,11 +34,11 @@ def test_the_client_asks_over_one_connection(server: Any) -> None:
     with Client(server.url) as client:
         assert client.ready()
         answer = client.recommend(customer=3, count=4)
-        [first] = client._idle
+        [first] = client._connections.idle
         assert len(answer.ids) == 4
         ranked = client.rank(customer=3, candidates=list(answer.ids))
         assert ranked.scores == answer.scores
-        assert client._idle == [first]
+        assert client._connections.idle == [first]
         assert client.describe()["models"] == {"ranking": "ranker:1", "retrieval": "towers:1"}
 
 
