@@ -267,7 +267,7 @@ class Repository:
         Raises:
             RequestError: clients may not, or a parameter is wrong.
             NotFoundError: there is no such model or version.
-            ArtifactError: a version does not prove itself. The others are loaded.
+            ArtifactError: a version does not prove itself. The others are loaded, as the hint says.
         """
         source = self._controlled()
         policy = asked_versions(parameters, name)
@@ -320,7 +320,7 @@ class Repository:
             self._mean(name, None)
 
     async def _load_all(self, source: ModelSource, name: str, versions: Sequence[str]) -> None:
-        failure: BedplateError | None = None
+        failures: dict[str, BedplateError] = {}
         for version in versions:
             key = (name, version)
             self._loading.add(key)
@@ -329,14 +329,14 @@ class Repository:
                 model = await asyncio.to_thread(source.load, name, version)
             except BedplateError as error:
                 self._failed[key] = error.for_client().message
-                failure = error
+                failures[version] = error
             else:
                 self._served.setdefault(name, {})[version] = Served(model)
                 self._default.setdefault(name, version)
             finally:
                 self._loading.discard(key)
-        if failure is not None:
-            raise failure
+        if failures:
+            raise _with_rest(failures, [version for version in versions if version not in failures])
 
     def _drop(self, source: ModelSource, name: str, versions: Sequence[str]) -> None:
         served = self._served.get(name, {})
@@ -368,6 +368,20 @@ class Repository:
         if (name, version) in self._loading:
             return LOADING, ""
         return UNAVAILABLE, self._failed.get((name, version), "unloaded")
+
+
+def _with_rest(failures: Mapping[str, BedplateError], loaded: Sequence[str]) -> BedplateError:
+    """The first failure; where more than one version was to be loaded, it says what became of the others."""
+    first, *_ = failures.values()
+    if len(failures) + len(loaded) > 1:
+        served = f"{_named(loaded)} loaded" if loaded else "no other was loaded"
+        rest = f"{served}; {_named(list(failures))} not: the index says why of each"
+        first.hint = f"{first.hint}; {rest}" if first.hint else rest
+    return first
+
+
+def _named(versions: Sequence[str]) -> str:
+    return f"version {versions[0]} is" if len(versions) == 1 else f"versions {', '.join(versions)} are"
 
 
 def _age(version: str) -> tuple[int, str]:

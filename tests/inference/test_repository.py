@@ -242,6 +242,46 @@ def test_a_damaged_version_is_no_reason_to_ask_again() -> None:
     assert json.loads(found.body)["error"] == "a file was changed"
 
 
+@pytest.mark.parametrize(
+    ("parameters", "served", "hint"),
+    [
+        (
+            config(all={}),
+            ["1", "2", "10"],
+            "versions 1, 2, 10 are loaded; version 3 is not: the index says why of each",
+        ),
+        (
+            config(latest={"num_versions": 2}),
+            ["10"],
+            "version 10 is loaded; version 3 is not: the index says why of each",
+        ),
+        ({"version": 3}, [], None),
+    ],
+)
+def test_versions_beside_one_that_is_damaged_are_served_and_the_answer_says_so(
+    parameters: dict[str, Any], served: list[str], hint: str | None
+) -> None:
+    async def main() -> None:
+        repository = Repository(Shelf(), is_controlled=True)
+        repository.serve([])
+        app = App(repository)
+
+        async def ask(method: str, path: str, **body: Any) -> tuple[int, Any]:
+            answer = app.handle(Request(method, path, {}, json.dumps(body).encode()))
+            found = answer if isinstance(answer, Response) else await answer
+            return found.status, json.loads(found.body)
+
+        status, said = await ask("POST", "/v2/repository/models/a/load", parameters=parameters)
+        assert (status, said["error"], said.get("hint")) == (500, "a file was changed", hint)
+        assert repository.versions("a") == served
+        _, index = await ask("POST", "/v2/repository/index")
+        states = {v["version"]: (v["state"], v["reason"]) for v in index if v["name"] == "a"}
+        assert states["3"] == ("UNAVAILABLE", "a file was changed")
+        assert [version for version, (state, _) in states.items() if state == "READY"] == served
+
+    asyncio.run(main())
+
+
 def test_a_configuration_names_versions_and_free_sizes() -> None:
     shown = model_config(Model(Echo("object", "bool"), "m", "2"), ["1", "2", "old"])
     assert shown["version_policy"] == {"specific": {"versions": [1, 2]}}
