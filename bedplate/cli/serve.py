@@ -14,6 +14,7 @@ import click
 from bedplate.cli.options import Between, project_option
 from bedplate.cli.server import ServerOptions, server_options
 from bedplate.errors import ConfigError
+from bedplate.process import check_per_core
 
 if TYPE_CHECKING:
     from bedplate.http.server import Beside
@@ -32,7 +33,7 @@ TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Threads of a call of a model; unless given, the machine's cores divided among the workers, at most 4.",
+    help="Threads of a call of a model, at most 8 for each core; unless given, the cores divided among the workers, at most 4.",
 )
 @click.option("--model-control", is_flag=True, help="Let clients load and unload versions of the registry's models.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Answer tensor clients over gRPC too; 0: a free port.")
@@ -80,6 +81,8 @@ def serve(
       curl -d '{"customer": 17850}' localhost:8000/recommend
     """
     _check_workers(server.workers, model_control, grpc_port)
+    if threads is not None:
+        check_per_core(threads, "--threads", "options")
 
     @functools.cache
     def repository() -> Repository:
