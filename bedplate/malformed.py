@@ -13,6 +13,7 @@ _HALF = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]
 _PLAIN: dict[type, Any] = {msgspec.inspect.IntType: 1, msgspec.inspect.FloatType: 1.5, msgspec.inspect.BoolType: True}
 _MOST_SIZES = 8
 _MOST_SHOWN = 40
+_MOST_QUOTED = 1024
 
 
 def reason_of(error: Exception, content: bytes | memoryview) -> str:
@@ -67,6 +68,15 @@ def shape_text(shape: Sequence[int]) -> str:
     if len(shape) <= _MOST_SIZES:
         return str(list(shape))
     return f"[{', '.join(map(str, shape[:_MOST_SIZES]))}, ... of {len(shape)} sizes]"
+
+
+def cut(text: str) -> str:
+    """A name or a path of a client's as messages quote it: whole, where it is no longer than a key may be.
+
+    >>> cut("https://shop.example/p/17"), len(cut("a" * 100_000))
+    ('https://shop.example/p/17', 1027)
+    """
+    return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}..."
 
 
 def shown(value: object) -> str:

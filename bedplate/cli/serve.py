@@ -33,7 +33,7 @@ TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Threads of a call of a model, at most 8 for each core; unless given, the cores divided among the workers, at most 4.",
+    help="Threads of a call of a model, at most 8 for each core; unless given, the cores among the workers, at most 4.",
 )
 @click.option("--model-control", is_flag=True, help="Let clients load and unload versions of the registry's models.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Answer tensor clients over gRPC too; 0: a free port.")

@@ -15,8 +15,7 @@ _MOST = 2**63 - 1
 
 
 def check_types(config: msgspec.Struct, place: str, error: type[BedplateError] = ConfigError) -> None:
-    """Checks that every field of a struct holds what it is declared to hold, whole numbers of at most 64 bits,
-    others finite.
+    """Checks that every field holds what it is declared to hold: whole numbers of at most 64 bits, others finite.
 
     Raises:
         BedplateError: one does not; of the class asked for.

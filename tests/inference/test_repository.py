@@ -13,7 +13,7 @@ from echo import Echo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate.errors import ArtifactError, BedplateError, NotFoundError, RequestError
+from bedplate.errors import ArtifactError, BedplateError, NotFoundError, NotServedError, RequestError
 from bedplate.http.message import Request, Response
 from bedplate.inference.model import Model
 from bedplate.inference.repository import Repository
@@ -190,7 +190,7 @@ def test_changes_come_one_after_another() -> None:
         await asyncio.gather(*(repository.load("a", config(specific={"versions": [1, 2]})) for _ in range(5)))
         assert sorted(shelf.open) == [("a", "1"), ("a", "2")]
         results = await asyncio.gather(*(repository.unload("a", {}) for _ in range(3)), return_exceptions=True)
-        assert [type(r) for r in results] == [type(None), NotFoundError, NotFoundError]
+        assert [type(r) for r in results] == [type(None), NotServedError, NotServedError]
         assert shelf.open == []
 
     asyncio.run(main())
