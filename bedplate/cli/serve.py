@@ -81,6 +81,7 @@ def serve(
       curl -d '{"customer": 17850}' localhost:8000/recommend
     """
     _check_workers(server.workers, model_control, grpc_port)
+    _check_ports(server.port, grpc_port)
     if threads is not None:
         check_per_core(threads, "--threads", "options")
 
@@ -130,6 +131,12 @@ def _check_workers(workers: int, model_control: bool, grpc_port: int | None) -> 
         raise ConfigError("--model-control needs --workers 1", where="options", hint=hint)
     if grpc_port == 0 and workers > 1:
         raise ConfigError("--grpc-port 0 needs --workers 1", where="options", hint="name the port that workers share")
+
+
+def _check_ports(port: int, grpc_port: int | None) -> None:
+    if port and port == grpc_port:
+        hint = "the protocols need a port each: give one of them another"
+        raise ConfigError(f"--port and --grpc-port are both {port}, expected two ports", where="options", hint=hint)
 
 
 def _load(
