@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 Loaded = TypeVar("Loaded")
 
+_WORKERS = "Processes that share the port, at most 8 for each core."
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -189,13 +191,7 @@ def server_options(variable: str, *, most_waiting: int) -> Callable[[Callable[..
         click.option(
             "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port."
         ),
-        click.option(
-            "--workers",
-            default=1,
-            show_default=True,
-            type=whole,
-            help="Processes that share the port, at most 8 for each core.",
-        ),
+        click.option("--workers", default=1, show_default=True, type=whole, help=_WORKERS),
         click.option(
             "--tokens",
             metavar="FILE",
