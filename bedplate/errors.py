@@ -81,6 +81,18 @@ class NotFoundError(BedplateError):
     http_status = 404
 
 
+class NotServedError(NotFoundError):
+    """What a request names is not served: the error quotes the client's own words, and nothing of the server's.
+
+    >>> NotServedError("no path '/shop/recommend'").for_client().message
+    "no path '/shop/recommend'"
+    """
+
+    def for_client(self) -> BedplateError:
+        """The error itself: what looks like a path or a URL in it came from the client."""
+        return self
+
+
 class StoreError(BedplateError):
     """A store (offline, online, registry) can't be read or written, or holds something of another version."""
 

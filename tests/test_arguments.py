@@ -214,7 +214,7 @@ ARGUMENTS: dict[str, tuple[Make, set[str]]] = {
     "TwoTowerConfig width": (lambda x: TwoTowerConfig("l", width=x), NUMBER),
     "TrainerConfig epochs": (lambda x: TrainerConfig(epochs=x), NUMBER),
     "TrainerConfig metric": (lambda x: TrainerConfig(metric=x), TEXT),
-    "TrainerConfig clip_norm": (lambda x: TrainerConfig(clip_norm=x), NUMBER | {"nothing", "a float", "infinity"}),
+    "TrainerConfig clip_norm": (lambda x: TrainerConfig(clip_norm=x), NUMBER | {"nothing", "a float"}),
 }
 
 

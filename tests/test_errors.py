@@ -25,6 +25,7 @@ CODES = {
     "MissingExtraError": (2, 500),
     "DataError": (3, 500),
     "NotFoundError": (4, 404),
+    "NotServedError": (4, 404),
     "StoreError": (5, 503),
     "AheadError": (5, 409),
     "ConflictError": (5, 409),

@@ -23,13 +23,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON f
 
 @final
 class Between(click.FloatRange):
-    """A number in a range. NaN is in none, though no comparison says so."""
+    """A finite number in a range. NaN is in none, though no comparison says so, and infinity has no form in JSON."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number; fails where it is none, or not in the range."""
         found = super().convert(value, param, ctx)
-        if math.isnan(found):
-            self.fail(f"{value} is no number.", param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no finite number.", param, ctx)
         return found
 
 

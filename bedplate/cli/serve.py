@@ -14,6 +14,7 @@ import click
 from bedplate.cli.options import Between, project_option
 from bedplate.cli.server import ServerOptions, server_options
 from bedplate.errors import ConfigError
+from bedplate.process import check_per_core
 
 if TYPE_CHECKING:
     from bedplate.http.server import Beside
@@ -32,7 +33,7 @@ TOKEN_VARIABLE = "BEDPLATE_SERVE_TOKEN"
 @click.option(
     "--threads",
     type=click.IntRange(1),
-    help="Threads of a call of a model; unless given, the machine's cores divided among the workers, at most 4.",
+    help="Threads of a call of a model, at most 8 for each core; unless given, the cores among the workers, at most 4.",
 )
 @click.option("--model-control", is_flag=True, help="Let clients load and unload versions of the registry's models.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), help="Answer tensor clients over gRPC too; 0: a free port.")
@@ -79,7 +80,7 @@ def serve(
       bedplate serve shop --grpc-port 8001 --model-control --tokens tokens.txt
       curl -d '{"customer": 17850}' localhost:8000/recommend
     """
-    _check_workers(server.workers, model_control, grpc_port)
+    _check_options(server, threads, model_control, grpc_port)
 
     @functools.cache
     def repository() -> Repository:
@@ -121,11 +122,20 @@ def _grpc(repository: Repository, app: App, settings: Settings, port: int, is_sh
     return GrpcServer(service, app.metrics, settings, port=port, is_shared=is_shared)
 
 
-def _check_workers(workers: int, model_control: bool, grpc_port: int | None) -> None:
-    if model_control and workers > 1:
+def _check_options(server: ServerOptions, threads: int | None, model_control: bool, grpc_port: int | None) -> None:
+    if threads is not None:
+        check_per_core(threads, "--threads", "options")
+    if grpc_port and grpc_port == server.port:
+        hint = "the protocols need a port each: give one of them another"
+        raise ConfigError(
+            f"--port and --grpc-port are both {grpc_port}, expected two ports", where="options", hint=hint
+        )
+    if server.workers == 1:
+        return
+    if model_control:
         hint = "what one worker loads, the others would not serve"
         raise ConfigError("--model-control needs --workers 1", where="options", hint=hint)
-    if grpc_port == 0 and workers > 1:
+    if grpc_port == 0:
         raise ConfigError("--grpc-port 0 needs --workers 1", where="options", hint="name the port that workers share")
 
 

@@ -17,6 +17,7 @@ import click
 
 from bedplate.cli.hangup import take_hangups
 from bedplate.errors import ConfigError
+from bedplate.process import check_per_core
 from bedplate.types import SECOND, parse_duration
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bedplate.online.readers import Notices
 
 Loaded = TypeVar("Loaded")
+
+_WORKERS = "Processes that share the port, at most 8 for each core."
 
 
 @final
@@ -97,9 +100,13 @@ class ServerOptions:
             load_again: gives what it is opened with anew on SIGHUP. None: that signal has workers replaced, one after
                 the other, and ends a process without workers.
             hold: binds the ports that workers share beside that of HTTP, until all have ended.
+
+        Raises:
+            ConfigError: an option is wrong; nothing was started.
         """
         from bedplate.http.board import is_worker
 
+        check_per_core(self.workers, "--workers", "options")
         is_first = self.workers > 1 and not is_worker()
         take_hangups(is_awaited=is_first or load_again is not None)
         if is_first:
@@ -184,7 +191,7 @@ def server_options(variable: str, *, most_waiting: int) -> Callable[[Callable[..
         click.option(
             "--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 picks a free port."
         ),
-        click.option("--workers", default=1, show_default=True, type=whole, help="Processes that share the port."),
+        click.option("--workers", default=1, show_default=True, type=whole, help=_WORKERS),
         click.option(
             "--tokens",
             metavar="FILE",

@@ -29,6 +29,7 @@ import msgspec
 import numpy as np
 
 from bedplate.errors import ArtifactError
+from bedplate.features.checks import check_finite
 from bedplate.types import Array
 
 GRAPH = "model.onnx"
@@ -88,7 +89,13 @@ class RuntimeSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_
     absolute: float = GOLDEN_ABSOLUTE
 
     def write(self, folder: Path) -> None:
-        """Writes it into an artifact's folder."""
+        """Writes it into an artifact's folder.
+
+        Raises:
+            ConfigError: a number is NaN or infinite.
+        """
+        for name in ("options", "absolute"):
+            check_finite(getattr(self, name), name, RUNTIME)
         (folder / RUNTIME).write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
     @classmethod

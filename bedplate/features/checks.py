@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args, get_origin
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, cast, get_args, get_origin
 
 import msgspec
 
@@ -13,7 +15,7 @@ _MOST = 2**63 - 1
 
 
 def check_types(config: msgspec.Struct, place: str, error: type[BedplateError] = ConfigError) -> None:
-    """Checks that every field of a struct holds what it is declared to hold, whole numbers of at most 64 bits.
+    """Checks that every field holds what it is declared to hold: whole numbers of at most 64 bits, others finite.
 
     Raises:
         BedplateError: one does not; of the class asked for.
@@ -36,6 +38,33 @@ def check_types(config: msgspec.Struct, place: str, error: type[BedplateError] =
             raise error(f"{field.name} is {value!r}: {said[:1].lower()}{said[1:]}", where=place, hint=hint) from None
         if isinstance(value, int) and not -_MOST - 1 <= value <= _MOST:
             raise error(f"{field.name} is {value}, expected a number of 64 bits, at most {_MOST}", where=place)
+        check_finite(value, field.name, place, error)
+
+
+def check_finite(value: Any, name: str, place: str, error: type[BedplateError] = ConfigError) -> None:
+    """Checks that no number of a value is NaN or infinite: in JSON it would become null, which nothing can read back.
+
+    Args:
+        value: what is to be written: numbers, texts, mappings and sequences.
+        name: what a message calls it.
+        place: where it is.
+        error: the class of the error.
+
+    Raises:
+        BedplateError: one is; of the class asked for.
+
+    >>> check_finite({"rates": [0.5, float("inf")]}, "options", "runtime")
+    Traceback (most recent call last):
+    bedplate.errors.ConfigError: runtime: options.rates[1] is inf, expected a finite number
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise error(f"{name} is {value}, expected a finite number", where=place)
+    if isinstance(value, Mapping):
+        for key, part in cast("Mapping[Any, Any]", value).items():
+            check_finite(part, f"{name}.{key}", place, error)
+    elif isinstance(value, list | tuple):
+        for i, part in enumerate(cast("list[Any]", value)):
+            check_finite(part, f"{name}[{i}]", place, error)
 
 
 def one_of(value: Any, kind: Any) -> str | None:

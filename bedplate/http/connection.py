@@ -26,7 +26,7 @@ _REASONS = {401: "token", 403: "token", 503: "bodies"}
 """Why a request is refused before it is there, as the metrics name it."""
 _LINGER_SECONDS = 2.0
 _FIRST_SECONDS = 0.5
-"""How long a new connection may take to its first request where the server stops."""
+"""How long a connection that has brought no request may take to its first one, from when the server stops."""
 
 
 @final
@@ -144,11 +144,17 @@ class Connection(asyncio.Protocol):
         elif not self._pending:
             self._transport.close()
 
-    def close_idle(self) -> None:
-        """Closes the connection unless a request is under way, or may be on its way: it is new, and none has come."""
+    def close_idle(self, since: float) -> None:
+        """Closes the connection unless a request is under way, or may be on its way: none has come, and it is early.
+
+        Clients open some before they have a request, and can't know that one over them would not be read.
+
+        Args:
+            since: when the server began to stop, on the loop's clock.
+        """
         if self._transport is None or self._pending or self._parser.in_message or self._lingering:
             return
-        if self._parser.begun or self._loop.time() > self._born + _FIRST_SECONDS:
+        if self._parser.begun or self._loop.time() > max(self._born, since) + _FIRST_SECONDS:
             self._transport.close()
 
     def abort(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import email.utils
 import gc
 import importlib.util
+import math
 import signal
 import socket
 import time
@@ -135,7 +136,8 @@ class Server:
         Args:
             goes_alone: other processes go on accepting from the socket; they take the connections that wait.
         """
-        hub, listener = self._hub, self._listener
+        hub, listener, loop = self._hub, self._listener, asyncio.get_running_loop()
+        began = -math.inf if hub.starting else loop.time()  # one that was not ready has no answers to wait for
         hub.draining = True
         await asyncio.sleep(_LAST_CALL_SECONDS)
         if self._seat is None:
@@ -146,11 +148,10 @@ class Server:
             await asyncio.sleep(_HANDSHAKE_SECONDS)
             listener.finish()
         self._socket.close()
-        loop = asyncio.get_running_loop()
         end = loop.time() + self._grace
         while (hub.connections or (listener is not None and listener.opening)) and loop.time() < end:
             for connection in list(hub.connections):
-                connection.close_idle()
+                connection.close_idle(began)
             await asyncio.sleep(0.01)
         self.close()
         for connection in list(hub.connections):

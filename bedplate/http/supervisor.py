@@ -24,6 +24,7 @@ from bedplate.http.board import READY, Board, make_board
 from bedplate.http.listening import bind, turn_away
 from bedplate.http.replacing import Replacing
 from bedplate.http.worker import LOOK_SECONDS, Worker, ending
+from bedplate.process import check_per_core
 
 _LAST_CALL_SECONDS = 0.1  # for requests that are on their way
 _QUICK_SECONDS = 0.5  # for a worker that has nothing under way to end
@@ -43,7 +44,7 @@ class Supervisor:
 
     Args:
         command: what starts a worker; it finds its place in the environment.
-        count: how many.
+        count: how many, at most 8 for each core.
         host: a name or an address.
         port: 0 for a free one.
         grace_seconds: how long they have to stop.
@@ -52,7 +53,7 @@ class Supervisor:
             other, each once another process is ready in its place. None: SIGHUP ends the process.
 
     Raises:
-        ConfigError: the port can't be bound.
+        ConfigError: there are too many, or the port can't be bound.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Supervisor:
         say: Callable[[str], None],
         hangup: signal.Signals | None = None,
     ) -> None:
+        check_per_core(count, "the number of workers", "serving by several processes")
         self._command, self._say, self._grace = list(command), say, grace_seconds
         self._hangup, self._reloads = hangup, 0
         self._socket: socket.socket = bind(host, port)

@@ -19,6 +19,7 @@ from bedplate.features.signature import Signature
 from bedplate.inference.indices import Indices
 from bedplate.inference.model import Model, ScoringSide, place_of
 from bedplate.inference.retrieval import Catalogue
+from bedplate.process import check_per_core
 from bedplate.registry.version import ModelVersion
 from bedplate.runtimes.base import Opening, open_runtime
 from bedplate.types import Array
@@ -85,11 +86,12 @@ def load_artifact(version: ModelVersion, threads: int = 1) -> Artifact:
 
     Args:
         version: from the registry.
-        threads: of a call of the model.
+        threads: of a call of the model, at most 8 for each core.
 
     Raises:
         ArtifactError: a file is missing or changed, the graph takes other tensors than the signature says, or a
             golden score is not reproduced (`features.artifact`).
+        ConfigError: there are too many threads.
     """
     version.verify()
     opened = open_artifact(version.path, version.name, str(version.version), threads)
@@ -103,11 +105,13 @@ def open_artifact(folder: Path, name: str, version: str, threads: int = 1) -> Ar
         folder: as `features.artifact` describes it.
         name: of the model.
         version: of the model.
-        threads: of a call of the model.
+        threads: of a call of the model, at most 8 for each core.
 
     Raises:
         ArtifactError: as `load_artifact`.
+        ConfigError: there are too many threads.
     """
+    check_per_core(threads, "the number of threads", place_of(name, version))
     signature, encoder = Signature.load(folder), Encoder.load(folder / files.ENCODER)
     spec = files.RuntimeSpec.load(folder)
     opening = Opening(folder / spec.file, place_of(name, version), threads, spec.options)

@@ -13,6 +13,7 @@ from bedplate.inference.batch_plan import measure
 from bedplate.inference.batcher import Batcher
 from bedplate.inference.item_side import open_item_side
 from bedplate.inference.joining import Joiner
+from bedplate.process import check_per_core
 from bedplate.registry.registry import Registry
 from bedplate.registry.version import ModelVersion
 from bedplate.types import Array
@@ -29,7 +30,7 @@ class Loader:
 
     Args:
         registry: where the models are.
-        threads: of a call of a model.
+        threads: of a call of a model, at most 8 for each core.
         delay: how long a request may wait for others to share a call of a model with, seconds, where a measurement at
             loading shows that it pays; 0: calls are not shared, and nothing is measured.
         item_bytes: what the candidates' side of a model, kept for later requests, may take; 0: it is not kept.
@@ -37,6 +38,9 @@ class Loader:
 
     Attributes:
         registry: as given.
+
+    Raises:
+        ConfigError: there are too many threads.
     """
 
     __slots__ = ("_delay", "_held", "_item_bytes", "_loaded", "_lock", "_say", "_threads", "registry")
@@ -50,6 +54,7 @@ class Loader:
         item_bytes: int = 0,
         say: Callable[[str], None] = log.info,
     ) -> None:
+        check_per_core(threads, "the number of threads", "loader of models")
         self.registry, self._threads, self._delay, self._say = registry, threads, delay, say
         self._item_bytes = item_bytes
         self._loaded: dict[str, Artifact] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, final
 
-from bedplate.errors import NotFoundError
+from bedplate.errors import NotFoundError, NotServedError
 from bedplate.inference.artifact import Artifact
 from bedplate.inference.loader import Loader
 from bedplate.inference.model import Model
@@ -72,7 +72,7 @@ class RegistryModels:
     def load(self, name: str, version: str) -> Model:
         """The version, its files unchanged and its golden scores reproduced."""
         if not version.isdecimal():
-            raise NotFoundError(f"model '{name}' has no version '{version}'", hint="a version is a number")
+            raise NotServedError(f"model '{name}' has no version '{version}'", hint="a version is a number")
         held = self._held[name, version] = self._loader.hold(self._registry.get(name, int(version)))
         return held.model
 

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any, TypeVar, final
 
-from bedplate.errors import BedplateError, NotFoundError, RequestError, StoreError, suggest
+from bedplate.errors import BedplateError, NotServedError, RequestError, StoreError, suggest
 from bedplate.inference.infer_call import InferCall
 from bedplate.inference.model import Model, SharedCalls
 from bedplate.inference.model_source import ModelSource
 from bedplate.inference.statistics import Spent, Statistics
 from bedplate.inference.time_limit import TimeLimit
 from bedplate.inference.version_policy import VersionPolicy, asked_versions, choose
+from bedplate.malformed import cut
 from bedplate.types import Array
 
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"
@@ -185,16 +186,16 @@ class Repository:
         """A version that answers; None: the service's, or the one that was meant when the model was loaded.
 
         Raises:
-            NotFoundError: it is not served.
+            NotServedError: it is not served.
         """
         versions = self._served.get(name)
         if not versions:
-            raise NotFoundError(f"no model '{name}' is served", hint=suggest(name, self._served, "models"))
+            raise NotServedError(f"no model '{cut(name)}' is served", hint=suggest(cut(name), self._served, "models"))
         found = versions.get(version or self._default[name])
         if found is None:
-            raise NotFoundError(
-                f"version '{version}' of model '{name}' is not served",
-                hint=suggest(version or "", versions, "versions"),
+            raise NotServedError(
+                f"version '{cut(version or '')}' of model '{name}' is not served",
+                hint=suggest(cut(version or ""), versions, "versions"),
             )
         return found
 
@@ -216,7 +217,7 @@ class Repository:
         """What versions have done: one, all of a model, or all.
 
         Raises:
-            NotFoundError: a model or version that is named is not served.
+            NotServedError: a model or version that is named is not served.
         """
         if name is not None:
             self.find(name, version)
@@ -267,7 +268,7 @@ class Repository:
         Raises:
             RequestError: clients may not, or a parameter is wrong.
             NotFoundError: there is no such model or version.
-            ArtifactError: a version does not prove itself. The others are loaded.
+            ArtifactError: a version does not prove itself. The others are loaded, as the hint says.
         """
         source = self._controlled()
         policy = asked_versions(parameters, name)
@@ -287,7 +288,8 @@ class Repository:
         async with self._lock:
             known = await asyncio.to_thread(source.versions)
             if name not in known:
-                raise NotFoundError(f"the registry has no model '{name}'", hint=suggest(name, known, "models"))
+                hint = suggest(cut(name), known, "models")
+                raise NotServedError(f"the registry has no model '{cut(name)}'", hint=hint)
             default = await asyncio.to_thread(source.default, name)
             wanted = choose(policy, name, known, default)
             await self._load_all(source, name, [v for v in wanted if v not in self._served.get(name, {})])
@@ -304,7 +306,7 @@ class Repository:
 
         Raises:
             RequestError: clients may not, the service uses the version, or a parameter is wrong.
-            NotFoundError: it is not served.
+            NotServedError: it is not served.
         """
         source = self._controlled()
         version = parameters.get("version")
@@ -320,7 +322,7 @@ class Repository:
             self._mean(name, None)
 
     async def _load_all(self, source: ModelSource, name: str, versions: Sequence[str]) -> None:
-        failure: BedplateError | None = None
+        failures: dict[str, BedplateError] = {}
         for version in versions:
             key = (name, version)
             self._loading.add(key)
@@ -329,14 +331,14 @@ class Repository:
                 model = await asyncio.to_thread(source.load, name, version)
             except BedplateError as error:
                 self._failed[key] = error.for_client().message
-                failure = error
+                failures[version] = error
             else:
                 self._served.setdefault(name, {})[version] = Served(model)
                 self._default.setdefault(name, version)
             finally:
                 self._loading.discard(key)
-        if failure is not None:
-            raise failure
+        if failures:
+            raise _with_rest(failures, [version for version in versions if version not in failures])
 
     def _drop(self, source: ModelSource, name: str, versions: Sequence[str]) -> None:
         served = self._served.get(name, {})
@@ -368,6 +370,20 @@ class Repository:
         if (name, version) in self._loading:
             return LOADING, ""
         return UNAVAILABLE, self._failed.get((name, version), "unloaded")
+
+
+def _with_rest(failures: Mapping[str, BedplateError], loaded: Sequence[str]) -> BedplateError:
+    """The first failure; where more than one version was to be loaded, it says what became of the others."""
+    first, *_ = failures.values()
+    if len(failures) + len(loaded) > 1:
+        served = f"{_named(loaded)} loaded" if loaded else "no other was loaded"
+        rest = f"{served}; {_named(list(failures))} not: the index says why of each"
+        first.hint = f"{first.hint}; {rest}" if first.hint else rest
+    return first
+
+
+def _named(versions: Sequence[str]) -> str:
+    return f"version {versions[0]} is" if len(versions) == 1 else f"versions {', '.join(versions)} are"
 
 
 def _age(version: str) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from bedplate.errors import NotFoundError, RequestError, suggest
+from bedplate.errors import NotServedError, RequestError, suggest
 
 
 class _Latest(msgspec.Struct):
@@ -77,7 +77,7 @@ def choose(policy: VersionPolicy | None, name: str, known: Mapping[str, Sequence
         default: the version that is meant where nothing is said.
 
     Raises:
-        NotFoundError: there is no such version.
+        NotServedError: there is no such version.
     """
     versions = known[name]
     if policy is None:
@@ -92,5 +92,5 @@ def choose(policy: VersionPolicy | None, name: str, known: Mapping[str, Sequence
     missing = sorted(wanted - set(versions))
     if missing:
         hint = suggest(missing[0], versions, "versions")
-        raise NotFoundError(f"model '{name}' has no version '{missing[0]}'", hint=hint)
+        raise NotServedError(f"model '{name}' has no version '{missing[0]}'", hint=hint)
     return [v for v in versions if v in wanted]

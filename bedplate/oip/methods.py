@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, final
 
-from bedplate.errors import NotFoundError, NotReadyError, RequestError
+from bedplate.errors import NotReadyError, NotServedError, RequestError
 from bedplate.inference.repository import Repository
 from bedplate.oip import proto
 from bedplate.oip.messages import MESSAGES, DecodeError
@@ -66,10 +66,10 @@ class InferenceService:
         """Check of gRPC's health protocol: the whole server, whichever of its services is asked for.
 
         Raises:
-            NotFoundError: the server has no such service.
+            NotServedError: the server has no such service.
         """
         if asked.service not in _SERVICES:
-            raise NotFoundError(
+            raise NotServedError(
                 f"no service '{asked.service[:200]}'",
                 hint=f"ask for {', '.join(_SERVICES[1:])}, or for none: the server",
             )

@@ -18,6 +18,7 @@ import msgspec
 
 from bedplate.canonical import digest, to_json
 from bedplate.errors import ArtifactError, DataError
+from bedplate.features.checks import check_finite
 from bedplate.metrics.rates import LabelRate
 
 MANIFEST_NAME = "manifest.json"
@@ -182,9 +183,10 @@ def plain_config(config: Any, where: str) -> dict[str, Any]:
     {'layers': [64, 32]}
 
     Raises:
-        DataError: it can't be written as a JSON object.
+        DataError: it can't be written as a JSON object, or holds a number that is not finite.
     """
     try:
+        check_finite(msgspec.to_builtins(config), "config", where, DataError)
         return msgspec.json.decode(to_json(config), type=dict[str, Any])
     except (TypeError, ValueError) as error:
         raise DataError(

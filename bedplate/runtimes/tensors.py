@@ -118,17 +118,36 @@ def from_json(raw: bytes, dtype: str, shape: list[int], place: str) -> Array:
         _check_counts(raw, shape, place, nested=nested)
     try:
         values = _decoder(dtype, len(shape) if nested else 1).decode(raw)
-        if not nested:
-            return from_values(values, dtype, shape, place)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _unlike(dtype, shape, place, reason_of(error, raw)) from error
+    if not nested:
+        return from_values(values, dtype, shape, place)
+    try:
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             array = np.array(values, array_dtype(dtype))
-    except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, ValueError) as error:
-        raise _unlike(dtype, shape, place, reason_of(error, raw)) from error
+    except (OverflowError, ValueError) as error:
+        raise _unlike(dtype, shape, place, _uneven(values, shape) or str(error)) from error
     if list(array.shape) != shape:
+        if uneven := _uneven(values, shape):
+            raise _unlike(dtype, shape, place, uneven)
         raise RequestError(
             f"the data has shape {shape_text(array.shape)}, the shape says {shape_text(shape)}", where=place
         )
     return checked(array, dtype, values, place)
+
+
+def _uneven(values: list[Any], shape: Sequence[int]) -> str | None:
+    """What is wrong with nested lists that make no tensor: some beside each other are of different lengths.
+
+    >>> _uneven([[1], [2, 3]], [2, 2]), _uneven([[1], [2]], [2, 2])
+    ('its rows have different lengths, from 1 to 2, expected 2', None)
+    """
+    for size in shape[1:]:
+        lengths = {len(row) for row in values}
+        if len(lengths) > 1:
+            return f"its rows have different lengths, from {min(lengths)} to {max(lengths)}, expected {size}"
+        values = [value for row in values for value in row]
+    return None
 
 
 _MOST_WRONG = 1000  # values beyond the shape: so many are looked at, and it is said what is wrong with them

@@ -13,10 +13,11 @@ from typing import final
 
 import msgspec
 
-from bedplate.errors import NotFoundError, NotReadyError, suggest
+from bedplate.errors import NotReadyError, NotServedError, suggest
 from bedplate.http.dispatch import Route, respond, usual_routes
 from bedplate.http.message import Request, Response, retry_after
 from bedplate.http.metrics import Metrics, view_lines
+from bedplate.malformed import cut
 from bedplate.serving.feature_plan import FeatureLookup
 from bedplate.serving.feature_wire import answer
 from bedplate.serving.openapi import openapi
@@ -120,4 +121,5 @@ class FeatureApp:
         return self._openapi
 
     def _unknown(self, request: Request) -> Response:
-        raise NotFoundError(f"no path '{request.path}'", hint=suggest(request.path, self._routes, "paths"))
+        path = cut(request.path)
+        raise NotServedError(f"no path '{path}'", hint=suggest(path, self._routes, "paths"))

@@ -24,6 +24,7 @@ from bedplate.batch import Column, Dense, Ids, Ragged, column_to_series, texts_o
 from bedplate.errors import DataError, RequestError
 from bedplate.features.entity import encode_keys as encode_series
 from bedplate.http.message import Request, Response
+from bedplate.malformed import got_of, with_got
 from bedplate.serving.arrow import (
     BEHIND_HEADER,
     DEGRADED_HEADER,
@@ -104,8 +105,13 @@ def _json_keys(given: _KeyList, kind: Type, entity: str) -> Int64s:
     try:
         return encode_keys(_key_lists[kind](keys), kind)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at ")
-        raise RequestError(message, where=f"$.keys.{entity}{path.strip('`').removeprefix('$')}") from None
+        message, _, at = str(error).partition(" - at ")
+        place = at.strip("`").removeprefix("$")
+
+        def got() -> str | None:
+            return got_of(keys[int(place[1:-1])]) if place[1:-1].isdecimal() else None
+
+        raise RequestError(with_got(message, got), where=f"$.keys.{entity}{place}") from None
 
 
 def _context_values(name: str, value: Any, plan: FeaturePlan) -> Sequence[Any]:

@@ -42,6 +42,7 @@ def load_pipeline(
         loader: shares what it has loaded with whoever else has it; by default one of the registry for this pipeline.
 
     Raises:
+        ConfigError: there are too many threads, more than 8 for each core.
         DefinitionError: the service names an unknown feature, or a model reads one that has changed.
         NotFoundError: a model is not there.
         ArtifactError: a model's folder was changed, or doesn't reproduce its golden scores.

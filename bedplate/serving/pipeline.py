@@ -10,7 +10,7 @@ import numpy as np
 
 from bedplate.batch import Batch, Column
 from bedplate.clock import Clock, system_clock
-from bedplate.errors import NotFoundError, RequestError
+from bedplate.errors import NotServedError, RequestError
 from bedplate.features.graph import FeatureGraph
 from bedplate.features.reader import Reader
 from bedplate.features.view import CompiledView
@@ -274,13 +274,13 @@ class Pipeline:
 
         Raises:
             RequestError: the service has no Retrieval.
-            NotFoundError: the item is not in the index.
+            NotServedError: the item is not in the index.
         """
         part, tower = self._indexed()
         catalogue = tower.catalogue
         place = int(catalogue.places(np.array([asked.key]))[0])
         if place < 0:
-            raise NotFoundError(f"the index has no item '{asked.item}'", where="$.item")
+            raise NotServedError(f"the index has no item '{asked.item}'", where="$.item")
         without = np.append(asked.without, asked.key)
         found, scores = catalogue.near(place, asked.count, without)
         ids: list[Key] = [catalogue.wire[i] for i in found.tolist()]

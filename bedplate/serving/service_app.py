@@ -14,11 +14,12 @@ from typing import Any, final
 
 import msgspec
 
-from bedplate.errors import NotFoundError, NotReadyError, suggest
+from bedplate.errors import NotReadyError, NotServedError, suggest
 from bedplate.http.dispatch import Route, respond, usual_routes
 from bedplate.http.message import Request, Response
 from bedplate.http.metrics import Metrics, view_lines
 from bedplate.inference.repository import Repository
+from bedplate.malformed import cut
 from bedplate.oip.routes import ProtocolRoutes
 from bedplate.serving import api
 from bedplate.serving.answers import Answer, Similar, Vectors
@@ -107,7 +108,8 @@ class App:
         raise NotReadyError("models", ask="/v2/health/ready", failed=self._failed)
 
     def _unknown(self, request: Request) -> Response:
-        raise NotFoundError(f"no path '{request.path}'", hint=suggest(request.path, self.paths, "paths"))
+        path = cut(request.path)
+        raise NotServedError(f"no path '{path}'", hint=suggest(path, self.paths, "paths"))
 
     def _loaded(self) -> Pipeline:
         if self._pipeline is None:

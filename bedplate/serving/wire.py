@@ -15,6 +15,7 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, final
 
 import msgspec
@@ -27,7 +28,7 @@ from bedplate.clock import Clock
 from bedplate.errors import ConfigError, DataError, DefinitionError, RequestError, nearest
 from bedplate.features.context import Context
 from bedplate.features.entity import encode_keys as encode_series
-from bedplate.malformed import example_of, reason_of
+from bedplate.malformed import example_of, got_at, reason_of, with_got
 from bedplate.serving.answers import Answer, Key, empty_reason
 from bedplate.serving.arrow import CANDIDATES, plain_keys
 from bedplate.serving.context import ContextFields
@@ -249,7 +250,19 @@ class Wire:
         return SimilarAsked(asked.item, key, asked.count, encode_keys(asked.exclude, self.item))
 
     def _decode(self, name: str, body: bytes) -> Any:
-        return decode(self._decoder_of(name), body)
+        return decode(self._decoder_of(name), body, limits=self._limits(name))
+
+    def _limits(self, name: str) -> Mapping[str, str]:
+        """Which part of the service's definition says how large a field of a request may be."""
+        most_candidates = "the service's most_candidates says how many"
+        if name == "rank":
+            return {"candidates": most_candidates}
+        if name == "embed_items":
+            return {"items": most_candidates}
+        if name != "recommend":
+            return {}
+        bring = f"the sources of the service bring {self._service.most:,} in all: the count of each says how many"
+        return {"count": bring, "candidates": "the count of the service's Given says how many"}
 
     def _decoder_of(self, name: str) -> msgspec.json.Decoder[Any]:
         if name not in self._decoders:
@@ -309,8 +322,19 @@ def _has_field(body: bytes, name: str) -> bool:
         return False  # what is wrong is said when it is decoded
 
 
-def decode(decoder: msgspec.json.Decoder[Any], body: bytes, example: Callable[[], str] | None = None) -> Any:
-    """A request's body; `example` gives one that is right, None: one with the fields that must be there.
+def decode(
+    decoder: msgspec.json.Decoder[Any],
+    body: bytes,
+    example: Callable[[], str] | None = None,
+    limits: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
+    """A request's body.
+
+    Args:
+        decoder: of its form.
+        body: JSON.
+        example: gives one that is right; None: one with the fields that must be there.
+        limits: of fields that may be too large, by name, what says how large they may be.
 
     Raises:
         RequestError: it is not JSON of the decoder's type; says where.
@@ -318,8 +342,10 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes, example: Callable[[]
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at ")
-        raise RequestError(message, where=path.strip("`") or "$", hint=_field_hint(message, decoder)) from error
+        message, _, at = str(error).partition(" - at ")
+        path = at.strip("`") or "$"
+        hint = limits.get(path.removeprefix("$.")) if "<= " in message else _field_hint(message, decoder)
+        raise RequestError(with_got(message, lambda: got_at(body, path)), where=path, hint=hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         right = example_of(decoder.type) if example is None else example()
         raise RequestError(f"not JSON: {reason_of(error, body)}", hint=f"for example {right}") from error

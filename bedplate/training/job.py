@@ -189,7 +189,7 @@ class Job:
             head, dot, rest = setting.partition(".")
             if not dot or head not in parts:
                 raise ConfigError(
-                    f"got '{setting}', expected model.NAME=VALUE or trainer.NAME=VALUE",
+                    f"got '{setting}', expected model.NAME=VALUE, trainer.NAME=VALUE or promotion.NAME=VALUE",
                     where="settings",
                     hint=suggest(head, parts),
                 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -22,7 +23,7 @@ from typing import Any, final
 import msgspec
 import numpy as np
 
-from bedplate.errors import ArtifactError, ProofError
+from bedplate.errors import ArtifactError, ConfigError, ProofError
 from bedplate.features import artifact
 from bedplate.features.tables import tables_of, with_tables, without_tables
 from bedplate.files import aside
@@ -76,9 +77,13 @@ def quantize(
         more: tensors of further calls, such as of a test split.
 
     Raises:
+        ConfigError: the bound is not above 0 and finite.
         ArtifactError: the version is damaged, is run by another runtime, or is quantised already.
         ProofError: an output differs by more; nothing is registered.
     """
+    if not 0 < most < math.inf:
+        hint = "a loader proves the bound again, so it has to be a number"
+        raise ConfigError(f"most is {most:g}, expected above 0 and finite", where="quantize", hint=hint)
     version.verify()
     place, spec = f"model '{version}'", artifact.RuntimeSpec.load(version.path)
     if spec.runtime != "onnx" or spec.absolute != artifact.GOLDEN_ABSOLUTE:

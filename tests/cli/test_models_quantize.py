@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import shop
 
 from bedplate.cli.main import run
-from bedplate.errors import ArtifactError, ProofError
+from bedplate.errors import ArtifactError, ConfigError, ProofError
 from bedplate.features.artifact import RuntimeSpec, read_golden
 from bedplate.inference.artifact import load_artifact, open_artifact
 from bedplate.registry.registry import Registry
@@ -68,6 +69,34 @@ def test_a_variant_beyond_the_bound_is_refused_with_the_numbers(
     assert "int8 changes an output by 0." in err
     assert "expected at most 1e-06" in err
     assert Registry(project / "registry").versions("ranker") == [1]
+
+
+@pytest.mark.parametrize("most", ["nan", "inf", "-inf", "0"])
+def test_a_bound_that_no_loader_could_read_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str], most: str
+) -> None:
+    code, _, err = quantize(project, capsys, "ranker:1", "--most", most)
+    assert code == 2
+    assert "--most" in err
+    registry = Registry(project / "registry")
+    with pytest.raises(ConfigError, match=f"most is {most}, expected above 0 and finite"):
+        register(registry.get("ranker:1"), registry, float(most))
+    assert registry.versions("ranker") == [1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (RuntimeSpec(absolute=math.inf), "absolute is inf"),
+        (RuntimeSpec(options={"a": {"b": [1.0, math.nan]}}), r"options\.a\.b\[1\] is nan"),
+    ],
+)
+def test_what_a_runtime_is_told_holds_no_number_that_json_has_no_form_for(
+    tmp_path: Path, spec: RuntimeSpec, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^runtime\.json: {said}, expected a finite number"):
+        spec.write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_loader_proves_the_bound_again(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

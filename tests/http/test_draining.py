@@ -9,7 +9,7 @@ import socket
 import pytest
 from test_http import Raw, echo, get
 
-from bedplate.http import listening
+from bedplate.http import connection, listening
 from bedplate.http.board import DRAINING, READY, STARTING, Board, make_board
 from bedplate.http.listening import bind
 from bedplate.http.server import Server
@@ -132,3 +132,42 @@ def test_a_process_that_starts_takes_few_connections_and_the_others_when_it_is_r
         return found
 
     assert asyncio.run(main()) == [200] * 4
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("seconds", [3600.0, 0.0])
+def test_a_connection_that_has_brought_nothing_has_its_time_from_when_the_server_stops(
+    monkeypatch: pytest.MonkeyPatch, loop: str, seconds: float
+) -> None:
+    """Pools connect before they have a request: how long ago that was says nothing of when the first one comes."""
+    monkeypatch.setattr(connection, "_FIRST_SECONDS", seconds)
+    answers = list[bytes]()
+
+    async def main() -> None:
+        server = Server(echo, port=0)
+        await server.start()
+        with Raw(server) as pool, Raw(server) as used:
+            used.send(get())
+            assert (await asyncio.to_thread(used.response))[0] == 200
+            while server.connections < 2:
+                await asyncio.sleep(0)
+            for one in server._hub.connections:
+                one._born -= 2 * 3600.0
+            drained = asyncio.ensure_future(server.drain())
+            assert await asyncio.to_thread(used.closed)  # connections are looked at, and the port is closed
+            answers.append(await asyncio.to_thread(first_bytes, pool))
+            await drained
+
+    factory = None if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+    assert answers == [b"HTTP/1.1 200" if seconds else b""]
+
+
+def first_bytes(raw: Raw) -> bytes:
+    """What an answer to a request begins with; nothing: the connection was closed without one."""
+    try:
+        raw.send(get())
+        return raw.socket.recv(12)
+    except ConnectionError:
+        return b""

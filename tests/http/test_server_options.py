@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bedplate.cli.features import serve as features_serve
 from bedplate.cli.serve import serve
 from bedplate.cli.server import ServerOptions, server_options
 from bedplate.errors import ConfigError
@@ -155,6 +156,26 @@ def test_the_cores_are_divided_among_the_workers(
     assert asked == [threads]
 
 
+@pytest.mark.parametrize("command", [serve, features_serve])
+def test_more_workers_or_threads_than_the_machine_can_bear_are_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, command: click.Command
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr("bedplate.cli.server.take_hangups", lambda **_: None)
+    monkeypatch.setattr(ServerOptions, "_supervise", lambda *_: started.append("workers"))
+    monkeypatch.setattr("bedplate.http.server.run_application", lambda *_, **__: started.append("server"))
+    # Far below what hurts: were nothing refused, nothing would start here all the same.
+    for option in ("--workers", "--threads") if command is serve else ("--workers",):
+        result = CliRunner().invoke(command, [option, "17"])
+        assert isinstance(result.exception, ConfigError)
+        said = f"options: {option} is 17, expected at most 16: 8 for each of this machine's 2 cores"
+        assert str(result.exception) == said
+    assert started == []
+    assert CliRunner().invoke(command, ["--workers", "16"]).exit_code == 0
+    assert started == ["workers"]
+
+
 def test_no_secret_is_in_the_help_or_in_an_error(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     monkeypatch.setenv(VARIABLE, TOKEN)
     with caplog.at_level(logging.DEBUG):
@@ -167,7 +188,7 @@ def test_no_secret_is_in_the_help_or_in_an_error(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("given_", "what"), [("nan", "no number"), ("-1", "range"), ("101", "range"), ("inf", "range")]
+    ("given_", "what"), [("nan", "no finite number"), ("-1", "range"), ("101", "range"), ("inf", "range")]
 )
 def test_a_delay_that_is_no_time_is_refused(given_: str, what: str) -> None:
     result = CliRunner().invoke(serve, ["--batch-delay", given_])

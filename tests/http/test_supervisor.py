@@ -21,6 +21,7 @@ from bedplate.errors import ConfigError
 from bedplate.http import worker as module
 from bedplate.http.board import DRAINING, READY, STARTING, STATES, Board, make_board
 from bedplate.http.supervisor import Supervisor, WorkerError
+from bedplate.process import MOST_PER_CORE, cores
 
 HERE = Path(__file__).parents[2]
 BEGIN = f"""
@@ -423,3 +424,9 @@ def test_a_seat_says_since_when_its_worker_is_alive() -> None:
     seat.set_connections(7)
     seat.clear()
     assert (board.states(), seat.connections, board.restarts) == ([0, 0], 0, 1)
+
+
+def test_more_workers_than_the_machine_can_bear_are_refused() -> None:
+    most = MOST_PER_CORE * cores()
+    with pytest.raises(ConfigError, match=f"the number of workers is {most + 1}, expected at most {most}: 8 for each"):
+        supervisor("", most + 1)  # which starts none before it runs

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import shop
 
-from bedplate.errors import NotFoundError
+from bedplate.errors import ConfigError, NotFoundError
 from bedplate.features.graph import FeatureGraph
+from bedplate.inference.artifact import load_artifact
 from bedplate.inference.loader import Loader
 from bedplate.oip.model_config import model_config
+from bedplate.process import MOST_PER_CORE, cores
 from bedplate.registry.manifest import gather
 from bedplate.registry.registry import Registry
 from bedplate.serving.load import load_pipeline
@@ -28,6 +30,19 @@ def test_a_version_is_loaded_once_and_closed_by_the_last(registry: Registry) -> 
     assert loader.loaded == ()
     loader.release(first)  # once too often does nothing
     assert loader.load("ranker:1") is not first
+
+
+def test_more_threads_than_the_machine_can_bear_are_refused(registry: Registry) -> None:
+    most = MOST_PER_CORE * cores()
+    assert Loader(registry, most).loaded == ()
+    for refused in (
+        lambda: Loader(registry, most + 1),
+        lambda: load_artifact(registry.get("ranker:1"), most + 1),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"the number of threads is {most + 1}, expected at most {most}: 8 for each"
+        ):
+            refused()
 
 
 def test_several_versions_are_loaded_at_once(tmp_path: Path, features: FeatureGraph) -> None:

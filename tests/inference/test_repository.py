@@ -13,7 +13,7 @@ from echo import Echo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bedplate.errors import ArtifactError, BedplateError, NotFoundError, RequestError
+from bedplate.errors import ArtifactError, BedplateError, NotFoundError, NotServedError, RequestError
 from bedplate.http.message import Request, Response
 from bedplate.inference.model import Model
 from bedplate.inference.repository import Repository
@@ -190,7 +190,7 @@ def test_changes_come_one_after_another() -> None:
         await asyncio.gather(*(repository.load("a", config(specific={"versions": [1, 2]})) for _ in range(5)))
         assert sorted(shelf.open) == [("a", "1"), ("a", "2")]
         results = await asyncio.gather(*(repository.unload("a", {}) for _ in range(3)), return_exceptions=True)
-        assert [type(r) for r in results] == [type(None), NotFoundError, NotFoundError]
+        assert [type(r) for r in results] == [type(None), NotServedError, NotServedError]
         assert shelf.open == []
 
     asyncio.run(main())
@@ -240,6 +240,46 @@ def test_a_damaged_version_is_no_reason_to_ask_again() -> None:
     found = asyncio.run(main())
     assert (found.status, dict(found.headers)) == (500, {})
     assert json.loads(found.body)["error"] == "a file was changed"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "served", "hint"),
+    [
+        (
+            config(all={}),
+            ["1", "2", "10"],
+            "versions 1, 2, 10 are loaded; version 3 is not: the index says why of each",
+        ),
+        (
+            config(latest={"num_versions": 2}),
+            ["10"],
+            "version 10 is loaded; version 3 is not: the index says why of each",
+        ),
+        ({"version": 3}, [], None),
+    ],
+)
+def test_versions_beside_one_that_is_damaged_are_served_and_the_answer_says_so(
+    parameters: dict[str, Any], served: list[str], hint: str | None
+) -> None:
+    async def main() -> None:
+        repository = Repository(Shelf(), is_controlled=True)
+        repository.serve([])
+        app = App(repository)
+
+        async def ask(method: str, path: str, **body: Any) -> tuple[int, Any]:
+            answer = app.handle(Request(method, path, {}, json.dumps(body).encode()))
+            found = answer if isinstance(answer, Response) else await answer
+            return found.status, json.loads(found.body)
+
+        status, said = await ask("POST", "/v2/repository/models/a/load", parameters=parameters)
+        assert (status, said["error"], said.get("hint")) == (500, "a file was changed", hint)
+        assert repository.versions("a") == served
+        _, index = await ask("POST", "/v2/repository/index")
+        states = {v["version"]: (v["state"], v["reason"]) for v in index if v["name"] == "a"}
+        assert states["3"] == ("UNAVAILABLE", "a file was changed")
+        assert [version for version, (state, _) in states.items() if state == "READY"] == served
+
+    asyncio.run(main())
 
 
 def test_a_configuration_names_versions_and_free_sizes() -> None:

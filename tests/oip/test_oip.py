@@ -197,6 +197,26 @@ def test_what_does_not_fit_is_refused(content: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "shape", "data", "said"),
+    [
+        ("float32", [2, 2], [[1], [2, 3]], "from 1 to 2, expected 2"),
+        ("int64", [2, 1], [[1], []], "from 0 to 1, expected 1"),
+        ("object", [2, 2], [["a"], ["b", "c"]], "from 1 to 2, expected 2"),
+        ("bool", [2, 1, 2], [[[True, True]], [[True]]], "from 1 to 2, expected 2"),
+        ("object", [2, 1, 2], [[["a", "b"]], []], "from 0 to 1, expected 1"),
+    ],
+)
+def test_rows_of_different_lengths_are_said_in_plain_words(
+    dtype: str, shape: list[int], data: list[Any], said: str
+) -> None:
+    free = [f"d{i}" for i in range(len(shape))]
+    with pytest.raises(RequestError) as caught:
+        decode_infer(body(shape, DATATYPES[dtype], data), None, spec(dtype, *free), ["y"])
+    expected = f"the data is not {DATATYPES[dtype]} of shape {shape}: its rows have different lengths, {said}"
+    assert caught.value.message == expected
+
+
+@pytest.mark.parametrize(
     ("dtype", "data", "message"),
     [
         ("int8", [300], "not INT8"),

@@ -215,3 +215,10 @@ def test_the_git_state_is_that_of_the_project(registry: Registry, tmp_path: Path
     assert run.record.git.commit is None
     assert run.record.git.reason == "not in a git repository"
     run.finish()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_config_holds_no_number_that_would_become_null(registry: Registry, value: float) -> None:
+    with pytest.raises(DataError, match=rf"config\.trainer\.rates\[1\] is {value}, expected a finite number"):
+        registry.start_run("train", {"trainer": {"rates": (0.5, value)}})
+    assert registry.runs() == []

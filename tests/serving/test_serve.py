@@ -252,6 +252,19 @@ def test_what_workers_can_not_share_is_refused(option: str, capsys: pytest.Captu
     assert "needs --workers 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_one_port_for_both_protocols_is_refused_before_anything_is_bound(
+    workers: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:  # whoever binds it says that it is in use
+        port = str(other.getsockname()[1])
+        options = ["--port", port, "--grpc-port", port, "--workers", workers, "--project", str(tmp_path)]
+        assert run(["serve", *options]) == 2
+    said = capsys.readouterr().err
+    assert f"--port and --grpc-port are both {port}, expected two ports" in said
+    assert "give one of them another" in said
+
+
 @pytest.mark.parametrize(
     ("option", "expected"), [('budgets={"hydrate": "70ms"},', 0.07), ('deadline="30ms",', 0.03), ("", 0.045)]
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bedplate.canonical import string_ids
 from bedplate.errors import DefinitionError, RequestError
 from bedplate.serving.service import Retrieval, Service
+from bedplate.serving.steps import Given, Softmax
 from bedplate.serving.wire import Answer, Wire, empty_reason
 from bedplate.types import DAY, EARLIEST_TIME, LATEST_TIME, Type, to_micros
 
@@ -22,6 +23,7 @@ WIRE = Wire(SERVICE, {"user": Type.INT, "query": Type.STRING}, Type.STRING, lamb
 KEYS: dict[str, Any] = {"user": 3, "query": "lamp"}
 MICROS = "not seconds or milliseconds; a text such as 2011-12-01T09:00:00 does too"
 FIELDS = "user, query, count, exclude, time, trace"
+BRING = "the sources of the service bring 50 in all: the count of each says how many"
 EXPECTED = f"expected fields: {FIELDS}"
 
 anything = st.recursive(
@@ -113,9 +115,21 @@ def test_the_byte_that_is_not_utf_8_is_counted_from_the_beginning_of_the_body():
         ({}, "$", "Object missing required field `user`", "required: user, query"),
         (KEYS | {"user": "3"}, "$.user", "Expected `int`, got `str`", None),
         (KEYS | {"user": True}, "$.user", "Expected `int`, got `bool`", None),
-        (KEYS | {"user": 2**63}, "$.user", "Expected `int` <= 9223372036854775807", None),
-        (KEYS | {"count": 0}, "$.count", "Expected `int` >= 1", None),
-        (KEYS | {"count": 51}, "$.count", "Expected `int` <= 50", None),
+        (KEYS | {"user": 2**63}, "$.user", "got 9223372036854775808, expected `int` <= 9223372036854775807", None),
+        (KEYS | {"count": 0}, "$.count", "got 0, expected `int` >= 1", None),
+        (KEYS | {"count": 1000}, "$.count", "got 1000, expected `int` <= 50", BRING),
+        (KEYS | {"exclude": ["a"] * 10_001}, "$.exclude", "got a list of 10,001, expected `array` of length", None),
+        (
+            KEYS | {"exclude": ["a", "x" * 2000]}, "$.exclude[1]",
+            "got a text of 2,000 characters, expected `str` of length <= 1024", None,
+        ),
+        (
+            KEYS | {"exclude": ["x" * 1_000_001]}, "$.exclude[0]", "Expected `str` of length <= 1024", None,
+        ),
+        (
+            KEYS | {"exclude": ["x" * 100] * 10_001}, "$.exclude", "got a list of 1,040,104 bytes, expected `array`",
+            None,
+        ),
         (KEYS | {"exclude": ["a", 3]}, "$.exclude[1]", "Expected `str`, got `int`", None),
         (KEYS | {"time": "2300-01-01"}, "$.time", "got '2300-01-01', expected a time from 1970 to 2199", None),
         (KEYS | {"time": "1969-12-31T23:59"}, "$.time", "got '1969-12-31T23:59', expected a time", None),
@@ -134,7 +148,23 @@ def test_what_is_wrong_is_said_with_what_to_do(body, where, message, hint):
     assert error.hint == hint
 
 
+def test_bounds_of_what_a_service_may_have_are_said_with_what_was_got():
+    service = Service("s", ranking="r", item="item", candidates=[Given(3)], exploration=Softmax(1.0), top=2)
+    wire = Wire(service, {"user": Type.INT}, Type.STRING, lambda: NOW)
+    error = refused(wire.recommend, {"user": 3, "candidates": ["a"] * 4})
+    assert (error.where, error.message) == ("$.candidates", "got a list of 4, expected `array` of length <= 3")
+    assert error.hint == "the count of the service's Given says how many"
+    for seed, bound in ((-1, ">= 0"), (2**53, "< 9007199254740992")):
+        error = refused(wire.recommend, {"user": 3, "seed": seed})
+        assert error.where == "$.seed"
+        assert error.message.startswith(f"got {seed}, expected `int")
+        assert bound in error.message or "<= 9007199254740991" in error.message
+
+
 def test_candidates_are_limited_and_only_of_rank():
+    error = refused(WIRE.rank, KEYS | {"candidates": ["a"] * 5})
+    assert error.message == "got a list of 5, expected `array` of length <= 4"
+    assert error.hint == "the service's most_candidates says how many"
     assert refused(WIRE.rank, KEYS | {"candidates": ["a"] * 5}).where == "$.candidates"
     assert refused(WIRE.rank, KEYS).hint == "required: user, query, candidates"
     error = refused(WIRE.recommend, KEYS | {"candidates": ["a"]})

@@ -242,6 +242,10 @@ def test_settings_replace_a_jobs_own() -> None:
     for setting in ("rank=8", "modle.rank=8", "model.rnak=8"):
         with pytest.raises(ConfigError):
             job.with_settings([setting])
+    with pytest.raises(
+        ConfigError, match=r"got 'nope\.x=3', expected model\.NAME=VALUE, trainer\.NAME=VALUE or promotion"
+    ):
+        job.with_settings(["nope.x=3"])
     with pytest.raises(DefinitionError, match="reports no 'acu'") as caught:
         job.with_settings(["trainer.metric=acu"])
     assert caught.value.where == "job 'j': trainer: metric"

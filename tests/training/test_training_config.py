@@ -13,6 +13,7 @@ from bedplate.models.base import seeded
 from bedplate.models.config import DCNConfig, ModelConfig
 from bedplate.models.estimators import SklearnConfig
 from bedplate.training.config import TrainerConfig, override
+from bedplate.training.promotion import PromotionRules
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -174,5 +175,17 @@ def test_a_guard_is_given_by_its_name() -> None:
 @pytest.mark.parametrize("name", ["learning_rate", "embedding_learning_rate"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_learning_rate_is_finite(name: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is {value}, expected more than 0 and finite"):
+    with pytest.raises(ConfigError, match=f"{name} is {value}, expected a finite number"):
         TrainerConfig(**{name: value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_no_number_of_a_config_becomes_null_in_its_record(value: float) -> None:
+    for name in ("weight_decay", "clip_norm", "average"):
+        with pytest.raises(ConfigError, match=rf"^trainer: {name} is {value}, expected a finite number"):
+            TrainerConfig(**{name: value})
+    for name in ("margin", "largest_shift", "largest_missing"):
+        with pytest.raises(ConfigError, match=rf"^promotion: {name} is {value}, expected a finite number"):
+            PromotionRules(**{name: value})
+    with pytest.raises(ConfigError, match=rf"guards\.auc is {value}, expected a finite number"):
+        PromotionRules(guards={"auc": value})
