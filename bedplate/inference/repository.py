@@ -183,7 +183,9 @@ class Repository:
         self.is_open = True
 
     def find(self, name: str, version: str | None) -> Served:
-        """A version that answers; None: the service's, or the one that was meant when the model was loaded.
+        """A version that answers; None: the service's, or of those of the last load the champion, or else the newest.
+
+        A load of one version by its number changes that only where none was served.
 
         Raises:
             NotServedError: it is not served.
@@ -292,10 +294,14 @@ class Repository:
                 raise NotServedError(f"the registry has no model '{cut(name)}'", hint=hint)
             default = await asyncio.to_thread(source.default, name)
             wanted = choose(policy, name, known, default)
-            await self._load_all(source, name, [v for v in wanted if v not in self._served.get(name, {})])
-            if not is_one:
-                self._drop(source, name, [v for v in self.versions(name) if v not in wanted])
-            self._mean(name, default if policy is None else None)
+            of_these = None if is_one or not wanted else default if default in wanted else wanted[-1]
+            meant = (of_these, self._default.get(name))
+            try:
+                await self._load_all(source, name, [v for v in wanted if v not in self._served.get(name, {})])
+                if not is_one:
+                    self._drop(source, name, [v for v in self.versions(name) if v not in wanted])
+            finally:
+                self._mean(name, meant)
 
     async def unload(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Stops serving a model, or one version of it. Requests under way are answered.
@@ -319,7 +325,7 @@ class Repository:
             if all(self._served[name][v].fixed for v in versions):
                 raise RequestError(f"the service uses version {versions[0]} of model '{name}': it stays")
             self._drop(source, name, versions)
-            self._mean(name, None)
+            self._mean(name, [self._default.get(name)])
 
     async def _load_all(self, source: ModelSource, name: str, versions: Sequence[str]) -> None:
         failures: dict[str, BedplateError] = {}
@@ -349,15 +355,15 @@ class Repository:
         if not served:
             self._served.pop(name, None)
 
-    def _mean(self, name: str, default: str | None) -> None:
-        """Says which version is meant where none is named."""
+    def _mean(self, name: str, versions: Sequence[str | None]) -> None:
+        """Says which version is meant where none is named: the service's, or the first of these, or else the newest."""
         served = self._served.get(name)
         if not served:
             self._default.pop(name, None)
             return
         fixed = [v for v in self.versions(name) if served[v].fixed]
-        kept = default or self._default.get(name)
-        self._default[name] = fixed[-1] if fixed else kept if kept in served and kept else self.versions(name)[-1]
+        chosen = [v for v in (*fixed[-1:], *versions) if v in served]
+        self._default[name] = chosen[0] if chosen else self.versions(name)[-1]
 
     def _controlled(self) -> ModelSource:
         if not self.is_controlled or self._source is None:

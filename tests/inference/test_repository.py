@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Mapping, Sequence
@@ -137,8 +138,37 @@ def test_what_is_served_is_what_the_steps_say(
                 else:
                     with pytest.raises(NotFoundError):
                         repository.find(name, None)
-            if error is None and step[0] == "load" and step[2] == 0 and not [1 for n, _ in fixed if n == step[1]]:
-                assert repository.find(step[1], None).model.version == CHAMPION[step[1]]
+            if error is None and step[0] == "load" and not [1 for n, _ in fixed if n == step[1]]:
+                parameters, wanted_of = LOADS[step[2]]
+                wanted = wanted_of(VERSIONS[step[1]], CHAMPION[step[1]])
+                if wanted and "version" not in parameters:
+                    newest = CHAMPION[step[1]] if CHAMPION[step[1]] in wanted else wanted[-1]
+                    assert repository.find(step[1], None).model.version == newest
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("loads", "meant"),
+    [
+        ([{"version": 1}, {"version": 10}], "1"),
+        ([{"version": 10}, {}], "2"),
+        ([config(all={})], "2"),  # the damaged 3 is not served, and the load says so
+        ([config(specific={"versions": [1, 10]})], "10"),
+        ([config(specific={"versions": [1, 3]})], "1"),
+        ([config(specific={"versions": [1, 10]}), {"version": 2}, {"version": 3}], "10"),
+        ([{"version": 1}, {"version": 10}, config(specific={"versions": [3]})], "1"),  # a load that failed
+    ],
+)
+def test_a_request_that_names_no_version_gets_the_champion_or_the_newest_of_the_last_load(
+    loads: list[dict[str, Any]], meant: str
+) -> None:
+    async def main() -> None:
+        repository = Repository(Shelf(), is_controlled=True)
+        for parameters in loads:
+            with contextlib.suppress(ArtifactError):
+                await repository.load("a", parameters)
+        assert repository.find("a", None).model.version == meant
 
     asyncio.run(main())
 
