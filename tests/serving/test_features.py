@@ -344,7 +344,7 @@ def test_wrong_tokens_are_refused_and_not_shown(tmp_path: Path, text: str) -> No
 
 def test_it_answers_while_the_store_is_down(graph: FeatureGraph, store: TroubledStore) -> None:
     app = FeatureApp()
-    app.open(FeatureLookup(graph, FallbackReader(store, 0.05), clock=lambda: shop.NOW))
+    app.open(FeatureLookup(graph, FallbackReader(store, 10.0), clock=lambda: shop.NOW))
     body = msgspec.json.encode({"features": ["last.product", "customers.all"], "keys": {"customer": [3, 4]}})
     warm = msgspec.json.encode({"features": ["last.product", "customers.all"], "keys": {"customer": [3]}})
     well = msgspec.json.decode(app.handle(Request("POST", "/v1/features", {}, warm)).body)["values"]
