@@ -193,13 +193,16 @@ class Connection(asyncio.Protocol):
     def sever(self) -> None:
         """Ends it without its loop, which is closed or of another process: nothing is sent, and nobody is told."""
         self._open.discard(self)
-        number = self._socket.fileno()
-        if number < 0:
+        if self._socket.fileno() < 0:
             return
         # It is not closed: what the transport closes later could be a file that has got the number by then.
         nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(nothing, number, inheritable=False)
-        os.close(nothing)
+        try:
+            number = self._socket.fileno()
+            if number >= 0:
+                os.dup2(nothing, number, inheritable=False)
+        finally:
+            os.close(nothing)
 
     async def ended(self) -> None:
         """Waits until it has ended."""

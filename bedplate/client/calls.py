@@ -107,6 +107,15 @@ def json_of(kind: type[_Answer]) -> Callable[[Reply], _Answer]:
     return lambda reply: msgspec.json.decode(reply.body, type=kind)
 
 
+class _Sent(msgspec.Struct):
+    """Of a request to rank what its answer names again."""
+
+    candidates: list[Any]
+
+
+_SENT = msgspec.json.Decoder(_Sent)
+
+
 def scores_of(call: Call) -> Callable[[Reply], Answer]:
     """What reads the answer to a `rank` in JSON, and refuses scores of others than its candidates, as a broken proxy's.
 
@@ -118,7 +127,7 @@ def scores_of(call: Call) -> Callable[[Reply], Answer]:
 
     def read(reply: Reply) -> Answer:
         answer = msgspec.json.decode(reply.body, type=Answer)
-        asked = msgspec.json.decode(call.body or b"")["candidates"]  # as it was sent: texts of UUIDs and others
+        asked = _SENT.decode(call.body or b"").candidates  # as they were sent: texts of UUIDs and others
         if answer.ids != asked:
             raise ValueError(f"got scores of {shown(answer.ids)}, expected those of {shown(asked)}")
         if len(answer.scores) != len(asked):

@@ -32,8 +32,14 @@ def watch(forked: Forked) -> None:
 
 
 def _give_up() -> None:
+    failures = list[Exception]()
     for forked in list(_watched):
-        forked.after_fork()
+        try:
+            forked.after_fork()
+        except Exception as error:  # noqa: BLE001  (raised when the others have given up theirs)
+            failures.append(error)
+    if failures:
+        raise ExceptionGroup("connections of the parent's are left open in a child", failures)
 
 
 os.register_at_fork(after_in_child=_give_up)

@@ -295,11 +295,14 @@ class Repository:
             default = await asyncio.to_thread(source.default, name)
             wanted = choose(policy, name, known, default)
             of_these = None if is_one or not wanted else default if default in wanted else wanted[-1]
-            meant = (of_these, self._default.get(name))
+            meant = [self._default.get(name), of_these]
+            first = [of_these] if of_these is not None else []  # is served, and meant, as soon as it is there
+            missing = [v for v in (*first, *wanted) if v not in self._served.get(name, {})]
             try:
-                await self._load_all(source, name, [v for v in wanted if v not in self._served.get(name, {})])
+                await self._load_all(source, name, list(dict.fromkeys(missing)))
                 if not is_one:
                     self._drop(source, name, [v for v in self.versions(name) if v not in wanted])
+                meant.reverse()
             finally:
                 self._mean(name, meant)
 
@@ -389,7 +392,8 @@ def _with_rest(failures: Mapping[str, BedplateError], loaded: Sequence[str]) -> 
 
 
 def _named(versions: Sequence[str]) -> str:
-    return f"version {versions[0]} is" if len(versions) == 1 else f"versions {', '.join(versions)} are"
+    ordered = sorted(versions, key=_age)
+    return f"version {ordered[0]} is" if len(ordered) == 1 else f"versions {', '.join(ordered)} are"
 
 
 def _age(version: str) -> tuple[int, str]:

@@ -221,7 +221,8 @@ class LmdbStore(OnlineStore):
             except lmdb.MapResizedError:
                 self._resize(0)
             except lmdb.Error as error:
-                raise self._failure("read", error) from error
+                if not self._is_frozen or self._stays_frozen():  # or it can be written now, and is read anew
+                    raise self._failure("read", error) from error
 
     def _getter(self, transaction: Any) -> Callable[[Any, Sequence[bytes]], list[bytes]]:
         """How to look keys up. The first read of a step is not remembered: a writer reads about once a step."""
@@ -262,7 +263,8 @@ class LmdbStore(OnlineStore):
             except lmdb.MapResizedError:
                 self._resize(0)
             except lmdb.Error as error:
-                raise self._failure("read", error) from error
+                if not self._is_frozen or self._stays_frozen():  # or it can be written now, and is read anew
+                    raise self._failure("read", error) from error
 
     @contextlib.contextmanager
     def writing(self, names: Sequence[str]) -> Generator[None]:
@@ -334,13 +336,15 @@ class LmdbStore(OnlineStore):
     def _open(self, *, make: bool) -> None:
         """Opens the files of the folder, which are made where there are none, or must be there."""
         try:
-            before = _identity(self.path)
-            self._environment: Any = self._map(make=make)
-            # Others may replace the files meanwhile: those that are there before and after are those that were opened.
-            while (opened := _identity(self.path)) is None or opened != before:
-                before = opened
+            while True:
+                opened = _identity(self.path)
+                if opened is None and not make:  # LMDB would make them
+                    raise _gone(self.url)
+                self._environment: Any = self._map(make=make)
+                # Others may replace the files meanwhile: those that are there before and after are those that it has.
+                if opened is not None and _identity(self.path) == opened:
+                    break
                 self._environment.close()
-                self._environment = self._map(make=make)
             self._check_due = 0.0
             self._check_readers()
             with self._environment.begin() as transaction:
@@ -387,8 +391,7 @@ class LmdbStore(OnlineStore):
         found = _identity(self.path)
         if found is None:
             self._look_due = 0.0
-            hint = "put them back, or load it anew: bedplate materialize; they are read as soon as they are there"
-            raise StoreError("the files of the online store are gone", where=self.url, hint=hint)
+            raise _gone(self.url)
         if found != self._opened:
             self._reopen(found)
         self._look_due = time.monotonic() + _LOOK_SECONDS
@@ -424,15 +427,19 @@ class LmdbStore(OnlineStore):
         text = str(error).lower()
         hint = "check that the folder holds a store of Bedplate"
         if number in (errno.EACCES, errno.EROFS, errno.EPERM) or "permission" in text or "read-only" in text:
-            hint = (
-                "the folder must be writable, also for who only reads, unless its whole file system is mounted "
-                "read-only: make it so, or name another one in the store's URL"
-            )
+            readers = ", also for who only reads, unless its whole file system is mounted read-only"
+            hint = f"the folder must be writable{readers if what in ('open', 'read') else ''}: make it so, or name "
+            hint += "another one in the store's URL"
         elif number in _DISK_ERRORS or any(os.strerror(e).lower() in text for e in _DISK_ERRORS):
             hint = f"{disk_of(self.path)}; nothing of this step was written: make room or repair it, and run it again"
         elif isinstance(error, lmdb.ReadersFullError):
             hint = f"more than {_READERS} readers are at work"
         return StoreError(f"can't {what} the online store: {error}", where=self.url, hint=hint)
+
+
+def _gone(url: str) -> StoreError:
+    hint = "put them back, or load it anew: bedplate materialize; they are read as soon as they are there"
+    return StoreError("the files of the online store are gone", where=url, hint=hint)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:

@@ -14,8 +14,9 @@ DATA, LOCK = "data.mdb", "lock.mdb"
 _LOCK_BYTES = 1 << 16  # a header and 64 bytes for each of 1022 readers
 _FULL = 64 << 20  # bytes: with less LMDB may have no room for a step
 _MOUNTS = Path("/proc/self/mountinfo")
-_OF_ONE_KERNEL = ("ext2", "ext3", "ext4", "xfs", "f2fs", "squashfs", "erofs", "iso9660", "tmpfs")
+_OF_ONE_KERNEL = (b"ext2", b"ext3", b"ext4", b"xfs", b"f2fs", b"squashfs", b"erofs", b"iso9660", b"tmpfs")
 """File systems that only the machine that has them mounted can write, unlike those over a network or over others."""
+_READ_ONLY = frozenset({b"ro", b"emergency_ro"})  # the second after an error of the disk, as newer kernels have it
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
 
 
@@ -66,14 +67,14 @@ def is_frozen(folder: Path) -> bool:
     """
     try:
         device = folder.stat().st_dev
-        mounts = _MOUNTS.read_text().splitlines()
+        mounts = _MOUNTS.read_bytes().split(b"\n")  # paths may be of any bytes
     except OSError:
         return False
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
     for mount in mounts:
         # number parent device root place options [more...] - kind source options-of-the-file-system
-        own, _, shared = mount.partition(" - ")
-        if own.split(" ")[2:3] == [wanted]:
-            kind, *_, options = shared.split(" ")
-            return kind in _OF_ONE_KERNEL and "ro" in options.split(",")
+        own, _, shared = mount.partition(b" - ")
+        if own.split(b" ")[2:3] == [wanted]:
+            kind, *_, options = shared.split(b" ")
+            return kind in _OF_ONE_KERNEL and not _READ_ONLY.isdisjoint(options.split(b","))
     return False

@@ -10,6 +10,7 @@ read on a full disk: SQLite makes files beside the index for every reader, and w
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -63,6 +64,7 @@ _MEANINGS: Final[dict[int, tuple[str, str]]] = {
 }
 
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Index(ABC):
@@ -117,7 +119,8 @@ class FileIndex(Index):
         # The whole file is made aside, in a folder with its journals, and renamed: switching a shared file to WAL would
         # race with others. A log that is left of another file would be replayed into this one, so it goes first.
         temporary = aside(self._path)
-        temporary.mkdir()
+        with _explained(self._path):
+            temporary.mkdir()
         file = temporary / INDEX_NAME
         try:
             with _explained(self._path), contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
@@ -170,7 +173,7 @@ class FolderIndex(Index):
     """
 
     def __init__(self, file: FileIndex, fill: Callable[[sqlite3.Connection], Any]) -> None:
-        self._file, self._fill = file, fill
+        self._file, self._fill, self._has_told = file, fill, False
 
     @contextlib.contextmanager
     def read(self) -> Generator[sqlite3.Connection]:
@@ -179,6 +182,12 @@ class FolderIndex(Index):
             _create_tables(db)
             self._fill(db)
             yield db
+
+    def tell(self, error: StoreError) -> None:
+        """Says once why the folders are read."""
+        if not self._has_told:
+            log.warning("the registry is read from its folders, which takes longer: %s: %s", error.where, error.message)
+        self._has_told = True
 
     def write(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
         """As `FileIndex.write`; makes the file where a full disk kept it from being made."""
@@ -205,7 +214,8 @@ class FileOrFolderIndex(Index):
             try:
                 db = opened.enter_context(self._file.read())
             except StoreError as error:
-                warn_or_raise(error)
+                raise_unless_full(error)
+                self._folders.tell(error)
                 db = opened.enter_context(self._folders.read())
             yield db
 
@@ -214,16 +224,19 @@ class FileOrFolderIndex(Index):
         return self._file.write()
 
 
-def warn_or_raise(error: StoreError) -> None:
-    """Says that the folders are read in place of the index, where what went wrong is that the disk has no room.
+def raise_unless_full(error: StoreError) -> None:
+    """Lets the folders be read in place of the index where what went wrong is that the disk has no room.
 
     Raises:
         StoreError: it is something else: the error itself.
     """
     cause = error.__cause__
-    if not isinstance(cause, sqlite3.Error) or getattr(cause, "sqlite_errorcode", 0) & 0xFF not in _NO_ROOM:
+    if isinstance(cause, sqlite3.Error):
+        is_full = getattr(cause, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM
+    else:
+        is_full = isinstance(cause, OSError)
+    if not is_full:
         raise error
-    log.warning("the registry is read from its folders, which takes longer: %s: %s", error.where, error.message)
 
 
 @final
@@ -282,6 +295,11 @@ def _connected(path: Path) -> Generator[sqlite3.Connection]:
 def _explained(path: Path) -> Generator[None]:
     try:
         yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        message, hint = _MEANINGS[sqlite3.SQLITE_FULL]
+        raise StoreError(f"{message} ({error.strerror})", where=str(path), hint=hint) from error
     except sqlite3.Error as error:
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         message, hint = _MEANINGS.get(code, ("the index failed", _REBUILD))

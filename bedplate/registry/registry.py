@@ -38,7 +38,7 @@ from bedplate.registry.index import (
     FolderIndex,
     Index,
     SnapshotIndex,
-    warn_or_raise,
+    raise_unless_full,
 )
 from bedplate.registry.lineage import Lineage, RunFacts
 from bedplate.registry.lookup import CHAMPION, ModelSummary
@@ -489,7 +489,8 @@ def _open_index(root: Path) -> Index:
     try:
         running = _brought_up(root, index)
     except StoreError as error:
-        warn_or_raise(error)
+        raise_unless_full(error)
+        folders.tell(error)
         return folders
     recovery.sweep(root, running)
     return FileOrFolderIndex(index, folders)

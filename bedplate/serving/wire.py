@@ -15,7 +15,6 @@ import math
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Annotated, Any, final
 
 import msgspec
@@ -250,7 +249,7 @@ class Wire:
         return SimilarAsked(asked.item, key, asked.count, encode_keys(asked.exclude, self.item))
 
     def _decode(self, name: str, body: bytes) -> Any:
-        return decode(self._decoder_of(name), body, limits=self._limits(name))
+        return decode(self._decoder_of(name), body, limits=lambda: self._limits(name))
 
     def _limits(self, name: str) -> Mapping[str, str]:
         """Which part of the service's definition says how large a field of a request may be."""
@@ -326,7 +325,7 @@ def decode(
     decoder: msgspec.json.Decoder[Any],
     body: bytes,
     example: Callable[[], str] | None = None,
-    limits: Mapping[str, str] = MappingProxyType({}),
+    limits: Callable[[], Mapping[str, str]] | None = None,
 ) -> Any:
     """A request's body.
 
@@ -334,7 +333,7 @@ def decode(
         decoder: of its form.
         body: JSON.
         example: gives one that is right; None: one with the fields that must be there.
-        limits: of fields that may be too large, by name, what says how large they may be.
+        limits: gives of fields that may be too large, by name, what says how large they may be.
 
     Raises:
         RequestError: it is not JSON of the decoder's type; says where.
@@ -344,7 +343,10 @@ def decode(
     except msgspec.ValidationError as error:
         message, _, at = str(error).partition(" - at ")
         path = at.strip("`") or "$"
-        hint = limits.get(path.removeprefix("$.")) if "<= " in message else _field_hint(message, decoder)
+        if limits is not None and "<= " in message:
+            hint = limits().get(path.removeprefix("$."))
+        else:
+            hint = _field_hint(message, decoder)
         raise RequestError(with_got(message, lambda: got_at(body, path)), where=path, hint=hint) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         right = example_of(decoder.type) if example is None else example()

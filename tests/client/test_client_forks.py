@@ -113,3 +113,23 @@ def test_what_is_watched_is_let_go_with_its_client() -> None:
     assert len(forks._watched) == before + 1
     del watched
     assert len(forks._watched) == before
+
+
+def test_one_that_can_not_give_up_its_connections_keeps_no_other_from_it() -> None:
+    gave_up = list[str]()
+
+    class Watched:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def after_fork(self) -> None:
+            gave_up.append(self.name)
+            raise OSError(self.name)
+
+    watched = [Watched("a"), Watched("b")]
+    for one in watched:
+        forks.watch(one)
+    with pytest.raises(ExceptionGroup) as caught:
+        forks._give_up()
+    assert sorted(gave_up) == ["a", "b"]
+    assert len(caught.value.exceptions) == 2

@@ -158,6 +158,7 @@ def test_what_is_served_is_what_the_steps_say(
         ([config(specific={"versions": [1, 3]})], "1"),
         ([config(specific={"versions": [1, 10]}), {"version": 2}, {"version": 3}], "10"),
         ([{"version": 1}, {"version": 10}, config(specific={"versions": [3]})], "1"),  # a load that failed
+        ([{}, config(latest={"num_versions": 2})], "2"),  # one of which a part failed
     ],
 )
 def test_a_request_that_names_no_version_gets_the_champion_or_the_newest_of_the_last_load(

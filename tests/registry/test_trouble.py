@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -257,6 +259,29 @@ def test_a_registry_on_a_full_disk_can_be_read(filled: Registry, python: Callabl
     assert found == "1 [1, 2] 3 1"
     assert "free some space" in refused
     assert later == "2 2"
+
+
+def test_a_lost_index_for_which_there_is_no_room_is_read_from_the_folders(
+    filled: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (filled.root / INDEX_NAME).unlink()
+    made = Path.mkdir
+
+    def mkdir(self: Path, *args: Any, **options: Any) -> None:
+        if self.parent == filled.root and not self.exists():
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        made(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    registry = Registry(filled.root)
+    assert [registry.versions("ranker") for _ in range(3)] == [[1, 2]] * 3
+    assert caplog.text.count("read from its folders") == 1
+    with pytest.raises(StoreError, match="the disk is full") as caught:
+        registry.promote("ranker", 2)
+    assert "free some space" in str(caught.value.hint)
+    monkeypatch.undo()
+    registry.promote("ranker", 2)
+    assert Registry(filled.root).get("ranker").version == 2
 
 
 # Another test in this process may have read a Lance table; the child does not.
