@@ -64,7 +64,8 @@ _MEANINGS: Final[dict[int, tuple[str, str]]] = {
 }
 
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk, or of a part of it, that has no room."""
 
 
 class Index(ABC):
@@ -119,8 +120,7 @@ class FileIndex(Index):
         # The whole file is made aside, in a folder with its journals, and renamed: switching a shared file to WAL would
         # race with others. A log that is left of another file would be replayed into this one, so it goes first.
         temporary = aside(self._path)
-        with _explained(self._path):
-            temporary.mkdir()
+        temporary.mkdir()
         file = temporary / INDEX_NAME
         try:
             with _explained(self._path), contextlib.closing(sqlite3.connect(file, isolation_level=None)) as db:
@@ -183,10 +183,11 @@ class FolderIndex(Index):
             self._fill(db)
             yield db
 
-    def tell(self, error: StoreError) -> None:
+    def tell(self, error: StoreError | OSError) -> None:
         """Says once why the folders are read."""
         if not self._has_told:
-            log.warning("the registry is read from its folders, which takes longer: %s: %s", error.where, error.message)
+            said = f"{error.where}: {error.message}" if isinstance(error, StoreError) else error
+            log.warning("the registry is read from its folders, which takes longer: %s", said)
         self._has_told = True
 
     def write(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
@@ -224,17 +225,18 @@ class FileOrFolderIndex(Index):
         return self._file.write()
 
 
-def raise_unless_full(error: StoreError) -> None:
+def raise_unless_full(error: StoreError | OSError) -> None:
     """Lets the folders be read in place of the index where what went wrong is that the disk has no room.
 
     Raises:
         StoreError: it is something else: the error itself.
+        OSError: the same.
     """
-    cause = error.__cause__
+    cause = error if isinstance(error, OSError) else error.__cause__
     if isinstance(cause, sqlite3.Error):
         is_full = getattr(cause, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM
     else:
-        is_full = isinstance(cause, OSError)
+        is_full = isinstance(cause, OSError) and cause.errno in FULL
     if not is_full:
         raise error
 
@@ -295,11 +297,6 @@ def _connected(path: Path) -> Generator[sqlite3.Connection]:
 def _explained(path: Path) -> Generator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        message, hint = _MEANINGS[sqlite3.SQLITE_FULL]
-        raise StoreError(f"{message} ({error.strerror})", where=str(path), hint=hint) from error
     except sqlite3.Error as error:
         code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         message, hint = _MEANINGS.get(code, ("the index failed", _REBUILD))

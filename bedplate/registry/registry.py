@@ -32,6 +32,7 @@ from bedplate.files import aside, fsync_dir, move_folder, new_folder, write_atom
 from bedplate.registry import lookup, recovery, removal
 from bedplate.registry.aliases import LOG_NAME, AliasChange, append_log, current_user
 from bedplate.registry.index import (
+    FULL,
     INDEX_NAME,
     FileIndex,
     FileOrFolderIndex,
@@ -76,7 +77,6 @@ from bedplate.registry.version import (
 )
 from bedplate.types import format_time
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -488,7 +488,7 @@ def _open_index(root: Path) -> Index:
     folders = FolderIndex(index, lambda db: recovery.catch_up(root, db))
     try:
         running = _brought_up(root, index)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         raise_unless_full(error)
         folders.tell(error)
         return folders
@@ -551,7 +551,7 @@ def _storing(root: Path) -> Generator[None]:
         yield
     except OSError as error:
         hint = None
-        if error.errno in _FULL:
+        if error.errno in FULL:
             hint = "free some space and try again; what was stored before is unharmed"
         elif error.errno in _REFUSED:
             hint = "check the owner and the mode of the folder, and that it is not mounted read-only"

@@ -99,7 +99,10 @@ def group(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=30)
     assert process.returncode == 0
-    assert log.read_text().count("was ended by SIGKILL; it is started again in 0.") == group.killed  # of a second
+    pauses = re.findall(r"was ended by SIGKILL; it is started again in ([\d.]+) s", log.read_text())
+    assert len(pauses) == group.killed
+    assert set(pauses[:1]) <= {"0.1"}
+    assert set(pauses) <= {"0.1", "0.2"}, "twice as long for one that ends again within 30 s of being ready"
     assert "Traceback" not in log.read_text()
 
 

@@ -261,27 +261,41 @@ def test_a_registry_on_a_full_disk_can_be_read(filled: Registry, python: Callabl
     assert later == "2 2"
 
 
+def without_room(monkeypatch: pytest.MonkeyPatch, root: Path, number: int) -> None:
+    """No folder can be made in one; those within others can."""
+    made = Path.mkdir
+
+    def mkdir(self: Path, *args: Any, **options: Any) -> None:
+        if self.parent == root and not self.exists():
+            raise OSError(number, os.strerror(number), str(self))
+        made(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+
+
 def test_a_lost_index_for_which_there_is_no_room_is_read_from_the_folders(
     filled: Registry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (filled.root / INDEX_NAME).unlink()
-    made = Path.mkdir
-
-    def mkdir(self: Path, *args: Any, **options: Any) -> None:
-        if self.parent == filled.root and not self.exists():
-            raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        made(self, *args, **options)
-
-    monkeypatch.setattr(Path, "mkdir", mkdir)
+    without_room(monkeypatch, filled.root, errno.ENOSPC)
     registry = Registry(filled.root)
     assert [registry.versions("ranker") for _ in range(3)] == [[1, 2]] * 3
     assert caplog.text.count("read from its folders") == 1
-    with pytest.raises(StoreError, match="the disk is full") as caught:
+    with pytest.raises(StoreError, match="No space left") as caught:
         registry.promote("ranker", 2)
     assert "free some space" in str(caught.value.hint)
     monkeypatch.undo()
     registry.promote("ranker", 2)
     assert Registry(filled.root).get("ranker").version == 2
+
+
+def test_folders_are_not_read_for_an_index_that_can_not_be_made_for_another_reason(
+    filled: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (filled.root / INDEX_NAME).unlink()
+    without_room(monkeypatch, filled.root, errno.EACCES)
+    with pytest.raises(StoreError, match="Permission denied"):
+        Registry(filled.root)
 
 
 # Another test in this process may have read a Lance table; the child does not.
