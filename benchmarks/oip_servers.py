@@ -139,14 +139,15 @@ def bedplate() -> Generator[Asked]:
         loops.append(asyncio.get_running_loop())
         await repository.load("one", {})
         await http.start()
-        await grpc.start(http.turns, http.door)
+        await grpc.start(http.turns, http.door, http.bodies)
         started.set()
         await ended.wait()
         await asyncio.gather(http.drain(), grpc.drain())
 
     thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
     thread.start()
-    started.wait(20)
+    if not started.wait(20):
+        raise RuntimeError("the server did not start within 20 s")
     try:
         yield Asked("Bedplate", http.port, grpc.port)
     finally:
